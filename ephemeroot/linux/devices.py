@@ -1,0 +1,95 @@
+"""Block devices by the names people write: ``UUID=``, ``LABEL=``, ``/dev/…``.
+
+The links below /dev/disk are udev's; nothing here asks a library or waits.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ephemeroot.linux import paths
+
+_LINKS = {
+    "UUID": "by-uuid",
+    "LABEL": "by-label",
+    "PARTUUID": "by-partuuid",
+    "PARTLABEL": "by-partlabel",
+    "ID": "by-id",
+}
+# udev keeps these and letters and digits; everything else becomes \xNN
+# (systemd, src/basic/device-nodes.c, allow_listed_char_for_devnode).
+_PLAIN = frozenset(b"#+-.:=@_/")
+
+# fs/btrfs: the primary superblock; offsets from include/uapi/linux/btrfs_tree.h
+_BTRFS_SUPER = 0x10000
+_BTRFS_MAGIC = b"_BHRfS_M"
+
+
+def link(spec: str) -> str:
+    """The path in /dev that *spec* names: ``UUID=x`` is ``/dev/disk/by-uuid/x``.
+
+    A spec that is a path is returned as it is. Raises ``ValueError`` for anything else.
+    """
+    if spec.startswith("/"):
+        return spec
+    key, equals, value = spec.partition("=")
+    if not equals or key not in _LINKS:
+        raise ValueError(spec)
+    value = value.strip('"')
+    if key in ("UUID", "PARTUUID"):
+        value = value.lower() if "-" in value and len(value) == 36 else value
+    return f"/dev/disk/{_LINKS[key]}/{_encode(value)}"
+
+
+def _encode(value: str) -> str:
+    out = []
+    for byte in os.fsencode(value):
+        if byte in _PLAIN - {0x2F} or chr(byte).isalnum() and byte < 0x80 or byte >= 0x80:
+            out.append(bytes((byte,)))
+        else:
+            out.append(b"\\x%02x" % byte)
+    return os.fsdecode(b"".join(out))
+
+
+def number(path: str) -> int:
+    """The device number of the block device *path* (links are followed).
+
+    Raises ``FileNotFoundError`` if it is not there and ``OSError`` (ENOTBLK) if it is
+    something else.
+    """
+    status = os.stat(path)
+    if not stat.S_ISBLK(status.st_mode):
+        raise OSError(15, os.strerror(15), path)  # ENOTBLK
+    return status.st_rdev
+
+
+def btrfs_uuid(path: str) -> str | None:
+    """The UUID of the btrfs on the block device (or image file) *path*, else ``None``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        block = os.pread(fd, 0x48, _BTRFS_SUPER)
+    finally:
+        os.close(fd)
+    if block[0x40:0x48] != _BTRFS_MAGIC:
+        return None
+    return format_uuid(block[0x20:0x30])
+
+
+def format_uuid(raw: bytes) -> str:
+    """Sixteen bytes as people write a UUID."""
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def block_devices() -> list[str]:
+    """The names in /sys/class/block, for messages that say what *is* there."""
+    try:
+        return sorted(os.listdir("/sys/class/block"))
+    except OSError:
+        return []
+
+
+def size(name: str) -> int:
+    """Bytes of the block device called *name* in /sys/class/block."""
+    return int(paths.read(f"/sys/class/block/{name}/size").strip() or b"0") * 512

@@ -1,0 +1,67 @@
+"""Reading ``/proc/self/mountinfo`` (proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+from ephemeroot.linux import paths
+
+
+class Mount:
+    """One line of mountinfo. ``root`` is the path inside the filesystem (for btrfs the
+    subvolume's), ``major_minor`` the device, ``options`` the mount's own options and
+    ``super_options`` the filesystem's.
+    """
+
+    __slots__ = (
+        "fstype", "id", "major_minor", "options", "parent", "point", "root", "shared", "source",
+        "super_options",
+    )  # fmt: skip
+
+    def __init__(self, line: str) -> None:
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        self.id = int(fields[0])
+        self.parent = int(fields[1])
+        self.major_minor = fields[2]
+        self.root = unescape(fields[3])
+        self.point = unescape(fields[4])
+        self.options = fields[5].split(",")
+        self.shared = any(field.startswith("shared:") for field in fields[6:])
+        rest = after.split(" ")
+        self.fstype = rest[0]
+        self.source = unescape(rest[1]) if len(rest) > 1 else ""
+        self.super_options = rest[2].split(",") if len(rest) > 2 else []
+
+
+def unescape(text: str) -> str:
+    """Undo the octal escapes of mountinfo and fstab: ``\\040`` is a blank."""
+    if "\\" not in text:
+        return text
+    out = bytearray()
+    raw = text.encode("utf-8", "surrogateescape")
+    position = 0
+    while position < len(raw):
+        digits = raw[position + 1 : position + 4]
+        if raw[position] == 0x5C and len(digits) == 3 and all(0x30 <= d <= 0x37 for d in digits):
+            out.append(int(digits, 8) & 0xFF)
+            position += 4
+        else:
+            out.append(raw[position])
+            position += 1
+    return out.decode("utf-8", "surrogateescape")
+
+
+def mounts(text: str | None = None) -> list[Mount]:
+    """All mounts of this process's namespace, in the kernel's order (oldest first)."""
+    if text is None:
+        raw = paths.read("/proc/self/mountinfo", 1 << 26)
+        text = raw.decode("utf-8", "surrogateescape")
+    return [Mount(line) for line in text.split("\n") if line]
+
+
+def mounted_at(point: str) -> Mount | None:
+    """The topmost mount exactly at *point* (a resolved, absolute path), or ``None``."""
+    found = None
+    for mount in mounts():
+        if mount.point == point:
+            found = mount
+    return found

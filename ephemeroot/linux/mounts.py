@@ -1,0 +1,220 @@
+"""Mounts by file descriptor: what is attached is what was opened, not what a path names.
+
+See open_tree(2), move_mount(2), fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2).
+A detached mount lives as long as its descriptor; ``attach`` puts it somewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from ephemeroot.linux import kernel
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+# include/uapi/linux/mount.h
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
+MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSPICK_EMPTY_PATH = 0x00000008
+
+MOUNT_ATTR_RDONLY = 0x00000001
+MOUNT_ATTR_NOSUID = 0x00000002
+MOUNT_ATTR_NODEV = 0x00000004
+MOUNT_ATTR_NOEXEC = 0x00000008
+MOUNT_ATTR_ATIME = 0x00000070
+MOUNT_ATTR_NOATIME = 0x00000010
+MOUNT_ATTR_STRICTATIME = 0x00000020
+MOUNT_ATTR_NODIRATIME = 0x00000080
+
+MS_RDONLY = 1
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_MOVE = 8192
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+# Options of mount(8) that the kernel keeps per mount and not per filesystem: the flags
+# they set, and the flags they clear. What is not in here is a filesystem's own option.
+MOUNT_FLAGS: dict[str, tuple[int, int]] = {
+    "ro": (MOUNT_ATTR_RDONLY, 0),
+    "rw": (0, MOUNT_ATTR_RDONLY),
+    "nosuid": (MOUNT_ATTR_NOSUID, 0),
+    "suid": (0, MOUNT_ATTR_NOSUID),
+    "nodev": (MOUNT_ATTR_NODEV, 0),
+    "dev": (0, MOUNT_ATTR_NODEV),
+    "noexec": (MOUNT_ATTR_NOEXEC, 0),
+    "exec": (0, MOUNT_ATTR_NOEXEC),
+    "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME),
+    "relatime": (0, MOUNT_ATTR_ATIME),
+    "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME),
+    "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
+    "diratime": (0, MOUNT_ATTR_NODIRATIME),
+}
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def fd_path(fd: int) -> str:
+    """The path of an open descriptor, for calls that know only paths."""
+    return f"/proc/self/fd/{fd}"
+
+
+def clone(fd: int, *, recursive: bool = False, name: str = "") -> int:
+    """Return a detached copy of the mount tree below the open directory or file *fd*."""
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH
+    if recursive:
+        flags |= AT_RECURSIVE
+    return kernel.syscall(kernel.SYS_OPEN_TREE, fd, ctypes.c_char_p(b""), flags, name=name)
+
+
+def attach(mount_fd: int, target_fd: int, *, name: str = "") -> None:
+    """Attach the detached mount *mount_fd* on the open directory or file *target_fd*."""
+    kernel.syscall(
+        kernel.SYS_MOVE_MOUNT,
+        mount_fd,
+        ctypes.c_char_p(b""),
+        target_fd,
+        ctypes.c_char_p(b""),
+        MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
+        name=name,
+    )
+
+
+def set_flags(
+    mount_fd: int, *, set_: int = 0, clear: int = 0, private: bool = False, name: str = ""
+) -> None:
+    """Change the flags of one mount (not of its filesystem); see mount_setattr(2)."""
+    attr = _MountAttr(set_, clear, MS_PRIVATE if private else 0, 0)
+    kernel.syscall(
+        kernel.SYS_MOUNT_SETATTR,
+        mount_fd,
+        ctypes.c_char_p(b""),
+        AT_EMPTY_PATH,
+        ctypes.byref(attr),
+        ctypes.sizeof(attr),
+        name=name,
+    )
+
+
+def split_options(options: list[str]) -> tuple[int, int, list[str]]:
+    """Split mount options into flags to set, flags to clear and the filesystem's own.
+
+    Options that only user space reads (``x-…``, ``comment=``, ``nofail``, ``auto``,
+    ``noauto``, ``defaults``, ``_netdev``, ``user…``) are left out.
+    """
+    set_ = clear = 0
+    own = []
+    for option in options:
+        if option in MOUNT_FLAGS:
+            flag_set, flag_clear = MOUNT_FLAGS[option]
+            set_ = (set_ & ~flag_clear) | flag_set
+            clear = (clear & ~flag_set) | flag_clear
+        elif not is_userspace_option(option):
+            own.append(option)
+    return set_, clear, own
+
+
+def is_userspace_option(option: str) -> bool:
+    """Whether mount(8) keeps the option to itself instead of giving it to the kernel."""
+    return option in {
+        "auto", "noauto", "defaults", "nofail", "_netdev", "user", "nouser", "users", "owner",
+        "group",
+    } or option.startswith(("x-", "X-", "comment="))  # fmt: skip
+
+
+def create(fstype: str, source: str, options: list[str]) -> int:
+    """Return a detached new mount of the filesystem on *source*; ``OSError`` names it.
+
+    *options* are mount(8)'s. The kernel's own words about a refused option are put into
+    the error, for the number alone (EINVAL) helps nobody.
+    """
+    set_, _, own = split_options(options)
+    kind = fstype.encode()
+    fs = kernel.syscall(kernel.SYS_FSOPEN, ctypes.c_char_p(kind), FSOPEN_CLOEXEC, name=fstype)
+    try:
+        _configure(fs, FSCONFIG_SET_STRING, "source", source, source)
+        if set_ & MOUNT_ATTR_RDONLY:
+            _configure(fs, FSCONFIG_SET_FLAG, "ro", None, source)
+        for option in own:
+            key, equals, value = option.partition("=")
+            if equals:
+                _configure(fs, FSCONFIG_SET_STRING, key, value, source)
+            else:
+                _configure(fs, FSCONFIG_SET_FLAG, key, None, source)
+        _configure(fs, FSCONFIG_CMD_CREATE, None, None, source)
+        return kernel.syscall(kernel.SYS_FSMOUNT, fs, FSMOUNT_CLOEXEC, set_, name=source)
+    finally:
+        os.close(fs)
+
+
+def _configure(fs: int, command: int, key: str | None, value: str | None, name: str) -> None:
+    try:
+        kernel.syscall(
+            kernel.SYS_FSCONFIG,
+            fs,
+            command,
+            ctypes.c_char_p(None if key is None else key.encode()),
+            ctypes.c_char_p(None if value is None else os.fsencode(value)),
+            0,
+            name=name,
+        )
+    except OSError as error:
+        said = _messages(fs)
+        if said and error.errno is not None:
+            raise OSError(error.errno, f"{error.strerror}: {said}", name) from None
+        raise
+
+
+def _messages(fs: int) -> str:
+    """What the kernel logged to the filesystem context, see fsopen(2)."""
+    lines = []
+    while True:
+        try:
+            line = os.read(fs, 1024)
+        except OSError:  # ENODATA: the log is empty
+            break
+        if not line:
+            break
+        lines.append(line.decode(errors="replace").strip().removeprefix("e "))
+    return "; ".join(lines)
+
+
+def make_writable(path: str) -> None:
+    """Make the filesystem mounted at *path* writable: its superblock, and this mount.
+
+    Without ``rw`` on the kernel command line the superblock itself is read-only, and
+    clearing the mount's flag alone looks successful and changes nothing.
+    """
+    if kernel.libc.mount(b"none", os.fsencode(path), None, MS_REMOUNT, None) != 0:
+        kernel.raise_errno(path)
+
+
+def make_private(path: str) -> None:
+    """Stop mounts below *path* from appearing elsewhere, and others' from appearing here."""
+    if kernel.libc.mount(None, os.fsencode(path), None, MS_PRIVATE, None) != 0:
+        kernel.raise_errno(path)
+
+
+def detach(path: str) -> None:
+    """Lazily unmount what is mounted at *path*, never following a symlink there."""
+    umount_nofollow = 8
+    if kernel.libc.umount2(os.fsencode(path), MNT_DETACH | umount_nofollow) != 0:
+        kernel.raise_errno(path)

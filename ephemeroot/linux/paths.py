@@ -1,0 +1,118 @@
+"""Opening and creating paths that somebody else may be changing meanwhile.
+
+Everything root does below a directory that a user can write to goes through
+``openat2`` (openat2(2)) and descriptors: a checked path may be another one a moment
+later, an open descriptor is not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from ephemeroot.linux import kernel
+
+# include/uapi/linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+# include/uapi/linux/fs.h
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def open_beneath(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
+    """Open *path* below the directory *root* without following any symlink.
+
+    For trees in which users can write. Raises ``OSError``: ELOOP for a symlink anywhere
+    on the way, EXDEV for an attempt to leave *root*.
+    """
+    return _openat2(root, path, flags, mode, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+
+
+def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
+    """Open *path* as a process whose root directory is *root* would.
+
+    Symlinks are followed, absolute ones inside *root*. For trees that only the
+    administrator writes, such as a new root.
+    """
+    return _openat2(root, path, flags, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def _openat2(root: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    relative = path.lstrip("/") or "."
+    if resolve & RESOLVE_IN_ROOT:
+        relative = path or "."
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    name = ctypes.c_char_p(os.fsencode(relative))
+    while True:
+        try:
+            return kernel.syscall(
+                kernel.SYS_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how), name=path
+            )
+        except BlockingIOError:
+            # A rename raced with the walk (openat2(2), EAGAIN): ask again. An attacker
+            # could renew that for ever only by renaming faster than the kernel walks.
+            continue
+
+
+def rename(
+    source_directory: int, source: str, target_directory: int, target: str, *, flags: int = 0
+) -> None:
+    """``renameat2``: with ``RENAME_EXCHANGE`` both names swap what they name, atomically;
+    with ``RENAME_NOREPLACE`` an existing target is ``FileExistsError``.
+    """
+    if kernel.libc.renameat2(
+        source_directory, os.fsencode(source), target_directory, os.fsencode(target), flags
+    ):
+        kernel.raise_errno(f"{source} -> {target}")
+
+
+def write_atomically(path: str, content: bytes, mode: int = 0o644) -> None:
+    """Replace *path* by *content* so that a power cut leaves the old or the new one."""
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        os.fchmod(fd, mode)  # not subject to the umask
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    sync_directory(os.path.dirname(path) or ".")
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in the directory *path* survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read(path: str, limit: int = 1 << 20) -> bytes:
+    """Return at most *limit* bytes of a file; the cheap way to read /proc and /sys."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        left = limit
+        while left > 0 and (part := os.read(fd, left)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""What runs in the initramfs: a module each stage, and the plan they follow."""

@@ -1,0 +1,163 @@
+"""The one file between the installed system and the initramfs.
+
+Canonical JSON: sorted keys, no white space, one newline at the end, with a checksum
+over everything else (CRC-32, against damage, not against malice: who can write the
+image owns the machine). A plan has a version of its format and a generation that grows
+with each ``ephemeroot apply``.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import crc32
+
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.hide import Hide
+from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.operation import Operation
+
+FORMAT = "ephemeroot-plan"
+VERSION = 1
+
+POLICIES = {
+    "wipe": ("keep", "emergency", "reboot", "poweroff"),
+    "store": ("emergency", "reboot", "poweroff"),
+    "path": ("continue", "emergency", "reboot", "poweroff"),
+}
+"""What ``on-failure`` may say for each kind of failure, the default first."""
+
+WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Volume, Store, Wipe)}
+PERSIST_STAGE: dict[str, type[Operation]] = {
+    o.KIND: o for o in (Attach, Parent, Directory, File, MachineId, Hide)
+}
+
+
+class Plan:
+    """A validated plan.
+
+    ``wipe`` and ``persist`` are the two stages' operations, in the order in which they
+    are carried out. ``on_failure`` maps ``wipe``, ``store`` and ``path`` to a policy.
+    ``host`` is for people only.
+    """
+
+    __slots__ = ("generation", "host", "on_failure", "persist", "wipe")
+
+    def __init__(
+        self,
+        *,
+        wipe: list[Operation],
+        persist: list[Operation],
+        on_failure: dict[str, str] | None = None,
+        generation: int = 0,
+        host: str = "",
+    ) -> None:
+        self.generation = generation
+        self.host = host
+        self.on_failure = {kind: words[0] for kind, words in POLICIES.items()}
+        for kind, policy in (on_failure or {}).items():
+            if policy not in POLICIES.get(kind, ()):
+                raise Damaged(f"plan: on-failure {kind} cannot be {policy!r}")
+            self.on_failure[kind] = policy
+        self.wipe = wipe
+        self.persist = persist
+
+    def to_json(self) -> dict[str, object]:
+        """The plan's content without its checksum."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "generation": self.generation,
+            "host": self.host,
+            "on-failure": self.on_failure,
+            "wipe": [operation.to_json() for operation in self.wipe],
+            "persist": [operation.to_json() for operation in self.persist],
+        }
+
+    def dump(self) -> bytes:
+        """The plan as it is written into the image: the same plan is the same bytes."""
+        content = self.to_json()
+        content["checksum"] = _checksum(content)
+        return _canonical(content)
+
+
+def load(path: str) -> Plan:
+    """Read and validate the plan in the file *path*. Raises ``Damaged``."""
+    try:
+        raw = paths.read(path, 1 << 26)
+    except OSError as error:
+        raise Damaged(f"cannot read the plan {path}: {error.strerror}", REBUILD) from error
+    return parse(raw, path)
+
+
+REBUILD = "boot with ephemeroot=no and run 'ephemeroot apply'"
+
+
+def parse(raw: bytes, name: str = "plan") -> Plan:
+    """Validate the plan in *raw*; *name* is for messages. Raises ``Damaged``."""
+    try:
+        content = json.loads(raw)
+    except ValueError as error:
+        raise Damaged(f"{name} is damaged: {error}", REBUILD) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise Damaged(f"{name} is no {FORMAT}", REBUILD)
+    version = content.get("version")
+    if version != VERSION:
+        raise Damaged(
+            f"{name} has version {version!r}, this program knows version {VERSION}", REBUILD
+        )
+    checksum = content.pop("checksum", None)
+    if checksum != _checksum(content):
+        raise Damaged(f"{name} is damaged: its checksum is wrong", REBUILD)
+    try:
+        return _from_json(content)
+    except Damaged as error:
+        raise Damaged(f"{name} is damaged: {error.message}", REBUILD) from None
+
+
+def _from_json(content: dict[str, object]) -> Plan:
+    generation = content.get("generation")
+    host = content.get("host", "")
+    on_failure = content.get("on-failure", {})
+    if not isinstance(generation, int) or not isinstance(host, str):
+        raise Damaged("generation or host has the wrong type")
+    if not isinstance(on_failure, dict):
+        raise Damaged("on-failure is no table")
+    return Plan(
+        wipe=_operations(content.get("wipe"), WIPE_STAGE),
+        persist=_operations(content.get("persist"), PERSIST_STAGE),
+        on_failure=on_failure,
+        generation=generation,
+        host=host,
+    )
+
+
+def _operations(items: object, kinds: dict[str, type[Operation]]) -> list[Operation]:
+    if not isinstance(items, list):
+        raise Damaged("a stage is no list")
+    operations = []
+    for item in items:
+        if not isinstance(item, dict):
+            raise Damaged("an operation is no table")
+        values = {key.replace("-", "_"): value for key, value in item.items()}
+        kind = values.pop("operation", None)
+        if not isinstance(kind, str) or kind not in kinds:
+            raise Damaged(f"unknown operation {kind!r}")
+        operations.append(kinds[kind](**values))
+    return operations
+
+
+def _canonical(content: dict[str, object]) -> bytes:
+    # ensure_ascii: paths that are no UTF-8 are surrogates in Python and must survive.
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _checksum(content: dict[str, object]) -> str:
+    return f"crc32:{crc32(_canonical(content)):08x}"

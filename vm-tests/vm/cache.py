@@ -1,0 +1,140 @@
+"""The cache: folders keyed by what they are made of, built once, kept outside the source tree."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vm.command import note
+
+_KEEP = 3
+
+
+def digest(*parts: object) -> str:
+    """A key for what `parts` say: text, numbers and nested sequences by value, a `Path` by the content below it.
+
+    Owners and times are left out: a fresh clone of the same sources must find the same entry.
+    """
+    state = hashlib.sha256()
+    for part in parts:
+        _feed(state, part)
+    return state.hexdigest()[:20]
+
+
+def _feed(state: hashlib._Hash, part: object) -> None:
+    if isinstance(part, Path):
+        for file in _files(part):
+            stat = file.lstat()
+            content = os.readlink(file).encode() if file.is_symlink() else file.read_bytes()
+            name = file.relative_to(part) if file != part else Path(part.name)
+            state.update(f"{name}\0{stat.st_mode:o}\0{len(content)}\0".encode())
+            state.update(content)
+    elif isinstance(part, bytes):
+        state.update(f"bytes {len(part)}\0".encode() + part)
+    elif isinstance(part, dict):
+        _feed(state, sorted(part.items()))
+    elif isinstance(part, list | tuple):
+        state.update(f"list {len(part)}\0".encode())
+        for item in part:
+            _feed(state, item)
+    else:
+        state.update(f"{type(part).__name__} {part!r}\0".encode())
+
+
+def _files(top: Path) -> list[Path]:
+    if not top.is_dir() or top.is_symlink():
+        return [top]
+    found = (p for p in top.rglob("*") if "__pycache__" not in p.parts)
+    return sorted(p for p in found if p.is_symlink() or p.is_file())
+
+
+class Cache:
+    """A folder of entries `<kind>/<key>`. An entry that exists is complete: it was renamed into place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._in_use: dict[Path, int] = {}
+
+    @classmethod
+    def from_environment(cls) -> Cache:
+        """`$EPHEMEROOT_CACHE`, else `ephemeroot` in the user's cache folder."""
+        named = os.environ.get("EPHEMEROOT_CACHE")
+        if named:
+            return cls(Path(named).absolute())
+        base = os.environ.get("XDG_CACHE_HOME")
+        return cls((Path(base) if base else Path.home() / ".cache") / "ephemeroot")
+
+    def entry(self, kind: str, key: str, build: Callable[[Path], None], *, keep: int = _KEEP) -> Path:
+        """The folder of that kind and key, made by `build(folder)` if it is not there yet.
+
+        The entry stays locked (shared) until this process ends, so that no other run prunes it. The
+        newest `keep` entries of the kind survive.
+        """
+        path = self.root / kind / key
+        if path in self._in_use:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self._lock(path)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_dir():
+            # Only the holder of the lock builds this key, so a leftover with its name is a dead run's.
+            for leftover in path.parent.glob(f".{key}.*"):
+                shutil.rmtree(leftover)
+            begun = time.monotonic()
+            note(f"building {kind} {key[:8]} …")
+            fresh = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=path.parent))
+            try:
+                build(fresh)
+                fresh.chmod(0o755)
+                fresh.rename(path)
+            except BaseException:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
+            note(f"built {kind} {key[:8]} in {time.monotonic() - begun:.1f} s")
+        os.utime(path)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        self._in_use[path] = lock
+        self._prune(path.parent, keep)
+        return path
+
+    @contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """A folder on the cache's filesystem that goes away at the end."""
+        base = self.root / "scratch"
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{purpose}-", dir=base) as name:
+            yield Path(name)
+
+    def folder(self, name: str) -> Path:
+        """A folder that is kept and never pruned (a person's own disk, say)."""
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _lock(self, path: Path) -> int:
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return os.open(locks / f"{path.parent.name}-{path.name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _prune(self, kind: Path, keep: int) -> None:
+        entries = [p for p in kind.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        entries.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in entries[keep:]:
+            if old in self._in_use:
+                continue
+            lock = self._lock(old)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # another run stands on it
+            else:
+                shutil.rmtree(old, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -1,0 +1,94 @@
+"""Running other programs: everything checked, every failure carrying what the program said."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# A fixed environment: what the person running the tests has set must not change what is built, and
+# the tools tree's programs must not meet the host's LD_LIBRARY_PATH or PYTHONPATH.
+_BASE_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/root",
+}
+_INHERITED = ("http_proxy", "https_proxy", "no_proxy", "SOURCE_DATE_EPOCH", "TMPDIR")
+
+
+class CommandFailed(RuntimeError):
+    """A program ended with a status other than 0.
+
+    Attributes: `argv`, `status`, `output` (stdout and stderr, mixed or just stderr).
+    """
+
+    def __init__(self, argv: Sequence[str], status: int, output: str) -> None:
+        self.argv = list(argv)
+        self.status = status
+        self.output = output
+        tail = "\n".join(output.strip().splitlines()[-30:])
+        super().__init__(f"exit status {status}: {shlex.join(argv)}\n{tail}")
+
+
+class Unavailable(RuntimeError):
+    """Something the harness needs of this host is not there; the message says what to provide."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished program. `rc` is 124 when it was ended for taking too long, as timeout(1) has it."""
+
+    rc: int
+    out: str
+    err: str
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment programs run with."""
+    chosen = dict(_BASE_ENVIRONMENT)
+    chosen.update({name: os.environ[name] for name in _INHERITED if name in os.environ})
+    chosen.update(extra or {})
+    return chosen
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    input: str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    log: Path | None = None,
+) -> str:
+    """Run a program to its end and return its stdout; stderr, or both, go to `log` if given.
+
+    Raises CommandFailed, or Unavailable if there is no such program.
+    """
+    words = [str(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            env=environment(env),
+            cwd=cwd,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise Unavailable(f"no program {words[0]!r} on this host: install the package that has it") from error
+    if log is not None:
+        log.write_text(done.stdout + done.stderr, errors="surrogateescape")
+    if done.returncode != 0:
+        raise CommandFailed(words, done.returncode, done.stdout + done.stderr)
+    return done.stdout
+
+
+def note(text: str) -> None:
+    """Say on stderr what takes long, for a person who waits."""
+    print(f"vm: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,37 @@
+"""One machine at a time: two at once take twice as long each, and time-outs begin to lie."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vm.cache import Cache
+from vm.command import note
+
+_held = False
+
+
+@contextmanager
+def one_machine(cache: Cache) -> Iterator[None]:
+    """Hold the right to run a machine; waits for other processes.
+
+    Raises RuntimeError if this process already runs one: waiting for ourselves would never end.
+    """
+    global _held
+    if _held:
+        raise RuntimeError("a machine of this run is still up: power it off or cut it before the next boot")
+    cache.root.mkdir(parents=True, exist_ok=True)
+    lock = os.open(cache.root / "machine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("waiting for the machine of another run to end …")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _held = True
+        yield
+    finally:
+        _held = False
+        os.close(lock)

@@ -1,0 +1,1 @@
+"""The wipers: a module each backend, the contract they fulfil, and retention."""

@@ -1,0 +1,201 @@
+"""What a wiper is: the contract between the boot code, the installed side and a backend.
+
+A wiper is a class, found through the entry-point group ``ephemeroot.wipers`` when the
+image is built and named in the plan as ``module:attribute``. Its module is imported in
+the initramfs, so it must keep to the import budget: ``os sys json errno ctypes time``,
+and its own library only inside the methods that need it. Describing a wiper, checking
+its settings and building its image never need its library.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+API = 1
+"""The version of this contract. A wiper with another ``api`` is refused at ``check``."""
+
+
+class Option:
+    """One key of the wiper's configuration table.
+
+    ``kind`` is one of ``string``, ``path`` (relative to the top of the filesystem),
+    ``integer`` (>= 0), ``boolean``, ``size`` (``512M``), ``amount`` (a size or a
+    percentage), ``mode`` and ``strings``. ``default`` is what the plan gets if the key
+    is left out. ``help`` is one line for the manual and the JSON Schema.
+    """
+
+    __slots__ = ("default", "help", "kind", "name")
+
+    def __init__(self, name: str, kind: str, default: object, help: str) -> None:
+        self.name = name
+        self.kind = kind
+        self.default = default
+        self.help = help
+
+
+class Finding:
+    """Something that ``validate`` found: ``key`` is the option, ``hint`` what to do."""
+
+    __slots__ = ("hint", "key", "reason", "warning")
+
+    def __init__(self, key: str, reason: str, hint: str = "", *, warning: bool = False) -> None:
+        self.key = key
+        self.reason = reason
+        self.hint = hint
+        self.warning = warning
+
+
+class Needs:
+    """What a wiper's image needs beyond the boot code itself.
+
+    ``kernel_modules`` and ``filesystems`` are kernel module names, ``programs`` are
+    looked up in PATH, ``python`` are modules to import for real while the closure is
+    traced, ``exercise`` (``module:function``, no arguments) is called while it is
+    traced, for what a library loads only at its first call.
+    """
+
+    __slots__ = ("exercise", "kernel_modules", "programs", "python")
+
+    def __init__(
+        self,
+        *,
+        kernel_modules: tuple[str, ...] = (),
+        programs: tuple[str, ...] = (),
+        python: tuple[str, ...] = (),
+        exercise: tuple[str, ...] = (),
+    ) -> None:
+        self.kernel_modules = kernel_modules
+        self.programs = programs
+        self.python = python
+        self.exercise = exercise
+
+
+class Boot:
+    """What the wipe stage gives a wiper.
+
+    ``private`` is an empty directory of the wiper's own, below which it may mount (and
+    must unmount again). ``device`` and ``subvolume`` say what is to be made fresh: the
+    plan's, else the kernel command line's; ``target`` is the mount point it will have
+    (``/``, or a volume's). ``now`` is the time in seconds since 1970 and
+    ``synchronised`` whether that clock is known to be right. ``request`` is the name of
+    an old root to boot, or ``None``. ``boot_id`` identifies this boot. ``budget`` is
+    how many seconds pruning may take.
+
+    ``prove(path)`` must be called with the mounted fresh root before it takes the
+    root's place: it raises ``Refused`` if that root could not boot. ``log(line)``
+    reports one step. ``dry_run``: describe, change nothing.
+    """
+
+    __slots__ = (
+        "boot_id", "budget", "device", "dry_run", "log", "now", "private", "prove", "request",
+        "subvolume", "synchronised", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        subvolume: str | None,
+        target: str,
+        private: str,
+        boot_id: str,
+        now: float,
+        synchronised: bool,
+        prove: Callable[[str], None],
+        log: Callable[[str], None],
+        request: str | None = None,
+        budget: float = 1.0,
+        dry_run: bool = False,
+    ) -> None:
+        self.device = device
+        self.subvolume = subvolume
+        self.target = target
+        self.private = private
+        self.boot_id = boot_id
+        self.now = now
+        self.synchronised = synchronised
+        self.prove = prove
+        self.log = log
+        self.request = request
+        self.budget = budget
+        self.dry_run = dry_run
+
+
+class Outcome:
+    """What a wipe did. All values are plain JSON; they go into the boot report.
+
+    ``fresh`` identifies the fresh root so that the persistence stage can verify what is
+    mounted (btrfs: ``{"uuid": filesystem, "subvolume": path, "subvolume-uuid": …}``).
+    ``retired`` is the name the previous root got in the history, or ``None``.
+    ``pruned`` and ``kept`` are names in the history; ``recovered`` says in one line
+    each what an interrupted earlier boot had left and what became of it; ``problems``
+    are failures that did not stop the wipe.
+    """
+
+    __slots__ = ("fresh", "kept", "problems", "pruned", "recovered", "retired")
+
+    def __init__(
+        self,
+        *,
+        fresh: dict[str, str],
+        retired: str | None = None,
+        pruned: Iterable[str] = (),
+        kept: Iterable[str] = (),
+        recovered: Iterable[str] = (),
+        problems: Iterable[str] = (),
+    ) -> None:
+        self.fresh = fresh
+        self.retired = retired
+        self.pruned = list(pruned)
+        self.kept = list(kept)
+        self.recovered = list(recovered)
+        self.problems = list(problems)
+
+
+class Wiper:
+    """The base of every wiper.
+
+    ``settings`` has every key of ``OPTIONS``, validated. Class attributes:
+    ``NAME`` as written in the configuration, ``OPTIONS`` its table, ``NEEDS`` its
+    image, ``EPHEMERAL`` True if the fresh root never survives anyway (tmpfs),
+    ``API`` the contract's version it was written for.
+    """
+
+    API = API
+    NAME = ""
+    OPTIONS: tuple[Option, ...] = ()
+    EPHEMERAL = False
+
+    __slots__ = ("settings",)
+
+    def __init__(self, settings: dict[str, object]) -> None:
+        self.settings = settings
+
+    @classmethod
+    def needs(cls, settings: dict[str, object]) -> Needs:
+        """What the image needs for these settings."""
+        raise NotImplementedError
+
+    @classmethod
+    def validate(cls, settings: dict[str, object]) -> list[Finding]:
+        """Mistakes in *settings* that the kinds of ``OPTIONS`` cannot express."""
+        return []
+
+    def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
+        """One line, the same for the plan, the dry run, the boot log and the report."""
+        raise NotImplementedError
+
+    def wipe(self, boot: Boot) -> Outcome:
+        """Make the root fresh. Atomic, or recoverable at the next boot.
+
+        Raises ``Refused`` if a proof failed (nothing was changed) and ``OSError`` or
+        ``EphemerootError`` otherwise; whatever is raised, the root's name then still
+        has the previous root or a complete fresh one.
+        """
+        raise NotImplementedError
+
+    def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
+        """Whether what is mounted at *target* is the root that ``Outcome.fresh`` names."""
+        raise NotImplementedError
