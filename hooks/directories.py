@@ -2,49 +2,105 @@
 
 from __future__ import annotations
 
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
+_READ = os.O_RDONLY | os.O_DIRECTORY
+
 
 class Parent(Operation):
     """Have the directory ``path`` in the store and in the root.
 
-    Created in the store with ``user``, ``group`` and ``mode`` if it is not there; once
-    it is, the store is right and the root gets the store's owner and mode.
+    If the store has none, it gets the owner and mode of the root's, where the root has
+    one and nothing was declared (``explicit``), else ``user``, ``group`` and ``mode``.
+    Once the store has it, the store is right, and the root's is made like it.
     """
 
     KIND = "parent"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("path", "path", REQUIRED),
         ("store", "path", REQUIRED),
         ("source", "relative path", REQUIRED),
         ("user", "user or group id", 0),
         ("group", "user or group id", 0),
         ("mode", "mode", 0o755),
+        ("explicit", "boolean", False),
     )
-    __slots__ = ("group", "mode", "path", "source", "store", "user")
+    __slots__ = ("explicit", "group", "mode", "path", "source", "store", "user")
     path: str
     store: str
     source: str
     user: int
     group: int
     mode: int
+    explicit: bool
 
     def describe(self) -> str:
-        return f"have {self.path}, new ones as {self.user}:{self.group} {self.mode:04o}"
+        return f"have {self.path}, a new one as {self.user}:{self.group} {self.mode:04o}"
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        store = stage.store(self.store)
+        place = stage.resolve(self.path)
+        made_in_root = not _is_directory(stage.root(), place)
+        made_in_store = self._have_in_store(store, stage.root(), place)
+        if made_in_root:
+            parent, name = tree.open_parent(stage.root(), place)
+            try:
+                tree.make_directory(parent, name, 0, 0, 0o700)
+            finally:
+                os.close(parent)
+        self._copy_attributes(store, stage.root(), place)
+        where = [n for n, made in (("store", made_in_store), ("root", made_in_root)) if made]
+        return f"created in the {' and the '.join(where)}" if where else "was there"
+
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """What is carried over needs its directories; they get the previous root's owners."""
+        store = stage.store(self.store)
+        try:
+            place = tree.resolve(previous, self.path)
+        except OSError:
+            place = self.path
+        return "created" if self._have_in_store(store, previous, place) else ""
+
+    def _have_in_store(self, store: int, root: int, place: str) -> bool:
+        """Whether the directory had to be created in the store."""
+        if _is_directory(store, self.source):
+            return False
+        user, group, mode = self.user, self.group, self.mode
+        if not self.explicit and _is_directory(root, place):
+            user, group, mode = _owner_and_mode(root, place)
+        parent, name = tree.open_parent(store, self.source)
+        try:
+            tree.make_directory(parent, name, user, group, mode)
+        finally:
+            os.close(parent)
+        return True
+
+    def _copy_attributes(self, store: int, root: int, place: str) -> None:
+        source = paths.open_beneath(store, self.source, _READ)
+        try:
+            target = paths.open_beneath(root, place, _READ)
+            try:
+                tree.copy_attributes(source, target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
 
 
 class Directory(Operation):
     """Put the store's directory ``source`` at ``path``, by ``method`` bind or symlink."""
 
     KIND = "directory"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("path", "path", REQUIRED),
         ("store", "path", REQUIRED),
         ("source", "relative path", REQUIRED),
@@ -80,4 +136,80 @@ class Directory(Operation):
         )
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        store = stage.store(self.store)
+        made = self._have_source(store)
+        place = stage.resolve(self.path)
+        parent, name = tree.open_parent(stage.root(), place)
+        try:
+            if self.method == "symlink":
+                result = tree.make_link(parent, name, f"{self.store}/{self.source}")
+            else:
+                result = self._bind(stage, store, parent, name, place)
+        finally:
+            os.close(parent)
+        return f"created and {result}" if made else result
+
+    def _have_source(self, store: int) -> bool:
+        """Whether the store's directory had to be created."""
+        if _is_directory(store, self.source):
+            return False
+        parent, name = tree.open_parent(store, self.source)
+        try:
+            tree.make_directory(parent, name, self.user, self.group, self.mode)
+        finally:
+            os.close(parent)
+        return True
+
+    def _bind(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
+        if stage.is_mounted(stage.target.rstrip("/") + place):
+            return "was bound"
+        hides = 0
+        if tree.exists(parent, name):
+            target = paths.open_beneath(parent, name, _READ)
+            hides = len(os.listdir(target))
+        else:
+            tree.make_directory(parent, name, 0, 0, 0o700)
+            target = paths.open_beneath(parent, name, _READ)
+        try:
+            source = paths.open_beneath(store, self.source, tree.DIRECTORY)
+            try:
+                attach_bind(source, target, self.options, self.path)
+            finally:
+                os.close(source)
+        finally:
+            os.close(target)
+        return f"bound, hiding {hides} entries of the root" if hides else "bound"
+
+
+def attach_bind(source: int, target: int, options: list[str], name: str) -> None:
+    """Bind the open *source* on the open *target* with mount(8)'s *options*.
+
+    Raises ``EphemerootError`` for an option that is a filesystem's and not a mount's.
+    """
+    set_, clear, own = mounts.split_options(options)
+    if own:
+        raise EphemerootError(f"{name}: a bind cannot have the option {own[0]}")
+    mount = mounts.clone(source, name=name)
+    try:
+        mounts.set_flags(mount, set_=set_, clear=clear, private=True, name=name)
+        mounts.attach(mount, target, name=name)
+    finally:
+        os.close(mount)
+
+
+def _is_directory(root: int, path: str) -> bool:
+    """Whether there is a directory; ``OSError`` if there is something else."""
+    try:
+        os.close(paths.open_beneath(root, path, tree.DIRECTORY))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _owner_and_mode(root: int, path: str) -> tuple[int, int, int]:
+    fd = paths.open_beneath(root, path, tree.DIRECTORY)
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return status.st_uid, status.st_gid, status.st_mode & 0o7777

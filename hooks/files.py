@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.directories import attach_bind
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,11 +20,12 @@ class File(Operation):
     """Put the store's file ``source`` at ``path``.
 
     ``method`` ``auto`` binds it if it exists in the store and links to it otherwise, as
-    impermanence does; ``bind`` and ``symlink`` insist.
+    impermanence does; ``bind`` and ``symlink`` insist. A file is never created empty:
+    programs take an empty file for a broken one, a dangling link for none.
     """
 
     KIND = "file"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("path", "path", REQUIRED),
         ("store", "path", REQUIRED),
         ("source", "relative path", REQUIRED),
@@ -41,4 +49,60 @@ class File(Operation):
         return f"{verb} file {self.path} from {self.store}{options}"
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        source = self._open_source(stage.store(self.store))
+        try:
+            place = stage.resolve_leaf(self.path)
+            parent, name = tree.open_parent(stage.root(), place)
+            try:
+                if self.method == "symlink" or (self.method == "auto" and source < 0):
+                    return tree.make_link(parent, name, f"{self.store}/{self.source}")
+                if source < 0:
+                    raise EphemerootError(
+                        f"{self.path} cannot be bound: {self.store} has no {self.source}",
+                        f'create {self.store}/{self.source}, or use method = "auto"',
+                    )
+                return self._bind(stage, source, parent, name, place)
+            finally:
+                os.close(parent)
+        finally:
+            if source >= 0:
+                os.close(source)
+
+    def _open_source(self, store: int) -> int:
+        """The store's file, -1 if it has none. A symlink or a device there is an error."""
+        try:
+            fd = paths.open_beneath(store, self.source)
+        except FileNotFoundError:
+            return -1
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise EphemerootError(f"{self.store}/{self.source} is no regular file")
+        return fd
+
+    def _bind(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
+        if stage.is_mounted(stage.target.rstrip("/") + place):
+            return "was bound"
+        hides = _have_placeholder(parent, name, self.path)
+        target = paths.open_beneath(parent, name)
+        try:
+            attach_bind(source, target, self.options, self.path)
+        finally:
+            os.close(target)
+        return "bound, hiding the root's" if hides else "bound"
+
+
+def _have_placeholder(parent: int, name: str, path: str) -> bool:
+    """Have a regular file to bind over; return whether it has content that is hidden."""
+    try:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=parent))
+        return False
+    if stat.S_ISLNK(status.st_mode):
+        raise EphemerootError(
+            f"{path} is a symbolic link in the root and cannot be bound over",
+            "remove it from the base, or declare where it leads",
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise EphemerootError(f"{path} is no regular file in the root")
+    return status.st_size > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import utab
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Hide(Operation):
-    """Mark the mounts at ``paths`` (as they are called after ``switch_root``)."""
+    """Give the mounts at ``paths`` the options that only user space reads."""
 
     KIND = "hide"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("paths", "list of paths", REQUIRED),
         ("options", "list of strings", ["x-gvfs-hide"]),
     )
@@ -25,4 +26,12 @@ class Hide(Operation):
         return f"mark {len(self.paths)} mounts {','.join(self.options)}"
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        """Paths that are no mounts (a file that was linked) are passed over."""
+        places = []
+        for path in self.paths:
+            try:
+                places.append(stage.resolve(path))
+            except OSError:
+                continue  # its own operation has failed and said so
+        marked = utab.add(stage.utab(), stage.target, places, self.options)
+        return f"marked {marked}"

@@ -7,18 +7,28 @@ means a failed unit at every boot.
 
 from __future__ import annotations
 
+import os
+
+from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
+PATH = "/etc/machine-id"
+
 
 class MachineId(Operation):
-    """Have the store's machine-id in the root; make one, store first, if there is none."""
+    """Have the store's machine-id in the root; make one, store first, if there is none.
+
+    A machine that never had one stored takes that of its previous root (the wipe stage
+    has put it into the store by now, see ``carry_over``).
+    """
 
     KIND = "machine-id"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("store", "path", REQUIRED),
         ("source", "relative path", "etc/machine-id"),
         ("first_boot", "boolean", False),
@@ -29,7 +39,72 @@ class MachineId(Operation):
     first_boot: bool
 
     def describe(self) -> str:
-        return f"copy /etc/machine-id from {self.store}"
+        return f"copy {PATH} from {self.store}"
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        result = "copied"
+        identity = read(stage.store(self.store), self.source)
+        if identity is None:
+            if self.first_boot:
+                return self._let_systemd_make_one(stage)
+            identity = os.urandom(16).hex()
+            # machine-id(5): a version 4 UUID, so that it can be used as one.
+            identity = f"{identity[:12]}4{identity[13:16]}{_variant(identity[16])}{identity[17:]}"
+            write(stage.store(self.store), self.source, identity)
+            result = "made and copied"
+        place = stage.resolve_leaf(PATH)
+        if read(stage.root(), place) == identity:
+            return "was there"
+        write(stage.root(), place, identity)
+        return result
+
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """Keep the previous root's id if the store has none."""
+        store = stage.store(self.store)
+        identity = read(previous, PATH)
+        if identity is None or read(store, self.source) is not None:
+            return ""
+        write(store, self.source, identity)
+        return "stored"
+
+    def _let_systemd_make_one(self, stage: Stage) -> str:
+        write(stage.root(), stage.resolve_leaf(PATH), "uninitialized")
+        return "left for systemd's first boot"
+
+
+def _variant(digit: str) -> str:
+    return "89ab"[int(digit, 16) & 3]
+
+
+def read(root: int, path: str) -> str | None:
+    """The valid machine-id in the file, or ``None`` (absent, empty, ``uninitialized``)."""
+    try:
+        fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        text = os.read(fd, 64).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    valid = len(text) == 32 and all(c in "0123456789abcdef" for c in text) and int(text, 16)
+    return text if valid else None
+
+
+def write(root: int, path: str, identity: str) -> None:
+    """Put the id into the file, atomically and durably, readable by everyone (0444)."""
+    parent, name = tree.open_parent(root, path)
+    try:
+        temporary = f".{name}.ephemeroot-new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(temporary, flags, 0o444, dir_fd=parent)
+        try:
+            os.fchmod(fd, 0o444)
+            os.write(fd, identity.encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    finally:
+        os.close(parent)

@@ -64,6 +64,12 @@ class Operation:
         """
         raise NotImplementedError
 
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """Before the wipe, with every proof held: save from the open *previous* root what
+        the store lacks. Returns what was saved in a word or two, empty for nothing.
+        """
+        return ""
+
 
 def _key(name: str) -> str:
     return name.replace("_", "-")

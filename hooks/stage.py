@@ -2,8 +2,133 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+
+from ephemeroot.errors import Locked, StoreMissing
+from ephemeroot.hooks import tree
+from ephemeroot.linux import mountinfo, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.cmdline import CommandLine
+    from ephemeroot.hooks.plan import Plan
+    from ephemeroot.hooks.report import Report
+
+RUN = "/run/ephemeroot"
+
 
 class Stage:
-    """One run of one stage. (Filled in below this line as the stages need it.)"""
+    """One run of one stage.
 
-    __slots__ = ()
+    ``run`` is the run directory (``/run/ephemeroot`` in a boot), ``target`` where the
+    new root is or will be mounted. ``boot_id`` tells this boot from every other.
+    """
+
+    __slots__ = (
+        "_lock", "_root", "_stores", "boot_id", "cmdline", "plan", "report", "run",
+        "target",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        plan: Plan,
+        cmdline: CommandLine,
+        report: Report,
+        *,
+        target: str,
+        run: str = RUN,
+        boot_id: str,
+    ) -> None:
+        self.plan = plan
+        self.cmdline = cmdline
+        self.report = report
+        self.target = os.path.realpath(target)
+        self.run = os.path.realpath(run)
+        self.boot_id = boot_id
+        self._lock = -1
+        self._root = -1
+        self._stores: dict[str, int] = {}
+
+    def lock(self) -> None:
+        """Take the lock of the run directory, for as long as this process lives.
+
+        Raises ``Locked``.
+        """
+        fd = os.open(f"{self.run}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise Locked(
+                f"another run of ephemeroot holds {self.run}/lock", "wait for it to end"
+            ) from None
+        self._lock = fd
+
+    def close(self) -> None:
+        """Give back the descriptors and the lock."""
+        for fd in (*self._stores.values(), self._root, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._stores.clear()
+        self._root = self._lock = -1
+
+    def volume(self, name: str) -> str:
+        """Where the volume called *name* is mounted privately."""
+        return f"{self.run}/volumes/{name}"
+
+    def private(self, name: str) -> str:
+        """An empty directory of the run directory, made if it is not there."""
+        path = f"{self.run}/{name}"
+        os.makedirs(path, 0o700, exist_ok=True)
+        return path
+
+    def add_store(self, path: str, fd: int) -> None:
+        """Remember the open directory of the store that is called *path*."""
+        self._stores[path] = fd
+
+    def store(self, path: str) -> int:
+        """The open directory of the store *path*. Raises ``StoreMissing``."""
+        try:
+            return self._stores[path]
+        except KeyError:
+            raise StoreMissing(f"the store {path} has not been found") from None
+
+    def root(self) -> int:
+        """The new root, open for reading."""
+        if self._root < 0:
+            self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._root
+
+    def remember(self, name: str, content: dict[str, object]) -> None:
+        """Write a record into the run directory: it lives as long as this boot."""
+        encoded = json.dumps(content, sort_keys=True).encode() + b"\n"
+        paths.write_atomically(f"{self.run}/{name}", encoded, 0o600)
+
+    def recall(self, name: str) -> dict[str, object] | None:
+        """Read a record of this boot; ``None`` if there is none, or it is another boot's."""
+        try:
+            content = json.loads(paths.read(f"{self.run}/{name}"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(content, dict) or content.get("boot-id") != self.boot_id:
+            return None
+        return content
+
+    def is_mounted(self, path: str) -> bool:
+        """Whether something is mounted exactly at *path*."""
+        return mountinfo.mounted_at(path) is not None
+
+    def resolve(self, path: str) -> str:
+        """*path* of the new root without symlinks, see ``tree.resolve``."""
+        return tree.resolve(self.root(), path)
+
+    def resolve_leaf(self, path: str) -> str:
+        """The same, but the last component is left as it is, a symlink or not."""
+        head, _, name = path.rpartition("/")
+        return self.resolve(head or "/").rstrip("/") + "/" + name
+
+    def utab(self) -> str:
+        """libmount's table, beside the run directory: /run/mount/utab in a boot."""
+        return os.path.dirname(self.run) + "/mount/utab"

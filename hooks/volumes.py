@@ -8,7 +8,14 @@ After the wipe the same mounts are attached under the new root.
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+
+from ephemeroot.errors import StoreMissing
+from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import devices, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +27,15 @@ MARKER = ".ephemeroot-store"
 STATE = ".ephemeroot"
 """The directory in a store for our own records; root's alone."""
 
+# Devices whose mounts mountinfo gives no number of, only the source's name.
+_NOWHERE = frozenset(("tmpfs", "nfs", "nfs4", "zfs", "overlay"))
+
 
 class Volume(Operation):
     """Mount ``device`` privately; ``name`` is its directory below the run directory."""
 
     KIND = "volume"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("mount_point", "path", REQUIRED),
         ("name", "name", REQUIRED),
         ("device", "text", REQUIRED),
@@ -46,14 +56,74 @@ class Volume(Operation):
         return f"mount {self.type} {self.device}{options} privately, for {self.mount_point}"
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        """Raises ``StoreMissing`` if the device is not there or is something else."""
+        point = stage.volume(self.name)
+        mounted = mountinfo.mounted_at(point)
+        if mounted is not None:
+            self._require_same(mounted)
+            return "was mounted"
+        source = self._source()
+        os.makedirs(point, 0o700, exist_ok=True)
+        try:
+            mount = mounts.create(self.type, source, self.options)
+        except OSError as error:
+            raise StoreMissing(
+                f"cannot mount {self.device} ({self.type}) for {self.mount_point}: {error.strerror}"
+            ) from error
+        try:
+            place = os.open(point, tree.DIRECTORY | os.O_CLOEXEC)
+            try:
+                mounts.attach(mount, place, name=point)
+            finally:
+                os.close(place)
+        finally:
+            os.close(mount)
+        return "mounted"
+
+    def _source(self) -> str:
+        if self.type in _NOWHERE:
+            return self.device
+        try:
+            path = devices.link(self.device)
+            devices.number(path)
+        except ValueError:
+            raise StoreMissing(
+                f"the device {self.device} of {self.mount_point} is no device name"
+            ) from None
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise StoreMissing(
+                    f"the device {self.device} of {self.mount_point} cannot be used: "
+                    f"{error.strerror}"
+                ) from error
+            there = ", ".join(devices.block_devices()) or "none"
+            raise StoreMissing(
+                f"the device {self.device} of {self.mount_point} is not there "
+                f"(block devices that are: {there})"
+            ) from None
+        return path
+
+    def _require_same(self, mounted: mountinfo.Mount) -> None:
+        """What somebody else mounted for us must be what was declared."""
+        if mounted.fstype != self.type:
+            raise StoreMissing(
+                f"the volume of {self.mount_point} is mounted as {mounted.fstype}, "
+                f"declared is {self.type}"
+            )
+        for option in self.options:
+            key, _, value = option.partition("=")
+            if key == "subvol" and mounted.root.strip("/") != value.strip("/"):
+                raise StoreMissing(
+                    f"the volume of {self.mount_point} is the subvolume {mounted.root}, "
+                    f"declared is {value}"
+                )
 
 
 class Store(Operation):
     """Require that ``below`` in ``volume`` is the store with the marker ``id``."""
 
     KIND = "store"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("path", "path", REQUIRED),
         ("volume", "name", REQUIRED),
         ("below", "relative path", ""),
@@ -69,14 +139,54 @@ class Store(Operation):
         return f"require that {self.path} is the store {self.id}"
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        """Raises ``StoreMissing`` unless the marker is there and is this store's."""
+        volume = os.open(stage.volume(self.volume), tree.DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = paths.open_beneath(volume, self.below, tree.DIRECTORY)
+        except OSError as error:
+            raise StoreMissing(
+                f"the store {self.path} is not on its volume: {error.strerror}"
+            ) from error
+        finally:
+            os.close(volume)
+        try:
+            found = self._read_marker(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        if found != self.id:
+            os.close(fd)
+            raise StoreMissing(
+                f"what is mounted for {self.path} is another store ({found}, declared is {self.id})"
+            )
+        stage.add_store(self.path, fd)
+        return "is there"
+
+    def _read_marker(self, store: int) -> str:
+        try:
+            marker = paths.open_beneath(store, MARKER, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                content = json.loads(os.read(marker, 4096))
+            finally:
+                os.close(marker)
+            return str(content["id"])
+        except FileNotFoundError:
+            raise StoreMissing(
+                f"what is mounted for {self.path} is no store: it has no {MARKER}",
+                "'ephemeroot apply' writes it on the installed system",
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreMissing(f"the marker {MARKER} of {self.path} is damaged: {error}") from None
 
 
 class Attach(Operation):
     """Attach the private mount of ``volume`` at ``mount_point`` under the new root."""
 
     KIND = "attach"
-    FIELDS = (("mount_point", "path", REQUIRED), ("volume", "name", REQUIRED))
+    FIELDS: tuple[tuple[str, str, object], ...] = (
+        ("mount_point", "path", REQUIRED),
+        ("volume", "name", REQUIRED),
+    )
     __slots__ = ("mount_point", "volume")
     mount_point: str
     volume: str
@@ -85,4 +195,29 @@ class Attach(Operation):
         return f"attach the volume {self.mount_point}"
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        """A copy of the mount is attached: the kernel refuses to *move* a mount out of a
+        shared parent (move_mount(2), EINVAL), and systemd makes everything shared. The
+        private one goes away when the stage is done.
+        """
+        place = stage.resolve(self.mount_point)
+        if stage.is_mounted(stage.target.rstrip("/") + place):
+            return "was attached"
+        parent, name = tree.open_parent(stage.root(), place)
+        try:
+            if not tree.exists(parent, name):
+                tree.make_directory(parent, name, 0, 0, 0o755)
+            target = paths.open_beneath(parent, name, tree.DIRECTORY)
+        finally:
+            os.close(parent)
+        source = os.open(stage.volume(self.volume), tree.DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount = mounts.clone(source, name=self.mount_point)
+            try:
+                mounts.set_flags(mount, private=True, name=self.mount_point)
+                mounts.attach(mount, target, name=self.mount_point)
+            finally:
+                os.close(mount)
+        finally:
+            os.close(source)
+            os.close(target)
+        return "attached"

@@ -1,12 +1,23 @@
-"""The wipe: hand what is to be made fresh to its wiper, after every proof."""
+"""The wipe stage: prove, then hand what is to be made fresh to its wiper."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+
+from ephemeroot.errors import Damaged, Refused
+from ephemeroot.hooks import clock, proofs, resume
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import devices
+from ephemeroot.wipers import contract
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
+
+WIPED = "wiped"
+"""The record in the run directory that says what this boot has made fresh."""
 
 
 class Wipe(Operation):
@@ -18,7 +29,7 @@ class Wipe(Operation):
     """
 
     KIND = "wipe"
-    FIELDS = (
+    FIELDS: tuple[tuple[str, str, object], ...] = (
         ("target", "path", REQUIRED),
         ("wiper", "name", REQUIRED),
         ("attribute", "text", REQUIRED),
@@ -35,7 +46,178 @@ class Wipe(Operation):
     settings: dict[str, object]
 
     def describe(self) -> str:
-        raise NotImplementedError
+        return self.load().describe(self.target, self.device, self.subvolume)
+
+    def load(self) -> contract.Wiper:
+        """The wiper with its settings. Raises ``Damaged`` if its code is not there."""
+        module, _, name = self.attribute.partition(":")
+        try:
+            __import__(module)
+            kind = getattr(sys.modules[module], name)
+        except (ImportError, AttributeError) as error:
+            raise Damaged(
+                f"the wiper {self.wiper} ({self.attribute}) is missing: {error}"
+            ) from None
+        wiper = kind(self.settings)
+        if not isinstance(wiper, contract.Wiper):
+            raise Damaged(f"{self.attribute} is no wiper")
+        return wiper
 
     def execute(self, stage: Stage) -> str:
-        raise NotImplementedError
+        """Raises ``Refused`` if a proof failed and nothing was changed."""
+        device, subvolume = self._what(stage)
+        now = time.time()
+        boot = contract.Boot(
+            device=device,
+            subvolume=subvolume,
+            target=self.target,
+            private=stage.private("wiper"),
+            boot_id=stage.boot_id,
+            now=now,
+            synchronised=clock.is_synchronised(),
+            prove=lambda path: self._prove(stage, path),
+            log=stage.report.log,
+            previous=lambda path, lived: self._carry_over(stage, path, lived),
+            request=stage.cmdline.get("ephemeroot.root") if self.target == "/" else None,
+        )
+        outcome = self.load().wipe(boot)
+        for line in outcome.problems:
+            stage.report.problem(line)
+        facts: dict[str, object] = {
+            "target": self.target,
+            "wiper": self.wiper,
+            "fresh": outcome.fresh,
+            "retired": outcome.retired,
+            "pruned": outcome.pruned,
+            "kept": outcome.kept,
+            "recovered": outcome.recovered,
+        }
+        record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
+        record[self.target] = facts
+        stage.remember(WIPED, record)
+        stage.report.set(f"wiped {self.target}", facts)
+        return f"retired {outcome.retired}" if outcome.retired else "fresh"
+
+    def _prove(self, stage: Stage, path: str) -> None:
+        if self.target == "/":
+            proofs.require_bootable(stage, path)
+
+    def _carry_over(self, stage: Stage, previous: str, lived: bool) -> None:
+        """Save into the stores what they lack and the root that is about to go has.
+
+        A root that never lived holds nothing that the administrator ever saw.
+        """
+        if self.target != "/" or not lived:
+            return
+        root = os.open(previous, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for operation in stage.plan.persist:
+                started = time.monotonic()
+                saved = operation.carry_over(stage, root)
+                if saved:
+                    stage.report.operation(operation, saved, time.monotonic() - started)
+        finally:
+            os.close(root)
+
+    def _what(self, stage: Stage) -> tuple[str, str | None]:
+        """Device path and subvolume: the plan's, the command line's, never two truths."""
+        if self.target != "/":
+            if self.device is None:
+                raise Damaged(f"the wipe of {self.target} names no device")
+            return _device(self.device), self.subvolume
+        asked = stage.cmdline.root_device()
+        asked_subvolume = stage.cmdline.root_subvolume()
+        spec = self.device or asked
+        if spec is None:
+            raise Refused(
+                "neither the configuration nor root= on the kernel command line names a device",
+                "set device in the wiper's table",
+            )
+        path = _device(spec)
+        if self.device is not None and asked is not None:
+            _require_same_device(self.device, path, asked)
+        if self.subvolume is not None and asked_subvolume not in (None, self.subvolume):
+            raise Refused(
+                f"the root to wipe is the subvolume {self.subvolume}, "
+                f"the kernel command line boots {asked_subvolume}",
+                "make rootflags=subvol= and the configuration agree",
+            )
+        return path, self.subvolume if self.subvolume is not None else asked_subvolume
+
+
+def _device(spec: str) -> str:
+    try:
+        path = devices.link(spec)
+        devices.number(path)
+    except ValueError:
+        raise Refused(f"the root's device {spec} is no device name") from None
+    except OSError as error:
+        there = ", ".join(devices.block_devices()) or "none"
+        raise Refused(
+            f"the root's device {spec} cannot be used: {error.strerror} "
+            f"(block devices that are there: {there})"
+        ) from error
+    return path
+
+
+def _require_same_device(configured: str, path: str, asked: str) -> None:
+    asked_path = _device(asked)
+    if devices.number(path) == devices.number(asked_path):
+        return
+    uuid = devices.btrfs_uuid(path)
+    if uuid is not None and uuid == devices.btrfs_uuid(asked_path):
+        return  # two devices of one filesystem
+    raise Refused(
+        f"the root to wipe is on {configured}, the kernel command line boots {asked}",
+        "make root= and the configuration agree",
+    )
+
+
+def run(stage: Stage) -> str:
+    """Carry out the wipe stage; return what became of it in a few words.
+
+    Raises ``StoreMissing`` if a volume or a store is missing or the wrong one,
+    ``Refused`` if another proof failed (nothing was changed in either case), and
+    ``EphemerootError`` or ``OSError`` if the wipe failed half-way, in a state that the
+    next boot completes.
+    """
+    record = stage.recall(WIPED)
+    if record is not None:
+        return f"already done in this boot: {record.get('kept', 'wiped')}"
+    if not stage.cmdline.allows("ephemeroot.wipe"):
+        remember_kept(stage, "ephemeroot.wipe=no")
+        return "root kept: ephemeroot.wipe=no"
+    unknown = stage.cmdline.unknown()
+    if unknown:
+        raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
+    resume.require_none_pending(stage.cmdline)
+    for operation in stage.plan.wipe:
+        started = time.monotonic()
+        result = operation.execute(stage)
+        stage.report.operation(operation, result, time.monotonic() - started)
+    return "wiped" if any(isinstance(o, Wipe) for o in stage.plan.wipe) else "nothing to wipe"
+
+
+def require_fresh(stage: Stage) -> None:
+    """Raise ``Refused`` if what is mounted as the new root is not what the wipe made."""
+    record = stage.recall(WIPED)
+    for operation in stage.plan.wipe:
+        if not isinstance(operation, Wipe) or operation.target != "/":
+            continue
+        if record is None:
+            stage.report.problem("the wipe stage left no record: the root was not made fresh")
+            continue
+        facts = record.get("/")
+        if not isinstance(facts, dict):
+            continue  # kept on purpose; the wipe stage has said so
+        fresh = facts["fresh"]
+        if not operation.load().is_fresh(stage.target, fresh):
+            raise Refused(
+                f"what is mounted at {stage.target} is not the root that was made fresh",
+                "compare root= and rootflags= with the configuration",
+            )
+
+
+def remember_kept(stage: Stage, reason: str) -> None:
+    """Record that this boot goes on with the root as it is."""
+    stage.remember(WIPED, {"boot-id": stage.boot_id, "kept": reason})

@@ -84,13 +84,16 @@ class Boot:
     how many seconds pruning may take.
 
     ``prove(path)`` must be called with the mounted fresh root before it takes the
-    root's place: it raises ``Refused`` if that root could not boot. ``log(line)``
-    reports one step. ``dry_run``: describe, change nothing.
+    root's place: it raises ``Refused`` if that root could not boot. ``previous(path,
+    lived)`` must be called with the mounted previous root (if there is one) once every
+    proof has held and before anything is changed: what was newly declared is carried
+    over from it into the store; it may raise ``Refused`` too. ``log(line)`` reports one
+    step. ``dry_run``: describe, change nothing.
     """
 
     __slots__ = (
-        "boot_id", "budget", "device", "dry_run", "log", "now", "private", "prove", "request",
-        "subvolume", "synchronised", "target",
+        "boot_id", "budget", "device", "dry_run", "log", "now", "previous", "private", "prove",
+        "request", "subvolume", "synchronised", "target",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +108,7 @@ class Boot:
         synchronised: bool,
         prove: Callable[[str], None],
         log: Callable[[str], None],
+        previous: Callable[[str, bool], None] = lambda path, lived: None,
         request: str | None = None,
         budget: float = 1.0,
         dry_run: bool = False,
@@ -118,6 +122,7 @@ class Boot:
         self.synchronised = synchronised
         self.prove = prove
         self.log = log
+        self.previous = previous
         self.request = request
         self.budget = budget
         self.dry_run = dry_run

@@ -45,7 +45,7 @@ def link(spec: str) -> str:
 def _encode(value: str) -> str:
     out = []
     for byte in os.fsencode(value):
-        if byte in _PLAIN - {0x2F} or chr(byte).isalnum() and byte < 0x80 or byte >= 0x80:
+        if byte in _PLAIN - {0x2F} or (chr(byte).isalnum() and byte < 0x80) or byte >= 0x80:
             out.append(bytes((byte,)))
         else:
             out.append(b"\\x%02x" % byte)

@@ -1,0 +1,54 @@
+"""libmount's private table: the options of mounts that only user space reads.
+
+util-linux keeps in ``/run/mount/utab`` what the kernel does not (``x-gvfs-hide``). A
+line is matched to a mount by source, root and target (libmount/src/tab_parse.c,
+``mnt_table_merge_user_fs``), so it can be written before ``switch_root`` if the target
+is named as it will be called afterwards. libmount reads and writes the whole table for
+each mount; all our lines go in at once.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.linux import mountinfo, paths
+
+PATH = "/run/mount/utab"
+
+
+def add(table: str, root: str, places: list[str], options: list[str]) -> int:
+    """Give the mounts at *places* below *root* the user-space *options*.
+
+    *places* are paths as they are called once *root* is the root. Returns for how many
+    of them a mount was found. Raises ``OSError`` if the table cannot be written.
+    """
+    top = {mount.point: mount for mount in mountinfo.mounts()}
+    base = root.rstrip("/")
+    lines = []
+    for place in places:
+        mount = top.get(base + place)
+        if mount is not None:
+            lines.append(
+                f"SRC={escape(mount.source)} TARGET={escape(place)} "
+                f"ROOT={escape(mount.root)} OPTS={escape(','.join(options))}\n"
+            )
+    if lines:
+        os.makedirs(os.path.dirname(table), 0o755, exist_ok=True)
+        text = "".join(lines).encode("utf-8", "surrogateescape")
+        paths.write_atomically(table, _existing(table) + text)
+    return len(lines)
+
+
+def _existing(table: str) -> bytes:
+    try:
+        return paths.read(table, 1 << 26)
+    except FileNotFoundError:
+        return b""
+
+
+def escape(text: str) -> str:
+    """Octal escapes as libmount's ``mangle`` writes them: blank, tab, newline, backslash."""
+    out = text.replace("\\", "\\134")
+    for character in " \t\n":
+        out = out.replace(character, f"\\{ord(character):03o}")
+    return out

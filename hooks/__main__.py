@@ -1,0 +1,168 @@
+"""The one entry: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
+
+    wipe|persist --plan FILE --target DIR [--cmdline STRING] [--report FILE] [--run DIR]
+                 [--boot] [--verbose]
+
+The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something
+was reported; 1 stop, emergency; 71 reboot; 72 power off; 2 wrong usage; 3 locked by another run.
+Anything else, 20 for a plan that cannot be used among it, means that this program could
+decide nothing: then the policy that was baked into the image decides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ephemeroot.errors import Damaged, EphemerootError, Locked, StoreMissing
+from ephemeroot.hooks import cmdline as kernel_cmdline
+from ephemeroot.hooks import persist, wipe
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.report import CRITICAL, WARNING, Report
+from ephemeroot.hooks.stage import RUN, Stage
+from ephemeroot.linux import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.cmdline import CommandLine
+
+DONE, FAILED, USAGE, LOCKED, DONE_WITH_PROBLEMS, NO_PLAN, REBOOT, POWEROFF = (
+    0, 1, 2, 3, 10, 20, 71, 72,
+)  # fmt: skip
+
+_EXIT = {
+    "emergency": FAILED,
+    "reboot": REBOOT,
+    "poweroff": POWEROFF,
+    "keep": DONE_WITH_PROBLEMS,
+    "continue": DONE_WITH_PROBLEMS,
+}
+
+_RESCUE = {
+    "wipe": "to boot without wiping, append ephemeroot.wipe=no to the kernel command line",
+    "store": "to boot without persistence, append ephemeroot=no to the kernel command line",
+    "path": "to boot all the same, append ephemeroot.on-failure=continue "
+    "to the kernel command line",
+}
+
+_USAGE = (__doc__ or "").split("\n\n")[1]
+
+
+class Options:
+    """The words of the entry's own command line. Raises ``ValueError`` for wrong ones."""
+
+    __slots__ = ("boot", "cmdline", "plan", "report", "run", "stage", "target", "verbose")
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.stage = self.plan = self.target = ""
+        self.run = RUN
+        self.cmdline: str | None = None
+        self.report: str | None = None
+        self.boot = self.verbose = False
+        left = list(arguments)
+        while left:
+            word = left.pop(0)
+            if word in ("--boot", "--verbose"):
+                setattr(self, word[2:], True)
+            elif word in ("--plan", "--target", "--cmdline", "--report", "--run") and left:
+                setattr(self, word[2:], left.pop(0))
+            elif word in ("wipe", "persist") and not self.stage:
+                self.stage = word
+            else:
+                raise ValueError(word)
+        if not (self.stage and self.plan and self.target):
+            raise ValueError("stage, --plan and --target are needed")
+        if self.report is None:
+            self.report = self.run + "/boot.json"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one stage; return the exit code."""
+    try:
+        options = Options(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"ephemeroot: wrong usage: {error}\n{_USAGE}\n")
+        return USAGE
+    os.makedirs(options.run, 0o755, exist_ok=True)
+    line = (
+        kernel_cmdline.read()
+        if options.cmdline is None
+        else kernel_cmdline.CommandLine(options.cmdline)
+    )
+    report = Report(
+        options.stage,
+        options.report,
+        _boot_id(),
+        boot=options.boot,
+        verbose=options.verbose,
+    )
+    for problem in line.problems():
+        report.problem(problem, level=WARNING)
+    if line.is_off("ephemeroot"):
+        report.finish("nothing done: ephemeroot=no")
+        return DONE
+    return _run(options, line, report)
+
+
+def _run(options: Options, line: CommandLine, report: Report) -> int:
+    try:
+        plan = plans.load(options.plan)
+    except Damaged as error:
+        report.problem(error.message, error.hint, CRITICAL)
+        report.finish("failed: there is no plan to follow")
+        return NO_PLAN
+    report.set("generation", plan.generation)
+    stage = Stage(plan, line, report, target=options.target, run=options.run, boot_id=_boot_id())
+    try:
+        stage.lock()
+        result = (wipe if options.stage == "wipe" else persist).run(stage)
+    except Locked as error:
+        report.log(f"{error.message} ({error.hint})", WARNING)
+        return LOCKED
+    except (EphemerootError, OSError) as error:
+        return _fail(stage, options.stage, error)
+    finally:
+        stage.close()
+    report.finish(result)
+    return DONE_WITH_PROBLEMS if report.problems() else DONE
+
+
+def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
+    """Say what failed and turn the policy for it into an exit code."""
+    if isinstance(error, StoreMissing):
+        kind = "store"
+    elif isinstance(error, persist.PathFailed):
+        kind = "path"
+    elif name == "wipe":
+        kind = "wipe"
+    else:
+        kind = "store"  # persistence as a whole did not happen
+    policy = stage.cmdline.policy() or stage.plan.on_failure[kind]
+    if isinstance(error, persist.PathFailed) and policy == "continue":
+        # A required path, for which continuing was ruled out; only the command line may.
+        policy = "continue" if stage.cmdline.policy() else "emergency"
+    message = error.message if isinstance(error, EphemerootError) else _os_message(error)
+    hint = error.hint if isinstance(error, EphemerootError) else ""
+    stage.report.problem(f"{name} failed: {message}", hint, CRITICAL)
+    if _EXIT[policy] == DONE_WITH_PROBLEMS:
+        if name == "wipe":
+            stage.report.log("the root is kept as it is", WARNING)
+            wipe.remember_kept(stage, message)
+    else:
+        stage.report.log(_RESCUE[kind], CRITICAL)
+    stage.report.set("policy", policy)
+    stage.report.finish(f"failed: {message}")
+    return _EXIT[policy]
+
+
+def _os_message(error: OSError) -> str:
+    name = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{name}"
+
+
+def _boot_id() -> str:
+    return paths.read("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""The persistence stage: put under the fresh root what was declared to survive."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import wipe
+from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.linux import mountinfo, mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.operation import Operation
+    from ephemeroot.hooks.stage import Stage
+
+
+class PathFailed(EphemerootError):
+    """A declared path failed that the machine must not boot without."""
+
+
+def run(stage: Stage) -> str:
+    """Carry out the persistence stage; return what became of it in a few words.
+
+    Raises ``StoreMissing``, ``Refused`` (the root is not the one that was made fresh),
+    ``PathFailed`` for an entry that is ``required`` or whose policy says so.
+    """
+    if not stage.cmdline.allows("ephemeroot.persist"):
+        return "nothing bound: ephemeroot.persist=no"
+    _find_stores(stage)
+    wipe.require_fresh(stage)
+    writable = _make_writable(stage)
+    try:
+        failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
+    finally:
+        if not writable:
+            _make_read_only(stage)
+    _leave_volumes(stage)
+    done = len(stage.plan.persist) - len(failed)
+    _stop_if_needed(stage, failed)
+    return f"{done} of {len(stage.plan.persist)} operations done"
+
+
+def _find_stores(stage: Stage) -> None:
+    """The wipe stage has found them; if it did not run, or in another process, again."""
+    for operation in stage.plan.wipe:
+        if isinstance(operation, Volume | Store):
+            operation.execute(stage)
+
+
+def _make_writable(stage: Stage) -> bool:
+    """Make the new root writable and private; return whether it was writable before."""
+    mount = mountinfo.mounted_at(stage.target)
+    if mount is None:
+        raise EphemerootError(f"nothing is mounted at {stage.target}")
+    writable = "ro" not in mount.options and "ro" not in mount.super_options
+    if not writable:
+        mounts.make_writable(stage.target)
+    mounts.make_private(stage.target)
+    return writable
+
+
+def _make_read_only(stage: Stage) -> None:
+    """Restore the mount's flag only: the superblock may be the store's as well."""
+    fd = os.open(stage.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mounts.set_flags(fd, set_=mounts.MOUNT_ATTR_RDONLY, name=stage.target)
+    finally:
+        os.close(fd)
+
+
+def _carried_out(stage: Stage, operation: Operation) -> bool:
+    """Carry out one operation; one that fails is reported and does not stop the others.
+
+    A volume is no path: the machine was promised it.
+    """
+    started = time.monotonic()
+    try:
+        result = operation.execute(stage)
+    except (EphemerootError, OSError) as error:
+        result = f"failed: {_reason(error)}"
+        stage.report.problem(f"{operation.describe()}: {_reason(error)}", _hint(error))
+        stage.report.operation(operation, result, time.monotonic() - started)
+        if isinstance(operation, Attach):
+            raise
+        return False
+    stage.report.operation(operation, result, time.monotonic() - started)
+    return True
+
+
+def _reason(error: EphemerootError | OSError) -> str:
+    if isinstance(error, EphemerootError):
+        return error.message
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+
+
+def _hint(error: EphemerootError | OSError) -> str:
+    return error.hint if isinstance(error, EphemerootError) else ""
+
+
+def _leave_volumes(stage: Stage) -> None:
+    """Drop the private mounts: what was attached under the new root is what stays."""
+    for operation in reversed(stage.plan.wipe):
+        if isinstance(operation, Volume) and stage.is_mounted(stage.volume(operation.name)):
+            try:
+                mounts.detach(stage.volume(operation.name))
+            except OSError as error:
+                stage.report.problem(
+                    f"cannot unmount {stage.volume(operation.name)}: {error.strerror}"
+                )
+
+
+def _stop_if_needed(stage: Stage, failed: list[Operation]) -> None:
+    for operation in failed:
+        if isinstance(operation, Directory | File) and operation.required:
+            raise PathFailed(f"{operation.path} is required and could not be persisted")
+    if failed and stage.plan.on_failure["path"] != "continue":
+        raise PathFailed(f"{len(failed)} declared paths could not be persisted")

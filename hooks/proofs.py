@@ -1,0 +1,159 @@
+"""Could this root boot? Asked before it takes the place of one that did.
+
+The fresh root is mounted together with the plan's volumes as the machine will see it,
+and the kernel itself resolves the paths in it: links lead where they will lead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.errors import Refused
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.volumes import Attach
+from ephemeroot.linux import mounts, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+# What systemd's switch-root and the kernel look for, in their order
+# (systemd: src/shared/base-filesystem.c, os-util.c; Linux: init/main.c).
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+INIT = ("/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init",
+        "/bin/init")  # fmt: skip
+MODULES = ("/usr/lib/modules", "/lib/modules")
+
+
+def require_bootable(stage: Stage, fresh: str) -> None:
+    """Raise ``Refused`` unless the tree mounted at *fresh* could boot this kernel.
+
+    It must have an os-release (systemd refuses to switch to a root without), an
+    executable init, and, if it has kernel modules at all, those of the running kernel.
+    """
+    trial = stage.private("trial")
+    _assemble(stage, fresh, trial)
+    try:
+        root = os.open(trial, tree.DIRECTORY | os.O_CLOEXEC)
+        try:
+            _require_os_release(root)
+            _require_init(root, stage.cmdline.get("init"))
+            _require_modules(root, os.uname().release)
+        finally:
+            os.close(root)
+    finally:
+        mounts.detach(trial)
+
+
+def _assemble(stage: Stage, fresh: str, trial: str) -> None:
+    """Mount *fresh* and, inside it, the volumes, at the private directory *trial*."""
+    _bind(fresh, trial)
+    try:
+        root = os.open(trial, tree.DIRECTORY | os.O_CLOEXEC)
+        try:
+            for operation in stage.plan.persist:
+                if isinstance(operation, Attach):
+                    _bind_volume(stage, operation, root)
+        finally:
+            os.close(root)
+    except BaseException:
+        mounts.detach(trial)
+        raise
+
+
+def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
+    try:
+        place = paths.open_in_root(root, volume.mount_point, tree.DIRECTORY)
+    except FileNotFoundError:
+        # Made only when it is attached for good: nothing is created for a trial. What
+        # lies on the volume is then missing here, which a proof may well notice.
+        return
+    try:
+        source = os.open(stage.volume(volume.volume), tree.DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount = mounts.clone(source, name=volume.mount_point)
+            try:
+                mounts.attach(mount, place, name=volume.mount_point)
+            finally:
+                os.close(mount)
+        finally:
+            os.close(source)
+    finally:
+        os.close(place)
+
+
+def _bind(source: str, target: str) -> None:
+    opened = os.open(source, tree.DIRECTORY | os.O_CLOEXEC)
+    try:
+        place = os.open(target, tree.DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount = mounts.clone(opened, name=source)
+            try:
+                mounts.attach(mount, place, name=target)
+            finally:
+                os.close(mount)
+        finally:
+            os.close(place)
+    finally:
+        os.close(opened)
+    mounts.make_private(target)
+
+
+def _require_os_release(root: int) -> None:
+    if not any(_mode(root, path) is not None for path in OS_RELEASE):
+        raise Refused(
+            f"the fresh root has no {OS_RELEASE[1]}: systemd would not switch to it",
+            "is the base a whole system, and is /usr a volume if the root is empty?",
+        )
+
+
+def _require_init(root: int, asked: str | None) -> None:
+    for path in (asked,) if asked else INIT:
+        mode = _mode(root, path)
+        if mode is not None and stat.S_ISREG(mode) and mode & 0o111:
+            return
+    wanted = asked or INIT[0]
+    raise Refused(
+        f"the fresh root has no executable {wanted}",
+        "is the base a whole system, and is /usr a volume if the root is empty?",
+    )
+
+
+def _require_modules(root: int, release: str) -> None:
+    kernels: set[str] = set()
+    for path in MODULES:
+        kernels.update(_names(root, path))
+    if kernels and release not in kernels:
+        raise Refused(
+            f"the fresh root has no modules for the running kernel {release}, "
+            f"only for {', '.join(sorted(kernels))}",
+            "boot a kernel that the base has, or install this one in the base",
+        )
+
+
+def _mode(root: int, path: str) -> int | None:
+    try:
+        fd = paths.open_in_root(root, path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    try:
+        return os.fstat(fd).st_mode
+    finally:
+        os.close(fd)
+
+
+def _names(root: int, path: str) -> list[str]:
+    try:
+        fd = paths.open_in_root(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return []
+        raise
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,126 @@
+"""Never wipe a machine that is about to resume from hibernation.
+
+A resumed kernel goes on writing to the filesystems it had mounted; what we changed under
+it, or merely by mounting it, destroys them. The units' order is one guard, this is the
+other: every place where a hibernation image may lie is looked at, and as long as one has
+an image, cannot be read, or was named and is not there, nothing is touched.
+
+The kernel takes the signature away before it loads an image (kernel/power/swap.c,
+``swsusp_check``), so a signature that is still there was never tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from ephemeroot.errors import Refused
+from ephemeroot.linux import devices, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.cmdline import CommandLine
+
+# kernel/power/swap.c, kernel/power/user.c and libblkid's swsuspend prober
+_SIGNATURES = (
+    b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001", b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c",
+)  # fmt: skip
+
+# systemd, src/shared/hibernate-util.c: written before hibernating, since version 254
+_LOCATION = "/sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67"
+
+HINT = "if that image is not wanted, append noresume to the kernel command line"
+
+
+def require_none_pending(cmdline: CommandLine) -> None:
+    """Raise ``Refused`` unless it is certain that no resume is pending.
+
+    ``noresume`` on the command line is that certainty, for whoever wrote it.
+    """
+    if cmdline.has("noresume"):
+        return
+    for spec, offset in _named(cmdline):
+        _require_no_image(spec, offset)
+    for name in devices.block_devices():
+        if _has_signature_if_readable(name):
+            raise Refused(f"/dev/{name} holds a hibernation image: this machine resumes", HINT)
+
+
+def _named(cmdline: CommandLine) -> list[tuple[str, int]]:
+    """What names itself a place to resume from: device spec and offset in pages."""
+    offset = _number(cmdline.get("resume-offset"))
+    named = [(spec, offset) for spec in cmdline.values("resume") if spec]
+    kernel = _sysfs("/sys/power/resume")
+    if kernel not in ("", "0:0"):
+        named.append((f"/dev/block/{kernel}", _number(_sysfs("/sys/power/resume_offset"))))
+    return named + _firmware_location()
+
+
+def _firmware_location() -> list[tuple[str, int]]:
+    try:
+        raw = paths.read(_LOCATION)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise Refused(
+            f"cannot read where this machine hibernated to ({_LOCATION}: {error.strerror})", HINT
+        ) from error
+    try:
+        # efivarfs puts four bytes of attributes first; the value is UTF-16 JSON.
+        location = json.loads(raw[4:].decode("utf-16-le").rstrip("\0"))
+        return [(f"UUID={location['uuid']}", int(location["offset"]))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused("the firmware's HibernateLocation cannot be understood", HINT) from error
+
+
+def _require_no_image(spec: str, offset: int) -> None:
+    try:
+        path = devices.link(spec)
+        found = _has_signature(path, offset)
+    except ValueError:
+        raise Refused(f"resume={spec} names no device that can be looked at", HINT) from None
+    except OSError as error:
+        raise Refused(
+            f"cannot tell whether {spec} holds a hibernation image: {error.strerror}", HINT
+        ) from error
+    if found:
+        raise Refused(f"{spec} holds a hibernation image: this machine resumes", HINT)
+
+
+def _has_signature(path: str, offset: int = 0) -> bool:
+    """Whether the swap header *offset* pages into *path* is a hibernation image's."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+            raise OSError(15, os.strerror(15), path)  # ENOTBLK
+        tail = os.pread(fd, 10, offset * page + page - 10)
+    finally:
+        os.close(fd)
+    return any(tail.startswith(signature) for signature in _SIGNATURES)
+
+
+def _has_signature_if_readable(name: str) -> bool:
+    """The same for a device nobody named: an empty card reader is no reason to refuse."""
+    try:
+        if devices.size(name) < 2 * os.sysconf("SC_PAGE_SIZE"):
+            return False
+        return _has_signature("/dev/" + name.replace("!", "/"))
+    except (OSError, ValueError):
+        return False
+
+
+def _sysfs(path: str) -> str:
+    try:
+        return paths.read(path).decode().strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str | None) -> int:
+    try:
+        return int(text or "0")
+    except ValueError:
+        raise Refused(f"resume_offset={text} is no number", HINT) from None

@@ -1,0 +1,156 @@
+"""Walking the two trees: the store, which users write to, and the new root.
+
+In the store no symlink is ever followed. In the new root symlinks are followed inside
+it (``/var/run``, usr-merge), but only where nobody but root could have put them: a
+declared home directory is full of its user's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.linux import paths
+
+DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_LINKS = 40  # the kernel's own limit, MAXSYMLINKS
+
+
+def resolve(root: int, path: str) -> str:
+    """Return *path* in the new root without symlinks; its last component may be missing.
+
+    Raises ``OSError``: ELOOP where a symlink lies in a directory that is not root's
+    alone, ENOENT for a missing component on the way.
+    """
+    left = [part for part in path.split("/") if part][::-1]
+    done: list[str] = []
+    links = 0
+    while left:
+        part = left.pop()
+        if part == ".":
+            continue
+        if part == "..":
+            del done[-1:]
+            continue
+        directory = paths.open_beneath(root, "/".join(done), DIRECTORY)
+        try:
+            target = _link(directory, part, path, missing_is_fine=not left)
+        finally:
+            os.close(directory)
+        if target is None:
+            done.append(part)
+            continue
+        links += 1
+        if links > _LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if target.startswith("/"):
+            done.clear()
+        left.extend([p for p in target.split("/") if p][::-1])
+    return "/" + "/".join(done)
+
+
+def _link(directory: int, name: str, path: str, *, missing_is_fine: bool) -> str | None:
+    """What the trusted symlink *name* points to; ``None`` if it is no symlink."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        if missing_is_fine:
+            return None
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+    if not stat.S_ISLNK(status.st_mode):
+        return None
+    if status.st_uid != 0 or not _is_roots_alone(os.fstat(directory)):
+        raise OSError(errno.ELOOP, "a user could have put a symbolic link on the way", path)
+    return os.readlink(name, dir_fd=directory)
+
+
+def _is_roots_alone(status: os.stat_result) -> bool:
+    writable = stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid == 0 and not status.st_mode & writable
+
+
+def open_parent(root: int, path: str) -> tuple[int, str]:
+    """Open the directory that holds *path*, which must be resolved; return it and the name."""
+    head, _, name = path.rstrip("/").rpartition("/")
+    return paths.open_beneath(root, head, DIRECTORY), name
+
+
+def exists(directory: int, name: str) -> bool:
+    """Whether *directory* has an entry *name*, a dangling link included."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def make_directory(parent: int, name: str, user: int, group: int, mode: int) -> None:
+    """Create a directory that from its first moment under *name* has owner and mode.
+
+    It is made under a temporary name and renamed, so that a power cut cannot leave one
+    that would count as existing with root's owner. An existing *name* is left alone.
+    """
+    temporary = f".ephemeroot-new-{os.getpid()}-{os.urandom(6).hex()}"
+    os.mkdir(temporary, 0o700, dir_fd=parent)
+    fd = paths.open_beneath(parent, temporary, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fchown(fd, user, group)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+    try:
+        paths.rename(parent, temporary, parent, name, flags=paths.RENAME_NOREPLACE)
+    except FileExistsError:
+        os.rmdir(temporary, dir_fd=parent)
+
+
+def copy_attributes(source: int, target: int) -> None:
+    """Give *target* the owner, group, mode, ACL and SELinux label of *source*.
+
+    Both are open (not merely ``O_PATH``) directories or files.
+    """
+    status = os.fstat(source)
+    present = os.fstat(target)
+    if (status.st_uid, status.st_gid) != (present.st_uid, present.st_gid):
+        os.fchown(target, status.st_uid, status.st_gid)
+    if stat.S_IMODE(status.st_mode) != stat.S_IMODE(present.st_mode):
+        os.fchmod(target, stat.S_IMODE(status.st_mode))
+    for name in ("system.posix_acl_access", "system.posix_acl_default", "security.selinux"):
+        _copy_attribute(source, target, name)
+
+
+def _copy_attribute(source: int, target: int, name: str) -> None:
+    wanted = _attribute(source, name)
+    if wanted == _attribute(target, name):
+        return
+    if wanted is not None:
+        os.setxattr(target, name, wanted)
+    elif name != "security.selinux":  # a label cannot be taken away, only changed
+        os.removexattr(target, name)
+
+
+def _attribute(fd: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(fd, name)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
+def make_link(parent: int, name: str, target: str) -> str:
+    """Have the symlink *name* to *target*; return what became of it.
+
+    Raises ``FileExistsError`` if something else has that name: it is never replaced.
+    """
+    try:
+        os.symlink(target, name, dir_fd=parent)
+    except FileExistsError:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode) and os.readlink(name, dir_fd=parent) == target:
+            return "was linked"
+        raise FileExistsError(
+            errno.EEXIST, "the root has something else there, and it is not replaced", name
+        ) from None
+    return "linked"

@@ -1,0 +1,319 @@
+"""The persistence stage on real mounts: a tmpfs as the new root, another as the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.errors import StoreMissing
+from ephemeroot.hooks import persist
+from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.hide import Hide
+from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.report import Report
+from ephemeroot.hooks.stage import Stage
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.linux import mountinfo
+
+pytestmark = [pytest.mark.requires_root, pytest.mark.usefixtures("private_mounts")]
+
+STORE = "/persistent"
+IDENTITY = "0b5d1c1e-6e0c-4a35-9d86-6f3d6c5d3a10"
+MACHINE_ID = "0123456789abcdef0123456789abcdef"
+
+
+class Boot:
+    """One boot's directories: the run directory, the mounted store, the mounted new root."""
+
+    def __init__(self, base: Path) -> None:
+        self.run = base / "run" / "ephemeroot"
+        self.target = base / "sysroot"
+        self.store = self.run / "volumes" / "persistent"
+        self.target.mkdir(parents=True)
+        self.store.mkdir(parents=True)
+        for place in (self.target, self.store):
+            subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+        (self.store / ".ephemeroot-store").write_text(json.dumps({"version": 1, "id": IDENTITY}))
+        self.stage: Stage | None = None
+
+    def root(self, path: str) -> Path:
+        return self.target / path.lstrip("/")
+
+    def persist(self, *operations: Operation, cmdline: str = "", policy: str = "continue") -> str:
+        plan = Plan(
+            wipe=[
+                Volume(mount_point=STORE, name="persistent", device="tmpfs", type="tmpfs"),
+                Store(path=STORE, volume="persistent", id=IDENTITY),
+            ],
+            persist=[Attach(mount_point=STORE, volume="persistent"), *operations],
+            on_failure={"path": policy},
+        )
+        report = Report("persist", str(self.run / "boot.json"), "boot", boot=False)
+        stage = Stage(
+            plan,
+            CommandLine(cmdline),
+            report,
+            target=str(self.target),
+            run=str(self.run),
+            boot_id="boot",
+        )
+        try:
+            result = persist.run(stage)
+        finally:
+            stage.close()
+        report.finish(result)
+        return result
+
+    def results(self) -> list[str]:
+        report = json.loads((self.run / "boot.json").read_text())
+        return [entry["result"] for entry in report["persist"]["operations"]]
+
+    def unmount(self) -> None:
+        for place in (self.target, self.store):
+            subprocess.run(["umount", "-R", "-l", place], check=False, capture_output=True)
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Boot:
+    return Boot(tmp_path)
+
+
+def directory(path: str, **values: object) -> Directory:
+    return Directory(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+def parent(path: str, **values: object) -> Parent:
+    return Parent(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+def file(path: str, **values: object) -> File:
+    return File(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+def owner_and_mode(path: Path) -> tuple[int, int, str]:
+    status = path.lstat()
+    return status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode))
+
+
+def test_a_directory_is_created_with_its_owner_and_bound(boot: Boot) -> None:
+    boot.persist(parent("/var"), directory("/var/colord", user=33, group=34, mode=0o2750))
+    bound = boot.root("/var/colord")
+    assert bound.is_mount()
+    assert owner_and_mode(bound) == (33, 34, "0o2750")
+    assert owner_and_mode(boot.root("/var")) == (0, 0, "0o755")
+    (bound / "note").write_text("kept")
+    assert (boot.root(STORE) / "var/colord/note").read_text() == "kept"
+    assert boot.results()[-1] == "created and bound"
+
+
+def test_what_the_store_says_wins_over_the_declaration(boot: Boot) -> None:
+    (boot.store / "srv").mkdir(mode=0o700)
+    os.chown(boot.store / "srv", 5, 6)
+    boot.persist(directory("/srv", user=1, group=1, mode=0o777))
+    assert owner_and_mode(boot.root("/srv")) == (5, 6, "0o700")
+
+
+def test_parents_never_inherit_a_childs_mode(boot: Boot) -> None:
+    boot.persist(parent("/a"), parent("/a/b"), directory("/a/b/c", mode=0o700))
+    assert owner_and_mode(boot.root("/a/b")) == (0, 0, "0o755")
+    assert owner_and_mode(boot.root(STORE) / "a/b") == (0, 0, "0o755")
+
+
+def test_a_new_parent_takes_after_the_roots_unless_declared(boot: Boot) -> None:
+    for name in ("private", "declared"):
+        boot.root(f"/{name}").mkdir(mode=0o700)
+    boot.persist(parent("/private"), parent("/declared", mode=0o711, explicit=True))
+    assert owner_and_mode(boot.root("/private")) == (0, 0, "0o700")
+    assert owner_and_mode(boot.root("/declared")) == (0, 0, "0o711")
+
+
+def test_parents_follow_the_store_at_every_boot(boot: Boot) -> None:
+    (boot.store / "opt").mkdir()
+    os.chown(boot.store / "opt", 7, 8)
+    (boot.store / "opt").chmod(0o710)
+    subprocess.run(["setfacl", "-m", "u:9:rx", boot.store / "opt"], check=True)
+    boot.root("/opt").mkdir()
+    boot.persist(parent("/opt"))
+    # With an ACL the group bits are its mask, acl(5).
+    assert owner_and_mode(boot.root("/opt")) == (7, 8, "0o750")
+    acl = subprocess.run(
+        ["getfacl", "-cnp", boot.root("/opt")], capture_output=True, text=True, check=True
+    )
+    assert "user:9:r-x" in acl.stdout
+
+
+def test_a_file_is_bound_if_the_store_has_it_and_linked_otherwise(boot: Boot) -> None:
+    (boot.store / "etc").mkdir()
+    (boot.store / "etc/there").write_text("content")
+    boot.persist(parent("/etc"), file("/etc/there"), file("/etc/absent"))
+    assert mountinfo.mounted_at(str(boot.root("/etc/there"))) is not None
+    assert boot.root("/etc/there").read_text() == "content"
+    assert os.readlink(boot.root("/etc/absent")) == "/persistent/etc/absent"
+    assert not (boot.root(STORE) / "etc/absent").exists()
+    assert boot.results()[-2:] == ["bound", "linked"]
+
+
+def test_bind_and_symlink_can_be_insisted_on(boot: Boot) -> None:
+    (boot.store / "a").write_text("a")
+    result = boot.persist(file("/a", method="symlink"), file("/b", method="bind"))
+    assert os.readlink(boot.root("/a")) == "/persistent/a"
+    assert not boot.root("/b").exists()
+    assert result == "2 of 3 operations done"
+
+
+def test_what_a_bind_hides_is_reported_and_not_destroyed(boot: Boot) -> None:
+    boot.root("/data").mkdir()
+    boot.root("/data/old").write_text("hidden")
+    (boot.store / "data").mkdir()
+    boot.persist(directory("/data"))
+    assert boot.results()[-1] == "bound, hiding 1 entries of the root"
+    subprocess.run(["umount", boot.root("/data")], check=True)
+    assert boot.root("/data/old").read_text() == "hidden"
+
+
+def test_something_in_the_way_of_a_link_is_not_replaced(boot: Boot) -> None:
+    boot.root("/conf").write_text("mine")
+    boot.persist(file("/conf"))
+    assert boot.root("/conf").read_text() == "mine"
+    assert "not replaced" in boot.results()[-1]
+
+
+def test_options_of_a_bind(boot: Boot) -> None:
+    boot.persist(directory("/x", options=["noexec", "nosuid", "ro"]))
+    with pytest.raises(OSError, match="Read-only"):
+        (boot.root("/x") / "f").write_text("")
+    flags = os.statvfs(boot.root("/x")).f_flag
+    assert flags & os.ST_NOEXEC
+    assert flags & os.ST_NOSUID
+    assert not os.statvfs(boot.root(STORE)).f_flag & os.ST_RDONLY
+
+
+def test_odd_names(boot: Boot) -> None:
+    names = ["/with blank", "/new\nline", "/-dash", "/sta*r", "/ünï", "/back\\slash", "/\\040"]
+    result = boot.persist(*[directory(name) for name in names], Hide(paths=names))
+    assert all(boot.root(name).is_mount() for name in names)
+    assert result == "9 of 9 operations done"
+    assert boot.results()[-1] == f"marked {len(names)}"
+
+
+def test_links_in_the_root_are_followed_inside_it(boot: Boot) -> None:
+    boot.root("/run").mkdir()
+    boot.root("/var").mkdir()
+    boot.root("/var/run").symlink_to("/run")
+    boot.persist(parent("/var"), parent("/var/run"), directory("/var/run/thing"))
+    assert boot.root("/run/thing").is_mount()
+
+
+def test_a_users_link_in_the_root_is_not_followed(boot: Boot) -> None:
+    boot.root("/home").mkdir()
+    boot.root("/etc").mkdir()
+    boot.root("/home/eve").mkdir()
+    os.chown(boot.root("/home/eve"), 1000, 1000)
+    boot.root("/home/eve/.config").symlink_to("/etc")
+    os.lchown(boot.root("/home/eve/.config"), 1000, 1000)
+    (boot.store / "home/eve/.config/x").mkdir(parents=True)
+    boot.persist(directory("/home/eve/.config/x"), directory("/after"))
+    assert list(boot.root("/etc").iterdir()) == []
+    assert boot.root("/after").is_mount()
+
+
+@pytest.mark.parametrize("shape", ["symlink", "fifo", "device", "file"])
+def test_wrong_shapes_in_the_store_stop_nothing(boot: Boot, shape: str) -> None:
+    victim = boot.root("/victim")
+    victim.mkdir()
+    place = boot.store / "declared"
+    if shape == "symlink":
+        place.symlink_to(victim)
+    elif shape == "fifo":
+        os.mkfifo(place)
+    elif shape == "device":
+        os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    else:
+        place.write_text("")
+    boot.persist(directory("/declared"), file("/declared/below"), directory("/after"))
+    assert list(victim.iterdir()) == []
+    assert boot.root("/after").is_mount()
+    assert [r.startswith("failed") for r in boot.results()[-3:]] == [True, True, False]
+
+
+def test_a_required_path_that_fails_stops_the_boot(boot: Boot) -> None:
+    (boot.store / "must").write_text("no directory")
+    with pytest.raises(persist.PathFailed, match="/must is required"):
+        boot.persist(directory("/must", required=True))
+
+
+def test_the_policy_for_paths(boot: Boot) -> None:
+    (boot.store / "may").write_text("no directory")
+    with pytest.raises(persist.PathFailed, match="1 declared paths"):
+        boot.persist(directory("/may"), policy="emergency")
+
+
+def test_a_read_only_root_is_written_to_and_read_only_again(boot: Boot) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", boot.target], check=True)
+    boot.persist(directory("/made"))
+    assert boot.root("/made").is_mount()
+    assert os.statvfs(boot.target).f_flag & os.ST_RDONLY
+    (boot.root("/made") / "file").write_text("the store is writable")
+
+
+def test_the_store_must_be_the_one_that_was_declared(boot: Boot) -> None:
+    (boot.store / ".ephemeroot-store").write_text(json.dumps({"id": "other"}))
+    with pytest.raises(StoreMissing, match="another store"):
+        boot.persist(directory("/x"))
+    (boot.store / ".ephemeroot-store").unlink()
+    with pytest.raises(StoreMissing, match="has no .ephemeroot-store"):
+        boot.persist(directory("/x"))
+    (boot.store / ".ephemeroot-store").write_text("{")
+    with pytest.raises(StoreMissing, match="damaged"):
+        boot.persist(directory("/x"))
+    assert not boot.root("/x").exists()
+
+
+def test_persist_no_binds_nothing(boot: Boot) -> None:
+    boot.persist(directory("/x"), cmdline="ephemeroot.persist=no")
+    assert not boot.root("/x").exists()
+
+
+def test_a_second_run_changes_nothing(boot: Boot) -> None:
+    operations = (parent("/etc"), directory("/x"), MachineId(store=STORE))
+    boot.persist(*operations)
+    # Somebody restarts the stage from the emergency shell: the volumes are mounted anew.
+    subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
+    boot.persist(*operations)
+    assert boot.results() == ["was attached", "was there", "was bound", "was there"]
+
+
+def test_the_machine_id_is_copied_from_the_store(boot: Boot) -> None:
+    (boot.store / "etc").mkdir()
+    (boot.store / "etc/machine-id").write_text(MACHINE_ID + "\n")
+    boot.persist(parent("/etc"), MachineId(store=STORE))
+    assert boot.root("/etc/machine-id").read_text() == MACHINE_ID + "\n"
+    assert not boot.root("/etc/machine-id").is_mount()
+    assert owner_and_mode(boot.root("/etc/machine-id")) == (0, 0, "0o444")
+
+
+@pytest.mark.parametrize("content", ["", "uninitialized\n", "0" * 32, "short"])
+def test_a_machine_id_is_made_store_first(boot: Boot, content: str) -> None:
+    (boot.store / "etc").mkdir()
+    (boot.store / "etc/machine-id").write_text(content)
+    boot.persist(parent("/etc"), MachineId(store=STORE))
+    made = boot.root("/etc/machine-id").read_text()
+    assert (boot.root(STORE) / "etc/machine-id").read_text() == made
+    assert len(made) == 33
+    assert made[12] == "4"
+
+
+def test_hidden_mounts_are_listed_by_libmount(boot: Boot) -> None:
+    boot.persist(directory("/x y"), Hide(paths=["/x y"]))
+    line = (boot.run.parent / "mount" / "utab").read_text()
+    assert "TARGET=/x\\040y " in line
+    assert line.endswith("OPTS=x-gvfs-hide\n")

@@ -1,0 +1,75 @@
+"""A machine that is about to resume is never touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.errors import Refused
+from ephemeroot.hooks import resume
+from ephemeroot.hooks.cmdline import CommandLine
+
+PAGE = 4096
+
+
+def swap(path: Path, signature: bytes, *, page: int = 0) -> Path:
+    """A file that looks like swap space with *signature* in its page *page*."""
+    content = bytearray(PAGE * (page + 2))
+    content[page * PAGE + PAGE - 10 : page * PAGE + PAGE] = signature.ljust(10, b"\0")
+    path.write_bytes(content)
+    return path
+
+
+def test_a_machine_without_hibernation_may_be_wiped() -> None:
+    resume.require_none_pending(CommandLine("root=/dev/vda"))
+
+
+@pytest.mark.parametrize("signature", [b"S1SUSPEND", b"ULSUSPEND", b"LINHIB0001"])
+def test_an_image_refuses(tmp_path: Path, signature: bytes) -> None:
+    device = swap(tmp_path / "swap", signature)
+    with pytest.raises(Refused, match="holds a hibernation image") as caught:
+        resume.require_none_pending(CommandLine(f"resume={device}"))
+    assert "noresume" in caught.value.hint
+
+
+def test_plain_swap_does_not_refuse(tmp_path: Path) -> None:
+    device = swap(tmp_path / "swap", b"SWAPSPACE2")
+    resume.require_none_pending(CommandLine(f"resume={device}"))
+
+
+def test_the_offset_is_counted_in_pages(tmp_path: Path) -> None:
+    device = swap(tmp_path / "file", b"S1SUSPEND", page=3)
+    resume.require_none_pending(CommandLine(f"resume={device}"))
+    with pytest.raises(Refused, match="holds a hibernation image"):
+        resume.require_none_pending(CommandLine(f"resume={device} resume_offset=3"))
+
+
+def test_a_named_device_that_is_absent_refuses() -> None:
+    with pytest.raises(Refused, match="cannot tell"):
+        resume.require_none_pending(CommandLine("resume=UUID=11111111-2222-3333-4444-555555555555"))
+
+
+def test_a_name_that_is_no_device_refuses(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot tell"):
+        resume.require_none_pending(CommandLine(f"resume={tmp_path}"))
+    with pytest.raises(Refused, match="names no device"):
+        resume.require_none_pending(CommandLine("resume=nonsense"))
+
+
+def test_an_offset_that_is_no_number_refuses(tmp_path: Path) -> None:
+    device = swap(tmp_path / "swap", b"SWAPSPACE2")
+    with pytest.raises(Refused, match="no number"):
+        resume.require_none_pending(CommandLine(f"resume={device} resume_offset=x"))
+
+
+def test_noresume_is_the_word_that_allows_it(tmp_path: Path) -> None:
+    device = swap(tmp_path / "swap", b"S1SUSPEND")
+    resume.require_none_pending(CommandLine(f"resume={device} noresume"))
+
+
+def test_every_one_of_several_resume_words_counts(tmp_path: Path) -> None:
+    image = swap(tmp_path / "image", b"S1SUSPEND")
+    plain = swap(tmp_path / "plain", b"SWAPSPACE2")
+    with pytest.raises(Refused):
+        resume.require_none_pending(CommandLine(f"resume={image} resume={plain}"))
