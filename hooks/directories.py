@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import tree
+from ephemeroot.hooks import seed, tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import mounts, paths
 
@@ -57,6 +58,7 @@ class Parent(Operation):
                 tree.make_directory(parent, name, 0, 0, 0o700)
             finally:
                 os.close(parent)
+            stage.made.append(place)
         self._copy_attributes(store, stage.root(), place)
         where = [n for n, made in (("store", made_in_store), ("root", made_in_root)) if made]
         return f"created in the {' and the '.join(where)}" if where else "was there"
@@ -137,28 +139,41 @@ class Directory(Operation):
 
     def execute(self, stage: Stage) -> str:
         store = stage.store(self.store)
-        made = self._have_source(store)
-        place = stage.resolve(self.path)
+        origin = self._have_source(stage, store)
+        is_link = self.method == "symlink"
+        place = stage.resolve_leaf(self.path) if is_link else stage.resolve(self.path)
         parent, name = tree.open_parent(stage.root(), place)
         try:
-            if self.method == "symlink":
+            if is_link:
                 result = tree.make_link(parent, name, f"{self.store}/{self.source}")
+                stage.made.append(place)
             else:
                 result = self._bind(stage, store, parent, name, place)
         finally:
             os.close(parent)
-        return f"created and {result}" if made else result
+        return f"{origin} and {result}" if origin else result
 
-    def _have_source(self, store: int) -> bool:
-        """Whether the store's directory had to be created."""
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """Seed the store with the previous root's directory if it has none yet."""
+        if self.initial != "previous" or _is_directory(stage.store(self.store), self.source):
+            return ""
+        return self._seed(stage, previous)
+
+    def _have_source(self, stage: Stage, store: int) -> str:
+        """How the store's directory came to be, empty if it was there."""
         if _is_directory(store, self.source):
-            return False
+            return ""
+        if self.initial != "empty" and (seeded := self._seed(stage, stage.root())):
+            return seeded
         parent, name = tree.open_parent(store, self.source)
         try:
             tree.make_directory(parent, name, self.user, self.group, self.mode)
         finally:
             os.close(parent)
-        return True
+        return "created"
+
+    def _seed(self, stage: Stage, root: int) -> str:
+        return seed.seed(stage, root, self.path, self.store, self.source, kind=stat.S_IFDIR)
 
     def _bind(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
         if stage.is_mounted(stage.target.rstrip("/") + place):
@@ -169,6 +184,7 @@ class Directory(Operation):
             hides = len(os.listdir(target))
         else:
             tree.make_directory(parent, name, 0, 0, 0o700)
+            stage.made.append(place)
             target = paths.open_beneath(parent, name, _READ)
         try:
             source = paths.open_beneath(store, self.source, tree.DIRECTORY)

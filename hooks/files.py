@@ -6,7 +6,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import tree
+from ephemeroot.hooks import seed, tree
 from ephemeroot.hooks.directories import attach_bind
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
@@ -49,24 +49,45 @@ class File(Operation):
         return f"{verb} file {self.path} from {self.store}{options}"
 
     def execute(self, stage: Stage) -> str:
-        source = self._open_source(stage.store(self.store))
+        store = stage.store(self.store)
+        source = self._open_source(store)
+        seeded = ""
+        if source < 0 and self.initial != "empty":
+            seeded = self._seed(stage, stage.root())
+            source = self._open_source(store)
         try:
             place = stage.resolve_leaf(self.path)
             parent, name = tree.open_parent(stage.root(), place)
             try:
                 if self.method == "symlink" or (self.method == "auto" and source < 0):
-                    return tree.make_link(parent, name, f"{self.store}/{self.source}")
+                    result = tree.make_link(parent, name, f"{self.store}/{self.source}")
+                    stage.made.append(place)
+                    return result
                 if source < 0:
                     raise EphemerootError(
                         f"{self.path} cannot be bound: {self.store} has no {self.source}",
                         f'create {self.store}/{self.source}, or use method = "auto"',
                     )
-                return self._bind(stage, source, parent, name, place)
+                bound = self._bind(stage, source, parent, name, place)
+                return f"{seeded} and {bound}" if seeded else bound
             finally:
                 os.close(parent)
         finally:
             if source >= 0:
                 os.close(source)
+
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """Seed the store with the previous root's file if it has none yet."""
+        if self.initial != "previous":
+            return ""
+        source = self._open_source(stage.store(self.store))
+        if source >= 0:
+            os.close(source)
+            return ""
+        return self._seed(stage, previous)
+
+    def _seed(self, stage: Stage, root: int) -> str:
+        return seed.seed(stage, root, self.path, self.store, self.source, kind=stat.S_IFREG)
 
     def _open_source(self, store: int) -> int:
         """The store's file, -1 if it has none. A symlink or a device there is an error."""
@@ -82,6 +103,8 @@ class File(Operation):
     def _bind(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
         if stage.is_mounted(stage.target.rstrip("/") + place):
             return "was bound"
+        if not tree.exists(parent, name):
+            stage.made.append(place)
         hides = _have_placeholder(parent, name, self.path)
         target = paths.open_beneath(parent, name)
         try:

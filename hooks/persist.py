@@ -6,7 +6,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import wipe
+from ephemeroot.hooks import seed, wipe
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.volumes import Attach, Store, Volume
@@ -35,6 +35,7 @@ def run(stage: Stage) -> str:
     writable = _make_writable(stage)
     try:
         failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
+        seed.write_made(stage.root(), stage.made)
     finally:
         if not writable:
             _make_read_only(stage)

@@ -40,15 +40,20 @@ PERSIST_STAGE: dict[str, type[Operation]] = {
 }
 
 
+SEED_LIMIT = 256 << 20
+"""How many bytes seeding may really copy in the initramfs, unless the plan says otherwise."""
+
+
 class Plan:
     """A validated plan.
 
     ``wipe`` and ``persist`` are the two stages' operations, in the order in which they
     are carried out. ``on_failure`` maps ``wipe``, ``store`` and ``path`` to a policy.
-    ``host`` is for people only.
+    ``seed_limit`` is how many bytes may be copied for one newly declared path during the
+    boot (bytes shared by reflink do not count). ``host`` is for people only.
     """
 
-    __slots__ = ("generation", "host", "on_failure", "persist", "wipe")
+    __slots__ = ("generation", "host", "on_failure", "persist", "seed_limit", "wipe")
 
     def __init__(
         self,
@@ -58,7 +63,9 @@ class Plan:
         on_failure: dict[str, str] | None = None,
         generation: int = 0,
         host: str = "",
+        seed_limit: int = SEED_LIMIT,
     ) -> None:
+        self.seed_limit = seed_limit
         self.generation = generation
         self.host = host
         self.on_failure = {kind: words[0] for kind, words in POLICIES.items()}
@@ -76,6 +83,7 @@ class Plan:
             "version": VERSION,
             "generation": self.generation,
             "host": self.host,
+            "seed-limit": self.seed_limit,
             "on-failure": self.on_failure,
             "wipe": [operation.to_json() for operation in self.wipe],
             "persist": [operation.to_json() for operation in self.persist],
@@ -125,9 +133,12 @@ def parse(raw: bytes, name: str = "plan") -> Plan:
 def _from_json(content: dict[str, object]) -> Plan:
     generation = content.get("generation")
     host = content.get("host", "")
+    seed_limit = content.get("seed-limit", SEED_LIMIT)
     on_failure = content.get("on-failure", {})
     if not isinstance(generation, int) or not isinstance(host, str):
         raise Damaged("generation or host has the wrong type")
+    if not isinstance(seed_limit, int) or seed_limit < 0:
+        raise Damaged("seed-limit is no number of bytes")
     if not isinstance(on_failure, dict):
         raise Damaged("on-failure is no table")
     return Plan(
@@ -136,6 +147,7 @@ def _from_json(content: dict[str, object]) -> Plan:
         on_failure=on_failure,
         generation=generation,
         host=host,
+        seed_limit=seed_limit,
     )
 
 

@@ -8,7 +8,7 @@ import os
 
 from ephemeroot.errors import Locked, StoreMissing
 from ephemeroot.hooks import tree
-from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux import kernel, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ class Stage:
 
     ``run`` is the run directory (``/run/ephemeroot`` in a boot), ``target`` where the
     new root is or will be mounted. ``boot_id`` tells this boot from every other.
+    ``made`` collects the paths that the persistence stage makes in the new root.
     """
 
     __slots__ = (
-        "_lock", "_root", "_stores", "boot_id", "cmdline", "plan", "report", "run",
+        "_lock", "_root", "_stores", "boot_id", "cmdline", "made", "plan", "report", "run",
         "target",
     )  # fmt: skip
 
@@ -47,6 +48,7 @@ class Stage:
         self.target = os.path.realpath(target)
         self.run = os.path.realpath(run)
         self.boot_id = boot_id
+        self.made: list[str] = []
         self._lock = -1
         self._root = -1
         self._stores: dict[str, int] = {}
@@ -94,6 +96,16 @@ class Stage:
             return self._stores[path]
         except KeyError:
             raise StoreMissing(f"the store {path} has not been found") from None
+
+    def sync_stores(self) -> None:
+        """Make what has been written to the stores survive a power cut (syncfs(2))."""
+        for path, fd in self._stores.items():
+            opened = os.open(mounts.fd_path(fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if kernel.libc.syncfs(opened) != 0:
+                    kernel.raise_errno(path)
+            finally:
+                os.close(opened)
 
     def root(self) -> int:
         """The new root, open for reading."""

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from ephemeroot.errors import Damaged, Refused
+from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import clock, proofs, resume
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import devices
@@ -113,11 +113,24 @@ class Wipe(Operation):
         try:
             for operation in stage.plan.persist:
                 started = time.monotonic()
-                saved = operation.carry_over(stage, root)
+                saved = self._saved(stage, operation, root)
                 if saved:
                     stage.report.operation(operation, saved, time.monotonic() - started)
+            stage.sync_stores()
         finally:
             os.close(root)
+
+    def _saved(self, stage: Stage, operation: Operation, root: int) -> str:
+        """Carry one path over. Only what is lost for good by wiping now stops the wipe:
+        a store that cannot take the path. A hostile shape in the store does not.
+        """
+        try:
+            return operation.carry_over(stage, root)
+        except Refused:
+            raise
+        except (EphemerootError, OSError) as error:
+            stage.report.problem(f"{operation.describe()}: not carried over: {error}")
+            return ""
 
     def _what(self, stage: Stage) -> tuple[str, str | None]:
         """Device path and subvolume: the plan's, the command line's, never two truths."""

@@ -18,7 +18,7 @@ from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.plan import SEED_LIMIT, Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.volumes import Attach, Store, Volume
@@ -48,7 +48,13 @@ class Boot:
     def root(self, path: str) -> Path:
         return self.target / path.lstrip("/")
 
-    def persist(self, *operations: Operation, cmdline: str = "", policy: str = "continue") -> str:
+    def persist(
+        self,
+        *operations: Operation,
+        cmdline: str = "",
+        policy: str = "continue",
+        seed_limit: int = SEED_LIMIT,
+    ) -> str:
         plan = Plan(
             wipe=[
                 Volume(mount_point=STORE, name="persistent", device="tmpfs", type="tmpfs"),
@@ -56,6 +62,7 @@ class Boot:
             ],
             persist=[Attach(mount_point=STORE, volume="persistent"), *operations],
             on_failure={"path": policy},
+            seed_limit=seed_limit,
         )
         report = Report("persist", str(self.run / "boot.json"), "boot", boot=False)
         stage = Stage(
@@ -182,7 +189,7 @@ def test_what_a_bind_hides_is_reported_and_not_destroyed(boot: Boot) -> None:
 
 def test_something_in_the_way_of_a_link_is_not_replaced(boot: Boot) -> None:
     boot.root("/conf").write_text("mine")
-    boot.persist(file("/conf"))
+    boot.persist(file("/conf", initial="empty"))
     assert boot.root("/conf").read_text() == "mine"
     assert "not replaced" in boot.results()[-1]
 
@@ -270,7 +277,7 @@ def test_the_store_must_be_the_one_that_was_declared(boot: Boot) -> None:
     with pytest.raises(StoreMissing, match="another store"):
         boot.persist(directory("/x"))
     (boot.store / ".ephemeroot-store").unlink()
-    with pytest.raises(StoreMissing, match="has no .ephemeroot-store"):
+    with pytest.raises(StoreMissing, match=r"has no \.ephemeroot-store"):
         boot.persist(directory("/x"))
     (boot.store / ".ephemeroot-store").write_text("{")
     with pytest.raises(StoreMissing, match="damaged"):
@@ -317,3 +324,65 @@ def test_hidden_mounts_are_listed_by_libmount(boot: Boot) -> None:
     line = (boot.run.parent / "mount" / "utab").read_text()
     assert "TARGET=/x\\040y " in line
     assert line.endswith("OPTS=x-gvfs-hide\n")
+
+
+def test_a_new_declaration_takes_over_the_roots_content(boot: Boot) -> None:
+    source = boot.root("/opt/app")
+    source.mkdir(parents=True)
+    (source / "data").write_text("default")
+    (source / "data").chmod(0o640)
+    os.chown(source / "data", 12, 13)
+    os.link(source / "data", source / "again")
+    (source / "link").symlink_to("/etc/passwd")
+    os.setxattr(source / "data", "trusted.note", b"x")
+    boot.root("/opt/one").write_text("file")
+    boot.persist(parent("/opt"), directory("/opt/app"), file("/opt/one"))
+    stored = boot.root(STORE) / "opt/app"
+    assert (stored / "data").read_text() == "default"
+    assert owner_and_mode(stored / "data") == (12, 13, "0o640")
+    assert (stored / "data").stat().st_ino == (stored / "again").stat().st_ino
+    assert os.readlink(stored / "link") == "/etc/passwd"
+    assert os.getxattr(stored / "data", "trusted.note") == b"x"
+    assert (boot.root(STORE) / "opt/one").read_text() == "file"
+    assert mountinfo.mounted_at(str(boot.root("/opt/one"))) is not None
+    assert list((boot.root(STORE) / ".ephemeroot/seeding").iterdir()) == []
+
+
+def test_initial_empty_takes_nothing_over(boot: Boot) -> None:
+    boot.root("/opt").mkdir()
+    boot.root("/opt/default").write_text("")
+    boot.root("/one").write_text("mine")
+    boot.persist(directory("/opt", initial="empty"), file("/one", initial="empty"))
+    assert list((boot.root(STORE) / "opt").iterdir()) == []
+    assert not (boot.root(STORE) / "one").exists()
+
+
+def test_what_we_made_in_a_root_is_no_source(boot: Boot) -> None:
+    boot.persist(directory("/gone"), file("/link"), parent("/p"))
+    subprocess.run(["umount", boot.root("/gone")], check=True)
+    subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
+    boot.root("/gone/stray").write_text("written to the placeholder")
+    (boot.store / "gone").rmdir()
+    boot.persist(directory("/gone"))
+    assert list((boot.root(STORE) / "gone").iterdir()) == []
+    assert boot.results()[-1].startswith("created and bound")
+
+
+def test_too_much_to_copy_is_refused_and_leaves_nothing(boot: Boot) -> None:
+    boot.root("/big").mkdir()
+    (boot.root("/big") / "file").write_bytes(b"x" * 4096)
+    boot.persist(directory("/big"), seed_limit=4095)
+    assert "adopt /big" in (boot.run / "boot.json").read_text()
+    assert not (boot.root(STORE) / "big").exists()
+    assert list((boot.root(STORE) / ".ephemeroot/seeding").iterdir()) == []
+    assert (boot.root("/big") / "file").exists()
+
+
+def test_a_full_store_is_refused_and_nothing_is_lost(boot: Boot) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64k", boot.store], check=True)
+    boot.root("/big").mkdir()
+    (boot.root("/big") / "file").write_bytes(os.urandom(1 << 18))
+    boot.persist(directory("/big"))
+    assert "too full" in boot.results()[-1]
+    assert (boot.root("/big") / "file").stat().st_size == 1 << 18
+    assert not (boot.root(STORE) / "big").exists()

@@ -1,0 +1,199 @@
+"""Copying a tree as it is: owners, modes, times, extended attributes, links, holes.
+
+Source and destination are open directories and nothing is followed, so a tree that
+somebody is changing meanwhile can spoil its own copy and nothing else. On btrfs and xfs
+file contents are shared with the source (``FICLONE``, ioctl_ficlone(2)) and cost nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+FICLONE = 0x40049409
+
+_NO_SHARING = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY)
+
+
+class TooLarge(Exception):
+    """More bytes had to be copied than were allowed."""
+
+
+class Copier:
+    """Copies trees and counts: ``copied`` bytes really copied, ``shared`` bytes shared,
+    ``entries`` names made.
+
+    ``limit`` is how many bytes may really be copied, ``None`` for no limit; one more
+    raises ``TooLarge`` and leaves what has been made for the caller to remove.
+    """
+
+    __slots__ = ("_links", "copied", "entries", "limit", "shared")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.copied = self.shared = self.entries = 0
+        self._links: dict[tuple[int, int], tuple[int, str]] = {}
+
+    def copy(self, source: int, name: str, target: int, new_name: str) -> None:
+        """Copy the entry *name* of the directory *source* into *target* as *new_name*.
+
+        Raises ``FileExistsError`` if that exists. Sockets are passed over: they are
+        nothing without their process.
+        """
+        try:
+            self._copy(source, name, target, new_name)
+        finally:
+            for fd, _ in self._links.values():
+                os.close(fd)
+            self._links.clear()
+
+    def _copy(self, source: int, name: str, target: int, new_name: str) -> None:
+        status = os.stat(name, dir_fd=source, follow_symlinks=False)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFSOCK:
+            return
+        self.entries += 1
+        if kind == stat.S_IFDIR:
+            self._copy_directory(source, name, target, new_name)
+        elif kind == stat.S_IFREG:
+            self._copy_file(source, name, target, new_name)
+        elif kind == stat.S_IFLNK:
+            os.symlink(os.readlink(name, dir_fd=source), new_name, dir_fd=target)
+            os.chown(new_name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+            _set_times(target, new_name, status)
+        else:
+            os.mknod(new_name, status.st_mode, status.st_rdev, dir_fd=target)
+            os.chown(new_name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+            # No symlink can be here: the name was made a moment ago, below a directory
+            # that is root's alone.
+            os.chmod(new_name, stat.S_IMODE(status.st_mode), dir_fd=target)
+            _set_times(target, new_name, status)
+
+    def _copy_directory(self, source: int, name: str, target: int, new_name: str) -> None:
+        old = _open(source, name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.mkdir(new_name, 0o700, dir_fd=target)
+            new = _open(target, new_name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                for entry in os.listdir(old):
+                    self._copy(old, entry, new, entry)
+                _copy_attributes(old, new)
+            finally:
+                os.close(new)
+        finally:
+            os.close(old)
+
+    def _copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
+        # O_NONBLOCK: a fifo may have taken the file's place since it was looked at.
+        old = _open(source, name, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(old)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EBUSY, "changed while it was copied", name)
+            if status.st_nlink > 1 and self._link(status, target, new_name):
+                return
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            new = os.open(new_name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
+            try:
+                self._copy_content(old, new, status.st_size)
+                _copy_attributes(old, new)
+            finally:
+                os.close(new)
+            if status.st_nlink > 1:
+                self._links[status.st_dev, status.st_ino] = (os.dup(target), new_name)
+        finally:
+            os.close(old)
+
+    def _link(self, status: os.stat_result, target: int, new_name: str) -> bool:
+        """Link to the copy of the same file, if it has been copied already."""
+        first = self._links.get((status.st_dev, status.st_ino))
+        if first is None:
+            return False
+        os.link(first[1], new_name, src_dir_fd=first[0], dst_dir_fd=target, follow_symlinks=False)
+        return True
+
+    def _copy_content(self, old: int, new: int, size: int) -> None:
+        if size == 0:
+            return
+        try:
+            fcntl.ioctl(new, FICLONE, old)
+            self.shared += size
+            return
+        except OSError as error:
+            if error.errno not in _NO_SHARING:
+                raise
+        position = 0
+        while position < size:
+            start, end = _next_data(old, position, size)
+            self._copy_range(old, new, start, end)
+            position = end
+        os.ftruncate(new, size)
+
+    def _copy_range(self, old: int, new: int, start: int, end: int) -> None:
+        self.copied += end - start
+        if self.limit is not None and self.copied > self.limit:
+            raise TooLarge
+        os.lseek(new, start, os.SEEK_SET)
+        while start < end:
+            sent = os.sendfile(new, old, start, min(end - start, 1 << 26))
+            if sent == 0:
+                return  # it has become shorter
+            start += sent
+
+
+def remove(parent: int, name: str) -> None:
+    """Remove the entry *name* and all below it; one that is not there is fine."""
+    try:
+        os.unlink(name, dir_fd=parent)
+        return
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        pass
+    fd = _open(parent, name, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for entry in os.listdir(fd):
+            remove(fd, entry)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _open(directory: int, name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def _next_data(fd: int, position: int, size: int) -> tuple[int, int]:
+    """The next stretch that is no hole; ``(size, size)`` if only a hole is left."""
+    try:
+        start = os.lseek(fd, position, os.SEEK_DATA)
+        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size
+        if error.errno == errno.EINVAL:  # a filesystem that knows no holes
+            return position, size
+        raise
+
+
+def _copy_attributes(old: int, new: int) -> None:
+    status = os.fstat(old)
+    os.fchown(new, status.st_uid, status.st_gid)
+    os.fchmod(new, stat.S_IMODE(status.st_mode))  # after chown, which clears setuid
+    for name in os.listxattr(old):
+        value = os.getxattr(old, name)
+        try:
+            os.setxattr(new, name, value)
+        except OSError as error:
+            # A filesystem without labels or with its own properties (btrfs.compression)
+            # must not make a copy of the data impossible.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _set_times(directory: int, name: str, status: os.stat_result) -> None:
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)

@@ -1,0 +1,173 @@
+"""Seeding: what was newly declared gets the content that the administrator saw.
+
+Declare a path, rebuild, reboot: the store has nothing for it yet, so its content is
+copied from the root that is about to be wiped, while that root still has its name; what
+it does not have may come from the fresh root, for a base's defaults must not vanish
+behind an empty bind. A copy is made in the store's own directory for that, made durable,
+and moved to its place by one rename: a power cut leaves nothing or all of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from binascii import crc32
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.volumes import STATE
+from ephemeroot.linux import copying, kernel, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+SEEDING = "seeding"
+"""The directory of unfinished copies, below the store's own records."""
+
+MADE = ".ephemeroot/made"
+"""The file in a root that lists what the persistence stage made there, NUL-terminated."""
+
+
+def seed(stage: Stage, root: int, path: str, store_path: str, source: str, *, kind: int) -> str:
+    """Copy *path* of the open *root* to *source* in the store; say how much, or ``""``.
+
+    Nothing is copied if *root* has none, or not the *kind* (``stat.S_IFDIR`` or
+    ``S_IFREG``), or if what it has was made by ourselves. Raises ``Refused`` if it is
+    too large or does not fit: the store is then as it was.
+    """
+    found = _find(root, path, kind)
+    if found is None:
+        return ""
+    parent, name = found
+    try:
+        return _copy(stage, parent, name, path, store_path, source)
+    finally:
+        os.close(parent)
+
+
+def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
+    """The open directory and the name of what is at *path*, if it is of that kind."""
+    try:
+        place = tree.resolve(root, path)
+        parent, name = tree.open_parent(root, place)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    try:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        os.close(parent)
+        return None
+    if stat.S_IFMT(status.st_mode) != kind or place in made(root):
+        os.close(parent)
+        return None
+    return parent, name
+
+
+def _copy(stage: Stage, parent: int, name: str, path: str, store_path: str, source: str) -> str:
+    store = stage.store(store_path)
+    seeding = _open_seeding(store)
+    temporary = f"{crc32(os.fsencode(source)):08x}"
+    copier = copying.Copier(stage.plan.seed_limit)
+    try:
+        copying.remove(seeding, temporary)
+        copier.copy(parent, name, seeding, temporary)
+        sync(seeding)
+        place, new_name = tree.open_parent(store, source)
+        try:
+            paths.rename(seeding, temporary, place, new_name, flags=paths.RENAME_NOREPLACE)
+        finally:
+            os.close(place)
+    except copying.TooLarge:
+        copying.remove(seeding, temporary)
+        raise Refused(
+            f"{path} is declared, the store {store_path} lacks it, and it is larger than the "
+            f"seed limit of {stage.plan.seed_limit >> 20} MiB",
+            f"run 'ephemeroot adopt {path}'",
+        ) from None
+    except OSError as error:
+        _remove_quietly(seeding, temporary)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refused(
+                f"the store {store_path} is too full to take {path}", "make room in it"
+            ) from error
+        raise EphemerootError(f"cannot copy {path} to {store_path}: {error.strerror}") from error
+    finally:
+        os.close(seeding)
+    return f"seeded, {copier.entries} entries, {copier.copied + copier.shared} bytes"
+
+
+def _open_seeding(store: int) -> int:
+    """The directory of unfinished copies: root's alone, on the store's filesystem."""
+    for name in (STATE, f"{STATE}/{SEEDING}"):
+        try:
+            parent, last = tree.open_parent(store, name)
+            try:
+                os.mkdir(last, 0o700, dir_fd=parent)
+            finally:
+                os.close(parent)
+        except FileExistsError:
+            pass
+    fd = paths.open_beneath(store, f"{STATE}/{SEEDING}", os.O_RDONLY | os.O_DIRECTORY)
+    if os.fstat(fd).st_uid != 0:
+        os.close(fd)
+        raise EphemerootError(f"{STATE} in the store is not root's")
+    return fd
+
+
+def _remove_quietly(directory: int, name: str) -> None:
+    try:
+        copying.remove(directory, name)
+    except OSError:
+        pass  # the next seeding of this path begins by removing it
+
+
+def sync(fd: int) -> None:
+    """Make everything on the filesystem of the open *fd* survive a power cut."""
+    if kernel.libc.syncfs(fd) != 0:
+        kernel.raise_errno("syncfs")
+
+
+def made(root: int) -> frozenset[str]:
+    """What the persistence stage of its boot made in the open *root*."""
+    try:
+        fd = paths.open_beneath(root, MADE, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return frozenset()
+    try:
+        if os.fstat(fd).st_uid != 0:
+            return frozenset()
+        raw = b""
+        while part := os.read(fd, 1 << 20):
+            raw += part
+    finally:
+        os.close(fd)
+    return frozenset(os.fsdecode(path) for path in raw.split(b"\0") if path)
+
+
+def write_made(root: int, made_here: list[str]) -> None:
+    """Add to the record of what was made in the open *root*."""
+    if not made_here:
+        return
+    everything = sorted(made(root) | set(made_here))
+    directory = os.path.dirname(MADE)
+    try:
+        os.mkdir(directory, 0o700, dir_fd=root)
+    except FileExistsError:
+        pass
+    parent = paths.open_beneath(root, directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open("made.new", flags, 0o600, dir_fd=parent)
+        try:
+            view = memoryview(b"".join(os.fsencode(path) + b"\0" for path in everything))
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        os.rename("made.new", os.path.basename(MADE), src_dir_fd=parent, dst_dir_fd=parent)
+    finally:
+        os.close(parent)

@@ -1,0 +1,178 @@
+"""The boot code's one entry: exit codes, policies, and plans that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.operation import is_path, is_relative
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Store, Volume
+
+ABSENT = "UUID=00000000-1111-2222-3333-444444444444"
+
+
+def plan_without_its_store(**on_failure: str) -> Plan:
+    return Plan(
+        wipe=[
+            Volume(mount_point="/persistent", name="persistent", device=ABSENT, type="btrfs"),
+            Store(path="/persistent", volume="persistent", id="x"),
+        ],
+        persist=[Directory(path="/srv", store="/persistent", source="srv")],
+        on_failure=on_failure,
+    )
+
+
+class Entry:
+    """Runs the entry as a process of its own, in directories of its own."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.plan = base / "plan.json"
+        (base / "target").mkdir()
+
+    def __call__(self, stage: str, cmdline: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                sys.executable, "-P", "-m", "ephemeroot.hooks", stage, "--plan", self.plan,
+                "--target", self.base / "target", "--run", self.base / "run",
+                "--cmdline", cmdline,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+
+    def report(self) -> dict[str, dict[str, object]]:
+        content: dict[str, dict[str, object]] = json.loads(
+            (self.base / "run/boot.json").read_text()
+        )
+        return content
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    return Entry(tmp_path)
+
+
+def test_wrong_usage(entry: Entry) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ephemeroot.hooks", "wipe", "--bogus"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--bogus" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["no", "0", "false", "off"])
+def test_ephemeroot_no_does_nothing_even_without_a_plan(entry: Entry, value: str) -> None:
+    for stage in ("wipe", "persist"):
+        assert entry(stage, f"ephemeroot={value}").returncode == 0
+    assert entry.report()["wipe"]["result"] == "nothing done: ephemeroot=no"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged"),
+        (b"\xff\xfe", "damaged"),
+        (b"[]", "is no ephemeroot-plan"),
+        (
+            b'{"format":"ephemeroot-plan","version":2}',
+            "has version 2, this program knows version 1",
+        ),
+        (b'{"format":"ephemeroot-plan","version":1}', "checksum is wrong"),
+    ],
+)
+def test_a_plan_that_cannot_be_used(entry: Entry, content: bytes, message: str) -> None:
+    entry.plan.write_bytes(content)
+    done = entry("wipe")
+    assert done.returncode == 20
+    assert message in done.stderr
+    assert "ephemeroot apply" in done.stderr
+
+
+def test_an_absent_plan(entry: Entry) -> None:
+    done = entry("wipe")
+    assert done.returncode == 20
+    assert str(entry.plan) in done.stderr
+
+
+def test_any_changed_byte_is_noticed(entry: Entry) -> None:
+    content = bytearray(plan_without_its_store().dump())
+    position = content.index(b"/srv")
+    content[position + 1] = ord("S")
+    with pytest.raises(Damaged, match="checksum"):
+        plans.parse(bytes(content))
+
+
+@pytest.mark.parametrize(("policy", "code"), [("emergency", 1), ("reboot", 71), ("poweroff", 72)])
+def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) -> None:
+    entry.plan.write_bytes(plan_without_its_store(store=policy).dump())
+    for stage in ("wipe", "persist"):
+        done = entry(stage)
+        assert done.returncode == code
+        assert f"{ABSENT} of /persistent is not there" in done.stderr
+        assert "append ephemeroot=no" in done.stderr
+        assert entry.report()[stage]["policy"] == policy
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [("emergency", 1), ("reboot", 71), ("poweroff", 72), ("keep", 10), ("continue", 10)],
+)
+def test_the_command_line_overrules_the_policy(entry: Entry, word: str, code: int) -> None:
+    entry.plan.write_bytes(plan_without_its_store().dump())
+    assert entry("wipe", f"ephemeroot.on-failure={word}").returncode == code
+
+
+def test_unknown_words_change_nothing_and_are_reported(entry: Entry) -> None:
+    entry.plan.write_bytes(plan_without_its_store().dump())
+    for word in ("ephemeroot.wype=no", "ephemeroot.wipe=perhaps"):
+        done = entry("wipe", word)
+        assert done.returncode == 10, "the root is kept, the boot goes on"
+        assert word in done.stderr
+
+
+def test_wipe_no_keeps_the_root_without_looking_at_devices(entry: Entry) -> None:
+    entry.plan.write_bytes(plan_without_its_store().dump())
+    assert entry("wipe", "ephemeroot.wipe=no").returncode == 0
+    assert entry.report()["wipe"]["result"] == "root kept: ephemeroot.wipe=no"
+
+
+def test_the_same_plan_is_the_same_bytes() -> None:
+    first = plan_without_its_store().dump()
+    assert plans.parse(first).dump() == first
+
+
+def test_paths_that_are_no_utf8_survive(tmp_path: Path) -> None:
+    path = os.fsdecode(b"/odd\xff")
+    plan = Plan(wipe=[], persist=[Directory(path=path, store="/s", source=path[1:])])
+    operation = plans.parse(plan.dump()).persist[0]
+    assert isinstance(operation, Directory)
+    assert os.fsencode(operation.path) == b"/odd\xff"
+
+
+@given(st.text())
+def test_a_clean_path_is_its_own_normal_form(text: str) -> None:
+    if is_path(text):
+        assert os.path.normpath(text) == text
+        assert text == "/" or is_relative(text[1:])
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_the_reader(raw: bytes) -> None:
+    with pytest.raises(Damaged):
+        plans.parse(raw)
