@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 import pytest
@@ -10,19 +11,23 @@ import pytest
 CLONE_NEWNS = 0x00020000
 MS_REC_PRIVATE = 16384 | 1 << 18
 
-_entered: list[int] = []
 
-
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
 def private_mounts() -> None:
-    """Move this process into a mount namespace of its own, once: nothing leaks to the host."""
-    if os.getpid() in _entered:
+    """Move this process into a mount namespace of its own: nothing leaks to the host.
+
+    Before anything else, for the whole session: a mount that a module's fixture made earlier
+    would stay behind in the host's namespace, and pytest would one day delete what is in it.
+    Without root nothing can be mounted either; the tests that need it say so.
+    """
+    if os.geteuid() != 0:
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:
         number = ctypes.get_errno()
+        if number == errno.EPERM:
+            return
         raise OSError(number, os.strerror(number))
     if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC_PRIVATE), None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    _entered.append(os.getpid())

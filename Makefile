@@ -1,0 +1,52 @@
+# Every target sets up what it needs (tools/setup) and may be run again at any time.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON := .venv/bin/python -P
+PYTEST := .venv/bin/pytest
+# Which boots `make vm-test` runs, as a pytest marker expression; all of them by default.
+BOOTS :=
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo:  ## three boots on a throw-away btrfs image: what is wiped, what persists (root)
+	@tools/setup demo
+	@$(PYTHON) demo
+
+.PHONY: test
+test: lint  ## linters, types, layers, the tests, and the boots that guard the main job
+	@tools/setup vm
+	$(PYTEST) tests
+	$(PYTEST) vm-tests -m guard
+
+.PHONY: vm-test
+vm-test:  ## all boots in virtual machines; BOOTS='not guard' chooses among them
+	@tools/setup vm
+	$(PYTEST) vm-tests $(if $(BOOTS),-m '$(BOOTS)')
+
+.PHONY: vm
+vm:  ## a shell in a virtual machine; ARGS='--fresh' for a new disk, ARGS=--help for more
+	@tools/setup vm
+	@PYTHONPATH=vm-tests $(PYTHON) -m vm.shell $(ARGS)
+
+.PHONY: lint
+lint:  ## ruff, mypy, shellcheck and the layer contract
+	@tools/setup test
+	@tools/lint
+
+.PHONY: bench
+bench:  ## time rotation and pruning against the shell recipe (root)
+	@tools/setup test
+	@for program in bench/*.py; do $(PYTHON) "$$program"; done
+
+.PHONY: clean
+clean:  ## remove what these targets made in this folder (not the machines' cache)
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache vm-tests/logs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,116 @@
+"""What tests may need of the machine, for `tests/` and `vm-tests/` alike.
+
+A test says what it needs with a marker: ``requires_root``, ``requires_loop``,
+``requires_program("NAME")``. Where that is missing it skips and says what to provide. Under
+``EPHEMEROOT_REQUIRE_ALL=1`` (CI) a skip is a failure, whatever its reason: a test that
+silently did not run proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+import ephemeroot
+
+CHECKOUT = Path(__file__).resolve().parent
+
+OPTIONAL_PROGRAMS = {
+    "mkinitcpio": "not in Debian's archive; its hooks are tested where it is installed",
+}
+"""Programs whose absence never fails a run, and why. This is the only place for exceptions."""
+
+CAP_SYS_ADMIN = 21
+
+
+def missing_root() -> str | None:
+    """What to provide if this process may not mount, else ``None``."""
+    if os.geteuid() != 0:
+        return "needs root: run it with sudo, or as root"
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:") and not int(line.split()[1], 16) >> CAP_SYS_ADMIN & 1:
+            return "needs root with CAP_SYS_ADMIN: give it to the container (--privileged)"
+    return None
+
+
+def missing_program(name: str) -> str | None:
+    """What to provide if the program *name* is not in PATH, else ``None``."""
+    return None if shutil.which(name) else _needs_program(name)
+
+
+def missing_loop() -> str | None:
+    """What to provide if no btrfs can be mounted from an image file, else ``None``."""
+    if missing := missing_root() or missing_program("mkfs.btrfs") or missing_program("losetup"):
+        return missing
+    if not Path("/dev/loop-control").exists():
+        return "needs loop devices: load the module loop, give the container /dev/loop*"
+    if "\tbtrfs\n" not in Path("/proc/filesystems").read_text():
+        # A kernel with modules shows the filesystem only once its module is loaded.
+        if shutil.which("modprobe") is None or subprocess.run(["modprobe", "btrfs"]).returncode:
+            return "needs a kernel that knows btrfs: load its module"
+    return None
+
+
+def _needs_program(name: str) -> str:
+    return f"needs the program {name}: install the package that has it"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to test half a package: `python -m pytest` puts the checkout on the path."""
+    if Path(ephemeroot.__file__).parent == CHECKOUT / "ephemeroot":
+        raise pytest.UsageError(
+            "this imports the checkout's folder ephemeroot, which lacks hooks and wipers; run "
+            ".venv/bin/pytest, or set PYTHONSAFEPATH=1 (tools/setup test installs both)"
+        )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("requires_root"):
+        _skip_if(missing_root())
+    if item.get_closest_marker("requires_loop"):
+        _skip_if(missing_loop())
+    for marker in item.iter_markers("requires_program"):
+        _skip_if(missing_program(*marker.args))
+
+
+def _skip_if(missing: str | None) -> None:
+    if missing is not None:
+        pytest.skip(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure where everything is required."""
+    if os.environ.get("EPHEMEROOT_REQUIRE_ALL", "0") in ("", "0"):
+        return
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr)
+    if isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+    if any(reason == _needs_program(name) for name in OPTIONAL_PROGRAMS):
+        return
+    report.outcome = "failed"
+    report.longrepr = f"skipped, but EPHEMEROOT_REQUIRE_ALL=1 lets nothing be skipped: {reason}"
