@@ -16,7 +16,7 @@ import sys
 
 from ephemeroot.errors import Damaged, EphemerootError, Locked, StoreMissing
 from ephemeroot.hooks import cmdline as kernel_cmdline
-from ephemeroot.hooks import persist, wipe
+from ephemeroot.hooks import persist, wiping
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.report import CRITICAL, WARNING, Report
 from ephemeroot.hooks.stage import RUN, Stage
@@ -115,7 +115,7 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
     stage = Stage(plan, line, report, target=options.target, run=options.run, boot_id=_boot_id())
     try:
         stage.lock()
-        result = (wipe if options.stage == "wipe" else persist).run(stage)
+        result = (wiping if options.stage == "wipe" else persist).run(stage)
     except Locked as error:
         report.log(f"{error.message} ({error.hint})", WARNING)
         return LOCKED
@@ -147,7 +147,7 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
     if _EXIT[policy] == DONE_WITH_PROBLEMS:
         if name == "wipe":
             stage.report.log("the root is kept as it is", WARNING)
-            wipe.remember_kept(stage, message)
+            wiping.remember_kept(stage, message)
     else:
         stage.report.log(_RESCUE[kind], CRITICAL)
     stage.report.set("policy", policy)

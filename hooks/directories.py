@@ -22,7 +22,8 @@ class Parent(Operation):
 
     If the store has none, it gets the owner and mode of the root's, where the root has
     one and nothing was declared (``explicit``), else ``user``, ``group`` and ``mode``.
-    Once the store has it, the store is right, and the root's is made like it.
+    Once the store has it, the store is right, and the root's is made like it. With
+    ``store_only`` the root's directory is another store's business.
     """
 
     KIND = "parent"
@@ -34,8 +35,9 @@ class Parent(Operation):
         ("group", "user or group id", 0),
         ("mode", "mode", 0o755),
         ("explicit", "boolean", False),
+        ("store_only", "boolean", False),
     )
-    __slots__ = ("explicit", "group", "mode", "path", "source", "store", "user")
+    __slots__ = ("explicit", "group", "mode", "path", "source", "store", "store_only", "user")
     path: str
     store: str
     source: str
@@ -43,15 +45,19 @@ class Parent(Operation):
     group: int
     mode: int
     explicit: bool
+    store_only: bool
 
     def describe(self) -> str:
-        return f"have {self.path}, a new one as {self.user}:{self.group} {self.mode:04o}"
+        what = f"{self.path} in the store {self.store}" if self.store_only else self.path
+        return f"have {what}, a new one as {self.user}:{self.group} {self.mode:04o}"
 
     def execute(self, stage: Stage) -> str:
         store = stage.store(self.store)
         place = stage.resolve(self.path)
         made_in_root = not _is_directory(stage.root(), place)
         made_in_store = self._have_in_store(store, stage.root(), place)
+        if self.store_only:
+            return "created in the store" if made_in_store else "was there"
         if made_in_root:
             parent, name = tree.open_parent(stage.root(), place)
             try:

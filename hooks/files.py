@@ -21,7 +21,8 @@ class File(Operation):
 
     ``method`` ``auto`` binds it if it exists in the store and links to it otherwise, as
     impermanence does; ``bind`` and ``symlink`` insist. A file is never created empty:
-    programs take an empty file for a broken one, a dangling link for none.
+    programs take an empty file for a broken one, a dangling link for none. ``user``,
+    ``group`` and ``mode`` are for the file when it is seeded; ``None`` keeps the seed's.
     """
 
     KIND = "file"
@@ -31,15 +32,24 @@ class File(Operation):
         ("source", "relative path", REQUIRED),
         ("method", "method", "auto"),
         ("options", "list of strings", []),
+        ("user", "user or group id", None),
+        ("group", "user or group id", None),
+        ("mode", "mode", None),
         ("initial", "initial", "previous"),
         ("required", "boolean", False),
     )
-    __slots__ = ("initial", "method", "options", "path", "required", "source", "store")
+    __slots__ = (
+        "group", "initial", "method", "mode", "options", "path", "required", "source", "store",
+        "user",
+    )  # fmt: skip
     path: str
     store: str
     source: str
     method: str
     options: list[str]
+    user: int | None
+    group: int | None
+    mode: int | None
     initial: str
     required: bool
 

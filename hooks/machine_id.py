@@ -32,11 +32,13 @@ class MachineId(Operation):
         ("store", "path", REQUIRED),
         ("source", "relative path", "etc/machine-id"),
         ("first_boot", "boolean", False),
+        ("required", "boolean", False),
     )
-    __slots__ = ("first_boot", "source", "store")
+    __slots__ = ("first_boot", "required", "source", "store")
     store: str
     source: str
     first_boot: bool
+    required: bool
 
     def describe(self) -> str:
         return f"copy {PATH} from {self.store}"

@@ -6,9 +6,10 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, wipe
+from ephemeroot.hooks import generation, seed, wiping
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
+from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.linux import mountinfo, mounts
 
@@ -31,7 +32,8 @@ def run(stage: Stage) -> str:
     if not stage.cmdline.allows("ephemeroot.persist"):
         return "nothing bound: ephemeroot.persist=no"
     _find_stores(stage)
-    wipe.require_fresh(stage)
+    wiping.require_fresh(stage)
+    _follow_newest(stage)
     writable = _make_writable(stage)
     try:
         failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
@@ -50,6 +52,22 @@ def _find_stores(stage: Stage) -> None:
     for operation in stage.plan.wipe:
         if isinstance(operation, Volume | Store):
             operation.execute(stage)
+
+
+def _follow_newest(stage: Stage) -> None:
+    """Bind by the newest plan: an old image knows less of what must persist."""
+    newer = generation.newer_plan(stage)
+    if newer is None:
+        return
+    stage.report.problem(
+        f"this image is of generation {stage.plan.generation}, what is bound follows "
+        f"generation {newer.generation} from the store",
+        "run 'ephemeroot apply' to rebuild all images",
+        WARNING,
+    )
+    stage.forget_stores()
+    stage.plan = newer
+    _find_stores(stage)
 
 
 def _make_writable(stage: Stage) -> bool:

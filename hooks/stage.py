@@ -70,10 +70,10 @@ class Stage:
 
     def close(self) -> None:
         """Give back the descriptors and the lock."""
-        for fd in (*self._stores.values(), self._root, self._lock):
+        self.forget_stores()
+        for fd in (self._root, self._lock):
             if fd >= 0:
                 os.close(fd)
-        self._stores.clear()
         self._root = self._lock = -1
 
     def volume(self, name: str) -> str:
@@ -85,6 +85,12 @@ class Stage:
         path = f"{self.run}/{name}"
         os.makedirs(path, 0o700, exist_ok=True)
         return path
+
+    def forget_stores(self) -> None:
+        """Close the stores: another plan may have others."""
+        for fd in self._stores.values():
+            os.close(fd)
+        self._stores.clear()
 
     def add_store(self, path: str, fd: int) -> None:
         """Remember the open directory of the store that is called *path*."""

@@ -1,4 +1,4 @@
-"""The wipe stage: prove, then hand what is to be made fresh to its wiper."""
+"""The wipe: hand what is to be made fresh to its wiper, after every proof."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
-from ephemeroot.hooks import clock, proofs, resume
+from ephemeroot.hooks import clock, proofs
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import devices
 from ephemeroot.wipers import contract
@@ -184,53 +184,3 @@ def _require_same_device(configured: str, path: str, asked: str) -> None:
         f"the root to wipe is on {configured}, the kernel command line boots {asked}",
         "make root= and the configuration agree",
     )
-
-
-def run(stage: Stage) -> str:
-    """Carry out the wipe stage; return what became of it in a few words.
-
-    Raises ``StoreMissing`` if a volume or a store is missing or the wrong one,
-    ``Refused`` if another proof failed (nothing was changed in either case), and
-    ``EphemerootError`` or ``OSError`` if the wipe failed half-way, in a state that the
-    next boot completes.
-    """
-    record = stage.recall(WIPED)
-    if record is not None:
-        return f"already done in this boot: {record.get('kept', 'wiped')}"
-    if not stage.cmdline.allows("ephemeroot.wipe"):
-        remember_kept(stage, "ephemeroot.wipe=no")
-        return "root kept: ephemeroot.wipe=no"
-    unknown = stage.cmdline.unknown()
-    if unknown:
-        raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
-    resume.require_none_pending(stage.cmdline)
-    for operation in stage.plan.wipe:
-        started = time.monotonic()
-        result = operation.execute(stage)
-        stage.report.operation(operation, result, time.monotonic() - started)
-    return "wiped" if any(isinstance(o, Wipe) for o in stage.plan.wipe) else "nothing to wipe"
-
-
-def require_fresh(stage: Stage) -> None:
-    """Raise ``Refused`` if what is mounted as the new root is not what the wipe made."""
-    record = stage.recall(WIPED)
-    for operation in stage.plan.wipe:
-        if not isinstance(operation, Wipe) or operation.target != "/":
-            continue
-        if record is None:
-            stage.report.problem("the wipe stage left no record: the root was not made fresh")
-            continue
-        facts = record.get("/")
-        if not isinstance(facts, dict):
-            continue  # kept on purpose; the wipe stage has said so
-        fresh = facts["fresh"]
-        if not operation.load().is_fresh(stage.target, fresh):
-            raise Refused(
-                f"what is mounted at {stage.target} is not the root that was made fresh",
-                "compare root= and rootflags= with the configuration",
-            )
-
-
-def remember_kept(stage: Stage, reason: str) -> None:
-    """Record that this boot goes on with the root as it is."""
-    stage.remember(WIPED, {"boot-id": stage.boot_id, "kept": reason})

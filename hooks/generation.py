@@ -1,0 +1,89 @@
+"""Old images must not wipe.
+
+Kernels keep their older images, and rescue images are built once and kept for ever. Each
+plan has a generation, and ``apply`` records the newest, with its plan, in every store.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import Damaged, EphemerootError, Refused
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.volumes import STATE, Store
+from ephemeroot.linux import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.plan import Plan
+    from ephemeroot.hooks.stage import Stage
+
+RECORD = f"{STATE}/generation"
+PLAN = f"{STATE}/plan.json"
+
+
+def require_newest(stage: Stage) -> None:
+    """Raise ``Refused`` if a store knows a newer plan than this image's.
+
+    A record that cannot be read counts as newer: guessing would let an old image wipe.
+    """
+    for path, newest in _recorded(stage):
+        if newest > stage.plan.generation:
+            raise Refused(
+                f"this image is of generation {stage.plan.generation}, the store {path} "
+                f"knows generation {newest}: an old image does not wipe",
+                "boot the newest image, or run 'ephemeroot apply' to rebuild them all",
+            )
+
+
+def newer_plan(stage: Stage) -> Plan | None:
+    """The newest plan of the stores, if it is newer than this image's and understood."""
+    for path, newest in _recorded(stage):
+        if newest <= stage.plan.generation:
+            continue
+        try:
+            plan = plans.parse(_read(stage.store(path), PLAN), f"the plan in the store {path}")
+        except (Damaged, EphemerootError, OSError) as error:
+            stage.report.problem(f"the newer plan in the store {path} cannot be used: {error}")
+            continue
+        if plan.generation == newest:
+            return plan
+    return None
+
+
+def _recorded(stage: Stage) -> list[tuple[str, int]]:
+    """Each store of the plan with the newest generation it knows; 0 if it knows none."""
+    found = []
+    for operation in stage.plan.wipe:
+        if not isinstance(operation, Store):
+            continue
+        try:
+            text = _read(stage.store(operation.path), RECORD).decode("ascii")
+            found.append((operation.path, int(text)))
+        except FileNotFoundError:
+            found.append((operation.path, 0))
+        except (OSError, ValueError, EphemerootError) as error:
+            raise Refused(
+                f"the generation recorded in the store {operation.path} cannot be read: {error}",
+                "run 'ephemeroot apply'",
+            ) from None
+    return found
+
+
+def _read(store: int, path: str) -> bytes:
+    """A record of ours in the store: root's, below a directory that is root's."""
+    fd = paths.open_beneath(store, path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        directory = paths.open_beneath(store, STATE, os.O_PATH | os.O_DIRECTORY)
+        try:
+            owners = {os.fstat(fd).st_uid, os.fstat(directory).st_uid}
+        finally:
+            os.close(directory)
+        if owners != {0}:
+            raise EphemerootError(f"{path} is not root's")
+        parts = []
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)

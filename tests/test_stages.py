@@ -1,0 +1,430 @@
+"""Both stages as a boot runs them: the real entry, a real btrfs, a process for each stage.
+
+What a boot finds is in ``Machine``: a disk with a base, a root and a store. Each test says
+what is wrong with it and what must then not have happened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import btrfsutil
+import pytest
+
+import ephemeroot
+from btrfs_image import DEFAULTS, fresh_disk, mounted
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.wipers.marks import mark_lived
+
+pytestmark = pytest.mark.requires_loop
+
+STORE = "/persistent"
+IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
+MACHINE_ID = "00112233445546778899aabbccddeeff"
+
+# Modules that a boot of a btrfs root with no device to wait for has no use for, DESIGN §2.
+EXPENSIVE = (
+    "typing", "dataclasses", "pathlib", "argparse", "logging", "subprocess", "tomllib", "pyudev",
+    "importlib.metadata", "pyroute2", "libzfs_core", "contextlib", "tempfile", "hashlib", "ssl",
+)  # fmt: skip
+
+
+class Machine:
+    """A disk as an installer left it, and what it takes to boot it."""
+
+    def __init__(self, base: Path, loop: str, top: Path) -> None:
+        self.base = base
+        self.loop = loop
+        self.top = top
+        self.boots = 0
+        self.settings: dict[str, object] = DEFAULTS | {"base": "root-base"}
+        self.generation = 1
+        self.device: str | None = None
+        self.seed_limit = 1 << 20
+        self.persist: list[Operation] = [
+            Parent(path="/etc", store=STORE, source="etc"),
+            Directory(path="/srv", store=STORE, source="srv"),
+            File(path="/etc/hostname", store=STORE, source="etc/hostname"),
+            MachineId(store=STORE),
+        ]
+        for name in ("root-base", "persistent"):
+            btrfsutil.create_subvolume(str(top / name))
+        self._fill(top / "root-base")
+        btrfsutil.create_snapshot(str(top / "root-base"), str(top / "root"))
+        marker = {"version": 1, "id": IDENTITY, "path": STORE}
+        (top / "persistent/.ephemeroot-store").write_text(json.dumps(marker))
+
+    @staticmethod
+    def _fill(root: Path) -> None:
+        for name in ("etc", "sbin", "srv", "usr/lib", "persistent"):
+            (root / name).mkdir(parents=True)
+        (root / "usr/lib/os-release").write_text("ID=test\n")
+        (root / "sbin/init").write_text("#!/bin/sh\n")
+        (root / "sbin/init").chmod(0o755)
+        (root / "etc/hostname").write_text("of-the-base\n")
+
+    def plan(self) -> Plan:
+        return Plan(
+            wipe=[
+                Volume(
+                    mount_point=STORE,
+                    name="persistent",
+                    device=self.loop,
+                    type="btrfs",
+                    options=["subvol=persistent"],
+                ),
+                Store(path=STORE, volume="persistent", id=IDENTITY),
+                Wipe(
+                    target="/",
+                    wiper="btrfs",
+                    attribute="ephemeroot.wipers.btrfs:Btrfs",
+                    device=self.device,
+                    settings=self.settings,
+                ),
+            ],
+            persist=[Attach(mount_point=STORE, volume="persistent"), *self.persist],
+            generation=self.generation,
+            seed_limit=self.seed_limit,
+        )
+
+    def stage(
+        self, stage: str, words: str = "", *, entry: tuple[str, ...] = ("-m", "ephemeroot.hooks")
+    ) -> subprocess.CompletedProcess[str]:
+        (self.base / "plan.json").write_bytes(self.plan().dump())
+        (self.base / "sysroot").mkdir(exist_ok=True)
+        return subprocess.run(
+            [
+                sys.executable, "-P", *entry, stage, "--plan", self.base / "plan.json",
+                "--target", self.base / "sysroot", "--run", self.run, "--verbose",
+                "--cmdline", f"root={self.loop} rootflags=subvol=root ro {words}",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+
+    @property
+    def run(self) -> Path:
+        return self.base / f"run{self.boots}"
+
+    def mount_root(self) -> Path:
+        """What the initramfs does between the stages."""
+        root = self.base / "sysroot"
+        options = "subvol=root,ro"
+        subprocess.run(["mount", "-t", "btrfs", "-o", options, self.loop, root], check=True)
+        return root
+
+    def next_boot(self) -> None:
+        subprocess.run(["umount", "-R", self.base / "sysroot"], check=False, capture_output=True)
+        self.leave()
+        self.boots += 1
+
+    def leave(self) -> None:
+        volume = self.run / "volumes/persistent"
+        subprocess.run(["umount", volume], check=False, capture_output=True)
+
+    def boot(self, words: str = "") -> Path:
+        """A whole boot up to switch_root; the new root is left mounted."""
+        wiped = self.stage("wipe", words)
+        assert wiped.returncode == 0, wiped.stderr
+        root = self.mount_root()
+        persisted = self.stage("persist", words)
+        assert persisted.returncode == 0, persisted.stderr
+        return root
+
+    def report(self) -> dict[str, dict[str, object]]:
+        content: dict[str, dict[str, object]] = json.loads((self.run / "boot.json").read_text())
+        return content
+
+    def old(self) -> list[str]:
+        old_roots = self.top / "old_roots"
+        return sorted(os.listdir(old_roots)) if old_roots.exists() else []
+
+    def assert_kept(self, done: subprocess.CompletedProcess[str], message: str) -> None:
+        """Nothing was changed, the boot goes on, and the message says why."""
+        assert done.returncode == 10, done.stderr
+        assert message in done.stderr
+        assert "kept as it is" in done.stderr
+        assert self.old() == []
+        assert (self.top / "root/stray").exists()
+        assert [n for n in os.listdir(self.top) if n.startswith(".")] == []
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with fresh_disk(tmp_path) as disk:
+        machine = Machine(tmp_path, disk.loop, disk.top)
+        (disk.top / "root/stray").write_text("forget me")
+        yield machine
+        machine.next_boot()
+
+
+def test_three_boots(machine: Machine) -> None:
+    for number in range(3):
+        root = machine.boot()
+        assert not (root / "stray").exists()
+        with (root / "srv/note").open("a") as note:
+            note.write(f"{number}\n")
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        (root / "stray").write_text(f"made on day {number}")
+        assert mark_lived(str(root))
+        machine.next_boot()
+    assert (machine.top / "persistent/srv/note").read_text() == "0\n1\n2\n"
+    old = machine.old()
+    assert len(old) == 3
+    strays = {name: (machine.top / "old_roots" / name / "stray").read_text() for name in old}
+    assert sorted(strays.values()) == ["forget me", "made on day 0", "made on day 1"]
+    assert [strays[name] for name in old if name.endswith(".keep")] == ["forget me"]
+
+
+def test_a_second_wipe_in_one_boot_does_nothing(machine: Machine) -> None:
+    assert machine.stage("wipe").returncode == 0
+    again = machine.stage("wipe")
+    assert again.returncode == 0
+    assert "already done in this boot" in again.stderr
+    assert len(machine.old()) == 1
+
+
+def test_wipe_no_keeps_the_root_and_persists_all_the_same(machine: Machine) -> None:
+    root = machine.boot("ephemeroot.wipe=no")
+    assert (root / "stray").exists()
+    assert (root / "srv").is_mount()
+    assert machine.old() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("usr/lib/os-release", "has no /usr/lib/os-release"),
+        ("sbin/init", "has no executable /sbin/init"),
+    ],
+)
+def test_a_base_that_is_no_system(machine: Machine, path: str, message: str) -> None:
+    (machine.top / "root-base" / path).unlink()
+    machine.assert_kept(machine.stage("wipe"), message)
+
+
+def test_an_init_that_cannot_be_executed(machine: Machine) -> None:
+    (machine.top / "root-base/sbin/init").chmod(0o644)
+    machine.assert_kept(machine.stage("wipe"), "has no executable /sbin/init")
+
+
+def test_the_init_that_was_asked_for(machine: Machine) -> None:
+    machine.assert_kept(machine.stage("wipe", "init=/bin/other"), "no executable /bin/other")
+
+
+def test_links_in_a_base_lead_where_they_will_lead(machine: Machine) -> None:
+    base = machine.top / "root-base"
+    (base / "sbin/init").rename(base / "usr/lib/the-init")
+    (base / "sbin/init").symlink_to("/usr/lib/the-init")
+    assert machine.stage("wipe").returncode == 0
+
+
+def test_a_base_with_another_kernels_modules(machine: Machine) -> None:
+    modules = machine.top / "root-base/usr/lib/modules"
+    (modules / "1.2.3-other").mkdir(parents=True)
+    machine.assert_kept(
+        machine.stage("wipe"), f"no modules for the running kernel {os.uname().release}"
+    )
+    (modules / os.uname().release).mkdir()
+    machine.next_boot()
+    assert machine.stage("wipe").returncode == 0
+
+
+def test_no_base(machine: Machine) -> None:
+    btrfsutil.delete_subvolume(str(machine.top / "root-base"))
+    machine.assert_kept(machine.stage("wipe"), "base 'root-base' does not exist")
+
+
+def test_another_root_on_the_command_line(machine: Machine) -> None:
+    machine.device = "/dev/loop-control"
+    machine.assert_kept(machine.stage("wipe"), "cannot be used")
+
+
+def test_a_missing_root_device(machine: Machine) -> None:
+    words = "root=UUID=00000000-0000-0000-0000-00000000abcd"
+    machine.assert_kept(machine.stage("wipe", words), "00000000abcd cannot be used")
+
+
+def test_a_pending_resume(machine: Machine, tmp_path: Path) -> None:
+    swap = tmp_path / "swap"
+    swap.write_bytes(b"\0" * 4086 + b"S1SUSPEND\0")
+    before = (machine.base / "image").read_bytes()
+    machine.assert_kept(machine.stage("wipe", f"resume={swap}"), "hibernation image")
+    # The filesystem has not even been mounted by us: mounting alone writes to it.
+    assert (machine.base / "image").read_bytes() == before
+    machine.next_boot()
+    assert machine.stage("wipe", f"resume={swap} noresume").returncode == 0
+
+
+def test_a_root_that_is_mounted(machine: Machine, tmp_path: Path) -> None:
+    with mounted(machine.loop, tmp_path / "elsewhere", "subvol=root"):
+        machine.assert_kept(machine.stage("wipe"), "is mounted")
+
+
+def test_no_store(machine: Machine) -> None:
+    (machine.top / "persistent/.ephemeroot-store").unlink()
+    done = machine.stage("wipe")
+    assert done.returncode == 1
+    assert "is no store" in done.stderr
+    assert machine.old() == []
+    assert (machine.top / "root/stray").exists()
+
+
+def test_another_subvolume_where_the_store_should_be(machine: Machine) -> None:
+    volume = machine.run / "volumes/persistent"
+    volume.mkdir(parents=True)
+    subprocess.run(
+        ["mount", "-t", "btrfs", "-o", "subvol=root-base", machine.loop, volume], check=True
+    )
+    done = machine.stage("wipe")
+    assert done.returncode == 1
+    assert "is the subvolume /root-base, declared is persistent" in done.stderr
+    assert machine.old() == []
+
+
+def test_a_locked_run_directory(machine: Machine) -> None:
+    machine.run.mkdir()
+    with (machine.run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert machine.stage("wipe").returncode == 3
+    assert machine.old() == []
+
+
+def record_generation(machine: Machine, number: int) -> None:
+    state = machine.top / "persistent/.ephemeroot"
+    state.mkdir(mode=0o700)
+    (state / "generation").write_text(f"{number}\n")
+
+
+def test_an_old_image_does_not_wipe_and_binds_by_the_newer_plan(machine: Machine) -> None:
+    machine.generation = 8
+    machine.persist.append(Directory(path="/newer", store=STORE, source="newer"))
+    newer = machine.plan().dump()
+    machine.generation = 7
+    machine.persist.pop()
+    record_generation(machine, 8)
+    (machine.top / "persistent/.ephemeroot/plan.json").write_bytes(newer)
+    machine.assert_kept(machine.stage("wipe"), "is of generation 7")
+    root = machine.mount_root()
+    persisted = machine.stage("persist")
+    assert persisted.returncode == 10
+    assert "follows generation 8" in persisted.stderr
+    assert (root / "newer").is_mount()
+
+
+def test_an_image_of_the_same_generation_wipes(machine: Machine) -> None:
+    record_generation(machine, 1)
+    assert machine.stage("wipe").returncode == 0
+
+
+def test_a_record_that_cannot_be_read_counts_as_newer(machine: Machine) -> None:
+    record_generation(machine, 1)
+    (machine.top / "persistent/.ephemeroot/generation").write_text("one")
+    machine.assert_kept(machine.stage("wipe"), "cannot be read")
+
+
+def test_the_previous_roots_content_is_carried_over(machine: Machine) -> None:
+    root = machine.top / "root"
+    (root / "etc/hostname").write_text("chosen-by-the-administrator\n")
+    (root / "etc/machine-id").write_text(MACHINE_ID + "\n")
+    (root / "srv/data").write_bytes(os.urandom(1 << 16))
+    content = (root / "srv/data").read_bytes()
+    fresh = machine.boot()
+    assert (fresh / "etc/hostname").read_text() == "chosen-by-the-administrator\n"
+    assert (fresh / "etc/machine-id").read_text() == MACHINE_ID + "\n"
+    assert (fresh / "srv/data").read_bytes() == content
+    assert (machine.top / "persistent/srv/data").read_bytes() == content
+
+
+def test_too_much_to_carry_over_keeps_the_root(machine: Machine, tmp_path: Path) -> None:
+    """The store on another filesystem, so that nothing can be shared with the root."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with fresh_disk(other) as disk:
+        btrfsutil.create_subvolume(str(disk.top / "persistent"))
+        marker = machine.top / "persistent/.ephemeroot-store"
+        shutil.copy(marker, disk.top / "persistent")
+        volume = machine.run / "volumes/persistent"
+        volume.mkdir(parents=True)
+        subprocess.run(
+            ["mount", "-t", "btrfs", "-o", "subvol=persistent", disk.loop, volume], check=True
+        )
+        (machine.top / "root/srv/big").write_bytes(os.urandom(machine.seed_limit + 1))
+        machine.assert_kept(machine.stage("wipe"), "run 'ephemeroot adopt /srv'")
+        assert not (disk.top / "persistent/srv").exists()
+        machine.leave()
+
+
+def test_what_is_shared_by_reflink_has_no_limit(machine: Machine) -> None:
+    machine.seed_limit = 0
+    (machine.top / "root/srv/big").write_bytes(os.urandom(1 << 22))
+    assert machine.stage("wipe").returncode == 0
+    assert (machine.top / "persistent/srv/big").stat().st_size == 1 << 22
+
+
+def test_a_root_that_is_not_the_one_that_was_made_fresh(machine: Machine) -> None:
+    assert machine.stage("wipe").returncode == 0
+    btrfsutil.create_snapshot(str(machine.top / "root"), str(machine.top / "impostor"))
+    os.rename(machine.top / "root", machine.top / "aside")
+    os.rename(machine.top / "impostor", machine.top / "root")
+    root = machine.mount_root()
+    done = machine.stage("persist")
+    assert done.returncode == 1
+    assert "is not the root that was made fresh" in done.stderr
+    assert not (root / "srv").is_mount()
+
+
+def test_the_report(machine: Machine) -> None:
+    machine.boot()
+    report = machine.report()
+    assert report["wipe"]["result"] == "wiped"
+    facts = report["wipe"]["wiped /"]
+    assert isinstance(facts, dict)
+    assert facts["retired"] == machine.old()[0]
+    lines = report["persist"]["operations"]
+    assert isinstance(lines, list)
+    assert [line["line"] for line in lines] == [o.describe() for o in machine.plan().persist]
+    assert all(line["seconds"] >= 0 for line in lines)
+    assert report["persist"]["problems"] == []
+
+
+BUDGET = """\
+import sys
+{path}
+from ephemeroot.hooks.__main__ import main
+code = main(sys.argv[1:])
+print("modules:", *sorted(sys.modules))
+sys.exit(code)
+"""
+
+
+def test_the_import_budget_of_a_whole_boot(machine: Machine, tmp_path: Path) -> None:
+    """What a wipe and a persistence stage really import, the interpreter started as in a boot."""
+    package = Path(ephemeroot.__file__).parent.parent
+    library = Path(btrfsutil.__file__).parent
+    script = tmp_path / "budget.py"
+    script.write_text(BUDGET.format(path=f"sys.path[:0] = [{str(package)!r}, {str(library)!r}]"))
+    entry = ("-I", "-S", "-B", str(script))
+    imported: set[str] = set()
+    for stage in ("wipe", "persist"):
+        done = machine.stage(stage, entry=entry)
+        assert done.returncode == 0, done.stderr
+        imported |= set(done.stdout.partition("modules:")[2].split())
+        if stage == "wipe":
+            assert "btrfsutil" in imported
+            machine.mount_root()
+    assert imported.isdisjoint(EXPENSIVE)
