@@ -10,7 +10,7 @@ import ctypes
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,7 @@ def owned(path: Path) -> Path:
     return path
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[Path, Path], object]] = {
     "link": lambda p, v: p.symlink_to(v),
     "relative link": lambda p, v: p.symlink_to(os.path.relpath(v, p.parent)),
     "link to proc": lambda p, v: p.symlink_to("/proc/self/root" + str(v)),

@@ -1,1 +1,132 @@
-"""."""
+"""The command line: a module for each verb.
+
+A verb's module has ``NAME``, ``HELP``, ``configure(parser)`` and
+``run(arguments) -> int``. ``arguments`` has ``root``, ``config`` and ``json`` besides
+the verb's own. Errors are raised; only ``main`` prints them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+from ephemeroot import __version__
+from ephemeroot.cli import terminal
+from ephemeroot.config import InvalidConfiguration
+from ephemeroot.errors import EphemerootError, Misconfigured
+
+VERBS = ("check", "plan", "apply", "setup", "home", "image", "lived", "schema")
+"""Modules of this package, in the order of the help."""
+
+PLUMBING = ("image", "lived", "schema")
+"""Called by other programs; the help does not list them."""
+
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Misconfigured(message, f"see '{self.prog} --help'")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code.
+
+    0 done, 1 failed, 2 wrong usage or configuration, 3 locked by another run, 10 partly
+    done, 130 interrupted. Foreseen errors are printed; anything else is a bug and keeps
+    its traceback.
+    """
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except InvalidConfiguration as error:
+        for problem in error.problems:
+            complain = terminal.warning if problem.warning else terminal.error
+            complain(f"{problem.place}: {problem.reason}", problem.hint)
+        return error.exit_code
+    except EphemerootError as error:
+        terminal.error(error.message, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        # Who read our output has gone; do not complain a second time while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        terminal.error(f"{where}{error.strerror or error}", _permission_hint(error))
+        return 1
+    except KeyboardInterrupt:
+        terminal.error("interrupted")
+        return INTERRUPTED
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as exit_:  # --help and --version
+        return exit_.code if isinstance(exit_.code, int) else 0
+    return int(arguments.run(arguments))
+
+
+def _permission_hint(error: OSError) -> str:
+    return "run it as root" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ephemeroot", description="A root that is new at every boot.")
+    parser.add_argument("--version", action="version", version=f"ephemeroot {__version__}")
+    parser.set_defaults(config=None, root="/", json=False)
+    _add_common(parser)
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+    for module in _modules():
+        listed = {} if module.NAME in PLUMBING else {"help": module.HELP}
+        verb = verbs.add_parser(module.NAME, description=module.HELP, **listed)
+        _add_common(verb)
+        module.configure(verb)
+        verb.set_defaults(run=module.run)
+    return parser
+
+
+def _modules() -> list[ModuleType]:
+    """The verbs that are installed: a distribution may leave some to another package."""
+    found = []
+    for name in VERBS:
+        full = f"{__name__}.{name}"
+        try:
+            found.append(import_module(full))
+        except ModuleNotFoundError as error:
+            if error.name != full:
+                raise
+    return found
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Options that may stand before and after the verb (SUPPRESS: the later must not reset
+    the earlier).
+    """
+    group = parser.add_argument_group("for every verb")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="read this configuration only (default: /etc/ephemeroot/ephemeroot.toml "
+        "and its drop-ins)",
+    )
+    group.add_argument(
+        "--root",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="act for the machine whose root is DIR (default: this one)",
+    )
+    group.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
+    )

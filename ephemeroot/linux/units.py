@@ -9,6 +9,8 @@ from __future__ import annotations
 
 _PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:_.")
 
+_HEXADECIMAL = frozenset("0123456789abcdef")
+
 LONGEST = 255
 """Bytes in a unit's name, the suffix included (systemd, src/basic/unit-name.h: 256 with NUL)."""
 
@@ -33,24 +35,28 @@ def escape_path(path: str) -> str:
 
 def unescape_path(name: str) -> str:
     """Return the path whose ``escape_path`` is *name*. Raises ``ValueError`` for others."""
-    if name == "-":
-        return "/"
-    out = bytearray(b"/")
+    path = "/"
+    if name != "-":
+        path += _unescape(name.replace("-", "/"))
+    parts = path[1:].split("/")
+    if escape_path(path) != name or (path != "/" and any(p in ("", ".", "..") for p in parts)):
+        raise ValueError(f"{name!r} is no escaped path")
+    return path
+
+
+def _unescape(text: str) -> str:
+    """Undo ``\\xNN``; what is none stays, and is noticed by who escapes it again."""
+    out = bytearray()
     position = 0
-    while position < len(name):
-        character = name[position]
-        if character == "\\":
-            if name[position + 1 : position + 2] != "x" or position + 4 > len(name):
-                raise ValueError(name)
-            out.append(int(name[position + 2 : position + 4], 16))
+    while position < len(text):
+        digits = text[position + 2 : position + 4]
+        if text.startswith("\\x", position) and len(digits) == 2 and set(digits) <= _HEXADECIMAL:
+            out.append(int(digits, 16))
             position += 4
         else:
-            out += b"/" if character == "-" else character.encode()
+            out += text[position].encode("utf-8", "surrogateescape")
             position += 1
-    path = out.decode("utf-8", "surrogateescape")
-    if escape_path(path) != name:
-        raise ValueError(name)
-    return path
+    return out.decode("utf-8", "surrogateescape")
 
 
 def mount_unit(path: str) -> str:

@@ -1,0 +1,66 @@
+"""``ephemeroot check``: every mistake in the configuration, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from ephemeroot.cli import terminal
+from ephemeroot.config import Machine, Problem, examine, read
+from ephemeroot.errors import Misconfigured
+
+NAME = "check"
+HELP = "look for mistakes in the configuration and show all of them"
+
+FORMAT = "ephemeroot-check"
+VERSION = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb has no arguments of its own."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 without errors (warnings are none), else 2."""
+    machine = Machine.of(arguments.root)
+    config = read(machine, arguments.config)
+    problems = examine(config, machine).problems
+    if arguments.json:
+        _print_json(config.files, problems)
+    else:
+        _print(config.files, problems)
+    return Misconfigured.exit_code if _errors(problems) else 0
+
+
+def _print(files: Sequence[str], problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
+    errors = _errors(problems)
+    read_from = _count(len(files), "file")
+    if not problems:
+        terminal.say(f"{read_from} checked: nothing to complain about")
+        return
+    counts = f"{_count(errors, 'error')}, {_count(len(problems) - errors, 'warning')}"
+    terminal.say(f"{read_from} checked: {counts}")
+
+
+def _print_json(files: Sequence[str], problems: Sequence[Problem]) -> None:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "files": list(files),
+        "errors": _errors(problems),
+        "warnings": len(problems) - _errors(problems),
+        "problems": [problem.to_json() for problem in problems],
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def _errors(problems: Sequence[Problem]) -> int:
+    return sum(not problem.warning for problem in problems)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

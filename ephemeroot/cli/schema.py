@@ -1,0 +1,22 @@
+"""``ephemeroot schema``: the configuration's JSON Schema, for editors (plumbing)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ephemeroot.config.schema import schema
+
+NAME = "schema"
+HELP = "print the JSON Schema of the configuration, for editors"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb has no arguments of its own."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print it."""
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")
+    return 0

@@ -1,0 +1,86 @@
+"""What an administrator may have forgotten: warnings, never errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ephemeroot.config import clean, volumes
+from ephemeroot.config.declared import Declared
+from ephemeroot.config.machine import Machine
+from ephemeroot.config.model import Configuration
+from ephemeroot.config.problem import Place, Problem
+from ephemeroot.config.volumes import Volume
+
+REPLACED = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "adjtime", "resolv.conf")
+"""Files in /etc that programs replace by rename, which a mount point refuses (EBUSY)."""
+
+_ALWAYS = {
+    "/etc/machine-id": "every boot is another machine to its journal and its network",
+    "/var/log": "the logs of every boot are lost with it",
+}
+_WITHOUT_BASE = {
+    "/etc/passwd": "nobody can log in",
+    "/etc/shadow": "nobody can log in",
+    "/etc/group": "no group exists",
+}
+
+
+def advise(
+    config: Configuration,
+    machine: Machine,
+    mounted: Sequence[Volume],
+    declared: Sequence[Declared],
+    problems: list[Problem],
+) -> None:
+    """Add warnings to *problems*."""
+    for entry in declared:
+        _propose_copy(entry, problems)
+    if config.wiping is None or not config.complete:
+        return
+    place = config.wiping.origin.place
+    if not config.stores:
+        problems.append(
+            Problem.at(
+                place,
+                "there is no store: nothing survives a boot, not even this configuration",
+                'declare one: [persistence."/persistent"]',
+                warning=True,
+            )
+        )
+        return
+    wanted = dict(_ALWAYS)
+    plugin = config.wiping.plugin
+    if plugin is not None and plugin.starts_empty(config.wiping.settings):
+        wanted.update(_WITHOUT_BASE)
+        wanted.update(dict.fromkeys(machine.host_keys, "its SSH clients will warn of an attack"))
+    for path, consequence in wanted.items():
+        if not _persists(path, mounted, declared):
+            _miss(path, consequence, place, problems)
+
+
+def _propose_copy(entry: Declared, problems: list[Problem]) -> None:
+    directory, _, name = entry.path.rpartition("/")
+    if directory == "/etc" and name in REPLACED and not entry.is_directory:
+        if entry.method in ("auto", "bind"):
+            problems.append(
+                Problem.at(
+                    entry.place,
+                    f"programs replace {entry.path} by rename, which fails on a bound file",
+                    'set method = "copy"',
+                    warning=True,
+                )
+            )
+
+
+def _persists(path: str, mounted: Sequence[Volume], declared: Sequence[Declared]) -> bool:
+    volume = volumes.covering(path, mounted)
+    if volume is not None and volume.persists:
+        return True
+    return any(clean.is_below(path, entry.path) for entry in declared)
+
+
+def _miss(path: str, consequence: str, place: Place, problems: list[Problem]) -> None:
+    name = path.rpartition("/")[2]
+    entry = f'{{ file = "{path}", method = "copy" }}' if name in REPLACED else f'"{path}"'
+    reason = f"{path} does not persist: {consequence}"
+    problems.append(Problem.at(place, reason, f"declare {entry}", warning=True))

@@ -1,0 +1,256 @@
+"""What persists, looked up: absolute paths, stores, numbers instead of names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ephemeroot.config import clean
+from ephemeroot.config.accounts import Accounts, User
+from ephemeroot.config.machine import Machine
+from ephemeroot.config.model import (
+    Binding,
+    Configuration,
+    Entry,
+    Origin,
+    Permissions,
+    StoreEntry,
+    UserEntry,
+)
+from ephemeroot.config.problem import Mistake, Place, Problem
+
+OURS = "/etc/ephemeroot"
+"""Persisted without being declared: a machine that forgets its configuration wipes no more."""
+
+_PEOPLE = range(1000, 60000)
+"""User numbers of people (login.defs(5), UID_MIN and UID_MAX)."""
+
+_WHERE = "it must be in passwd or group of the root that the machine runs"
+
+WELL_KNOWN = {
+    "/root": 0o700,
+    "/tmp": 0o1777,  # the path itself is meant
+    "/var/tmp": 0o1777,
+    "/var/lib/private": 0o700,
+    "/var/cache/private": 0o700,
+    "/var/log/private": 0o700,
+}
+"""Modes of directories that must not be made 0755 (systemd's tmpfiles.d, DynamicUser=)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Numbers for something new."""
+
+    user: int
+    group: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for, as numbers; ``None`` leaves it to the default."""
+
+    user: int | None = None
+    group: int | None = None
+    mode: int | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything was asked for."""
+        return (self.user, self.group, self.mode) != (None, None, None)
+
+    def over(self, default: Owner) -> Owner:
+        """It, and *default* for the rest."""
+        return Owner(
+            default.user if self.user is None else self.user,
+            default.group if self.group is None else self.group,
+            default.mode if self.mode is None else self.mode,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A user's home, in which parents of declared paths belong to the user."""
+
+    path: str
+    user: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A directory or file that persists in ``store``.
+
+    ``owner`` is for when the store does not have it yet; a file's has only what was asked
+    for. ``parent`` is what was asked for the directory it lies in, at ``parent_place``.
+    """
+
+    path: str
+    store: str
+    is_directory: bool
+    owner: Wanted
+    parent: Wanted
+    parent_place: Place
+    method: str
+    binding: Binding
+    initial: str
+    required: bool
+    first_boot: bool
+    place: Place
+
+    @property
+    def in_store(self) -> str:
+        """Where the store has it, as a path of the machine."""
+        return f"{self.store.rstrip('/')}{self.path}"
+
+
+class Resolver:
+    """Resolves one configuration against one machine, noting mistakes in ``problems``."""
+
+    def __init__(self, config: Configuration, machine: Machine, problems: list[Problem]) -> None:
+        self.config = config
+        self.accounts = machine.accounts
+        self.problems = problems
+        self.homes = {home.path: home for home in _peoples_homes(machine.accounts)}
+        self.declared: list[Declared] = []
+
+    def resolve(self) -> None:
+        """Fill ``declared`` and ``homes``."""
+        users = [(store, user, self._user(user)) for store in self.config.stores
+                 for user in store.users]  # fmt: skip
+        for store in self.config.stores:
+            for entry in store.entries:
+                self._system_entry(store, entry)
+        for store, user, found in users:
+            if found is not None:
+                binding = user.binding.under(store.binding)
+                for entry in user.entries:
+                    self._users_entry(store, entry, found, binding)
+        self._keep_ours()
+
+    def _user(self, entry: UserEntry) -> User | None:
+        """The user with the home that counts, noted among the homes."""
+        user = self.accounts.user(entry.name)
+        if user is None:
+            hint = clean.close(entry.name, self._people()) or _WHERE
+            self._add(entry.origin.place, f"unknown user `{entry.name}`", hint)
+            return None
+        if entry.home is not None:
+            user = replace(user, home=entry.home)
+        try:
+            home = clean.absolute(user.home)
+        except Mistake as mistake:
+            self._add(entry.origin.place, f"the home of {user.name}: {mistake.reason}", "set home")
+            return None
+        if home == "/":
+            self._add(entry.origin.place, f"the home of {user.name} is /", "set home")
+            return None
+        self.homes[home] = Home(home, user.uid, user.gid)
+        return replace(user, home=home)
+
+    def _people(self) -> list[str]:
+        return [user.name for user in self.accounts.users.values() if user.uid in _PEOPLE]
+
+    def _system_entry(self, store: StoreEntry, entry: Entry) -> None:
+        home = self.homes.get(entry.path) if entry.is_directory else None
+        mode = WELL_KNOWN.get(entry.path, 0o755)
+        default = Owner(home.user, home.group, 0o700) if home else Owner(0, 0, mode)
+        self._entry(store, entry, entry.path, default, store.binding)
+
+    def _users_entry(self, store: StoreEntry, entry: Entry, user: User, above: Binding) -> None:
+        default = Owner(user.uid, user.gid, 0o755)
+        self._entry(store, entry, f"{user.home}/{entry.path}", default, above)
+
+    def _entry(
+        self, store: StoreEntry, entry: Entry, path: str, default: Owner, above: Binding
+    ) -> None:
+        wanted = self._numbers(entry.permissions, entry.origin)
+        parent = self._numbers(entry.parent, entry.parent_origin)
+        if entry.is_directory:
+            full = wanted.over(default)
+            wanted = Wanted(full.user, full.group, full.mode)
+        declared = Declared(
+            path=path,
+            store=self._store(store, entry),
+            is_directory=entry.is_directory,
+            owner=wanted,
+            parent=parent,
+            parent_place=entry.parent_origin.place,
+            method=entry.method,
+            binding=entry.binding.under(above),
+            initial=entry.initial,
+            required=entry.required,
+            first_boot=entry.first_boot,
+            place=entry.origin.place,
+        )
+        try:
+            clean.require_length(declared.in_store)
+        except Mistake as mistake:
+            self._add(declared.place, f"in the store, {mistake.reason}", "use a shorter path")
+            return
+        self.declared.append(declared)
+
+    def _store(self, store: StoreEntry, entry: Entry) -> str:
+        """The store's path, or that of the one that the entry asks for."""
+        if entry.store is None:
+            return store.path
+        known = [declared.path for declared in self.config.stores]
+        if entry.store in known:
+            return entry.store
+        place = entry.origin.of("store")
+        if entry.store in self.config.disabled:
+            self._add(place, f"the store {entry.store} is not enabled", "remove its enable = false")
+        elif self.config.complete:
+            hint = f'declare it: [persistence."{entry.store}"]'
+            self._add(place, f"{entry.store} is no declared store", hint)
+        return store.path
+
+    def _numbers(self, wanted: Permissions, origin: Origin) -> Wanted:
+        """*wanted* with numbers for names."""
+        user = group = None
+        if wanted.user is not None:
+            user = self.accounts.uid(wanted.user)
+            if user is None:
+                hint = clean.close(str(wanted.user), self.accounts.users) or _WHERE
+                self._add(origin.of("user"), f"unknown user `{wanted.user}`", hint)
+        if wanted.group is not None:
+            group = self.accounts.gid(wanted.group)
+            if group is None:
+                hint = clean.close(str(wanted.group), self.accounts.groups) or _WHERE
+                self._add(origin.of("group"), f"unknown group `{wanted.group}`", hint)
+        return Wanted(user, group, wanted.mode)
+
+    def _keep_ours(self) -> None:
+        """Our own configuration goes into the first store, unless something covers it."""
+        covered = any(clean.is_below(OURS, d.path) for d in self.declared if d.is_directory)
+        if covered or not self.config.stores:
+            return
+        store = self.config.stores[0]
+        place = store.origin.place
+        self.declared.append(
+            Declared(
+                path=OURS,
+                store=store.path,
+                is_directory=True,
+                owner=Wanted(0, 0, 0o755),
+                parent=Wanted(),
+                parent_place=place,
+                method="bind",
+                binding=Binding(hide=store.binding.hide),
+                initial="previous",
+                required=False,
+                first_boot=False,
+                place=place,
+            )
+        )
+
+    def _add(self, place: Place, reason: str, hint: str = "") -> None:
+        self.problems.append(Problem.at(place, reason, hint))
+
+
+def _peoples_homes(accounts: Accounts) -> list[Home]:
+    return [
+        Home(user.home.rstrip("/"), user.uid, user.gid)
+        for user in accounts.users.values()
+        if user.uid in _PEOPLE and user.home.rstrip("/").count("/") > 1
+    ]

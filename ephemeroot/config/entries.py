@@ -1,0 +1,117 @@
+"""Stores and what is declared to persist in them, from checked tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ephemeroot.config.model import Binding, Entry, Origin, Permissions, StoreEntry, UserEntry
+from ephemeroot.config.records import Reading, Record
+from ephemeroot.config.settings import STORE, USER, Listed, Table
+
+MACHINE_ID = "/etc/machine-id"
+
+
+def stores(
+    records: Mapping[str, Record] | None, reading: Reading
+) -> tuple[tuple[StoreEntry, ...], tuple[str, ...]]:
+    """The enabled stores in the order they were declared, and the paths of the others."""
+    found = [_store(path, record, reading) for path, record in (records or {}).items()]
+    enabled = {path: (records or {})[path].values["enable"] for path in records or {}}
+    return (
+        tuple(store for store in found if enabled[store.path]),
+        tuple(store.path for store in found if not enabled[store.path]),
+    )
+
+
+def _store(path: str, record: Record, reading: Reading) -> StoreEntry:
+    users = record.values["users"] or {}
+    return StoreEntry(
+        path=path,
+        binding=_binding(record.values),
+        entries=_entries(record.values, STORE, reading),
+        users=tuple(_user(name, user, reading) for name, user in users.items()),
+        origin=record.origin(),
+    )
+
+
+def _user(name: str, record: Record, reading: Reading) -> UserEntry:
+    entries = _entries(record.values, USER, reading)
+    for entry in entries:
+        if "required" in entry.origin.keys and entry.required:
+            reading.add(
+                entry.origin.of("required"),
+                "a user's entry cannot be required",
+                "a user could stop the machine from booting; remove it",
+            )
+    return UserEntry(
+        name=name,
+        home=record.values["home"],
+        binding=_binding(record.values),
+        entries=entries,
+        origin=record.origin(),
+    )
+
+
+def _entries(values: Mapping[str, Any], table: Table, reading: Reading) -> tuple[Entry, ...]:
+    found = []
+    for key in ("directories", "files"):
+        setting = table.setting(key)
+        assert setting is not None
+        assert isinstance(setting.kind, Listed)
+        for node in values[key]:
+            record = reading.short(node, setting.kind)
+            entry = None if record is None else _entry(record, setting.kind.short, reading)
+            if entry is not None:
+                found.append(entry)
+    return tuple(found)
+
+
+def _entry(record: Record, path_key: str, reading: Reading) -> Entry | None:
+    values = record.values
+    path = values[path_key]
+    if path is None:
+        return None
+    entry = Entry(
+        path=path,
+        is_directory=path_key == "directory",
+        permissions=_permissions(values),
+        parent=_permissions(values["parent-directory"].values if values["parent-directory"] else
+                            {}),
+        parent_origin=values["parent-directory"].origin() if values["parent-directory"] else
+        Origin(record.place),
+        store=values["store"],
+        method=values["method"],
+        binding=_binding(values),
+        initial=values["initial"],
+        required=values["required"],
+        first_boot=values.get("first-boot", False),
+        origin=record.origin(),
+    )  # fmt: skip
+    _check_machine_id(entry, reading)
+    return entry
+
+
+def _check_machine_id(entry: Entry, reading: Reading) -> None:
+    origin = entry.origin
+    if entry.path != MACHINE_ID:
+        if entry.first_boot:
+            reading.add(origin.of("first-boot"), f"is only for {MACHINE_ID}", "remove it")
+        return
+    if entry.is_directory:
+        reading.add(origin.place, f"{MACHINE_ID} is a file", "declare it in files")
+        return
+    if "method" in origin.keys and entry.method != "copy":
+        reading.add(
+            origin.of("method"),
+            f"{MACHINE_ID} is always copied",
+            "systemd fails on a bound or linked one; remove the method",
+        )
+
+
+def _permissions(values: Mapping[str, Any]) -> Permissions:
+    return Permissions(values.get("user"), values.get("group"), values.get("mode"))
+
+
+def _binding(values: Mapping[str, Any]) -> Binding:
+    return Binding(values["hide-mounts"], values["allow-trash"], tuple(values["mount-options"]))

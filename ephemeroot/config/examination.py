@@ -1,0 +1,53 @@
+"""A configuration and a machine brought together: everything looked up, every mistake noted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ephemeroot.config import advice, volumes
+from ephemeroot.config.claims import Claims
+from ephemeroot.config.declared import Declared, Home, Resolver
+from ephemeroot.config.machine import Machine
+from ephemeroot.config.model import Configuration
+from ephemeroot.config.problem import Problem, ordered
+from ephemeroot.config.refusals import Refusals
+from ephemeroot.config.volumes import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What ``examine`` found. ``volumes`` are parents first; ``declared`` in the order of
+    the configuration; ``problems`` by file and line, reading's included.
+    """
+
+    config: Configuration
+    machine: Machine
+    volumes: tuple[Volume, ...]
+    declared: tuple[Declared, ...]
+    homes: tuple[Home, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that keep a plan from being made."""
+        return [problem for problem in self.problems if not problem.warning]
+
+
+def examine(config: Configuration, machine: Machine) -> Examination:
+    """Look everything up in *machine* and note every mistake; raises nothing."""
+    problems = list(config.problems)
+    mounted = volumes.resolve(config, machine, problems)
+    resolver = Resolver(config, machine, problems)
+    resolver.resolve()
+    stores = [store.path for store in config.stores]
+    Claims(resolver.declared, stores, mounted, problems).check()
+    Refusals(config, machine, mounted, resolver.declared, problems).check()
+    advice.advise(config, machine, mounted, resolver.declared, problems)
+    return Examination(
+        config,
+        machine,
+        tuple(mounted),
+        tuple(resolver.declared),
+        tuple(resolver.homes[path] for path in sorted(resolver.homes)),
+        tuple(ordered(problems)),
+    )

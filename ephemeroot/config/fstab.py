@@ -1,0 +1,63 @@
+"""The lines of /etc/fstab (fstab(5))."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ephemeroot.linux.mountinfo import unescape
+
+INITRD = "x-initrd.mount"
+"""The option that makes the initramfs mount a line (systemd.mount(5))."""
+
+
+@dataclass(frozen=True, slots=True)
+class FstabLine:
+    """One line: ``device``, ``mount_point`` (without a final slash), ``type``, ``options``
+    and its ``number``, counted from 1.
+    """
+
+    device: str
+    mount_point: str
+    type: str
+    options: tuple[str, ...]
+    number: int
+
+    @property
+    def needed_for_boot(self) -> bool:
+        """Whether the initramfs mounts it."""
+        return INITRD in self.options and "noauto" not in self.options
+
+    def with_initrd(self) -> str:
+        """The line as it must be for the initramfs to mount it."""
+        kept = [o for o in self.options if o not in ("defaults", "noauto", INITRD)]
+        fields = (self.device, self.mount_point, self.type, ",".join([*kept, INITRD]), "0", "0")
+        return "  ".join(_escape(field) for field in fields)
+
+    def option(self, name: str) -> str | None:
+        """The last value of ``name=value``."""
+        return option(self.options, name)
+
+
+def option(options: tuple[str, ...] | list[str], name: str) -> str | None:
+    """The last value of ``name=value`` in mount options, ``None`` if there is none."""
+    values = [o.partition("=")[2] for o in options if o.startswith(f"{name}=")]
+    return values[-1] if values else None
+
+
+def parse(text: str) -> list[FstabLine]:
+    """The lines that mount something somewhere; comments, swap and nonsense are left out."""
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        fields = [unescape(field) for field in line.split()]
+        if len(fields) < 2 or fields[0].startswith("#") or not fields[1].startswith("/"):
+            continue
+        point = "/" + "/".join(part for part in fields[1].split("/") if part)
+        type_ = fields[2] if len(fields) > 2 else "auto"
+        options = fields[3] if len(fields) > 3 else "defaults"
+        split = tuple(option for option in options.split(",") if option)
+        found.append(FstabLine(fields[0].replace('"', ""), point, type_, split, number))
+    return found
+
+
+def _escape(field: str) -> str:
+    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in field)

@@ -1,0 +1,323 @@
+"""What a single value may be: each kind checks it, and says so in a JSON Schema.
+
+``parse`` takes what ``tomllib`` made of the value, returns what the rest of the program
+wants and raises ``Mistake`` for everything else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ephemeroot.config import clean, modes
+from ephemeroot.config.problem import Mistake
+from ephemeroot.linux import mounts
+
+Schema = dict[str, object]
+
+
+class Kind:
+    """One kind of value. ``word`` completes "this must be …"."""
+
+    word = "anything"
+
+    def parse(self, value: object) -> object:
+        """Return the checked value. Raises ``Mistake``."""
+        raise NotImplementedError
+
+    def schema(self) -> Schema:
+        """What a JSON Schema says about such a value."""
+        raise NotImplementedError
+
+    def wrong_type(self, value: object) -> Mistake:
+        """The mistake of a value of another type."""
+        hint = ""
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
+            hint = f"write {'true' if value.lower() in ('true', 'yes') else 'false'}, no quotes"
+        return Mistake(f"must be {self.word}, not {type_word(value)}", hint)
+
+    def text(self, value: object) -> str:
+        """*value* if it is a string, not empty and without NUL. Raises ``Mistake``."""
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        if value == "":
+            raise Mistake("must not be empty")
+        if "\0" in value:
+            raise Mistake("contains a NUL character")
+        return value
+
+
+def type_word(value: object) -> str:
+    """The TOML type of *value* in a word or two."""
+    if isinstance(value, bool):
+        return "a boolean"
+    for type_, word in ((str, "a string"), (int, "a number"), (float, "a fraction"),
+                        (list, "a list"), (dict, "a table")):  # fmt: skip
+        if isinstance(value, type_):
+            return word
+    return "a date or time"
+
+
+class Boolean(Kind):
+    """``true`` or ``false``."""
+
+    word = "true or false"
+
+    def parse(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise self.wrong_type(value)
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
+
+class Integer(Kind):
+    """A whole number, not negative."""
+
+    word = "a whole number"
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.wrong_type(value)
+        if value < 0:
+            raise Mistake(f"{value} must not be negative")
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "integer", "minimum": 0}
+
+
+class Text(Kind):
+    """A string that is not empty."""
+
+    word = "a string"
+
+    def parse(self, value: object) -> str:
+        return self.text(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def word(self) -> str:  # type: ignore[override]  # what is fixed elsewhere depends here
+        """The words themselves."""
+        return " or ".join(f'"{word}"' for word in self.words)
+
+    def parse(self, value: object) -> str:
+        text = self.text(value)
+        if text not in self.words:
+            reason = f"{text!r} is unknown: must be {self.word}"
+            raise Mistake(reason, clean.close(text, self.words))
+        return text
+
+    def schema(self) -> Schema:
+        return {"enum": list(self.words)}
+
+
+class AbsolutePath(Kind):
+    """An absolute path; doubled and trailing slashes are cleaned away."""
+
+    word = "an absolute path"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        return clean.absolute(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^/"}
+
+
+class HomePath(Kind):
+    """A path relative to a user's home."""
+
+    word = "a path below the home"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        return clean.below_home(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^[^/~]"}
+
+
+class InnerPath(Kind):
+    """A path from the top of a filesystem; a leading slash is allowed and means nothing."""
+
+    word = "a path from the top of the filesystem"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        return clean.inner(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class Mode(Kind):
+    """A mode as chmod reads it."""
+
+    directory: bool = True
+    word = 'a mode such as "0750" or "u=rwx,g=rx,o="'
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise Mistake(f"{value} is a number, a mode is a string", modes.explain_integer(value))
+        return modes.parse(self.text(value), directory=self.directory)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^([0-7]{3,4}|[ugoa]*[-+=][-+=,rwxXstugoa0-7]*)$"}
+
+
+@dataclass(frozen=True)
+class Account(Kind):
+    """A user or a group, by name or number; names are looked up when the plan is made."""
+
+    what: str
+
+    @property
+    def word(self) -> str:  # type: ignore[override]
+        """User or group."""
+        return f"the name or number of a {self.what}"
+
+    def parse(self, value: object) -> str | int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not 0 <= value < 2**32 - 1:
+                raise Mistake(f"{value} is no {self.what} number")
+            return value
+        return self.text(value)
+
+    def schema(self) -> Schema:
+        return {"type": ["string", "integer"], "minLength": 1, "minimum": 0}
+
+
+class Seconds(Kind):
+    """A time span: a number of seconds, or text such as ``10s`` or ``1min 30s``."""
+
+    word = 'a time such as 90, "10s" or "2min"'
+    longest = 86400
+
+    _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+    _SPAN = re.compile(r"\s*(?:\d+\s*(?:sec|s|min|m|h|)\s*)+")
+    _PART = re.compile(r"(\d+)\s*([a-z]*)")
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            seconds = value
+        else:
+            text = self.text(value)
+            if not self._SPAN.fullmatch(text):
+                raise Mistake(f"{text!r} is no time", f"must be {self.word}")
+            seconds = sum(int(n) * self._UNITS[unit] for n, unit in self._PART.findall(text))
+        if not 0 < seconds <= self.longest:
+            raise Mistake(f"{value!r} is not between 1 second and a day")
+        return seconds
+
+    def schema(self) -> Schema:
+        return {"type": ["integer", "string"], "minimum": 1, "maximum": self.longest}
+
+
+class Size(Kind):
+    """A number of bytes: ``1048576`` or ``512M`` (powers of 1024)."""
+
+    word = 'a size such as "512M" or "2G"'
+
+    _SIZE = re.compile(r"(\d+)\s*(?:([KMGTPE])(?:i?B)?)?")
+
+    def parse(self, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        text = self.text(value)
+        found = self._SIZE.fullmatch(text)
+        if found is None:
+            raise Mistake(f"{text!r} is no size", f"must be {self.word}")
+        return int(found[1]) * 1024 ** (" KMGTPE".index(found[2]) if found[2] else 0)
+
+    def schema(self) -> Schema:
+        return {"type": ["integer", "string"], "minimum": 0}
+
+
+class Amount(Size):
+    """A size, or a part of the whole: ``10%``. Stays the text that was written."""
+
+    word = 'a size such as "2G" or a part such as "10%"'
+
+    _PERCENT = re.compile(r"(\d+)\s*%")
+
+    def parse(self, value: object) -> object:
+        if isinstance(value, str) and (found := self._PERCENT.fullmatch(value)):
+            if int(found[1]) > 100:
+                raise Mistake(f"{value!r} is more than the whole")
+            return f"{int(found[1])}%"
+        return str(super().parse(value))
+
+
+class Strings(Kind):
+    """A list of strings."""
+
+    word = "a list of strings"
+
+    def parse(self, value: object) -> list[str]:
+        if not isinstance(value, list):
+            raise self.wrong_type(value)
+        return [self.text(item) for item in value]
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"type": "string", "minLength": 1}}
+
+
+class Patterns(Strings):
+    """A string, or a list of strings of which one must fit."""
+
+    word = "a string or a list of strings"
+
+    def parse(self, value: object) -> list[str]:
+        return super().parse(value if isinstance(value, list) else [self.text(value)])
+
+    def schema(self) -> Schema:
+        return {"anyOf": [Text().schema(), super().schema()]}
+
+
+class Options(Strings):
+    """Mount options, a list as mount(8) takes them."""
+
+    word = 'a list of mount options such as ["noatime", "nodev"]'
+
+    def parse(self, value: object) -> list[str]:
+        if isinstance(value, str):
+            listed = ", ".join(f'"{o}"' for o in value.split(","))
+            raise Mistake("must be a list, not a string", f"write [{listed}]")
+        options = super().parse(value)
+        for option in options:
+            self.check(option)
+        return options
+
+    def check(self, option: str) -> None:
+        """Raise ``Mistake`` if *option* is none."""
+        if "," in option and "=" not in option:
+            raise Mistake(f"{option!r} is several options", "write one string for each")
+
+
+class BindOptions(Options):
+    """Options of a bind mount: flags of the mount itself, and what only programs read."""
+
+    def check(self, option: str) -> None:
+        super().check(option)
+        if option in mounts.MOUNT_FLAGS or option.startswith(("x-", "X-")):
+            return
+        flags = ", ".join(mounts.MOUNT_FLAGS)
+        raise Mistake(
+            f"{option!r} is no option of a bind mount, it belongs to the whole filesystem",
+            f"set it on the volume; a bind knows {flags} and x-…",
+        )

@@ -1,0 +1,122 @@
+"""The wipers that are installed, found by entry point.
+
+Looking one up imports its module, which keeps to the import budget, and never the
+library that it works with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from ephemeroot.config import clean, kinds
+from ephemeroot.config.problem import Mistake
+from ephemeroot.config.settings import VOLUME, WHAT_TO_WIPE, Setting, Table
+from ephemeroot.wipers.contract import API, Option, Wiper
+
+GROUP = "ephemeroot.wipers"
+
+KINDS: dict[str, kinds.Kind] = {
+    "string": kinds.Text(),
+    "path": kinds.InnerPath(),
+    "integer": kinds.Integer(),
+    "boolean": kinds.Boolean(),
+    "size": kinds.Size(),
+    "amount": kinds.Amount(),
+    "mode": kinds.Mode(),
+    "strings": kinds.Strings(),
+}
+"""What an option's ``kind`` means. The plan has sizes in bytes, modes as numbers, and
+amounts as text: bytes, or a percentage with its sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """An installed wiper; ``attribute`` is how the plan names it."""
+
+    name: str
+    attribute: str
+    wiper: type[Wiper]
+
+    def table(self) -> Table:
+        """The keys of the wiper's own table."""
+        return Table(tuple(_setting(option) for option in self.wiper.OPTIONS))
+
+    def root_table(self) -> Table:
+        """The keys of ``[root.<wiper>]``: its own, and what is to be wiped."""
+        own = self.table()
+        if self.wiper.EPHEMERAL:
+            return own
+        what = tuple(s for s in WHAT_TO_WIPE if own.setting(s.name) is None)
+        return Table((*what, *own.settings))
+
+    def paths(self, settings: Mapping[str, object]) -> dict[str, str]:
+        """Those of the *settings* that are paths on the wiped filesystem and are set."""
+        names = [option.name for option in self.wiper.OPTIONS if option.kind == "path"]
+        found = {name: settings.get(name) for name in names}
+        return {name: path for name, path in found.items() if isinstance(path, str) and path}
+
+    def starts_empty(self, settings: Mapping[str, object]) -> bool:
+        """Whether the fresh root has nothing but a skeleton, so that /usr must be a volume."""
+        if any(option.name == "base" for option in self.wiper.OPTIONS):
+            return not settings.get("base")
+        return self.wiper.EPHEMERAL
+
+
+def _setting(option: Option) -> Setting:
+    if option.kind not in KINDS:
+        raise Mistake(f"its option {option.name} is of the unknown kind {option.kind!r}")
+    return Setting(option.name, KINDS[option.kind], option.help, option.default)
+
+
+def names() -> list[str]:
+    """The names of all installed wipers, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def find(name: str) -> Plugin:
+    """The wiper called *name*. Raises ``Mistake`` if there is none that could be used."""
+    entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if not entries:
+        raise Mistake(f"there is no wiper {name!r}", clean.meant(name, names()))
+    if len(entries) > 1:
+        raise Mistake(
+            f"several installed packages bring a wiper {name!r}: {', '.join(sorted(entries))}",
+            "uninstall all but one",
+        )
+    return _load(name, *entries.values())
+
+
+def _load(name: str, entry: EntryPoint) -> Plugin:
+    try:
+        wiper = entry.load()
+    except Exception as error:  # somebody else's module may raise anything
+        raise Mistake(
+            f"the wiper {name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}",
+            "repair or reinstall the package that brings it",
+        ) from error
+    if not (isinstance(wiper, type) and issubclass(wiper, Wiper)):
+        raise Mistake(f"{entry.value} is no wiper", "it must be a class derived from Wiper")
+    if wiper.API != API:
+        raise Mistake(
+            f"the wiper {name!r} was written for version {wiper.API} of the contract, "
+            f"this program has version {API}",
+            "install a version of it that fits",
+        )
+    plugin = Plugin(name, f"{entry.module}:{entry.attr}", wiper)
+    plugin.table()
+    return plugin
+
+
+def volume_table(plugin: Plugin | None) -> Table:
+    """The keys of a volume's ``wipe`` table, with those of the wiper it names."""
+    own = plugin.table().settings if plugin else ()
+    wiper = Setting("wiper", kinds.Text(), "what makes the volume fresh", required=True)
+    return Table((wiper, *own))
+
+
+VOLUME_WITH_WIPE = Table((
+    *VOLUME.settings,
+    Setting("wipe", volume_table(None), "make this volume fresh at every boot, too"),
+))  # fmt: skip

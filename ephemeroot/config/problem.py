@@ -1,0 +1,87 @@
+"""What is wrong with a configuration, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ephemeroot.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was written: ``file``, the ``key`` path in it, and the line if known."""
+
+    file: str
+    key: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.file if self.line is None else f"{self.file}:{self.line}"]
+        return ": ".join([*parts, self.key] if self.key else parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake. ``reason`` and ``hint`` (what to do) are one line each, without a full stop.
+
+    A ``warning`` does not keep the configuration from being used.
+    """
+
+    file: str
+    key: str
+    reason: str
+    hint: str = ""
+    warning: bool = False
+    line: int | None = None
+
+    @classmethod
+    def at(cls, place: Place, reason: str, hint: str = "", *, warning: bool = False) -> Problem:
+        """A problem at *place*."""
+        return cls(place.file, place.key, reason, hint, warning, place.line)
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return Place(self.file, self.key, self.line)
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.place}: {self.reason}{hint}"
+
+    def to_json(self) -> dict[str, object]:
+        """The problem as ``check --json`` prints it."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "key": self.key,
+            "reason": self.reason,
+            "hint": self.hint,
+            "severity": "warning" if self.warning else "error",
+        }
+
+
+class Mistake(Exception):
+    """A value is not what its setting wants; whoever knows the place makes a problem of it."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+class InvalidConfiguration(Misconfigured):
+    """The configuration cannot be used; ``problems`` has everything, warnings included."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = ordered(problems)
+        errors = [problem for problem in self.problems if not problem.warning]
+        count = "a mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
+        super().__init__(f"the configuration has {count}", "see 'ephemeroot check'")
+
+
+def ordered(problems: Iterable[Problem]) -> list[Problem]:
+    """*problems* without repetitions, by file, then line, in the order they were found."""
+    unique = list(dict.fromkeys(problems))
+    files = list(dict.fromkeys(problem.file for problem in unique))
+    return sorted(unique, key=lambda problem: (files.index(problem.file), problem.line or 0))

@@ -1,0 +1,210 @@
+"""From files to a configuration, collecting every mistake on the way."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import tomllib
+from typing import Any
+
+from ephemeroot.config import entries, lines, nodes, plugins, settings, sources
+from ephemeroot.config.machine import Machine
+from ephemeroot.config.model import Configuration, Origin, VolumeEntry, Wiping
+from ephemeroot.config.nodes import Node
+from ephemeroot.config.problem import Mistake, Place
+from ephemeroot.config.records import Reading, Record
+from ephemeroot.hooks.plan import POLICIES
+
+_SYNTAX_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+def read(machine: Machine, main: str | None = None) -> Configuration:
+    """The configuration of *machine*; with *main*, what that one file says.
+
+    Never raises for a mistake: ``problems`` of the result has all of them. Raises
+    ``Misconfigured`` only if there is no configuration at all.
+    """
+    found = sources.find(machine.root, main)
+    reading = Reading()
+    merged: Node | None = None
+    complete = True
+    for source in found:
+        node = parse(source, reading)
+        if node is None:
+            complete = False
+        elif _applies(node, source, machine, reading):
+            merged = node if merged is None else nodes.merge(merged, node)
+    if merged is None:
+        merged = Node({}, Place(found[0].path))
+    files = tuple(source.path for source in found)
+    return _configuration(merged, files, complete, reading)
+
+
+def parse(source: sources.Source, reading: Reading) -> Node | None:
+    """The file's content, or ``None`` after noting why there is none."""
+    place = Place(source.path)
+    if source.error:
+        reading.add(place, f"cannot be read: {source.error}")
+        return None
+    try:
+        text = source.content.decode()
+        document = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = source.content.count(b"\n", 0, error.start) + 1
+        reading.add(Place(source.path, line=line), "is no UTF-8 text", "TOML files are UTF-8")
+        return None
+    except tomllib.TOMLDecodeError as error:
+        at = _SYNTAX_PLACE.search(str(error))
+        line = int(at[1]) if at and at[1] else source.content.rstrip().count(b"\n") + 1
+        reason = _SYNTAX_PLACE.sub("", str(error))
+        reading.add(Place(source.path, line=line), f"is no valid TOML: {reason}")
+        return None
+    return nodes.load(document, source.path, lines.locate(text))
+
+
+def _applies(node: Node, source: sources.Source, machine: Machine, reading: Reading) -> bool:
+    """Whether the file is meant for this machine. Takes ``match`` out of it."""
+    match = (node.table() or {}).pop("match", None)
+    if match is None:
+        return True
+    if not source.drop_in:
+        reading.add(match.place, "only drop-ins may have [match]", "move it into a file in conf.d")
+        return True
+    record = reading.table(match, settings.MATCH)
+    if record is None or record.broken:
+        return False
+    hosts, ids = record.values["host-name"], record.values["machine-id"]
+    if hosts is None and ids is None:
+        reading.add(match.place, "[match] says nothing", "name host-name or machine-id")
+        return False
+    if hosts is not None and not any(fnmatch.fnmatchcase(machine.host_name, h) for h in hosts):
+        return False
+    return ids is None or machine.machine_id in [i.replace("-", "").lower() for i in ids]
+
+
+def _configuration(
+    merged: Node, files: tuple[str, ...], complete: bool, reading: Reading
+) -> Configuration:
+    table = dict(merged.table() or {})
+    root = table.pop("root", None)
+    top = reading.table(Node(table, merged.place), settings.TOP, also=("root",))
+    assert top is not None  # the top of a document is always a table
+    wiping, external_boot = _root(root, merged.place, reading, complete and "root" not in top.meant)
+    volumes = [_volume(node, reading) for node in top.values["volumes"]]
+    stores, disabled = entries.stores(top.values["persistence"], reading)
+    on_failure = top.values["on-failure"]
+    return Configuration(
+        files=files,
+        wiping=wiping,
+        external_boot=external_boot,
+        seed_limit=top.values["seed-limit"],
+        on_failure=dict(on_failure.values) if on_failure else {k: w[0] for k, w in
+                                                               POLICIES.items()},
+        volumes=tuple(volume for volume in volumes if volume is not None),
+        stores=stores,
+        disabled=disabled,
+        problems=tuple(reading.problems),
+        complete=complete and not reading.lost,
+    )  # fmt: skip
+
+
+def _root(
+    node: Node | None, top: Place, reading: Reading, must_be_there: bool
+) -> tuple[Wiping | None, bool]:
+    if node is None:
+        if must_be_there:
+            reading.add(
+                Place(top.file, "root.wiper"),
+                "nothing says what makes the root fresh",
+                'add [root] with wiper = "btrfs" or another',
+            )
+        return None, False
+    known = plugins.names()
+    named = (node.table() or {}).get("wiper")
+    # That a wiper is not installed is one mistake; its table is not another.
+    own_table = [named.value] if named is not None and isinstance(named.value, str) else []
+    record = reading.table(node, settings.ROOT, also=[*known, *own_table])
+    if record is None:
+        return None, False
+    name = record.values["wiper"]
+    unused = [key for key in known if key != name and key in (node.table() or {})]
+    for key in unused:
+        # Settings of a wiper that a drop-in has replaced must still be right.
+        _wiping(key, (node.table() or {})[key], record.origin(), reading)
+    if name is None:
+        return None, record.values["external-boot"]
+    own = (node.table() or {}).get(name)
+    return _wiping(name, own, record.origin(), reading), record.values["external-boot"]
+
+
+def _wiping(name: str, node: Node | None, above: Origin, reading: Reading) -> Wiping:
+    """``wiper = name`` with its table of the same name, if there is one."""
+    try:
+        plugin = plugins.find(name)
+    except Mistake as mistake:
+        reading.add(above.of("wiper"), mistake.reason, mistake.hint)
+        return Wiping(name, None, {}, None, None, above)
+    if node is None:
+        place = Place(above.place.file, f"root.{nodes.quoted(name)}", above.of("wiper").line)
+        node = Node({}, place)
+    record = reading.table(node, plugin.root_table())
+    if record is None:
+        return Wiping(name, None, {}, None, None, above)
+    own = [option.name for option in plugin.wiper.OPTIONS]
+    values = {key: record.values[key] for key in own}
+    _validate(plugin, values, record, reading)
+    what = {key: None if key in own else record.values.get(key) for key in ("device", "subvolume")}
+    return Wiping(name, plugin, values, what["device"], what["subvolume"], record.origin())
+
+
+def _validate(
+    plugin: plugins.Plugin, values: dict[str, Any], record: Record, reading: Reading
+) -> None:
+    """What the wiper itself has to say; not asked about values that are wrong already."""
+    if record.broken:
+        return
+    for finding in plugin.wiper.validate(dict(values)):
+        place = record.key(finding.key) if finding.key else record.place
+        reading.add(place, finding.reason, finding.hint, warning=finding.warning)
+
+
+def _volume(node: Node, reading: Reading) -> VolumeEntry | None:
+    table = node.table()
+    wipe = None if table is None else table.get("wipe")
+    record = reading.table(node, settings.VOLUME, also=("wipe",))
+    if record is None or record.values["mount-point"] is None:
+        reading.lost = True
+        return None
+    values = record.values
+    return VolumeEntry(
+        mount_point=values["mount-point"],
+        device=values["device"] or "",
+        type=values["type"] or "",
+        options=tuple(values["options"]),
+        needed_for_boot=values["needed-for-boot"],
+        timeout=values["timeout"],
+        wipe=None if wipe is None else _volume_wiping(wipe, values, reading),
+        origin=record.origin(),
+    )
+
+
+def _volume_wiping(node: Node, volume: dict[str, Any], reading: Reading) -> Wiping | None:
+    named = (node.table() or {}).get("wiper")
+    plugin = None
+    if named is not None and isinstance(named.value, str):
+        try:
+            plugin = plugins.find(named.value)
+        except Mistake as mistake:
+            reading.add(named.place, mistake.reason, mistake.hint)
+            return Wiping(named.value, None, {}, None, None, Origin(node.place))
+    record = reading.table(node, plugins.volume_table(plugin))
+    if record is None or plugin is None:
+        return None
+    values = {option.name: record.values[option.name] for option in plugin.wiper.OPTIONS}
+    _validate(plugin, values, record, reading)
+    subvolume = next((o.partition("=")[2] for o in reversed(volume["options"])
+                      if o.startswith("subvol=")), "")  # fmt: skip
+    return Wiping(
+        plugin.name, plugin, values, volume["device"], subvolume.strip("/") or None,
+        record.origin(),
+    )  # fmt: skip

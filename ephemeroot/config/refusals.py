@@ -1,0 +1,294 @@
+"""What would end in a lost machine, refused before an image is built (DESIGN, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ephemeroot.config import clean, fstab, machine, volumes
+from ephemeroot.config.declared import Declared
+from ephemeroot.config.machine import Machine
+from ephemeroot.config.model import Configuration, StoreEntry, Wiping
+from ephemeroot.config.problem import Place, Problem
+from ephemeroot.config.volumes import Volume
+from ephemeroot.errors import Damaged
+
+
+@dataclass(slots=True)
+class Refusals:
+    """One configuration on one machine, with everything looked up."""
+
+    config: Configuration
+    machine: Machine
+    volumes: Sequence[Volume]
+    declared: Sequence[Declared]
+    problems: list[Problem]
+    device: str | None = field(init=False)
+    subvolume: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device, self.subvolume = self._root()
+
+    def check(self) -> None:
+        """Note everything that must be refused."""
+        for store in self.config.stores:
+            self._check_store(store)
+        wiping = self.config.wiping
+        if wiping is None:
+            return
+        self._check_root(wiping)
+        self._check_boot_files(wiping)
+        if wiping.plugin is not None and self.config.complete:
+            usr = next((v for v in self.volumes if v.mount_point == "/usr"), None)
+            if wiping.plugin.starts_empty(wiping.settings) and not (usr and usr.needed_for_boot):
+                self._refuse_empty_root(wiping, usr)
+            else:
+                self._check_package_databases()
+
+    # The root
+
+    def _root(self) -> tuple[str | None, str | None]:
+        """Device and subvolume of the root: the configuration's, the kernel command line's,
+        fstab's.
+        """
+        wiping = self.config.wiping
+        devices = [wiping.device if wiping else None]
+        subvolumes = [wiping.subvolume if wiping else None]
+        for _, text in self.machine.command_lines:
+            line = machine.command_line(text)
+            devices.append(line.root_device())
+            subvolumes.append(fstab.option(line.root_flags(), "subvol"))
+        for entry in self._root_lines():
+            devices.append(entry.device)
+            subvolumes.append(entry.option("subvol"))
+        subvolume = next((s.strip("/") for s in subvolumes if s and s.strip("/")), None)
+        return next((device for device in devices if device), None), subvolume
+
+    def _root_lines(self) -> list[fstab.FstabLine]:
+        return [line for line in self.machine.fstab if line.mount_point == "/"]
+
+    def _check_root(self, wiping: Wiping) -> None:
+        if wiping.plugin is None or wiping.plugin.wiper.EPHEMERAL:
+            return
+        by_id = False
+        hint = "name it by subvol=: a root that is made anew has another id at each boot"
+        for file, text in self.machine.command_lines:
+            flags = machine.command_line(text).root_flags()
+            if fstab.option(flags, "subvolid") is not None:
+                by_id = True
+                self._add(Place(file, "rootflags"), "the root is named by subvolid=", hint)
+        for line in self._root_lines():
+            if line.option("subvolid") is not None:
+                by_id = True
+                self._add(self._fstab(line), "the root is named by subvolid=", hint)
+        if wiping.wiper == "btrfs":
+            if not by_id:
+                self._require_subvolume(wiping)
+            self._check_agreement(wiping)
+        if self.subvolume:
+            volumes.check_inside(
+                wiping, self.subvolume, lambda reason, hint: self._add(
+                    wiping.origin.place, reason, hint)
+            )  # fmt: skip
+
+    def _require_subvolume(self, wiping: Wiping) -> None:
+        """The root must be mounted by the name that the fresh one will get."""
+        hint = "add subvol=NAME of the root"
+        for file, text in self.machine.command_lines:
+            flags = machine.command_line(text).root_flags()
+            if not (fstab.option(flags, "subvol") or "").strip("/"):
+                self._add(
+                    Place(file, "rootflags"),
+                    "the root is mounted without subvol=",
+                    f"{hint} to rootflags= on the kernel command line",
+                )
+        if self.machine.command_lines:
+            return
+        for line in self._root_lines():
+            if not (line.option("subvol") or "").strip("/"):
+                reason = "the root is mounted without subvol="
+                self._add(self._fstab(line), reason, f"{hint} to its options")
+        if not self._root_lines():
+            self._add(
+                wiping.origin.place,
+                "nothing here says how the root is mounted",
+                "boot it with root= and rootflags=subvol=NAME",
+                warning=True,
+            )
+
+    def _check_agreement(self, wiping: Wiping) -> None:
+        """Given and different from what is booted, nothing would be wiped."""
+        for file, text in self.machine.command_lines:
+            line = machine.command_line(text)
+            flag = (fstab.option(line.root_flags(), "subvol") or "").strip("/")
+            if wiping.subvolume and flag and flag != wiping.subvolume:
+                self._add(
+                    wiping.origin.of("subvolume"),
+                    f"{file} boots the subvolume {flag}, not {wiping.subvolume}",
+                    "make both the same, or leave subvolume out",
+                )
+            device = line.root_device()
+            if wiping.device and device and not volumes.same_device(wiping.device, device):
+                self._add(
+                    wiping.origin.of("device"),
+                    f"{file} boots {device}, not {wiping.device}",
+                    "make both the same, or leave device out",
+                    # The same device may have two names that cannot be compared here.
+                    warning=self.machine.root != "/",
+                )
+
+    def _refuse_empty_root(self, wiping: Wiping, usr: Volume | None) -> None:
+        hint = "add a volume for /usr"
+        if "base" in wiping.settings:
+            hint += ", or set base"
+        if usr is not None:
+            hint = usr.how_to_need()
+        self._add(
+            wiping.origin.place,
+            "the fresh root is empty and /usr is no volume needed for boot: nothing could boot",
+            hint,
+        )
+
+    def _check_boot_files(self, wiping: Wiping) -> None:
+        if self.config.external_boot or not self.config.complete:
+            return
+        lost = [path for path in self.machine.boot_files if self._is_on_root(path)]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            self._add(
+                wiping.origin.place,
+                f"kernel, initramfs or boot loader are on the root that is wiped: {lost[0]}{more}",
+                "mount /boot from a partition of its own (/etc/fstab), or set external-boot = true "
+                "in [root] if this machine is booted from elsewhere",
+            )
+
+    def _is_on_root(self, path: str) -> bool:
+        mounts = [p for p in self.machine.mounted if p != "/" and clean.is_below(path, p)]
+        return not mounts and self._keeper(path)[0] is None
+
+    # What keeps a path
+
+    def _keeper(self, path: str) -> tuple[Place | None, bool]:
+        """Where it is said that *path* persists, or ``None``; and whether it is read-only."""
+        volume = volumes.covering(path, self.volumes)
+        depth = -1
+        place: Place | None = None
+        if volume is not None:
+            depth = len(clean.components(volume.mount_point))
+            place = volume.place if volume.persists else None
+        for entry in self.declared:
+            above = clean.is_below(path, entry.path) and (entry.is_directory or path == entry.path)
+            if above and len(clean.components(entry.path)) >= depth:
+                depth = len(clean.components(entry.path))
+                place = entry.place
+        read_only = volume is not None and place == volume.place and "ro" in volume.options
+        return place, read_only
+
+    def _check_package_databases(self) -> None:
+        usr, read_only = self._keeper("/usr")
+        for path in machine.PACKAGE_DATABASES:
+            named = [d.place for d in self.declared if clean.is_below(d.path, path)]
+            if path not in self.machine.package_databases and not named:
+                continue
+            database = named[0] if named else self._keeper(path)[0]
+            if database is not None and usr is None:
+                self._add(
+                    database,
+                    f"the package database {path} persists, but /usr comes from the base",
+                    "both must be on one side: declare what is beside it, or make /usr a volume",
+                )
+            elif database is None and usr is not None:
+                self._add(
+                    usr,
+                    f"/usr persists, but the package database {path} does not",
+                    f"both must be on one side: declare {path}",
+                    warning=read_only,  # nothing can be installed there
+                )
+
+    # Stores
+
+    def _check_store(self, store: StoreEntry) -> None:
+        place = store.origin.place
+        if store.path == "/":
+            self._add(place, "/ cannot be a store", "a store is a directory on a volume")
+            return
+        volume = volumes.covering(store.path, self.volumes)
+        if volume is None:
+            self._refuse_store_on_root(store)
+        elif volume.wipe is not None:
+            reason = f"the store {store.path} is on {volume.mount_point}, which is made fresh"
+            self._add(place, f"{reason} at every boot", "put it on a volume that is not")
+        elif volume.is_volatile:
+            reason = f"the store {store.path} is on {volume.mount_point}, a {volume.type}"
+            self._add(place, f"{reason}: nothing on it persists", "put it on a disk")
+        elif not volume.needed_for_boot:
+            reason = f"the store {store.path} is on {volume.mount_point}, which is not mounted"
+            self._add(place, f"{reason} in the initramfs", volume.how_to_need())
+        else:
+            self._check_location(store, volume)
+            self._check_marker(store)
+
+    def _refuse_store_on_root(self, store: StoreEntry) -> None:
+        if not self.config.complete:
+            return
+        if any(clean.is_below(store.path, own) for own in volumes.KERNELS_OWN):
+            reason = f"the store {store.path} is in a place that every boot mounts anew"
+        else:
+            reason = f"the store {store.path} is on the root itself, which is wiped"
+        self._add(
+            store.origin.place,
+            reason,
+            f'mount a volume there: [[volumes]] with mount-point = "{store.path}", or a line in '
+            f"/etc/fstab with {fstab.INITRD}",
+        )
+
+    def _check_location(self, store: StoreEntry, volume: Volume) -> None:
+        """The volume may be a subvolume inside what is wiped, or mount all that contains it."""
+        inside = volume.inside(store.path)
+        for wiping, device, subvolume, what in self._wiped():
+            if volume.type != "btrfs" or not subvolume:
+                continue
+            if device is not None and not volumes.same_device(device, volume.device):
+                continue
+            forbidden = {f"the subvolume {subvolume} of {what}": subvolume}
+            if wiping.plugin is not None:
+                for name, path in wiping.plugin.paths(wiping.settings).items():
+                    forbidden[f"{name} ({path}) of {what}"] = path
+            for name, path in forbidden.items():
+                if clean.is_below(inside, path):
+                    self._add(
+                        store.origin.place,
+                        f"the store {store.path} lies inside {name}",
+                        f"give it a subvolume of its own, beside {path}",
+                    )
+
+    def _wiped(self) -> list[tuple[Wiping, str | None, str | None, str]]:
+        found: list[tuple[Wiping, str | None, str | None, str]] = []
+        if self.config.wiping is not None:
+            found.append((self.config.wiping, self.device, self.subvolume, "the root"))
+        for volume in self.volumes:
+            if volume.wipe is not None:
+                wiping = volume.wipe
+                found.append((wiping, volume.device, wiping.subvolume, volume.mount_point))
+        return found
+
+    def _check_marker(self, store: StoreEntry) -> None:
+        place = store.origin.place
+        try:
+            identity = self.machine.store_id(store.path)
+        except Damaged as error:
+            self._add(place, error.message, "restore it from a backup, or remove it and 'apply'")
+            return
+        if identity is None:
+            self._add(
+                place,
+                f"the store {store.path} has no marker yet",
+                "'ephemeroot apply' writes it",
+                warning=True,
+            )
+
+    def _fstab(self, line: fstab.FstabLine) -> Place:
+        return Place(self.machine.show("/etc/fstab"), line.mount_point, line.number)
+
+    def _add(self, place: Place, reason: str, hint: str = "", *, warning: bool = False) -> None:
+        self.problems.append(Problem.at(place, reason, hint, warning=warning))

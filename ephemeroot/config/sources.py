@@ -1,0 +1,129 @@
+"""Which files make up the configuration, and what is in them.
+
+The main file, then drop-ins: of all files ``conf.d/*.toml`` below /usr/lib/ephemeroot
+and /etc/ephemeroot, by name; one in /etc replaces the one of the same name in /usr/lib,
+and an empty file or a link to /dev/null only masks it (systemd.unit(5), sysusers.d(5)).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from ephemeroot.errors import Misconfigured
+from ephemeroot.linux import paths
+
+MAIN = "/etc/ephemeroot/ephemeroot.toml"
+DROP_INS = ("/usr/lib/ephemeroot/conf.d", "/etc/ephemeroot/conf.d")
+LARGEST = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file. ``path`` is how people find it; ``error`` says why it could not be read."""
+
+    path: str
+    content: bytes = b""
+    error: str = ""
+    drop_in: bool = False
+
+
+def find(root: str, main: str | None = None) -> list[Source]:
+    """The files of the machine whose root directory is *root*, in the order they count.
+
+    With *main*, only that file, whatever *root* has. Raises ``Misconfigured`` if there
+    is no main file, for drop-ins alone are no configuration.
+    """
+    if main is not None:
+        return [_read_given(main)]
+    content = _open(root, MAIN)
+    shown = show(root, MAIN)
+    if content is None:
+        raise Misconfigured(
+            f"there is no configuration: {shown} does not exist", "write it, or name a file "
+            "with --config"
+        )  # fmt: skip
+    found: dict[str, Source] = {}
+    for directory in DROP_INS:
+        for name in _names(root, directory):
+            path = f"{directory}/{name}"
+            found.pop(name, None)
+            source = _open(root, path)
+            if source is None:
+                source = Source(show(root, path), error="it is a link that leads nowhere")
+            if source.error or source.content:
+                found[name] = Source(source.path, source.content, source.error, drop_in=True)
+    return [content, *(found[name] for name in sorted(found))]
+
+
+def show(root: str, path: str) -> str:
+    """*path* below *root* as a path of this machine, for people."""
+    return path if root == "/" else root.rstrip("/") + path
+
+
+def _read_given(path: str) -> Source:
+    try:
+        return Source(path, paths.read(path, LARGEST))
+    except FileNotFoundError:
+        raise Misconfigured(f"there is no configuration: {path} does not exist") from None
+    except OSError as error:
+        return Source(path, error=os.strerror(error.errno or errno.EIO))
+
+
+def _open(root: str, path: str) -> Source | None:
+    """The file, links resolved as the machine itself would; ``None`` if it does not exist."""
+    shown = show(root, path)
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _is_masked(directory, path):
+            return Source(shown)
+        # O_NONBLOCK: a fifo of that name must not make us wait for ever.
+        fd = paths.open_in_root(directory, path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Source(shown, error=os.strerror(error.errno or errno.EIO))
+    finally:
+        os.close(directory)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return Source(shown, error="it is no regular file")
+        return Source(shown, file.read(LARGEST))
+
+
+def _is_masked(directory: int, path: str) -> bool:
+    parent, _, name = path.rpartition("/")
+    fd = paths.open_in_root(directory, parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return os.readlink(name, dir_fd=fd) == "/dev/null"
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: no link
+            raise
+        return False
+    finally:
+        os.close(fd)
+
+
+def _names(root: str, path: str) -> list[str]:
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = paths.open_in_root(directory, path, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    finally:
+        os.close(directory)
+    try:
+        names = os.listdir(fd)
+    finally:
+        os.close(fd)
+    return sorted(n for n in names if n.endswith(".toml") and not n.startswith("."))
+
+
+def read_text(root: str, path: str) -> str | None:
+    """The text of the file *path* of the machine, ``None`` if it cannot be read."""
+    source = _open(root, path)
+    if source is None or source.error:
+        return None
+    return source.content.decode("utf-8", "surrogateescape")

@@ -1,0 +1,287 @@
+"""Volumes: from ``[[volumes]]`` and from the lines of /etc/fstab, one list, parents first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ephemeroot.config import clean
+from ephemeroot.config.fstab import FstabLine, option
+from ephemeroot.config.kinds import Seconds
+from ephemeroot.config.machine import Machine
+from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
+from ephemeroot.config.problem import Mistake, Place, Problem
+from ephemeroot.linux import devices, mounts, units
+
+PRIVATE = "/run/ephemeroot/volumes"
+"""Below it every volume is mounted in the initramfs, named by ``units.escape_path``."""
+
+KERNELS_OWN = ("/proc", "/sys", "/dev", "/run")
+"""Mounted by whoever boots; what is below them never persists."""
+
+_VOLATILE = ("tmpfs", "ramfs", "overlay", "devtmpfs")
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs")
+_NAMED = ("zfs", "bcachefs")
+_TAGS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "ID=")
+_TIMEOUT = "x-systemd.device-timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A mounted filesystem other than the root. ``options`` are those for the kernel.
+
+    Those that are not ``needed_for_boot`` are nothing to the initramfs; ``line`` is the
+    one in fstab, if it comes from there.
+    """
+
+    mount_point: str
+    device: str
+    type: str
+    options: tuple[str, ...]
+    timeout: int
+    needed_for_boot: bool
+    wipe: Wiping | None
+    place: Place
+    line: FstabLine | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its private mount."""
+        return units.escape_path(self.mount_point)
+
+    @property
+    def persists(self) -> bool:
+        """Whether what is on it is there after the next boot."""
+        return self.wipe is None and self.type not in _VOLATILE
+
+    @property
+    def is_volatile(self) -> bool:
+        """Whether its type keeps nothing at all."""
+        return self.type in _VOLATILE
+
+    @property
+    def subvolume(self) -> str:
+        """``subvol=`` without leading slashes; empty for the default or the top level."""
+        return (option(self.options, "subvol") or "").strip("/")
+
+    def inside(self, path: str) -> str:
+        """Where the machine's *path*, which is on this volume, is on the filesystem itself."""
+        below = path if self.mount_point == "/" else path[len(self.mount_point) :]
+        return f"{self.subvolume}/{below.strip('/')}".strip("/")
+
+    def how_to_need(self) -> str:
+        """The hint that makes it needed for boot."""
+        if self.line is not None:
+            return f"make its line in fstab: {self.line.with_initrd()}"
+        return f"set needed-for-boot = true ({self.place})"
+
+
+def resolve(config: Configuration, machine: Machine, problems: list[Problem]) -> list[Volume]:
+    """All volumes, parents before what is mounted inside them; mistakes go to *problems*."""
+    found: dict[str, Volume] = {}
+    lines = [line for line in machine.fstab if line.mount_point != "/"]
+    for line in lines:
+        volume = _from_line(line, machine)
+        earlier = found.get(line.mount_point)
+        if earlier is not None and earlier.needed_for_boot and volume.needed_for_boot:
+            _twice(volume, earlier, problems)
+        elif earlier is None or volume.needed_for_boot:
+            found[line.mount_point] = volume
+    for entry in config.volumes:
+        volume = _from_entry(entry)
+        earlier = found.get(entry.mount_point)
+        if earlier is not None:
+            _compare(volume, earlier, problems)
+        found[entry.mount_point] = volume
+        _require_mounted_by_somebody(volume, earlier, problems)
+    volumes = [found[point] for point in sorted(found, key=clean.components)]
+    for volume in volumes:
+        _check(volume, problems)
+    return volumes
+
+
+def covering(path: str, volumes: Iterable[Volume]) -> Volume | None:
+    """The volume that *path* is on, ``None`` if that is the root."""
+    above = [v for v in volumes if clean.is_below(path, v.mount_point)]
+    return max(above, key=lambda volume: len(clean.components(volume.mount_point)), default=None)
+
+
+def same_device(first: str, second: str) -> bool:
+    """Whether two device names mean the same filesystem, as far as can be known here."""
+    if _normal(first) == _normal(second):
+        return True
+    try:
+        paths = devices.link(first), devices.link(second)
+        if devices.number(paths[0]) == devices.number(paths[1]):
+            return True
+        uuid = devices.btrfs_uuid(paths[0])
+        return uuid is not None and uuid == devices.btrfs_uuid(paths[1])
+    except (OSError, ValueError):
+        return False  # one of them is not on this machine, or not ours to read
+
+
+def _normal(device: str) -> str:
+    try:
+        return os.path.normpath(devices.link(device))
+    except ValueError:
+        return device
+
+
+def _from_line(line: FstabLine, machine: Machine) -> Volume:
+    return Volume(
+        mount_point=line.mount_point,
+        device=line.device,
+        type=line.type,
+        options=_for_kernel(line.options),
+        timeout=_line_timeout(line),
+        needed_for_boot=line.needed_for_boot,
+        wipe=None,
+        place=Place(machine.show("/etc/fstab"), line.mount_point, line.number),
+        line=line,
+    )
+
+
+def _from_entry(entry: VolumeEntry) -> Volume:
+    return Volume(
+        mount_point=entry.mount_point,
+        device=entry.device,
+        type=entry.type,
+        options=_for_kernel(entry.options),
+        timeout=entry.timeout,
+        needed_for_boot=entry.needed_for_boot,
+        wipe=entry.wipe,
+        place=entry.origin.place,
+    )
+
+
+def _for_kernel(options: Iterable[str]) -> tuple[str, ...]:
+    """Without what mount(8) and systemd keep to themselves, but for ``_netdev``."""
+    return tuple(o for o in options if o == "_netdev" or not mounts.is_userspace_option(o))
+
+
+def _line_timeout(line: FstabLine) -> int:
+    value = line.option(_TIMEOUT)
+    try:
+        return 90 if value is None else Seconds().parse(value)
+    except Mistake:
+        return 90  # systemd's own default; the line is systemd's to judge
+
+
+def _twice(volume: Volume, earlier: Volume, problems: list[Problem]) -> None:
+    reason = f"{volume.mount_point} is mounted by {earlier.place} already"
+    problems.append(Problem.at(volume.place, reason, "keep one of the two"))
+
+
+def _compare(volume: Volume, earlier: Volume, problems: list[Problem]) -> None:
+    """Two declarations of one mount point: *volume* in the configuration, *earlier* anywhere."""
+    if earlier.line is None or (volume.needed_for_boot and earlier.needed_for_boot):
+        _twice(volume, earlier, problems)
+    elif volume.device and not same_device(volume.device, earlier.device):
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"{volume.mount_point} is {volume.device} here and {earlier.device} in "
+                f"{earlier.place}",
+                "make both the same, or remove the line",
+            )
+        )
+
+
+def _require_mounted_by_somebody(
+    volume: Volume, earlier: Volume | None, problems: list[Problem]
+) -> None:
+    if not volume.needed_for_boot and earlier is None:
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"nothing mounts {volume.mount_point}: it is not needed for boot and /etc/fstab "
+                "has no line for it",
+                "add the line, or set needed-for-boot = true",
+                warning=True,
+            )
+        )
+
+
+def _check(volume: Volume, problems: list[Problem]) -> None:
+    """What is wrong with one volume that the initramfs is to mount."""
+    if volume.line is None and volume.wipe is not None:
+        _check_wipe(volume, volume.wipe, problems)
+    if not volume.needed_for_boot:
+        return
+    for check in (_check_point, _check_type, _check_device):
+        try:
+            check(volume)
+        except Mistake as mistake:
+            problems.append(Problem.at(volume.place, mistake.reason, mistake.hint))
+
+
+def _check_point(volume: Volume) -> None:
+    point = volume.mount_point
+    if point == "/":
+        raise Mistake("the root is no volume", "what it is made of is said in [root]")
+    if any(clean.is_below(point, place) for place in KERNELS_OWN):
+        raise Mistake(f"{point} is in a place that is mounted anew by every boot")
+    if len(units.mount_unit(f"{PRIVATE}/{volume.name}")) > units.LONGEST:
+        raise Mistake(f"the mount point {point[:20]}… is too long for the name of a mount unit")
+
+
+def _check_type(volume: Volume) -> None:
+    if "bind" in volume.options or "rbind" in volume.options or volume.type == "none":
+        raise Mistake(
+            f"{volume.mount_point} is a bind mount, not a volume",
+            "declare the directory below [persistence] instead",
+        )
+    if volume.type == "auto":
+        raise Mistake(
+            f"the type of {volume.mount_point} is not named",
+            "name it: the initramfs needs to know which kernel module to carry",
+        )
+
+
+def _check_device(volume: Volume) -> None:
+    device = volume.device
+    if not device or device.startswith("/") or volume.is_volatile:
+        return  # empty: that it is missing has been said
+    if volume.type in _NAMED:
+        return
+    if volume.type in _NETWORK:
+        if ":" in device or volume.type in ("9p", "virtiofs"):
+            return
+        raise Mistake(f"{device!r} names no server", f"a {volume.type} device is SERVER:/PATH")
+    if device.startswith(_TAGS) and not device.endswith("="):
+        return
+    raise Mistake(
+        f"{device!r} is no device",
+        "write /dev/…, UUID=…, LABEL=…, PARTUUID=… or PARTLABEL=…",
+    )
+
+
+def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
+    def add(reason: str, hint: str) -> None:
+        problems.append(Problem.at(wipe.origin.place, reason, hint))
+
+    if not volume.needed_for_boot:
+        add("only a volume needed for boot can be made fresh", "set needed-for-boot = true")
+    if wipe.plugin is None or wipe.plugin.wiper.EPHEMERAL:
+        return
+    if option(volume.options, "subvolid") is not None:
+        add(
+            "the volume is named by subvolid=, and a fresh one has another id",
+            "name it by subvol=",
+        )
+    elif volume.type == "btrfs" and not wipe.subvolume:
+        add("a volume that is made fresh needs its own subvolume", 'add "subvol=NAME" to options')
+    elif wipe.subvolume:
+        check_inside(wipe, wipe.subvolume, add)
+
+
+def check_inside(wipe: Wiping, subvolume: str, add: Callable[[str, str], None]) -> None:
+    """Say what of a wiper's own paths would be wiped with the *subvolume* or the reverse."""
+    if wipe.plugin is None:
+        return
+    for name, path in wipe.plugin.paths(wipe.settings).items():
+        if clean.is_below(path, subvolume):
+            add(f"{name} ({path}) lies inside {subvolume}, which is wiped", "put it beside it")
+        elif clean.is_below(subvolume, path):
+            add(f"{subvolume}, which is wiped, lies inside {name} ({path})", "put it beside it")

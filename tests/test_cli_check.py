@@ -1,0 +1,77 @@
+"""``ephemeroot check``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.cli import main
+from machine_tree import MAIN, SOUND, MachineTree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MachineTree:
+    return MachineTree(tmp_path)
+
+
+def test_nothing_to_complain_about(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--root", str(tree.path)]) == 0
+    assert capsys.readouterr().out == "1 file checked: nothing to complain about\n"
+
+
+def test_every_problem_and_a_summary(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree.path / "persistent/.ephemeroot-store").unlink()
+    tree.write(MAIN, SOUND.replace("noatime", "noatime,ro").replace("files =", "fils ="))
+    assert main(["--root", str(tree.path), "check"]) == 2
+    captured = capsys.readouterr()
+    store = 'persistence."/persistent"'
+    assert captured.err == ""
+    assert captured.out.splitlines() == [
+        (
+            f"warning: {tree.show()}:3: root.btrfs: /etc/machine-id does not persist: every boot "
+            'is another machine to its journal and its network (declare "/etc/machine-id")'
+        ),
+        (
+            f"error: {tree.show()}:9: volumes[0].options: 'noatime,ro' is several options "
+            "(write one string for each)"
+        ),
+        (
+            f"warning: {tree.show()}:10: {store}: the store /persistent has no marker yet "
+            "('ephemeroot apply' writes it)"
+        ),
+        f"error: {tree.show()}:12: {store}.fils: unknown key `fils` (did you mean `files`?)",
+        "1 file checked: 2 errors, 2 warnings",
+    ]
+
+
+def test_warnings_alone_are_no_failure(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree.path / "persistent/.ephemeroot-store").unlink()
+    assert main(["check", "--root", str(tree.path)]) == 0
+    assert capsys.readouterr().out.endswith("1 file checked: 0 errors, 1 warning\n")
+
+
+def test_json(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.write(MAIN, SOUND.replace("files =", "fils ="))
+    assert main(["check", "--json", "--root", str(tree.path)]) == 2
+    content = json.loads(capsys.readouterr().out)
+    problems = content.pop("problems")
+    assert content == {"format": "ephemeroot-check", "version": 1, "files": [tree.show()],
+                       "errors": 1, "warnings": 1}  # fmt: skip
+    assert [p for p in problems if p["severity"] == "error"] == [
+        {"file": tree.show(), "line": 12, "key": 'persistence."/persistent".fils',
+         "reason": "unknown key `fils`", "hint": "did you mean `files`?", "severity": "error"}
+    ]  # fmt: skip
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree.write(MAIN, SOUND.replace('"/var/log"', r'"/run/\u001b[2J\nx"'))
+    assert main(["check", "--root", str(tree.path)]) == 2
+    out = capsys.readouterr().out
+    assert "/run/\\x1b[2J\\nx" in out
+    assert "\x1b" not in out

@@ -1,0 +1,177 @@
+"""The command line itself: usage, exit codes, what goes where."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import ephemeroot
+from ephemeroot.cli import PLUMBING, VERBS, main, terminal
+from ephemeroot.errors import EphemerootError, Locked, Misconfigured, Refused
+from machine_tree import MAIN, SOUND, MachineTree
+
+PROGRAM = Path(sys.executable).with_name("ephemeroot")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MachineTree:
+    return MachineTree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "the following arguments are required: VERB"),
+        (["chekc"], "invalid choice: 'chekc'"),
+        (["check", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+        (["check", "--root", "/no/such/directory"], "/no/such/directory is no directory"),
+        (["check", "--config", "/no/such/file"], "/no/such/file does not exist"),
+    ],
+)
+def test_wrong_usage(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("ephemeroot: error: ")
+    assert complaint in captured.err
+
+
+def test_no_configuration(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree.path / MAIN).unlink()
+    assert main(["check", "--root", str(tree.path)]) == 2
+    assert f"there is no configuration: {tree.show()} does not exist" in capsys.readouterr().err
+
+
+def test_help_lists_the_verbs_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    listed = {line.split()[0] for line in out.splitlines() if line.startswith("    ")}
+    assert {"check", "plan"} <= listed
+    assert not listed & set(PLUMBING)
+    assert set(PLUMBING) < set(VERBS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ephemeroot {ephemeroot.__version__}\n"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_common_options_may_stand_before_and_after_the_verb(
+    tree: MachineTree, before: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--root", str(tree.path), "--json"]
+    assert main([*options, "check"] if before else ["check", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["errors"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (EphemerootError("it failed", "try again"), 1),
+        (Refused("it failed", "try again"), 1),
+        (Misconfigured("it failed", "try again"), 2),
+        (Locked("it failed", "try again"), 3),
+    ],
+)
+def test_exit_codes_of_errors(
+    error: EphemerootError,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(arguments: object) -> int:
+        raise error
+
+    monkeypatch.setattr("ephemeroot.cli.schema.run", fail)
+    assert main(["schema"]) == code
+    assert capsys.readouterr().err == "ephemeroot: error: it failed\n  hint: try again\n"
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ephemeroot.cli.schema.run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["schema"])
+
+
+def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["persistence"]["type"] == "object"
+
+
+def test_a_reader_that_goes_away(tree: MachineTree) -> None:
+    with subprocess.Popen(
+        [PROGRAM, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 1
+
+
+def test_interrupted(tree: MachineTree) -> None:
+    fifo = tree.path / "fifo"
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)  # it opens the fifo, then waits for what never comes
+    with subprocess.Popen(
+        [PROGRAM, "check", "--config", fifo, "--root", tree.path], stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr is not None
+        while not _has_open(run.pid, fifo):
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        assert run.stderr.read() == b"ephemeroot: error: interrupted\n"
+    os.close(writer)
+    assert run.returncode == 130
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(fd.readlink())
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return path in found
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False),
+                                                    ({"TERM": "dumb"}, False)])  # fmt: skip
+def test_colours_on_a_terminal(
+    tree: MachineTree, variables: dict[str, str], coloured: bool
+) -> None:
+    tree.write(MAIN, SOUND.replace("files =", "fils ="))
+    ours, its = pty.openpty()
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
+    subprocess.run([PROGRAM, "plan", "--root", tree.path], stderr=its, env=environment)
+    os.close(its)
+    printed = os.read(ours, 4096)
+    os.close(ours)
+    assert b"ephemeroot: " in printed
+    assert (b"\x1b[31merror:\x1b[0m" in printed) == coloured
+
+
+def test_no_colours_in_a_pipe(tree: MachineTree) -> None:
+    run = subprocess.run([PROGRAM, "plan", "--root", tree.path], capture_output=True)
+    assert run.returncode == 0
+    assert b"\x1b" not in run.stdout + run.stderr
+
+
+def test_what_cannot_be_printed_is_escaped() -> None:
+    text = os.fsdecode(b"a\xffb") + "\x1b[2J\n\u202ezoë"
+    assert terminal.printable(text) == "a\\xffb\\x1b[2J\\n\\u202ezoë"

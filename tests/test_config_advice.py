@@ -1,0 +1,71 @@
+"""What an administrator may have forgotten is a warning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.config.advice import REPLACED
+from machine_tree import DEVICE, MAIN, ROOT, SOUND, VOLUME, MachineTree
+
+USR = VOLUME.replace("/persistent", "/usr").replace("subvol=persistent", "subvol=usr")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MachineTree:
+    return MachineTree(tmp_path)
+
+
+def warnings(tree: MachineTree) -> dict[str, str]:
+    assert tree.errors() == []
+    return {problem.reason.split()[0]: problem.hint for problem in tree.problems()}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+@pytest.mark.parametrize("method", ["auto", "bind"])
+def test_files_that_are_replaced_by_rename(tree: MachineTree, name: str, method: str) -> None:
+    entry = f'{{ file = "/etc/{name}", method = "{method}" }}'
+    tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entry}'))
+    (problem,) = tree.problems()
+    assert problem.warning
+    assert f"programs replace /etc/{name} by rename" in problem.reason
+    assert problem.hint == 'set method = "copy"'
+
+
+def test_files_that_are_copied_need_no_advice(tree: MachineTree) -> None:
+    entry = '{ file = "/etc/shadow", method = "copy" }'
+    tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entry}'))
+    assert tree.problems() == []
+
+
+def test_what_is_missing_beside_a_base(tree: MachineTree) -> None:
+    tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent"]\n')
+    assert warnings(tree) == {
+        "/etc/machine-id": 'declare "/etc/machine-id"', "/var/log": 'declare "/var/log"'
+    }  # fmt: skip
+
+
+def test_what_is_missing_without_a_base(tree: MachineTree) -> None:
+    tree.write("etc/ssh/ssh_host_ed25519_key", "")
+    tree.write(MAIN, SOUND.replace('base = "root-base"', "") + USR)
+    assert warnings(tree) == {
+        "/etc/passwd": 'declare { file = "/etc/passwd", method = "copy" }',
+        "/etc/shadow": 'declare { file = "/etc/shadow", method = "copy" }',
+        "/etc/group": 'declare { file = "/etc/group", method = "copy" }',
+        "/etc/ssh/ssh_host_ed25519_key": 'declare "/etc/ssh/ssh_host_ed25519_key"',
+    }
+
+
+def test_a_directory_above_or_a_volume_is_enough(tree: MachineTree) -> None:
+    tree.write(MAIN, SOUND.replace('"/var/log"', '"/etc"').replace('["/etc/machine-id"]', "[]")
+               + USR.replace("/usr", "/var").replace("subvol=usr", "subvol=var"))  # fmt: skip
+    assert tree.problems() == []
+
+
+def test_no_store_at_all(tree: MachineTree) -> None:
+    tree.write(MAIN, ROOT)
+    (problem,) = tree.problems()
+    assert problem.warning
+    assert "nothing survives a boot" in problem.reason
+    assert DEVICE not in problem.reason

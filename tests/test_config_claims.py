@@ -1,0 +1,137 @@
+"""Declarations that cannot all hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from machine_tree import DEVICE, FSTAB, MAIN, ROOT, VOLUME, MachineTree
+
+NESTED = '[persistence."/persistent/nested"]\n'
+HOME_LINE = f"{DEVICE} /home btrfs subvol=home 0 0\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MachineTree:
+    return MachineTree(tmp_path)
+
+
+def declare(tree: MachineTree, directories: str = "", files: str = "", more: str = "") -> None:
+    tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent"]\n'
+               f'directories = ["/var/log", {directories}]\n'
+               f'files = ["/etc/machine-id", {files}]\n{more}')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("directories", "files", "complaint"),
+    [
+        ('"/srv", "/srv/"', "", "/srv is declared twice"),
+        ("", '"/etc/x", "/etc//x"', "/etc/x is declared twice"),
+        ('"/srv/x"', '"/srv/x"', "/srv/x is declared as a file here and as a directory elsewhere"),
+        ("", '"/etc/x", "/etc/x/y"', "/etc/x/y lies below the file /etc/x"),
+        ('"/etc/x/y/z"', '"/etc/x"', "/etc/x/y/z lies below the file /etc/x"),
+        ('{ directory = "/a", method = "symlink" }, "/a/b"', "", "which is a link into the store"),
+        ('"/persistent/x"', "", "/persistent/x lies inside the store /persistent"),
+        ('"/persistent"', "", "/persistent lies inside the store /persistent"),
+        ('"/"', "", "/ itself cannot persist"),
+        ('"/run/x"', "", "/run/x is below /run, which every boot mounts anew"),
+        ("", '"/proc/sys"', "/proc/sys is below /proc"),
+        ('{ directory = "/a/b", parent-directory = { mode = "0700" } }',
+         '{ file = "/a/c", parent-directory = { mode = "0711" } }',
+         "/a is wanted differently by another entry's parent-directory"),
+        ('"/a", { directory = "/a/b", parent-directory = { mode = "0700" } }', "",
+         "/a is declared itself, so parent-directory has no effect"),
+    ],
+)  # fmt: skip
+def test_conflicts(tree: MachineTree, directories: str, files: str, complaint: str) -> None:
+    declare(tree, directories, files)
+    assert complaint in tree.complaint()
+
+
+@pytest.mark.parametrize(
+    ("directories", "files"),
+    [
+        ('"/home", "/home/x/y"', ""),
+        ('"/var/lib", "/var/lib/private/z"', '"/var/lib/x/y"'),
+        ('"/srv", "/srv2", "/sr"', '"/srv3"'),
+        ('"/with blank", "/zoë", "/new\\nline", "/*"', ""),
+        ('{ directory = "/a/b", parent-directory = { mode = "0700" } }',
+         '{ file = "/a/c", parent-directory = { mode = "u=rwx,go=" } }'),
+    ],
+)  # fmt: skip
+def test_no_conflicts(tree: MachineTree, directories: str, files: str) -> None:
+    declare(tree, directories, files)
+    assert tree.errors() == []
+
+
+def test_a_users_path_may_collide_with_the_systems(tree: MachineTree) -> None:
+    users = '[persistence."/persistent".users.talyz]\nfiles = ["x/y"]\n'
+    declare(tree, '"/home/talyz/x/y"', more=users)
+    assert "/home/talyz/x/y is declared as a file here and as a directory" in tree.complaint()
+
+
+def test_one_path_in_two_stores(tree: MachineTree) -> None:
+    tree.mark("persistent/nested")
+    declare(tree, '"/srv"', more=NESTED + 'directories = ["/srv"]\n')
+    assert "/srv is declared twice" in tree.complaint()
+
+
+def test_one_place_in_the_store_claimed_twice(tree: MachineTree) -> None:
+    tree.mark("persistent/nested")
+    declare(
+        tree, '{ directory = "/b", store = "/persistent/nested" }', '"/nested/b"', more=NESTED
+    )  # fmt: skip
+    assert "claims /persistent/nested/b, which /b claims already" in tree.complaint()
+
+
+def test_a_directory_that_contains_a_store(tree: MachineTree) -> None:
+    tree.mark("data/inner/store")
+    tree.write(MAIN, ROOT + VOLUME.replace("/persistent", "/data") +
+               '[persistence."/data/inner/store"]\ndirectories = ["/var/log", "/data/inner"]\n'
+               'files = ["/etc/machine-id"]\n')  # fmt: skip
+    assert "/data/inner contains the store /data/inner/store" in tree.complaint()
+
+
+def test_a_directory_in_a_store_that_contains_a_nested_store(tree: MachineTree) -> None:
+    tree.mark("persistent/nested")
+    declare(tree, '"/nested"', more=NESTED)
+    assert "/nested contains the store /persistent/nested" in tree.complaint()
+
+
+def test_a_directory_that_is_or_hides_a_volume(tree: MachineTree) -> None:
+    srv = VOLUME.replace('"/persistent"', '"/srv/data"').replace("subvol=persistent", "subvol=d")
+    declare(tree, '"/srv/data"', more=srv)
+    assert "/srv/data is the volume /srv/data" in tree.complaint()
+    declare(tree, '"/srv"', more=srv)
+    assert "/srv would hide the volume /srv/data" in tree.complaint()
+
+
+def test_what_is_on_a_volume_persists_anyway(tree: MachineTree) -> None:
+    srv = VOLUME.replace('"/persistent"', '"/srv"').replace("subvol=persistent", "subvol=srv")
+    declare(tree, '"/srv/x"', more=srv)
+    (problem,) = tree.problems()
+    assert problem.warning
+    assert "/srv/x is on the volume /srv, which persists anyway" in problem.reason
+
+
+@pytest.mark.parametrize("path", ["/home", "/home/talyz/x"])
+def test_what_the_system_would_mount_over(tree: MachineTree, path: str) -> None:
+    tree.write("etc/fstab", FSTAB + HOME_LINE)
+    declare(tree, f'"{path}"')
+    complaint = tree.complaint()
+    assert f"{path} would be covered when /home is mounted after the boot" in complaint
+    assert "subvol=home,x-initrd.mount" in complaint
+
+
+def test_an_old_bind_of_the_same_path(tree: MachineTree) -> None:
+    tree.write("etc/fstab", FSTAB + "/persistent/srv /srv none bind 0 0\n")
+    declare(tree, '"/srv"')
+    assert "remove that line" in tree.complaint()
+
+
+def test_a_mount_below_or_by_hand_covers_nothing(tree: MachineTree) -> None:
+    tree.write("etc/fstab", FSTAB + HOME_LINE.replace("/home", "/srv/music") +
+               HOME_LINE.replace("/home", "/mnt").replace("subvol=home", "noauto"))  # fmt: skip
+    declare(tree, '"/srv", "/mnt/x"')
+    assert tree.errors() == []

@@ -1,0 +1,136 @@
+"""Paths as people write them."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ephemeroot.config import clean
+from ephemeroot.config.problem import Mistake
+from ephemeroot.hooks.operation import is_path
+from ephemeroot.linux import units
+
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20
+).filter(lambda name: name not in (".", ".."))
+PATHS = st.lists(NAMES, min_size=1, max_size=6)
+SLASHES = st.integers(1, 3).map(lambda n: "/" * n)
+
+
+@given(names=PATHS, data=st.data())
+def test_slashes_and_dots_are_cleaned_away(names: list[str], data: st.DataObject) -> None:
+    text = ""
+    for name in names:
+        text += data.draw(SLASHES) + data.draw(st.sampled_from(["", "./"])) + name
+    text += data.draw(st.sampled_from(["", "/", "//", "/."]))
+    assert clean.absolute(text) == "/" + "/".join(names)
+
+
+@given(text=st.text(max_size=40))
+def test_whatever_is_accepted_is_a_path_for_the_plan(text: str) -> None:
+    try:
+        path = clean.absolute(text)
+    except Mistake:
+        return
+    assert is_path(path)
+    assert clean.absolute(path) == path
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("var/log", "no absolute path"),
+        ("./var", "no absolute path"),
+        ("~/Downloads", "no absolute path"),
+        ("$HOME/Downloads", "no absolute path"),
+        ("/var/../etc", "contains '..'"),
+        ("/..", "contains '..'"),
+        ("/a\0b", "NUL"),
+        ("/" + "n" * 256, "longer than 255 bytes"),
+        ("/" + "ü" * 128, "longer than 255 bytes"),
+        ("/name" * 820, "longer than 4095 bytes"),
+    ],
+)
+def test_bad_absolute_paths(text: str, reason: str) -> None:
+    with pytest.raises(Mistake, match=reason) as caught:
+        clean.absolute(text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["/var/..log", "/a b", "/zoë", "/new\nline", "/*", "/~", "/-x"])
+def test_odd_but_good_paths(text: str) -> None:
+    assert clean.absolute(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "hint"),
+    [
+        ("/home/talyz/x", "is absolute", "leave out the home"),
+        ("~/.ssh", "home that nothing here expands", "write '.ssh'"),
+        ("$HOME/.ssh", "home that nothing here expands", "write '.ssh'"),
+        ("${HOME}/.ssh", "home that nothing here expands", "write '.ssh'"),
+        ("~", "home that nothing here expands", "start at the home"),
+        (".", "is the home itself", "declare the home's path"),
+        ("../x", "contains '..'", "write the path"),
+        ("", "is empty", "write the path"),
+    ],
+)
+def test_bad_paths_below_a_home(text: str, reason: str, hint: str) -> None:
+    with pytest.raises(Mistake, match=reason.replace(".", r"\.")) as caught:
+        clean.below_home(text)
+    assert hint in caught.value.hint
+
+
+@given(names=PATHS)
+def test_parents_lead_to_the_path(names: list[str]) -> None:
+    path = "/" + "/".join(names)
+    parents = clean.parents(path)
+    assert len(parents) == len(names) - 1
+    assert all(path.startswith(f"{parent}/") for parent in parents)
+    assert parents == sorted(parents, key=len)
+
+
+@given(first=PATHS, second=PATHS)
+def test_parents_sort_before_what_is_below(first: list[str], second: list[str]) -> None:
+    one, other = "/" + "/".join(first), "/" + "/".join(second)
+    if clean.is_below(one, other) and one != other:
+        assert clean.components(other) < clean.components(one)
+    assert clean.is_below(one, "/")
+    assert clean.is_below(one, one)
+    assert not clean.is_below(one, f"{one}x")
+
+
+@given(names=st.lists(NAMES, max_size=6))
+def test_unit_names_can_be_taken_back(names: list[str]) -> None:
+    path = "/" + "/".join(names)
+    assert units.unescape_path(units.escape_path(path)) == path
+
+
+@given(names=st.lists(NAMES, max_size=4))
+def test_unit_names_are_names_for_the_plan(names: list[str]) -> None:
+    escaped = units.escape_path("/" + "/".join(names))
+    assert "/" not in escaped
+    assert escaped not in ("", ".", "..")
+
+
+@pytest.mark.parametrize("name", ["", "a--b", "\\x", "\\xzz", "a\\x2", "-a", "a b", "\\x61"])
+def test_other_names_are_no_escaped_paths(name: str) -> None:
+    with pytest.raises(ValueError, match="is no escaped path"):
+        units.unescape_path(name)
+
+
+@pytest.mark.requires_program("systemd-escape")
+@pytest.mark.parametrize(
+    "path", ["/", "/persistent", "/data/per-sistent", "/.hidden/x", "/a b", "/zoë", "/a:b_c.d~@"]
+)
+def test_unit_names_are_systemds(path: str) -> None:
+    run = subprocess.run(["systemd-escape", "--path", path], check=True, capture_output=True)
+    assert units.escape_path(path) == run.stdout.decode().removesuffix("\n")
+    run = subprocess.run(
+        ["systemd-escape", "--path", "--suffix=mount", path], check=True, capture_output=True
+    )
+    assert units.mount_unit(path) == run.stdout.decode().removesuffix("\n")

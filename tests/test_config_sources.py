@@ -1,0 +1,219 @@
+"""Main file and drop-ins: which count, in which order, for which machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.config import Configuration, read
+from ephemeroot.errors import Misconfigured
+from machine_tree import DEVICE, MAIN, SOUND, MachineTree
+
+VENDOR = "usr/lib/ephemeroot/conf.d"
+LOCAL = "etc/ephemeroot/conf.d"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MachineTree:
+    return MachineTree(tmp_path)
+
+
+def configuration(tree: MachineTree) -> Configuration:
+    config = read(tree.machine)
+    assert not config.problems, [str(problem) for problem in config.problems]
+    return config
+
+
+def keep_days(tree: MachineTree) -> object:
+    wiping = configuration(tree).wiping
+    assert wiping is not None
+    return wiping.settings["keep-days"]
+
+
+def test_main_file_alone(tree: MachineTree) -> None:
+    assert configuration(tree).files == (tree.show(),)
+    assert keep_days(tree) == 30
+
+
+def test_drop_ins_count_in_the_order_of_their_names(tree: MachineTree) -> None:
+    tree.write(f"{LOCAL}/20-b.toml", "root.btrfs.keep-days = 20")
+    tree.write(f"{VENDOR}/30-c.toml", "root.btrfs.keep-days = 31")
+    tree.write(f"{VENDOR}/10-a.toml", "root.btrfs.keep-days = 10")
+    assert keep_days(tree) == 31
+    assert configuration(tree).files == (
+        tree.show(),
+        tree.show(f"{VENDOR}/10-a.toml"),
+        tree.show(f"{LOCAL}/20-b.toml"),
+        tree.show(f"{VENDOR}/30-c.toml"),
+    )
+
+
+def test_etc_replaces_the_vendors_file_of_the_same_name(tree: MachineTree) -> None:
+    tree.write(f"{VENDOR}/10-a.toml", "root.btrfs.keep-days = 10\nroot.btrfs.keep-last = 1")
+    tree.write(f"{LOCAL}/10-a.toml", "root.btrfs.keep-days = 11")
+    wiping = configuration(tree).wiping
+    assert wiping is not None
+    assert wiping.settings["keep-days"] == 11
+    assert wiping.settings["keep-last"] == 3
+
+
+@pytest.mark.parametrize("mask", ["empty", "link"])
+def test_masks(tree: MachineTree, mask: str) -> None:
+    tree.write(f"{VENDOR}/10-a.toml", "root.btrfs.keep-days = 10")
+    masked = tree.path / LOCAL / "10-a.toml"
+    masked.parent.mkdir()
+    if mask == "empty":
+        masked.touch()
+    else:
+        masked.symlink_to("/dev/null")
+    assert keep_days(tree) == 30
+
+
+def test_links_lead_where_the_machine_would_find_them(tree: MachineTree) -> None:
+    tree.write("srv/site.toml", "root.btrfs.keep-days = 12")
+    (tree.path / LOCAL).mkdir()
+    (tree.path / LOCAL / "10-site.toml").symlink_to("/srv/site.toml")
+    assert keep_days(tree) == 12
+
+
+def test_a_link_to_nowhere_is_a_mistake(tree: MachineTree) -> None:
+    (tree.path / LOCAL).mkdir()
+    (tree.path / LOCAL / "10-site.toml").symlink_to("/srv/missing.toml")
+    assert "leads nowhere" in tree.complaint()
+
+
+def test_other_files_are_no_drop_ins(tree: MachineTree) -> None:
+    for name in ("10-a.toml.dpkg-old", "README", ".10-hidden.toml"):
+        tree.write(f"{LOCAL}/{name}", "no toml at all")
+    assert configuration(tree).files == (tree.show(),)
+
+
+def test_a_fifo_is_not_waited_for(tree: MachineTree) -> None:
+
+    (tree.path / LOCAL).mkdir()
+    os.mkfifo(tree.path / LOCAL / "10-a.toml")
+    assert "no regular file" in tree.complaint()
+
+
+def test_lists_are_joined_and_the_place_of_each_item_is_kept(tree: MachineTree) -> None:
+    tree.write(f"{LOCAL}/10-a.toml", '\n[persistence."/persistent/"]\ndirectories = ["/srv"]\n')
+    config = configuration(tree)
+    (store,) = config.stores
+    found = {entry.path: entry.origin.place for entry in store.entries}
+    assert list(found) == ["/var/log", "/srv", "/etc/machine-id"]
+    assert found["/var/log"].file == tree.show()
+    place = found["/srv"]
+    assert (place.file, place.line) == (tree.show(f"{LOCAL}/10-a.toml"), 3)
+    assert place.key == 'persistence."/persistent/".directories[0]'
+
+
+def test_a_drop_in_may_replace_the_wiper(tree: MachineTree) -> None:
+    tree.write(MAIN, SOUND.replace('"btrfs"', '"nosuch"', 1))
+    tree.write(f"{LOCAL}/10-a.toml", 'root.wiper = "btrfs"')
+    assert not tree.errors()
+
+
+def test_an_overridden_value_must_be_right_all_the_same(tree: MachineTree) -> None:
+    tree.write(MAIN, SOUND.replace("[root.btrfs]", '[root.btrfs]\nkeep-days = "soon"'))
+    tree.write(f"{LOCAL}/10-a.toml", "root.btrfs.keep-days = 3")
+    (error,) = tree.errors()
+    assert (error.file, error.key) == (tree.show(), "root.btrfs.keep-days")
+
+
+@pytest.mark.parametrize(
+    ("match", "counts"),
+    [
+        ('host-name = "kiosk-*"', True),
+        ('host-name = ["lab-*", "kiosk-?"]', True),
+        ('host-name = "lab-*"', False),
+        ('machine-id = "0123456789abcdef0123456789abcdef"', True),
+        ('machine-id = "01234567-89AB-CDEF-0123-456789ABCDEF"', True),
+        ('machine-id = "ffffffffffffffffffffffffffffffff"', False),
+        ('host-name = "kiosk-7"\nmachine-id = "ffffffffffffffffffffffffffffffff"', False),
+    ],
+)
+def test_match(tree: MachineTree, match: str, counts: bool) -> None:
+    tree.write(f"{LOCAL}/10-a.toml", f"[match]\n{match}\n[root.btrfs]\nkeep-days = 5")
+    assert keep_days(tree) == (5 if counts else 30)
+
+
+def test_a_machine_without_an_id_matches_none(tree: MachineTree) -> None:
+    tree.write("etc/machine-id", "uninitialized\n")
+    tree.write(f"{LOCAL}/10-a.toml", '[match]\nmachine-id = "uninitialized"\n[no-such-key]')
+    assert not tree.errors()
+
+
+@pytest.mark.parametrize("match", ["", "host-name = 3", 'hostname = "x"'])
+def test_a_match_that_says_nothing_is_a_mistake_and_does_not_match(
+    tree: MachineTree, match: str
+) -> None:
+    tree.write(f"{LOCAL}/10-a.toml", f"[match]\n{match}\n[root.btrfs]\nkeep-days = 5")
+    errors = tree.errors()
+    assert errors
+    assert {error.key.partition(".")[0] for error in errors} == {"match"}
+    wiping = read(tree.machine).wiping
+    assert wiping is not None
+    assert wiping.settings["keep-days"] == 30
+
+
+def test_only_drop_ins_match(tree: MachineTree) -> None:
+    tree.write(MAIN, SOUND + '[match]\nhost-name = "lab-*"\n')
+    assert "only drop-ins" in tree.complaint()
+
+
+def test_without_a_main_file_there_is_no_configuration(tree: MachineTree) -> None:
+    (tree.path / MAIN).unlink()
+    tree.write(f"{VENDOR}/10-a.toml", SOUND)
+    with pytest.raises(Misconfigured, match="there is no configuration"):
+        read(tree.machine)
+
+
+def test_a_given_file_is_the_only_one(tree: MachineTree, tmp_path: Path) -> None:
+    tree.write(f"{LOCAL}/10-a.toml", "no toml")
+    other = tmp_path / "other.toml"
+    other.write_text(SOUND.replace("[root.btrfs]", "[root.btrfs]\nkeep-days = 7"))
+    config = read(tree.machine, str(other))
+    assert config.files == (str(other),)
+    assert not config.problems
+    with pytest.raises(Misconfigured, match="does not exist"):
+        read(tree.machine, str(tmp_path / "missing.toml"))
+
+
+def test_a_syntax_error_does_not_hide_mistakes_elsewhere(tree: MachineTree) -> None:
+    tree.write(f"{LOCAL}/10-a.toml", "[root.btrfs]\nkeep-days = = 3\n")
+    tree.write(f"{LOCAL}/20-b.toml", 'root.btrfs.keep-last = "three"\n')
+    tree.write(f"{LOCAL}/30-c.toml", "").write_bytes(b"a = 1\nb = '\xff'\n")
+    tree.write(f"{LOCAL}/40-d.toml", "\n\n[unfinished")
+    found = {(Path(e.file).name, e.line): e.reason for e in tree.errors()}
+    assert set(found) == {
+        ("10-a.toml", 2), ("20-b.toml", 1), ("30-c.toml", 2), ("40-d.toml", 3)
+    }  # fmt: skip
+    assert found["10-a.toml", 2] == "is no valid TOML: Invalid value"
+    assert found["30-c.toml", 2] == "is no UTF-8 text"
+
+
+def test_what_could_not_be_read_is_not_missed(tree: MachineTree) -> None:
+    """The volume and the wiper may well be in the file with the syntax error."""
+    tree.write(MAIN, '[root\nwiper = "btrfs"\n')
+    tree.write(f"{LOCAL}/10-a.toml", '[persistence."/persistent"]\nfiles = ["/etc/machine-id"]')
+    (error,) = tree.errors()
+    assert error.reason.startswith("is no valid TOML")
+
+
+def test_the_same_declaration_in_two_files_is_a_duplicate(tree: MachineTree) -> None:
+    tree.write(f"{LOCAL}/10-a.toml", '[persistence."/persistent"]\ndirectories = ["/var//log/"]')
+    (error,) = tree.errors()
+    assert error.reason == "/var/log is declared twice"
+    assert error.file == tree.show(f"{LOCAL}/10-a.toml")
+    assert tree.show() in error.hint
+
+
+def test_volumes_of_all_files_are_joined(tree: MachineTree) -> None:
+    tree.write(
+        f"{LOCAL}/10-a.toml",
+        f'[[volumes]]\nmount-point = "/srv"\ndevice = "{DEVICE}"\ntype = "btrfs"\n'
+        'options = ["subvol=srv"]\n',
+    )
+    assert [v.mount_point for v in configuration(tree).volumes] == ["/persistent", "/srv"]
