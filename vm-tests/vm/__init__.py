@@ -2,5 +2,6 @@
 
 The parts, from the ground up: `command` and `sandbox` run programs, `cache` and `lock` keep
 expensive things and expensive machines apart, `debian` bootstraps, `tools` holds QEMU, `image` and
-`system` are the trees that boot, `initramfs` and `disk` what they boot from, `machine` a running one.
+`system` are the trees that boot, `initramfs` and `disk` what they boot from, `machine` a running
+one.
 """

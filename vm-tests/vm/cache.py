@@ -18,7 +18,9 @@ _KEEP = 3
 
 
 def digest(*parts: object) -> str:
-    """A key for what `parts` say: text, numbers and nested sequences by value, a `Path` by the content below it.
+    """A key for what `parts` say.
+
+    Text, numbers and nested sequences count by value, a `Path` by the content below it.
 
     Owners and times are left out: a fresh clone of the same sources must find the same entry.
     """
@@ -56,7 +58,10 @@ def _files(top: Path) -> list[Path]:
 
 
 class Cache:
-    """A folder of entries `<kind>/<key>`. An entry that exists is complete: it was renamed into place."""
+    """A folder of entries `<kind>/<key>`.
+
+    An entry that exists is complete, for it was renamed into place.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +76,9 @@ class Cache:
         base = os.environ.get("XDG_CACHE_HOME")
         return cls((Path(base) if base else Path.home() / ".cache") / "ephemeroot")
 
-    def entry(self, kind: str, key: str, build: Callable[[Path], None], *, keep: int = _KEEP) -> Path:
+    def entry(
+        self, kind: str, key: str, build: Callable[[Path], None], *, keep: int = _KEEP
+    ) -> Path:
         """The folder of that kind and key, made by `build(folder)` if it is not there yet.
 
         The entry stays locked (shared) until this process ends, so that no other run prunes it. The
@@ -84,15 +91,16 @@ class Cache:
         lock = self._lock(path)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.is_dir():
-            # Only the holder of the lock builds this key, so a leftover with its name is a dead run's.
+            # Only the holder of the lock builds this key, so a leftover with its name is a dead
+            # run's.
             for leftover in path.parent.glob(f".{key}.*"):
                 shutil.rmtree(leftover)
             begun = time.monotonic()
             note(f"building {kind} {key[:8]} …")
             fresh = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=path.parent))
             try:
+                fresh.chmod(0o755)  # trees in it are run by users other than root (apt's, for one)
                 build(fresh)
-                fresh.chmod(0o755)
                 fresh.rename(path)
             except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -121,7 +129,9 @@ class Cache:
     def _lock(self, path: Path) -> int:
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        return os.open(locks / f"{path.parent.name}-{path.name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(
+            locks / f"{path.parent.name}-{path.name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
 
     def _prune(self, kind: Path, keep: int) -> None:
         entries = [p for p in kind.iterdir() if p.is_dir() and not p.name.startswith(".")]

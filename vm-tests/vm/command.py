@@ -40,7 +40,7 @@ class Unavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Completed:
-    """A finished program. `rc` is 124 when it was ended for taking too long, as timeout(1) has it."""
+    """A finished program. `rc` is 124 if it was ended for taking too long, as timeout(1) has it."""
 
     rc: int
     out: str
@@ -81,7 +81,9 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise Unavailable(f"no program {words[0]!r} on this host: install the package that has it") from error
+        raise Unavailable(
+            f"no program {words[0]!r} on this host: install the package that has it"
+        ) from error
     if log is not None:
         log.write_text(done.stdout + done.stderr, errors="surrogateescape")
     if done.returncode != 0:

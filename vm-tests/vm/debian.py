@@ -13,6 +13,14 @@ from vm.command import CommandFailed, Unavailable, run
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _LEFT_OUT = ("man", "doc", "locale", "info", "i18n", "bash-completion", "zsh", "bug", "lintian")
 
+# mmdebstrap's options for every tree
+RECIPE = (
+    "--mode=root",
+    "--variant=minbase",
+    '--aptopt=APT::Install-Recommends "false"',
+    *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
+)
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -24,7 +32,9 @@ class Selection:
 
 
 def mirror() -> str:
-    """The site to bootstrap from: `$EPHEMEROOT_DEBIAN_MIRROR`, else where this host's apt gets Debian main.
+    """The site to bootstrap from.
+
+    `$EPHEMEROOT_DEBIAN_MIRROR`, else where this host's apt gets Debian main.
 
     Raises Unavailable if neither says.
     """
@@ -33,20 +43,39 @@ def mirror() -> str:
         return named
     hint = "set EPHEMEROOT_DEBIAN_MIRROR to a Debian mirror"
     try:
-        rows = run(["apt-get", "indextargets", "--format", "$(SITE)|$(ORIGIN)|$(LABEL)|$(COMPONENT)", "Identifier: Packages"])
+        rows = run(
+            [
+                "apt-get",
+                "indextargets",
+                "--format",
+                "$(SITE)|$(ORIGIN)|$(LABEL)|$(COMPONENT)",
+                "Identifier: Packages",
+            ]
+        )
     except (CommandFailed, Unavailable) as error:
         raise Unavailable(f"this host's apt names no Debian mirror: {hint}") from error
     fields = [row.split("|") for row in rows.splitlines()]
-    known = [site for site, origin, label, component in fields if (origin, label, component) == ("Debian", "Debian", "main")]
-    # Without downloaded lists apt knows no origin yet; the archive's usual path is then all there is to go by.
-    guessed = [site for site, _, _, component in fields if component == "main" and site.rstrip("/").endswith("/debian")]
+    known = [
+        site
+        for site, origin, label, component in fields
+        if (origin, label, component) == ("Debian", "Debian", "main")
+    ]
+    # Without downloaded lists apt knows no origin yet; the archive's usual path is then all there
+    # is to go by.
+    guessed = [
+        site
+        for site, _, _, component in fields
+        if component == "main" and site.rstrip("/").endswith("/debian")
+    ]
     for site in [*known, *guessed]:
         return site
     raise Unavailable(f"this host's apt names no Debian mirror: {hint}")
 
 
 def bootstrap(tree: Path, selection: Selection, hooks: Sequence[str] = ()) -> None:
-    """Make `tree` a Debian with those packages and nothing recommended; `hooks` are mmdebstrap's options for hooks.
+    """Make `tree` a Debian with those packages and nothing recommended.
+
+    `hooks` are mmdebstrap's options for hooks (`--customize-hook=…`).
 
     Raises Unavailable without root, mmdebstrap or the archive's keys.
     """
@@ -55,26 +84,21 @@ def bootstrap(tree: Path, selection: Selection, hooks: Sequence[str] = ()) -> No
     if shutil.which("mmdebstrap") is None:
         raise Unavailable("no mmdebstrap on this host: apt-get install mmdebstrap")
     if not _KEYRING.exists():
-        raise Unavailable("the Debian archive's keys are not on this host: apt-get install debian-archive-keyring")
+        raise Unavailable(
+            "the Debian archive's keys are not on this host: apt-get install debian-archive-keyring"
+        )
     site = mirror()
     run(
         [
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=minbase",
-            f"--components={','.join(selection.components)}",
+            *("mmdebstrap", *RECIPE, *_proxies(), *hooks),
             f"--keyring={_KEYRING}",
-            '--aptopt=APT::Install-Recommends "false"',
-            *_proxies(),
-            *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
+            f"--components={','.join(selection.components)}",
             f"--include={','.join(selection.packages)}",
-            *hooks,
-            selection.suite,
-            str(tree),
-            site,
-        ]
+            *(selection.suite, str(tree), site),
+        ],
+        # The kernel's hook would run dracut; images are made later, and each their own.
+        env={"INITRD": "No"},
     )
-    tree.chmod(0o755)  # the folder came from mkdtemp, but it is going to be somebody's /
 
 
 def _proxies() -> list[str]:

@@ -6,11 +6,12 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from vm.cache import Cache
 from vm.command import note
 
-_held = False
+_held: set[Path] = set()
 
 
 @contextmanager
@@ -19,9 +20,10 @@ def one_machine(cache: Cache) -> Iterator[None]:
 
     Raises RuntimeError if this process already runs one: waiting for ourselves would never end.
     """
-    global _held
-    if _held:
-        raise RuntimeError("a machine of this run is still up: power it off or cut it before the next boot")
+    if cache.root in _held:
+        raise RuntimeError(
+            "a machine of this run is still up: power it off or cut it before the next boot"
+        )
     cache.root.mkdir(parents=True, exist_ok=True)
     lock = os.open(cache.root / "machine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -30,8 +32,8 @@ def one_machine(cache: Cache) -> Iterator[None]:
         except BlockingIOError:
             note("waiting for the machine of another run to end …")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        _held = True
+        _held.add(cache.root)
         yield
     finally:
-        _held = False
+        _held.discard(cache.root)
         os.close(lock)

@@ -11,9 +11,9 @@ _CLONE_NEWNS = 0x00020000  # linux/sched.h
 _MS_REC = 0x4000  # linux/mount.h
 _MS_PRIVATE = 1 << 18
 
-# Everything below /usr comes from the tree, everything else is the host's, so that paths, devices and
-# file descriptors mean the same inside and outside (mkosi runs its tools this way). The linker's cache
-# has to match the libraries it speaks of.
+# Everything below /usr comes from the tree, everything else is the host's, so that paths, devices
+# and file descriptors mean the same inside and outside (mkosi runs its tools this way). The
+# linker's cache has to match the libraries it speaks of.
 _WITH_USR = """
 set -e
 mount --bind "$0/usr" /usr
@@ -35,7 +35,9 @@ shift
 mkdir -p root results
 mount -t tmpfs -o mode=0755 tmpfs root
 mkdir root/upper root/work root/new
-mount -t overlay -o "lowerdir=$layers,upperdir=root/upper,workdir=root/work" overlay root/new
+# index and its kin off: a stack made of other folders than yesterday's must mount all the same
+off=index=off,metacopy=off,redirect_dir=off
+mount -t overlay -o "lowerdir=$layers,upperdir=root/upper,workdir=root/work,$off" overlay root/new
 mount -t proc proc root/new/proc
 mount -t sysfs -o ro sysfs root/new/sys
 mount --rbind /dev root/new/dev
@@ -43,21 +45,32 @@ mount -t tmpfs -o mode=1777 tmpfs root/new/tmp
 mount -t tmpfs -o mode=0755 tmpfs root/new/run
 mkdir root/new/run/results
 mount --bind results root/new/run/results
-exec chroot root/new "$@"
+chroot root/new "$@"
+cp --archive root/upper changes
 """
 
 
 def enter_private_mounts() -> None:
-    """Give this process a mount namespace of its own: whatever it mounts ends with it, even if it is killed.
+    """Give this process a mount namespace of its own.
+
+    Whatever it mounts ends with it, even if it is killed.
 
     Raises PermissionError without CAP_SYS_ADMIN.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p]
+    libc.mount.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+    ]
     if libc.unshare(_CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
     if libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
-        raise OSError(ctypes.get_errno(), f"mount --make-rprivate /: {os.strerror(ctypes.get_errno())}")
+        raise OSError(
+            ctypes.get_errno(), f"mount --make-rprivate /: {os.strerror(ctypes.get_errno())}"
+        )
 
 
 def _private(script: str) -> list[str]:
@@ -67,15 +80,18 @@ def _private(script: str) -> list[str]:
 def with_usr(tree: Path, argv: Sequence[str | Path]) -> list[str]:
     """The command line that runs `argv` on this host but with the `/usr` of `tree`.
 
-    The process that starts is, after three execs, the program itself: its pid is the one to wait for.
+    The process that starts is, after three execs, the program itself: its pid is the one to wait
+    for.
     """
     return [*_private(_WITH_USR), str(tree), *(str(word) for word in argv)]
 
 
 def in_layers(scratch: Path, layers: Sequence[Path], argv: Sequence[str | Path]) -> list[str]:
-    """The command line that runs `argv` with a root made of `layers` (the last one on top), writable, thrown away after.
+    """The command line that runs `argv` with a writable root made of `layers`, the last on top.
 
-    What it writes to `/run/results` is found in `scratch/results`.
+    What it writes to `/run/results` is found in `scratch/results`, what else it changed in
+    `scratch/changes`, as overlayfs keeps it: a layer in its turn.
     """
     stacked = [str(layer) for layer in layers]
-    return [*_private(_CHROOT), "chroot", str(scratch), *stacked, "--", *(str(word) for word in argv)]
+    words = [*_private(_CHROOT), "chroot", str(scratch), *stacked, "--"]
+    return [*words, *(str(word) for word in argv)]

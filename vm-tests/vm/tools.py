@@ -1,4 +1,4 @@
-"""The tools tree: a Debian 13 with QEMU and the filesystem tools, so that every host has the same ones."""
+"""The tools tree: a Debian 13 with QEMU and the filesystem tools, the same on every host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tools:
         self.tree = tree
 
     def argv(self, argv: Sequence[str | Path]) -> list[str]:
-        """The command line that starts `argv` from the tree, for callers that start it themselves."""
+        """The command line that starts `argv` from the tree."""
         return with_usr(self.tree, argv)
 
     def run(self, *argv: str | Path) -> str:
@@ -46,6 +46,8 @@ class Tools:
 
 def tools(cache: Cache) -> Tools:
     """The tools tree, bootstrapped if the cache has none (about 16 s, 210 MB)."""
-    key = digest(repr(PACKAGES), Path(debian.__file__))
-    entry = cache.entry("tools", key, lambda folder: debian.bootstrap(folder / "tree", PACKAGES), keep=1)
+    key = digest(repr(PACKAGES), debian.RECIPE)
+    entry = cache.entry(
+        "tools", key, lambda folder: debian.bootstrap(folder / "tree", PACKAGES), keep=1
+    )
     return Tools(entry / "tree")

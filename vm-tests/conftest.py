@@ -1,0 +1,158 @@
+"""Fixtures and rules of the tests that boot machines.
+
+`EPHEMEROOT_VM_LOGS` takes the console logs (else `logs/` beside this file). What a skip means is
+decided in the conftest above.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for runs that know no pyproject.toml
+
+from vm import disk as disks
+from vm import initramfs, loop, project
+from vm.bench import Bench
+from vm.cache import Cache
+from vm.command import Unavailable
+from vm.ephemeral import Ephemeral
+from vm.ephemeral import make as make_ephemeral
+from vm.image import debian_system
+from vm.sandbox import enter_private_mounts
+from vm.system import System
+from vm.tools import tools
+from vm.verdict import MachineLost
+
+DiskFactory = Callable[..., disks.Disk]
+
+_LOST = pytest.StashKey[str]()
+_lost_machines: list[str] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, MachineLost):
+        item.stash[_LOST] = call.excinfo.value.reason
+    return report
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Run a test whose machine was lost once more: nothing was learned about what it tests."""
+    from _pytest.runner import runtestprotocol
+
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    lost = item.stash.get(_LOST, None)
+    if lost is not None:
+        _lost_machines.append(f"{item.name}, run again: {lost}")
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A machine that is lost now and then passes as a nuisance; it must not pass unseen."""
+    if _lost_machines:
+        terminalreporter.section("machines lost")
+        for line in _lost_machines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Cache:
+    """The cache, with a mount namespace of this run's own around it; skips where machines cannot be
+    made."""
+    try:
+        loop.require()
+        enter_private_mounts()
+    except (Unavailable, PermissionError) as error:
+        pytest.skip(f"no machines here: {error}")
+    return Cache.from_environment()
+
+
+@pytest.fixture(scope="session")
+def bench(cache: Cache) -> Iterator[Bench]:
+    """Where machines run."""
+    logs = Path(os.environ.get("EPHEMEROOT_VM_LOGS") or Path(__file__).parent / "logs")
+    for old in logs.glob("*.log"):
+        old.unlink()
+    try:
+        made = Bench(cache, tools(cache), logs)
+    except Unavailable as error:
+        pytest.skip(f"no machines here: {error}")
+    yield made
+    made.close()
+    _lost_machines.extend(made.lost)
+
+
+@pytest.fixture(scope="session")
+def image(cache: Cache) -> System:
+    """The Debian system without the project."""
+    try:
+        return debian_system(cache)
+    except Unavailable as error:
+        pytest.skip(f"no machines here: {error}")
+
+
+@pytest.fixture(scope="session")
+def wheel(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel."""
+    try:
+        return project.wheel(cache, tmp_path_factory.mktemp("wheel"))
+    except Unavailable as error:
+        pytest.skip(f"nothing to install in a machine: {error}")
+
+
+@pytest.fixture(scope="session")
+def plain_initrd(cache: Cache, image: System) -> Path:
+    """The initramfs of that system."""
+    return initramfs.make(cache, image)
+
+
+@pytest.fixture(scope="session")
+def ephemeral(cache: Cache, image: System, wheel: Path) -> Ephemeral:
+    """The system with the project, configured and applied."""
+    return make_ephemeral(cache, image, wheel)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """The test's name, fit for a file."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.name).strip("-")
+
+
+@pytest.fixture
+def scratch(cache: Cache) -> Iterator[Path]:
+    """A folder beside the cache (where copies can be reflinks), gone after the test."""
+    with cache.scratch("test") as folder:
+        yield folder
+
+
+@pytest.fixture
+def disk(bench: Bench, scratch: Path, image: System) -> DiskFactory:
+    """`disk(layout=Btrfs(), system=image)`: a fresh copy of the prepared disk of that layout."""
+
+    def make(layout: disks.Layout | None = None, system: System | None = None) -> disks.Disk:
+        source = disks.prepared(bench.cache, layout or disks.Btrfs(), bench.tools, system or image)
+        number = len(list(scratch.glob("*.raw")))
+        return source.copy(scratch / f"disk{number}.raw")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _no_machine_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "bench" in request.fixturenames:
+        request.getfixturevalue("bench").close()

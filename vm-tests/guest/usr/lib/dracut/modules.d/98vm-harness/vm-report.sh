@@ -1,0 +1,2 @@
+#!/bin/sh
+/usr/lib/vm-harness/report initramfs

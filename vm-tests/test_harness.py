@@ -1,0 +1,146 @@
+"""The harness itself, on a Debian without Ephemeroot: if one of these fails, no other verdict means
+anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vm import initramfs
+from vm.bench import Bench, Boot
+from vm.cpio import Link
+from vm.disk import Disk, Swap
+from vm.layer import Content
+from vm.machine import CommandInMachineFailed
+from vm.system import System
+from vm.verdict import MachineLost
+
+DiskFactory = Callable[..., Disk]
+
+
+@pytest.mark.guard
+def test_boots_answers_and_keeps_what_was_written(
+    bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
+) -> None:
+    boot = Boot(image, plain_initrd, (disk(),))
+
+    first = bench.up(boot, name)
+    assert first.settle() == "running", first.failed_units()
+    assert first.run("findmnt -no FSROOT /").out == "/root\n"
+    # systemd's own remount made it writable; a superblock that stayed read-only would show here
+    first.write("/var/tmp/kept", "of the first boot\n", mode=0o600)
+    assert first.run("stat -c %a /var/tmp/kept").out == "600\n"
+    with pytest.raises(CommandInMachineFailed):
+        first.run("false")
+    assert first.run("sleep 60", timeout=1, check=False).rc == 124
+    end = first.poweroff()
+    assert end.how == "poweroff"
+    assert end.complaints == ()
+    assert (
+        "All filesystems, swaps, loop devices, MD devices and DM devices detached." in end.console
+    )
+
+    with boot.disks[0].mounted() as top:
+        assert (top / "root/var/tmp/kept").read_text() == "of the first boot\n"
+        (top / "root/var/tmp/from-outside").write_text("seen\n")
+
+    second = bench.up(boot, name)
+    assert second.hello["boot_id"] != first.hello["boot_id"]
+    assert second.read("/var/tmp/kept") == b"of the first boot\n"
+    assert second.read("/var/tmp/from-outside") == b"seen\n"
+    second.cut()
+
+
+def test_failed_initramfs_is_an_emergency_with_its_journal(
+    bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
+) -> None:
+    boot = Boot(
+        image, plain_initrd, (disk(),), root=("root=/dev/vda", "rootflags=subvol=missing", "ro")
+    )
+    emergency = bench.emergency(boot, name)
+    assert emergency.stage == "initramfs"
+    assert "sysroot.mount" in emergency.failed
+    assert "sysroot.mount" in emergency.journal
+    assert emergency.report is None
+
+
+def test_failed_system_is_an_emergency_of_the_system(
+    bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
+) -> None:
+    boot = Boot(image, plain_initrd, (disk(),), arguments=("systemd.unit=emergency.target",))
+    assert bench.emergency(boot, name).stage == "system"
+
+
+def test_files_laid_over_an_initramfs_replace_its_own(
+    bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, scratch: Path, name: str
+) -> None:
+    unit = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/usr/bin/false\n"
+    members: dict[str, Content | Link] = {
+        "usr/lib/systemd/system/dracut-pre-udev.service": unit
+        + "[Unit]\nOnFailure=emergency.target\n",
+        "etc/laid-over": "here\n",
+        "etc/link-laid-over": Link("laid-over"),
+    }
+    broken = initramfs.overlay(plain_initrd, members, scratch / "broken")
+    emergency = bench.emergency(Boot(image, broken, (disk(),)), name)
+    assert "dracut-pre-udev.service" in emergency.failed
+
+
+def test_system_changed_by_a_program_is_what_boots(
+    bench: Bench, image: System, disk: DiskFactory, name: str
+) -> None:
+    script = (
+        "echo new > /etc/made; rm /etc/hosts; rm -r /etc/dracut.conf.d; mkdir /etc/dracut.conf.d"
+    )
+    changed = image.changed_by(bench.cache, "sh", "-c", script)
+    with disk(system=changed).mounted() as top:
+        assert (top / "root/etc/made").read_text() == "new\n"
+        assert not (top / "root/etc/hosts").exists()
+        assert list((top / "root/etc/dracut.conf.d").iterdir()) == []
+        assert (top / "root/etc/hostname").read_text() == "debian\n"
+        assert (top / "root/tmp").stat().st_mode & 0o7777 == 0o1777
+    assert changed.run(bench.cache, "cat", "/etc/made") == "new\n"
+
+
+def test_hibernated_machine_goes_on_where_it_was(
+    bench: Bench, image: System, disk: DiskFactory, name: str
+) -> None:
+    initrd = initramfs.make(bench.cache, image, ("--add", "resume"))
+    boot = Boot(image, initrd, (disk(), disk(Swap())), arguments=("resume=/dev/vdb",))
+    first = bench.up(boot, name)
+    first.settle()
+    first.run("swapon /dev/vdb; echo alive > /dev/shm/in-memory")
+    assert first.hibernate().how == "poweroff"
+    second = bench.up(boot, name)
+    assert second.hello["boot_id"] == first.hello["boot_id"]
+    assert second.hello["pid"] == first.hello["pid"]
+    assert second.read("/dev/shm/in-memory") == b"alive\n"
+    assert second.poweroff().complaints == ()
+
+
+def test_panic_is_a_lost_machine(
+    bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
+) -> None:
+    machine = bench.up(Boot(image, plain_initrd, (disk(),)), name)
+    with pytest.raises(MachineLost, match="panicked"):
+        machine.run("echo c > /proc/sysrq-trigger")
+
+
+def test_boot_that_panics_is_tried_again_and_lost(
+    bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
+) -> None:
+    already = len(bench.lost)
+    with pytest.raises(MachineLost, match="panicked"):
+        bench.boot(
+            Boot(
+                image,
+                plain_initrd,
+                (disk(),),
+                arguments=("rdinit=/missing", "init=/missing", "root="),
+            ),
+            name,
+        )
+    assert len(bench.lost) == already + 2
+    del bench.lost[already:]

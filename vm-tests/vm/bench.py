@@ -1,0 +1,167 @@
+"""Booting: from a system, an initramfs and disks to an outcome; once more if it was lost."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vm.cache import Cache
+from vm.command import note
+from vm.disk import Disk
+from vm.lock import one_machine
+from vm.machine import Machine
+from vm.port import Closed, Message, Silence
+from vm.qemu import QUIET, UNATTENDED, Hardware, Qemu, command_line
+from vm.system import System
+from vm.tools import Tools
+from vm.verdict import BootFailed, Emergency, MachineLost, Stopped, ending
+
+ROOT = ("root=/dev/vda", "rootflags=subvol=root", "ro")
+
+Outcome = Machine | Emergency | Stopped
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One way to boot.
+
+    `arguments` go on the kernel command line after the harness's own (for most, the last one wins),
+    `timeout` is seconds to the first word.
+    """
+
+    system: System
+    initrd: Path
+    disks: tuple[Disk, ...]
+    root: tuple[str, ...] = ROOT
+    arguments: tuple[str, ...] = ()
+    hardware: Hardware = field(default_factory=Hardware)
+    timeout: float = 180.0
+
+    def append(self) -> list[str]:
+        """The kernel command line."""
+        return ["console=ttyS0", *QUIET, *UNATTENDED, *self.root, *self.arguments]
+
+
+class Bench:
+    """Where machines run: the tools, the cache and the folder for their console logs.
+
+    `lost` has the reasons of all boots that had to be tried again.
+    """
+
+    def __init__(self, cache: Cache, tools: Tools, logs: Path) -> None:
+        self.cache = cache
+        self.tools = tools
+        self.logs = logs
+        self.lost: list[str] = []
+        self._machines: list[Machine] = []
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def boot(self, boot: Boot, name: str, tries: int = 2) -> Outcome:
+        """Boot to a Machine that is up, an Emergency, or a machine that Stopped by itself.
+
+        `name` names the console log. A lost machine is tried again from the same state of the
+        disks. Raises MachineLost if it is lost every time.
+        """
+        with self.cache.scratch("before") as saved:
+            copies = list(enumerate(boot.disks)) if tries > 1 else []
+            before = [disk.copy(saved / str(number)) for number, disk in copies]
+            for left in reversed(range(tries)):
+                try:
+                    return self._once(boot, self._console(name))
+                except MachineLost as lost:
+                    self.lost.append(f"{name}: {lost.reason}")
+                    if left == 0:
+                        raise
+                    note(f"{name}: the machine was lost ({lost.reason}); once more")
+                    for disk, copy in zip(boot.disks, before, strict=True):
+                        copy.copy(disk.image)
+        raise ValueError("tries must be 1 or more")
+
+    def up(self, boot: Boot, name: str, tries: int = 2) -> Machine:
+        """As `boot`, if it comes up. Raises BootFailed with what the machine said instead."""
+        outcome = self.boot(boot, name, tries)
+        if not isinstance(outcome, Machine):
+            raise BootFailed(str(outcome))
+        return outcome
+
+    def emergency(self, boot: Boot, name: str, tries: int = 2) -> Emergency:
+        """As `boot`, if it ends in an emergency. Raises BootFailed if it does not."""
+        outcome = self.boot(boot, name, tries)
+        if isinstance(outcome, Machine):
+            outcome.close()
+            raise BootFailed("the machine came up, but an emergency was wanted")
+        if not isinstance(outcome, Emergency):
+            raise BootFailed(str(outcome))
+        return outcome
+
+    def close(self) -> None:
+        """Cut the power of what still runs."""
+        for machine in self._machines:
+            machine.close()
+        self._machines.clear()
+
+    def _console(self, name: str) -> Path:
+        taken = len(list(self.logs.glob(f"{name}.*.log")))
+        return self.logs / f"{name}.{taken + 1}.log"
+
+    def _once(self, boot: Boot, console: Path) -> Outcome:
+        serial = [
+            "-chardev",
+            f"file,id=console,path={str(console).replace(',', ',,')}",
+            "-serial",
+            "chardev:console",
+        ]
+        words = command_line(
+            boot.system.kernel,
+            boot.initrd,
+            boot.append(),
+            [d.image for d in boot.disks],
+            boot.hardware,
+            serial,
+        )
+        with ExitStack() as stack:
+            stack.enter_context(one_machine(self.cache))
+            begun = time.monotonic()
+            qemu = Qemu(self.tools, words)
+            stack.callback(qemu.close)
+            outcome = self._first_word(qemu, console, boot.timeout)
+            if isinstance(outcome, Emergency | Stopped):
+                return outcome
+            lasting = stack.pop_all()  # the machine lives on, and so do its lock and its wires
+            machine = Machine(qemu, console, outcome, time.monotonic() - begun, lasting.close)
+            self._machines.append(machine)
+            return machine
+
+    def _first_word(
+        self, qemu: Qemu, console: Path, timeout: float
+    ) -> Message | Emergency | Stopped:
+        try:
+            # Waits in the wire until the agent opens the port, be it a fresh one or one that was
+            # hibernated.
+            qemu.port.send({"id": 0, "op": "ping"})
+            deadline = time.monotonic() + timeout
+            while True:
+                message = qemu.port.receive(deadline)
+                if message.get("event") == "emergency":
+                    return self._last_word(qemu, Emergency.from_message(message, console))
+                if message.get("event") == "hello":
+                    return message
+        except Silence as silence:
+            qemu.kill()
+            raise MachineLost(f"silent for {timeout:.0f} s", console) from silence
+        except Closed as closed:
+            how = ending(qemu.wait(30), console)
+            if how in ("poweroff", "reboot"):
+                return Stopped(how, console)
+            raise MachineLost(how, console) from closed
+
+    def _last_word(self, qemu: Qemu, emergency: Emergency) -> Emergency:
+        # It powers off by itself; its word is known, so nothing is lost if it does not.
+        deadline = time.monotonic() + 15
+        try:
+            while True:
+                qemu.port.receive(deadline)
+        except (Silence, Closed):
+            return emergency

@@ -1,0 +1,112 @@
+"""The machine that most tests boot: Debian with the project installed, configured and applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vm import initramfs, project
+from vm.cache import Cache
+from vm.disk import Btrfs, Subvolume
+from vm.layer import Content, File
+from vm.system import System
+
+UUID = "7d0f6c0e-3a5b-4a86-9a0b-0e5c1a2b3c4d"
+STORE_UUID = "2f4e8d1c-9b7a-4c3d-8e2f-1a0b9c8d7e6f"
+
+CONFIGURATION = f"""\
+[root]
+wiper = "btrfs"
+# QEMU has the kernel and the initramfs
+external-boot = true
+
+[root.btrfs]
+base = "root-base"
+
+[[volumes]]
+mount-point = "/persistent"
+device = "UUID={UUID}"
+type = "btrfs"
+options = ["subvol=persistent", "noatime"]
+timeout = "20s"
+
+[persistence."/persistent"]
+hide-mounts = true
+directories = [
+  "/var/log",
+  {{ directory = "/var/lib/colord", user = "games", group = "mail", mode = "u=rwx,g=rx,o=" }},
+  "/srv/with blank",
+]
+files = [
+  "/etc/machine-id",
+  "/etc/hostname",
+  {{ file = "/var/keys/secret_file", parent-directory = {{ mode = "u=rwx,g=,o=" }} }},
+]
+
+[persistence."/persistent".users.talyz]
+directories = ["Downloads", {{ directory = ".ssh", mode = "0700" }}]
+files = [".screenrc"]
+"""
+
+# An administrator's steps, in a root that is not the running one: `apply` will not mark a store
+# that is not mounted, and in a chroot nothing is.
+_APPLY = """\
+set -e
+useradd --create-home --uid 1000 talyz
+ephemeroot setup dracut
+mkdir /run/machine
+mount --rbind / /run/machine
+mkdir -p /persistent
+ephemeroot --root /run/machine apply --yes --no-images
+"""
+
+
+@dataclass(frozen=True)
+class Ephemeral:
+    """A system with the project applied; `store` has what `apply` wrote into its store."""
+
+    system: System
+    store: dict[str, Content] = field(repr=False)
+
+    def initrd(self, cache: Cache, arguments: tuple[str, ...] = ()) -> Path:
+        """Its initramfs, by its own dracut."""
+        return initramfs.make(cache, self.system, arguments)
+
+    def layout(self, *, store: bool = True) -> Btrfs:
+        """A disk with base and root, and with the store unless that is on another."""
+        fstab = "/dev/vda / btrfs subvol=root 0 0\n"
+        stores = (Subvolume("persistent", files=self.store),) if store else ()
+        return Btrfs(
+            subvolumes=(
+                Subvolume("root-base", tree=True, files={"etc/fstab": fstab}),
+                Subvolume("root", snapshot_of="root-base"),
+                *stores,
+            ),
+            uuid=UUID,
+        )
+
+    def store_disk(self) -> Btrfs:
+        """A disk that has only the store."""
+        return Btrfs(
+            subvolumes=(Subvolume("persistent", files=self.store),),
+            uuid=STORE_UUID,
+            size="512M",
+            label="store",
+        )
+
+
+def make(cache: Cache, image: System, wheel: Path, configuration: str = CONFIGURATION) -> Ephemeral:
+    """The Debian `image` with that wheel and configuration, set up and applied."""
+    files = {"etc/ephemeroot/ephemeroot.toml": configuration}
+    installed = project.installed(cache, image, wheel, files)
+    system = installed.changed_by(cache, "sh", "-c", _APPLY)
+    return Ephemeral(system, _files(system.layers[-1] / "persistent"))
+
+
+def _files(folder: Path) -> dict[str, Content]:
+    found: dict[str, Content] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            mode = path.stat().st_mode & 0o7777
+            found[str(path.relative_to(folder))] = File(path.read_bytes(), mode)
+    return found

@@ -1,0 +1,64 @@
+"""Image files as block devices of this host, and mounts of them, for as long as a `with` lasts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vm.command import CommandFailed, Unavailable, run
+
+_BUSY_TRIES = 10
+
+
+def require() -> None:
+    """Raises Unavailable if this host cannot make loop devices for us."""
+    if os.geteuid() != 0:
+        raise Unavailable("loop devices need root: run as root")
+    if not Path("/dev/loop-control").exists():
+        raise Unavailable(
+            "no /dev/loop-control: modprobe loop, or run on a host (not in a container) that has it"
+        )
+
+
+@contextmanager
+def attached(image: Path) -> Iterator[Path]:
+    """The loop device over `image`; detached at the end, and never another's."""
+    require()
+    device = run(["losetup", "--find", "--show", image]).strip()
+    try:
+        yield Path(device)
+    finally:
+        run(["losetup", "--detach", device])
+
+
+@contextmanager
+def mounted(image: Path, kind: str = "btrfs", options: str = "subvolid=5") -> Iterator[Path]:
+    """The filesystem of `image`, mounted in a private folder; for btrfs its top level.
+
+    The machine that uses the image must be off. Raises CommandFailed.
+    """
+    with tempfile.TemporaryDirectory(prefix="vm-disk-") as name:
+        with attached(image) as device:
+            run(["mount", "-t", kind, "-o", options or "rw", device, name])
+            # From here on the device only lives as long as the mount does (LO_FLAGS_AUTOCLEAR),
+            # which ends with the mount namespace of this run even if the run is killed.
+        try:
+            yield Path(name)
+        finally:
+            _unmount(name)
+
+
+def _unmount(folder: str) -> None:
+    for left in reversed(range(_BUSY_TRIES)):
+        try:
+            run(["umount", folder])
+            return
+        except CommandFailed as error:
+            # A program that just ended may still be letting go of its working folder.
+            if left == 0 or "busy" not in error.output:
+                raise
+            time.sleep(0.2)

@@ -1,0 +1,187 @@
+"""A machine whose agent has spoken: run things in it, and end it in one of several ways."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vm.command import Completed
+from vm.port import Closed, Message, Silence
+from vm.qemu import Qemu
+from vm.verdict import BootFailed, Emergency, MachineLost, ending
+
+# Seconds between the guest's own time-out and ours, for a machine that is slow but alive.
+_GRACE = 30.0
+_UNCLEAN = (
+    "Failed to unmount",
+    "Failed to remount",
+    "Unable to finalize",
+    "Could not detach",
+    "not unmounted",
+)
+
+
+class CommandInMachineFailed(AssertionError):
+    """A command in the machine did not end with status 0; the message has what it printed."""
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """An orderly end.
+
+    `how` is poweroff or reboot, `console` what was printed, `complaints` the lines that speak of
+    something that could not be unmounted.
+    """
+
+    how: str
+    console: str
+    complaints: tuple[str, ...]
+
+
+class Machine:
+    """An up and running machine.
+
+    Every method raises MachineLost if it dies or falls silent, and BootFailed if it reports an
+    emergency after all.
+
+    `hello` is what the agent said first: boot_id, uptime in seconds. `boot_time` is seconds from
+    the start of QEMU to that word.
+    """
+
+    def __init__(
+        self,
+        qemu: Qemu,
+        console: Path,
+        hello: Message,
+        boot_time: float,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._qemu = qemu
+        self._on_end = on_end
+        self._request = 0
+        self.console = console
+        self.hello = hello
+        self.boot_time = boot_time
+
+    def run(self, command: str, *, timeout: float = 60, check: bool = True) -> Completed:
+        """Run a shell command as root. What takes longer than `timeout` seconds is killed: rc 124.
+
+        Raises CommandInMachineFailed if it fails and `check` is not False. A command that goes on
+        in the background must give up its stdout and stderr.
+        """
+        reply = self._ask(timeout + _GRACE, op="run", command=command, timeout=timeout)
+        done = Completed(reply["rc"], reply["out"], reply["err"])
+        if check and done.rc != 0:
+            raise CommandInMachineFailed(f"exit status {done.rc}: {command}\n{done.out}{done.err}")
+        return done
+
+    def read(self, path: str) -> bytes:
+        """The content of a file. Raises FileNotFoundError with the agent's words if it cannot."""
+        return base64.b64decode(self._ask(60, op="read", path=path)["data"])
+
+    def write(self, path: str, content: bytes | str, mode: int | None = None) -> None:
+        """Write a file, and set its mode if given. Raises FileNotFoundError as `read` does."""
+        data = content.encode() if isinstance(content, str) else content
+        self._ask(60, op="write", path=path, data=base64.b64encode(data).decode(), mode=mode)
+
+    def settle(self, timeout: float = 120) -> str:
+        """Wait until the boot is finished; returns systemd's word for it.
+
+        That is `running`, or `degraded` if a unit failed.
+        """
+        command = "systemctl is-system-running --wait"
+        return self.run(command, timeout=timeout, check=False).out.strip()
+
+    def failed_units(self) -> list[str]:
+        """The names of failed units."""
+        listed = self.run("systemctl list-units --state=failed --plain --no-legend --no-pager").out
+        return [line.split()[0] for line in listed.splitlines() if line.strip()]
+
+    def journal(self, *arguments: str) -> str:
+        """This boot's journal; `arguments` are shell words for journalctl."""
+        command = f"journalctl --boot --output short-monotonic --no-pager {' '.join(arguments)}"
+        return self.run(command).out
+
+    def poweroff(self, timeout: float = 90) -> Shutdown:
+        """Shut down in order and wait for the end."""
+        return self.leave("systemctl --no-block poweroff", timeout)
+
+    def hibernate(self, timeout: float = 120) -> Shutdown:
+        """Suspend to swap and wait for the power to go off; booted again, the disks resume.
+
+        There must be active swap, and `resume=` on the command line of both boots.
+        """
+        return self.leave("systemctl --no-block hibernate", timeout)
+
+    def leave(self, command: str, timeout: float) -> Shutdown:
+        """Run a command that ends the machine, and wait up to `timeout` seconds for that.
+
+        An end that is neither power-off nor restart is a loss.
+        """
+        before = self.console.stat().st_size
+        self._ask(_GRACE, op="start", command=command)
+        how = self._end(timeout)
+        text = self.console.read_bytes()[before:].decode(errors="replace")
+        complaints = tuple(
+            line.strip() for line in text.splitlines() if any(word in line for word in _UNCLEAN)
+        )
+        return Shutdown(how, text, complaints)
+
+    def cut(self) -> None:
+        """Cut the power: what the guest has not written to its disk is gone."""
+        self._qemu.kill()
+        self._close()
+
+    def close(self) -> None:
+        """Make sure that nothing runs any more; for the end of a test."""
+        if self._qemu.process.poll() is None:
+            self.cut()
+        self._close()
+
+    def _ask(self, patience: float, **request: Any) -> Message:
+        self._request += 1
+        try:
+            self._qemu.port.send({"id": self._request, **request})
+            reply = self._answer(time.monotonic() + patience)
+        except Silence as silence:
+            self.cut()
+            raise MachineLost(
+                f"no answer within {patience:.0f} s to {request}", self.console
+            ) from silence
+        except Closed as closed:
+            how = self._end(_GRACE)
+            raise MachineLost(f"{how}, while it was asked {request}", self.console) from closed
+        if "error" in reply:
+            raise FileNotFoundError(f"{request['op']} {request.get('path', '')}: {reply['error']}")
+        return reply
+
+    def _answer(self, deadline: float) -> Message:
+        while True:
+            reply = self._qemu.port.receive(deadline)
+            if reply.get("event") == "emergency":
+                self.cut()
+                raise BootFailed(str(Emergency.from_message(reply, self.console)))
+            if reply.get("id") == self._request:
+                return reply
+
+    def _end(self, timeout: float) -> str:
+        try:
+            how = ending(self._qemu.wait(timeout), self.console)
+        except subprocess.TimeoutExpired as expired:
+            self.cut()
+            raise MachineLost(
+                f"still running after {timeout:.0f} s, but should have ended", self.console
+            ) from expired
+        self._close()
+        if how not in ("poweroff", "reboot"):
+            raise MachineLost(how, self.console)
+        return how
+
+    def _close(self) -> None:
+        self._qemu.close()
+        self._on_end()

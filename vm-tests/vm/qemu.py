@@ -1,0 +1,153 @@
+"""QEMU itself: its command line, its monitor, and why it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vm.port import Closed, Lines, Message, Silence
+from vm.tools import Tools
+
+PORT = "vm"  # the guest's agent and reporter look for this name
+
+# A panic must end the machine at once, and printing on a serial console costs seconds.
+# TERM=dumb: systemd asks other terminals for their size, and waits for an answer.
+QUIET = (
+    *("panic=-1", "oops=panic", "audit=0", "quiet", "loglevel=3", "systemd.show_status=0"),
+    *("TERM=dumb", "8250.nr_uarts=1", "mitigations=off"),
+)
+# A failed initramfs reports and powers off instead of asking nobody for a root password.
+UNATTENDED = ("rd.shell=0", "rd.emergency=poweroff", "rd.retry=20")
+
+_KVM_CREATE_VM = 0xAE01  # linux/kvm.h
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the machine is made of. `memory` in MiB."""
+
+    memory: int = 1024
+    cpus: int = 2
+    extra: tuple[str, ...] = ()
+
+
+def accelerator() -> str:
+    """`$EPHEMEROOT_VM_ACCEL`: tcg, kvm, or auto, which is kvm where that can be opened.
+
+    The default is tcg, which works everywhere; /dev/kvm can be there, and open, and of no use.
+    """
+    wanted = os.environ.get("EPHEMEROOT_VM_ACCEL", "tcg")
+    if wanted not in ("tcg", "kvm", "auto"):
+        raise ValueError(f"EPHEMEROOT_VM_ACCEL={wanted}: not one of tcg, kvm, auto")
+    if wanted == "auto":
+        return "kvm" if _kvm_opens() else "tcg"
+    return wanted
+
+
+def _kvm_opens() -> bool:
+    try:
+        device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.close(fcntl.ioctl(device, _KVM_CREATE_VM, 0))
+    except OSError:
+        return False
+    finally:
+        os.close(device)
+    return True
+
+
+def command_line(
+    kernel: Path,
+    initrd: Path,
+    append: Sequence[str],
+    disks: Sequence[Path],
+    hardware: Hardware,
+    console: Sequence[str],
+) -> list[str]:
+    """QEMU's command line without the wires; disks appear as /dev/vda, /dev/vdb, …"""
+    # Without KVM each feature of the processor and each device costs the guest's kernel time: the
+    # plainest processor boots a fifth faster than `max`, a controller less is a driver less.
+    kvm = accelerator() == "kvm"
+    words = [
+        *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"),
+        *("-machine", "q35,sata=off,smbus=off,usb=off"),
+        *("-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "qemu64,-svm"),
+        *("-smp", str(hardware.cpus), "-m", str(hardware.memory)),
+        *("-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join(append)),
+        *("-device", "virtio-rng-pci", *console),
+    ]
+    for number, disk in enumerate(disks):
+        name = str(disk).replace(",", ",,")
+        # cache=unsafe: what the guest has written is in this host's page cache, which outlives a
+        # killed QEMU; only a crash of this host could lose it.
+        drive = f"file={name},format=raw,if=none,id=disk{number},cache=unsafe,discard=unmap"
+        words += ["-drive", drive]
+        words += ["-device", f"virtio-blk-pci,drive=disk{number},serial=disk{number}"]
+    return [*words, *hardware.extra]
+
+
+class Qemu:
+    """A running QEMU: `port` is the wire to the guest, `monitor` the one to QEMU."""
+
+    def __init__(self, tools: Tools, words: Sequence[str]) -> None:
+        port, port_end = socket.socketpair()
+        monitor, monitor_end = socket.socketpair()
+        wires = [
+            *("-device", "virtio-serial-pci"),
+            *("-chardev", f"socket,id=port,fd={port_end.fileno()}"),
+            *("-device", f"virtserialport,chardev=port,name={PORT}"),
+            *("-chardev", f"socket,id=monitor,fd={monitor_end.fileno()}"),
+            *("-mon", "chardev=monitor,mode=control"),
+        ]
+        with port_end, monitor_end:
+            self.process: subprocess.Popen[bytes] = tools.popen(
+                [*words, *wires], (port_end.fileno(), monitor_end.fileno())
+            )
+        self.port = Lines(port)
+        self.monitor = Lines(monitor)
+        self._events: list[Message] = []
+        with suppress(Closed):
+            self.monitor.send({"execute": "qmp_capabilities"})
+
+    def command(self, name: str, timeout: float = 30, **arguments: object) -> Message:
+        """Run a QMP command; returns its answer. Raises Closed or Silence."""
+        self.monitor.send({"execute": name, "arguments": arguments, "id": name})
+        deadline = time.monotonic() + timeout
+        while (message := self.monitor.receive(deadline)).get("id") != name:
+            self._events.append(message)
+        return message
+
+    def wait(self, timeout: float) -> str | None:
+        """Wait for its end; returns QEMU's reason (guest-shutdown, guest-reset, …), if it gave one.
+
+        Raises subprocess.TimeoutExpired.
+        """
+        self.process.wait(timeout)
+        with suppress(Closed, Silence):
+            while True:
+                self._events.append(self.monitor.receive(time.monotonic() + 1))
+        for event in self._events:
+            if event.get("event") == "SHUTDOWN":
+                return str(event["data"]["reason"])
+        return None
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End it if it still runs, and close the wires."""
+        if self.process.poll() is None:
+            self.kill()
+        self.port.close()
+        self.monitor.close()

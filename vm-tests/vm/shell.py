@@ -1,0 +1,96 @@
+"""A machine to play with: boots the test image with the serial console on this terminal.
+
+Leave with `poweroff` in the machine, or with Ctrl-A X (cuts the power). Ctrl-A C opens QEMU's
+monitor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from vm import disk, image, initramfs
+from vm.cache import Cache
+from vm.command import CommandFailed, Unavailable
+from vm.lock import one_machine
+from vm.qemu import Hardware, command_line
+from vm.sandbox import enter_private_mounts
+from vm.system import System
+from vm.tools import Tools, tools
+
+_LEAVE = "leave: `poweroff` inside, or Ctrl-A X to cut the power"
+# systemd hands these to agetty and login (systemd.exec(5), CREDENTIALS; agetty(8); login(1))
+_LOGIN = ("systemd.set_credential=agetty.autologin:root", "systemd.set_credential=login.noauth:yes")
+
+
+def open_shell(
+    cache: Cache,
+    held: Tools,
+    system: System,
+    initrd: Path,
+    layout: disk.Layout,
+    *,
+    fresh: bool,
+    arguments: list[str],
+) -> int:
+    """Boot that system on a disk of that layout that stays between runs; QEMU's exit status."""
+    folder = cache.folder("shell")
+    own = disk.Disk(folder / f"{type(layout).__name__.lower()}.raw")
+    if fresh or not own.image.exists():
+        disk.prepared(cache, layout, held, system).copy(own.image)
+    print(f"disk: {own.image} (a new one: --fresh)\n{_LEAVE}\n", file=sys.stderr)
+    append = ["console=ttyS0", "panic=-1", "audit=0", "quiet", "vm.interactive", *_LOGIN]
+    append += ["root=/dev/vda", "rootflags=subvol=root", "ro", *arguments]
+    serial = [
+        "-chardev",
+        "stdio,id=console,mux=on,signal=off",
+        "-serial",
+        "chardev:console",
+        "-mon",
+        "chardev=console",
+    ]
+    # -nodefaults takes the port away too; the agent waits for one in vain, which harms nothing
+    words = command_line(
+        system.kernel, initrd, append, [own.image], replace(Hardware(), memory=2048), serial
+    )
+    with one_machine(cache):
+        return subprocess.run(held.argv(words), check=False).returncode
+
+
+def main(words: list[str]) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m vm.shell", description=__doc__, epilog=_LEAVE)
+    parser.add_argument("--fresh", action="store_true", help="throw the disk of earlier runs away")
+    parser.add_argument(
+        "--append",
+        default="",
+        metavar="WORDS",
+        help="more for the kernel command line (rd.break, ephemeroot=no, …)",
+    )
+    chosen = parser.parse_args(words)
+    try:
+        enter_private_mounts()
+        cache = Cache.from_environment()
+        held = tools(cache)
+        system = image.debian_system(cache)
+        initrd = initramfs.make(cache, system)
+        return open_shell(
+            cache,
+            held,
+            system,
+            initrd,
+            disk.Btrfs(),
+            fresh=chosen.fresh,
+            arguments=shlex.split(chosen.append),
+        )
+    except (Unavailable, CommandFailed, PermissionError) as error:
+        print(f"vm.shell: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

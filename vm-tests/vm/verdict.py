@@ -1,0 +1,111 @@
+"""How a boot can end: a small set of outcomes, each with the evidence."""
+
+from __future__ import annotations
+
+import base64
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vm.port import Message
+
+
+class MachineLost(Exception):
+    """The machine is gone, or silent, without having said why: nothing is known about what was
+    tested.
+
+    Distinct from a failed test. The harness tries such a boot, and such a test, once more.
+    """
+
+    def __init__(self, reason: str, console: Path) -> None:
+        self.reason = reason
+        self.console = console
+        super().__init__(f"{reason}\n{tail(console)}\n(the whole console: {console})")
+
+
+class BootFailed(AssertionError):
+    """The boot ended otherwise than the test wanted; the message carries what the machine said."""
+
+
+@dataclass(frozen=True)
+class Emergency:
+    """The machine itself said that its boot failed, then powered off.
+
+    `stage` is initramfs or system, `report` the content of /run/ephemeroot/boot.json (None: there
+    was none), `journal` its last lines, `mounts` mountinfo, `failed` the names of failed units.
+    """
+
+    stage: str
+    report: Any
+    journal: str
+    mounts: str
+    failed: tuple[str, ...]
+    console: Path
+
+    @classmethod
+    def from_message(cls, message: Message, console: Path) -> Emergency:
+        """Read the guest's line (`guest/usr/lib/vm-harness/report`)."""
+        texts = {
+            name: base64.b64decode(message.get(name, "")).decode(errors="replace")
+            for name in _TEXTS
+        }
+        failed = tuple(line.split()[0] for line in texts["failed"].splitlines() if line.strip())
+        report = None
+        if texts["boot"]:
+            with suppress(ValueError):  # what is there may have been cut off
+                report = json.loads(texts["boot"])
+        return cls(
+            str(message.get("stage")), report, texts["journal"], texts["mounts"], failed, console
+        )
+
+    def __str__(self) -> str:
+        journal = "\n".join(self.journal.splitlines()[-80:])
+        failed = ", ".join(self.failed) or "none"
+        return (
+            f"emergency in the {self.stage}; failed units: {failed}; report: {self.report}\n"
+            f"{journal}\n(the whole console: {self.console})"
+        )
+
+
+_TEXTS = ("boot", "journal", "mounts", "failed")
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The machine ended by itself, without a word of the agent or the reporter.
+
+    `how` is poweroff or reboot.
+    """
+
+    how: str
+    console: Path = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"the machine ended by itself ({self.how}) without a word\n{tail(self.console)}"
+
+
+def tail(console: Path, lines: int = 60) -> str:
+    """The last lines on the console."""
+    if not console.exists():
+        return "(no console log)"
+    return "\n".join(console.read_text(errors="replace").splitlines()[-lines:])
+
+
+def ending(reason: str | None, console: Path) -> str:
+    """poweroff, reboot, or why the machine counts as lost.
+
+    QEMU says `guest-reset` for a restart, a panic and a triple fault alike; the kernel's last words
+    (printed at the highest level whatever `quiet` says) tell them apart.
+    """
+    text = console.read_text(errors="replace") if console.exists() else ""
+    if "Kernel panic" in text:
+        return "the guest's kernel panicked"
+    if reason == "guest-shutdown":
+        return "poweroff"
+    if reason == "guest-reset" and "reboot: Restarting system" in text:
+        return "reboot"
+    if reason == "guest-reset":
+        return "the guest reset without a word (triple fault?)"
+    return f"QEMU ended ({reason or 'no reason given'})"
