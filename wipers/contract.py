@@ -72,6 +72,23 @@ class Needs:
         self.exercise = exercise
 
 
+class Change:
+    """One change to a history: it describes itself, and is proven when it is carried out.
+
+    A dry run prints ``describe`` of the same object whose ``execute`` does the work.
+    """
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        """One line that says what ``execute`` will do."""
+        raise NotImplementedError
+
+    def execute(self) -> str:
+        """Do it and return the name concerned. Raises ``EphemerootError`` or ``OSError``."""
+        raise NotImplementedError
+
+
 class Boot:
     """What the wipe stage gives a wiper.
 
@@ -81,19 +98,21 @@ class Boot:
     (``/``, or a volume's). ``now`` is the time in seconds since 1970 and
     ``synchronised`` whether that clock is known to be right. ``request`` is the name of
     an old root to boot, or ``None``. ``boot_id`` identifies this boot. ``budget`` is
-    how many seconds pruning may take.
+    how many seconds pruning may take. ``pinned`` has the names of old roots that
+    something still needs (unfinished seeding): they are not pruned.
 
     ``prove(path)`` must be called with the mounted fresh root before it takes the
     root's place: it raises ``Refused`` if that root could not boot. ``previous(path,
-    lived)`` must be called with the mounted previous root (if there is one) once every
-    proof has held and before anything is changed: what was newly declared is carried
-    over from it into the store; it may raise ``Refused`` too. ``log(line)`` reports one
-    step. ``dry_run``: describe, change nothing.
+    lived)`` must be called with the mounted previous root (if there is one; the newest
+    in the history that lived, if that one did not) once every proof has held and before
+    the fresh root takes its place: what was newly declared is carried over from it into
+    the store; it may raise ``Refused`` too. ``log(line)`` reports one step. ``dry_run``:
+    describe, change nothing; ``prove`` gets what the fresh root would be a copy of.
     """
 
     __slots__ = (
-        "boot_id", "budget", "device", "dry_run", "log", "now", "previous", "private", "prove",
-        "request", "subvolume", "synchronised", "target",
+        "boot_id", "budget", "device", "dry_run", "log", "now", "pinned", "previous", "private",
+        "prove", "request", "subvolume", "synchronised", "target",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +131,7 @@ class Boot:
         request: str | None = None,
         budget: float = 1.0,
         dry_run: bool = False,
+        pinned: Iterable[str] = (),
     ) -> None:
         self.device = device
         self.subvolume = subvolume
@@ -126,6 +146,7 @@ class Boot:
         self.request = request
         self.budget = budget
         self.dry_run = dry_run
+        self.pinned = frozenset(pinned)
 
 
 class Outcome:
@@ -200,6 +221,21 @@ class Wiper:
         has the previous root or a complete fresh one.
         """
         raise NotImplementedError
+
+    def mark_lived(self, target: str) -> bool:
+        """Record that the root mounted at *target* was booted to the end.
+
+        Returns False if there is nothing to record: no history, or no wipe made that root.
+        """
+        return False
+
+    def history(self, device: str, subvolume: str | None, private: str) -> object | None:
+        """The old roots, open until their ``close``, or ``None`` for a wiper that keeps none.
+
+        *private* is an empty directory below which it may mount. Raises ``Refused`` or
+        ``Locked``.
+        """
+        return None
 
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
         """Whether what is mounted at *target* is the root that ``Outcome.fresh`` names."""

@@ -1,0 +1,784 @@
+"""Rotation on a real btrfs: what a wipe makes, keeps, and refuses to touch."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from btrfs_image import (
+    DAY,
+    NOON,
+    Disk,
+    Site,
+    btrfsutil,
+    fresh_disk,
+    loop_device,
+    mkfs,
+    mounted,
+    subvolume_id,
+    uuid,
+)
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import mountinfo
+from ephemeroot.wipers.btrfs import Btrfs, amount
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iterator[Disk]:
+    with fresh_disk(tmp_path_factory.mktemp("btrfs")) as disk:
+        yield disk
+
+
+@pytest.fixture
+def site(disk: Disk) -> Site:
+    return disk.site().with_root()
+
+
+def refused(site: Site, message: str, **boot: object) -> None:
+    """The wipe is refused, and the disk is as it was."""
+    before = listing(site.path)
+    with pytest.raises(Refused, match=message) as refusal:
+        site.rotate(**boot)  # type: ignore[arg-type]
+    assert refusal.value.hint
+    after = listing(site.path)
+    after.pop(site.old_roots, None)  # which is created before the rest is proven
+    before.pop(site.old_roots, None)
+    assert after == before
+    assert not (site.disk.private / "top").is_mount()
+
+
+def listing(path: Path) -> dict[Path, int]:
+    """What lies where, two levels deep; a subvolume by its id."""
+    found = {}
+    for entry in [*path.iterdir(), *(e for d in path.iterdir() if d.is_dir() for e in d.iterdir())]:
+        status = entry.lstat()
+        is_subvolume = status.st_ino == 256 and stat.S_ISDIR(status.st_mode)
+        found[entry] = subvolume_id(entry) if is_subvolume else status.st_ino
+    return found
+
+
+def test_an_empty_root_gets_a_skeleton(site: Site) -> None:
+    outcome = site.rotate()
+    modes = {e.name: stat.S_IMODE(e.stat().st_mode) for e in site.root.iterdir() if e.is_dir()}
+    assert modes.items() >= {
+        ("proc", 0o555), ("sys", 0o555), ("dev", 0o755), ("run", 0o755), ("tmp", 0o1777),
+        ("etc", 0o755), ("var", 0o755), ("usr", 0o755), ("root", 0o700),
+    }  # fmt: skip
+    assert os.readlink(site.root / "bin") == "usr/bin"
+    assert os.readlink(site.root / "sbin") == "usr/sbin"
+    assert os.readlink(site.root / "lib") == "usr/lib"
+    assert not (site.root / "file").exists()
+    assert outcome.retired == "2026-11-23T12-00-00Z.keep"
+    assert (site.old_roots / outcome.retired / "file").read_text() == "hello"
+    assert outcome.problems == []
+    assert site.strays() == []
+
+
+def test_a_fresh_root_is_a_writable_snapshot_of_the_base(site: Site) -> None:
+    site.with_base("from the base")
+    btrfsutil.set_subvolume_read_only(str(site.path / "base"), True)
+    site.rotate()
+    assert (site.root / "origin").read_text() == "from the base"
+    assert not btrfsutil.get_subvolume_read_only(str(site.root))
+    (site.root / "origin").write_text("changed")
+    assert (site.path / "base/origin").read_text() == "from the base"
+
+
+def test_the_outcome_identifies_what_is_then_mounted(site: Site, tmp_path: Path) -> None:
+    wiper = Btrfs(site.settings)
+    before = site.rotate().fresh
+    after = site.rotate().fresh
+    assert after["subvolume"] == site.subvolume
+    assert after["subvolume-uuid"] == uuid(site.root)
+    with mounted(site.disk.loop, tmp_path / "root", f"subvol={site.subvolume}") as root:
+        assert wiper.is_fresh(str(root), after)
+        assert not wiper.is_fresh(str(root), before)
+        assert not wiper.is_fresh(str(root), after | {"uuid": before["subvolume-uuid"]})
+        (root / "directory").mkdir()
+        assert not wiper.is_fresh(str(root / "directory"), after)
+    assert not wiper.is_fresh("/proc", after)
+
+
+def test_the_fresh_root_is_proven_before_it_takes_its_place(site: Site) -> None:
+    site.with_base()
+    seen: list[tuple[str, bool, str]] = []
+
+    def prove(path: str) -> None:
+        origin = Path(path, "origin").read_text()
+        seen.append((origin, (site.root / "file").exists(), os.path.basename(path)))
+
+    site.rotate(prove=prove)
+    ((origin, root_was_there, name),) = seen
+    assert (origin, root_was_there) == ("base", True)
+    assert name.startswith(".root.ephemeroot.2026-11-23T12-00-00Z")
+
+
+def test_a_fresh_root_that_is_not_proven_leaves_nothing(site: Site) -> None:
+    site.with_base()
+
+    def prove(path: str) -> None:
+        raise Refused(f"{path} has no init", "install one")
+
+    refused(site, "no init", prove=prove)
+    assert site.strays() == []
+    assert (site.root / "file").read_text() == "hello"
+
+
+def test_the_previous_root_is_shown_before_it_goes(site: Site) -> None:
+    shown: list[tuple[str, str, bool]] = []
+
+    def previous(path: str, lived: bool) -> None:
+        shown.append((Path(path, "file").read_text(), (site.root / "file").read_text(), lived))
+
+    site.rotate(previous=previous)
+    assert shown == [("hello", "hello", True)]
+
+
+def test_of_a_root_that_never_lived_the_one_before_is_shown(site: Site) -> None:
+    shown: list[tuple[str, bool]] = []
+    site.boots([NOON])
+    site.rotate(NOON + 60)
+    site.rotate(
+        NOON + 120,
+        previous=lambda path, lived: shown.append((Path(path, "file").read_text(), lived)),
+    )
+    assert shown == [(f"made by the boot at {NOON}", True)]
+
+
+def test_what_the_previous_root_refuses_stops_the_wipe(site: Site) -> None:
+    def previous(path: str, lived: bool) -> None:
+        raise Refused("too much to carry over", "ephemeroot adopt")
+
+    refused(site, "too much", previous=previous)
+    assert site.strays() == []
+
+
+def test_no_root_yet(disk: Disk) -> None:
+    site = disk.site().with_base()
+    outcome = site.rotate()
+    assert (site.root / "origin").exists()
+    assert outcome.retired is None
+    assert site.old() == []
+    site.live()
+    assert site.rotate().retired == "2026-11-23T12-00-00Z.keep"
+
+
+def test_only_the_first_root_that_lived_is_kept_for_ever(disk: Disk) -> None:
+    site = disk.site().with_root()
+    site.rotate(NOON)
+    site.rotate(NOON + 1)
+    site.live()
+    site.rotate(NOON + 2)
+    assert site.old() == [
+        "2026-11-23T12-00-00Z.keep",
+        "2026-11-23T12-00-01Z.unused",
+        "2026-11-23T12-00-02Z",
+    ]
+
+
+def test_the_first_stays_the_first_even_if_nothing_is_left_of_it(site: Site) -> None:
+    site.boots([NOON])
+    btrfsutil.delete_subvolume(str(site.old_roots / "2026-11-23T12-00-00Z.keep"))
+    assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z"
+
+
+def test_a_root_that_never_lived_is_no_history(disk: Disk) -> None:
+    site = disk.site().with_root()
+    assert site.rotate(NOON).retired == "2026-11-23T12-00-00Z.keep"
+    assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z.unused"
+    site.live()
+    assert site.rotate(NOON + 2).retired == "2026-11-23T12-00-02Z"
+
+
+def test_a_snapshot_does_not_inherit_the_mark(site: Site) -> None:
+    """A base made from a fresh root: what was copied with it says nothing about the copy."""
+    site.rotate()
+    btrfsutil.create_snapshot(str(site.root), str(site.path / "copy"))
+    site.root.rename(site.path / "away")
+    (site.path / "copy").rename(site.root)
+    assert not Btrfs(site.settings).mark_lived(str(site.root))
+    outcome = site.rotate(NOON + 5)
+    assert outcome.retired == "2026-11-23T12-00-05Z"
+
+
+def test_a_directory_that_was_not_wiped_has_no_mark(site: Site) -> None:
+    wiper = Btrfs(site.settings)
+    assert not wiper.mark_lived(str(site.root))
+    assert not wiper.mark_lived(str(site.path))
+
+
+def test_two_rotations_within_a_second_get_two_names(site: Site) -> None:
+    site.boots([NOON, NOON + 0.2, NOON + 0.9])
+    assert site.old() == [
+        "2026-11-23T12-00-00Z.2",
+        "2026-11-23T12-00-00Z.3",
+        "2026-11-23T12-00-00Z.keep",
+    ]
+
+
+@pytest.mark.parametrize("mtime", [0, NOON, 4070908800], ids=["1970", "unchanged", "2099"])
+def test_the_date_of_a_root_means_nothing(site: Site, mtime: int) -> None:
+    os.utime(site.root, (mtime, mtime))
+    assert site.rotate().retired == "2026-11-23T12-00-00Z.keep"
+    assert not (site.root / "file").exists()
+
+
+def test_a_root_replaced_by_hand_rotates_like_any_other(site: Site) -> None:
+    site.boots([NOON])
+    site.root.rename(site.path / "away")
+    site.with_root("restored from a backup")
+    outcome = site.rotate(NOON + 1)
+    assert outcome.retired is not None
+    old = site.old_roots / outcome.retired / "file"
+    assert old.read_text() == "restored from a backup"
+
+
+def test_nested_subvolumes_go_with_the_root(site: Site) -> None:
+    machines = site.root / "machines"
+    btrfsutil.create_subvolume(str(machines))
+    (machines / "disk").write_text("data")
+    outcome = site.rotate()
+    assert outcome.retired is not None
+    assert (site.old_roots / outcome.retired / "machines/disk").read_text() == "data"
+
+
+def test_nested_subvolumes_of_a_live_root_are_told(site: Site, tmp_path: Path) -> None:
+    btrfsutil.create_subvolume(str(site.root / "machines"))
+    (site.root / "var").mkdir()
+    btrfsutil.create_subvolume(str(site.root / "var/portables"))
+    with mounted(site.disk.loop, tmp_path / "m", f"subvol={site.subvolume}") as root:
+        assert Btrfs(site.settings).nested(str(root)) == ["machines", "var/portables"]
+
+
+# Nested subvolumes of the base
+
+
+def test_nested_subvolumes_of_the_base_become_plain_directories(site: Site) -> None:
+    site.with_base()
+    base = site.path / "base"
+    (base / "var/lib").mkdir(parents=True)
+    for path in ("srv", "var/lib/machines", "var/lib/machines/deep"):
+        btrfsutil.create_subvolume(str(base / path))
+    machines = base / "var/lib/machines"
+    (machines / "big").write_text("not carried over")
+    os.chown(machines, 7, 8)
+    machines.chmod(0o2751)
+    os.setxattr(machines, "user.note", b"mine")
+    os.setxattr(machines, "security.selinux", b"system_u:object_r:var_lib_t:s0\0")
+    os.setxattr(machines, "trusted.ephemeroot.state", b"lived x")
+    subprocess.run(["chattr", "+C", str(machines)], check=True)
+
+    site.rotate()
+
+    for path in ("srv", "var/lib/machines"):
+        (site.root / path / "new").mkdir()
+        assert (site.root / path).stat().st_ino not in (2, 256)
+    mended = site.root / "var/lib/machines"
+    status = mended.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (7, 8, 0o2751)
+    assert os.getxattr(mended, "user.note") == b"mine"
+    assert os.getxattr(mended, "security.selinux") == b"system_u:object_r:var_lib_t:s0\0"
+    assert "trusted.ephemeroot.state" not in os.listxattr(mended)
+    flags = subprocess.check_output(["lsattr", "-d", str(mended)], text=True)
+    assert "C" in flags.split()[0]
+    assert sorted(os.listdir(mended)) == ["new"]
+
+
+@pytest.mark.requires_program("setfacl")
+def test_the_acl_of_a_nested_subvolume_is_kept(site: Site) -> None:
+    site.with_base()
+    nested = site.path / "base/nested"
+    btrfsutil.create_subvolume(str(nested))
+    subprocess.run(["setfacl", "-m", "u:7:rwx,d:u:8:rx", str(nested)], check=True)
+    site.rotate()
+    acl = subprocess.check_output(["getfacl", "-npE", str(site.root / "nested")], text=True)
+    assert "user:7:rwx" in acl
+    assert "default:user:8:r-x" in acl
+
+
+def test_an_old_root_with_nested_subvolumes_can_be_booted(site: Site) -> None:
+    btrfsutil.create_subvolume(str(site.root / "nested"))
+    site.boots([NOON])
+    site.rotate(NOON + 1, request="2026-11-23T12-00-00Z.keep")
+    (site.root / "nested/new").mkdir()
+
+
+# Read-only roots and received ones
+
+
+def test_a_read_only_root_is_read_only_in_the_history(site: Site) -> None:
+    btrfsutil.set_subvolume_read_only(str(site.root), True)
+    outcome = site.rotate()
+    assert outcome.retired == "2026-11-23T12-00-00Z.keep"
+    old = site.old_roots / outcome.retired
+    assert btrfsutil.get_subvolume_read_only(str(old))
+    assert (old / "file").read_text() == "hello"
+    assert not btrfsutil.get_subvolume_read_only(str(site.root))
+
+
+def test_a_received_root_is_never_made_writable(disk: Disk) -> None:
+    site = disk.site().with_root("received")
+    btrfsutil.create_snapshot(str(site.root), str(site.path / "sent"), read_only=True)
+    disk.sync()
+    send = ["btrfs", "-q", "send", str(site.path / "sent")]
+    stream = subprocess.run(send, check=True, capture_output=True).stdout
+    for name in ("sent", "root"):
+        btrfsutil.delete_subvolume(str(site.path / name))
+    subprocess.run(["btrfs", "-q", "receive", str(site.path)], input=stream, check=True)
+    (site.path / "sent").rename(site.root)
+    received = uuid(site.root)
+
+    outcome = site.rotate()
+
+    assert outcome.problems == []
+    assert outcome.retired == "2026-11-23T12-00-00Z.keep"
+    assert site.old() == []
+    (stray,) = site.strays()
+    place = site.path / stray
+    assert uuid(place) == received
+    assert btrfsutil.get_subvolume_read_only(str(place))
+    assert any(btrfsutil.subvolume_info(str(place)).received_uuid)
+    with site.history() as history:
+        (entry,) = history.entries()
+        assert (entry.label, entry.kind) == ("2026-11-23T12-00-00Z.keep", "retired")
+
+    # It stays where it is, and is no leftover to recover each time.
+    site.live()
+    outcome = site.rotate(NOON + DAY)
+    assert (outcome.recovered, outcome.problems) == ([], [])
+    assert outcome.retired == "2026-11-24T12-00-00Z"
+    assert place.exists()
+
+
+# The default subvolume
+
+
+@pytest.fixture
+def default_restored(disk: Disk) -> Iterator[None]:
+    yield
+    btrfsutil.set_default_subvolume(str(disk.top), 5)
+
+
+@pytest.mark.usefixtures("default_restored")
+def test_a_root_that_is_the_default_subvolume_is_refused(site: Site) -> None:
+    btrfsutil.set_default_subvolume(str(site.root))
+    refused(site, "default subvolume")
+
+
+@pytest.mark.usefixtures("default_restored")
+def test_the_default_moves_along_if_told_to(site: Site) -> None:
+    site.settings["set-default"] = True
+    btrfsutil.set_default_subvolume(str(site.root))
+    for now in (NOON, NOON + 1):
+        assert site.rotate(now).problems == []
+        assert btrfsutil.get_default_subvolume(str(site.disk.top)) == subvolume_id(site.root)
+
+
+@pytest.mark.usefixtures("default_restored")
+def test_another_default_subvolume_does_not_matter(site: Site) -> None:
+    other = site.path / "other"
+    btrfsutil.create_subvolume(str(other))
+    btrfsutil.set_default_subvolume(str(other))
+    site.settings["set-default"] = True
+    assert site.rotate().retired == "2026-11-23T12-00-00Z.keep"
+    assert (site.old_roots / "2026-11-23T12-00-00Z.keep/file").exists()
+    assert btrfsutil.get_default_subvolume(str(site.disk.top)) == subvolume_id(other)
+
+
+# What is refused
+
+
+def test_a_plain_directory_is_refused(disk: Disk) -> None:
+    site = disk.site()
+    site.root.mkdir()
+    (site.root / "file").write_text("installed here")
+    refused(site, "plain directory")
+
+
+def test_a_symlink_is_refused(site: Site) -> None:
+    site.root.rename(site.path / "real")
+    site.root.symlink_to("real")
+    refused(site, "no subvolume")
+
+
+def test_a_missing_base_is_refused_with_the_command_that_makes_one(site: Site) -> None:
+    site.settings["base"] = f"{site.name}/base"
+    with pytest.raises(Refused, match="does not exist") as refusal:
+        site.rotate()
+    assert "ephemeroot base create" in refusal.value.hint
+
+
+def test_a_base_that_is_no_subvolume_is_refused(site: Site) -> None:
+    site.settings["base"] = f"{site.name}/base"
+    (site.path / "base").mkdir()
+    refused(site, "no subvolume")
+
+
+@pytest.mark.parametrize("option", ["subvol", "subvolid"])
+def test_a_mounted_root_is_refused(site: Site, tmp_path: Path, option: str) -> None:
+    value = site.subvolume if option == "subvol" else str(subvolume_id(site.root))
+    with mounted(site.disk.loop, tmp_path / "m", f"{option}={value}"):
+        refused(site, "mounted")
+    site.rotate()
+
+
+def test_a_root_mounted_in_another_namespace_is_refused(site: Site, tmp_path: Path) -> None:
+    where = tmp_path / "m"
+    where.mkdir()
+    script = 'mount -t btrfs -o "$1" "$2" "$3" && echo mounted && read -r _'
+    options = f"subvol={site.subvolume}"
+    command = ["unshare", "-m", "sh", "-c", script, "sh", options, site.disk.loop, str(where)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mounted\n"
+        refused(site, "mounted")
+        other.communicate("\n")
+    site.rotate()
+
+
+def test_a_root_with_a_bind_mount_of_something_in_it_is_refused(site: Site, tmp_path: Path) -> None:
+    (site.root / "srv").mkdir()
+    (tmp_path / "b").mkdir()
+    subprocess.run(["mount", "--bind", site.root / "srv", tmp_path / "b"], check=True)
+    try:
+        refused(site, "mounted")
+    finally:
+        subprocess.run(["umount", tmp_path / "b"], check=True)
+
+
+def test_a_root_in_which_something_is_mounted_is_refused(site: Site) -> None:
+    (site.root / "srv").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", site.root / "srv"], check=True)
+    try:
+        refused(site, "mounted")
+    finally:
+        subprocess.run(["umount", site.root / "srv"], check=True)
+
+
+@pytest.mark.parametrize("what", ["file", "symlink", "other subvolume", "read-only"])
+def test_old_roots_that_cannot_be_one_are_refused(site: Site, what: str) -> None:
+    if what == "file":
+        site.old_roots.write_text("")
+    elif what == "symlink":
+        (site.path / "elsewhere").mkdir()
+        site.old_roots.symlink_to("elsewhere")
+    elif what == "other subvolume":
+        btrfsutil.create_subvolume(str(site.path / "data"))
+        (site.path / "data/old").mkdir()
+        site.settings["old-roots"] = f"{site.name}/data/old"
+    else:
+        btrfsutil.create_subvolume(str(site.old_roots))
+        btrfsutil.set_subvolume_read_only(str(site.old_roots), True)
+    refused(site, "old-roots")
+
+
+def test_old_roots_may_be_a_subvolume(site: Site) -> None:
+    btrfsutil.create_subvolume(str(site.old_roots))
+    site.boots([NOON, NOON + 1])
+    assert site.old() == ["2026-11-23T12-00-00Z.keep", "2026-11-23T12-00-01Z"]
+    with site.history() as history:
+        assert [entry.kind for entry in history.entries()] == ["retired", "retired"]
+
+
+def test_new_old_roots_are_roots_alone(site: Site) -> None:
+    site.settings["old-roots"] = f"{site.name}/deep/er/old"
+    site.rotate()
+    for path in ("deep", "deep/er", "deep/er/old"):
+        assert stat.S_IMODE((site.path / path).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("old-roots", "root/old"), ("old-roots", "."), ("base", "root/base"), ("base", "root"),
+     ("base", "old_roots/base")],
+)  # fmt: skip
+def test_paths_in_one_another_are_refused(site: Site, key: str, value: str) -> None:
+    site.settings[key] = site.name if value == "." else f"{site.name}/{value}"
+    refused(site, "in one another")
+
+
+@pytest.mark.parametrize("subvolume", [None, "", "/"])
+def test_the_top_level_is_refused(disk: Disk, subvolume: str | None) -> None:
+    site = disk.site()
+    boot = site.boot()
+    boot.subvolume = subvolume
+    with pytest.raises(Refused, match="top level"):
+        Btrfs(site.settings).wipe(boot)
+
+
+def test_a_missing_directory_of_the_root_is_refused(site: Site) -> None:
+    boot = site.boot()
+    boot.subvolume = "nowhere/root"
+    with pytest.raises(Refused, match="does not exist"):
+        Btrfs(site.settings).wipe(boot)
+
+
+def test_two_runs_at_once_are_not_possible(site: Site) -> None:
+    site.rotate()
+    with site.history():
+        before = listing(site.path)
+        with pytest.raises(EphemerootError) as locked:
+            site.rotate()
+        assert locked.value.exit_code == 3
+    assert listing(site.path) == before
+
+
+# Requests
+
+
+def test_an_old_root_is_booted_on_request(site: Site) -> None:
+    site.with_base()
+    site.boots([NOON, NOON + 1])
+    outcome = site.rotate(NOON + 2, request="2026-11-23T12-00-00Z.keep")
+    assert (site.root / "file").read_text() == "hello"
+    assert not (site.root / "origin").exists()
+    assert outcome.retired == "2026-11-23T12-00-02Z"
+    assert (site.old_roots / "2026-11-23T12-00-00Z.keep/file").read_text() == "hello"
+    # The copy is a fresh root like any other.
+    assert site.rotate(NOON + 3).retired == "2026-11-23T12-00-03Z.unused"
+
+
+def test_a_request_need_not_name_the_flags(site: Site) -> None:
+    site.boots([NOON])
+    site.rotate(NOON + 1, request="2026-11-23T12-00-00Z")
+    assert (site.root / "file").read_text() == "hello"
+
+
+@pytest.mark.parametrize(
+    "request_", ["2020-01-01T00-00-00Z", "nonsense", "", "..", "../root", "plain", "link"]
+)
+def test_an_unknown_request_changes_nothing(site: Site, request_: str) -> None:
+    site.boots([NOON])
+    (site.old_roots / "plain").mkdir()
+    (site.old_roots / "link").symlink_to("2026-11-23T12-00-00Z.keep")
+    refused(site, "cannot boot the old root", request=request_)
+
+
+# Names, and what is inherited
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with space", "new\nline", "*", "-rf", "--", "x" * 255, "ä" * 127, "\\040", "root.ephemeroot.",
+     os.fsdecode(b"\xff\xfe")],
+)  # fmt: skip
+def test_odd_names_of_roots(disk: Disk, name: str) -> None:
+    site = disk.site()
+    site.root = site.path / name
+    site.with_root()
+    site.with_base()
+    nested = site.path / "base" / name
+    btrfsutil.create_subvolume(str(nested))
+    site.settings["old-roots"] = f"{site.name}/old/{name}"
+    site.old_roots = disk.top / str(site.settings["old-roots"])
+    site.boots([NOON, NOON + 1])
+    assert site.old() == ["2026-11-23T12-00-00Z.keep", "2026-11-23T12-00-01Z"]
+    assert (site.root / name).stat().st_ino not in (2, 256)
+    assert site.strays() == []
+
+
+def test_a_volume_other_than_the_root_gets_no_skeleton(site: Site) -> None:
+    os.chown(site.root, 3, 4)
+    site.root.chmod(0o1711)
+    os.setxattr(site.root, "security.selinux", b"system_u:object_r:home_root_t:s0\0")
+    site.rotate(target="/home")
+    assert list(site.root.iterdir()) == []
+    status = site.root.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (3, 4, 0o1711)
+    assert os.getxattr(site.root, "security.selinux").startswith(b"system_u:object_r:home_root_t")
+
+
+def test_labels_of_an_empty_root_come_from_the_previous(site: Site) -> None:
+    (site.root / "etc").mkdir()
+    os.setxattr(site.root / "etc", "security.selinux", b"system_u:object_r:etc_t:s0\0")
+    (site.root / "var").symlink_to("/etc")
+    site.rotate()
+    assert os.getxattr(site.root / "etc", "security.selinux") == b"system_u:object_r:etc_t:s0\0"
+    assert "security.selinux" not in os.listxattr(site.root / "var")
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_compression_carries_over(site: Site, with_base: bool) -> None:
+    if with_base:
+        site.with_base()
+    os.setxattr(site.root, "btrfs.compression", b"zstd")
+    for now in (NOON, NOON + 1):
+        site.rotate(now)
+        assert os.getxattr(site.root, "btrfs.compression") == b"zstd"
+
+
+def test_the_compression_of_the_base_wins(site: Site) -> None:
+    site.with_base()
+    os.setxattr(site.root, "btrfs.compression", b"zstd")
+    os.setxattr(site.path / "base", "btrfs.compression", b"lzo")
+    site.rotate()
+    assert os.getxattr(site.root, "btrfs.compression") == b"lzo"
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_quotas_carry_over(tmp_path: Path, with_base: bool) -> None:
+    with fresh_disk(tmp_path) as disk:
+        top = str(disk.top)
+        site = disk.site().with_root()
+        if with_base:
+            site.with_base()
+        for command in (
+            ["quota", "enable", top],
+            ["qgroup", "create", "1/7", top],
+            ["qgroup", "assign", f"0/{subvolume_id(site.root)}", "1/7", top],
+            ["qgroup", "limit", "32M", str(site.root)],
+        ):
+            subprocess.run(["btrfs", *command], check=True, capture_output=True)
+        for now in (NOON, NOON + 1):
+            site.rotate(now)
+            subprocess.run(["btrfs", "quota", "rescan", "-W", top], check=True, capture_output=True)
+            command = ["btrfs", "qgroup", "show", "-pr", "--raw", top]
+            table = subprocess.check_output(command, text=True)
+            row = re.search(rf"^0/{subvolume_id(site.root)}\s+.*$", table, re.MULTILINE)
+            assert row is not None
+            limit, parent = row[0].split()[3:5]
+            assert (limit, parent) == (str(32 << 20), "1/7")
+        with pytest.raises(OSError, match="quota"):
+            write_megabytes(site.root / "big", 40)
+
+
+def write_megabytes(path: Path, megabytes: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        for _ in range(megabytes):
+            os.write(fd, os.urandom(1 << 20))
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# Devices
+
+
+def test_a_filesystem_on_several_devices(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    with (
+        loop_device(tmp_path / "one", 128) as one,
+        loop_device(tmp_path / "two", 128) as two,
+    ):
+        mkfs(one, two, options=("-d", "raid1", "-m", "raid1"))
+        subprocess.run(["btrfs", "device", "scan", "--forget", one], check=False)
+        subprocess.run(["btrfs", "device", "scan", "--forget", two], check=False)
+        for device in (two, one):
+            with mounted(one, tmp_path / "top", f"subvolid=5,device={two}") as top:
+                site = Site(Disk(device, top, tmp_path / "private"), "")
+                if not site.root.exists():
+                    site.with_root()
+            subprocess.run(["btrfs", "device", "scan", "--forget", one], check=False)
+            subprocess.run(["btrfs", "device", "scan", "--forget", two], check=False)
+            outcome = Btrfs(site.settings).wipe(site.boot())
+            assert outcome.problems == []
+
+
+def test_a_missing_device_is_refused(site: Site) -> None:
+    for device in ("/dev/nonsense", "UUID=00000000-0000-0000-0000-000000000000", "nonsense"):
+        boot = site.boot()
+        boot.device = device
+        with pytest.raises(Refused):
+            Btrfs(site.settings).wipe(boot)
+
+
+def test_a_device_without_btrfs_is_refused(site: Site, tmp_path: Path) -> None:
+    with loop_device(tmp_path / "empty", 16) as loop:
+        boot = site.boot()
+        boot.device = loop
+        with pytest.raises(Refused, match="holds no btrfs"):
+            Btrfs(site.settings).wipe(boot)
+
+
+def test_mount_options_are_used_and_their_mistakes_told(site: Site) -> None:
+    site.settings["mount-options"] = ["noatime", "nonsense=1"]
+    with pytest.raises(Refused, match="nonsense"):
+        site.rotate()
+    site.settings["mount-options"] = ["noatime", "x-systemd.device-timeout=1"]
+    site.rotate()
+
+
+def test_a_root_mounted_read_only_beside_does_not_hinder(site: Site, tmp_path: Path) -> None:
+    """The store may be on the same filesystem, mounted before the wipe."""
+    btrfsutil.create_subvolume(str(site.path / "store"))
+    with mounted(site.disk.loop, tmp_path / "store", f"ro,subvol={site.name}/store"):
+        assert site.rotate().problems == []
+
+
+def test_nothing_stays_mounted(site: Site) -> None:
+    before = len(mountinfo.mounts())
+    site.rotate()
+    with pytest.raises(Refused):
+        site.rotate(request="nonsense")
+    assert len(mountinfo.mounts()) == before
+
+
+def test_what_a_killed_run_left_mounted_is_unmounted(site: Site) -> None:
+    top = site.disk.private / "top"
+    top.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", top], check=True)
+    site.rotate()
+    assert not top.is_mount()
+
+
+# Dry run, description, validation
+
+
+def test_a_dry_run_says_what_is_done_and_does_nothing(site: Site) -> None:
+    site.with_base()
+    site.boots([NOON])
+    site.retire("2020-01-01T00-00-00Z", "2020-01-01T00-00-01Z")
+    site.settings["keep-last"] = 0
+    before = listing(site.path)
+    site.log.clear()
+    site.rotate(NOON + 1, dry_run=True)
+    said = list(site.log)
+    assert listing(site.path) == before
+    site.log.clear()
+    outcome = site.rotate(NOON + 1)
+    assert outcome.pruned == ["2020-01-01T00-00-00Z", "2020-01-01T00-00-01Z"]
+    assert [line for line in site.log if "power cut" not in line] == said
+
+
+def test_a_dry_run_does_not_even_make_old_roots(site: Site) -> None:
+    site.rotate(dry_run=True)
+    assert not site.old_roots.exists()
+
+
+def test_the_description_names_what_matters(site: Site) -> None:
+    site.settings |= {"base": "root-base", "keep-days": 12}
+    line = Btrfs(site.settings).describe("/", "UUID=1-2", "@")
+    for word in ("/", "UUID=1-2", "@", "root-base", "old_roots", "12", "3"):
+        assert word in line
+    assert "\n" not in line
+
+
+def test_settings_that_cannot_work_are_found() -> None:
+    settings: dict[str, object] = {
+        "base": "old/base",
+        "old-roots": "old",
+        "mount-options": ["subvolid=7", "ro", "noatime"],
+    }
+    assert [f.key for f in Btrfs.validate(settings)] == [
+        "old-roots", "mount-options", "mount-options",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, 0), ("10%", 100), (512, 512), ("512", 512), ("2K", 2048), ("1.5KiB", 1536),
+     ("1G", 1 << 30)],
+)  # fmt: skip
+def test_amounts(value: object, expected: int) -> None:
+    assert amount(value, 1000) == expected

@@ -1,0 +1,131 @@
+"""The names of retired roots: one spelling each, and everything else is foreign."""
+
+from __future__ import annotations
+
+import calendar
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ephemeroot.wipers import leftovers, names
+from ephemeroot.wipers.leftovers import Leftover
+from ephemeroot.wipers.names import LATEST, Name
+
+NAMES = st.builds(
+    Name,
+    st.integers(0, LATEST),
+    st.integers(1, 10**9 - 1),
+    unsynced=st.booleans(),
+    unused=st.booleans(),
+    keep=st.booleans(),
+)
+FILE_NAMES = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1
+).filter(lambda text: len(text.encode()) <= 255 and text not in (".", ".."))
+UUID = "3c2a1b00-0000-4000-8000-00000000002a"
+
+
+@given(NAMES)
+def test_a_name_is_read_as_it_was_written(name: Name) -> None:
+    assert names.parse(str(name)) == name
+
+
+@given(NAMES)
+def test_a_name_has_only_characters_that_zfs_allows(name: Name) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9._:-]+", str(name))
+
+
+@given(st.integers(0, LATEST))
+def test_the_time_is_utc(when: int) -> None:
+    written = time.strptime(str(Name(when)), "%Y-%m-%dT%H-%M-%SZ")
+    assert calendar.timegm(written) == when
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_clock_gives_a_name(when: float) -> None:
+    assert names.parse(str(Name(when))) is not None
+
+
+def test_the_suffixes_have_one_order() -> None:
+    name = Name(0, 2, unsynced=True, unused=True, keep=True)
+    assert str(name) == "1970-01-01T00-00-00Z.2.unsynced.unused.keep"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2026-11-23T02-15-00",
+        "2026-11-23T02:15:00Z",
+        "2026-02-29T00-00-00Z",
+        "2026-13-01T00-00-00Z",
+        "2026-11-23T24-00-00Z",
+        "2026-11-23T23-59-60Z",
+        "2026-11-23T02-15-00Z.",
+        "2026-11-23T02-15-00Z.1",
+        "2026-11-23T02-15-00Z.02",
+        "2026-11-23T02-15-00Z.keep.unused",
+        "2026-11-23T02-15-00Z.keep.keep",
+        "2026-11-23T02-15-00Z.mine",
+        "2026-11-23T02-15-00Z.99999999999999999999",
+        " 2026-11-23T02-15-00Z",
+        "2026-11-23T02-15-00Z\n",
+        "٢٠٢٦-11-23T02-15-00Z",
+        "1969-12-31T23-59-59Z",
+        "2024-03-7_09:05:01",
+    ],
+)
+def test_what_is_written_differently_is_foreign(text: str) -> None:
+    assert names.parse(text) is None
+
+
+@given(st.text())
+def test_no_text_is_read_as_another(text: str) -> None:
+    name = names.parse(text)
+    assert name is None or str(name) == text
+
+
+@pytest.mark.parametrize("text", ["2024-3-7_09:05:01", "2024-03-7_09:05:01", "2024-12-31_23:59:59"])
+def test_names_of_the_recipe_are_recognised(text: str) -> None:
+    assert names.parse_recipe(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-3-7", "2024-3-32_00:00:00", "2024-3-7_9:05:01", "2024-3-7_09:05", "_", "a_b"]
+)
+def test_names_that_only_resemble_the_recipes_are_not(text: str) -> None:
+    assert names.parse_recipe(text) is None
+
+
+@given(NAMES, st.sets(st.integers(1, 5)))
+def test_a_free_name_is_free_and_otherwise_the_same(name: Name, numbers: set[int]) -> None:
+    taken = {(name.time, number) for number in numbers}
+    found = names.free(name, taken)
+    assert found.identity not in taken
+    assert found == name.at(found.identity)
+
+
+@given(FILE_NAMES, NAMES, st.sampled_from([UUID, None]), st.booleans())
+def test_a_temporary_name_is_read_as_it_was_written(
+    root: str, name: Name, uuid: str | None, read_only: bool
+) -> None:
+    text = Leftover(root, name, uuid, read_only=read_only).text
+    assert len(text.encode()) <= 255
+    found = leftovers.parse(root, text)
+    assert found is not None
+    assert (found.name, found.uuid, found.read_only) == (name, uuid, read_only)
+
+
+@given(FILE_NAMES, FILE_NAMES, NAMES)
+def test_the_leftovers_of_one_root_are_not_anothers(one: str, other: str, name: Name) -> None:
+    if one != other:
+        text = Leftover(one, name, UUID, read_only=False).text
+        assert leftovers.parse(other, text) is None
+
+
+@pytest.mark.parametrize("rest", ["", "x", "2026-11-23T02-15-00Z", "2026-11-23T02-15-00Z.none.x"])
+def test_names_that_only_begin_like_a_temporary_one_are_not(rest: str) -> None:
+    assert leftovers.parse("root", f".root.ephemeroot.{rest}") is None

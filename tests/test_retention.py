@@ -1,0 +1,187 @@
+"""Retention against a plain model: any set of names, any clock, any policy."""
+
+from __future__ import annotations
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ephemeroot.wipers import retention
+from ephemeroot.wipers.names import Name
+from ephemeroot.wipers.retention import DAWN, DAY, Candidate, Policy
+
+NOON = 1795435200
+TIMES = st.one_of(
+    st.integers(0, 10 * DAY),  # no clock
+    st.integers(NOON - 90 * DAY, NOON + 2 * DAY),
+    st.integers(NOON + 300 * DAY, NOON + 30000 * DAY),  # a clock that is ahead
+)
+NAMES = st.builds(
+    Name,
+    TIMES,
+    st.integers(1, 3),
+    unsynced=st.booleans(),
+    unused=st.booleans(),
+    keep=st.booleans(),
+)
+CANDIDATES = st.lists(
+    st.builds(Candidate, NAMES, st.integers(256, 400), pinned=st.booleans()),
+    max_size=40,
+    unique_by=(lambda c: c.name.identity, lambda c: c.serial),
+)
+POLICIES = st.builds(Policy, st.integers(0, 60), st.integers(0, 6))
+
+
+def due(candidates: list[Candidate], policy: Policy, now: int) -> list[Candidate]:
+    return [v.candidate for v in retention.judge(candidates, policy, now) if v.due]
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_every_candidate_gets_one_verdict(
+    candidates: list[Candidate], policy: Policy, now: int
+) -> None:
+    verdicts = retention.judge(candidates, policy, now)
+    assert sorted(id(v.candidate) for v in verdicts) == sorted(id(c) for c in candidates)
+    assert all(v.reason for v in verdicts)
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_never_a_young_one(candidates: list[Candidate], policy: Policy, now: int) -> None:
+    assume(policy.keep_days > 0)
+    for gone in due(candidates, policy, now):
+        assert now - gone.name.time > policy.keep_days * DAY
+        assert not gone.name.unsynced
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_never_one_that_is_kept_or_pinned(
+    candidates: list[Candidate], policy: Policy, now: int
+) -> None:
+    for verdict in retention.judge(candidates, policy, now):
+        if verdict.candidate.name.keep or verdict.candidate.pinned:
+            assert not verdict.due
+            assert not verdict.spare
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_never_fewer_than_keep_last(candidates: list[Candidate], policy: Policy, now: int) -> None:
+    """Even if all that may go early goes, and counting only what lived."""
+    lived = [c for c in candidates if not c.name.unused]
+    left = [
+        v.candidate
+        for v in retention.judge(candidates, policy, now)
+        if not v.due and not v.spare and not v.candidate.name.unused
+    ]
+    assert len(left) >= min(policy.keep_last, len(lived))
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_the_newest_stay_by_either_order(
+    candidates: list[Candidate], policy: Policy, now: int
+) -> None:
+    lived = [c for c in candidates if not c.name.unused]
+    kept = {
+        id(v.candidate)
+        for v in retention.judge(candidates, policy, now)
+        if not v.due and not v.spare
+    }
+    for order in (lambda c: c.serial, lambda c: c.name.identity):
+        newest = sorted(lived, key=order, reverse=True)[: policy.keep_last]
+        assert {id(c) for c in newest} <= kept
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_the_model_agrees(candidates: list[Candidate], policy: Policy, now: int) -> None:
+    """The whole rule once more, written down as it is said."""
+    lived = [c for c in candidates if not c.name.unused and not c.name.keep]
+    newest: set[int] = set()
+    for order in (lambda c: c.serial, lambda c: c.name.identity):
+        ranked = sorted(lived, key=order, reverse=True)
+        newest |= {id(c) for c in ranked[: policy.keep_last]}
+    expected = set()
+    for candidate in candidates:
+        name = candidate.name
+        if name.keep or candidate.pinned or id(candidate) in newest:
+            continue
+        old = not name.unsynced and now - name.time > policy.keep_days * DAY
+        if policy.keep_days == 0 or old:
+            expected.add(id(candidate))
+    assert {id(c) for c in due(candidates, policy, now)} == expected
+
+
+@given(CANDIDATES, POLICIES, TIMES, st.integers(0, 100 * DAY))
+def test_more_goes_as_time_goes_by_and_never_less(
+    candidates: list[Candidate], policy: Policy, now: int, later: int
+) -> None:
+    before = {id(c) for c in due(candidates, policy, now)}
+    after = {id(c) for c in due(candidates, policy, now + later)}
+    assert before <= after
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_what_is_due_comes_in_the_order_of_age(
+    candidates: list[Candidate], policy: Policy, now: int
+) -> None:
+    serials = [c.serial for c in due(candidates, policy, now) if not c.name.unused]
+    assert serials == sorted(serials)
+
+
+@given(st.lists(NAMES), TIMES, TIMES, st.integers(0, 60))
+def test_a_clock_that_is_not_synchronised_is_believed_only_so_far(
+    found: list[Name], now: int, seen: int, keep_days: int
+) -> None:
+    measured = retention.measure(found, now, synchronised=False, seen=seen, keep_days=keep_days)
+    trusted = [seen, *(name.time for name in found if not name.unsynced)]
+    assert seen <= measured <= max(trusted) + keep_days * DAY
+    assert measured in (seen, now)
+
+
+@given(st.lists(NAMES), TIMES, TIMES, st.integers(0, 60))
+def test_a_synchronised_clock_is_believed(
+    found: list[Name], now: int, seen: int, keep_days: int
+) -> None:
+    assert retention.measure(found, now, synchronised=True, seen=seen, keep_days=keep_days) == now
+
+
+@given(CANDIDATES, st.integers(1, 60), st.integers(0, 6))
+def test_without_any_trusted_time_nothing_is_due(
+    candidates: list[Candidate], keep_days: int, keep_last: int
+) -> None:
+    """All names are .unsynced and no clock was ever right: 2099 makes nothing old."""
+    names = [c.name.changed(unsynced=True) for c in candidates]
+    nameless = [Candidate(n, c.serial) for n, c in zip(names, candidates, strict=True)]
+    now = retention.measure(names, 4070908800, synchronised=False, seen=0, keep_days=keep_days)
+    assert due(nameless, Policy(keep_days, keep_last), now) == []
+
+
+@given(st.lists(st.integers(1, 60), min_size=5, max_size=60), st.integers(1, 40))
+def test_boots_with_a_good_clock_are_never_unsynced(gaps: list[int], keep_days: int) -> None:
+    now = DAWN
+    found: list[Name] = []
+    for gap in gaps:
+        now += min(gap, keep_days) * DAY
+        assert retention.is_plausible(found, now, synchronised=False, seen=0, keep_days=keep_days)
+        found.append(Name(now))
+
+
+@given(st.lists(NAMES, min_size=1), st.integers(0, 60))
+def test_a_name_that_is_not_unsynced_lies_near_the_others(
+    found: list[Name], keep_days: int
+) -> None:
+    latest = max((n.time for n in found if not n.unsynced), default=0)
+    assume(latest > 2 * DAY)
+
+    def plausible(now: float) -> bool:
+        return retention.is_plausible(found, now, synchronised=False, seen=0, keep_days=keep_days)
+
+    assert plausible(latest)
+    assert plausible(latest - DAY + 1)
+    assert not plausible(latest - DAY - 1)
+    assert not plausible(latest + keep_days * DAY + 1)
+
+
+def test_the_first_boot_needs_a_year_that_can_be() -> None:
+    def plausible(now: int) -> bool:
+        return retention.is_plausible([], now, synchronised=False, seen=0, keep_days=30)
+
+    assert not plausible(12)
+    assert plausible(NOON)

@@ -1,0 +1,204 @@
+"""The btrfs wiper: each boot gets a new subvolume under the root's name.
+
+The previous one moves to ``old-roots`` under the time of its retirement and is pruned
+by age, never below ``keep-last``. See ``rotation`` for the order of the steps.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ephemeroot.errors import Refused
+from ephemeroot.wipers import marks, subvolumes
+from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
+from ephemeroot.wipers.history import History
+from ephemeroot.wipers.pruning import Clock, Pruning
+from ephemeroot.wipers.retention import Policy
+from ephemeroot.wipers.rotation import Rotation
+from ephemeroot.wipers.toplevel import Toplevel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from ephemeroot.wipers.contract import Boot, Outcome
+
+_UNITS = "KMGTPE"
+
+
+class Btrfs(Wiper):
+    """Rotates a btrfs subvolume. See the contract for the methods."""
+
+    NAME = "btrfs"
+    OPTIONS = (
+        Option("base", "path", None, "subvolume that fresh roots are snapshots of; none: empty"),
+        Option("old-roots", "path", "old_roots", "directory for retired roots"),
+        Option("keep-days", "integer", 30, "days for which every old root is kept"),
+        Option("keep-last", "integer", 3, "old roots that are kept whatever their age"),
+        Option("min-free", "amount", None, "below it the oldest old roots go early"),
+        Option("set-default", "boolean", False, "move the default subvolume along"),
+        Option("mount-options", "strings", [], "options for mounting the top level"),
+    )
+
+    __slots__ = ()
+
+    @classmethod
+    def needs(cls, settings: dict[str, object]) -> Needs:
+        return Needs(kernel_modules=("btrfs",), python=("btrfsutil",))
+
+    @classmethod
+    def validate(cls, settings: dict[str, object]) -> list[Finding]:
+        findings = []
+        base, old_roots = settings.get("base"), settings.get("old-roots")
+        if isinstance(base, str) and isinstance(old_roots, str) and _overlap(base, old_roots):
+            findings.append(
+                Finding("old-roots", "overlaps base", "name a directory of its own, beside both")
+            )
+        findings += [
+            Finding("mount-options", f"{option!r} cannot be used", "leave it out")
+            for option in _strings(settings.get("mount-options"))
+            if option == "ro" or option.partition("=")[0] in ("subvol", "subvolid")
+        ]
+        return findings
+
+    def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
+        base = self.settings.get("base")
+        fresh = f"a snapshot of {base}" if base else "an empty one"
+        return (
+            f"rotate {target}: subvolume {subvolume or '(by rootflags)'} "
+            f"on {device or '(by root)'} becomes {fresh}, "
+            f"the previous one goes to {self.settings['old-roots']} "
+            f"for {self.settings['keep-days']} days, the last {self.settings['keep-last']} stay"
+        )
+
+    def wipe(self, boot: Boot) -> Outcome:
+        root = self._root(boot.subvolume)
+        with Toplevel(boot.device, self._mount_options, boot.private) as top:
+            history = History(top, root, self._old_roots, create=not boot.dry_run)
+            with history:
+                clock = Clock(boot.now, synchronised=boot.synchronised)
+                return Rotation(
+                    boot,
+                    history,
+                    self.pruning(history, clock, pinned=boot.pinned),
+                    base=self._base,
+                    set_default=bool(self.settings.get("set-default")),
+                ).run()
+
+    def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if subvolumes.filesystem(fd) != fresh.get("uuid") or not subvolumes.is_subvolume(fd):
+                return False
+            return subvolumes.identify(fd).uuid == fresh.get("subvolume-uuid")
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP):  # no btrfs at all
+                return False
+            raise
+        finally:
+            os.close(fd)
+
+    def mark_lived(self, target: str) -> bool:
+        """Record that the root mounted at *target* was booted to the end."""
+        return marks.mark_lived(target)
+
+    def nested(self, target: str) -> list[str]:
+        """Paths of the subvolumes in the one mounted at *target*: they will age with it."""
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            inner = subvolumes.nested(fd, subvolumes.identify(fd).id)
+            return sorted(path for path, _ in inner)
+        finally:
+            os.close(fd)
+
+    def history(self, device: str, subvolume: str | None, private: str) -> History:
+        """The old roots of *subvolume* on *device*; ``close`` it (or use ``with``).
+
+        Mounts the top level below the directory *private*. Raises ``Refused`` or
+        ``Locked``.
+        """
+        root = self._root(subvolume)
+        top = Toplevel(device, self._mount_options, private)
+        try:
+            return History(top, root, self._old_roots, create=False, own=True)
+        except BaseException:
+            top.close()
+            raise
+
+    def pruning(self, history: History, clock: Clock, *, pinned: Container[str] = ()) -> Pruning:
+        """Pruning of *history* by these settings."""
+        return Pruning(
+            history,
+            Policy(_integer(self.settings, "keep-days"), _integer(self.settings, "keep-last")),
+            clock,
+            min_free=amount(self.settings.get("min-free"), history.top.free()[1]),
+            pinned=pinned,
+        )
+
+    @property
+    def _mount_options(self) -> list[str]:
+        return _strings(self.settings.get("mount-options"))
+
+    @property
+    def _old_roots(self) -> str:
+        return str(self.settings["old-roots"]).strip("/")
+
+    @property
+    def _base(self) -> str | None:
+        base = self.settings.get("base")
+        return str(base).strip("/") if base else None
+
+    def _root(self, subvolume: str | None) -> str:
+        """The root's path from the top level. Raises ``Refused`` if it cannot be rotated."""
+        root = (subvolume or "").strip("/")
+        if not root:
+            raise Refused(
+                "the root is the top level of its btrfs, or no subvolume is named",
+                "install the root in a subvolume and say rootflags=subvol=NAME",
+            )
+        for name, path in (("old-roots", self._old_roots), ("the base", self._base)):
+            if path is not None and _overlap(root, path):
+                raise Refused(
+                    f"{name}, {path!r}, and the root, {root!r}, lie in one another",
+                    "name paths beside each other",
+                )
+        if self._base is not None and _overlap(self._base, self._old_roots):
+            raise Refused(
+                f"the base, {self._base!r}, and old-roots, {self._old_roots!r}, lie in one another",
+                "name paths beside each other",
+            )
+        return root
+
+
+def amount(value: object, total: int) -> int:
+    """Bytes of an ``amount``: ``10%`` of *total*, ``512M``, a number of bytes; 0 for none.
+
+    Raises ``ValueError`` for anything else.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return value
+    text = str(value).strip()
+    if text.endswith("%"):
+        return int(total * float(text[:-1]) / 100)
+    number = text.upper().removesuffix("B").removesuffix("I")
+    power = _UNITS.find(number[-1:]) + 1 if number else 0
+    return int(float(number[:-1] if power else number) * 1024**power)
+
+
+def _overlap(one: str, other: str) -> bool:
+    one, other = one.strip("/") + "/", other.strip("/") + "/"
+    return one.startswith(other) or other.startswith(one)
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
+
+
+def _integer(settings: dict[str, object], key: str) -> int:
+    value = settings.get(key)
+    if not isinstance(value, int) or value < 0:
+        raise Refused(f"the setting {key} is no number: {value!r}")
+    return value

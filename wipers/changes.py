@@ -1,0 +1,123 @@
+"""Changes to the history: each describes itself, and is proven when it is carried out.
+
+What a dry run prints and what is done are the same objects.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.contract import Change
+from ephemeroot.wipers.oldroot import RECIPE, RETIRED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.history import History
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.oldroot import OldRoot
+
+
+class Deletion(Change):
+    """Delete one old root and the subvolumes nested in it.
+
+    ``execute`` proves first that it is what was listed, directly in old-roots (or
+    retired in place) under a name of ours, not marked ``.keep``, neither it nor
+    anything in it the default subvolume or mounted; raises ``EphemerootError`` or
+    ``OSError`` otherwise. ``recipe`` lets names of the shell recipe pass.
+    """
+
+    __slots__ = ("entry", "history", "reason", "recipe")
+
+    def __init__(
+        self, history: History, entry: OldRoot, reason: str, *, recipe: bool = False
+    ) -> None:
+        self.history = history
+        self.entry = entry
+        self.reason = reason
+        self.recipe = recipe
+
+    def describe(self) -> str:
+        return f"delete old root {self.entry.label} ({self.reason})"
+
+    def execute(self) -> str:
+        self._prove_name()
+        fd = self.history.open(self.entry)
+        try:
+            self._prove_unused(fd)
+            subvolumes.delete_tree(self.history.top.fd, fd, self.entry.serial)
+        finally:
+            os.close(fd)
+        return self.entry.label
+
+    def _prove_name(self) -> None:
+        entry = self.entry
+        if entry.name is not None and entry.name.keep:
+            raise EphemerootError(
+                f"old root {entry.label} is marked .keep",
+                f"'ephemeroot roots unkeep {entry.label}' first, if it may really go",
+            )
+        if entry.kind != RETIRED and not (self.recipe and entry.kind == RECIPE):
+            raise EphemerootError(
+                f"{self.history.path(entry)} was not retired by ephemeroot: left alone"
+            )
+
+    def _prove_unused(self, fd: int) -> None:
+        label, serial = self.entry.label, self.entry.serial
+        ids = {serial, *(inner for _, inner in subvolumes.nested(fd, serial))}
+        if subvolumes.default(self.history.top.fd) in ids:
+            raise EphemerootError(
+                f"old root {label} is, or holds, the default subvolume of the filesystem",
+                "see 'btrfs subvolume set-default'",
+            )
+        if self.history.is_mounted(self.history.path(self.entry)):
+            raise EphemerootError(f"old root {label} is mounted", "unmount it first")
+
+
+class Renaming(Change):
+    """Give one old root another name of ours; ``why`` is for people."""
+
+    __slots__ = ("entry", "history", "name", "why")
+
+    def __init__(self, history: History, entry: OldRoot, name: Name, why: str) -> None:
+        self.history = history
+        self.entry = entry
+        self.name = name
+        self.why = why
+
+    def describe(self) -> str:
+        return f"rename old root {self.entry.label} to {self.name} ({self.why})"
+
+    def execute(self) -> str:
+        return self.history.rename(self.entry, self.name)
+
+
+def keep(history: History, label: str, *, wanted: bool = True) -> Renaming | None:
+    """Mark the old root *label* ``.keep``, or take the mark away; ``None`` if it is so.
+
+    Raises ``Misconfigured`` if there is no such old root or its name is not ours.
+    """
+    entry = history.find(label)
+    if entry.name is None:
+        raise EphemerootError(
+            f"{history.path(entry)} was not retired by ephemeroot, so it is never pruned"
+        )
+    if entry.name.keep == wanted:
+        return None
+    why = "never to be pruned" if wanted else "may be pruned again"
+    return Renaming(history, entry, entry.name.changed(keep=wanted), why)
+
+
+def delete(history: History, label: str) -> Deletion:
+    """Delete the old root *label* by hand, whatever its age."""
+    return Deletion(history, history.find(label), "by hand", recipe=True)
+
+
+def delete_recipe(history: History) -> list[Deletion]:
+    """Delete all old roots with names of the shell recipe, by hand."""
+    return [
+        Deletion(history, entry, "retired by the shell recipe", recipe=True)
+        for entry in history.entries()
+        if entry.kind == RECIPE
+    ]

@@ -1,0 +1,78 @@
+"""Directories on a btrfs by open descriptors: open, list, create, lock."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ephemeroot.errors import Locked, Refused
+from ephemeroot.wipers import subvolumes
+
+
+def subvolume(directory: int, text: str) -> int:
+    """Open the subvolume *text* directly in *directory*; -1 if it is anything else."""
+    try:
+        fd = subvolumes.open_directory(directory, text)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return -1
+        raise
+    if not subvolumes.is_subvolume(fd):
+        os.close(fd)
+        return -1
+    return fd
+
+
+def names_and_inodes(directory: int) -> list[tuple[str, int]]:
+    """Names and inode numbers in an open directory; a subvolume shows its id.
+
+    Through a new descriptor: btrfs shows a descriptor only what was there when it was
+    opened (Linux commit 9b378f6ad48c).
+    """
+    with os.scandir(f"/proc/self/fd/{directory}") as found:
+        return [(entry.name, entry.inode()) for entry in found]
+
+
+def open_real(top: int, path: str, what: str) -> int:
+    """Open the directory *path* below the open *top*, no symlink followed on the way.
+
+    Raises ``FileNotFoundError`` if it is missing and ``Refused``, which names *what* it
+    is, if it is anything but a real directory.
+    """
+    try:
+        return subvolumes.open_directory(top, path) if path else os.dup(top)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Refused(
+            f"{what}, {path!r}, is no directory that can be used: {error.strerror}",
+            "it must be a real directory, and no symlink may lead to it",
+        ) from error
+
+
+def make(top: int, path: str) -> None:
+    """Create *path*; new directories are root's alone, for set-user-id programs grow old."""
+    parent = os.dup(top)
+    try:
+        for part in path.split("/"):
+            try:
+                os.mkdir(part, 0o700, dir_fd=parent)
+            except FileExistsError:
+                pass
+            deeper = subvolumes.open_directory(parent, part)
+            os.close(parent)
+            parent = deeper
+    finally:
+        os.close(parent)
+
+
+def lock(directory: int, name: str) -> None:
+    """Lock the open *directory* until it is closed. Raises ``Locked`` if another run has it."""
+    import fcntl
+
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked(
+            f"another run of ephemeroot is working on {name}", "wait until it is done"
+        ) from None

@@ -1,0 +1,91 @@
+"""A fresh root under its temporary name, complete before it gets its place."""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.wipers import attributes, marks, qgroups, skeleton, stubs, subvolumes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ephemeroot.wipers.history import History
+
+
+class FreshRoot:
+    """A fresh root called *text* beside the root of *history*.
+
+    *source* is the open subvolume it will be a snapshot of, or -1 for an empty root;
+    *previous* the open root before it, or -1, from which it inherits what btrfs keeps
+    per subvolume: quota groups and limits, properties. *is_root*: it will be ``/``, so
+    an empty one gets a skeleton.
+    """
+
+    __slots__ = ("history", "id", "is_root", "previous", "source", "text", "uuid")
+
+    def __init__(
+        self, history: History, text: str, *, source: int, previous: int, is_root: bool
+    ) -> None:
+        self.history = history
+        self.text = text
+        self.source = source
+        self.previous = previous
+        self.is_root = is_root
+        self.id = 0
+        self.uuid = ""
+
+    def make(self, prove: Callable[[str], None]) -> None:
+        """Create, fill and prove it; *prove* gets its path. Nothing is left if that fails."""
+        parent = self.history.parent
+        groups = self._groups()
+        if self.source >= 0:
+            subvolumes.snapshot(self.source, parent, self.text, groups)
+        else:
+            subvolumes.create(parent, self.text, groups)
+        fd = subvolumes.open_directory(parent, self.text)
+        try:
+            identity = subvolumes.identify(fd)
+            self.id, self.uuid = identity.id, identity.uuid
+            # First of all: unmarked, nobody could tell it from somebody's own.
+            marks.set_state(fd, identity.uuid, marks.NEW)
+            self._fill(fd)
+            prove("/".join(filter(None, (self.history.top.path, self.history.beside, self.text))))
+        except BaseException:
+            self.discard()
+            raise
+        finally:
+            os.close(fd)
+
+    def discard(self) -> None:
+        """Delete it; it never got its place. A failure is left to the next recovery."""
+        if self.id:
+            try:
+                subvolumes.delete(self.history.top.fd, self.id)
+            except OSError:
+                return
+            self.id = 0
+
+    def _groups(self) -> list[int]:
+        if self.previous < 0:
+            return []
+        return qgroups.parents(self.history.top.fd, subvolumes.identify(self.previous).id)
+
+    def _fill(self, fd: int) -> None:
+        if self.source >= 0:
+            stubs.mend(self.source, fd)
+        else:
+            self._fill_empty(fd)
+        if self.previous >= 0:
+            attributes.carry_properties(self.previous, fd)
+            previous = subvolumes.identify(self.previous)
+            qgroups.copy_limits(self.history.top.fd, previous.id, self.id)
+            if self.source >= 0 and self._groups():
+                qgroups.rescan(self.history.top.fd)
+
+    def _fill_empty(self, fd: int) -> None:
+        os.fchmod(fd, 0o755)
+        if self.previous >= 0:
+            attributes.copy(self.previous, fd)
+        if self.is_root:
+            skeleton.make(fd, self.previous)

@@ -1,0 +1,65 @@
+"""The temporary name of a root while it is between its place and the history.
+
+``.<root>.ephemeroot.<name>[.ro].<uuid>``: under which name the previous root will be
+retired, whether it was read-only and so must be again, and its UUID (``none``: there
+was no previous root). Whoever finds such a name after a power cut knows all that the
+interrupted run knew: what has that UUID is the previous root, anything else is a fresh one.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+
+from ephemeroot.wipers import names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.names import Name
+
+_LONGEST = 255  # bytes in a name (NAME_MAX)
+_REST = 100  # what follows the root's own name is shorter than this
+
+
+class Leftover:
+    """A temporary name, taken apart. ``text`` is all of it; ``uuid`` may be ``None``."""
+
+    __slots__ = ("name", "read_only", "root", "uuid")
+
+    def __init__(self, root: str, name: Name, uuid: str | None, *, read_only: bool) -> None:
+        self.root = root
+        self.name = name
+        self.uuid = uuid
+        self.read_only = read_only
+
+    @property
+    def text(self) -> str:
+        flag = ".ro" if self.read_only else ""
+        return f"{prefix(self.root)}{self.name}{flag}.{self.uuid or 'none'}"
+
+    def renamed(self, name: Name) -> Leftover:
+        """The same one, to be retired as *name*."""
+        return Leftover(self.root, name, self.uuid, read_only=self.read_only)
+
+
+def prefix(root: str) -> str:
+    """How the temporary names of the root called *root* (no slashes) begin."""
+    raw = os.fsencode(root)
+    if len(raw) > _LONGEST - _REST:
+        raw = raw[: _LONGEST - _REST - 9] + b"~%08x" % binascii.crc32(raw)
+    return f".{os.fsdecode(raw)}.ephemeroot."
+
+
+def parse(root: str, text: str) -> Leftover | None:
+    """The ``Leftover`` called *text* of the root called *root*, or ``None``."""
+    start = prefix(root)
+    if not text.startswith(start):
+        return None
+    rest, _, uuid = text[len(start) :].rpartition(".")
+    read_only = rest.endswith(".ro")
+    name = names.parse(rest.removesuffix(".ro"))
+    if name is None:
+        return None
+    found = Leftover(root, name, None if uuid == "none" else uuid, read_only=read_only)
+    is_uuid = [len(part) for part in uuid.split("-")] == [8, 4, 4, 4, 12]
+    return found if (uuid == "none" or is_uuid) and found.text == text else None

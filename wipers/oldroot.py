@@ -1,0 +1,56 @@
+"""One entry of the history of a btrfs root, and what kind it is."""
+
+from __future__ import annotations
+
+from ephemeroot.wipers import names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.leftovers import Leftover
+    from ephemeroot.wipers.names import Name
+
+RETIRED = "retired"
+RECIPE = "recipe"
+FOREIGN = "foreign"
+
+
+class OldRoot:
+    """One entry of the history.
+
+    ``text`` is its name in the directory and ``kind`` one of ``RETIRED`` (a subvolume
+    with a ``name`` of ours), ``RECIPE`` (a subvolume named by the well-known shell
+    recipe) and ``FOREIGN`` (everything else: listed, never touched). ``serial`` is the
+    subvolume's id; 0 if it is none. ``leftover`` is set for one that had to be retired
+    in place, beside the root.
+    """
+
+    __slots__ = ("kind", "leftover", "name", "serial", "text")
+
+    def __init__(
+        self,
+        text: str,
+        kind: str,
+        serial: int = 0,
+        name: Name | None = None,
+        leftover: Leftover | None = None,
+    ) -> None:
+        self.text = text
+        self.kind = kind
+        self.serial = serial
+        self.name = name
+        self.leftover = leftover
+
+    @property
+    def label(self) -> str:
+        """What people call it: the name it was retired under."""
+        return str(self.name) if self.name is not None else self.text
+
+
+def classify(text: str, serial: int) -> OldRoot:
+    """The entry called *text* in old-roots; *serial* is its subvolume's id, 0 if it is none."""
+    name = names.parse(text)
+    if serial and name is not None:
+        return OldRoot(text, RETIRED, serial, name)
+    if serial and names.parse_recipe(text) is not None:
+        return OldRoot(text, RECIPE, serial)
+    return OldRoot(text, FOREIGN, serial)

@@ -1,0 +1,214 @@
+"""Pruning: carry out what retention decided, each deletion proven, within a time budget."""
+
+from __future__ import annotations
+
+import time
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.wipers import marks, names, retention, subvolumes
+from ephemeroot.wipers.changes import Deletion, Renaming
+from ephemeroot.wipers.retention import Candidate, Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from ephemeroot.wipers.contract import Change
+    from ephemeroot.wipers.history import History
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.oldroot import OldRoot
+    from ephemeroot.wipers.retention import Verdict
+
+
+_SETTLE = 30.0
+
+
+class Clock:
+    """``now`` in seconds since 1970, and whether it is known to be right."""
+
+    __slots__ = ("now", "synchronised")
+
+    def __init__(self, now: float, *, synchronised: bool) -> None:
+        self.now = now
+        self.synchronised = synchronised
+
+
+class Result:
+    """Names that are gone, and what failed, one line each. ``unfinished``: time was up."""
+
+    __slots__ = ("problems", "pruned", "unfinished")
+
+    def __init__(self) -> None:
+        self.pruned: list[str] = []
+        self.problems: list[str] = []
+        self.unfinished = False
+
+
+class Pruning:
+    """One run of pruning over *history*.
+
+    ``min_free`` is in bytes, 0 for none. ``pinned`` has names or subvolume ids, as text,
+    of old roots that something still needs.
+    """
+
+    __slots__ = ("clock", "history", "min_free", "pinned", "policy")
+
+    def __init__(
+        self,
+        history: History,
+        policy: Policy,
+        clock: Clock,
+        *,
+        min_free: int = 0,
+        pinned: Container[str] = (),
+    ) -> None:
+        self.history = history
+        self.policy = policy
+        self.clock = clock
+        self.min_free = min_free
+        self.pinned = pinned
+
+    def judge(self) -> list[tuple[OldRoot, Verdict]]:
+        """A verdict on each old root of ours, those that should go first coming first."""
+        entries: dict[int, OldRoot] = {}
+        candidates = []
+        for entry in self.history.retired():
+            if entry.name is not None:
+                candidate = Candidate(entry.name, entry.serial, pinned=self._is_pinned(entry))
+                entries[id(candidate)] = entry
+                candidates.append(candidate)
+        now = retention.measure(
+            [c.name for c in candidates],
+            self.clock.now,
+            synchronised=self.clock.synchronised,
+            seen=self.history.seen(),
+            keep_days=self.policy.keep_days,
+        )
+        verdicts = retention.judge(candidates, self.policy, now)
+        return [(entries[id(verdict.candidate)], verdict) for verdict in verdicts]
+
+    def _is_pinned(self, entry: OldRoot) -> bool:
+        return any(key in self.pinned for key in (entry.label, entry.text, str(entry.serial)))
+
+    def redatings(self) -> list[Renaming]:
+        """New names for those whose time a wrong clock wrote: as if retired now.
+
+        Only with a synchronised clock, and never later than that: from then on they age.
+        """
+        if not self.clock.synchronised:
+            return []
+        found = []
+        taken: set[tuple[int, int]] = set()
+        for entry in sorted(self.history.retired(), key=lambda entry: entry.serial):
+            name = entry.name
+            if name is None or self._is_pinned(entry):
+                continue
+            if name.unsynced or retention.is_ahead(name, self.clock.now):
+                new = self._dated_now(name, taken)
+                taken.add(new.identity)
+                found.append(Renaming(self.history, entry, new, "its clock was wrong"))
+        return found
+
+    def _dated_now(self, name: Name, taken: set[tuple[int, int]]) -> Name:
+        dated = name.changed(unsynced=False).at((names.Name(self.clock.now).time, 1))
+        while (found := names.free(self.history.free(dated), taken)) != dated:
+            dated = found
+        return dated
+
+    def due(self) -> list[Deletion]:
+        """What goes whatever the space, the oldest first."""
+        return [
+            Deletion(self.history, entry, verdict.reason)
+            for entry, verdict in self.judge()
+            if verdict.due
+        ]
+
+    def spare(self) -> list[Deletion]:
+        """What goes early while less than ``min_free`` is free, in this order."""
+        if not self.min_free:
+            return []
+        return [
+            Deletion(self.history, entry, f"less than {self.min_free} bytes free")
+            for entry, verdict in self.judge()
+            if verdict.spare and not verdict.due
+        ]
+
+    def changes(self) -> list[Change]:
+        """What ``run`` would do with time and space enough, for a dry run."""
+        return [*self.redatings(), *self.due()]
+
+    def run(self, *, budget: float | None = None, log: Callable[[str], None]) -> Result:
+        """Prune; *budget* is in seconds, ``None`` for no limit.
+
+        What cannot be deleted is a problem and does not stop the rest. The caller sees
+        to it that the fresh root is on the disk before this is called.
+        """
+        deadline = None if budget is None else time.monotonic() + budget
+        result = Result()
+        for change in self.redatings():
+            _attempt(change.describe(), change.execute, result.problems, log)
+        for deletion in self.due():
+            if _is_over(deadline):
+                result.unfinished = True
+                break
+            self._delete(deletion, result, log)
+        if self.min_free and not result.unfinished:
+            self._make_room(result, deadline, log)
+        if self.clock.synchronised and self.history.old >= 0:
+            _attempt("record the time", self._record, result.problems, lambda _: None)
+        return result
+
+    def _record(self) -> str:
+        marks.set_seen(self.history.old, int(self.clock.now))
+        return ""
+
+    def _make_room(
+        self, result: Result, deadline: float | None, log: Callable[[str], None]
+    ) -> None:
+        if self.history.top.free()[0] >= self.min_free:
+            return
+        # Space comes back only when the kernel has cleaned up: count what is really free.
+        self.settle(deadline)
+        for deletion in self.spare():
+            if self.history.top.free()[0] >= self.min_free:
+                return
+            if _is_over(deadline):
+                result.unfinished = True
+                return
+            self._delete(deletion, result, log)
+            self.settle(deadline)
+
+    def _delete(self, deletion: Deletion, result: Result, log: Callable[[str], None]) -> None:
+        if _attempt(deletion.describe(), deletion.execute, result.problems, log):
+            result.pruned.append(deletion.entry.label)
+
+    def settle(self, deadline: float | None) -> None:
+        """Wait until the space of what was deleted is free, or until *deadline*.
+
+        Half a minute at most: a cleaner that is stuck must not hold up more than that.
+        """
+        latest = time.monotonic() + _SETTLE
+        deadline = latest if deadline is None else min(deadline, latest)
+        top = self.history.top
+        top.commit()
+        waiting = subvolumes.cleaning(top.fd)
+        while waiting and not _is_over(deadline):
+            time.sleep(0.02)
+            waiting &= subvolumes.cleaning(top.fd)
+        top.commit()  # what was cleaned is free only after one more
+
+
+def _attempt(
+    line: str, action: Callable[[], str], problems: list[str], log: Callable[[str], None]
+) -> bool:
+    log(line)
+    try:
+        action()
+    except (EphemerootError, OSError) as error:
+        problems.append(f"{line}: {error}")
+        return False
+    return True
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline

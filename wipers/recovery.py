@@ -1,0 +1,86 @@
+"""What an interrupted rotation left, and what becomes of it.
+
+Each leftover is asked one question: is it the subvolume whose UUID is in its name? Then
+it is a previous root, and goes where it was going. Anything else under such a name is
+a fresh root that never got its place.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import paths
+from ephemeroot.wipers import directories, marks, subvolumes
+from ephemeroot.wipers.contract import Change
+from ephemeroot.wipers.history import stays_in_place
+from ephemeroot.wipers.leftovers import Leftover
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.history import History
+
+
+class Recovery(Change):
+    """Recover one *leftover*, which lies in the open *directory*.
+
+    *default_to* is the id that the default subvolume gets if the leftover is the default;
+    0 to leave that alone. ``execute`` returns what was done, in one line, or ``""`` if
+    the leftover rests where it is for good.
+    """
+
+    __slots__ = ("default_to", "directory", "history", "leftover")
+
+    def __init__(
+        self, history: History, directory: int, leftover: Leftover, default_to: int = 0
+    ) -> None:
+        self.history = history
+        self.directory = directory
+        self.leftover = leftover
+        self.default_to = default_to
+
+    def describe(self) -> str:
+        return f"recover {self.leftover.text}"
+
+    def execute(self) -> str:
+        text = self.leftover.text
+        fd = directories.subvolume(self.directory, text)
+        if fd < 0:
+            raise EphemerootError(f"{text} is no subvolume: left alone")
+        try:
+            if self.history.is_mounted(self._path):
+                raise EphemerootError(f"{text} is mounted: left alone")
+            identity = subvolumes.identify(fd)
+            if identity.uuid != self.leftover.uuid:
+                return self._fresh(fd, identity)
+            return "" if stays_in_place(fd, identity) else self._previous(identity)
+        finally:
+            os.close(fd)
+
+    @property
+    def _path(self) -> str:
+        history = self.history
+        place = history.old_roots if self.directory == history.old else history.beside
+        return f"{place}/{self.leftover.text}".strip("/")
+
+    def _previous(self, identity: subvolumes.Identity) -> str:
+        top = self.history.top.fd
+        if self.default_to and subvolumes.default(top) == identity.id:
+            subvolumes.set_default(top, self.default_to)
+        return f"retired the previous root as {self.history.file(self.directory, self.leftover)}"
+
+    def _fresh(self, fd: int, identity: subvolumes.Identity) -> str:
+        text = self.leftover.text
+        if marks.state(fd, identity.uuid) == marks.NEW and not subvolumes.nested(fd, identity.id):
+            subvolumes.delete(self.history.top.fd, identity.id)
+            return f"deleted {text}, a fresh root that never got its place"
+        # Somebody has worked in it, or it was cut before it was marked: it stays a while.
+        name = self.leftover.name.changed(unused=True, keep=False)
+        # From now on it has its own UUID in its name: cut again, it is a previous root.
+        name = self.history.free(name, self.leftover)
+        unused = Leftover(self.leftover.root, name, identity.uuid, read_only=False)
+        paths.rename(
+            self.directory, text, self.directory, unused.text, flags=paths.RENAME_NOREPLACE
+        )
+        filed = self.history.file(self.directory, unused)
+        return f"retired {text}, a fresh root that never got its place, as {filed}"

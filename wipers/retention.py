@@ -1,0 +1,153 @@
+"""Which old roots may go: pure functions of names, a clock and a policy.
+
+The rules are DESIGN's: nothing young, never fewer than ``keep-last`` that lived, never
+one marked ``.keep`` or pinned, and ages only by a clock that can be trusted. Nothing
+here looks at a disk, so every rule can be tried against a model.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ephemeroot.wipers.names import Name
+
+DAY = 86400
+
+DAWN = 1767225600
+"""2026-01-01: no boot of this program was earlier, so a clock before it is wrong."""
+
+
+class Candidate:
+    """An old root to judge.
+
+    ``serial`` grows with each root that the filesystem ever made (btrfs: the subvolume
+    id) and so tells the order even where clocks do not; 0 if there is none. ``pinned``:
+    something still needs it.
+    """
+
+    __slots__ = ("name", "pinned", "serial")
+
+    def __init__(self, name: Name, serial: int = 0, *, pinned: bool = False) -> None:
+        self.name = name
+        self.serial = serial
+        self.pinned = pinned
+
+
+class Policy:
+    """``keep_days``: younger ones stay. ``keep_last``: so many stay, whatever their age."""
+
+    __slots__ = ("keep_days", "keep_last")
+
+    def __init__(self, keep_days: int, keep_last: int) -> None:
+        self.keep_days = keep_days
+        self.keep_last = keep_last
+
+
+class Verdict:
+    """What may become of one old root, and why in a few words.
+
+    ``due``: it goes. ``spare``: it may go early when space is short. Neither: it stays.
+    """
+
+    __slots__ = ("candidate", "due", "reason", "spare")
+
+    def __init__(self, candidate: Candidate, reason: str, *, due: bool, spare: bool) -> None:
+        self.candidate = candidate
+        self.reason = reason
+        self.due = due
+        self.spare = spare
+
+
+def judge(candidates: Iterable[Candidate], policy: Policy, now: int) -> list[Verdict]:
+    """A verdict on each candidate, those that should go first coming first.
+
+    *now* is the time by which ages are measured, see ``measure``.
+    """
+    ordered = sorted(candidates, key=_age_order)
+    newest = _newest(ordered, policy.keep_last)
+    return [_judge_one(candidate, policy, now, id(candidate) in newest) for candidate in ordered]
+
+
+def _age_order(candidate: Candidate) -> tuple[bool, int, int, int]:
+    """What never lived goes first, then the oldest: by serial, else by name."""
+    name = candidate.name
+    return not name.unused, candidate.serial, name.time, name.number
+
+
+def _newest(candidates: Sequence[Candidate], count: int) -> set[int]:
+    """The ``id()`` of those that ``keep-last`` protects.
+
+    ``.unused`` ones are no history and ``.keep`` ones need no protection: neither takes
+    the place of another. By which order the newest are found matters only where a clock
+    was wrong, and then the newest by *either* order stay.
+    """
+    living = [c for c in candidates if not c.name.unused and not c.name.keep]
+    if count <= 0:
+        return set()
+    by_serial = sorted(living, key=lambda c: (c.serial, c.name.identity))[-count:]
+    by_name = sorted(living, key=lambda c: (c.name.identity, c.serial))[-count:]
+    return {id(c) for c in by_serial} | {id(c) for c in by_name}
+
+
+def _judge_one(candidate: Candidate, policy: Policy, now: int, newest: bool) -> Verdict:
+    name = candidate.name
+    if name.keep:
+        return Verdict(candidate, "marked .keep", due=False, spare=False)
+    if candidate.pinned:
+        return Verdict(candidate, "still needed to fill the store", due=False, spare=False)
+    if newest:
+        return Verdict(candidate, f"one of the newest {policy.keep_last}", due=False, spare=False)
+    if policy.keep_days == 0:
+        return Verdict(candidate, "keep-days is 0", due=True, spare=True)
+    if name.unsynced:
+        return Verdict(candidate, "its age is not known", due=False, spare=True)
+    # A name from the future was written by a wrong clock: as if retired now.
+    age = max(now - name.time, 0)
+    due = age > policy.keep_days * DAY
+    relation = "older" if due else "not older"
+    reason = f"{age // DAY} days old, {relation} than {policy.keep_days}"
+    return Verdict(candidate, reason, due=due, spare=True)
+
+
+def measure(
+    names: Iterable[Name], now: float, *, synchronised: bool, seen: int, keep_days: int
+) -> int:
+    """The time by which ages may be measured, in seconds since 1970.
+
+    *seen* is the latest time that a synchronised clock ever showed here (0: none): what
+    is due by it is due. A clock that is not synchronised counts only if it is no further
+    than *keep_days* past the newest retirement: a machine that was switched off for a
+    year looks like one whose clock is a year ahead.
+    """
+    if synchronised:
+        return int(now)
+    if now <= _latest(names, seen) + keep_days * DAY:
+        return max(seen, int(now))
+    return seen
+
+
+def is_plausible(
+    names: Iterable[Name], now: float, *, synchronised: bool, seen: int, keep_days: int
+) -> bool:
+    """Whether *now* may become the time in a name; otherwise that name is ``.unsynced``.
+
+    A day back is forgiven: a hardware clock in local time is hours off until the real
+    system has corrected it. Without any history all that is asked is a year that can be.
+    """
+    if synchronised:
+        return True
+    latest = _latest(names, seen)
+    if latest == 0:
+        return now >= DAWN
+    return latest - DAY <= now <= latest + keep_days * DAY
+
+
+def _latest(names: Iterable[Name], seen: int) -> int:
+    return max([seen, *(name.time for name in names if not name.unsynced)])
+
+
+def is_ahead(name: Name, now: float) -> bool:
+    """Whether *name* lies in the future of a trusted clock by more than clocks differ."""
+    return name.time > now + DAY

@@ -1,0 +1,323 @@
+"""The rotation of a btrfs root: prove, recover, make fresh, exchange, retire, prune.
+
+The order is the safety. Whatever instant the power fails at, the root's name has the
+previous root or a complete fresh one, and the temporary name (``leftovers``) tells the
+next run the rest. Nothing is deleted before the exchange is on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import paths
+from ephemeroot.wipers import marks, names, retention, subvolumes
+from ephemeroot.wipers.contract import Outcome
+from ephemeroot.wipers.fresh import FreshRoot
+from ephemeroot.wipers.leftovers import Leftover
+from ephemeroot.wipers.recovery import Recovery
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ephemeroot.wipers.contract import Boot
+    from ephemeroot.wipers.history import History
+    from ephemeroot.wipers.pruning import Pruning
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_MAKE_BASE = "make one with 'ephemeroot base create'"
+
+
+class Rotation:
+    """One rotation of the root of *history*, with *pruning* at its end.
+
+    *base* is a path from the top level, or ``None`` for an empty root. *set_default*
+    moves the default subvolume along.
+    """
+
+    __slots__ = (
+        "base", "boot", "history", "outcome", "previous", "pruning", "set_default", "source",
+        "source_path",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        boot: Boot,
+        history: History,
+        pruning: Pruning,
+        *,
+        base: str | None,
+        set_default: bool,
+    ) -> None:
+        self.boot = boot
+        self.history = history
+        self.pruning = pruning
+        self.base = base
+        self.set_default = set_default
+        self.outcome = Outcome(fresh={})
+        self.previous = -1
+        self.source = -1
+        self.source_path = ""
+
+    def run(self) -> Outcome:
+        """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
+        try:
+            self._prove_previous()
+            self._open_source()
+            if self.boot.dry_run:
+                self._describe()
+                return self.outcome
+            self._recover()
+            leftover = self._leftover()
+            fresh = self._place(leftover)
+        finally:
+            for fd in (self.source, self.previous):
+                if fd >= 0:
+                    os.close(fd)
+        # The fresh root is in its place: from here on failures are problems, not errors.
+        self.outcome.fresh = {
+            "uuid": self.history.top.uuid,
+            "subvolume": self.history.root,
+            "subvolume-uuid": fresh.uuid,
+        }
+        self._retire(leftover, fresh)
+        if self._attempt("make it survive a power cut", self.history.top.commit):
+            self._prune()
+        self.outcome.kept = [entry.label for entry in self.history.retired()]
+        return self.outcome
+
+    # Proofs: nothing is changed here
+
+    def _prove_previous(self) -> None:
+        root = self.history.root
+        self.previous = self._open_previous()
+        if self.history.is_mounted(root):
+            raise Refused(
+                f"the subvolume {root!r}, or something in it, is mounted",
+                "it can only be made fresh before it is mounted, in the initramfs",
+            )
+        if self.previous < 0 or self.set_default:
+            return
+        if subvolumes.default(self.history.top.fd) == subvolumes.identify(self.previous).id:
+            raise Refused(
+                f"the root {root!r} is the default subvolume of the filesystem",
+                "say set-default = true to move the default along, or choose another one "
+                "with 'btrfs subvolume set-default'",
+            )
+
+    def _open_previous(self) -> int:
+        """Open the root that is there; -1 if there is none yet."""
+        root = self.history.root
+        try:
+            fd = subvolumes.open_directory(self.history.parent, self.history.root_name)
+        except FileNotFoundError:
+            return -1
+        except OSError as error:
+            raise Refused(
+                f"the root {root!r} is no subvolume: {error.strerror}",
+                "only a subvolume can be rotated",
+            ) from error
+        if not subvolumes.is_subvolume(fd):
+            os.close(fd)
+            raise Refused(
+                f"the root {root!r} is a plain directory, not a subvolume",
+                "make a subvolume and move everything into it: 'btrfs subvolume create'",
+            )
+        return fd
+
+    def _open_source(self) -> None:
+        """Open what the fresh root will be a snapshot of; none for an empty root."""
+        if self.boot.request is not None:
+            self._open_request(self.boot.request)
+            return
+        if self.base is None:
+            return
+        self.source_path = self.base
+        try:
+            self.source = subvolumes.open_directory(self.history.top.fd, self.base)
+        except FileNotFoundError:
+            raise Refused(f"the base {self.base!r} does not exist", _MAKE_BASE) from None
+        except OSError as error:
+            raise Refused(
+                f"the base {self.base!r} is no subvolume: {error.strerror}", _MAKE_BASE
+            ) from error
+        if not subvolumes.is_subvolume(self.source):
+            raise Refused(f"the base {self.base!r} is no subvolume", _MAKE_BASE)
+
+    def _open_request(self, request: str) -> None:
+        try:
+            entry = self.history.find(request)
+            self.source_path = self.history.path(entry)
+            self.source = self.history.open(entry)
+        except EphemerootError as error:
+            raise Refused(
+                f"cannot boot the old root {request!r}: {error.message}",
+                "see 'ephemeroot roots list' for those that there are",
+            ) from error
+
+    # The steps
+
+    def _recoveries(self) -> list[Recovery]:
+        default_to = 0
+        if self.set_default and self.previous >= 0:
+            default_to = subvolumes.identify(self.previous).id
+        return [
+            Recovery(self.history, directory, leftover, default_to)
+            for directory, leftover in self.history.leftovers()
+        ]
+
+    def _recover(self) -> None:
+        """Recover all leftovers. One that cannot be is a problem, and tried again next time."""
+        for recovery in self._recoveries():
+            try:
+                line = recovery.execute()
+            except (EphemerootError, OSError) as error:
+                self.outcome.problems.append(f"{recovery.describe()}: {error}")
+                continue
+            if line:
+                self.boot.log(line)
+                self.outcome.recovered.append(line)
+
+    def _leftover(self) -> Leftover:
+        """The temporary name, which decides under which name the previous root retires."""
+        boot, history = self.boot, self.history
+        plausible = retention.is_plausible(
+            [entry.name for entry in history.retired() if entry.name is not None],
+            boot.now,
+            synchronised=boot.synchronised,
+            seen=history.seen(),
+            keep_days=self.pruning.policy.keep_days,
+        )
+        name = names.Name(boot.now, unsynced=not plausible)
+        if self.previous < 0:
+            return Leftover(history.root_name, history.free(name), None, read_only=False)
+        uuid = subvolumes.identify(self.previous).uuid
+        unused = marks.state(self.previous, uuid) == marks.NEW
+        # The first one is the only copy of all that was forgotten.
+        first = not unused and not history.has_first()
+        name = history.free(name.changed(unused=unused, keep=first))
+        read_only = subvolumes.is_read_only(self.previous)
+        return Leftover(history.root_name, name, uuid, read_only=read_only)
+
+    def _place(self, leftover: Leftover) -> FreshRoot:
+        """Put a fresh root in its place; without space for it prune what is due, once."""
+        try:
+            return self._place_once(leftover)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+        self.boot.log("no space for a fresh root: old roots that are due go first")
+        self._prune()
+        self.pruning.settle(None)
+        try:
+            return self._place_once(leftover)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise EphemerootError(
+                f"no space for a fresh root on {self.history.top.device}: the root stays as it is",
+                "delete files or, with 'ephemeroot roots delete', old roots",
+            ) from error
+
+    def _place_once(self, leftover: Leftover) -> FreshRoot:
+        fresh = FreshRoot(
+            self.history,
+            leftover.text,
+            source=self.source,
+            previous=self.previous,
+            is_root=self.boot.target == "/",
+        )
+        self.boot.log(self._creation)
+        fresh.make(self.boot.prove)
+        try:
+            self._hand_over(leftover)
+            self._exchange(leftover)
+        except BaseException:
+            fresh.discard()
+            raise
+        return fresh
+
+    @property
+    def _creation(self) -> str:
+        if self.source < 0:
+            return "create a fresh root, empty"
+        return f"create a fresh root as a snapshot of {self.source_path}"
+
+    @property
+    def _placement(self) -> str:
+        return f"put it in the place of {self.history.root}"
+
+    @staticmethod
+    def _retirement(leftover: Leftover) -> str:
+        return f"retire the previous root as {leftover.name}"
+
+    def _hand_over(self, leftover: Leftover) -> None:
+        """Show the newest root that lived to the stage: it may want to save something."""
+        if self.previous < 0:
+            return
+        if not leftover.name.unused:
+            self.boot.previous(f"{self.history.top.path}/{self.history.root}", True)
+            return
+        lived = [e for e in self.history.retired() if e.name is not None and not e.name.unused]
+        if lived:
+            newest = max(lived, key=lambda entry: entry.serial)
+            self.boot.previous(f"{self.history.top.path}/{self.history.path(newest)}", True)
+        else:
+            self.boot.previous(f"{self.history.top.path}/{self.history.root}", False)
+
+    def _exchange(self, leftover: Leftover) -> None:
+        parent, name = self.history.parent, self.history.root_name
+        flags = paths.RENAME_EXCHANGE if self.previous >= 0 else paths.RENAME_NOREPLACE
+        self.boot.log(self._placement)
+        paths.rename(parent, leftover.text, parent, name, flags=flags)
+
+    def _retire(self, leftover: Leftover, fresh: FreshRoot) -> None:
+        if leftover.uuid is None:
+            return
+        if self.set_default:
+            self._attempt("keep the default subvolume", lambda: self._move_default(leftover, fresh))
+        self._attempt(self._retirement(leftover), lambda: self._file(leftover))
+
+    def _move_default(self, leftover: Leftover, fresh: FreshRoot) -> None:
+        top = self.history.top.fd
+        fd = subvolumes.open_directory(self.history.parent, leftover.text)
+        try:
+            if subvolumes.default(top) == subvolumes.identify(fd).id:
+                subvolumes.set_default(top, fresh.id)
+        finally:
+            os.close(fd)
+
+    def _file(self, leftover: Leftover) -> None:
+        self.outcome.retired = self.history.file(self.history.parent, leftover)
+        if leftover.name.keep:
+            marks.set_first(self.history.old, self.outcome.retired)
+
+    def _prune(self) -> None:
+        result = self.pruning.run(budget=self.boot.budget, log=self.boot.log)
+        self.outcome.pruned += result.pruned
+        self.outcome.problems += result.problems
+
+    def _attempt(self, line: str, action: Callable[[], None]) -> bool:
+        self.boot.log(line)
+        try:
+            action()
+        except (EphemerootError, OSError) as error:
+            self.outcome.problems.append(f"{line}: {error}")
+            return False
+        return True
+
+    def _describe(self) -> None:
+        """What ``run`` would do, in the same lines."""
+        for recovery in self._recoveries():
+            self.boot.log(recovery.describe())
+        if self.source >= 0:
+            self.boot.prove(f"{self.history.top.path}/{self.source_path}")
+        leftover = self._leftover()
+        self.boot.log(self._creation)
+        self.boot.log(self._placement)
+        if leftover.uuid is not None:
+            self.boot.log(self._retirement(leftover))
+        for change in self.pruning.changes():
+            self.boot.log(change.describe())

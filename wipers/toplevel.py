@@ -1,0 +1,186 @@
+"""The top level of a btrfs (``subvolid=5``), mounted privately while we work on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from ephemeroot.errors import Refused
+from ephemeroot.linux import devices, mountinfo, mounts
+from ephemeroot.wipers import subvolumes
+
+_SUPER = 0x10000
+_DEVICES = 0x88  # num_devices in struct btrfs_super_block
+_ST_RDONLY = 1
+
+
+class Toplevel:
+    """A private mount of the top level of the btrfs on ``device``.
+
+    ``path`` is where it is mounted and ``fd`` an open descriptor of it, ``uuid`` the
+    filesystem's. ``close`` unmounts. Raises ``Refused`` if the device is missing, is no
+    btrfs or cannot be mounted writable.
+    """
+
+    __slots__ = ("device", "fd", "number", "path", "uuid")
+
+    def __init__(self, device: str, options: list[str], private: str) -> None:
+        self.device, self.uuid = _find(device)
+        self.path = f"{private}/top"
+        self.fd = -1
+        self.number = ""
+        self._mount([*options, *_other_devices(self.device, self.uuid)])
+
+    def _mount(self, options: list[str]) -> None:
+        # First of all: what a run that was killed here has left.
+        while mountinfo.mounted_at(os.path.realpath(self.path)):
+            mounts.detach(self.path)
+        os.makedirs(self.path, 0o700, exist_ok=True)
+        try:
+            mount = mounts.create("btrfs", self.device, [*options, "subvolid=5"])
+        except OSError as error:
+            raise Refused(
+                f"cannot mount the btrfs on {self.device}: {error.strerror}",
+                "a filesystem of several devices needs all of them in the initramfs",
+            ) from error
+        try:
+            mounts.set_flags(mount, private=True, name=self.path)
+            target = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                mounts.attach(mount, target, name=self.path)
+            finally:
+                os.close(target)
+        finally:
+            os.close(mount)
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            self._inspect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _inspect(self) -> None:
+        mount = mountinfo.mounted_at(os.path.realpath(self.path))
+        if mount is None:
+            raise Refused(f"{self.path} is not mounted although mounting it succeeded")
+        self.number = mount.major_minor
+        if os.fstatvfs(self.fd).f_flag & _ST_RDONLY:
+            raise Refused(
+                f"the btrfs on {self.device} can only be mounted read-only",
+                "look for its errors in the kernel log",
+            )
+
+    def close(self) -> None:
+        """Unmount. Safe to call twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        try:
+            mounts.detach(self.path)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted
+                raise
+
+    def __enter__(self) -> Toplevel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def commit(self) -> None:
+        """Make everything done so far survive a power cut."""
+        subvolumes.commit(self.fd)
+
+    def free(self) -> tuple[int, int]:
+        """Bytes available and bytes in all."""
+        status = os.fstatvfs(self.fd)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+    def mounted(self) -> set[str]:
+        """Which paths of this filesystem, from its top, are mounted or are mount points.
+
+        In any mount namespace that can be seen: a container may be running from an old
+        root. A bind mount of something inside a root counts as that something.
+        """
+        found: set[str] = set()
+        for text in _mountinfos():
+            ours = {}
+            for mount in mountinfo.mounts(text):
+                if mount.major_minor == self.number and mount.fstype == "btrfs":
+                    ours[mount.id] = mount
+                    found.add(mount.root.strip("/"))
+                below = ours.get(mount.parent)
+                if below is not None:
+                    relative = mount.point[len(below.point.rstrip("/")) :]
+                    found.add(f"{below.root.rstrip('/')}{relative}".strip("/"))
+        return found
+
+
+def is_mounted(path: str, mounted: set[str]) -> bool:
+    """Whether *path*, or something in it, is among those that ``mounted`` returned."""
+    return any(root == path or root.startswith(path + "/") for root in mounted)
+
+
+def _find(device: str) -> tuple[str, str]:
+    try:
+        path = os.path.realpath(devices.link(device), strict=True)
+        uuid = devices.btrfs_uuid(path)
+    except ValueError:
+        raise Refused(f"{device!r} names no device", "UUID=, LABEL=, PARTUUID= or a path") from None
+    except OSError as error:
+        raise Refused(f"the device {device} cannot be read: {error.strerror}") from error
+    if uuid is None:
+        raise Refused(f"{device} holds no btrfs")
+    return path, uuid
+
+
+def _other_devices(path: str, uuid: str) -> list[str]:
+    """``device=`` options for the other devices of the filesystem, if it has several.
+
+    udev's ``btrfs ready`` registers them with the kernel; without udev nobody does.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        count = int.from_bytes(os.pread(fd, 8, _SUPER + _DEVICES), "little")
+    finally:
+        os.close(fd)
+    if count < 2:
+        return []
+    found = []
+    for name in devices.block_devices():
+        other = "/dev/" + name.replace("!", "/")
+        try:
+            if other != path and devices.btrfs_uuid(other) == uuid:
+                found.append(f"device={other}")
+        except OSError:  # a drive without a medium, a device that is gone already
+            continue
+    return found
+
+
+def _mountinfos() -> list[str]:
+    """The text of mountinfo in each mount namespace, each namespace once."""
+    texts = []
+    namespaces: set[str] = set()
+    for process in ["self", *filter(str.isdigit, os.listdir("/proc"))]:
+        try:
+            namespace = os.readlink(f"/proc/{process}/ns/mnt")
+            if namespace in namespaces:
+                continue
+            fd = os.open(f"/proc/{process}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                texts.append(_read_all(fd))
+            finally:
+                os.close(fd)
+            namespaces.add(namespace)
+        except OSError:  # it has just ended
+            if process == "self":
+                raise
+    return texts
+
+
+def _read_all(fd: int) -> str:
+    parts = []
+    while part := os.read(fd, 1 << 20):
+        parts.append(part)
+    return b"".join(parts).decode(sys.getfilesystemencoding(), "surrogateescape")
