@@ -86,6 +86,8 @@ class Wipe(Operation):
         facts: dict[str, object] = {
             "target": self.target,
             "wiper": self.wiper,
+            "attribute": self.attribute,
+            "settings": self.settings,
             "fresh": outcome.fresh,
             "retired": outcome.retired,
             "pruned": outcome.pruned,

@@ -17,7 +17,6 @@ from typing import NoReturn
 
 from ephemeroot import __version__
 from ephemeroot.cli import terminal
-from ephemeroot.config import InvalidConfiguration
 from ephemeroot.errors import EphemerootError, Misconfigured
 
 VERBS = ("check", "plan", "apply", "setup", "home", "image", "lived", "schema")
@@ -46,13 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(argv)
         sys.stdout.flush()
-    except InvalidConfiguration as error:
-        for problem in error.problems:
-            complain = terminal.warning if problem.warning else terminal.error
-            complain(f"{problem.place}: {problem.reason}", problem.hint)
-        return error.exit_code
     except EphemerootError as error:
-        terminal.error(error.message, error.hint)
+        _complain(error)
         return error.exit_code
     except BrokenPipeError:
         # Who read our output has gone; do not complain a second time while exiting.
@@ -68,8 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _complain(error: EphemerootError) -> None:
+    # Not for everybody: a unit that runs at every boot has no use for the configuration.
+    from ephemeroot.config import InvalidConfiguration
+
+    if not isinstance(error, InvalidConfiguration):
+        terminal.error(error.message, error.hint)
+        return
+    for problem in error.problems:
+        complain = terminal.warning if problem.warning else terminal.error
+        complain(f"{problem.place}: {problem.reason}", problem.hint)
+
+
 def _run(argv: Sequence[str] | None) -> int:
-    parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
+    # Only the verb that is asked for is imported: each brings its part of the program.
+    parser = _parser(words[:1] if words[:1] and words[0] in VERBS else VERBS)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as exit_:  # --help and --version
@@ -81,13 +89,13 @@ def _permission_hint(error: OSError) -> str:
     return "run it as root" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="ephemeroot", description="A root that is new at every boot.")
     parser.add_argument("--version", action="version", version=f"ephemeroot {__version__}")
     parser.set_defaults(config=None, root="/", json=False)
     _add_common(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
-    for module in _modules():
+    for module in _modules(names):
         listed = {} if module.NAME in PLUMBING else {"help": module.HELP}
         verb = verbs.add_parser(module.NAME, description=module.HELP, **listed)
         _add_common(verb)
@@ -96,10 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _modules() -> list[ModuleType]:
+def _modules(names: Sequence[str]) -> list[ModuleType]:
     """The verbs that are installed: a distribution may leave some to another package."""
     found = []
-    for name in VERBS:
+    for name in names:
         full = f"{__name__}.{name}"
         try:
             found.append(import_module(full))

@@ -1,0 +1,68 @@
+#!/bin/bash
+# `ephemeroot image` decides everything and puts it together in a folder; this copies it.
+# The folder of this module holds `ephemeroot`, a link to the program, and what an image needs
+# to say at boot that there was no such program (all three by `ephemeroot setup dracut`).
+
+# shellcheck disable=SC2154  # moddir and initdir are dracut's
+
+# called by dracut
+check() {
+    [[ $mount_needs ]] && return 1
+    return 0
+}
+
+# called by dracut
+install() {
+    local made="$DRACUT_TMPDIR/ephemeroot" init=none status kind hook file
+    if dracut_module_included rescue; then
+        dinfo "ephemeroot: a rescue image never wipes: nothing added"
+        return 0
+    fi
+    # Without an emergency shell a stage that fails closed would hang.
+    if dracut_module_included dracut-systemd || dracut_module_included systemd-emergency; then
+        init=systemd
+    fi
+    mkdir -p "$made"
+    "$moddir/ephemeroot" image --into "$made" --init "$init" > "$made.list"
+    status=$?
+    case $status in
+        0) ;;
+        10) derror "ephemeroot: THIS IMAGE IS INERT, it neither wipes nor persists (see above)" ;;
+        *) ephemeroot_absent "$made/tree" "$status" ;;
+    esac
+    # Half of it would be a machine without its data: all of it or no image at all.
+    if [[ -d $made/tree ]] && ! cp -dR --preserve=mode,timestamps "$made/tree/." "$initdir/"; then
+        dfatal "ephemeroot: cannot copy $made/tree into the image"
+        exit 1
+    fi
+    while IFS=$'\t' read -r kind hook file; do
+        [[ $kind == hook ]] && inst_hook "$hook" 50 "$file"
+    done < "$made.list"
+    return 0
+}
+
+# called by dracut, after install
+installkernel() {
+    local made="$DRACUT_TMPDIR/ephemeroot" kind name
+    [[ -e $made.list ]] || return 0
+    while IFS=$'\t' read -r kind name _; do
+        # shellcheck disable=SC2034  # dracut's instmods reads it
+        [[ $kind == module ]] && hostonly='' instmods "$name"
+    done < "$made.list"
+    return 0
+}
+
+# The program cannot run: if it was ever applied here, the image must say so at boot.
+ephemeroot_absent() {
+    : > "$made.list"
+    [[ -e ${dracutsysrootdir-}/etc/ephemeroot/plan.json ]] || return 0
+    derror "ephemeroot: \`ephemeroot image\` failed ($2): THIS IMAGE IS INERT"
+    rm -rf "$1"
+    mkdir -p "$1/usr/lib/ephemeroot" "$1/usr/lib/systemd/system/initrd.target.wants"
+    cp "$moddir/boot" "$1/usr/lib/ephemeroot/"
+    cp "$moddir/ephemeroot-inert.service" "$1/usr/lib/systemd/system/"
+    ln -s ../ephemeroot-inert.service "$1/usr/lib/systemd/system/initrd.target.wants/"
+    printf '%s\n' "THIS INITRAMFS IS INERT: nothing was wiped, nothing that was declared persists." \
+        "The reason: \`ephemeroot image\` failed with exit status $2 when the image was built." \
+        "Repair it and run \`ephemeroot apply\`." > "$1/usr/lib/ephemeroot/inert"
+}

@@ -1,0 +1,325 @@
+"""``ephemeroot apply``: from now on the boot does what the configuration says."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ephemeroot.cli import setup, terminal
+from ephemeroot.compile import Compilation, compile_examination
+from ephemeroot.config import Configuration, Examination, Machine, examine, read, volumes
+from ephemeroot.errors import Damaged, EphemerootError, Locked, Misconfigured
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.image import applied, dracut, mounted, stores
+from ephemeroot.linux import paths
+
+NAME = "apply"
+HELP = "make the configuration count: mark the stores, write the plan, rebuild all images"
+
+FORMAT = "ephemeroot-apply"
+VERSION = 1
+PARTLY = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that ``apply`` does: the dry run prints the same line."""
+
+    line: str
+    execute: Callable[[], str]
+    image: bool = False
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="leave the images as they are: until they are rebuilt, no boot wipes",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: everything was done and read back; 10: some images could not be rebuilt."""
+    root = Path(arguments.root)
+    config = read(Machine.of(arguments.root), arguments.config)
+    with _lock(root, dry_run=arguments.dry_run):
+        application = Application(root, config, Machine.of(arguments.root))
+        steps = application.steps(images=not arguments.no_images)
+        if not arguments.json:
+            _show(application, steps)
+        if arguments.dry_run:
+            results = [(step, "not done: dry run") for step in steps]
+        else:
+            _ask(arguments, application)
+            results = _execute(steps, quiet=arguments.json)
+    if arguments.json:
+        _print_json(application, results)
+    failed = sum(result.startswith("failed: ") for _, result in results)
+    if failed or arguments.dry_run:
+        return PARTLY if failed else 0
+    if not arguments.json:
+        _conclude(application, results)
+    return 0
+
+
+class Application:
+    """One configuration on its way to the boot of the machine below *root*.
+
+    Raises ``InvalidConfiguration`` if there is a mistake in it, and ``Refused`` if a store
+    is not mounted; nothing has been written then.
+    """
+
+    def __init__(self, root: Path, config: Configuration, machine: Machine) -> None:
+        self.root = root
+        self.config = config
+        self.machine = machine
+        self.examination: Examination = examine(config, machine)
+        self.compilation: Compilation = compile_examination(self.examination)
+        if not config.stores:
+            raise Misconfigured("no store is declared: nothing would survive a boot")
+        self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
+        self.old = self._applied()
+        self.generation = self._generation()
+        self.plan = b""
+
+    def _applied(self) -> Plan | None:
+        try:
+            return applied.load(self.root)
+        except Damaged as error:
+            terminal.warning(f"{error.message}: it is replaced")
+            return None
+
+    def _generation(self) -> int:
+        """The applied plan's if it says the same already, else one more than any so far."""
+        newest = max(self._recorded(path) for path in self.stores.values())
+        if self.old is None:
+            return newest + 1
+        if self.is_applied() and self.old.generation >= newest:
+            return self.old.generation
+        return max(newest, self.old.generation) + 1
+
+    def _recorded(self, store: Path) -> int:
+        """The newest generation that *store* knows. A damaged record is mended if the applied
+        plan tells what it must have been.
+        """
+        try:
+            return stores.generation(store)
+        except Damaged as error:
+            if self.old is None:
+                raise
+            terminal.warning(f"{error.message}: it is replaced")
+            return self.old.generation
+
+    def is_applied(self) -> bool:
+        """Whether the applied plan says the same already."""
+        return self.old is not None and _content(self.old) == _content(self.compilation.plan)
+
+    def changes(self) -> list[str]:
+        """Lines ``+ …`` and ``- …``: the new plan against the applied one."""
+        before, after = _lines(self.old), _lines(self.compilation.plan)
+        changed = [
+            f"{line[0]} {line[2:]}"
+            for line in difflib.ndiff(before, after)
+            if line.startswith(("+ ", "- "))
+        ]
+        if not changed and not self.is_applied():
+            changed = ["+ settings that the lines of `ephemeroot plan` do not show"]
+        return changed
+
+    def steps(self, *, images: bool) -> list[Step]:
+        """Everything to be done, in order. What the boot reads is written and on the disk
+        before the first image is built.
+        """
+        steps = [self._mark(path) for path in self.compilation.unmarked]
+        steps.append(Step(f"write the plan to {applied.PLAN}", self._write_plan))
+        first = next(iter(self.stores))
+        if not stores.keeps_configuration(self.stores[first], self.root):
+            steps.append(
+                Step(f"copy /etc/ephemeroot into {first}", partial(self._copy_configuration, first))
+            )
+        for path in self.stores:
+            line = f"record generation {self.generation} in {path}"
+            steps.append(Step(line, partial(self._record, path)))
+        return steps + (self._images() if images else [])
+
+    def _mark(self, path: str) -> Step:
+        volume = volumes.covering(path, self.examination.volumes)
+        if self.root == Path("/") and volume is not None:
+            mounted.require(volume)
+
+        def mark() -> str:
+            self.stores[path].mkdir(parents=True, exist_ok=True)
+            return f"id {stores.write_marker(self.stores[path], path)}"
+
+        return Step(f"make {path} a store (write its marker)", mark)
+
+    def _write_plan(self) -> str:
+        # The stores' ids are known only now.
+        machine = dataclasses.replace(self.machine, generation=self.generation)
+        compilation = compile_examination(examine(self.config, machine))
+        if compilation.unmarked:
+            raise EphemerootError(f"the store {compilation.unmarked[0]} has no marker")
+        self.plan = compilation.plan.dump()
+        target = applied.path(self.root)
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        paths.write_atomically(str(target), self.plan, 0o644)
+        return f"generation {self.generation}"
+
+    def _copy_configuration(self, store: str) -> str:
+        stores.copy_configuration(self.stores[store], self.root)
+        return "copied"
+
+    def _record(self, store: str) -> str:
+        stores.record(self.stores[store], self.plan, self.generation)
+        return "recorded"
+
+    def _rebuild(self, image: dracut.Image) -> str:
+        return dracut.rebuild(image, self.plan)
+
+    def _images(self) -> list[Step]:
+        if self.root != Path("/"):
+            raise Misconfigured(
+                "images are built on the machine itself, not with --root",
+                "add --no-images, and run dracut in that root",
+            )
+        module = Path(setup.MODULE, "module-setup.sh")
+        if not module.exists():
+            raise Misconfigured(f"dracut has no {module}", "run `ephemeroot setup dracut`")
+        found, unknown = dracut.images(self.root)
+        for line in unknown:
+            terminal.warning(line, "it does not get this plan; build it anew by hand")
+        if not found:
+            raise Misconfigured(
+                "no image of an installed kernel was found",
+                "build one with dracut first, or add --no-images",
+            )
+        return [
+            Step(
+                f"rebuild {image.path} for the kernel {image.kernel}, and read it back",
+                partial(self._rebuild, image),
+                image=True,
+            )
+            for image in found
+        ]
+
+
+def _lines(plan: Plan | None) -> list[str]:
+    """A plan as people compare it."""
+    if plan is None:
+        return []
+    lines = [f"before the root is mounted: {o.describe()}" for o in plan.wipe]
+    lines += [f"under the new root: {o.describe()}" for o in plan.persist]
+    lines += [f"on failure of {kind}: {policy}" for kind, policy in plan.on_failure.items()]
+    return lines
+
+
+def _content(plan: Plan) -> dict[str, object]:
+    """Everything that the boot follows."""
+    content = plan.to_json()
+    del content["generation"], content["host"]
+    return content
+
+
+@contextmanager
+def _lock(root: Path, *, dry_run: bool) -> Iterator[None]:
+    """One ``apply`` at a time. Raises ``Locked``."""
+    folder = applied.path(root).parent
+    if dry_run or not folder.is_dir():
+        yield
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked("another `ephemeroot apply` is running", "wait for it to end") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _show(application: Application, steps: list[Step]) -> None:
+    for problem in application.compilation.warnings:
+        terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
+    changes = application.changes()
+    since = f"generation {application.old.generation}" if application.old else "nothing applied"
+    if changes:
+        sys.stdout.write(terminal.heading(f"changes since {since}:") + "\n")
+        for line in changes:
+            terminal.say(f"  {line}")
+    else:
+        terminal.say(f"no changes since {since}")
+    sys.stdout.write(terminal.heading("to be done:") + "\n")
+    for step in steps:
+        terminal.say(f"  {step.line}")
+
+
+def _ask(arguments: argparse.Namespace, application: Application) -> None:
+    """Raise ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no."""
+    if arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        raise Misconfigured("nobody can be asked, for there is no terminal", "add --yes")
+    wiped = [o.target for o in application.compilation.plan.wipe if isinstance(o, Wipe)]
+    what = f"the next boot makes {' and '.join(wiped)} fresh" if wiped else "nothing is wiped"
+    sys.stdout.write(f"{what}. Apply? [y/N] ")
+    sys.stdout.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise EphemerootError("nothing was changed")
+
+
+def _execute(steps: list[Step], *, quiet: bool) -> list[tuple[Step, str]]:
+    """Do everything. An image that fails does not stop the others: it stays as it was, is of
+    an older generation, and does not wipe.
+    """
+    results = []
+    for step in steps:
+        try:
+            result = step.execute()
+        except (EphemerootError, OSError) as error:
+            if not step.image:
+                raise
+            result = f"failed: {error}"
+            terminal.error(f"{step.line}: {error}")
+        results.append((step, result))
+        if not quiet:
+            terminal.say(f"{step.line}: {result}")
+    return results
+
+
+def _conclude(application: Application, results: list[tuple[Step, str]]) -> None:
+    count = sum(step.image for step, _ in results)
+    if count:
+        terminal.say(
+            f"done: {count} image{'' if count == 1 else 's'} of generation "
+            f"{application.generation} read back; the next boot follows it"
+        )
+    elif application.old and application.old.generation == application.generation:
+        terminal.say("done, the images are as they were")
+    else:
+        terminal.say("done, without images: until they are rebuilt, no boot wipes")
+
+
+def _print_json(application: Application, results: list[tuple[Step, str]]) -> None:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "generation": application.generation,
+        "changes": application.changes(),
+        "steps": [{"step": step.line, "result": result} for step, result in results],
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")

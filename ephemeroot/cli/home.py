@@ -1,0 +1,365 @@
+"""``ephemeroot home``: what persists below a user's home, run by that user."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ephemeroot.cli import terminal
+from ephemeroot.config import Problem, clean
+from ephemeroot.errors import Misconfigured
+from ephemeroot.home import requirements, unit
+from ephemeroot.home.application import Application, Event, exclusive
+from ephemeroot.home.model import HomeConfiguration
+from ephemeroot.home.observation import Finding
+from ephemeroot.home.reader import read
+from ephemeroot.home.unit import Unit
+from ephemeroot.home.user import User
+
+NAME = "home"
+HELP = "persist directories and files below your home, without root (bindfs and links)"
+
+VERSION = 1
+PARTLY = 10
+
+WAIT = 5.0
+"""Seconds for which unmounting is tried again, unless ``--wait`` says otherwise."""
+
+_UNDECLARED = "not declared"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their arguments."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    apply = _action(actions, "apply", _apply, "mount and link what is declared, undo what is not")
+    _changes(apply)
+    stop = _action(actions, "stop", _stop, "unmount what is mounted; links stay")
+    stop.add_argument("--all", action="store_true", help="remove the links and directories, too")
+    _changes(stop)
+    _action(actions, "status", _status, "show each entry: mounted, linked, missing, in the way")
+    _action(actions, "check", _check, "look for mistakes, and for what this machine lacks")
+    enable = _action(actions, "enable", _enable, "apply at every login: install the user unit")
+    disable = _action(actions, "disable", _disable, "take the user unit away")
+    for action in (enable, disable):
+        action.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    enable.add_argument("--program", metavar="PATH", help="what the unit calls (default: this)")
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    act: object,
+    help_: str,
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=help_, description=help_)
+    parser.set_defaults(act=act)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="read this file (default: ~/.config/ephemeroot/home.toml)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
+    )
+    return parser
+
+
+def _changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_seconds,
+        default=WAIT,
+        help="try for so long to unmount what is in use, then do it lazily (default: %(default)g)",
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: all is as declared; 10: a part is; 1: nothing is; 2: mistakes."""
+    if arguments.root != "/":
+        raise Misconfigured("--root is not for home", "run it on the machine itself")
+    return int(arguments.act(arguments, User.current()))
+
+
+def _apply(arguments: argparse.Namespace, user: User) -> int:
+    configuration = read(user, arguments.config)
+    configuration.require_valid()
+    events = _Events(quiet=arguments.json)
+    os.chdir(user.home)  # where we are may be what has to be unmounted
+    with exclusive(user):
+        application = Application(
+            user,
+            configuration.entries,
+            wait=arguments.wait,
+            dry_run=arguments.dry_run,
+            listener=events.note,
+        )
+        _complain_about(application)
+        found = application.apply()
+        findings = found.findings if arguments.dry_run else application.findings()
+    if arguments.json:
+        _print_json(
+            "apply",
+            {"operations": [event.to_json() for event in events.all], **_entries(findings)},
+        )
+    else:
+        for finding in found.blocked:
+            terminal.warning(f"{finding.entry.target} is {_why(finding)}", finding.hint)
+        _count(findings, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        return 0
+    if not events.failed and all(finding.is_in_place for finding in findings):
+        return 0
+    return PARTLY if events.done or any(f.is_in_place for f in findings) else 1
+
+
+def _stop(arguments: argparse.Namespace, user: User) -> int:
+    configuration = _readable(user, arguments.config)
+    events = _Events(quiet=arguments.json)
+    os.chdir(user.home)
+    with exclusive(user):
+        application = Application(
+            user,
+            configuration.entries,
+            wait=arguments.wait,
+            dry_run=arguments.dry_run,
+            listener=events.note,
+            stops=True,
+        )
+        _complain_about(application)
+        application.stop(everything=arguments.all)
+    if arguments.json:
+        _print_json("stop", {"operations": [event.to_json() for event in events.all]})
+    elif not events.all:
+        terminal.say("nothing of ours is mounted")
+    if events.failed:
+        return PARTLY if events.done else 1
+    return 0
+
+
+def _status(arguments: argparse.Namespace, user: User) -> int:
+    configuration = read(user, arguments.config)
+    configuration.require_valid()
+    application = Application(user, configuration.entries, dry_run=True)
+    findings = application.findings()
+    undeclared = application.undeclared()
+    if arguments.json:
+        listed = [{"target": t, "source": s} for t, s in undeclared.items()]
+        _print_json("status", {**_entries(findings), "undeclared": listed})
+    else:
+        rows = [
+            (finding.condition.value, user.short(finding.entry.target), finding.entry.source,
+             f"{finding.reason} ({finding.hint})" if finding.hint else finding.reason)
+            for finding in findings
+        ]  # fmt: skip
+        hint = "'ephemeroot home apply' takes it away"
+        rows += [(_UNDECLARED, user.short(t), s, hint) for t, s in undeclared.items()]
+        _table(rows)
+        _count(findings)
+    return 0 if all(finding.is_in_place for finding in findings) and not undeclared else PARTLY
+
+
+def _check(arguments: argparse.Namespace, user: User) -> int:
+    configuration = read(user, arguments.config)
+    findings = Application(user, configuration.entries, dry_run=True).findings()
+    problems = requirements.examine(user, configuration, findings)
+    errors = sum(not problem.warning for problem in problems)
+    if arguments.json:
+        _print_json(
+            "check",
+            {
+                "files": [configuration.file],
+                "errors": errors,
+                "warnings": len(problems) - errors,
+                "problems": [problem.to_json() for problem in problems],
+            },
+        )
+    else:
+        _print_problems(configuration, problems, errors)
+    return Misconfigured.exit_code if errors else 0
+
+
+def _print_problems(
+    configuration: HomeConfiguration, problems: Sequence[Problem], errors: int
+) -> None:
+    for problem in problems:
+        terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
+    entries = f"{configuration.file}: {_number(len(configuration.entries), 'entry', 'entries')}"
+    if not problems:
+        terminal.say(f"{entries}, nothing to complain about")
+        return
+    warnings = _number(len(problems) - errors, "warning", "warnings")
+    terminal.say(f"{entries}, {_number(errors, 'error', 'errors')}, {warnings}")
+
+
+def _enable(arguments: argparse.Namespace, user: User) -> int:
+    configuration = read(user, arguments.config)
+    configuration.require_valid()
+    named = None if arguments.config is None else os.path.abspath(arguments.config)
+    if named is None and configuration.file != f"{user.home}/.config/ephemeroot/home.toml":
+        named = configuration.file  # the user's systemd may not know XDG_CONFIG_HOME
+    made = Unit(user, _program(arguments.program), named)
+    for entry in configuration.entries:
+        if entry.is_mounted and clean.is_below(str(made.file), entry.target):
+            raise Misconfigured(
+                f"{user.short(entry.target)} would contain the unit that has to mount it",
+                f"declare what lies beside {made.file.parent}; see {entry.place}",
+            )
+    if arguments.dry_run:
+        terminal.say(f"install {made.file}")
+        terminal.say(f"link {made.link}")
+        return 0
+    _say_done(made.enable(), "it was enabled already")
+    terminal.say(f"from the next login on it is applied; now: systemctl --user start {unit.NAME}")
+    if made.program.startswith(f"{user.home}/"):
+        terminal.warning(f"{made.program} lies below the home", "it must be there at login")
+    terminal.say(
+        "if the home does not survive a boot, root must persist "
+        f"{user.short(configuration.file)} and {user.short(str(made.file.parent))}"
+    )
+    return _reload()
+
+
+def _disable(arguments: argparse.Namespace, user: User) -> int:
+    made = Unit(user, "", None)
+    if arguments.dry_run:
+        for path in (made.link, made.file):
+            if os.path.lexists(path):
+                terminal.say(f"remove {path}")
+        return 0
+    _say_done(made.disable(), "it was not enabled")
+    return _reload()
+
+
+def _reload() -> int:
+    if failed := unit.reload():
+        terminal.warning(failed.message, failed.hint)
+    return 0
+
+
+def _say_done(lines: Sequence[str], nothing: str) -> None:
+    for line in lines or [nothing]:
+        terminal.say(line)
+
+
+def _program(asked: str | None) -> str:
+    """An absolute path that will still be there at the next login."""
+    if asked is not None:
+        if not asked.startswith("/"):
+            raise Misconfigured(f"--program {asked} is no absolute path")
+        return asked
+    running = Path(sys.argv[0])
+    if running.name == "ephemeroot" and os.access(running, os.X_OK):
+        return str(running.absolute())
+    found = shutil.which("ephemeroot")
+    if found is None:
+        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
+    return found
+
+
+def _readable(user: User, config: str | None) -> HomeConfiguration:
+    """The configuration as far as it is any use: what is mounted must come off in any case."""
+    try:
+        return read(user, config)
+    except Misconfigured:
+        return HomeConfiguration(config or user.configuration)
+
+
+class _Events:
+    """What was tried, printed at once unless it is to be JSON."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.all: list[Event] = []
+
+    def note(self, event: Event) -> None:
+        """Called after each operation."""
+        self.all.append(event)
+        if self.quiet:
+            return
+        if event.error:
+            terminal.error(f"could not {event.line}: {event.error}", event.hint)
+            return
+        terminal.say(event.line)
+        if event.warning:
+            terminal.warning(event.warning)
+        sys.stdout.flush()
+
+    @property
+    def failed(self) -> int:
+        """How many operations failed."""
+        return sum(bool(event.error) for event in self.all)
+
+    @property
+    def done(self) -> int:
+        """How many did not."""
+        return len(self.all) - self.failed
+
+
+def _complain_about(application: Application) -> None:
+    for complaint in application.damage:
+        terminal.warning(complaint, "going by what proves itself ours; a new one is written")
+
+
+def _entries(findings: Sequence[Finding]) -> dict[str, object]:
+    return {
+        "entries": [
+            {
+                "target": finding.entry.target,
+                "source": finding.entry.source,
+                "kind": "directory" if finding.entry.is_directory else "file",
+                "method": finding.entry.method,
+                "condition": finding.condition.value,
+                "in-place": finding.is_in_place,
+                "reason": finding.reason,
+                "hint": finding.hint,
+            }
+            for finding in findings
+        ]
+    }
+
+
+def _print_json(action: str, content: dict[str, object]) -> None:
+    head = {"format": f"ephemeroot-home-{action}", "version": VERSION}
+    sys.stdout.write(json.dumps({**head, **content}, indent=2) + "\n")
+
+
+def _why(finding: Finding) -> str:
+    return f"{finding.condition.value}: {finding.reason}"
+
+
+def _table(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    widths = [max(len(terminal.printable(row[n])) for row in rows) for n in (0, 1)] if rows else []
+    for row in rows:
+        condition, target, source, reason = map(terminal.printable, row)
+        terminal.say(f"{condition:<{widths[0]}}  {target:<{widths[1]}}  {source}")
+        if reason:
+            terminal.say(f"{'':<{widths[0]}}  {reason}")
+
+
+def _count(findings: Sequence[Finding], *, dry_run: bool = False) -> None:
+    fine = sum(finding.is_in_place for finding in findings)
+    total = _number(len(findings), "entry", "entries")
+    now = " now" if dry_run else ""
+    if fine == len(findings):
+        terminal.say(f"{total}{now}: all in place" if findings else "nothing is declared")
+    else:
+        terminal.say(f"{total}{now}: {fine} in place")
+
+
+def _number(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"

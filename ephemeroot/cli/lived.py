@@ -1,0 +1,53 @@
+"""``ephemeroot lived``: record that this boot was complete (called by a unit)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks.stage import RUN
+from ephemeroot.hooks.wipe import WIPED, Wipe
+
+NAME = "lived"
+HELP = "record that this boot was complete (called by ephemeroot-lived.service)"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb has no arguments of its own."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Mark every root and volume that this boot has made fresh; a kept one already is."""
+    for wipe in _made_fresh(Path(RUN, WIPED)):
+        try:
+            marked = wipe.load().mark_lived(wipe.target)
+        except OSError as error:
+            raise EphemerootError(
+                f"cannot mark {wipe.target} as lived: {error.strerror}",
+                "its root will be retired as unused; is it mounted read-only?",
+            ) from error
+        sys.stdout.write(f"{wipe.target}: {'lived' if marked else 'keeps no history'}\n")
+    return 0
+
+
+def _made_fresh(record: Path) -> list[Wipe]:
+    """What this boot's wipe stage has recorded, nothing if there was none."""
+    try:
+        content = json.loads(record.read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise Damaged(f"{record} is damaged: {error}") from None
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    if not isinstance(content, dict) or content.get("boot-id") != boot_id:
+        return []
+    return [_wipe(content[key]) for key in sorted(content) if key.startswith("/")]
+
+
+def _wipe(facts: dict[str, Any]) -> Wipe:
+    keys = ("target", "wiper", "attribute", "settings")
+    return Wipe(**{key: facts.get(key) for key in keys})

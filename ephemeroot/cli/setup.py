@@ -1,0 +1,126 @@
+"""``ephemeroot setup``: give an initramfs generator our module, and the system our units."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeroot.cli import terminal
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.image import data, units
+from ephemeroot.linux import paths
+
+NAME = "setup"
+HELP = "install the initramfs generator's module and the units (a package does this for you)"
+
+MODULE = "/usr/lib/dracut/modules.d/90ephemeroot"
+WANTS = f"{units.FOLDER}/multi-user.target.wants"
+
+# Of the real system; the initramfs's are put into images by `ephemeroot image`.
+_SYSTEM_UNITS = ("ephemeroot-lived.service",)
+_PROGRAM = "/usr/bin/ephemeroot"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file (``content`` and ``mode``) or link (``target``) called ``name``."""
+
+    name: str
+    content: bytes = b""
+    mode: int = 0o644
+    target: str | None = None
+
+    def describe(self) -> str:
+        """What ``install`` does."""
+        return f"link {self.name} to {self.target}" if self.target else f"install {self.name}"
+
+    def install(self, root: Path) -> None:
+        """Put it below *root*, in place of what is there."""
+        path = root / self.name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.target is None:
+            paths.write_atomically(str(path), self.content, self.mode)
+            return
+        path.unlink(missing_ok=True)
+        path.symlink_to(self.target)
+
+    def remove(self, root: Path) -> bool:
+        """Remove it; whether it was there."""
+        path = root / self.name.lstrip("/")
+        there = os.path.lexists(path)
+        path.unlink(missing_ok=True)
+        return there
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument("generator", choices=("dracut",))
+    parser.add_argument("--remove", action="store_true", help="take away what was installed")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--program",
+        metavar="PATH",
+        help="the program that the module and the units call (default: this one)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Install or remove, say each file."""
+    root = Path(arguments.root or "/")
+    installed = items(_program(arguments.program, root))
+    try:
+        for item in reversed(installed) if arguments.remove else installed:
+            if arguments.dry_run:
+                terminal.say(f"remove {item.name}" if arguments.remove else item.describe())
+            elif not arguments.remove:
+                item.install(root)
+                terminal.say(item.describe())
+            elif item.remove(root):
+                terminal.say(f"removed {item.name}")
+    except OSError as error:
+        raise EphemerootError(
+            f"cannot write {error.filename}: {error.strerror}", "run it as root"
+        ) from error
+    module = root / MODULE.lstrip("/")
+    if arguments.remove and not arguments.dry_run and module.is_dir() and not any(module.iterdir()):
+        module.rmdir()
+    return 0
+
+
+def items(program: str) -> list[Item]:
+    """Everything that is installed for dracut, calling *program*."""
+    module = data.folder("dracut") / "90ephemeroot" / "module-setup.sh"
+    inert = data.folder("systemd") / units.INERT
+    installed = [
+        Item(f"{MODULE}/boot", data.boot().read_bytes(), 0o755),
+        Item(f"{MODULE}/{units.INERT}", inert.read_bytes()),
+        Item(f"{MODULE}/ephemeroot", target=program),
+        # Last: from now on it is used.
+        Item(f"{MODULE}/module-setup.sh", module.read_bytes(), 0o755),
+    ]
+    for name in _SYSTEM_UNITS:
+        text = data.unit(name).replace(_PROGRAM, program)
+        installed.append(Item(f"{units.FOLDER}/{name}", text.encode()))
+        installed.append(Item(f"{WANTS}/{name}", target=f"../{name}"))
+    return installed
+
+
+def _program(asked: str | None, root: Path) -> str:
+    """An absolute path that will still be there when a kernel update calls it."""
+    if asked is not None:
+        if not asked.startswith("/"):
+            raise Misconfigured(f"--program {asked} is no absolute path")
+        return asked
+    if root != Path("/"):
+        return _PROGRAM
+    running = Path(sys.argv[0])
+    if running.name == "ephemeroot" and os.access(running, os.X_OK):
+        return str(running.absolute())
+    found = shutil.which("ephemeroot")
+    if found is None:
+        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
+    return found

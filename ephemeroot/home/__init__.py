@@ -1,0 +1,1 @@
+"""Persistence that a user runs, without root: bindfs mounts and links below the home."""

@@ -1,0 +1,192 @@
+"""Applying a configuration to the home, and stopping: one run after the other, never two."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ephemeroot.errors import EphemerootError, Locked
+from ephemeroot.home import changes
+from ephemeroot.home.changes import Changes
+from ephemeroot.home.model import Entry
+from ephemeroot.home.observation import Finding, observe
+from ephemeroot.home.operations import Operation, Unmount, Work
+from ephemeroot.home.record import Keeper
+from ephemeroot.home.user import User
+from ephemeroot.home.view import View
+
+DONE = "done"
+DRY_RUN = "not done: dry run"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One operation and how it went. ``error`` and ``hint`` if it failed, else ``warning``."""
+
+    line: str
+    error: str = ""
+    hint: str = ""
+    warning: str = ""
+    is_dry_run: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """As ``apply --json`` and ``stop --json`` print it."""
+        result = f"failed: {self.error}" if self.error else DRY_RUN if self.is_dry_run else DONE
+        return {"line": self.line, "result": result, "hint": self.hint, "warning": self.warning}
+
+
+Listener = Callable[[Event], None]
+
+
+@contextmanager
+def exclusive(user: User) -> Iterator[None]:
+    """Hold the lock of the user's home. Raises ``Locked`` if another run has it."""
+    # The home itself is locked: a lock file in it would have to be somewhere that nothing
+    # is ever mounted on.
+    fd = os.open(user.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Locked(
+            f"another run is at work in {user.home}", "wait for it to end, then try again"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+class Application:
+    """One run in a home. *listener* is told of each operation as soon as it has been tried.
+
+    ``damage`` are complaints about the record. Use ``exclusive`` around it, unless it only
+    looks.
+    """
+
+    def __init__(
+        self,
+        user: User,
+        entries: Sequence[Entry],
+        *,
+        wait: float = 0,
+        dry_run: bool = False,
+        listener: Listener | None = None,
+        stops: bool = False,
+    ) -> None:
+        """*entries* as declared, parents first; *stops* if they are to be undone."""
+        self.entries = list(entries)
+        self.dry_run = dry_run
+        self.listener = listener
+        sources = {entry.target: entry.source for entry in entries}
+        self.keeper = Keeper(user, sources, and_recorded=stops)
+        self.damage = self.keeper.damage
+        self.view = View(user, self.keeper.record)
+        self.work = Work(self.view, wait)
+        self.failures = 0
+        self.is_unrecorded = False
+        changes.adopt(self.entries, self.view)
+
+    def apply(self) -> Changes:
+        """Make the home what the entries declare; returns what had to change."""
+        # Before anything is mounted over it: see Keeper.
+        self._save(without={f.entry.target for f in self.findings() if f.is_blocked})
+        found = changes.between(self.view, self.entries)
+        self._remove(found.removals)
+        failed = {finding.entry.target for finding in found.blocked}
+        for entry, operations in found.additions:
+            if not all(self._run(operation) for operation in operations):
+                failed.add(entry.target)
+        # What a mount has brought to light: links that an earlier run made inside of it.
+        self.view.look()
+        self._remove(changes.leftovers(self.view, self.entries))
+        self._forget()
+        self._save(without=failed, is_last=True)
+        return found
+
+    def stop(self, *, everything: bool = False) -> None:
+        """Unmount what is ours; with *everything*, remove our links and directories, too."""
+        self._remove(
+            operation
+            for operation in changes.leftovers(self.view, ())
+            if everything or isinstance(operation, Unmount)
+        )
+        if everything:
+            self._forget()
+        self._save(is_last=True)
+
+    def findings(self) -> list[Finding]:
+        """How things stand with each entry, now."""
+        self.view.look()
+        return [observe(entry, self.view) for entry in self.entries]
+
+    def undeclared(self) -> dict[str, str]:
+        """Mounts and links of ours that no entry declares any more, with their sources."""
+        paths = {operation.path for operation in changes.leftovers(self.view, self.entries)}
+        return {p: s for p, s in sorted(self.view.record.sources().items()) if p in paths}
+
+    def _remove(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            self._run(operation)
+
+    def _run(self, operation: Operation) -> bool:
+        """Try it; whether it was done."""
+        line = operation.describe()
+        if self.dry_run:
+            self._tell(Event(line, is_dry_run=True))
+            return True
+        try:
+            warning = operation.execute(self.work)
+        except EphemerootError as error:
+            self._fail(line, error.message, error.hint)
+            return False
+        except OSError as error:
+            self._fail(line, _words(error))
+            return False
+        self._tell(Event(line, warning=warning))
+        self._save()
+        return True
+
+    def _fail(self, line: str, error: str, hint: str = "") -> None:
+        self.failures += 1
+        self._tell(Event(line, error, hint))
+
+    def _tell(self, event: Event) -> None:
+        if self.listener is not None:
+            self.listener(event)
+
+    def _save(self, *, without: Iterable[str] = (), is_last: bool = False) -> None:
+        """Write the record. A home with mounts but without it is better than one without both."""
+        if self.dry_run or self.is_unrecorded:
+            return
+        try:
+            self.keeper.save(without=without, is_last=is_last)
+        except OSError as error:
+            self.is_unrecorded = True
+            hint = "what was made is recognised as long as it is declared"
+            self._fail("record what was made", _words(error), hint)
+
+    def _forget(self) -> None:
+        """Drop from the record what is proven gone."""
+        view, record = self.view, self.view.record
+        view.look()
+        declared = {entry.target for entry in self.entries}
+        for path in list(record.mounts):
+            mount = view.mount_at(path)
+            if mount is None or not view.is_ours(mount):
+                del record.mounts[path]
+        for path in list(record.links):
+            # One that is declared stays: if a program replaces it, we can say so.
+            if path not in declared and not view.is_our_link(path):
+                del record.links[path]
+        for path in list(record.directories):
+            if path not in record.mounts and not view.is_our_directory(path):
+                del record.directories[path]
+
+
+def _words(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"

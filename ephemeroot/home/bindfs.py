@@ -1,0 +1,84 @@
+"""Mounting a directory of the store with bindfs(1)."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.home import fuse
+from ephemeroot.home.model import Entry
+from ephemeroot.linux.mountinfo import Mount
+
+OLDEST = (1, 14)
+"""The first version that we know to behave; ``mount`` says what differs between versions."""
+
+ALLOW_OTHER = "allow_other"
+
+_INSTALL = "install bindfs 1.14 or newer: your distribution has a package of that name"
+_SPECIAL = frozenset((*range(0x21), 0x7F, *b",\\%"))
+
+
+@dataclass(frozen=True, slots=True)
+class Bindfs:
+    """The installed program."""
+
+    program: str
+    version: tuple[int, ...]
+
+    @classmethod
+    def find(cls) -> Bindfs:
+        """Raises ``EphemerootError`` if it is missing or too old."""
+        program = fuse.find("bindfs")
+        if program is None:
+            raise EphemerootError("bindfs is not installed", _INSTALL)
+        said = fuse.run(program, "--version").stdout
+        found = re.match(r"bindfs (\d+(?:\.\d+)*)", said)
+        if found is None:
+            raise EphemerootError(f"{program} does not tell its version", _INSTALL)
+        version = tuple(int(number) for number in found[1].split("."))
+        if version < OLDEST:
+            raise EphemerootError(f"{program} is bindfs {found[1]}, which is too old", _INSTALL)
+        return cls(program, version)
+
+    def mount(self, entry: Entry) -> None:
+        """Mount the entry's source at its target, which must be an empty directory.
+
+        Returns once it is mounted; a process of this user then serves it. Raises
+        ``EphemerootError``.
+        """
+        options = [f"fsname={fsname(entry.source)}", "subtype=bindfs"]
+        if not entry.allow_other:
+            options.insert(0, "no-allow-other")
+        done = fuse.run(self.program, "-o", ",".join(options), entry.source, entry.target)
+        if done.returncode != 0:
+            said = "; ".join(done.stderr.split("\n")).strip("; ")
+            raise EphemerootError(
+                f"bindfs cannot mount {entry.source} on {entry.target}: "
+                f"{said or f'exit status {done.returncode}'}"
+            )
+
+
+def fsname(source: str) -> str:
+    """What the mount table is to call *source*: bytes that mean something to FUSE's options,
+    or to who reads mount tables, are written as in a URL.
+    """
+    raw = os.fsencode(source)
+    return os.fsdecode(b"".join(b"%%%02x" % b if b in _SPECIAL else bytes((b,)) for b in raw))
+
+
+def is_mount_of(mount: Mount, source: str) -> bool:
+    """Whether *mount*, a FUSE filesystem, says that bindfs mirrors *source* in it.
+
+    bindfs before 1.14.9 ignores our ``fsname`` for the resolved path of the source, unless
+    that has a blank or a comma in it; before 1.18.2 it sets no subtype of its own.
+    """
+    if mount.fstype not in ("fuse", "fuse.bindfs"):
+        return False
+    return mount.source in (fsname(source), source, os.path.realpath(source))
+
+
+def allows_other(mount: Mount) -> bool:
+    """Whether other users get into *mount*."""
+    return ALLOW_OTHER in mount.super_options

@@ -1,0 +1,176 @@
+"""From how things stand to how they are declared: which operations, in which order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ephemeroot.config import clean
+from ephemeroot.home.model import Entry
+from ephemeroot.home.observation import Condition, Finding, observe
+from ephemeroot.home.operations import (
+    MakeDirectory,
+    MakeLink,
+    MountDirectory,
+    Operation,
+    RemoveDirectory,
+    RemoveLink,
+    Unmount,
+)
+from ephemeroot.home.view import View, is_dead, readlink
+
+
+@dataclass(slots=True)
+class Changes:
+    """``removals`` come first, what lies deepest before its parents; then ``additions``, each
+    entry with its operations, parents first. ``blocked`` are entries that nothing is done for.
+    """
+
+    findings: tuple[Finding, ...]
+    removals: list[Operation] = field(default_factory=list)
+    additions: list[tuple[Entry, list[Operation]]] = field(default_factory=list)
+
+    @property
+    def blocked(self) -> list[Finding]:
+        """What somebody must do something about."""
+        return [finding for finding in self.findings if finding.is_blocked]
+
+
+def adopt(entries: Iterable[Entry], view: View) -> None:
+    """Put into the record what is ours but not in it: what was made just before a crash."""
+    for entry in entries:
+        mount = view.mount_at(entry.target)
+        if mount is not None and entry.target not in view.record.mounts:
+            if view.is_ours(mount, entry.source):
+                view.record.mounts[entry.target] = view.remember(mount, entry.source)
+        elif mount is None and readlink(entry.target) == entry.source:
+            view.record.links[entry.target] = entry.source
+
+
+def between(view: View, entries: Sequence[Entry]) -> Changes:
+    """What makes the home of *view* as *entries* (parents first) declare it."""
+    findings = [observe(entry, view) for entry in entries]
+    changing = {f.entry.target: f.entry for f in findings if not (f.is_in_place or f.is_blocked)}
+    removals = _Removals(view, {entry.target for entry in entries}, changing)
+    changes = Changes(tuple(findings), removals.operations())
+    addition = _Addition(changes.removals)
+    for number, finding in enumerate(findings):
+        entry = finding.entry
+        if removals.turns(entry.target):
+            # What is there now will not be: it is made anew, or found to be in the way then.
+            if finding.condition is Condition.IN_THE_WAY or finding.is_in_place:
+                findings[number] = Finding(entry, Condition.MISSING)
+        if not (findings[number].is_in_place or findings[number].is_blocked):
+            changes.additions.append((entry, list(addition.operations(entry))))
+    changes.findings = tuple(findings)
+    return changes
+
+
+def leftovers(view: View, entries: Iterable[Entry]) -> list[Operation]:
+    """What of ours is not declared any more."""
+    return _Removals(view, {entry.target for entry in entries}, {}).operations()
+
+
+class _Removals:
+    """What must go: all of ours that is not declared, or stands differently, or lies in a
+    directory that is about to show something else.
+
+    *changing* are the declared entries that are not in place.
+    """
+
+    def __init__(self, view: View, declared: set[str], changing: dict[str, Entry]) -> None:
+        self.view = view
+        self.record = view.record
+        self.declared = declared
+        self.changing = changing
+        present = {
+            path: mounted.source
+            for path, mounted in self.record.mounts.items()
+            if (mount := view.mount_at(path)) is not None and view.is_ours(mount)
+        }
+        going = {path for path in present if path not in declared or path in changing}
+        links = {path for path in self.record.links if path not in declared}
+        self.turning = going | set(changing) | {p for p in links if view.is_our_link(p)}
+        self.dead = {path for path in going if is_dead(path)}
+        self.mounts = {p: s for p, s in present.items() if p in going or self.turns(p)}
+
+    def turns(self, path: str) -> bool:
+        """Whether *path* lies in what will show something else than now."""
+        return any(path != other and clean.is_below(path, other) for other in self.turning)
+
+    def operations(self) -> list[Operation]:
+        """In the order in which they must be done."""
+        found: list[Operation] = [*self._unmounts(), *self._links(), *self._directories()]
+        # A mount goes before the directory under it, which has the same path.
+        found.sort(key=lambda operation: isinstance(operation, RemoveDirectory))
+        found.sort(key=lambda operation: clean.components(operation.path), reverse=True)
+        return found
+
+    def _unmounts(self) -> Iterable[Operation]:
+        for path, source in self.mounts.items():
+            # What is mounted in a dead mount cannot be reached, and goes with it.
+            if not any(path != dead and clean.is_below(path, dead) for dead in self.dead):
+                yield Unmount(path, source)
+
+    def _links(self) -> Iterable[Operation]:
+        for path, source in self.record.links.items():
+            if self.view.is_our_link(path):
+                if path not in self.declared or path in self.changing or self.turns(path):
+                    yield RemoveLink(path, source)
+
+    def _directories(self) -> Iterable[Operation]:
+        needed = {path for target in self.declared for path in clean.parents(target)}
+        needed |= self.declared - {p for p, e in self.changing.items() if not e.is_mounted}
+        for path in self.record.directories:
+            # Those of the record's own file are the Keeper's.
+            if clean.is_below(self.view.user.state, path):
+                continue
+            if path in self.mounts or self.view.is_our_directory(path):
+                if path not in needed or self.turns(path):
+                    yield RemoveDirectory(path)
+
+
+class _Addition:
+    """What puts entries in their places after *removals*; keeps account of what there will be."""
+
+    def __init__(self, removals: Sequence[Operation]) -> None:
+        self.gone = {o.path for o in removals if isinstance(o, (RemoveLink, RemoveDirectory))}
+        self.made: set[str] = set()
+        self.mounted: dict[str, str] = {}
+
+    def operations(self, entry: Entry) -> Iterable[Operation]:
+        """For one entry; ask for parents before what lies below them."""
+        source = entry.source if entry.is_directory else os.path.dirname(entry.source)
+        for path in [*clean.parents(source), source]:
+            if clean.is_below(path, entry.store) and not self._is_directory(path):
+                like = entry.target if path == entry.source else ""
+                yield self._make(path, in_store=True, like=like)
+        for path in clean.parents(entry.target):
+            if not self._is_directory(path):
+                yield self._make(path)
+        if entry.is_mounted:
+            if not self._is_directory(entry.target):
+                yield self._make(entry.target)
+            self.mounted[entry.target] = entry.source
+            yield MountDirectory(entry)
+            return
+        if self._is_directory(entry.target):
+            yield RemoveDirectory(entry.target, any_empty=True)
+        yield MakeLink(entry)
+
+    def _make(self, path: str, *, in_store: bool = False, like: str = "") -> MakeDirectory:
+        self.made.add(path)
+        return MakeDirectory(path, in_store=in_store, like=like)
+
+    def _is_directory(self, path: str) -> bool:
+        """Whether *path* will be a directory when it is the turn of this entry."""
+        if path in self.made:
+            return True
+        above = [target for target in self.mounted if clean.is_below(path, target)]
+        if above:
+            target = max(above, key=len)
+            return path == target or os.path.isdir(self.mounted[target] + path[len(target) :])
+        if any(clean.is_below(path, gone) for gone in self.gone):
+            return False
+        return os.path.isdir(path)

@@ -1,0 +1,95 @@
+"""Which processes keep a mount busy (proc_pid_fd(5), proc_pid_maps(5))."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+PROC = "/proc"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that uses something in a mount; ``how`` completes "which …"."""
+
+    pid: int
+    name: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (process {self.pid}), which {self.how}"
+
+
+def of(point: str) -> list[Holder]:
+    """The processes that use something at or below *point*, as far as this user may look.
+
+    Others' processes show nothing to a user, nor do one's own setuid ones.
+    """
+    found = []
+    for pid in sorted(int(name) for name in os.listdir(PROC) if name.isdigit()):
+        how = next(_uses(f"{PROC}/{pid}", point), None)
+        if how is not None:
+            found.append(Holder(pid, _name(pid), how))
+    return found
+
+
+def words(holders: list[Holder]) -> str:
+    """*holders* for a message."""
+    if not holders:
+        return "a process that this user may not look into"
+    return "; ".join(str(holder) for holder in holders)
+
+
+def _uses(process: str, point: str) -> Iterator[str]:
+    """How the process uses something below *point*; never looks at the files themselves,
+    for a filesystem that hangs would make us hang.
+    """
+    for link, how in (("cwd", "works in"), ("root", "has its root in"), ("exe", "runs")):
+        if path := _below(_readlink(f"{process}/{link}"), point):
+            yield f"{how} {path}"
+    for name in _names(f"{process}/fd"):
+        if path := _below(_readlink(f"{process}/fd/{name}"), point):
+            yield f"has opened {path}"
+    for path in _mapped(process):
+        if _below(path, point):
+            yield f"has mapped {path}"
+
+
+def _below(path: str, point: str) -> str:
+    return path if path == point or path.startswith(f"{point}/") else ""
+
+
+def _readlink(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _mapped(process: str) -> Iterator[str]:
+    try:
+        with open(f"{process}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # address, permissions, offset, device, inode, path
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6:
+            yield fields[5]
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"{PROC}/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return "a process"

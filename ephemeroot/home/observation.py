@@ -1,0 +1,200 @@
+"""How things stand with each declared entry."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from ephemeroot.home import bindfs
+from ephemeroot.home.model import Entry
+from ephemeroot.home.view import View, is_dead, is_same, readlink
+from ephemeroot.linux.mountinfo import Mount
+
+
+class Condition(Enum):
+    """The word that ``status`` shows. Those of ``IN_PLACE`` are as declared."""
+
+    MOUNTED = "mounted"
+    LINKED = "linked"
+    BY_SYSTEM = "by the system"
+    MISSING = "missing"
+    OUTDATED = "outdated"
+    DEAD = "dead"
+    IN_THE_WAY = "in the way"
+
+
+IN_PLACE = (Condition.MOUNTED, Condition.LINKED, Condition.BY_SYSTEM)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An entry and its condition. ``reason`` says more, ``hint`` what to do (or empty).
+
+    ``is_blocked``: it cannot be put in place until somebody does something about it.
+    """
+
+    entry: Entry
+    condition: Condition
+    reason: str = ""
+    hint: str = ""
+    is_blocked: bool = False
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.condition in IN_PLACE
+
+
+def observe(entry: Entry, view: View) -> Finding:
+    """What is at the entry's target. Changes nothing, raises nothing."""
+    finding = _target(entry, view)
+    if finding.condition is Condition.IN_THE_WAY:
+        return replace(finding, is_blocked=True)
+    if finding.is_in_place:
+        return finding
+    return _source(entry) or finding
+
+
+def _source(entry: Entry) -> Finding | None:
+    """What keeps the store from being mounted or linked, if anything does."""
+    if not os.path.isdir(entry.store):
+        reason = f"the store {entry.store} does not exist"
+        hint = "mount its volume, or make the directory"
+    elif os.path.exists(entry.source) and os.path.isdir(entry.source) != entry.is_directory:
+        found, key = ("file", "files") if entry.is_directory else ("directory", "directories")
+        reason = f"in the store, {entry.source} is a {found}"
+        hint = f"declare it in {key}"
+    else:
+        return None
+    return Finding(entry, Condition.MISSING, reason, hint, is_blocked=True)
+
+
+def _target(entry: Entry, view: View) -> Finding:
+    mount = view.mount_at(entry.target)
+    if mount is not None:
+        return _mounted(entry, mount, view)
+    try:
+        mode = os.lstat(entry.target).st_mode
+    except FileNotFoundError:
+        return _absent(entry)
+    except OSError as error:
+        return _unreachable(entry, error)
+    if stat.S_ISLNK(mode):
+        return _link(entry, view)
+    if is_same(entry.target, entry.source):
+        return _by_system(entry)
+    if stat.S_ISDIR(mode):
+        return _directory(entry, view)
+    return _file(entry, view)
+
+
+def _mounted(entry: Entry, mount: Mount, view: View) -> Finding:
+    if not view.is_ours(mount, entry.source):
+        if is_same(entry.target, entry.source):
+            return _by_system(entry)
+        return Finding(
+            entry,
+            Condition.IN_THE_WAY,
+            f"{mount.source} ({mount.fstype}) is mounted there",
+            "unmount it, or remove the entry",
+        )
+    if is_dead(entry.target):
+        return Finding(entry, Condition.DEAD, "its bindfs process has died")
+    if not entry.is_mounted:
+        return Finding(entry, Condition.OUTDATED, "it is still mounted")
+    if not view.shows(mount, entry.source):
+        return Finding(entry, Condition.OUTDATED, f"it is mounted from {mount.source}")
+    if bindfs.allows_other(mount) != entry.allow_other:
+        others = "let in" if bindfs.allows_other(mount) else "kept out"
+        return Finding(entry, Condition.OUTDATED, f"other users are {others}")
+    return Finding(entry, Condition.MOUNTED)
+
+
+def _by_system(entry: Entry) -> Finding:
+    return Finding(
+        entry, Condition.BY_SYSTEM, "the system has put it there already", "remove the entry"
+    )
+
+
+def _absent(entry: Entry) -> Finding:
+    if is_same(entry.target, entry.source):
+        return Finding(
+            entry,
+            Condition.BY_SYSTEM,
+            "the directory it lies in is the store's already",
+            "remove the entry",
+        )
+    return Finding(entry, Condition.MISSING)
+
+
+def _unreachable(entry: Entry, error: OSError) -> Finding:
+    if error.errno == errno.ENOTCONN:  # what it lies in is a dead mount
+        return Finding(entry, Condition.MISSING)
+    if error.errno == errno.ENOTDIR:
+        ancestor = os.path.dirname(entry.target)
+        while not os.path.lexists(ancestor):
+            ancestor = os.path.dirname(ancestor)
+        return Finding(
+            entry, Condition.IN_THE_WAY, f"{ancestor} is no directory", "move it elsewhere"
+        )
+    return Finding(entry, Condition.IN_THE_WAY, f"one cannot look: {error.strerror}")
+
+
+def _link(entry: Entry, view: View) -> Finding:
+    leads = readlink(entry.target)
+    if leads == entry.source and not entry.is_mounted:
+        reason = "" if os.path.exists(entry.source) else "there is nothing in the store yet"
+        return Finding(entry, Condition.LINKED, reason)
+    if leads == entry.source:
+        return Finding(entry, Condition.OUTDATED, "it is still a link")
+    if view.is_our_link(entry.target):
+        return Finding(entry, Condition.OUTDATED, f"it leads to {leads}")
+    return Finding(
+        entry,
+        Condition.IN_THE_WAY,
+        f"there is a link to {leads}, which is not ours",
+        "remove it, or the entry",
+    )
+
+
+def _directory(entry: Entry, view: View) -> Finding:
+    if not entry.is_directory:
+        return Finding(
+            entry, Condition.IN_THE_WAY, "there is a directory", "declare it in directories"
+        )
+    foreign = [m for m in view.mounts_below(entry.target) if not view.is_ours(m)]
+    if foreign:
+        return Finding(
+            entry,
+            Condition.IN_THE_WAY,
+            f"{foreign[0].source} ({foreign[0].fstype}) is mounted below it, on {foreign[0].point}",
+            "unmount it, or remove the entry",
+        )
+    try:
+        empty = view.has_only_ours(entry.target)
+    except OSError as error:
+        return Finding(entry, Condition.IN_THE_WAY, f"one cannot look into it: {error.strerror}")
+    if not empty:
+        return Finding(
+            entry,
+            Condition.IN_THE_WAY,
+            "there is a directory that is not empty",
+            f"move what is in it to {entry.source}",
+        )
+    return Finding(entry, Condition.MISSING)
+
+
+def _file(entry: Entry, view: View) -> Finding:
+    if entry.target in view.record.links:
+        return Finding(
+            entry,
+            Condition.IN_THE_WAY,
+            "a program has replaced our link by a file: what it wrote is not in the store",
+            f"compare it with {entry.source}, then move it there",
+        )
+    return Finding(
+        entry, Condition.IN_THE_WAY, "there is a file", f"move it to {entry.source}, or away"
+    )

@@ -1,0 +1,258 @@
+"""What can be done in a home: each operation describes itself in one line, and does just that.
+
+Whatever was seen before, an operation looks again at what it is about to change: only
+what is proven ours is unmounted or removed, and nothing is ever covered or replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import time
+from dataclasses import dataclass
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.home import fuse, holders
+from ephemeroot.home.bindfs import Bindfs
+from ephemeroot.home.model import Entry
+from ephemeroot.home.view import View, is_dead, readlink
+from ephemeroot.linux import paths
+
+
+@dataclass(slots=True)
+class Work:
+    """What operations need. ``wait``: seconds that are left for busy mounts, all together,
+    until they are unmounted lazily.
+    """
+
+    view: View
+    wait: float
+    bindfs: Bindfs | EphemerootError | None = None
+
+
+class Operation:
+    """One change at ``path``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        """What it does, in one line."""
+        raise NotImplementedError
+
+    def execute(self, work: Work) -> str:
+        """Do it, and return what is worth a warning, or nothing.
+
+        Raises ``EphemerootError`` or ``OSError`` if it cannot be done.
+        """
+        raise NotImplementedError
+
+
+class Unmount(Operation):
+    """Take our mount away; its directory stays."""
+
+    def __init__(self, path: str, source: str) -> None:
+        super().__init__(path)
+        self.source = source
+
+    def describe(self) -> str:
+        """See ``Operation``."""
+        return f"unmount {self.path}"
+
+    def execute(self, work: Work) -> str:
+        """See ``Operation``. Lazily, if it stays busy: then it returns who holds it."""
+        view = work.view
+        view.look()
+        warning = ""
+        while (mount := view.mount_at(self.path)) is not None:
+            if not view.is_ours(mount, self.source):
+                raise Refused(f"{self.path}: {mount.source} is mounted there, which is not ours")
+            dead = is_dead(self.path)
+            # A lazy unmount would take with it what is mounted below. What is mounted below
+            # a dead mount cannot be reached, and goes with it.
+            below = [m for m in view.mounts_below(self.path) if not (dead and view.is_ours(m))]
+            if below:
+                raise Refused(
+                    f"cannot unmount {self.path}: {below[0].source} is mounted below it, on "
+                    f"{below[0].point}",
+                    "unmount that first",
+                )
+            begun = time.monotonic()
+            held = fuse.unmount(mount.point, 0 if dead else work.wait)
+            work.wait = max(0, work.wait - (time.monotonic() - begun))
+            if held is not None and not dead:
+                warning = f"{self.path} was unmounted lazily: held by {holders.words(held)}"
+            view.look()
+        view.record.mounts.pop(self.path, None)
+        return warning
+
+
+class RemoveLink(Operation):
+    """Remove a link of ours."""
+
+    def __init__(self, path: str, source: str) -> None:
+        super().__init__(path)
+        self.source = source
+
+    def describe(self) -> str:
+        """See ``Operation``."""
+        return f"remove the link {self.path}"
+
+    def execute(self, work: Work) -> str:
+        """See ``Operation``."""
+        if readlink(self.path) == self.source:
+            _withdraw(self.path, self.source)
+        work.view.record.links.pop(self.path, None)
+        return ""
+
+
+class RemoveDirectory(Operation):
+    """Remove a directory if it is empty: one of ours, or ``any_empty`` one."""
+
+    def __init__(self, path: str, *, any_empty: bool = False) -> None:
+        super().__init__(path)
+        self.any_empty = any_empty
+
+    def describe(self) -> str:
+        """See ``Operation``."""
+        return f"remove the directory {self.path} if it is empty"
+
+    def execute(self, work: Work) -> str:
+        """See ``Operation``."""
+        record = work.view.record
+        if self.any_empty or work.view.is_our_directory(self.path):
+            try:
+                os.rmdir(self.path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                    raise
+                if work.view.has_ours(self.path):
+                    return ""  # what could not be taken out of it is for the next run
+        # Gone, or with somebody's files in it: then it is not ours any more.
+        record.directories.pop(self.path, None)
+        return ""
+
+
+class MakeDirectory(Operation):
+    """Make a directory: in the home, where it is remembered as ours, or in the store.
+
+    One in the store takes over the mode of ``like``, if there is such a directory.
+    """
+
+    def __init__(self, path: str, *, in_store: bool = False, like: str = "") -> None:
+        super().__init__(path)
+        self.in_store = in_store
+        self.like = like
+
+    def describe(self) -> str:
+        """See ``Operation``."""
+        return f"make the directory {self.path}"
+
+    def execute(self, work: Work) -> str:
+        """See ``Operation``."""
+        try:
+            os.mkdir(self.path)
+        except FileExistsError:
+            if os.path.isdir(self.path):
+                return ""
+            raise
+        if self.like and os.path.isdir(self.like):
+            os.chmod(self.path, stat.S_IMODE(os.stat(self.like).st_mode))
+        if not self.in_store:
+            work.view.record.directories[self.path] = os.lstat(self.path).st_ino
+        return ""
+
+
+class MountDirectory(Operation):
+    """Mount an entry's source at its target."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.target)
+        self.entry = entry
+
+    def describe(self) -> str:
+        """See ``Operation``."""
+        others = ", for other users, too" if self.entry.allow_other else ""
+        return f"mount {self.entry.source} on {self.path}{others}"
+
+    def execute(self, work: Work) -> str:
+        """See ``Operation``."""
+        entry, view = self.entry, work.view
+        if work.bindfs is None:
+            work.bindfs = _find_bindfs()
+        if isinstance(work.bindfs, EphemerootError):
+            raise work.bindfs
+        if entry.allow_other and (forbidden := fuse.others_forbidden()):
+            raise forbidden
+        view.look()
+        if view.mount_at(entry.target) is not None or view.mounts_below(entry.target):
+            raise Refused(f"{entry.target}: something has been mounted there meanwhile")
+        if os.path.islink(entry.target) or os.listdir(entry.target):
+            hint = f"move what is in it to {entry.source}"
+            raise Refused(f"{entry.target} is no empty directory: it would be covered", hint)
+        work.bindfs.mount(entry)
+        view.look()
+        mount = view.mount_at(entry.target)
+        if mount is None or not fuse.is_fuse(mount) or fuse.owner(mount) != view.user.uid:
+            raise EphemerootError(f"bindfs says that it mounted {entry.target}, but it did not")
+        view.record.mounts[entry.target] = view.remember(mount, entry.source)
+        return ""
+
+
+class MakeLink(Operation):
+    """Make an entry's target a link to its source."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.target)
+        self.entry = entry
+
+    def describe(self) -> str:
+        """See ``Operation``."""
+        return f"link {self.path} to {self.entry.source}"
+
+    def execute(self, work: Work) -> str:
+        """See ``Operation``."""
+        if readlink(self.path) != self.entry.source:
+            try:
+                os.symlink(self.entry.source, self.path)
+            except FileExistsError:
+                raise Refused(
+                    f"{self.path} exists: it would be replaced",
+                    f"move it to {self.entry.source}, or away",
+                ) from None
+        work.view.record.links[self.path] = self.entry.source
+        return ""
+
+
+def _find_bindfs() -> Bindfs | EphemerootError:
+    try:
+        return fuse.unusable() or Bindfs.find()
+    except EphemerootError as error:
+        return error
+
+
+def _withdraw(path: str, source: str) -> None:
+    """Remove the link at *path*, under a name of our own: what a program puts in its place
+    at the last moment is put back.
+    """
+    directory, _, name = path.rpartition("/")
+    aside = f".ephemeroot-{secrets.token_hex(8)}"
+    os.rename(path, f"{directory}/{aside}")
+    if readlink(f"{directory}/{aside}") == source:
+        os.unlink(f"{directory}/{aside}")
+        return
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        paths.rename(fd, aside, fd, name, flags=paths.RENAME_NOREPLACE)
+    except OSError as error:
+        raise Refused(
+            f"{path} became something else meanwhile; it is now {directory}/{aside} and could "
+            f"not be put back: {error.strerror}"
+        ) from error
+    finally:
+        os.close(fd)
+    raise Refused(f"{path} became something else meanwhile: it stays")

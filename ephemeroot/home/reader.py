@@ -1,0 +1,104 @@
+"""From ``home.toml`` to declared entries, collecting every mistake on the way."""
+
+from __future__ import annotations
+
+from ephemeroot.config import clean, reader, sources
+from ephemeroot.config.problem import Mistake
+from ephemeroot.config.records import Reading, Record
+from ephemeroot.config.settings import Listed
+from ephemeroot.errors import Misconfigured
+from ephemeroot.home import claims
+from ephemeroot.home.model import SYMLINK, Entry, HomeConfiguration, Store, parents_first
+from ephemeroot.home.settings import STORE, TOP
+from ephemeroot.home.user import User
+
+
+def read(user: User, file: str | None = None) -> HomeConfiguration:
+    """What *user* declared in *file*, by default the user's ``home.toml``.
+
+    Never raises for a mistake: ``problems`` of the result has all of them. Raises
+    ``Misconfigured`` only if there is no such file.
+    """
+    path = file or user.configuration
+    reading = Reading()
+    try:
+        (source,) = sources.find("/", path)
+    except Misconfigured:
+        raise Misconfigured(
+            f"there is no configuration: {path} does not exist",
+            "write it (see docs/home.md), or name a file with --config",
+        ) from None
+    node = reader.parse(source, reading)
+    top = None if node is None else reading.table(node, TOP)
+    found = _stores(user, (top.values["persistence"] if top else None) or {}, reading)
+    entries = [entry for _, entries in found for entry in entries]
+    claims.check(user, path, entries, reading)
+    return HomeConfiguration(
+        file=path,
+        stores=tuple(store for store, _ in found),
+        entries=tuple(parents_first(entries)),
+        problems=tuple(reading.problems),
+    )
+
+
+def _stores(
+    user: User, records: dict[str, Record], reading: Reading
+) -> list[tuple[Store, list[Entry]]]:
+    found = []
+    for name, record in records.items():
+        path = user.home + name[1:] if name.startswith("~") else name
+        # Those of a disabled store must be right all the same.
+        entries = _entries(user, path, record, reading)
+        if record.values["enable"]:
+            found.append((Store(path, record.place, record.key("allow-other")), entries))
+    return found
+
+
+def _entries(user: User, store: str, record: Record, reading: Reading) -> list[Entry]:
+    entries = []
+    for key in ("directories", "files"):
+        setting = STORE.setting(key)
+        assert setting is not None
+        assert isinstance(setting.kind, Listed)
+        for node in record.values[key]:
+            item = reading.short(node, setting.kind)
+            entry = None if item is None else _entry(user, store, item, setting.kind.short, record)
+            if isinstance(entry, Mistake):
+                reading.add(node.place, entry.reason, entry.hint)
+            elif entry is not None:
+                entries.append(entry)
+    return entries
+
+
+def _entry(
+    user: User, store: str, item: Record, path_key: str, record: Record
+) -> Entry | Mistake | None:
+    path = item.values[path_key]
+    if path is None:
+        return None
+    below = path
+    if record.values["remove-prefix-directory"]:
+        prefix, _, below = path.partition("/")
+        if not below:
+            return Mistake(
+                f"nothing is left of {path!r} without its prefix directory",
+                f"write '{prefix}/…', or remove remove-prefix-directory",
+            )
+    method = SYMLINK
+    if path_key == "directory":
+        method = item.values["method"] or record.values["default-directory-method"]
+    entry = Entry(
+        source=f"{store.rstrip('/')}/{path}",
+        target=f"{user.home}/{below}",
+        store=store,
+        is_directory=path_key == "directory",
+        method=method,
+        allow_other=record.values["allow-other"],
+        place=item.place,
+    )
+    try:
+        clean.require_length(entry.source)
+        clean.require_length(entry.target)
+    except Mistake as mistake:
+        return mistake
+    return entry

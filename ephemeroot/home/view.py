@@ -1,0 +1,168 @@
+"""What is in the home now, and the proofs that something there is ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.config import clean
+from ephemeroot.home import bindfs, fuse
+from ephemeroot.home.record import Mounted, Record
+from ephemeroot.home.user import User
+from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux.mountinfo import Mount
+
+
+class View:
+    """The mounts and the record at one moment; look again after changing something."""
+
+    def __init__(self, user: User, record: Record) -> None:
+        self.user = user
+        self.record = record
+        self.boot = paths.read("/proc/sys/kernel/random/boot_id").decode().strip()
+        self.mounts: dict[str, Mount] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Read the mount table again."""
+        # Of several mounts at one point the last is the one that is seen.
+        self.mounts = {mount.point: mount for mount in mountinfo.mounts()}
+
+    def mount_at(self, path: str) -> Mount | None:
+        """The mount exactly at *path*, which may lie behind symlinks."""
+        return self.mounts.get(real(path))
+
+    def mounts_below(self, path: str) -> list[Mount]:
+        """The mounts strictly below *path*."""
+        above = f"{real(path)}/"
+        return [mount for mount in self.mounts.values() if mount.point.startswith(above)]
+
+    def is_ours(self, mount: Mount, source: str | None = None) -> bool:
+        """Whether *mount* is one that we made: of this user, by FUSE, and of *source* or of
+        what the record says was mounted there.
+        """
+        if not fuse.is_fuse(mount) or fuse.owner(mount) != self.user.uid:
+            return False
+        if source is not None and bindfs.is_mount_of(mount, source):
+            return True
+        recorded = self._recorded(mount)
+        return recorded is not None and (
+            bindfs.is_mount_of(mount, recorded.source) or self._is_identical(mount, recorded)
+        )
+
+    def shows(self, mount: Mount, source: str) -> bool:
+        """Whether *mount*, which is ours, shows *source*."""
+        if bindfs.is_mount_of(mount, source):
+            return True
+        recorded = self._recorded(mount)
+        # bindfs before 1.14.9 loses backslashes: only we know what it really shows.
+        return (
+            recorded is not None
+            and recorded.source == source
+            and self._is_identical(mount, recorded)
+        )
+
+    def _recorded(self, mount: Mount) -> Mounted | None:
+        for path, recorded in self.record.mounts.items():
+            if real(path) == mount.point:
+                return recorded
+        return None
+
+    def _is_identical(self, mount: Mount, recorded: Mounted) -> bool:
+        """Whether it is the very mount of this boot that the record means."""
+        return (recorded.boot, recorded.device, recorded.fsname) == (
+            self.boot,
+            mount.major_minor,
+            mount.source,
+        )
+
+    def remember(self, mount: Mount, source: str) -> Mounted:
+        """What the record has to know to recognise *mount* later."""
+        return Mounted(source, self.boot, mount.major_minor, mount.source)
+
+    def is_our_link(self, path: str) -> bool:
+        """Whether there is a link at *path* that leads where the record says it should."""
+        return path in self.record.links and readlink(path) == self.record.links[path]
+
+    def is_our_directory(self, path: str) -> bool:
+        """Whether the directory at *path* is the very one that the record says we made."""
+        inode = self.record.directories.get(path)
+        if inode is None:
+            return False
+        try:
+            info = os.lstat(path)
+        except OSError:
+            return False
+        return stat.S_ISDIR(info.st_mode) and info.st_ino == inode
+
+    def has_ours(self, directory: str) -> bool:
+        """Whether a mount or a link of ours is below *directory*."""
+        return any(
+            clean.is_below(path, directory)
+            and (
+                self.is_our_link(path)
+                or ((mount := self.mount_at(path)) is not None and self.is_ours(mount))
+            )
+            for path in self.record.sources()
+        )
+
+    def has_only_ours(self, directory: str) -> bool:
+        """Whether nothing is below *directory* but what we made: it could be empty at once.
+
+        Raises ``OSError`` if one cannot look.
+        """
+        return all(self._is_nothing_else(f"{directory}/{name}") for name in os.listdir(directory))
+
+    def _is_nothing_else(self, path: str) -> bool:
+        mount = self.mount_at(path)
+        if mount is not None:
+            return self.is_ours(mount)
+        if self.is_our_link(path) or path in (self.user.state, f"{self.user.state}.new"):
+            return True
+        return self.is_our_directory(path) and self.has_only_ours(path)
+
+
+def real(path: str) -> str:
+    """*path* with the symlinks on the way to its last component resolved."""
+    directory, _, name = path.rpartition("/")
+    return f"{os.path.realpath(directory or '/').rstrip('/')}/{name}"
+
+
+def readlink(path: str) -> str | None:
+    """Where the symlink at *path* leads, ``None`` if there is none."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def is_dead(path: str) -> bool:
+    """Whether the FUSE filesystem at *path* has lost the process that served it."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether both paths are the same place, be it by a bind mount; also if they do not
+    exist yet but would be the same.
+    """
+    while True:
+        found = _stat(one), _stat(other)
+        if found[0] is not None and found[1] is not None:
+            return os.path.samestat(found[0], found[1])
+        one_parent, _, one_name = one.rpartition("/")
+        other_parent, _, other_name = other.rpartition("/")
+        if found != (None, None) or one_name != other_name or not (one_parent and other_parent):
+            return False
+        one, other = one_parent, other_parent
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

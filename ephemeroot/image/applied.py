@@ -1,0 +1,46 @@
+"""The applied plan: what images are made of, nothing else.
+
+A configuration may be edited and checked for weeks; it reaches the boot only by
+``ephemeroot apply``, which writes this one file. Kernel updates rebuild images from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.plan import Plan
+
+PLAN = "/etc/ephemeroot/plan.json"
+
+
+def path(root: Path) -> Path:
+    """Where the system below *root* keeps its applied plan."""
+    return root / PLAN.lstrip("/")
+
+
+def read(root: Path) -> bytes | None:
+    """The applied plan as it was written, or ``None`` if nothing was ever applied.
+
+    Raises ``OSError`` if it is there and cannot be read.
+    """
+    try:
+        return path(root).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def load(root: Path) -> Plan | None:
+    """The applied plan, validated. Raises ``Damaged``."""
+    raw = read(root)
+    return None if raw is None else plans.parse(raw, str(path(root)))
+
+
+def generation(root: Path) -> int:
+    """The applied plan's generation; 0 if there is none that can be read."""
+    try:
+        plan = load(root)
+    except (Damaged, OSError):
+        return 0
+    return plan.generation if plan else 0

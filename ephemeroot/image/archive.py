@@ -1,0 +1,119 @@
+"""Reading an initramfs image: one or several cpio archives, compressed or not, in a row.
+
+The format is the kernel's, Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from ephemeroot.errors import Damaged, EphemerootError
+
+_NEWC = (b"070701", b"070702")
+_HEADER = 110
+_LAST = "TRAILER!!!"
+
+# By the first bytes: the program that undoes it, which is there where the image was made.
+_PROGRAMS = (
+    (b"\x1f\x8b", ("gzip", "-dc")),
+    (b"\x28\xb5\x2f\xfd", ("zstd", "-dc")),
+    (b"\xfd7zXZ\x00", ("xz", "-dc")),
+    (b"\x5d\x00\x00", ("xz", "-dc", "--format=lzma")),
+    (b"BZh", ("bzip2", "-dc")),
+    (b"\x02\x21\x4c\x18", ("lz4", "-dc")),
+    (b"\x04\x22\x4d\x18", ("lz4", "-dc")),
+    (b"\x89LZO", ("lzop", "-dc")),
+)
+
+
+class Archive:
+    """What is in an image. ``names`` are all names without leading slash, ``files`` the
+    content of those that were asked for, ``links`` where symlinks lead.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.files: dict[str, bytes] = {}
+        self.links: dict[str, str] = {}
+
+
+def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
+    """Read the image *path*, keeping the content of files whose name is *wanted*.
+
+    Raises ``Damaged`` if it is no image that can be read, ``OSError``.
+    """
+    archive = Archive()
+    data = path.read_bytes()
+    position, end = 0, len(data)
+    while position < end:
+        # Archives start at multiples of four; zeros between them are skipped.
+        if data[position] == 0:
+            position += 1
+        elif data[position : position + 6] in _NEWC:
+            position = _members(data, position, archive, wanted, path)
+        else:
+            rest = _decompress(data[position:], path)
+            _members(rest, 0, archive, wanted, path)
+            break
+    if not archive.names:
+        raise Damaged(f"{path} is no initramfs image that can be read back")
+    return archive
+
+
+def _members(
+    data: bytes, position: int, archive: Archive, wanted: Callable[[str], bool], path: Path
+) -> int:
+    """Read one archive; return where it ends."""
+    shared: dict[tuple[int, ...], list[str]] = {}
+    while True:
+        header = data[position : position + _HEADER]
+        if header[:6] not in _NEWC or len(header) < _HEADER:
+            raise Damaged(f"{path} is damaged: no archive member at byte {position}")
+        fields = [int(header[6 + 8 * n : 14 + 8 * n], 16) for n in range(13)]
+        mode, links, size, length = fields[1], fields[4], fields[6], fields[11]
+        start = position + _HEADER
+        name = os.fsdecode(data[start : start + length - 1])
+        body = _aligned(start + length)
+        position = _aligned(body + size)
+        if name == _LAST:
+            return position
+        name = name.removeprefix("./")
+        archive.names.add(name)
+        content = data[body : body + size]
+        if stat.S_ISLNK(mode):
+            archive.links[name] = os.fsdecode(content)
+        elif stat.S_ISREG(mode):
+            same = [name]
+            if links > 1:
+                # Hard links: only the last one carries the content.
+                same = shared.setdefault((fields[0], *fields[7:9]), [])
+                same.append(name)
+            for each in same:
+                if wanted(each) and (size or each not in archive.files):
+                    archive.files[each] = content
+
+
+def _aligned(position: int) -> int:
+    return (position + 3) & ~3
+
+
+def _decompress(data: bytes, path: Path) -> bytes:
+    for magic, command in _PROGRAMS:
+        if data.startswith(magic):
+            try:
+                done = subprocess.run(command, input=data, capture_output=True, check=False)
+            except FileNotFoundError:
+                raise EphemerootError(
+                    f"cannot read back {path}: the program {command[0]} is not installed",
+                    "install it",
+                ) from None
+            # What follows the compressed part (padding) is no reason to complain.
+            if done.stdout:
+                return done.stdout
+            said = done.stderr.decode(errors="replace").strip()
+            raise Damaged(f"{path} cannot be decompressed: {said}")
+    raise Damaged(f"{path} is compressed in an unknown way, or is no initramfs image")

@@ -1,0 +1,128 @@
+#!/bin/sh
+# boot wipe|persist|inert [TARGET]: run one stage, and know what to do when it cannot even start.
+#
+# The stage itself is Python (boot.pyc beside this file). Its exit status: 0 and 10 go on,
+# 1 fail closed, 71 reboot, 72 power off. Anything else means that it decided nothing (no
+# interpreter, a crash, a damaged plan): then the policies baked in below decide.
+
+folder=${0%/*}
+stage=$1
+target=${2:-/sysroot}
+
+python=/usr/bin/python3
+libraries=
+checks=
+wipe=keep
+store=emergency
+# shellcheck source=/dev/null  # written by `ephemeroot image`
+[ -r "$folder/settings" ] && . "$folder/settings"
+
+# To the kernel's log and to whoever sits in front of the machine.
+say() {
+    { printf '<2>ephemeroot: %s\n' "$1" >> /dev/kmsg; } 2> /dev/null
+    { printf 'ephemeroot: %s\r\n' "$1" >> /dev/console; } 2> /dev/null
+}
+
+# systemd's words for false
+is_off() {
+    case $1 in
+        0 | [nN] | [nN][oO] | [fF] | [fF][aA][lL][sS][eE] | [oO][fF][fF]) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+# The last one counts, as everywhere on the kernel command line.
+read_command_line() {
+    everything=on wiping=on persistence=on override=
+    set -f
+    read -r line < /proc/cmdline
+    for word in $line; do
+        value=${word#*=}
+        case $word in
+            ephemeroot=*) is_off "$value" && everything=off || everything=on ;;
+            ephemeroot.wipe=*) is_off "$value" && wiping=off || wiping=on ;;
+            ephemeroot.persist=*) is_off "$value" && persistence=off || persistence=on ;;
+            ephemeroot.on[-_]failure=*) override=$value ;;
+        esac
+    done
+    set +f
+}
+
+# Never comes back with success: the boot must not go on meanwhile.
+leave() {
+    say "$1 in 10 seconds"
+    sleep 10
+    systemctl --force "$1" || "$1" -f
+    sleep 60
+    say "$1 has failed"
+    exit 1
+}
+
+# follow POLICY RESCUE: what on-failure says for this stage
+follow() {
+    case $1 in
+        keep)
+            say "the root is kept as it is: nothing was wiped"
+            exit 0
+            ;;
+        reboot | poweroff) leave "$1" ;;
+    esac
+    say "$2"
+    exit 1
+}
+
+# Nothing was decided by the stage: $1 says why.
+decide() {
+    say "$stage failed: $1"
+    case $stage:$wiping:$persistence in
+        wipe:off:* | persist:*:off) exit 0 ;;
+        wipe:*)
+            case $override in keep | emergency | reboot | poweroff) wipe=$override ;; esac
+            follow "$wipe" "to boot without wiping, append ephemeroot.wipe=no to the kernel command line"
+            ;;
+    esac
+    case $override in emergency | reboot | poweroff) store=$override ;; esac
+    follow "$store" "to boot without persistence, append ephemeroot=no to the kernel command line"
+}
+
+# A volume whose check has failed must not be mounted, so nothing may be wiped either.
+require_checked() {
+    case $stage:$wiping:$persistence in wipe:off:* | persist:*:off) return ;; esac
+    for unit in $checks; do
+        systemctl --quiet is-failed "$unit" || continue
+        say "$stage failed: $unit found errors that it could not correct"
+        case $override in emergency | reboot | poweroff) store=$override ;; esac
+        follow "$store" "repair the filesystem; to boot without persistence, append ephemeroot=no to the kernel command line"
+    done
+}
+
+case $stage in
+    inert)
+        while read -r line; do say "$line"; done < "$folder/inert"
+        exit 0
+        ;;
+    wipe | persist) ;;
+    *)
+        say "wrong usage: boot $*"
+        exit 2
+        ;;
+esac
+
+read_command_line
+[ "$everything" = off ] && exit 0
+require_checked
+
+[ -n "$libraries" ] && export LD_LIBRARY_PATH="$libraries"
+"$python" -I -S -B "$folder/boot.pyc" "$stage" --plan "$folder/plan.json" --target "$target" --boot
+status=$?
+unset LD_LIBRARY_PATH
+case $status in
+    0 | 10) exit 0 ;;
+    1) exit 1 ;;
+    71) leave reboot ;;
+    72) leave poweroff ;;
+    3) decide "another run holds the lock" ;;
+    20) decide "the plan in this image cannot be used" ;;
+    126 | 127) decide "the interpreter $python cannot be started (exit $status)" ;;
+    *) decide "the boot code ended with exit status $status" ;;
+esac

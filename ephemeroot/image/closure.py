@@ -1,0 +1,179 @@
+"""Which Python modules the boot code loads for a plan, found by loading them.
+
+DESIGN: the closure is computed by running the imports, not by guessing. A child (`tracer`)
+does that in a bare interpreter; here the functions of our own modules are searched for the
+imports that only happen when they are called, and the child runs again until nothing new
+turns up.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ephemeroot
+from ephemeroot.errors import EphemerootError
+from ephemeroot.image import tracer
+
+OWN = "ephemeroot"
+"""The package whose functions are searched for further imports."""
+
+ENTRY = "ephemeroot.hooks.__main__"
+
+
+class Broken(EphemerootError):
+    """The initramfs's part of the program cannot be put together: make an inert image."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module that must be a file: ``kind`` is ``source`` or ``extension``."""
+
+    name: str
+    kind: str
+    file: Path
+    package: bool
+
+
+@dataclass(frozen=True)
+class Closure:
+    """What the boot code needs of this Python.
+
+    ``program`` is the interpreter (not a virtual environment's link to it), ``stdlib`` its
+    library's folder, ``mapped`` the shared objects that were loaded by whatever way.
+    """
+
+    program: Path
+    stdlib: Path
+    version: str
+    modules: tuple[Module, ...]
+    mapped: tuple[Path, ...]
+
+    def is_standard(self, module: Module) -> bool:
+        """Whether *module* belongs to the interpreter and not to us or a library of ours."""
+        below = module.file.is_relative_to(self.stdlib)
+        return below and not {"site-packages", "dist-packages"} & set(module.file.parts)
+
+
+def trace(imports: list[str], calls: list[str] | None = None) -> Closure:
+    """The closure of the boot's entry, of the modules *imports* and of what calling the
+    functions *calls* (``module:function``) loads.
+
+    Raises ``Broken`` with the interpreter's own words if something cannot be imported.
+    """
+    wanted = [ENTRY, *imports]
+    attempts: list[str] = []
+    while True:
+        answer = _run(wanted, attempts, calls or [])
+        closure = _closure(answer)
+        found = [name for name in _lazy_imports(closure.modules) if name not in attempts]
+        if not found:
+            return closure
+        attempts += found
+
+
+def _run(imports: list[str], attempts: list[str], calls: list[str]) -> dict[str, Any]:
+    words = []
+    for entry in search_path():
+        words += ["path", str(entry)]
+    for name in imports:
+        words += ["import", name]
+    for name in attempts:
+        words += ["try", name]
+    for name in calls:
+        words += ["call", name]
+    # As bare as the boot will be: no locale, no variables of Python's, no site-packages of
+    # its own.
+    done = subprocess.run(
+        [interpreter(), "-I", "-S", "-B", tracer.__file__, *words],
+        capture_output=True,
+        env={"PATH": os.defpath},
+        cwd="/",
+        text=True,
+        errors="surrogateescape",
+        check=False,
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise Broken(
+            f"the boot code cannot be loaded: {said[-1] if said else f'exit {done.returncode}'}",
+            "repair the installation of ephemeroot or of the library named",
+        )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def interpreter() -> Path:
+    """The interpreter behind ours: a virtual environment's is a link that finds nothing alone."""
+    return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
+
+
+def search_path() -> list[Path]:
+    """Where our own package and the libraries are: this process's path without the standard
+    library's part, which the bare interpreter knows better.
+    """
+    own = [Path(folder).parent for folder in ephemeroot.__path__]
+    entries = [Path(entry) for entry in sys.path if entry and Path(entry).is_absolute()]
+    standard = Path(os.__file__).resolve().parent
+    kept = []
+    for entry in [*own, *entries]:
+        inside = entry in (standard, standard / "lib-dynload")
+        if entry.is_dir() and not inside and entry not in kept:
+            kept.append(entry)
+    return kept
+
+
+def _closure(answer: dict[str, Any]) -> Closure:
+    files = []
+    for name, found in answer["modules"].items():
+        if found["kind"] in ("built-in", "frozen"):
+            continue
+        if found["kind"] not in ("source", "extension"):
+            raise Broken(f"the module {name} is loaded by a {found['kind']}: cannot be packed")
+        files.append(Module(name, found["kind"], Path(found["file"]), found["package"]))
+    return Closure(
+        program=interpreter(),
+        stdlib=Path(answer["python"]["stdlib"]),
+        version=answer["python"]["version"],
+        modules=tuple(files),
+        mapped=tuple(Path(path) for path in answer["mapped"]),
+    )
+
+
+def _lazy_imports(modules: tuple[Module, ...]) -> list[str]:
+    """What functions of our own modules import when they are called.
+
+    Ours and the standard library's; a third party's library is in the image only if the
+    wiper that uses it says so (``Needs.python``).
+    """
+    found: set[str] = set()
+    for module in modules:
+        if module.kind == "source" and _is_own(module.name):
+            tree = ast.parse(module.file.read_bytes(), str(module.file))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    found |= _imported(node)
+    return sorted(n for n in found if _is_own(n) or n.partition(".")[0] in sys.stdlib_module_names)
+
+
+def _is_own(name: str) -> bool:
+    return name == OWN or name.startswith(OWN + ".")
+
+
+def _imported(function: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module)
+            # `from package import name`: the name may be a module of the package. Tried,
+            # and no loss if it is none.
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names

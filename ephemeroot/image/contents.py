@@ -1,0 +1,275 @@
+"""The whole of it: from the applied plan to a folder that the generators copy."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import shlex
+import shutil
+from pathlib import Path
+
+from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.image import closure as closures
+from ephemeroot.image import data, entry, units, verification
+from ephemeroot.image.closure import Broken, Closure
+from ephemeroot.image.libraries import Libraries
+from ephemeroot.image.tree import FOLDER, Tree
+from ephemeroot.wipers.contract import Needs
+
+SYSTEMD = "systemd"
+"""The only kind of initramfs that the stages run in so far."""
+
+PLAN = f"{FOLDER}/plan.json"
+BOOT = f"{FOLDER}/boot"
+REASON = f"{FOLDER}/inert"
+SETTINGS = f"{FOLDER}/settings"
+MODULES = f"{FOLDER}/kernel-modules"
+
+_FILESYSTEM_MODULES = {
+    "ext2": ("ext4",),
+    "ext3": ("ext4",),
+    "auto": (),
+}
+# Code pages: which one a mount needs depends on how the kernel was built.
+_OPTIONAL_MODULES = {"vfat": ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8")}
+_UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
+
+
+class Contents:
+    """What the generators copy and add: ``tree``, the kernel modules ``modules``, and
+    ``waits``, what dracut's initqueue waits for (paths in /dev with seconds).
+
+    ``reason`` is why the image is inert, or ``None``; ``armed`` whether it wipes.
+    """
+
+    __slots__ = ("armed", "modules", "reason", "tree", "waits")
+
+    def __init__(self, top: Path) -> None:
+        self.tree = Tree(top)
+        self.modules: list[str] = []
+        self.waits: dict[str, int] = {}
+        self.reason: str | None = None
+        self.armed = False
+
+
+def put_together(top: Path, raw: bytes | None, init: str, *, when: int = 0) -> Contents:
+    """Fill the empty folder *top* with everything that the plan *raw* needs at boot.
+
+    Without a plan nothing is put there. If anything at all is wrong, only what says so is:
+    an image must have the whole or nothing, for half of it is a machine without data.
+    """
+    if raw is None:
+        return Contents(top)
+    try:
+        contents = _armed(top, raw, init)
+    except (EphemerootError, OSError, py_compile.PyCompileError) as error:
+        shutil.rmtree(top, ignore_errors=True)
+        contents = inert(top, _reason(error))
+    contents.tree.settle(when)
+    return contents
+
+
+def inert(top: Path, reason: str) -> Contents:
+    """Fill *top* with what says at boot that nothing is wiped, nothing persists, and why."""
+    contents = Contents(top)
+    contents.reason = reason
+    lines = (
+        "THIS INITRAMFS IS INERT: nothing was wiped, and nothing that was declared persists.",
+        f"The reason: {reason}",
+        "Repair it and run `ephemeroot apply`; an older image may be in the boot menu.",
+    )
+    contents.tree.copy(data.boot(), BOOT, why="entry")
+    contents.tree.place(BOOT).chmod(0o755)
+    contents.tree.write(REASON, "\n".join(lines) + "\n", why="the reason")
+    units.add_inert(contents.tree)
+    return contents
+
+
+def _armed(top: Path, raw: bytes, init: str) -> Contents:
+    if init != SYSTEMD:
+        raise Broken(
+            "this initramfs has no systemd with an emergency shell",
+            "build it with dracut's modules systemd and dracut-systemd",
+        )
+    plan = plans.parse(raw, "the applied plan")
+    contents = Contents(top)
+    needs = [_needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
+    volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
+    closure = closures.trace(_imports(plan, needs), [call for n in needs for call in n.exercise])
+    names = _add_python(contents.tree, closure)
+    programs = [_program(name) for n in needs for name in n.programs]
+    programs += _checkers(volumes)
+    _add_programs(contents.tree, closure, programs)
+    _add_entry(contents.tree, raw, names)
+    devices = _devices(plan)
+    units.add(contents.tree, devices)
+    _add_rules(contents.tree, volumes)
+    settings = _settings(plan, closure, devices, contents.tree)
+    contents.tree.write(SETTINGS, settings, why="entry")
+    modules = _kernel_modules(volumes, needs)
+    contents.tree.write(MODULES, "".join(f"{m}\n" for m in modules), why="to verify")
+    optional = {name for v in volumes for name in _OPTIONAL_MODULES.get(v.type, ())}
+    contents.modules = sorted({*modules, *optional})
+    contents.waits = {device.path: device.timeout for device in devices}
+    command = [str(closure.program), "-I", "-S", "-B", f"{FOLDER}/boot.pyc", "verify"]
+    verification.verify(contents.tree, command)
+    contents.armed = True
+    return contents
+
+
+def _needs(operation: Wipe) -> Needs:
+    wiper = operation.load()
+    return type(wiper).needs(wiper.settings)
+
+
+def _imports(plan: Plan, needs: list[Needs]) -> list[str]:
+    wipers = [o.attribute.partition(":")[0] for o in plan.wipe if isinstance(o, Wipe)]
+    return sorted({*wipers, *(name for need in needs for name in need.python)})
+
+
+def _add_python(tree: Tree, closure: Closure) -> list[str]:
+    """The interpreter and the modules; returns the modules' names, for the verification."""
+    tree.copy(closure.program, why="interpreter")
+    tree.place(str(closure.program)).chmod(0o755)
+    usual = Path("/usr/bin/python3")
+    if usual.resolve() == closure.program:
+        tree.copy(usual, why="interpreter, for a rescue shell")
+    names = []
+    for module in closure.modules:
+        names.append(module.name)
+        standard = closure.is_standard(module)
+        why = "standard library" if standard else "module"
+        if module.kind == "extension":
+            name = (
+                str(module.file)
+                if standard
+                else f"{FOLDER}/{_folder(module.name)}{module.file.name}"
+            )
+            tree.copy(module.file, name, why=why)
+            continue
+        below = module.name.replace(".", "/") + ("/__init__" if module.package else "")
+        folder = str(closure.stdlib) if standard else FOLDER
+        tree.compile(module.file, f"{folder}/{below}.pyc", why=why)
+    # What the interpreter looks for to find its library (CPython, Modules/getpath.py).
+    tree.compile(closure.stdlib / "os.py", f"{closure.stdlib}/os.pyc", why="landmark")
+    tree.folder(f"{closure.stdlib}/lib-dynload")
+    return sorted(names)
+
+
+def _folder(module: str) -> str:
+    head = module.rpartition(".")[0]
+    return head.replace(".", "/") + "/" if head else ""
+
+
+def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
+    """The programs, and the libraries of everything."""
+    for program in programs:
+        tree.copy(program, why="program")
+    extensions = [module.file for module in closure.modules if module.kind == "extension"]
+    libraries = Libraries().needed_by([closure.program, *extensions, *programs])
+    for library in libraries:
+        tree.copy(library, why="library")
+    # Loaded by a way that no ELF header tells of (dlopen): wanted all the same.
+    known = {path.resolve() for path in (closure.program, *extensions, *libraries)}
+    for path in closure.mapped:
+        if path.resolve() not in known and path.exists():
+            tree.copy(path, why="library, opened at run time")
+
+
+def _add_entry(tree: Tree, raw: bytes, names: list[str]) -> None:
+    tree.copy(data.boot(), BOOT, why="entry")
+    tree.place(BOOT).chmod(0o755)
+    tree.compile(Path(entry.__file__), f"{FOLDER}/boot.pyc", why="entry")
+    tree.write(f"{FOLDER}/modules", "\n".join(names) + "\n", why="entry")
+    tree.write(PLAN, raw, why="plan")
+
+
+def _add_rules(tree: Tree, volumes: list[Volume]) -> None:
+    """udev's rules without which a filesystem of several devices is not ready."""
+    for kind in {volume.type for volume in volumes}:
+        rules = Path(_UDEV_RULES.get(kind, "/nonexistent"))
+        if rules.exists():
+            tree.copy(rules, why=f"for {kind}")
+
+
+def _settings(plan: Plan, closure: Closure, devices: list[units.Device], tree: Tree) -> str:
+    """What `boot` must know when the interpreter does not start, as shell assignments."""
+    values = {
+        "python": str(closure.program),
+        "libraries": ":".join(_unusual_folders(tree)),
+        "checks": " ".join(device.fsck for device in devices if device.check),
+        "wipe": plan.on_failure["wipe"],
+        "store": plan.on_failure["store"],
+    }
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def _unusual_folders(tree: Tree) -> list[str]:
+    """Folders of libraries that a loader without its cache does not search (ld.so(8))."""
+    usual = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"]
+    folders = {os.path.dirname(name) for name, why in tree.why.items() if why.startswith("library")}
+    loaders = {os.path.dirname(name) for name in _loaders(tree)}
+    return sorted(f for f in folders if f not in usual and f not in loaders)
+
+
+def _loaders(tree: Tree) -> list[str]:
+    """The dynamic loaders in *tree*; the folder of one is searched by itself."""
+    return [n for n in tree.why if os.path.basename(n).startswith(("ld-linux", "ld-musl", "ld64"))]
+
+
+def _devices(plan: Plan) -> list[units.Device]:
+    """What the wipe waits for, each device once. Raises ``Damaged``."""
+    found: dict[str, units.Device] = {}
+    try:
+        for operation in plan.wipe:
+            if isinstance(operation, Volume) and units.is_on_device(operation.type):
+                device = units.Device(operation.device, operation.type, operation.timeout)
+            elif isinstance(operation, Wipe) and operation.device is not None:
+                device = units.Device(operation.device, operation.wiper, 90)
+                device.check = False  # the wiper's own business
+            else:
+                continue
+            known = found.setdefault(device.path, device)
+            known.check |= device.check
+    except ValueError as error:
+        raise Damaged(f"the plan names a device that is none: {error}") from None
+    return list(found.values())
+
+
+def _kernel_modules(volumes: list[Volume], needs: list[Needs]) -> list[str]:
+    names = {name for need in needs for name in need.kernel_modules}
+    for volume in volumes:
+        names.update(_FILESYSTEM_MODULES.get(volume.type, (volume.type,)))
+    return sorted(names)
+
+
+def _program(name: str) -> Path:
+    found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        raise Broken(f"the program {name} is not installed", "install the package that has it")
+    return Path(found)
+
+
+def _checkers(volumes: list[Volume]) -> list[Path]:
+    """fsck and what it calls. A type without a checker of its own is mounted unchecked, as
+    systemd does it.
+    """
+    checked = {v.type for v in volumes if units.is_checked(v.type)}
+    found = [shutil.which(f"fsck.{kind}", path="/usr/sbin:/sbin") for kind in sorted(checked)]
+    programs = [Path(path) for path in found if path]
+    return [_program("fsck"), *programs] if programs else []
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, EphemerootError):
+        text = f"{error.message} ({error.hint})" if error.hint else error.message
+    elif isinstance(error, OSError):
+        text = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    else:
+        text = str(error)
+    return " ".join(text.split())

@@ -1,0 +1,51 @@
+"""What ``boot`` runs in the initramfs, and the only file that is run by its path.
+
+    boot.pyc wipe|persist …     the stage, see ephemeroot.hooks
+    boot.pyc verify             load everything that was packed, and the plan; say so
+
+The byte-compiled code lies beside this file. ``-m`` would find nothing under ``-I -S``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+FOLDER = __file__.rpartition("/")[0]
+
+
+def verify() -> int:
+    """Import every packed module, load the plan and its wipers, and print a positive word.
+
+    A word, not an exit status: a program that never ran has none of either.
+    """
+    with open(f"{FOLDER}/modules", encoding="utf-8") as lines:
+        names = lines.read().split()
+    for name in names:
+        __import__(name)
+    from ephemeroot.hooks import plan as plans
+    from ephemeroot.hooks.wipe import Wipe
+
+    plan = plans.load(f"{FOLDER}/plan.json")
+    for operation in plan.wipe:
+        if isinstance(operation, Wipe):
+            operation.load()
+    plan.dump()
+    sys.stdout.write(f"{POSITIVE} {len(names)} {plan.generation}\n")
+    return 0
+
+
+POSITIVE = "ephemeroot-verified"
+
+
+def main(arguments: list[str]) -> int:
+    """Run a stage, or ``verify``."""
+    sys.path.insert(0, FOLDER)
+    if arguments == ["verify"]:
+        return verify()
+    from ephemeroot.hooks.__main__ import main as stage
+
+    return stage(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""The shared libraries that programs and extension modules need, and where they are.
+
+dracut before 110 resolves them only for files with the executable bit, and extension
+modules have none; mkinitcpio does for what it is told to. So it is done here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from ephemeroot.image import elf
+from ephemeroot.image.closure import Broken
+
+_DEFAULT = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
+
+
+class Libraries:
+    """Finds libraries as the dynamic linker of this machine would."""
+
+    def __init__(self) -> None:
+        self._cache = _linker_cache()
+
+    def needed_by(self, files: Iterable[Path]) -> list[Path]:
+        """All libraries that *files* need, directly or not, and their loader.
+
+        The names are those under which the loader will look for them (``libc.so.6``).
+        Raises ``Broken`` naming a library that is nowhere, and who needs it.
+        """
+        found: dict[str, Path] = {}
+        waiting = list(files)
+        while waiting:
+            file = waiting.pop()
+            facts = elf.read(file)
+            if facts is None:
+                continue
+            if facts.interpreter is not None:
+                found.setdefault(facts.interpreter, Path(facts.interpreter))
+            for name in facts.needed:
+                if name not in found:
+                    found[name] = self._find(name, facts, file)
+                    waiting.append(found[name])
+        return sorted(set(found.values()))
+
+    def _find(self, name: str, facts: elf.Elf, needing: Path) -> Path:
+        if "/" in name:
+            candidates = [Path(name)]
+        else:
+            folders = (*facts.search, *(str(p.parent) for p in self._cache.get(name, ())))
+            candidates = [Path(f, name) for f in (*folders, *_DEFAULT)]
+        for candidate in candidates:
+            if candidate.is_file():
+                other = elf.read(candidate)
+                if other is not None and other.machine == facts.machine:
+                    return candidate
+        raise Broken(
+            f"the library {name} that {needing} needs is not installed",
+            "install the package that has it",
+        )
+
+
+def _linker_cache() -> dict[str, list[Path]]:
+    """ldconfig's list: name to paths. Empty where there is no glibc, as on musl."""
+    try:
+        done = subprocess.run(
+            ["/sbin/ldconfig", "-p"],
+            capture_output=True,
+            text=True,
+            env={"LC_ALL": "C"},
+            check=False,
+        )
+    except OSError:
+        return {}
+    cache: dict[str, list[Path]] = {}
+    for line in done.stdout.splitlines():
+        name, arrow, path = line.strip().partition(" => ")
+        if arrow:
+            cache.setdefault(name.partition(" (")[0], []).append(Path(path))
+    return cache

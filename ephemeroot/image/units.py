@@ -1,0 +1,103 @@
+"""What systemd reads in the initramfs: our units, their links, and what waits for volumes."""
+
+from __future__ import annotations
+
+from ephemeroot.image import data
+from ephemeroot.image.tree import Tree
+from ephemeroot.linux import devices
+from ephemeroot.linux.units import escape_path
+
+FOLDER = "/usr/lib/systemd/system"
+
+WIPE = "ephemeroot-wipe.service"
+PERSIST = "ephemeroot-persist.service"
+INERT = "ephemeroot-inert.service"
+
+# What other units need of ours. Generated units (sysroot.mount) cannot be edited or
+# enabled for, so the links are made here.
+_REQUIRED_BY = {
+    WIPE: ("sysroot.mount", "initrd-root-fs.target"),
+    PERSIST: ("initrd-root-fs.target",),
+}
+
+# Filesystems whose repair is not fsck's business, or that are on no device.
+_UNCHECKED = frozenset((
+    "bcachefs", "btrfs", "erofs", "nfs", "nfs4", "overlay", "squashfs", "tmpfs", "virtiofs",
+    "xfs", "zfs", "9p", "cifs", "auto",
+))  # fmt: skip
+
+_ON_NO_DEVICE = frozenset(("nfs", "nfs4", "overlay", "tmpfs", "virtiofs", "zfs", "9p", "cifs"))
+
+
+class Device:
+    """A device that the wipe waits for: ``path`` in /dev, ``timeout`` in seconds, and
+    ``check``, whether a file system check belongs before its first mount.
+    """
+
+    __slots__ = ("check", "path", "timeout")
+
+    def __init__(self, spec: str, kind: str, timeout: int) -> None:
+        self.path = devices.link(spec)
+        self.timeout = timeout
+        self.check = is_checked(kind)
+
+    @property
+    def unit(self) -> str:
+        """The device's unit."""
+        return escape_path(self.path) + ".device"
+
+    @property
+    def fsck(self) -> str:
+        """The unit that checks the file system on it."""
+        return f"systemd-fsck@{escape_path(self.path)}.service"
+
+
+def is_checked(kind: str) -> bool:
+    """Whether fsck has something to do before the first mount of this type."""
+    return kind not in _UNCHECKED
+
+
+def is_on_device(kind: str) -> bool:
+    """Whether a volume of this type is on a block device."""
+    return kind not in _ON_NO_DEVICE
+
+
+def required() -> list[str]:
+    """The names that an armed image must have, for reading one back."""
+    names = []
+    for unit, others in _REQUIRED_BY.items():
+        names.append(f"{FOLDER}/{unit}")
+        names += [f"{FOLDER}/{other}.requires/{unit}" for other in others]
+    return names
+
+
+def add(tree: Tree, waited_for: list[Device]) -> None:
+    """Put the units of both stages into *tree*, ready to start.
+
+    The stages wait for their devices but do not require them: a device that is missing is
+    for the stage to report, and for its policy to decide.
+    """
+    for unit, others in _REQUIRED_BY.items():
+        tree.write(f"{FOLDER}/{unit}", data.unit(unit), why="unit")
+        for other in others:
+            tree.link(f"{FOLDER}/{other}.requires/{unit}", f"../{unit}", why=f"for {other}")
+    names = sorted({d.unit for d in waited_for} | {d.fsck for d in waited_for if d.check})
+    if names:
+        lines = "".join(f"Wants={name}\nAfter={name}\n" for name in names)
+        tree.write(f"{FOLDER}/{WIPE}.d/volumes.conf", f"[Unit]\n{lines}", why="volumes")
+    for device in waited_for:
+        # The name sorts behind the generators' own: dracut's says that the root's device is
+        # waited for without end, and then no policy for a missing store would ever be asked.
+        # Time that people take to type a passphrase does not count.
+        tree.write(
+            f"{FOLDER}/{device.unit}.d/zz-ephemeroot.conf",
+            "[Unit]\nAfter=cryptsetup.target\n"
+            f"JobTimeoutSec=infinity\nJobRunningTimeoutSec={device.timeout or 'infinity'}\n",
+            why=device.path,
+        )
+
+
+def add_inert(tree: Tree) -> None:
+    """Put the one unit into *tree* that only says why this image does nothing."""
+    tree.write(f"{FOLDER}/{INERT}", data.unit(INERT), why="unit")
+    tree.link(f"{FOLDER}/initrd.target.wants/{INERT}", f"../{INERT}", why="for initrd.target")

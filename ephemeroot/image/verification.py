@@ -1,0 +1,108 @@
+"""Run the packed tree where it will be alone: in a chroot, in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+from ephemeroot.image import entry, tree
+from ephemeroot.image.closure import Broken
+from ephemeroot.linux import kernel, mounts
+
+# include/uapi/linux/sched.h
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+
+_NOT_ENTERED = 98
+
+
+def verify(packed: tree.Tree, command: list[str]) -> None:
+    """Run *command* (its words as the initramfs will know them) with *packed* as its root.
+
+    For that time the tree has the links that every initramfs has, and /proc. Raises
+    ``Broken`` with what the command said unless it printed the positive word.
+    """
+    borrowed = [packed.top / name.lstrip("/") for name in tree.merged_links()]
+    for link, target in zip(borrowed, tree.merged_links().values(), strict=True):
+        link.symlink_to(target)
+    proc = packed.top / "proc"
+    proc.mkdir()
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            env={"PATH": "/usr/bin:/usr/sbin"},
+            preexec_fn=lambda: _enter(packed.top),
+            check=False,
+        )
+    finally:
+        proc.rmdir()
+        for link in borrowed:
+            link.unlink()
+    if done.returncode == 0 and done.stdout.startswith(entry.POSITIVE + " "):
+        return
+    reason = telling_line(done.stderr or done.stdout) or f"exit status {done.returncode}"
+    raise Broken(f"the packed boot code does not run: {reason}", "reinstall what it names")
+
+
+def telling_line(output: str) -> str:
+    """The line of a failed interpreter's *output* that says why: the last error in it."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "rror" in line.partition(" ")[0] or "rror:" in line]
+    return (errors or lines or [""])[-1]
+
+
+def _enter(top: Path) -> None:
+    """Make *top* this process's root. Runs in the child, which ends here if that fails."""
+    try:
+        _unshare()
+        if _leave_others_alone():
+            _bind(top, top)
+            # Where temporary files live may be noexec; the initramfs is not.
+            flags = mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY
+            kernel.libc.mount(None, os.fsencode(top), None, flags, None)
+            _bind(Path("/proc"), top / "proc")
+        os.chroot(top)
+        os.chdir("/")
+    except OSError as error:
+        os.write(2, f"cannot enter the packed tree: {error}\n".encode())
+        os._exit(_NOT_ENTERED)
+
+
+def _leave_others_alone() -> bool:
+    """Stop our mounts from appearing anywhere else; whether that was possible.
+
+    It is not in a chroot that is no mount point, where images for other systems are built:
+    nothing is mounted then, and the plain chroot has to do.
+    """
+    if kernel.libc.mount(None, b"/", None, mounts.MS_REC | mounts.MS_PRIVATE, None) == 0:
+        return True
+    if ctypes.get_errno() == errno.EINVAL:
+        return False
+    kernel.raise_errno("/")
+    return False
+
+
+def _bind(source: Path, target: Path) -> None:
+    flags = mounts.MS_BIND | mounts.MS_REC
+    if kernel.libc.mount(os.fsencode(source), os.fsencode(target), None, flags, None) != 0:
+        kernel.raise_errno(str(source))
+
+
+def _unshare() -> None:
+    """A mount namespace; without the right to one, by way of a user namespace."""
+    libc = kernel.libc
+    libc.unshare.argtypes = (ctypes.c_int,)
+    uid, gid = os.geteuid(), os.getegid()
+    if libc.unshare(_CLONE_NEWNS) == 0:
+        return
+    if libc.unshare(_CLONE_NEWNS | _CLONE_NEWUSER) != 0:
+        kernel.raise_errno("unshare")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")

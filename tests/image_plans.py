@@ -1,0 +1,52 @@
+"""Plans and trees for the tests of the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.image import contents
+from ephemeroot.image.contents import Contents
+from ephemeroot.wipers.btrfs import Btrfs
+
+UUID = "3c2bc5a1-0000-4000-8000-123456789abc"
+
+
+def wipe(attribute: str = "ephemeroot.wipers.btrfs:Btrfs") -> Wipe:
+    settings = {option.name: option.default for option in Btrfs.OPTIONS}
+    return Wipe(target="/", wiper="btrfs", attribute=attribute, settings=settings)
+
+
+def volume(**values: object) -> Volume:
+    given: dict[str, object] = {
+        "mount_point": "/persistent",
+        "name": "persistent",
+        "device": f"UUID={UUID}",
+        "type": "btrfs",
+        "options": ["subvol=persistent"],
+    }
+    return Volume(**{**given, **values})
+
+
+def plan(*more: Operation, on_failure: dict[str, str] | None = None, generation: int = 7) -> Plan:
+    store = Store(path="/persistent", volume="persistent", id="an-id")
+    return Plan(
+        wipe=[volume(), store, *(more or (wipe(),))],
+        persist=[
+            Attach(mount_point="/persistent", volume="persistent"),
+            Directory(path="/var/log", store="/persistent", source="var/log"),
+        ],
+        on_failure=on_failure,
+        generation=generation,
+    )
+
+
+def put_together(top: Path, *more: Operation) -> Contents:
+    """An armed tree; a failure shows the reason."""
+    made = contents.put_together(top, plan(*more).dump(), contents.SYSTEMD)
+    assert made.reason is None
+    return made

@@ -1,0 +1,214 @@
+"""A user of this machine who is nobody special, for as long as a test lasts.
+
+In a mount and a process namespace of its own: /etc (with the user in passwd), /home, /mnt and
+a /dev/fuse that anybody may open are private, everything else is the machine's: its kernel,
+its FUSE, its bindfs, its setuid fusermount3. When the namespace ends, so do the user's
+processes and mounts. The user has no capability, no group, no password.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ephemeroot
+
+UID = 4242
+NAME = "talyz"
+HOME = f"/home/{NAME}"
+STORE = f"/mnt/persistent/home/{NAME}"
+CONFIGURATION = f"{HOME}/.config/ephemeroot/home.toml"
+PROGRAM = "/mnt/bin/ephemeroot"
+
+# SIGCHLD is ignored by the first process, so that the kernel itself buries orphans.
+SET_UP = f"""
+set -e
+mount -t tmpfs -o mode=0755 none /mnt
+mkdir -p /mnt/etc /mnt/lib /mnt/bin {STORE} /mnt/home/{NAME}
+for name in ld.so.cache ld.so.conf ld.so.conf.d nsswitch.conf localtime fuse.conf; do
+  [ ! -e /etc/$name ] || cp -a /etc/$name /mnt/etc/
+done
+ln -s /proc/self/mounts /mnt/etc/mtab
+printf 'root:x:0:0::/root:/bin/sh\\n{NAME}:x:{UID}:{UID}::{HOME}:/bin/sh\\n' >/mnt/etc/passwd
+printf 'root:x:0:\\n{NAME}:x:{UID}:\\n' >/mnt/etc/group
+mknod -m 0666 /mnt/fuse c 10 229
+chown -R {UID}:{UID} {STORE} /mnt/home/{NAME}
+mount --bind /mnt/fuse /dev/fuse
+mount --bind /mnt/home /home
+mount --bind /mnt/etc /etc
+trap '' CHLD
+echo ready
+exec sleep infinity
+"""
+
+
+class OrdinaryUser:
+    """The user ``talyz`` with an empty home and an empty store."""
+
+    def __init__(self) -> None:
+        self._outside = subprocess.Popen(
+            ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private",
+             "--kill-child", "sh", "-c", SET_UP],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._outside.stdout is not None
+        if self._outside.stdout.readline() != "ready\n":
+            raise RuntimeError(f"no namespace for the user: {self._outside.communicate()[1]}")
+        children = Path(f"/proc/{self._outside.pid}/task/{self._outside.pid}/children")
+        self.first = int(children.read_text().split()[0])
+        self._install()
+
+    def close(self) -> None:
+        """End all processes of the namespace, and with them its mounts."""
+        os.kill(self.first, signal.SIGKILL)
+        self._outside.communicate(timeout=10)
+
+    def outside(self, path: str) -> Path:
+        """The user's *path* as root sees it from outside of the namespace.
+
+        What FUSE shows, root may not see.
+        """
+        return Path(f"/proc/{self.first}/root{path}")
+
+    def _install(self) -> None:
+        interpreter = os.path.realpath(sys.executable)
+        if self.sh(f"'{interpreter}' -c ''", check=False).returncode != 0:
+            pytest.skip(f"needs a Python that every user may run: {interpreter} is private")
+        package = Path(ephemeroot.__path__[0])
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, self.outside("/mnt/lib/ephemeroot"), ignore=ignored)
+        program = self.outside(PROGRAM)
+        program.write_text(
+            f"#!{interpreter} -IB\nimport sys\nsys.path.insert(0, '/mnt/lib')\n"
+            "from ephemeroot.cli import main\nsys.exit(main())\n"
+        )
+        program.chmod(0o755)
+
+    def command(self, words: Sequence[str], environment: dict[str, str]) -> list[str]:
+        """What runs *words* in the namespace as the user."""
+        variables = {
+            "HOME": HOME, "USER": NAME, "LANG": "C.UTF-8",
+            "PATH": "/mnt/bin:/usr/local/bin:/usr/bin:/bin", **environment,
+        }  # fmt: skip
+        return [
+            "nsenter", f"--target={self.first}", "--mount", "--pid", f"--wdns={HOME}",
+            "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all",
+            "env", "--ignore-environment", *(f"{k}={v}" for k, v in variables.items()), *words,
+        ]  # fmt: skip
+
+    def run(
+        self, *words: str, check: bool = True, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as the user."""
+        done = subprocess.run(
+            self.command(words, environment or {}), capture_output=True, text=True, timeout=60
+        )
+        if check:
+            assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done
+
+    def sh(self, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a shell script as the user."""
+        return self.run("sh", "-ec", script, check=check)
+
+    def as_root(self, script: str) -> str:
+        """Run a shell script as root in the namespace, for what the machine's owner does."""
+        done = subprocess.run(
+            ["nsenter", f"--target={self.first}", "--mount", "--pid", "sh", "-ec", script],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a program as the user; its first line of output is awaited."""
+        process = subprocess.Popen(
+            self.command(words, {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        return process
+
+    def home(
+        self, *arguments: str, rc: int = 0, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """``ephemeroot home …``, which must end with *rc* and without a traceback."""
+        done = self.run(PROGRAM, "home", *arguments, check=False, environment=environment)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == rc, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def status(self) -> dict[str, str]:
+        """The condition of each entry by its path below the home, as ``status`` has it."""
+        done = self.run(PROGRAM, "home", "status", "--json", check=False)
+        content: dict[str, Any] = json.loads(done.stdout)
+        assert (content["format"], content["version"]) == ("ephemeroot-home-status", 1)
+        return {
+            entry["target"].removeprefix(f"{HOME}/"): entry["condition"]
+            for entry in content["entries"]
+        }
+
+    def write(self, path: str, content: str) -> None:
+        """Write a file as the user (*path* below the home unless absolute)."""
+        path = path if path.startswith("/") else f"{HOME}/{path}"
+        script = 'mkdir -p "$(dirname "$0")" && printf %s "$1" > "$0"'
+        self.run("sh", "-c", script, path, content)
+
+    def declare(self, text: str) -> None:
+        """Make *text* the ``home.toml``; ``STORE`` in it is the store."""
+        self.write(CONFIGURATION, text.replace("STORE", STORE))
+
+    def mounts(self) -> dict[str, str]:
+        """The FUSE mounts there are, and what the mount table calls their sources."""
+        lines = self.sh("cat /proc/self/mountinfo").stdout.splitlines()
+        found = {}
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            if after.startswith("fuse"):
+                point = before.split(" ")[4].encode().decode("unicode_escape")
+                found[point.removeprefix(f"{HOME}/")] = after.split(" ")[1]
+        return found
+
+    def processes(self, *words: str) -> list[int]:
+        """The user's processes whose command line has all these words, by their numbers in
+        the namespace.
+        """
+        found = []
+        for path in self.outside("/proc").iterdir():
+            if path.name.isdigit():
+                line = (path / "cmdline").read_bytes().split(b"\0")
+                if all(word.encode() in line for word in words):
+                    found.append(int(path.name))
+        return found
+
+    def kill(self, number: int, *words: str) -> None:
+        """Send a signal to all those processes; there must be one."""
+        pids = self.processes(*words)
+        assert pids, words
+        self.run("kill", f"-{number}", *map(str, pids))
+
+    def tree(self, top: str = HOME) -> list[str]:
+        """All there is below *top*, without our configuration, as the user sees it; links
+        with where they lead.
+        """
+        done = self.run("find", top, "-mindepth", "1", "-printf", r"%P %l\n")
+        lines = [line.strip() for line in done.stdout.splitlines()]
+        return sorted(line for line in lines if not line.startswith(".config"))
+
+
+def wait_until(condition: Any, what: str, seconds: float = 10) -> None:
+    """Wait until *condition()* is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.05)

@@ -1,0 +1,172 @@
+"""Which images there are, and that reading one back finds whatever is wrong with it."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.image import contents, dracut
+from image_archives import Member, archive, file, of_tree
+from image_plans import plan, put_together
+
+KERNEL = "6.12.0"
+PLAN = plan().dump()
+
+
+@pytest.fixture(scope="module")
+def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
+    """An image's content as dracut makes it: ours, and what belongs to it."""
+    made = put_together(tmp_path_factory.mktemp("image") / "tree")
+    members = of_tree(made.tree.top)
+    members["usr/lib/systemd/system/emergency.service"] = file(b"[Unit]\n")
+    members[f"usr/lib/modules/{KERNEL}/kernel/fs/btrfs/btrfs.ko.xz"] = file(b"")
+    members[f"usr/lib/modules/{KERNEL}/modules.builtin"] = file(b"kernel/fs/ext4/ext4.ko\n")
+    return members
+
+
+def verify(tmp_path: Path, members: dict[str, Member], raw: bytes = PLAN) -> str:
+    image = tmp_path / "initrd"
+    image.write_bytes(archive(members))
+    return dracut.verify(image, raw)
+
+
+@pytest.mark.requires_root
+class TestVerify:
+    def test_what_is_right(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+        assert f"plan of {len(PLAN)} bytes" in verify(tmp_path, armed)
+
+    def test_a_built_in_filesystem(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+        members = {name: m for name, m in armed.items() if ".ko" not in name}
+        members[f"usr/lib/modules/{KERNEL}/modules.builtin"] = file(b"kernel/fs/btrfs/btrfs.ko\n")
+        verify(tmp_path, members)
+
+    @pytest.mark.parametrize(
+        "gone",
+        [
+            "usr/lib/ephemeroot/boot",
+            "usr/lib/ephemeroot/boot.pyc",
+            "usr/lib/ephemeroot/settings",
+            "usr/lib/systemd/system/ephemeroot-persist.service",
+            "usr/lib/systemd/system/sysroot.mount.requires/ephemeroot-wipe.service",
+            "usr/lib/systemd/system/emergency.service",
+        ],
+    )
+    def test_what_is_missing(self, tmp_path: Path, armed: dict[str, Member], gone: str) -> None:
+        members = {name: m for name, m in armed.items() if name != gone}
+        with pytest.raises(EphemerootError, match=re.escape(gone)):
+            verify(tmp_path, members)
+
+    def test_no_interpreter(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+        members = {name: m for name, m in armed.items() if not name.startswith("usr/bin/python")}
+        with pytest.raises(EphemerootError, match=r"lacks .*python"):
+            verify(tmp_path, members)
+
+    def test_no_kernel_module(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+        members = {name: m for name, m in armed.items() if "btrfs.ko" not in name}
+        with pytest.raises(EphemerootError, match="kernel modules btrfs"):
+            verify(tmp_path, members)
+
+    def test_another_plan(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+        with pytest.raises(EphemerootError, match="another plan"):
+            verify(tmp_path, armed, plan(generation=8).dump())
+
+
+def test_nothing_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(EphemerootError, match="nothing of ephemeroot"):
+        verify(tmp_path, {"init": file(b"")})
+
+
+def test_an_inert_image_is_no_success(tmp_path: Path) -> None:
+    made = contents.inert(tmp_path / "tree", "the moon was full")
+    with pytest.raises(EphemerootError, match="inert: the moon was full"):
+        verify(tmp_path, of_tree(made.tree.top))
+
+
+def test_something_else(tmp_path: Path) -> None:
+    (tmp_path / "initrd").write_bytes(b"MZ a unified image")
+    with pytest.raises(EphemerootError, match="no initramfs image"):
+        dracut.verify(tmp_path / "initrd", PLAN)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with two kernels and the folder of a third, whose package is gone."""
+    for kernel in ("6.1.0", KERNEL):
+        folder = tmp_path / "lib/modules" / kernel
+        folder.mkdir(parents=True)
+        (folder / "modules.dep").write_text("")
+    (tmp_path / "lib/modules/5.9.0/updates").mkdir(parents=True)
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "etc").mkdir()
+    return tmp_path
+
+
+def test_debians_and_fedoras_images(root: Path) -> None:
+    for name in ("initrd.img-6.1.0", f"initramfs-{KERNEL}.img", "initramfs-0-rescue-1234.img"):
+        (root / "boot" / name).write_text("")
+    found, unknown = dracut.images(root)
+    assert [(i.path.name, i.kernel) for i in found] == [
+        ("initrd.img-6.1.0", "6.1.0"),
+        (f"initramfs-{KERNEL}.img", KERNEL),
+    ]
+    assert unknown == []
+
+
+def test_boot_loader_specification(root: Path) -> None:
+    (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    image = root / f"boot/efi/0123456789abcdef0123456789abcdef/{KERNEL}/initrd"
+    image.parent.mkdir(parents=True)
+    image.write_text("")
+    unified = root / f"boot/EFI/Linux/linux-{KERNEL}-1.efi"
+    unified.parent.mkdir(parents=True)
+    unified.write_text("")
+    found, unknown = dracut.images(root)
+    assert [i.path for i in found] == [image]
+    assert len(unknown) == 2
+    assert f"{unified} is a unified image" in unknown[1]
+    assert "6.1.0" in unknown[0]
+
+
+def test_an_image_that_fails_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a dracut at all, and with one that fails or makes the wrong image."""
+    image = dracut.Image(root / f"boot/initrd.img-{KERNEL}", KERNEL)
+    image.path.write_bytes(b"the old one")
+    programs = root / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    script = programs / "dracut"
+    for body, said in (
+        ("echo 'dracut[F]: no space' >&2; exit 1", "no space"),
+        ("exit 0", "could not build"),
+        ("echo nonsense > $2", "no initramfs image"),
+    ):
+        script.write_text(f"#!/bin/sh\n{body}\n")
+        script.chmod(0o755)
+        with pytest.raises(EphemerootError, match=said):
+            dracut.rebuild(image, PLAN)
+        assert image.path.read_bytes() == b"the old one"
+        assert list(image.path.parent.iterdir()) == [image.path]
+
+
+@pytest.mark.requires_root
+def test_an_image_that_is_right_takes_the_name(
+    root: Path, armed: dict[str, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = dracut.Image(root / f"boot/initrd.img-{KERNEL}", KERNEL)
+    image.path.write_bytes(b"the old one")
+    image.path.chmod(0o600)
+    (root / "right").write_bytes(archive(armed))
+    programs = root / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    script = programs / "dracut"
+    script.write_text(f'#!/bin/sh\n[ "$3" = {KERNEL} ] && cp {root}/right "$2"\n')
+    script.chmod(0o755)
+    assert "interpreter" in dracut.rebuild(image, PLAN)
+    assert image.path.read_bytes() == archive(armed)
+    assert stat.S_IMODE(image.path.stat().st_mode) == 0o600
+    assert list(image.path.parent.iterdir()) == [image.path]

@@ -1,0 +1,205 @@
+"""The dracut module against dracut's documented functions (dracut.modules(7)).
+
+`ephemeroot image` is the real one; dracut's own functions are stand-ins of a line each.
+Real builds and boots are in vm-tests.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ephemeroot import cli
+from image_plans import plan, volume, wipe
+
+pytestmark = pytest.mark.requires_root
+
+DRACUT = """
+set -u
+mount_needs=
+dinfo() { echo "info $*"; }
+derror() { echo "error $*"; }
+dfatal() { echo "fatal $*"; }
+dracut_module_included() { [[ " $included " == *\\ $1\\ * ]]; }
+inst_hook() { echo "hook $1 $2"; cp "$3" "$DRACUT_TMPDIR/"; }
+instmods() { echo "module hostonly=$hostonly $*"; }
+hostonly=-h
+. "$moddir/module-setup.sh"
+check || exit 99
+install
+installkernel || exit 98
+echo complete
+"""
+
+
+@dataclass
+class Built:
+    status: int
+    lines: list[str]
+    names: set[str]
+    folder: Path
+
+
+class Dracut:
+    """A system below ``root`` with the module set up, and a build folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "root"
+        (self.root / "etc/ephemeroot").mkdir(parents=True)
+        program = folder / "ephemeroot"
+        program.write_text(
+            f"#!{sys.executable} -P\nimport sys\nfrom ephemeroot.cli import main\n"
+            f'sys.exit(main([*sys.argv[1:], "--root", "{self.root}"]))\n'
+        )
+        program.chmod(0o755)
+        arguments = ["setup", "dracut", "--root", str(self.root), "--program", str(program)]
+        assert cli.main(arguments) == 0
+        self.module = self.root / "usr/lib/dracut/modules.d/90ephemeroot"
+        self.initdir = folder / "tmp/initramfs"
+        # What other modules have put there before.
+        (self.initdir / "usr/lib").mkdir(parents=True)
+        (self.initdir / "usr/bin").mkdir()
+        (self.initdir / "lib").symlink_to("usr/lib")
+        (self.initdir / "bin").symlink_to("usr/bin")
+
+    def apply(self, raw: bytes) -> None:
+        (self.root / "etc/ephemeroot/plan.json").write_bytes(raw)
+
+    def build(self, included: str = "base dracut-systemd") -> Built:
+        done = subprocess.run(
+            ["bash", "-c", DRACUT],
+            capture_output=True,
+            text=True,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "moddir": str(self.module),
+                "initdir": str(self.initdir),
+                "DRACUT_TMPDIR": str(self.folder / "tmp"),
+                "dracutsysrootdir": str(self.root),
+                "included": included,
+            },
+        )
+        names = {
+            str(p.relative_to(self.initdir))
+            for p in self.initdir.rglob("*")
+            if p.is_symlink() or p.is_file()
+        }
+        lines = (done.stdout + done.stderr).splitlines()
+        return Built(done.returncode, lines, names - {"lib", "bin"}, self.folder / "tmp")
+
+
+@pytest.fixture
+def dracut(tmp_path: Path) -> Dracut:
+    return Dracut(tmp_path)
+
+
+INERT = {
+    "usr/lib/ephemeroot/boot",
+    "usr/lib/ephemeroot/inert",
+    "usr/lib/systemd/system/ephemeroot-inert.service",
+    "usr/lib/systemd/system/initrd.target.wants/ephemeroot-inert.service",
+}
+
+
+def test_an_armed_image(dracut: Dracut) -> None:
+    dracut.apply(plan(volume(mount_point="/data", name="data", type="ext4"), wipe()).dump())
+    built = dracut.build()
+    assert built.status == 0, built.lines
+    assert "complete" in built.lines
+    assert "usr/lib/ephemeroot/plan.json" in built.names
+    assert "usr/lib/systemd/system/sysroot.mount.requires/ephemeroot-wipe.service" in built.names
+    # The links that were there are links still.
+    assert (dracut.initdir / "lib").is_symlink()
+    assert (dracut.initdir / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
+    assert "module hostonly= btrfs" in built.lines
+    assert "module hostonly= ext4" in built.lines
+    assert "hook initqueue/finished 50" in built.lines
+
+
+def test_the_hook_waits_for_the_device_and_not_for_ever(dracut: Dracut) -> None:
+    device = dracut.folder / "a device"
+    dracut.apply(plan(volume(device=str(device), timeout=5)).dump())
+    built = dracut.build()
+    hooks = [p for p in built.folder.iterdir() if p.suffix == ".sh"]
+    scripts = [hook for hook in hooks if str(device) in hook.read_text()]
+    assert len(scripts) == 1
+
+    def finished(main_loop: int) -> bool:
+        command = ["sh", "-c", f". '{scripts[0]}'"]
+        done = subprocess.run(command, env={"main_loop": str(main_loop)}, capture_output=True)
+        assert done.stderr == b""
+        return done.returncode == 0
+
+    assert not finished(0)
+    assert not finished(9)
+    assert finished(10)
+    device.touch()
+    assert finished(0)
+
+
+def test_never_applied(dracut: Dracut) -> None:
+    built = dracut.build()
+    assert (built.status, built.names) == (0, set())
+    assert not any(line.startswith(("error", "fatal")) for line in built.lines)
+    assert any("nothing was ever applied" in line for line in built.lines)
+
+
+def test_a_rescue_image_has_nothing(dracut: Dracut) -> None:
+    dracut.apply(plan().dump())
+    built = dracut.build("base dracut-systemd rescue")
+    assert (built.status, built.names) == (0, set())
+
+
+def test_with_the_emergency_module_only(dracut: Dracut) -> None:
+    dracut.apply(plan().dump())
+    assert "usr/lib/ephemeroot/plan.json" in dracut.build("base systemd-emergency").names
+
+
+def test_without_an_emergency_shell_it_is_inert(dracut: Dracut) -> None:
+    dracut.apply(plan().dump())
+    built = dracut.build("base systemd")
+    assert (built.status, built.names) == (0, INERT)
+    assert any("INERT" in line for line in built.lines if line.startswith("error"))
+    assert "emergency shell" in (dracut.initdir / "usr/lib/ephemeroot/inert").read_text()
+    assert not any(line.startswith(("hook", "module")) for line in built.lines)
+
+
+def test_a_broken_plan_is_inert(dracut: Dracut) -> None:
+    dracut.apply(plan().dump()[:-20])
+    built = dracut.build()
+    assert (built.status, built.names) == (0, INERT)
+
+
+@pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", "#!/nonexistent/python\n", None])
+def test_a_program_that_does_not_run_is_inert(dracut: Dracut, program: str | None) -> None:
+    """A virtual environment that was deleted, a Python that was upgraded away."""
+    dracut.apply(plan().dump())
+    if program is None:
+        (dracut.folder / "ephemeroot").unlink()
+    else:
+        (dracut.folder / "ephemeroot").write_text(program)
+    built = dracut.build()
+    assert (built.status, built.names) == (0, INERT)
+    assert any("INERT" in line for line in built.lines if line.startswith("error"))
+    assert "exit status" in (dracut.initdir / "usr/lib/ephemeroot/inert").read_text()
+
+
+def test_a_program_that_does_not_run_and_was_never_applied(dracut: Dracut) -> None:
+    (dracut.folder / "ephemeroot").unlink()
+    built = dracut.build()
+    assert (built.status, built.names) == (0, set())
+
+
+def test_half_of_it_is_no_image(dracut: Dracut) -> None:
+    """What cannot be copied ends the build: the machine keeps the image that it has."""
+    dracut.apply(plan().dump())
+    (dracut.initdir / "usr/lib/ephemeroot").write_text("a file in the way")
+    built = dracut.build()
+    assert built.status == 1
+    assert any(line.startswith("fatal") for line in built.lines)
+    assert "complete" not in built.lines

@@ -1,0 +1,242 @@
+"""`boot`: what the unit or hook does with a stage's exit status, and without one.
+
+Run with stand-ins for the interpreter, for systemctl and for sleep, in a mount namespace
+with a kernel command line, a console and a kernel log of its own: the real ones would end
+this machine's day.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.image import data
+
+pytestmark = pytest.mark.requires_root
+
+
+@dataclass
+class Result:
+    status: int
+    console: str
+    log: str
+    called: list[str]
+
+
+class Machine:
+    """A folder with `boot` in it, and what it finds around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        self.settings = {"python": str(folder / "python")}
+        self.cmdline = "root=/dev/vda ro"
+        boot = folder / "boot"
+        boot.write_bytes(data.boot().read_bytes())
+        boot.chmod(0o755)
+        self._program("sleep", "exit 0")
+        self.interpreter("exit 0")
+
+    def _program(self, name: str, body: str) -> None:
+        path = self.programs / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.folder}/called\n{body}\n')
+        path.chmod(0o755)
+
+    def interpreter(self, body: str) -> None:
+        """The stage itself, as a shell script."""
+        path = self.folder / "python"
+        path.write_text(f'#!/bin/sh\necho "python $*" >> {self.folder}/called\n{body}\n')
+        path.chmod(0o755)
+
+    def systemctl(self, failed: str = "") -> None:
+        self._program("systemctl", f'[ "$2 $3" = "is-failed {failed}" ]')
+
+    def boot(self, *words: str) -> Result:
+        for name in ("console", "log"):
+            (self.folder / name).write_text("")
+        (self.folder / "cmdline").write_text(self.cmdline + "\n")
+        (self.folder / "called").write_text("")
+        lines = [f"{name}={shlex.quote(value)}\n" for name, value in self.settings.items()]
+        (self.folder / "settings").write_text("".join(lines))
+        script = (
+            "set -e; mount -t tmpfs tmpfs /dev; mknod -m 666 /dev/null c 1 3\n"
+            f"ln -s {self.folder}/console /dev/console; ln -s {self.folder}/log /dev/kmsg\n"
+            f"mount --bind {self.folder}/cmdline /proc/cmdline\n"
+            f'PATH={self.programs} exec {self.folder}/boot "$@"'
+        )
+        done = subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *words],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+        )
+        assert not done.stderr.startswith(("mount:", "unshare:", "mknod:")), done.stderr
+        return Result(
+            done.returncode,
+            (self.folder / "console").read_text().replace("\r", ""),
+            (self.folder / "log").read_text(),
+            (self.folder / "called").read_text().splitlines(),
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_the_stage_is_called(machine: Machine) -> None:
+    result = machine.boot("wipe")
+    folder = machine.folder
+    assert result.called == [
+        f"python -I -S -B {folder}/boot.pyc wipe --plan {folder}/plan.json --target /sysroot --boot"
+    ]
+    assert (result.status, result.console, result.log) == (0, "", "")
+    assert "--target /new_root" in machine.boot("persist", "/new_root").called[0]
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (10, 0), (1, 1)])
+@pytest.mark.parametrize("stage", ["wipe", "persist"])
+def test_a_stage_that_decided(machine: Machine, stage: str, status: int, expected: int) -> None:
+    """It has spoken for itself; nothing is added, and no policy asked again."""
+    machine.settings.update(wipe="poweroff", store="poweroff")
+    machine.interpreter(f"exit {status}")
+    result = machine.boot(stage)
+    assert (result.status, result.console) == (expected, "")
+
+
+@pytest.mark.parametrize(("status", "verb"), [(71, "reboot"), (72, "poweroff")])
+def test_a_stage_that_ends_the_machine(machine: Machine, status: int, verb: str) -> None:
+    machine.systemctl()
+    machine.interpreter(f"exit {status}")
+    result = machine.boot("persist")
+    assert f"systemctl --force {verb}" in result.called
+    assert verb in result.console
+    assert result.status == 1  # the boot must not go on meanwhile
+
+
+CRASHES = ["exit 2", "exit 3", "exit 20", "exit 127", "kill -SEGV $$", "kill -KILL $$"]
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_wipe_that_decided_nothing_keeps_the_root(machine: Machine, crash: str) -> None:
+    machine.interpreter(crash)
+    result = machine.boot("wipe")
+    assert result.status == 0
+    assert "wipe failed" in result.console
+    assert "nothing was wiped" in result.console
+    assert result.console.splitlines() == [
+        line.removeprefix("<2>") for line in result.log.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_persist_that_decided_nothing_stops_the_boot(machine: Machine, crash: str) -> None:
+    machine.interpreter(crash)
+    result = machine.boot("persist")
+    assert result.status == 1
+    assert "append ephemeroot=no to the kernel command line" in result.console
+
+
+def test_without_an_interpreter(machine: Machine) -> None:
+    (machine.folder / "python").unlink()
+    assert machine.boot("wipe").status == 0
+    result = machine.boot("persist")
+    assert result.status == 1
+    assert f"{machine.folder}/python cannot be started" in result.console
+
+
+def test_without_settings_the_careful_defaults_count(machine: Machine) -> None:
+    machine.settings = {"python": "/nonexistent"}
+    assert machine.boot("wipe").status == 0
+    assert machine.boot("persist").status == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "baked", "override", "status", "ends"),
+    [
+        ("wipe", "keep", "", 0, None),
+        ("wipe", "emergency", "", 1, None),
+        ("wipe", "reboot", "", 1, "reboot"),
+        ("wipe", "poweroff", "", 1, "poweroff"),
+        ("wipe", "poweroff", "ephemeroot.on-failure=keep", 0, None),
+        ("wipe", "keep", "ephemeroot.on_failure=emergency", 1, None),
+        ("wipe", "emergency", "ephemeroot.on-failure=nonsense", 1, None),
+        ("wipe", "emergency", "ephemeroot.on-failure=continue", 1, None),
+        ("wipe", "poweroff", "ephemeroot.wipe=no", 0, None),
+        ("wipe", "poweroff", "ephemeroot.wipe=yes ephemeroot.wipe=FALSE", 0, None),
+        ("wipe", "emergency", "ephemeroot.wipe=no ephemeroot.wipe=1", 1, None),
+        ("persist", "emergency", "ephemeroot.wipe=no", 1, None),
+        ("persist", "reboot", "", 1, "reboot"),
+        ("persist", "poweroff", "ephemeroot.on-failure=emergency", 1, None),
+        ("persist", "emergency", "ephemeroot.on-failure=reboot", 1, "reboot"),
+        # No policy for a missing store says that the boot may go on without it.
+        ("persist", "emergency", "ephemeroot.on-failure=keep", 1, None),
+        ("persist", "emergency", "ephemeroot.on-failure=continue", 1, None),
+        ("persist", "poweroff", "ephemeroot.persist=off", 0, None),
+    ],
+)
+def test_policies(
+    machine: Machine, stage: str, baked: str, override: str, status: int, ends: str | None
+) -> None:
+    machine.systemctl()
+    machine.interpreter("exit 139")
+    machine.settings["wipe" if stage == "wipe" else "store"] = baked
+    machine.cmdline += f" quiet {override} ro"
+    result = machine.boot(stage)
+    assert result.status == status
+    ended = [word for word in result.called if "--force" in word]
+    assert ended == ([f"systemctl --force {ends}"] if ends else [])
+
+
+@pytest.mark.parametrize("stage", ["wipe", "persist"])
+@pytest.mark.parametrize("word", ["no", "NO", "0", "off", "False", "n"])
+def test_ephemeroot_no_does_nothing_at_all(machine: Machine, stage: str, word: str) -> None:
+    machine.cmdline += f" ephemeroot={word}"
+    result = machine.boot(stage)
+    assert (result.status, result.called, result.console) == (0, [], "")
+
+
+def test_other_words_are_not_taken_for_ours(machine: Machine) -> None:
+    machine.cmdline += " notephemeroot=no ephemeroot.other=no *"
+    assert len(machine.boot("wipe").called) == 1
+
+
+CHECK = r"systemd-fsck@dev-disk-by\x2dlabel-my\x5cx20data.service"
+
+
+def test_a_volume_whose_check_failed_is_not_mounted(machine: Machine) -> None:
+    machine.settings["checks"] = f"systemd-fsck@other.service {CHECK}"
+    machine.systemctl(failed=CHECK.replace("\\", "\\\\"))
+    result = machine.boot("wipe")
+    assert result.status == 1
+    assert CHECK in result.console
+    assert not any(line.startswith("python") for line in result.called)
+
+
+def test_a_volume_whose_check_succeeded_is(machine: Machine) -> None:
+    machine.settings["checks"] = CHECK
+    machine.systemctl(failed="something-else.service")
+    result = machine.boot("wipe")
+    assert result.status == 0
+    assert any(line.startswith("python") for line in result.called)
+
+
+def test_an_inert_image_says_why(machine: Machine) -> None:
+    (machine.folder / "inert").write_text("THIS INITRAMFS IS INERT\nThe reason: 50% of \\n it\n")
+    result = machine.boot("inert")
+    assert result.status == 0
+    assert result.console == (
+        "ephemeroot: THIS INITRAMFS IS INERT\nephemeroot: The reason: 50% of \\n it\n"
+    )
+    assert result.called == []
+
+
+def test_wrong_usage(machine: Machine) -> None:
+    assert machine.boot("wipe-everything").status == 2
+    assert machine.boot().status == 2

@@ -1,0 +1,122 @@
+"""Which modules and libraries are found: those that are loaded, now or when called."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ephemeroot
+from ephemeroot.image import closure, elf
+from ephemeroot.image.closure import Broken, Closure
+from ephemeroot.image.libraries import Libraries
+
+
+@pytest.fixture(scope="module")
+def found() -> Closure:
+    return closure.trace(["ephemeroot.wipers.btrfs"])
+
+
+def names(found: Closure) -> set[str]:
+    return {module.name for module in found.modules}
+
+
+def test_the_boot_code_and_what_it_loads(found: Closure) -> None:
+    assert {
+        "ephemeroot.hooks.__main__",
+        "ephemeroot.wipers.btrfs",
+        "ephemeroot.linux.mounts",
+        "json",
+        "encodings.utf_8",
+    } <= names(found)
+
+
+def test_nothing_of_the_installed_side(found: Closure) -> None:
+    for name in names(found):
+        assert not name.startswith(("ephemeroot.cli", "ephemeroot.config", "ephemeroot.image"))
+    assert not {"typing", "site", "argparse", "ssl", "subprocess"} & names(found)
+
+
+def test_the_interpreter_is_no_virtual_environments(found: Closure) -> None:
+    assert not found.program.is_symlink()
+    assert Path(sys.prefix) == Path(sys.base_prefix) or not found.program.is_relative_to(sys.prefix)
+
+
+def test_every_file_is_there(found: Closure) -> None:
+    assert all(module.file.is_file() for module in found.modules)
+
+
+def test_standard_library_and_others_are_told_apart(found: Closure) -> None:
+    for module in found.modules:
+        standard = module.name.partition(".")[0] in sys.stdlib_module_names
+        assert found.is_standard(module) == standard, module
+
+
+def test_imports_inside_functions_are_followed(tmp_path: Path) -> None:
+    """A copy of the program in which a boot function imports a module that nothing else does,
+    which has a function that imports one of ours.
+    """
+    shutil.copytree(Path(ephemeroot.__path__[0]), tmp_path / "ephemeroot")
+    with (tmp_path / "ephemeroot/hooks/tree.py").open("a") as source:
+        source.write(
+            "\n\ndef late():\n    import colorsys\n    from ephemeroot.hooks import later\n"
+        )
+        source.write("    import somebodys_library\n")
+    (tmp_path / "ephemeroot/hooks/later.py").write_text("def later():\n    import sndhdr, chunk\n")
+    (tmp_path / "ephemeroot/hooks/later.py").write_text("def later():\n    import bisect\n")
+    (tmp_path / "somebodys_library.py").write_text("")
+    code = (
+        "from ephemeroot.image import closure; import json;"
+        "print(json.dumps([m.name for m in closure.trace([]).modules]))"
+    )
+    done = subprocess.run(
+        [closure.interpreter(), "-s", "-P", "-B", "-c", code],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    modules = json.loads(done.stdout)
+    assert {"colorsys", "ephemeroot.hooks.later", "bisect"} <= set(modules)
+    # A third party's library is packed only if a wiper names it.
+    assert "somebodys_library" not in modules
+
+
+def test_a_module_that_is_missing_is_named() -> None:
+    with pytest.raises(Broken, match="no_such_library"):
+        closure.trace(["no_such_library"])
+
+
+def test_what_ldd_finds(found: Closure) -> None:
+    """The same libraries as the dynamic linker's own tool, by another way."""
+    done = subprocess.run(
+        ["ldd", str(found.program)], capture_output=True, text=True, env={"LC_ALL": "C"}
+    )
+    words = [line.split() for line in done.stdout.splitlines()]
+    expected = {Path(w[2]).resolve() for w in words if len(w) > 2 and w[1] == "=>"}
+    assert expected
+    found_here = {path.resolve() for path in Libraries().needed_by([found.program])}
+    assert expected <= found_here
+    interpreter = elf.read(found.program)
+    assert interpreter is not None
+    assert interpreter.interpreter is not None
+    assert Path(interpreter.interpreter).resolve() in found_here
+
+
+def test_a_script_is_no_elf_file(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    assert elf.read(script) is None
+
+
+def test_a_library_that_is_missing_is_named(tmp_path: Path, found: Closure) -> None:
+    """The interpreter's own header, with one library's name changed."""
+    data = found.program.read_bytes()
+    broken = tmp_path / "python3"
+    broken.write_bytes(data.replace(b"libc.so.6\0", b"libq.so.6\0"))
+    with pytest.raises(Broken, match=r"libq\.so\.6"):
+        Libraries().needed_by([broken])

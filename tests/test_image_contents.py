@@ -1,0 +1,254 @@
+"""The closure: complete, tried in a chroot, and all of it or an inert image."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ephemeroot
+from ephemeroot.image import contents, verification
+from ephemeroot.image.closure import Broken
+from ephemeroot.image.contents import Contents
+from image_plans import plan, put_together, volume, wipe
+
+pytestmark = pytest.mark.requires_root
+
+ENTRY = "/usr/lib/ephemeroot/boot.pyc"
+
+
+@pytest.fixture(scope="module")
+def armed(tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    return put_together(tmp_path_factory.mktemp("image") / "tree")
+
+
+def names(made: Contents) -> set[str]:
+    return {made.tree.name(path) for path in made.tree.files()}
+
+
+def command(made: Contents) -> list[str]:
+    settings = (made.tree.top / contents.SETTINGS.lstrip("/")).read_text().splitlines()
+    python = next(line for line in settings if line.startswith("python="))
+    return [python.removeprefix("python="), "-I", "-S", "-B", ENTRY, "verify"]
+
+
+def test_what_is_packed(armed: Contents) -> None:
+    library = f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
+    packed = names(armed)
+    assert {
+        "/usr/lib/ephemeroot/boot",
+        "/usr/lib/ephemeroot/boot.pyc",
+        "/usr/lib/ephemeroot/plan.json",
+        "/usr/lib/ephemeroot/ephemeroot/hooks/persist.pyc",
+        "/usr/lib/ephemeroot/ephemeroot/wipers/btrfs.pyc",
+        f"{library}/os.pyc",
+        f"{library}/encodings/utf_8.pyc",
+        "/usr/lib/systemd/system/ephemeroot-wipe.service",
+        "/usr/lib/systemd/system/sysroot.mount.requires/ephemeroot-wipe.service",
+        "/usr/lib/systemd/system/initrd-root-fs.target.requires/ephemeroot-persist.service",
+    } <= packed
+    assert (armed.tree.top / library.lstrip("/") / "lib-dynload").is_dir()
+    assert armed.armed
+    assert "btrfs" in armed.modules
+
+
+def test_what_is_left_out(armed: Contents) -> None:
+    unwanted = ("ssl", "crypto", "typing", "dataclasses", "pathlib", "argparse", "subprocess")
+    for name in names(armed):
+        assert not any(word in name.rpartition("/")[2] for word in unwanted), name
+        assert "ephemeroot/cli" not in name
+        # mkinitcpio moves such files into the uncompressed archive.
+        assert not name.endswith((".gz", ".xz", ".zst", ".py"))
+    assert not (armed.tree.top / "proc").exists()
+    assert not (armed.tree.top / "lib").exists()
+
+
+def test_byte_code_never_looks_for_its_source(armed: Contents) -> None:
+    compiled = list(armed.tree.top.rglob("*.pyc"))
+    assert len(compiled) > 40
+    for path in compiled:
+        # PEP 552: bit 0 hash-based, bit 1 (check the source) not set
+        assert path.read_bytes()[4:8] == b"\x01\0\0\0"
+
+
+def test_no_path_of_this_machine_is_in_it(armed: Contents) -> None:
+    here = str(Path(ephemeroot.__path__[0]).resolve().parent).encode()
+    for path in armed.tree.top.rglob("*.pyc"):
+        assert here not in path.read_bytes(), path
+
+
+def test_it_runs_alone(armed: Contents) -> None:
+    verification.verify(armed.tree, command(armed))
+
+
+def test_the_same_plan_is_the_same_tree(armed: Contents, tmp_path: Path) -> None:
+    again = put_together(tmp_path / "tree")
+    assert names(again) == names(armed)
+    for path in again.tree.files():
+        other = armed.tree.top / path.relative_to(again.tree.top)
+        assert path.lstat().st_mtime == other.lstat().st_mtime
+        if not path.is_symlink():
+            assert path.read_bytes() == other.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("usr/lib/ephemeroot/ephemeroot/hooks/persist.pyc", "persist"),
+        ("usr/lib/python{}/json/decoder.pyc", "json.decoder"),
+        ("usr/lib/ephemeroot/plan.json", "plan"),
+        ("usr/lib/python{}/encodings/utf_8.pyc", "utf-8"),
+    ],
+)
+def test_a_missing_file_is_noticed(tmp_path: Path, gone: str, said: str) -> None:
+    made = put_together(tmp_path / "tree")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    (made.tree.top / gone.format(version)).unlink()
+    with pytest.raises(Broken, match=said):
+        verification.verify(made.tree, command(made))
+
+
+def test_a_missing_library_is_noticed(tmp_path: Path) -> None:
+    made = put_together(tmp_path / "tree")
+    libc = next(made.tree.top.rglob("libc.so.6"))
+    libc.unlink()
+    with pytest.raises(Broken, match=r"libc\.so|cannot|exit"):
+        verification.verify(made.tree, command(made))
+
+
+def test_without_a_plan_nothing_is_added(tmp_path: Path) -> None:
+    made = contents.put_together(tmp_path / "tree", None, contents.SYSTEMD)
+    assert not made.armed
+    assert made.reason is None
+    assert names(made) == set()
+
+
+def broken(tmp_path: Path, raw: bytes, init: str = contents.SYSTEMD) -> str:
+    """The reason of an image that must be inert: no stage in it, and it says why."""
+    made = contents.put_together(tmp_path / "tree", raw, init)
+    assert not made.armed
+    assert made.reason is not None
+    assert names(made) == {
+        "/usr/lib/ephemeroot/boot",
+        "/usr/lib/ephemeroot/inert",
+        "/usr/lib/systemd/system/ephemeroot-inert.service",
+        "/usr/lib/systemd/system/initrd.target.wants/ephemeroot-inert.service",
+    }
+    assert made.reason in (made.tree.top / "usr/lib/ephemeroot/inert").read_text()
+    assert made.modules == []
+    return made.reason
+
+
+def test_a_damaged_plan_makes_an_inert_image(tmp_path: Path) -> None:
+    raw = plan().dump().replace(b"/var/log", b"/var/lob")
+    assert "checksum" in broken(tmp_path, raw)
+
+
+def test_an_initramfs_without_emergency_shell_is_inert(tmp_path: Path) -> None:
+    assert "emergency shell" in broken(tmp_path, plan().dump(), "none")
+
+
+def test_a_wiper_that_is_gone_makes_an_inert_image(tmp_path: Path) -> None:
+    raw = plan(wipe("somewhere.else:Wiper")).dump()
+    assert "somewhere" in broken(tmp_path, raw)
+
+
+WIPER = """
+from ephemeroot.wipers.contract import Needs, Wiper
+
+class Odd(Wiper):
+    NAME = "odd"
+    @classmethod
+    def needs(cls, settings):
+        return Needs({needs})
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a third party's wiper is to be written: a module on the search path, of a name
+    that was never imported before.
+    """
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    return folder / f"odd_{secrets.token_hex(4)}.py"
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        ('python=("not_installed_anywhere",)', "not_installed_anywhere"),
+        ('python=("unloadable",)', "unloadable"),
+        ('programs=("no-such-program",)', "no-such-program"),
+        ('exercise=("json:fails",)', "fails"),
+    ],
+)
+def test_a_broken_closure_makes_an_inert_image(
+    tmp_path: Path, odd: Path, needs: str, said: str
+) -> None:
+    odd.write_text(WIPER.format(needs=needs))
+    (odd.parent / "unloadable.abi3.so").write_bytes(b"\x7fELF and nothing of use")
+    assert said in broken(tmp_path, plan(wipe(f"{odd.stem}:Odd")).dump())
+
+
+def test_a_third_partys_wiper_is_packed(tmp_path: Path, odd: Path) -> None:
+    needs = 'python=("oddlibrary",), programs=("true",), kernel_modules=("oddfs",)'
+    odd.write_text(WIPER.format(needs=needs))
+    library = odd.parent / "oddlibrary"
+    library.mkdir()
+    (library / "__init__.py").write_text("from oddlibrary import part\n")
+    (library / "part.py").write_text("import bisect\n")
+    made = put_together(tmp_path / "tree", wipe(f"{odd.stem}:Odd"))
+    packed = names(made)
+    assert f"/usr/lib/ephemeroot/{odd.stem}.pyc" in packed
+    assert "/usr/lib/ephemeroot/oddlibrary/__init__.pyc" in packed
+    assert "/usr/lib/ephemeroot/oddlibrary/part.pyc" in packed
+    assert any(name.endswith("/bisect.pyc") for name in packed)
+    assert any(name.endswith("/bin/true") for name in packed)
+    assert "oddfs" in made.modules
+
+
+def test_from_a_distributions_python(tmp_path: Path) -> None:
+    """The tests run in a virtual environment; without one, it works alike."""
+    python = Path("/usr/bin/python3")
+    if not python.exists():
+        pytest.skip("needs a distribution's Python: install /usr/bin/python3")
+    (tmp_path / "plan").write_bytes(plan(volume(mount_point="/data", name="data")).dump())
+    code = (
+        "import sys; from pathlib import Path; from ephemeroot.image import contents;"
+        "top, raw = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes();"
+        "made = contents.put_together(top, raw, contents.SYSTEMD);"
+        "print(made.armed, made.reason)"
+    )
+    done = subprocess.run(
+        [python, "-s", "-P", "-c", code, tmp_path / "tree", tmp_path / "plan"],
+        env={"PYTHONPATH": str(Path(ephemeroot.__path__[0]).parent), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["True", "None"], done.stdout + done.stderr
+
+
+def test_the_policies_are_baked_in(tmp_path: Path) -> None:
+    raw = plan(on_failure={"wipe": "poweroff", "store": "reboot"}).dump()
+    made = contents.put_together(tmp_path / "tree", raw, contents.SYSTEMD)
+    settings = (made.tree.top / contents.SETTINGS.lstrip("/")).read_text()
+    assert "wipe=poweroff\n" in settings
+    assert "store=reboot\n" in settings
+
+
+@pytest.mark.requires_program("zstd")
+def test_size(armed: Contents, tmp_path: Path) -> None:
+    """The addition to an initramfs stays small: 3.5 MB compressed (zstd) is the limit.
+
+    What every initramfs has anyway does not count.
+    """
+    packed = tmp_path / "tree.tar"
+    left_out = [f"--exclude={name}" for name in ("libc.so.6", "libm.so.6", "ld-linux*")]
+    subprocess.run(["tar", "-cf", packed, *left_out, "-C", armed.tree.top, "."], check=True)
+    done = subprocess.run(["zstd", "-q", "-c", "-15", packed], check=True, capture_output=True)
+    assert len(done.stdout) < 3_500_000

@@ -1,0 +1,110 @@
+"""Markers are only written to the volume that was declared: on a real btrfs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.config import Place
+from ephemeroot.config.volumes import Volume
+from ephemeroot.errors import Refused
+from ephemeroot.image import mounted
+
+pytestmark = pytest.mark.requires_loop
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A loop device with a btrfs that has the subvolumes `persistent` and `other`."""
+    folder = tmp_path_factory.mktemp("disk")
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    _run("mkfs.btrfs", "-q", "-M", str(image))
+    device = _run("losetup", "-f", "--show", str(image)).strip()
+    try:
+        top = folder / "top"
+        top.mkdir()
+        _run("mount", device, str(top))
+        try:
+            for name in ("persistent", "other"):
+                _run("btrfs", "subvolume", "create", str(top / name))
+        finally:
+            _run("umount", str(top))
+        yield device
+    finally:
+        _run("losetup", "-d", device)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def volume(point: Path, device: str, kind: str = "btrfs", subvolume: str = "persistent") -> Volume:
+    return Volume(
+        mount_point=str(point),
+        device=device,
+        type=kind,
+        options=(f"subvol=/{subvolume}", "noatime"),
+        timeout=90,
+        needed_for_boot=True,
+        wipe=None,
+        place=Place("test"),
+    )
+
+
+@pytest.fixture
+def point(loop: str, tmp_path: Path) -> Iterator[Path]:
+    _run("mount", "-o", "subvol=persistent", loop, str(tmp_path))
+    yield tmp_path
+    _run("umount", str(tmp_path))
+
+
+def test_the_declared_volume(loop: str, point: Path) -> None:
+    mounted.require(volume(point, loop))
+
+
+def test_the_same_device_by_another_name(
+    loop: str, point: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    link = tmp_path_factory.mktemp("by-name") / "link"
+    link.symlink_to(loop)
+    mounted.require(volume(point, str(link)))
+
+
+def test_another_subvolume(loop: str, point: Path) -> None:
+    with pytest.raises(Refused, match="the subvolume /persistent is mounted"):
+        mounted.require(volume(point, loop, subvolume="other"))
+
+
+def test_another_type(loop: str, point: Path) -> None:
+    with pytest.raises(Refused, match="mounted as btrfs"):
+        mounted.require(volume(point, loop, kind="ext4"))
+
+
+def test_another_device(loop: str, point: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    image = tmp_path_factory.mktemp("second") / "image"
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    _run("mkfs.btrfs", "-q", "-M", str(image))
+    second = _run("losetup", "-f", "--show", str(image)).strip()
+    try:
+        with pytest.raises(Refused, match=f"{loop} is mounted"):
+            mounted.require(volume(point, second))
+    finally:
+        _run("losetup", "-d", second)
+
+
+def test_a_device_that_is_not_there(point: Path) -> None:
+    with pytest.raises(Refused, match="cannot be used"):
+        mounted.require(volume(point, "UUID=00000000-0000-4000-8000-000000000000"))
+
+
+def test_nothing_mounted(loop: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="is not mounted"):
+        mounted.require(volume(tmp_path, loop))

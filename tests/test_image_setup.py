@@ -1,0 +1,79 @@
+"""`ephemeroot setup dracut`: what it installs, and that it takes the same away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ephemeroot import cli
+
+MODULE = "usr/lib/dracut/modules.d/90ephemeroot"
+
+
+def tree(root: Path) -> dict[str, str]:
+    """All files below *root*: mode, or where a link leads."""
+    return {
+        str(p.relative_to(root)): str(p.readlink())
+        if p.is_symlink()
+        else f"{p.stat().st_mode & 0o777:o}"
+        for p in root.rglob("*")
+        if p.is_symlink() or p.is_file()
+    }
+
+
+def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
+    installed = tree(tmp_path)
+    assert installed == {
+        f"{MODULE}/module-setup.sh": "755",
+        f"{MODULE}/boot": "755",
+        f"{MODULE}/ephemeroot-inert.service": "644",
+        f"{MODULE}/ephemeroot": "/usr/bin/ephemeroot",
+        "usr/lib/systemd/system/ephemeroot-lived.service": "644",
+        "usr/lib/systemd/system/multi-user.target.wants/ephemeroot-lived.service": (
+            "../ephemeroot-lived.service"
+        ),
+    }
+    said = capsys.readouterr().out
+    assert all(f"/{name}" in said for name in installed)
+    assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
+    assert tree(tmp_path) == installed
+    assert cli.main(["setup", "dracut", "--remove", "--root", str(tmp_path)]) == 0
+    assert tree(tmp_path) == {}
+    assert not (tmp_path / MODULE).exists()
+    assert cli.main(["setup", "dracut", "--remove", "--root", str(tmp_path)]) == 0
+
+
+def test_what_others_put_there_stays(tmp_path: Path) -> None:
+    assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
+    (tmp_path / MODULE / "mine").write_text("")
+    assert cli.main(["setup", "dracut", "--remove", "--root", str(tmp_path)]) == 0
+    assert tree(tmp_path) == {f"{MODULE}/mine": "644"}
+
+
+@pytest.mark.parametrize("more", [[], ["--remove"]])
+def test_a_dry_run_changes_nothing(
+    tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if more:
+        assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert cli.main(["setup", "dracut", "--dry-run", "--root", str(tmp_path), *more]) == 0
+    assert tree(tmp_path) == before
+    assert f"/{MODULE}/module-setup.sh" in capsys.readouterr().out
+
+
+def test_the_program_from_a_virtual_environment(tmp_path: Path) -> None:
+    program = "/opt/venv/bin/ephemeroot"
+    assert cli.main(["setup", "dracut", "--root", str(tmp_path), "--program", program]) == 0
+    assert (tmp_path / MODULE / "ephemeroot").readlink() == Path(program)
+    unit = tmp_path / "usr/lib/systemd/system/ephemeroot-lived.service"
+    assert f"ExecStart={program} lived\n" in unit.read_text()
+
+
+def test_a_relative_program_is_refused(tmp_path: Path) -> None:
+    arguments = ["setup", "dracut", "--root", str(tmp_path), "--program", "bin/ephemeroot"]
+    assert cli.main(arguments) == 2
+    assert tree(tmp_path) == {}

@@ -1,0 +1,98 @@
+"""Markers and records: written once, kept, root's alone."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.config import markers
+from ephemeroot.errors import EphemerootError
+from ephemeroot.image import stores
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "persistent"
+    path.mkdir()
+    return path
+
+
+def test_a_marker_is_what_the_boot_expects(store: Path) -> None:
+    identity = stores.write_marker(store, "/persistent")
+    assert uuid.UUID(identity).version == 4
+    assert markers.read(str(store)) == identity
+    content = json.loads((store / ".ephemeroot-store").read_text())
+    assert content == {"version": 1, "id": identity, "path": "/persistent"}
+    assert [path.name for path in store.iterdir()] == [".ephemeroot-store"]
+
+
+def test_a_marker_is_never_replaced(store: Path) -> None:
+    identity = stores.write_marker(store, "/persistent")
+    with pytest.raises(FileExistsError):
+        stores.write_marker(store, "/persistent")
+    assert markers.read(str(store)) == identity
+    assert [path.name for path in store.iterdir()] == [".ephemeroot-store"]
+
+
+def test_records(store: Path) -> None:
+    assert stores.generation(store) == 0
+    stores.record(store, b"plan\n", 3)
+    assert stores.generation(store) == 3
+    folder = store / ".ephemeroot"
+    assert folder.stat().st_mode & 0o7777 == 0o700
+    assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()} == {
+        "plan.json": 0o600,
+        "generation": 0o600,
+    }
+    assert (folder / "plan.json").read_bytes() == b"plan\n"
+
+
+def test_records_are_made_roots_again(store: Path) -> None:
+    (store / ".ephemeroot").mkdir(mode=0o777)
+    stores.record(store, b"plan\n", 1)
+    assert (store / ".ephemeroot").stat().st_mode & 0o7777 == 0o700
+
+
+def test_records_follow_no_link(store: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (store / ".ephemeroot").symlink_to(elsewhere)
+    with pytest.raises(EphemerootError, match="not root's"):
+        stores.record(store, b"plan\n", 1)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "many", "3 4"])
+def test_a_damaged_generation_is_no_low_one(store: Path, content: str) -> None:
+    (store / ".ephemeroot").mkdir()
+    (store / ".ephemeroot/generation").write_text(content)
+    with pytest.raises(EphemerootError, match="generation"):
+        stores.generation(store)
+
+
+def test_the_configuration_is_copied_whole_and_again(store: Path, tmp_path: Path) -> None:
+    live = tmp_path / "etc/ephemeroot"
+    (live / "conf.d").mkdir(parents=True)
+    (live / "conf.d/one.toml").write_text("one")
+    (live / "link").symlink_to("conf.d")
+    assert not stores.keeps_configuration(store, tmp_path)
+    stores.copy_configuration(store, tmp_path)
+    kept = store / "etc/ephemeroot"
+    assert (kept / "conf.d/one.toml").read_text() == "one"
+    assert (kept / "link").readlink() == Path("conf.d")
+    assert not stores.keeps_configuration(store, tmp_path)
+    (live / "conf.d/one.toml").unlink()
+    (live / "two.toml").write_text("two")
+    stores.copy_configuration(store, tmp_path)
+    assert sorted(p.name for p in kept.rglob("*")) == ["conf.d", "link", "two.toml"]
+    assert [p.name for p in kept.parent.iterdir()] == ["ephemeroot"]
+
+
+def test_a_configuration_that_is_the_stores_own(store: Path, tmp_path: Path) -> None:
+    (store / "etc/ephemeroot").mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/ephemeroot").symlink_to(store / "etc/ephemeroot")
+    assert stores.keeps_configuration(store, tmp_path)

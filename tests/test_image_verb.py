@@ -1,0 +1,85 @@
+"""`ephemeroot image`: the lines that the generators read, and what people see."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ephemeroot import cli
+from image_plans import UUID, plan, volume, wipe
+
+pytestmark = pytest.mark.requires_root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A system with an applied plan."""
+    folder = tmp_path / "root"
+    (folder / "etc/ephemeroot").mkdir(parents=True)
+    data = volume(mount_point="/data", name="data", device="/dev/vdb", type="ext4")
+    (folder / "etc/ephemeroot/plan.json").write_bytes(plan(data, wipe()).dump())
+    return folder
+
+
+def image(root: Path, into: Path, *words: str) -> int:
+    return cli.main(["image", "--root", str(root), "--into", str(into), *words])
+
+
+def test_lines(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    into = tmp_path / "into"
+    assert image(root, into) == 0
+    captured = capsys.readouterr()
+    rows = [line.split("\t") for line in captured.out.splitlines()]
+    copies = [(Path(row[1]), row[2]) for row in rows if row[0] == "copy"]
+    assert len(copies) > 80
+    for source, destination in copies:
+        assert source == into / "tree" / destination.lstrip("/")
+        assert os.path.lexists(source)
+    assert [row[1] for row in rows if row[0] == "module"] == ["btrfs", "ext4"]
+    hooks = [Path(row[2]).read_text() for row in rows if row[:2] == ["hook", "initqueue/finished"]]
+    assert len(hooks) == 2
+    assert any(f"/dev/disk/by-uuid/{UUID}" in hook for hook in hooks)
+    assert any("/dev/vdb" in hook for hook in hooks)
+    assert {row[0] for row in rows} == {"copy", "module", "hook"}
+    assert "verified in a chroot" in captured.err
+
+
+def test_what_was_there_before_is_gone(root: Path, tmp_path: Path) -> None:
+    into = tmp_path / "into"
+    (into / "tree").mkdir(parents=True)
+    (into / "tree/stale").write_text("")
+    assert image(root, into) == 0
+    assert not (into / "tree/stale").exists()
+
+
+def test_explained(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert image(root, tmp_path / "into", "--explain") == 0
+    lines = capsys.readouterr().out.splitlines()
+    files = [line for line in lines if "kernel module" not in line]
+    sizes = [int(line.split()[0]) for line in files]
+    assert sizes == sorted(sizes, reverse=True)
+    assert files[0].endswith("(interpreter)")
+    assert any(line.endswith("plan.json  (plan)") for line in files)
+    assert not any(line.endswith("()") for line in files)
+    assert [line.split()[-1] for line in lines if "kernel module" in line] == ["btrfs", "ext4"]
+
+
+def test_inert(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "etc/ephemeroot/plan.json").write_text("{}")
+    assert image(root, tmp_path / "into") == 10
+    captured = capsys.readouterr()
+    assert "INERT" in captured.err
+    assert all(line.startswith("copy\t") for line in captured.out.splitlines())
+
+
+def test_nothing_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert image(tmp_path, tmp_path / "into") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "ephemeroot apply" in captured.err
+
+
+def test_a_parent_that_is_missing(tmp_path: Path) -> None:
+    assert image(tmp_path, tmp_path / "no/such/into") == 2

@@ -1,0 +1,255 @@
+"""The boots that must not wipe, each with a message that says why.
+
+Either the machine comes up on the root as it was, or it stops in the emergency shell with
+nothing changed; both are said from inside, and the disk is looked at afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from vm import initramfs
+from vm.bench import Bench, Boot
+from vm.cache import Cache
+from vm.disk import Disk, Swap
+from vm.ephemeral import CONFIGURATION, STORE_UUID, UUID, Ephemeral, make
+from vm.layer import Content
+from vm.machine import Machine
+from vm.system import System
+from vm.verdict import Emergency
+
+DiskFactory = Callable[..., Disk]
+
+STRAY = "of the root that must stay\n"
+ABSENT = "UUID=01234567-89ab-cdef-0123-456789abcdef"
+
+
+@dataclass
+class Case:
+    """One boot of one disk, which is looked at before and after."""
+
+    bench: Bench
+    boot: Boot
+    name: str
+    scratch: Path
+
+    @property
+    def disk(self) -> Disk:
+        return self.boot.disks[0]
+
+    def laid_over(self, members: Mapping[str, Content]) -> Case:
+        """The same with files of the initramfs replaced."""
+        initrd = initramfs.overlay(self.boot.initrd, members, self.scratch / "initrd")
+        return replace(self, boot=replace(self.boot, initrd=initrd))
+
+    def with_words(self, *words: str) -> Case:
+        return replace(self, boot=replace(self.boot, arguments=(*self.boot.arguments, *words)))
+
+    def up(self) -> Machine:
+        return self.bench.up(self.boot, self.name)
+
+    def emergency(self) -> Emergency:
+        return self.bench.emergency(self.boot, self.name)
+
+    def assert_nothing_wiped(self) -> None:
+        with self.disk.mounted() as top:
+            assert (top / "root/etc/stray").read_text() == STRAY
+            assert not list((top / "old_roots").glob("*"))
+            assert not [p for p in top.iterdir() if p.name.startswith(".")]
+
+    def assert_kept(self, message: str) -> None:
+        """The machine comes up, loudly, on the root as it was, with what persists in place."""
+        machine = self.up()
+        assert machine.settle() == "running", machine.failed_units()
+        assert machine.read("/etc/stray") == STRAY.encode()
+        journal = machine.journal()
+        assert message in journal
+        assert "the root is kept as it is" in journal
+        assert message in machine.console.read_text(errors="replace"), "said on the console too"
+        assert machine.run("findmnt -no FSROOT /var/log").out.strip() == "/persistent/var/log"
+        assert machine.poweroff().complaints == ()
+        self.assert_nothing_wiped()
+
+    def assert_emergency(self, *messages: str) -> Emergency:
+        """The machine stops in the emergency shell, and nothing was wiped."""
+        emergency = self.emergency()
+        assert emergency.stage == "initramfs"
+        console = emergency.console.read_text(errors="replace")
+        for message in messages:
+            assert message in emergency.journal, str(emergency)
+            assert message in console, str(emergency)
+        self.assert_nothing_wiped()
+        return emergency
+
+
+def case(
+    bench: Bench, cache: Cache, machine: Ephemeral, disk: DiskFactory, name: str, scratch: Path
+) -> Case:
+    disks = (disk(machine.layout(), machine.system),)
+    with disks[0].mounted() as top:
+        (top / "root/etc/stray").write_text(STRAY)
+    return Case(bench, Boot(machine.system, machine.initrd(cache), disks), name, scratch)
+
+
+@pytest.fixture
+def ready(
+    bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str, scratch: Path
+) -> Case:
+    """A machine with nothing wrong with it yet."""
+    return case(bench, cache, ephemeral, disk, name, scratch)
+
+
+@pytest.fixture(scope="session")
+def two_disks(cache: Cache, image: System, wheel: Path) -> Ephemeral:
+    """A machine whose store is on a disk of its own, which is waited for only briefly."""
+    text = CONFIGURATION.replace(UUID, STORE_UUID).replace('timeout = "20s"', 'timeout = "5s"')
+    return make(cache, image, wheel, text)
+
+
+def test_the_stores_device_is_missing(
+    bench: Bench, cache: Cache, two_disks: Ephemeral, disk: DiskFactory, name: str, scratch: Path
+) -> None:
+    ready = case(bench, cache, two_disks, disk, name, scratch)
+    emergency = ready.assert_emergency(
+        f"the device UUID={STORE_UUID} of /persistent is not there",
+        "append ephemeroot=no to the kernel command line",
+    )
+    assert emergency.report["wipe"]["policy"] == "emergency"
+    assert "vda" in emergency.report["wipe"]["problems"][0]["problem"]
+
+
+def test_the_roots_device_is_missing(ready: Case) -> None:
+    words = ("rd.timeout=5", f"root={ABSENT}")
+    ready.with_words(*words).assert_emergency(f"the root's device {ABSENT} cannot be used")
+
+
+def test_the_store_is_missing(ready: Case) -> None:
+    with ready.disk.mounted() as top:
+        (top / "persistent").rename(top / "elsewhere")
+    ready.assert_emergency(
+        f"cannot mount UUID={UUID}", "append ephemeroot=no to the kernel command line"
+    )
+
+
+def test_another_subvolume_where_the_store_should_be(ready: Case) -> None:
+    with ready.disk.mounted() as top:
+        (top / "persistent/.ephemeroot-store").unlink()
+    ready.assert_emergency("what is mounted for /persistent is no store")
+
+
+def test_a_kernel_newer_than_the_base(ready: Case) -> None:
+    with ready.disk.mounted() as top:
+        modules = top / "root-base/usr/lib/modules"
+        (modules / ready.boot.system.release).rename(modules / "6.1.0-older")
+    ready.assert_kept(f"has no modules for the running kernel {ready.boot.system.release}")
+
+
+def test_a_broken_interpreter(ready: Case) -> None:
+    broken = ready.laid_over({"usr/bin/python3.13": "no interpreter\n"})
+    broken.assert_emergency(
+        "the root is kept as it is",
+        "persist failed",
+        "append ephemeroot=no to the kernel command line",
+    )
+
+
+def test_what_the_emergency_message_says_boots_without_an_interpreter(ready: Case) -> None:
+    broken = ready.laid_over({"usr/bin/python3.13": "no interpreter\n"})
+    machine = broken.with_words("ephemeroot=no").up()
+    assert machine.settle() == "running", machine.failed_units()
+    assert machine.read("/etc/stray") == STRAY.encode()
+    assert machine.run("findmnt /var/log", check=False).rc != 0
+    machine.poweroff()
+    ready.assert_nothing_wiped()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format":"ephemeroot-plan","version":1,', "plan.json is damaged"),
+        ('{"format":"ephemeroot-plan","version":99}', "has version 99, this program knows version"),
+    ],
+    ids=["damaged", "newer"],
+)
+def test_a_plan_that_cannot_be_used(ready: Case, content: str, message: str) -> None:
+    ready.laid_over({"usr/lib/ephemeroot/plan.json": content}).assert_emergency(message)
+
+
+@pytest.mark.guard
+def test_wipe_no(ready: Case) -> None:
+    machine = ready.with_words("ephemeroot.wipe=no").up()
+    assert machine.settle() == "running", machine.failed_units()
+    assert machine.read("/etc/stray") == STRAY.encode()
+    assert "root kept: ephemeroot.wipe=no" in machine.journal()
+    assert machine.run("findmnt -no FSROOT /var/log").out.strip() == "/persistent/var/log"
+    assert machine.poweroff().complaints == ()
+    ready.assert_nothing_wiped()
+
+
+@pytest.fixture
+def hibernating(
+    bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str, scratch: Path
+) -> Case:
+    """A machine with swap on a second disk, named on the command line of every boot."""
+    ready = case(bench, cache, ephemeral, disk, name, scratch)
+    boot = replace(
+        ready.boot,
+        initrd=ephemeral.initrd(cache, ("--add", "resume")),
+        disks=(ready.disk, disk(Swap())),
+        arguments=("resume=/dev/vdb",),
+    )
+    return replace(ready, boot=boot)
+
+
+@pytest.mark.guard
+def test_a_machine_that_resumes(hibernating: Case) -> None:
+    first = hibernating.up()
+    first.settle()
+    assert "wipe: wiped" in first.journal()
+    first.run("swapon /dev/vdb; echo alive > /dev/shm/in-memory; echo unsaved > /root/unsaved")
+    process = first.run("sleep 9999 >/dev/null 2>&1 & echo $!").out.strip()
+    assert first.hibernate().how == "poweroff"
+    second = hibernating.up()
+    assert second.hello["boot_id"] == first.hello["boot_id"]
+    assert second.read("/dev/shm/in-memory") == b"alive\n"
+    assert second.run(f"cat /proc/{process}/comm").out == "sleep\n"
+    # The filesystem under the resumed kernel is the one it left.
+    assert second.read("/root/unsaved") == b"unsaved\n"
+    second.run("echo more >> /root/unsaved; sync; btrfs device stats --check /")
+    assert second.journal().count("wipe: wiped") == 1
+    assert second.poweroff().complaints == ()
+    with hibernating.disk.mounted() as top:
+        assert len(list((top / "old_roots").iterdir())) == 1, "only the first boot has wiped"
+        assert (top / "root/root/unsaved").read_text() == "unsaved\nmore\n"
+
+
+def test_an_initramfs_that_cannot_resume_keeps_the_root(
+    hibernating: Case, ephemeral: Ephemeral, cache: Cache
+) -> None:
+    """The other guard: with nothing in the initramfs that resumes, the signature must do."""
+    first = hibernating.up()
+    first.settle()
+    first.run("swapon /dev/vdb; echo unsaved > /root/unsaved; sync")
+    assert first.hibernate().how == "poweroff"
+    blind = replace(hibernating.boot, initrd=ephemeral.initrd(cache))
+    second = replace(hibernating, boot=blind).up()
+    assert second.hello["boot_id"] != first.hello["boot_id"]
+    assert "holds a hibernation image: this machine resumes" in second.journal()
+    assert second.read("/root/unsaved") == b"unsaved\n"
+    second.poweroff()
+
+
+def test_a_stale_image_with_noresume_wipes(hibernating: Case) -> None:
+    first = hibernating.up()
+    first.settle()
+    first.run("swapon /dev/vdb; echo forget > /root/forgotten")
+    assert first.hibernate().how == "poweroff"
+    second = hibernating.with_words("noresume").up()
+    assert second.hello["boot_id"] != first.hello["boot_id"]
+    assert "wipe: wiped" in second.journal()
+    assert second.run("ls /root/forgotten", check=False).rc != 0
+    second.poweroff()
