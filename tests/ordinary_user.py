@@ -195,7 +195,7 @@ class OrdinaryUser:
         """Send a signal to all those processes; there must be one."""
         pids = self.processes(*words)
         assert pids, words
-        self.run("kill", f"-{number}", *map(str, pids))
+        self.sh(f"kill -{number} {' '.join(map(str, pids))}")
 
     def tree(self, top: str = HOME) -> list[str]:
         """All there is below *top*, without our configuration, as the user sees it; links

@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from ephemeroot.config import clean
 from ephemeroot.home import bindfs
 from ephemeroot.home.model import Entry
 from ephemeroot.home.view import View, is_dead, is_same, readlink
@@ -63,6 +64,9 @@ def _source(entry: Entry) -> Finding | None:
     if not os.path.isdir(entry.store):
         reason = f"the store {entry.store} does not exist"
         hint = "mount its volume, or make the directory"
+    elif blocking := _blocking(entry):
+        reason = f"in the store, {blocking} is no directory"
+        hint = "move it away, or remove the entry"
     elif os.path.exists(entry.source) and os.path.isdir(entry.source) != entry.is_directory:
         found, key = ("file", "files") if entry.is_directory else ("directory", "directories")
         reason = f"in the store, {entry.source} is a {found}"
@@ -70,6 +74,14 @@ def _source(entry: Entry) -> Finding | None:
     else:
         return None
     return Finding(entry, Condition.MISSING, reason, hint, is_blocked=True)
+
+
+def _blocking(entry: Entry) -> str:
+    """What the entry's source would have to lie in, but cannot."""
+    for path in clean.parents(entry.source):
+        if clean.is_below(path, entry.store) and os.path.lexists(path) and not os.path.isdir(path):
+            return path
+    return ""
 
 
 def _target(entry: Entry, view: View) -> Finding:

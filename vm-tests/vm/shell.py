@@ -1,4 +1,7 @@
-"""A machine to play with: boots the test image with the serial console on this terminal.
+"""A machine to play with: Debian with Ephemeroot applied, its serial console on this terminal.
+
+Its root is fresh at every boot; `ephemeroot plan` inside says what stays. Turn it off and start
+it again to see: the disk stays between runs, until this checkout changes.
 
 Leave with `poweroff` in the machine, or with Ctrl-A X (cuts the power). Ctrl-A C opens QEMU's
 monitor.
@@ -13,7 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vm import disk, image, initramfs
+from vm import disk, ephemeral, image, initramfs, project
 from vm.cache import Cache
 from vm.command import CommandFailed, Unavailable
 from vm.lock import one_machine
@@ -38,9 +41,13 @@ def open_shell(
     arguments: list[str],
 ) -> int:
     """Boot that system on a disk of that layout that stays between runs; QEMU's exit status."""
+    # A disk goes with the system it was made for: the store has the id that its plan asks for.
     folder = cache.folder("shell")
-    own = disk.Disk(folder / f"{type(layout).__name__.lower()}.raw")
-    if fresh or not own.image.exists():
+    own = disk.Disk(folder / f"{system.key}.raw")
+    for other in folder.iterdir():
+        if other != own.image or fresh:
+            other.unlink()
+    if not own.image.exists():
         disk.prepared(cache, layout, held, system).copy(own.image)
     print(f"disk: {own.image} (a new one: --fresh)\n{_LEAVE}\n", file=sys.stderr)
     append = ["console=ttyS0", "panic=-1", "audit=0", "quiet", "vm.interactive", *_LOGIN]
@@ -65,6 +72,7 @@ def main(words: list[str]) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m vm.shell", description=__doc__, epilog=_LEAVE)
     parser.add_argument("--fresh", action="store_true", help="throw the disk of earlier runs away")
+    parser.add_argument("--plain", action="store_true", help="the Debian without Ephemeroot")
     parser.add_argument(
         "--append",
         default="",
@@ -76,20 +84,30 @@ def main(words: list[str]) -> int:
         enter_private_mounts()
         cache = Cache.from_environment()
         held = tools(cache)
-        system = image.debian_system(cache)
-        initrd = initramfs.make(cache, system)
+        system, initrd, layout = _plain(cache) if chosen.plain else _ephemeral(cache)
         return open_shell(
             cache,
             held,
             system,
             initrd,
-            disk.Btrfs(),
+            layout,
             fresh=chosen.fresh,
             arguments=shlex.split(chosen.append),
         )
     except (Unavailable, CommandFailed, PermissionError) as error:
         print(f"vm.shell: {error}", file=sys.stderr)
         return 1
+
+
+def _plain(cache: Cache) -> tuple[System, Path, disk.Layout]:
+    system = image.debian_system(cache)
+    return system, initramfs.make(cache, system), disk.Btrfs()
+
+
+def _ephemeral(cache: Cache) -> tuple[System, Path, disk.Layout]:
+    with cache.scratch("wheel") as folder:
+        made = ephemeral.make(cache, image.debian_system(cache), project.wheel(cache, folder))
+    return made.system, made.initrd(cache), made.layout()
 
 
 if __name__ == "__main__":
