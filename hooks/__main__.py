@@ -3,10 +3,11 @@
     wipe|persist --plan FILE --target DIR [--cmdline STRING] [--report FILE] [--run DIR]
                  [--boot] [--verbose]
 
-The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something
-was reported; 1 stop, emergency; 71 reboot; 72 power off; 2 wrong usage; 3 locked by another run.
-Anything else, 20 for a plan that cannot be used among it, means that this program could
-decide nothing: then the policy that was baked into the image decides.
+The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something was
+reported; 71 reboot; 72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
+Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
+program could decide nothing: then the policy that was baked into the image decides. 1 is
+no decision either: the interpreter ends so when it cannot even find its own library.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.cmdline import CommandLine
 
-DONE, FAILED, USAGE, LOCKED, DONE_WITH_PROBLEMS, NO_PLAN, REBOOT, POWEROFF = (
-    0, 1, 2, 3, 10, 20, 71, 72,
+DONE, EMERGENCY, USAGE, LOCKED, DONE_WITH_PROBLEMS, NO_PLAN, BUG, REBOOT, POWEROFF = (
+    0, 73, 2, 3, 10, 20, 70, 71, 72,
 )  # fmt: skip
 
 _EXIT = {
-    "emergency": FAILED,
+    "emergency": EMERGENCY,
     "reboot": REBOOT,
     "poweroff": POWEROFF,
     "keep": DONE_WITH_PROBLEMS,
@@ -121,6 +122,11 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
         return LOCKED
     except (EphemerootError, OSError) as error:
         return _fail(stage, options.stage, error)
+    except Exception:  # noqa: BLE001  # a bug must not look like a decision: 1 is one
+        sys.excepthook(*sys.exc_info())
+        report.problem(f"{options.stage} failed: this is a bug, see the traceback", "", CRITICAL)
+        report.finish("failed: a bug")
+        return BUG
     finally:
         stage.close()
     report.finish(result)

@@ -93,16 +93,19 @@ def make_directory(parent: int, name: str, user: int, group: int, mode: int) -> 
     """
     temporary = f".ephemeroot-new-{os.getpid()}-{os.urandom(6).hex()}"
     os.mkdir(temporary, 0o700, dir_fd=parent)
-    fd = paths.open_beneath(parent, temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fchown(fd, user, group)
-        os.fchmod(fd, mode)
-    finally:
-        os.close(fd)
-    try:
+        fd = paths.open_beneath(parent, temporary, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fchown(fd, user, group)
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
         paths.rename(parent, temporary, parent, name, flags=paths.RENAME_NOREPLACE)
     except FileExistsError:
         os.rmdir(temporary, dir_fd=parent)
+    except OSError:
+        os.rmdir(temporary, dir_fd=parent)
+        raise
 
 
 def copy_attributes(source: int, target: int) -> None:

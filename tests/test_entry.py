@@ -118,7 +118,7 @@ def test_any_changed_byte_is_noticed(entry: Entry) -> None:
         plans.parse(bytes(content))
 
 
-@pytest.mark.parametrize(("policy", "code"), [("emergency", 1), ("reboot", 71), ("poweroff", 72)])
+@pytest.mark.parametrize(("policy", "code"), [("emergency", 73), ("reboot", 71), ("poweroff", 72)])
 def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) -> None:
     entry.plan.write_bytes(plan_without_its_store(store=policy).dump())
     for stage in ("wipe", "persist"):
@@ -131,7 +131,7 @@ def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) ->
 
 @pytest.mark.parametrize(
     ("word", "code"),
-    [("emergency", 1), ("reboot", 71), ("poweroff", 72), ("keep", 10), ("continue", 10)],
+    [("emergency", 73), ("reboot", 71), ("poweroff", 72), ("keep", 10), ("continue", 10)],
 )
 def test_the_command_line_overrules_the_policy(entry: Entry, word: str, code: int) -> None:
     entry.plan.write_bytes(plan_without_its_store().dump())
@@ -150,6 +150,23 @@ def test_wipe_no_keeps_the_root_without_looking_at_devices(entry: Entry) -> None
     entry.plan.write_bytes(plan_without_its_store().dump())
     assert entry("wipe", "ephemeroot.wipe=no").returncode == 0
     assert entry.report()["wipe"]["result"] == "root kept: ephemeroot.wipe=no"
+
+
+def test_a_bug_is_no_decision(entry: Entry) -> None:
+    """The policy that was baked into the image decides then, see ephemeroot/image/boot.sh."""
+    entry.plan.write_bytes(plan_without_its_store().dump())
+    broken = (
+        "import sys; from ephemeroot.hooks import __main__ as entry, wiping\n"
+        "def run(stage): raise ZeroDivisionError\n"
+        "wiping.run = run; sys.exit(entry.main(sys.argv[1:]))"
+    )
+    words = ["wipe", "--plan", entry.plan, "--target", entry.base, "--run", entry.base / "run"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", broken, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
+    assert entry.report()["wipe"]["result"] == "failed: a bug"
 
 
 def test_the_same_plan_is_the_same_bytes() -> None:

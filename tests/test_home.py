@@ -316,12 +316,14 @@ def test_a_bindfs_that_died_is_replaced(user: OrdinaryUser) -> None:
     user.home("apply")
     user.write("Music/song", "la\n")
     user.kill(signal.SIGKILL, f"{HOME}/Music")
-    wait_until(lambda: user.status()["Music"] == "dead", "dead")
+    wait_until(lambda: not user.processes(f"{HOME}/Music"), "dead")
+    assert user.status() == {"Music": "dead", "Downloads": "mounted"}
     assert user.sh("cat Music/song", check=False).returncode != 0
     user.home("apply")
     assert user.status() == {"Music": "mounted", "Downloads": "mounted"}
     assert user.sh("cat Music/song").stdout == "la\n"
     user.kill(signal.SIGKILL, f"{HOME}/Music")
+    wait_until(lambda: not user.processes(f"{HOME}/Music"), "dead")
     assert user.home("stop").stderr == ""
     assert user.mounts() == {}
 
@@ -334,6 +336,7 @@ def test_a_dead_mount_takes_along_what_was_mounted_in_it(user: OrdinaryUser) -> 
     user.home("apply")
     user.write("a/b/file", "x\n")
     user.kill(signal.SIGKILL, f"{HOME}/a")
+    wait_until(lambda: not user.processes(f"{HOME}/a"), "dead")
     user.home("apply")
     assert user.status() == {"a": "mounted", "a/b": "mounted"}
     assert user.sh("cat a/b/file /mnt/other/a/b/file").stdout == "x\nx\n"
@@ -679,9 +682,23 @@ def test_enable_and_disable(user: OrdinaryUser) -> None:
     user.home("enable", "--config", f"{HOME}/my config/home 100%.toml")
     unit = user.sh(f"cat {folder}/ephemeroot-home.service").stdout
     assert f'home --config "{HOME}/my config/home 100%%.toml" apply' in unit
+    user.home("--config", f"{HOME}/my config/home 100%.toml", "check")
     user.home("disable")
     assert user.sh(f"ls -A {folder}").stdout == ""
     assert "it was not enabled" in user.home("disable").stdout
+
+
+def test_a_packages_unit_needs_no_copy(user: OrdinaryUser) -> None:
+    user.declare(PLAIN)
+    packaged = "/etc/systemd/user/ephemeroot-home.service"
+    source = "/mnt/lib/ephemeroot/systemd/user/ephemeroot-home.service"
+    user.as_root(f"mkdir -p /etc/systemd/user; cp {source} {packaged}")
+    user.home("enable", "--program", "/usr/bin/ephemeroot")
+    link = ".config/systemd/user/basic.target.wants/ephemeroot-home.service"
+    assert user.sh(f"readlink {link}").stdout == f"{packaged}\n"
+    assert user.sh("ls .config/systemd/user").stdout == "basic.target.wants\n"
+    user.home("enable")  # calls another program than the package's
+    assert user.sh(f"readlink {link}").stdout == "../ephemeroot-home.service\n"
 
 
 def test_a_foreign_unit_stays(user: OrdinaryUser) -> None:

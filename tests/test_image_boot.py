@@ -100,7 +100,7 @@ def test_the_stage_is_called(machine: Machine) -> None:
     assert "--target /new_root" in machine.boot("persist", "/new_root").called[0]
 
 
-@pytest.mark.parametrize(("status", "expected"), [(0, 0), (10, 0), (1, 1)])
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (10, 0), (73, 1)])
 @pytest.mark.parametrize("stage", ["wipe", "persist"])
 def test_a_stage_that_decided(machine: Machine, stage: str, status: int, expected: int) -> None:
     """It has spoken for itself; nothing is added, and no policy asked again."""

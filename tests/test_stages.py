@@ -278,7 +278,7 @@ def test_a_root_that_is_mounted(machine: Machine, tmp_path: Path) -> None:
 def test_no_store(machine: Machine) -> None:
     (machine.top / "persistent/.ephemeroot-store").unlink()
     done = machine.stage("wipe")
-    assert done.returncode == 1
+    assert done.returncode == 73
     assert "is no store" in done.stderr
     assert machine.old() == []
     assert (machine.top / "root/stray").exists()
@@ -291,7 +291,7 @@ def test_another_subvolume_where_the_store_should_be(machine: Machine) -> None:
         ["mount", "-t", "btrfs", "-o", "subvol=root-base", machine.loop, volume], check=True
     )
     done = machine.stage("wipe")
-    assert done.returncode == 1
+    assert done.returncode == 73
     assert "is the subvolume /root-base, declared is persistent" in done.stderr
     assert machine.old() == []
 
@@ -383,7 +383,7 @@ def test_a_root_that_is_not_the_one_that_was_made_fresh(machine: Machine) -> Non
     os.rename(machine.top / "impostor", machine.top / "root")
     root = machine.mount_root()
     done = machine.stage("persist")
-    assert done.returncode == 1
+    assert done.returncode == 73
     assert "is not the root that was made fresh" in done.stderr
     assert not (root / "srv").is_mount()
 

@@ -6,6 +6,7 @@ nothing changed; both are said from inside, and the disk is looked at afterwards
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from vm import initramfs
 from vm.bench import Bench, Boot
 from vm.cache import Cache
+from vm.command import run
 from vm.disk import Disk, Swap
 from vm.ephemeral import CONFIGURATION, STORE_UUID, UUID, Ephemeral, make
 from vm.layer import Content
@@ -136,9 +138,12 @@ def test_the_store_is_missing(ready: Case) -> None:
 
 
 def test_another_subvolume_where_the_store_should_be(ready: Case) -> None:
+    other = {"version": 1, "id": "00000000-0000-4000-8000-000000000000", "path": "/persistent"}
     with ready.disk.mounted() as top:
-        (top / "persistent/.ephemeroot-store").unlink()
-    ready.assert_emergency("what is mounted for /persistent is no store")
+        (top / "persistent").rename(top / "mine")
+        run(["btrfs", "subvolume", "create", top / "persistent"])
+        (top / "persistent/.ephemeroot-store").write_text(json.dumps(other))
+    ready.assert_emergency("what is mounted for /persistent is another store")
 
 
 def test_a_kernel_newer_than_the_base(ready: Case) -> None:

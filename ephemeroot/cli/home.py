@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import terminal
-from ephemeroot.config import Problem, clean
+from ephemeroot.cli import home_listing, terminal
+from ephemeroot.config import clean
 from ephemeroot.errors import Misconfigured
 from ephemeroot.home import requirements, unit
-from ephemeroot.home.application import Application, Event, exclusive
+from ephemeroot.home.application import Application, exclusive
 from ephemeroot.home.model import HomeConfiguration
-from ephemeroot.home.observation import Finding
 from ephemeroot.home.reader import read
 from ephemeroot.home.unit import Unit
 from ephemeroot.home.user import User
@@ -24,13 +22,10 @@ from ephemeroot.home.user import User
 NAME = "home"
 HELP = "persist directories and files below your home, without root (bindfs and links)"
 
-VERSION = 1
 PARTLY = 10
 
 WAIT = 5.0
 """Seconds for which unmounting is tried again, unless ``--wait`` says otherwise."""
-
-_UNDECLARED = "not declared"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _apply(arguments: argparse.Namespace, user: User) -> int:
     configuration = read(user, arguments.config)
     configuration.require_valid()
-    events = _Events(quiet=arguments.json)
+    events = home_listing.Events(quiet=arguments.json)
     os.chdir(user.home)  # where we are may be what has to be unmounted
     with exclusive(user):
         application = Application(
@@ -112,14 +107,11 @@ def _apply(arguments: argparse.Namespace, user: User) -> int:
         found = application.apply()
         findings = found.findings if arguments.dry_run else application.findings()
     if arguments.json:
-        _print_json(
-            "apply",
-            {"operations": [event.to_json() for event in events.all], **_entries(findings)},
-        )
+        entries = home_listing.findings_json(findings)
+        home_listing.print_json("apply", operations=events.to_json(), entries=entries)
     else:
-        for finding in found.blocked:
-            terminal.warning(f"{finding.entry.target} is {_why(finding)}", finding.hint)
-        _count(findings, dry_run=arguments.dry_run)
+        home_listing.warn_of(found.blocked)
+        home_listing.print_count(findings, dry_run=arguments.dry_run)
     if arguments.dry_run:
         return 0
     if not events.failed and all(finding.is_in_place for finding in findings):
@@ -129,7 +121,7 @@ def _apply(arguments: argparse.Namespace, user: User) -> int:
 
 def _stop(arguments: argparse.Namespace, user: User) -> int:
     configuration = _readable(user, arguments.config)
-    events = _Events(quiet=arguments.json)
+    events = home_listing.Events(quiet=arguments.json)
     os.chdir(user.home)
     with exclusive(user):
         application = Application(
@@ -143,7 +135,7 @@ def _stop(arguments: argparse.Namespace, user: User) -> int:
         _complain_about(application)
         application.stop(everything=arguments.all)
     if arguments.json:
-        _print_json("stop", {"operations": [event.to_json() for event in events.all]})
+        home_listing.print_json("stop", operations=events.to_json())
     elif not events.all:
         terminal.say("nothing of ours is mounted")
     if events.failed:
@@ -159,17 +151,11 @@ def _status(arguments: argparse.Namespace, user: User) -> int:
     undeclared = application.undeclared()
     if arguments.json:
         listed = [{"target": t, "source": s} for t, s in undeclared.items()]
-        _print_json("status", {**_entries(findings), "undeclared": listed})
+        entries = home_listing.findings_json(findings)
+        home_listing.print_json("status", entries=entries, undeclared=listed)
     else:
-        rows = [
-            (finding.condition.value, user.short(finding.entry.target), finding.entry.source,
-             f"{finding.reason} ({finding.hint})" if finding.hint else finding.reason)
-            for finding in findings
-        ]  # fmt: skip
-        hint = "'ephemeroot home apply' takes it away"
-        rows += [(_UNDECLARED, user.short(t), s, hint) for t, s in undeclared.items()]
-        _table(rows)
-        _count(findings)
+        home_listing.print_table(user, findings, undeclared)
+        home_listing.print_count(findings)
     return 0 if all(finding.is_in_place for finding in findings) and not undeclared else PARTLY
 
 
@@ -177,33 +163,18 @@ def _check(arguments: argparse.Namespace, user: User) -> int:
     configuration = read(user, arguments.config)
     findings = Application(user, configuration.entries, dry_run=True).findings()
     problems = requirements.examine(user, configuration, findings)
-    errors = sum(not problem.warning for problem in problems)
+    errors = home_listing.count_errors(problems)
     if arguments.json:
-        _print_json(
+        home_listing.print_json(
             "check",
-            {
-                "files": [configuration.file],
-                "errors": errors,
-                "warnings": len(problems) - errors,
-                "problems": [problem.to_json() for problem in problems],
-            },
+            files=[configuration.file],
+            errors=errors,
+            warnings=len(problems) - errors,
+            problems=[problem.to_json() for problem in problems],
         )
     else:
-        _print_problems(configuration, problems, errors)
+        home_listing.print_problems(configuration, problems)
     return Misconfigured.exit_code if errors else 0
-
-
-def _print_problems(
-    configuration: HomeConfiguration, problems: Sequence[Problem], errors: int
-) -> None:
-    for problem in problems:
-        terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
-    entries = f"{configuration.file}: {_number(len(configuration.entries), 'entry', 'entries')}"
-    if not problems:
-        terminal.say(f"{entries}, nothing to complain about")
-        return
-    warnings = _number(len(problems) - errors, "warning", "warnings")
-    terminal.say(f"{entries}, {_number(errors, 'error', 'errors')}, {warnings}")
 
 
 def _enable(arguments: argparse.Namespace, user: User) -> int:
@@ -279,87 +250,6 @@ def _readable(user: User, config: str | None) -> HomeConfiguration:
         return HomeConfiguration(config or user.configuration)
 
 
-class _Events:
-    """What was tried, printed at once unless it is to be JSON."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self.all: list[Event] = []
-
-    def note(self, event: Event) -> None:
-        """Called after each operation."""
-        self.all.append(event)
-        if self.quiet:
-            return
-        if event.error:
-            terminal.error(f"could not {event.line}: {event.error}", event.hint)
-            return
-        terminal.say(event.line)
-        if event.warning:
-            terminal.warning(event.warning)
-        sys.stdout.flush()
-
-    @property
-    def failed(self) -> int:
-        """How many operations failed."""
-        return sum(bool(event.error) for event in self.all)
-
-    @property
-    def done(self) -> int:
-        """How many did not."""
-        return len(self.all) - self.failed
-
-
 def _complain_about(application: Application) -> None:
     for complaint in application.damage:
         terminal.warning(complaint, "going by what proves itself ours; a new one is written")
-
-
-def _entries(findings: Sequence[Finding]) -> dict[str, object]:
-    return {
-        "entries": [
-            {
-                "target": finding.entry.target,
-                "source": finding.entry.source,
-                "kind": "directory" if finding.entry.is_directory else "file",
-                "method": finding.entry.method,
-                "condition": finding.condition.value,
-                "in-place": finding.is_in_place,
-                "reason": finding.reason,
-                "hint": finding.hint,
-            }
-            for finding in findings
-        ]
-    }
-
-
-def _print_json(action: str, content: dict[str, object]) -> None:
-    head = {"format": f"ephemeroot-home-{action}", "version": VERSION}
-    sys.stdout.write(json.dumps({**head, **content}, indent=2) + "\n")
-
-
-def _why(finding: Finding) -> str:
-    return f"{finding.condition.value}: {finding.reason}"
-
-
-def _table(rows: Sequence[tuple[str, str, str, str]]) -> None:
-    widths = [max(len(terminal.printable(row[n])) for row in rows) for n in (0, 1)] if rows else []
-    for row in rows:
-        condition, target, source, reason = map(terminal.printable, row)
-        terminal.say(f"{condition:<{widths[0]}}  {target:<{widths[1]}}  {source}")
-        if reason:
-            terminal.say(f"{'':<{widths[0]}}  {reason}")
-
-
-def _count(findings: Sequence[Finding], *, dry_run: bool = False) -> None:
-    fine = sum(finding.is_in_place for finding in findings)
-    total = _number(len(findings), "entry", "entries")
-    now = " now" if dry_run else ""
-    if fine == len(findings):
-        terminal.say(f"{total}{now}: all in place" if findings else "nothing is declared")
-    else:
-        terminal.say(f"{total}{now}: {fine} in place")
-
-
-def _number(number: int, one: str, more: str) -> str:
-    return f"{number} {one if number == 1 else more}"

@@ -43,21 +43,39 @@ Listener = Callable[[Event], None]
 
 @contextmanager
 def exclusive(user: User) -> Iterator[None]:
-    """Hold the lock of the user's home. Raises ``Locked`` if another run has it."""
-    # The home itself is locked: a lock file in it would have to be somewhere that nothing
-    # is ever mounted on.
-    fd = os.open(user.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Hold the lock of the user's home. Raises ``Locked`` if another run has it.
+
+    Where neither the home nor the user's runtime directory can be locked there is no lock:
+    each operation looks again at what it changes, so that two runs only disturb each other.
+    """
+    # Directories are locked, not a file: in the home, that would have to be somewhere that
+    # nothing is ever mounted on. NFS locks no directory (EBADF).
+    fd = _lock(user.home)
+    if fd is None:
+        fd = _lock(f"/run/user/{user.uid}")
+    try:
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _lock(path: str) -> int | None:
+    """The descriptor that holds the lock on the directory, ``None`` if it cannot be locked."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise Locked(
-            f"another run is at work in {user.home}", "wait for it to end, then try again"
-        ) from None
-    try:
-        yield
-    finally:
+        hint = "wait for it to end, then try again"
+        raise Locked(f"another run is at work in this home ({path} is locked)", hint) from None
+    except OSError:
         os.close(fd)
+        return None
+    return fd
 
 
 class Application:
@@ -82,13 +100,14 @@ class Application:
         self.dry_run = dry_run
         self.listener = listener
         sources = {entry.target: entry.source for entry in entries}
-        self.keeper = Keeper(user, sources, and_recorded=stops)
+        self.keeper = Keeper(user, sources)
         self.damage = self.keeper.damage
         self.view = View(user, self.keeper.record)
         self.work = Work(self.view, wait)
         self.failures = 0
         self.is_unrecorded = False
         changes.adopt(self.entries, self.view)
+        self.keeper.expect(self.view.ours(), to_stay=stops)
 
     def apply(self) -> Changes:
         """Make the home what the entries declare; returns what had to change."""

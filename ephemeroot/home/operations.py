@@ -13,6 +13,7 @@ import stat
 import time
 from dataclasses import dataclass
 
+from ephemeroot.config import clean
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.home import fuse, holders
 from ephemeroot.home.bindfs import Bindfs
@@ -130,7 +131,7 @@ class RemoveDirectory(Operation):
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
                     raise
-                if work.view.has_ours(self.path):
+                if any(clean.is_below(path, self.path) for path in work.view.ours()):
                     return ""  # what could not be taken out of it is for the next run
         # Gone, or with somebody's files in it: then it is not ours any more.
         record.directories.pop(self.path, None)

@@ -26,7 +26,7 @@ def read(user: User, file: str | None = None) -> HomeConfiguration:
     except Misconfigured:
         raise Misconfigured(
             f"there is no configuration: {path} does not exist",
-            "write it (see docs/home.md), or name a file with --config",
+            f'begin it with [persistence."/persistent/home/{user.name}"] and directories = ["…"]',
         ) from None
     node = reader.parse(source, reading)
     top = None if node is None else reading.table(node, TOP)

@@ -121,10 +121,8 @@ class Keeper:
     next time, so the record then goes straight to where the store has that directory.
     """
 
-    def __init__(self, user: User, sources: dict[str, str], *, and_recorded: bool = False) -> None:
-        """*sources* are the declared entries' sources by target; with *and_recorded*, what
-        the record has besides is to stay, too.
-        """
+    def __init__(self, user: User, sources: dict[str, str]) -> None:
+        """*sources* are the declared entries' sources by target."""
         self.user = user
         self.sources = sources
         self.damage: list[str] = []
@@ -132,10 +130,14 @@ class Keeper:
         self._known: list[str] = []
         for file in (user.state, self._place(self._covering(sources))):
             self._load(file)
-        if and_recorded:
-            self.sources = {**self.record.sources(), **sources}
-        # A mount or a link that goes may have been what led to it.
-        self._known.append(self._place(self._covering(self.record.sources())))
+
+    def expect(self, sources: dict[str, str], *, to_stay: bool) -> None:
+        """What is proven to be mounted or linked now: one of these may be what leads to the
+        record's file. *to_stay*: they count as declared.
+        """
+        self._known.append(self._place(self._covering(sources)))
+        if to_stay:
+            self.sources = {**sources, **self.sources}
 
     def _load(self, file: str) -> None:
         if any(_is_same(file, known) for known in self._known):

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 
-from ephemeroot.config import clean
 from ephemeroot.home import bindfs, fuse
 from ephemeroot.home.record import Mounted, Record
 from ephemeroot.home.user import User
@@ -96,16 +95,15 @@ class View:
             return False
         return stat.S_ISDIR(info.st_mode) and info.st_ino == inode
 
-    def has_ours(self, directory: str) -> bool:
-        """Whether a mount or a link of ours is below *directory*."""
-        return any(
-            clean.is_below(path, directory)
-            and (
-                self.is_our_link(path)
-                or ((mount := self.mount_at(path)) is not None and self.is_ours(mount))
-            )
-            for path in self.record.sources()
-        )
+    def ours(self) -> dict[str, str]:
+        """The sources of the mounts and links that are in the record and proven to be there."""
+        found = {path: source for path, source in self.record.links.items()
+                 if self.is_our_link(path)}  # fmt: skip
+        for path, recorded in self.record.mounts.items():
+            mount = self.mount_at(path)
+            if mount is not None and self.is_ours(mount) and self.shows(mount, recorded.source):
+                found[path] = recorded.source
+        return found
 
     def has_only_ours(self, directory: str) -> bool:
         """Whether nothing is below *directory* but what we made: it could be empty at once.
@@ -140,7 +138,7 @@ def readlink(path: str) -> str | None:
 def is_dead(path: str) -> bool:
     """Whether the FUSE filesystem at *path* has lost the process that served it."""
     try:
-        os.stat(path)
+        os.statvfs(path)  # stat would be answered from the kernel's cache for a second
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -2,7 +2,7 @@
 # boot wipe|persist|inert [TARGET]: run one stage, and know what to do when it cannot even start.
 #
 # The stage itself is Python (boot.pyc beside this file). Its exit status: 0 and 10 go on,
-# 1 fail closed, 71 reboot, 72 power off. Anything else means that it decided nothing (no
+# 71 reboot, 72 power off, 73 fail closed. Anything else means that it decided nothing (no
 # interpreter, a crash, a damaged plan): then the policies baked in below decide.
 
 folder=${0%/*}
@@ -118,11 +118,12 @@ status=$?
 unset LD_LIBRARY_PATH
 case $status in
     0 | 10) exit 0 ;;
-    1) exit 1 ;;
     71) leave reboot ;;
     72) leave poweroff ;;
+    73) exit 1 ;;
     3) decide "another run holds the lock" ;;
     20) decide "the plan in this image cannot be used" ;;
+    70) decide "the boot code has a bug, see the lines above" ;;
     126 | 127) decide "the interpreter $python cannot be started (exit $status)" ;;
     *) decide "the boot code ended with exit status $status" ;;
 esac

@@ -35,6 +35,8 @@ def verify() -> int:
 
 
 POSITIVE = "ephemeroot-verified"
+BUG = 70
+"""As in ephemeroot.hooks.__main__, which cannot be asked when it cannot be imported."""
 
 
 def main(arguments: list[str]) -> int:
@@ -42,8 +44,11 @@ def main(arguments: list[str]) -> int:
     sys.path.insert(0, FOLDER)
     if arguments == ["verify"]:
         return verify()
-    from ephemeroot.hooks.__main__ import main as stage
-
+    try:
+        from ephemeroot.hooks.__main__ import main as stage
+    except Exception:  # noqa: BLE001  # half a closure: the policy in the image decides
+        sys.excepthook(*sys.exc_info())
+        return BUG
     return stage(arguments)
 
 

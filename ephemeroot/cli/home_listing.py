@@ -1,0 +1,134 @@
+"""How ``ephemeroot home`` shows what it did and found: lines for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+from ephemeroot.cli import terminal
+from ephemeroot.config import Problem
+from ephemeroot.home.application import Event
+from ephemeroot.home.model import HomeConfiguration
+from ephemeroot.home.observation import Finding
+from ephemeroot.home.user import User
+
+VERSION = 1
+"""Of all the JSON here; a key that is added does not change it."""
+
+
+class Events:
+    """What was tried, printed at once unless it is to be JSON."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.all: list[Event] = []
+
+    def note(self, event: Event) -> None:
+        """Called after each operation."""
+        is_repeated = any(event.error == earlier.error for earlier in self.all)
+        self.all.append(event)
+        if self.quiet:
+            return
+        if event.error:
+            hint = "" if is_repeated else event.hint
+            terminal.error(f"could not {event.line}: {event.error}", hint)
+            return
+        terminal.say(event.line)
+        if event.warning:
+            terminal.warning(event.warning)
+        sys.stdout.flush()
+
+    @property
+    def failed(self) -> int:
+        """How many operations failed."""
+        return sum(bool(event.error) for event in self.all)
+
+    @property
+    def done(self) -> int:
+        """How many did not."""
+        return len(self.all) - self.failed
+
+    def to_json(self) -> list[dict[str, object]]:
+        """All of them, for ``print_json``."""
+        return [event.to_json() for event in self.all]
+
+
+def print_json(action: str, **content: object) -> None:
+    """Print *content* with what tells programs how to read it."""
+    head = {"format": f"ephemeroot-home-{action}", "version": VERSION}
+    sys.stdout.write(json.dumps({**head, **content}, indent=2) + "\n")
+
+
+def findings_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
+    """How things stand with each entry, for ``print_json``."""
+    return [
+        {
+            "target": finding.entry.target,
+            "source": finding.entry.source,
+            "kind": "directory" if finding.entry.is_directory else "file",
+            "method": finding.entry.method,
+            "condition": finding.condition.value,
+            "in-place": finding.is_in_place,
+            "reason": finding.reason,
+            "hint": finding.hint,
+        }
+        for finding in findings
+    ]
+
+
+def warn_of(findings: Sequence[Finding]) -> None:
+    """Say why entries were left alone."""
+    for finding in findings:
+        reason = f"{finding.entry.target} is {finding.condition.value}: {finding.reason}"
+        terminal.warning(reason, finding.hint)
+
+
+def print_table(user: User, findings: Sequence[Finding], undeclared: Mapping[str, str]) -> None:
+    """Print a line for each entry, and for what is left of entries that are none any more."""
+    rows = []
+    for finding in findings:
+        more = f"{finding.reason} ({finding.hint})" if finding.hint else finding.reason
+        entry = finding.entry
+        rows.append((finding.condition.value, user.short(entry.target), entry.source, more))
+    for target, source in undeclared.items():
+        more = "'ephemeroot home apply' takes it away"
+        rows.append(("not declared", user.short(target), source, more))
+    lines = [[terminal.printable(cell) for cell in row] for row in rows]
+    first, second = (max((len(line[n]) for line in lines), default=0) for n in (0, 1))
+    for condition, target, source, more in lines:
+        terminal.say(f"{condition:<{first}}  {target:<{second}}  {source}")
+        if more:
+            terminal.say(f"{'':<{first}}  {more}")
+
+
+def print_count(findings: Sequence[Finding], *, dry_run: bool = False) -> None:
+    """Print how many entries are in place."""
+    if not findings:
+        terminal.say("nothing is declared")
+        return
+    total = _number(len(findings), "entry", "entries") + (" now" if dry_run else "")
+    fine = sum(finding.is_in_place for finding in findings)
+    terminal.say(f"{total}: {'all' if fine == len(findings) else fine} in place")
+
+
+def print_problems(configuration: HomeConfiguration, problems: Sequence[Problem]) -> None:
+    """Print all *problems* and how many there are."""
+    for problem in problems:
+        terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
+    entries = f"{configuration.file}: {_number(len(configuration.entries), 'entry', 'entries')}"
+    if not problems:
+        terminal.say(f"{entries}, nothing to complain about")
+        return
+    errors = count_errors(problems)
+    warnings = _number(len(problems) - errors, "warning", "warnings")
+    terminal.say(f"{entries}, {_number(errors, 'error', 'errors')}, {warnings}")
+
+
+def count_errors(problems: Sequence[Problem]) -> int:
+    """How many of *problems* are no mere warnings."""
+    return sum(not problem.warning for problem in problems)
+
+
+def _number(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"

@@ -1,0 +1,123 @@
+"""Images as an administrator makes them: by `ephemeroot apply`, unconfigured, and from a broken
+installation. The first needs no machine, only the Debian system and its own dracut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from vm import initramfs, project
+from vm.bench import Bench, Boot
+from vm.cache import Cache
+from vm.disk import Disk
+from vm.ephemeral import Ephemeral
+from vm.system import System
+
+DiskFactory = Callable[..., Disk]
+
+CONFIGURATION = """\
+[root]
+wiper = "btrfs"
+external-boot = true
+[root.btrfs]
+base = "root-base"
+[[volumes]]
+mount-point = "/persistent"
+device = "@DEVICE@"
+type = "btrfs"
+options = ["subvol=persistent"]
+[persistence."/persistent"]
+directories = ["/var/log"]
+files = ["/etc/machine-id"]
+"""
+
+# A store on a loop device: apply wants to see it mounted before it writes a marker into it.
+APPLY = """\
+set -e
+ephemeroot setup dracut
+truncate --size 256M /run/store
+mkfs.btrfs --quiet /run/store
+device=$(losetup --find --show /run/store)
+trap 'umount --quiet /persistent /mnt; losetup --detach "$device"' EXIT
+# That of the machine to be, not of the host that this chroot is on.
+echo "root=$device rootflags=subvol=root ro" > /run/cmdline
+mount --bind /run/cmdline /proc/cmdline
+mount "$device" /mnt
+btrfs --quiet subvolume create /mnt/persistent
+mkdir /persistent
+mount -o subvol=persistent "$device" /persistent
+sed -i "s,@DEVICE@,$device," /etc/ephemeroot/ephemeroot.toml
+echo "$device / btrfs subvol=root 0 0" > /etc/fstab
+kernel=$(ls /usr/lib/modules)
+dracut --force --no-compress --hostonly --filesystems btrfs "/boot/initrd.img-$kernel" "$kernel" \
+    > /dev/null 2>&1
+echo 'compress="cat"' > /etc/dracut.conf.d/quick.conf
+echo "== dry run"; ephemeroot apply --dry-run
+[ ! -e /persistent/.ephemeroot-store ] && [ ! -e /etc/ephemeroot/plan.json ]
+echo "== first"; ephemeroot apply --yes
+echo "== second"; ephemeroot apply --yes
+sed -i 's,"/var/log",& \\, "/srv",' /etc/ephemeroot/ephemeroot.toml
+echo "== third"; ephemeroot apply --yes
+cat /persistent/.ephemeroot/generation
+cmp /persistent/.ephemeroot/plan.json /etc/ephemeroot/plan.json
+cat /persistent/etc/ephemeroot/ephemeroot.toml
+"""
+
+
+def test_apply_rebuilds_the_images_and_reads_them_back(
+    cache: Cache, image: System, wheel: Path
+) -> None:
+    files = {"etc/ephemeroot/ephemeroot.toml": CONFIGURATION}
+    said = project.installed(cache, image, wheel, files).run(cache, "sh", "-c", APPLY)
+    _, dry, first, second, third = re.split(r"^== .*\n", said, flags=re.MULTILINE)
+    assert f"rebuild /boot/initrd.img-{image.release}" in dry
+    assert "make /persistent a store (write its marker)" in dry
+    assert "+ before the root is mounted: rotate /" in first
+    assert "done: 1 image of generation 1 read back" in first
+    assert "no changes since generation 1" in second
+    assert "generation 1 read back" in second
+    assert "+ under the new root: bind directory /srv" in third
+    assert "done: 1 image of generation 2 read back" in third
+    assert "\n2\n" in third
+    assert '"/var/log" , "/srv"' in third, "the store has the configuration as it is now"
+
+
+def test_installed_without_a_configuration_it_is_inert(
+    bench: Bench, cache: Cache, image: System, wheel: Path, disk: DiskFactory, name: str
+) -> None:
+    installed = project.installed(cache, image, wheel, {})
+    system = installed.changed_by(cache, "ephemeroot", "setup", "dracut")
+    boot = Boot(system, initramfs.make(cache, system), (disk(system=system),))
+    with boot.disks[0].mounted() as top:
+        (top / "root/etc/stray").write_text("stays\n")
+    machine = bench.up(boot, name)
+    assert machine.settle() == "running", machine.failed_units()
+    assert machine.read("/etc/stray") == b"stays\n"
+    assert "ephemeroot" not in machine.journal("-u init.scope -k")
+    assert machine.run("ls -d /run/ephemeroot", check=False).rc != 0
+    assert machine.poweroff().complaints == ()
+
+
+def test_a_broken_closure_makes_an_inert_image_that_says_why(
+    bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
+) -> None:
+    library = "rm /usr/lib/x86_64-linux-gnu/libbtrfsutil.so.1*"
+    broken = ephemeral.system.changed_by(cache, "sh", "-c", library)
+    initrd = initramfs.make(cache, broken)
+    assert "THIS IMAGE IS INERT" in (initrd.parent / "dracut.log").read_text()
+    boot = Boot(broken, initrd, (disk(ephemeral.layout(), ephemeral.system),))
+    with boot.disks[0].mounted() as top:
+        (top / "root/etc/stray").write_text("stays\n")
+    machine = bench.up(boot, name)
+    machine.settle()
+    assert machine.read("/etc/stray") == b"stays\n"
+    assert machine.run("findmnt /var/log", check=False).rc != 0
+    console = machine.console.read_text(errors="replace")
+    assert "THIS INITRAMFS IS INERT" in console
+    assert "libbtrfsutil.so.1" in console
+    assert "ephemeroot-wipe.service" not in machine.journal()
+    machine.poweroff()
+    with boot.disks[0].mounted() as top:
+        assert not (top / "old_roots").exists()
