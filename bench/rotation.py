@@ -1,11 +1,13 @@
-"""Time one boot's wipe against the shell recipe: rotation, and pruning of many old roots.
+"""Time one boot's wipe against the shell recipe and a small C program: rotation, and pruning
+of many old roots.
 
 Both do the same on filesystems made the same way, in the same run: mount the top level,
 retire the root, delete the N old roots that are due (with their nested subvolumes), make a
 fresh root, unmount. Needs root; takes about a minute. `--quick` leaves out the large cases.
 
 The recipe runs as the shell script it is, the wiper as the process that boots run: a new
-interpreter with the options of the boot entry.
+interpreter with the options of the boot entry. The C program (rotation.c) makes the calls that
+nobody can do without and proves nothing: it shows what of the time is the kernel's.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from btrfs_image import Disk, Site, fresh_disk
 
 RECIPE = Path(__file__).resolve().parent / "recipe.sh"
+FLOOR = Path(__file__).resolve().parent / "rotation.c"
+KINDS = ("recipe", "wiper", "boot", "floor")
+NAMES = {"recipe": "%Y-%m-%d_%H:%M:%S", "floor": "due-%Y-%m-%dT%H-%M-%SZ"}
 COUNTS = (0, 1, 30, 300, 1000)
 NESTED = (0, 3)
 AGE = 60 * 86400
@@ -43,12 +48,12 @@ assert not outcome.problems, outcome.problems
 """
 
 
-def prepare(directory: Path, count: int, nested: int, *, recipe: bool) -> Path:
+def prepare(directory: Path, count: int, nested: int, kind: str) -> Path:
     """A filesystem with *count* old roots that are due, unmounted; the image's path."""
     with fresh_disk(directory, 1024) as disk:
         site = Site(disk, "").with_root()
         then = time.time() - AGE
-        pattern = "%Y-%m-%d_%H:%M:%S" if recipe else "%Y-%m-%dT%H-%M-%SZ"
+        pattern = NAMES.get(kind, "%Y-%m-%dT%H-%M-%SZ")
         names = [time.strftime(pattern, time.gmtime(then + n)) for n in range(count)]
         site.old_roots.mkdir()
         site.retire(*names, nested=nested)
@@ -98,24 +103,35 @@ def site_packages() -> str:
     return str(Path(btrfsutil.__file__).parent)
 
 
-def measure(count: int, nested: int, repeat: int) -> tuple[float, float, float]:
-    """The best of *repeat*: recipe, wiper that prunes all, wiper with a boot's budget."""
-    best = [float("inf")] * 3
+def compiled(directory: Path) -> Path:
+    """The C program, built with the system's compiler."""
+    program = directory / "rotation"
+    flags = ("-O2", "-Wall", "-Wextra", "-Werror")
+    subprocess.run(["gcc", *flags, "-o", program, FLOOR, "-lbtrfsutil"], check=True)
+    return program
+
+
+def measure(count: int, nested: int, repeat: int, floor: Path) -> dict[str, float]:
+    """The best of *repeat* for each of ``KINDS``; ``boot`` is the wiper with a boot's budget."""
+    best = dict.fromkeys(KINDS, float("inf"))
     for _ in range(repeat):
-        for which in range(3):
+        for kind in KINDS:
             directory = Path(tempfile.mkdtemp(prefix="ephemeroot-bench-"))
             try:
-                image = prepare(directory, count, nested, recipe=which == 0)
-                command = [str(RECIPE), "LOOP", str(directory / "recipe")]
-                if which:
-                    command = wiper(directory, 600.0 if which == 1 else 1.0)
-                best[which] = min(best[which], run(directory, image, command))
-                if which < 2:
+                image = prepare(directory, count, nested, kind)
+                commands = {
+                    "recipe": [str(RECIPE), "LOOP", str(directory / "mounted")],
+                    "floor": [str(floor), "LOOP", str(directory / "mounted")],
+                    "wiper": wiper(directory, 600.0),
+                    "boot": wiper(directory, 1.0),
+                }
+                best[kind] = min(best[kind], run(directory, image, commands[kind]))
+                if kind != "boot":
                     found = left(directory, image)
-                    assert found == 1, f"{found} old roots are left"
+                    assert found == 1, f"{kind}: {found} old roots are left"
             finally:
                 shutil.rmtree(directory)
-    return best[0], best[1], best[2]
+    return best
 
 
 def main() -> None:
@@ -124,21 +140,31 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench/rotation.py needs root: it makes and mounts filesystems")
-    measure(0, 0, 1)
-    print("old roots nested     recipe      wiper   ratio  in a boot, budget 1 s")
-    first: dict[int, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="ephemeroot-bench-") as folder:
+        table(compiled(Path(folder)), COUNTS[:3] if arguments.quick else COUNTS)
+
+
+def table(floor: Path, counts: tuple[int, ...]) -> None:
+    """A line for each number of old roots, and what each further one costs."""
+    measure(0, 0, 1, floor)  # warms the caches
+    print("old roots nested     recipe          C      wiper  recipe/wiper  wiper/C  budget 1 s")
     for nested in NESTED:
-        for count in COUNTS[:3] if arguments.quick else COUNTS:
-            recipe, ours, boot = measure(count, nested, 3 if count <= 30 else 1)
-            first.setdefault(nested, (recipe, ours))
+        none: dict[str, float] = {}
+        for count in counts:
+            took = measure(count, nested, 3 if count <= 30 else 1, floor)
+            none = none or took
+            times = " ".join(f"{took[kind] * 1e3:7.1f} ms" for kind in ("recipe", "floor", "wiper"))
             print(
-                f"{count:9} {nested:6} {recipe * 1e3:7.1f} ms {ours * 1e3:7.1f} ms "
-                f"{recipe / ours:6.1f}x {boot * 1e3:7.1f} ms",
+                f"{count:9} {nested:6} {times} {took['recipe'] / took['wiper']:12.1f}x "
+                f"{took['wiper'] / took['floor']:7.1f}x {took['boot'] * 1e3:8.1f} ms",
                 flush=True,
             )
             if count:
-                each = [1e3 * (t - first[nested][n]) / count for n, t in enumerate((recipe, ours))]
-                print(f"{'each':>16} {each[0]:7.3f} ms {each[1]:7.3f} ms")
+                each = {kind: 1e3 * (took[kind] - none[kind]) / count for kind in KINDS}
+                print(
+                    f"{'each':>16} {each['recipe']:7.3f} ms {each['floor']:7.3f} ms "
+                    f"{each['wiper']:7.3f} ms"
+                )
 
 
 if __name__ == "__main__":

@@ -160,9 +160,12 @@ def test_a_bug_is_no_decision(entry: Entry) -> None:
         "def run(stage): raise ZeroDivisionError\n"
         "wiping.run = run; sys.exit(entry.main(sys.argv[1:]))"
     )
-    words = ["wipe", "--plan", entry.plan, "--target", entry.base, "--run", entry.base / "run"]
+    words = ["--plan", str(entry.plan), "--target", str(entry.base), "--run", f"{entry.base}/run"]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", broken, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", broken, "wipe", *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 70
     assert "ZeroDivisionError" in done.stderr

@@ -7,6 +7,7 @@ units. The rest is the user's own doing.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def test_a_users_login(
 
     first = bench.up(boot, name)
     assert first.settle() == "running", first.failed_units()
+    said = json.loads(first.read("/run/ephemeroot/boot.json"))
+    assert (said["wipe"]["problems"], said["persist"]["problems"]) == ([], [])
     wait_for(first, "loginctl list-sessions --no-legend | grep -q 'talyz.*ttyS0'")
     as_user(
         first,
