@@ -152,7 +152,7 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
     stage.report.problem(f"{name} failed: {message}", hint, CRITICAL)
     if _EXIT[policy] == DONE_WITH_PROBLEMS:
         if name == "wipe":
-            stage.report.log("the root is kept as it is", WARNING)
+            stage.report.log(wiping.what_is_kept(stage), WARNING)
             wiping.remember_kept(stage, message)
     else:
         stage.report.log(_RESCUE[kind], CRITICAL)

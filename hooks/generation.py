@@ -42,7 +42,9 @@ def newer_plan(stage: Stage) -> Plan | None:
         if newest <= stage.plan.generation:
             continue
         try:
-            plan = plans.parse(_read(stage.store(path), PLAN), f"the plan in the store {path}")
+            plan = plans.parse(
+                read_record(stage.store(path), PLAN), f"the plan in the store {path}"
+            )
         except (Damaged, EphemerootError, OSError) as error:
             stage.report.problem(f"the newer plan in the store {path} cannot be used: {error}")
             continue
@@ -58,7 +60,7 @@ def _recorded(stage: Stage) -> list[tuple[str, int]]:
         if not isinstance(operation, Store):
             continue
         try:
-            text = _read(stage.store(operation.path), RECORD).decode("ascii")
+            text = read_record(stage.store(operation.path), RECORD).decode("ascii")
             found.append((operation.path, int(text)))
         except FileNotFoundError:
             found.append((operation.path, 0))
@@ -70,8 +72,11 @@ def _recorded(stage: Stage) -> list[tuple[str, int]]:
     return found
 
 
-def _read(store: int, path: str) -> bytes:
-    """A record of ours in the store: root's, below a directory that is root's."""
+def read_record(store: int, path: str) -> bytes:
+    """A record of ours in the open *store*: root's, below a directory that is root's.
+
+    Raises ``OSError`` if it is not there and ``EphemerootError`` if it is somebody else's.
+    """
     fd = paths.open_beneath(store, path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         directory = paths.open_beneath(store, STATE, os.O_PATH | os.O_DIRECTORY)

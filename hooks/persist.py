@@ -6,7 +6,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import generation, seed, wiping
+from ephemeroot.hooks import generation, request, seed, wiping
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.report import WARNING
@@ -44,6 +44,7 @@ def run(stage: Stage) -> str:
     _leave_volumes(stage)
     done = len(stage.plan.persist) - len(failed)
     _stop_if_needed(stage, failed)
+    request.consume(stage)
     return f"{done} of {len(stage.plan.persist)} operations done"
 
 

@@ -64,6 +64,8 @@ def _assemble(stage: Stage, fresh: str, trial: str) -> None:
 
 
 def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
+    if not stage.is_mounted(stage.volume(volume.volume)):
+        return  # itself made fresh, and not yet: nothing that a boot needs is on it
     try:
         place = paths.open_in_root(root, volume.mount_point, tree.DIRECTORY)
     except FileNotFoundError:

@@ -78,7 +78,7 @@ class Wipe(Operation):
             prove=lambda path: self._prove(stage, path),
             log=stage.report.log,
             previous=lambda path, lived: self._carry_over(stage, path, lived),
-            request=stage.cmdline.get("ephemeroot.root") if self.target == "/" else None,
+            request=stage.old_root if self.target == "/" else None,
         )
         outcome = self.load().wipe(boot)
         for line in outcome.problems:

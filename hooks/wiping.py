@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ephemeroot.errors import Refused
-from ephemeroot.hooks import generation, resume
+from ephemeroot.hooks import generation, request, resume
 from ephemeroot.hooks.wipe import WIPED, Wipe
 
 TYPE_CHECKING = False
@@ -31,13 +31,43 @@ def run(stage: Stage) -> str:
     if unknown:
         raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
     resume.require_none_pending(stage.cmdline)
+    asked = False
     for operation in stage.plan.wipe:
         started = time.monotonic()
-        if isinstance(operation, Wipe):
+        if isinstance(operation, Wipe) and not asked:
+            # The stores have proven themselves by now: their records count.
+            asked = True
             generation.require_newest(stage)
+            kept = _follow_request(stage)
+            if kept:
+                remember_kept(stage, kept)
+                return f"root kept: {kept}"
         result = operation.execute(stage)
         stage.report.operation(operation, result, time.monotonic() - started)
     return "wiped" if any(isinstance(o, Wipe) for o in stage.plan.wipe) else "nothing to wipe"
+
+
+def _follow_request(stage: Stage) -> str:
+    """Note which old root to boot; return why nothing is to be made fresh, or ``""``.
+
+    Raises ``Refused`` for a request that is not understood.
+    """
+    line = stage.cmdline
+    stage.old_root = line.get("ephemeroot.root")
+    if line.has("ephemeroot.root") and not stage.old_root:
+        raise Refused(
+            "ephemeroot.root= on the kernel command line names no old root",
+            "write ephemeroot.root=NAME; 'ephemeroot roots list' has the names",
+        )
+    found = request.find(stage)
+    if found is None:
+        return ""
+    if line.has("ephemeroot.wipe") or line.has("ephemeroot.root"):
+        stage.report.log(f"{found.words()}: the kernel command line says otherwise")
+        return ""
+    stage.report.set("request", found.words())
+    stage.old_root = found.root
+    return found.words() if found.word == request.KEEP else ""
 
 
 def require_fresh(stage: Stage) -> None:
@@ -61,5 +91,18 @@ def require_fresh(stage: Stage) -> None:
 
 
 def remember_kept(stage: Stage, reason: str) -> None:
-    """Record that this boot goes on with the root as it is."""
-    stage.remember(WIPED, {"boot-id": stage.boot_id, "kept": reason})
+    """Record that nothing more is made fresh in this boot.
+
+    What already was stays on record: it must be marked as lived.
+    """
+    record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
+    record["kept"] = reason
+    stage.remember(WIPED, record)
+
+
+def what_is_kept(stage: Stage) -> str:
+    """A line for people on what a wipe that failed has left."""
+    fresh = sorted(key for key in stage.recall(WIPED) or {} if key.startswith("/"))
+    if "/" in fresh:
+        return f"{', '.join(fresh)} was made fresh before; the rest is kept as it is"
+    return "the root is kept as it is"

@@ -65,9 +65,10 @@ class Btrfs(Wiper):
     def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
         base = self.settings.get("base")
         fresh = f"a snapshot of {base}" if base else "an empty one"
+        what = f"subvolume {subvolume}" if subvolume else "the subvolume of rootflags="
+        where = device or "the device of root="
         return (
-            f"rotate {target}: subvolume {subvolume or '(by rootflags)'} "
-            f"on {device or '(by root)'} becomes {fresh}, "
+            f"rotate {target}: {what} on {where} becomes {fresh}, "
             f"the previous one goes to {self.settings['old-roots']} "
             f"for {self.settings['keep-days']} days, the last {self.settings['keep-last']} stay"
         )
