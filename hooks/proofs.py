@@ -49,7 +49,7 @@ def require_bootable(stage: Stage, fresh: str) -> None:
 
 def _assemble(stage: Stage, fresh: str, trial: str) -> None:
     """Mount *fresh* and, inside it, the volumes, at the private directory *trial*."""
-    _bind(fresh, trial)
+    bind(fresh, trial)
     try:
         root = os.open(trial, tree.DIRECTORY | os.O_CLOEXEC)
         try:
@@ -86,7 +86,8 @@ def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
         os.close(place)
 
 
-def _bind(source: str, target: str) -> None:
+def bind(source: str, target: str) -> None:
+    """Bind the directory *source* at the directory *target*, privately."""
     opened = os.open(source, tree.DIRECTORY | os.O_CLOEXEC)
     try:
         place = os.open(target, tree.DIRECTORY | os.O_CLOEXEC)

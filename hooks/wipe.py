@@ -9,7 +9,7 @@ import time
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import clock, proofs
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import devices
+from ephemeroot.linux import devices, mounts
 from ephemeroot.wipers import contract
 
 TYPE_CHECKING = False
@@ -109,11 +109,13 @@ class Wipe(Operation):
 
         A root that never lived holds nothing that the administrator ever saw.
         """
-        if self.target != "/" or not lived:
+        if not lived:
             return
-        root = os.open(previous, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = self._as_root(stage, previous)
         try:
             for operation in stage.plan.persist:
+                if not self._covers(stage, operation):
+                    continue
                 started = time.monotonic()
                 saved = self._saved(stage, operation, root)
                 if saved:
@@ -121,6 +123,26 @@ class Wipe(Operation):
             stage.sync_stores()
         finally:
             os.close(root)
+            if self.target != "/":
+                mounts.detach(stage.private("previous") + self.target)
+
+    def _as_root(self, stage: Stage, previous: str) -> int:
+        """*previous*, opened as a root in which it has its place: a volume below its mount
+        point.
+        """
+        place = previous
+        if self.target != "/":
+            place = stage.private("previous")
+            os.makedirs(place + self.target, 0o700, exist_ok=True)
+            proofs.bind(previous, place + self.target)
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _covers(self, stage: Stage, operation: Operation) -> bool:
+        """Whether what *operation* is about lay in what is wiped here."""
+        path = getattr(operation, "path", "/") + "/"
+        wiped = {o.target for o in stage.plan.wipe if isinstance(o, Wipe)}
+        above = [target for target in wiped if path.startswith(target.rstrip("/") + "/")]
+        return max(above, key=len, default="/") == self.target
 
     def _saved(self, stage: Stage, operation: Operation, root: int) -> str:
         """Carry one path over. Only what is lost for good by wiping now stops the wipe:

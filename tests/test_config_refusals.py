@@ -263,3 +263,38 @@ def test_a_missing_marker_is_worth_a_warning(tree: MachineTree) -> None:
     (problem,) = tree.problems()
     assert problem.warning
     assert problem.hint == "'ephemeroot apply' writes it"
+
+
+HOME = VOLUME.replace('"/persistent"', '"/home"').replace("subvol=persistent", "subvol=home")
+
+
+@pytest.mark.parametrize(
+    ("wipe", "complaint"),
+    [
+        ('wiper = "btrfs"', "old-roots (old_roots) is also that of the root"),
+        ('wiper = "btrfs", old-roots = "root/old"', "lie in one another"),
+        ('wiper = "btrfs", old-roots = "root-base/old"', "and base (root-base) of the root"),
+        ('wiper = "btrfs", old-roots = "old", base = "old_roots/x"', "old-roots (old_roots) of"),
+    ],
+)
+def test_two_wipes_that_reach_into_each_other(tree: MachineTree, wipe: str, complaint: str) -> None:
+    tree.write(MAIN, SOUND + HOME + f"wipe = {{ {wipe} }}\n")
+    assert any(complaint in error.reason for error in tree.errors())
+
+
+@pytest.mark.parametrize(
+    "wipe",
+    [
+        'wiper = "btrfs", old-roots = "old_homes"',
+        'wiper = "btrfs", old-roots = "old_homes", base = "root-base"',
+    ],
+)
+def test_two_wipes_beside_each_other(tree: MachineTree, wipe: str) -> None:
+    tree.write(MAIN, SOUND + HOME + f"wipe = {{ {wipe} }}\n")
+    assert tree.errors() == []
+
+
+def test_two_wipes_on_two_filesystems_may_use_the_same_name(tree: MachineTree) -> None:
+    other = HOME.replace(DEVICE, "UUID=3c2a1b0e-0000-4000-8000-000000000002")
+    tree.write(MAIN, SOUND + other + 'wipe = { wiper = "btrfs" }\n')
+    assert tree.errors() == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ephemeroot.config import clean, fstab, machine, volumes
+from ephemeroot.config import clean, fstab, histories, machine, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, StoreEntry, Wiping
@@ -33,6 +33,7 @@ class Refusals:
         """Note everything that must be refused."""
         for store in self.config.stores:
             self._check_store(store)
+        histories.check(self._histories(), self._complain)
         wiping = self.config.wiping
         if wiping is None:
             return
@@ -271,6 +272,12 @@ class Refusals:
                 wiping = volume.wipe
                 found.append((wiping, volume.device, wiping.subvolume, volume.mount_point))
         return found
+
+    def _histories(self) -> list[histories.Wiped]:
+        return [histories.Wiped(*wiped) for wiped in self._wiped() if wiped[0].wiper == "btrfs"]
+
+    def _complain(self, wiped: histories.Wiped, reason: str, hint: str) -> None:
+        self._add(wiped.wiping.origin.place, reason, hint)
 
     def _check_marker(self, store: StoreEntry) -> None:
         place = store.origin.place

@@ -1,0 +1,117 @@
+"""A volume that is made fresh like the root: an ephemeral /home, both stages, a real btrfs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import btrfsutil
+import pytest
+
+from btrfs_image import DEFAULTS, fresh_disk
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Attach, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.wipers.marks import mark_lived
+from test_stages import STORE, Machine
+
+pytestmark = pytest.mark.requires_loop
+
+
+class WithHome(Machine):
+    """A machine whose /home is a subvolume of its own, made fresh at every boot too."""
+
+    def __init__(self, base: Path, loop: str, top: Path) -> None:
+        super().__init__(base, loop, top)
+        btrfsutil.create_subvolume(str(top / "home"))
+        (top / "home/stray").write_text("forget me")
+        (top / "home/kept").mkdir()
+        (top / "home/kept/letter").write_text("declared just now")
+        (top / "root-base/home").mkdir()
+        self.persist += [
+            Parent(path="/home", store=STORE, source="home"),
+            Directory(path="/home/kept", store=STORE, source="home/kept"),
+        ]
+        self.old_homes = "old_homes"
+
+    def plan(self) -> Plan:
+        plan = super().plan()
+        plan.wipe += [
+            Wipe(
+                target="/home",
+                wiper="btrfs",
+                attribute="ephemeroot.wipers.btrfs:Btrfs",
+                device=self.loop,
+                subvolume="home",
+                settings=DEFAULTS | {"old-roots": self.old_homes},
+            ),
+            Volume(
+                mount_point="/home",
+                name="home",
+                device=self.loop,
+                type="btrfs",
+                options=["subvol=home"],
+            ),
+        ]
+        plan.persist.insert(0, Attach(mount_point="/home", volume="home"))
+        return plan
+
+    def old_of_home(self) -> list[str]:
+        return sorted(os.listdir(self.top / self.old_homes))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[WithHome]:
+    with fresh_disk(tmp_path) as disk:
+        machine = WithHome(tmp_path, disk.loop, disk.top)
+        (disk.top / "root/stray").write_text("forget me")
+        yield machine
+        machine.next_boot()
+
+
+def test_both_are_fresh_at_every_boot(machine: WithHome) -> None:
+    for number in range(3):
+        root = machine.boot()
+        assert (root / "home").is_mount()
+        assert os.listdir(root / "home") == ["kept"]
+        assert (root / "home/kept/letter").read_text() == "declared just now"
+        assert not (root / "stray").exists()
+        (root / "home/stray").write_text(f"day {number}")
+        assert mark_lived(str(root / "home"))
+        machine.next_boot()
+    old = machine.old_of_home()
+    assert len(old) == 3
+    strays = {(machine.top / "old_homes" / name / "stray").read_text() for name in old}
+    assert strays == {"forget me", "day 0", "day 1"}
+    assert [name for name in os.listdir(machine.top) if name.startswith(".")] == []
+
+
+def test_what_was_hidden_below_the_mount_is_not_what_was_seen(machine: WithHome) -> None:
+    (machine.top / "root/home/kept").mkdir(parents=True)
+    (machine.top / "root/home/kept/letter").write_text("hidden below the mount")
+    root = machine.boot()
+    assert (root / "home/kept/letter").read_text() == "declared just now"
+
+
+def test_one_that_cannot_be_made_fresh_stays_and_the_root_is_not_forgotten(
+    machine: WithHome,
+) -> None:
+    (machine.top / "old_homes").write_text("a file where the old ones should go")
+    done = machine.stage("wipe")
+    assert done.returncode == 10, done.stderr
+    assert "/ was made fresh before; the rest is kept as it is" in done.stderr
+    root = machine.mount_root()
+    assert machine.stage("persist").returncode == 0
+    assert (root / "home/stray").read_text() == "forget me"
+    assert not (root / "stray").exists()
+    record = (machine.run / "wiped").read_text()
+    assert '"/": {' in record, "what `ephemeroot lived` marks"
+    assert '"kept": ' in record
+
+
+def test_keeping_the_root_keeps_all(machine: WithHome) -> None:
+    root = machine.boot("ephemeroot.wipe=no")
+    assert (root / "stray").exists()
+    assert (root / "home/stray").exists()
