@@ -34,6 +34,10 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "usr/lib/systemd/system/multi-user.target.wants/ephemeroot-lived.service": (
             "../ephemeroot-lived.service"
         ),
+        "usr/lib/systemd/system/ephemeroot-prune.service": "644",
+        "usr/lib/systemd/system/multi-user.target.wants/ephemeroot-prune.service": (
+            "../ephemeroot-prune.service"
+        ),
     }
     said = capsys.readouterr().out
     assert all(f"/{name}" in said for name in installed)

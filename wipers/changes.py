@@ -41,6 +41,15 @@ class Deletion(Change):
     def describe(self) -> str:
         return f"delete old root {self.entry.label} ({self.reason})"
 
+    def prove(self) -> None:
+        """Raise what ``execute`` would raise before it changes anything."""
+        self._prove_name()
+        fd = self.history.open(self.entry)
+        try:
+            self._prove_unused(fd)
+        finally:
+            os.close(fd)
+
     def execute(self) -> str:
         self._prove_name()
         fd = self.history.open(self.entry)

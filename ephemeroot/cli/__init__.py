@@ -19,8 +19,10 @@ from ephemeroot import __version__
 from ephemeroot.cli import terminal
 from ephemeroot.errors import EphemerootError, Misconfigured
 
-VERBS = ("check", "plan", "apply", "setup", "home", "image", "lived", "schema")
-"""Modules of this package, in the order of the help."""
+VERBS = (
+    "check", "plan", "apply", "roots", "next-boot", "setup", "home", "image", "lived", "schema",
+)  # fmt: skip
+"""Modules of this package (with ``_`` for ``-``), in the order of the help."""
 
 PLUMBING = ("image", "lived", "schema")
 """Called by other programs; the help does not list them."""
@@ -108,7 +110,7 @@ def _modules(names: Sequence[str]) -> list[ModuleType]:
     """The verbs that are installed: a distribution may leave some to another package."""
     found = []
     for name in names:
-        full = f"{__name__}.{name}"
+        full = f"{__name__}.{name.replace('-', '_')}"
         try:
             found.append(import_module(full))
         except ModuleNotFoundError as error:

@@ -21,7 +21,7 @@ MODULE = "/usr/lib/dracut/modules.d/90ephemeroot"
 WANTS = f"{units.FOLDER}/multi-user.target.wants"
 
 # Of the real system; the initramfs's are put into images by `ephemeroot image`.
-_SYSTEM_UNITS = ("ephemeroot-lived.service",)
+_SYSTEM_UNITS = ("ephemeroot-lived.service", "ephemeroot-prune.service")
 _PROGRAM = "/usr/bin/ephemeroot"
 
 

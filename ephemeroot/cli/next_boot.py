@@ -1,0 +1,148 @@
+"""``ephemeroot next-boot``: ask the next boot, and only that, for something else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ephemeroot.cli import histories, terminal
+from ephemeroot.config import markers
+from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.hooks import request as requests
+from ephemeroot.hooks.request import Request
+from ephemeroot.hooks.volumes import MARKER, Store
+from ephemeroot.linux import paths
+
+NAME = "next-boot"
+HELP = "ask the next boot, once, to keep the root, or to boot an old one"
+
+FORMAT = "ephemeroot-next-boot-status"
+VERSION = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=(requests.KEEP, requests.WIPE, requests.ROOT),
+        help="keep the root as it is, wipe it as always, or make it a copy of an old root; "
+        "without it, show what is asked for",
+    )
+    parser.add_argument("old_root", nargs="?", metavar="NAME", help="the old root to boot")
+    parser.add_argument("--clear", action="store_true", help="take the request back")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: it stands in the store, safe from a power cut, or is shown."""
+    request = _request(arguments)
+    stores = _stores(arguments.root)
+    if request is None and not arguments.clear:
+        _show(arguments, stores)
+        return 0
+    if request is not None and request.root is not None:
+        _require(arguments.root, request.root)
+    if request is None:
+        line = "take back what was asked of the next boot"
+    else:
+        line = f"ask the next boot to {request.describe()}"
+    if not arguments.dry_run:
+        _leave(stores, request)
+    if arguments.json:
+        _print_json(request, done=not arguments.dry_run)
+    else:
+        terminal.say(line + (": not done: dry run" if arguments.dry_run else ": done"))
+    return 0
+
+
+def _request(arguments: argparse.Namespace) -> Request | None:
+    if arguments.clear and arguments.what:
+        raise Misconfigured("--clear takes a request back, and makes none")
+    if (arguments.what == requests.ROOT) != bool(arguments.old_root):
+        raise Misconfigured(
+            "'next-boot root' needs the name of an old root, and nothing else does",
+            "'ephemeroot roots list' has the names",
+        )
+    return Request(arguments.what, arguments.old_root) if arguments.what else None
+
+
+def _stores(root: str) -> list[Path]:
+    """The stores that the next boot will read, those of the applied plan. Each must be there."""
+    found = []
+    for operation in histories.applied_plan(root).wipe:
+        if isinstance(operation, Store):
+            store = Path(root, operation.path.lstrip("/"))
+            if markers.read(str(store)) != operation.id:
+                raise Refused(
+                    f"{store} is not the store that the applied plan names: its {MARKER} is "
+                    "missing or another one",
+                    "is its volume mounted?",
+                )
+            found.append(store)
+    if not found:
+        raise Misconfigured("the applied plan has no store to leave a request in")
+    return found
+
+
+def _require(root: str, name: str) -> None:
+    """Raise ``Misconfigured`` if the root's history has no old root of that *name*."""
+    histories.hide_mounts()
+    for keeper in histories.keepers(root, "/"):
+        with keeper.history() as history:
+            history.open_and_close(history.find(name))
+
+
+def _leave(stores: list[Path], request: Request | None) -> None:
+    """Write the request into the first store, and let no other say something else."""
+    for store in stores:
+        with _opened(store) as fd:
+            requests.remove(fd)
+    if request is None:
+        return
+    folder = stores[0] / os.path.dirname(requests.RECORD)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.lstat().st_uid != os.geteuid():
+        raise EphemerootError(f"{folder} is not root's own directory", "remove it")
+    paths.write_atomically(str(folder / requests.NAME), request.dump(), 0o600)
+    paths.sync_directory(str(stores[0]))
+
+
+def _show(arguments: argparse.Namespace, stores: list[Path]) -> None:
+    request = None
+    for store in stores:
+        try:
+            request = requests.parse((store / requests.RECORD).read_bytes())
+        except FileNotFoundError:
+            continue
+    if arguments.json:
+        _print_json(request, done=True)
+    elif request is None:
+        terminal.say("nothing is asked of the next boot: it does what the plan says")
+    else:
+        terminal.say(f"the next boot is asked to {request.describe()}")
+
+
+def _print_json(request: Request | None, *, done: bool) -> None:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "request": request.word if request else None,
+        "root": request.root if request else None,
+        "done": done,
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _opened(store: Path) -> Iterator[int]:
+    fd = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,259 @@
+"""``ephemeroot roots``: the old roots that are kept, and which of them may go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ephemeroot.cli import histories, terminal
+from ephemeroot.cli.histories import Keeper
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import clock
+from ephemeroot.wipers import changes
+from ephemeroot.wipers.changes import Deletion
+from ephemeroot.wipers.contract import Change
+from ephemeroot.wipers.history import History
+from ephemeroot.wipers.oldroot import RECIPE, RETIRED, OldRoot
+from ephemeroot.wipers.pruning import Clock, Pruning
+
+NAME = "roots"
+HELP = "list the old roots, delete those that are due, keep one for ever"
+
+FORMAT = "ephemeroot-roots"
+VERSION = 1
+PARTLY = 10
+
+_NOTHING = "nothing on this machine keeps old roots"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _action(actions, "list", "show every old root, what becomes of it, and what is foreign")
+    prune = _action(actions, "prune", "delete the old roots that are due")
+    prune.add_argument(
+        "--recipe-names",
+        action="store_true",
+        help="also those that the well-known shell recipe left, whatever their age",
+    )
+    delete = _action(actions, "delete", "delete this old root, whatever its age")
+    keep = _action(actions, "keep", "never prune this old root")
+    unkeep = _action(actions, "unkeep", "let this old root be pruned again")
+    for one in (delete, keep, unkeep):
+        one.add_argument("name", metavar="NAME", help="as 'roots list' shows it")
+    for one in (prune, delete, keep, unkeep):
+        one.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    for one in (prune, delete):
+        one.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
+    parser.add_argument(
+        "--volume",
+        metavar="MOUNT-POINT",
+        help="those of this volume (default: list and prune take all, the others the root's)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: done; 10: some could not be deleted; 3: a boot or another run holds them."""
+    histories.hide_mounts()
+    if arguments.action == "list":
+        return _list(arguments)
+    if arguments.action == "prune":
+        return _prune(arguments)
+    (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
+    with keeper.history() as history:
+        change = _change(history, arguments)
+        done = _Done(keeper)
+        if change is not None:
+            if isinstance(change, Deletion):
+                change.prove()
+                _ask(arguments, [change])
+            _carry_out([change], arguments, done)
+            history.top.commit()
+        elif not arguments.json:
+            terminal.say(f"{arguments.name}: is so already")
+    return _finish(arguments, [done])
+
+
+def _change(history: History, arguments: argparse.Namespace) -> Change | None:
+    if arguments.action == "delete":
+        return Deletion(history, history.find(arguments.name), "asked for", recipe=True)
+    return changes.keep(history, arguments.name, wanted=arguments.action == "keep")
+
+
+# What is there
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    found = []
+    for keeper in histories.keepers(arguments.root, arguments.volume):
+        with keeper.history() as history:
+            entries = _entries(history, _pruning(keeper, history))
+        found.append({
+            "target": keeper.target,
+            "device": keeper.device,
+            "old-roots": keeper.wiper.settings["old-roots"],
+            "entries": entries,
+        })  # fmt: skip
+    if arguments.json:
+        _print_json({"histories": found})
+        return 0
+    if not found:
+        terminal.say(_NOTHING)
+    for one in found:
+        sys.stdout.write(terminal.heading(f"old roots of {one['target']}:") + "\n")
+        _print_entries(one["entries"])
+    return 0
+
+
+def _entries(history: History, pruning: Pruning) -> list[dict[str, Any]]:
+    verdicts = {entry.serial: verdict for entry, verdict in pruning.judge()}
+    found = []
+    for entry in history.entries():
+        verdict = verdicts.get(entry.serial) if entry.kind == RETIRED else None
+        name = entry.name if entry.kind == RETIRED else None
+        found.append({
+            "name": entry.label,
+            "kind": entry.kind,
+            "path": history.path(entry),
+            "retired": name.time if name else None,
+            "keep": bool(name and name.keep),
+            "unused": bool(name and name.unused),
+            "unsynced": bool(name and name.unsynced),
+            "due": bool(verdict and verdict.due),
+            "reason": verdict.reason if verdict else _never(entry),
+        })  # fmt: skip
+    return found
+
+
+def _never(entry: OldRoot) -> str:
+    if entry.kind == RECIPE:
+        return "of the shell recipe: pruned only by 'roots prune --recipe-names'"
+    return "not ours: never touched"
+
+
+def _print_entries(entries: Sequence[dict[str, Any]]) -> None:
+    names = [terminal.printable(entry["name"]) for entry in entries]
+    width = max((len(name) for name in names), default=0)
+    for name, entry in zip(names, entries, strict=True):
+        what = "due: " if entry["due"] else ""
+        terminal.say(f"  {name:<{width}}  {what}{entry['reason']}")
+    if not entries:
+        terminal.say("  (none)")
+
+
+# What goes
+
+
+@dataclass
+class _Done:
+    """What one run did to the history of ``keeper``."""
+
+    keeper: Keeper
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def _pruning(keeper: Keeper, history: History) -> Pruning:
+    now = Clock(time.time(), synchronised=clock.is_synchronised())
+    return keeper.wiper.pruning(history, now)
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    done = []
+    for keeper in histories.keepers(arguments.root, arguments.volume):
+        with keeper.history() as history:
+            done.append(_prune_one(arguments, keeper, history))
+    return _finish(arguments, done)
+
+
+def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) -> _Done:
+    pruning = _pruning(keeper, history)
+    if not pruning.clock.synchronised:
+        terminal.warning(
+            "the clock is not synchronised: what is due by it alone stays",
+            "prune again when timedatectl says that it is",
+        )
+    done = _Done(keeper)
+    recipes: list[Change] = [
+        Deletion(history, entry, "of the shell recipe", recipe=True)
+        for entry in history.entries()
+        if arguments.recipe_names and entry.kind == RECIPE
+    ]
+    spare: list[Change] = []
+    if history.top.free()[0] < pruning.min_free:
+        spare = [*pruning.spare()]
+    foreseen = [*pruning.changes(), *spare, *recipes]
+    if arguments.dry_run:
+        _carry_out(foreseen, arguments, done)
+        return done
+    _ask(arguments, foreseen)
+    _carry_out(recipes, arguments, done)
+    result = pruning.run(log=lambda line: _say(arguments, done, line))
+    done.problems += result.problems
+    history.top.commit()
+    return done
+
+
+def _ask(arguments: argparse.Namespace, foreseen: Sequence[Change]) -> None:
+    deletions = [change for change in foreseen if isinstance(change, Deletion)]
+    if not deletions or arguments.yes or arguments.dry_run:
+        return
+    for change in deletions:
+        terminal.say(change.describe())
+    count = f"{len(deletions)} old root{'' if len(deletions) == 1 else 's'}"
+    histories.confirm(f"Delete {count} for good?")
+
+
+def _carry_out(todo: Sequence[Change], arguments: argparse.Namespace, done: _Done) -> None:
+    """All of it, or in a dry run the same lines. What fails does not stop the rest."""
+    for change in todo:
+        _say(arguments, done, change.describe())
+        if arguments.dry_run:
+            continue
+        try:
+            change.execute()
+        except (EphemerootError, OSError) as error:
+            done.problems.append(f"{change.describe()}: {error}")
+
+
+def _say(arguments: argparse.Namespace, done: _Done, line: str) -> None:
+    done.lines.append(line)
+    if not arguments.json:
+        terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
+
+
+def _finish(arguments: argparse.Namespace, done: Sequence[_Done]) -> int:
+    if arguments.json:
+        _print_json({
+            "dry-run": bool(arguments.dry_run),
+            "histories": [
+                {"target": d.keeper.target, "changes": d.lines, "problems": d.problems}
+                for d in done
+            ],
+        })  # fmt: skip
+    problems = [line for one in done for line in one.problems]
+    for line in problems:
+        terminal.error(line, "it is tried again next time")
+    if arguments.action == "prune" and not arguments.json and not any(d.lines for d in done):
+        terminal.say("nothing is due" if done else _NOTHING)
+    if not problems:
+        return 0
+    return PARTLY if sum(len(d.lines) for d in done) > len(problems) else 1
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    document = {"format": FORMAT, "version": VERSION, **content}
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")

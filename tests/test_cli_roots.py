@@ -1,0 +1,291 @@
+"""``ephemeroot roots`` and ``next-boot``, the programs themselves, on a real btrfs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import btrfsutil
+import pytest
+
+from btrfs_image import DEFAULTS, Disk, fresh_disk, mounted
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.wipers import marks
+
+pytestmark = pytest.mark.requires_loop
+
+PROGRAM = Path(sys.executable).parent / "ephemeroot"
+IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
+
+OLD = ("2024-01-01T00-00-00Z.keep", "2024-01-02T00-00-00Z", "2024-01-03T00-00-00Z")
+LAST = ("2025-01-01T00-00-00Z", "2025-01-02T00-00-00Z", "2025-01-03T00-00-00Z")
+RECIPE = "2024-3-7_09:05:01"
+JUNE = 1748736000  # 2025-06-01T00:00:00Z
+FOREIGN = "my snapshot\nof *"
+
+
+class Installed:
+    """A machine with an applied plan, old roots of the root and of /home, and a store."""
+
+    def __init__(self, disk: Disk, root: Path) -> None:
+        self.disk = disk
+        self.root = root
+        top = disk.top
+        for name in ("root", "home"):
+            btrfsutil.create_subvolume(str(top / name))
+        self.retire("old_roots", *OLD, *LAST, RECIPE, FOREIGN)
+        self.retire("old_homes", *OLD[1:], *LAST)
+        btrfsutil.create_subvolume(str(top / "old_roots" / OLD[1] / "nested"))
+        (top / "old_roots/plain").mkdir()
+        (root / "persistent").mkdir(parents=True)
+        marker = {"version": 1, "id": IDENTITY, "path": "/persistent"}
+        (root / "persistent/.ephemeroot-store").write_text(json.dumps(marker))
+        (root / "etc/ephemeroot").mkdir(parents=True)
+        (root / "etc/kernel").mkdir()
+        (root / "etc/kernel/cmdline").write_text(f"root={disk.loop} rootflags=subvol=root ro\n")
+        (root / "etc/ephemeroot/plan.json").write_bytes(self.plan().dump())
+
+    def retire(self, directory: str, *names: str) -> None:
+        (self.disk.top / directory).mkdir(exist_ok=True)
+        for name in names:
+            btrfsutil.create_subvolume(str(self.disk.top / directory / name))
+        # This host's clock may be no better than any other: what a trusted one last showed.
+        fd = os.open(self.disk.top / directory, os.O_RDONLY)
+        marks.set_seen(fd, JUNE)
+        os.close(fd)
+
+    def plan(self) -> Plan:
+        attribute = "ephemeroot.wipers.btrfs:Btrfs"
+        return Plan(
+            wipe=[
+                Volume(mount_point="/persistent", name="persistent", device="LABEL=none",
+                       type="ext4"),
+                Store(path="/persistent", volume="persistent", id=IDENTITY),
+                Wipe(target="/", wiper="btrfs", attribute=attribute, settings=DEFAULTS),
+                Wipe(target="/home", wiper="btrfs", attribute=attribute, device=self.disk.loop,
+                     subvolume="home", settings=DEFAULTS | {"old-roots": "old_homes"}),
+            ],
+            persist=[],
+        )  # fmt: skip
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROGRAM, "--root", self.root, *words],
+            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def old(self, directory: str = "old_roots") -> list[str]:
+        return sorted(os.listdir(self.disk.top / directory))
+
+    def entries(self, target: str = "/") -> dict[str, dict[str, Any]]:
+        done = self.call("roots", "list", "--json")
+        assert done.returncode == 0, done.stderr
+        content = json.loads(done.stdout)
+        assert (content["format"], content["version"]) == ("ephemeroot-roots", 1)
+        (found,) = [h for h in content["histories"] if h["target"] == target]
+        return {entry["name"]: entry for entry in found["entries"]}
+
+    @property
+    def request(self) -> Path:
+        return self.root / "persistent/.ephemeroot/next-boot"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[Installed]:
+    with fresh_disk(tmp_path) as disk:
+        yield Installed(disk, tmp_path / "machine")
+
+
+def test_the_list(installed: Installed) -> None:
+    entries = installed.entries()
+    assert set(entries) == {*OLD, *LAST, RECIPE, FOREIGN, "plain"}
+    assert [name for name, e in entries.items() if e["due"]] == list(OLD[1:])
+    assert {name: e["kind"] for name, e in entries.items() if e["kind"] != "retired"} == {
+        RECIPE: "recipe", FOREIGN: "foreign", "plain": "foreign",
+    }  # fmt: skip
+    assert entries[OLD[0]]["keep"]
+    assert entries[LAST[0]]["reason"] == "one of the newest 3"
+    lines = installed.call("roots", "list").stdout.splitlines()
+    assert lines[0] == "old roots of /:"
+    assert any(line.split()[:2] == [OLD[1], "due:"] for line in lines)
+    assert any("my snapshot\\nof *" in line and "never touched" in line for line in lines)
+    assert "old roots of /home:" in lines
+
+
+def test_pruning_deletes_what_is_due_of_all(installed: Installed) -> None:
+    before = installed.old()
+    dry = installed.call("roots", "prune", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert installed.old() == before
+    done = installed.call("roots", "prune", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert [line.removesuffix(": not done: dry run") for line in dry.stdout.splitlines()] == (
+        done.stdout.splitlines()
+    )
+    assert installed.old() == sorted([OLD[0], *LAST, RECIPE, FOREIGN, "plain"])
+    assert installed.old("old_homes") == list(LAST)
+    again = installed.call("roots", "prune", "--yes")
+    assert (again.returncode, again.stdout) == (0, "nothing is due\n")
+
+
+def test_nobody_to_ask(installed: Installed) -> None:
+    before = installed.old()
+    done = installed.call("roots", "prune")
+    assert done.returncode == 2
+    assert "add --yes" in done.stderr
+    assert installed.old() == before
+
+
+@pytest.mark.parametrize(("answer", "gone"), [("y", True), ("n", False), ("", False)])
+def test_it_asks_before_it_destroys(installed: Installed, answer: str, gone: bool) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    try:
+        done = subprocess.run(
+            [PROGRAM, "--root", installed.root, "roots", "delete", LAST[0]],
+            stdin=theirs, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "Delete 1 old root for good?" in done.stdout
+    assert done.returncode == (0 if gone else 1), done.stderr
+    assert (LAST[0] not in installed.old()) == gone
+
+
+def test_names_of_the_recipe_go_only_when_asked_for(installed: Installed) -> None:
+    done = installed.call("roots", "prune", "--recipe-names", "--yes", "--volume", "/")
+    assert done.returncode == 0, done.stderr
+    assert RECIPE not in installed.old()
+    assert FOREIGN in installed.old()
+    assert OLD[1] in installed.old("old_homes"), "only the root's were asked for"
+
+
+def test_one_that_is_mounted_stays_and_the_others_go(installed: Installed, tmp_path: Path) -> None:
+    where = tmp_path / "mounted"
+    with mounted(installed.disk.loop, where, f"subvol=old_roots/{OLD[1]}"):
+        done = installed.call("roots", "prune", "--yes")
+        assert done.returncode == 10
+        assert f"old root {OLD[1]} is mounted" in done.stderr
+        assert installed.old()[:3] == [OLD[0], OLD[1], RECIPE]
+        refused = installed.call("roots", "delete", OLD[1], "--yes")
+        assert refused.returncode == 1
+        assert "is mounted" in refused.stderr
+    assert installed.call("roots", "prune", "--yes").returncode == 0
+    assert OLD[1] not in installed.old()
+
+
+def test_deleting(installed: Installed) -> None:
+    kept = installed.call("roots", "delete", OLD[0], "--yes")
+    assert kept.returncode == 1
+    assert "is marked .keep" in kept.stderr
+    foreign = installed.call("roots", "delete", FOREIGN, "--yes")
+    assert foreign.returncode == 1
+    assert "was not retired by ephemeroot" in foreign.stderr
+    assert installed.call("roots", "delete", "nothing", "--yes").returncode == 2
+    dry = installed.call("roots", "delete", LAST[2], "--dry-run")
+    assert dry.stdout == f"delete old root {LAST[2]} (asked for): not done: dry run\n"
+    assert LAST[2] in installed.old()
+    assert installed.call("roots", "delete", LAST[2], "--yes").returncode == 0
+    assert LAST[2] not in installed.old()
+    assert installed.call("roots", "delete", LAST[2], "--yes").returncode == 2, "it is gone"
+    assert installed.call("roots", "delete", LAST[2], "--yes", "--volume", "/home").returncode == 0
+    assert LAST[2] not in installed.old("old_homes")
+
+
+def test_keeping(installed: Installed) -> None:
+    for _ in range(2):
+        assert installed.call("roots", "keep", OLD[1]).returncode == 0
+        assert f"{OLD[1]}.keep" in installed.old()
+    installed.call("roots", "prune", "--yes")
+    assert f"{OLD[1]}.keep" in installed.old()
+    assert installed.call("roots", "unkeep", OLD[1]).returncode == 0
+    assert installed.call("roots", "unkeep", OLD[0]).returncode == 0
+    assert installed.call("roots", "prune", "--yes").returncode == 0
+    assert installed.old() == sorted([*LAST, RECIPE, FOREIGN, "plain"])
+
+
+def test_locked(installed: Installed) -> None:
+    fd = os.open(installed.disk.top / "old_roots", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        for words in (["prune", "--yes"], ["list"], ["delete", LAST[0], "--yes"]):
+            assert installed.call("roots", *words).returncode == 3
+    finally:
+        os.close(fd)
+    assert OLD[1] in installed.old()
+
+
+def test_nothing_is_left_mounted(installed: Installed) -> None:
+    installed.call("roots", "list")
+    text = Path("/proc/self/mountinfo").read_text()
+    points = [line.split()[4] for line in text.splitlines() if installed.disk.loop in line]
+    assert points == [str(installed.disk.top)]
+
+
+def test_without_an_applied_plan(installed: Installed) -> None:
+    (installed.root / "etc/ephemeroot/plan.json").unlink()
+    for words in (["roots", "list"], ["roots", "prune", "--yes"], ["next-boot", "keep"]):
+        done = installed.call(*words)
+        assert done.returncode == 2
+        assert "ephemeroot apply" in done.stderr
+
+
+def status(installed: Installed) -> Any:
+    content = json.loads(installed.call("next-boot", "--json").stdout)
+    assert content["format"] == "ephemeroot-next-boot-status"
+    return content["request"], content["root"]
+
+
+def test_next_boot(installed: Installed) -> None:
+    assert "nothing is asked" in installed.call("next-boot").stdout
+    assert installed.call("next-boot", "keep", "--dry-run").returncode == 0
+    assert not installed.request.exists()
+    assert installed.call("next-boot", "keep").returncode == 0
+    assert status(installed) == ("keep", None)
+    assert installed.request.stat().st_mode & 0o777 == 0o600
+    assert installed.call("next-boot", "root", LAST[1]).returncode == 0
+    assert status(installed) == ("root", LAST[1])
+    assert LAST[1] in installed.call("next-boot").stdout
+    assert installed.call("next-boot", "wipe").returncode == 0
+    assert status(installed) == ("wipe", None)
+    assert installed.call("next-boot", "--clear").returncode == 0
+    assert status(installed) == (None, None)
+    assert installed.call("next-boot", "--clear").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["root"], 2), (["keep", "x"], 2), (["root", "2020-01-01T00-00-00Z"], 2),
+        (["root", "plain"], 1), (["erase"], 2), (["keep", "--clear"], 2),
+    ],
+)  # fmt: skip
+def test_a_request_that_makes_no_sense(installed: Installed, words: list[str], code: int) -> None:
+    assert installed.call("next-boot", *words).returncode == code
+    assert not installed.request.exists()
+
+
+def test_a_request_needs_its_store(installed: Installed) -> None:
+    (installed.root / "persistent/.ephemeroot-store").unlink()
+    done = installed.call("next-boot", "keep")
+    assert done.returncode == 1
+    assert "is its volume mounted?" in done.stderr
+    assert not installed.request.exists()
+
+
+def test_a_damaged_request_is_said_and_can_be_cleared(installed: Installed) -> None:
+    assert installed.call("next-boot", "keep").returncode == 0
+    installed.request.write_text("{")
+    assert installed.call("next-boot").returncode == 1
+    assert installed.call("next-boot", "--clear").returncode == 0
+    assert status(installed) == (None, None)
