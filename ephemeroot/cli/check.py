@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ephemeroot.cli import terminal
-from ephemeroot.config import Machine, Problem, examine, read
+from ephemeroot.config import Machine, Problem, examine, nested, read
 from ephemeroot.errors import Misconfigured
 
 NAME = "check"
@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 without errors (warnings are none), else 2."""
     machine = Machine.of(arguments.root)
     config = read(machine, arguments.config)
-    problems = examine(config, machine).problems
+    examination = examine(config, machine)
+    problems = [*examination.problems, *nested.warnings(examination)]
     if arguments.json:
         _print_json(config.files, problems)
     else:

@@ -1,0 +1,78 @@
+"""Subvolumes in the live root that nothing declares: a warning for each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import btrfsutil
+import pytest
+
+from btrfs_image import fresh_disk, mounted
+from ephemeroot.cli import main
+from machine_tree import MAIN, SOUND, MachineTree
+
+pytestmark = pytest.mark.requires_loop
+
+PROGRAM = Path(sys.executable).parent / "ephemeroot"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[MachineTree]:
+    """A machine whose root is a btrfs subvolume."""
+    with fresh_disk(tmp_path) as disk:
+        btrfsutil.create_subvolume(str(disk.top / "root"))
+        with mounted(disk.loop, tmp_path / "machine", "subvol=root") as root:
+            yield MachineTree(root)
+
+
+def make(tree: MachineTree, *names: str) -> None:
+    for name in names:
+        path = tree.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        btrfsutil.create_subvolume(str(path))
+
+
+def complaints(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    assert main(["check", "--root", str(tree.path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return [line.partition("root.btrfs: ")[2].split(" is ")[0] for line in lines[:-1]]
+
+
+def test_each_that_nothing_covers(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tree, "var/lib/machines", "var/lib/machines/in it", "var/log/journal", "persistent/x")
+    assert complaints(tree, capsys) == ["/var/lib/machines", "/var/lib/machines/in it"]
+    more = SOUND.replace('["/var/log"]', '["/var/log", "/var/lib/machines"]')
+    tree.write(MAIN, more)
+    assert complaints(tree, capsys) == []
+
+
+def test_a_declared_file_covers_nothing(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tree, "srv/data")
+    tree.write(MAIN, SOUND.replace('"/etc/machine-id"', '"/etc/machine-id", "/srv/data"'))
+    assert complaints(tree, capsys) == ["/srv/data"]
+
+
+def test_none(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaints(tree, capsys) == []
+
+
+@pytest.mark.requires_program("setpriv")
+def test_who_may_not_look_is_told_so(tree: MachineTree) -> None:
+    make(tree, "srv/data")
+    done = subprocess.run(
+        [
+            "setpriv", "--bounding-set=-sys_admin", PROGRAM, "check", "--root", tree.path,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "cannot be seen (run it as root)" in done.stdout
+    assert "srv/data" not in done.stdout
