@@ -9,6 +9,8 @@ PYTHON := .venv/bin/python -P
 PYTEST := .venv/bin/pytest
 # Which boots `make vm-test` runs, as a pytest marker expression; all of them by default.
 BOOTS :=
+# Seconds for which `make vm-test` cuts the power between writes in random orders; 20 by default.
+CRASH_SECONDS :=
 
 .PHONY: help
 help:  ## this list
@@ -28,7 +30,7 @@ test: lint  ## linters, types, layers, the tests, and the boots that guard the m
 .PHONY: vm-test
 vm-test:  ## all boots in virtual machines; BOOTS='not guard' chooses among them
 	@tools/setup vm
-	$(PYTEST) vm-tests $(if $(BOOTS),-m '$(BOOTS)')
+	EPHEMEROOT_CRASH_SECONDS=$(CRASH_SECONDS) $(PYTEST) vm-tests $(if $(BOOTS),-m '$(BOOTS)')
 
 .PHONY: vm
 vm:  ## a shell in a virtual machine; ARGS='--fresh' for a new disk, ARGS=--help for more
