@@ -89,7 +89,11 @@ class Cache:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = self._lock(path)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Shared first: what is there already must not wait for the runs that stand on it, be it
+        # another one or an earlier cache of this one.
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if not path.is_dir():
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.is_dir():
             # Only the holder of the lock builds this key, so a leftover with its name is a dead
             # run's.
