@@ -97,7 +97,7 @@ def _change(history: History, arguments: argparse.Namespace) -> Change | None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    found = []
+    found: list[dict[str, Any]] = []
     for keeper in histories.keepers(arguments.root, arguments.volume):
         with keeper.history() as history:
             entries = _entries(history, _pruning(keeper, history))
