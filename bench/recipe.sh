@@ -15,7 +15,7 @@ delete_recursively() {
 }
 
 mkdir -p "$top"
-mount "$device" "$top"
+mount "$device" "$top" || exit 1
 if [ -e "$top/root" ]; then
   mkdir -p "$top/old_roots"
   modified=$(stat -c %Y "$top/root")
