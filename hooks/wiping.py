@@ -6,6 +6,7 @@ import time
 
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import generation, request, resume
+from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import WIPED, Wipe
 
 TYPE_CHECKING = False
@@ -71,23 +72,33 @@ def _follow_request(stage: Stage) -> str:
 
 
 def require_fresh(stage: Stage) -> None:
-    """Raise ``Refused`` if what is mounted as the new root is not what the wipe made."""
+    """Raise ``Refused`` if what is mounted, the new root or a volume, is not what the wipe made."""
     record = stage.recall(WIPED)
     for operation in stage.plan.wipe:
-        if not isinstance(operation, Wipe) or operation.target != "/":
+        if not isinstance(operation, Wipe):
             continue
         if record is None:
             stage.report.problem("the wipe stage left no record: the root was not made fresh")
-            continue
-        facts = record.get("/")
+            return
+        facts = record.get(operation.target)
         if not isinstance(facts, dict):
             continue  # kept on purpose; the wipe stage has said so
         fresh = facts["fresh"]
-        if not operation.load().is_fresh(stage.target, fresh):
+        point = _mounted_at(stage, operation.target)
+        if not operation.load().is_fresh(point, fresh):
+            what = "root" if operation.target == "/" else operation.target
             raise Refused(
-                f"what is mounted at {stage.target} is not the root that was made fresh",
-                "compare root= and rootflags= with the configuration",
+                f"what is mounted at {point} is not the {what} that was made fresh",
+                "compare root= and rootflags=, or the volume's options, with the configuration",
             )
+
+
+def _mounted_at(stage: Stage, target: str) -> str:
+    """Where what was made fresh for *target* is mounted while the persistence stage runs."""
+    for operation in stage.plan.wipe:
+        if isinstance(operation, Volume) and operation.mount_point == target:
+            return stage.volume(operation.name)
+    return stage.target
 
 
 def remember_kept(stage: Stage, reason: str) -> None:

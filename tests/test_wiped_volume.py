@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +116,16 @@ def test_keeping_the_root_keeps_all(machine: WithHome) -> None:
     root = machine.boot("ephemeroot.wipe=no")
     assert (root / "stray").exists()
     assert (root / "home/stray").exists()
+
+
+def test_one_that_is_not_the_one_that_was_made_fresh(machine: WithHome) -> None:
+    assert machine.stage("wipe").returncode == 0
+    subprocess.run(["umount", machine.run / "volumes/home"], check=True)
+    btrfsutil.create_snapshot(str(machine.top / "home"), str(machine.top / "impostor"))
+    (machine.top / "home").rename(machine.top / "aside")
+    (machine.top / "impostor").rename(machine.top / "home")
+    root = machine.mount_root()
+    done = machine.stage("persist")
+    assert done.returncode != 0
+    assert "is not the /home that was made fresh" in done.stderr
+    assert not (root / "home").is_mount()
