@@ -11,6 +11,8 @@ PYTEST := .venv/bin/pytest
 BOOTS :=
 # Seconds for which `make vm-test` cuts the power between writes in random orders; 20 by default.
 CRASH_SECONDS :=
+# How often `make attack` lets the attacker try.
+ROUNDS := 5000
 
 .PHONY: help
 help:  ## this list
@@ -31,6 +33,11 @@ test: lint  ## linters, types, layers, the tests, and the boots that guard the m
 vm-test:  ## all boots in virtual machines; BOOTS='not guard' chooses among them
 	@tools/setup vm
 	EPHEMEROOT_CRASH_SECONDS=$(CRASH_SECONDS) $(PYTEST) vm-tests $(if $(BOOTS),-m '$(BOOTS)')
+
+.PHONY: attack
+attack:  ## the hostile stores again, with ROUNDS=5000 of an attacker who swaps what is walked
+	@tools/setup test
+	EPHEMEROOT_ROUNDS=$(ROUNDS) $(PYTEST) tests/test_hostile_store.py -k swapped
 
 .PHONY: vm
 vm:  ## a shell in a virtual machine; ARGS='--fresh' for a new disk, ARGS=--help for more

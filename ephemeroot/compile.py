@@ -21,11 +21,13 @@ from ephemeroot.config.entries import MACHINE_ID
 from ephemeroot.config.model import Wiping
 from ephemeroot.config.volumes import Volume as MountedVolume
 from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
@@ -184,6 +186,28 @@ def _entry(entry: Declared) -> Operation:
             store=entry.store, source=source, first_boot=entry.first_boot, required=entry.required
         )
     options = [o for o in entry.binding.options if o in mounts.MOUNT_FLAGS]
+    if entry.method == "copy":
+        return Copy(
+            path=entry.path,
+            store=entry.store,
+            source=source,
+            user=entry.owner.user,
+            group=entry.owner.group,
+            mode=entry.owner.mode,
+            initial=entry.initial,
+            required=entry.required,
+        )
+    if entry.method == "overlay":
+        return Overlay(
+            path=entry.path,
+            store=entry.store,
+            source=source,
+            options=options,
+            user=entry.owner.user,
+            group=entry.owner.group,
+            mode=entry.owner.mode,
+            required=entry.required,
+        )
     if not entry.is_directory:
         return File(
             path=entry.path,

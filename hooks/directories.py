@@ -54,7 +54,7 @@ class Parent(Operation):
     def execute(self, stage: Stage) -> str:
         store = stage.store(self.store)
         place = stage.resolve(self.path)
-        made_in_root = not _is_directory(stage.root(), place)
+        made_in_root = not tree.is_directory(stage.root(), place)
         made_in_store = self._have_in_store(store, stage.root(), place)
         if self.store_only:
             return "created in the store" if made_in_store else "was there"
@@ -80,11 +80,11 @@ class Parent(Operation):
 
     def _have_in_store(self, store: int, root: int, place: str) -> bool:
         """Whether the directory had to be created in the store."""
-        if _is_directory(store, self.source):
+        if tree.is_directory(store, self.source):
             return False
         user, group, mode = self.user, self.group, self.mode
-        if not self.explicit and _is_directory(root, place):
-            user, group, mode = _owner_and_mode(root, place)
+        if not self.explicit and tree.is_directory(root, place):
+            user, group, mode = tree.owner_and_mode(root, place)
         parent, name = tree.open_parent(store, self.source)
         try:
             tree.make_directory(parent, name, user, group, mode)
@@ -161,13 +161,13 @@ class Directory(Operation):
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Seed the store with the previous root's directory if it has none yet."""
-        if self.initial != "previous" or _is_directory(stage.store(self.store), self.source):
+        if self.initial != "previous" or tree.is_directory(stage.store(self.store), self.source):
             return ""
         return self._seed(stage, previous)
 
     def _have_source(self, stage: Stage, store: int) -> str:
         """How the store's directory came to be, empty if it was there."""
-        if _is_directory(store, self.source):
+        if tree.is_directory(store, self.source):
             return ""
         if self.initial != "empty" and (seeded := self._seed(stage, stage.root())):
             return seeded
@@ -217,21 +217,3 @@ def attach_bind(source: int, target: int, options: list[str], name: str) -> None
         mounts.attach(mount, target, name=name)
     finally:
         os.close(mount)
-
-
-def _is_directory(root: int, path: str) -> bool:
-    """Whether there is a directory; ``OSError`` if there is something else."""
-    try:
-        os.close(paths.open_beneath(root, path, tree.DIRECTORY))
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _owner_and_mode(root: int, path: str) -> tuple[int, int, int]:
-    fd = paths.open_beneath(root, path, tree.DIRECTORY)
-    try:
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
-    return status.st_uid, status.st_gid, status.st_mode & 0o7777

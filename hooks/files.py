@@ -97,7 +97,15 @@ class File(Operation):
         return self._seed(stage, previous)
 
     def _seed(self, stage: Stage, root: int) -> str:
-        return seed.seed(stage, root, self.path, self.store, self.source, kind=stat.S_IFREG)
+        return seed.seed(
+            stage,
+            root,
+            self.path,
+            self.store,
+            self.source,
+            kind=stat.S_IFREG,
+            owner=(self.user, self.group, self.mode),
+        )
 
     def _open_source(self, store: int) -> int:
         """The store's file, -1 if it has none. A symlink or a device there is an error."""

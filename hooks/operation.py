@@ -128,6 +128,6 @@ _CHECKS: dict[str, Callable[[object], bool]] = {
     "number of seconds": _is_seconds,
     "boolean": lambda value: isinstance(value, bool),
     "table": lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value),
-    "method": lambda value: value in ("auto", "bind", "symlink", "copy", "overlay"),
+    "method": lambda value: value in ("auto", "bind", "symlink"),
     "initial": lambda value: value in ("previous", "fresh", "empty"),
 }

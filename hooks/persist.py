@@ -6,9 +6,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import generation, request, seed, wiping
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
+from ephemeroot.hooks import copyback, generation, machine_id, request, seed, wiping
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.linux import mountinfo, mounts
@@ -38,6 +36,7 @@ def run(stage: Stage) -> str:
     try:
         failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
         seed.write_made(stage.root(), stage.made)
+        copyback.remember(stage)
     finally:
         if not writable:
             _make_read_only(stage)
@@ -135,7 +134,8 @@ def _leave_volumes(stage: Stage) -> None:
 
 def _stop_if_needed(stage: Stage, failed: list[Operation]) -> None:
     for operation in failed:
-        if isinstance(operation, Directory | File) and operation.required:
-            raise PathFailed(f"{operation.path} is required and could not be persisted")
+        if getattr(operation, "required", False):
+            path = getattr(operation, "path", machine_id.PATH)
+            raise PathFailed(f"{path} is required and could not be persisted")
     if failed and stage.plan.on_failure["path"] != "continue":
         raise PathFailed(f"{len(failed)} declared paths could not be persisted")

@@ -12,10 +12,12 @@ import json
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
+from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import paths
@@ -36,7 +38,7 @@ POLICIES = {
 
 WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Volume, Store, Wipe)}
 PERSIST_STAGE: dict[str, type[Operation]] = {
-    o.KIND: o for o in (Attach, Parent, Directory, File, MachineId, Hide)
+    o.KIND: o for o in (Attach, Parent, Directory, File, Copy, Overlay, MachineId, Hide)
 }
 
 

@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
+    Owner = tuple[int | None, int | None, int | None]
+
 SEEDING = "seeding"
 """The directory of unfinished copies, below the store's own records."""
 
@@ -30,9 +32,19 @@ MADE = ".ephemeroot/made"
 """The file in a root that lists what the persistence stage made there, NUL-terminated."""
 
 
-def seed(stage: Stage, root: int, path: str, store_path: str, source: str, *, kind: int) -> str:
+def seed(
+    stage: Stage,
+    root: int,
+    path: str,
+    store_path: str,
+    source: str,
+    *,
+    kind: int,
+    owner: Owner = (None, None, None),
+) -> str:
     """Copy *path* of the open *root* to *source* in the store; say how much, or ``""``.
 
+    *owner* is the user, group and mode that a file gets, ``None`` keeps the seed's.
     Nothing is copied if *root* has none, or not the *kind* (``stat.S_IFDIR`` or
     ``S_IFREG``), or if what it has was made by ourselves. Raises ``Refused`` if it is
     too large or does not fit: the store is then as it was.
@@ -42,7 +54,7 @@ def seed(stage: Stage, root: int, path: str, store_path: str, source: str, *, ki
         return ""
     parent, name = found
     try:
-        return _copy(stage, parent, name, path, store_path, source)
+        return _copy(stage, parent, name, path, store_path, source, owner)
     finally:
         os.close(parent)
 
@@ -67,14 +79,17 @@ def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
     return parent, name
 
 
-def _copy(stage: Stage, parent: int, name: str, path: str, store_path: str, source: str) -> str:
+def _copy(
+    stage: Stage, parent: int, name: str, path: str, store_path: str, source: str, owner: Owner
+) -> str:
     store = stage.store(store_path)
-    seeding = _open_seeding(store)
+    seeding = open_records(store, SEEDING)
     temporary = f"{crc32(os.fsencode(source)):08x}"
     copier = copying.Copier(stage.plan.seed_limit)
     try:
         copying.remove(seeding, temporary)
         copier.copy(parent, name, seeding, temporary)
+        _give(seeding, temporary, owner)
         sync(seeding)
         place, new_name = tree.open_parent(store, source)
         try:
@@ -100,9 +115,23 @@ def _copy(stage: Stage, parent: int, name: str, path: str, store_path: str, sour
     return f"seeded, {copier.entries} entries, {copier.copied + copier.shared} bytes"
 
 
-def _open_seeding(store: int) -> int:
-    """The directory of unfinished copies: root's alone, on the store's filesystem."""
-    for name in (STATE, f"{STATE}/{SEEDING}"):
+def _give(directory: int, name: str, owner: Owner) -> None:
+    """Give the file what was asked for; the rest stays."""
+    if owner == (None, None, None):
+        return
+    user, group, mode = owner
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        present = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.fchown(fd, -1 if user is None else user, -1 if group is None else group)
+        os.fchmod(fd, present if mode is None else mode)  # after chown, which clears setuid
+    finally:
+        os.close(fd)
+
+
+def open_records(store: int, folder: str) -> int:
+    """The directory *folder* of our own records: root's alone, on the store's filesystem."""
+    for name in (STATE, f"{STATE}/{folder}"):
         try:
             parent, last = tree.open_parent(store, name)
             try:
@@ -111,7 +140,7 @@ def _open_seeding(store: int) -> int:
                 os.close(parent)
         except FileExistsError:
             pass
-    fd = paths.open_beneath(store, f"{STATE}/{SEEDING}", os.O_RDONLY | os.O_DIRECTORY)
+    fd = paths.open_beneath(store, f"{STATE}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
     if os.fstat(fd).st_uid != 0:
         os.close(fd)
         raise EphemerootError(f"{STATE} in the store is not root's")
@@ -133,27 +162,37 @@ def sync(fd: int) -> None:
 
 def made(root: int) -> frozenset[str]:
     """What the persistence stage of its boot made in the open *root*."""
+    raw = read_record(root, MADE)
+    return frozenset(os.fsdecode(path) for path in raw.split(b"\0") if path)
+
+
+def read_record(root: int, path: str) -> bytes:
+    """The record *path* of the open *root*; empty if there is none, or it is not root's."""
     try:
-        fd = paths.open_beneath(root, MADE, os.O_RDONLY | os.O_NONBLOCK)
+        fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return frozenset()
+        return b""
     try:
         if os.fstat(fd).st_uid != 0:
-            return frozenset()
+            return b""
         raw = b""
         while part := os.read(fd, 1 << 20):
             raw += part
+        return raw
     finally:
         os.close(fd)
-    return frozenset(os.fsdecode(path) for path in raw.split(b"\0") if path)
 
 
 def write_made(root: int, made_here: list[str]) -> None:
     """Add to the record of what was made in the open *root*."""
-    if not made_here:
-        return
-    everything = sorted(made(root) | set(made_here))
-    directory = os.path.dirname(MADE)
+    if made_here:
+        everything = sorted(made(root) | set(made_here))
+        write_record(root, MADE, b"".join(os.fsencode(path) + b"\0" for path in everything))
+
+
+def write_record(root: int, path: str, content: bytes) -> None:
+    """Write the record *path* (``.ephemeroot/…``) into the open *root*, atomically."""
+    directory, name = os.path.split(path)
     try:
         os.mkdir(directory, 0o700, dir_fd=root)
     except FileExistsError:
@@ -161,13 +200,13 @@ def write_made(root: int, made_here: list[str]) -> None:
     parent = paths.open_beneath(root, directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open("made.new", flags, 0o600, dir_fd=parent)
+        fd = os.open(f"{name}.new", flags, 0o600, dir_fd=parent)
         try:
-            view = memoryview(b"".join(os.fsencode(path) + b"\0" for path in everything))
+            view = memoryview(content)
             while view:
                 view = view[os.write(fd, view) :]
         finally:
             os.close(fd)
-        os.rename("made.new", os.path.basename(MADE), src_dir_fd=parent, dst_dir_fd=parent)
+        os.rename(f"{name}.new", name, src_dir_fd=parent, dst_dir_fd=parent)
     finally:
         os.close(parent)

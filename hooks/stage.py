@@ -24,12 +24,14 @@ class Stage:
 
     ``run`` is the run directory (``/run/ephemeroot`` in a boot), ``target`` where the
     new root is or will be mounted. ``boot_id`` tells this boot from every other.
-    ``made`` collects the paths that the persistence stage makes in the new root.
-    ``old_root`` names the old root to boot, if one was asked for.
+    ``made`` collects the paths that the persistence stage makes in the new root,
+    ``copies`` the files that it copies there and that are copied back. ``old_root`` names
+    the old root to boot, if one was asked for.
     """
 
     __slots__ = (
-        "_lock", "_root", "_stores", "boot_id", "cmdline", "made", "old_root", "plan", "report",
+        "_lock", "_root", "_stores", "boot_id", "cmdline", "copies", "made", "old_root", "plan",
+        "report",
         "run", "target",
     )  # fmt: skip
 
@@ -51,6 +53,7 @@ class Stage:
         self.boot_id = boot_id
         self.made: list[str] = []
         self.old_root: str | None = None
+        self.copies: list[dict[str, str]] = []
         self._lock = -1
         self._root = -1
         self._stores: dict[str, int] = {}

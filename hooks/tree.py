@@ -85,6 +85,25 @@ def exists(directory: int, name: str) -> bool:
     return True
 
 
+def is_directory(root: int, path: str) -> bool:
+    """Whether there is a directory; ``OSError`` if there is something else."""
+    try:
+        os.close(paths.open_beneath(root, path, DIRECTORY))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def owner_and_mode(root: int, path: str) -> tuple[int, int, int]:
+    """Owner, group and permission bits of the directory *path*."""
+    fd = paths.open_beneath(root, path, DIRECTORY)
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return status.st_uid, status.st_gid, status.st_mode & 0o7777
+
+
 def make_directory(parent: int, name: str, user: int, group: int, mode: int) -> None:
     """Create a directory that from its first moment under *name* has owner and mode.
 

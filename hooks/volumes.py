@@ -150,7 +150,7 @@ class Store(Operation):
         finally:
             os.close(volume)
         try:
-            found = self._read_marker(fd)
+            found = self.read_marker(fd)
         except BaseException:
             os.close(fd)
             raise
@@ -162,7 +162,8 @@ class Store(Operation):
         stage.add_store(self.path, fd)
         return "is there"
 
-    def _read_marker(self, store: int) -> str:
+    def read_marker(self, store: int) -> str:
+        """The id in the marker of the open *store*. Raises ``StoreMissing``."""
         try:
             marker = paths.open_beneath(store, MARKER, os.O_RDONLY | os.O_NONBLOCK)
             try:

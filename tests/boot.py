@@ -8,9 +8,11 @@ from pathlib import Path
 
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import SEED_LIMIT, Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
@@ -32,7 +34,7 @@ class Boot:
         for place in (self.target, self.store):
             subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
         (self.store / ".ephemeroot-store").write_text(json.dumps({"version": 1, "id": IDENTITY}))
-        self.stage: Stage | None = None
+        self.fstype = "tmpfs"
 
     def root(self, path: str) -> Path:
         return self.target / path.lstrip("/")
@@ -46,7 +48,7 @@ class Boot:
     ) -> str:
         plan = Plan(
             wipe=[
-                Volume(mount_point=STORE, name="persistent", device="tmpfs", type="tmpfs"),
+                Volume(mount_point=STORE, name="persistent", device="tmpfs", type=self.fstype),
                 Store(path=STORE, volume="persistent", id=IDENTITY),
             ],
             persist=[Attach(mount_point=STORE, volume="persistent"), *operations],
@@ -69,6 +71,18 @@ class Boot:
         report.finish(result)
         return result
 
+    def next_boot(self, wiped: bool = True) -> None:
+        """Power off; the store stays, and the root is a new one unless not *wiped*."""
+        store = self.root(STORE)
+        subprocess.run(["mount", "--bind", store, self.store], check=True)
+        if wiped:
+            subprocess.run(["umount", "-R", "-l", self.target], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "none", self.target], check=True)
+
+    def problems(self) -> list[str]:
+        report = json.loads((self.run / "boot.json").read_text())
+        return [problem["problem"] for problem in report["persist"]["problems"]]
+
     def results(self) -> list[str]:
         report = json.loads((self.run / "boot.json").read_text())
         return [entry["result"] for entry in report["persist"]["operations"]]
@@ -88,3 +102,11 @@ def parent(path: str, **values: object) -> Parent:
 
 def file(path: str, **values: object) -> File:
     return File(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+def copy(path: str, **values: object) -> Copy:
+    return Copy(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+def overlay(path: str, **values: object) -> Overlay:
+    return Overlay(path=path, store=STORE, source=path.lstrip("/"), **values)

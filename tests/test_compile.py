@@ -101,8 +101,7 @@ def test_the_sample_of_the_design(tree: MachineTree) -> None:
         {"operation": "parent", "path": "/etc", "source": "etc", **store},
         {"operation": "directory", "path": "/etc/ephemeroot", "source": "etc/ephemeroot", **store},
         {"operation": "machine-id", **store},
-        {"operation": "file", "path": "/etc/shadow", "source": "etc/shadow", "method": "copy",
-         **store},
+        {"operation": "copy", "path": "/etc/shadow", "source": "etc/shadow", **store},
         {"operation": "parent", "path": "/home", "source": "home", **store},
         {"operation": "parent", "path": "/home/talyz", "source": "home/talyz", "user": 1000,
          "group": 1001, "mode": 0o700, **store},
@@ -258,6 +257,24 @@ def test_file_permissions_are_given_only_if_asked_for(tree: MachineTree) -> None
     declare(tree, files='"/a", { file = "/b", user = "talyz", group = 5, mode = "g+w" }')
     assert "mode" not in persist(tree, path="/a")
     assert persist(tree, path="/b").items() >= {"user": 1000, "group": 5, "mode": 0o664}.items()
+
+
+def test_copies_and_overlays_have_only_what_was_asked_for(tree: MachineTree) -> None:
+    declare(
+        tree,
+        directories='{ directory = "/o", method = "overlay", mode = "0700", mount-options = '
+        '["nodev"] }, { directory = "/p", method = "overlay" }',
+        files='{ file = "/c", method = "copy", user = "talyz", required = true }',
+    )
+    assert persist(tree, path="/o") == {
+        "operation": "overlay", "path": "/o", "source": "o", "store": "/persistent",
+        "mode": 0o700, "options": ["nodev"],
+    }  # fmt: skip
+    assert "mode" not in persist(tree, path="/p")
+    assert persist(tree, path="/c") == {
+        "operation": "copy", "path": "/c", "source": "c", "store": "/persistent",
+        "user": 1000, "required": True,
+    }  # fmt: skip
 
 
 def test_machine_id(tree: MachineTree) -> None:

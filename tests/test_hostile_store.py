@@ -11,11 +11,13 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from boot import STORE, Boot, directory, file, parent
+from boot import STORE, Boot, copy, directory, file, overlay, parent
+from ephemeroot.hooks.copyback import CopyBack
 from ephemeroot.linux import mountinfo, paths
 
 pytestmark = [pytest.mark.requires_root, pytest.mark.usefixtures("private_mounts")]
@@ -194,4 +196,122 @@ def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) ->
         attacker.stop.set()
         attacker.join()
     assert attacker.swaps > ROUNDS, "the attacker had no chance: this proves nothing"
+    victim.assert_untouched()
+
+
+def test_hard_links_keep_what_they_link_to(boot: Boot) -> None:
+    """Where the kernel does not forbid it, a user links to root's files in the store."""
+    secret = boot.store / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    home = owned(boot.store / "eve")
+    for name in ("bound", "copied"):
+        os.link(secret, home / name)
+    owned(boot.root("/eve"))
+    boot.persist(
+        parent("/eve", user=EVE, group=EVE),
+        file("/eve/bound", user=EVE, mode=0o666),
+        copy("/eve/copied", user=EVE, mode=0o666),
+    )
+    for path in (boot.root("/eve/bound"), boot.root("/eve/copied"), boot.root(STORE) / "secret"):
+        status = path.stat()
+        assert (status.st_uid, status.st_mode & 0o777) == (0, 0o600)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_where_a_copy_and_an_overlay_are_declared(
+    boot: Boot, victim: Victim, shape: str
+) -> None:
+    home = owned(boot.store / "eve")
+    owned(boot.root("/eve"))
+    SHAPES[shape](home / "copied", victim.path / "file")
+    SHAPES[shape](home / "over", victim.path)
+    boot.persist(
+        parent("/eve", user=EVE, group=EVE),
+        copy("/eve/copied", user=EVE, mode=0o666),
+        overlay("/eve/over", user=EVE, mode=0o777),
+        directory("/after"),
+    )
+    victim.assert_untouched()
+    assert not boot.root("/eve/over").is_mount()
+    assert boot.root("/eve/copied").exists() == (shape == "file")
+    assert boot.root("/after").is_mount()
+
+
+def test_an_immutable_file_stays_and_stops_nothing(boot: Boot) -> None:
+    solid = boot.store / "solid"
+    solid.write_text("x")
+    subprocess.run(["chattr", "+i", solid], check=True)
+    try:
+        boot.persist(copy("/solid"), parent("/after"))
+        assert boot.root("/after").is_dir()
+        copied = boot.root("/solid")
+        copied.unlink()
+        copied.write_text("changed")
+        store = os.open(boot.root(STORE), os.O_PATH)
+        root = os.open(boot.target, os.O_RDONLY)
+        back = CopyBack(
+            [{"path": "/solid", "store": STORE, "source": "solid"}], {STORE: store}, root, 1 << 20
+        )
+        back.store()
+        os.close(store)
+        os.close(root)
+        assert "not permitted" in back.problems[0]
+        assert (boot.root(STORE) / "solid").read_text() == "x"
+    finally:
+        subprocess.run(["chattr", "-i", boot.root(STORE) / "solid"], check=True)
+
+
+def test_a_mount_point_where_something_is_declared(boot: Boot, victim: Victim) -> None:
+    """Somebody mounted over a directory of the store: only what is there is bound."""
+    (boot.store / "data").mkdir()
+    subprocess.run(["mount", "--bind", victim.path, boot.store / "data"], check=True)
+    boot.persist(directory("/data", user=EVE, mode=0o777), file("/data/file"), parent("/after"))
+    assert victim.look() == victim.before
+    assert boot.root("/after").is_dir()
+    subprocess.run(["umount", boot.store / "data"], check=False, capture_output=True)
+
+
+def test_copies_swapped_while_they_are_copied(boot: Boot, victim: Victim) -> None:
+    """Both ways, with the same user in the store and in the root."""
+    (victim.path / "a").mkdir(mode=0o700)
+    (victim.path / "a/file").write_text("secret")
+    victim.before = victim.look()
+    attackers = []
+    for top in (boot.store, boot.target):
+        home = owned(owned(top / "home") / "eve")
+        (owned(home / "a") / "file").write_text("eve's")
+        attackers.append(Attacker(home, victim.path / "a"))
+    for attacker in attackers:
+        attacker.start()
+    copied = 0
+    try:
+        for number in range(ROUNDS):
+            boot.persist(
+                parent("/home"),
+                parent("/home/eve", user=EVE, group=EVE, mode=0o700),
+                copy("/home/eve/a/file"),
+            )
+            copied += boot.results()[-1].startswith(("copied", "was there"))
+            store = os.open(boot.root(STORE), os.O_PATH)
+            root = os.open(boot.target, os.O_RDONLY)
+            entry = {"path": "/home/eve/a/file", "store": STORE, "source": "home/eve/a/file"}
+            with suppress(OSError):
+                (boot.root("/home/eve/a/file")).write_text(f"eve's {number}")
+            (victim.path / "a/file").write_text("secret")
+            CopyBack([entry], {STORE: store}, root, 1 << 20).store()
+            os.close(store)
+            os.close(root)
+            subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
+            detach_all(boot.target)
+    finally:
+        for attacker in attackers:
+            attacker.stop.set()
+            attacker.join()
+    assert min(attacker.swaps for attacker in attackers) > ROUNDS
+    assert copied, "the attacker always won: this proves nothing about copies"
+    for top in (boot.store, boot.target):
+        for path in (top / "home/eve").rglob("file"):
+            if "trap" not in path.parts and not path.parent.is_symlink():
+                assert path.read_text() != "secret"
     victim.assert_untouched()

@@ -25,19 +25,28 @@ def tree(root: Path) -> dict[str, str]:
 def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
     installed = tree(tmp_path)
+    folder = "usr/lib/systemd/system"
     assert installed == {
         f"{MODULE}/module-setup.sh": "755",
         f"{MODULE}/boot": "755",
         f"{MODULE}/ephemeroot-inert.service": "644",
         f"{MODULE}/ephemeroot": "/usr/bin/ephemeroot",
-        "usr/lib/systemd/system/ephemeroot-lived.service": "644",
-        "usr/lib/systemd/system/multi-user.target.wants/ephemeroot-lived.service": (
-            "../ephemeroot-lived.service"
-        ),
-        "usr/lib/systemd/system/ephemeroot-prune.service": "644",
-        "usr/lib/systemd/system/multi-user.target.wants/ephemeroot-prune.service": (
-            "../ephemeroot-prune.service"
-        ),
+        f"{folder}/ephemeroot-lived.service": "644",
+        f"{folder}/ephemeroot-prune.service": "644",
+        f"{folder}/ephemeroot-copy.path": "644",
+        f"{folder}/ephemeroot-copy.service": "644",
+        f"{folder}/ephemeroot-copy-again.service": "644",
+        f"{folder}/ephemeroot-copy-last.service": "644",
+        **{
+            f"{folder}/{target}.target.wants/ephemeroot-{name}": f"../ephemeroot-{name}"
+            for target, name in (
+                ("multi-user", "lived.service"),
+                ("multi-user", "prune.service"),
+                ("multi-user", "copy-again.service"),
+                ("sysinit", "copy-last.service"),
+                ("sysinit", "copy.path"),
+            )
+        },
     }
     said = capsys.readouterr().out
     assert all(f"/{name}" in said for name in installed)

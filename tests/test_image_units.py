@@ -38,12 +38,23 @@ def test_systemd_understands_them(folder: Path) -> None:
 
 
 @pytest.mark.requires_program("systemd-analyze")
-@pytest.mark.parametrize("unit", ["ephemeroot-inert.service", "ephemeroot-lived.service"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "ephemeroot-inert.service",
+        "ephemeroot-lived.service",
+        "ephemeroot-copy.path",
+        "ephemeroot-copy.service",
+        "ephemeroot-copy-again.service",
+        "ephemeroot-copy-last.service",
+    ],
+)
 def test_systemd_understands_the_others(tmp_path: Path, unit: str) -> None:
     from ephemeroot.image import data
 
-    text = data.unit(unit).replace("/usr/bin/ephemeroot", "/bin/true")
-    (tmp_path / unit).write_text(text)
+    for path in data.folder("systemd").glob("ephemeroot-*.*"):
+        text = path.read_text().replace("/usr/bin/ephemeroot", "/bin/true")
+        (tmp_path / path.name).write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", tmp_path / unit],
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},

@@ -179,6 +179,12 @@ def test_a_required_path_that_fails_stops_the_boot(boot: Boot) -> None:
         boot.persist(directory("/must", required=True))
 
 
+def test_a_required_machine_id(boot: Boot) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", boot.store], check=True)
+    with pytest.raises(persist.PathFailed, match="/etc/machine-id is required"):
+        boot.persist(MachineId(store=STORE, required=True))
+
+
 def test_the_policy_for_paths(boot: Boot) -> None:
     (boot.store / "may").write_text("no directory")
     with pytest.raises(persist.PathFailed, match="1 declared paths"):
@@ -267,6 +273,36 @@ def test_a_new_declaration_takes_over_the_roots_content(boot: Boot) -> None:
     assert (boot.root(STORE) / "opt/one").read_text() == "file"
     assert mountinfo.mounted_at(str(boot.root("/opt/one"))) is not None
     assert list((boot.root(STORE) / ".ephemeroot/seeding").iterdir()) == []
+
+
+def test_a_seeded_file_gets_what_was_asked_for(boot: Boot) -> None:
+    for name in ("a", "b", "c"):
+        boot.root(f"/{name}").write_text(name)
+        os.chown(boot.root(f"/{name}"), 5, 6)
+    boot.persist(file("/a"), file("/b", user=7, mode=0o4700), file("/c", group=8))
+    assert owner_and_mode(boot.root("/a")) == (5, 6, "0o644")
+    assert owner_and_mode(boot.root("/b")) == (7, 6, "0o4700")
+    assert owner_and_mode(boot.root("/c")) == (5, 8, "0o644")
+
+
+def test_a_wrong_owner_in_the_store_is_not_repaired(boot: Boot) -> None:
+    (boot.store / "a").write_text("")
+    os.chown(boot.store / "a", 12345, 54321)
+    (boot.store / "d").mkdir(mode=0o711)
+    os.chown(boot.store / "d", 12345, 54321)
+    boot.persist(file("/a", user=7, mode=0o600), directory("/d", user=7), parent("/d/p"))
+    assert owner_and_mode(boot.root("/a")) == (12345, 54321, "0o644")
+    assert owner_and_mode(boot.root("/d")) == (12345, 54321, "0o711")
+
+
+def test_a_label_in_the_store_comes_to_the_root(boot: Boot) -> None:
+    label = b"system_u:object_r:var_log_t:s0\0"
+    for name in ("var", "var/log"):
+        (boot.store / name).mkdir()
+        os.setxattr(boot.store / name, "security.selinux", label)
+    boot.persist(parent("/var"), directory("/var/log"))
+    for path in ("/var", "/var/log"):
+        assert os.getxattr(boot.root(path), "security.selinux") == label
 
 
 def test_initial_empty_takes_nothing_over(boot: Boot) -> None:

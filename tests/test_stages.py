@@ -20,6 +20,7 @@ import pytest
 
 import ephemeroot
 from btrfs_image import DEFAULTS, fresh_disk, mounted
+from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.machine_id import MachineId
@@ -188,6 +189,37 @@ def test_three_boots(machine: Machine) -> None:
     strays = {name: (machine.top / "old_roots" / name / "stray").read_text() for name in old}
     assert sorted(strays.values()) == ["forget me", "made on day 0", "made on day 1"]
     assert [strays[name] for name in old if name.endswith(".keep")] == ["forget me"]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "the store changed", "never lived"])
+def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> None:
+    """A copied file that changed, and nothing came to store it: the next boot does."""
+    stored = machine.top / "persistent/etc/adjtime"
+    machine.persist.append(Copy(path="/etc/adjtime", store=STORE, source="etc/adjtime"))
+    root = machine.boot()
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    (root / "etc/adjtime").write_text("first\n")
+    assert mark_lived(str(root))
+    machine.next_boot()
+    assert not stored.exists()
+    root = machine.boot()
+    assert stored.read_text() == "first\n"
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    (root / "etc/adjtime.new").write_text("in the last second\n")
+    (root / "etc/adjtime.new").rename(root / "etc/adjtime")
+    if meanwhile == "the store changed":
+        stored.write_text("from a backup\n")
+    if meanwhile != "never lived":
+        assert mark_lived(str(root))
+    machine.next_boot()
+    root = machine.boot()
+    expected = {
+        "nothing": "in the last second\n",
+        "the store changed": "from a backup\n",
+        "never lived": "first\n",
+    }[meanwhile]
+    assert stored.read_text() == expected
+    assert (root / "etc/adjtime").read_text() == expected
 
 
 def test_a_second_wipe_in_one_boot_does_nothing(machine: Machine) -> None:

@@ -20,11 +20,12 @@ from ephemeroot.cli import terminal
 from ephemeroot.errors import EphemerootError, Misconfigured
 
 VERBS = (
-    "check", "plan", "apply", "roots", "next-boot", "setup", "home", "image", "lived", "schema",
+    "check", "plan", "apply", "roots", "next-boot", "setup", "home", "copyback", "image", "lived",
+    "schema",
 )  # fmt: skip
 """Modules of this package (with ``_`` for ``-``), in the order of the help."""
 
-PLUMBING = ("image", "lived", "schema")
+PLUMBING = ("copyback", "image", "lived", "schema")
 """Called by other programs; the help does not list them."""
 
 INTERRUPTED = 130

@@ -18,10 +18,17 @@ NAME = "setup"
 HELP = "install the initramfs generator's module and the units (a package does this for you)"
 
 MODULE = "/usr/lib/dracut/modules.d/90ephemeroot"
-WANTS = f"{units.FOLDER}/multi-user.target.wants"
 
-# Of the real system; the initramfs's are put into images by `ephemeroot image`.
-_SYSTEM_UNITS = ("ephemeroot-lived.service", "ephemeroot-prune.service")
+# Of the real system, with what wants them; the initramfs's are put into images by
+# `ephemeroot image`.
+_SYSTEM_UNITS = {
+    "ephemeroot-lived.service": "multi-user.target",
+    "ephemeroot-prune.service": "multi-user.target",
+    "ephemeroot-copy.path": "sysinit.target",
+    "ephemeroot-copy.service": "",
+    "ephemeroot-copy-again.service": "multi-user.target",
+    "ephemeroot-copy-last.service": "sysinit.target",
+}
 _PROGRAM = "/usr/bin/ephemeroot"
 
 
@@ -102,10 +109,12 @@ def items(program: str) -> list[Item]:
         # Last: from now on it is used.
         Item(f"{MODULE}/module-setup.sh", module.read_bytes(), 0o755),
     ]
-    for name in _SYSTEM_UNITS:
+    for name, target in _SYSTEM_UNITS.items():
         text = data.unit(name).replace(_PROGRAM, program)
         installed.append(Item(f"{units.FOLDER}/{name}", text.encode()))
-        installed.append(Item(f"{WANTS}/{name}", target=f"../{name}"))
+        if target:
+            link = f"{units.FOLDER}/{target}.wants/{name}"
+            installed.append(Item(link, target=f"../{name}"))
     return installed
 
 

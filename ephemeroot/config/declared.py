@@ -166,7 +166,8 @@ class Resolver:
     ) -> None:
         wanted = self._numbers(entry.permissions, entry.origin)
         parent = self._numbers(entry.parent, entry.parent_origin)
-        if entry.is_directory:
+        # An overlay's upper directory takes after the base's, unless something was asked for.
+        if entry.is_directory and entry.method != "overlay":
             full = wanted.over(default)
             wanted = Wanted(full.user, full.group, full.mode)
         declared = Declared(

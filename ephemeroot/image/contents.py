@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
@@ -110,7 +111,7 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     _add_rules(contents.tree, volumes)
     settings = _settings(plan, closure, devices, contents.tree)
     contents.tree.write(SETTINGS, settings, why="entry")
-    modules = _kernel_modules(volumes, needs)
+    modules = _kernel_modules(plan, volumes, needs)
     contents.tree.write(MODULES, "".join(f"{m}\n" for m in modules), why="to verify")
     optional = {name for v in volumes for name in _OPTIONAL_MODULES.get(v.type, ())}
     contents.modules = sorted({*modules, *optional})
@@ -240,8 +241,10 @@ def _devices(plan: Plan) -> list[units.Device]:
     return list(found.values())
 
 
-def _kernel_modules(volumes: list[Volume], needs: list[Needs]) -> list[str]:
+def _kernel_modules(plan: Plan, volumes: list[Volume], needs: list[Needs]) -> list[str]:
     names = {name for need in needs for name in need.kernel_modules}
+    if any(isinstance(operation, Overlay) for operation in plan.persist):
+        names.add("overlay")
     for volume in volumes:
         names.update(_FILESYSTEM_MODULES.get(volume.type, (volume.type,)))
     return sorted(names)

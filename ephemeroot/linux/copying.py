@@ -49,6 +49,16 @@ class Copier:
                 os.close(fd)
             self._links.clear()
 
+    def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
+        """The same for what must be a regular file; ``OSError`` if it is none by now."""
+        try:
+            self._copy_file(source, name, target, new_name)
+            self.entries += 1
+        finally:
+            for fd, _ in self._links.values():
+                os.close(fd)
+            self._links.clear()
+
     def _copy(self, source: int, name: str, target: int, new_name: str) -> None:
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)

@@ -1,0 +1,75 @@
+"""``ephemeroot copyback``: store the files with ``method = "copy"`` (called by units)."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ephemeroot.cli import terminal
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks.copyback import COPIES, CopyBack, Recorded
+from ephemeroot.hooks.stage import RUN
+
+NAME = "copyback"
+HELP = 'store what has changed in files with method = "copy" (called by ephemeroot-copy.service)'
+
+_PARTLY = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb has no arguments of its own."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copy back what this boot's persistence stage has recorded; a line for each file."""
+    with _one_at_a_time(Path(RUN, "copy.lock")):
+        recorded = _recorded(Path(RUN, COPIES))
+        if recorded is None:
+            return 0
+        problems: list[str] = []
+        stores = recorded.open_stores("/", problems)
+        root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            back = CopyBack(recorded.files, stores, root, recorded.limit)
+            back.run()
+        finally:
+            for fd in (root, *stores.values()):
+                os.close(fd)
+    for path in back.copied:
+        sys.stdout.write(f"{terminal.printable(path)}: stored\n")
+    for problem in (*problems, *back.problems):
+        terminal.warning(problem)
+    return _PARTLY if problems or back.problems else 0
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    if not lock.parent.is_dir():  # nothing was persisted in this boot
+        yield
+        return
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _recorded(record: Path) -> Recorded | None:
+    """What this boot's persistence stage left, ``None`` if nothing is copied back."""
+    try:
+        content = json.loads(record.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Damaged(f"{record} is damaged: {error}") from None
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    if content.get("boot-id") != boot_id:
+        return None
+    return Recorded(content["files"], content["stores"], content["limit"])

@@ -1,0 +1,259 @@
+"""Declared files that programs replace by rename: copied to the root, and back.
+
+A bound file cannot be renamed over (EBUSY), a link is replaced by a file that is then
+lost. So the root has a file of its own: copied from the store at boot, and back when it
+changes and at shutdown (``copyback``).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from binascii import crc32
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.hooks import accounts, copyback, seed, tree
+from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.report import WARNING
+from ephemeroot.hooks.wipe import WIPED
+from ephemeroot.linux import copying, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+
+class Copy(Operation):
+    """Have a copy of the store's file ``source`` at ``path``.
+
+    ``user``, ``group`` and ``mode`` are for the file when it is seeded; ``None`` keeps
+    the seed's. passwd, group, shadow and gshadow take in the system users that only the
+    fresh root has, and one that would lock everybody out is set aside in the store.
+    """
+
+    KIND = "copy"
+    FIELDS: tuple[tuple[str, str, object], ...] = (
+        ("path", "path", REQUIRED),
+        ("store", "path", REQUIRED),
+        ("source", "relative path", REQUIRED),
+        ("user", "user or group id", None),
+        ("group", "user or group id", None),
+        ("mode", "mode", None),
+        ("initial", "initial", "previous"),
+        ("required", "boolean", False),
+    )
+    __slots__ = ("group", "initial", "mode", "path", "required", "source", "store", "user")
+    path: str
+    store: str
+    source: str
+    user: int | None
+    group: int | None
+    mode: int | None
+    initial: str
+    required: bool
+
+    def describe(self) -> str:
+        return f"copy file {self.path} from {self.store}, and back when it changes"
+
+    def execute(self, stage: Stage) -> str:
+        store = stage.store(self.store)
+        copyback.recover(store)
+        results = []
+        if _was_kept(stage):
+            results.append(self._catch_up(stage, stage.root()))
+        found = self._is_sound(stage, store)
+        if not found and self.initial != "empty":
+            results.append(self._seed(stage, stage.root()))
+            found = self._is_sound(stage, store)
+        place = stage.resolve_leaf(self.path)
+        if found:
+            if self.path in accounts.MERGED:
+                results.append(self._merge(stage, store))
+            results.append(self._copy(stage, store, place))
+        else:
+            results.append("nothing to copy yet")
+        # Not before: what could not be copied to the root must not be replaced by what
+        # the root has instead.
+        stage.copies.append({"path": place, "store": self.store, "source": self.source})
+        return " and ".join(filter(None, results))
+
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """Store what the previous root had no time to copy back; seed the store with its
+        file if it has none that can be used.
+        """
+        store = stage.store(self.store)
+        copyback.recover(store)
+        if self._is_sound(stage, store):
+            return self._catch_up(stage, previous)
+        return self._seed(stage, previous) if self.initial == "previous" else ""
+
+    def _catch_up(self, stage: Stage, root: int) -> str:
+        store = stage.store(self.store)
+        try:
+            head, _, name = self.path.rpartition("/")
+            place = tree.resolve(root, head or "/").rstrip("/") + "/" + name
+        except OSError:
+            return ""
+        if not copyback.has_newer(root, place, self.store, store, self.source):
+            return ""
+        entry = {"path": place, "store": self.store, "source": self.source}
+        back = copyback.CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
+        back.store()
+        for problem in back.problems:
+            stage.report.problem(problem, level=WARNING)
+        return "stored what was newer in the root" if back.copied else ""
+
+    def _seed(self, stage: Stage, root: int) -> str:
+        return seed.seed(
+            stage,
+            root,
+            self.path,
+            self.store,
+            self.source,
+            kind=stat.S_IFREG,
+            owner=(self.user, self.group, self.mode),
+        )
+
+    def _is_sound(self, stage: Stage, store: int) -> bool:
+        """Whether the store has the file. One that locks everybody out is set aside."""
+        try:
+            status = _status(store, self.source)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(status.st_mode):
+            raise EphemerootError(f"{self.store}/{self.source} is no regular file")
+        if self.path not in accounts.MERGED:
+            return True
+        found = accounts.defect(self.path, _read(store, self.source))
+        if found:
+            aside = _set_aside(store, self.source)
+            stage.report.problem(
+                f"{self.store}/{self.source} is not used: {found}; it is called {aside} now",
+                f"repair what is in it, and put it back with 'ephemeroot.persist=no' if {self.path}"
+                " is not what it should be",
+            )
+        return not found
+
+    def _merge(self, stage: Stage, store: int) -> str:
+        folder = os.path.dirname(self.source)
+        mine, base = {}, {}
+        for path in accounts.MERGED:
+            mine[path] = _read(store, f"{folder}/{os.path.basename(path)}".lstrip("/"))
+            base[path] = _read(stage.root(), path)
+        merger = accounts.Merger(mine, base)
+        content, added = merger.merge(self.path)
+        if self.path in (accounts.PASSWD, accounts.GROUP):
+            what = "user " if self.path == accounts.PASSWD else "group "
+            for conflict in merger.conflicts:
+                if conflict.startswith(what):
+                    stage.report.problem(f"{self.path}: not taken from the base: {conflict}",
+                                         "give one of the two another number", WARNING)  # fmt: skip
+        if content == mine[self.path]:
+            return ""
+        self._replace(store, content)
+        return f"took {', '.join(added)} from the base" if added else "took members from the base"
+
+    def _replace(self, store: int, content: bytes) -> None:
+        """Give the store's file another *content*, atomically and durably."""
+        seeding = seed.open_records(store, seed.SEEDING)
+        temporary = f"{crc32(os.fsencode(self.source)):08x}"
+        parent, name = tree.open_parent(store, self.source)
+        try:
+            copying.remove(seeding, temporary)
+            copying.Copier().copy_file(parent, name, seeding, temporary)
+            fd = os.open(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=seeding)
+            try:
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, name, src_dir_fd=seeding, dst_dir_fd=parent)
+            seed.sync(seeding)
+        finally:
+            os.close(parent)
+            os.close(seeding)
+
+    def _copy(self, stage: Stage, store: int, place: str) -> str:
+        source, name = tree.open_parent(store, self.source)
+        try:
+            target, new_name = tree.open_parent(stage.root(), place)
+            try:
+                if copyback.same(source, name, target, new_name):
+                    return "was there"
+                replaced = tree.exists(target, new_name)
+                temporary = f".ephemeroot-new-{os.urandom(8).hex()}"
+                try:
+                    copying.Copier(stage.plan.seed_limit).copy_file(source, name, target, temporary)
+                    os.rename(temporary, new_name, src_dir_fd=target, dst_dir_fd=target)
+                except BaseException:
+                    _forget(target, temporary)
+                    raise
+            finally:
+                os.close(target)
+        except copying.TooLarge:
+            raise Refused(
+                f"{self.store}/{self.source} is larger than the seed limit of "
+                f"{stage.plan.seed_limit >> 20} MiB and is not copied",
+                'raise seed-limit, or use method = "bind"',
+            ) from None
+        finally:
+            os.close(source)
+        return "copied over the root's" if replaced else "copied"
+
+
+def _was_kept(stage: Stage) -> bool:
+    """Whether this is the root of the boot before. A fresh one may have such records from
+    its base, and what they say is of another time.
+    """
+    record = stage.recall(WIPED)
+    return record is not None and "/" not in record
+
+
+def _status(root: int, path: str) -> os.stat_result:
+    parent, name = tree.open_parent(root, path)
+    try:
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+    finally:
+        os.close(parent)
+
+
+def _read(root: int, path: str) -> bytes:
+    """The content of a regular file, empty if there is none."""
+    try:
+        if not stat.S_ISREG(_status(root, path).st_mode):
+            return b""
+        fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b""
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def _set_aside(store: int, source: str) -> str:
+    """Rename the store's file; nothing of it is lost. Returns its new name."""
+    parent, name = tree.open_parent(store, source)
+    try:
+        number = 1
+        while True:
+            aside = f"{name}.damaged" if number == 1 else f"{name}.damaged.{number}"
+            try:
+                paths.rename(parent, name, parent, aside, flags=paths.RENAME_NOREPLACE)
+                return aside
+            except FileExistsError:
+                number += 1
+    finally:
+        os.close(parent)
+
+
+def _forget(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,429 @@
+"""Copying files from the running root back to the store.
+
+Several files that change together are stored together: copied into the store's own
+directory, made durable, listed in a record, and only then renamed. A power cut before
+the record leaves the old ones, one after it the new ones, for who comes next completes
+the renames (``recover``): this program in the same boot, or the next boot before it
+reads a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import time
+from binascii import crc32
+
+from ephemeroot.errors import EphemerootError, StoreMissing
+from ephemeroot.hooks import accounts, seed, tree
+from ephemeroot.hooks.volumes import STATE, Store
+from ephemeroot.linux import copying, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+COPIED = ".ephemeroot/copied"
+"""The file in a root that says from which of the stores' files its own were copied. With it
+the next boot can tell that a root has something newer than the store.
+"""
+
+COPIES = "copies"
+"""The directory of copies on their way, below the store's own records; and the record in
+the run directory that lists what is copied back in this boot.
+"""
+
+WATCHED = "systemd/system/ephemeroot-copy.path.d/paths.conf"
+"""What this boot's files add to the unit that watches them, below /run."""
+
+_COMMIT = "commit"
+_PATIENCE = 15.0  # seconds: lckpwdf(3) waits that long
+
+# A name in the store that cannot be replaced, today or ever. Whoever made it so, it must
+# not keep the other files from being stored.
+_HOPELESS = (
+    errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.EXDEV, errno.EPERM,
+    errno.ENOTEMPTY,
+)  # fmt: skip
+
+
+def remember(stage: Stage) -> None:
+    """Leave for the running system what has to be copied back, and what to watch."""
+    if not stage.copies:
+        return
+    ids = {o.path: o.id for o in stage.plan.wipe if isinstance(o, Store)}
+    stage.remember(
+        COPIES,
+        {
+            "boot-id": stage.boot_id,
+            "limit": stage.plan.seed_limit,
+            "files": stage.copies,
+            "stores": {entry["store"]: ids[entry["store"]] for entry in stage.copies},
+        },
+    )
+    stores = {entry["store"]: stage.store(entry["store"]) for entry in stage.copies}
+    _write_copied(stage.root(), stores, stage.copies)
+    drop_in = f"{os.path.dirname(stage.run)}/{WATCHED}"
+    os.makedirs(os.path.dirname(drop_in), 0o755, exist_ok=True)
+    lines = [_watch(entry["path"]) for entry in stage.copies]
+    paths.write_atomically(drop_in, os.fsencode("[Path]\n" + "".join(lines)))
+
+
+def _watch(path: str) -> str:
+    """A line for the unit; empty for a name that no unit can hold (it is copied at
+    shutdown all the same).
+    """
+    if "\n" in path or path.endswith(("\\", " ", "\t")):
+        return ""
+    return f"PathChanged={path.replace('%', '%%')}\n"
+
+
+def _write_copied(root: int, stores: dict[str, int], files: list[dict[str, str]]) -> None:
+    stamps = {}
+    for entry in files:
+        stamp = _stamp(stores[entry["store"]], entry["source"])
+        if stamp is not None:
+            stamps[entry["path"]] = [entry["store"], entry["source"], *stamp]
+    seed.write_record(root, COPIED, json.dumps(stamps, sort_keys=True).encode())
+
+
+def _stamp(store: int, source: str) -> list[int] | None:
+    """What is another number as soon as the store's file is replaced or written to."""
+    try:
+        parent, name = tree.open_parent(store, source)
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(parent)
+    except OSError:
+        return None
+    return [status.st_ino, status.st_ctime_ns]
+
+
+def has_newer(root: int, path: str, store_path: str, store: int, source: str) -> bool:
+    """Whether the file *path* of the open *root* was copied from what the store still has:
+    if it is another one by now, it is newer, and only the power was faster.
+    """
+    try:
+        stamps = json.loads(seed.read_record(root, COPIED) or b"{}")
+        return bool(stamps.get(path) == [store_path, source, *(_stamp(store, source) or [])])
+    except (ValueError, AttributeError):
+        return False
+
+
+class CopyBack:
+    """Copies *files* (``path``, ``store`` and ``source`` of each) of the open *root* into
+    the open *stores*.
+
+    ``copied`` are the paths that were stored, ``problems`` what was not, and why.
+    *limit* is how many bytes of one file may really be copied, as at boot.
+    """
+
+    __slots__ = ("_files", "_limit", "_root", "_stores", "copied", "problems")
+
+    def __init__(
+        self, files: list[dict[str, str]], stores: dict[str, int], root: int, limit: int
+    ) -> None:
+        self._files = files
+        self._stores = stores
+        self._root = root
+        self._limit = limit
+        self.copied: list[str] = []
+        self.problems: list[str] = []
+
+    def run(self, patience: float = _PATIENCE) -> None:
+        """Store what has changed in the running root. Waits *patience* seconds for who is
+        changing accounts.
+        """
+        lock = -1
+        if any(entry["path"] in accounts.LOCKED for entry in self._files):
+            lock = self._lock_accounts(patience)
+        try:
+            self.store()
+            if self.copied:
+                mounted = [entry for entry in self._files if entry["store"] in self._stores]
+                try:
+                    _write_copied(self._root, self._stores, mounted)
+                except OSError as error:
+                    self.problems.append(f"/{COPIED} cannot be written: {error.strerror}")
+        finally:
+            if lock >= 0:
+                os.close(lock)
+
+    def store(self) -> None:
+        """Store what has changed in a root that nobody uses, and change nothing there."""
+        for path, store in self._stores.items():
+            files = [entry for entry in self._files if entry["store"] == path]
+            try:
+                self._store(store, files)
+            except OSError as error:
+                self.problems.append(f"{path}: nothing was stored: {error.strerror}")
+
+    def _lock_accounts(self, patience: float) -> int:
+        """The lock of lckpwdf(3), which useradd and passwd hold until all files are there.
+
+        Who never gives it back must not make the machine forget its users.
+        """
+        try:
+            parent = paths.open_beneath(self._root, "etc", tree.DIRECTORY)
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                lock = os.open(".pwd.lock", flags, 0o600, dir_fd=parent)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            self.problems.append(f"/etc/.pwd.lock cannot be locked: {error.strerror}")
+            return -1
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+            if time.monotonic() >= deadline:
+                self.problems.append("another program holds /etc/.pwd.lock; copied without it")
+                return lock
+            time.sleep(0.05)
+
+    def _store(self, store: int, files: list[dict[str, str]]) -> None:
+        recover(store)
+        changed = [entry for entry in files if self._has_changed(store, entry)]
+        if not changed:
+            return
+        folder = seed.open_records(store, COPIES)
+        try:
+            staged = [entry for entry in changed if self._stage(folder, entry)]
+            if not staged:
+                return
+            seed.sync(folder)
+            _write_commit(folder, [[_name(e["source"]), e["source"]] for e in staged])
+            failed = _complete(store, folder)
+        finally:
+            os.close(folder)
+        for entry in staged:
+            if entry["source"] in failed:
+                self._problem(entry, failed[entry["source"]])
+            else:
+                self.copied.append(entry["path"])
+
+    def _has_changed(self, store: int, entry: dict[str, str]) -> bool:
+        """Whether the root has a regular file that is not the store's.
+
+        One that is gone stays in the store: a program that removes a file in order to
+        write it anew must not lose it to a power cut.
+        """
+        try:
+            here, name = tree.open_parent(self._root, entry["path"])
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._problem(entry, error)
+            return False
+        try:
+            try:
+                status = os.stat(name, dir_fd=here, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            if not stat.S_ISREG(status.st_mode):
+                self._problem(entry, "it is no regular file any more")
+                return False
+            there, stored = tree.open_parent(store, entry["source"])
+            try:
+                return not same(here, name, there, stored)
+            finally:
+                os.close(there)
+        except OSError as error:
+            self._problem(entry, error)
+            return False
+        finally:
+            os.close(here)
+
+    def _stage(self, folder: int, entry: dict[str, str]) -> bool:
+        """Copy one file to the store's own directory; whether it is fit to be stored."""
+        temporary = _name(entry["source"])
+        try:
+            copying.remove(folder, temporary)
+            parent, name = tree.open_parent(self._root, entry["path"])
+            try:
+                copying.Copier(self._limit).copy_file(parent, name, folder, temporary)
+            finally:
+                os.close(parent)
+            found = ""
+            if entry["path"] in accounts.MERGED:
+                found = accounts.defect(entry["path"], _content(folder, temporary))
+        except copying.TooLarge:
+            found = "it is larger than the seed limit"
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found:
+            _remove(folder, temporary)
+            self._problem(entry, found)
+        return not found
+
+    def _problem(self, entry: dict[str, str], reason: str | OSError) -> None:
+        text = reason if isinstance(reason, str) else reason.strerror
+        self.problems.append(f"{entry['path']} was not copied to {entry['store']}: {text}")
+
+
+def recover(store: int) -> None:
+    """Complete what a power cut has interrupted in the open *store*."""
+    try:
+        folder = paths.open_beneath(store, f"{STATE}/{COPIES}", os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        if os.fstat(folder).st_uid != 0:
+            raise EphemerootError(f"{STATE} in the store is not root's")
+        _complete(store, folder)
+    finally:
+        os.close(folder)
+
+
+def _complete(store: int, folder: int) -> dict[str, OSError]:
+    """Carry out the record's renames; the ones that failed, by the store's path.
+
+    The record stays if something failed that may work another time.
+    """
+    failed = {}
+    done = True
+    for temporary, source in _read_commit(folder):
+        try:
+            parent, name = tree.open_parent(store, source)
+            try:
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=parent)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            if error.errno == errno.ENOENT and not tree.exists(folder, temporary):
+                continue  # renamed before the power went
+            failed[source] = error
+            done &= error.errno in _HOPELESS
+    if tree.exists(folder, _COMMIT):
+        seed.sync(folder)
+        if done:
+            os.unlink(_COMMIT, dir_fd=folder)
+    return failed
+
+
+def _write_commit(folder: int, renames: list[list[str]]) -> None:
+    fd = os.open(
+        f"{_COMMIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder
+    )
+    try:
+        view = memoryview(json.dumps(renames).encode())
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(f"{_COMMIT}.new", _COMMIT, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def _read_commit(folder: int) -> list[tuple[str, str]]:
+    try:
+        renames = json.loads(_content(folder, _COMMIT))
+        return [(str(temporary), str(source)) for temporary, source in renames]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError):
+        return []  # not written by us: it is renamed into place when it is whole
+
+
+def _name(source: str) -> str:
+    return f"{crc32(os.fsencode(source)):08x}"
+
+
+def _remove(folder: int, name: str) -> None:
+    try:
+        copying.remove(folder, name)
+    except OSError:
+        pass  # the next copy of this file begins by removing it
+
+
+def _content(directory: int, name: str) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def same(directory: int, name: str, other_directory: int, other_name: str) -> bool:
+    """Whether both are regular files with the same content, owner, mode and attributes."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fds: list[int] = []
+    try:
+        for where, which in ((directory, name), (other_directory, other_name)):
+            try:
+                fds.append(os.open(which, flags, dir_fd=where))
+            except OSError as error:
+                # Not there, a link, a socket: whatever it is, it is not the same.
+                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+                    return False
+                raise
+        return _facts(fds[0]) == _facts(fds[1]) and _same_content(fds[0], fds[1])
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _facts(fd: int) -> tuple[object, ...]:
+    status = os.fstat(fd)
+    attributes = {name: os.getxattr(fd, name) for name in os.listxattr(fd)
+                  if not name.startswith("btrfs.")}  # fmt: skip
+    return status.st_mode, status.st_uid, status.st_gid, status.st_size, attributes
+
+
+def _same_content(fd: int, other: int) -> bool:
+    while True:
+        part = os.read(fd, 1 << 20)
+        if part != os.read(other, 1 << 20):
+            return False
+        if not part:
+            return True
+
+
+class Recorded:
+    """What this boot copies back: ``files`` and the ``limit``, with the stores' ids."""
+
+    __slots__ = ("files", "ids", "limit")
+
+    def __init__(self, files: list[dict[str, str]], ids: dict[str, str], limit: int) -> None:
+        self.files = files
+        self.ids = ids
+        self.limit = limit
+
+    def open_stores(self, root: str, problems: list[str]) -> dict[str, int]:
+        """The stores below *root* that are mounted and theirs; the others are problems.
+
+        Without its store mounted, the directory of that name is on the root and will be
+        wiped.
+        """
+        found = {}
+        for path, identity in self.ids.items():
+            try:
+                fd = os.open(root.rstrip("/") + path, tree.DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                problems.append(f"the store {path} is not there: {error.strerror}")
+                continue
+            try:
+                marker = Store(path=path, volume="store", id=identity).read_marker(fd)
+            except StoreMissing as error:
+                marker = ""
+                problems.append(error.message)
+            if marker == identity:
+                found[path] = fd
+                continue
+            os.close(fd)
+            if marker:
+                problems.append(f"what is at {path} is another store ({marker})")
+        return found

@@ -1,0 +1,141 @@
+"""Declared directories whose changes persist, over what the base has there."""
+
+from __future__ import annotations
+
+import os
+from binascii import crc32
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import mounts, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+# Each of these ties the upper directory to one lower one: with a newer base, which is a
+# new lower one, lookups would end in ESTALE (kernel, Documentation/filesystems/overlayfs.rst,
+# "Changes to underlying filesystems").
+_OPTIONS = ["index=off", "metacopy=off", "redirect_dir=off"]
+
+_HELD = (
+    (os.ST_NOSUID, mounts.MOUNT_ATTR_NOSUID),
+    (os.ST_NODEV, mounts.MOUNT_ATTR_NODEV),
+    (os.ST_NOEXEC, mounts.MOUNT_ATTR_NOEXEC),
+)
+
+
+class Overlay(Operation):
+    """Mount an overlay at ``path``: the store's ``source`` above, the root's below.
+
+    The directory that overlayfs works in lies beside ``source`` in the store. Nothing is
+    seeded: what the store lacks shows through. A new upper directory takes after the
+    root's; ``user``, ``group`` and ``mode`` are what was asked for instead.
+    """
+
+    KIND = "overlay"
+    FIELDS: tuple[tuple[str, str, object], ...] = (
+        ("path", "path", REQUIRED),
+        ("store", "path", REQUIRED),
+        ("source", "relative path", REQUIRED),
+        ("options", "list of strings", []),
+        ("user", "user or group id", None),
+        ("group", "user or group id", None),
+        ("mode", "mode", None),
+        ("required", "boolean", False),
+    )
+    __slots__ = ("group", "mode", "options", "path", "required", "source", "store", "user")
+    path: str
+    store: str
+    source: str
+    options: list[str]
+    user: int | None
+    group: int | None
+    mode: int | None
+    required: bool
+
+    def describe(self) -> str:
+        options = f" ({','.join(self.options)})" if self.options else ""
+        return f"overlay directory {self.path} with {self.store}{options}"
+
+    def execute(self, stage: Stage) -> str:
+        place = stage.resolve(self.path)
+        if stage.is_mounted(stage.target.rstrip("/") + place):
+            return "was mounted"
+        lower = self._open_lower(stage, place)
+        try:
+            self._have_upper(stage.store(self.store), lower)
+            self._mount(stage.store(self.store), lower)
+        finally:
+            os.close(lower)
+        return "mounted"
+
+    def _open_lower(self, stage: Stage, place: str) -> int:
+        if not tree.is_directory(stage.root(), place):
+            parent, name = tree.open_parent(stage.root(), place)
+            try:
+                tree.make_directory(parent, name, 0, 0, 0o755)
+            finally:
+                os.close(parent)
+            stage.made.append(place)
+        return paths.open_beneath(stage.root(), place, tree.DIRECTORY)
+
+    def _have_upper(self, store: int, lower: int) -> None:
+        if tree.is_directory(store, self.source):
+            return
+        status = os.fstat(lower)
+        parent, name = tree.open_parent(store, self.source)
+        try:
+            tree.make_directory(
+                parent,
+                name,
+                status.st_uid if self.user is None else self.user,
+                status.st_gid if self.group is None else self.group,
+                status.st_mode & 0o7777 if self.mode is None else self.mode,
+            )
+        finally:
+            os.close(parent)
+
+    def _mount(self, store: int, lower: int) -> None:
+        set_, clear, own = mounts.split_options(self.options)
+        if own:
+            raise EphemerootError(f"{self.path}: an overlay cannot have the option {own[0]}")
+        parent, name = tree.open_parent(store, self.source)
+        try:
+            upper = paths.open_beneath(parent, name, tree.DIRECTORY)
+            try:
+                work = self._open_work(parent)
+                try:
+                    mount = mounts.create_overlay(lower, upper, work, _OPTIONS, name=self.path)
+                    flags = os.fstatvfs(upper).f_flag
+                finally:
+                    os.close(work)
+            finally:
+                os.close(upper)
+        finally:
+            os.close(parent)
+        # An overlay asks its layers' superblocks, not their mounts: what keeps a store's
+        # programs and devices from being used has to be said again.
+        for held, flag in _HELD:
+            if flags & held and not clear & flag:
+                set_ |= flag
+        try:
+            mounts.set_flags(mount, set_=set_, clear=clear, private=True, name=self.path)
+            mounts.attach(mount, lower, name=self.path)
+        finally:
+            os.close(mount)
+
+    def _open_work(self, parent: int) -> int:
+        """overlayfs's own directory: root's, for it deletes in there what it finds."""
+        name = f".ephemeroot-work-{crc32(os.fsencode(self.source)):08x}"
+        if not tree.exists(parent, name):
+            tree.make_directory(parent, name, 0, 0, 0o700)
+        work = paths.open_beneath(parent, name, tree.DIRECTORY)
+        if os.fstat(work).st_uid != 0:
+            os.close(work)
+            raise EphemerootError(
+                f"{name}, the work directory of the overlay {self.path}, is not root's",
+                f"remove it from the store {self.store}",
+            )
+        return work
