@@ -32,10 +32,13 @@ def add(table: str, root: str, places: list[str], options: list[str]) -> int:
                 f"SRC={escape(mount.source)} TARGET={escape(place)} "
                 f"ROOT={escape(mount.root)} OPTS={escape(','.join(options))}\n"
             )
-    if lines:
+    present = _existing(table)
+    known = set(present.splitlines(keepends=True))
+    encoded = [line.encode("utf-8", "surrogateescape") for line in lines]
+    new = [line for line in encoded if line not in known]  # the stage may run a second time
+    if new:
         os.makedirs(os.path.dirname(table), 0o755, exist_ok=True)
-        text = "".join(lines).encode("utf-8", "surrogateescape")
-        paths.write_atomically(table, _existing(table) + text)
+        paths.write_atomically(table, present + b"".join(new))
     return len(lines)
 
 
