@@ -27,16 +27,28 @@ def warnings(tree: MachineTree) -> dict[str, str]:
 def test_files_that_are_replaced_by_rename(tree: MachineTree, name: str, method: str) -> None:
     entry = f'{{ file = "/etc/{name}", method = "{method}" }}'
     tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entry}'))
-    (problem,) = tree.problems()
+    problem = tree.problems()[0]
     assert problem.warning
     assert f"programs replace /etc/{name} by rename" in problem.reason
     assert problem.hint == 'set method = "copy"'
 
 
 def test_files_that_are_copied_need_no_advice(tree: MachineTree) -> None:
-    entry = '{ file = "/etc/shadow", method = "copy" }'
+    entry = '{ file = "/etc/adjtime", method = "copy" }'
     tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entry}'))
     assert tree.problems() == []
+
+
+@pytest.mark.parametrize("names", [["passwd", "shadow", "group", "gshadow"], ["shadow"]])
+def test_password_files_belong_together(tree: MachineTree, names: list[str]) -> None:
+    entries = ", ".join(f'{{ file = "/etc/{name}", method = "copy" }}' for name in names)
+    tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entries}'))
+    reasons = [problem.reason for problem in tree.problems() if problem.warning]
+    expected = (
+        "/etc/shadow persists, but /etc/passwd and /etc/group and /etc/gshadow of the same users "
+        "do not"
+    )
+    assert reasons == ([] if len(names) == 4 else [expected])
 
 
 def test_what_is_missing_beside_a_base(tree: MachineTree) -> None:

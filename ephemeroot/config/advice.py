@@ -14,6 +14,11 @@ from ephemeroot.config.volumes import Volume
 REPLACED = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "adjtime", "resolv.conf")
 """Files in /etc that programs replace by rename, which a mount point refuses (EBUSY)."""
 
+_TOGETHER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
+"""A user is an entry in each of them: with one from the store and one from the base, who was
+added or has changed the password is somebody else after the boot.
+"""
+
 _ALWAYS = {
     "/etc/machine-id": "every boot is another machine to its journal and its network",
     "/var/log": "the logs of every boot are lost with it",
@@ -37,6 +42,7 @@ def advise(
         _propose_copy(entry, problems)
     if config.wiping is None or not config.complete:
         return
+    _keep_together(mounted, declared, problems)
     place = config.wiping.origin.place
     if not config.stores:
         problems.append(
@@ -70,6 +76,24 @@ def _propose_copy(entry: Declared, problems: list[Problem]) -> None:
                     warning=True,
                 )
             )
+
+
+def _keep_together(
+    mounted: Sequence[Volume], declared: Sequence[Declared], problems: list[Problem]
+) -> None:
+    missing = [path for path in _TOGETHER if not _persists(path, mounted, declared)]
+    for entry in declared:
+        if entry.path in _TOGETHER and missing:
+            entries = ", ".join(f'{{ file = "{path}", method = "copy" }}' for path in missing)
+            problems.append(
+                Problem.at(
+                    entry.place,
+                    f"{entry.path} persists, but {' and '.join(missing)} of the same users do not",
+                    f"declare {entries}",
+                    warning=True,
+                )
+            )
+            return
 
 
 def _persists(path: str, mounted: Sequence[Volume], declared: Sequence[Declared]) -> bool:
