@@ -51,6 +51,26 @@ def test_password_files_belong_together(tree: MachineTree, names: list[str]) -> 
     assert reasons == ([] if len(names) == 4 else [expected])
 
 
+@pytest.mark.parametrize(
+    ("method", "exists", "warns"),
+    [
+        ("auto", "", True),
+        ("symlink", "", True),
+        ("copy", "", False),
+        ("bind", "", False),
+        ("auto", "persistent", False),  # it is bound
+        ("auto", ".", False),  # it is taken over, and then bound
+    ],
+)
+def test_host_keys_yet_to_be_made(tree: MachineTree, method: str, exists: str, warns: bool) -> None:
+    if exists:
+        tree.write(f"{exists}/etc/ssh/ssh_host_rsa_key", "")
+    entry = f'{{ file = "/etc/ssh/ssh_host_rsa_key", method = "{method}" }}'
+    tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entry}'))
+    reasons = [problem.reason for problem in tree.problems()]
+    assert [("ssh-keygen -A" in reason) for reason in reasons] == [True] * warns
+
+
 def test_what_is_missing_beside_a_base(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent"]\n')
     assert warnings(tree) == {

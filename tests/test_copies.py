@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from boot import IDENTITY, STORE, Boot, copy, parent
+from boot import IDENTITY, STORE, Boot, copy, directory, file, parent
 from ephemeroot.hooks import copyback
 from ephemeroot.hooks.copyback import CopyBack, Recorded
+from ephemeroot.hooks.operation import Operation
 
 pytestmark = [pytest.mark.requires_root, pytest.mark.usefixtures("private_mounts")]
 
@@ -335,3 +336,33 @@ def test_a_full_store_keeps_what_it_has(boot: Boot) -> None:
     back = copy_back(boot)
     assert "No space left" in back.problems[0]
     assert (boot.root(STORE) / "etc/one").read_text() == "x"
+
+
+@pytest.mark.requires_program("ssh-keygen")
+@pytest.mark.parametrize("how", ["bound directory", "linked file", "copied file"])
+def test_ssh_keygen(boot: Boot, how: str) -> None:
+    """A key that the machine makes on its first boot is the machine's on the second."""
+    key = "/etc/ssh/ssh_host_ed25519_key"
+    operations: dict[str, list[Operation]] = {
+        "bound directory": [directory("/etc/ssh")],
+        "linked file": [parent("/etc/ssh"), file(key), file(f"{key}.pub")],
+        "copied file": [parent("/etc/ssh"), copy(key), copy(f"{key}.pub")],
+    }
+    boot.persist(parent("/etc"), *operations[how])
+    if how == "linked file":  # where the link leads after switch_root; -A would replace it
+        made_at = str(boot.root(STORE)) + key
+        command = ["-q", "-t", "ed25519", "-N", "", "-f", made_at]
+    else:
+        command = ["-A", "-f", str(boot.target)]
+    subprocess.run(["ssh-keygen", *command], check=True, capture_output=True)
+    if how == "copied file":
+        assert copy_back(boot).copied == [key, f"{key}.pub"]
+    public = (boot.root(STORE) / f"{key[1:]}.pub").read_text()
+    boot.next_boot()
+    boot.persist(parent("/etc"), *operations[how])
+    assert facts(boot.root(f"{key}.pub"))[0] == public
+    assert facts(boot.root(key))[1:] == (0o600, 0, 0)
+    shown = subprocess.run(
+        ["ssh-keygen", "-y", "-f", boot.root(key)], check=True, capture_output=True, text=True
+    )
+    assert shown.stdout.split()[:2] == public.split()[:2]

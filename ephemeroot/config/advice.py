@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 from collections.abc import Sequence
 
 from ephemeroot.config import clean, volumes
@@ -40,6 +42,7 @@ def advise(
     """Add warnings to *problems*."""
     for entry in declared:
         _propose_copy(entry, problems)
+        _propose_copy_of_key(entry, machine, problems)
     if config.wiping is None or not config.complete:
         return
     _keep_together(mounted, declared, problems)
@@ -76,6 +79,24 @@ def _propose_copy(entry: Declared, problems: list[Problem]) -> None:
                     warning=True,
                 )
             )
+
+
+def _propose_copy_of_key(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
+    """A key that is yet to be made: auto makes a link for it, which ``ssh-keygen -A`` replaces
+    (it renames, openssh-portable, ssh-keygen.c, do_gen_all_hostkeys).
+    """
+    if not fnmatch.fnmatch(entry.path, "/etc/ssh/ssh_host_*_key*") or entry.is_directory:
+        return
+    wanted = entry.method == "symlink" or (entry.method == "auto" and not machine.host_keys)
+    if wanted and not os.path.exists(machine.show(entry.in_store)):
+        problems.append(
+            Problem.at(
+                entry.place,
+                f"ssh-keygen -A replaces the link {entry.path} by a key that the next boot forgets",
+                'set method = "copy"',
+                warning=True,
+            )
+        )
 
 
 def _keep_together(
