@@ -18,6 +18,7 @@ from ephemeroot.config import (
 )
 from ephemeroot.config.declared import WELL_KNOWN, Declared, Home, Owner
 from ephemeroot.config.entries import MACHINE_ID
+from ephemeroot.config.labels import Labels
 from ephemeroot.config.model import Wiping
 from ephemeroot.config.volumes import Volume as MountedVolume
 from ephemeroot.errors import EphemerootError
@@ -169,7 +170,10 @@ def _persist_stage(examination: Examination) -> _Stage:
     stage = _Stage()
     for volume in _needed(examination):
         stage.add(Attach(mount_point=volume.mount_point, volume=volume.name), volume.place)
-    steps = [(entry.path, 1, _entry(entry), entry.place) for entry in examination.declared]
+    steps = [
+        (entry.path, 1, _entry(entry, examination.machine.labels), entry.place)
+        for entry in examination.declared
+    ]
     parents = _Parents(examination)
     steps += [(o.path, 0, o, place) for o, place in parents.operations()]
     # Stable: parents of one path in two stores stay in the order that _Parents gave them.
@@ -179,7 +183,7 @@ def _persist_stage(examination: Examination) -> _Stage:
     return stage
 
 
-def _entry(entry: Declared) -> Operation:
+def _entry(entry: Declared, labels: Labels) -> Operation:
     source = entry.path.lstrip("/")
     if entry.path == MACHINE_ID:
         return MachineId(
@@ -207,6 +211,7 @@ def _entry(entry: Declared) -> Operation:
             group=entry.owner.group,
             mode=entry.owner.mode,
             required=entry.required,
+            label=labels.of_directory(entry.path),
         )
     if not entry.is_directory:
         return File(
@@ -232,6 +237,7 @@ def _entry(entry: Declared) -> Operation:
         mode=entry.owner.mode,
         initial=entry.initial,
         required=entry.required,
+        label=labels.of_directory(entry.path),
     )
 
 
@@ -244,6 +250,7 @@ class _Parents:
     """
 
     def __init__(self, examination: Examination) -> None:
+        self.labels = examination.machine.labels
         self.homes = {home.path: home for home in examination.homes}
         self.directories = {d.path: d for d in examination.declared if d.is_directory}
         self.asked: dict[str, Declared] = {}
@@ -289,6 +296,7 @@ class _Parents:
                     mode=owner.mode,
                     explicit=path in self.asked,
                     store_only=first[path] != store,
+                    label=self.labels.of_directory(path),
                 ),
                 place,
             )

@@ -22,6 +22,7 @@ class Parent(Operation):
 
     If the store has none, it gets the owner and mode of the root's, where the root has
     one and nothing was declared (``explicit``), else ``user``, ``group`` and ``mode``.
+    ``label`` is the SELinux policy's for ``path``.
     Once the store has it, the store is right, and the root's is made like it. With
     ``store_only`` the root's directory is another store's business.
     """
@@ -36,8 +37,11 @@ class Parent(Operation):
         ("mode", "mode", 0o755),
         ("explicit", "boolean", False),
         ("store_only", "boolean", False),
+        ("label", "text", None),
     )
-    __slots__ = ("explicit", "group", "mode", "path", "source", "store", "store_only", "user")
+    __slots__ = (
+        "explicit", "group", "label", "mode", "path", "source", "store", "store_only", "user",
+    )  # fmt: skip
     path: str
     store: str
     source: str
@@ -46,6 +50,7 @@ class Parent(Operation):
     mode: int
     explicit: bool
     store_only: bool
+    label: str | None
 
     def describe(self) -> str:
         what = f"{self.path} in the store {self.store}" if self.store_only else self.path
@@ -87,7 +92,7 @@ class Parent(Operation):
             user, group, mode = tree.owner_and_mode(root, place)
         parent, name = tree.open_parent(store, self.source)
         try:
-            tree.make_directory(parent, name, user, group, mode)
+            tree.make_directory(parent, name, user, group, mode, self.label)
         finally:
             os.close(parent)
         return True
@@ -119,10 +124,11 @@ class Directory(Operation):
         ("mode", "mode", 0o755),
         ("initial", "initial", "previous"),
         ("required", "boolean", False),
+        ("label", "text", None),
     )
     __slots__ = (
-        "group", "initial", "method", "mode", "options", "path", "required", "source", "store",
-        "user",
+        "group", "initial", "label", "method", "mode", "options", "path", "required", "source",
+        "store", "user",
     )  # fmt: skip
     path: str
     store: str
@@ -134,6 +140,7 @@ class Directory(Operation):
     mode: int
     initial: str
     required: bool
+    label: str | None
 
     def describe(self) -> str:
         options = f" ({','.join(self.options)})" if self.options else ""
@@ -173,7 +180,7 @@ class Directory(Operation):
             return seeded
         parent, name = tree.open_parent(store, self.source)
         try:
-            tree.make_directory(parent, name, self.user, self.group, self.mode)
+            tree.make_directory(parent, name, self.user, self.group, self.mode, self.label)
         finally:
             os.close(parent)
         return "created"

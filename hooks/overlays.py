@@ -44,8 +44,9 @@ class Overlay(Operation):
         ("group", "user or group id", None),
         ("mode", "mode", None),
         ("required", "boolean", False),
+        ("label", "text", None),
     )
-    __slots__ = ("group", "mode", "options", "path", "required", "source", "store", "user")
+    __slots__ = ("group", "label", "mode", "options", "path", "required", "source", "store", "user")
     path: str
     store: str
     source: str
@@ -54,6 +55,7 @@ class Overlay(Operation):
     group: int | None
     mode: int | None
     required: bool
+    label: str | None
 
     def describe(self) -> str:
         options = f" ({','.join(self.options)})" if self.options else ""
@@ -93,6 +95,7 @@ class Overlay(Operation):
                 status.st_uid if self.user is None else self.user,
                 status.st_gid if self.group is None else self.group,
                 status.st_mode & 0o7777 if self.mode is None else self.mode,
+                self.label,
             )
         finally:
             os.close(parent)

@@ -104,8 +104,11 @@ def owner_and_mode(root: int, path: str) -> tuple[int, int, int]:
     return status.st_uid, status.st_gid, status.st_mode & 0o7777
 
 
-def make_directory(parent: int, name: str, user: int, group: int, mode: int) -> None:
-    """Create a directory that from its first moment under *name* has owner and mode.
+def make_directory(
+    parent: int, name: str, user: int, group: int, mode: int, label: str | None = None
+) -> None:
+    """Create a directory that from its first moment under *name* has owner, mode and, where
+    the filesystem has them, the SELinux *label*.
 
     It is made under a temporary name and renamed, so that a power cut cannot leave one
     that would count as existing with root's owner. An existing *name* is left alone.
@@ -117,6 +120,8 @@ def make_directory(parent: int, name: str, user: int, group: int, mode: int) -> 
         try:
             os.fchown(fd, user, group)
             os.fchmod(fd, mode)
+            if label:
+                _set_label(fd, label)
         finally:
             os.close(fd)
         paths.rename(parent, temporary, parent, name, flags=paths.RENAME_NOREPLACE)
@@ -125,6 +130,14 @@ def make_directory(parent: int, name: str, user: int, group: int, mode: int) -> 
     except OSError:
         os.rmdir(temporary, dir_fd=parent)
         raise
+
+
+def _set_label(fd: int, label: str) -> None:
+    try:
+        os.setxattr(fd, "security.selinux", label.encode() + b"\0")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
 
 
 def copy_attributes(source: int, target: int) -> None:

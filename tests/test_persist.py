@@ -305,6 +305,20 @@ def test_a_label_in_the_store_comes_to_the_root(boot: Boot) -> None:
         assert os.getxattr(boot.root(path), "security.selinux") == label
 
 
+def test_a_label_is_given_to_what_is_new_only(boot: Boot) -> None:
+    (boot.store / "old").mkdir()
+    os.setxattr(boot.store / "old", "security.selinux", b"system_u:object_r:old_t:s0\0")
+    label = "system_u:object_r:new_t:s0"
+    boot.persist(
+        parent("/p", label=label), directory("/p/new", label=label), directory("/old", label=label)
+    )
+    found = {
+        path: os.getxattr(boot.root(path), "security.selinux").split(b":")[2]
+        for path in ("/p", "/p/new", "/old")
+    }
+    assert found == {"/p": b"new_t", "/p/new": b"new_t", "/old": b"old_t"}
+
+
 def test_initial_empty_takes_nothing_over(boot: Boot) -> None:
     boot.root("/opt").mkdir()
     boot.root("/opt/default").write_text("")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from ephemeroot.config import fstab, markers, sources
 from ephemeroot.config.accounts import Accounts
+from ephemeroot.config.labels import Labels
 from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.linux import mountinfo
@@ -41,7 +42,7 @@ class Machine:
     are the mount points in use now, if this is the running machine. The lists of paths
     are as the machine sees them. ``store_ids`` are the ids of stores by path; for one
     that is not in it, ``store_id`` reads the store's marker. ``generation`` is the
-    plan's.
+    plan's, ``labels`` the SELinux policy's.
     """
 
     root: str = "/"
@@ -56,6 +57,7 @@ class Machine:
     host_keys: tuple[str, ...] = ()
     store_ids: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
+    labels: Labels = field(default_factory=Labels)
 
     @classmethod
     def of(cls, root: str = "/") -> Machine:
@@ -80,6 +82,7 @@ class Machine:
             boot_files=_existing(root, *_BOOT_FILES),
             package_databases=_existing(root, *(path[1:] for path in PACKAGE_DATABASES)),
             host_keys=_existing(root, _HOST_KEYS),
+            labels=Labels.of(root),
         )
 
     def show(self, path: str) -> str:
