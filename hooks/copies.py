@@ -12,7 +12,7 @@ import stat
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import accounts, copyback, seed, tree
+from ephemeroot.hooks import accounts, copyback, renames, seed, tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.wipe import WIPED
@@ -57,7 +57,7 @@ class Copy(Operation):
 
     def execute(self, stage: Stage) -> str:
         store = stage.store(self.store)
-        copyback.recover(store)
+        renames.recover(store)
         results = []
         if _was_kept(stage):
             results.append(self._catch_up(stage, stage.root()))
@@ -82,7 +82,7 @@ class Copy(Operation):
         file if it has none that can be used.
         """
         store = stage.store(self.store)
-        copyback.recover(store)
+        renames.recover(store)
         if self._is_sound(stage, store):
             return self._catch_up(stage, previous)
         return self._seed(stage, previous) if self.initial == "previous" else ""
@@ -180,7 +180,7 @@ class Copy(Operation):
         try:
             target, new_name = tree.open_parent(stage.root(), place)
             try:
-                if copyback.same(source, name, target, new_name):
+                if copying.same(source, name, target, new_name):
                     return "was there"
                 replaced = tree.exists(target, new_name)
                 temporary = f".ephemeroot-new-{os.urandom(8).hex()}"

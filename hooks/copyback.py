@@ -1,10 +1,7 @@
 """Copying files from the running root back to the store.
 
-Several files that change together are stored together: copied into the store's own
-directory, made durable, listed in a record, and only then renamed. A power cut before
-the record leaves the old ones, one after it the new ones, for who comes next completes
-the renames (``recover``): this program in the same boot, or the next boot before it
-reads a file.
+Several files that change together are stored together (``renames``). What is not copied
+back before the power goes is found in the root by the next boot (``has_newer``).
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ import stat
 import time
 from binascii import crc32
 
-from ephemeroot.errors import EphemerootError, StoreMissing
-from ephemeroot.hooks import accounts, seed, tree
-from ephemeroot.hooks.volumes import STATE, Store
+from ephemeroot.errors import StoreMissing
+from ephemeroot.hooks import accounts, renames, seed, tree
+from ephemeroot.hooks.volumes import Store
 from ephemeroot.linux import copying, paths
 
 TYPE_CHECKING = False
@@ -32,28 +29,29 @@ the next boot can tell that a root has something newer than the store.
 """
 
 COPIES = "copies"
-"""The directory of copies on their way, below the store's own records; and the record in
-the run directory that lists what is copied back in this boot.
-"""
+"""The record in the run directory that lists what is copied back in this boot."""
 
 WATCHED = "systemd/system/ephemeroot-copy.path.d/paths.conf"
 """What this boot's files add to the unit that watches them, below /run."""
 
-_COMMIT = "commit"
 _PATIENCE = 15.0  # seconds: lckpwdf(3) waits that long
-
-# A name in the store that cannot be replaced, today or ever. Whoever made it so, it must
-# not keep the other files from being stored.
-_HOPELESS = (
-    errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.EXDEV, errno.EPERM,
-    errno.ENOTEMPTY,
-)  # fmt: skip
 
 
 def remember(stage: Stage) -> None:
-    """Leave for the running system what has to be copied back, and what to watch."""
+    """Leave for the running system what has to be copied back, and what to watch.
+
+    Without it the machine boots as well, and the files are as they were at boot: that is
+    reported and does not stop it.
+    """
     if not stage.copies:
         return
+    try:
+        _remember(stage)
+    except OSError as error:
+        stage.report.problem(f"nothing will be copied back to a store: {error.strerror}")
+
+
+def _remember(stage: Stage) -> None:
     ids = {o.path: o.id for o in stage.plan.wipe if isinstance(o, Store)}
     stage.remember(
         COPIES,
@@ -191,18 +189,18 @@ class CopyBack:
             time.sleep(0.05)
 
     def _store(self, store: int, files: list[dict[str, str]]) -> None:
-        recover(store)
+        renames.recover(store)
         changed = [entry for entry in files if self._has_changed(store, entry)]
         if not changed:
             return
-        folder = seed.open_records(store, COPIES)
+        folder = seed.open_records(store, renames.FOLDER)
         try:
             staged = [entry for entry in changed if self._stage(folder, entry)]
             if not staged:
                 return
             seed.sync(folder)
-            _write_commit(folder, [[_name(e["source"]), e["source"]] for e in staged])
-            failed = _complete(store, folder)
+            renames.commit(folder, [[_name(e["source"]), e["source"]] for e in staged])
+            failed = renames.complete(store, folder)
         finally:
             os.close(folder)
         for entry in staged:
@@ -234,7 +232,7 @@ class CopyBack:
                 return False
             there, stored = tree.open_parent(store, entry["source"])
             try:
-                return not same(here, name, there, stored)
+                return not copying.same(here, name, there, stored)
             finally:
                 os.close(there)
         except OSError as error:
@@ -255,7 +253,7 @@ class CopyBack:
                 os.close(parent)
             found = ""
             if entry["path"] in accounts.MERGED:
-                found = accounts.defect(entry["path"], _content(folder, temporary))
+                found = accounts.defect(entry["path"], renames.content(folder, temporary))
         except copying.TooLarge:
             found = "it is larger than the seed limit"
         except OSError as error:
@@ -270,71 +268,6 @@ class CopyBack:
         self.problems.append(f"{entry['path']} was not copied to {entry['store']}: {text}")
 
 
-def recover(store: int) -> None:
-    """Complete what a power cut has interrupted in the open *store*."""
-    try:
-        folder = paths.open_beneath(store, f"{STATE}/{COPIES}", os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return
-    try:
-        if os.fstat(folder).st_uid != 0:
-            raise EphemerootError(f"{STATE} in the store is not root's")
-        _complete(store, folder)
-    finally:
-        os.close(folder)
-
-
-def _complete(store: int, folder: int) -> dict[str, OSError]:
-    """Carry out the record's renames; the ones that failed, by the store's path.
-
-    The record stays if something failed that may work another time.
-    """
-    failed = {}
-    done = True
-    for temporary, source in _read_commit(folder):
-        try:
-            parent, name = tree.open_parent(store, source)
-            try:
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=parent)
-            finally:
-                os.close(parent)
-        except OSError as error:
-            if error.errno == errno.ENOENT and not tree.exists(folder, temporary):
-                continue  # renamed before the power went
-            failed[source] = error
-            done &= error.errno in _HOPELESS
-    if tree.exists(folder, _COMMIT):
-        seed.sync(folder)
-        if done:
-            os.unlink(_COMMIT, dir_fd=folder)
-    return failed
-
-
-def _write_commit(folder: int, renames: list[list[str]]) -> None:
-    fd = os.open(
-        f"{_COMMIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder
-    )
-    try:
-        view = memoryview(json.dumps(renames).encode())
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(f"{_COMMIT}.new", _COMMIT, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
-
-
-def _read_commit(folder: int) -> list[tuple[str, str]]:
-    try:
-        renames = json.loads(_content(folder, _COMMIT))
-        return [(str(temporary), str(source)) for temporary, source in renames]
-    except FileNotFoundError:
-        return []
-    except (ValueError, TypeError):
-        return []  # not written by us: it is renamed into place when it is whole
-
-
 def _name(source: str) -> str:
     return f"{crc32(os.fsencode(source)):08x}"
 
@@ -344,52 +277,6 @@ def _remove(folder: int, name: str) -> None:
         copying.remove(folder, name)
     except OSError:
         pass  # the next copy of this file begins by removing it
-
-
-def _content(directory: int, name: str) -> bytes:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        parts = []
-        while part := os.read(fd, 1 << 20):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(fd)
-
-
-def same(directory: int, name: str, other_directory: int, other_name: str) -> bool:
-    """Whether both are regular files with the same content, owner, mode and attributes."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fds: list[int] = []
-    try:
-        for where, which in ((directory, name), (other_directory, other_name)):
-            try:
-                fds.append(os.open(which, flags, dir_fd=where))
-            except OSError as error:
-                # Not there, a link, a socket: whatever it is, it is not the same.
-                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-                    return False
-                raise
-        return _facts(fds[0]) == _facts(fds[1]) and _same_content(fds[0], fds[1])
-    finally:
-        for fd in fds:
-            os.close(fd)
-
-
-def _facts(fd: int) -> tuple[object, ...]:
-    status = os.fstat(fd)
-    attributes = {name: os.getxattr(fd, name) for name in os.listxattr(fd)
-                  if not name.startswith("btrfs.")}  # fmt: skip
-    return status.st_mode, status.st_uid, status.st_gid, status.st_size, attributes
-
-
-def _same_content(fd: int, other: int) -> bool:
-    while True:
-        part = os.read(fd, 1 << 20)
-        if part != os.read(other, 1 << 20):
-            return False
-        if not part:
-            return True
 
 
 class Recorded:

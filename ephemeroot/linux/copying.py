@@ -153,6 +153,41 @@ class Copier:
             start += sent
 
 
+def same(directory: int, name: str, other_directory: int, other_name: str) -> bool:
+    """Whether both are regular files with the same content, owner, mode and attributes."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fds: list[int] = []
+    try:
+        for where, which in ((directory, name), (other_directory, other_name)):
+            try:
+                fds.append(os.open(which, flags, dir_fd=where))
+            except OSError as error:
+                # Not there, a link, a socket: whatever it is, it is not the same.
+                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+                    return False
+                raise
+        return _facts(fds[0]) == _facts(fds[1]) and _same_content(fds[0], fds[1])
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _facts(fd: int) -> tuple[object, ...]:
+    status = os.fstat(fd)
+    attributes = {name: os.getxattr(fd, name) for name in os.listxattr(fd)
+                  if not name.startswith("btrfs.")}  # fmt: skip
+    return status.st_mode, status.st_uid, status.st_gid, status.st_size, attributes
+
+
+def _same_content(fd: int, other: int) -> bool:
+    while True:
+        part = os.read(fd, 1 << 20)
+        if part != os.read(other, 1 << 20):
+            return False
+        if not part:
+            return True
+
+
 def remove(parent: int, name: str) -> None:
     """Remove the entry *name* and all below it; one that is not there is fine."""
     try:

@@ -1,0 +1,108 @@
+"""Replacing several files of a store together.
+
+They are copied into the store's own directory and made durable; a record lists them, and
+only then they are renamed. A power cut before the record leaves the old ones, one after
+it the new ones, for who comes next completes the renames: the same boot, or the next
+one before it reads a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import seed, tree
+from ephemeroot.hooks.volumes import STATE
+from ephemeroot.linux import paths
+
+FOLDER = "copies"
+"""The directory of copies on their way, below the store's own records."""
+
+_COMMIT = "commit"
+
+# A name in the store that cannot be replaced, today or ever. Whoever made it so, it must
+# not keep the other files from being stored.
+_HOPELESS = (
+    errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.EXDEV, errno.EPERM,
+    errno.ENOTEMPTY,
+)  # fmt: skip
+
+
+def recover(store: int) -> None:
+    """Complete what a power cut has interrupted in the open *store*."""
+    try:
+        folder = paths.open_beneath(store, f"{STATE}/{FOLDER}", os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        if os.fstat(folder).st_uid != 0:
+            raise EphemerootError(f"{STATE} in the store is not root's")
+        complete(store, folder)
+    finally:
+        os.close(folder)
+
+
+def complete(store: int, folder: int) -> dict[str, OSError]:
+    """Carry out the record's renames; the ones that failed, by the store's path.
+
+    The record stays if something failed that may work another time.
+    """
+    failed = {}
+    done = True
+    for temporary, source in _read_commit(folder):
+        try:
+            parent, name = tree.open_parent(store, source)
+            try:
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=parent)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            if error.errno == errno.ENOENT and not tree.exists(folder, temporary):
+                continue  # renamed before the power went
+            failed[source] = error
+            done &= error.errno in _HOPELESS
+    if tree.exists(folder, _COMMIT):
+        seed.sync(folder)
+        if done:
+            os.unlink(_COMMIT, dir_fd=folder)
+    return failed
+
+
+def commit(folder: int, renames: list[list[str]]) -> None:
+    """Record that each file in *folder* (``[name, path in the store]``) is to be renamed."""
+    fd = os.open(
+        f"{_COMMIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder
+    )
+    try:
+        view = memoryview(json.dumps(renames).encode())
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(f"{_COMMIT}.new", _COMMIT, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def _read_commit(folder: int) -> list[tuple[str, str]]:
+    try:
+        renames = json.loads(content(folder, _COMMIT))
+        return [(str(temporary), str(source)) for temporary, source in renames]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError):
+        return []  # not written by us: it is renamed into place when it is whole
+
+
+def content(directory: int, name: str) -> bytes:
+    """The content of a file of ours in the open *directory*."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
