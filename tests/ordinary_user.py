@@ -186,7 +186,10 @@ class OrdinaryUser:
         found = []
         for path in self.outside("/proc").iterdir():
             if path.name.isdigit():
-                line = (path / "cmdline").read_bytes().split(b"\0")
+                try:
+                    line = (path / "cmdline").read_bytes().split(b"\0")
+                except OSError:  # it has just ended
+                    continue
                 if all(word.encode() in line for word in words):
                     found.append(int(path.name))
         return found
