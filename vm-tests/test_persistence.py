@@ -67,8 +67,11 @@ def test_programs_at_work(
     for account in ACCOUNTS:
         machine.run(f"cmp /etc/{account} /persistent/etc/{account}")
     machine.run("mkdir -p /opt/app; echo mine > /opt/app/file; rm /opt/of-the-base")
-    # Nobody looks any more, and then the power goes.
-    machine.run("systemctl stop ephemeroot-copy.path && useradd late && sync")
+    # Whoever would store it waits for a lock, and then the power goes.
+    held = "flock /run/ephemeroot/copy.lock sh -c 'touch /run/held; sleep 600'"
+    machine.run(f"setsid {held} > /dev/null 2>&1 &")
+    until(machine, "test -e /run/held")
+    machine.run("useradd late && sync")
     assert machine.run("grep -c ^late: /persistent/etc/passwd", check=False).out == "0\n"
     machine.cut()
 
