@@ -42,6 +42,7 @@ _EXIT = {
 _RESCUE = {
     "wipe": "to boot without wiping, append ephemeroot.wipe=no to the kernel command line",
     "store": "to boot without persistence, append ephemeroot=no to the kernel command line",
+    "root": "to boot another root, change root= on the kernel command line",
     "path": "to boot all the same, append ephemeroot.on-failure=continue "
     "to the kernel command line",
 }
@@ -147,6 +148,9 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
     if isinstance(error, persist.PathFailed) and policy == "continue":
         # A required path, for which continuing was ruled out; only the command line may.
         policy = "continue" if stage.cmdline.policy() else "emergency"
+    if kind == "wipe" and wiping.has_nothing_to_keep(stage):
+        kind = "root"
+        policy = "emergency" if policy == "keep" else policy
     message = error.message if isinstance(error, EphemerootError) else _os_message(error)
     hint = error.hint if isinstance(error, EphemerootError) else ""
     stage.report.problem(f"{name} failed: {message}", hint, CRITICAL)

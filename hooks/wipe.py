@@ -9,6 +9,7 @@ import time
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import clock, proofs
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.volumes import Attach
 from ephemeroot.linux import devices, mounts
 from ephemeroot.wipers import contract
 
@@ -45,6 +46,18 @@ class Wipe(Operation):
     subvolume: str | None
     settings: dict[str, object]
 
+    def leaves_nothing(self, stage: Stage) -> bool:
+        """Whether the machine has no root but the one that this makes: none can be kept."""
+        try:
+            wiper = self.load()
+        except Damaged:
+            return False  # whoever carries it out will say so
+        return (
+            self.target == "/"
+            and wiper.EPHEMERAL
+            and not type(wiper).mismatch(self.settings, stage.cmdline.get("root"))
+        )
+
     def describe(self) -> str:
         return self.load().describe(self.target, self.device, self.subvolume)
 
@@ -54,18 +67,24 @@ class Wipe(Operation):
         try:
             __import__(module)
             kind = getattr(sys.modules[module], name)
+            wiper = kind(self.settings)
         except (ImportError, AttributeError) as error:
             raise Damaged(
                 f"the wiper {self.wiper} ({self.attribute}) is missing: {error}"
             ) from None
-        wiper = kind(self.settings)
+        except Exception as error:  # somebody else's code may raise anything
+            raise Damaged(
+                f"the wiper {self.wiper} ({self.attribute}) is broken: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if not isinstance(wiper, contract.Wiper):
             raise Damaged(f"{self.attribute} is no wiper")
         return wiper
 
     def execute(self, stage: Stage) -> str:
         """Raises ``Refused`` if a proof failed and nothing was changed."""
-        device, subvolume = self._what(stage)
+        wiper = self.load()
+        device, subvolume = self._what(stage) if wiper.ON_DEVICE else self._no_device(stage, wiper)
         now = time.time()
         boot = contract.Boot(
             device=device,
@@ -79,8 +98,12 @@ class Wipe(Operation):
             log=stage.report.log,
             previous=lambda path, lived: self._carry_over(stage, path, lived),
             request=stage.old_root if self.target == "/" else None,
+            root=stage.cmdline.get("root"),
+            root_flags=stage.cmdline.root_flags(),
+            mount_point=stage.target,
+            mount_points=[o.mount_point for o in stage.plan.persist if isinstance(o, Attach)],
         )
-        outcome = self.load().wipe(boot)
+        outcome = wiper.wipe(boot)
         for line in outcome.problems:
             stage.report.problem(line)
         facts: dict[str, object] = {
@@ -155,6 +178,16 @@ class Wipe(Operation):
         except (EphemerootError, OSError) as error:
             stage.report.problem(f"{operation.describe()}: not carried over: {error}")
             return ""
+
+    def _no_device(self, stage: Stage, wiper: contract.Wiper) -> tuple[str, None]:
+        """The wiper knows by itself what it makes fresh; only root= must not be another."""
+        reason = type(wiper).mismatch(self.settings, stage.cmdline.get("root"))
+        if self.target == "/" and reason:
+            raise Refused(
+                f"the kernel command line boots root={stage.cmdline.get('root')}: {reason}",
+                "make root= and the configuration agree",
+            )
+        return "", None
 
     def _what(self, stage: Stage) -> tuple[str, str | None]:
         """Device path and subvolume: the plan's, the command line's, never two truths."""

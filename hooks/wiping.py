@@ -25,24 +25,33 @@ def run(stage: Stage) -> str:
     record = stage.recall(WIPED)
     if record is not None:
         return f"already done in this boot: {record.get('kept', 'wiped')}"
-    if not stage.cmdline.allows("ephemeroot.wipe"):
+    allowed = stage.cmdline.allows("ephemeroot.wipe")
+    if not allowed and not has_nothing_to_keep(stage):
         remember_kept(stage, "ephemeroot.wipe=no")
         return "root kept: ephemeroot.wipe=no"
     unknown = stage.cmdline.unknown()
     if unknown:
         raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
     resume.require_none_pending(stage.cmdline)
+    kept = "" if allowed else "ephemeroot.wipe=no"
     asked = False
     for operation in stage.plan.wipe:
         started = time.monotonic()
-        if isinstance(operation, Wipe) and not asked:
-            # The stores have proven themselves by now: their records count.
-            asked = True
-            generation.require_newest(stage)
-            kept = _follow_request(stage)
-            if kept:
-                remember_kept(stage, kept)
-                return f"root kept: {kept}"
+        if isinstance(operation, Wipe):
+            # A root that holds nothing loses nothing, not even to an old image.
+            bare = operation.leaves_nothing(stage)
+            if not kept and not bare:
+                generation.require_newest(stage)
+            if not asked:
+                # The stores have proven themselves by now: their records count.
+                asked = True
+                kept = kept or _follow_request(stage)
+            if kept and not bare:
+                if not has_nothing_to_keep(stage):
+                    remember_kept(stage, kept)
+                    return f"root kept: {kept}"
+                stage.report.log(f"{operation.target} is kept: {kept}")
+                continue
         result = operation.execute(stage)
         stage.report.operation(operation, result, time.monotonic() - started)
     return "wiped" if any(isinstance(o, Wipe) for o in stage.plan.wipe) else "nothing to wipe"
@@ -69,6 +78,11 @@ def _follow_request(stage: Stage) -> str:
     stage.report.set("request", found.words())
     stage.old_root = found.root
     return found.words() if found.word == request.KEEP else ""
+
+
+def has_nothing_to_keep(stage: Stage) -> bool:
+    """Whether the root is new at each boot by its nature, so that none could be kept."""
+    return any(isinstance(o, Wipe) and o.leaves_nothing(stage) for o in stage.plan.wipe)
 
 
 def require_fresh(stage: Stage) -> None:

@@ -116,3 +116,12 @@ def test_never_before_a_resume(folder: Path) -> None:
 @pytest.mark.parametrize("word", ["no", "n", "0", "false", "f", "off"])
 def test_ephemeroot_no_needs_no_interpreter(folder: Path, unit: str, word: str) -> None:
     assert f"ConditionKernelCommandLine=!ephemeroot={word}\n" in (folder / unit).read_text()
+
+
+def test_a_root_that_the_wiper_mounts_is_mounted_by_nobody_else(tmp_path: Path) -> None:
+    units.add(Tree(tmp_path / "usual"), [])
+    assert not list(tmp_path.glob("usual/**/sysroot.mount.d"))
+    units.add(Tree(tmp_path / "mounted"), [], mounts_root=True)
+    for unit in ("sysroot.mount", "systemd-fsck-root.service"):
+        text = (tmp_path / "mounted" / FOLDER / f"{unit}.d/ephemeroot.conf").read_text()
+        assert text == "[Unit]\nConditionPathIsMountPoint=!/sysroot\n"

@@ -108,11 +108,18 @@ class Boot:
     the fresh root takes its place: what was newly declared is carried over from it into
     the store; it may raise ``Refused`` too. ``log(line)`` reports one step. ``dry_run``:
     describe, change nothing; ``prove`` gets what the fresh root would be a copy of.
+
+    ``device`` is empty for a wiper that is not ``ON_DEVICE``; ``root`` and ``root_flags``
+    are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the
+    directory where the fresh root will be mounted (``/sysroot``), by the initramfs or by a
+    wiper that ``MOUNTS_ROOT``; ``mount_points`` are the paths inside it at which volumes
+    will be attached, for a root that starts empty.
     """
 
     __slots__ = (
-        "boot_id", "budget", "device", "dry_run", "log", "now", "pinned", "previous", "private",
-        "prove", "request", "subvolume", "synchronised", "target",
+        "boot_id", "budget", "device", "dry_run", "log", "mount_point", "mount_points", "now",
+        "pinned", "previous", "private", "prove", "request", "root", "root_flags", "subvolume",
+        "synchronised", "target",
     )  # fmt: skip
 
     def __init__(
@@ -132,7 +139,15 @@ class Boot:
         budget: float = 1.0,
         dry_run: bool = False,
         pinned: Iterable[str] = (),
+        root: str | None = None,
+        root_flags: Iterable[str] = (),
+        mount_point: str = "",
+        mount_points: Iterable[str] = (),
     ) -> None:
+        self.root = root
+        self.root_flags = tuple(root_flags)
+        self.mount_point = mount_point
+        self.mount_points = tuple(mount_points)
         self.device = device
         self.subvolume = subvolume
         self.target = target
@@ -187,12 +202,20 @@ class Wiper:
     ``NAME`` as written in the configuration, ``OPTIONS`` its table, ``NEEDS`` its
     image, ``EPHEMERAL`` True if the fresh root never survives anyway (tmpfs),
     ``API`` the contract's version it was written for.
+
+    ``ON_DEVICE`` is True if what it wipes is on one block device: the stage then finds
+    that device and its ``subvolume``, and refuses if configuration and command line
+    disagree. False: the wiper reads ``Boot.root`` itself, and ``mismatch`` judges it.
+    ``MOUNTS_ROOT`` is True if ``wipe`` leaves the fresh root mounted at
+    ``Boot.mount_point``; such a wiper makes only roots, no volumes.
     """
 
     API = API
     NAME = ""
     OPTIONS: tuple[Option, ...] = ()
     EPHEMERAL = False
+    ON_DEVICE = True
+    MOUNTS_ROOT = False
 
     __slots__ = ("settings",)
 
@@ -208,6 +231,23 @@ class Wiper:
     def validate(cls, settings: dict[str, object]) -> list[Finding]:
         """Mistakes in *settings* that the kinds of ``OPTIONS`` cannot express."""
         return []
+
+    @classmethod
+    def starts_empty(cls, settings: dict[str, object]) -> bool:
+        """Whether the fresh root has nothing but a skeleton, so that /usr must be a volume.
+
+        Unless a wiper knows better: if it has an option ``base`` and that is not set.
+        """
+        if any(option.name == "base" for option in cls.OPTIONS):
+            return not settings.get("base")
+        return cls.EPHEMERAL
+
+    @classmethod
+    def mismatch(cls, settings: dict[str, object], root: str | None) -> str:
+        """Why *root*, the value of ``root=`` on the kernel command line, is not what this
+        wiper makes fresh; empty if it is. Asked if the wiper is not ``ON_DEVICE``.
+        """
+        return ""
 
     def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
         """One line, the same for the plan, the dry run, the boot log and the report."""

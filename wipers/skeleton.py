@@ -47,6 +47,31 @@ def make(root: int, previous: int = -1) -> None:
         os.symlink(target, name, dir_fd=root)
 
 
+def make_mount_point(root: int, path: str) -> None:
+    """Create the directories of *path* in the open *root*, as far as they are missing.
+
+    What leads through a symlink (``/lib/modules`` with a merged ``/usr``) is left to the
+    volume that it leads into.
+    """
+    parent = os.dup(root)
+    try:
+        for part in path.strip("/").split("/"):
+            try:
+                os.mkdir(part, 0o755, dir_fd=parent)
+            except FileExistsError:
+                pass
+            try:
+                deeper = os.open(part, _DIRECTORY, dir_fd=parent)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    return
+                raise
+            os.close(parent)
+            parent = deeper
+    finally:
+        os.close(parent)
+
+
 def _label(previous: int, name: str, fd: int) -> None:
     try:
         old = paths.open_beneath(previous, name, _DIRECTORY)

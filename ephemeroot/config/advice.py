@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from ephemeroot.config import clean, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
-from ephemeroot.config.model import Configuration
+from ephemeroot.config.model import Configuration, Wiping
 from ephemeroot.config.problem import Place, Problem
 from ephemeroot.config.volumes import Volume
+from ephemeroot.wipers.tmpfs import Tmpfs
 
 REPLACED = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "adjtime", "resolv.conf")
 """Files in /etc that programs replace by rename, which a mount point refuses (EBUSY)."""
@@ -47,6 +48,7 @@ def advise(
         return
     _keep_together(mounted, declared, problems)
     place = config.wiping.origin.place
+    _compare_with_memory(config.wiping, machine, problems)
     if not config.stores:
         problems.append(
             Problem.at(
@@ -65,6 +67,19 @@ def advise(
     for path, consequence in wanted.items():
         if not _persists(path, mounted, declared):
             _miss(path, consequence, place, problems)
+
+
+def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Problem]) -> None:
+    """A root in memory that may grow beyond it takes the machine down with it."""
+    size = wiping.settings.get("size")
+    if wiping.plugin is None or wiping.plugin.wiper is not Tmpfs or not machine.memory:
+        return
+    if isinstance(size, str) and size.isdigit() and int(size) > machine.memory:
+        reason = (
+            f"size is {int(size) >> 20} MiB, this machine has {machine.memory >> 20} MiB of memory"
+        )
+        hint = 'a part of the memory is safer: "50%"'
+        problems.append(Problem.at(wiping.origin.of("size"), reason, hint, warning=True))
 
 
 def _propose_copy(entry: Declared, problems: list[Problem]) -> None:

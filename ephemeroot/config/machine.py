@@ -42,7 +42,8 @@ class Machine:
     are the mount points in use now, if this is the running machine. The lists of paths
     are as the machine sees them. ``store_ids`` are the ids of stores by path; for one
     that is not in it, ``store_id`` reads the store's marker. ``generation`` is the
-    plan's, ``labels`` the SELinux policy's.
+    plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it is not this machine
+    that is looked at.
     """
 
     root: str = "/"
@@ -58,6 +59,7 @@ class Machine:
     store_ids: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
     labels: Labels = field(default_factory=Labels)
+    memory: int = 0
 
     @classmethod
     def of(cls, root: str = "/") -> Machine:
@@ -83,6 +85,7 @@ class Machine:
             package_databases=_existing(root, *(path[1:] for path in PACKAGE_DATABASES)),
             host_keys=_existing(root, _HOST_KEYS),
             labels=Labels.of(root),
+            memory=_memory() if live else 0,
         )
 
     def show(self, path: str) -> str:
@@ -110,6 +113,11 @@ def _command_lines(root: str) -> tuple[tuple[str, str], ...]:
     files.append("/etc/kernel/cmdline")
     texts = [(sources.show(root, path), sources.read_text(root, path)) for path in files]
     return tuple((path, text) for path, text in texts if text is not None)
+
+
+def _memory() -> int:
+    """What a tmpfs could fill without swap, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _existing(root: str, *patterns: str) -> tuple[str, ...]:

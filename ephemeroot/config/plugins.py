@@ -46,7 +46,7 @@ class Plugin:
     def root_table(self) -> Table:
         """The keys of ``[root.<wiper>]``: its own, and what is to be wiped."""
         own = self.table()
-        if self.wiper.EPHEMERAL:
+        if not self.wiper.ON_DEVICE:
             return own
         what = tuple(s for s in WHAT_TO_WIPE if own.setting(s.name) is None)
         return Table((*what, *own.settings))
@@ -59,9 +59,7 @@ class Plugin:
 
     def starts_empty(self, settings: Mapping[str, object]) -> bool:
         """Whether the fresh root has nothing but a skeleton, so that /usr must be a volume."""
-        if any(option.name == "base" for option in self.wiper.OPTIONS):
-            return not settings.get("base")
-        return self.wiper.EPHEMERAL
+        return self.wiper.starts_empty(dict(settings))
 
 
 def _setting(option: Option) -> Setting:

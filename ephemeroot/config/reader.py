@@ -163,7 +163,17 @@ def _validate(
     """What the wiper itself has to say; not asked about values that are wrong already."""
     if record.broken:
         return
-    for finding in plugin.wiper.validate(dict(values)):
+    try:
+        findings = list(plugin.wiper.validate(dict(values)))
+    except Exception as error:  # noqa: BLE001  # somebody else's module may raise anything
+        reason = f"the wiper {plugin.name!r} ({plugin.attribute}) cannot check its settings: "
+        reading.add(
+            record.place,
+            f"{reason}{type(error).__name__}: {error}",
+            "repair or reinstall the package that brings it",
+        )
+        return
+    for finding in findings:
         place = record.key(finding.key) if finding.key else record.place
         reading.add(place, finding.reason, finding.hint, warning=finding.warning)
 

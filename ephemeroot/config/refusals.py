@@ -12,6 +12,7 @@ from ephemeroot.config.model import Configuration, StoreEntry, Wiping
 from ephemeroot.config.problem import Place, Problem
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Damaged
+from ephemeroot.wipers.contract import Wiper
 
 
 @dataclass(slots=True)
@@ -69,7 +70,10 @@ class Refusals:
         return [line for line in self.machine.fstab if line.mount_point == "/"]
 
     def _check_root(self, wiping: Wiping) -> None:
-        if wiping.plugin is None or wiping.plugin.wiper.EPHEMERAL:
+        if wiping.plugin is None:
+            return
+        if not wiping.plugin.wiper.ON_DEVICE:
+            self._check_match(wiping, wiping.plugin.wiper)
             return
         by_id = False
         hint = "name it by subvol=: a root that is made anew has another id at each boot"
@@ -91,6 +95,19 @@ class Refusals:
                 wiping, self.subvolume, lambda reason, hint: self._add(
                     wiping.origin.place, reason, hint)
             )  # fmt: skip
+
+    def _check_match(self, wiping: Wiping, wiper: type[Wiper]) -> None:
+        """A warning: the line may be changed between now and the next boot."""
+        for file, text in self.machine.command_lines:
+            root = machine.command_line(text).get("root")
+            reason = wiper.mismatch(dict(wiping.settings), root)
+            if root is not None and reason:
+                self._add(
+                    Place(file, "root"),
+                    f"root={root} is booted: {reason}",
+                    "change root= before the next boot, or nothing will be made fresh",
+                    warning=True,
+                )
 
     def _require_subvolume(self, wiping: Wiping) -> None:
         """The root must be mounted by the name that the fresh one will get."""

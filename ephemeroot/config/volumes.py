@@ -263,7 +263,12 @@ def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
 
     if not volume.needed_for_boot:
         add("only a volume needed for boot can be made fresh", "set needed-for-boot = true")
-    if wipe.plugin is None or wipe.plugin.wiper.EPHEMERAL:
+    if wipe.plugin is None:
+        return
+    if wipe.plugin.wiper.MOUNTS_ROOT:
+        add(f"the wiper {wipe.wiper} makes only roots fresh", "leave wipe out, or take another")
+        return
+    if wipe.plugin.wiper.EPHEMERAL:
         return
     if option(volume.options, "subvolid") is not None:
         add(

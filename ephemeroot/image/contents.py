@@ -107,7 +107,7 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     _add_programs(contents.tree, closure, programs)
     _add_entry(contents.tree, raw, names)
     devices = _devices(plan)
-    units.add(contents.tree, devices)
+    units.add(contents.tree, devices, mounts_root=_mounts_root(plan))
     _add_rules(contents.tree, volumes)
     settings = _settings(plan, closure, devices, contents.tree)
     contents.tree.write(SETTINGS, settings, why="entry")
@@ -124,7 +124,22 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
 
 def _needs(operation: Wipe) -> Needs:
     wiper = operation.load()
-    return type(wiper).needs(wiper.settings)
+    try:
+        return type(wiper).needs(wiper.settings)
+    except EphemerootError:
+        raise
+    except Exception as error:
+        # Somebody else's code may raise anything, and half an image must not come of it.
+        raise Broken(
+            f"the wiper {operation.wiper} ({operation.attribute}) does not say what it needs: "
+            f"{type(error).__name__}: {error}",
+            "repair or reinstall the package that brings it",
+        ) from error
+
+
+def _mounts_root(plan: Plan) -> bool:
+    wipes = [o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"]
+    return any(wipe.load().MOUNTS_ROOT for wipe in wipes)
 
 
 def _imports(plan: Plan, needs: list[Needs]) -> list[str]:

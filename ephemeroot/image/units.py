@@ -20,6 +20,10 @@ _REQUIRED_BY = {
     PERSIST: ("initrd-root-fs.target",),
 }
 
+# What systemd would do with the root itself. It learns of a mount that somebody else has made
+# with a delay (the events are rate-limited), so it is told to look before it mounts a second one.
+_ROOT_UNITS = ("sysroot.mount", "systemd-fsck-root.service")
+
 # Filesystems whose repair is not fsck's business, or that are on no device.
 _UNCHECKED = frozenset((
     "bcachefs", "btrfs", "erofs", "nfs", "nfs4", "overlay", "squashfs", "tmpfs", "virtiofs",
@@ -71,9 +75,10 @@ def required() -> list[str]:
     return names
 
 
-def add(tree: Tree, waited_for: list[Device]) -> None:
+def add(tree: Tree, waited_for: list[Device], *, mounts_root: bool = False) -> None:
     """Put the units of both stages into *tree*, ready to start.
 
+    *mounts_root*: the wiper mounts the root itself, and systemd only if that was not done.
     The stages wait for their devices but do not require them: a device that is missing is
     for the stage to report, and for its policy to decide.
     """
@@ -81,6 +86,13 @@ def add(tree: Tree, waited_for: list[Device]) -> None:
         tree.write(f"{FOLDER}/{unit}", data.unit(unit), why="unit")
         for other in others:
             tree.link(f"{FOLDER}/{other}.requires/{unit}", f"../{unit}", why=f"for {other}")
+    if mounts_root:
+        for unit in _ROOT_UNITS:
+            tree.write(
+                f"{FOLDER}/{unit}.d/ephemeroot.conf",
+                "[Unit]\nConditionPathIsMountPoint=!/sysroot\n",
+                why="mounted by the wiper",
+            )
     names = sorted({d.unit for d in waited_for} | {d.fsck for d in waited_for if d.check})
     if names:
         lines = "".join(f"Wants={name}\nAfter={name}\n" for name in names)

@@ -1,0 +1,151 @@
+"""The tmpfs wiper: the root is memory, made anew at each boot, and holds nothing else.
+
+Nothing is ever erased, so there is no history and nothing to recover. ``/usr`` and whatever
+else the machine boots from are volumes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import mounts
+from ephemeroot.wipers import skeleton
+from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.contract import Boot
+
+# tmpfs(5) and Documentation/filesystems/tmpfs.rst, up to Linux 6.18
+_KNOWN = (
+    "casefold", "gid", "grpquota", "grpquota_block_hardlimit", "grpquota_inode_hardlimit", "huge",
+    "inode32", "inode64", "mpol", "noswap", "nr_blocks", "quota", "strict_encoding", "uid",
+    "usrquota", "usrquota_block_hardlimit", "usrquota_inode_hardlimit",
+)  # fmt: skip
+_KEYS = {"size": "size", "mode": "mode", "nr_inodes": "nr-inodes"}
+
+
+class Tmpfs(Wiper):
+    """Mounts a new tmpfs as the root. See the contract for the methods."""
+
+    NAME = "tmpfs"
+    OPTIONS = (
+        Option("size", "amount", None, "how much it may hold; half of the memory if left out"),
+        Option("mode", "mode", 0o755, "mode of the root directory"),
+        Option("nr-inodes", "size", None, "how many files it may hold; 0 is no limit"),
+        Option("mount-options", "strings", [], "any other option of the mount"),
+    )
+    EPHEMERAL = True
+    ON_DEVICE = False
+    MOUNTS_ROOT = True
+
+    __slots__ = ()
+
+    @classmethod
+    def needs(cls, settings: dict[str, object]) -> Needs:
+        return Needs()  # built into every kernel that has an initramfs
+
+    @classmethod
+    def validate(cls, settings: dict[str, object]) -> list[Finding]:
+        findings = []
+        for option in _strings(settings.get("mount-options")):
+            key = option.partition("=")[0]
+            if key in _KEYS:
+                findings.append(
+                    Finding("mount-options", f"{key}= has a key of its own", f"set {_KEYS[key]}")
+                )
+            elif option == "ro":
+                reason = "nothing could be mounted into a read-only root"
+                findings.append(Finding("mount-options", reason, "leave ro out"))
+            elif "," in option and not option.startswith("mpol="):
+                reason = f"{option!r} is several options"
+                findings.append(Finding("mount-options", reason, "write one string for each"))
+            elif key not in _KNOWN and option not in mounts.MOUNT_FLAGS:
+                reason = f"{option!r} is no known option of tmpfs: the kernel may refuse it"
+                findings.append(Finding("mount-options", reason, warning=True))
+        return findings
+
+    @classmethod
+    def starts_empty(cls, settings: dict[str, object]) -> bool:
+        return True
+
+    @classmethod
+    def mismatch(cls, settings: dict[str, object], root: str | None) -> str:
+        if root == "tmpfs":
+            return ""
+        return "a root on a tmpfs is booted with root=tmpfs"
+
+    def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
+        return f"make {target} a fresh tmpfs ({','.join(self._options())})"
+
+    def wipe(self, boot: Boot) -> Outcome:
+        """Nothing is at the root's place unless everything was proven."""
+        if boot.request is not None:
+            raise Refused(
+                f"ephemeroot.root={boot.request}: a tmpfs keeps no old root to boot",
+                "take ephemeroot.root= off the kernel command line",
+            )
+        root = mounts.create("tmpfs", "tmpfs", self._options())
+        try:
+            self._fill(root, boot)
+            _attach(root, boot.private)
+            try:
+                boot.prove(boot.private)
+                identity = str(os.fstat(root).st_dev)
+                if not boot.dry_run:
+                    self._put_in_place(boot)
+            finally:
+                mounts.detach(boot.private)
+        finally:
+            os.close(root)
+        return Outcome(fresh={"device": identity})
+
+    def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
+        return str(os.stat(target).st_dev) == fresh.get("device")
+
+    def _options(self) -> list[str]:
+        options = []
+        if self.settings.get("size") is not None:
+            options.append(f"size={self.settings['size']}")
+        mode = self.settings.get("mode")
+        if isinstance(mode, int):
+            options.append(f"mode={mode:04o}")
+        if self.settings.get("nr-inodes") is not None:
+            options.append(f"nr_inodes={self.settings['nr-inodes']}")
+        return [*options, *_strings(self.settings.get("mount-options"))]
+
+    def _fill(self, root: int, boot: Boot) -> None:
+        top = os.open(mounts.fd_path(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            skeleton.make(top)
+            for path in boot.mount_points:
+                skeleton.make_mount_point(top, path)
+        finally:
+            os.close(top)
+
+    def _put_in_place(self, boot: Boot) -> None:
+        """A copy of the mount: one in a shared parent cannot be moved (move_mount(2))."""
+        if os.path.ismount(boot.mount_point):
+            raise EphemerootError(f"something is mounted at {boot.mount_point} already")
+        private = os.open(boot.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            copy = mounts.clone(private, name=boot.private)
+            try:
+                _attach(copy, boot.mount_point)
+            finally:
+                os.close(copy)
+        finally:
+            os.close(private)
+
+
+def _attach(mount: int, path: str) -> None:
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mounts.attach(mount, place, name=path)
+    finally:
+        os.close(place)
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
