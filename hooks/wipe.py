@@ -55,6 +55,7 @@ class Wipe(Operation):
         return (
             self.target == "/"
             and wiper.EPHEMERAL
+            and not wiper.ON_DEVICE
             and not type(wiper).mismatch(self.settings, stage.cmdline.get("root"))
         )
 

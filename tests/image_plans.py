@@ -16,8 +16,12 @@ from ephemeroot.wipers.btrfs import Btrfs
 UUID = "3c2bc5a1-0000-4000-8000-123456789abc"
 
 
-def wipe(attribute: str = "ephemeroot.wipers.btrfs:Btrfs") -> Wipe:
-    settings = {option.name: option.default for option in Btrfs.OPTIONS}
+BTRFS = "ephemeroot.wipers.btrfs:Btrfs"
+
+
+def wipe(attribute: str = BTRFS) -> Wipe:
+    options = Btrfs.OPTIONS if attribute == BTRFS else ()
+    settings = {option.name: option.default for option in options}
     return Wipe(target="/", wiper="btrfs", attribute=attribute, settings=settings)
 
 

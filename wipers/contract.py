@@ -198,7 +198,8 @@ class Outcome:
 class Wiper:
     """The base of every wiper.
 
-    ``settings`` has every key of ``OPTIONS``, validated. Class attributes:
+    ``settings`` has every key of ``OPTIONS``, validated, with the default of what was left
+    out or did not exist when the plan was made. Class attributes:
     ``NAME`` as written in the configuration, ``OPTIONS`` its table, ``NEEDS`` its
     image, ``EPHEMERAL`` True if the fresh root never survives anyway (tmpfs),
     ``API`` the contract's version it was written for.
@@ -220,7 +221,7 @@ class Wiper:
     __slots__ = ("settings",)
 
     def __init__(self, settings: dict[str, object]) -> None:
-        self.settings = settings
+        self.settings = {option.name: option.default for option in self.OPTIONS} | settings
 
     @classmethod
     def needs(cls, settings: dict[str, object]) -> Needs:

@@ -15,7 +15,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import closure as closures
-from ephemeroot.image import data, entry, units, verification
+from ephemeroot.image import data, entry, units, verification, wipers
 from ephemeroot.image.closure import Broken, Closure
 from ephemeroot.image.libraries import Libraries
 from ephemeroot.image.tree import FOLDER, Tree
@@ -98,7 +98,7 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
         )
     plan = plans.parse(raw, "the applied plan")
     contents = Contents(top)
-    needs = [_needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
+    needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
     volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
     closure = closures.trace(_imports(plan, needs), [call for n in needs for call in n.exercise])
     names = _add_python(contents.tree, closure)
@@ -107,7 +107,7 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     _add_programs(contents.tree, closure, programs)
     _add_entry(contents.tree, raw, names)
     devices = _devices(plan)
-    units.add(contents.tree, devices, mounts_root=_mounts_root(plan))
+    units.add(contents.tree, devices, mounts_root=wipers.mounts_root(plan))
     _add_rules(contents.tree, volumes)
     settings = _settings(plan, closure, devices, contents.tree)
     contents.tree.write(SETTINGS, settings, why="entry")
@@ -122,29 +122,9 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     return contents
 
 
-def _needs(operation: Wipe) -> Needs:
-    wiper = operation.load()
-    try:
-        return type(wiper).needs(wiper.settings)
-    except EphemerootError:
-        raise
-    except Exception as error:
-        # Somebody else's code may raise anything, and half an image must not come of it.
-        raise Broken(
-            f"the wiper {operation.wiper} ({operation.attribute}) does not say what it needs: "
-            f"{type(error).__name__}: {error}",
-            "repair or reinstall the package that brings it",
-        ) from error
-
-
-def _mounts_root(plan: Plan) -> bool:
-    wipes = [o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"]
-    return any(wipe.load().MOUNTS_ROOT for wipe in wipes)
-
-
 def _imports(plan: Plan, needs: list[Needs]) -> list[str]:
-    wipers = [o.attribute.partition(":")[0] for o in plan.wipe if isinstance(o, Wipe)]
-    return sorted({*wipers, *(name for need in needs for name in need.python)})
+    modules = [o.attribute.partition(":")[0] for o in plan.wipe if isinstance(o, Wipe)]
+    return sorted({*modules, *(name for need in needs for name in need.python)})
 
 
 def _add_python(tree: Tree, closure: Closure) -> list[str]:

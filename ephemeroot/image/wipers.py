@@ -1,0 +1,50 @@
+"""What the plan's wipers need of an image, asked before one is built.
+
+A wiper may be somebody else's, and may have changed since the plan was made: what is wrong
+with it must come to light here, not at boot.
+"""
+
+from __future__ import annotations
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.image.closure import Broken
+from ephemeroot.wipers.contract import API, Needs
+
+_REPAIR = "repair or reinstall the package that brings it"
+
+
+def needs(operation: Wipe) -> Needs:
+    """What the wiper of *operation* needs. Raises ``Broken`` or ``Damaged``."""
+    wiper = operation.load()
+    name = f"the wiper {operation.wiper} ({operation.attribute})"
+    if wiper.API != API:
+        raise Broken(
+            f"{name} was written for version {wiper.API} of the contract, this program has "
+            f"version {API}",
+            "install a version of it that fits",
+        )
+    unknown = sorted(operation.settings.keys() - {option.name for option in wiper.OPTIONS})
+    if unknown:
+        raise Broken(
+            f"{name} has no option {', '.join(unknown)}, which the applied plan sets",
+            "run 'ephemeroot check', then 'ephemeroot apply'",
+        )
+    try:
+        found = type(wiper).needs(wiper.settings)
+    except EphemerootError:
+        raise
+    except Exception as error:  # somebody else's code may raise anything
+        raise Broken(
+            f"{name} does not say what it needs: {type(error).__name__}: {error}", _REPAIR
+        ) from error
+    if not isinstance(found, Needs):
+        raise Broken(f"{name} does not say what it needs: it returned {found!r}", _REPAIR)
+    return found
+
+
+def mounts_root(plan: Plan) -> bool:
+    """Whether the wiper of the root mounts it itself. Raises ``Damaged``."""
+    wipes = [o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"]
+    return any(wipe.load().MOUNTS_ROOT for wipe in wipes)
