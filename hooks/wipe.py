@@ -7,9 +7,9 @@ import sys
 import time
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
-from ephemeroot.hooks import clock, proofs
+from ephemeroot.hooks import clock, proofs, remount
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.hooks.volumes import Attach
+from ephemeroot.hooks.volumes import Attach, Volume
 from ephemeroot.linux import devices, mounts
 from ephemeroot.wipers import contract
 
@@ -103,6 +103,11 @@ class Wipe(Operation):
             root_flags=stage.cmdline.root_flags(),
             mount_point=stage.target,
             mount_points=[o.mount_point for o in stage.plan.persist if isinstance(o, Attach)],
+            volumes={
+                o.mount_point: stage.volume(o.name)
+                for o in stage.plan.wipe
+                if isinstance(o, Volume)
+            },
         )
         outcome = wiper.wipe(boot)
         for line in outcome.problems:
@@ -121,6 +126,8 @@ class Wipe(Operation):
         record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
         record[self.target] = facts
         stage.remember(WIPED, record)
+        if wiper.MOUNTS_ROOT:
+            remount.prevent(stage)
         stage.report.set(f"wiped {self.target}", facts)
         return f"retired {outcome.retired}" if outcome.retired else "fresh"
 

@@ -150,6 +150,7 @@ def test_wipers_are_found_and_their_library_is_not_needed(installed: Path, tmp_p
     found = run([installed / "python", "-c", program], tmp_path)
     assert sorted(found.stdout.splitlines()) == [
         "btrfs btrfs 1 True",
+        "overlay overlay 1 True",
         "tmpfs tmpfs 1 True",
     ], found.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -237,6 +238,16 @@ def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
     assert "/usr/lib/ephemeroot/ephemeroot/wipers/tmpfs.pyc" in names
     assert "/usr/lib/systemd/system/sysroot.mount.d/ephemeroot.conf" in names
     assert not [name for name in names if "btrfsutil" in name]
+
+
+def test_the_documented_configurations(tmp_path: Path) -> None:
+    """docs/roots.md: each is sound on a machine whose root is what it says."""
+    text = (Path(__file__).parent.parent / "docs/roots.md").read_text()
+    blocks = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        tree = MachineTree(tmp_path / str(number), block)
+        assert tree.errors() == []
 
 
 # Whole stages

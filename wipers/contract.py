@@ -22,8 +22,9 @@ class Option:
 
     ``kind`` is one of ``string``, ``path`` (relative to the top of the filesystem),
     ``integer`` (>= 0), ``boolean``, ``size`` (``512M``), ``amount`` (a size or a
-    percentage), ``mode`` and ``strings``. ``default`` is what the plan gets if the key
-    is left out. ``help`` is one line for the manual and the JSON Schema.
+    percentage), ``mode``, ``volume`` (the mount point of a volume needed for boot, on
+    which something can be kept) and ``strings``. ``default`` is what the plan gets if the
+    key is left out. ``help`` is one line for the manual and the JSON Schema.
     """
 
     __slots__ = ("default", "help", "kind", "name")
@@ -113,13 +114,14 @@ class Boot:
     are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the
     directory where the fresh root will be mounted (``/sysroot``), by the initramfs or by a
     wiper that ``MOUNTS_ROOT``; ``mount_points`` are the paths inside it at which volumes
-    will be attached, for a root that starts empty.
+    will be attached, for a root that starts empty. ``volumes`` maps the mount points of the
+    volumes that are mounted already, privately, to where they are.
     """
 
     __slots__ = (
         "boot_id", "budget", "device", "dry_run", "log", "mount_point", "mount_points", "now",
         "pinned", "previous", "private", "prove", "request", "root", "root_flags", "subvolume",
-        "synchronised", "target",
+        "synchronised", "target", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -143,7 +145,9 @@ class Boot:
         root_flags: Iterable[str] = (),
         mount_point: str = "",
         mount_points: Iterable[str] = (),
+        volumes: dict[str, str] | None = None,
     ) -> None:
+        self.volumes = volumes or {}
         self.root = root
         self.root_flags = tuple(root_flags)
         self.mount_point = mount_point

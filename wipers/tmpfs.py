@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.errors import Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import skeleton
+from ephemeroot.wipers import placement, skeleton
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
+from ephemeroot.wipers.placement import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,19 +87,16 @@ class Tmpfs(Wiper):
                 f"ephemeroot.root={boot.request}: a tmpfs keeps no old root to boot",
                 "take ephemeroot.root= off the kernel command line",
             )
-        root = mounts.create("tmpfs", "tmpfs", self._options())
+        places = Places(boot.private)
         try:
-            self._fill(root, boot)
-            _attach(root, boot.private)
-            try:
-                boot.prove(boot.private)
-                identity = str(os.fstat(root).st_dev)
-                if not boot.dry_run:
-                    self._put_in_place(boot)
-            finally:
-                mounts.detach(boot.private)
+            path = places.attach(mounts.create("tmpfs", "tmpfs", self._options()), "root")
+            self._fill(path, boot)
+            boot.prove(path)
+            identity = str(os.stat(path).st_dev)
+            if not boot.dry_run:
+                placement.put_in_place(path, boot.mount_point)
         finally:
-            os.close(root)
+            places.close()
         return Outcome(fresh={"device": identity})
 
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
@@ -115,36 +113,14 @@ class Tmpfs(Wiper):
             options.append(f"nr_inodes={self.settings['nr-inodes']}")
         return [*options, *_strings(self.settings.get("mount-options"))]
 
-    def _fill(self, root: int, boot: Boot) -> None:
-        top = os.open(mounts.fd_path(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _fill(self, root: str, boot: Boot) -> None:
+        top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             skeleton.make(top)
             for path in boot.mount_points:
                 skeleton.make_mount_point(top, path)
         finally:
             os.close(top)
-
-    def _put_in_place(self, boot: Boot) -> None:
-        """A copy of the mount: one in a shared parent cannot be moved (move_mount(2))."""
-        if os.path.ismount(boot.mount_point):
-            raise EphemerootError(f"something is mounted at {boot.mount_point} already")
-        private = os.open(boot.private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            copy = mounts.clone(private, name=boot.private)
-            try:
-                _attach(copy, boot.mount_point)
-            finally:
-                os.close(copy)
-        finally:
-            os.close(private)
-
-
-def _attach(mount: int, path: str) -> None:
-    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        mounts.attach(mount, place, name=path)
-    finally:
-        os.close(place)
 
 
 def _strings(value: object) -> list[str]:

@@ -26,6 +26,7 @@ KINDS: dict[str, kinds.Kind] = {
     "amount": kinds.Amount(),
     "mode": kinds.Mode(),
     "strings": kinds.Strings(),
+    "volume": kinds.AbsolutePath(),
 }
 """What an option's ``kind`` means. The plan has sizes in bytes, modes as numbers, and
 amounts as text: bytes, or a percentage with its sign."""
@@ -56,6 +57,11 @@ class Plugin:
         names = [option.name for option in self.wiper.OPTIONS if option.kind == "path"]
         found = {name: settings.get(name) for name in names}
         return {name: path for name, path in found.items() if isinstance(path, str) and path}
+
+    def volumes(self, settings: Mapping[str, object]) -> dict[str, str]:
+        """Those of the *settings* that name a volume and are set."""
+        names = [option.name for option in self.wiper.OPTIONS if option.kind == "volume"]
+        return {name: str(settings[name]) for name in names if settings.get(name)}
 
     def starts_empty(self, settings: Mapping[str, object]) -> bool:
         """Whether the fresh root has nothing but a skeleton, so that /usr must be a volume."""

@@ -72,6 +72,7 @@ class Refusals:
     def _check_root(self, wiping: Wiping) -> None:
         if wiping.plugin is None:
             return
+        self._check_wipers_volumes(wiping, wiping.plugin.volumes(wiping.settings))
         if not wiping.plugin.wiper.ON_DEVICE:
             self._check_match(wiping, wiping.plugin.wiper)
             return
@@ -95,6 +96,19 @@ class Refusals:
                 wiping, self.subvolume, lambda reason, hint: self._add(
                     wiping.origin.place, reason, hint)
             )  # fmt: skip
+
+    def _check_wipers_volumes(self, wiping: Wiping, settings: dict[str, str]) -> None:
+        """A volume that the wiper keeps something on must be there before it runs."""
+        for key, point in settings.items():
+            place = wiping.origin.of(key)
+            volume = next((v for v in self.volumes if v.mount_point == point), None)
+            if volume is None:
+                if self.config.complete:
+                    self._add(place, f"{point} is no volume", "declare it with [[volumes]]")
+            elif not volume.persists or "ro" in volume.options:
+                self._add(place, f"nothing can be kept on {point}", "name another volume")
+            elif not volume.needed_for_boot:
+                self._add(place, f"{point} is not needed for boot", volume.how_to_need())
 
     def _check_match(self, wiping: Wiping, wiper: type[Wiper]) -> None:
         """A warning: the line may be changed between now and the next boot."""

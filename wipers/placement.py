@@ -1,0 +1,68 @@
+"""Putting mounts where they belong, for wipers that mount the root themselves."""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import mounts
+
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Places:
+    """Mounts on directories below *private*; ``close`` takes all of them away again.
+
+    What is still used elsewhere lives on there: a copy that became the root, the layers
+    of an overlay.
+    """
+
+    __slots__ = ("_mounted", "private")
+
+    def __init__(self, private: str) -> None:
+        self.private = private
+        self._mounted: list[str] = []
+
+    def attach(self, mount: int, name: str) -> str:
+        """Attach the detached *mount* at the directory *name*, and close it; return its path."""
+        path = f"{self.private}/{name}"
+        try:
+            os.makedirs(path, 0o700, exist_ok=True)
+            attach(mount, path)
+        finally:
+            os.close(mount)
+        self._mounted.append(path)
+        return path
+
+    def close(self) -> None:
+        """Unmount everything, the newest first."""
+        while self._mounted:
+            mounts.detach(self._mounted.pop())
+
+
+def attach(mount: int, path: str) -> None:
+    """Attach the detached *mount* at the directory *path*."""
+    place = os.open(path, _PLACE)
+    try:
+        mounts.attach(mount, place, name=path)
+    finally:
+        os.close(place)
+
+
+def put_in_place(private: str, mount_point: str) -> None:
+    """Attach a copy of what is mounted at *private* at *mount_point*.
+
+    A copy: a mount in a shared parent cannot be moved (move_mount(2)). Raises
+    ``EphemerootError`` if something is mounted there already.
+    """
+    if os.path.ismount(mount_point):
+        raise EphemerootError(f"something is mounted at {mount_point} already")
+    opened = os.open(private, _PLACE)
+    try:
+        copy = mounts.clone(opened, name=private)
+        try:
+            attach(copy, mount_point)
+        finally:
+            os.close(copy)
+    finally:
+        os.close(opened)

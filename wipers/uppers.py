@@ -1,0 +1,238 @@
+"""The upper layers of an overlay root, on a volume: the present one and the retired ones.
+
+::
+
+    ephemeroot-overlay/upper                       what the machine wrote since its last boot
+    ephemeroot-overlay/work                        overlayfs's own, always beside it
+    ephemeroot-overlay/old-uppers/<time>           retired ones
+    ephemeroot-overlay/old-uppers/.removing-<time> one whose removal is not finished
+
+A layer is retired by one rename. After a power cut there is an upper or none, and neither
+needs to be recovered: the next boot begins with a new one in either case.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from ephemeroot.errors import Locked, Refused
+from ephemeroot.linux import copying, mounts, paths
+from ephemeroot.wipers import attributes, marks, names, retention
+from ephemeroot.wipers.names import Name
+from ephemeroot.wipers.retention import Candidate, Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from ephemeroot.wipers.contract import Boot
+
+FOLDER = "ephemeroot-overlay"
+UPPER, WORK, OLD = "upper", "work", "old-uppers"
+
+_REMOVING = ".removing-"
+_OWNER = "upper"  # in the mark, where btrfs has a subvolume's UUID
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Uppers:
+    """The layers on the volume that is mounted at *volume*; ``close`` them.
+
+    They are locked meanwhile. Raises ``Locked``, and ``Refused`` if what is there was not
+    made by this program.
+    """
+
+    __slots__ = ("fd", "old")
+
+    def __init__(self, volume: str) -> None:
+        top = os.open(volume, _DIRECTORY)
+        self.old = -1
+        try:
+            self.fd = _open_own(top, FOLDER)
+        finally:
+            os.close(top)
+        try:
+            _lock(self.fd)
+            self.old = _open_own(self.fd, OLD)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unlock."""
+        for fd in (self.old, self.fd):
+            if fd >= 0:
+                os.close(fd)
+        self.old = self.fd = -1
+
+    def mount(self) -> int:
+        """A detached mount of the folder, so that paths into it cannot lead elsewhere."""
+        return mounts.clone(self.fd, name=FOLDER)
+
+    def retired(self) -> list[Name]:
+        """The names of ours in old-uppers, the oldest first; others are foreign."""
+        found = [names.parse(text) for text in _listed(self.old)]
+        mine = [n for n in found if n is not None and self._is_directory(str(n))]
+        return sorted(mine, key=lambda name: name.identity)
+
+    def newest_lived(self) -> str | None:
+        """The layer of the last boot that was complete, relative to the folder."""
+        if self._state() == marks.LIVED:
+            return UPPER
+        lived = [name for name in self.retired() if not name.unused]
+        return f"{OLD}/{lived[-1]}" if lived else None
+
+    def retire(self, boot: Boot, policy: Policy) -> Name | None:
+        """Move the present layer to old-uppers; ``None`` if there is none."""
+        state = self._state()
+        if state is None:
+            return None
+        retired = self.retired()
+        plausible = retention.is_plausible(
+            retired,
+            boot.now,
+            synchronised=boot.synchronised,
+            seen=marks.seen(self.old),
+            keep_days=policy.keep_days,
+        )
+        wanted = Name(boot.now, unsynced=not plausible, unused=state != marks.LIVED)
+        name = names.free(wanted, {other.identity for other in retired})
+        paths.rename(self.fd, UPPER, self.old, str(name), flags=paths.RENAME_NOREPLACE)
+        os.fsync(self.old)
+        os.fsync(self.fd)
+        return name
+
+    def make(self, pattern: int) -> None:
+        """Make a new layer, with owner, mode and labels of the open directory *pattern*."""
+        copying.remove(self.fd, WORK)
+        os.mkdir(WORK, 0o700, dir_fd=self.fd)
+        os.mkdir(UPPER, 0o700, dir_fd=self.fd)
+        upper = os.open(UPPER, _DIRECTORY, dir_fd=self.fd)
+        try:
+            marks.set_state(upper, _OWNER, marks.NEW)
+            attributes.copy(pattern, upper)
+            os.fsync(upper)
+        finally:
+            os.close(upper)
+        os.fsync(self.fd)
+
+    def prune(self, boot: Boot, policy: Policy, problems: list[str]) -> list[str]:
+        """Remove what is due, within ``boot.budget``; return the names that are gone."""
+        deadline = time.monotonic() + boot.budget
+        pruned = []
+        for text in self._begun():
+            self._remove(text, deadline, problems)
+        for name in self._due(boot, policy, boot.pinned):
+            if time.monotonic() >= deadline:
+                break
+            text = f"{_REMOVING}{name}"
+            # First the name: what is half removed must not look like a root that was.
+            paths.rename(self.old, str(name), self.old, text, flags=paths.RENAME_NOREPLACE)
+            boot.log(f"remove the old upper {name}")
+            pruned.append(str(name))
+            self._remove(text, deadline, problems)
+        if boot.synchronised:
+            marks.set_seen(self.old, int(boot.now))
+        return pruned
+
+    def _due(self, boot: Boot, policy: Policy, pinned: Container[str]) -> list[Name]:
+        retired = self.retired()
+        now = retention.measure(
+            retired,
+            boot.now,
+            synchronised=boot.synchronised,
+            seen=marks.seen(self.old),
+            keep_days=policy.keep_days,
+        )
+        candidates = [Candidate(name, pinned=str(name) in pinned) for name in retired]
+        return [v.candidate.name for v in retention.judge(candidates, policy, now) if v.due]
+
+    def _begun(self) -> list[str]:
+        """What an earlier boot had no time to remove."""
+        return [text for text in _listed(self.old) if text.startswith(_REMOVING)]
+
+    def _remove(self, text: str, deadline: float, problems: list[str]) -> None:
+        """Remove one, entry by entry of its top; the rest is left to the next boot."""
+        try:
+            directory = os.open(text, _DIRECTORY, dir_fd=self.old)
+            try:
+                for entry in _listed(directory):
+                    if time.monotonic() >= deadline:
+                        return
+                    copying.remove(directory, entry)
+            finally:
+                os.close(directory)
+            os.rmdir(text, dir_fd=self.old)
+        except OSError as error:
+            problems.append(f"cannot remove {OLD}/{text}: {error.strerror}: {error.filename}")
+
+    def _state(self) -> str | None:
+        """The mark of the present layer; ``None`` if there is none."""
+        try:
+            upper = os.open(UPPER, _DIRECTORY, dir_fd=self.fd)
+        except FileNotFoundError:
+            return None
+        try:
+            return marks.state(upper, _OWNER)
+        finally:
+            os.close(upper)
+
+    def _is_directory(self, text: str) -> bool:
+        try:
+            os.close(os.open(text, _DIRECTORY | os.O_PATH, dir_fd=self.old))
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
+                return False
+            raise
+        return True
+
+
+def mark_lived(path: str) -> bool:
+    """Mark the layer above the overlay root at *path*; False if that has no mark of ours."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = marks.state(fd, _OWNER)
+        if found == marks.NEW:
+            marks.set_state(fd, _OWNER, marks.LIVED)
+            os.fsync(fd)
+        return found != marks.UNMARKED
+    finally:
+        os.close(fd)
+
+
+def _open_own(parent: int, name: str) -> int:
+    """Open a directory that is root's alone, made if it is missing."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        os.fsync(parent)
+    except FileExistsError:
+        pass
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise Refused(f"{name} on the volume is no directory", "move it away") from error
+    status = os.fstat(fd)
+    if status.st_uid != 0 or status.st_mode & 0o022:
+        os.close(fd)
+        raise Refused(f"{name} on the volume can be written to by others", "move it away")
+    return fd
+
+
+def _lock(fd: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked(
+            f"another run of ephemeroot is working on {FOLDER}", "wait until it is done"
+        ) from None
+
+
+def _listed(directory: int) -> list[str]:
+    # Through a new descriptor: one that was listed stands at its end.
+    return os.listdir(mounts.fd_path(directory))
