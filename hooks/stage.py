@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ephemeroot.hooks.cmdline import CommandLine
     from ephemeroot.hooks.plan import Plan
     from ephemeroot.hooks.report import Report
+    from ephemeroot.wipers.contract import Closing
 
 RUN = "/run/ephemeroot"
 
@@ -26,13 +27,12 @@ class Stage:
     new root is or will be mounted. ``boot_id`` tells this boot from every other.
     ``made`` collects the paths that the persistence stage makes in the new root,
     ``copies`` the files that it copies there and that are copied back. ``old_root`` names
-    the old root to boot, if one was asked for.
+    the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
     """
 
     __slots__ = (
         "_lock", "_root", "_stores", "boot_id", "cmdline", "copies", "made", "old_root", "plan",
-        "report",
-        "run", "target",
+        "report", "run", "shared", "target",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Stage:
         self.boot_id = boot_id
         self.made: list[str] = []
         self.old_root: str | None = None
+        self.shared: dict[str, Closing] = {}
         self.copies: list[dict[str, str]] = []
         self._lock = -1
         self._root = -1
@@ -74,7 +75,12 @@ class Stage:
         self._lock = fd
 
     def close(self) -> None:
-        """Give back the descriptors and the lock."""
+        """Give back the wipers' mounts, the descriptors and the lock."""
+        for name in list(self.shared):
+            try:
+                self.shared.pop(name).close()
+            except OSError as error:
+                self.report.problem(f"cannot unmount {name}: {error.strerror}")
         self.forget_stores()
         for fd in (self._root, self._lock):
             if fd >= 0:

@@ -92,6 +92,7 @@ class Wipe(Operation):
             subvolume=subvolume,
             target=self.target,
             private=stage.private("wiper"),
+            shared=stage.shared,
             boot_id=stage.boot_id,
             now=now,
             synchronised=clock.is_synchronised(),

@@ -413,7 +413,7 @@ def test_a_missing_base_is_refused_with_the_command_that_makes_one(site: Site) -
     site.settings["base"] = f"{site.name}/base"
     with pytest.raises(Refused, match="does not exist") as refusal:
         site.rotate()
-    assert "ephemeroot base create" in refusal.value.hint
+    assert "btrfs subvolume snapshot" in refusal.value.hint
 
 
 def test_a_base_that_is_no_subvolume_is_refused(site: Site) -> None:

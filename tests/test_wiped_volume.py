@@ -15,6 +15,7 @@ from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Volume
 from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import mountinfo
 from ephemeroot.wipers.marks import mark_lived
 from test_stages import STORE, Machine
 
@@ -129,3 +130,29 @@ def test_one_that_is_not_the_one_that_was_made_fresh(machine: WithHome) -> None:
     assert done.returncode != 0
     assert "is not the /home that was made fresh" in done.stderr
     assert not (root / "home").is_mount()
+
+
+COUNTED = """\
+import sys
+from ephemeroot.hooks.__main__ import main
+from ephemeroot.linux import mounts
+create, seen = mounts.create, []
+def counted(fstype, source, options):
+    seen.append(options)
+    return create(fstype, source, options)
+mounts.create = counted
+code = main(sys.argv[1:])
+print("top levels mounted:", sum("subvolid=5" in options for options in seen))
+sys.exit(code)
+"""
+
+
+def test_one_mount_serves_all_that_is_on_one_filesystem(machine: WithHome, tmp_path: Path) -> None:
+    script = tmp_path / "counted.py"
+    script.write_text(COUNTED)
+    done = machine.stage("wipe", entry=(str(script),))
+    assert done.returncode == 0, done.stderr
+    assert "top levels mounted: 1\n" in done.stdout
+    assert len(machine.old()) == len(machine.old_of_home()) == 1
+    wiper = str(machine.run / "wiper")
+    assert not [m.point for m in mountinfo.mounts() if m.point.startswith(wiper)]

@@ -10,7 +10,7 @@ import errno
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.wipers import marks, subvolumes
+from ephemeroot.wipers import marks, subvolumes, toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.pruning import Clock, Pruning
@@ -75,9 +75,9 @@ class Btrfs(Wiper):
 
     def wipe(self, boot: Boot) -> Outcome:
         root = self._root(boot.subvolume)
-        with Toplevel(boot.device, self._mount_options, boot.private) as top:
-            history = History(top, root, self._old_roots, create=not boot.dry_run)
-            with history:
+        top = self._top(boot)
+        try:
+            with History(top, root, self._old_roots, create=not boot.dry_run) as history:
                 clock = Clock(boot.now, synchronised=boot.synchronised)
                 return Rotation(
                     boot,
@@ -86,6 +86,20 @@ class Btrfs(Wiper):
                     base=self._base,
                     set_default=bool(self.settings.get("set-default")),
                 ).run()
+        finally:
+            if boot.shared is None:
+                top.close()
+
+    def _top(self, boot: Boot) -> Toplevel:
+        """The top level: one mount for all that a boot makes fresh on one filesystem."""
+        if boot.shared is None:
+            return Toplevel(boot.device, self._mount_options, boot.private)
+        uuid = toplevel.find(boot.device)[1]
+        top = boot.shared.get(f"btrfs {uuid}")
+        if not isinstance(top, Toplevel):
+            top = Toplevel(boot.device, self._mount_options, f"{boot.private}/{uuid}")
+            boot.shared[f"btrfs {uuid}"] = top
+        return top
 
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
         fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)

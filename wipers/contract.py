@@ -12,6 +12,13 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Protocol
+
+    class Closing(Protocol):
+        """What the stage closes when the last wipe of a boot is done."""
+
+        def close(self) -> None: ...
+
 
 API = 1
 """The version of this contract. A wiper with another ``api`` is refused at ``check``."""
@@ -116,12 +123,16 @@ class Boot:
     wiper that ``MOUNTS_ROOT``; ``mount_points`` are the paths inside it at which volumes
     will be attached, for a root that starts empty. ``volumes`` maps the mount points of the
     volumes that are mounted already, privately, to where they are.
+
+    ``shared`` is where a wiper may leave, under a name of its own choice, what another wipe
+    of the same boot can use again (a mount of the same filesystem); the stage calls
+    ``close`` on each when all wipes are done. ``None``: there will be no other.
     """
 
     __slots__ = (
         "boot_id", "budget", "device", "dry_run", "log", "mount_point", "mount_points", "now",
-        "pinned", "previous", "private", "prove", "request", "root", "root_flags", "subvolume",
-        "synchronised", "target", "volumes",
+        "pinned", "previous", "private", "prove", "request", "root", "root_flags", "shared",
+        "subvolume", "synchronised", "target", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -146,7 +157,9 @@ class Boot:
         mount_point: str = "",
         mount_points: Iterable[str] = (),
         volumes: dict[str, str] | None = None,
+        shared: dict[str, Closing] | None = None,
     ) -> None:
+        self.shared = shared
         self.volumes = volumes or {}
         self.root = root
         self.root_flags = tuple(root_flags)

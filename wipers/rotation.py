@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.pruning import Pruning
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_MAKE_BASE = "make one with 'ephemeroot base create'"
+_MAKE_BASE = (
+    "make one: mount the top level (-o subvolid=5) and run "
+    "'btrfs subvolume snapshot ROOT BASE' there"
+)
 
 
 class Rotation:

@@ -26,7 +26,7 @@ class Toplevel:
     __slots__ = ("device", "fd", "number", "path", "uuid")
 
     def __init__(self, device: str, options: list[str], private: str) -> None:
-        self.device, self.uuid = _find(device)
+        self.device, self.uuid = find(device)
         self.path = f"{private}/top"
         self.fd = -1
         self.number = ""
@@ -122,7 +122,11 @@ def is_mounted(path: str, mounted: set[str]) -> bool:
     return any(root == path or root.startswith(path + "/") for root in mounted)
 
 
-def _find(device: str) -> tuple[str, str]:
+def find(device: str) -> tuple[str, str]:
+    """The path of the device that *device* names, and the UUID of the btrfs on it.
+
+    Raises ``Refused`` if it names none, cannot be read, or holds no btrfs.
+    """
     try:
         path = os.path.realpath(devices.link(device), strict=True)
         uuid = devices.btrfs_uuid(path)
