@@ -25,14 +25,15 @@ class Stage:
 
     ``run`` is the run directory (``/run/ephemeroot`` in a boot), ``target`` where the
     new root is or will be mounted. ``boot_id`` tells this boot from every other.
+    ``check`` is true where nobody else checks file systems before they are mounted.
     ``made`` collects the paths that the persistence stage makes in the new root,
     ``copies`` the files that it copies there and that are copied back. ``old_root`` names
     the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
     """
 
     __slots__ = (
-        "_lock", "_root", "_stores", "boot_id", "cmdline", "copies", "made", "old_root", "plan",
-        "report", "run", "shared", "target",
+        "_lock", "_root", "_stores", "boot_id", "check", "cmdline", "copies", "made", "old_root",
+        "plan", "report", "run", "shared", "target",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,7 @@ class Stage:
         self.target = os.path.realpath(target)
         self.run = os.path.realpath(run)
         self.boot_id = boot_id
+        self.check = False
         self.made: list[str] = []
         self.old_root: str | None = None
         self.shared: dict[str, Closing] = {}

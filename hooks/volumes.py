@@ -13,7 +13,7 @@ import json
 import os
 
 from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks import tree
+from ephemeroot.hooks import checks, tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import devices, mountinfo, mounts, paths
 
@@ -63,6 +63,8 @@ class Volume(Operation):
             self._require_same(mounted)
             return "was mounted"
         source = self._source()
+        if stage.check and self.type not in _NOWHERE:
+            checks.require_sound(self.type, source)
         os.makedirs(point, 0o700, exist_ok=True)
         try:
             mount = mounts.create(self.type, source, self.options)

@@ -9,7 +9,7 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import contents
+from ephemeroot.image import contents, initramfs
 from ephemeroot.image.contents import Contents
 from ephemeroot.wipers.btrfs import Btrfs
 
@@ -51,6 +51,6 @@ def plan(*more: Operation, on_failure: dict[str, str] | None = None, generation:
 
 def put_together(top: Path, *more: Operation) -> Contents:
     """An armed tree; a failure shows the reason."""
-    made = contents.put_together(top, plan(*more).dump(), contents.SYSTEMD)
+    made = contents.put_together(top, plan(*more).dump(), initramfs.SYSTEMD)
     assert made.reason is None
     return made

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
+from ephemeroot.image import data
 from image_plans import plan, volume, wipe
 
 pytestmark = pytest.mark.requires_root
@@ -25,7 +26,7 @@ dinfo() { echo "info $*"; }
 derror() { echo "error $*"; }
 dfatal() { echo "fatal $*"; }
 dracut_module_included() { [[ " $included " == *\\ $1\\ * ]]; }
-inst_hook() { echo "hook $1 $2"; cp "$3" "$DRACUT_TMPDIR/"; }
+inst_hook() { echo "hook $1 $2 ${3##*/}"; cp "$3" "$DRACUT_TMPDIR/"; }
 instmods() { echo "module hostonly=$hostonly $*"; }
 hostonly=-h
 . "$moddir/module-setup.sh"
@@ -98,6 +99,52 @@ def dracut(tmp_path: Path) -> Dracut:
     return Dracut(tmp_path)
 
 
+def hooks(built: Built) -> list[str]:
+    return [line for line in built.lines if line.startswith("hook")]
+
+
+def test_without_systemd_the_stages_are_hooks(dracut: Dracut) -> None:
+    """After resume's hook (pre-mount 10) and before the one that mounts /usr (pre-pivot 50)."""
+    dracut.apply(plan(volume(mount_point="/data", name="data", type="ext4"), wipe()).dump())
+    built = dracut.build("base")
+    assert built.status == 0, built.lines
+    assert hooks(built) == [
+        "hook initqueue/finished 50 ephemeroot-0.sh",
+        "hook pre-mount 50 ephemeroot-wipe.sh",
+        "hook pre-pivot 30 ephemeroot-persist.sh",
+    ]
+    assert not any("systemd/system" in name for name in built.names)
+    settings = (dracut.initdir / "usr/lib/ephemeroot/settings").read_text()
+    assert "init=dracut\n" in settings
+    assert "options=--check\n" in settings
+
+
+@pytest.mark.parametrize("broken", ["plan", "program"])
+def test_without_systemd_an_inert_image_says_so(dracut: Dracut, broken: str) -> None:
+    dracut.apply(plan().dump()[:-20])
+    if broken == "program":
+        (dracut.folder / "ephemeroot").unlink()
+    built = dracut.build("base")
+    assert (built.status, built.names) == (0, INERT)
+    assert hooks(built) == ["hook pre-mount 50 ephemeroot-inert.sh"]
+
+
+@pytest.mark.parametrize("name", ["wipe", "persist"])
+@pytest.mark.parametrize("status", [0, 1, 127])
+def test_a_hook_dies_unless_its_stage_says_go_on(tmp_path: Path, name: str, status: int) -> None:
+    """dracut ignores what a hook returns."""
+    hook = (data.folder("dracut") / f"90ephemeroot/ephemeroot-{name}.sh").read_text()
+    boot = tmp_path / "boot"
+    boot.write_text(f'echo "boot $*"; exit {status}\n')
+    (tmp_path / "hook").write_text(hook.replace("/usr/lib/ephemeroot/boot", str(boot)))
+    script = 'die() { echo "died: $*"; exit 1; }; NEWROOT=/sysroot; . ./hook; echo mounted'
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"boot {name} /sysroot"
+    assert ("mounted" in lines) == (status == 0)
+    assert any(line.startswith("died: ephemeroot") for line in lines) == (status != 0)
+
+
 INERT = {
     "usr/lib/ephemeroot/boot",
     "usr/lib/ephemeroot/inert",
@@ -118,7 +165,7 @@ def test_an_armed_image(dracut: Dracut) -> None:
     assert (dracut.initdir / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
     assert "module hostonly= btrfs" in built.lines
     assert "module hostonly= ext4" in built.lines
-    assert "hook initqueue/finished 50" in built.lines
+    assert hooks(built) == ["hook initqueue/finished 50 ephemeroot-0.sh"]
 
 
 def test_the_hook_waits_for_the_device_and_not_for_ever(dracut: Dracut) -> None:

@@ -62,12 +62,14 @@ class Machine:
             (self.folder / name).write_text("")
         (self.folder / "cmdline").write_text(self.cmdline + "\n")
         (self.folder / "called").write_text("")
+        (self.folder / "rate").write_text("ratelimit\n")
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in self.settings.items()]
         (self.folder / "settings").write_text("".join(lines))
         script = (
             "set -e; mount -t tmpfs tmpfs /dev; mknod -m 666 /dev/null c 1 3\n"
             f"ln -s {self.folder}/console /dev/console; ln -s {self.folder}/log /dev/kmsg\n"
             f"mount --bind {self.folder}/cmdline /proc/cmdline\n"
+            f"mount --bind {self.folder}/rate /proc/sys/kernel/printk_devkmsg\n"
             f'PATH={self.programs} exec {self.folder}/boot "$@"'
         )
         done = subprocess.run(
@@ -118,6 +120,13 @@ def test_a_stage_that_ends_the_machine(machine: Machine, status: int, verb: str)
     assert f"systemctl --force {verb}" in result.called
     assert verb in result.console
     assert result.status == 1  # the boot must not go on meanwhile
+
+
+def test_the_log_is_not_throttled_meanwhile(machine: Machine) -> None:
+    machine.interpreter(f"read -r rate < {machine.folder}/rate; echo $rate > {machine.folder}/seen")
+    machine.boot("wipe")
+    assert (machine.folder / "seen").read_text() == "on\n"
+    assert (machine.folder / "rate").read_text() == "ratelimit\n"
 
 
 CRASHES = ["exit 2", "exit 3", "exit 20", "exit 127", "kill -SEGV $$", "kill -KILL $$"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
-from ephemeroot.image import contents, verification
+from ephemeroot.image import contents, initramfs, verification
 from ephemeroot.image.closure import Broken
 from ephemeroot.image.contents import Contents
 from image_plans import plan, put_together, volume, wipe
@@ -120,13 +120,13 @@ def test_a_missing_library_is_noticed(tmp_path: Path) -> None:
 
 
 def test_without_a_plan_nothing_is_added(tmp_path: Path) -> None:
-    made = contents.put_together(tmp_path / "tree", None, contents.SYSTEMD)
+    made = contents.put_together(tmp_path / "tree", None, initramfs.SYSTEMD)
     assert not made.armed
     assert made.reason is None
     assert names(made) == set()
 
 
-def broken(tmp_path: Path, raw: bytes, init: str = contents.SYSTEMD) -> str:
+def broken(tmp_path: Path, raw: bytes, init: str = initramfs.SYSTEMD) -> str:
     """The reason of an image that must be inert: no stage in it, and it says why."""
     made = contents.put_together(tmp_path / "tree", raw, init)
     assert not made.armed
@@ -219,9 +219,9 @@ def test_from_a_distributions_python(tmp_path: Path) -> None:
         pytest.skip("needs a distribution's Python: install /usr/bin/python3")
     (tmp_path / "plan").write_bytes(plan(volume(mount_point="/data", name="data")).dump())
     code = (
-        "import sys; from pathlib import Path; from ephemeroot.image import contents;"
+        "import sys; from pathlib import Path; from ephemeroot.image import contents, initramfs;"
         "top, raw = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes();"
-        "made = contents.put_together(top, raw, contents.SYSTEMD);"
+        "made = contents.put_together(top, raw, initramfs.SYSTEMD);"
         "print(made.armed, made.reason)"
     )
     done = subprocess.run(
@@ -235,7 +235,7 @@ def test_from_a_distributions_python(tmp_path: Path) -> None:
 
 def test_the_policies_are_baked_in(tmp_path: Path) -> None:
     raw = plan(on_failure={"wipe": "poweroff", "store": "reboot"}).dump()
-    made = contents.put_together(tmp_path / "tree", raw, contents.SYSTEMD)
+    made = contents.put_together(tmp_path / "tree", raw, initramfs.SYSTEMD)
     settings = (made.tree.top / contents.SETTINGS.lstrip("/")).read_text()
     assert "wipe=poweroff\n" in settings
     assert "store=reboot\n" in settings

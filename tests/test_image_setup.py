@@ -30,6 +30,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{MODULE}/module-setup.sh": "755",
         f"{MODULE}/boot": "755",
         f"{MODULE}/ephemeroot-inert.service": "644",
+        f"{MODULE}/ephemeroot-inert.sh": "755",
         f"{MODULE}/ephemeroot": "/usr/bin/ephemeroot",
         f"{folder}/ephemeroot-lived.service": "644",
         f"{folder}/ephemeroot-prune.service": "644",
@@ -56,6 +57,21 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert tree(tmp_path) == {}
     assert not (tmp_path / MODULE).exists()
     assert cli.main(["setup", "dracut", "--remove", "--root", str(tmp_path)]) == 0
+
+
+def test_for_mkinitcpio(tmp_path: Path) -> None:
+    assert cli.main(["setup", "mkinitcpio", "--root", str(tmp_path)]) == 0
+    installed = {name: what for name, what in tree(tmp_path).items() if "initcpio" in name}
+    assert installed == {
+        "usr/lib/initcpio/install/ephemeroot": "755",
+        "usr/lib/initcpio/hooks/ephemeroot": "644",
+        "usr/lib/initcpio/ephemeroot/boot": "755",
+        "usr/lib/initcpio/ephemeroot/ephemeroot-inert.service": "644",
+        "usr/lib/initcpio/ephemeroot/ephemeroot": "/usr/bin/ephemeroot",
+    }
+    assert cli.main(["setup", "mkinitcpio", "--remove", "--root", str(tmp_path)]) == 0
+    assert tree(tmp_path) == {}
+    assert not (tmp_path / "usr/lib/initcpio/ephemeroot").exists()
 
 
 def test_what_others_put_there_stays(tmp_path: Path) -> None:

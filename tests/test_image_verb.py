@@ -32,17 +32,20 @@ def test_lines(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert image(root, into) == 0
     captured = capsys.readouterr()
     rows = [line.split("\t") for line in captured.out.splitlines()]
+    links = [row for row in rows if row[0] == "link"]
+    assert all(os.readlink(into / "tree" / row[2].lstrip("/")) == row[1] for row in links)
     copies = [(Path(row[1]), row[2]) for row in rows if row[0] == "copy"]
     assert len(copies) > 80
     for source, destination in copies:
         assert source == into / "tree" / destination.lstrip("/")
-        assert os.path.lexists(source)
+        assert source.is_file()
+        assert not source.is_symlink()
     assert [row[1] for row in rows if row[0] == "module"] == ["btrfs", "ext4"]
-    hooks = [Path(row[2]).read_text() for row in rows if row[:2] == ["hook", "initqueue/finished"]]
+    hooks = [Path(row[3]).read_text() for row in rows if row[:2] == ["hook", "initqueue/finished"]]
     assert len(hooks) == 2
     assert any(f"/dev/disk/by-uuid/{UUID}" in hook for hook in hooks)
     assert any("/dev/vdb" in hook for hook in hooks)
-    assert {row[0] for row in rows} == {"copy", "module", "hook"}
+    assert {row[0] for row in rows} - {"folder"} == {"copy", "link", "module", "hook"}
     assert "verified in a chroot" in captured.err
 
 
@@ -57,7 +60,9 @@ def test_what_was_there_before_is_gone(root: Path, tmp_path: Path) -> None:
 def test_explained(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert image(root, tmp_path / "into", "--explain") == 0
     lines = capsys.readouterr().out.splitlines()
-    files = [line for line in lines if "kernel module" not in line]
+    sums = [line for line in lines if "in all: " in line]
+    assert sum(int(line.split()[0]) for line in sums) > 3_000_000
+    files = [line for line in lines if "kernel module" not in line and line not in sums]
     sizes = [int(line.split()[0]) for line in files]
     assert sizes == sorted(sizes, reverse=True)
     assert files[0].endswith("(interpreter)")
@@ -71,7 +76,7 @@ def test_inert(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert image(root, tmp_path / "into") == 10
     captured = capsys.readouterr()
     assert "INERT" in captured.err
-    assert all(line.startswith("copy\t") for line in captured.out.splitlines())
+    assert all(line.startswith(("copy\t", "link\t")) for line in captured.out.splitlines())
 
 
 def test_nothing_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ from ephemeroot.errors import Locked, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image.contents import SYSTEMD, put_together
+from ephemeroot.image.contents import put_together
+from ephemeroot.image.initramfs import SYSTEMD
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.uppers import FOLDER, Uppers

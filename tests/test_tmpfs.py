@@ -21,7 +21,8 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image.contents import SYSTEMD, put_together
+from ephemeroot.image.contents import put_together
+from ephemeroot.image.initramfs import SYSTEMD
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.tmpfs import Tmpfs
 from machine_tree import DEVICE, STORE, VOLUME, MachineTree

@@ -13,7 +13,7 @@ check() {
 
 # called by dracut
 install() {
-    local made="$DRACUT_TMPDIR/ephemeroot" init=none status kind hook file
+    local made="$DRACUT_TMPDIR/ephemeroot" init=none status kind hook priority file
     if dracut_module_included rescue; then
         dinfo "ephemeroot: a rescue image never wipes: nothing added"
         return 0
@@ -21,6 +21,8 @@ install() {
     # Without an emergency shell a stage that fails closed would hang.
     if dracut_module_included dracut-systemd || dracut_module_included systemd-emergency; then
         init=systemd
+    elif ! dracut_module_included systemd; then
+        init=dracut
     fi
     mkdir -p "$made"
     "$moddir/ephemeroot" image --into "$made" --init "$init" > "$made.list"
@@ -28,15 +30,15 @@ install() {
     case $status in
         0) ;;
         10) derror "ephemeroot: THIS IMAGE IS INERT, it neither wipes nor persists (see above)" ;;
-        *) ephemeroot_absent "$made/tree" "$status" ;;
+        *) ephemeroot_absent "$made/tree" "$status" "$init" ;;
     esac
     # Half of it would be a machine without its data: all of it or no image at all.
     if [[ -d $made/tree ]] && ! cp -dR --preserve=mode,timestamps "$made/tree/." "$initdir/"; then
         dfatal "ephemeroot: cannot copy $made/tree into the image"
         exit 1
     fi
-    while IFS=$'\t' read -r kind hook file; do
-        [[ $kind == hook ]] && inst_hook "$hook" 50 "$file"
+    while IFS=$'\t' read -r kind hook priority file; do
+        [[ $kind == hook ]] && inst_hook "$hook" "$priority" "$file"
     done < "$made.list"
     return 0
 }
@@ -57,6 +59,7 @@ ephemeroot_absent() {
     : > "$made.list"
     [[ -e ${dracutsysrootdir-}/etc/ephemeroot/plan.json ]] || return 0
     derror "ephemeroot: \`ephemeroot image\` failed ($2): THIS IMAGE IS INERT"
+    [[ $3 == dracut ]] && printf 'hook\tpre-mount\t50\t%s\n' "$moddir/ephemeroot-inert.sh" > "$made.list"
     rm -rf "$1"
     mkdir -p "$1/usr/lib/ephemeroot" "$1/usr/lib/systemd/system/initrd.target.wants"
     cp "$moddir/boot" "$1/usr/lib/ephemeroot/"

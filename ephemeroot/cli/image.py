@@ -7,10 +7,11 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from ephemeroot.errors import Misconfigured
-from ephemeroot.image import applied, contents
+from ephemeroot.image import applied, contents, initramfs, mkinitcpio
 from ephemeroot.image.contents import Contents
 
 NAME = "image"
@@ -24,15 +25,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--into",
         metavar="DIR",
-        required=True,
         help="where to put it: DIR/tree is the initramfs's, DIR/hooks the generator's; both "
-        "are replaced",
+        "are replaced (only --explain can do without)",
     )
     parser.add_argument(
         "--init",
-        choices=(contents.SYSTEMD, "none"),
-        default=contents.SYSTEMD,
+        choices=initramfs.KINDS,
+        default=initramfs.SYSTEMD,
         help="what runs in the initramfs; none: nothing that the stages could run under",
+    )
+    parser.add_argument(
+        "--hooks", metavar="HOOKS", help="instead of --init, mkinitcpio's hooks for this image"
+    )
+    parser.add_argument(
+        "--configured-hooks", metavar="HOOKS", help="HOOKS as mkinitcpio.conf has them"
     )
     parser.add_argument(
         "--explain", action="store_true", help="list each file, its size and what it is for"
@@ -42,35 +48,78 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Put it together from the applied plan and list it, a line each with tabs between:
 
-    ``copy SOURCE DESTINATION``, ``module NAME`` (a kernel module), ``hook TYPE FILE`` (for
-    dracut). Exit status 0: complete, or nothing was ever applied; 10: inert, and why.
+    ``copy SOURCE DESTINATION``, ``link TARGET NAME``, ``folder NAME``, ``module NAME`` (a
+    kernel module), ``hook TYPE PRIORITY FILE`` (for
+    dracut), ``runscript`` (for mkinitcpio). Exit status 0: complete, or nothing was ever
+    applied, or a fallback image; 10: inert, and why.
     """
+    if arguments.into is None:
+        if not arguments.explain:
+            raise Misconfigured("--into is missing")
+        with tempfile.TemporaryDirectory(prefix="ephemeroot-") as folder:
+            return _run(arguments, Path(folder))
     into = Path(arguments.into).absolute()
     if not into.parent.is_dir():
         raise Misconfigured(f"{into.parent} is no directory")
+    return _run(arguments, into)
+
+
+def _run(arguments: argparse.Namespace, into: Path) -> int:
     for name in ("tree", "hooks"):
         shutil.rmtree(into / name, ignore_errors=True)
+    hooks = None if arguments.hooks is None else arguments.hooks.split()
+    if hooks is not None and mkinitcpio.is_fallback(
+        hooks, (arguments.configured_hooks or "").split()
+    ):
+        sys.stderr.write("ephemeroot: a fallback image never wipes: nothing added\n")
+        return 0
+    init = arguments.init if hooks is None else mkinitcpio.init(hooks)
     raw = applied.read(Path(arguments.root or "/"))
-    when = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
-    made = contents.put_together(into / "tree", raw, arguments.init, when=when)
+    made = _put_together(into / "tree", raw, init, hooks)
     if arguments.explain:
         _explain(made)
     else:
-        for line in _lines(made, into / "hooks"):
+        for line in _lines(made, into / "hooks", init, generator=hooks is not None):
             sys.stdout.write(line + "\n")
     sys.stderr.write(f"ephemeroot: {_summary(made)}\n")
     return INERT if made.reason else 0
 
 
-def _lines(made: Contents, hooks: Path) -> list[str]:
-    lines = [f"copy\t{path}\t{made.tree.name(path)}" for path in made.tree.files()]
+def _put_together(top: Path, raw: bytes | None, init: str, hooks: list[str] | None) -> Contents:
+    when = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+    if hooks is not None and raw is not None:
+        try:
+            mkinitcpio.require_order(hooks)
+        except Misconfigured as error:
+            made = contents.inert(top, f"{error.message}; {error.hint}")
+            made.tree.settle(when)
+            return made
+    return contents.put_together(top, raw, init, when=when)
+
+
+def _lines(made: Contents, hooks: Path, init: str, *, generator: bool) -> list[str]:
+    """What the generator adds; *generator* is true for mkinitcpio."""
+    lines = [_line(made, path) for path in made.tree.files()]
+    lines += [f"folder\t{made.tree.name(path)}" for path in made.tree.empty_folders()]
     lines += [f"module\t{name}" for name in made.modules]
+    if generator:
+        # With systemd as well: a hook of init's is not looked at there.
+        return lines + (["runscript"] if lines and init == initramfs.BUSYBOX else [])
     for number, (device, timeout) in enumerate(sorted(made.waits.items())):
         hooks.mkdir(exist_ok=True)
         hook = hooks / f"ephemeroot-{number}.sh"
         hook.write_text(_wait(device, timeout))
-        lines.append(f"hook\tinitqueue/finished\t{hook}")
+        lines.append(f"hook\tinitqueue/finished\t50\t{hook}")
+    if init == initramfs.DRACUT and lines:
+        for kind, priority, file in initramfs.dracut_hooks(armed=made.armed):
+            lines.append(f"hook\t{kind}\t{priority}\t{file}")
     return lines
+
+
+def _line(made: Contents, path: Path) -> str:
+    if path.is_symlink():
+        return f"link\t{os.readlink(path)}\t{made.tree.name(path)}"
+    return f"copy\t{path}\t{made.tree.name(path)}"
 
 
 def _wait(device: str, timeout: int) -> str:
@@ -89,6 +138,17 @@ def _explain(made: Contents) -> None:
         sys.stdout.write(f"{size:>9}  {name}  ({made.tree.why.get(name, '')})\n")
     for name in made.modules:
         sys.stdout.write(f"{'':>9}  kernel module {name}\n")
+    for why, size in _totals(made):
+        sys.stdout.write(f"{size:>9}  in all: {why}\n")
+
+
+def _totals(made: Contents) -> list[tuple[str, int]]:
+    """The size of everything with the same reason, the largest first."""
+    sums: dict[str, int] = {}
+    for path in made.tree.files():
+        why = made.tree.why.get(made.tree.name(path), "")
+        sums[why] = sums.get(why, 0) + path.lstat().st_size
+    return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _summary(made: Contents) -> str:

@@ -18,6 +18,7 @@ NAME = "setup"
 HELP = "install the initramfs generator's module and the units (a package does this for you)"
 
 MODULE = "/usr/lib/dracut/modules.d/90ephemeroot"
+INITCPIO = "/usr/lib/initcpio"
 
 # Of the real system, with what wants them; the initramfs's are put into images by
 # `ephemeroot image`.
@@ -65,7 +66,7 @@ class Item:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
-    parser.add_argument("generator", choices=("dracut",))
+    parser.add_argument("generator", choices=("dracut", "mkinitcpio"))
     parser.add_argument("--remove", action="store_true", help="take away what was installed")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument(
@@ -78,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Install or remove, say each file."""
     root = Path(arguments.root or "/")
-    installed = items(_program(arguments.program, root))
+    installed = items(arguments.generator, _program(arguments.program, root))
     try:
         for item in reversed(installed) if arguments.remove else installed:
             if arguments.dry_run:
@@ -92,23 +93,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise EphemerootError(
             f"cannot write {error.filename}: {error.strerror}", "run it as root"
         ) from error
-    module = root / MODULE.lstrip("/")
-    if arguments.remove and not arguments.dry_run and module.is_dir() and not any(module.iterdir()):
-        module.rmdir()
+    if arguments.remove and not arguments.dry_run:
+        _remove_empty(root / MODULE.lstrip("/"))
+        _remove_empty(root / INITCPIO.lstrip("/") / "ephemeroot")
     return 0
 
 
-def items(program: str) -> list[Item]:
-    """Everything that is installed for dracut, calling *program*."""
-    module = data.folder("dracut") / "90ephemeroot" / "module-setup.sh"
-    inert = data.folder("systemd") / units.INERT
-    installed = [
-        Item(f"{MODULE}/boot", data.boot().read_bytes(), 0o755),
-        Item(f"{MODULE}/{units.INERT}", inert.read_bytes()),
-        Item(f"{MODULE}/ephemeroot", target=program),
-        # Last: from now on it is used.
-        Item(f"{MODULE}/module-setup.sh", module.read_bytes(), 0o755),
-    ]
+def items(generator: str, program: str) -> list[Item]:
+    """Everything that is installed for *generator*, calling *program*."""
+    installed = _dracut(program) if generator == "dracut" else _mkinitcpio(program)
     for name, target in _SYSTEM_UNITS.items():
         text = data.unit(name).replace(_PROGRAM, program)
         installed.append(Item(f"{units.FOLDER}/{name}", text.encode()))
@@ -116,6 +109,37 @@ def items(program: str) -> list[Item]:
             link = f"{units.FOLDER}/{target}.wants/{name}"
             installed.append(Item(link, target=f"../{name}"))
     return installed
+
+
+def _remove_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _mkinitcpio(program: str) -> list[Item]:
+    source, ours = data.folder("mkinitcpio"), f"{INITCPIO}/ephemeroot"
+    inert = data.folder("systemd") / units.INERT
+    return [
+        Item(f"{ours}/boot", data.boot().read_bytes(), 0o755),
+        Item(f"{ours}/{units.INERT}", inert.read_bytes()),
+        Item(f"{ours}/ephemeroot", target=program),
+        Item(f"{INITCPIO}/hooks/ephemeroot", (source / "hooks/ephemeroot").read_bytes()),
+        Item(f"{INITCPIO}/install/ephemeroot", (source / "install/ephemeroot").read_bytes(), 0o755),
+    ]
+
+
+def _dracut(program: str) -> list[Item]:
+    module = data.folder("dracut") / "90ephemeroot" / "module-setup.sh"
+    inert = data.folder("systemd") / units.INERT
+    hooks = [data.folder("dracut") / "90ephemeroot" / "ephemeroot-inert.sh"]
+    return [
+        Item(f"{MODULE}/boot", data.boot().read_bytes(), 0o755),
+        Item(f"{MODULE}/{units.INERT}", inert.read_bytes()),
+        Item(f"{MODULE}/ephemeroot", target=program),
+        *(Item(f"{MODULE}/{hook.name}", hook.read_bytes(), 0o755) for hook in hooks),
+        # Last: from now on it is used.
+        Item(f"{MODULE}/module-setup.sh", module.read_bytes(), 0o755),
+    ]
 
 
 def _program(asked: str | None, root: Path) -> str:

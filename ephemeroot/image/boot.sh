@@ -12,6 +12,7 @@ target=${2:-/sysroot}
 python=/usr/bin/python3
 libraries=
 checks=
+options=
 wipe=keep
 store=emergency
 # shellcheck source=/dev/null  # written by `ephemeroot image`
@@ -112,10 +113,15 @@ read_command_line
 [ "$everything" = off ] && exit 0
 require_checked
 
+# The kernel drops what comes faster than ten lines in five seconds; systemd turns that off, too.
+rate=/proc/sys/kernel/printk_devkmsg
+{ read -r limit < "$rate" && echo on > "$rate"; } 2> /dev/null
 [ -n "$libraries" ] && export LD_LIBRARY_PATH="$libraries"
-"$python" -I -S -B "$folder/boot.pyc" "$stage" --plan "$folder/plan.json" --target "$target" --boot
+# shellcheck disable=SC2086  # no option or several
+"$python" -I -S -B "$folder/boot.pyc" "$stage" --plan "$folder/plan.json" --target "$target" --boot $options
 status=$?
 unset LD_LIBRARY_PATH
+{ echo "${limit:-ratelimit}" > "$rate"; } 2> /dev/null
 case $status in
     0 | 10) exit 0 ;;
     71) leave reboot ;;

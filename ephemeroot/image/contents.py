@@ -9,26 +9,26 @@ import shutil
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks import checks
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import closure as closures
-from ephemeroot.image import data, entry, units, verification, wipers
+from ephemeroot.image import data, entry, initramfs, units, verification, wipers
 from ephemeroot.image.closure import Broken, Closure
+from ephemeroot.image.initramfs import SYSTEMD
 from ephemeroot.image.libraries import Libraries
 from ephemeroot.image.tree import FOLDER, Tree
 from ephemeroot.wipers.contract import Needs
-
-SYSTEMD = "systemd"
-"""The only kind of initramfs that the stages run in so far."""
 
 PLAN = f"{FOLDER}/plan.json"
 BOOT = f"{FOLDER}/boot"
 REASON = f"{FOLDER}/inert"
 SETTINGS = f"{FOLDER}/settings"
 MODULES = f"{FOLDER}/kernel-modules"
+DEVICES = f"{FOLDER}/devices"
 
 _FILESYSTEM_MODULES = {
     "ext2": ("ext4",),
@@ -42,7 +42,7 @@ _UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
 
 class Contents:
     """What the generators copy and add: ``tree``, the kernel modules ``modules``, and
-    ``waits``, what dracut's initqueue waits for (paths in /dev with seconds).
+    ``waits``, what the initramfs waits for (paths in /dev with seconds).
 
     ``reason`` is why the image is inert, or ``None``; ``armed`` whether it wipes.
     """
@@ -91,10 +91,10 @@ def inert(top: Path, reason: str) -> Contents:
 
 
 def _armed(top: Path, raw: bytes, init: str) -> Contents:
-    if init != SYSTEMD:
+    if init == initramfs.NONE:
         raise Broken(
-            "this initramfs has no systemd with an emergency shell",
-            "build it with dracut's modules systemd and dracut-systemd",
+            "this initramfs has systemd without an emergency shell",
+            "build it with dracut's module dracut-systemd, or without systemd",
         )
     plan = plans.parse(raw, "the applied plan")
     contents = Contents(top)
@@ -107,9 +107,13 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     _add_programs(contents.tree, closure, programs)
     _add_entry(contents.tree, raw, names)
     devices = _devices(plan)
-    units.add(contents.tree, devices, mounts_root=wipers.mounts_root(plan))
+    if init == SYSTEMD:
+        units.add(contents.tree, devices, mounts_root=wipers.mounts_root(plan))
+    else:
+        lines = [f"{device.timeout or 86400} {device.path}\n" for device in devices]
+        contents.tree.write(DEVICES, "".join(lines), why="volumes")
     _add_rules(contents.tree, volumes)
-    settings = _settings(plan, closure, devices, contents.tree)
+    settings = _settings(plan, closure, devices, contents.tree, init)
     contents.tree.write(SETTINGS, settings, why="entry")
     modules = _kernel_modules(plan, volumes, needs)
     contents.tree.write(MODULES, "".join(f"{m}\n" for m in modules), why="to verify")
@@ -192,12 +196,18 @@ def _add_rules(tree: Tree, volumes: list[Volume]) -> None:
             tree.copy(rules, why=f"for {kind}")
 
 
-def _settings(plan: Plan, closure: Closure, devices: list[units.Device], tree: Tree) -> str:
+def _settings(
+    plan: Plan, closure: Closure, devices: list[units.Device], tree: Tree, init: str
+) -> str:
     """What `boot` must know when the interpreter does not start, as shell assignments."""
+    checked = [device.fsck for device in devices if device.check] if init == SYSTEMD else []
     values = {
+        "init": init,
         "python": str(closure.program),
         "libraries": ":".join(_unusual_folders(tree)),
-        "checks": " ".join(device.fsck for device in devices if device.check),
+        "checks": " ".join(checked),
+        # Units check file systems; without them the stage has to.
+        "options": "" if init == SYSTEMD else "--check",
         "wipe": plan.on_failure["wipe"],
         "store": plan.on_failure["store"],
     }
@@ -256,7 +266,7 @@ def _checkers(volumes: list[Volume]) -> list[Path]:
     """fsck and what it calls. A type without a checker of its own is mounted unchecked, as
     systemd does it.
     """
-    checked = {v.type for v in volumes if units.is_checked(v.type)}
+    checked = {v.type for v in volumes if checks.is_checked(v.type)}
     found = [shutil.which(f"fsck.{kind}", path="/usr/sbin:/sbin") for kind in sorted(checked)]
     programs = [Path(path) for path in found if path]
     return [_program("fsck"), *programs] if programs else []

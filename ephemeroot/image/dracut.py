@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import archive, contents, units
+from ephemeroot.image import archive, contents, initramfs, units
 from ephemeroot.image.archive import Archive
 from ephemeroot.image.tree import FOLDER
 from ephemeroot.linux import paths
@@ -134,23 +134,33 @@ def verify(path: Path, plan: bytes) -> str:
     if found.files.get(contents.PLAN.lstrip("/")) != plan:
         raise EphemerootError(f"{path} has another plan than the applied one")
     missing = [name for name in _required(found) if name.lstrip("/") not in found.names]
+    missing += _missing_hooks(found)
     if missing:
         raise EphemerootError(f"{path} lacks {', '.join(missing)}", "look at what dracut says")
     _require_kernel_modules(found, path)
-    return f"plan of {len(plan)} bytes, entry, interpreter, units, kernel modules"
+    stages = "units" if _setting(found, "init") == initramfs.SYSTEMD else "hooks"
+    return f"plan of {len(plan)} bytes, entry, interpreter, {stages}, kernel modules"
 
 
 def _required(found: Archive) -> list[str]:
-    settings = found.files.get(contents.SETTINGS.lstrip("/"), b"").decode().splitlines()
-    python = [line[len("python=") :].strip("'") for line in settings if line.startswith("python=")]
-    return [
-        contents.BOOT,
-        f"{FOLDER}/boot.pyc",
-        contents.SETTINGS,
-        *python,
-        *units.required(),
-        f"{units.FOLDER}/emergency.service",
-    ]
+    required = [contents.BOOT, f"{FOLDER}/boot.pyc", contents.SETTINGS, _setting(found, "python")]
+    if _setting(found, "init") == initramfs.SYSTEMD:
+        required += [*units.required(), f"{units.FOLDER}/emergency.service"]
+    return [name for name in required if name]
+
+
+def _missing_hooks(found: Archive) -> list[str]:
+    if _setting(found, "init") != initramfs.DRACUT:
+        return []
+    wanted = initramfs.required_hooks()
+    return [end for end in wanted if not any(name.endswith(end) for name in found.names)]
+
+
+def _setting(found: Archive, name: str) -> str:
+    """The value that *name* has in the image's settings for `boot`."""
+    lines = found.files.get(contents.SETTINGS.lstrip("/"), b"").decode().splitlines()
+    values = [line.partition("=")[2].strip("'") for line in lines if line.startswith(f"{name}=")]
+    return values[0] if values else ""
 
 
 def _require_kernel_modules(found: Archive, path: Path) -> None:

@@ -90,6 +90,11 @@ class Tree:
         """All files and symlinks, sorted by name."""
         return sorted(p for p in self.top.rglob("*") if p.is_symlink() or p.is_file())
 
+    def empty_folders(self) -> list[Path]:
+        """The directories with nothing in them, which no list of files brings along."""
+        folders = (p for p in self.top.rglob("*") if p.is_dir() and not p.is_symlink())
+        return sorted(folder for folder in folders if not any(folder.iterdir()))
+
     def name(self, path: Path) -> str:
         """What the file *path* of this folder is called in the initramfs."""
         return "/" + str(path.relative_to(self.top))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ephemeroot.hooks import checks
 from ephemeroot.image import data
 from ephemeroot.image.tree import Tree
 from ephemeroot.linux import devices
@@ -24,12 +25,6 @@ _REQUIRED_BY = {
 # with a delay (the events are rate-limited), so it is told to look before it mounts a second one.
 _ROOT_UNITS = ("sysroot.mount", "systemd-fsck-root.service")
 
-# Filesystems whose repair is not fsck's business, or that are on no device.
-_UNCHECKED = frozenset((
-    "bcachefs", "btrfs", "erofs", "nfs", "nfs4", "overlay", "squashfs", "tmpfs", "virtiofs",
-    "xfs", "zfs", "9p", "cifs", "auto",
-))  # fmt: skip
-
 _ON_NO_DEVICE = frozenset(("nfs", "nfs4", "overlay", "tmpfs", "virtiofs", "zfs", "9p", "cifs"))
 
 
@@ -43,7 +38,7 @@ class Device:
     def __init__(self, spec: str, kind: str, timeout: int) -> None:
         self.path = devices.link(spec)
         self.timeout = timeout
-        self.check = is_checked(kind)
+        self.check = checks.is_checked(kind)
 
     @property
     def unit(self) -> str:
@@ -54,11 +49,6 @@ class Device:
     def fsck(self) -> str:
         """The unit that checks the file system on it."""
         return f"systemd-fsck@{escape_path(self.path)}.service"
-
-
-def is_checked(kind: str) -> bool:
-    """Whether fsck has something to do before the first mount of this type."""
-    return kind not in _UNCHECKED
 
 
 def is_on_device(kind: str) -> bool:

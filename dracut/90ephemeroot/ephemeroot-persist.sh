@@ -1,0 +1,5 @@
+#!/bin/sh
+# dracut's own init sources this on the mounted root, before its hook that mounts /usr: that one
+# must see the final /etc/fstab. It ignores what a hook returns: only `die` keeps it from booting on.
+# shellcheck disable=SC2154  # NEWROOT and die are dracut's
+/bin/sh /usr/lib/ephemeroot/boot persist "$NEWROOT" || die "ephemeroot: nothing that was declared persists"

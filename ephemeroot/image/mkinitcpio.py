@@ -1,0 +1,60 @@
+"""mkinitcpio's HOOKS: which init the image has, and whether the stages come at the right time.
+
+With the hook ``udev`` the image has a shell as its init, which runs the hooks in the order
+of HOOKS; with ``systemd`` it has systemd, and units know their own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ephemeroot.errors import Misconfigured
+from ephemeroot.image.initramfs import BUSYBOX, NONE, SYSTEMD
+
+NAME = "ephemeroot"
+
+# What makes devices appear, or must have its turn before anything is written to a disk:
+# a wipe before `resume` destroys a hibernated machine.
+_BEFORE = frozenset((
+    "udev", "block", "mdadm", "mdadm_udev", "lvm2", "dmraid", "encrypt", "plymouth-encrypt",
+    "encryptssh", "clevis", "tpm2-encrypt", "net", "netconf", "nfs", "dropbear", "tinyssh",
+    "bcache", "bcachefs", "btrfs", "zfs", "zfsencryptssh", "sleep", "resume", "uresume",
+))  # fmt: skip
+
+
+def is_fallback(hooks: Sequence[str], configured: Sequence[str]) -> bool:
+    """Whether this is the fallback image: built for any machine, kept for bad days."""
+    return "autodetect" in configured and "autodetect" not in hooks
+
+
+def init(hooks: Sequence[str]) -> str:
+    """What runs in the initramfs that *hooks* make."""
+    if "systemd" in hooks:
+        return SYSTEMD
+    return BUSYBOX if {"base", "udev"} <= set(hooks) else NONE
+
+
+def require_order(hooks: Sequence[str]) -> None:
+    """Raise ``Misconfigured``, with the right line, if the wipe would come too early."""
+    kind = init(hooks)
+    if kind == NONE:
+        raise Misconfigured(
+            "HOOKS in mkinitcpio.conf has neither systemd nor base and udev",
+            f"write {_line(('base', 'udev', *hooks))}",
+        )
+    if kind == SYSTEMD or NAME not in hooks:
+        return
+    place = list(hooks).index(NAME)
+    early = [hook for hook in hooks[place:] if hook in _BEFORE]
+    if early:
+        raise Misconfigured(
+            f"HOOKS in mkinitcpio.conf has {NAME} before {', '.join(early)}",
+            f"write {_line(hooks)}",
+        )
+
+
+def _line(hooks: Sequence[str]) -> str:
+    """HOOKS with the same words in a right order: ours directly behind the last that matters."""
+    others = [hook for hook in dict.fromkeys(hooks) if hook != NAME]
+    place = max((others.index(hook) for hook in others if hook in _BEFORE), default=-1) + 1
+    return f"HOOKS=({' '.join([*others[:place], NAME, *others[place:]])})"

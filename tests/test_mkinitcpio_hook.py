@@ -1,0 +1,287 @@
+"""mkinitcpio's two hooks against its documented functions (mkinitcpio(8)).
+
+`ephemeroot image` is the real one; mkinitcpio's own functions are stand-ins of a line each.
+Real builds and boots are in vm-tests.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ephemeroot import cli
+from ephemeroot.image import data
+from image_plans import plan, volume, wipe
+
+pytestmark = pytest.mark.requires_root
+
+# Only the part of each function that its documentation promises.
+MKINITCPIO = """
+set -u
+error() { printf "error $1\\n" "${@:2}" >&2; }
+note() { printf '%s\\n' "$*"; }
+add_dir() { note "dir $1"; mkdir -p "$BUILDROOT$1"; }
+add_file() { mkdir -p "$BUILDROOT${2%/*}"; install -Dm"$3" "$1" "$BUILDROOT$2"; }
+add_symlink() { mkdir -p "$BUILDROOT${1%/*}"; ln -sfn "$2" "$BUILDROOT$1"; }
+add_module() { note "module $1"; }
+add_runscript() { note "runscript ${BASH_SOURCE[1]##*/}"; }
+HOOKS=($CONFIGURED)
+_hooks=($EFFECTIVE)
+. "$install"
+build
+note complete
+"""
+
+BUSYBOX = "base udev autodetect block encrypt lvm2 resume ephemeroot filesystems fsck"
+SYSTEMD = "base systemd autodetect block sd-encrypt ephemeroot filesystems"
+
+
+@dataclass
+class Built:
+    status: int
+    lines: list[str]
+    names: set[str]
+
+
+class Mkinitcpio:
+    """A system below ``root`` with the hooks set up, and a build folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "root"
+        (self.root / "etc/ephemeroot").mkdir(parents=True)
+        self.program = folder / "ephemeroot"
+        self.program.write_text(
+            f"#!{sys.executable} -P\nimport sys\nfrom ephemeroot.cli import main\n"
+            f'sys.exit(main([*sys.argv[1:], "--root", "{self.root}"]))\n'
+        )
+        self.program.chmod(0o755)
+        words = ["setup", "mkinitcpio", "--root", str(self.root), "--program", str(self.program)]
+        assert cli.main(words) == 0
+        self.buildroot = folder / "image"
+        (self.buildroot / "usr/lib").mkdir(parents=True)
+        (self.buildroot / "lib").symlink_to("usr/lib")
+
+    def apply(self, raw: bytes) -> None:
+        (self.root / "etc/ephemeroot/plan.json").write_bytes(raw)
+
+    def build(self, hooks: str = BUSYBOX, configured: str | None = None) -> Built:
+        done = subprocess.run(
+            ["bash", "-c", MKINITCPIO],
+            capture_output=True,
+            text=True,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "TMPDIR": str(self.folder),
+                "BUILDROOT": str(self.buildroot),
+                "EPHEMEROOT_ROOT": str(self.root),
+                "install": str(self.root / "usr/lib/initcpio/install/ephemeroot"),
+                "EFFECTIVE": hooks,
+                "CONFIGURED": configured if configured is not None else hooks,
+            },
+        )
+        found = self.buildroot.rglob("*")
+        names = {str(p.relative_to(self.buildroot)) for p in found if p.is_symlink() or p.is_file()}
+        return Built(done.returncode, (done.stdout + done.stderr).splitlines(), names - {"lib"})
+
+
+@pytest.fixture
+def mkinitcpio(tmp_path: Path) -> Mkinitcpio:
+    return Mkinitcpio(tmp_path)
+
+
+ARMED = plan(volume(mount_point="/boot", name="boot", type="vfat"), wipe()).dump()
+
+INERT = {
+    "usr/lib/ephemeroot/boot",
+    "usr/lib/ephemeroot/inert",
+    "usr/lib/systemd/system/ephemeroot-inert.service",
+    "usr/lib/systemd/system/initrd.target.wants/ephemeroot-inert.service",
+}
+
+
+def test_with_its_own_init(mkinitcpio: Mkinitcpio) -> None:
+    mkinitcpio.apply(ARMED)
+    built = mkinitcpio.build()
+    assert (built.status, built.lines[-2:][0]) == (0, "complete"), built.lines
+    assert "runscript ephemeroot" in built.lines
+    # What is built into the kernel is an error without the question mark.
+    assert {"module btrfs?", "module vfat?", "module nls_cp437?"} <= set(built.lines)
+    assert {"usr/lib/ephemeroot/plan.json", "usr/lib/ephemeroot/boot.pyc"} <= built.names
+    assert not any("systemd/system" in name for name in built.names)
+    assert (mkinitcpio.buildroot / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
+    waited = (mkinitcpio.buildroot / "usr/lib/ephemeroot/devices").read_text().splitlines()
+    assert len(waited) == 1
+    assert waited[0].startswith("90 /dev/disk/by-uuid/")
+    assert not list(mkinitcpio.folder.glob("tmp.*"))
+
+
+def test_with_systemd(mkinitcpio: Mkinitcpio) -> None:
+    mkinitcpio.apply(ARMED)
+    built = mkinitcpio.build(SYSTEMD)
+    assert built.status == 0
+    assert not any(line.startswith("runscript") for line in built.lines)
+    link = mkinitcpio.buildroot / (
+        "usr/lib/systemd/system/sysroot.mount.requires/ephemeroot-wipe.service"
+    )
+    assert str(link.readlink()) == "../ephemeroot-wipe.service"
+    assert link.exists()
+
+
+@pytest.mark.parametrize(
+    ("hooks", "said", "line"),
+    [
+        (
+            "base udev ephemeroot block resume filesystems",
+            "ephemeroot before block, resume",
+            "HOOKS=(base udev block resume ephemeroot filesystems)",
+        ),
+        (
+            "ephemeroot base udev zfs filesystems",
+            "ephemeroot before udev, zfs",
+            "HOOKS=(base udev zfs ephemeroot filesystems)",
+        ),
+        (
+            "base block ephemeroot filesystems",
+            "neither systemd nor base and udev",
+            "HOOKS=(base udev block ephemeroot filesystems)",
+        ),
+    ],
+)
+def test_a_wrong_order_is_inert(mkinitcpio: Mkinitcpio, hooks: str, said: str, line: str) -> None:
+    mkinitcpio.apply(ARMED)
+    built = mkinitcpio.build(hooks)
+    assert (built.status, built.names) == (0, INERT)
+    assert any("INERT" in text for text in built.lines if text.startswith("error"))
+    reason = (mkinitcpio.buildroot / "usr/lib/ephemeroot/inert").read_text()
+    assert said in reason
+    assert line in reason
+
+
+def test_the_fallback_image_has_nothing(mkinitcpio: Mkinitcpio) -> None:
+    mkinitcpio.apply(ARMED)
+    without = BUSYBOX.replace("autodetect ", "")
+    built = mkinitcpio.build(without, BUSYBOX)
+    assert (built.status, built.names) == (0, set())
+    assert any("fallback" in line for line in built.lines)
+    assert "runscript ephemeroot" not in built.lines
+    # Whoever never has autodetect has no fallback image either.
+    assert "usr/lib/ephemeroot/plan.json" in mkinitcpio.build(without, without).names
+
+
+def test_never_applied(mkinitcpio: Mkinitcpio) -> None:
+    built = mkinitcpio.build()
+    assert (built.status, built.names) == (0, set())
+    assert not any(line.startswith("error") for line in built.lines)
+
+
+@pytest.mark.parametrize("hooks", [BUSYBOX, SYSTEMD])
+def test_a_program_that_does_not_run_is_inert(mkinitcpio: Mkinitcpio, hooks: str) -> None:
+    mkinitcpio.apply(ARMED)
+    mkinitcpio.program.unlink()
+    built = mkinitcpio.build(hooks)
+    assert (built.status, built.names) == (0, INERT)
+    assert "runscript ephemeroot" in built.lines
+    reason = (mkinitcpio.buildroot / "usr/lib/ephemeroot/inert").read_text()
+    assert "exit status 127" in reason
+
+
+def test_a_program_that_does_not_run_and_was_never_applied(mkinitcpio: Mkinitcpio) -> None:
+    mkinitcpio.program.unlink()
+    built = mkinitcpio.build()
+    assert (built.status, built.names) == (0, set())
+    assert "complete" in built.lines
+
+
+def test_half_of_it_is_no_image(mkinitcpio: Mkinitcpio) -> None:
+    mkinitcpio.apply(ARMED)
+    (mkinitcpio.buildroot / "usr/lib/ephemeroot").write_text("a file in the way")
+    built = mkinitcpio.build()
+    assert built.status == 1
+    assert "complete" not in built.lines
+
+
+RUN = """
+root=UUID=x EMERGENCYHOOKS=
+resolve_device() { echo "resolve $1" >> log; }
+poll_device() { echo "poll $1 $2" >> log; }
+run_hookfunctions() { :; }
+launch_interactive_shell() { echo shell >> log; SHELLS=$((SHELLS + 1)); eval "$ANSWER"; }
+sleep() { :; }
+mkdir() { :; }
+SHELLS=0
+. ./hook
+$1
+echo "returned" >> log
+"""
+
+
+@dataclass
+class Ran:
+    log: list[str]
+    out: str
+
+
+def ran(tmp_path: Path, function: str, boot: str, answer: str = "exit 9") -> Ran:
+    """What the run-time hook does with a stage that is the shell script *boot*.
+
+    *answer* is what a person does in the emergency shell.
+    """
+    hook = (data.folder("mkinitcpio") / "hooks/ephemeroot").read_text()
+    ours = tmp_path / "ours"
+    ours.mkdir(exist_ok=True)
+    (ours / "boot").write_text(f'echo "boot $*" >> log; {boot}\n')
+    (ours / "devices").write_text("20 /dev/disk/by-uuid/store\n")
+    hook = hook.replace("/usr/lib/ephemeroot", str(ours))
+    (tmp_path / "hook").write_text(hook.replace("/run/ephemeroot", str(tmp_path)))
+    shell = ["busybox", "sh"] if shutil.which("busybox") else ["sh"]
+    done = subprocess.run(
+        [*shell, "-c", RUN, "sh", function],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "ANSWER": answer},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    return Ran((tmp_path / "log").read_text().splitlines(), done.stdout)
+
+
+def test_the_stages_at_boot(tmp_path: Path) -> None:
+    log = ran(tmp_path, "run_hook", "exit 0").log
+    assert log == [
+        "resolve UUID=x",
+        "poll /dev/disk/by-uuid/store 20",
+        "boot wipe /new_root",
+        "returned",
+    ]
+    (tmp_path / "log").unlink()
+    assert ran(tmp_path, "run_latehook", "exit 0").log == ["boot persist /new_root", "returned"]
+
+
+def test_a_failed_stage_is_not_left_by_leaving_the_shell(tmp_path: Path) -> None:
+    """mkinitcpio's init boots on when its shell ends: ours comes back until it is mended."""
+    mended = "[ -e mended ]"
+    result = ran(tmp_path, "run_latehook", mended, '[ "$SHELLS" -lt 3 ] || : > mended')
+    assert result.log == ["boot persist /new_root", "shell"] * 3 + [
+        "boot persist /new_root",
+        "returned",
+    ]
+
+
+def test_a_failed_stage_is_left_by_a_word(tmp_path: Path) -> None:
+    result = ran(tmp_path, "run_hook", "exit 1", ": > go-on")
+    assert "touch" in result.out
+    assert result.log[-4:] == ["boot wipe /new_root", "shell", "boot wipe /new_root", "returned"]
+
+
+def test_an_inert_image_says_why_once(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/inert").write_text("why\n")
+    assert ran(tmp_path, "run_hook", "exit 0").log == ["boot inert", "returned"]
+    (tmp_path / "log").unlink()
+    assert ran(tmp_path, "run_latehook", "exit 0").log == ["returned"]

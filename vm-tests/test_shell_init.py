@@ -1,0 +1,99 @@
+"""dracut with its own init instead of systemd: the same job, by hooks that it sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vm import initramfs
+from vm.bench import Bench, Boot
+from vm.cache import Cache
+from vm.disk import Disk, Swap
+from vm.ephemeral import UUID, Ephemeral
+from vm.inits import WITHOUT_SYSTEMD
+from vm.machine import Machine
+from vm.verdict import Emergency, Stopped
+
+DiskFactory = Callable[..., Disk]
+
+STRAY = "of the root that goes\n"
+
+
+@pytest.fixture
+def boot(ephemeral: Ephemeral, cache: Cache, disk: DiskFactory) -> Boot:
+    """A disk whose root has a stray file, under an initramfs without systemd that can resume."""
+    initrd = ephemeral.initrd(cache, (*WITHOUT_SYSTEMD, "--add", "resume"))
+    disks = (disk(ephemeral.layout(), ephemeral.system), disk(Swap()))
+    with disks[0].mounted() as top:
+        (top / "root/etc/stray").write_text(STRAY)
+    return Boot(ephemeral.system, initrd, disks, arguments=("resume=/dev/vdb",))
+
+
+def assert_wiped_once(machine: Machine) -> None:
+    assert machine.settle() == "running", machine.failed_units()
+    journal = machine.journal()
+    assert journal.count("wipe: wiped") == 1, journal
+    assert journal.count("persist: ") == 1, journal
+    said = json.loads(machine.read("/run/ephemeroot/boot.json"))
+    assert said["wipe"]["problems"] == said["persist"]["problems"] == []
+    assert machine.run("findmnt -no FSROOT /var/log").out.strip() == "/persistent/var/log"
+
+
+def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> None:
+    first = bench.up(boot, name)
+    assert_wiped_once(first)
+    assert first.run("ls /etc/stray", check=False).rc != 0
+    first.run("echo lost > /etc/lost; echo day 1 >> /var/log/diary; swapon /dev/vdb")
+    identity = first.read("/etc/machine-id")
+    assert first.hibernate().how == "poweroff"
+    second = bench.up(boot, name)
+    assert second.hello["boot_id"] == first.hello["boot_id"]
+    assert second.read("/etc/lost") == b"lost\n"
+    assert second.journal().count("wipe: wiped") == 1
+    assert second.poweroff().complaints == ()
+    third = bench.up(boot, name)
+    assert_wiped_once(third)
+    assert third.run("ls /etc/lost", check=False).rc != 0
+    assert third.read("/var/log/diary") == b"day 1\n"
+    assert third.read("/etc/machine-id") == identity
+    assert third.poweroff().complaints == ()
+    with boot.disks[0].mounted() as top:
+        assert len(list((top / "old_roots").iterdir())) == 2
+
+
+def assert_nothing_wiped(boot: Boot) -> None:
+    with boot.disks[0].mounted() as top:
+        assert (top / "root/etc/stray").read_text() == STRAY
+        assert not list((top / "old_roots").glob("*"))
+
+
+def test_a_missing_store_is_an_emergency(bench: Bench, boot: Boot, name: str) -> None:
+    with boot.disks[0].mounted() as top:
+        (top / "persistent").rename(top / "elsewhere")
+    emergency = bench.emergency(boot, name)
+    assert emergency.stage == "initramfs"
+    for words in (f"cannot mount UUID={UUID}", "append ephemeroot=no to the kernel command line"):
+        assert words in emergency.journal, str(emergency)
+    # The order was: nothing mounted, and no second try behind dracut's back.
+    assert " /sysroot " not in emergency.mounts
+    assert_nothing_wiped(boot)
+
+
+@pytest.mark.parametrize("policy", ["emergency", "reboot", "poweroff"])
+def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, policy: str) -> None:
+    """The policies are obeyed when nothing of ours but the shell runs."""
+    python = "usr/bin/python3.13"
+    initrd = initramfs.overlay(boot.initrd, {python: "no interpreter\n"}, scratch / "initrd")
+    words = (*boot.arguments, f"ephemeroot.on-failure={policy}")
+    outcome = bench.boot(replace(boot, initrd=initrd, arguments=words), name)
+    if policy == "emergency":
+        assert isinstance(outcome, Emergency), str(outcome)
+        assert "cannot be started" in outcome.journal
+    else:
+        assert isinstance(outcome, Stopped), str(outcome)
+        assert outcome.how == policy
+    assert_nothing_wiped(boot)

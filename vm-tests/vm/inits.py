@@ -1,0 +1,11 @@
+"""dracut's two kinds of initramfs, on each Debian: what its images are built with."""
+
+from __future__ import annotations
+
+# With all that pulls systemd in again.
+_OMITTED = (
+    "systemd systemd-initrd dracut-systemd systemd-emergency systemd-udevd systemd-journald "
+    "systemd-ask-password systemd-sysusers systemd-tmpfiles systemd-modules-load systemd-sysctl "
+    "systemd-cryptsetup systemd-battery-check dbus dbus-broker dbus-daemon"
+)
+WITHOUT_SYSTEMD = ("--omit", _OMITTED)
