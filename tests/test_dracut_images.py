@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import contents, dracut
+from ephemeroot.image import contents, dracut, readback
 from image_archives import Member, archive, file, of_tree
 from image_plans import plan, put_together
 
@@ -31,7 +31,7 @@ def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
 def verify(tmp_path: Path, members: dict[str, Member], raw: bytes = PLAN) -> str:
     image = tmp_path / "initrd"
     image.write_bytes(archive(members))
-    return dracut.verify(image, raw)
+    return readback.verify(image, raw)
 
 
 @pytest.mark.requires_root
@@ -89,7 +89,7 @@ def test_an_inert_image_is_no_success(tmp_path: Path) -> None:
 def test_something_else(tmp_path: Path) -> None:
     (tmp_path / "initrd").write_bytes(b"MZ a unified image")
     with pytest.raises(EphemerootError, match="no initramfs image"):
-        dracut.verify(tmp_path / "initrd", PLAN)
+        readback.verify(tmp_path / "initrd", PLAN)
 
 
 @pytest.fixture

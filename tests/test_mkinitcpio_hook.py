@@ -207,7 +207,7 @@ def test_half_of_it_is_no_image(mkinitcpio: Mkinitcpio) -> None:
 
 
 RUN = """
-root=UUID=x EMERGENCYHOOKS=
+root=UUID=x resume=/dev/swap EMERGENCYHOOKS=
 resolve_device() { echo "resolve $1" >> log; }
 poll_device() { echo "poll $1 $2" >> log; }
 run_hookfunctions() { :; }
@@ -255,6 +255,7 @@ def test_the_stages_at_boot(tmp_path: Path) -> None:
     log = ran(tmp_path, "run_hook", "exit 0").log
     assert log == [
         "resolve UUID=x",
+        "resolve /dev/swap",
         "poll /dev/disk/by-uuid/store 20",
         "boot wipe /new_root",
         "returned",

@@ -21,7 +21,7 @@ from ephemeroot.config import Configuration, Examination, Machine, examine, read
 from ephemeroot.errors import Damaged, EphemerootError, Locked, Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import applied, dracut, mounted, stores
+from ephemeroot.image import applied, dracut, mounted, presets, stores
 from ephemeroot.linux import paths
 
 NAME = "apply"
@@ -190,23 +190,34 @@ class Application:
     def _rebuild(self, image: dracut.Image) -> str:
         return dracut.rebuild(image, self.plan)
 
+    def _rebuild_preset(self, preset: presets.Preset) -> str:
+        return presets.rebuild(preset, self.plan)
+
     def _images(self) -> list[Step]:
         if self.root != Path("/"):
             raise Misconfigured(
                 "images are built on the machine itself, not with --root",
                 "add --no-images, and run dracut in that root",
             )
-        module = Path(setup.MODULE, "module-setup.sh")
-        if not module.exists():
-            raise Misconfigured(f"dracut has no {module}", "run `ephemeroot setup dracut`")
-        found, unknown = dracut.images(self.root)
-        for line in unknown:
-            terminal.warning(line, "it does not get this plan; build it anew by hand")
-        if not found:
+        hooked = [name for name, hook in setup.HOOKS.items() if Path(hook).exists()]
+        if not hooked:
+            raise Misconfigured(
+                "neither dracut nor mkinitcpio has ephemeroot's module",
+                "run `ephemeroot setup dracut` or `ephemeroot setup mkinitcpio`",
+            )
+        steps = self._dracut_images() if "dracut" in hooked else []
+        if "mkinitcpio" in hooked:
+            steps += self._presets()
+        if not steps:
             raise Misconfigured(
                 "no image of an installed kernel was found",
-                "build one with dracut first, or add --no-images",
+                f"build one with {' or '.join(hooked)} first, or add --no-images",
             )
+        return steps
+
+    def _dracut_images(self) -> list[Step]:
+        found, unknown = dracut.images(self.root)
+        _warn_of(unknown)
         return [
             Step(
                 f"rebuild {image.path} for the kernel {image.kernel}, and read it back",
@@ -215,6 +226,23 @@ class Application:
             )
             for image in found
         ]
+
+    def _presets(self) -> list[Step]:
+        found, unknown = presets.presets(self.root)
+        _warn_of(unknown)
+        return [
+            Step(
+                f"rebuild {preset.path} ({preset.name}) with mkinitcpio, and read it back",
+                partial(self._rebuild_preset, preset),
+                image=True,
+            )
+            for preset in found
+        ]
+
+
+def _warn_of(unknown: list[str]) -> None:
+    for line in unknown:
+        terminal.warning(line, "it does not get this plan; build it anew by hand")
 
 
 def _lines(plan: Plan | None) -> list[str]:

@@ -19,6 +19,11 @@ HELP = "install the initramfs generator's module and the units (a package does t
 
 MODULE = "/usr/lib/dracut/modules.d/90ephemeroot"
 INITCPIO = "/usr/lib/initcpio"
+HOOKS = {
+    "dracut": f"{MODULE}/module-setup.sh",
+    "mkinitcpio": f"{INITCPIO}/install/ephemeroot",
+}
+"""The file of each generator without which images have nothing of ours."""
 
 # Of the real system, with what wants them; the initramfs's are put into images by
 # `ephemeroot image`.

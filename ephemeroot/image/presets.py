@@ -1,0 +1,113 @@
+"""mkinitcpio's images: which there are, by its presets, and building one anew.
+
+As with dracut's, an image is built beside the old one, read back, and only then takes its
+name (``mkinitcpio -P`` would write over all of them first).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.image import archive, readback
+from ephemeroot.image.tree import FOLDER
+
+PRESETS = "etc/mkinitcpio.d"
+
+# A preset is shell, and so is what it may say (mkinitcpio(8)): seven fields for each image.
+_READ = """
+. "$1" || exit
+for preset in "${PRESETS[@]}"; do
+    for field in kver config image uki; do
+        name=${preset}_$field all=ALL_$field
+        printf '%s\\0' "${!name:-${!all}}"
+    done
+    declare -n options=${preset}_options
+    printf '%s\\0' "$preset" "${options[*]}"
+done
+"""
+_FIELDS = 6
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One image of one kernel. ``kernel`` is a version or the kernel's file, ``config`` and
+    ``options`` are empty or what mkinitcpio is called with.
+    """
+
+    name: str
+    path: Path
+    kernel: str
+    config: str
+    options: tuple[str, ...]
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is built for any machine; it has nothing of ours then."""
+        return "autodetect" in " ".join(self.options).replace(",", " ").split()
+
+
+def presets(root: Path) -> tuple[list[Preset], list[str]]:
+    """All images of all presets; and a line for each that cannot be dealt with."""
+    found, unknown = [], []
+    for file in sorted((root / PRESETS).glob("*.preset")):
+        done = subprocess.run(["bash", "-c", _READ, "bash", file], capture_output=True, check=False)
+        values = [os.fsdecode(value) for value in done.stdout.split(b"\0")[:-1]]
+        if done.returncode != 0 or len(values) % _FIELDS:
+            unknown.append(f"{file} is no preset that can be read")
+            continue
+        for start in range(0, len(values), _FIELDS):
+            kernel, config, image, uki, name, options = values[start : start + _FIELDS]
+            if image:
+                path = root / image.lstrip("/")
+                found.append(Preset(name, path, kernel, config, tuple(options.split())))
+            if uki:
+                unknown.append(f"{uki} is a unified image, which cannot be read back")
+    return found, unknown
+
+
+def rebuild(preset: Preset, plan: bytes) -> str:
+    """Build its image anew and put it in place once it has been read back.
+
+    Returns what was verified. Raises ``EphemerootError``; the old image is then untouched.
+    """
+    fresh = preset.path.with_name(f".{preset.path.name}.ephemeroot-new")
+    try:
+        _build(preset, fresh)
+        size = fresh.stat().st_size
+        verified = _verify_fallback(fresh) if preset.is_fallback else readback.verify(fresh, plan)
+        if preset.path.exists():
+            fresh.chmod(preset.path.stat().st_mode & 0o7777)
+        readback.put_in_place(fresh, preset.path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return f"{verified}; {size / 1e6:.1f} MB"
+
+
+def _build(preset: Preset, path: Path) -> None:
+    command = ["mkinitcpio", "-k", preset.kernel, "-g", str(path), *preset.options]
+    if preset.config:
+        command += ["-c", preset.config]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise EphemerootError(
+            "the program mkinitcpio is not installed", "install mkinitcpio"
+        ) from None
+    if done.returncode != 0 or not path.exists():
+        said = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR" in line]
+        raise EphemerootError(
+            f"mkinitcpio could not build {preset.path}: "
+            + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
+            f"run `{' '.join(command[:3])} {' '.join(preset.options)}` to see all it says",
+        )
+
+
+def _verify_fallback(path: Path) -> str:
+    ours = FOLDER.lstrip("/") + "/"
+    if any(name.startswith(ours) for name in archive.read(path, lambda _: False).names):
+        raise Damaged(f"{path} is a fallback image and has something of ephemeroot in it")
+    return "a fallback image: nothing of ephemeroot in it, so it never wipes"

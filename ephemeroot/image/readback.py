@@ -1,0 +1,97 @@
+"""Reading an image back: it has the plan, everything that boots by it, and its kernel modules."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.image import archive, contents, initramfs, units
+from ephemeroot.image.archive import Archive
+from ephemeroot.image.tree import FOLDER
+from ephemeroot.linux import paths
+
+_BUILTIN = "/modules.builtin"
+
+
+def put_in_place(fresh: Path, target: Path) -> None:
+    """Give the image *fresh* the name of the one that it replaces, safe from a power cut."""
+    fd = os.open(fresh, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(fresh, target)
+    paths.sync_directory(str(target.parent))
+
+
+def verify(path: Path, plan: bytes) -> str:
+    """Read the image *path* back and return what is right about it.
+
+    Raises ``EphemerootError`` saying what is not: an image without ephemeroot in it, with
+    another plan, inert, or incomplete.
+    """
+    reason = contents.REASON.lstrip("/")
+    ours = FOLDER.lstrip("/") + "/"
+    found = archive.read(path, lambda n: n.startswith(ours) or n.endswith(_BUILTIN))
+    if reason in found.names:
+        text = found.files.get(reason, b"").decode(errors="replace")
+        why = [line for line in text.splitlines() if line.startswith("The reason: ")]
+        raise EphemerootError(f"{path} is inert: {why[0][12:] if why else 'it does not say why'}")
+    if contents.PLAN.lstrip("/") not in found.names:
+        raise EphemerootError(
+            f"{path} has nothing of ephemeroot in it",
+            "run `ephemeroot setup`; mkinitcpio.conf's HOOKS must name it, and dracut.conf's "
+            "omit_dracutmodules must not",
+        )
+    if found.files.get(contents.PLAN.lstrip("/")) != plan:
+        raise EphemerootError(f"{path} has another plan than the applied one")
+    missing = [name for name in _required(found) if name.lstrip("/") not in found.names]
+    missing += _missing_hooks(found)
+    if missing:
+        raise EphemerootError(f"{path} lacks {', '.join(missing)}", "look at what dracut says")
+    _require_kernel_modules(found, path)
+    stages = "units" if _setting(found, "init") == initramfs.SYSTEMD else "hooks"
+    return f"plan of {len(plan)} bytes, entry, interpreter, {stages}, kernel modules"
+
+
+def _required(found: Archive) -> list[str]:
+    required = [contents.BOOT, f"{FOLDER}/boot.pyc", contents.SETTINGS, _setting(found, "python")]
+    if _setting(found, "init") == initramfs.SYSTEMD:
+        required += [*units.required(), f"{units.FOLDER}/emergency.service"]
+    return [name for name in required if name]
+
+
+def _missing_hooks(found: Archive) -> list[str]:
+    if _setting(found, "init") == initramfs.BUSYBOX:
+        return [] if "hooks/ephemeroot" in found.names else ["/hooks/ephemeroot"]
+    if _setting(found, "init") != initramfs.DRACUT:
+        return []
+    wanted = initramfs.required_hooks()
+    return [end for end in wanted if not any(name.endswith(end) for name in found.names)]
+
+
+def _setting(found: Archive, name: str) -> str:
+    """The value that *name* has in the image's settings for `boot`."""
+    lines = found.files.get(contents.SETTINGS.lstrip("/"), b"").decode().splitlines()
+    values = [line.partition("=")[2].strip("'") for line in lines if line.startswith(f"{name}=")]
+    return values[0] if values else ""
+
+
+def _require_kernel_modules(found: Archive, path: Path) -> None:
+    """Each is a file of the image, or built into the kernel."""
+    wanted = found.files.get(contents.MODULES.lstrip("/"), b"").decode().split()
+    files = {_module_name(name) for name in found.names if ".ko" in name}
+    for name, listing in found.files.items():
+        if name.endswith(_BUILTIN):
+            files |= {_module_name(line) for line in listing.decode().splitlines()}
+    missing = [name for name in wanted if name.replace("-", "_") not in files]
+    if missing:
+        raise EphemerootError(
+            f"{path} lacks the kernel modules {', '.join(missing)}",
+            "are they installed for this kernel, and not in dracut's omit_drivers?",
+        )
+
+
+def _module_name(path: str) -> str:
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")

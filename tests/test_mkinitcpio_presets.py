@@ -1,0 +1,154 @@
+"""mkinitcpio's presets, and that images built by them are read back before they count.
+
+The presets are read by the real bash; mkinitcpio is a stand-in that packs a tree.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.image import contents, initramfs, presets
+from ephemeroot.image.presets import Preset
+from image_archives import archive, file, of_tree
+from image_plans import plan
+
+PLAN = plan().dump()
+
+ARCH = """\
+# mkinitcpio preset file for the 'linux' package
+ALL_config="/etc/mkinitcpio.conf"
+ALL_kver="/boot/vmlinuz-linux"
+PRESETS=('default' 'fallback' "odd")
+default_image="/boot/initramfs-linux.img"
+fallback_image="/boot/initramfs-linux-fallback.img"
+fallback_options="-S autodetect"
+odd_config=/etc/odd.conf
+odd_image="/boot/with blank.img"
+odd_options=(--skiphooks microcode,strip)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / presets.PRESETS).mkdir(parents=True)
+    (tmp_path / "boot").mkdir()
+    return tmp_path
+
+
+def test_presets(root: Path) -> None:
+    (root / presets.PRESETS / "linux.preset").write_text(ARCH)
+    (root / presets.PRESETS / "uki.preset").write_text(
+        "ALL_kver=6.12\nPRESETS=(default)\ndefault_uki=/efi/EFI/Linux/arch.efi\n"
+    )
+    (root / presets.PRESETS / "wrong.preset").write_text("PRESETS=(\n")
+    found, unknown = presets.presets(root)
+    kernel, config = "/boot/vmlinuz-linux", "/etc/mkinitcpio.conf"
+    boot = root / "boot"
+    skip = ("--skiphooks", "microcode,strip")
+    assert found == [
+        Preset("default", boot / "initramfs-linux.img", kernel, config, ()),
+        Preset("fallback", boot / "initramfs-linux-fallback.img", kernel, config,
+               ("-S", "autodetect")),
+        Preset("odd", boot / "with blank.img", kernel, "/etc/odd.conf", skip),
+    ]  # fmt: skip
+    assert [preset.is_fallback for preset in found] == [False, True, False]
+    assert len(unknown) == 2
+    assert "arch.efi" in unknown[0]
+    assert "wrong.preset" in unknown[1]
+
+
+def test_no_mkinitcpio(root: Path) -> None:
+    assert presets.presets(root) == ([], [])
+
+
+class Generator:
+    """An mkinitcpio in PATH that writes the image it was given, and notes how it was called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.image = folder / "made"
+        self.called = folder / "called"
+        self.status = 0
+        self.program = folder / "bin/mkinitcpio"
+        self.program.parent.mkdir()
+
+    def will_make(self, members: dict[str, tuple[int, bytes]], status: int = 0) -> None:
+        self.image.write_bytes(archive(members))
+        self.program.write_text(
+            f"#!{sys.executable}\nimport shutil, sys\n"
+            f"open({str(self.called)!r}, 'w').write(' '.join(sys.argv[1:]))\n"
+            f"shutil.copy({str(self.image)!r}, sys.argv[sys.argv.index('-g') + 1])\n"
+            f"print('==> ERROR: module not found'); sys.exit({status})\n"
+        )
+        self.program.chmod(0o755)
+
+
+@pytest.fixture
+def generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator:
+    made = Generator(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return made
+
+
+@pytest.fixture(scope="module")
+def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, bytes]]:
+    top = tmp_path_factory.mktemp("image") / "tree"
+    made = contents.put_together(top, PLAN, initramfs.BUSYBOX)
+    assert made.reason is None
+    members = of_tree(made.tree.top)
+    members["hooks/ephemeroot"] = file(b"run_hook() { :; }\n")
+    members["usr/lib/modules/6.12/kernel/fs/btrfs/btrfs.ko.zst"] = file(b"")
+    return members
+
+
+def preset(root: Path, *options: str) -> Preset:
+    image = root / "boot/initramfs-linux.img"
+    image.write_text("the old one")
+    return Preset("default", image, "6.12", "/etc/m.conf", options)
+
+
+@pytest.mark.requires_root
+class TestRebuild:
+    def test_it_takes_the_old_ones_place(
+        self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
+    ) -> None:
+        generator.will_make(armed)
+        one = preset(root)
+        one.path.chmod(0o600)
+        assert "hooks, kernel modules" in presets.rebuild(one, PLAN)
+        assert one.path.read_bytes() == generator.image.read_bytes()
+        assert one.path.stat().st_mode & 0o777 == 0o600
+        fresh = root / "boot/.initramfs-linux.img.ephemeroot-new"
+        assert generator.called.read_text() == f"-k 6.12 -g {fresh} -c /etc/m.conf"
+
+    @pytest.mark.parametrize("gone", ["hooks/ephemeroot", "usr/lib/ephemeroot/boot.pyc"])
+    def test_half_an_image_does_not(
+        self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]], gone: str
+    ) -> None:
+        generator.will_make({name: m for name, m in armed.items() if name != gone})
+        one = preset(root)
+        with pytest.raises(EphemerootError, match=gone):
+            presets.rebuild(one, PLAN)
+        assert [p.read_text() for p in (root / "boot").iterdir()] == ["the old one"]
+
+    def test_nor_one_that_was_built_with_errors(
+        self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
+    ) -> None:
+        generator.will_make(armed, status=1)
+        one = preset(root)
+        with pytest.raises(EphemerootError, match="module not found"):
+            presets.rebuild(one, PLAN)
+        assert one.path.read_text() == "the old one"
+
+    def test_a_fallback_image_has_nothing_of_ours(
+        self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
+    ) -> None:
+        one = preset(root, "-S", "autodetect")
+        generator.will_make(armed)
+        with pytest.raises(EphemerootError, match="fallback"):
+            presets.rebuild(one, PLAN)
+        generator.will_make({"init": file(b"")})
+        assert "never wipes" in presets.rebuild(one, PLAN)
