@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from vm.cache import Cache
 from vm.disk import Disk, Swap
 from vm.ephemeral import UUID, Ephemeral
 from vm.inits import WITHOUT_SYSTEMD
-from vm.machine import Machine
 from vm.verdict import Emergency, Stopped
+from vm.wiped import require_wiped_once
 
 DiskFactory = Callable[..., Disk]
 
@@ -33,19 +32,9 @@ def boot(ephemeral: Ephemeral, cache: Cache, disk: DiskFactory) -> Boot:
     return Boot(ephemeral.system, initrd, disks, arguments=("resume=/dev/vdb",))
 
 
-def assert_wiped_once(machine: Machine) -> None:
-    assert machine.settle() == "running", machine.failed_units()
-    journal = machine.journal()
-    assert journal.count("wipe: wiped") == 1, journal
-    assert journal.count("persist: ") == 1, journal
-    said = json.loads(machine.read("/run/ephemeroot/boot.json"))
-    assert said["wipe"]["problems"] == said["persist"]["problems"] == []
-    assert machine.run("findmnt -no FSROOT /var/log").out.strip() == "/persistent/var/log"
-
-
 def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> None:
     first = bench.up(boot, name)
-    assert_wiped_once(first)
+    require_wiped_once(first)
     assert first.run("ls /etc/stray", check=False).rc != 0
     first.run("echo lost > /etc/lost; echo day 1 >> /var/log/diary; swapon /dev/vdb")
     identity = first.read("/etc/machine-id")
@@ -56,7 +45,7 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
     assert second.journal().count("wipe: wiped") == 1
     assert second.poweroff().complaints == ()
     third = bench.up(boot, name)
-    assert_wiped_once(third)
+    require_wiped_once(third)
     assert third.run("ls /etc/lost", check=False).rc != 0
     assert third.read("/var/log/diary") == b"day 1\n"
     assert third.read("/etc/machine-id") == identity

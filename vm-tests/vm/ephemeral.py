@@ -53,7 +53,7 @@ files = [".screenrc"]
 _APPLY = """\
 set -e
 useradd --create-home --uid 1000 talyz
-ephemeroot setup dracut
+ephemeroot setup "$0"
 mkdir /run/machine
 mount --rbind / /run/machine
 mkdir -p /persistent
@@ -95,11 +95,17 @@ class Ephemeral:
         )
 
 
-def make(cache: Cache, image: System, wheel: Path, configuration: str = CONFIGURATION) -> Ephemeral:
-    """The Debian `image` with that wheel and configuration, set up and applied."""
+def make(
+    cache: Cache,
+    image: System,
+    wheel: Path,
+    configuration: str = CONFIGURATION,
+    generator: str = "dracut",
+) -> Ephemeral:
+    """The Debian `image` with that wheel and configuration, set up for `generator` and applied."""
     files = {"etc/ephemeroot/ephemeroot.toml": configuration}
     installed = project.installed(cache, image, wheel, files)
-    system = installed.changed_by(cache, "sh", "-c", _APPLY)
+    system = installed.changed_by(cache, "sh", "-c", _APPLY, generator)
     return Ephemeral(system, _files(system.layers[-1] / "persistent"))
 
 

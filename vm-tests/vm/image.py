@@ -37,7 +37,7 @@ PACKAGES = debian.Selection(
 DEBIAN_12 = replace(PACKAGES, suite="bookworm")
 # What an mkinitcpio of somewhere else needs to run on a Debian.
 FOR_MKINITCPIO = replace(
-    PACKAGES, packages=(*PACKAGES.packages, "busybox-static", "libarchive-tools", "gawk")
+    PACKAGES, packages=(*PACKAGES.packages, "busybox", "libarchive-tools", "gawk")
 )
 
 # Not wrong, but slow: each costs a process start, and a process start costs 0.1-0.5 s under TCG.

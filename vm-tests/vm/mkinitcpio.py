@@ -1,0 +1,84 @@
+"""Images made by a real mkinitcpio, where there is one: it is in no Debian archive.
+
+`MKINITCPIO_PREFIX` names the folder that has `bin/mkinitcpio` and `lib/initcpio` of one that was
+built for /usr; else the one in PATH is taken. Version 40 or newer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from vm import layer
+from vm.cache import Cache, digest
+from vm.command import CommandFailed, Unavailable
+from vm.system import System
+
+HOOKS = {
+    "udev": "base udev modconf block resume ephemeroot filesystems vm-harness",
+    "systemd": "base systemd modconf block ephemeroot filesystems vm-harness",
+}
+
+# Where mkinitcpio comes from, /usr/sbin is /usr/bin and libraries that are opened at run time are
+# in /usr/lib; and it looks for busybox in its own folder.
+_MERGE = """\
+set -e
+for program in /usr/sbin/*; do
+    [ -e "/usr/bin/${program##*/}" ] || ln -s "../sbin/${program##*/}" /usr/bin/
+done
+for name in acl audit blkid kmod mount seccomp; do
+    for library in /usr/lib/*-linux-gnu/lib$name.so.*; do
+        [ -e "/usr/lib/${library##*/}" ] || cp --dereference "$library" /usr/lib/
+    done
+done
+cp /usr/bin/busybox /usr/lib/initcpio/busybox
+"""
+
+# It builds for a foreign distribution here: a file that Debian lacks is an error it goes on after.
+_BUILD = """\
+modules='MODULES=(virtio_blk virtio_pci)'
+printf '%s\\nCOMPRESSION=cat\\nHOOKS=(%s)\\n' "$modules" "$1" > /tmp/mkinitcpio.conf
+mkinitcpio -c /tmp/mkinitcpio.conf -k "$2" -g /run/results/initrd > /run/results/log 2>&1
+[ -s /run/results/initrd ]
+"""
+
+
+def prefix() -> Path:
+    """Where it is installed. Raises Unavailable."""
+    named = os.environ.get("MKINITCPIO_PREFIX")
+    found = shutil.which("mkinitcpio")
+    if named or found:
+        return Path(named) if named else Path(str(found)).parent.parent
+    raise Unavailable("needs the program mkinitcpio: install the package that has it")
+
+
+def installed(cache: Cache, system: System) -> System:
+    """The system with that mkinitcpio in it. Raises Unavailable."""
+    source = prefix()
+    programs = {
+        f"usr/bin/{name}": layer.File((source / "bin" / name).read_bytes(), 0o755)
+        for name in ("mkinitcpio", "lsinitcpio")
+    }
+    folders = {"usr/lib/initcpio": source / "lib/initcpio"}
+    added = system.on_top(layer.make(cache, files=programs, folders=folders))
+    return added.changed_by(cache, "sh", "-c", _MERGE)
+
+
+def make(cache: Cache, system: System, hooks: str) -> Path:
+    """The image that the system's mkinitcpio makes with those HOOKS, if not in the cache.
+
+    What mkinitcpio said is beside it in `log`. Raises CommandFailed.
+    """
+
+    def build(folder: Path) -> None:
+        words = ("bash", "-c", _BUILD, "bash", hooks, system.release)
+        try:
+            system.run(cache, *words, results=folder)
+        except CommandFailed as error:
+            log = folder / "log"
+            said = log.read_text(errors="replace") if log.exists() else ""
+            raise CommandFailed(error.argv, error.status, error.output + said) from error
+
+    key = digest(Path(__file__), system.key, hooks)
+    return cache.entry("initramfs", key, build, keep=20) / "initrd"
