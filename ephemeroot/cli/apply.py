@@ -126,7 +126,7 @@ class Application:
 
     def is_applied(self) -> bool:
         """Whether the applied plan says the same already."""
-        return self.old is not None and _content(self.old) == _content(self.compilation.plan)
+        return self.old is not None and applied.say_the_same(self.old, self.compilation.plan)
 
     def changes(self) -> list[str]:
         """Lines ``+ …`` and ``- …``: the new plan against the applied one."""
@@ -253,13 +253,6 @@ def _lines(plan: Plan | None) -> list[str]:
     lines += [f"under the new root: {o.describe()}" for o in plan.persist]
     lines += [f"on failure of {kind}: {policy}" for kind, policy in plan.on_failure.items()]
     return lines
-
-
-def _content(plan: Plan) -> dict[str, object]:
-    """Everything that the boot follows."""
-    content = plan.to_json()
-    del content["generation"], content["host"]
-    return content
 
 
 @contextmanager

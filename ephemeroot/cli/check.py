@@ -6,10 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ephemeroot.cli import terminal
-from ephemeroot.config import Machine, Problem, examine, nested, read
-from ephemeroot.errors import Misconfigured
+from ephemeroot.compile import compile_examination
+from ephemeroot.config import Examination, Machine, Problem, examine, nested, read
+from ephemeroot.errors import Damaged, Misconfigured
+from ephemeroot.image import age, applied
 
 NAME = "check"
 HELP = "look for mistakes in the configuration and show all of them"
@@ -27,12 +30,35 @@ def run(arguments: argparse.Namespace) -> int:
     machine = Machine.of(arguments.root)
     config = read(machine, arguments.config)
     examination = examine(config, machine)
-    problems = [*examination.problems, *nested.warnings(examination)]
+    problems = [
+        *examination.problems,
+        *nested.warnings(examination),
+        *_outdated(examination),
+    ]
     if arguments.json:
         _print_json(config.files, problems)
     else:
         _print(config.files, problems)
     return Misconfigured.exit_code if _errors(problems) else 0
+
+
+def _outdated(examination: Examination) -> list[Problem]:
+    """What was applied, and the images that boot, against this configuration."""
+    root = Path(examination.machine.root)
+    file, hint = str(applied.path(root)), "run 'ephemeroot apply'"
+    try:
+        plan = applied.load(root)
+        lines = age.findings(root)
+    except (Damaged, OSError) as error:
+        reason = error.message if isinstance(error, Damaged) else str(error.strerror)
+        return [Problem(file, "", f"the applied plan cannot be read: {reason}", hint, warning=True)]
+    if plan is None:
+        return []
+    if not examination.errors:
+        compiled = compile_examination(examination).plan
+        if not applied.say_the_same(plan, compiled):
+            lines.insert(0, f"generation {plan.generation} was applied, which says something else")
+    return [Problem(file, "", line, hint, warning=True) for line in lines]
 
 
 def _print(files: Sequence[str], problems: Sequence[Problem]) -> None:

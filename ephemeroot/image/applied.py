@@ -37,6 +37,14 @@ def load(root: Path) -> Plan | None:
     return None if raw is None else plans.parse(raw, str(path(root)))
 
 
+def say_the_same(one: Plan, other: Plan) -> bool:
+    """Whether the boot would do the same by both; generation and host are for people."""
+    first, second = one.to_json(), other.to_json()
+    for key in ("generation", "host"):
+        del first[key], second[key]
+    return first == second
+
+
 def generation(root: Path) -> int:
     """The applied plan's generation; 0 if there is none that can be read."""
     try:

@@ -1,0 +1,44 @@
+"""Whether the images on this machine are what was applied: an older one does not wipe."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks import plan as plans
+from ephemeroot.image import applied, archive, contents, dracut, presets
+
+_PLAN = contents.PLAN.lstrip("/")
+_REASON = contents.REASON.lstrip("/")
+
+
+def findings(root: Path) -> list[str]:
+    """A line for each image below *root* that does not follow the applied plan.
+
+    Empty if nothing was ever applied; what this user may not read is left out. Raises
+    ``Damaged`` if the applied plan is.
+    """
+    plan = applied.load(root)
+    if plan is None:
+        return []
+    found = [image.path for image in dracut.images(root)[0]]
+    found += [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
+    readable = [path for path in found if path.is_file() and os.access(path, os.R_OK)]
+    lines = [_finding(path, plan.generation) for path in readable]
+    return [line for line in lines if line]
+
+
+def _finding(path: Path, generation: int) -> str:
+    try:
+        found = archive.read(path, lambda name: name in (_PLAN, _REASON))
+        if _REASON in found.names:
+            return f"{path} is inert: it neither wipes nor persists"
+        if _PLAN not in found.files:
+            return f"{path} has nothing of ephemeroot in it: it neither wipes nor persists"
+        image = plans.parse(found.files[_PLAN], f"the plan in {path}").generation
+    except (Damaged, EphemerootError, OSError) as error:
+        return f"{path} cannot be read back: {error}"
+    if image == generation:
+        return ""
+    return f"{path} is of generation {image}, generation {generation} was applied: it does not wipe"
