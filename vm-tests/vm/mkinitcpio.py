@@ -20,12 +20,13 @@ HOOKS = {
     "systemd": "base systemd modconf block ephemeroot filesystems vm-harness",
 }
 
-# Where mkinitcpio comes from, /usr/sbin is /usr/bin and libraries that are opened at run time are
-# in /usr/lib; and it looks for busybox in its own folder.
+# Where mkinitcpio comes from, /usr/sbin is /usr/bin (copies here: in its images, links to /usr/sbin
+# would lead back to themselves) and libraries that are opened at run time are in /usr/lib; and it
+# looks for busybox in its own folder.
 _MERGE = """\
 set -e
 for program in /usr/sbin/*; do
-    [ -e "/usr/bin/${program##*/}" ] || ln -s "../sbin/${program##*/}" /usr/bin/
+    [ -e "/usr/bin/${program##*/}" ] || cp --dereference "$program" /usr/bin/
 done
 for name in acl audit blkid kmod mount seccomp; do
     for library in /usr/lib/*-linux-gnu/lib$name.so.*; do
