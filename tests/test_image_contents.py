@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
+from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import contents, initramfs, verification
 from ephemeroot.image.closure import Broken
 from ephemeroot.image.contents import Contents
@@ -149,6 +150,14 @@ def test_a_damaged_plan_makes_an_inert_image(tmp_path: Path) -> None:
 
 def test_an_initramfs_without_emergency_shell_is_inert(tmp_path: Path) -> None:
     assert "emergency shell" in broken(tmp_path, plan().dump(), "none")
+
+
+@pytest.mark.parametrize("init", [initramfs.DRACUT, initramfs.BUSYBOX])
+def test_a_wiper_that_mounts_the_root_is_inert_without_systemd(tmp_path: Path, init: str) -> None:
+    operation = Wipe(
+        target="/", wiper="tmpfs", attribute="ephemeroot.wipers.tmpfs:Tmpfs", settings={}
+    )
+    assert "needs systemd" in broken(tmp_path, plan(operation).dump(), init)
 
 
 def test_a_wiper_that_is_gone_makes_an_inert_image(tmp_path: Path) -> None:

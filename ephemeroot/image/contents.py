@@ -97,6 +97,12 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
             "build it with dracut's module dracut-systemd, or without systemd",
         )
     plan = plans.parse(raw, "the applied plan")
+    if init != SYSTEMD and wipers.mounts_root(plan):
+        # Their own init would mount the installed root over it.
+        raise Broken(
+            "the root's wiper mounts the root itself, which needs systemd in the initramfs",
+            "build it with dracut's module dracut-systemd, or mkinitcpio's hook systemd",
+        )
     contents = Contents(top)
     needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
     volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
