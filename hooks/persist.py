@@ -35,7 +35,7 @@ def run(stage: Stage) -> str:
     writable = _make_writable(stage)
     try:
         failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
-        seed.write_made(stage.root(), stage.made)
+        _record_made(stage)
         copyback.remember(stage)
     finally:
         if not writable:
@@ -45,6 +45,14 @@ def run(stage: Stage) -> str:
     _stop_if_needed(stage, failed)
     request.consume(stage)
     return f"{done} of {len(stage.plan.persist)} operations done"
+
+
+def _record_made(stage: Stage) -> None:
+    """A root too full for the record boots all the same: its worst is an empty seed."""
+    try:
+        seed.write_made(stage.root(), stage.made)
+    except OSError as error:
+        stage.report.problem(f"cannot record what was made in the root: {error.strerror}")
 
 
 def _find_stores(stage: Stage) -> None:

@@ -357,3 +357,13 @@ def test_a_full_store_is_refused_and_nothing_is_lost(boot: Boot) -> None:
     assert "too full" in boot.results()[-1]
     assert (boot.root("/big") / "file").stat().st_size == 1 << 18
     assert not (boot.root(STORE) / "big").exists()
+
+
+def test_a_root_that_is_full_boots_all_the_same(boot: Boot) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64k", boot.target], check=True)
+    subprocess.run(
+        ["dd", "if=/dev/zero", f"of={boot.root('/ballast')}"], check=False, capture_output=True
+    )
+    boot.persist(directory("/data"))
+    assert boot.root("/data").is_mount()
+    assert "cannot record what was made in the root" in (boot.run / "boot.json").read_text()
