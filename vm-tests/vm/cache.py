@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vm.command import note
 
-_KEEP = 3
+_KEEP = 6
 
 
 def digest(*parts: object) -> str:

@@ -48,7 +48,7 @@ def make(
             raise CommandFailed(error.argv, error.status, error.output + said) from error
 
     return (
-        cache.entry("initramfs", digest(Path(__file__), system.key, words), build, keep=20)
+        cache.entry("initramfs", digest(Path(__file__), system.key, words), build, keep=40)
         / "initrd"
     )
 

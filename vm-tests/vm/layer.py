@@ -77,7 +77,7 @@ def make(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(target)
 
-    return cache.entry("layer", key, build, keep=20)
+    return cache.entry("layer", key, build, keep=60)
 
 
 def write(root: Path, name: str, content: Content) -> None:

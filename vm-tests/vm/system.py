@@ -56,7 +56,7 @@ class System:
                 (scratch / "changes").rename(folder)
 
         key = digest(self.key, [str(word) for word in argv])
-        return self.on_top(cache.entry("layer", key, build, keep=20))
+        return self.on_top(cache.entry("layer", key, build, keep=60))
 
     def copy_to(self, cache: Cache, target: Path) -> None:
         """Put the whole tree, with owners, modes and extended attributes, into the folder
