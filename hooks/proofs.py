@@ -38,13 +38,20 @@ def require_bootable(stage: Stage, fresh: str) -> None:
     try:
         root = os.open(trial, tree.DIRECTORY | os.O_CLOEXEC)
         try:
-            _require_os_release(root)
-            _require_init(root, stage.cmdline.get("init"))
-            _require_modules(root, os.uname().release)
+            require_whole(root, stage.cmdline.get("init"), os.uname().release)
         finally:
             os.close(root)
     finally:
         mounts.detach(trial)
+
+
+def require_whole(root: int, init: str | None, release: str) -> None:
+    """Raise ``Refused`` unless the open tree *root* has an os-release, an executable *init*
+    (``None``: a usual one) and, if it has kernel modules at all, those of *release*.
+    """
+    _require_os_release(root)
+    _require_init(root, init)
+    _require_modules(root, release)
 
 
 def _assemble(stage: Stage, fresh: str, trial: str) -> None:

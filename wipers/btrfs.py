@@ -36,6 +36,8 @@ class Btrfs(Wiper):
         Option("old-roots", "path", "old_roots", "directory for retired roots"),
         Option("keep-days", "integer", 30, "days for which every old root is kept"),
         Option("keep-last", "integer", 3, "old roots that are kept whatever their age"),
+        Option("old-bases", "path", "old_bases", "directory for the bases that were"),
+        Option("keep-bases", "integer", 3, "bases that were, kept for 'base rollback'"),
         Option("min-free", "amount", None, "below it the oldest old roots go early"),
         Option("set-default", "boolean", False, "move the default subvolume along"),
         Option("mount-options", "strings", [], "options for mounting the top level"),
@@ -50,11 +52,11 @@ class Btrfs(Wiper):
     @classmethod
     def validate(cls, settings: dict[str, object]) -> list[Finding]:
         findings = []
-        base, old_roots = settings.get("base"), settings.get("old-roots")
-        if isinstance(base, str) and isinstance(old_roots, str) and _overlap(base, old_roots):
-            findings.append(
-                Finding("old-roots", "overlaps base", "name a directory of its own, beside both")
-            )
+        for key, other in (("old-roots", "base"), ("old-bases", "base"), ("old-bases", "old-roots")):
+            one, two = settings.get(key), settings.get(other)
+            if isinstance(one, str) and isinstance(two, str) and _overlap(one, two):
+                hint = "name a directory of its own, beside both"
+                findings.append(Finding(key, f"overlaps {other}", hint))
         findings += [
             Finding("mount-options", f"{option!r} cannot be used", "leave it out")
             for option in _strings(settings.get("mount-options"))

@@ -25,8 +25,10 @@ class History:
     Holds a lock on old-roots until ``close``. ``create`` makes a missing old-roots;
     otherwise a missing one is an empty history. Raises ``Refused`` if old-roots cannot
     be one, ``Locked`` if another run has the lock. With ``own`` the top level is
-    unmounted by ``close`` too.
+    unmounted by ``close`` too. ``NOUN`` is what messages call what is rotated.
     """
+
+    NOUN = "root"
 
     __slots__ = ("_mounted", "_mounted_at", "old", "old_roots", "own", "parent", "root", "top")
 

@@ -67,13 +67,14 @@ class Recovery(Change):
         top = self.history.top.fd
         if self.default_to and subvolumes.default(top) == identity.id:
             subvolumes.set_default(top, self.default_to)
-        return f"retired the previous root as {self.history.file(self.directory, self.leftover)}"
+        filed = self.history.file(self.directory, self.leftover)
+        return f"retired the previous {self.history.NOUN} as {filed}"
 
     def _fresh(self, fd: int, identity: subvolumes.Identity) -> str:
         text = self.leftover.text
         if marks.state(fd, identity.uuid) == marks.NEW and not subvolumes.nested(fd, identity.id):
             subvolumes.delete(self.history.top.fd, identity.id)
-            return f"deleted {text}, a fresh root that never got its place"
+            return f"deleted {text}, a fresh {self.history.NOUN} that never got its place"
         # Somebody has worked in it, or it was cut before it was marked: it stays a while.
         name = self.leftover.name.changed(unused=True, keep=False)
         # From now on it has its own UUID in its name: cut again, it is a previous root.
@@ -83,4 +84,5 @@ class Recovery(Change):
             self.directory, text, self.directory, unused.text, flags=paths.RENAME_NOREPLACE
         )
         filed = self.history.file(self.directory, unused)
-        return f"retired {text}, a fresh root that never got its place, as {filed}"
+        noun = self.history.NOUN
+        return f"retired {text}, a fresh {noun} that never got its place, as {filed}"

@@ -245,16 +245,15 @@ class Rotation:
     @property
     def _creation(self) -> str:
         if self.source < 0:
-            return "create a fresh root, empty"
-        return f"create a fresh root as a snapshot of {self.source_path}"
+            return f"create a fresh {self.history.NOUN}, empty"
+        return f"create a fresh {self.history.NOUN} as a snapshot of {self.source_path}"
 
     @property
     def _placement(self) -> str:
         return f"put it in the place of {self.history.root}"
 
-    @staticmethod
-    def _retirement(leftover: Leftover) -> str:
-        return f"retire the previous root as {leftover.name}"
+    def _retirement(self, leftover: Leftover) -> str:
+        return f"retire the previous {self.history.NOUN} as {leftover.name}"
 
     def _hand_over(self, leftover: Leftover) -> None:
         """Show the newest root that lived to the stage: it may want to save something."""

@@ -10,6 +10,9 @@ from ephemeroot.config import clean, volumes
 from ephemeroot.config.model import Wiping
 
 
+_SHARED = ("base", "old-bases")
+
+
 @dataclass(frozen=True, slots=True)
 class Wiped:
     """What is made fresh: ``device`` and ``subvolume`` as far as they are known here;
@@ -32,7 +35,7 @@ class Wiped:
 def check(wiped: Sequence[Wiped], complain: Callable[[Wiped, str, str], None]) -> None:
     """Call *complain* with the later one, a reason and a hint for each two that collide.
 
-    A base may serve several; everything else must be apart. Devices that cannot be
+    A base, with those that it replaced, may serve several; everything else must be apart. Devices that cannot be
     compared here count as one filesystem.
     """
     for earlier, later in combinations(wiped, 2):
@@ -47,7 +50,7 @@ def check(wiped: Sequence[Wiped], complain: Callable[[Wiped, str, str], None]) -
 def _compare(earlier: Wiped, later: Wiped, complain: Callable[[Wiped, str, str], None]) -> None:
     for name, path in later.paths().items():
         for other, elsewhere in earlier.paths().items():
-            if name == other == "base":
+            if name == other and name in _SHARED:
                 continue
             if not (clean.is_below(path, elsewhere) or clean.is_below(elsewhere, path)):
                 continue
