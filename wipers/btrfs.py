@@ -52,7 +52,11 @@ class Btrfs(Wiper):
     @classmethod
     def validate(cls, settings: dict[str, object]) -> list[Finding]:
         findings = []
-        for key, other in (("old-roots", "base"), ("old-bases", "base"), ("old-bases", "old-roots")):
+        for key, other in (
+            ("old-roots", "base"),
+            ("old-bases", "base"),
+            ("old-bases", "old-roots"),
+        ):
             one, two = settings.get(key), settings.get(other)
             if isinstance(one, str) and isinstance(two, str) and _overlap(one, two):
                 hint = "name a directory of its own, beside both"

@@ -9,7 +9,6 @@ from itertools import combinations
 from ephemeroot.config import clean, volumes
 from ephemeroot.config.model import Wiping
 
-
 _SHARED = ("base", "old-bases")
 
 
@@ -35,8 +34,8 @@ class Wiped:
 def check(wiped: Sequence[Wiped], complain: Callable[[Wiped, str, str], None]) -> None:
     """Call *complain* with the later one, a reason and a hint for each two that collide.
 
-    A base, with those that it replaced, may serve several; everything else must be apart. Devices that cannot be
-    compared here count as one filesystem.
+    A base, with those that it replaced, may serve several; everything else must be apart.
+    Devices that cannot be compared here count as one filesystem.
     """
     for earlier, later in combinations(wiped, 2):
         if later.wiping.plugin is None or later.wiping.plugin.wiper.EPHEMERAL:
