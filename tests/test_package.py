@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 SOURCES = (
     "LICENSE", "README.md", "pyproject.toml",
-    "dracut", "ephemeroot", "hooks", "mkinitcpio", "systemd", "wipers",
+    "dracut", "ephemeroot", "hooks", "man", "mkinitcpio", "systemd", "wipers",
 )  # fmt: skip
 
 
@@ -76,7 +76,12 @@ def metadata(wheel: Path, name: str) -> str:
 def test_one_package_and_nothing_beside_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         top = {name.split("/")[0] for name in archive.namelist()}
-    assert top == {"ephemeroot", f"ephemeroot-{ephemeroot.__version__}.dist-info"}
+        data = {name for name in archive.namelist() if ".data/" in name}
+    name = f"ephemeroot-{ephemeroot.__version__}"
+    assert top == {"ephemeroot", f"{name}.dist-info", f"{name}.data"}
+    pages = {path.name: path.suffix[1:] for path in (CHECKOUT / "man").iterdir()}
+    assert pages
+    assert data == {f"{name}.data/data/share/man/man{pages[page]}/{page}" for page in pages}
 
 
 def test_every_module_is_in_the_wheel(wheel: Path) -> None:
