@@ -63,7 +63,7 @@ class Copy(Operation):
             results.append(self._catch_up(stage, stage.root()))
         found = self._is_sound(stage, store)
         if not found and self.initial != "empty":
-            results.append(self._seed(stage, stage.root()))
+            results.append(seed.seed_file(stage, self, stage.root()))
             found = self._is_sound(stage, store)
         place = stage.resolve_leaf(self.path)
         if found:
@@ -85,7 +85,7 @@ class Copy(Operation):
         renames.recover(store)
         if self._is_sound(stage, store):
             return self._catch_up(stage, previous)
-        return self._seed(stage, previous) if self.initial == "previous" else ""
+        return seed.seed_file(stage, self, previous) if self.initial == "previous" else ""
 
     def _catch_up(self, stage: Stage, root: int) -> str:
         store = stage.store(self.store)
@@ -102,17 +102,6 @@ class Copy(Operation):
         for problem in back.problems:
             stage.report.problem(problem, level=WARNING)
         return "stored what was newer in the root" if back.copied else ""
-
-    def _seed(self, stage: Stage, root: int) -> str:
-        return seed.seed(
-            stage,
-            root,
-            self.path,
-            self.store,
-            self.source,
-            kind=stat.S_IFREG,
-            owner=(self.user, self.group, self.mode),
-        )
 
     def _is_sound(self, stage: Stage, store: int) -> bool:
         """Whether the store has the file. One that locks everybody out is set aside."""

@@ -218,9 +218,4 @@ def attach_bind(source: int, target: int, options: list[str], name: str) -> None
     set_, clear, own = mounts.split_options(options)
     if own:
         raise EphemerootError(f"{name}: a bind cannot have the option {own[0]}")
-    mount = mounts.clone(source, name=name)
-    try:
-        mounts.set_flags(mount, set_=set_, clear=clear, private=True, name=name)
-        mounts.attach(mount, target, name=name)
-    finally:
-        os.close(mount)
+    mounts.bind(source, target, set_=set_, clear=clear, name=name)

@@ -63,7 +63,7 @@ class File(Operation):
         source = self._open_source(store)
         seeded = ""
         if source < 0 and self.initial != "empty":
-            seeded = self._seed(stage, stage.root())
+            seeded = seed.seed_file(stage, self, stage.root())
             source = self._open_source(store)
         try:
             place = stage.resolve_leaf(self.path)
@@ -94,18 +94,7 @@ class File(Operation):
         if source >= 0:
             os.close(source)
             return ""
-        return self._seed(stage, previous)
-
-    def _seed(self, stage: Stage, root: int) -> str:
-        return seed.seed(
-            stage,
-            root,
-            self.path,
-            self.store,
-            self.source,
-            kind=stat.S_IFREG,
-            owner=(self.user, self.group, self.mode),
-        )
+        return seed.seed_file(stage, self, previous)
 
     def _open_source(self, store: int) -> int:
         """The store's file, -1 if it has none. A symlink or a device there is an error."""

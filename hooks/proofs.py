@@ -82,11 +82,7 @@ def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
     try:
         source = os.open(stage.volume(volume.volume), tree.DIRECTORY | os.O_CLOEXEC)
         try:
-            mount = mounts.clone(source, name=volume.mount_point)
-            try:
-                mounts.attach(mount, place, name=volume.mount_point)
-            finally:
-                os.close(mount)
+            mounts.bind(source, place, name=volume.mount_point)
         finally:
             os.close(source)
     finally:
@@ -99,11 +95,7 @@ def bind(source: str, target: str) -> None:
     try:
         place = os.open(target, tree.DIRECTORY | os.O_CLOEXEC)
         try:
-            mount = mounts.clone(opened, name=source)
-            try:
-                mounts.attach(mount, place, name=target)
-            finally:
-                os.close(mount)
+            mounts.bind(opened, place, name=target)
         finally:
             os.close(place)
     finally:

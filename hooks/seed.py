@@ -21,6 +21,8 @@ from ephemeroot.linux import copying, kernel, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ephemeroot.hooks.copies import Copy
+    from ephemeroot.hooks.files import File
     from ephemeroot.hooks.stage import Stage
 
     Owner = tuple[int | None, int | None, int | None]
@@ -57,6 +59,12 @@ def seed(
         return _copy(stage, parent, name, path, store_path, source, owner)
     finally:
         os.close(parent)
+
+
+def seed_file(stage: Stage, file: File | Copy, root: int) -> str:
+    """The same for a declared file: what was asked for is given to the store's."""
+    owner = (file.user, file.group, file.mode)
+    return seed(stage, root, file.path, file.store, file.source, kind=stat.S_IFREG, owner=owner)
 
 
 def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:

@@ -214,12 +214,7 @@ class Attach(Operation):
             os.close(parent)
         source = os.open(stage.volume(self.volume), tree.DIRECTORY | os.O_CLOEXEC)
         try:
-            mount = mounts.clone(source, name=self.mount_point)
-            try:
-                mounts.set_flags(mount, private=True, name=self.mount_point)
-                mounts.attach(mount, target, name=self.mount_point)
-            finally:
-                os.close(mount)
+            mounts.bind(source, target, name=self.mount_point)
         finally:
             os.close(source)
             os.close(target)

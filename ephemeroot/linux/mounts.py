@@ -98,6 +98,20 @@ def attach(mount_fd: int, target_fd: int, *, name: str = "") -> None:
     )
 
 
+def bind(source_fd: int, target_fd: int, *, set_: int = 0, clear: int = 0, name: str = "") -> None:
+    """Bind what is open as *source_fd* on what is open as *target_fd*, without the mounts
+    inside it; the mount's flags are the source's, changed by *set_* and *clear*.
+
+    The bind is private, unless it is attached in a shared mount.
+    """
+    mount = clone(source_fd, name=name)
+    try:
+        set_flags(mount, set_=set_, clear=clear, private=True, name=name)
+        attach(mount, target_fd, name=name)
+    finally:
+        os.close(mount)
+
+
 def set_flags(
     mount_fd: int, *, set_: int = 0, clear: int = 0, private: bool = False, name: str = ""
 ) -> None:
