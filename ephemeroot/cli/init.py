@@ -1,0 +1,45 @@
+"""``ephemeroot init``: a configuration for this machine, and what is left to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ephemeroot.conversion import proposal, survey
+from ephemeroot.conversion.proposal import Proposal
+
+NAME = "init"
+HELP = "look at this machine and print a configuration for it, with what is left to do"
+
+FORMAT = "ephemeroot-init"
+VERSION = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb has no arguments of its own."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: printed. Nothing is ever changed."""
+    proposed = proposal.of(survey.of(arguments.root))
+    if arguments.json:
+        _print_json(proposed)
+        return 0
+    sys.stdout.write(proposed.text())
+    if not sys.stdout.isatty():
+        # Redirected into the file: the steps are in it, and not on the screen.
+        sys.stderr.write("ephemeroot: what is left to do stands at the end of it, as comments\n")
+    return 0
+
+
+def _print_json(proposed: Proposal) -> None:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "wiper": proposed.layout.wiper,
+        "store": proposed.layout.store,
+        "configuration": proposed.configuration,
+        "steps": [{"title": s.title, "commands": list(s.commands)} for s in proposed.steps],
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")

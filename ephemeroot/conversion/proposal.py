@@ -1,0 +1,112 @@
+"""A configuration for one machine, with comments, and what is left to do before it counts."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from ephemeroot.config.toml_text import array, quote
+from ephemeroot.conversion import presets, steps
+from ephemeroot.conversion.layout import Layout
+from ephemeroot.conversion.presets import Found
+from ephemeroot.conversion.steps import Step
+from ephemeroot.conversion.survey import Survey
+
+_WIDTH = 94
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """``configuration`` is the text of ephemeroot.toml, ``steps`` what has to be done."""
+
+    layout: Layout
+    configuration: str
+    steps: tuple[Step, ...]
+
+    def text(self) -> str:
+        """Both: the steps are comments, so that all of it can be the file."""
+        return f"{self.configuration}\n{_comment(_left_to_do(self.steps))}"
+
+
+def of(survey: Survey) -> Proposal:
+    """The proposal for the machine that was looked at. Raises ``Refused``."""
+    layout = Layout.of(survey)
+    found = [
+        _off_volumes(one, survey) for one in presets.found(survey.machine.root, presets.load())
+    ]
+    found = [one for one in found if one.directories or one.files or one.copies]
+    parts = [_header(survey, layout), layout.tables(), _store(layout, found)]
+    return Proposal(layout, "\n".join(parts), tuple(steps.of(survey, layout)))
+
+
+def _off_volumes(one: Found, survey: Survey) -> Found:
+    def keep(paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(path for path in paths if not survey.is_on_volume(path))
+
+    return Found(one.title, one.why, keep(one.directories), keep(one.files), keep(one.copies))
+
+
+def _header(survey: Survey, layout: Layout) -> str:
+    where = f"the {survey.type} on {survey.device}"
+    if survey.type == "btrfs":
+        where = f"the subvolume {survey.inner} of {where}" if survey.inner else f"all of {where}"
+    return _comment(
+        f"Proposed by `ephemeroot init` for {survey.machine.host_name or 'this machine'}: its root "
+        f"is {where}, its initramfs is made by {survey.generator or 'nothing that is known here'}. "
+        "It is a beginning: look through it, take out and add what you know better. Only "
+        "`ephemeroot apply` makes it count, and it says before what it does.\n\n"
+        f"{layout.explanation}"
+    )
+
+
+def _store(layout: Layout, found: list[Found]) -> str:
+    directories = [(one, path) for one in found for path in one.directories]
+    entries = [(one, quote(path)) for one in found for path in one.files]
+    entries += [
+        (one, f'{{ file = {quote(path)}, method = "copy" }}')
+        for one in found
+        for path in one.copies
+    ]
+    head = _comment(
+        "What survives. A declared path that the store lacks is taken over from the root at the "
+        "next boot; what is large and lies on another filesystem is for `ephemeroot adopt`."
+    )
+    return (
+        f"{head}[persistence.{quote(layout.store)}]\n"
+        "hide-mounts = true                   # file managers do not list the binds\n"
+        f"directories = {_grouped([(one, quote(path)) for one, path in directories])}\n"
+        f"files = {_grouped(entries)}\n"
+    )
+
+
+def _grouped(items: list[tuple[Found, str]]) -> str:
+    """An array with the titles of what its items belong to as comments."""
+    if not items:
+        return array([])
+    lines = ["[\n"]
+    last: Found | None = None
+    for one, item in items:
+        if one is not last:
+            why = f" ({one.why})" if one.why else ""
+            lines.append(f"  # {one.title}{why}\n")
+            last = one
+        lines.append(f"  {item},\n")
+    return "".join([*lines, "]"])
+
+
+def _left_to_do(todo: tuple[Step, ...]) -> str:
+    lines = ["What is left to do, as root and in this order:", ""]
+    for number, step in enumerate(todo, 1):
+        lines += textwrap.wrap(f"{number}. {step.title}", _WIDTH, subsequent_indent="   ")
+        lines += [f"     {command}" for command in step.commands]
+    return "\n".join(lines)
+
+
+def _comment(text: str) -> str:
+    out = []
+    for line in text.split("\n"):
+        # A command is never broken: it would be another one.
+        is_command = line.startswith("     ")
+        parts = [line] if is_command else textwrap.wrap(line, _WIDTH) or [""]
+        out += [f"# {part}".rstrip() for part in parts]
+    return "\n".join(out) + "\n"

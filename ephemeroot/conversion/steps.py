@@ -1,0 +1,242 @@
+"""What is left to do before a proposed configuration holds, with the exact commands."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from ephemeroot.config.fstab import INITRD, FstabLine
+from ephemeroot.config.machine import command_line
+from ephemeroot.conversion.layout import LABEL, Layout
+from ephemeroot.conversion.survey import Survey
+
+_TOP = "/mnt"
+_FILE = "/etc/ephemeroot/ephemeroot.toml"
+
+_GRUB = {
+    "usr/sbin/update-grub": "update-grub",
+    "usr/sbin/grub2-mkconfig": "grub2-mkconfig -o /boot/grub2/grub.cfg",
+    "usr/bin/grub-mkconfig": "grub-mkconfig -o /boot/grub/grub.cfg",
+    "usr/sbin/grub-mkconfig": "grub-mkconfig -o /boot/grub/grub.cfg",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """``commands`` are for a shell of root's, one a line; a few only say what to edit (``#``)."""
+
+    title: str
+    commands: tuple[str, ...]
+
+
+def of(survey: Survey, layout: Layout) -> list[Step]:
+    """The steps, in the order in which they must be taken."""
+    found = [_generator(survey)]
+    if layout.wiper == "btrfs":
+        found += [_own_root(survey, layout), _by_name(survey, layout)]
+        found += [_boot(survey, layout), _subvolume(layout)]
+    else:
+        found += [_filesystem(survey, layout)]
+    found += [_configuration(), _module(survey)]
+    if layout.wiper == "btrfs":
+        found += [_base(layout)]
+    found += [
+        Step("Look for mistakes, and try a boot without booting:",
+             ("ephemeroot check", "ephemeroot rehearse")),
+        Step("Make it count, and boot the first ephemeral root:", ("ephemeroot apply", "reboot")),
+    ]  # fmt: skip
+    return [step for step in found if step is not None]
+
+
+def _generator(survey: Survey) -> Step | None:
+    if survey.generator in ("dracut", "mkinitcpio"):
+        return None
+    command = "apt install dracut" if survey.has("usr/bin/apt-get") else "# install dracut"
+    made = f"{survey.generator} cannot carry it" if survey.generator else "none was found here"
+    return Step(f"An initramfs made by dracut ({made}):", (command,))
+
+
+def _own_root(survey: Survey, layout: Layout) -> Step | None:
+    """A root that cannot be exchanged: the top level, or a snapshot of snapper's."""
+    if survey.inner == layout.root:
+        return None
+    source = f"{_TOP}/{survey.inner}".rstrip("/")
+    return Step(
+        f"A subvolume for the root alone, {layout.root}, and a boot into it; the present one "
+        f"({survey.inner or 'the top level'}) stays as it is:",
+        (
+            *_mounted_top(
+                layout,
+                f"btrfs subvolume snapshot {shlex.quote(source)} {_top(layout.root)}",
+                f"sed -i -E 's,^([^#]\\S*\\s+/\\s+btrfs\\s+)\\S+,\\1subvol={layout.root},' "
+                f"{_top(layout.root)}/etc/fstab",
+            ),
+            *_command_line(survey, layout),
+            "reboot",
+        ),
+    )
+
+
+def _by_name(survey: Survey, layout: Layout) -> Step | None:
+    """The root is booted, and in fstab, by the name that the fresh one will have."""
+    if survey.inner != layout.root:
+        return None
+    commands: list[str] = []
+    line = survey.root_line
+    if line is not None and line.option("subvolid") is not None:
+        commands.append(
+            "sed -i -E '/^[^#]\\S*\\s+\\/\\s/ { s/,subvolid=[0-9]+//; s/subvolid=[0-9]+,?// }' "
+            "/etc/fstab"
+        )
+    by_id = any("subvolid=" in ",".join(command_line(text).root_flags())
+                for _, text in survey.machine.command_lines)  # fmt: skip
+    if by_id or not survey.named:
+        commands += [*_command_line(survey, layout), "reboot"]
+    if not commands:
+        return None
+    return Step("The root by its name, for the number changes at every boot:", tuple(commands))
+
+
+def _command_line(survey: Survey, layout: Layout) -> list[str]:
+    """How rootflags=subvol= gets onto the kernel command line."""
+    words = f"rootflags=subvol={layout.root}"
+    if survey.boot_loader == "grub":
+        update = next((c for p, c in _GRUB.items() if survey.has(p)), "update-grub")
+        return [
+            f"# put {words} into GRUB_CMDLINE_LINUX in /etc/default/grub, then",
+            update,
+        ]
+    if survey.boot_loader == "kernel-install":
+        return [f"# put {words} into /etc/kernel/cmdline, and run kernel-install again"]
+    if survey.boot_loader == "systemd-boot":
+        return [f"# put {words} into the options of each file in loader/entries"]
+    return [f"# put {words} on the kernel command line, in the boot loader's configuration"]
+
+
+def _boot(survey: Survey, layout: Layout) -> Step | None:
+    """Kernel and boot loader must not lie on what is wiped."""
+    machine = survey.machine
+    lost = [path for path in machine.boot_files if path.startswith("/boot/")
+            and not survey.is_on_volume(path)]  # fmt: skip
+    if not lost or any(line.mount_point == "/boot" for line in survey.lines):
+        return None
+    parent, _, name = layout.root.rpartition("/")
+    subvolume = f"{parent}/" if parent else ""
+    subvolume += "@boot" if name.startswith("@") else "boot"
+    inner = sorted(
+        line.mount_point for line in survey.lines if line.mount_point.startswith("/boot/")
+    )
+    commands = [
+        *(f"umount {shlex.quote(point)}" for point in reversed(inner)),
+        *_mounted_top(
+            layout,
+            f"btrfs subvolume create {_top(subvolume)}",
+            f"cp -a --reflink=auto /boot/. {_top(subvolume)}/",
+        ),
+        _append(f"{layout.device} /boot btrfs subvol={subvolume} 0 0"),
+        "mount /boot",
+        *(f"mount {shlex.quote(point)}" for point in inner),
+    ]
+    if survey.boot_loader == "grub":
+        update = next((c for p, c in _GRUB.items() if survey.has(p)), "update-grub")
+        commands += ["# GRUB looks for itself in another place from now on:"]
+        if machine.root == "/" and survey.has("sys/firmware/efi"):
+            commands += ["grub-install"]
+        else:
+            commands += ["# grub-install DISK    (the disk that the machine boots from)"]
+        commands += [update]
+    return Step(
+        f"Kernels and boot loader off the root ({lost[0]} is on it), into a subvolume of their "
+        "own; a partition for /boot does as well:",
+        tuple(commands),
+    )
+
+
+def _subvolume(layout: Layout) -> Step | None:
+    """The store's subvolume, its line in fstab, mounted."""
+    if layout.line is not None:
+        return _needed(layout.line)
+    line = f"{layout.device} {layout.store} btrfs subvol={layout.subvolume},noatime,{INITRD} 0 0"
+    return Step(
+        "A subvolume for what persists, which the initramfs mounts:",
+        (
+            *_mounted_top(layout, f"btrfs subvolume create {_top(layout.subvolume)}"),
+            f"mkdir -p {shlex.quote(layout.store)}",
+            _append(line),
+            f"mount {shlex.quote(layout.store)}",
+        ),
+    )
+
+
+def _filesystem(survey: Survey, layout: Layout) -> Step | None:
+    """A place for the store beside an installed root that stays as it is."""
+    if layout.line is not None:
+        return _needed(layout.line)
+    if layout.host is not None:
+        step = _needed(layout.host)
+        make = f"mkdir -p -m 0755 {shlex.quote(layout.store)}"
+        return Step(
+            f"The store, on the volume {layout.host.mount_point}:",
+            (*(step.commands if step else ()), make),
+        )
+    commands = [
+        f"mkfs.ext4 -L {LABEL} DEVICE    # a partition or logical volume that is free",
+        f"mkdir -p {layout.store}",
+        _append(f"LABEL={LABEL} {layout.store} ext4 noatime,{INITRD} 0 0"),
+        f"mount {layout.store}",
+    ]
+    if "/mapper/" in survey.device or survey.has("sbin/lvm") or survey.has("usr/sbin/lvm"):
+        commands.insert(0, "# with LVM: lvcreate -n persistent -L 20G VOLUME-GROUP")
+    return Step("A filesystem for what persists, for the root itself is read-only:",
+                tuple(commands))  # fmt: skip
+
+
+def _needed(line: FstabLine) -> Step | None:
+    if line.needed_for_boot:
+        return None
+    point = shlex.quote(line.mount_point)
+    return Step(
+        f"The initramfs must mount {line.mount_point}: make its line in /etc/fstab this one, and "
+        "mount it if it is not:",
+        (
+            f"sed -i '{line.number}c\\{line.with_initrd()}' /etc/fstab",
+            f"mountpoint -q {point} || mount {point}",
+        ),
+    )
+
+
+def _configuration() -> Step:
+    return Step(
+        "This configuration in its place:",
+        ("mkdir -p /etc/ephemeroot", f"ephemeroot init > {_FILE}", f'"${{EDITOR:-vi}}" {_FILE}'),
+    )
+
+
+def _module(survey: Survey) -> Step | None:
+    generator = survey.generator if survey.generator == "mkinitcpio" else "dracut"
+    commands = [] if survey.has_module else [f"ephemeroot setup {generator}"]
+    if generator == "mkinitcpio":
+        commands.append("# put ephemeroot after block, encrypt, lvm2 and resume, before "
+                        "filesystems, into HOOKS in /etc/mkinitcpio.conf")  # fmt: skip
+    return Step(f"The module for {generator}:", tuple(commands)) if commands else None
+
+
+def _base(layout: Layout) -> Step:
+    """Last: what was set up before must be in it."""
+    source = _top(layout.root)
+    return Step(
+        "The base, a copy of the root as it is now; each fresh root is a snapshot of it:",
+        _mounted_top(layout, f"btrfs subvolume snapshot {source} {_top(layout.base)}"),
+    )
+
+
+def _mounted_top(layout: Layout, *commands: str) -> tuple[str, ...]:
+    return (f"mount -t btrfs -o subvolid=5 {layout.device} {_TOP}", *commands, f"umount {_TOP}")
+
+
+def _top(path: str) -> str:
+    return shlex.quote(f"{_TOP}/{path}")
+
+
+def _append(line: str) -> str:
+    return f"echo {shlex.quote(line)} >> /etc/fstab"

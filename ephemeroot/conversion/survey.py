@@ -1,0 +1,152 @@
+"""What a machine is before it is converted: its root, its volumes, what boots it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+
+from ephemeroot.config import Machine, fstab, volumes
+from ephemeroot.config.fstab import FstabLine
+from ephemeroot.config.machine import command_line
+from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import mountinfo
+
+GENERATORS = {
+    "dracut": ("usr/bin/dracut", "usr/sbin/dracut", "sbin/dracut"),
+    "mkinitcpio": ("usr/bin/mkinitcpio",),
+    "initramfs-tools": ("usr/sbin/update-initramfs", "sbin/update-initramfs"),
+}
+"""Initramfs generators, and the programs by which they are known."""
+
+_MODULES = {
+    "dracut": "usr/lib/dracut/modules.d/90ephemeroot/module-setup.sh",
+    "mkinitcpio": "usr/lib/initcpio/install/ephemeroot",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """One machine. ``type``, ``device`` and ``inner`` are of the root's filesystem: ``inner``
+    is the subvolume or dataset that is mounted, empty for the top level. ``named`` is
+    whether the boot asks for it by that name. ``uuid`` of the filesystem, empty if nobody
+    knows it. ``generator`` is empty if there is none we know.
+    """
+
+    machine: Machine
+    type: str
+    device: str
+    inner: str
+    named: bool
+    generator: str
+    has_module: bool
+    boot_loader: str
+
+    @property
+    def lines(self) -> list[FstabLine]:
+        """The lines of fstab for volumes other than the root."""
+        return [line for line in self.machine.fstab if line.mount_point != "/"]
+
+    @property
+    def root_line(self) -> FstabLine | None:
+        """The root's line in fstab."""
+        return next((line for line in self.machine.fstab if line.mount_point == "/"), None)
+
+    def is_on_volume(self, path: str) -> bool:
+        """Whether *path* is on a volume of its own, and so persists anyway."""
+        return any(
+            (path + "/").startswith(line.mount_point + "/")
+            for line in self.lines
+            if line.type not in ("tmpfs", "swap")
+        )
+
+    def has(self, pattern: str) -> bool:
+        """Whether the machine has something at *pattern* (relative to its root)."""
+        return bool(glob.glob(pattern, root_dir=self.machine.root))
+
+
+def of(root: str) -> Survey:
+    """Look at the machine whose root is the directory *root*; changes nothing.
+
+    Raises ``EphemerootError`` if nothing tells what its root is.
+    """
+    machine = Machine.of(root)
+    line = next((line for line in machine.fstab if line.mount_point == "/"), None)
+    mount = mountinfo.mounted_at(os.path.realpath(machine.root))
+    if mount is not None:
+        type_, inner = mount.fstype, mount.root.strip("/") if mount.fstype == "btrfs" else ""
+        source = mount.source
+    elif line is not None:
+        type_, inner = line.type, (line.option("subvol") or "").strip("/")
+        source = line.device
+    else:
+        raise EphemerootError(
+            f"nothing tells what {machine.root} is: it is no mount point, and its fstab has no "
+            "line for /",
+            "mount the root of that machine there",
+        )
+    generator = next(
+        (name for name, programs in GENERATORS.items() if _any(machine.root, programs)), ""
+    )
+    module = _MODULES.get(generator)
+    return Survey(
+        machine=machine,
+        type=type_,
+        device=source if type_ == "zfs" else _device(machine, line, source),
+        inner=source if type_ == "zfs" else inner,
+        named=_is_named(machine, line, inner),
+        generator=generator,
+        has_module=module is not None and os.path.exists(os.path.join(machine.root, module)),
+        boot_loader=_boot_loader(machine.root),
+    )
+
+
+def _any(root: str, names: tuple[str, ...]) -> bool:
+    return any(os.path.lexists(os.path.join(root, name)) for name in names)
+
+
+def _device(machine: Machine, line: FstabLine | None, source: str) -> str:
+    """How the root's device is best called: as fstab or the kernel command line does if that
+    is the same one, else by its UUID, else by its path.
+    """
+    specs = [line.device] if line is not None else []
+    specs += [
+        device
+        for _, text in machine.command_lines
+        if (device := command_line(text).root_device()) is not None
+    ]
+    for spec in specs:
+        if spec.startswith(("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")):
+            if volumes.same_device(spec, source) or machine.root != "/":
+                return spec
+    return _by_uuid(source) or next(iter(specs), source)
+
+
+def _by_uuid(source: str) -> str:
+    folder = "/dev/disk/by-uuid"
+    try:
+        for name in os.listdir(folder):
+            if os.path.realpath(f"{folder}/{name}") == os.path.realpath(source):
+                return f"UUID={name}"
+    except OSError:
+        pass
+    return ""
+
+
+def _is_named(machine: Machine, line: FstabLine | None, inner: str) -> bool:
+    """Whether what boots says subvol= (``check`` asks for the same)."""
+    if machine.command_lines:
+        return all(
+            (fstab.option(command_line(text).root_flags(), "subvol") or "").strip("/") == inner
+            for _, text in machine.command_lines
+        )
+    return line is not None and (line.option("subvol") or "").strip("/") == inner
+
+
+def _boot_loader(root: str) -> str:
+    if _any(root, ("etc/default/grub", "boot/grub/grub.cfg", "boot/grub2/grub.cfg")):
+        return "grub"
+    if _any(root, ("etc/kernel/cmdline",)):
+        return "kernel-install"
+    entries = ("boot/loader/entries", "efi/loader/entries", "boot/efi/loader/entries")
+    return "systemd-boot" if _any(root, entries) else ""

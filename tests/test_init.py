@@ -1,0 +1,356 @@
+"""`ephemeroot init`: what it proposes for machines as installers leave them, and that doing what
+it says leads to a configuration that `check` has nothing against.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from btrfs_image import Disk, btrfsutil, fresh_disk
+from ephemeroot import cli
+from ephemeroot.config.toml_text import quote
+from ephemeroot.conversion import presets, survey
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+ACCOUNTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n",
+    "etc/group": "root:x:0:\nada:x:1000:\n",
+    "etc/shadow": "root:*:::::::\nada:*:::::::\n",
+    "etc/gshadow": "root:*::\nada:*::\n",
+    "etc/hostname": "box\n",
+    "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "usr/lib/os-release": "ID=test\n",
+    "usr/bin/dracut": "",
+    "usr/lib/systemd/system/NetworkManager.service": "",
+    "etc/NetworkManager/system-connections/home.nmconnection": "psk=secret\n",
+    "var/log/syslog": "one line\n",
+    "srv/empty/.": "",
+    "var/lib/postgresql/15/main/PG_VERSION": "15\n",
+}
+
+
+class Installation:
+    """A machine on a btrfs, its root mounted at ``root``."""
+
+    def __init__(self, disk: Disk, uuid: str, where: Path) -> None:
+        self.disk = disk
+        self.uuid = uuid
+        self.where = where
+        self.root = where / "root"
+        self.root.mkdir()
+
+    def mount(self, subvolume: str) -> None:
+        """Boot it, as far as this needs it."""
+        self.unmount()
+        options = f"subvol={subvolume}"
+        subprocess.run(["mount", "-o", options, self.disk.loop, self.root], check=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "-R", "-l", self.root], capture_output=True)
+
+    def write(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not name.endswith("/."):
+                path.write_text(text.replace("@UUID@", self.uuid))
+
+    def init(self, capsys: pytest.CaptureFixture[str]) -> str:
+        before = _state(self.root)
+        assert cli.main(["init", "--root", str(self.root)]) == 0
+        assert _state(self.root) == before, "init changes nothing"
+        return capsys.readouterr().out
+
+    def steps(self, capsys: pytest.CaptureFixture[str]) -> list[str]:
+        assert cli.main(["init", "--json", "--root", str(self.root)]) == 0
+        document = json.loads(capsys.readouterr().out)
+        return [command for step in document["steps"] for command in step["commands"]]
+
+    def do(self, commands: list[str]) -> None:
+        """Carry out the commands in the machine itself, with this machine's programs."""
+        ours = ("ephemeroot", "reboot", "apt", '"${EDITOR', "#")
+        script = [c for c in commands if not c.startswith(ours)]
+        (self.root / "mnt").mkdir(exist_ok=True)
+        (self.root / "run").mkdir(exist_ok=True)
+        with ExitStack() as stack:
+            subprocess.run(["mount", "-t", "tmpfs", "run", self.root / "run"], check=True)
+            stack.callback(_unmount, self.root / "run")
+            for name in ("usr", "proc", "dev", "sys"):
+                (self.root / name).mkdir(exist_ok=True)
+                subprocess.run(["mount", "--rbind", f"/{name}", self.root / name], check=True)
+                stack.callback(_unmount, self.root / name)
+            for name in ("bin", "sbin", "lib", "lib64"):
+                if not (self.root / name).is_symlink():
+                    (self.root / name).symlink_to(f"usr/{name}")
+            subprocess.run(
+                ["chroot", self.root, "sh", "-ex"],
+                input="\n".join(["PATH=/stubs:$PATH", *script]),
+                text=True,
+                check=True,
+            )
+
+    def configure(self, text: str) -> None:
+        self.write({"etc/ephemeroot/ephemeroot.toml": text})
+
+    def check(self, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+        status = cli.main(["check", "--root", str(self.root)])
+        return status, capsys.readouterr().out
+
+
+def _unmount(path: Path) -> None:
+    subprocess.run(["umount", "-R", "-l", path], check=True)
+
+
+def _state(root: Path) -> list[tuple[str, int]]:
+    return sorted((str(p), p.lstat().st_ctime_ns) for p in root.rglob("*"))
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    with fresh_disk(tmp_path) as disk:
+        uuid = subprocess.run(
+            ["blkid", "-p", "-o", "value", "-s", "UUID", disk.loop],
+            check=True, capture_output=True, text=True,
+        ).stdout.strip()  # fmt: skip
+        one = Installation(disk, uuid, tmp_path)
+        yield one
+        one.unmount()
+
+
+def debian(machine: Installation) -> None:
+    """Debian's installer: everything, /boot too, in @rootfs."""
+    btrfsutil.create_subvolume(str(machine.disk.top / "@rootfs"))
+    machine.mount("@rootfs")
+    machine.write(ACCOUNTS | {
+        "etc/fstab": "UUID=@UUID@ / btrfs defaults,subvol=@rootfs 0 0\n"
+                     "/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n",
+        "boot/vmlinuz-6.12.0": "kernel",
+        "boot/initrd.img-6.12.0": "image",
+        "boot/grub/grub.cfg": "menu",
+        "etc/default/grub": "",
+        "usr/sbin/update-grub": "",
+        "stubs/update-grub": "#!/bin/sh\ntouch /updated-grub\n",
+        "usr/bin/apt-get": "",
+    })  # fmt: skip
+    (machine.root / "stubs/update-grub").chmod(0o755)
+
+
+def test_debian_as_its_installer_leaves_it(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    debian(installation)
+    text = installation.init(capsys)
+    configuration = tomllib.loads(text)
+    assert configuration["root"]["btrfs"]["base"] == "@rootfs-base"
+    assert configuration["root"]["btrfs"]["old-roots"] == "@old_roots"
+    store = configuration["persistence"]["/persistent"]
+    assert {"/var/log", "/etc/NetworkManager/system-connections", "/var/lib/postgresql"} <= set(
+        store["directories"]
+    )
+    assert "/srv" not in store["directories"], "nothing is in it"
+    assert {"file": "/etc/shadow", "method": "copy"} in store["files"]
+    assert "/etc/machine-id" in store["files"]
+    installation.configure(text)
+    status, said = installation.check(capsys)
+    assert status == 2
+    assert "kernel, initramfs or boot loader are on the root" in said
+    installation.do(installation.steps(capsys))
+    status, said = installation.check(capsys)
+    assert status == 0, said
+    assert "error" not in said.replace("0 errors", "")
+    fstab = (installation.root / "etc/fstab").read_text()
+    assert f"UUID={installation.uuid} /boot btrfs subvol=@boot 0 0\n" in fstab
+    assert (installation.root / "updated-grub").exists()
+    top = installation.disk.top
+    assert (top / "@boot/vmlinuz-6.12.0").read_text() == "kernel"
+    assert (top / "@rootfs-base/etc/fstab").read_text() == fstab, "the base knows the store"
+    assert btrfsutil.is_subvolume(str(top / "@persistent"))
+
+
+def test_it_can_be_asked_again_when_all_is_done(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    debian(installation)
+    installation.do(installation.steps(capsys))
+    again = installation.steps(capsys)
+    assert not [c for c in again if "@persistent" in c or "@boot" in c], again
+
+
+def test_arch_with_subvolumes(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What genfstab writes names the root by its number as well, and /home is not the root's."""
+    for name in ("@", "@home"):
+        btrfsutil.create_subvolume(str(installation.disk.top / name))
+    installation.mount("@")
+    installation.write(ACCOUNTS | {
+        "etc/fstab": "UUID=@UUID@ / btrfs rw,relatime,subvolid=256,subvol=/@ 0 0\n"
+                     "UUID=@UUID@ /home btrfs rw,relatime,subvolid=257,subvol=/@home 0 0\n"
+                     "UUID=C0DE-F00D /boot vfat rw 0 2\n",
+        "etc/kernel/cmdline": "root=UUID=@UUID@ rootflags=subvol=@ rw\n",
+        "home/ada/.": "",
+        "boot/vmlinuz-linux": "kernel",
+    })  # fmt: skip
+    (installation.root / "usr/bin/dracut").unlink()
+    installation.write({"usr/bin/mkinitcpio": ""})
+    text = installation.init(capsys)
+    configuration = tomllib.loads(text)
+    assert "/home" not in configuration["persistence"]["/persistent"]["directories"]
+    assert configuration["root"]["btrfs"]["base"] == "@-base"
+    assert "HOOKS" in text
+    installation.configure(text)
+    assert installation.check(capsys)[0] == 2
+    installation.do(installation.steps(capsys))
+    status, said = installation.check(capsys)
+    assert status == 0, said
+    line = (installation.root / "etc/fstab").read_text().splitlines()[0]
+    assert "subvolid" not in line
+    assert "subvol=/@" in line
+
+
+def test_opensuse_with_snapper(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The root is a snapshot of snapper's, found as the default subvolume, by no name."""
+    top = installation.disk.top
+    for name in ("@", "@/.snapshots", "@/var", "@/home"):
+        btrfsutil.create_subvolume(str(top / name))
+    (top / "@/.snapshots/1").mkdir()
+    btrfsutil.create_subvolume(str(top / "@/.snapshots/1/snapshot"))
+    installation.mount("@/.snapshots/1/snapshot")
+    installation.write(ACCOUNTS | {
+        "etc/fstab": "UUID=@UUID@ / btrfs defaults 0 0\n"
+                     "UUID=@UUID@ /var btrfs subvol=/@/var 0 0\n"
+                     "UUID=@UUID@ /home btrfs subvol=/@/home 0 0\n"
+                     "UUID=C0DE-F00D /boot vfat rw 0 2\n",
+        "etc/default/grub": "",
+        "usr/sbin/grub2-mkconfig": "",
+        "stubs/grub2-mkconfig": "#!/bin/sh\n",
+    })  # fmt: skip
+    (installation.root / "stubs/grub2-mkconfig").chmod(0o755)
+    commands = installation.steps(capsys)
+    installation.do(commands[: commands.index("reboot")])
+    installation.mount("@ephemeral")
+    installation.write({"etc/kernel/cmdline": "root=UUID=@UUID@ rootflags=subvol=@ephemeral\n"})
+    text = installation.init(capsys)
+    directories = tomllib.loads(text)["persistence"]["/persistent"]["directories"]
+    assert not [path for path in directories if path.startswith(("/var", "/home"))]
+    installation.configure(text)
+    installation.do(installation.steps(capsys))
+    status, said = installation.check(capsys)
+    assert status == 0, said
+    assert btrfsutil.is_subvolume(str(top / "@ephemeral-base"))
+
+
+def test_a_root_at_the_top_level(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation.mount("/")
+    installation.write(ACCOUNTS | {
+        "etc/fstab": "UUID=@UUID@ / btrfs defaults 0 0\nUUID=C0DE-F00D /boot vfat rw 0 2\n",
+    })  # fmt: skip
+    commands = installation.steps(capsys)
+    installation.do(commands[: commands.index("reboot")])
+    installation.mount("ephemeral")
+    installation.write({"etc/kernel/cmdline": "root=UUID=@UUID@ rootflags=subvol=ephemeral\n"})
+    text = installation.init(capsys)
+    installation.configure(text)
+    installation.do(installation.steps(capsys))
+    status, said = installation.check(capsys)
+    assert status == 0, said
+    assert (installation.disk.top / "persistent").is_dir()
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_ext4_gets_an_overlay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], home: bool
+) -> None:
+    """With a volume for /home the store goes there, else a filesystem has to be made."""
+    root = tmp_path / "machine"
+    volume = "LABEL=home /home ext4 defaults 0 2\n" if home else ""
+    machine = {
+        "etc/fstab": "LABEL=root / ext4 errors=remount-ro 0 1\n"
+        f"LABEL=boot /boot ext4 ro 0 2\n{volume}"
+    }
+    for name, content in {**ACCOUNTS, **machine}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/."):
+            path.write_text(content)
+    assert cli.main(["init", "--root", str(root)]) == 0
+    text = capsys.readouterr().out
+    configuration = tomllib.loads(text)
+    assert configuration["root"]["wiper"] == "overlay"
+    assert configuration["root"]["overlay"]["type"] == "ext4"
+    store = "/home/persistent" if home else "/persistent"
+    assert list(configuration["persistence"]) == [store]
+    (root / "etc/ephemeroot").mkdir()
+    (root / "etc/ephemeroot/ephemeroot.toml").write_text(text)
+    assert cli.main(["check", "--root", str(root)]) == 2
+    capsys.readouterr()
+    assert cli.main(["init", "--json", "--root", str(root)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    edits = [c for s in document["steps"] for c in s["commands"] if "/etc/fstab" in c]
+    assert edits
+    for edit in edits:
+        command = edit.replace("/etc/fstab", str(root / "etc/fstab"))
+        subprocess.run(["sh", "-ec", command], check=True)
+    assert cli.main(["check", "--root", str(root)]) == 0, capsys.readouterr().out
+
+
+def test_what_is_no_installation_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "etc").mkdir()
+    assert cli.main(["init", "--root", str(tmp_path)]) == 1
+    assert "no mount point" in capsys.readouterr().err
+    (tmp_path / "etc/fstab").write_text("none / tmpfs defaults 0 0\n")
+    assert cli.main(["init", "--root", str(tmp_path)]) == 1
+    assert "no installation to convert" in capsys.readouterr().err
+
+
+def test_every_preset_is_sound() -> None:
+    titles = []
+    for preset in presets.load():
+        assert set(preset) <= presets.KEYS, preset
+        titles.append(preset["title"])
+        kinds = ("directories", "filled", "files", "copies")
+        paths = [path for kind in kinds for path in preset.get(kind, ())]
+        assert paths, preset
+        for path in [*paths, *preset.get("paths", ())]:
+            assert path.startswith("/")
+            assert os.path.normpath(path) == path
+    assert len(titles) == len(set(titles))
+
+
+def test_a_link_is_no_place_to_bind(tmp_path: Path) -> None:
+    (tmp_path / "var/lib/real").mkdir(parents=True)
+    (tmp_path / "var/lib/colord").symlink_to("real")
+    asked = [{"title": "x", "directories": ["/var/lib/colord", "/var/lib/real"]}]
+    assert presets.found(str(tmp_path), asked)[0].directories == ("/var/lib/real",)
+
+
+def test_the_survey_names_the_device_as_fstab_does(installation: Installation) -> None:
+    debian(installation)
+    found = survey.of(str(installation.root))
+    assert found.device == f"UUID={installation.uuid}"
+    assert (found.type, found.inner, found.named) == ("btrfs", "@rootfs", True)
+
+
+@pytest.mark.parametrize("text", ["plain", 'a"b\\c', "new\nline", "tab\t\x7f\x01", "grüße", "☃"])
+def test_quoted_text_reads_back(text: str) -> None:
+    assert tomllib.loads(f"x = {quote(text)}")["x"] == text
+
+
+def test_what_is_no_text_cannot_be_quoted() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        quote("\udcff")
