@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
+from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import data
+from ephemeroot.wipers.overlay import Overlay
 from image_plans import plan, volume, wipe
 
 pytestmark = pytest.mark.requires_root
@@ -60,7 +62,7 @@ class Dracut:
         program.chmod(0o755)
         arguments = ["setup", "dracut", "--root", str(self.root), "--program", str(program)]
         assert cli.main(arguments) == 0
-        self.module = self.root / "usr/lib/dracut/modules.d/90ephemeroot"
+        self.module = self.root / "usr/lib/dracut/modules.d/50ephemeroot"
         self.initdir = folder / "tmp/initramfs"
         # What other modules have put there before.
         (self.initdir / "usr/lib").mkdir(parents=True)
@@ -119,6 +121,38 @@ def test_without_systemd_the_stages_are_hooks(dracut: Dracut) -> None:
     assert "options=--check\n" in settings
 
 
+TMPFS = Wipe(target="/", wiper="tmpfs", attribute="ephemeroot.wipers.tmpfs:Tmpfs", settings={})
+OVERLAY = Wipe(
+    target="/",
+    wiper="overlay",
+    attribute="ephemeroot.wipers.overlay:Overlay",
+    settings={option.name: option.default for option in Overlay.OPTIONS},
+)
+
+
+@pytest.mark.parametrize(("operation", "claimed"), [(TMPFS, True), (OVERLAY, False)])
+def test_without_systemd_a_wiper_mounts_the_root_among_the_mounts(
+    dracut: Dracut, operation: Wipe, claimed: bool
+) -> None:
+    """As the first of them; a root that is on no device is claimed, or init would not go on."""
+    dracut.apply(plan(operation).dump())
+    built = dracut.build("base")
+    assert built.status == 0, built.lines
+    assert [line for line in hooks(built) if "initqueue" not in line] == [
+        *(["hook cmdline 96 ephemeroot-root.sh"] if claimed else []),
+        "hook mount 10 ephemeroot-wipe.sh",
+        "hook pre-pivot 30 ephemeroot-persist.sh",
+    ]
+
+
+@pytest.mark.parametrize(("root", "claimed"), [("tmpfs", "1"), ("", "")])
+def test_a_root_on_no_device_is_claimed(root: str, claimed: str) -> None:
+    hook = data.folder("dracut") / "50ephemeroot/ephemeroot-root.sh"
+    script = f'rootok=; root="{root}"; . "{hook}"; echo "$rootok"'
+    done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{claimed}\n", "")
+
+
 @pytest.mark.parametrize("broken", ["plan", "program"])
 def test_without_systemd_an_inert_image_says_so(dracut: Dracut, broken: str) -> None:
     dracut.apply(plan().dump()[:-20])
@@ -133,7 +167,7 @@ def test_without_systemd_an_inert_image_says_so(dracut: Dracut, broken: str) -> 
 @pytest.mark.parametrize("status", [0, 1, 127])
 def test_a_hook_dies_unless_its_stage_says_go_on(tmp_path: Path, name: str, status: int) -> None:
     """dracut ignores what a hook returns."""
-    hook = (data.folder("dracut") / f"90ephemeroot/ephemeroot-{name}.sh").read_text()
+    hook = (data.folder("dracut") / f"50ephemeroot/ephemeroot-{name}.sh").read_text()
     boot = tmp_path / "boot"
     boot.write_text(f'echo "boot $*"; exit {status}\n')
     (tmp_path / "hook").write_text(hook.replace("/usr/lib/ephemeroot/boot", str(boot)))
@@ -187,6 +221,15 @@ def test_the_hook_waits_for_the_device_and_not_for_ever(dracut: Dracut) -> None:
     assert finished(10)
     device.touch()
     assert finished(0)
+
+
+def test_without_end_the_hook_waits_for_ever(dracut: Dracut) -> None:
+    dracut.apply(plan(volume(device="/nowhere", timeout=0), wipe()).dump())
+    built = dracut.build()
+    hook = next(p for p in built.folder.iterdir() if p.suffix == ".sh")
+    script = f"main_loop=9999; . {hook}"
+    assert "/nowhere" in hook.read_text()
+    assert subprocess.run(["sh", "-c", script]).returncode != 0
 
 
 def test_never_applied(dracut: Dracut) -> None:

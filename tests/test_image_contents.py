@@ -5,8 +5,11 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
+import venv
+from dataclasses import dataclass
 from pathlib import Path
 
+import btrfsutil
 import pytest
 
 import ephemeroot
@@ -14,11 +17,13 @@ from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import contents, initramfs, verification
 from ephemeroot.image.closure import Broken
 from ephemeroot.image.contents import Contents
-from image_plans import plan, put_together, volume, wipe
+from image_plans import plan, put_together, wipe
 
 pytestmark = pytest.mark.requires_root
 
 ENTRY = "/usr/lib/ephemeroot/boot.pyc"
+
+TMPFS = Wipe(target="/", wiper="tmpfs", attribute="ephemeroot.wipers.tmpfs:Tmpfs", settings={})
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +157,14 @@ def test_an_initramfs_without_emergency_shell_is_inert(tmp_path: Path) -> None:
     assert "emergency shell" in broken(tmp_path, plan().dump(), "none")
 
 
-@pytest.mark.parametrize("init", [initramfs.DRACUT, initramfs.BUSYBOX])
-def test_a_wiper_that_mounts_the_root_is_inert_without_systemd(tmp_path: Path, init: str) -> None:
-    operation = Wipe(
-        target="/", wiper="tmpfs", attribute="ephemeroot.wipers.tmpfs:Tmpfs", settings={}
-    )
-    assert "needs systemd" in broken(tmp_path, plan(operation).dump(), init)
+def test_who_mounts_the_root_is_said_to_mkinitcpios_init(tmp_path: Path) -> None:
+    """With its own init alone: systemd has a condition for that (test_image_units)."""
+    raw = plan(TMPFS).dump()
+    mark = contents.MOUNTS_ROOT
+    made = contents.put_together(tmp_path / "tree", raw, initramfs.BUSYBOX)
+    assert (made.armed, mark in names(made)) == (True, True), made.reason
+    made = contents.put_together(tmp_path / "other", plan().dump(), initramfs.BUSYBOX)
+    assert (made.armed, mark in names(made)) == (True, False), made.reason
 
 
 def test_a_wiper_that_is_gone_makes_an_inert_image(tmp_path: Path) -> None:
@@ -221,25 +228,64 @@ def test_a_third_partys_wiper_is_packed(tmp_path: Path, odd: Path) -> None:
     assert "oddfs" in made.modules
 
 
-def test_from_a_distributions_python(tmp_path: Path) -> None:
-    """The tests run in a virtual environment; without one, it works alike."""
-    python = Path("/usr/bin/python3")
-    if not python.exists():
-        pytest.skip("needs a distribution's Python: install /usr/bin/python3")
-    (tmp_path / "plan").write_bytes(plan(volume(mount_point="/data", name="data")).dump())
-    code = (
-        "import sys; from pathlib import Path; from ephemeroot.image import contents, initramfs;"
-        "top, raw = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes();"
-        "made = contents.put_together(top, raw, initramfs.SYSTEMD);"
-        "print(made.armed, made.reason)"
-    )
+HERE = str(Path(ephemeroot.__path__[0]).parent)
+BUILD = """
+import sys; from pathlib import Path; from ephemeroot.image import contents, initramfs
+made = contents.put_together(Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), initramfs.SYSTEMD)
+print(sys.prefix != sys.base_prefix, made.armed, made.reason)
+"""
+
+
+@dataclass
+class Python:
+    """An interpreter that finds this program by the variable ``path``, or by itself."""
+
+    program: Path
+    path: str
+    virtual: bool
+
+
+@pytest.fixture(scope="module", params=["distribution", "virtual environment"])
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Python:
+    installed = [HERE, str(Path(btrfsutil.__file__).parent)]
+    if request.param == "distribution":
+        usual = Path("/usr/bin/python3")
+        if not usual.exists():
+            pytest.skip("needs a distribution's Python: install /usr/bin/python3")
+        return Python(usual, ":".join(installed), virtual=False)
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, symlinks=True)
+    site = next(folder.glob("lib/python3*/site-packages"))
+    (site / "installed.pth").write_text("".join(f"{entry}\n" for entry in installed))
+    return Python(folder / "bin/python", "", virtual=True)
+
+
+@pytest.mark.requires_program("zstd")
+@pytest.mark.parametrize("operation", [wipe(), TMPFS], ids=["btrfs", "tmpfs"])
+def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe) -> None:
+    """All that is needed and no more: 3.5 MB compressed (zstd) is the limit.
+
+    What every initramfs has anyway does not count.
+    """
+    (tmp_path / "plan").write_bytes(plan(operation).dump())
+    tree, packed = tmp_path / "tree", tmp_path / "tree.tar"
     done = subprocess.run(
-        [python, "-s", "-P", "-c", code, tmp_path / "tree", tmp_path / "plan"],
-        env={"PYTHONPATH": str(Path(ephemeroot.__path__[0]).parent), "PATH": "/usr/bin:/bin"},
+        [python.program, "-s", "-P", "-c", BUILD, tree, tmp_path / "plan"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": python.path},
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == ["True", "None"], done.stdout + done.stderr
+    assert done.stdout.split() == [str(python.virtual), "True", "None"], done.stdout + done.stderr
+    files = {path.name for path in tree.rglob("*")}
+    assert "plan.json" in files
+    assert [name for name in files if "crypto" in name or "ssl" in name] == []
+    assert ("btrfs.pyc" in files) == (operation is not TMPFS)
+    left_out = [f"--exclude={name}" for name in ("libc.so.6", "libm.so.6", "ld-linux*")]
+    subprocess.run(["tar", "-cf", packed, *left_out, "-C", tree, "."], check=True)
+    subprocess.run(["zstd", "-q", "-15", packed], check=True)
+    size = packed.with_suffix(".tar.zst").stat().st_size
+    print(f"{size} bytes")
+    assert size < 3_500_000
 
 
 def test_the_policies_are_baked_in(tmp_path: Path) -> None:
@@ -248,16 +294,3 @@ def test_the_policies_are_baked_in(tmp_path: Path) -> None:
     settings = (made.tree.top / contents.SETTINGS.lstrip("/")).read_text()
     assert "wipe=poweroff\n" in settings
     assert "store=reboot\n" in settings
-
-
-@pytest.mark.requires_program("zstd")
-def test_size(armed: Contents, tmp_path: Path) -> None:
-    """The addition to an initramfs stays small: 3.5 MB compressed (zstd) is the limit.
-
-    What every initramfs has anyway does not count.
-    """
-    packed = tmp_path / "tree.tar"
-    left_out = [f"--exclude={name}" for name in ("libc.so.6", "libm.so.6", "ld-linux*")]
-    subprocess.run(["tar", "-cf", packed, *left_out, "-C", armed.tree.top, "."], check=True)
-    done = subprocess.run(["zstd", "-q", "-c", "-15", packed], check=True, capture_output=True)
-    assert len(done.stdout) < 3_500_000

@@ -8,7 +8,7 @@ import pytest
 
 from ephemeroot import cli
 
-MODULE = "usr/lib/dracut/modules.d/90ephemeroot"
+MODULE = "usr/lib/dracut/modules.d/50ephemeroot"
 
 
 def tree(root: Path) -> dict[str, str]:

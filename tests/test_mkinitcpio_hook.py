@@ -151,6 +151,11 @@ def test_with_systemd(mkinitcpio: Mkinitcpio) -> None:
             "neither systemd nor base and udev",
             "HOOKS=(base udev block ephemeroot filesystems)",
         ),
+        (
+            "base udev usr block filesystems ephemeroot fsck",
+            "ephemeroot behind usr",
+            "HOOKS=(base udev block ephemeroot usr filesystems fsck)",
+        ),
     ],
 )
 def test_a_wrong_order_is_inert(mkinitcpio: Mkinitcpio, hooks: str, said: str, line: str) -> None:
@@ -214,9 +219,12 @@ run_hookfunctions() { :; }
 launch_interactive_shell() { echo shell >> log; SHELLS=$((SHELLS + 1)); eval "$ANSWER"; }
 sleep() { :; }
 mkdir() { :; }
+fsck_root() { echo fsck >> log; }
+usual() { echo "usual $1" >> log; }
+mount_handler=usual
 SHELLS=0
 . ./hook
-$1
+eval "$1"
 echo "returned" >> log
 """
 
@@ -238,6 +246,7 @@ def ran(tmp_path: Path, function: str, boot: str, answer: str = "exit 9") -> Ran
     (ours / "boot").write_text(f'echo "boot $*" >> log; {boot}\n')
     (ours / "devices").write_text("20 /dev/disk/by-uuid/store\n")
     hook = hook.replace("/usr/lib/ephemeroot", str(ours))
+    hook = hook.replace("/proc/mounts", str(tmp_path / "mounts"))
     (tmp_path / "hook").write_text(hook.replace("/run/ephemeroot", str(tmp_path)))
     shell = ["busybox", "sh"] if shutil.which("busybox") else ["sh"]
     done = subprocess.run(
@@ -262,6 +271,24 @@ def test_the_stages_at_boot(tmp_path: Path) -> None:
     ]
     (tmp_path / "log").unlink()
     assert ran(tmp_path, "run_latehook", "exit 0").log == ["boot persist /new_root", "returned"]
+
+
+@pytest.mark.parametrize(
+    ("boot", "mounted"), [("echo tmpfs new_root tmpfs >> mounts", True), ("exit 0", False)]
+)
+def test_a_wiper_that_mounts_the_root(tmp_path: Path, boot: str, mounted: bool) -> None:
+    """After init's fsck, as its handler of the mount; what is kept, the usual one mounts."""
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/mounts-root").write_text("")
+    (tmp_path / "mounts").write_text("proc proc proc\n")
+    log = ran(tmp_path, "run_hook; fsck_root; $mount_handler new_root", boot).log
+    assert log[2:] == [
+        "poll /dev/disk/by-uuid/store 20",
+        "fsck",
+        "boot wipe /new_root",
+        *([] if mounted else ["usual new_root"]),
+        "returned",
+    ]
 
 
 def test_a_failed_stage_is_not_left_by_leaving_the_shell(tmp_path: Path) -> None:

@@ -110,9 +110,9 @@ def _lines(made: Contents, hooks: Path, init: str, *, generator: bool) -> list[s
         hook = hooks / f"ephemeroot-{number}.sh"
         hook.write_text(_wait(device, timeout))
         lines.append(f"hook\tinitqueue/finished\t50\t{hook}")
-    if init == initramfs.DRACUT and lines:
-        for kind, priority, file in initramfs.dracut_hooks(armed=made.armed):
-            lines.append(f"hook\t{kind}\t{priority}\t{file}")
+    if init == initramfs.DRACUT:
+        for kind, priority, name in made.hooks:
+            lines.append(f"hook\t{kind}\t{priority}\t{initramfs.hook_file(name)}")
     return lines
 
 
@@ -125,9 +125,10 @@ def _line(made: Contents, path: Path) -> str:
 def _wait(device: str, timeout: int) -> str:
     """A hook that keeps dracut's loop going until the device is there, for the loop may be
     what makes it (LVM, MD). It goes round at most twice a second, and does not wait longer
-    than systemd does.
+    than systemd does (0 is for ever).
     """
-    return f'[ -e {shlex.quote(device)} ] || [ "${{main_loop:-0}}" -ge {2 * timeout} ]\n'
+    rounds = 2 * (timeout or contents.ENDLESS)
+    return f'[ -e {shlex.quote(device)} ] || [ "${{main_loop:-0}}" -ge {rounds} ]\n'
 
 
 def _explain(made: Contents) -> None:

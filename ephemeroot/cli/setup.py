@@ -17,7 +17,7 @@ from ephemeroot.linux import paths
 NAME = "setup"
 HELP = "install the initramfs generator's module and the units (a package does this for you)"
 
-MODULE = "/usr/lib/dracut/modules.d/90ephemeroot"
+MODULE = "/usr/lib/dracut/modules.d/50ephemeroot"
 INITCPIO = "/usr/lib/initcpio"
 HOOKS = {
     "dracut": f"{MODULE}/module-setup.sh",
@@ -134,9 +134,9 @@ def _mkinitcpio(program: str) -> list[Item]:
 
 
 def _dracut(program: str) -> list[Item]:
-    module = data.folder("dracut") / "90ephemeroot" / "module-setup.sh"
+    module = data.folder("dracut") / "50ephemeroot" / "module-setup.sh"
     inert = data.folder("systemd") / units.INERT
-    hooks = [data.folder("dracut") / "90ephemeroot" / "ephemeroot-inert.sh"]
+    hooks = [data.folder("dracut") / "50ephemeroot" / "ephemeroot-inert.sh"]
     return [
         Item(f"{MODULE}/boot", data.boot().read_bytes(), 0o755),
         Item(f"{MODULE}/{units.INERT}", inert.read_bytes()),

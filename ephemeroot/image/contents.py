@@ -29,6 +29,11 @@ REASON = f"{FOLDER}/inert"
 SETTINGS = f"{FOLDER}/settings"
 MODULES = f"{FOLDER}/kernel-modules"
 DEVICES = f"{FOLDER}/devices"
+MOUNTS_ROOT = f"{FOLDER}/mounts-root"
+"""There if the wiper mounts the root: mkinitcpio's own init must leave that to it."""
+
+ENDLESS = 86400
+"""Seconds that stand for a volume that is waited for without end."""
 
 _FILESYSTEM_MODULES = {
     "ext2": ("ext4",),
@@ -41,18 +46,20 @@ _UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
 
 
 class Contents:
-    """What the generators copy and add: ``tree``, the kernel modules ``modules``, and
-    ``waits``, what the initramfs waits for (paths in /dev with seconds).
+    """What the generators copy and add: ``tree``, the kernel modules ``modules``,
+    ``waits``, what the initramfs waits for (paths in /dev with seconds, 0 is for ever), and
+    ``hooks``, for dracut's own init.
 
     ``reason`` is why the image is inert, or ``None``; ``armed`` whether it wipes.
     """
 
-    __slots__ = ("armed", "modules", "reason", "tree", "waits")
+    __slots__ = ("armed", "hooks", "modules", "reason", "tree", "waits")
 
     def __init__(self, top: Path) -> None:
         self.tree = Tree(top)
         self.modules: list[str] = []
         self.waits: dict[str, int] = {}
+        self.hooks: list[initramfs.Hook] = []
         self.reason: str | None = None
         self.armed = False
 
@@ -87,6 +94,7 @@ def inert(top: Path, reason: str) -> Contents:
     contents.tree.place(BOOT).chmod(0o755)
     contents.tree.write(REASON, "\n".join(lines) + "\n", why="the reason")
     units.add_inert(contents.tree)
+    contents.hooks = initramfs.inert_hooks()
     return contents
 
 
@@ -97,12 +105,6 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
             "build it with dracut's module dracut-systemd, or without systemd",
         )
     plan = plans.parse(raw, "the applied plan")
-    if init != SYSTEMD and wipers.mounts_root(plan):
-        # Their own init would mount the installed root over it.
-        raise Broken(
-            "the root's wiper mounts the root itself, which needs systemd in the initramfs",
-            "build it with dracut's module dracut-systemd, or mkinitcpio's hook systemd",
-        )
     contents = Contents(top)
     needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
     volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
@@ -113,13 +115,19 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     _add_programs(contents.tree, closure, programs)
     _add_entry(contents.tree, raw, names)
     devices = _devices(plan)
+    root = wipers.of_root(plan)
+    mounts_root = root is not None and root.MOUNTS_ROOT
     if init == SYSTEMD:
-        units.add(contents.tree, devices, mounts_root=wipers.mounts_root(plan))
+        units.add(contents.tree, devices, mounts_root=mounts_root)
     else:
-        lines = [f"{device.timeout or 86400} {device.path}\n" for device in devices]
+        lines = [f"{device.timeout or ENDLESS} {device.path}\n" for device in devices]
         contents.tree.write(DEVICES, "".join(lines), why="volumes")
+        if mounts_root:
+            contents.tree.write(MOUNTS_ROOT, "", why="mounted by the wiper")
+    if init == initramfs.DRACUT:
+        contents.hooks = initramfs.dracut_hooks(root)
     _add_rules(contents.tree, volumes)
-    settings = _settings(plan, closure, devices, contents.tree, init)
+    settings = _settings(plan, closure, devices, contents, init)
     contents.tree.write(SETTINGS, settings, why="entry")
     modules = _kernel_modules(plan, volumes, needs)
     contents.tree.write(MODULES, "".join(f"{m}\n" for m in modules), why="to verify")
@@ -203,19 +211,22 @@ def _add_rules(tree: Tree, volumes: list[Volume]) -> None:
 
 
 def _settings(
-    plan: Plan, closure: Closure, devices: list[units.Device], tree: Tree, init: str
+    plan: Plan, closure: Closure, devices: list[units.Device], contents: Contents, init: str
 ) -> str:
-    """What `boot` must know when the interpreter does not start, as shell assignments."""
+    """What `boot` must know when the interpreter does not start, and whoever reads the image
+    back (``hooks``), as shell assignments.
+    """
     checked = [device.fsck for device in devices if device.check] if init == SYSTEMD else []
     values = {
         "init": init,
         "python": str(closure.program),
-        "libraries": ":".join(_unusual_folders(tree)),
+        "libraries": ":".join(_unusual_folders(contents.tree)),
         "checks": " ".join(checked),
         # Units check file systems; without them the stage has to.
         "options": "" if init == SYSTEMD else "--check",
         "wipe": plan.on_failure["wipe"],
         "store": plan.on_failure["store"],
+        "hooks": " ".join(initramfs.hook_name(hook) for hook in contents.hooks),
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ephemeroot.image import data
+from ephemeroot.wipers.contract import Wiper
 
 SYSTEMD = "systemd"
 """systemd, with an emergency shell: the stages are units."""
@@ -20,19 +21,37 @@ NONE = "none"
 
 KINDS = (SYSTEMD, DRACUT, BUSYBOX, NONE)
 
-# Type and priority of dracut's hooks. The wipe: behind resume's 10. Persistence: before
-# 50-mount-usr, which reads the /etc/fstab that counts.
-_ARMED = {"ephemeroot-wipe.sh": ("pre-mount", "50"), "ephemeroot-persist.sh": ("pre-pivot", "30")}
-_INERT = {"ephemeroot-inert.sh": ("pre-mount", "50")}
+# Type, priority and file of dracut's hooks. The wipe: behind resume, which has its turn before
+# `pre-mount`; a wiper that mounts the root does so among the hooks for that, as the first.
+# Persistence: before 50-mount-usr, which reads the /etc/fstab that counts.
+_PERSIST = ("pre-pivot", "30", "ephemeroot-persist.sh")
+_WIPE = ("pre-mount", "50", "ephemeroot-wipe.sh")
+_MOUNT = ("mount", "10", "ephemeroot-wipe.sh")
+_NO_DEVICE = ("cmdline", "96", "ephemeroot-root.sh")
+_INERT = ("pre-mount", "50", "ephemeroot-inert.sh")
+
+Hook = tuple[str, str, str]
+"""Type, priority and file name of a hook for dracut's own init."""
 
 
-def dracut_hooks(*, armed: bool) -> list[tuple[str, str, Path]]:
-    """Type, priority and file of each hook for dracut's own init."""
-    folder = data.folder("dracut") / "90ephemeroot"
-    hooks = _ARMED if armed else _INERT
-    return [(kind, priority, folder / name) for name, (kind, priority) in hooks.items()]
+def dracut_hooks(root: Wiper | None) -> list[Hook]:
+    """The hooks of an armed image; *root* is the wiper of the root, if there is one."""
+    if root is None or not root.MOUNTS_ROOT:
+        return [_WIPE, _PERSIST]
+    return [*([] if root.ON_DEVICE else [_NO_DEVICE]), _MOUNT, _PERSIST]
 
 
-def required_hooks() -> list[str]:
-    """How the names of those hooks end in an armed image, wherever dracut puts hooks."""
-    return [f"/{kind}/{priority}-{name}" for name, (kind, priority) in _ARMED.items()]
+def inert_hooks() -> list[Hook]:
+    """The hooks of an image that only says why it does nothing."""
+    return [_INERT]
+
+
+def hook_file(name: str) -> Path:
+    """The file of the hook called *name* in this installation."""
+    return data.folder("dracut") / "50ephemeroot" / name
+
+
+def hook_name(hook: Hook) -> str:
+    """How the name of *hook* ends in an image, wherever dracut puts hooks."""
+    kind, priority, file = hook
+    return f"/{kind}/{priority}-{file}"

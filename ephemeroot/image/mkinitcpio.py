@@ -21,6 +21,9 @@ _BEFORE = frozenset((
     "bcache", "bcachefs", "btrfs", "zfs", "zfsencryptssh", "sleep", "resume", "uresume",
 ))  # fmt: skip
 
+# What reads the root's /etc/fstab, which is the right one only when persistence is done.
+_BEHIND = frozenset(("usr",))
+
 
 def is_fallback(hooks: Sequence[str], configured: Sequence[str]) -> bool:
     """Whether this is the fallback image: built for any machine, kept for bad days."""
@@ -46,10 +49,12 @@ def require_order(hooks: Sequence[str]) -> None:
         return
     place = list(hooks).index(NAME)
     early = [hook for hook in hooks[place:] if hook in _BEFORE]
-    if early:
+    late = [hook for hook in hooks[:place] if hook in _BEHIND]
+    found = [f"{NAME} before {', '.join(early)}"] if early else []
+    found += [f"{NAME} behind {', '.join(late)}"] if late else []
+    if found:
         raise Misconfigured(
-            f"HOOKS in mkinitcpio.conf has {NAME} before {', '.join(early)}",
-            f"write {_line(hooks)}",
+            f"HOOKS in mkinitcpio.conf has {' and '.join(found)}", f"write {_line(hooks)}"
         )
 
 
@@ -57,4 +62,6 @@ def _line(hooks: Sequence[str]) -> str:
     """HOOKS with the same words in a right order: ours directly behind the last that matters."""
     others = [hook for hook in dict.fromkeys(hooks) if hook != NAME]
     place = max((others.index(hook) for hook in others if hook in _BEFORE), default=-1) + 1
-    return f"HOOKS=({' '.join([*others[:place], NAME, *others[place:]])})"
+    before = [hook for hook in others[:place] if hook not in _BEHIND]
+    moved = [hook for hook in others[:place] if hook in _BEHIND]
+    return f"HOOKS=({' '.join([*before, NAME, *moved, *others[place:]])})"

@@ -65,9 +65,7 @@ def _required(found: Archive) -> list[str]:
 def _missing_hooks(found: Archive) -> list[str]:
     if _setting(found, "init") == initramfs.BUSYBOX:
         return [] if "hooks/ephemeroot" in found.names else ["/hooks/ephemeroot"]
-    if _setting(found, "init") != initramfs.DRACUT:
-        return []
-    wanted = initramfs.required_hooks()
+    wanted = _setting(found, "hooks").split()
     return [end for end in wanted if not any(name.endswith(end) for name in found.names)]
 
 

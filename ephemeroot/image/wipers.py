@@ -10,7 +10,7 @@ from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image.closure import Broken
-from ephemeroot.wipers.contract import API, Needs
+from ephemeroot.wipers.contract import API, Needs, Wiper
 
 _REPAIR = "repair or reinstall the package that brings it"
 
@@ -44,7 +44,9 @@ def needs(operation: Wipe) -> Needs:
     return found
 
 
-def mounts_root(plan: Plan) -> bool:
-    """Whether the wiper of the root mounts it itself. Raises ``Damaged``."""
-    wipes = [o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"]
-    return any(wipe.load().MOUNTS_ROOT for wipe in wipes)
+def of_root(plan: Plan) -> Wiper | None:
+    """The wiper of the root, if the plan has one. Raises ``Damaged``."""
+    for operation in plan.wipe:
+        if isinstance(operation, Wipe) and operation.target == "/":
+            return operation.load()
+    return None

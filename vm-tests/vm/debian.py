@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vm.command import CommandFailed, Unavailable, run
@@ -24,11 +24,16 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class Selection:
-    """What a Debian tree is made of."""
+    """What a Debian tree is made of.
+
+    `stale` is for suites that change daily, whose index a mirror may well have from last month: its
+    signature counts all the same.
+    """
 
     packages: tuple[str, ...]
     suite: str = "trixie"
     components: tuple[str, ...] = ("main",)
+    stale: bool = field(default=False, repr=False)
 
 
 def mirror() -> str:
@@ -88,9 +93,10 @@ def bootstrap(tree: Path, selection: Selection, hooks: Sequence[str] = ()) -> No
             "the Debian archive's keys are not on this host: apt-get install debian-archive-keyring"
         )
     site = mirror()
+    stale = ['--aptopt=Acquire::Check-Valid-Until "false"'] if selection.stale else []
     run(
         [
-            *("mmdebstrap", *RECIPE, *_proxies(), *hooks),
+            *("mmdebstrap", *RECIPE, *_proxies(), *stale, *hooks),
             f"--keyring={_KEYRING}",
             f"--components={','.join(selection.components)}",
             f"--include={','.join(selection.packages)}",

@@ -35,6 +35,7 @@ PACKAGES = debian.Selection(
     )
 )
 DEBIAN_12 = replace(PACKAGES, suite="bookworm")
+UNSTABLE = replace(PACKAGES, suite="sid", stale=True)
 # What an mkinitcpio of somewhere else needs to run on a Debian.
 FOR_MKINITCPIO = replace(
     PACKAGES, packages=(*PACKAGES.packages, "busybox", "libarchive-tools", "gawk")
