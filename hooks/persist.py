@@ -7,9 +7,10 @@ import time
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import copyback, generation, machine_id, request, seed, wiping
+from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.linux import mountinfo, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def run(stage: Stage) -> str:
     _find_stores(stage)
     wiping.require_fresh(stage)
     _follow_newest(stage)
+    _record_plan(stage)
     writable = _make_writable(stage)
     try:
         failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
@@ -53,6 +55,14 @@ def _record_made(stage: Stage) -> None:
         seed.write_made(stage.root(), stage.made)
     except OSError as error:
         stage.report.problem(f"cannot record what was made in the root: {error.strerror}")
+
+
+def _record_plan(stage: Stage) -> None:
+    """Leave the plan for the installed system, which may have another one by then."""
+    try:
+        paths.write_atomically(f"{stage.run}/{plans.FOLLOWED}", stage.plan.dump(), 0o644)
+    except OSError as error:
+        stage.report.problem(f"cannot record the plan: {error.strerror}", level=WARNING)
 
 
 def _find_stores(stage: Stage) -> None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FORMAT = "ephemeroot-plan"
 VERSION = 1
 
+FOLLOWED = "plan.json"
+"""The file in the run directory with the plan that this boot has bound by."""
+
 POLICIES = {
     "wipe": ("keep", "emergency", "reboot", "poweroff"),
     "store": ("emergency", "reboot", "poweroff"),

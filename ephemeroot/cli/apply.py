@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import difflib
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import setup, terminal
+from ephemeroot.cli import apply_listing, setup, terminal
 from ephemeroot.compile import Compilation, compile_examination
-from ephemeroot.config import Configuration, Examination, Machine, examine, read, volumes
-from ephemeroot.errors import Damaged, EphemerootError, Locked, Misconfigured
+from ephemeroot.config import (
+    Configuration,
+    Examination,
+    Machine,
+    examine,
+    read,
+    volumes,
+)
+from ephemeroot.conversion import seeds
+from ephemeroot.errors import Damaged, EphemerootError, Locked, Misconfigured, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied, dracut, mounted, presets, stores
@@ -27,8 +34,6 @@ from ephemeroot.linux import paths
 NAME = "apply"
 HELP = "make the configuration count: mark the stores, write the plan, rebuild all images"
 
-FORMAT = "ephemeroot-apply"
-VERSION = 1
 PARTLY = 10
 
 
@@ -60,19 +65,21 @@ def run(arguments: argparse.Namespace) -> int:
         application = Application(root, config, Machine.of(arguments.root))
         steps = application.steps(images=not arguments.no_images)
         if not arguments.json:
-            _show(application, steps)
+            apply_listing.show(application, steps)
+        if not arguments.dry_run or not arguments.json:
+            application.require_seeds()
         if arguments.dry_run:
             results = [(step, "not done: dry run") for step in steps]
         else:
             _ask(arguments, application)
             results = _execute(steps, quiet=arguments.json)
     if arguments.json:
-        _print_json(application, results)
+        apply_listing.print_json(application, results)
     failed = sum(result.startswith("failed: ") for _, result in results)
     if failed or arguments.dry_run:
         return PARTLY if failed else 0
     if not arguments.json:
-        _conclude(application, results)
+        apply_listing.conclude(application, results)
     return 0
 
 
@@ -93,6 +100,8 @@ class Application:
             raise Misconfigured("no store is declared: nothing would survive a boot")
         self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
         self.old = self._applied()
+        self.booted = applied.booted() if root == Path("/") else None
+        self.seeds = seeds.foresee(self.compilation.plan, root)
         self.generation = self._generation()
         self.plan = b""
 
@@ -128,9 +137,32 @@ class Application:
         """Whether the applied plan says the same already."""
         return self.old is not None and applied.say_the_same(self.old, self.compilation.plan)
 
+    @property
+    def since(self) -> str:
+        """What the changes are counted from: what this machine booted with, if that is known."""
+        if self.booted is not None:
+            return f"generation {self.booted.generation}, which this machine booted with"
+        return f"generation {self.old.generation}" if self.old else "nothing applied"
+
+    def forgotten(self) -> list[tuple[str, str]]:
+        """Paths, each with its store, that persisted so far and will not any more."""
+        before = applied.declared(self.booted or self.old)
+        after = applied.declared(self.compilation.plan)
+        return [(path, before[path]) for path in before if path not in after]
+
+    def require_seeds(self) -> None:
+        """Raise ``Refused`` if the next boot could not take over what is newly declared."""
+        refused = [seed for seed in self.seeds if seed.refusal]
+        if refused:
+            raise Refused(
+                "what is newly declared could not be taken over by the next boot: "
+                + "; ".join(seed.describe() for seed in refused),
+                f'run: {seeds.adopt_line(refused)} (or declare it with initial = "empty")',
+            )
+
     def changes(self) -> list[str]:
-        """Lines ``+ …`` and ``- …``: the new plan against the applied one."""
-        before, after = _lines(self.old), _lines(self.compilation.plan)
+        """Lines ``+ …`` and ``- …``: the new plan against the one that counts so far."""
+        before, after = _lines(self.booted or self.old), _lines(self.compilation.plan)
         changed = [
             f"{line[0]} {line[2:]}"
             for line in difflib.ndiff(before, after)
@@ -273,22 +305,6 @@ def _lock(root: Path, *, dry_run: bool) -> Iterator[None]:
         os.close(fd)
 
 
-def _show(application: Application, steps: list[Step]) -> None:
-    for problem in application.compilation.warnings:
-        terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
-    changes = application.changes()
-    since = f"generation {application.old.generation}" if application.old else "nothing applied"
-    if changes:
-        sys.stdout.write(terminal.heading(f"changes since {since}:") + "\n")
-        for line in changes:
-            terminal.say(f"  {line}")
-    else:
-        terminal.say(f"no changes since {since}")
-    sys.stdout.write(terminal.heading("to be done:") + "\n")
-    for step in steps:
-        terminal.say(f"  {step.line}")
-
-
 def _ask(arguments: argparse.Namespace, application: Application) -> None:
     """Raise ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no."""
     if arguments.yes:
@@ -320,27 +336,3 @@ def _execute(steps: list[Step], *, quiet: bool) -> list[tuple[Step, str]]:
         if not quiet:
             terminal.say(f"{step.line}: {result}")
     return results
-
-
-def _conclude(application: Application, results: list[tuple[Step, str]]) -> None:
-    count = sum(step.image for step, _ in results)
-    if count:
-        terminal.say(
-            f"done: {count} image{'' if count == 1 else 's'} of generation "
-            f"{application.generation} read back; the next boot follows it"
-        )
-    elif application.old and application.old.generation == application.generation:
-        terminal.say("done, the images are as they were")
-    else:
-        terminal.say("done, without images: until they are rebuilt, no boot wipes")
-
-
-def _print_json(application: Application, results: list[tuple[Step, str]]) -> None:
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "generation": application.generation,
-        "changes": application.changes(),
-        "steps": [{"step": step.line, "result": result} for step, result in results],
-    }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from ephemeroot.config.problem import Place, Problem
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.volumes import MARKER
 from ephemeroot.linux import paths
@@ -31,3 +32,16 @@ def read(store: str) -> str | None:
     if not isinstance(identity, str) or not identity:
         raise Damaged(f"the marker {path} is damaged: it has no id")
     return identity
+
+
+_MISSING = "'ephemeroot apply' writes it"
+
+
+def missing(place: Place, store: str) -> Problem:
+    """The warning that *store* has no marker yet."""
+    return Problem.at(place, f"the store {store} has no marker yet", _MISSING, warning=True)
+
+
+def is_missing(problem: Problem) -> bool:
+    """Whether *problem* is that warning."""
+    return problem.warning and problem.hint == _MISSING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ephemeroot.config import clean, fstab, histories, machine, volumes
+from ephemeroot.config import clean, fstab, histories, machine, markers, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, StoreEntry, Wiping
@@ -318,12 +318,7 @@ class Refusals:
             self._add(place, error.message, "restore it from a backup, or remove it and 'apply'")
             return
         if identity is None:
-            self._add(
-                place,
-                f"the store {store.path} has no marker yet",
-                "'ephemeroot apply' writes it",
-                warning=True,
-            )
+            self.problems.append(markers.missing(place, store.path))
 
     def _fstab(self, line: fstab.FstabLine) -> Place:
         return Place(self.machine.show("/etc/fstab"), line.mount_point, line.number)

@@ -9,8 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ephemeroot.errors import Damaged
+from ephemeroot.hooks import machine_id
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.stage import RUN
 
 PLAN = "/etc/ephemeroot/plan.json"
 
@@ -35,6 +42,25 @@ def load(root: Path) -> Plan | None:
     """The applied plan, validated. Raises ``Damaged``."""
     raw = read(root)
     return None if raw is None else plans.parse(raw, str(path(root)))
+
+
+def booted() -> Plan | None:
+    """The plan that this boot followed; ``None`` if it followed none, or not this program's."""
+    try:
+        return plans.load(f"{RUN}/{plans.FOLLOWED}")
+    except Damaged:
+        return None
+
+
+def declared(plan: Plan | None) -> dict[str, str]:
+    """The declared paths of *plan*, each with its store."""
+    found = {}
+    for operation in plan.persist if plan is not None else ():
+        if isinstance(operation, Directory | File | Copy | Overlay):
+            found[operation.path] = operation.store
+        elif isinstance(operation, MachineId):
+            found[machine_id.PATH] = operation.store
+    return found
 
 
 def say_the_same(one: Plan, other: Plan) -> bool:

@@ -1,0 +1,83 @@
+"""What ``ephemeroot apply`` prints: what changes, what is to be done, what was done."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from ephemeroot.cli import terminal
+from ephemeroot.config import markers
+from ephemeroot.conversion.seeds import Seed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.cli.apply import Application, Step
+
+FORMAT = "ephemeroot-apply"
+VERSION = 1
+
+
+def show(application: Application, steps: list[Step]) -> None:
+    """The changes and the steps, before anything is done."""
+    for problem in application.compilation.warnings:
+        # A marker that is missing is what apply is about to write.
+        if not markers.is_missing(problem):
+            terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
+    changes = application.changes()
+    if changes:
+        sys.stdout.write(terminal.heading(f"changes since {application.since}:") + "\n")
+        for line in changes:
+            terminal.say(f"  {line}")
+    else:
+        terminal.say(f"no changes since {application.since}")
+    for path, store in application.forgotten():
+        terminal.warning(
+            f"{path} persists no longer: the next root has what its base has",
+            f"its content stays in the store, in {store}{path}",
+        )
+    if application.seeds:
+        sys.stdout.write(terminal.heading("to be taken over from this root:") + "\n")
+        for seed in application.seeds:
+            terminal.say(f"  {seed.describe()}")
+    sys.stdout.write(terminal.heading("to be done:") + "\n")
+    for step in steps:
+        terminal.say(f"  {step.line}")
+
+
+def conclude(application: Application, results: list[tuple[Step, str]]) -> None:
+    """What it comes to."""
+    count = sum(step.image for step, _ in results)
+    if count:
+        terminal.say(
+            f"done: {count} image{'' if count == 1 else 's'} of generation "
+            f"{application.generation} read back; the next boot follows it"
+        )
+    elif application.old and application.old.generation == application.generation:
+        terminal.say("done, the images are as they were")
+    else:
+        terminal.say("done, without images: until they are rebuilt, no boot wipes")
+
+
+def _seed(seed: Seed) -> dict[str, object]:
+    return {
+        "path": seed.path,
+        "store": seed.store,
+        "bytes": seed.size,
+        "shared": seed.shared,
+        "refusal": seed.refusal or None,
+    }
+
+
+def print_json(application: Application, results: list[tuple[Step, str]]) -> None:
+    """Everything, for programs."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "generation": application.generation,
+        "since": application.since,
+        "changes": application.changes(),
+        "no-longer-persisted": [path for path, _ in application.forgotten()],
+        "seeds": [_seed(seed) for seed in application.seeds],
+        "steps": [{"step": step.line, "result": result} for step, result in results],
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")

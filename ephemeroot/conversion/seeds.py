@@ -1,0 +1,163 @@
+"""What the next boot would have to copy into the stores, and whether it can.
+
+The boot itself decides by what it finds (``hooks/seed.py``); this is the look ahead, so that
+nobody learns at boot that the root was kept because something is too large.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeroot.config.declared import OURS
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import mountinfo
+from ephemeroot.linux.mountinfo import Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A declared path that the store lacks and the present root has.
+
+    ``size`` is in bytes; ``shared`` whether the store can share them (reflink), which costs
+    nothing. ``refusal`` says why the boot could not take it over, empty if it can.
+    """
+
+    path: str
+    store: str
+    size: int
+    entries: int
+    shared: bool
+    refusal: str = ""
+
+    def describe(self) -> str:
+        """One line."""
+        if self.refusal:
+            return f"{self.path}: {self.refusal}"
+        how = "shared with the root" if self.shared else "copied"
+        return f"{self.path}: {amount(self.size)}, {how} into {self.store} by the next boot"
+
+
+def amount(size: int) -> str:
+    """*size* bytes for people."""
+    value = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def adopt_line(seeds: list[Seed]) -> str:
+    """The command that takes over now what the boot cannot."""
+    return "ephemeroot adopt " + " ".join(shlex.quote(seed.path) for seed in seeds)
+
+
+def foresee(plan: Plan, root: Path) -> list[Seed]:
+    """The seeds of the next boot of *plan* on the machine whose root is *root*, as it is now."""
+    mounts = mountinfo.mounts()
+    bare = _keeps_nothing(plan)
+    found = []
+    for operation in plan.persist:
+        if not isinstance(operation, Directory | File | Copy) or operation.initial != "previous":
+            continue
+        store = root / operation.store.lstrip("/")
+        live = root / operation.path.lstrip("/")
+        if operation.path == OURS or os.path.lexists(store / operation.source):
+            continue
+        wanted = stat.S_ISDIR if isinstance(operation, Directory) else stat.S_ISREG
+        if not _is(live, wanted):
+            continue
+        size, entries = measure(live, {mount.point for mount in mounts})
+        shared = _share(live, store, mounts)
+        refusal = ""
+        if bare and (entries or size):
+            refusal = "a root in memory leaves nothing to take it over from"
+        elif not shared and size > plan.seed_limit:
+            limit = amount(plan.seed_limit)
+            refusal = f"{amount(size)} are more than a boot may copy (seed-limit is {limit})"
+        found.append(Seed(operation.path, operation.store, size, entries, shared, refusal))
+    return found
+
+
+def _is(path: Path, wanted: object) -> bool:
+    try:
+        return callable(wanted) and bool(wanted(path.lstat().st_mode))
+    except OSError:
+        return False
+
+
+def _keeps_nothing(plan: Plan) -> bool:
+    """Whether the wiper has no previous root to take anything over from."""
+    for operation in plan.wipe:
+        if isinstance(operation, Wipe) and operation.target == "/":
+            try:
+                wiper = operation.load()
+            except Damaged:
+                return False
+            return wiper.EPHEMERAL
+    return False
+
+
+def measure(path: Path, mount_points: set[str]) -> tuple[int, int]:
+    """Bytes that a copy of *path* would write, and the names below it; holes and what is
+    mounted in it do not count, a file of several names counts once.
+    """
+    seen: set[tuple[int, int]] = set()
+    if not path.is_dir() or path.is_symlink():
+        return _size(path.lstat(), seen), 0
+    size = entries = 0
+    left = [str(path)]
+    while left:
+        try:
+            listed = list(os.scandir(left.pop()))
+        except OSError:  # gone, or not ours to read
+            continue
+        for entry in listed:
+            entries += 1
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                if entry.path not in mount_points:
+                    left.append(entry.path)
+            elif stat.S_ISREG(status.st_mode) and entry.path not in mount_points:
+                size += _size(status, seen)
+    return size, entries
+
+
+def _size(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
+    if status.st_nlink > 1:
+        if (status.st_dev, status.st_ino) in seen:
+            return 0
+        seen.add((status.st_dev, status.st_ino))
+    return min(status.st_size, status.st_blocks * 512)
+
+
+def _share(live: Path, store: Path, mounts: list[Mount]) -> bool:
+    """Whether both lie on one btrfs: then contents are shared, and nothing is copied."""
+    one, other = covering(live, mounts), covering(store, mounts)
+    if one is None or other is None:
+        return False
+    return one.fstype == other.fstype == "btrfs" and one.major_minor == other.major_minor
+
+
+def covering(path: Path, mounts: list[Mount]) -> Mount | None:
+    """The mount that *path* lies on."""
+    place = os.path.realpath(path.parent) + "/" + path.name
+    found = None
+    for mount in mounts:
+        point = mount.point.rstrip("/")
+        if place == point or place.startswith(point + "/"):
+            if found is None or len(point) >= len(found.point.rstrip("/")):
+                found = mount
+    return found
