@@ -17,7 +17,8 @@ import pytest
 
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.contract import Boot, Outcome
-from ephemeroot.wipers.history import History
+from ephemeroot.wipers.history import Installed
+from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 btrfsutil = pytest.importorskip(
     "btrfsutil", reason="needs btrfsutil: install the extra ephemeroot[btrfs]"
@@ -127,9 +128,14 @@ class Site:
         return outcomes
 
     @contextmanager
-    def history(self) -> Iterator[History]:
+    def history(self) -> Iterator[SubvolumeHistory]:
         history = Btrfs(self.settings).history(
-            self.disk.loop, self.subvolume, str(self.disk.private)
+            Installed(
+                device=self.disk.loop,
+                subvolume=self.subvolume,
+                private=str(self.disk.private),
+                live=str(self.root),
+            )
         )
         with history:
             yield history

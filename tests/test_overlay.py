@@ -5,130 +5,38 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from btrfs_image import loop_device
 from ephemeroot.errors import Locked, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image.contents import put_together
 from ephemeroot.image.initramfs import SYSTEMD
-from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.overlay import Overlay
-from ephemeroot.wipers.uppers import FOLDER, Uppers
+from ephemeroot.wipers.uppers import Uppers
 from machine_tree import DEVICE, STORE, MachineTree
+from overlay_machine import (
+    DAY,
+    DEFAULTS,
+    NOON,
+    STAMP,
+    InstalledRoot,
+    Machine,
+    overlay_machine,
+    unmount,
+)
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
-
-DEFAULTS: dict[str, object] = {option.name: option.default for option in Overlay.OPTIONS}
-DAY = 86400
-NOON = 1795435200  # 2026-11-23T12:00:00Z
-STAMP = "2026-11-23T12-00-00Z"
-
-
-def mount(device: str, where: Path, *words: str) -> None:
-    where.mkdir(exist_ok=True)
-    subprocess.run(["mount", *words, device, where], check=True)
-
-
-def unmount(where: Path) -> None:
-    subprocess.run(["umount", "-R", where], check=False, capture_output=True)
-
-
-class Machine:
-    """An installed root on one ext4, a volume on another."""
-
-    def __init__(self, base: Path, root: str, volume: str) -> None:
-        self.base = base
-        self.device = root
-        self.volume = base / "volume"
-        self.private = base / "private"
-        self.sysroot = base / "sysroot"
-        self.private.mkdir()
-        self.sysroot.mkdir()
-        self.proven: list[str] = []
-        self.settings = DEFAULTS | {"volume": "/persistent"}
-        with Installed(self) as top:
-            for name in ("etc", "sbin", "usr/lib"):
-                (top / name).mkdir(parents=True)
-            (top / "usr/lib/os-release").write_text("ID=test\n")
-            (top / "sbin/init").write_text("#!/bin/sh\n")
-            (top / "sbin/init").chmod(0o755)
-            (top / "etc/installed").write_text("by the installer\n")
-            top.chmod(0o751)
-        mount(volume, self.volume)
-
-    @property
-    def folder(self) -> Path:
-        return self.volume / FOLDER
-
-    def old(self) -> list[str]:
-        folder = self.folder / "old-uppers"
-        return sorted(os.listdir(folder)) if folder.exists() else []
-
-    def boot(
-        self,
-        now: float = NOON,
-        *,
-        previous: Callable[[str, bool], None] = lambda path, lived: None,
-        prove: Callable[[str], None] | None = None,
-        **values: object,
-    ) -> Boot:
-        given: dict[str, object] = {
-            "device": self.device, "subvolume": None, "target": "/", "boot_id": "boot",
-            "private": str(self.private), "now": now, "synchronised": True,
-            "log": lambda line: None, "mount_point": str(self.sysroot), "budget": 60.0,
-            "volumes": {"/persistent": str(self.volume)}, "root_flags": ["errors=remount-ro", "rw"],
-            "prove": prove or self.proven.append, "previous": previous,
-        }  # fmt: skip
-        return Boot(**{**given, **values})  # type: ignore[arg-type]
-
-    def wipe(self, now: float = NOON, **values: object) -> Outcome:
-        unmount(self.sysroot)
-        wiper = Overlay(self.settings)
-        outcome = wiper.wipe(self.boot(now, **values))  # type: ignore[arg-type]
-        assert wiper.is_fresh(str(self.sysroot), outcome.fresh)
-        assert subprocess.run(["findmnt", "-R", self.private], capture_output=True).returncode
-        return outcome
-
-    def live(self) -> None:
-        assert Overlay(self.settings).mark_lived(str(self.sysroot))
-
-    def assert_nothing_mounted(self) -> None:
-        assert not os.path.ismount(self.sysroot)
-        table = Path("/proc/self/mountinfo").read_text()
-        assert f" {self.private}" not in table
-
-
-class Installed:
-    """The installed root itself, mounted to be written to."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.where = machine.base / "installed"
-
-    def __enter__(self) -> Path:
-        mount(self.machine.device, self.where)
-        return self.where
-
-    def __exit__(self, *error: object) -> None:
-        subprocess.run(["umount", self.where], check=True)
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    images = [tmp_path / "root.img", tmp_path / "volume.img"]
-    with loop_device(images[0], 32) as root, loop_device(images[1], 32) as volume:
-        for device in (root, volume):
-            subprocess.run(["mkfs.ext4", "-q", device], check=True)
-        made = Machine(tmp_path, root, volume)
+    with overlay_machine(tmp_path) as made:
         yield made
-        for place in (made.sysroot, made.volume):
-            unmount(place)
 
 
 def test_a_layer_in_memory(machine: Machine) -> None:
@@ -144,7 +52,7 @@ def test_a_layer_in_memory(machine: Machine) -> None:
             (machine.sysroot / "large").write_bytes(bytes(5 << 20))
     assert not Overlay(machine.settings).mark_lived(str(machine.sysroot))
     unmount(machine.sysroot)
-    with Installed(machine) as top:
+    with InstalledRoot(machine) as top:
         assert sorted(os.listdir(top / "etc")) == ["installed"]
         assert not (top / "large").exists()
 
@@ -166,7 +74,7 @@ def test_layers_on_a_volume(machine: Machine) -> None:
     ]
     assert lost == ["day 0", "day 1"]
     unmount(machine.sysroot)
-    with Installed(machine) as top:
+    with InstalledRoot(machine) as top:
         assert sorted(os.listdir(top / "etc")) == ["installed"]
 
 

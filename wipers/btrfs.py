@@ -12,17 +12,19 @@ import os
 from ephemeroot.errors import Refused
 from ephemeroot.wipers import marks, subvolumes, toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
-from ephemeroot.wipers.history import History
 from ephemeroot.wipers.pruning import Clock, Pruning
 from ephemeroot.wipers.retention import Policy
 from ephemeroot.wipers.rotation import Rotation
+from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 from ephemeroot.wipers.toplevel import Toplevel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
+    from typing import Any
 
     from ephemeroot.wipers.contract import Boot, Outcome
+    from ephemeroot.wipers.history import History, Installed
 
 _UNITS = "KMGTPE"
 
@@ -42,6 +44,7 @@ class Btrfs(Wiper):
         Option("set-default", "boolean", False, "move the default subvolume along"),
         Option("mount-options", "strings", [], "options for mounting the top level"),
     )
+    BOOTS_OLD_ROOTS = True
 
     __slots__ = ()
 
@@ -83,7 +86,9 @@ class Btrfs(Wiper):
         root = self._root(boot.subvolume)
         top = self._top(boot)
         try:
-            with History(top, root, self._old_roots, create=not boot.dry_run) as history:
+            with SubvolumeHistory(
+                top, root, self._old_roots, create=not boot.dry_run, **self._keeping(top)
+            ) as history:
                 clock = Clock(boot.now, synchronised=boot.synchronised)
                 return Rotation(
                     boot,
@@ -133,29 +138,31 @@ class Btrfs(Wiper):
         finally:
             os.close(fd)
 
-    def history(self, device: str, subvolume: str | None, private: str) -> History:
-        """The old roots of *subvolume* on *device*; ``close`` it (or use ``with``).
+    @property
+    def keeps(self) -> bool:
+        return True
 
-        Mounts the top level below the directory *private*. Raises ``Refused`` or
-        ``Locked``.
-        """
-        root = self._root(subvolume)
-        top = Toplevel(device, self._mount_options, private)
+    def history(self, installed: Installed) -> SubvolumeHistory:
+        root = self._root(installed.subvolume)
+        top = Toplevel(installed.device, self._mount_options, installed.private)
         try:
-            return History(top, root, self._old_roots, create=False, own=True)
+            return SubvolumeHistory(
+                top, root, self._old_roots, create=False, own=True, base=self._base,
+                live=installed.live, **self._keeping(top),
+            )  # fmt: skip
         except BaseException:
             top.close()
             raise
 
     def pruning(self, history: History, clock: Clock, *, pinned: Container[str] = ()) -> Pruning:
         """Pruning of *history* by these settings."""
-        return Pruning(
-            history,
-            Policy(_integer(self.settings, "keep-days"), _integer(self.settings, "keep-last")),
-            clock,
-            min_free=amount(self.settings.get("min-free"), history.top.free()[1]),
-            pinned=pinned,
-        )
+        return history.pruning(clock, pinned=pinned)
+
+    def _keeping(self, top: Toplevel) -> dict[str, Any]:
+        """What the settings say of keeping old roots."""
+        days, last = _integer(self.settings, "keep-days"), _integer(self.settings, "keep-last")
+        min_free = amount(self.settings.get("min-free"), top.free()[1])
+        return {"policy": Policy(days, last), "min_free": min_free}
 
     @property
     def _mount_options(self) -> list[str]:

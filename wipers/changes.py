@@ -5,10 +5,7 @@ What a dry run prints and what is done are the same objects.
 
 from __future__ import annotations
 
-import os
-
 from ephemeroot.errors import EphemerootError
-from ephemeroot.wipers import subvolumes
 from ephemeroot.wipers.contract import Change
 from ephemeroot.wipers.oldroot import RECIPE, RETIRED
 
@@ -20,12 +17,11 @@ if TYPE_CHECKING:
 
 
 class Deletion(Change):
-    """Delete one old root and the subvolumes nested in it.
+    """Delete one old root and what belongs to it.
 
-    ``execute`` proves first that it is what was listed, directly in old-roots (or
-    retired in place) under a name of ours, not marked ``.keep``, neither it nor
-    anything in it the default subvolume or mounted; raises ``EphemerootError`` or
-    ``OSError`` otherwise. ``recipe`` lets names of the shell recipe pass.
+    ``execute`` proves first that it is what was listed, under a name of ours, not marked
+    ``.keep``, and not in use (``History.prove``); raises ``EphemerootError`` or ``OSError``
+    otherwise. ``recipe`` lets names of the shell recipe pass.
     """
 
     __slots__ = ("entry", "history", "reason", "recipe")
@@ -39,49 +35,29 @@ class Deletion(Change):
         self.recipe = recipe
 
     def describe(self) -> str:
-        return f"delete old root {self.entry.label} ({self.reason})"
+        return f"delete old {self.history.NOUN} {self.entry.label} ({self.reason})"
 
     def prove(self) -> None:
         """Raise what ``execute`` would raise before it changes anything."""
         self._prove_name()
-        fd = self.history.open(self.entry)
-        try:
-            self._prove_unused(fd)
-        finally:
-            os.close(fd)
+        self.history.prove(self.entry)
 
     def execute(self) -> str:
         self._prove_name()
-        fd = self.history.open(self.entry)
-        try:
-            self._prove_unused(fd)
-            subvolumes.delete_tree(self.history.top.fd, fd, self.entry.serial)
-        finally:
-            os.close(fd)
+        self.history.delete(self.entry)
         return self.entry.label
 
     def _prove_name(self) -> None:
         entry = self.entry
         if entry.name is not None and entry.name.keep:
             raise EphemerootError(
-                f"old root {entry.label} is marked .keep",
+                f"old {self.history.NOUN} {entry.label} is marked .keep",
                 f"'ephemeroot roots unkeep {entry.label}' first, if it may really go",
             )
         if entry.kind != RETIRED and not (self.recipe and entry.kind == RECIPE):
             raise EphemerootError(
                 f"{self.history.path(entry)} was not retired by ephemeroot: left alone"
             )
-
-    def _prove_unused(self, fd: int) -> None:
-        label, serial = self.entry.label, self.entry.serial
-        ids = {serial, *(inner for _, inner in subvolumes.nested(fd, serial))}
-        if subvolumes.default(self.history.top.fd) in ids:
-            raise EphemerootError(
-                f"old root {label} is, or holds, the default subvolume of the filesystem",
-                "see 'btrfs subvolume set-default'",
-            )
-        if self.history.is_mounted(self.history.path(self.entry)):
-            raise EphemerootError(f"old root {label} is mounted", "unmount it first")
 
 
 class Renaming(Change):
@@ -96,7 +72,7 @@ class Renaming(Change):
         self.why = why
 
     def describe(self) -> str:
-        return f"rename old root {self.entry.label} to {self.name} ({self.why})"
+        return f"rename old {self.history.NOUN} {self.entry.label} to {self.name} ({self.why})"
 
     def execute(self) -> str:
         return self.history.rename(self.entry, self.name)

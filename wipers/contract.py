@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Protocol
 
+    from ephemeroot.wipers.history import History, Installed
+
     class Closing(Protocol):
         """What the stage closes when the last wipe of a boot is done."""
 
@@ -224,6 +226,7 @@ class Wiper:
     ``ON_DEVICE`` is True if what it wipes is on one block device: the stage then finds
     that device and its ``subvolume``, and refuses if configuration and command line
     disagree. False: the wiper reads ``Boot.root`` itself, and ``mismatch`` judges it.
+    ``BOOTS_OLD_ROOTS`` is True if ``wipe`` understands ``Boot.request``.
     ``MOUNTS_ROOT`` is True if ``wipe`` leaves the fresh root mounted at
     ``Boot.mount_point``; such a wiper makes only roots, no volumes.
     """
@@ -234,6 +237,7 @@ class Wiper:
     EPHEMERAL = False
     ON_DEVICE = True
     MOUNTS_ROOT = False
+    BOOTS_OLD_ROOTS = False
 
     __slots__ = ("settings",)
 
@@ -287,11 +291,16 @@ class Wiper:
         """
         return False
 
-    def history(self, device: str, subvolume: str | None, private: str) -> object | None:
-        """The old roots, open until their ``close``, or ``None`` for a wiper that keeps none.
+    @property
+    def keeps(self) -> bool:
+        """Whether old roots are kept with these settings, so that there is a history."""
+        return False
 
-        *private* is an empty directory below which it may mount. Raises ``Refused`` or
-        ``Locked``.
+    def history(self, installed: Installed) -> History | None:
+        """The old roots, and what the present one was made of, open until its ``close``.
+
+        ``None`` for a wiper that keeps none and whose roots begin empty. Raises ``Refused``
+        or ``Locked``. Called on the installed system only.
         """
         return None
 

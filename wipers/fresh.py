@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ephemeroot.wipers.history import History
+    from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 
 class FreshRoot:
@@ -25,7 +25,7 @@ class FreshRoot:
     __slots__ = ("history", "id", "is_root", "previous", "source", "text", "uuid")
 
     def __init__(
-        self, history: History, text: str, *, source: int, previous: int, is_root: bool
+        self, history: SubvolumeHistory, text: str, *, source: int, previous: int, is_root: bool
     ) -> None:
         self.history = history
         self.text = text

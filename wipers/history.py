@@ -1,99 +1,80 @@
-"""The history of a btrfs root: what lies in old-roots, and how something gets there."""
+"""What a history is: the old roots that a wiper keeps, as ``ephemeroot roots`` sees them.
+
+A wiper that keeps old roots returns one from ``Wiper.history``. It supplies what only it can
+know (what is there, how one is mounted, renamed, deleted); finding, keeping, retention and
+pruning are the same for all, here and in ``changes`` and ``pruning``.
+"""
 
 from __future__ import annotations
 
-import os
-import time
-
-from ephemeroot.errors import EphemerootError, Misconfigured, Refused
-from ephemeroot.linux import paths
-from ephemeroot.wipers import directories, leftovers, marks, names, oldroot, subvolumes, toplevel
-from ephemeroot.wipers.oldroot import RETIRED, OldRoot
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.wipers import names
+from ephemeroot.wipers.oldroot import RECIPE, RETIRED, Facts, OldRoot
+from ephemeroot.wipers.retention import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.leftovers import Leftover
-    from ephemeroot.wipers.names import Name
-    from ephemeroot.wipers.toplevel import Toplevel
+    from collections.abc import Callable, Container, Iterable
 
-_MOUNTED_FOR = 0.2  # seconds for which mountinfo is believed
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.pruning import Clock, Pruning
+
+
+class Installed:
+    """What the installed system gives a wiper that opens its history.
+
+    ``target`` is what is made fresh (``/``, or a volume's mount point) and ``live`` the path
+    where it is mounted now; ``device`` (empty for a wiper that is not ``ON_DEVICE``),
+    ``subvolume``, ``root`` and ``root_flags`` are as in ``Boot``. ``volumes`` maps the mount
+    points of the volumes needed for boot to where they are mounted now. ``private`` is an
+    empty directory in a mount namespace of this run's own, below which it may mount.
+    """
+
+    __slots__ = (
+        "device", "live", "private", "root", "root_flags", "subvolume", "target", "volumes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        private: str,
+        subvolume: str | None = None,
+        target: str = "/",
+        live: str = "/",
+        root: str | None = None,
+        root_flags: Iterable[str] = (),
+        volumes: dict[str, str] | None = None,
+    ) -> None:
+        self.device = device
+        self.private = private
+        self.subvolume = subvolume
+        self.target = target
+        self.live = live
+        self.root = root
+        self.root_flags = tuple(root_flags)
+        self.volumes = volumes or {}
 
 
 class History:
-    """The old roots of the root subvolume ``root`` (paths are relative to the top level).
+    """The old roots of what one wiper makes fresh, locked until ``close``.
 
-    Holds a lock on old-roots until ``close``. ``create`` makes a missing old-roots;
-    otherwise a missing one is an empty history. Raises ``Refused`` if old-roots cannot
-    be one, ``Locked`` if another run has the lock. With ``own`` the top level is
-    unmounted by ``close`` too. ``NOUN`` is what messages call what is rotated.
+    ``where`` is what messages call the place they are in. ``policy`` and ``min_free`` (bytes,
+    0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one.
+    Every method may raise ``EphemerootError`` or ``OSError``; what is to be implemented says so.
     """
 
     NOUN = "root"
 
-    __slots__ = ("_mounted", "_mounted_at", "old", "old_roots", "own", "parent", "root", "top")
+    __slots__ = ("min_free", "policy", "where")
 
-    def __init__(
-        self, top: Toplevel, root: str, old_roots: str, *, create: bool, own: bool = False
-    ) -> None:
-        self.top = top
-        self.root = root
-        self.old_roots = old_roots
-        self.own = own
-        self.old = -1
-        self._mounted: set[str] = set()
-        self._mounted_at = 0.0
-        try:
-            self.parent = directories.open_real(top.fd, self.beside, "the directory of the root")
-        except FileNotFoundError:
-            raise Refused(f"the directory of the subvolume {root!r} does not exist") from None
-        try:
-            self._open_old_roots(create)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def beside(self) -> str:
-        """The directory that the root lies in; empty for the top level."""
-        return self.root.rpartition("/")[0]
-
-    @property
-    def root_name(self) -> str:
-        return self.root.rpartition("/")[2]
-
-    def _open_old_roots(self, create: bool) -> None:
-        try:
-            self.old = directories.open_real(self.top.fd, self.old_roots, "old-roots")
-        except FileNotFoundError:
-            if not create:
-                return
-            directories.make(self.top.fd, self.old_roots)
-            self.old = directories.open_real(self.top.fd, self.old_roots, "old-roots")
-        self._check_old_roots()
-        directories.lock(self.old, self.old_roots)
-
-    def _check_old_roots(self) -> None:
-        """A directory of the subvolume that has the root in it, or a subvolume itself."""
-        here = os.fstat(self.old)
-        if here.st_ino == subvolumes.ROOT_INODE:
-            if subvolumes.is_read_only(self.old):
-                raise Refused(
-                    f"old-roots {self.old_roots!r} is a read-only subvolume",
-                    "'btrfs property set -ts PATH ro false' makes it writable",
-                )
-        elif here.st_ino == subvolumes.STUB_INODE or here.st_dev != os.fstat(self.parent).st_dev:
-            raise Refused(
-                f"old-roots {self.old_roots!r} lies in another subvolume than {self.root!r}",
-                "name a directory beside the root, or one that does not exist yet",
-            )
+    def __init__(self, where: str, policy: Policy | None = None, min_free: int = 0) -> None:
+        self.where = where
+        self.policy = policy or Policy(0, 0)
+        self.min_free = min_free
 
     def close(self) -> None:
-        for fd in (self.old, self.parent):
-            if fd >= 0:
-                os.close(fd)
-        self.old = self.parent = -1
-        if self.own:
-            self.top.close()
+        """Unlock, and unmount what was mounted. To be implemented; safe to call twice."""
 
     def __enter__(self) -> History:
         return self
@@ -104,36 +85,14 @@ class History:
     # What is there
 
     def entries(self) -> list[OldRoot]:
-        """Everything in old-roots, and what was retired in place, by name."""
-        found = []
-        if self.old >= 0:
-            for text, serial in self._names_and_serials():
-                if leftovers.parse(self.root_name, text) is None:
-                    found.append(oldroot.classify(text, serial))
-        found.extend(self._in_place())
-        return sorted(found, key=lambda entry: (entry.kind, entry.label))
+        """Everything in the history, what is foreign too, ordered by kind and label.
 
-    def _names_and_serials(self) -> list[tuple[str, int]]:
-        """What is in old-roots, each with its id if it is a subvolume, else 0.
-
-        ``readdir`` shows a subvolume's id as its inode number, and so saves opening each.
-        A plain directory may have the same number as a subvolume beside it: then look.
+        To be implemented.
         """
-        known = subvolumes.inside(self.old)
-        listed = directories.names_and_inodes(self.old)
-        numbers = [inode for _, inode in listed if inode in known]
-        twice = {inode for inode in known if len(numbers) > len(known) and numbers.count(inode) > 1}
-        found = []
-        for text, inode in listed:
-            real = inode in known
-            if inode in twice:
-                status = os.stat(text, dir_fd=self.old, follow_symlinks=False)
-                real = status.st_ino == subvolumes.ROOT_INODE
-            found.append((text, inode if real else 0))
-        return found
+        raise NotImplementedError
 
     def retired(self) -> list[OldRoot]:
-        """Only what has a name of ours, and is a subvolume."""
+        """Only what is an old root with a name of ours."""
         return [entry for entry in self.entries() if entry.kind == RETIRED]
 
     def find(self, text: str) -> OldRoot:
@@ -150,155 +109,103 @@ class History:
             if wanted and entry.name and entry.name.identity == wanted.identity:
                 return entry
         raise Misconfigured(
-            f"there is no old root {text!r} in {self.old_roots}", "see 'ephemeroot roots list'"
+            f"there is no old root {text!r} in {self.where}", "see 'ephemeroot roots list'"
         )
 
-    def leftovers(self) -> list[tuple[int, Leftover]]:
-        """What an interrupted run left, each with the directory it lies in."""
-        found = []
-        for directory in (self.parent, self.old):
-            if directory >= 0:
-                for text, _ in directories.names_and_inodes(directory):
-                    leftover = leftovers.parse(self.root_name, text)
-                    if leftover is not None:
-                        found.append((directory, leftover))
-        return found
+    def path(self, entry: OldRoot) -> str:
+        """Where *entry* lies, for people. To be implemented."""
+        raise NotImplementedError
 
-    def _in_place(self) -> list[OldRoot]:
-        found = []
-        for directory, leftover in self.leftovers():
-            if directory != self.parent:
-                continue
-            fd = directories.subvolume(directory, leftover.text)
-            if fd < 0:
-                continue
-            try:
-                identity = subvolumes.identify(fd)
-                if identity.uuid == leftover.uuid and stays_in_place(fd, identity):
-                    found.append(
-                        OldRoot(leftover.text, RETIRED, identity.id, leftover.name, leftover)
-                    )
-            finally:
-                os.close(fd)
-        return found
+    def facts(self, entry: OldRoot) -> Facts:
+        """What is known about *entry* and cheap to find out. To be implemented.
 
-    def free(self, wanted: Name, own: Leftover | None = None) -> Name:
-        """*wanted*, or with a number, so that nothing here but *own* has its identity."""
-        texts = {leftover.text: leftover for _, leftover in self.leftovers()}
-        if own is not None:
-            texts.pop(own.text, None)
-        taken = {leftover.name.identity for leftover in texts.values()}
-        if self.old >= 0:
-            for text, _ in directories.names_and_inodes(self.old):
-                name = names.parse(text)
-                if name is not None:
-                    taken.add(name.identity)
-        return names.free(wanted, taken)
+        Raises ``EphemerootError`` if it is not what was listed any more.
+        """
+        raise NotImplementedError
+
+    # Looking into it: each returns a detached mount (open_tree(2), fsmount(2)), read-only for
+    # whoever gets it, that outlives this history. The caller attaches it and closes it.
+
+    def mount(self, entry: OldRoot) -> int:
+        """A mount of *entry* as it was when it was the root. To be implemented.
+
+        While it is mounted anywhere ``prove`` must refuse to let the entry be deleted.
+        """
+        raise NotImplementedError
+
+    def mount_base(self) -> int | None:
+        """A mount of what fresh roots are made of; ``None`` if they begin empty."""
+        return None
+
+    def mount_fresh(self) -> int | None:
+        """A mount of what the present root was made of, as it was then; ``None`` for nothing.
+
+        Unless a history knows better, that is the base. Raises ``EphemerootError`` if it is
+        not there any more, or is not as it was.
+        """
+        return self.mount_base()
+
+    def touched(self) -> Callable[[str, int], bool] | None:
+        """A quick way to compare the present root with ``mount_fresh``: whether what has that
+        path (from the root, ``/`` for itself) and that inode number, or something in it, may
+        differ. A comparison passes over the rest. ``None``: there is none.
+        """
+        return None
+
+    # What retention asks
 
     def seen(self) -> int:
-        """The latest time that a synchronised clock showed here; 0 if none ever did."""
-        return marks.seen(self.old) if self.old >= 0 else 0
-
-    def has_first(self) -> bool:
-        """Whether a root that lived was ever retired here."""
-        if self.old >= 0 and marks.first(self.old):
-            return True
-        return any(entry.name is not None and not entry.name.unused for entry in self.retired())
-
-    def path(self, entry: OldRoot) -> str:
-        """Where *entry* lies, from the top of the filesystem."""
-        directory = self.beside if entry.leftover is not None else self.old_roots
-        return f"{directory}/{entry.text}".strip("/")
-
-    def directory(self, entry: OldRoot) -> int:
-        """The open directory that *entry* lies in."""
-        return self.parent if entry.leftover is not None else self.old
-
-    def open(self, entry: OldRoot) -> int:
-        """Open *entry*, which must still be the subvolume that was listed.
-
-        Raises ``EphemerootError`` if it is not.
+        """The latest time that a synchronised clock showed here, in seconds since 1970; 0 if
+        none ever did.
         """
-        fd = directories.subvolume(self.directory(entry), entry.text)
-        if fd < 0:
-            raise EphemerootError(f"{self.path(entry)} is no subvolume")
-        try:
-            if not entry.serial or subvolumes.identify(fd).id != entry.serial:
-                raise EphemerootError(f"{self.path(entry)} is not the subvolume it was")
-            return fd
-        except BaseException:
-            os.close(fd)
-            raise
+        return 0
 
-    def state(self, entry: OldRoot) -> str:
-        """``marks.NEW``, ``LIVED`` or ``UNMARKED`` (not made by a wipe)."""
-        fd = self.open(entry)
-        try:
-            return marks.state(fd, subvolumes.identify(fd).uuid)
-        finally:
-            os.close(fd)
+    def record_seen(self, now: int) -> None:
+        """Record what a synchronised clock shows, for ``seen``."""
 
-    def is_mounted(self, path: str) -> bool:
-        """Whether *path* (from the top), or something in it, is mounted somewhere."""
-        now = time.monotonic()
-        if now - self._mounted_at > _MOUNTED_FOR:
-            self._mounted = self.top.mounted()
-            self._mounted_at = now
-        return toplevel.is_mounted(path, self._mounted)
+    def space(self) -> tuple[int, int]:
+        """Bytes available and bytes in all, where the old roots are. To be implemented."""
+        raise NotImplementedError
 
-    # How something gets there
-
-    def file(self, directory: int, leftover: Leftover) -> str:
-        """Move the retired root *leftover* in the open *directory* to its name in old-roots.
-
-        Returns that name, which has another number if it was taken meanwhile. A
-        read-only one cannot change its directory (EROFS), so it is made writable for
-        that move, and read-only again while it still has the name that says so. What
-        ``btrfs receive`` made stays in place: writable once, it would no longer be
-        what was received.
+    def settle(self, deadline: float) -> None:
+        """Wait until the space of what was deleted is free, or ``time.monotonic()`` is
+        *deadline*. Nothing to do where it is free at once.
         """
-        text = leftover.text
-        fd = directories.subvolume(directory, text)
-        if fd < 0:
-            raise EphemerootError(f"{text} is no subvolume")
-        try:
-            if stays_in_place(fd, subvolumes.identify(fd)):
-                return str(leftover.name)
-            if not leftover.read_only:
-                return self._rename(directory, text, leftover.name)
-            if directory != self.old:
-                if subvolumes.is_read_only(fd):
-                    subvolumes.set_read_only(fd, False)
-                paths.rename(directory, text, self.old, text, flags=paths.RENAME_NOREPLACE)
-            if not subvolumes.is_read_only(fd):
-                subvolumes.set_read_only(fd, True)
-            return self._rename(self.old, text, leftover.name)
-        finally:
-            os.close(fd)
 
-    def _rename(self, directory: int, text: str, name: Name) -> str:
-        while True:
-            try:
-                paths.rename(directory, text, self.old, str(name), flags=paths.RENAME_NOREPLACE)
-                return str(name)
-            except FileExistsError:
-                name = self.free(name.at((name.time, name.number + 1)))
+    # Changes: used through ``changes`` and ``pruning``, which describe what they do
+
+    def free(self, wanted: Name) -> Name:
+        """*wanted*, or with a number, so that no entry has its identity."""
+        return names.free(wanted, {e.name.identity for e in self.retired() if e.name is not None})
 
     def rename(self, entry: OldRoot, name: Name) -> str:
-        """Give *entry* another *name* of ours; returns the name it got."""
-        self.open_and_close(entry)
-        if entry.leftover is None:
-            return self._rename(self.old, entry.text, name)
-        target = entry.leftover.renamed(name).text
-        flags = paths.RENAME_NOREPLACE
-        paths.rename(self.parent, entry.text, self.parent, target, flags=flags)
-        return str(name)
+        """Give *entry* another *name* of ours, in one step; return the name it got.
 
-    def open_and_close(self, entry: OldRoot) -> None:
-        """Prove that *entry* is what was listed."""
-        os.close(self.open(entry))
+        To be implemented. *entry* must be what was listed; nothing is overwritten.
+        """
+        raise NotImplementedError
+
+    def prove(self, entry: OldRoot) -> None:
+        """Raise ``EphemerootError`` if *entry* must not be deleted: it is not what was listed,
+        or is in use (mounted anywhere). To be implemented.
+        """
+        raise NotImplementedError
+
+    def delete(self, entry: OldRoot) -> None:
+        """Delete *entry* and what belongs to it, proven once more. To be implemented."""
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        """Make everything done so far survive a power cut."""
+
+    def pruning(self, clock: Clock, *, pinned: Container[str] = ()) -> Pruning:
+        """Pruning by the settings."""
+        from ephemeroot.wipers.pruning import Pruning
+
+        return Pruning(self, self.policy, clock, min_free=self.min_free, pinned=pinned)
 
 
-def stays_in_place(fd: int, identity: subvolumes.Identity) -> bool:
-    """Whether the open subvolume must never be made writable, not even for a moment."""
-    return identity.received and subvolumes.is_read_only(fd)
+def require_mountable(entry: OldRoot) -> None:
+    """Raise ``EphemerootError`` if *entry* is foreign: nobody knows what that is."""
+    if entry.kind not in (RETIRED, RECIPE):
+        raise EphemerootError(f"{entry.label!r} was not retired by ephemeroot: left alone")

@@ -17,6 +17,7 @@ LIVED = "lived"
 UNMARKED = ""
 
 _STATE = "trusted.ephemeroot.state"
+_MADE = "trusted.ephemeroot.made"  # where the filesystem does not know when
 PREFIX = "trusted.ephemeroot."
 
 # On old-roots itself: the latest time of a synchronised clock, and which root was first.
@@ -33,6 +34,17 @@ def state(fd: int, uuid: str) -> str:
 def set_state(fd: int, uuid: str, word: str) -> None:
     """Mark the open subvolume *fd* with this *uuid* as ``NEW`` or ``LIVED``."""
     os.setxattr(fd, _STATE, f"{word} {uuid}".encode())
+
+
+def made(fd: int) -> float | None:
+    """When the open root *fd* was made, in seconds since 1970, if ``set_made`` said so."""
+    text = _get(fd, _MADE)
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+def set_made(fd: int, now: float) -> None:
+    """Record that the open root *fd* was made *now*."""
+    os.setxattr(fd, _MADE, str(int(now)).encode())
 
 
 def mark_lived(path: str) -> bool:

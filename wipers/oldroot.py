@@ -1,4 +1,4 @@
-"""One entry of the history of a btrfs root, and what kind it is."""
+"""One entry of a history, and what kind it is."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ FOREIGN = "foreign"
 class OldRoot:
     """One entry of the history.
 
-    ``text`` is its name in the directory and ``kind`` one of ``RETIRED`` (a subvolume
+    ``text`` is its name in the directory and ``kind`` one of ``RETIRED`` (an old root
     with a ``name`` of ours), ``RECIPE`` (a subvolume named by the well-known shell
-    recipe) and ``FOREIGN`` (everything else: listed, never touched). ``serial`` is the
-    subvolume's id; 0 if it is none. ``leftover`` is set for one that had to be retired
-    in place, beside the root.
+    recipe) and ``FOREIGN`` (everything else: listed, never touched). ``serial`` grows with
+    each root that the filesystem ever made (btrfs: the subvolume's id) and tells what is
+    what whatever its name is by then; 0 if there is none. ``leftover``, btrfs's own, is set
+    for one that had to be retired in place, beside the root.
     """
 
     __slots__ = ("kind", "leftover", "name", "serial", "text")
@@ -54,3 +55,27 @@ def classify(text: str, serial: int) -> OldRoot:
     if serial and names.parse_recipe(text) is not None:
         return OldRoot(text, RECIPE, serial)
     return OldRoot(text, FOREIGN, serial)
+
+
+class Facts:
+    """What is known about one old root, ``None`` for what is not, or not cheaply.
+
+    ``made`` is when it was made, in seconds since 1970. ``state`` is ``marks.NEW``,
+    ``LIVED`` or ``UNMARKED`` (no wipe made it). ``size`` is how many bytes it holds,
+    ``exclusive`` how many of them its deletion would free.
+    """
+
+    __slots__ = ("exclusive", "made", "size", "state")
+
+    def __init__(
+        self,
+        *,
+        made: float | None = None,
+        state: str = "",
+        size: int | None = None,
+        exclusive: int | None = None,
+    ) -> None:
+        self.made = made
+        self.state = state
+        self.size = size
+        self.exclusive = exclusive

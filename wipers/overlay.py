@@ -14,15 +14,13 @@ from ephemeroot.wipers import attributes, placement, uppers
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.placement import Places
 from ephemeroot.wipers.retention import Policy
+from ephemeroot.wipers.upper_history import OPTIONS, UpperHistory
 from ephemeroot.wipers.uppers import Uppers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.wipers.contract import Boot
-
-# With the others, what is above would belong to this very state of what is below, and a
-# changed root below would fail with ESTALE (Documentation/filesystems/overlayfs.rst).
-_OPTIONS = ["index=off", "metacopy=off", "redirect_dir=off"]
+    from ephemeroot.wipers.history import Installed
 
 
 class Overlay(Wiper):
@@ -96,6 +94,19 @@ class Overlay(Wiper):
         return str(os.stat(target).st_dev) == fresh.get("device")
 
     @property
+    def keeps(self) -> bool:
+        return self._volume is not None
+
+    def history(self, installed: Installed) -> UpperHistory:
+        fstype = str(self.settings["type"])
+        if self._volume is None:
+            return UpperHistory(None, installed, fstype)
+        where = installed.volumes.get(self._volume)
+        if where is None or not os.path.ismount(where):
+            raise Refused(f"the volume {self._volume} with the layers is not mounted", "mount it")
+        return UpperHistory(Uppers(where, create=False), installed, fstype, self._policy)
+
+    @property
     def _volume(self) -> str | None:
         volume = self.settings.get("volume")
         return str(volume) if volume else None
@@ -132,14 +143,14 @@ class Overlay(Wiper):
         lived = layers.newest_lived()
         if lived is not None:
             # Upper layers have no colons in their names, and the rest of the path is ours.
-            stack = [*_OPTIONS, f"lowerdir={above}/{lived}:{below}", "ro"]
+            stack = [*OPTIONS, f"lowerdir={above}/{lived}:{below}", "ro"]
             boot.previous(places.attach(_overlay(stack), "previous"), True)
         if boot.dry_run:
             return Outcome(fresh={})
         retired = layers.retire(boot, self._policy)
         pattern = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            layers.make(pattern)
+            layers.make(pattern, boot.now)
         finally:
             os.close(pattern)
         fresh = _mount(boot, places, below, above)
@@ -157,7 +168,7 @@ class Overlay(Wiper):
 def _mount(boot: Boot, places: Places, below: str, above: str) -> dict[str, str]:
     """Mount the fresh root at its place; returns what it is known by."""
     stack = [
-        *_OPTIONS,
+        *OPTIONS,
         f"lowerdir={below}",
         f"upperdir={above}/{uppers.UPPER}",
         f"workdir={above}/{uppers.WORK}",

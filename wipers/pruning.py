@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.wipers import marks, names, retention, subvolumes
+from ephemeroot.wipers import names, retention
 from ephemeroot.wipers.changes import Deletion, Renaming
 from ephemeroot.wipers.retention import Candidate, Policy
 
@@ -47,8 +47,8 @@ class Result:
 class Pruning:
     """One run of pruning over *history*.
 
-    ``min_free`` is in bytes, 0 for none. ``pinned`` has names or subvolume ids, as text,
-    of old roots that something still needs.
+    ``min_free`` is in bytes, 0 for none. ``pinned`` has names or serial numbers, as
+    text, of old roots that something still needs.
     """
 
     __slots__ = ("clock", "history", "min_free", "pinned", "policy")
@@ -154,23 +154,23 @@ class Pruning:
             self._delete(deletion, result, log)
         if self.min_free and not result.unfinished:
             self._make_room(result, deadline, log)
-        if self.clock.synchronised and self.history.old >= 0:
+        if self.clock.synchronised:
             _attempt("record the time", self._record, result.problems, lambda _: None)
         return result
 
     def _record(self) -> str:
-        marks.set_seen(self.history.old, int(self.clock.now))
+        self.history.record_seen(int(self.clock.now))
         return ""
 
     def _make_room(
         self, result: Result, deadline: float | None, log: Callable[[str], None]
     ) -> None:
-        if self.history.top.free()[0] >= self.min_free:
+        if self.history.space()[0] >= self.min_free:
             return
         # Space comes back only when the kernel has cleaned up: count what is really free.
         self.settle(deadline)
         for deletion in self.spare():
-            if self.history.top.free()[0] >= self.min_free:
+            if self.history.space()[0] >= self.min_free:
                 return
             if _is_over(deadline):
                 result.unfinished = True
@@ -189,13 +189,7 @@ class Pruning:
         """
         latest = time.monotonic() + _SETTLE
         deadline = latest if deadline is None else min(deadline, latest)
-        top = self.history.top
-        top.commit()
-        waiting = subvolumes.cleaning(top.fd)
-        while waiting and not _is_over(deadline):
-            time.sleep(0.02)
-            waiting &= subvolumes.cleaning(top.fd)
-        top.commit()  # what was cleaned is free only after one more
+        self.history.settle(deadline)
 
 
 def _attempt(

@@ -18,6 +18,7 @@ _QUOTA_RESCAN = ioctl.writing(0x94, 44, 64)
 _QGROUP_LIMIT = ioctl.reading(0x94, 43, 48)
 
 _QUOTA_TREE = 8
+_INFO_KEY = 242
 _LIMIT_KEY = 244
 _RELATION_KEY = 246
 _LEVEL_SHIFT = 48
@@ -28,6 +29,16 @@ def parents(fd: int, id: int) -> list[int]:
     """The groups of higher levels that the group of subvolume *id* is in."""
     rows = _search(fd, (id, id), _RELATION_KEY, (0, _TOP))
     return [offset for offset, _ in rows if offset >> _LEVEL_SHIFT]
+
+
+def usage(fd: int, id: int) -> tuple[int | None, int | None]:
+    """Bytes that subvolume *id* refers to, and how many of them are its own alone; ``None``
+    without quotas. What is nested in it counts for itself.
+    """
+    for _, item in _search(fd, (0, 0), _INFO_KEY, (id, id)):
+        _, referenced, _, exclusive, _ = struct.unpack("<5Q", item[:40])
+        return referenced, exclusive
+    return None, None
 
 
 def copy_limits(fd: int, source: int, target: int) -> bool:

@@ -13,12 +13,12 @@ from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import paths
 from ephemeroot.wipers import directories, marks, subvolumes
 from ephemeroot.wipers.contract import Change
-from ephemeroot.wipers.history import stays_in_place
 from ephemeroot.wipers.leftovers import Leftover
+from ephemeroot.wipers.subvolume_history import stays_in_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.history import History
+    from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 
 class Recovery(Change):
@@ -32,7 +32,7 @@ class Recovery(Change):
     __slots__ = ("default_to", "directory", "history", "leftover")
 
     def __init__(
-        self, history: History, directory: int, leftover: Leftover, default_to: int = 0
+        self, history: SubvolumeHistory, directory: int, leftover: Leftover, default_to: int = 0
     ) -> None:
         self.history = history
         self.directory = directory

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ephemeroot.wipers.contract import Boot
-    from ephemeroot.wipers.history import History
     from ephemeroot.wipers.pruning import Pruning
+    from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _MAKE_BASE = (
@@ -48,7 +48,7 @@ class Rotation:
     def __init__(
         self,
         boot: Boot,
-        history: History,
+        history: SubvolumeHistory,
         pruning: Pruning,
         *,
         base: str | None,

@@ -104,7 +104,7 @@ class Toplevel:
         root. A bind mount of something inside a root counts as that something.
         """
         found: set[str] = set()
-        for text in _mountinfos():
+        for text in mountinfos():
             ours = {}
             for mount in mountinfo.mounts(text):
                 if mount.major_minor == self.number and mount.fstype == "btrfs":
@@ -162,7 +162,7 @@ def _other_devices(path: str, uuid: str) -> list[str]:
     return found
 
 
-def _mountinfos() -> list[str]:
+def mountinfos() -> list[str]:
     """The text of mountinfo in each mount namespace, each namespace once."""
     texts = []
     namespaces: set[str] = set()

@@ -32,30 +32,33 @@ if TYPE_CHECKING:
 FOLDER = "ephemeroot-overlay"
 UPPER, WORK, OLD = "upper", "work", "old-uppers"
 
-_REMOVING = ".removing-"
-_OWNER = "upper"  # in the mark, where btrfs has a subvolume's UUID
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+REMOVING = ".removing-"
+OWNER = "upper"  # in the mark, where btrfs has a subvolume's UUID
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Uppers:
     """The layers on the volume that is mounted at *volume*; ``close`` them.
 
     They are locked meanwhile. Raises ``Locked``, and ``Refused`` if what is there was not
-    made by this program.
+    made by this program. Without *create* what is missing is not made: ``fd`` or ``old`` is
+    -1 then.
     """
 
     __slots__ = ("fd", "old")
 
-    def __init__(self, volume: str) -> None:
-        top = os.open(volume, _DIRECTORY)
+    def __init__(self, volume: str, *, create: bool = True) -> None:
+        top = os.open(volume, DIRECTORY)
         self.old = -1
         try:
-            self.fd = _open_own(top, FOLDER)
+            self.fd = _open_own(top, FOLDER, create)
         finally:
             os.close(top)
+        if self.fd < 0:
+            return
         try:
             _lock(self.fd)
-            self.old = _open_own(self.fd, OLD)
+            self.old = _open_own(self.fd, OLD, create)
         except BaseException:
             self.close()
             raise
@@ -73,7 +76,7 @@ class Uppers:
 
     def retired(self) -> list[Name]:
         """The names of ours in old-uppers, the oldest first; others are foreign."""
-        found = [names.parse(text) for text in _listed(self.old)]
+        found = [names.parse(text) for text in listed(self.old)]
         mine = [n for n in found if n is not None and self._is_directory(str(n))]
         return sorted(mine, key=lambda name: name.identity)
 
@@ -104,14 +107,18 @@ class Uppers:
         os.fsync(self.fd)
         return name
 
-    def make(self, pattern: int) -> None:
-        """Make a new layer, with owner, mode and labels of the open directory *pattern*."""
+    def make(self, pattern: int, now: float) -> None:
+        """Make a new layer, with owner, mode and labels of the open directory *pattern*.
+
+        *now*, in seconds since 1970, is when.
+        """
         copying.remove(self.fd, WORK)
         os.mkdir(WORK, 0o700, dir_fd=self.fd)
         os.mkdir(UPPER, 0o700, dir_fd=self.fd)
-        upper = os.open(UPPER, _DIRECTORY, dir_fd=self.fd)
+        upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
         try:
-            marks.set_state(upper, _OWNER, marks.NEW)
+            marks.set_state(upper, OWNER, marks.NEW)
+            marks.set_made(upper, now)
             attributes.copy(pattern, upper)
             os.fsync(upper)
         finally:
@@ -127,9 +134,8 @@ class Uppers:
         for name in self._due(boot, policy, boot.pinned):
             if time.monotonic() >= deadline:
                 break
-            text = f"{_REMOVING}{name}"
             # First the name: what is half removed must not look like a root that was.
-            paths.rename(self.old, str(name), self.old, text, flags=paths.RENAME_NOREPLACE)
+            text = condemn(self.old, str(name))
             boot.log(f"remove the old upper {name}")
             pruned.append(str(name))
             self._remove(text, deadline, problems)
@@ -151,14 +157,14 @@ class Uppers:
 
     def _begun(self) -> list[str]:
         """What an earlier boot had no time to remove."""
-        return [text for text in _listed(self.old) if text.startswith(_REMOVING)]
+        return [text for text in listed(self.old) if text.startswith(REMOVING)]
 
     def _remove(self, text: str, deadline: float, problems: list[str]) -> None:
         """Remove one, entry by entry of its top; the rest is left to the next boot."""
         try:
-            directory = os.open(text, _DIRECTORY, dir_fd=self.old)
+            directory = os.open(text, DIRECTORY, dir_fd=self.old)
             try:
-                for entry in _listed(directory):
+                for entry in listed(directory):
                     if time.monotonic() >= deadline:
                         return
                     copying.remove(directory, entry)
@@ -171,17 +177,17 @@ class Uppers:
     def _state(self) -> str | None:
         """The mark of the present layer; ``None`` if there is none."""
         try:
-            upper = os.open(UPPER, _DIRECTORY, dir_fd=self.fd)
+            upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
         except FileNotFoundError:
             return None
         try:
-            return marks.state(upper, _OWNER)
+            return marks.state(upper, OWNER)
         finally:
             os.close(upper)
 
     def _is_directory(self, text: str) -> bool:
         try:
-            os.close(os.open(text, _DIRECTORY | os.O_PATH, dir_fd=self.old))
+            os.close(os.open(text, DIRECTORY | os.O_PATH, dir_fd=self.old))
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
                 return False
@@ -189,28 +195,50 @@ class Uppers:
         return True
 
 
+def condemn(old: int, text: str) -> str:
+    """Rename the old upper *text* to what is being removed; return that name."""
+    removing = f"{REMOVING}{text}"
+    paths.rename(old, text, old, removing, flags=paths.RENAME_NOREPLACE)
+    return removing
+
+
+def rename(old: int, text: str, name: Name) -> str:
+    """Rename the old upper *text* to *name*, or to the next that is free; return it."""
+    while True:
+        try:
+            paths.rename(old, text, old, str(name), flags=paths.RENAME_NOREPLACE)
+            return str(name)
+        except FileExistsError:
+            name = name.at((name.time, name.number + 1))
+
+
 def mark_lived(path: str) -> bool:
     """Mark the layer above the overlay root at *path*; False if that has no mark of ours."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found = marks.state(fd, _OWNER)
+        found = marks.state(fd, OWNER)
         if found == marks.NEW:
-            marks.set_state(fd, _OWNER, marks.LIVED)
+            marks.set_state(fd, OWNER, marks.LIVED)
             os.fsync(fd)
         return found != marks.UNMARKED
     finally:
         os.close(fd)
 
 
-def _open_own(parent: int, name: str) -> int:
-    """Open a directory that is root's alone, made if it is missing."""
+def _open_own(parent: int, name: str, create: bool) -> int:
+    """Open a directory that is root's alone, made if it is missing; -1 without *create*."""
     try:
-        os.mkdir(name, 0o700, dir_fd=parent)
-        os.fsync(parent)
+        if create:
+            os.mkdir(name, 0o700, dir_fd=parent)
+            os.fsync(parent)
     except FileExistsError:
         pass
     try:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        fd = os.open(name, DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        if create:
+            raise
+        return -1
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
@@ -233,6 +261,7 @@ def _lock(fd: int) -> None:
         ) from None
 
 
-def _listed(directory: int) -> list[str]:
+def listed(directory: int) -> list[str]:
+    """The names in the open *directory*, however often it was listed before."""
     # Through a new descriptor: one that was listed stands at its end.
     return os.listdir(mounts.fd_path(directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from ephemeroot.config import Machine, fstab
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied
 from ephemeroot.linux import kernel
-from ephemeroot.wipers.btrfs import Btrfs
-from ephemeroot.wipers.history import History
+from ephemeroot.wipers.contract import Wiper
+from ephemeroot.wipers.history import History, Installed
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC_PRIVATE = 16384 | 1 << 18
@@ -26,27 +28,52 @@ _MS_REC_PRIVATE = 16384 | 1 << 18
 
 @dataclass(frozen=True)
 class Keeper:
-    """Something that is made fresh and whose old ones are kept.
+    """Something that is made fresh at boot, and perhaps the old ones of it that are kept.
 
-    ``target`` is its mount point, ``device`` and ``subvolume`` where it lies.
+    ``target`` is its mount point, ``live`` where it is mounted now, ``device`` and
+    ``subvolume`` where it lies; the rest as in ``Installed``.
     """
 
     target: str
-    wiper: Btrfs
+    live: str
+    wiper: Wiper
     device: str
     subvolume: str | None
+    root: str | None
+    root_flags: tuple[str, ...]
+    volumes: dict[str, str]
 
     @contextmanager
     def history(self) -> Iterator[History]:
         """Its history, mounted where nobody else sees it, locked until the end.
 
-        Raises ``Refused`` or ``Locked``.
+        Raises ``Refused`` or ``Locked``, and ``Misconfigured`` if it has none.
         """
-        with (
-            tempfile.TemporaryDirectory(prefix="ephemeroot-") as private,
-            self.wiper.history(self.device, self.subvolume, private) as history,
-        ):
+        with self.past() as history:
+            if history is None:
+                raise Misconfigured(f"{self.target} keeps no old roots")
             yield history
+
+    @contextmanager
+    def past(self) -> Iterator[History | None]:
+        """The same, or ``None`` for what keeps nothing and begins empty."""
+        with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
+            installed = Installed(
+                device=self.device,
+                private=private,
+                subvolume=self.subvolume,
+                target=self.target,
+                live=self.live,
+                root=self.root,
+                root_flags=self.root_flags,
+                volumes=self.volumes,
+            )
+            history = self.wiper.history(installed)
+            try:
+                yield history
+            finally:
+                if history is not None:
+                    history.close()
 
 
 def applied_plan(root: str) -> Plan:
@@ -61,23 +88,31 @@ def applied_plan(root: str) -> Plan:
 
 
 def keepers(root: str, volume: str | None = None) -> list[Keeper]:
-    """All keepers of the applied plan of the machine below *root*; with *volume* only the
-    one that is mounted there; raises ``Misconfigured`` if that is none.
+    """All keepers of old roots of the applied plan of the machine below *root*; with *volume*
+    only the one that is mounted there; raises ``Misconfigured`` if that is none.
     """
-    wipes = [o for o in applied_plan(root).wipe if isinstance(o, Wipe)]
-    found = []
-    for wipe in wipes:
-        wiper = wipe.load()
-        if isinstance(wiper, Btrfs) and volume in (None, wipe.target):
-            found.append(_keeper(wipe, wiper, Machine.of(root)))
+    everything = made_fresh(root)
+    found = [k for k in everything if k.wiper.keeps and volume in (None, k.target)]
     if volume is not None and not found:
-        targets = ", ".join(wipe.target for wipe in wipes) or "nothing"
+        targets = ", ".join(keeper.target for keeper in everything) or "nothing"
         raise Misconfigured(f"{volume} keeps no old roots", f"made fresh at boot: {targets}")
     return found
 
 
-def _keeper(wipe: Wipe, wiper: Btrfs, machine: Machine) -> Keeper:
+def made_fresh(root: str) -> list[Keeper]:
+    """Everything that the applied plan of the machine below *root* makes fresh."""
+    plan, machine = applied_plan(root), Machine.of(root)
+    volumes = {
+        o.mount_point: _below(root, o.mount_point) for o in plan.wipe if isinstance(o, Volume)
+    }
+    return [_keeper(o, machine, root, volumes) for o in plan.wipe if isinstance(o, Wipe)]
+
+
+def _keeper(wipe: Wipe, machine: Machine, root: str, volumes: dict[str, str]) -> Keeper:
+    wiper = wipe.load()
     device, subvolume = wipe.device, wipe.subvolume
+    argument: str | None = None
+    root_flags: tuple[str, ...] = ()
     if wipe.target == "/":
         lines = [CommandLine(text) for _, text in machine.command_lines]
         roots = [line for line in machine.fstab if line.mount_point == "/"]
@@ -87,24 +122,35 @@ def _keeper(wipe: Wipe, wiper: Btrfs, machine: Machine) -> Keeper:
         subvolume = subvolume or next(
             filter(None, (fstab.option(options, "subvol") for options in flags)), None
         )
-    if device is None:
+        argument = next(filter(None, (line.get("root") for line in lines)), None)
+        root_flags = tuple(next((line.root_flags() for line in lines), []))
+    if device is None and wiper.ON_DEVICE:
         raise EphemerootError(
             f"neither the applied plan nor the kernel command line names the device of "
             f"{wipe.target}",
             "set device in the wiper's table, and 'ephemeroot apply'",
         )
-    return Keeper(wipe.target, wiper, device, subvolume)
+    live = _below(root, wipe.target)
+    return Keeper(wipe.target, live, wiper, device or "", subvolume, argument, root_flags, volumes)
 
 
-def hide_mounts() -> None:
+def _below(root: str, path: str) -> str:
+    return os.path.join(root, path.lstrip("/")) if path != "/" else root
+
+
+def hide_mounts() -> int:
     """Move this process into a mount namespace of its own: what is mounted from now on is
-    nobody else's business, and gone when it ends, however it ends. Raises ``OSError``.
+    nobody else's business, and gone when it ends, however it ends.
+
+    Returns a descriptor of the one it was in. Raises ``OSError``.
     """
+    before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     if kernel.libc.unshare(_CLONE_NEWNS) != 0:
         kernel.raise_errno("a mount namespace")
     flags = ctypes.c_ulong(_MS_REC_PRIVATE)
     if kernel.libc.mount(b"none", b"/", None, flags, None) != 0:
         kernel.raise_errno("/")
+    return before
 
 
 def confirm(question: str) -> None:

@@ -94,8 +94,13 @@ def _require(root: str, name: str) -> None:
     """Raise ``Misconfigured`` if the root's history has no old root of that *name*."""
     histories.hide_mounts()
     for keeper in histories.keepers(root, "/"):
+        if not keeper.wiper.BOOTS_OLD_ROOTS:
+            raise Misconfigured(
+                f"the old roots of the wiper {keeper.wiper.NAME} cannot be booted",
+                "'ephemeroot roots restore' and 'roots mount' bring back what is in them",
+            )
         with keeper.history() as history:
-            history.open_and_close(history.find(name))
+            history.facts(history.find(name))
 
 
 def _leave(stores: list[Path], request: Request | None) -> None:

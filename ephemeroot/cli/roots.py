@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
                 change.prove()
                 _ask(arguments, [change])
             _carry_out([change], arguments, done)
-            history.top.commit()
+            history.commit()
         elif not arguments.json:
             terminal.say(f"{arguments.name}: is so already")
     return _finish(arguments, [done])
@@ -100,11 +100,11 @@ def _list(arguments: argparse.Namespace) -> int:
     found: list[dict[str, Any]] = []
     for keeper in histories.keepers(arguments.root, arguments.volume):
         with keeper.history() as history:
-            entries = _entries(history, _pruning(keeper, history))
+            entries = _entries(history, _pruning(history))
         found.append({
             "target": keeper.target,
             "device": keeper.device,
-            "old-roots": keeper.wiper.settings["old-roots"],
+            "old-roots": history.where,
             "entries": entries,
         })  # fmt: skip
     if arguments.json:
@@ -119,10 +119,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _entries(history: History, pruning: Pruning) -> list[dict[str, Any]]:
-    verdicts = {entry.serial: verdict for entry, verdict in pruning.judge()}
+    verdicts = {history.path(entry): verdict for entry, verdict in pruning.judge()}
     found = []
     for entry in history.entries():
-        verdict = verdicts.get(entry.serial) if entry.kind == RETIRED else None
+        verdict = verdicts.get(history.path(entry)) if entry.kind == RETIRED else None
         name = entry.name if entry.kind == RETIRED else None
         found.append({
             "name": entry.label,
@@ -166,9 +166,9 @@ class _Done:
     problems: list[str] = field(default_factory=list)
 
 
-def _pruning(keeper: Keeper, history: History) -> Pruning:
+def _pruning(history: History) -> Pruning:
     now = Clock(time.time(), synchronised=clock.is_synchronised())
-    return keeper.wiper.pruning(history, now)
+    return history.pruning(now)
 
 
 def _prune(arguments: argparse.Namespace) -> int:
@@ -180,7 +180,7 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 
 def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) -> _Done:
-    pruning = _pruning(keeper, history)
+    pruning = _pruning(history)
     if not pruning.clock.synchronised:
         terminal.warning(
             "the clock is not synchronised: what is due by it alone stays",
@@ -193,7 +193,7 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
         if arguments.recipe_names and entry.kind == RECIPE
     ]
     spare: list[Change] = []
-    if history.top.free()[0] < pruning.min_free:
+    if history.space()[0] < pruning.min_free:
         spare = [*pruning.spare()]
     foreseen = [*pruning.changes(), *spare, *recipes]
     if arguments.dry_run:
@@ -203,7 +203,7 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
     _carry_out(recipes, arguments, done)
     result = pruning.run(log=lambda line: _say(arguments, done, line))
     done.problems += result.problems
-    history.top.commit()
+    history.commit()
     return done
 
 

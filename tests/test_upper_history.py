@@ -1,0 +1,162 @@
+"""The old uppers of an overlay root, as ``ephemeroot roots`` sees them, on a real ext4."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.errors import EphemerootError, Locked, Misconfigured
+from ephemeroot.linux import mounts
+from ephemeroot.wipers import changes, marks, placement
+from ephemeroot.wipers.overlay import Overlay
+from ephemeroot.wipers.pruning import Clock
+from ephemeroot.wipers.upper_history import UpperHistory
+from ephemeroot.wipers.uppers import FOLDER
+from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine, unmount
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
+
+FIRST = "2026-11-24T12-00-00Z"
+SECOND = "2026-11-25T12-00-00Z"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """One with two old uppers, and a present one."""
+    with overlay_machine(tmp_path) as made:
+        for day in range(3):
+            made.wipe(NOON + day * DAY)
+            (made.sysroot / "etc/lost").write_text(f"day {day}")
+            (made.sysroot / "etc/installed").unlink()
+            made.live()
+        yield made
+
+
+@contextmanager
+def mounted(history: UpperHistory, name: str, where: Path) -> Iterator[Path]:
+    mount = history.mount(history.find(name))
+    where.mkdir()
+    placement.attach(mount, str(where))
+    os.close(mount)
+    try:
+        yield where
+    finally:
+        unmount(where)
+
+
+def test_what_is_there(machine: Machine) -> None:
+    old = machine.folder / "old-uppers"
+    (old / "notes").touch()
+    (old / "2026-01-01T00-00-00Z").symlink_to(FIRST)
+    (old / ".removing-2026-01-02T00-00-00Z").mkdir()
+    with machine.history() as history:
+        found = {entry.label: entry.kind for entry in history.entries()}
+        assert found == {
+            FIRST: "retired", SECOND: "retired", "notes": "foreign",
+            "2026-01-01T00-00-00Z": "foreign",
+        }  # fmt: skip
+        facts = history.facts(history.find(FIRST))
+        assert (facts.made, facts.state) == (NOON, marks.LIVED)
+        assert facts.exclusive is not None
+        assert facts.exclusive >= 4096
+        with pytest.raises(Misconfigured):
+            history.find("2020-01-01T00-00-00Z")
+        with pytest.raises(EphemerootError, match="left alone"):
+            history.mount(history.find("notes"))
+        with pytest.raises(Locked):
+            machine.history().__enter__()
+
+
+def test_an_old_upper_is_seen_over_the_installed_root(machine: Machine, tmp_path: Path) -> None:
+    with machine.history() as history, mounted(history, FIRST, tmp_path / "old") as old:
+        history.close()
+        assert sorted(os.listdir(old / "etc")) == ["lost"], "what was deleted is not there"
+        assert (old / "etc/lost").read_text() == "day 0"
+        assert (old / "usr/lib/os-release").read_text() == "ID=test\n"
+        for path in (old / "etc/lost", old / "new"):
+            with pytest.raises(OSError, match="Read-only"):
+                path.write_text("x")
+    machine_mounts = Path("/proc/self/mountinfo").read_text()
+    assert f" {machine.private}" not in machine_mounts
+
+
+def test_with_the_installed_root_mounted_writable(machine: Machine, tmp_path: Path) -> None:
+    """A boot with ``ephemeroot.wipe=no``."""
+    unmount(machine.sysroot)
+    with InstalledRoot(machine) as top:
+        (top / "usr/upgraded").touch()
+        with machine.history() as history, mounted(history, FIRST, tmp_path / "old") as old:
+            assert (old / "usr/upgraded").exists()
+        (top / "still-writable").touch()
+
+
+def test_one_that_is_mounted_is_not_deleted(machine: Machine, tmp_path: Path) -> None:
+    with machine.history() as history:
+        with mounted(history, FIRST, tmp_path / "old"):
+            assert changes.keep(history, FIRST).execute() == f"{FIRST}.keep"  # type: ignore[union-attr]
+            assert changes.keep(history, FIRST, wanted=False).execute() == FIRST  # type: ignore[union-attr]
+            for attempt in (
+                changes.delete(history, FIRST).prove,
+                changes.delete(history, FIRST).execute,
+            ):
+                with pytest.raises(EphemerootError, match="is mounted"):
+                    attempt()
+            changes.delete(history, SECOND).execute()
+        changes.delete(history, FIRST).execute()
+        assert history.entries() == []
+    assert machine.old() == []
+
+
+def test_pruning_by_the_same_rules(machine: Machine) -> None:
+    machine.settings = machine.settings | {"keep-last": 1}
+    with machine.history() as history:
+        clock = Clock(NOON + 33 * DAY, synchronised=True)
+        result = history.pruning(clock).run(log=lambda line: None)
+        assert (result.pruned, result.problems) == ([FIRST], [])
+        assert history.seen() == NOON + 33 * DAY
+    assert machine.old() == [SECOND]
+
+
+def test_what_is_touched(machine: Machine) -> None:
+    with machine.history() as history:
+        touched = history.touched()
+        assert touched is not None
+        paths = ("/", "/etc", "/etc/lost", "/etc/installed", "/usr", "/usr/lib/os-release")
+        assert [touched(path, 0) for path in paths] == [True, True, True, True, False, False]
+    unmount(machine.sysroot)
+    with machine.history() as history:
+        assert history.touched() is None, "the present upper is not that of what is mounted"
+
+
+def test_nothing_is_made_by_looking(machine: Machine) -> None:
+    unmount(machine.sysroot)
+    os.rename(machine.folder, machine.volume / "elsewhere")
+    with machine.history() as history:
+        assert history.entries() == []
+        assert history.touched() is None
+    assert FOLDER not in os.listdir(machine.volume)
+
+
+def test_a_layer_in_memory_has_a_base_and_no_past(machine: Machine) -> None:
+    machine.settings = machine.settings | {"volume": None}
+    assert not Overlay(machine.settings).keeps
+    with machine.history() as history:
+        assert history.entries() == []
+        mount = history.mount_base()
+        assert "etc" in os.listdir(mounts.fd_path(mount))
+        os.close(mount)
+
+
+def test_locked_by_a_boot(machine: Machine) -> None:
+    fd = os.open(machine.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(Locked):
+            machine.history().__enter__()
+    finally:
+        os.close(fd)

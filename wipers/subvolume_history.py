@@ -1,0 +1,459 @@
+"""The history of a btrfs root: what lies in old-roots, and how something gets there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import mounts, paths
+from ephemeroot.wipers import (
+    directories,
+    leftovers,
+    marks,
+    names,
+    oldroot,
+    qgroups,
+    subvolumes,
+    toplevel,
+)
+from ephemeroot.wipers.history import History, require_mountable
+from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ephemeroot.wipers.leftovers import Leftover
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.retention import Policy
+    from ephemeroot.wipers.toplevel import Toplevel
+
+_MOUNTED_FOR = 0.2  # seconds for which mountinfo is believed
+
+
+class SubvolumeHistory(History):
+    """The old roots of the root subvolume ``root`` (paths are relative to the top level).
+
+    Holds a lock on old-roots until ``close``. ``create`` makes a missing old-roots;
+    otherwise a missing one is an empty history. Raises ``Refused`` if old-roots cannot
+    be one, ``Locked`` if another run has the lock. With ``own`` the top level is
+    unmounted by ``close`` too. ``base`` is what fresh roots are snapshots of, ``live`` where
+    the present root is mounted, if it is.
+    """
+
+    __slots__ = (
+        "_mounted", "_mounted_at", "base", "live", "old", "old_roots", "own", "parent", "root",
+        "top",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        top: Toplevel,
+        root: str,
+        old_roots: str,
+        *,
+        create: bool,
+        own: bool = False,
+        policy: Policy | None = None,
+        min_free: int = 0,
+        base: str | None = None,
+        live: str | None = None,
+    ) -> None:
+        super().__init__(old_roots, policy, min_free)
+        self.base = base
+        self.live = live
+        self.top = top
+        self.root = root
+        self.old_roots = old_roots
+        self.own = own
+        self.old = -1
+        self._mounted: set[str] = set()
+        self._mounted_at = 0.0
+        try:
+            self.parent = directories.open_real(top.fd, self.beside, "the directory of the root")
+        except FileNotFoundError:
+            raise Refused(f"the directory of the subvolume {root!r} does not exist") from None
+        try:
+            self._open_old_roots(create)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def beside(self) -> str:
+        """The directory that the root lies in; empty for the top level."""
+        return self.root.rpartition("/")[0]
+
+    @property
+    def root_name(self) -> str:
+        return self.root.rpartition("/")[2]
+
+    def _open_old_roots(self, create: bool) -> None:
+        try:
+            self.old = directories.open_real(self.top.fd, self.old_roots, "old-roots")
+        except FileNotFoundError:
+            if not create:
+                return
+            directories.make(self.top.fd, self.old_roots)
+            self.old = directories.open_real(self.top.fd, self.old_roots, "old-roots")
+        self._check_old_roots()
+        directories.lock(self.old, self.old_roots)
+
+    def _check_old_roots(self) -> None:
+        """A directory of the subvolume that has the root in it, or a subvolume itself."""
+        here = os.fstat(self.old)
+        if here.st_ino == subvolumes.ROOT_INODE:
+            if subvolumes.is_read_only(self.old):
+                raise Refused(
+                    f"old-roots {self.old_roots!r} is a read-only subvolume",
+                    "'btrfs property set -ts PATH ro false' makes it writable",
+                )
+        elif here.st_ino == subvolumes.STUB_INODE or here.st_dev != os.fstat(self.parent).st_dev:
+            raise Refused(
+                f"old-roots {self.old_roots!r} lies in another subvolume than {self.root!r}",
+                "name a directory beside the root, or one that does not exist yet",
+            )
+
+    def close(self) -> None:
+        for fd in (self.old, self.parent):
+            if fd >= 0:
+                os.close(fd)
+        self.old = self.parent = -1
+        if self.own:
+            self.top.close()
+
+    def __enter__(self) -> SubvolumeHistory:
+        return self
+
+    # What is there
+
+    def entries(self) -> list[OldRoot]:
+        """Everything in old-roots, and what was retired in place, by name."""
+        found = []
+        if self.old >= 0:
+            for text, serial in self._names_and_serials():
+                if leftovers.parse(self.root_name, text) is None:
+                    found.append(oldroot.classify(text, serial))
+        found.extend(self._in_place())
+        return sorted(found, key=lambda entry: (entry.kind, entry.label))
+
+    def _names_and_serials(self) -> list[tuple[str, int]]:
+        """What is in old-roots, each with its id if it is a subvolume, else 0.
+
+        ``readdir`` shows a subvolume's id as its inode number, and so saves opening each.
+        A plain directory may have the same number as a subvolume beside it: then look.
+        """
+        known = subvolumes.inside(self.old)
+        listed = directories.names_and_inodes(self.old)
+        numbers = [inode for _, inode in listed if inode in known]
+        twice = {inode for inode in known if len(numbers) > len(known) and numbers.count(inode) > 1}
+        found = []
+        for text, inode in listed:
+            real = inode in known
+            if inode in twice:
+                status = os.stat(text, dir_fd=self.old, follow_symlinks=False)
+                real = status.st_ino == subvolumes.ROOT_INODE
+            found.append((text, inode if real else 0))
+        return found
+
+    def leftovers(self) -> list[tuple[int, Leftover]]:
+        """What an interrupted run left, each with the directory it lies in."""
+        found = []
+        for directory in (self.parent, self.old):
+            if directory >= 0:
+                for text, _ in directories.names_and_inodes(directory):
+                    leftover = leftovers.parse(self.root_name, text)
+                    if leftover is not None:
+                        found.append((directory, leftover))
+        return found
+
+    def _in_place(self) -> list[OldRoot]:
+        found = []
+        for directory, leftover in self.leftovers():
+            if directory != self.parent:
+                continue
+            fd = directories.subvolume(directory, leftover.text)
+            if fd < 0:
+                continue
+            try:
+                identity = subvolumes.identify(fd)
+                if identity.uuid == leftover.uuid and stays_in_place(fd, identity):
+                    found.append(
+                        OldRoot(leftover.text, RETIRED, identity.id, leftover.name, leftover)
+                    )
+            finally:
+                os.close(fd)
+        return found
+
+    def free(self, wanted: Name, own: Leftover | None = None) -> Name:
+        """*wanted*, or with a number, so that nothing here but *own* has its identity."""
+        texts = {leftover.text: leftover for _, leftover in self.leftovers()}
+        if own is not None:
+            texts.pop(own.text, None)
+        taken = {leftover.name.identity for leftover in texts.values()}
+        if self.old >= 0:
+            for text, _ in directories.names_and_inodes(self.old):
+                name = names.parse(text)
+                if name is not None:
+                    taken.add(name.identity)
+        return names.free(wanted, taken)
+
+    def seen(self) -> int:
+        """The latest time that a synchronised clock showed here; 0 if none ever did."""
+        return marks.seen(self.old) if self.old >= 0 else 0
+
+    def record_seen(self, now: int) -> None:
+        if self.old >= 0:
+            marks.set_seen(self.old, now)
+
+    def has_first(self) -> bool:
+        """Whether a root that lived was ever retired here."""
+        if self.old >= 0 and marks.first(self.old):
+            return True
+        return any(entry.name is not None and not entry.name.unused for entry in self.retired())
+
+    def path(self, entry: OldRoot) -> str:
+        """Where *entry* lies, from the top of the filesystem."""
+        directory = self.beside if entry.leftover is not None else self.old_roots
+        return f"{directory}/{entry.text}".strip("/")
+
+    def directory(self, entry: OldRoot) -> int:
+        """The open directory that *entry* lies in."""
+        return self.parent if entry.leftover is not None else self.old
+
+    def open(self, entry: OldRoot) -> int:
+        """Open *entry*, which must still be the subvolume that was listed.
+
+        Raises ``EphemerootError`` if it is not.
+        """
+        fd = directories.subvolume(self.directory(entry), entry.text)
+        if fd < 0:
+            raise EphemerootError(f"{self.path(entry)} is no subvolume")
+        try:
+            if not entry.serial or subvolumes.identify(fd).id != entry.serial:
+                raise EphemerootError(f"{self.path(entry)} is not the subvolume it was")
+            return fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def state(self, entry: OldRoot) -> str:
+        """``marks.NEW``, ``LIVED`` or ``UNMARKED`` (not made by a wipe)."""
+        fd = self.open(entry)
+        try:
+            return marks.state(fd, subvolumes.identify(fd).uuid)
+        finally:
+            os.close(fd)
+
+    def is_mounted(self, path: str) -> bool:
+        """Whether *path* (from the top), or something in it, is mounted somewhere."""
+        now = time.monotonic()
+        if now - self._mounted_at > _MOUNTED_FOR:
+            self._mounted = self.top.mounted()
+            self._mounted_at = now
+        return toplevel.is_mounted(path, self._mounted)
+
+    def facts(self, entry: OldRoot) -> Facts:
+        fd = self.open(entry)
+        try:
+            info = subvolumes.library().subvolume_info(mounts.fd_path(fd))
+            state = marks.state(fd, subvolumes.identify(fd).uuid)
+        finally:
+            os.close(fd)
+        size, exclusive = qgroups.usage(self.top.fd, entry.serial)
+        return Facts(made=info.otime, state=state, size=size, exclusive=exclusive)
+
+    # Looking into it
+
+    def mount(self, entry: OldRoot) -> int:
+        require_mountable(entry)
+        fd = self.open(entry)
+        try:
+            return _mount(fd, self.path(entry))
+        finally:
+            os.close(fd)
+
+    def mount_base(self) -> int | None:
+        if self.base is None:
+            return None
+        try:
+            fd = subvolumes.open_directory(self.top.fd, self.base)
+        except OSError as error:
+            raise EphemerootError(
+                f"the base {self.base} cannot be opened: {error.strerror}"
+            ) from error
+        try:
+            return _mount(fd, self.base)
+        finally:
+            os.close(fd)
+
+    def mount_fresh(self) -> int | None:
+        """A mount of the subvolume that the present root is a snapshot of."""
+        origin = self._origin()
+        if origin is None:
+            return None
+        path, _ = origin
+        fd = subvolumes.open_directory(self.top.fd, path)
+        try:
+            return _mount(fd, path)
+        finally:
+            os.close(fd)
+
+    def touched(self) -> Callable[[str, int], bool]:
+        from ephemeroot.wipers import touched
+
+        fd = self._open_live()
+        try:
+            since = subvolumes.library().subvolume_info(mounts.fd_path(fd)).otransid
+            found = touched.since(fd, since)
+        finally:
+            os.close(fd)
+        return lambda path, inode: inode in found
+
+    def _origin(self) -> tuple[str, int] | None:
+        """Path and id of what the present root is a snapshot of, as it was; ``None`` if of
+        nothing.
+        """
+        fd = self._open_live()
+        try:
+            live = subvolumes.library().subvolume_info(mounts.fd_path(fd))
+        finally:
+            os.close(fd)
+        if not any(live.parent_uuid):
+            return None
+        library = subvolumes.library()
+        for path, info in library.SubvolumeIterator(mounts.fd_path(self.top.fd), top=5, info=True):
+            if info.uuid == live.parent_uuid:
+                return path, info.id
+        raise EphemerootError(
+            "what the present root was made of is not there any more",
+            "compare with --against base",
+        )
+
+    def _open_live(self) -> int:
+        """The present root, as it is mounted. Raises ``EphemerootError`` if it is not of here."""
+        if self.live is None:
+            raise EphemerootError(f"{self.root} is not mounted")
+        fd = os.open(self.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if subvolumes.filesystem(fd) == self.top.uuid and subvolumes.is_subvolume(fd):
+                return fd
+        except OSError as error:
+            if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP):
+                os.close(fd)
+                raise
+        os.close(fd)
+        raise EphemerootError(f"{self.live} is no subvolume of the btrfs that has {self.root}")
+
+    # What retention asks, and what becomes of an old root
+
+    def space(self) -> tuple[int, int]:
+        return self.top.free()
+
+    def settle(self, deadline: float) -> None:
+        self.commit()
+        waiting = subvolumes.cleaning(self.top.fd)
+        while waiting and time.monotonic() < deadline:
+            time.sleep(0.02)
+            waiting &= subvolumes.cleaning(self.top.fd)
+        self.commit()  # what was cleaned is free only after one more
+
+    def commit(self) -> None:
+        self.top.commit()
+
+    def prove(self, entry: OldRoot) -> None:
+        """It is what was listed, and neither it nor what is in it is mounted, or the default."""
+        fd = self.open(entry)
+        try:
+            self._prove_unused(entry, fd)
+        finally:
+            os.close(fd)
+
+    def delete(self, entry: OldRoot) -> None:
+        fd = self.open(entry)
+        try:
+            self._prove_unused(entry, fd)
+            subvolumes.delete_tree(self.top.fd, fd, entry.serial)
+        finally:
+            os.close(fd)
+
+    def _prove_unused(self, entry: OldRoot, fd: int) -> None:
+        label, serial = entry.label, entry.serial
+        ids = {serial, *(inner for _, inner in subvolumes.nested(fd, serial))}
+        if subvolumes.default(self.top.fd) in ids:
+            raise EphemerootError(
+                f"old {self.NOUN} {label} is, or holds, the default subvolume of the filesystem",
+                "see 'btrfs subvolume set-default'",
+            )
+        if self.is_mounted(self.path(entry)):
+            raise EphemerootError(f"old {self.NOUN} {label} is mounted", "unmount it first")
+
+    # How something gets there
+
+    def file(self, directory: int, leftover: Leftover) -> str:
+        """Move the retired root *leftover* in the open *directory* to its name in old-roots.
+
+        Returns that name, which has another number if it was taken meanwhile. A
+        read-only one cannot change its directory (EROFS), so it is made writable for
+        that move, and read-only again while it still has the name that says so. What
+        ``btrfs receive`` made stays in place: writable once, it would no longer be
+        what was received.
+        """
+        text = leftover.text
+        fd = directories.subvolume(directory, text)
+        if fd < 0:
+            raise EphemerootError(f"{text} is no subvolume")
+        try:
+            if stays_in_place(fd, subvolumes.identify(fd)):
+                return str(leftover.name)
+            if not leftover.read_only:
+                return self._rename(directory, text, leftover.name)
+            if directory != self.old:
+                if subvolumes.is_read_only(fd):
+                    subvolumes.set_read_only(fd, False)
+                paths.rename(directory, text, self.old, text, flags=paths.RENAME_NOREPLACE)
+            if not subvolumes.is_read_only(fd):
+                subvolumes.set_read_only(fd, True)
+            return self._rename(self.old, text, leftover.name)
+        finally:
+            os.close(fd)
+
+    def _rename(self, directory: int, text: str, name: Name) -> str:
+        while True:
+            try:
+                paths.rename(directory, text, self.old, str(name), flags=paths.RENAME_NOREPLACE)
+                return str(name)
+            except FileExistsError:
+                name = self.free(name.at((name.time, name.number + 1)))
+
+    def rename(self, entry: OldRoot, name: Name) -> str:
+        """Give *entry* another *name* of ours; returns the name it got."""
+        self.open_and_close(entry)
+        if entry.leftover is None:
+            return self._rename(self.old, entry.text, name)
+        target = entry.leftover.renamed(name).text
+        flags = paths.RENAME_NOREPLACE
+        paths.rename(self.parent, entry.text, self.parent, target, flags=flags)
+        return str(name)
+
+    def open_and_close(self, entry: OldRoot) -> None:
+        """Prove that *entry* is what was listed."""
+        os.close(self.open(entry))
+
+
+def _mount(fd: int, name: str) -> int:
+    """A detached, read-only mount of the open subvolume."""
+    mount = mounts.clone(fd, name=name)
+    try:
+        mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=name)
+    except BaseException:
+        os.close(mount)
+        raise
+    return mount
+
+
+def stays_in_place(fd: int, identity: subvolumes.Identity) -> bool:
+    """Whether the open subvolume must never be made writable, not even for a moment."""
+    return identity.received and subvolumes.is_read_only(fd)

@@ -1,0 +1,134 @@
+"""Which files of a btrfs subvolume changed since a transaction, from its tree alone.
+
+A snapshot shares its tree with its source until something is written, and each leaf knows
+the transaction that wrote it: the search passes over everything that is as it was. See
+ioctl_search_key in include/uapi/linux/btrfs.h and the items in btrfs_tree.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from ephemeroot.wipers import ioctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BUFFER = 1 << 20
+_TREE_SEARCH_V2 = ioctl.both(0x94, 17, 112)
+_KEY = struct.Struct("=7Q4I4Q")
+_HEADER = struct.Struct("=QQQII")
+_TOP = 2**64 - 1
+
+_INODE_ITEM = 1
+_INODE_REF = 12
+_INODE_EXTREF = 13
+
+_TRANSACTION = struct.Struct("<QQ")  # at the beginning of an inode item: generation, transid
+_CTIME = struct.Struct("<Q")
+_CTIME_AT = 112 + 12  # after atime, in struct btrfs_inode_item
+_FIRST = 256  # the subvolume's own directory
+
+
+def since(fd: int, transaction: int, *, changed_after: float | None = None) -> set[int]:
+    """The inode numbers of what was written to in the subvolume of *fd* in *transaction* or
+    later, and of all directories above. What was deleted shows in its directory.
+
+    With *changed_after* (seconds since 1970) only what was more than read (atime) since then.
+    Needs CAP_SYS_ADMIN. Raises ``OSError``.
+    """
+    found = set(_written(fd, transaction, changed_after))
+    above = _Above(fd)
+    for inode in list(found):
+        above.add(inode, found)
+    return found
+
+
+def _written(fd: int, transaction: int, changed_after: float | None) -> Iterator[int]:
+    for inode, kind, _, item in _search(
+        fd, (_FIRST, _TOP), (_INODE_ITEM, _INODE_ITEM), transaction
+    ):
+        if kind != _INODE_ITEM or _TRANSACTION.unpack_from(item)[1] < transaction:
+            continue
+        if changed_after is None or _CTIME.unpack_from(item, _CTIME_AT)[0] > changed_after:
+            yield inode
+
+
+class _Above:
+    """Finds the directories above an inode, each once."""
+
+    __slots__ = ("fd", "known")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.known: set[int] = set()
+
+    def add(self, inode: int, found: set[int]) -> None:
+        """Add every directory that leads to *inode*, by all of its names, to *found*."""
+        todo = [inode]
+        while todo:
+            one = todo.pop()
+            if one in self.known:
+                continue
+            self.known.add(one)
+            for parent in self._parents(one):
+                found.add(parent)
+                if parent != _FIRST:
+                    todo.append(parent)
+
+    def _parents(self, inode: int) -> Iterator[int]:
+        for _, kind, offset, item in _search(
+            self.fd, (inode, inode), (_INODE_REF, _INODE_EXTREF), 0
+        ):
+            if kind == _INODE_REF:
+                yield offset
+            elif kind == _INODE_EXTREF:
+                yield int.from_bytes(item[:8], "little")
+
+
+def _search(
+    fd: int, inodes: tuple[int, int], kinds: tuple[int, int], transaction: int
+) -> Iterator[tuple[int, int, int, memoryview]]:
+    """Inode number, kind, offset and content of the items of these *kinds* (and of others)
+    in leaves that were written in *transaction* or later.
+    """
+    import fcntl
+
+    small = inodes[0] == inodes[1]
+    arguments = bytearray(_KEY.size + 8 + (4096 if small else _BUFFER))
+    first = (inodes[0], kinds[0], 0)
+    while True:
+        _KEY.pack_into(arguments, 0, 0, first[0], inodes[1], first[2], _TOP, transaction, _TOP,
+                       first[1], kinds[1], 2**32 - 1, 0, 0, 0, 0, 0)  # fmt: skip
+        arguments[_KEY.size : _KEY.size + 8] = (len(arguments) - _KEY.size - 8).to_bytes(
+            8, "little"
+        )
+        try:
+            fcntl.ioctl(fd, _TREE_SEARCH_V2, arguments)
+        except OSError as error:
+            if error.errno != errno.EOVERFLOW:
+                raise
+            raise OSError(errno.EOVERFLOW, "an item does not fit", "tree search") from error
+        count = _KEY.unpack_from(arguments)[9]
+        if not count:
+            return
+        view = memoryview(arguments)
+        position = _KEY.size + 8
+        last = first
+        for _ in range(count):
+            _, inode, offset, kind, size = _HEADER.unpack_from(arguments, position)
+            position += _HEADER.size
+            last = (inode, kind, offset)
+            if kinds[0] <= kind <= kinds[1]:
+                yield inode, kind, offset, view[position : position + size]
+            position += size
+        first = _after(*last)
+
+
+def _after(inode: int, kind: int, offset: int) -> tuple[int, int, int]:
+    """The smallest key that is larger: keys are ordered by inode, kind, offset."""
+    if offset < _TOP:
+        return inode, kind, offset + 1
+    return (inode, kind + 1, 0) if kind < 255 else (inode + 1, 0, 0)

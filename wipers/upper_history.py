@@ -1,0 +1,215 @@
+"""The history of an overlay root: retired upper layers, each looked at over what is below."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import copying, mountinfo, mounts
+from ephemeroot.wipers import marks, names, toplevel, uppers
+from ephemeroot.wipers.history import History, require_mountable
+from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
+from ephemeroot.wipers.placement import Places
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ephemeroot.wipers.history import Installed
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.retention import Policy
+    from ephemeroot.wipers.uppers import Uppers
+
+# With the others, what is above would belong to this very state of what is below, and a
+# changed root below would fail with ESTALE (Documentation/filesystems/overlayfs.rst).
+OPTIONS = ["index=off", "metacopy=off", "redirect_dir=off"]
+
+
+class UpperHistory(History):
+    """The old uppers of *layers* (``None``: they are in memory, and none is kept).
+
+    ``fstype`` is the type of the installed root, whose device *installed* names.
+    """
+
+    __slots__ = ("fstype", "installed", "layers", "places")
+
+    def __init__(
+        self,
+        layers: Uppers | None,
+        installed: Installed,
+        fstype: str,
+        policy: Policy | None = None,
+    ) -> None:
+        super().__init__(f"{uppers.FOLDER}/{uppers.OLD}", policy)
+        self.layers = layers
+        self.installed = installed
+        self.fstype = fstype
+        self.places = Places(installed.private)
+
+    def __enter__(self) -> UpperHistory:
+        return self
+
+    def close(self) -> None:
+        self.places.close()
+        if self.layers is not None:
+            self.layers.close()
+
+    @property
+    def _old(self) -> int:
+        if self.layers is None:
+            raise EphemerootError("layers in memory leave no old ones")
+        return self.layers.old
+
+    # What is there
+
+    def entries(self) -> list[OldRoot]:
+        if self.layers is None or self.layers.old < 0:
+            return []
+        ours = {str(name): name for name in self.layers.retired()}
+        found = []
+        for text in uppers.listed(self.layers.old):
+            if text in ours:
+                found.append(OldRoot(text, RETIRED, 0, ours[text]))
+            elif not text.startswith(uppers.REMOVING):
+                found.append(OldRoot(text, FOREIGN))
+        return sorted(found, key=lambda entry: (entry.kind, entry.label))
+
+    def path(self, entry: OldRoot) -> str:
+        return f"{self.where}/{entry.text}"
+
+    def facts(self, entry: OldRoot) -> Facts:
+        fd = self._open(entry)
+        try:
+            state = marks.state(fd, uppers.OWNER)
+            size = _usage(fd)
+            return Facts(made=marks.made(fd), state=state, size=size, exclusive=size)
+        finally:
+            os.close(fd)
+
+    def _open(self, entry: OldRoot) -> int:
+        try:
+            return os.open(entry.text, uppers.DIRECTORY, dir_fd=self._old)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise EphemerootError(f"{self.path(entry)} is not what it was") from error
+            raise
+
+    # Looking into it
+
+    def mount(self, entry: OldRoot) -> int:
+        """What the root was: the old upper over the installed root as it is now."""
+        require_mountable(entry)
+        upper = self._open(entry)
+        try:
+            above = self.places.attach(mounts.clone(upper, name=entry.text), "above")
+        finally:
+            os.close(upper)
+        below = self.places.attach(self.mount_base(), "below")
+        # The source is how ``prove`` knows what is mounted. Neither path has a colon in it.
+        options = [*OPTIONS, f"lowerdir={above}:{below}", "ro"]
+        return mounts.create("overlay", f"{uppers.OLD}/{entry.text}", options)
+
+    def mount_base(self) -> int:
+        """The installed root."""
+        flags = [o for o in self.installed.root_flags if o not in ("rw", "ro")]
+        try:
+            return mounts.create(self.fstype, self.installed.device, [*flags, "ro"])
+        except OSError as error:
+            # Mounted already, and writable: booted without a layer above it. The kernel gives
+            # the same filesystem again, and only as it is.
+            if error.errno != errno.EBUSY:
+                raise
+        mount = mounts.create(self.fstype, self.installed.device, flags)
+        mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, name=self.installed.device)
+        return mount
+
+    def touched(self) -> Callable[[str, int], bool] | None:
+        """What the present layer has in it, and the directories above."""
+        if self.layers is None or self.layers.fd < 0:
+            return None
+        mounted = mountinfo.mounted_at(os.path.realpath(self.installed.live))
+        if mounted is None or mounted.fstype != "overlay":
+            return None
+        upper = os.open(uppers.UPPER, uppers.DIRECTORY, dir_fd=self.layers.fd)
+        try:
+            made = marks.made(upper)
+            if made is None or made != _made_at(self.installed.live):
+                return None
+            found = _paths_in(upper)
+        finally:
+            os.close(upper)
+        return lambda path, inode: path in found
+
+    # What retention asks, and what becomes of an old root
+
+    def seen(self) -> int:
+        return marks.seen(self.layers.old) if self.layers and self.layers.old >= 0 else 0
+
+    def record_seen(self, now: int) -> None:
+        if self.layers is not None and self.layers.old >= 0:
+            marks.set_seen(self.layers.old, now)
+
+    def space(self) -> tuple[int, int]:
+        status = os.fstatvfs(self._old)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+    def rename(self, entry: OldRoot, name: Name) -> str:
+        os.close(self._open(entry))
+        return uppers.rename(self._old, entry.text, name)
+
+    def prove(self, entry: OldRoot) -> None:
+        os.close(self._open(entry))
+        wanted = entry.name.identity if entry.name is not None else None
+        for text in toplevel.mountinfos():
+            for mount in mountinfo.mounts(text):
+                folder, _, name = mount.source.rpartition("/")
+                if mount.fstype == "overlay" and folder == uppers.OLD:
+                    mounted = names.parse(name)
+                    if mounted is not None and mounted.identity == wanted:
+                        raise EphemerootError(f"old root {entry.label} is mounted",
+                                              "unmount it first")  # fmt: skip
+
+    def delete(self, entry: OldRoot) -> None:
+        self.prove(entry)
+        # First the name: what is half removed must not look like a root that was.
+        text = uppers.condemn(self._old, entry.text)
+        copying.remove(self._old, text)
+
+    def commit(self) -> None:
+        if self.layers is not None and self.layers.old >= 0:
+            os.fsync(self.layers.old)
+
+
+def _made_at(live: str) -> float | None:
+    """When the layer above the overlay mounted at *live* was made: its marks show through."""
+    fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return marks.made(fd)
+    finally:
+        os.close(fd)
+
+
+def _usage(fd: int) -> int:
+    """Bytes on the disk of everything below the open directory."""
+    total = 0
+    seen = set()
+    for _, _, files, directory in os.fwalk(".", dir_fd=fd, follow_symlinks=False):
+        for name in (*files, "."):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                if status.st_ino in seen:
+                    continue
+                seen.add(status.st_ino)
+            total += status.st_blocks * 512
+    return total
+
+
+def _paths_in(upper: int) -> set[str]:
+    """The absolute paths of everything in a layer."""
+    found = {"/"}
+    for folder, directories, files, _ in os.fwalk(".", dir_fd=upper, follow_symlinks=False):
+        above = folder[1:]
+        found.update(f"{above}/{name}" for name in (*directories, *files))
+    return found
