@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+import unicodedata
+from collections.abc import Container, Sequence
 from typing import TextIO
 
 _RED, _YELLOW, _BOLD = "31", "33", "1"
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -58,3 +62,59 @@ def heading(text: str) -> str:
 def paint(text: str, colour: str, stream: TextIO) -> str:
     """*text* in an ANSI colour if *stream* shows it."""
     return f"\x1b[{colour}m{text}\x1b[0m" if has_colour(stream) else text
+
+
+def size(count: int) -> str:
+    """So many bytes as people read them: ``812 B``, ``1.4 KiB``, ``3.0 GiB``."""
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    unit = 0
+    while value >= 1023.95 and unit < len(_UNITS):
+        value /= 1024
+        unit += 1
+    return f"{value:.1f} {_UNITS[unit - 1]}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it: ``0.4 s``, ``12 s``, ``5 min``, ``3 h``, ``12 days``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def moment(seconds: float) -> str:
+    """A point in time, in seconds since 1970, as local time with its zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Container[int] = (), indent: int = 2) -> None:
+    """Print *rows* in aligned columns; those numbered in *right* are aligned to the right.
+
+    Cells may hold anything: each is printed on one line. The last column is not padded.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    columns = max((len(row) for row in cells), default=0)
+    widths = [
+        max((_width(row[column]) for row in cells if column < len(row)), default=0)
+        for column in range(columns)
+    ]
+    for row in cells:
+        parts = []
+        for column, cell in enumerate(row):
+            space = " " * (widths[column] - _width(cell))
+            parts.append(space + cell if column in right else cell + space)
+        sys.stdout.write(" " * indent + "  ".join(parts).rstrip() + "\n")
+
+
+def _width(text: str) -> int:
+    """Columns that *text* takes on a terminal: East Asian characters take two, accents none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

@@ -12,6 +12,10 @@ import fcntl
 import os
 import stat
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FICLONE = 0x40049409
 
 _NO_SHARING = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY)
@@ -26,13 +30,17 @@ class Copier:
     ``entries`` names made.
 
     ``limit`` is how many bytes may really be copied, ``None`` for no limit; one more
-    raises ``TooLarge`` and leaves what has been made for the caller to remove.
+    raises ``TooLarge`` and leaves what has been made for the caller to remove. ``progress``
+    is called with the name at hand whenever ``copied`` or ``shared`` has grown.
     """
 
-    __slots__ = ("_links", "copied", "entries", "limit", "shared")
+    __slots__ = ("_links", "copied", "entries", "limit", "progress", "shared")
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(
+        self, limit: int | None = None, *, progress: Callable[[str], None] | None = None
+    ) -> None:
         self.limit = limit
+        self.progress = progress
         self.copied = self.shared = self.entries = 0
         self._links: dict[tuple[int, int], tuple[int, str]] = {}
 
@@ -107,7 +115,7 @@ class Copier:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
             new = os.open(new_name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
             try:
-                self._copy_content(old, new, status.st_size)
+                self._copy_content(old, new, status.st_size, name)
                 _copy_attributes(old, new)
             finally:
                 os.close(new)
@@ -124,12 +132,14 @@ class Copier:
         os.link(first[1], new_name, src_dir_fd=first[0], dst_dir_fd=target, follow_symlinks=False)
         return True
 
-    def _copy_content(self, old: int, new: int, size: int) -> None:
+    def _copy_content(self, old: int, new: int, size: int, name: str) -> None:
         if size == 0:
             return
         try:
             fcntl.ioctl(new, FICLONE, old)
             self.shared += size
+            if self.progress is not None:
+                self.progress(name)
             return
         except OSError as error:
             if error.errno not in _NO_SHARING:
@@ -137,20 +147,22 @@ class Copier:
         position = 0
         while position < size:
             start, end = _next_data(old, position, size)
-            self._copy_range(old, new, start, end)
+            self._copy_range(old, new, start, end, name)
             position = end
         os.ftruncate(new, size)
 
-    def _copy_range(self, old: int, new: int, start: int, end: int) -> None:
-        self.copied += end - start
-        if self.limit is not None and self.copied > self.limit:
+    def _copy_range(self, old: int, new: int, start: int, end: int, name: str) -> None:
+        if self.limit is not None and self.copied + end - start > self.limit:
             raise TooLarge
         os.lseek(new, start, os.SEEK_SET)
         while start < end:
-            sent = os.sendfile(new, old, start, min(end - start, 1 << 26))
+            sent = os.sendfile(new, old, start, min(end - start, 1 << 24))
             if sent == 0:
                 return  # it has become shorter
             start += sent
+            self.copied += sent
+            if self.progress is not None:
+                self.progress(name)
 
 
 def same(directory: int, name: str, other_directory: int, other_name: str) -> bool:

@@ -1,0 +1,58 @@
+"""What people read: sizes, spans of time, aligned tables, and a bar on a terminal only."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+
+import pytest
+
+from ephemeroot.cli import terminal
+from ephemeroot.cli.progress import Progress
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1023949, "999.9 KiB"),
+        (1048575, "1.0 MiB"), (3 << 30, "3.0 GiB"), (5 << 50, "5.0 PiB"), (5 << 60, "5120.0 PiB"),
+    ],
+)  # fmt: skip
+def test_sizes(count: int, text: str) -> None:
+    assert terminal.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.004, "4 ms"), (0.5, "0.5 s"), (75, "75 s"), (600, "10 min"), (7300, "2 h"),
+     (259200, "3 days")],
+)  # fmt: skip
+def test_spans(seconds: float, text: str) -> None:
+    assert terminal.duration(seconds) == text
+
+
+def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.table([["a", "1", "x"], ["日本", "22", "a\nb"], ["e\u0301", "333"]], right=(1,))
+    assert capsys.readouterr().out.splitlines() == [
+        "  a       1  x", "  日本   22  a\\nb", "  e\u0301     333",
+    ]  # fmt: skip
+
+
+def test_no_bar_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    with Progress("copying", 100, stream) as progress:
+        progress.update(50)
+    assert stream.getvalue() == ""
+
+
+def test_a_bar_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stream, Progress("copying", 200 << 20, stream) as progress:
+        progress.update(50 << 20, "/etc/x\x1b")
+        progress.update(60 << 20)  # too early to be drawn
+    seen = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert seen.startswith("\rcopying [######..................]  25%  of 200.0 MiB  /etc/x\\x1b")
+    assert "30%" not in seen
+    assert seen.endswith("\r")
