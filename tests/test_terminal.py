@@ -15,7 +15,7 @@ from ephemeroot.cli.progress import Progress
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1023949, "999.9 KiB"),
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1048000, "1023.4 KiB"),
         (1048575, "1.0 MiB"), (3 << 30, "3.0 GiB"), (5 << 50, "5.0 PiB"), (5 << 60, "5120.0 PiB"),
     ],
 )  # fmt: skip
@@ -46,7 +46,8 @@ def test_no_bar_where_there_is_no_terminal() -> None:
     assert stream.getvalue() == ""
 
 
-def test_a_bar_on_a_terminal() -> None:
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream, Progress("copying", 200 << 20, stream) as progress:
         progress.update(50 << 20, "/etc/x\x1b")
