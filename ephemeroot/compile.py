@@ -14,6 +14,7 @@ from ephemeroot.config import (
     Problem,
     clean,
     examine,
+    network,
     volumes,
 )
 from ephemeroot.config.declared import WELL_KNOWN, Declared, Home, Owner
@@ -27,6 +28,7 @@ from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
@@ -114,6 +116,7 @@ def _wipe_stage(examination: Examination) -> _Stage:
     """What persists is mounted and proven first; what is made fresh is mounted only after."""
     stage = _Stage()
     needed = _needed(examination)
+    _set_up_network(examination, needed, stage)
     for volume in needed:
         if volume.wipe is None:
             stage.add(_volume(volume), volume.place)
@@ -127,6 +130,19 @@ def _wipe_stage(examination: Examination) -> _Stage:
             stage.add(_wipe(volume.mount_point, volume.wipe), volume.wipe.origin.place)
             stage.add(_volume(volume), volume.place)
     return stage
+
+
+def _set_up_network(examination: Examination, needed: list[MountedVolume], stage: _Stage) -> None:
+    entry = examination.config.network
+    if entry is None or not network.is_needed(needed):
+        return
+    operation = Network(
+        interface=entry.interface,
+        addresses=list(entry.addresses),
+        gateways=list(entry.gateways),
+        timeout=max(volume.timeout for volume in needed if network.is_on_network(volume)),
+    )
+    stage.add(operation, entry.origin.place)
 
 
 def _volume(volume: MountedVolume) -> Volume:

@@ -8,6 +8,7 @@ import time
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import copyback, generation, machine_id, request, seed, wiping
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.linux import mountinfo, mounts, paths
@@ -60,7 +61,7 @@ def _record_made(stage: Stage) -> None:
 def _record_plan(stage: Stage) -> None:
     """Leave the plan for the installed system, which may have another one by then."""
     try:
-        paths.write_atomically(f"{stage.run}/{plans.FOLLOWED}", stage.plan.dump(), 0o644)
+        paths.write_atomically(f"{stage.run}/{plans.FOLLOWED}", stage.plan.dump(), stage.plan.mode)
     except OSError as error:
         stage.report.problem(f"cannot record the plan: {error.strerror}", level=WARNING)
 
@@ -68,7 +69,7 @@ def _record_plan(stage: Stage) -> None:
 def _find_stores(stage: Stage) -> None:
     """The wipe stage has found them; if it did not run, or in another process, again."""
     for operation in stage.plan.wipe:
-        if isinstance(operation, Volume | Store):
+        if isinstance(operation, Network | Volume | Store):
             operation.execute(stage)
 
 

@@ -17,6 +17,7 @@ from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
@@ -39,7 +40,7 @@ POLICIES = {
 }
 """What ``on-failure`` may say for each kind of failure, the default first."""
 
-WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Volume, Store, Wipe)}
+WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Network, Volume, Store, Wipe)}
 PERSIST_STAGE: dict[str, type[Operation]] = {
     o.KIND: o for o in (Attach, Parent, Directory, File, Copy, Overlay, MachineId, Hide)
 }
@@ -93,6 +94,12 @@ class Plan:
             "wipe": [operation.to_json() for operation in self.wipe],
             "persist": [operation.to_json() for operation in self.persist],
         }
+
+    @property
+    def mode(self) -> int:
+        """The mode of a file with it: root's alone if a volume's options have a password."""
+        options = [o for v in self.wipe if isinstance(v, Volume) for o in v.options]
+        return 0o600 if any(o.startswith(("password", "pass=")) for o in options) else 0o644
 
     def dump(self) -> bytes:
         """The plan as it is written into the image: the same plan is the same bytes."""

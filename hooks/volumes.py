@@ -13,7 +13,7 @@ import json
 import os
 
 from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks import checks, tree
+from ephemeroot.hooks import checks, network, tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import devices, mountinfo, mounts, paths
 
@@ -28,7 +28,7 @@ STATE = ".ephemeroot"
 """The directory in a store for our own records; root's alone."""
 
 # Devices whose mounts mountinfo gives no number of, only the source's name.
-_NOWHERE = frozenset(("tmpfs", "nfs", "nfs4", "zfs", "overlay"))
+_NOWHERE = frozenset(("tmpfs", "zfs", "overlay", "9p", "virtiofs"))
 
 
 class Volume(Operation):
@@ -62,6 +62,10 @@ class Volume(Operation):
         if mounted is not None:
             self._require_same(mounted)
             return "was mounted"
+        if self.type in network.TYPES:
+            os.makedirs(point, 0o700, exist_ok=True)
+            network.mount(self.type, self.device, self.options, point, self.timeout)
+            return "mounted"
         source = self._source()
         if stage.check and self.type not in _NOWHERE:
             checks.require_sound(self.type, source)

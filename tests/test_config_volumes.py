@@ -165,7 +165,7 @@ def test_bad_volumes(tree: MachineTree, text: str, complaint: str) -> None:
         ("/dev/mapper/vg-data", "xfs"),
         ("PARTUUID=1234-01", "ext4"),
         ("tmpfs", "tmpfs"),
-        ("server:/export", "nfs4"),
+        ("10.9.0.1:/export", "nfs4"),
         ("share", "virtiofs"),
         ("tank/data", "zfs"),
     ],

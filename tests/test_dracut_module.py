@@ -33,6 +33,7 @@ instmods() { echo "module hostonly=$hostonly $*"; }
 hostonly=-h
 . "$moddir/module-setup.sh"
 check || exit 99
+depends | sed 's/^/depends /'
 install
 installkernel || exit 98
 echo complete
@@ -293,3 +294,26 @@ def test_half_of_it_is_no_image(dracut: Dracut) -> None:
     assert built.status == 1
     assert any(line.startswith("fatal") for line in built.lines)
     assert "complete" not in built.lines
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_network_of_dracut_is_asked_for(tmp_path: Path, there: bool) -> None:
+    dracut = Dracut(tmp_path)
+    if there:
+        (dracut.module.parent / "35network-legacy").mkdir()
+        (dracut.module.parent / "40network").mkdir()
+    made = plan()
+    made.wipe[0] = volume(device="10.9.0.1:/srv", type="nfs4", options=["addr=10.9.0.1"])
+    dracut.apply(made.dump())
+    built = dracut.build()
+    assert built.lines[-1] == "complete"
+    assert ("depends network" in built.lines) == there
+    complaint = "depends error ephemeroot: dracut's module network is not installed"
+    assert any(line.startswith(complaint) for line in built.lines) != there
+
+
+def test_nothing_is_asked_for_without_a_network_volume(tmp_path: Path) -> None:
+    dracut = Dracut(tmp_path)
+    assert not [line for line in dracut.build().lines if line.startswith("depends")]
+    dracut.apply(plan().dump())
+    assert not [line for line in dracut.build().lines if line.startswith("depends")]

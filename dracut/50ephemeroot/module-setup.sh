@@ -11,6 +11,19 @@ check() {
     return 0
 }
 
+# called by dracut: what the plan's volumes need of others. A module that is not there would take
+# this one out of the image with it: better one that says at boot what it lacks.
+depends() {
+    local name folder
+    for name in $("$moddir/ephemeroot" image --dracut-modules); do
+        for folder in "${moddir%/*}"/*; do
+            [[ ${folder##*/} =~ ^[0-9-]+$name$ ]] && echo "$name" && continue 2
+        done
+        derror "ephemeroot: dracut's module $name is not installed (Debian: dracut-network)"
+    done
+    return 0
+}
+
 # called by dracut
 install() {
     local made="$DRACUT_TMPDIR/ephemeroot" init=none status kind hook priority file

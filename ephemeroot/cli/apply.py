@@ -208,7 +208,7 @@ class Application:
         self.plan = compilation.plan.dump()
         target = applied.path(self.root)
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        paths.write_atomically(str(target), self.plan, 0o644)
+        paths.write_atomically(str(target), self.plan, self.compilation.plan.mode)
         return f"generation {self.generation}"
 
     def _copy_configuration(self, store: str) -> str:

@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ephemeroot.errors import Misconfigured
-from ephemeroot.image import applied, contents, initramfs, mkinitcpio
+from ephemeroot.errors import Damaged, Misconfigured
+from ephemeroot.image import applied, contents, initramfs, mkinitcpio, nics
 from ephemeroot.image.contents import Contents
 
 NAME = "image"
@@ -41,6 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--configured-hooks", metavar="HOOKS", help="HOOKS as mkinitcpio.conf has them"
     )
     parser.add_argument(
+        "--dracut-modules",
+        action="store_true",
+        help="only name the modules of dracut that the plan's volumes need",
+    )
+    parser.add_argument(
         "--explain", action="store_true", help="list each file, its size and what it is for"
     )
 
@@ -53,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     dracut), ``runscript`` (for mkinitcpio). Exit status 0: complete, or nothing was ever
     applied, or a fallback image; 10: inert, and why.
     """
+    if arguments.dracut_modules:
+        return _name_dracut_modules(Path(arguments.root or "/"))
     if arguments.into is None:
         if not arguments.explain:
             raise Misconfigured("--into is missing")
@@ -83,6 +90,16 @@ def _run(arguments: argparse.Namespace, into: Path) -> int:
             sys.stdout.write(line + "\n")
     sys.stderr.write(f"ephemeroot: {_summary(made)}\n")
     return INERT if made.reason else 0
+
+
+def _name_dracut_modules(root: Path) -> int:
+    try:
+        plan = applied.load(root)
+    except (Damaged, OSError):
+        return 0  # the image says so
+    for name in nics.dracut_modules(plan) if plan else []:
+        sys.stdout.write(name + "\n")
+    return 0
 
 
 def _put_together(top: Path, raw: bytes | None, init: str, hooks: list[str] | None) -> Contents:

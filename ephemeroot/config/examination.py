@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ephemeroot.config import advice, volumes
+from ephemeroot.config import advice, network, volumes
 from ephemeroot.config.claims import Claims
 from ephemeroot.config.declared import Declared, Home, Resolver
 from ephemeroot.config.machine import Machine
@@ -36,7 +36,7 @@ class Examination:
 def examine(config: Configuration, machine: Machine) -> Examination:
     """Look everything up in *machine* and note every mistake; raises nothing."""
     problems = list(config.problems)
-    mounted = volumes.resolve(config, machine, problems)
+    mounted = network.resolve(config, machine, volumes.resolve(config, machine, problems), problems)
     resolver = Resolver(config, machine, problems)
     resolver.resolve()
     stores = [store.path for store in config.stores]

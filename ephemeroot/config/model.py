@@ -53,6 +53,16 @@ class VolumeEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkEntry:
+    """``[network]``: ``addresses`` with the length of their network, ``gateways`` without."""
+
+    interface: str
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
 class Binding:
     """How binds are marked: on the store, a user or an entry; ``None`` says nothing."""
 
@@ -132,6 +142,7 @@ class Configuration:
     external_boot: bool = False
     seed_limit: int = SEED_LIMIT
     on_failure: Mapping[str, str] = field(default_factory=dict)
+    network: NetworkEntry | None = None
     volumes: tuple[VolumeEntry, ...] = ()
     stores: tuple[StoreEntry, ...] = ()
     disabled: tuple[str, ...] = ()

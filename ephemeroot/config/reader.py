@@ -9,7 +9,7 @@ from typing import Any
 
 from ephemeroot.config import entries, lines, nodes, plugins, settings, sources
 from ephemeroot.config.machine import Machine
-from ephemeroot.config.model import Configuration, Origin, VolumeEntry, Wiping
+from ephemeroot.config.model import Configuration, NetworkEntry, Origin, VolumeEntry, Wiping
 from ephemeroot.config.nodes import Node
 from ephemeroot.config.problem import Mistake, Place
 from ephemeroot.config.records import Reading, Record
@@ -100,6 +100,7 @@ def _configuration(
         seed_limit=top.values["seed-limit"],
         on_failure=dict(on_failure.values) if on_failure else {k: w[0] for k, w in
                                                                POLICIES.items()},
+        network=_network(top.values["network"]),
         volumes=tuple(volume for volume in volumes if volume is not None),
         stores=stores,
         disabled=disabled,
@@ -176,6 +177,17 @@ def _validate(
     for finding in findings:
         place = record.key(finding.key) if finding.key else record.place
         reading.add(place, finding.reason, finding.hint, warning=finding.warning)
+
+
+def _network(record: Record | None) -> NetworkEntry | None:
+    if record is None or record.broken:
+        return None
+    return NetworkEntry(
+        interface=record.values["interface"],
+        addresses=tuple(record.values["address"]),
+        gateways=tuple(record.values["gateway"]),
+        origin=record.origin(),
+    )
 
 
 def _volume(node: Node, reading: Reading) -> VolumeEntry | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ephemeroot.config import kinds
+from ephemeroot.config import addresses, kinds
 from ephemeroot.hooks.plan import POLICIES, SEED_LIMIT
 
 
@@ -146,6 +146,14 @@ WHAT_TO_WIPE = (
             "rootflags= of the kernel command line"),
 )  # fmt: skip
 
+NETWORK = Table((
+    Setting("interface", addresses.Interface(), "the interface, by name or MAC address",
+            required=True),
+    Setting("address", addresses.InterfaceAddresses(), "its address with the length of its "
+            "network, or several", required=True),
+    Setting("gateway", addresses.Gateways(), "the default router, or one for each protocol", ()),
+))  # fmt: skip
+
 ON_FAILURE = Table(tuple(
     Setting(kind, kinds.Choice(POLICIES[kind]), text, POLICIES[kind][0]) for kind, text in (
         ("wipe", "the root could not be made fresh"),
@@ -163,6 +171,8 @@ TOP = Table((
     Setting("seed-limit", kinds.Size(), "how much may be copied into a store for one newly "
             "declared path while the machine boots; more is for 'ephemeroot adopt'", SEED_LIMIT),
     Setting("on-failure", ON_FAILURE, "what happens when something fails"),
+    Setting("network", NETWORK, "a static network for volumes that are on one, where nothing else "
+            "sets one up in the initramfs"),
     Setting("volumes", Listed(VOLUME), "volumes beside those in /etc/fstab", ()),
     Setting("persistence", Named(kinds.AbsolutePath(), STORE), "stores, and what persists in them"),
 ))  # fmt: skip

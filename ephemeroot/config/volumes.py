@@ -21,7 +21,8 @@ KERNELS_OWN = ("/proc", "/sys", "/dev", "/run")
 """Mounted by whoever boots; what is below them never persists."""
 
 _VOLATILE = ("tmpfs", "ramfs", "overlay", "devtmpfs")
-_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs")
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs")
+_UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
 _NAMED = ("zfs", "bcachefs")
 _TAGS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "ID=")
 _TIMEOUT = "x-systemd.device-timeout"
@@ -232,6 +233,12 @@ def _check_type(volume: Volume) -> None:
             f"{volume.mount_point} is a bind mount, not a volume",
             "declare the directory below [persistence] instead",
         )
+    if _needs_programs(volume.type):
+        raise Mistake(
+            f"a {volume.type} cannot be mounted in the initramfs: it needs programs that keep "
+            "running",
+            "use nfs4, cifs, 9p or virtiofs, or set needed-for-boot = false",
+        )
     if volume.type == "auto":
         raise Mistake(
             f"the type of {volume.mount_point} is not named",
@@ -239,16 +246,18 @@ def _check_type(volume: Volume) -> None:
         )
 
 
+def _needs_programs(type_: str) -> bool:
+    return type_.startswith("fuse") or type_ in _UNSUPPORTED
+
+
 def _check_device(volume: Volume) -> None:
     device = volume.device
     if not device or device.startswith("/") or volume.is_volatile:
         return  # empty: that it is missing has been said
-    if volume.type in _NAMED:
+    if volume.type in _NAMED or _needs_programs(volume.type):
         return
     if volume.type in _NETWORK:
-        if ":" in device or volume.type in ("9p", "virtiofs"):
-            return
-        raise Mistake(f"{device!r} names no server", f"a {volume.type} device is SERVER:/PATH")
+        return  # see config/network.py
     if device.startswith(_TAGS) and not device.endswith("="):
         return
     raise Mistake(

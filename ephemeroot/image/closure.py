@@ -27,6 +27,10 @@ OWN = "ephemeroot"
 ENTRY = "ephemeroot.hooks.__main__"
 
 
+ON_DEMAND = frozenset(("ephemeroot.linux.network",))
+"""Modules of ours that bring much and are packed only if the plan asks for them."""
+
+
 class Broken(EphemerootError):
     """The initramfs's part of the program cannot be put together: make an inert image."""
 
@@ -159,6 +163,7 @@ def _lazy_imports(modules: tuple[Module, ...]) -> list[str]:
             for node in ast.walk(tree):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     found |= _imported(node)
+    found -= ON_DEMAND
     return sorted(n for n in found if _is_own(n) or n.partition(".")[0] in sys.stdlib_module_names)
 
 

@@ -9,14 +9,14 @@ import shutil
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.hooks import checks
+from ephemeroot.hooks import checks, network
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import closure as closures
-from ephemeroot.image import data, entry, initramfs, units, verification, wipers
+from ephemeroot.image import data, entry, initramfs, nics, units, verification, wipers
 from ephemeroot.image.closure import Broken, Closure
 from ephemeroot.image.initramfs import SYSTEMD
 from ephemeroot.image.libraries import Libraries
@@ -39,9 +39,16 @@ _FILESYSTEM_MODULES = {
     "ext2": ("ext4",),
     "ext3": ("ext4",),
     "auto": (),
+    "nfs4": ("nfs",),
+    "smb3": ("cifs",),
+    "9p": ("9p", "9pnet_virtio"),
 }
 # Code pages: which one a mount needs depends on how the kernel was built.
-_OPTIONAL_MODULES = {"vfat": ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8")}
+_OPTIONAL_MODULES = {
+    "vfat": ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8"),
+    "cifs": nics.CIPHERS,
+    "smb3": nics.CIPHERS,
+}
 _UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
 
 
@@ -108,7 +115,11 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     contents = Contents(top)
     needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
     volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
-    closure = closures.trace(_imports(plan, needs), [call for n in needs for call in n.exercise])
+    remote = [volume for volume in volumes if volume.type in network.TYPES]
+    closure = closures.trace(
+        _imports(plan, needs) + nics.PYTHON * bool(remote),
+        [call for n in needs for call in n.exercise] + nics.EXERCISE * bool(remote),
+    )
     names = _add_python(contents.tree, closure)
     programs = [_program(name) for n in needs for name in n.programs]
     programs += _checkers(volumes)
@@ -117,6 +128,8 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     devices = _devices(plan)
     root = wipers.of_root(plan)
     mounts_root = root is not None and root.MOUNTS_ROOT
+    if remote and init == SYSTEMD:
+        nics.add_order(contents.tree)
     if init == SYSTEMD:
         units.add(contents.tree, devices, mounts_root=mounts_root)
     else:
@@ -132,6 +145,8 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     modules = _kernel_modules(plan, volumes, needs)
     contents.tree.write(MODULES, "".join(f"{m}\n" for m in modules), why="to verify")
     optional = {name for v in volumes for name in _OPTIONAL_MODULES.get(v.type, ())}
+    if remote:
+        optional.update(nics.drivers())
     contents.modules = sorted({*modules, *optional})
     contents.waits = {device.path: device.timeout for device in devices}
     command = [str(closure.program), "-I", "-S", "-B", f"{FOLDER}/boot.pyc", "verify"]
@@ -269,6 +284,7 @@ def _kernel_modules(plan: Plan, volumes: list[Volume], needs: list[Needs]) -> li
         names.add("overlay")
     for volume in volumes:
         names.update(_FILESYSTEM_MODULES.get(volume.type, (volume.type,)))
+        names.update(nics.of_volume(volume))
     return sorted(names)
 
 

@@ -1,0 +1,69 @@
+"""What a value of ``[network]`` may be."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from ephemeroot.config.kinds import Kind, Patterns, Schema
+from ephemeroot.config.problem import Mistake
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
+
+# include/uapi/linux/if.h, IFNAMSIZ and ALTIFNAMSIZ, without the final NUL
+_LONGEST = 127
+
+
+class Interface(Kind):
+    """A network interface, by name or MAC address."""
+
+    word = "the name or the MAC address of an interface"
+
+    def parse(self, value: object) -> str:
+        text = self.text(value)
+        if _MAC.fullmatch(text):
+            return text.lower()
+        if len(text.encode()) > _LONGEST or "/" in text or any(c.isspace() for c in text):
+            raise Mistake(f"{text!r} is no name of an interface", "'ip link' lists them")
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1, "maxLength": _LONGEST}
+
+
+class InterfaceAddresses(Patterns):
+    """An address with the length of its network, or several."""
+
+    word = 'an address such as "192.168.1.7/24", or a list of them'
+
+    def parse(self, value: object) -> list[str]:
+        return [self._one(text) for text in super().parse(value)]
+
+    def _one(self, text: str) -> str:
+        try:
+            address = ipaddress.ip_interface(text)
+        except ValueError:
+            raise Mistake(f"{text!r} is no address", f"write {self.word}") from None
+        if "/" not in text:
+            raise Mistake(
+                f"{text!r} does not say how large its network is",
+                f'write "{text}/{24 if address.version == 4 else 64}" if that is its length',
+            )
+        return str(address)
+
+
+class Gateways(Patterns):
+    """The address of a router, or one for each protocol."""
+
+    word = "the address of a router, or a list of them"
+
+    def parse(self, value: object) -> list[str]:
+        found = []
+        for text in super().parse(value):
+            try:
+                found.append(ipaddress.ip_address(text))
+            except ValueError:
+                raise Mistake(f"{text!r} is no address of a router") from None
+        if len({address.version for address in found}) < len(found):
+            raise Mistake("several default routers of one protocol", "name one of each")
+        return [str(address) for address in found]

@@ -1,0 +1,240 @@
+"""Volumes on the network: their server's address, what the kernel must be told, ``[network]``.
+
+mount.nfs and mount.cifs look names up and add options of their own; in the initramfs there
+is neither of them, nor a resolver. So all that is done here, when the plan is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from ephemeroot.config import fstab, sources
+from ephemeroot.config.machine import Machine, command_line
+from ephemeroot.config.model import Configuration, NetworkEntry
+from ephemeroot.config.problem import Mistake, Place, Problem
+from ephemeroot.config.volumes import Volume
+from ephemeroot.hooks import network
+
+_NFS = ("nfs", "nfs4")
+_NFS_DEVICE = re.compile(r"(\[[^]/]+\]|[^]/:\[]+):(/.*)")
+_CIFS_DEVICE = re.compile(r"//([^/]+)/[^/]+.*")
+
+# For mount.nfs alone (nfs(5)); the stage tries for as long as `timeout` says.
+_TRYING = ("bg", "fg", "sloppy", "_netdev")
+
+
+def resolve(
+    config: Configuration, machine: Machine, mounted: Iterable[Volume], problems: list[Problem]
+) -> list[Volume]:
+    """The volumes with what the kernel needs in the options of those on the network.
+
+    Mistakes in them and in ``[network]`` go to *problems*.
+    """
+    found = []
+    remote = []
+    for volume in mounted:
+        if is_on_network(volume):
+            try:
+                remote.append(_for_kernel(volume, machine, problems))
+                found.append(remote[-1])
+                continue
+            except Mistake as mistake:
+                problems.append(Problem.at(volume.place, mistake.reason, mistake.hint))
+        elif volume.needed_for_boot and volume.type == "9p":
+            _require_virtio(volume, problems)
+        found.append(volume)
+    if config.network is not None:
+        _check(config.network, remote, problems)
+    elif remote and config.complete:
+        _ask_for_network(remote[0], machine, problems)
+    return found
+
+
+def is_on_network(volume: Volume) -> bool:
+    """Whether the initramfs needs the network to mount it."""
+    return volume.needed_for_boot and volume.type in network.TYPES
+
+
+def is_needed(mounted: Iterable[Volume]) -> bool:
+    """Whether the initramfs mounts something from the network."""
+    return any(is_on_network(volume) for volume in mounted)
+
+
+def _for_kernel(volume: Volume, machine: Machine, problems: list[Problem]) -> Volume:
+    options = [o for o in volume.options if o not in _TRYING and not o.startswith("retry=")]
+    if volume.type in _NFS:
+        server, options = _nfs(volume, options, problems)
+        key = "addr="
+    else:
+        server, options = _cifs(volume, options, problems)
+        key = "ip="
+    address = fstab.option(options, key[:-1]) or _address(server, machine)
+    options = [o for o in options if not o.startswith(key)]
+    return dataclasses.replace(volume, options=(*options, f"{key}{address}"))
+
+
+def _require_virtio(volume: Volume, problems: list[Problem]) -> None:
+    transport = fstab.option(volume.options, "trans")
+    if transport != "virtio":
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"a 9p volume by {transport or 'no named transport'}: only what the hypervisor "
+                "shares can be mounted in the initramfs",
+                'add "trans=virtio" to options, or use nfs4',
+            )
+        )
+
+
+def _address(server: str, machine: Machine) -> str:
+    """The numeric address of *server*. Raises ``Mistake``."""
+    plain = server.strip("[]")
+    try:
+        return str(ipaddress.ip_address(plain.partition("%")[0]))
+    except ValueError:
+        pass
+    for line in (sources.read_text(machine.root, "/etc/hosts") or "").splitlines():
+        words = line.partition("#")[0].split()
+        if plain.lower() in (word.lower() for word in words[1:]):
+            try:
+                return str(ipaddress.ip_address(words[0]))
+            except ValueError:
+                continue
+    raise Mistake(
+        f"the address of the server {plain} is not known: the initramfs looks no names up",
+        f"write its address, or a line for {plain} in {machine.show('/etc/hosts')}",
+    )
+
+
+def _nfs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[str, list[str]]:
+    named = _NFS_DEVICE.fullmatch(volume.device)
+    if named is None:
+        raise Mistake(
+            f"{volume.device!r} names no server", f"a {volume.type} device is SERVER:/PATH"
+        )
+    security = fstab.option(options, "sec")
+    if security not in (None, "sys", "none"):
+        raise Mistake(
+            f"sec={security} needs a daemon (rpc.gssd), which the initramfs does not have",
+            "export the store with sec=sys, to this machine's address alone",
+        )
+    version = next((v for k in ("vers", "nfsvers") if (v := fstab.option(options, k))), None)
+    if version is None:
+        version = "4.2"
+        options = [*options, "vers=4.2"]  # mount.nfs tries this one first, too
+    if volume.type == "nfs4" and not version.startswith("4"):
+        raise Mistake(f"vers={version} is not nfs4", 'write type = "nfs"')
+    if version.startswith("2"):
+        raise Mistake("NFS 2 is long gone from the kernel", "use nfs4")
+    if version.startswith("3") and not {"nolock", "local_lock=all"} & set(options):
+        raise Mistake(
+            "locks over NFS 3 need a daemon (rpc.statd), which the initramfs does not have",
+            'add "nolock" to options, or use nfs4',
+        )
+    if version in ("4", "4.0") and fstab.option(options, "clientaddr") is None:
+        options = [*options, "clientaddr=0.0.0.0"]  # no call-backs, as mount.nfs does behind a NAT
+    if {"soft", "softerr"} & set(options):
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"{volume.mount_point} is mounted soft: what is being written when the server "
+                "is away is lost",
+                'leave "soft" out; the time-out of the boot is the volume\'s own',
+                warning=True,
+            )
+        )
+    return named[1], options
+
+
+def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[str, list[str]]:
+    named = _CIFS_DEVICE.fullmatch(volume.device)
+    if named is None:
+        raise Mistake(
+            f"{volume.device!r} names no server", f"a {volume.type} device is //SERVER/SHARE"
+        )
+    values = {o.partition("=")[0] for o in options}
+    if values & {"credentials", "cred"}:
+        raise Mistake(
+            "a file with credentials is read by mount.cifs, which the initramfs does not have",
+            "write username=… and password=… (the plan and the images are root's alone), or "
+            "use nfs4",
+        )
+    if (fstab.option(options, "sec") or "").startswith("krb5"):
+        raise Mistake("sec=krb5 needs a daemon, which the initramfs does not have", "use nfs4")
+    if not values & {"guest", "user", "username"}:
+        raise Mistake("nothing says who logs in to the server", 'add "guest", or "username=…"')
+    for name in ("uid", "gid"):
+        value = fstab.option(options, name)
+        if value is not None and not value.isdigit():
+            raise Mistake(f"{name}={value} is no number", "the kernel knows no names")
+    if not values & {"posix", "unix"}:
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"a {volume.type} keeps no owners, modes and links unless the server has the "
+                "POSIX extensions",
+                'use nfs4 for a store, or add "posix" if the server has them',
+                warning=True,
+            )
+        )
+    return named[1], options
+
+
+# The table [network]
+
+
+def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -> None:
+    place = entry.origin.place
+    if not remote:
+        problems.append(
+            Problem.at(
+                place,
+                "[network] is for volumes on the network, and there is none",
+                "remove it: the real system sets up its network by itself",
+                warning=True,
+            )
+        )
+    networks = [ipaddress.ip_interface(address).network for address in entry.addresses]
+    for gateway in entry.gateways:
+        address = ipaddress.ip_address(gateway)
+        if not address.is_link_local and not any(address in n for n in networks):
+            problems.append(
+                Problem.at(
+                    entry.origin.of("gateway"),
+                    f"the gateway {gateway} is in none of the networks of the interface",
+                    "compare it with address, and with its length",
+                )
+            )
+    versions = {ipaddress.ip_address(gateway).version for gateway in entry.gateways}
+    for volume in remote:
+        named = network.address(list(volume.options), volume.type)
+        server = ipaddress.ip_address(named or "")
+        if server.version not in versions and not any(server in n for n in networks):
+            problems.append(
+                Problem.at(
+                    volume.place,
+                    f"the server {server} is in none of the networks of [network], and there is "
+                    "no gateway",
+                    f"add gateway to [network] ({place})",
+                )
+            )
+
+
+def _ask_for_network(volume: Volume, machine: Machine, problems: list[Problem]) -> None:
+    """A warning: what boots may be set up elsewhere."""
+    for file, text in machine.command_lines:
+        line = command_line(text)
+        if not any(line.has(word) for word in ("ip", "rd.neednet", "BOOTIF", "netroot")):
+            problems.append(
+                Problem.at(
+                    Place(file, "ip"),
+                    f"nothing here sets up the network for {volume.mount_point} in the initramfs",
+                    'add "rd.neednet=1 ip=dhcp" to the kernel command line (dracut; for '
+                    'mkinitcpio\'s hook net "ip=dhcp"), or write [network]',
+                    warning=True,
+                )
+            )
+            return

@@ -1,0 +1,62 @@
+"""What an image needs for volumes on the network, beside the generator's own network modules."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ephemeroot.config import fstab
+from ephemeroot.hooks import network
+from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Volume
+from ephemeroot.image import units
+from ephemeroot.image.tree import Tree
+
+PYTHON = ["ephemeroot.linux.network", "pyroute2"]
+EXERCISE = ["ephemeroot.linux.network:exercise"]
+
+CIPHERS = ("cmac", "hmac", "sha512", "aes", "ccm", "gcm", "ecb", "md5", "nls_utf8")
+"""What SMB signs and encrypts with; which of them are modules depends on the kernel."""
+
+_DRIVERS = "/sys/class/net"
+
+# Whatever sets the network up: behind it, waiting is short. None of them is required, for
+# the stage waits by itself, and knows when to stop.
+_SETS_UP = (
+    "network.target", "network-online.target", "systemd-networkd.service", "nm-initrd.service",
+    "nm-wait-online-initrd.service",
+)  # fmt: skip
+
+
+def of_volume(volume: Volume) -> list[str]:
+    """The kernel module that a network volume needs beside that of its type."""
+    if volume.type not in ("nfs", "nfs4"):
+        return []
+    versions = (fstab.option(volume.options, key) for key in ("vers", "nfsvers"))
+    version = next((v for v in versions if v), "4")
+    return [f"nfsv{version[0]}"]
+
+
+def drivers(folder: str = _DRIVERS) -> list[str]:
+    """The drivers of the interfaces that this machine has now, as far as they are modules."""
+    found = set()
+    for interface in Path(folder).glob("*"):
+        module = interface / "device/driver/module"
+        if module.exists():
+            found.add(os.path.basename(os.path.realpath(module)))
+    return sorted(found)
+
+
+def dracut_modules(plan: Plan) -> list[str]:
+    """The modules of dracut that an image with this plan builds on."""
+    if not any(isinstance(o, Volume) and o.type in network.TYPES for o in plan.wipe):
+        return []
+    static = any(isinstance(operation, Network) for operation in plan.wipe)
+    return ["kernel-network-modules"] if static else ["network"]
+
+
+def add_order(tree: Tree) -> None:
+    """Put our wipe behind what sets the network up."""
+    lines = "".join(f"After={unit}\n" for unit in _SETS_UP)
+    tree.write(f"{units.FOLDER}/{units.WIPE}.d/network.conf", f"[Unit]\n{lines}", why="volumes")

@@ -1,0 +1,144 @@
+"""Volumes on the network: waiting until their server can be reached, and mounting them.
+
+The network itself is the initramfs's (dracut's or mkinitcpio's own modules set it up from the
+kernel command line), or a static one from the plan. Either way the stage waits for the
+carrier, the address and the route itself, so that a server that is absent is a missing store
+after the volume's time-out and never a boot that hangs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from ephemeroot.errors import StoreMissing
+from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.linux import mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+TYPES = frozenset(("nfs", "nfs4", "cifs", "smb3"))
+"""The types of volumes that need the network before they can be mounted."""
+
+_PORTS = {"nfs": 2049, "nfs4": 2049, "cifs": 445, "smb3": 445}
+
+
+class Network(Operation):
+    """Bring up ``interface`` with ``addresses`` (``10.0.0.2/24``) and default ``gateways``."""
+
+    KIND = "network"
+    FIELDS: tuple[tuple[str, str, object], ...] = (
+        ("interface", "text", REQUIRED),
+        ("addresses", "list of strings", REQUIRED),
+        ("gateways", "list of strings", []),
+        ("timeout", "number of seconds", 90),
+    )
+    __slots__ = ("addresses", "gateways", "interface", "timeout")
+    interface: str
+    addresses: list[str]
+    gateways: list[str]
+    timeout: int
+
+    def describe(self) -> str:
+        gateway = f", gateway {', '.join(self.gateways)}" if self.gateways else ""
+        return f"set up {self.interface} with {', '.join(self.addresses)}{gateway}"
+
+    def execute(self, stage: Stage) -> str:
+        """Raises ``StoreMissing`` if the interface does not appear or cannot be set up."""
+        from ephemeroot.linux import network
+
+        deadline = time.monotonic() + self.timeout
+        try:
+            with network.Network() as net:
+                net.wait(lambda: net.missing_link(self.interface), deadline)
+                changed = net.set_up(self.interface, self.addresses, self.gateways)
+        except TimeoutError as error:
+            raise StoreMissing(
+                f"the network cannot be set up within {self.timeout} s: {error}",
+                "compare [network] with the interfaces that are there; the image may lack the "
+                "driver",
+            ) from None
+        except OSError as error:
+            what = f" ({error.filename})" if error.filename else ""
+            raise StoreMissing(
+                f"the network cannot be set up on {self.interface}{what}: {error.strerror}"
+            ) from error
+        return "set up" if changed else "was set up"
+
+
+def address(options: list[str], kind: str) -> str | None:
+    """The server's numeric address, which the plan's options of the volume carry."""
+    key = "ip=" if kind in ("cifs", "smb3") else "addr="
+    found = [o[len(key) :] for o in options if o.startswith(key)]
+    return found[-1] if found else None
+
+
+def port(options: list[str], kind: str) -> int | None:
+    """The TCP port to try; ``None`` where there is none to try (UDP, RDMA)."""
+    values = dict(o.partition("=")[::2] for o in options if "=" in o)
+    if kind in ("nfs", "nfs4") and values.get("proto", "tcp") not in ("tcp", "tcp6"):
+        return None
+    if kind == "nfs" and values.get("vers", values.get("nfsvers", "")).startswith("3"):
+        return None  # the port mapper knows which; the kernel asks it
+    given = values.get("port", "")
+    return int(given) if given.isdigit() and given != "0" else _PORTS[kind]
+
+
+def mount(kind: str, source: str, options: list[str], point: str, timeout: int) -> None:
+    """Mount the network volume *source* at the directory *point*, in *timeout* seconds at most.
+
+    Raises ``StoreMissing`` with what was tried, and what of the network is up.
+    """
+    from ephemeroot.linux import network
+
+    deadline = time.monotonic() + timeout
+    server = address(options, kind)
+    if server is None:
+        raise StoreMissing(f"the plan has no address for {source}", "run 'ephemeroot apply'")
+    number = port(options, kind)
+    what = f"{server} port {number}" if number is not None else server
+    failed = f"{source} ({kind}) cannot be reached within {timeout} s"
+    hint = "is the server up? is the network (ip= on the kernel command line, or [network]) right?"
+    with network.Network() as net:
+        try:
+            net.wait(lambda: net.missing_route(server), deadline)
+        except TimeoutError as error:
+            raise StoreMissing(f"{failed}: {error}", hint) from None
+        there = net.describe()
+    try:
+        if number is not None:
+            network.connect(server, number, deadline)
+        network.within(lambda: _attach(kind, source, options, point), deadline)
+    except TimeoutError as error:
+        raise StoreMissing(f"{failed}: tried {what}: {error} ({there})", hint) from None
+    except OSError as error:
+        raise StoreMissing(
+            f"cannot mount {source} ({kind}) from {what}: {error.strerror}", _hint(error)
+        ) from error
+
+
+def _attach(kind: str, source: str, options: list[str], point: str) -> None:
+    fd = mounts.create(kind, source, options)
+    try:
+        place = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            mounts.attach(fd, place, name=point)
+        finally:
+            os.close(place)
+    finally:
+        os.close(fd)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno in (errno.EPROTONOSUPPORT, errno.EPROTO, errno.EOPNOTSUPP):
+        return "name a version that the server has: vers=4.1 or vers=4.0 in options"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "the server must export it to this machine, and to its root (no_root_squash)"
+    if error.errno == errno.ENOENT:
+        return "the server has no such path"
+    if error.errno == errno.ENODEV:
+        return "the image lacks the kernel module: run 'ephemeroot apply'"
+    return ""

@@ -1,0 +1,209 @@
+"""Volumes on the network in the configuration: addresses, options, [network], what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.volumes import Volume
+from machine_tree import MAIN, ROOT, STORE, MachineTree
+
+
+def nfs(device: str = "10.9.0.1:/srv/kiosk", options: str = "", kind: str = "nfs4") -> str:
+    return (
+        f'[[volumes]]\nmount-point = "/persistent"\ndevice = "{device}"\ntype = "{kind}"\n'
+        f"options = [{options}]\ntimeout = 20\n"
+    )
+
+
+NETWORK = """\
+[network]
+interface = "enp1s0"
+address = "10.9.0.7/24"
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MachineTree:
+    return MachineTree(tmp_path, ROOT + nfs() + STORE)
+
+
+def with_volume(tree: MachineTree, volume: str, more: str = "") -> MachineTree:
+    tree.write(MAIN, ROOT + volume + STORE + more)
+    return tree
+
+
+def planned(tree: MachineTree) -> Volume:
+    (volume,) = [o for o in tree.plan().wipe if isinstance(o, Volume)]
+    return volume
+
+
+def warnings(tree: MachineTree) -> str:
+    return "\n".join(str(problem) for problem in tree.problems() if problem.warning)
+
+
+def test_the_plan_names_address_and_version(tree: MachineTree) -> None:
+    assert planned(tree).options == ["vers=4.2", "addr=10.9.0.1"]
+    assert planned(tree).timeout == 20
+
+
+def test_what_mount_nfs_keeps_to_itself_is_left_out(tree: MachineTree) -> None:
+    with_volume(tree, nfs(options='"bg", "retry=2", "_netdev", "hard", "vers=4.1", "ro"'))
+    assert planned(tree).options == ["hard", "vers=4.1", "ro", "addr=10.9.0.1"]
+
+
+def test_a_line_of_fstab(tree: MachineTree) -> None:
+    tree.write(MAIN, ROOT + STORE)
+    with (tree.path / "etc/fstab").open("a") as lines:
+        lines.write(
+            "[fd00::1]:/srv /persistent nfs4 _netdev,x-initrd.mount,x-systemd.device-timeout=7s\n"
+        )
+    assert planned(tree).options == ["vers=4.2", "addr=fd00::1"]
+    assert planned(tree).device == "[fd00::1]:/srv"
+
+
+def test_a_name_is_looked_up_in_the_machines_own_hosts(tree: MachineTree) -> None:
+    tree.write("etc/hosts", "127.0.0.1 localhost\nbad nas\n10.9.0.3 NAS.example.net nas # ours\n")
+    with_volume(tree, nfs("nas:/srv"))
+    assert planned(tree).options[-1] == "addr=10.9.0.3"
+    assert planned(tree).device == "nas:/srv"
+
+
+def test_a_name_that_nobody_knows(tree: MachineTree) -> None:
+    with_volume(tree, nfs("nowhere:/srv"))
+    complaint = tree.complaint()
+    assert "the address of the server nowhere is not known" in complaint
+    assert tree.show("etc/hosts") in complaint
+
+
+def test_an_address_that_was_given_is_kept(tree: MachineTree) -> None:
+    with_volume(tree, nfs("nowhere:/srv", '"addr=10.9.0.9"'))
+    assert planned(tree).options == ["vers=4.2", "addr=10.9.0.9"]
+
+
+def test_nfs_3_and_4_0(tree: MachineTree) -> None:
+    with_volume(tree, nfs(options='"vers=3", "nolock"', kind="nfs"))
+    assert planned(tree).options == ["vers=3", "nolock", "addr=10.9.0.1"]
+    with_volume(tree, nfs(options='"vers=4.0"'))
+    assert planned(tree).options == ["vers=4.0", "clientaddr=0.0.0.0", "addr=10.9.0.1"]
+
+
+def test_cifs(tree: MachineTree) -> None:
+    with_volume(tree, nfs("//10.9.0.1/kiosk", '"username=kiosk", "password=x", "posix"', "cifs"))
+    assert planned(tree).options[-1] == "ip=10.9.0.1"
+    with_volume(tree, nfs("//10.9.0.1/kiosk", '"guest"', "cifs"))
+    assert "keeps no owners, modes and links" in warnings(tree)
+
+
+@pytest.mark.parametrize(
+    ("volume", "words"),
+    [
+        (nfs("10.9.0.1"), "names no server"),
+        (nfs(options='"sec=krb5p"'), "rpc.gssd"),
+        (nfs(options='"vers=3"', kind="nfs"), 'add "nolock"'),
+        (nfs(options='"vers=3", "nolock"'), 'write type = "nfs"'),
+        (nfs(options='"nfsvers=2"', kind="nfs"), "NFS 2"),
+        (nfs("10.9.0.1:/srv", '"guest"', "cifs"), "//SERVER/SHARE"),
+        (nfs("//10.9.0.1/a", '"credentials=/etc/cifs"', "cifs"), "mount.cifs"),
+        (nfs("//10.9.0.1/a", "", "cifs"), "who logs in"),
+        (nfs("//10.9.0.1/a", '"guest", "uid=ada"', "cifs"), "knows no names"),
+        (nfs("//10.9.0.1/a", '"guest", "sec=krb5"', "cifs"), "daemon"),
+        (nfs("store", '"trans=tcp"', "9p"), "trans=virtio"),
+        (nfs("store", "", "9p"), "trans=virtio"),
+        (nfs("ada@10.9.0.1:", "", "fuse.sshfs"), "programs that keep running"),
+        (nfs("10.9.0.1:/vol", "", "glusterfs"), "use nfs4"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_mounted_in_an_initramfs(tree: MachineTree, volume: str, words: str) -> None:
+    assert words in with_volume(tree, volume).complaint()
+
+
+def test_what_the_hypervisor_shares_needs_no_network(tree: MachineTree) -> None:
+    with_volume(tree, nfs("store", '"trans=virtio"', "9p"))
+    assert planned(tree).options == ["trans=virtio"]
+    with_volume(tree, nfs("store", "", "virtiofs"), NETWORK)
+    assert "there is none" in warnings(tree)
+
+
+def test_what_is_not_needed_for_boot_is_the_real_systems(tree: MachineTree) -> None:
+    volume = '[[volumes]]\nmount-point = "/media"\ndevice = "a@b:"\ntype = "fuse.sshfs"\n'
+    with_volume(tree, nfs() + volume + "needed-for-boot = false\n")
+    assert not tree.errors()
+
+
+def test_soft_mounts_are_warned_about(tree: MachineTree) -> None:
+    assert "is mounted soft" in warnings(with_volume(tree, nfs(options='"soft"')))
+
+
+# The table [network]
+
+
+def test_a_static_network_comes_first(tree: MachineTree) -> None:
+    with_volume(tree, nfs("192.0.2.1:/srv"), NETWORK + 'gateway = "10.9.0.1"\n')
+    compilation = tree.compilation()
+    first = compilation.plan.wipe[0]
+    assert isinstance(first, Network)
+    assert first.describe() == "set up enp1s0 with 10.9.0.7/24, gateway 10.9.0.1"
+    assert first.timeout == 20
+    assert compilation.wipe_places[0].key == "network"
+    assert isinstance(compilation.plan.wipe[1], Volume)
+
+
+def test_several_addresses(tree: MachineTree) -> None:
+    text = NETWORK.replace('"10.9.0.7/24"', '["10.9.0.7/24", "fd00::7/64"]')
+    with_volume(tree, nfs(), text + 'gateway = ["10.9.0.1", "fe80::1"]\n')
+    first = tree.plan().wipe[0]
+    assert isinstance(first, Network)
+    assert first.addresses == ["10.9.0.7/24", "fd00::7/64"]
+    assert first.gateways == ["10.9.0.1", "fe80::1"]
+
+
+def test_a_drop_in_overrides_a_key_of_it(tree: MachineTree) -> None:
+    with_volume(tree, nfs(), NETWORK)
+    tree.write("etc/ephemeroot/conf.d/host.toml", '[network]\naddress = "10.9.0.8/24"\n')
+    first = tree.plan().wipe[0]
+    assert isinstance(first, Network)
+    assert (first.interface, first.addresses) == ("enp1s0", ["10.9.0.8/24"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("/24", "", 'write "10.9.0.7/24"'),
+        ("10.9.0.7/24", "10.9.0.777/24", "is no address"),
+        ("enp1s0", "enp1 s0", "is no name of an interface"),
+        ('interface = "enp1s0"\n', "", "`interface` is missing"),
+        ("address =", "adress =", "did you mean `address`"),
+        ("/24", '/24"\ngateway = "10.8.0.1', "in none of the networks of the interface"),
+        ("/24", '/24"\ngateway = "router', "no address of a router"),
+        ("/24", '/24"\ngateway = ["10.9.0.1", "10.9.0.2"]\n# "', "name one of each"),
+        ("10.9.0.7", "10.8.0.7", "there is no gateway"),
+    ],
+)
+def test_mistakes_in_it(tree: MachineTree, old: str, new: str, words: str) -> None:
+    with_volume(tree, nfs(), NETWORK.replace(old, new))
+    assert words in tree.complaint()
+
+
+def test_without_a_network_volume_it_does_nothing(tmp_path: Path) -> None:
+    tree = MachineTree(tmp_path)
+    with (tmp_path / MAIN).open("a") as text:
+        text.write(NETWORK)
+    assert "there is none" in warnings(tree)
+    assert not any(isinstance(o, Network) for o in tree.plan().wipe)
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "warned"),
+    [
+        ("root=/dev/sda rootflags=subvol=root", "", True),
+        ("root=/dev/sda rootflags=subvol=root", NETWORK, False),
+        ("root=/dev/sda rootflags=subvol=root rd.neednet=1 ip=dhcp", "", False),
+    ],
+)
+def test_who_sets_up_the_network(tree: MachineTree, line: str, more: str, warned: bool) -> None:
+    with_volume(tree, nfs(), more)
+    tree.write("etc/kernel/cmdline", line + "\n")
+    assert ("nothing here sets up the network for /persistent" in warnings(tree)) == warned

@@ -1,0 +1,122 @@
+"""What an image gets for a volume on the network, and that it is enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.image import contents, entry, initramfs, nics, verification
+from ephemeroot.image.contents import Contents
+from image_plans import plan, volume
+
+STATIC = Network(interface="lo", addresses=["10.9.0.7/24"], gateways=["10.9.0.1"])
+
+# In a network namespace of its own, without mounts: all that the stage asks of pyroute2.
+ALL_OF_IT = f"""
+import ctypes, os, sys
+sys.path.insert(0, "/usr/lib/ephemeroot")
+assert ctypes.CDLL(None).unshare(0x40000000) == 0
+from ephemeroot.hooks import plan, network
+static = plan.load("/usr/lib/ephemeroot/plan.json").wipe[0]
+assert static.execute(None) == "set up"
+assert static.execute(None) == "was set up"
+try:
+    network.mount("nfs4", "10.9.0.7:/srv", ["addr=10.9.0.7", "port=1"], "/", 1)
+except network.StoreMissing as error:
+    assert "tried 10.9.0.7 port 1: connection refused" in error.message, error
+    print("{entry.POSITIVE} all of it")
+"""
+
+
+def remote(kind: str = "nfs4", *options: str) -> Volume:
+    return volume(device="10.9.0.1:/srv", type=kind, options=["addr=10.9.0.1", *options])
+
+
+def with_network(*first: Network, kind: str = "nfs4", options: tuple[str, ...] = ()) -> Plan:
+    made = plan()
+    made.wipe[:1] = [*first, remote(kind, *options)]
+    return made
+
+
+def put_together(top: Path, made: Plan, init: str = initramfs.SYSTEMD) -> Contents:
+    done = contents.put_together(top, made.dump(), init)
+    assert done.reason is None
+    return done
+
+
+def names(made: Contents) -> set[str]:
+    return {made.tree.name(path) for path in made.tree.files()}
+
+
+@pytest.mark.requires_root
+def test_what_is_packed_is_enough(tmp_path: Path) -> None:
+    made = put_together(tmp_path / "tree", with_network(STATIC))
+    settings = (made.tree.top / contents.SETTINGS.lstrip("/")).read_text().splitlines()
+    python = next(line for line in settings if line.startswith("python="))
+    command = [python.removeprefix("python="), "-I", "-S", "-B", "-c", ALL_OF_IT]
+    verification.verify(made.tree, command)
+
+
+@pytest.mark.requires_root
+def test_the_kernels_modules_and_the_order(tmp_path: Path) -> None:
+    made = put_together(tmp_path / "tree", with_network())
+    assert {"nfs", "nfsv4"} <= set(made.modules)
+    drop_in = made.tree.top / "usr/lib/systemd/system/ephemeroot-wipe.service.d/network.conf"
+    assert "After=systemd-networkd.service\n" in drop_in.read_text()
+    assert "Requires" not in drop_in.read_text()
+    assert made.waits == {}, "no device is waited for"
+
+
+@pytest.mark.requires_root
+def test_without_a_network_volume_nothing_of_it_is_packed(tmp_path: Path) -> None:
+    made = put_together(tmp_path / "tree", plan())
+    for word in ("pyroute2", "socket", "asyncio", "libssl", "sqlite", "linux/network"):
+        assert not any(word in name for name in names(made)), word
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("nfs4", ("vers=4.2",), ["nfsv4"]),
+        ("nfs", ("vers=3", "nolock"), ["nfsv3"]),
+        ("nfs", ("nfsvers=4.1",), ["nfsv4"]),
+        ("cifs", (), []),
+    ],
+)
+def test_the_modules_of_a_version(kind: str, options: tuple[str, ...], expected: list[str]) -> None:
+    assert nics.of_volume(remote(kind, *options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (with_network(), ["network"]),
+        (with_network(STATIC), ["kernel-network-modules"]),
+        (plan(), []),
+    ],
+    ids=["the generator's", "static", "none"],
+)
+def test_what_is_asked_of_dracut(made: Plan, expected: list[str]) -> None:
+    assert any(isinstance(operation, Wipe) for operation in made.wipe)
+    assert nics.dracut_modules(made) == expected
+
+
+def test_the_drivers_of_this_machine(tmp_path: Path) -> None:
+    module = tmp_path / "module/virtio_net"
+    module.mkdir(parents=True)
+    for interface in ("eth0", "eth1"):
+        driver = tmp_path / f"net/{interface}/device/driver"
+        driver.mkdir(parents=True)
+        (driver / "module").symlink_to(module)
+    (tmp_path / "net/lo").mkdir()
+    assert nics.drivers(str(tmp_path / "net")) == ["virtio_net"]
+
+
+def test_a_plan_with_a_password_is_roots_alone() -> None:
+    secret = with_network(kind="cifs", options=("username=a", "password=b"))
+    assert (secret.mode, with_network().mode) == (0o600, 0o644)
