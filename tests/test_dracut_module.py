@@ -306,7 +306,7 @@ def test_the_network_of_dracut_is_asked_for(tmp_path: Path, there: bool) -> None
     made.wipe[0] = volume(device="10.9.0.1:/srv", type="nfs4", options=["addr=10.9.0.1"])
     dracut.apply(made.dump())
     built = dracut.build()
-    assert built.lines[-1] == "complete"
+    assert "complete" in built.lines
     assert ("depends network" in built.lines) == there
     complaint = "depends error ephemeroot: dracut's module network is not installed"
     assert any(line.startswith(complaint) for line in built.lines) != there
