@@ -45,13 +45,15 @@ def require_bootable(stage: Stage, fresh: str) -> None:
         mounts.detach(trial)
 
 
-def require_whole(root: int, init: str | None, release: str) -> None:
+def require_whole(root: int, init: str | None, release: str | None) -> None:
     """Raise ``Refused`` unless the open tree *root* has an os-release, an executable *init*
-    (``None``: a usual one) and, if it has kernel modules at all, those of *release*.
+    (``None``: a usual one) and, if it has kernel modules at all, those of *release* (``None``:
+    whatever they are).
     """
     _require_os_release(root)
     _require_init(root, init)
-    _require_modules(root, release)
+    if release is not None:
+        _require_modules(root, release)
 
 
 def _assemble(stage: Stage, fresh: str, trial: str) -> None:

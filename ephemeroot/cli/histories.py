@@ -114,14 +114,8 @@ def _keeper(wipe: Wipe, machine: Machine, root: str, volumes: dict[str, str]) ->
     argument: str | None = None
     root_flags: tuple[str, ...] = ()
     if wipe.target == "/":
+        device, subvolume = where(device, subvolume, machine)
         lines = [CommandLine(text) for _, text in machine.command_lines]
-        roots = [line for line in machine.fstab if line.mount_point == "/"]
-        devices = [*(line.root_device() for line in lines), *(line.device for line in roots)]
-        flags = [line.root_flags() for line in lines] + [list(line.options) for line in roots]
-        device = device or next(filter(None, devices), None)
-        subvolume = subvolume or next(
-            filter(None, (fstab.option(options, "subvol") for options in flags)), None
-        )
         argument = next(filter(None, (line.get("root") for line in lines)), None)
         root_flags = tuple(next((line.root_flags() for line in lines), []))
     if device is None and wiper.ON_DEVICE:
@@ -132,6 +126,21 @@ def _keeper(wipe: Wipe, machine: Machine, root: str, volumes: dict[str, str]) ->
         )
     live = _below(root, wipe.target)
     return Keeper(wipe.target, live, wiper, device or "", subvolume, argument, root_flags, volumes)
+
+
+def where(
+    device: str | None, subvolume: str | None, machine: Machine
+) -> tuple[str | None, str | None]:
+    """Device and subvolume of the root: those given, else what *machine* boots with."""
+    lines = [CommandLine(text) for _, text in machine.command_lines]
+    roots = [line for line in machine.fstab if line.mount_point == "/"]
+    devices = [*(line.root_device() for line in lines), *(line.device for line in roots)]
+    flags = [line.root_flags() for line in lines] + [list(line.options) for line in roots]
+    named = (fstab.option(options, "subvol") for options in flags)
+    return (
+        device or next(filter(None, devices), None),
+        subvolume or next(filter(None, named), None),
+    )
 
 
 def _below(root: str, path: str) -> str:

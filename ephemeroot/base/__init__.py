@@ -1,0 +1,1 @@
+"""The base under a btrfs root: made, changed in a copy, replaced in one step, taken back."""

@@ -1,0 +1,168 @@
+"""The boot loader's files, which lie outside the base: saved before, put back after.
+
+On each file system one file is replaced at a time, by a rename; what names others (a boot
+loader's configuration) comes after what it names, and what goes comes last. So a cut at
+any moment leaves something that boots.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ephemeroot.errors import EphemerootError
+
+MOUNT_POINTS = ("/boot", "/boot/efi", "/boot/firmware", "/efi")
+"""Where distributions mount them, parents first."""
+
+_NAMING = (".cfg", ".conf", ".csv", ".txt", "grubenv")
+_TEMPORARY = ".ephemeroot-new"
+
+
+def mounted(root: str = "/") -> list[str]:
+    """Which of ``MOUNT_POINTS`` are file systems of their own below *root*."""
+    return [p for p in MOUNT_POINTS if os.path.ismount(os.path.join(root, p.lstrip("/")))]
+
+
+def files(top: Path) -> dict[str, os.stat_result]:
+    """Every file below *top*, by its path from there; what else is mounted in it is not."""
+    return dict(_walk(top, "", top.stat().st_dev))
+
+
+def _walk(top: Path, below: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(top / below) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        status = entry.stat(follow_symlinks=False)
+        if status.st_dev != device:
+            continue
+        name = f"{below}/{entry.name}".lstrip("/")
+        if stat.S_ISDIR(status.st_mode):
+            yield from _walk(top, name, device)
+        elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+            yield name, status
+
+
+def save(source: Path, target: Path) -> int:
+    """Copy all files below *source* into the new folder *target*; returns bytes."""
+    target.mkdir()
+    total = 0
+    for name, status in files(source).items():
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / name, place, follow_symlinks=False)
+        total += status.st_size
+    return total
+
+
+def changed(saved: Path, present: Path) -> list[str]:
+    """Which files below *present* are not as they were *saved*, or were not there."""
+    return [name for name in files(present) if not _same(saved / name, present / name)]
+
+
+def restore(saved: Path, target: Path) -> list[str]:
+    """Make the files below *target* what was *saved*; returns the names that were not.
+
+    Raises ``EphemerootError`` if there is no room for it even without what is new.
+    """
+    wanted, present = files(saved), files(target)
+    wrong = sorted(
+        (name for name in wanted if not _same(saved / name, target / name)),
+        key=lambda name: (names_others(name), name),
+    )
+    surplus = sorted((name for name in present if name not in wanted), key=_names_last)
+    for name in wrong:
+        try:
+            _put(saved / name, target / name)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not surplus:
+                raise EphemerootError(
+                    f"cannot put back {target / name}: {error.strerror}",
+                    f"it was saved as {saved / name}",
+                ) from error
+            _remove(target, surplus)
+            surplus = []
+            _put(saved / name, target / name)
+    _remove(target, surplus)
+    return [*wrong, *(name for name in present if name not in wanted)]
+
+
+def names_others(name: str) -> bool:
+    """Whether the file *name* is one that names what is booted."""
+    return name.lower().endswith(_NAMING)
+
+
+def _names_last(name: str) -> tuple[bool, str]:
+    """First goes what names others: nothing may name what is gone."""
+    return not names_others(name), name
+
+
+def _remove(top: Path, names: list[str]) -> None:
+    for name in names:
+        (top / name).unlink(missing_ok=True)
+        for parent in (top / name).parents:
+            if parent == top or any(parent.iterdir()):
+                break
+            parent.rmdir()
+    _sync(top)
+
+
+def _put(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + _TEMPORARY)
+    temporary.unlink(missing_ok=True)
+    try:
+        if source.is_symlink():
+            temporary.symlink_to(os.readlink(source))
+        else:
+            shutil.copyfile(source, temporary)
+            _copy_attributes(source, temporary)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    status = source.stat()
+    try:
+        os.chown(target, status.st_uid, status.st_gid)
+        target.chmod(stat.S_IMODE(status.st_mode))
+    except PermissionError:  # vfat has neither
+        pass
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        first, second = one.lstat(), other.lstat()
+    except FileNotFoundError:
+        return False
+    if stat.S_IFMT(first.st_mode) != stat.S_IFMT(second.st_mode):
+        return False
+    if stat.S_ISLNK(first.st_mode):
+        return os.readlink(one) == os.readlink(other)
+    if first.st_size != second.st_size:
+        return False
+    with one.open("rb") as a, other.open("rb") as b:
+        while True:
+            part = a.read(1 << 20)
+            if part != b.read(1 << 20):
+                return False
+            if not part:
+                return True

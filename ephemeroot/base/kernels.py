@@ -1,0 +1,109 @@
+"""Kernel modules of a base: whichever kernel boots must find its own.
+
+The boot loader's files are not in the base, so they change at another moment than it.
+Between the two, and after a cut between the two, a kernel may boot that only one of the
+bases knows. Therefore modules are only ever added to a base before its kernel can boot.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.linux import copying, paths
+
+PLACES = ("usr/lib/modules", "lib/modules")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_TEMPORARY = ".modules.ephemeroot"
+
+
+def folder(base: int) -> str | None:
+    """Where the open *base* keeps the modules of its kernels, relative to it; or ``None``."""
+    for path in PLACES:
+        try:
+            os.close(paths.open_beneath(base, path, _DIRECTORY))
+        except OSError:  # missing, or a link into /usr
+            continue
+        return path
+    return None
+
+
+def releases(base: int) -> list[str]:
+    """The kernels that the open *base* has modules of."""
+    path = folder(base)
+    if path is None:
+        return []
+    fd = paths.open_beneath(base, path, _DIRECTORY)
+    try:
+        with os.scandir(fd) as found:
+            return sorted(
+                entry.name
+                for entry in found
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            )
+    finally:
+        os.close(fd)
+
+
+def carry_over(source: int, target: int) -> list[str]:
+    """Give the open base *target* the modules that only the open base *source* has.
+
+    Returns the kernels' releases. Each arrives complete or not at all.
+    """
+    wanted = sorted(set(releases(source)) - set(releases(target)))
+    path = folder(source)
+    if not wanted or path is None:
+        return []
+    here = paths.open_beneath(source, path, _DIRECTORY)
+    try:
+        there = _made(target, folder(target) or path)
+        try:
+            for release in wanted:
+                copying.remove(there, _TEMPORARY)
+                copying.Copier().copy(here, release, there, _TEMPORARY)
+                flags = paths.RENAME_NOREPLACE
+                paths.rename(there, _TEMPORARY, there, release, flags=flags)
+        finally:
+            os.close(there)
+    finally:
+        os.close(here)
+    return wanted
+
+
+def put(source: int, name: str, target: int, new_name: str) -> None:
+    """Put a copy of the directory *name* of the open *source* into the open *target* as
+    *new_name*, in one step, in the place of what is there.
+    """
+    copying.remove(target, _TEMPORARY)
+    copying.Copier().copy(source, name, target, _TEMPORARY)
+    try:
+        paths.rename(target, _TEMPORARY, target, new_name, flags=paths.RENAME_EXCHANGE)
+    except FileNotFoundError:
+        paths.rename(target, _TEMPORARY, target, new_name, flags=paths.RENAME_NOREPLACE)
+    copying.remove(target, _TEMPORARY)
+
+
+def parent(base: int) -> int:
+    """The open directory of *base* that has the modules' directory ``modules`` in it; -1 if
+    the base keeps no modules.
+    """
+    path = folder(base)
+    if path is None:
+        return -1
+    return paths.open_beneath(base, path.rpartition("/")[0], _DIRECTORY)
+
+
+def _made(base: int, path: str) -> int:
+    """Open the directory *path* in the open *base*, made if it is missing."""
+    here = os.dup(base)
+    try:
+        for part in path.split("/"):
+            try:
+                os.mkdir(part, 0o755, dir_fd=here)
+            except FileExistsError:
+                pass
+            deeper = paths.open_beneath(here, part, _DIRECTORY)
+            os.close(here)
+            here = deeper
+        return os.dup(here)
+    finally:
+        os.close(here)

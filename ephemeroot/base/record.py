@@ -1,0 +1,188 @@
+"""What a run must put back if it does not end well, kept on the disk until it has ended.
+
+::
+
+    .<base>.ephemeroot-run/record.json   which base, and which file systems were saved
+    .<base>.ephemeroot-run/modules/      the kernel modules of that base
+    .<base>.ephemeroot-run/boot-0/ …     the files of each file system of the boot loader
+
+The folder gets this name once it is complete and on the disk. Whether the run got as far
+as replacing the base is not written down: the base's UUID tells.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeroot.base import bootfiles, kernels
+from ephemeroot.base.place import Opened
+from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.linux import copying, paths
+from ephemeroot.wipers import subvolumes
+
+VERSION = 1
+_MODULES = "modules"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The base's UUID before the run, and the mount points whose files were saved."""
+
+    base: str
+    points: list[str]
+
+
+class Record:
+    """The record of the base of *opened*. ``folder`` is where it is or will be."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        beside, _, name = opened.place.base.rpartition("/")
+        self.name = f".{name}.ephemeroot-run"
+        self.folder = Path(opened.path(beside), self.name)
+
+    def exists(self) -> bool:
+        """Whether a run has begun and not ended."""
+        return os.path.lexists(self.folder)
+
+    def write(self, log: Callable[[str], None]) -> None:
+        """Save everything, before the first command runs. Raises ``EphemerootError``."""
+        fresh = self.folder.with_name(self.name + ".new")
+        self._remove(fresh.name)
+        mounted = bootfiles.mounted()
+        try:
+            fresh.mkdir(mode=0o700)
+            base = self._base()
+            try:
+                modules = kernels.parent(base)
+                if modules >= 0:
+                    log("save the kernel modules of the base")
+                    with _opened(fresh) as folder:
+                        copying.Copier().copy(modules, _MODULES, folder, _MODULES)
+                    os.close(modules)
+            finally:
+                os.close(base)
+            for number, point in enumerate(mounted):
+                log(f"save {point}")
+                bootfiles.save(Path(point), fresh / f"boot-{number}")
+            content = {
+                "version": VERSION,
+                "base": self.opened.uuid(self.opened.place.base),
+                "saved": mounted,
+            }
+            (fresh / "record.json").write_text(json.dumps(content) + "\n")
+        except OSError as error:
+            self._remove(fresh.name)
+            raise EphemerootError(
+                f"cannot save what would have to be put back: {error.strerror}: {error.filename}",
+                "nothing was changed",
+            ) from error
+        self.opened.top.commit()
+        fresh.rename(self.folder)
+        self.opened.top.commit()
+
+    def undo(self, log: Callable[[str], None]) -> None:
+        """Put everything back as it was saved, and remove the record.
+
+        The boot loader's files first: what they no longer name may lose its modules.
+        """
+        for number, point in enumerate(self._read().points):
+            if not os.path.ismount(point):
+                raise EphemerootError(
+                    f"{point} was saved by a run that was cut off, and is not mounted now",
+                    f"mount it, and run 'ephemeroot base list'; it was saved in {self.name}",
+                )
+            restored = bootfiles.restore(self.folder / f"boot-{number}", Path(point))
+            if restored:
+                log(f"put back {len(restored)} files of {point}")
+        self._put_modules_back(self._base(), log)
+        self.remove()
+
+    def conclude(self, log: Callable[[str], None]) -> None:
+        """The base was replaced: give the one that was its own modules back, if it is still
+        there, and remove the record.
+        """
+        replaced = self._read().base
+        for entry in self.opened.bases.retired():
+            fd = self.opened.bases.open(entry)
+            if subvolumes.identify(fd).uuid == replaced and not subvolumes.is_read_only(fd):
+                self._put_modules_back(fd, log)
+                break
+            os.close(fd)
+        self.remove()
+
+    def recover(self, log: Callable[[str], None]) -> bool:
+        """End what a run that was cut off began; whether there was one."""
+        self._remove(self.name + ".new")
+        if not self.exists():
+            return False
+        if self._read().base == self.opened.uuid(self.opened.place.base):
+            log("a run of 'base run' was cut off: the base is what it was")
+            self.undo(log)
+        else:
+            log("a run of 'base run' was cut off after it had replaced the base")
+            self.conclude(log)
+        return True
+
+    def remove(self) -> None:
+        """Remove the record: the run has ended, one way or the other."""
+        self.opened.top.commit()
+        self._remove(self.name)
+
+    def _base(self) -> int:
+        return self.opened.subvolume(self.opened.place.base)
+
+    def _put_modules_back(self, base: int, log: Callable[[str], None]) -> None:
+        """Into the open *base*, which is closed."""
+        try:
+            if not (self.folder / _MODULES).is_dir():
+                return
+            parent = kernels.parent(base)
+            if parent < 0:
+                return
+            try:
+                with _opened(self.folder) as folder:
+                    kernels.put(folder, _MODULES, parent, _MODULES)
+            finally:
+                os.close(parent)
+            log("put back the kernel modules of the base")
+        finally:
+            os.close(base)
+
+    def _read(self) -> Saved:
+        try:
+            content = json.loads((self.folder / "record.json").read_text())
+            if content["version"] != VERSION or not isinstance(content["saved"], list):
+                raise ValueError(f"version {content['version']}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(
+                f"the record of an earlier run, {self.name}, is damaged: {error}",
+                "look into it in the top level of the filesystem, and remove it",
+            ) from None
+        return Saved(str(content["base"]), [str(point) for point in content["saved"]])
+
+    def _remove(self, name: str) -> None:
+        parent = self.opened.bases.parent
+        # First the name, in one step: half a record must not look like a whole one.
+        gone = f"{self.name}.gone"
+        copying.remove(parent, gone)
+        try:
+            paths.rename(parent, name, parent, gone, flags=paths.RENAME_NOREPLACE)
+        except FileNotFoundError:
+            return
+        copying.remove(parent, gone)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

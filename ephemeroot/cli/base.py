@@ -1,0 +1,219 @@
+"""``ephemeroot base``: the system that every fresh root is a copy of."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ephemeroot.base import change, kernels
+from ephemeroot.base.place import Opened, Place, opened
+from ephemeroot.base.record import Record
+from ephemeroot.cli import histories, terminal
+from ephemeroot.config import Machine, read
+from ephemeroot.errors import Misconfigured
+from ephemeroot.linux import paths
+from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.contract import Outcome
+from ephemeroot.wipers.oldroot import OldRoot
+
+NAME = "base"
+HELP = "make, change, list and take back the base that fresh roots are copies of (btrfs)"
+
+FORMAT = "ephemeroot-base"
+VERSION = 1
+PARTLY = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = _action(actions, "create", "make the first base, a copy of the running root")
+    run_ = _action(actions, "run", "run a command in a copy of the base, which then replaces it")
+    _action(actions, "list", "show the base and those that it replaced")
+    back = _action(actions, "rollback", "put an old base in the place of the present one")
+    run_.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell"
+    )
+    back.add_argument(
+        "name", nargs="?", metavar="NAME", help="as 'base list' shows it (default: the newest)"
+    )
+    for one in (create, run_, back):
+        one.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    back.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: done; 1: the command failed, and the base is what it was; 3: another run
+    works on it; 10: it was replaced, but something else failed; 130: interrupted.
+    """
+    histories.hide_mounts()
+    with _opened(arguments) as place:
+        if arguments.action == "list":
+            _list(arguments, place)
+            return 0
+        if not arguments.dry_run:
+            change.recover(place, terminal.say)
+        lines: list[str] = []
+        outcome = _change(arguments, place, lines)
+    return _finish(arguments, lines, outcome)
+
+
+@contextmanager
+def _opened(arguments: argparse.Namespace) -> Iterator[Opened]:
+    create = arguments.action != "list" and not arguments.dry_run
+    with opened(place_of(arguments.root, arguments.config), create=create) as place:
+        yield place
+
+
+def place_of(root: str, config: str | None = None) -> Place:
+    """Where the base of the machine below *root* lies, by its configuration.
+
+    Raises ``Misconfigured`` or ``Refused`` if it has none.
+    """
+    machine = Machine.of(root)
+    wiping = read(machine, config).wiping
+    if wiping is None or wiping.plugin is None or not issubclass(wiping.plugin.wiper, Btrfs):
+        raise Misconfigured(
+            "only a root on btrfs is made from a base", 'it has wiper = "btrfs" in [root]'
+        )
+    device, subvolume = histories.where(wiping.device, wiping.subvolume, machine)
+    if device is None:
+        raise Misconfigured(
+            "neither the configuration nor the kernel command line names the root's device",
+            "set device in [root.btrfs]",
+        )
+    return Place.of(wiping.plugin.wiper(dict(wiping.settings)), device, subvolume)
+
+
+def _change(arguments: argparse.Namespace, place: Opened, lines: list[str]) -> Outcome:
+    def log(line: str) -> None:
+        lines.append(line)
+        if not arguments.json:
+            terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
+
+    if arguments.action == "create":
+        return change.create(place, log, dry_run=arguments.dry_run)
+    if arguments.action == "rollback":
+        entry = _entry(place, arguments.name)
+        if not arguments.dry_run and not arguments.yes:
+            histories.confirm(f"Put the base {entry.label} in the place of the present one?")
+        return change.rollback(place, entry, log, dry_run=arguments.dry_run)
+    words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if arguments.dry_run:
+        log(f"run {' '.join(words) or 'a shell'} in a copy of {place.place.base}")
+        return place.rotation(lambda path: None, log, dry_run=True).run()
+    if not words and not sys.stdin.isatty():
+        raise Misconfigured("there is no terminal for a shell", "name a command: base run -- apt …")
+    return change.run(place, words or None, log, confirm=_confirm)
+
+
+def _confirm() -> None:
+    histories.confirm("Make this the base from now on?")
+
+
+def _entry(place: Opened, name: str | None) -> OldRoot:
+    if name is not None:
+        return place.bases.find(name)
+    found = [e for e in place.bases.retired() if e.name is not None and not e.name.unused]
+    if not found:
+        raise Misconfigured("there is no old base to go back to", "'ephemeroot base list' has them")
+    return max(found, key=lambda entry: entry.serial)
+
+
+def _finish(arguments: argparse.Namespace, lines: list[str], outcome: Outcome) -> int:
+    if arguments.json:
+        _print_json({
+            "dry-run": arguments.dry_run,
+            "changes": lines,
+            "retired": outcome.retired,
+            "problems": outcome.problems,
+        })  # fmt: skip
+    for line in outcome.problems:
+        terminal.error(line)
+    if not arguments.dry_run and not arguments.json:
+        terminal.say("done: the next boot's root is a copy of the new base")
+    return PARTLY if outcome.problems else 0
+
+
+# What is there
+
+
+def _list(arguments: argparse.Namespace, place: Opened) -> None:
+    rows = []
+    fd = place.subvolume(place.place.base)
+    if fd >= 0:
+        rows.append({"name": place.place.base, "present": True, **_facts(fd)})
+    rows += [
+        {"name": entry.label, "present": False, **_facts(place.bases.open(entry))}
+        for entry in sorted(place.bases.retired(), key=lambda entry: -entry.serial)
+    ]
+    cut = Record(place).exists()
+    if arguments.json:
+        _print_json({"bases": rows, "cut-off": cut})
+        return
+    if not rows:
+        terminal.say("there is no base yet: 'ephemeroot base create' makes it")
+    _print_table(rows)
+    if cut:
+        terminal.warning("a run was cut off", "the next boot, or 'base run', puts things back")
+
+
+def _facts(fd: int) -> dict[str, Any]:
+    """Of the open subvolume *fd*, which is closed."""
+    try:
+        made = subvolumes.library().subvolume_info(f"/proc/self/fd/{fd}").otime
+        return {"made": int(made), "system": _system(fd), "kernels": kernels.releases(fd)}
+    finally:
+        os.close(fd)
+
+
+def _system(fd: int) -> str:
+    """What the base calls itself (os-release(5))."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            opened_ = paths.open_in_root(fd, path, os.O_RDONLY)
+        except OSError:
+            continue
+        with os.fdopen(opened_, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.strip().partition("=")
+                if key == "PRETTY_NAME":
+                    return value.strip("\"'")
+    return ""
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    shown = [
+        (
+            terminal.printable(row["name"]),
+            time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(row["made"])),
+            terminal.printable(row["system"]),
+            ", ".join(row["kernels"]) or "no kernel modules",
+            "the base" if row["present"] else "",
+        )
+        for row in rows
+    ]
+    widths = [max((len(line[n]) for line in shown), default=0) for n in range(4)]
+    for line in shown:
+        cells = [cell.ljust(width) for cell, width in zip(line[:4], widths, strict=True)]
+        terminal.say("  ".join([*cells, line[4]]).rstrip())
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    document = {"format": FORMAT, "version": VERSION, **content}
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
