@@ -38,6 +38,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{folder}/ephemeroot-copy.service": "644",
         f"{folder}/ephemeroot-copy-again.service": "644",
         f"{folder}/ephemeroot-copy-last.service": "644",
+        f"{folder}/ephemeroot-leave.service": "644",
         **{
             f"{folder}/{target}.target.wants/ephemeroot-{name}": f"../ephemeroot-{name}"
             for target, name in (
@@ -45,6 +46,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
                 ("multi-user", "prune.service"),
                 ("multi-user", "copy-again.service"),
                 ("sysinit", "copy-last.service"),
+                ("sysinit", "leave.service"),
                 ("sysinit", "copy.path"),
             )
         },

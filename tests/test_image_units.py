@@ -47,6 +47,7 @@ def test_systemd_understands_them(folder: Path) -> None:
         "ephemeroot-copy.service",
         "ephemeroot-copy-again.service",
         "ephemeroot-copy-last.service",
+        "ephemeroot-leave.service",
     ],
 )
 def test_systemd_understands_the_others(tmp_path: Path, unit: str) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import fcntl
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +22,8 @@ from ephemeroot.config import (
     read,
     volumes,
 )
-from ephemeroot.conversion import seeds
-from ephemeroot.errors import Damaged, EphemerootError, Locked, Misconfigured, Refused
+from ephemeroot.conversion import lock, seeds
+from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied, dracut, mounted, presets, stores
@@ -61,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: everything was done and read back; 10: some images could not be rebuilt."""
     root = Path(arguments.root)
     config = read(Machine.of(arguments.root), arguments.config)
-    with _lock(root, dry_run=arguments.dry_run):
+    with nullcontext() if arguments.dry_run else lock.hold(root):
         application = Application(root, config, Machine.of(arguments.root))
         steps = application.steps(images=not arguments.no_images)
         if not arguments.json:
@@ -285,24 +283,6 @@ def _lines(plan: Plan | None) -> list[str]:
     lines += [f"under the new root: {o.describe()}" for o in plan.persist]
     lines += [f"on failure of {kind}: {policy}" for kind, policy in plan.on_failure.items()]
     return lines
-
-
-@contextmanager
-def _lock(root: Path, *, dry_run: bool) -> Iterator[None]:
-    """One ``apply`` at a time. Raises ``Locked``."""
-    folder = applied.path(root).parent
-    if dry_run or not folder.is_dir():
-        yield
-        return
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked("another `ephemeroot apply` is running", "wait for it to end") from None
-        yield
-    finally:
-        os.close(fd)
 
 
 def _ask(arguments: argparse.Namespace, application: Application) -> None:

@@ -34,6 +34,7 @@ _SYSTEM_UNITS = {
     "ephemeroot-copy.service": "",
     "ephemeroot-copy-again.service": "multi-user.target",
     "ephemeroot-copy-last.service": "sysinit.target",
+    "ephemeroot-leave.service": "sysinit.target",
 }
 _PROGRAM = "/usr/bin/ephemeroot"
 

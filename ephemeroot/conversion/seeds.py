@@ -77,7 +77,7 @@ def foresee(plan: Plan, root: Path) -> list[Seed]:
         if not _is(live, wanted):
             continue
         size, entries = measure(live, {mount.point for mount in mounts})
-        shared = _share(live, store, mounts)
+        shared = share(live, store, mounts)
         refusal = ""
         if bare and (entries or size):
             refusal = "a root in memory leaves nothing to take it over from"
@@ -143,8 +143,9 @@ def _size(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
     return min(status.st_size, status.st_blocks * 512)
 
 
-def _share(live: Path, store: Path, mounts: list[Mount]) -> bool:
+def share(live: Path, store: Path, mounts: list[Mount] | None = None) -> bool:
     """Whether both lie on one btrfs: then contents are shared, and nothing is copied."""
+    mounts = mountinfo.mounts() if mounts is None else mounts
     one, other = covering(live, mounts), covering(store, mounts)
     if one is None or other is None:
         return False

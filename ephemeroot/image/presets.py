@@ -69,8 +69,9 @@ def presets(root: Path) -> tuple[list[Preset], list[str]]:
     return found, unknown
 
 
-def rebuild(preset: Preset, plan: bytes) -> str:
-    """Build its image anew and put it in place once it has been read back.
+def rebuild(preset: Preset, plan: bytes | None) -> str:
+    """Build its image anew and put it in place once it has been read back: with *plan* in it,
+    or nothing of ephemeroot if that is ``None``.
 
     Returns what was verified. Raises ``EphemerootError``; the old image is then untouched.
     """
@@ -78,7 +79,12 @@ def rebuild(preset: Preset, plan: bytes) -> str:
     try:
         _build(preset, fresh)
         size = fresh.stat().st_size
-        verified = _verify_fallback(fresh) if preset.is_fallback else readback.verify(fresh, plan)
+        if preset.is_fallback:
+            verified = _verify_fallback(fresh)
+        elif plan is None:
+            verified = readback.verify_without(fresh)
+        else:
+            verified = readback.verify(fresh, plan)
         if preset.path.exists():
             fresh.chmod(preset.path.stat().st_mode & 0o7777)
         readback.put_in_place(fresh, preset.path)

@@ -55,6 +55,20 @@ def verify(path: Path, plan: bytes) -> str:
     return f"plan of {len(plan)} bytes, entry, interpreter, {stages}, kernel modules"
 
 
+def verify_without(path: Path) -> str:
+    """Read the image *path* back and say that it has nothing of ephemeroot in it.
+
+    Raises ``EphemerootError`` if it has.
+    """
+    ours = FOLDER.lstrip("/") + "/"
+    if any(name.startswith(ours) for name in archive.read(path, lambda _: False).names):
+        raise EphemerootError(
+            f"{path} still has something of ephemeroot in it",
+            "is there a plan in /etc/ephemeroot?",
+        )
+    return "nothing of ephemeroot in it, so it never wipes"
+
+
 def _required(found: Archive) -> list[str]:
     required = [contents.BOOT, f"{FOLDER}/boot.pyc", contents.SETTINGS, _setting(found, "python")]
     if _setting(found, "init") == initramfs.SYSTEMD:

@@ -97,7 +97,7 @@ class Copier:
             try:
                 for entry in os.listdir(old):
                     self._copy(old, entry, new, entry)
-                _copy_attributes(old, new)
+                copy_attributes(old, new)
             finally:
                 os.close(new)
         finally:
@@ -116,7 +116,7 @@ class Copier:
             new = os.open(new_name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
             try:
                 self._copy_content(old, new, status.st_size, name)
-                _copy_attributes(old, new)
+                copy_attributes(old, new)
             finally:
                 os.close(new)
             if status.st_nlink > 1:
@@ -235,7 +235,8 @@ def _next_data(fd: int, position: int, size: int) -> tuple[int, int]:
         raise
 
 
-def _copy_attributes(old: int, new: int) -> None:
+def copy_attributes(old: int, new: int) -> None:
+    """Give the open *new* the owner, mode, extended attributes and times of the open *old*."""
     status = os.fstat(old)
     os.fchown(new, status.st_uid, status.st_gid)
     os.fchmod(new, stat.S_IMODE(status.st_mode))  # after chown, which clears setuid

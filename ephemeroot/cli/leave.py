@@ -1,0 +1,195 @@
+"""``ephemeroot leave``: the declared paths go back into the root, and no boot wipes any more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ephemeroot.cli import histories, setup, terminal
+from ephemeroot.conversion import departure, lock, seeds
+from ephemeroot.conversion.departure import Departure, Finish
+from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.image import applied, dracut, presets
+from ephemeroot.linux import mountinfo, mounts
+
+NAME = "leave"
+HELP = "copy what persists back into the root, disarm the boot, and leave the stores as they are"
+
+FORMAT = "ephemeroot-leave"
+VERSION = 1
+PARTLY = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that ``leave`` does: the dry run prints the same line."""
+
+    line: str
+    execute: Callable[[], str]
+    image: bool = False
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="leave the images as they are: they do nothing any more, but are still there",
+    )
+    parser.add_argument(
+        "--finish",
+        action="store_true",
+        help="bring over what changed since (called by ephemeroot-leave.service)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: done; 1: nothing is disarmed; 10: disarmed, but an image was not rebuilt."""
+    root = Path(arguments.root)
+    if arguments.finish:
+        return _finish(arguments, root)
+    plan = applied.load(root)
+    if plan is None:
+        return _nothing_to_leave(root)
+    leaving = Departure(root, plan)
+    with nullcontext() if arguments.dry_run else lock.hold(root):
+        leaving.prove()
+        steps = _steps(leaving, root, images=not arguments.no_images)
+        _require_space(leaving, root)
+        if not arguments.json:
+            _show(leaving, steps)
+        if arguments.dry_run:
+            results = [(step, "not done: dry run") for step in steps]
+        else:
+            if not arguments.yes:
+                histories.confirm("Copy everything back and disarm?")
+            results = _execute(steps, quiet=arguments.json)
+    if arguments.json:
+        _print_json(results)
+    elif not arguments.dry_run:
+        terminal.say(
+            "done: the next boot is that of an ordinary root. Reboot soon: it brings over what "
+            "changes until then."
+        )
+    return PARTLY if any(result.startswith("failed: ") for _, result in results) else 0
+
+
+def _nothing_to_leave(root: Path) -> int:
+    if departure.read(root) is not None:
+        terminal.say("everything is in the root and disarmed: the next boot finishes it")
+        return 0
+    raise Misconfigured("nothing is applied on this machine: there is nothing to leave")
+
+
+def _steps(leaving: Departure, root: Path, *, images: bool) -> list[Step]:
+    steps = [Step(item.describe(), partial(leaving.copy, item)) for item in leaving.items()]
+    steps.append(
+        Step("disarm: no image wipes or binds from here on", leaving.disarm),
+    )
+    if not images:
+        return steps
+    if root != Path("/"):
+        raise Misconfigured(
+            "images are built on the machine itself, not with --root", "add --no-images"
+        )
+    hooked = [name for name, hook in setup.HOOKS.items() if Path(hook).exists()]
+    if "dracut" in hooked:
+        steps += [
+            Step(
+                f"rebuild {image.path} for the kernel {image.kernel} without ephemeroot",
+                partial(dracut.rebuild, image, None),
+                image=True,
+            )
+            for image in dracut.images(root)[0]
+        ]
+    if "mkinitcpio" in hooked:
+        steps += [
+            Step(
+                f"rebuild {preset.path} ({preset.name}) without ephemeroot",
+                partial(presets.rebuild, preset, None),
+                image=True,
+            )
+            for preset in presets.presets(root)[0]
+        ]
+    return steps
+
+
+def _require_space(leaving: Departure, root: Path) -> None:
+    """Raise ``Refused`` if the root could not hold it all, for what it cannot share."""
+    wanted = 0
+    for item in leaving.items():
+        store = root / item.operation.store.lstrip("/") / item.operation.source
+        if store.exists() and not seeds.share(root / item.path.lstrip("/"), store):
+            wanted += seeds.measure(store, set())[0]
+    free = shutil.disk_usage(root).free
+    if wanted > free:
+        raise Refused(
+            f"{seeds.amount(wanted)} go back into the root, and it has room for "
+            f"{seeds.amount(free)}",
+            "make room in the root, or move something large out of the stores",
+        )
+
+
+def _show(leaving: Departure, steps: list[Step]) -> None:
+    sys.stdout.write(terminal.heading("to be done:") + "\n")
+    for step in steps:
+        terminal.say(f"  {step.line}")
+
+
+def _execute(steps: list[Step], *, quiet: bool) -> list[tuple[Step, str]]:
+    """Everything in order. An image that fails does not stop the others: it does nothing."""
+    results = []
+    for step in steps:
+        try:
+            result = step.execute()
+        except (EphemerootError, OSError) as error:
+            if not step.image:
+                raise
+            result = f"failed: {error}"
+            terminal.error(f"{step.line}: {error}")
+        results.append((step, result))
+        if not quiet:
+            terminal.say(f"{step.line}: {result}")
+    return results
+
+
+def _finish(arguments: argparse.Namespace, root: Path) -> int:
+    histories.hide_mounts()
+    with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
+        finish = Finish(root, Path(private))
+        try:
+            was_left = finish.run(terminal.say)
+        finally:
+            _unmount_below(private)
+    if not was_left:
+        terminal.say("nothing is under way: this root was not left")
+        return 0
+    for path in finish.kept:
+        terminal.warning(f"{path} was changed in the root since, and stays as it is")
+    terminal.say(f"left: {finish.changed} changes were brought over; the stores are as they were")
+    return 0
+
+
+def _unmount_below(private: str) -> None:
+    for mount in reversed(mountinfo.mounts()):
+        if mount.point.startswith(f"{private}/"):
+            mounts.detach(mount.point)
+
+
+def _print_json(results: list[tuple[Step, str]]) -> None:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "steps": [{"step": step.line, "result": result} for step, result in results],
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,352 @@
+"""`ephemeroot leave`, after real boots of a btrfs root: everything is in the root, nothing wipes
+any more, and no moment at which the power goes loses anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from btrfs_image import fresh_disk
+from ephemeroot import cli
+from ephemeroot.conversion import departure
+from ephemeroot.conversion.departure import Departure, Finish
+from ephemeroot.errors import Refused, StoreMissing
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.image import applied, stores
+from ephemeroot.wipers.marks import mark_lived
+from test_stages import STORE, Machine
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+
+def bind(path: str, **values: object) -> Directory:
+    return Directory(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+def file(path: str, **values: object) -> File:
+    return File(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+class Lived(Machine):
+    """A machine that was applied, booted, and lived in."""
+
+    def start(self) -> Path:
+        self.persist = [
+            Parent(path="/etc", store=STORE, source="etc"),
+            Parent(path="/var", store=STORE, source="var"),
+            Parent(path="/opt", store=STORE, source="opt"),
+            bind("/etc/ephemeroot"),
+            bind("/srv"),
+            bind("/var/lib"),
+            bind("/var/lib/inner"),
+            bind("/var/linked", method="symlink"),
+            file("/etc/hostname"),
+            file("/etc/later"),
+            file("/etc/never"),
+            Copy(path="/etc/adjtime", store=STORE, source="etc/adjtime"),
+            Overlay(path="/opt/app", store=STORE, source="opt/app"),
+            MachineId(store=STORE),
+        ]
+        store = self.top / "persistent"
+        for name in ("etc/ephemeroot", "srv/deep", "var/lib/inner", "var/linked", "opt"):
+            (store / name).mkdir(parents=True)
+        (store / "etc/ephemeroot/plan.json").write_bytes(self.plan().dump())
+        (store / "etc/ephemeroot/ephemeroot.toml").write_text("# mine\n")
+        (store / "etc/hostname").write_text("mine\n")
+        (store / "etc/adjtime").write_text("0.0\n")
+        (store / "srv/deep/odd \n name").write_text("data")
+        (store / "var/lib/inner/a").write_text("inner")
+        (store / "var/lib/b").write_text("outer")
+        (store / "var/linked/c").write_text("linked")
+        for base in ("root-base", "root"):
+            (self.top / base / "opt/app").mkdir(parents=True)
+            (self.top / base / "opt/app/shipped").write_text("of the base")
+            (self.top / base / "srv/hidden").write_text("hidden by the bind")
+        stores.record(store, self.plan().dump(), self.generation)
+        root = self.boot()
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        (root / "persistent/etc/later").write_text("through the link")
+        (root / "opt/app/added").write_text("in the overlay")
+        assert mark_lived(str(root))
+        return root
+
+    def armed(self) -> dict[str, str]:
+        """What a root of an armed boot shows; links into the store lead nowhere from here."""
+        plan = {"etc/ephemeroot/plan.json": self.plan().dump().decode()}
+        return {k: v for k, v in (AFTER | plan).items() if not k.startswith("var/linked")}
+
+    @property
+    def bare(self) -> Path:
+        """The root as it is without binds."""
+        return self.top / "root"
+
+    def reboot_plain(self) -> Path:
+        """A boot with an image that has nothing of ours in it."""
+        self.next_boot()
+        root = self.base / "sysroot"
+        options = "subvol=root,rw"
+        subprocess.run(["mount", "-t", "btrfs", "-o", options, self.loop, root], check=True)
+        return root
+
+    def finish(self, root: Path) -> Finish:
+        private = self.base / f"private{self.boots}"
+        private.mkdir()
+        finish = Finish(root, private)
+        try:
+            assert finish.run(lambda line: None)
+        finally:
+            for point in ("merged", "persistent"):
+                subprocess.run(["umount", private / point], capture_output=True)
+        return finish
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Lived]:
+    with fresh_disk(tmp_path) as disk:
+        machine = Lived(tmp_path, disk.loop, disk.top)
+        yield machine
+        machine.next_boot()
+
+
+def leave(root: Path, *words: str) -> int:
+    return cli.main(["leave", "--no-images", "--root", str(root), *words])
+
+
+def content(root: Path) -> dict[str, str]:
+    names = ("srv", "var", "etc/hostname", "etc/later", "etc/ephemeroot", "etc/adjtime", "opt")
+    found = {}
+    for name in names:
+        top = root / name
+        for path in [top, *top.rglob("*")]:
+            if path.is_file() and not path.is_symlink():
+                found[str(path.relative_to(root))] = path.read_text()
+    return found
+
+
+LEFT = {
+    "srv/deep/odd \n name": "data",
+    "var/lib/inner/a": "inner",
+    "var/lib/b": "outer",
+    "var/linked/c": "linked",
+    "etc/hostname": "mine\n",
+    "etc/later": "through the link",
+    "etc/ephemeroot/ephemeroot.toml": "# mine\n",
+    "etc/adjtime": "0.0\n",
+}
+AFTER = LEFT | {"opt/app/shipped": "of the base", "opt/app/added": "in the overlay"}
+
+
+def test_everything_goes_back_and_nothing_wipes_any_more(
+    machine: Lived, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = machine.start()
+    stored = content(machine.top / "persistent")
+    assert leave(root, "--yes") == 0
+    out = capsys.readouterr().out
+    assert "/persistent/srv back to /srv in the root: " in out
+    bare = content(machine.bare)
+    assert {k: v for k, v in bare.items() if not k.startswith("opt")} == LEFT
+    assert not (machine.bare / "var/linked").is_symlink()
+    assert (root / "var/linked/c").read_text() == "linked"
+    assert not os.path.lexists(machine.bare / "etc/never"), "a link that led nowhere"
+    stored.pop("etc/ephemeroot/plan.json")
+    assert content(machine.top / "persistent") == stored, "the store is left as it was"
+    # What a program writes until the machine reboots.
+    (root / "srv/until the reboot").write_text("late")
+    (root / "var/lib/b").unlink()
+    (root / "var/linked/in the root").write_text("ours by now")
+    root = machine.reboot_plain()
+    finish = machine.finish(root)
+    assert finish.changed == 4
+    assert content(root) == {k: v for k, v in AFTER.items() if k != "var/lib/b"} | {
+        "srv/until the reboot": "late",
+        "var/linked/in the root": "ours by now",
+    }
+    assert not (root / departure.RECORD).exists()
+    assert applied.load(root) is None
+    assert leave(root, "--yes") == 2, "there is nothing to leave any more"
+
+
+def test_the_old_image_neither_wipes_nor_binds(machine: Lived) -> None:
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    machine.next_boot()
+    done = machine.stage("wipe")
+    assert done.returncode == 10
+    assert "an old image does not wipe" in done.stderr
+    root = machine.mount_root()
+    assert machine.stage("persist").returncode in (0, 10)
+    points = subprocess.run(
+        ["findmnt", "-rno", "TARGET", "-R", root], capture_output=True, text=True
+    )
+    assert points.stdout.split() == [str(root)], "nothing is bound"
+    assert (root / "srv/deep/odd \n name").read_text() == "data"
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    machine.finish(root)
+    assert content(root) == AFTER
+
+
+def test_a_dry_run_changes_nothing(machine: Lived, capsys: pytest.CaptureFixture[str]) -> None:
+    root = machine.start()
+    before = content(machine.bare), content(machine.top / "persistent")
+    assert leave(root, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    announced = [line.strip() for line in lines[lines.index("to be done:") + 1 :]]
+    assert (content(machine.bare), content(machine.top / "persistent")) == before
+    assert leave(root, "--yes") == 0
+    done = capsys.readouterr().out.splitlines()
+    for line in announced:
+        assert any(result.startswith(line) for result in done), line
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 9])
+def test_wherever_it_is_interrupted_the_data_is_complete(machine: Lived, after: int) -> None:
+    """The power goes after so many paths; the next boot is armed as ever and has everything."""
+    root = machine.start()
+    leaving = Departure(root, machine.plan())
+    items = leaving.items()
+    assert len(items) == 9
+    for item in items[:after]:
+        leaving.copy(item)
+    subprocess.run(["sync", "-f", machine.top], check=True)
+    machine.next_boot()
+    root = machine.boot()
+    assert content(root) == machine.armed()
+    assert not (root / departure.RECORD).exists(), "the record went with the root it was in"
+    # And again, to the end.
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    assert leave(root, "--yes") == 0
+    root = machine.reboot_plain()
+    machine.finish(root)
+    assert content(root) == AFTER
+
+
+@pytest.mark.parametrize("moment", ["record", "switch"])
+def test_interrupted_while_it_disarms(
+    machine: Lived, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = machine.start()
+    leaving = Departure(root, machine.plan())
+    for item in leaving.items():
+        leaving.copy(item)
+
+    class Cut(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise Cut
+
+    real = stores.record
+    if moment == "record":
+        monkeypatch.setattr(stores, "record", cut)
+    else:
+
+        def record_and_cut(store: Path, plan: bytes, number: int) -> None:
+            real(store, plan, number)
+            raise Cut
+
+        monkeypatch.setattr(stores, "record", record_and_cut)
+    with pytest.raises(Cut):
+        leaving.disarm()
+    monkeypatch.undo()
+    machine.next_boot()
+    if moment == "record":
+        root = machine.boot()  # armed as ever, and the half of it is an old root
+        assert not (root / departure.RECORD).exists()
+        assert content(root) == machine.armed()
+    else:
+        assert machine.stage("wipe").returncode == 10
+        root = machine.mount_root()
+        assert machine.stage("persist").returncode in (0, 10)
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        machine.finish(root)
+        assert content(root) == AFTER
+
+
+def test_what_changed_in_the_root_since_is_never_overwritten(machine: Lived) -> None:
+    """The unit did not run in the first boot, for one: the package was gone."""
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    (root / "srv/deep/odd \n name").write_text("late, in the store")
+    root = machine.reboot_plain()
+    (root / "srv/deep/odd \n name").write_text("newer, in the root")
+    (root / "srv/new").write_text("newer")
+    (root / "etc/hostname").write_text("renamed\n")
+    finish = machine.finish(root)
+    assert "/srv/deep/odd \n name" in finish.kept
+    assert (root / "srv/deep/odd \n name").read_text() == "newer, in the root"
+    assert (root / "srv/new").read_text() == "newer"
+    assert (root / "etc/hostname").read_text() == "renamed\n"
+
+
+def test_a_finish_that_fails_is_not_tried_again(machine: Lived) -> None:
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    root = machine.reboot_plain()
+    marker = machine.top / "persistent/.ephemeroot-store"
+    kept = marker.read_text()
+    marker.write_text(json.dumps({"version": 1, "id": "another"}))
+    with pytest.raises(StoreMissing):
+        machine.finish(root)
+    marker.write_text(kept)
+    assert (root / departure.FAILED).exists()
+    assert departure.read(root) is None
+
+
+def test_a_path_that_cannot_go_back_keeps_it_armed(
+    machine: Lived, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = machine.start()
+    generation = stores.generation(machine.top / "persistent")
+    (machine.top / "persistent/etc/hostname").unlink()
+    (machine.top / "persistent/etc/hostname").mkdir()
+    assert leave(root, "--yes") == 1
+    said = capsys.readouterr()
+    assert "nothing was disarmed" in said.err
+    assert "/etc/hostname" in said.err
+    assert stores.generation(machine.top / "persistent") == generation
+    assert applied.load(root) is not None
+
+
+def test_a_missing_store_is_no_reason_to_forget_it(machine: Lived) -> None:
+    root = machine.start()
+    subprocess.run(["umount", "-l", root / "persistent"], check=True)
+    with pytest.raises(StoreMissing):
+        Departure(root, machine.plan()).prove()
+    assert leave(root, "--yes") == 1
+
+
+@pytest.mark.parametrize("fstype", ["tmpfs", "overlay"])
+def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> None:
+    for name in ("root", "lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    layers = ",".join(f"{k}dir={tmp_path / k}" for k in ("lower", "upper", "work"))
+    options = ["-o", layers] if fstype == "overlay" else []
+    scratch = tmp_path / "upper"
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "lower"], check=True)
+    if fstype == "overlay":
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+        for name in ("root", "lower", "upper", "work"):
+            (tmp_path / name).mkdir()
+    assert scratch.exists()
+    subprocess.run(["mount", "-t", fstype, *options, "none", tmp_path / "root"], check=True)
+    try:
+        from ephemeroot.hooks.plan import Plan
+
+        with pytest.raises(Refused, match=r"overlay|memory"):
+            Departure(tmp_path / "root", Plan(wipe=[], persist=[])).prove()
+    finally:
+        subprocess.run(["umount", tmp_path / "root"], check=True)
+        if fstype == "overlay":
+            subprocess.run(["umount", tmp_path], check=True)
+        subprocess.run(["umount", tmp_path / "lower"], check=True)
