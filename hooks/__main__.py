@@ -1,7 +1,7 @@
 """The one entry: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
 
     wipe|persist --plan FILE --target DIR [--cmdline STRING] [--report FILE] [--run DIR]
-                 [--boot] [--check] [--verbose]
+                 [--boot] [--check] [--wait] [--verbose]
 
 The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something was
 reported; 71 reboot; 72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
@@ -53,18 +53,29 @@ _USAGE = (__doc__ or "").split("\n\n")[1]
 class Options:
     """The words of the entry's own command line. Raises ``ValueError`` for wrong ones."""
 
-    __slots__ = ("boot", "check", "cmdline", "plan", "report", "run", "stage", "target", "verbose")
+    __slots__ = (
+        "boot",
+        "check",
+        "cmdline",
+        "plan",
+        "report",
+        "run",
+        "stage",
+        "target",
+        "verbose",
+        "wait",
+    )
 
     def __init__(self, arguments: list[str]) -> None:
         self.stage = self.plan = self.target = ""
         self.run = RUN
         self.cmdline: str | None = None
         self.report: str | None = None
-        self.boot = self.check = self.verbose = False
+        self.boot = self.check = self.verbose = self.wait = False
         left = list(arguments)
         while left:
             word = left.pop(0)
-            if word in ("--boot", "--check", "--verbose"):
+            if word in ("--boot", "--check", "--verbose", "--wait"):
                 setattr(self, word[2:], True)
             elif word in ("--plan", "--target", "--cmdline", "--report", "--run") and left:
                 setattr(self, word[2:], left.pop(0))
@@ -116,6 +127,7 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
     report.set("generation", plan.generation)
     stage = Stage(plan, line, report, target=options.target, run=options.run, boot_id=_boot_id())
     stage.check = options.check
+    stage.wait = options.wait
     try:
         stage.lock()
         result = (wiping if options.stage == "wipe" else persist).run(stage)

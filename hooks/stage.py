@@ -25,7 +25,8 @@ class Stage:
 
     ``run`` is the run directory (``/run/ephemeroot`` in a boot), ``target`` where the
     new root is or will be mounted. ``boot_id`` tells this boot from every other.
-    ``check`` is true where nobody else checks file systems before they are mounted.
+    ``check`` is true where nobody else checks file systems before they are mounted, ``wait``
+    where nobody else waits for devices.
     ``made`` collects the paths that the persistence stage makes in the new root,
     ``copies`` the files that it copies there and that are copied back. ``old_root`` names
     the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
@@ -33,7 +34,7 @@ class Stage:
 
     __slots__ = (
         "_lock", "_root", "_stores", "boot_id", "check", "cmdline", "copies", "made", "old_root",
-        "plan", "report", "run", "shared", "target",
+        "plan", "report", "run", "shared", "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +54,7 @@ class Stage:
         self.run = os.path.realpath(run)
         self.boot_id = boot_id
         self.check = False
+        self.wait = False
         self.made: list[str] = []
         self.old_root: str | None = None
         self.shared: dict[str, Closing] = {}

@@ -8,14 +8,13 @@ After the wipe the same mounts are attached under the new root.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 
-from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks import checks, network, tree
+from ephemeroot.errors import Refused, StoreMissing
+from ephemeroot.hooks import checks, network, tree, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import devices, mountinfo, mounts, paths
+from ephemeroot.linux import mountinfo, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Volume(Operation):
             os.makedirs(point, 0o700, exist_ok=True)
             network.mount(self.type, self.device, self.options, point, self.timeout)
             return "mounted"
-        source = self._source()
+        source = self._source(stage)
         if stage.check and self.type not in _NOWHERE:
             checks.require_sound(self.type, source)
         os.makedirs(point, 0o700, exist_ok=True)
@@ -86,28 +85,14 @@ class Volume(Operation):
             os.close(mount)
         return "mounted"
 
-    def _source(self) -> str:
+    def _source(self, stage: Stage) -> str:
         if self.type in _NOWHERE:
             return self.device
+        purpose = f"the device {self.device} of {self.mount_point}"
         try:
-            path = devices.link(self.device)
-            devices.number(path)
-        except ValueError:
-            raise StoreMissing(
-                f"the device {self.device} of {self.mount_point} is no device name"
-            ) from None
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise StoreMissing(
-                    f"the device {self.device} of {self.mount_point} cannot be used: "
-                    f"{error.strerror}"
-                ) from error
-            there = ", ".join(devices.block_devices()) or "none"
-            raise StoreMissing(
-                f"the device {self.device} of {self.mount_point} is not there "
-                f"(block devices that are: {there})"
-            ) from None
-        return path
+            return waiting.device(stage, self.device, self.timeout, purpose)
+        except Refused as error:
+            raise StoreMissing(error.message, error.hint) from error
 
     def _require_same(self, mounted: mountinfo.Mount) -> None:
         """What somebody else mounted for us must be what was declared."""

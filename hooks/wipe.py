@@ -7,7 +7,7 @@ import sys
 import time
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
-from ephemeroot.hooks import clock, proofs, remount
+from ephemeroot.hooks import clock, proofs, remount, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.volumes import Attach, Volume
 from ephemeroot.linux import devices, mounts
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 WIPED = "wiped"
 """The record in the run directory that says what this boot has made fresh."""
+
+DEVICE_TIMEOUT = 90
+"""Seconds that a device with something to wipe is waited for; systemd's own default."""
 
 
 class Wipe(Operation):
@@ -203,7 +206,7 @@ class Wipe(Operation):
         if self.target != "/":
             if self.device is None:
                 raise Damaged(f"the wipe of {self.target} names no device")
-            return _device(self.device), self.subvolume
+            return _device(stage, self.device), self.subvolume
         asked = stage.cmdline.root_device()
         asked_subvolume = stage.cmdline.root_subvolume()
         spec = self.device or asked
@@ -212,9 +215,9 @@ class Wipe(Operation):
                 "neither the configuration nor root= on the kernel command line names a device",
                 "set device in the wiper's table",
             )
-        path = _device(spec)
+        path = _device(stage, spec)
         if self.device is not None and asked is not None:
-            _require_same_device(self.device, path, asked)
+            _require_same_device(stage, self.device, path, asked)
         if self.subvolume is not None and asked_subvolume not in (None, self.subvolume):
             raise Refused(
                 f"the root to wipe is the subvolume {self.subvolume}, "
@@ -224,23 +227,12 @@ class Wipe(Operation):
         return path, self.subvolume if self.subvolume is not None else asked_subvolume
 
 
-def _device(spec: str) -> str:
-    try:
-        path = devices.link(spec)
-        devices.number(path)
-    except ValueError:
-        raise Refused(f"the root's device {spec} is no device name") from None
-    except OSError as error:
-        there = ", ".join(devices.block_devices()) or "none"
-        raise Refused(
-            f"the root's device {spec} cannot be used: {error.strerror} "
-            f"(block devices that are there: {there})"
-        ) from error
-    return path
+def _device(stage: Stage, spec: str) -> str:
+    return waiting.device(stage, spec, DEVICE_TIMEOUT, f"the root's device {spec}")
 
 
-def _require_same_device(configured: str, path: str, asked: str) -> None:
-    asked_path = _device(asked)
+def _require_same_device(stage: Stage, configured: str, path: str, asked: str) -> None:
+    asked_path = _device(stage, asked)
     if devices.number(path) == devices.number(asked_path):
         return
     uuid = devices.btrfs_uuid(path)

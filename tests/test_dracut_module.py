@@ -28,6 +28,7 @@ dinfo() { echo "info $*"; }
 derror() { echo "error $*"; }
 dfatal() { echo "fatal $*"; }
 dracut_module_included() { [[ " $included " == *\\ $1\\ * ]]; }
+dracut_need_initqueue() { echo need-initqueue; }
 inst_hook() { echo "hook $1 $2 ${3##*/}"; cp "$3" "$DRACUT_TMPDIR/"; }
 instmods() { echo "module hostonly=$hostonly $*"; }
 hostonly=-h
@@ -112,14 +113,17 @@ def test_without_systemd_the_stages_are_hooks(dracut: Dracut) -> None:
     built = dracut.build("base")
     assert built.status == 0, built.lines
     assert hooks(built) == [
-        "hook initqueue/finished 50 ephemeroot-0.sh",
+        "hook initqueue/finished 50 ephemeroot-wait.sh",
         "hook pre-mount 50 ephemeroot-wipe.sh",
         "hook pre-pivot 30 ephemeroot-persist.sh",
     ]
     assert not any("systemd/system" in name for name in built.names)
     settings = (dracut.initdir / "usr/lib/ephemeroot/settings").read_text()
     assert "init=dracut\n" in settings
-    assert "options=--check\n" in settings
+    assert "options='--check --wait'\n" in settings
+    # In a closure of its own, with its library, although no import tells of either.
+    assert any(name.endswith("/pyudev/__init__.pyc") for name in built.names)
+    assert any("/libudev.so" in name for name in built.names)
 
 
 TMPFS = Wipe(target="/", wiper="tmpfs", attribute="ephemeroot.wipers.tmpfs:Tmpfs", settings={})
@@ -200,37 +204,82 @@ def test_an_armed_image(dracut: Dracut) -> None:
     assert (dracut.initdir / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
     assert "module hostonly= btrfs" in built.lines
     assert "module hostonly= ext4" in built.lines
-    assert hooks(built) == ["hook initqueue/finished 50 ephemeroot-0.sh"]
+    assert hooks(built) == ["hook initqueue/finished 50 ephemeroot-wait.sh"]
+    assert "need-initqueue" in built.lines
+    # dracut's loop has waited: systemd's units only for what udev still has to do.
+    (unit,) = dracut.initdir.glob("usr/lib/systemd/system/dev-*.device.d/zz-ephemeroot.conf")
+    assert "After=cryptsetup.target dracut-initqueue.service\n" in unit.read_text()
+    assert "JobRunningTimeoutSec=10\n" in unit.read_text()
 
 
-def test_the_hook_waits_for_the_device_and_not_for_ever(dracut: Dracut) -> None:
-    device = dracut.folder / "a device"
-    dracut.apply(plan(volume(device=str(device), timeout=5)).dump())
-    built = dracut.build()
-    hooks = [p for p in built.folder.iterdir() if p.suffix == ".sh"]
-    scripts = [hook for hook in hooks if str(device) in hook.read_text()]
-    assert len(scripts) == 1
+class Loop:
+    """dracut's loop, as far as the hook that keeps it going sees it."""
 
-    def finished(main_loop: int) -> bool:
-        command = ["sh", "-c", f". '{scripts[0]}'"]
-        done = subprocess.run(command, env={"main_loop": str(main_loop)}, capture_output=True)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        hook = (data.folder("dracut") / "50ephemeroot/ephemeroot-wait.sh").read_text()
+        for place in ("/usr/lib/ephemeroot", "/run/ephemeroot", "/sys/block"):
+            hook = hook.replace(place, str(folder / place.rpartition("/")[2]))
+        (folder / "ephemeroot").mkdir()
+        (folder / "hook").write_text(hook)
+
+    def device(self, name: str, seconds: int) -> Path:
+        with (self.folder / "ephemeroot/devices").open("a") as devices:
+            devices.write(f"{seconds} {self.folder / name}\n")
+        return self.folder / name
+
+    def array(self, state: str) -> None:
+        (self.folder / "block/md127/md").mkdir(parents=True, exist_ok=True)
+        (self.folder / "block/md127/md/array_state").write_text(f"{state}\n")
+
+    def is_finished(self, rounds: int) -> bool:
+        words = {"main_loop": str(rounds), "RDRETRY": "360", "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(["sh", "-c", f"(. '{self.folder}/hook')"], env=words, stderr=-1)
         assert done.stderr == b""
         return done.returncode == 0
 
-    assert not finished(0)
-    assert not finished(9)
-    assert finished(10)
-    device.touch()
-    assert finished(0)
+    @property
+    def has_waited(self) -> bool:
+        return (self.folder / "ephemeroot/waited").exists()
 
 
-def test_without_end_the_hook_waits_for_ever(dracut: Dracut) -> None:
+def test_the_loop_waits_for_all_devices_and_not_for_ever(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    first, second = loop.device("a", 5), loop.device("b", 8)
+    assert not loop.is_finished(0)
+    first.touch()
+    assert not loop.is_finished(15)
+    assert not loop.has_waited
+    second.touch()
+    assert loop.is_finished(0)
+    second.unlink()
+    assert loop.is_finished(16)
+    assert loop.has_waited
+
+
+def test_the_loop_waits_until_dracut_starts_an_array_that_lacks_a_disk(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.device("a", 5)
+    loop.array("inactive")
+    assert not loop.is_finished(300)
+    loop.array("clean")
+    assert loop.is_finished(300)
+
+
+def test_dracut_never_gives_up_before_the_stage_can_say_why(tmp_path: Path) -> None:
+    """It does when it has gone round more often than rd.retry= allows."""
+    loop = Loop(tmp_path)
+    loop.device("a", 86400)
+    assert not loop.is_finished(359)
+    assert loop.is_finished(360)
+    assert not loop.has_waited, "the stage has time left"
+
+
+def test_without_end_the_loop_does_not_say_that_it_has_waited(dracut: Dracut) -> None:
     dracut.apply(plan(volume(device="/nowhere", timeout=0), wipe()).dump())
-    built = dracut.build()
-    hook = next(p for p in built.folder.iterdir() if p.suffix == ".sh")
-    script = f"main_loop=9999; . {hook}"
-    assert "/nowhere" in hook.read_text()
-    assert subprocess.run(["sh", "-c", script]).returncode != 0
+    dracut.build()
+    waited = (dracut.initdir / "usr/lib/ephemeroot/devices").read_text().splitlines()
+    assert "86400 /nowhere" in waited
 
 
 def test_never_applied(dracut: Dracut) -> None:

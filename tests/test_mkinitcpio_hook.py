@@ -115,9 +115,10 @@ def test_with_its_own_init(mkinitcpio: Mkinitcpio) -> None:
     assert {"usr/lib/ephemeroot/plan.json", "usr/lib/ephemeroot/boot.pyc"} <= built.names
     assert not any("systemd/system" in name for name in built.names)
     assert (mkinitcpio.buildroot / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
-    waited = (mkinitcpio.buildroot / "usr/lib/ephemeroot/devices").read_text().splitlines()
-    assert len(waited) == 1
-    assert waited[0].startswith("90 /dev/disk/by-uuid/")
+    # The stage waits for devices itself, by udev's events.
+    settings = (mkinitcpio.buildroot / "usr/lib/ephemeroot/settings").read_text()
+    assert "options='--check --wait'\n" in settings
+    assert any(name.endswith("/pyudev/monitor.pyc") for name in built.names)
     assert not list(mkinitcpio.folder.glob("tmp.*"))
 
 
@@ -214,7 +215,6 @@ def test_half_of_it_is_no_image(mkinitcpio: Mkinitcpio) -> None:
 RUN = """
 root=UUID=x resume=/dev/swap EMERGENCYHOOKS=
 resolve_device() { echo "resolve $1" >> log; }
-poll_device() { echo "poll $1 $2" >> log; }
 run_hookfunctions() { :; }
 launch_interactive_shell() { echo shell >> log; SHELLS=$((SHELLS + 1)); eval "$ANSWER"; }
 sleep() { :; }
@@ -244,7 +244,6 @@ def ran(tmp_path: Path, function: str, boot: str, answer: str = "exit 9") -> Ran
     ours = tmp_path / "ours"
     ours.mkdir(exist_ok=True)
     (ours / "boot").write_text(f'echo "boot $*" >> log; {boot}\n')
-    (ours / "devices").write_text("20 /dev/disk/by-uuid/store\n")
     hook = hook.replace("/usr/lib/ephemeroot", str(ours))
     hook = hook.replace("/proc/mounts", str(tmp_path / "mounts"))
     (tmp_path / "hook").write_text(hook.replace("/run/ephemeroot", str(tmp_path)))
@@ -265,7 +264,6 @@ def test_the_stages_at_boot(tmp_path: Path) -> None:
     assert log == [
         "resolve UUID=x",
         "resolve /dev/swap",
-        "poll /dev/disk/by-uuid/store 20",
         "boot wipe /new_root",
         "returned",
     ]
@@ -283,7 +281,6 @@ def test_a_wiper_that_mounts_the_root(tmp_path: Path, boot: str, mounted: bool) 
     (tmp_path / "mounts").write_text("proc proc proc\n")
     log = ran(tmp_path, "run_hook; fsck_root; $mount_handler new_root", boot).log
     assert log[2:] == [
-        "poll /dev/disk/by-uuid/store 20",
         "fsck",
         "boot wipe /new_root",
         *([] if mounted else ["usual new_root"]),

@@ -126,7 +126,7 @@ def test_the_stores_device_is_missing(
 
 def test_the_roots_device_is_missing(ready: Case) -> None:
     words = ("rd.timeout=5", f"root={ABSENT}")
-    ready.with_words(*words).assert_emergency(f"the root's device {ABSENT} cannot be used")
+    ready.with_words(*words).assert_emergency(f"the root's device {ABSENT} is not there")
 
 
 def test_the_store_is_missing(ready: Case) -> None:

@@ -26,19 +26,21 @@ depends() {
 
 # called by dracut
 install() {
-    local made="$DRACUT_TMPDIR/ephemeroot" init=none status kind hook priority file
+    local made="$DRACUT_TMPDIR/ephemeroot" init=none loop=() status kind hook priority file
     if dracut_module_included rescue; then
         dinfo "ephemeroot: a rescue image never wipes: nothing added"
         return 0
     fi
     # Without an emergency shell a stage that fails closed would hang.
-    if dracut_module_included dracut-systemd || dracut_module_included systemd-emergency; then
+    if dracut_module_included dracut-systemd; then
+        init=systemd loop=(--initqueue)
+    elif dracut_module_included systemd-emergency; then
         init=systemd
     elif ! dracut_module_included systemd; then
         init=dracut
     fi
     mkdir -p "$made"
-    "$moddir/ephemeroot" image --into "$made" --init "$init" > "$made.list"
+    "$moddir/ephemeroot" image --into "$made" --init "$init" "${loop[@]}" > "$made.list"
     status=$?
     case $status in
         0) ;;
@@ -51,7 +53,9 @@ install() {
         exit 1
     fi
     while IFS=$'\t' read -r kind hook priority file; do
-        [[ $kind == hook ]] && inst_hook "$hook" "$priority" "$file"
+        [[ $kind == hook ]] || continue
+        inst_hook "$hook" "$priority" "$file"
+        [[ $hook == initqueue/* ]] && dracut_need_initqueue
     done < "$made.list"
     return 0
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -25,14 +24,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--into",
         metavar="DIR",
-        help="where to put it: DIR/tree is the initramfs's, DIR/hooks the generator's; both "
-        "are replaced (only --explain can do without)",
+        help="where to put it: DIR/tree is replaced (only --explain can do without)",
     )
     parser.add_argument(
         "--init",
         choices=initramfs.KINDS,
         default=initramfs.SYSTEMD,
         help="what runs in the initramfs; none: nothing that the stages could run under",
+    )
+    parser.add_argument(
+        "--initqueue",
+        action="store_true",
+        help="dracut's loop runs in the initramfs, beside systemd (without systemd it always does)",
     )
     parser.add_argument(
         "--hooks", metavar="HOOKS", help="instead of --init, mkinitcpio's hooks for this image"
@@ -72,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, into: Path) -> int:
-    for name in ("tree", "hooks"):
-        shutil.rmtree(into / name, ignore_errors=True)
+    shutil.rmtree(into / "tree", ignore_errors=True)
     hooks = None if arguments.hooks is None else arguments.hooks.split()
     if hooks is not None and mkinitcpio.is_fallback(
         hooks, (arguments.configured_hooks or "").split()
@@ -82,11 +84,12 @@ def _run(arguments: argparse.Namespace, into: Path) -> int:
         return 0
     init = arguments.init if hooks is None else mkinitcpio.init(hooks)
     raw = applied.read(Path(arguments.root or "/"))
-    made = _put_together(into / "tree", raw, init, hooks)
+    loop = arguments.initqueue or (hooks is None and init == initramfs.DRACUT)
+    made = _put_together(into / "tree", raw, init, hooks, loop=loop)
     if arguments.explain:
         _explain(made)
     else:
-        for line in _lines(made, into / "hooks", init, generator=hooks is not None):
+        for line in _lines(made, init, loop=loop):
             sys.stdout.write(line + "\n")
     sys.stderr.write(f"ephemeroot: {_summary(made)}\n")
     return INERT if made.reason else 0
@@ -102,7 +105,9 @@ def _name_dracut_modules(root: Path) -> int:
     return 0
 
 
-def _put_together(top: Path, raw: bytes | None, init: str, hooks: list[str] | None) -> Contents:
+def _put_together(
+    top: Path, raw: bytes | None, init: str, hooks: list[str] | None, *, loop: bool
+) -> Contents:
     when = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
     if hooks is not None and raw is not None:
         try:
@@ -111,41 +116,28 @@ def _put_together(top: Path, raw: bytes | None, init: str, hooks: list[str] | No
             made = contents.inert(top, f"{error.message}; {error.hint}")
             made.tree.settle(when)
             return made
-    return contents.put_together(top, raw, init, when=when)
+    return contents.put_together(top, raw, init, loop=loop, when=when)
 
 
-def _lines(made: Contents, hooks: Path, init: str, *, generator: bool) -> list[str]:
-    """What the generator adds; *generator* is true for mkinitcpio."""
+def _lines(made: Contents, init: str, *, loop: bool) -> list[str]:
+    """What the generator adds; *loop* is whether dracut's initqueue runs."""
     lines = [_line(made, path) for path in made.tree.files()]
     lines += [f"folder\t{made.tree.name(path)}" for path in made.tree.empty_folders()]
     lines += [f"module\t{name}" for name in made.modules]
-    if generator:
-        # With systemd as well: a hook of init's is not looked at there.
-        return lines + (["runscript"] if lines and init == initramfs.BUSYBOX else [])
-    for number, (device, timeout) in enumerate(sorted(made.waits.items())):
-        hooks.mkdir(exist_ok=True)
-        hook = hooks / f"ephemeroot-{number}.sh"
-        hook.write_text(_wait(device, timeout))
-        lines.append(f"hook\tinitqueue/finished\t50\t{hook}")
+    if init == initramfs.BUSYBOX and lines:
+        lines.append("runscript")
+    hooks = [initramfs.WAIT] if loop and made.waits else []
     if init == initramfs.DRACUT:
-        for kind, priority, name in made.hooks:
-            lines.append(f"hook\t{kind}\t{priority}\t{initramfs.hook_file(name)}")
-    return lines
+        hooks += made.hooks
+    return lines + [
+        f"hook\t{kind}\t{priority}\t{initramfs.hook_file(name)}" for kind, priority, name in hooks
+    ]
 
 
 def _line(made: Contents, path: Path) -> str:
     if path.is_symlink():
         return f"link\t{os.readlink(path)}\t{made.tree.name(path)}"
     return f"copy\t{path}\t{made.tree.name(path)}"
-
-
-def _wait(device: str, timeout: int) -> str:
-    """A hook that keeps dracut's loop going until the device is there, for the loop may be
-    what makes it (LVM, MD). It goes round at most twice a second, and does not wait longer
-    than systemd does (0 is for ever).
-    """
-    rounds = 2 * (timeout or contents.ENDLESS)
-    return f'[ -e {shlex.quote(device)} ] || [ "${{main_loop:-0}}" -ge {rounds} ]\n'
 
 
 def _explain(made: Contents) -> None:

@@ -16,7 +16,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import closure as closures
-from ephemeroot.image import data, entry, initramfs, nics, units, verification, wipers
+from ephemeroot.image import data, elf, entry, initramfs, nics, units, verification, wipers
 from ephemeroot.image.closure import Broken, Closure
 from ephemeroot.image.initramfs import SYSTEMD
 from ephemeroot.image.libraries import Libraries
@@ -34,6 +34,9 @@ MOUNTS_ROOT = f"{FOLDER}/mounts-root"
 
 ENDLESS = 86400
 """Seconds that stand for a volume that is waited for without end."""
+
+# Loaded only when a device must be waited for, and with a library that no import tells of.
+_WAITING = "ephemeroot.linux.udev:load"
 
 _FILESYSTEM_MODULES = {
     "ext2": ("ext4",),
@@ -71,16 +74,19 @@ class Contents:
         self.armed = False
 
 
-def put_together(top: Path, raw: bytes | None, init: str, *, when: int = 0) -> Contents:
+def put_together(
+    top: Path, raw: bytes | None, init: str, *, loop: bool = False, when: int = 0
+) -> Contents:
     """Fill the empty folder *top* with everything that the plan *raw* needs at boot.
 
     Without a plan nothing is put there. If anything at all is wrong, only what says so is:
-    an image must have the whole or nothing, for half of it is a machine without data.
+    an image must have the whole or nothing, for half of it is a machine without data. *loop*
+    says that dracut's initqueue runs in the initramfs.
     """
     if raw is None:
         return Contents(top)
     try:
-        contents = _armed(top, raw, init)
+        contents = _armed(top, raw, init, loop=loop)
     except (EphemerootError, OSError, py_compile.PyCompileError) as error:
         shutil.rmtree(top, ignore_errors=True)
         contents = inert(top, _reason(error))
@@ -105,7 +111,7 @@ def inert(top: Path, reason: str) -> Contents:
     return contents
 
 
-def _armed(top: Path, raw: bytes, init: str) -> Contents:
+def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
     if init == initramfs.NONE:
         raise Broken(
             "this initramfs has systemd without an emergency shell",
@@ -116,27 +122,28 @@ def _armed(top: Path, raw: bytes, init: str) -> Contents:
     needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
     volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
     remote = [volume for volume in volumes if volume.type in network.TYPES]
+    devices = _devices(plan)
+    calls = [call for need in needs for call in need.exercise] + nics.EXERCISE * bool(remote)
     closure = closures.trace(
         _imports(plan, needs) + nics.PYTHON * bool(remote),
-        [call for n in needs for call in n.exercise] + nics.EXERCISE * bool(remote),
+        calls + [_WAITING] * (init != SYSTEMD and bool(devices)),
     )
     names = _add_python(contents.tree, closure)
     programs = [_program(name) for n in needs for name in n.programs]
     programs += _checkers(volumes)
     _add_programs(contents.tree, closure, programs)
     _add_entry(contents.tree, raw, names)
-    devices = _devices(plan)
     root = wipers.of_root(plan)
     mounts_root = root is not None and root.MOUNTS_ROOT
     if remote and init == SYSTEMD:
         nics.add_order(contents.tree)
     if init == SYSTEMD:
-        units.add(contents.tree, devices, mounts_root=mounts_root)
-    else:
+        units.add(contents.tree, devices, mounts_root=mounts_root, initqueue=loop)
+    if loop and devices:
         lines = [f"{device.timeout or ENDLESS} {device.path}\n" for device in devices]
         contents.tree.write(DEVICES, "".join(lines), why="volumes")
-        if mounts_root:
-            contents.tree.write(MOUNTS_ROOT, "", why="mounted by the wiper")
+    if init == initramfs.BUSYBOX and mounts_root:
+        contents.tree.write(MOUNTS_ROOT, "", why="mounted by the wiper")
     if init == initramfs.DRACUT:
         contents.hooks = initramfs.dracut_hooks(root)
     _add_rules(contents.tree, volumes)
@@ -207,6 +214,15 @@ def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
     for path in closure.mapped:
         if path.resolve() not in known and path.exists():
             tree.copy(path, why="library, opened at run time")
+            _link_soname(tree, path)
+
+
+def _link_soname(tree: Tree, library: Path) -> None:
+    """A mapped file goes by its own name; who opens it asks for its soname."""
+    facts = elf.read(library)
+    if facts is not None and facts.soname not in ("", library.name):
+        name = str(library.with_name(facts.soname))
+        tree.link(name, library.name, why="library, opened at run time")
 
 
 def _add_entry(tree: Tree, raw: bytes, names: list[str]) -> None:
@@ -237,8 +253,8 @@ def _settings(
         "python": str(closure.program),
         "libraries": ":".join(_unusual_folders(contents.tree)),
         "checks": " ".join(checked),
-        # Units check file systems; without them the stage has to.
-        "options": "" if init == SYSTEMD else "--check",
+        # Units check file systems and wait for devices; without them the stage has to.
+        "options": "" if init == SYSTEMD else "--check --wait",
         "wipe": plan.on_failure["wipe"],
         "store": plan.on_failure["store"],
         "hooks": " ".join(initramfs.hook_name(hook) for hook in contents.hooks),

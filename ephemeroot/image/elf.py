@@ -18,13 +18,15 @@ class Elf:
     """``machine`` is the header's class and machine, equal for files that fit together.
 
     ``interpreter`` is the loader's path, ``needed`` the names of libraries, ``search`` the
-    folders the file itself names (RUNPATH, else RPATH), with ``$ORIGIN`` filled in.
+    folders the file itself names (RUNPATH, else RPATH), with ``$ORIGIN`` filled in,
+    ``soname`` the name that others ask for it by, or empty.
     """
 
     machine: tuple[int, int]
     interpreter: str | None
     needed: tuple[str, ...]
     search: tuple[str, ...]
+    soname: str = ""
 
 
 def read(path: Path) -> Elf | None:
@@ -53,6 +55,7 @@ def read(path: Path) -> Elf | None:
         interpreter=interpreter,
         needed=tuple(texts(_DT_NEEDED)),
         search=tuple(_origin(f, path) for text in folders for f in text.split(":") if f),
+        soname="".join(texts(_DT_SONAME)[:1]),
     )
 
 

@@ -20,6 +20,10 @@ def verify() -> int:
     """
     with open(f"{FOLDER}/modules", encoding="utf-8") as lines:
         names = lines.read().split()
+    if "pyudev" in names:
+        from ephemeroot.linux import udev
+
+        udev.load()  # it cannot be imported in any other way here
     for name in names:
         __import__(name)
     from ephemeroot.hooks import plan as plans

@@ -33,6 +33,9 @@ _INERT = ("pre-mount", "50", "ephemeroot-inert.sh")
 Hook = tuple[str, str, str]
 """Type, priority and file name of a hook for dracut's own init."""
 
+WAIT: Hook = ("initqueue/finished", "50", "ephemeroot-wait.sh")
+"""The hook that keeps dracut's loop, which makes devices, going until ours are there."""
+
 
 def dracut_hooks(root: Wiper | None) -> list[Hook]:
     """The hooks of an armed image; *root* is the wiper of the root, if there is one."""

@@ -25,6 +25,11 @@ _REQUIRED_BY = {
 # with a delay (the events are rate-limited), so it is told to look before it mounts a second one.
 _ROOT_UNITS = ("sysroot.mount", "systemd-fsck-root.service")
 
+# Seconds that dracut's loop waits before it gives up, rd.retry= (dracut.cmdline(7)); and what
+# udev may need for a device that the loop's last job has made.
+_INITQUEUE = 180
+_SETTLE = 10
+
 _ON_NO_DEVICE = frozenset(("nfs", "nfs4", "overlay", "tmpfs", "virtiofs", "zfs", "9p", "cifs"))
 
 
@@ -44,6 +49,12 @@ class Device:
     def unit(self) -> str:
         """The device's unit."""
         return escape_path(self.path) + ".device"
+
+    def limit(self, initqueue: bool) -> str:
+        """How long its unit waits, as systemd writes it: what dracut's loop has not waited yet."""
+        if not self.timeout:
+            return "infinity"
+        return str(max(self.timeout - _INITQUEUE, _SETTLE) if initqueue else self.timeout)
 
     @property
     def fsck(self) -> str:
@@ -65,10 +76,14 @@ def required() -> list[str]:
     return names
 
 
-def add(tree: Tree, waited_for: list[Device], *, mounts_root: bool = False) -> None:
+def add(
+    tree: Tree, waited_for: list[Device], *, mounts_root: bool = False, initqueue: bool = False
+) -> None:
     """Put the units of both stages into *tree*, ready to start.
 
     *mounts_root*: the wiper mounts the root itself, and systemd only if that was not done.
+    *initqueue*: dracut's loop runs, which starts an array that lacks a disk only late, and
+    waits for the devices itself (`dracut/50ephemeroot/ephemeroot-wait.sh`).
     The stages wait for their devices but do not require them: a device that is missing is
     for the stage to report, and for its policy to decide.
     """
@@ -90,11 +105,13 @@ def add(tree: Tree, waited_for: list[Device], *, mounts_root: bool = False) -> N
     for device in waited_for:
         # The name sorts behind the generators' own: dracut's says that the root's device is
         # waited for without end, and then no policy for a missing store would ever be asked.
-        # Time that people take to type a passphrase does not count.
+        # A job that waits for others is not running yet: time that people take to type a
+        # passphrase does not count.
+        after = "cryptsetup.target dracut-initqueue.service" if initqueue else "cryptsetup.target"
         tree.write(
             f"{FOLDER}/{device.unit}.d/zz-ephemeroot.conf",
-            "[Unit]\nAfter=cryptsetup.target\n"
-            f"JobTimeoutSec=infinity\nJobRunningTimeoutSec={device.timeout or 'infinity'}\n",
+            f"[Unit]\nAfter={after}\n"
+            f"JobTimeoutSec=infinity\nJobRunningTimeoutSec={device.limit(initqueue)}\n",
             why=device.path,
         )
 

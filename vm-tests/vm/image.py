@@ -36,6 +36,14 @@ PACKAGES = debian.Selection(
 )
 DEBIAN_12 = replace(PACKAGES, suite="bookworm")
 UNSTABLE = replace(PACKAGES, suite="sid", stale=True)
+# What devices can be made of, and the filesystems on them: Debian's own dracut modules and units.
+VOLUMES = replace(
+    PACKAGES,
+    packages=(
+        *PACKAGES.packages,
+        *("cryptsetup", "systemd-cryptsetup", "dmsetup", "lvm2", "mdadm", "e2fsprogs", "xfsprogs"),
+    ),
+)
 # What an mkinitcpio of somewhere else needs to run on a Debian.
 FOR_MKINITCPIO = replace(
     PACKAGES, packages=(*PACKAGES.packages, "busybox", "libarchive-tools", "gawk")

@@ -1,0 +1,29 @@
+#!/bin/sh
+# dracut's loop sources this in a subshell, again and again, and ends when it succeeds: the loop is
+# what unlocks and assembles devices (LUKS, LVM, MD), but would end as soon as the root is there. It
+# goes round at most twice a second, and not while a passphrase is being typed.
+
+# An array that lacks a disk: dracut itself starts it late, after two thirds of rd.retry.
+ephemeroot_array_is_incomplete() {
+    for state in /sys/block/md*/md/array_state; do
+        { read -r word < "$state"; } 2> /dev/null && [ "$word" = inactive ] && return 0
+    done
+    return 1
+}
+
+ephemeroot_devices_are_there() {
+    while read -r seconds device; do
+        [ -e "$device" ] && continue
+        if [ "${main_loop:-0}" -ge $((2 * seconds)) ] && ! ephemeroot_array_is_incomplete; then
+            # The stage need not wait again.
+            mkdir -p /run/ephemeroot
+            : > /run/ephemeroot/waited
+            continue
+        fi
+        # One round more, and dracut would give up itself; what is missing is for the stage to say.
+        [ "${main_loop:-0}" -ge "${RDRETRY:-360}" ] || return 1
+    done < /usr/lib/ephemeroot/devices
+    return 0
+}
+
+ephemeroot_devices_are_there

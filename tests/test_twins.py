@@ -1,0 +1,165 @@
+"""Two devices by one name: what udev's database says of real filesystems on loop devices.
+
+No udev runs where these tests do: what its rules would record is written from what the real
+blkid finds. Real udev, LVM's snapshots, MD and device mapper are in vm-tests/test_volumes.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from btrfs_image import loop_device
+from ephemeroot.linux import twins
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("blkid")]
+
+
+class Disks:
+    """Loop devices, and the records that udev would keep of them."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.database = folder / "data"
+        self.database.mkdir()
+        self.sysfs = "/sys"
+
+    def add(self, image: Path | None = None) -> str:
+        """A new device: a blank one, or a copy of *image*, made with dd."""
+        path = self.folder / f"{len(list(self.folder.glob('*.img')))}.img"
+        if image is None:
+            return self.stack.enter_context(loop_device(path, 120))
+        subprocess.run(["dd", f"if={image}", f"of={path}", "bs=1M", "status=none"], check=True)
+        return self.stack.enter_context(loop_device(path))
+
+    def number(self, device: str) -> str:
+        return Path(f"/sys/class/block/{Path(device).name}/dev").read_text().strip()
+
+    def record(self, device: str, *links: str) -> dict[str, str]:
+        """What 60-persistent-storage.rules make of the device, with further *links*."""
+        command = ["blkid", "--probe", "--output", "udev", device]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        names = [
+            f"disk/{folder}/{found[key]}"
+            for folder, key in (("by-uuid", "ID_FS_UUID_ENC"), ("by-label", "ID_FS_LABEL_ENC"))
+            if key in found
+        ]
+        lines = [f"S:{name}" for name in (*names, *links)]
+        lines += ["I:12345", *(f"E:{key}={value}" for key, value in found.items()), "V:1"]
+        (self.database / f"b{self.number(device)}").write_text("\n".join(lines) + "\n")
+        return found
+
+    def twins(self, spec: str) -> list[str]:
+        return twins.of(spec, str(self.database), self.sysfs)
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Iterator[Disks]:
+    with ExitStack() as stack:
+        made = Disks(tmp_path, stack)
+        # Not of the kind that is asked about, and not to be stumbled over.
+        (made.database / "n2").write_text("S:disk/by-uuid/x\n")
+        (made.database / "b999:1").write_text("S:disk/by-id/x\nE:ID_FS_UUID=x\n")
+        yield made
+
+
+def mkfs(kind: str, *words: str) -> None:
+    subprocess.run([f"mkfs.{kind}", "-q", *words], check=True, capture_output=True)
+
+
+def backing(device: str) -> Path:
+    return Path(Path(f"/sys/class/block/{Path(device).name}/loop/backing_file").read_text().strip())
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
+def test_a_copy(disks: Disks, kind: str) -> None:
+    first = disks.add()
+    mkfs(kind, "-L", "my data", first)
+    identity = disks.record(first)["ID_FS_UUID"]
+    assert disks.twins(f"UUID={identity}") == []
+    assert disks.twins("LABEL=my data") == []
+    second = disks.add(backing(first))
+    disks.record(second)
+    both = sorted((first, second))
+    assert disks.twins(f"UUID={identity}") == both
+    assert disks.twins("LABEL=my data") == both
+    assert disks.twins(f"/dev/disk/by-uuid/{identity}") == both
+    # A name that only one of them has is no question.
+    assert disks.twins(first) == []
+    assert disks.twins("ID=loop-0") == []
+    assert disks.twins("nonsense") == []
+
+
+def test_one_btrfs_on_two_devices_is_one(disks: Disks) -> None:
+    first, second = disks.add(), disks.add()
+    mkfs("btrfs", "-L", "pool", first, second)
+    identity = disks.record(first)["ID_FS_UUID"]
+    assert disks.record(second)["ID_FS_UUID"] == identity
+    assert disks.twins(f"UUID={identity}") == []
+    assert disks.twins("LABEL=pool") == []
+    copy = disks.add(backing(second))
+    disks.record(copy)
+    assert disks.twins(f"UUID={identity}") == sorted((second, copy)), "the first has no twin"
+
+
+def test_one_label_on_two_filesystems(disks: Disks) -> None:
+    first, second = disks.add(), disks.add()
+    mkfs("btrfs", "-L", "data", first)
+    mkfs("ext4", "-L", "data", second)
+    disks.record(first)
+    disks.record(second)
+    assert disks.twins("LABEL=data") == sorted((first, second))
+
+
+def test_a_partition_table_that_was_cloned(disks: Disks) -> None:
+    """Whatever is on the partitions: two of one btrfs have PARTUUIDs of their own."""
+    first, second = disks.add(), disks.add()
+    mkfs("btrfs", first, second)
+    for device in (first, second):
+        disks.record(device, "disk/by-partuuid/c0ffee01-01")
+    assert disks.twins("PARTUUID=c0ffee01-01") == sorted((first, second))
+
+
+def test_what_is_made_of_a_device_is_not_its_twin(disks: Disks, tmp_path: Path) -> None:
+    """A mapping over the whole device, at any height; sysfs as it is on a kernel that maps."""
+    first = disks.add()
+    mkfs("ext4", first)
+    identity = disks.record(first)["ID_FS_UUID"]
+    raw = (disks.database / f"b{disks.number(first)}").read_text()
+    (disks.database / "b252:1").write_text(raw)
+    assert len(disks.twins(f"UUID={identity}")) == 2, "nothing says yet that one is the other's"
+    sysfs = tmp_path / "sys"
+    names = {"loop": disks.number(first), "dm-0": "252:0", "dm-1": "252:1", "dm-2": "252:2"}
+    for name, number in names.items():
+        (sysfs / "block" / name / "holders").mkdir(parents=True)
+        (sysfs / "block" / name / "dev").write_text(f"{number}\n")
+        (sysfs / "dev/block").mkdir(parents=True, exist_ok=True)
+        (sysfs / "dev/block" / number).symlink_to(f"../../block/{name}")
+    for below, above in (("loop", "dm-0"), ("dm-0", "dm-1"), ("dm-0", "dm-2")):
+        (sysfs / "block" / below / "holders" / above).symlink_to(f"../../{above}")
+    disks.sysfs = str(sysfs)
+    assert disks.twins(f"UUID={identity}") == []
+    # A snapshot: a second one above the same device.
+    (sysfs / "block/dm-2/dm").mkdir()
+    (sysfs / "block/dm-2/dm/name").write_text("vg-snapshot\n")
+    (disks.database / "b252:2").write_text(raw)
+    assert disks.twins(f"UUID={identity}") == ["/dev/dm-1", "/dev/mapper/vg-snapshot"]
+
+
+def test_without_udev_nothing_is_known(tmp_path: Path) -> None:
+    assert twins.of("UUID=x", str(tmp_path / "none")) == []
+
+
+def test_what_is_left_of_a_device_that_went(disks: Disks) -> None:
+    first = disks.add()
+    mkfs("ext4", first)
+    identity = disks.record(first)["ID_FS_UUID"]
+    shutil.copy(disks.database / f"b{disks.number(first)}", disks.database / "b999:2")
+    assert disks.twins(f"UUID={identity}") == sorted((first, "/dev/999:2"))

@@ -1,0 +1,95 @@
+"""Waiting for devices: a real netlink monitor, and what the stage makes of it.
+
+Where these tests run, no udev sends events: that one ends the wait is shown in a machine, by
+vm-tests/test_volumes.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.errors import Refused
+from ephemeroot.hooks import waiting
+from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.report import Report
+from ephemeroot.hooks.stage import Stage
+from ephemeroot.linux import udev
+
+try:
+    udev.load()
+except ImportError as error:
+    pytest.skip(f"no udev library here: {error}", allow_module_level=True)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    report = Report("wipe", str(tmp_path / "boot.json"), "a boot", boot=False, verbose=False)
+    stage = Stage(
+        Plan(wipe=[], persist=[]),
+        CommandLine(""),
+        report,
+        target=str(tmp_path),
+        run=str(tmp_path),
+        boot_id="a boot",
+    )
+    stage.wait = True
+    return stage
+
+
+def test_what_is_there_is_not_waited_for() -> None:
+    assert udev.wait_for("/dev/null", 60)
+
+
+def test_the_wait_ends(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert not udev.wait_for(str(tmp_path / "device"), 1)
+    assert time.monotonic() - begun >= 1
+
+
+def test_the_message_lists_what_is_there(stage: Stage, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"^it is not there \(block devices that are: .*\)$"):
+        waiting.device(stage, str(tmp_path / "device"), 1, "it")
+
+
+def test_what_dracuts_loop_has_waited_for_is_not_waited_for_again(
+    stage: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / waiting.WAITED).touch()
+    begun = time.monotonic()
+    with pytest.raises(Refused, match="is not there"):
+        waiting.device(stage, str(tmp_path / "device"), 600, "it")
+    assert time.monotonic() - begun < 60
+
+
+def test_no_library_is_a_problem_and_no_end(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyudev", None)
+    with pytest.raises(Refused, match="is not there"):
+        waiting.device(stage, str(tmp_path / "device"), 600, "it")
+    assert stage.report.problems() == 1
+
+
+@pytest.mark.parametrize("imported", ["import ctypes.util", "pass"])
+def test_nothing_of_the_stand_in_is_left(imported: str) -> None:
+    """Who asks ctypes.util afterwards must be answered by the real one."""
+    code = f"""
+{imported}
+from ephemeroot.linux import udev
+udev.load()
+import ctypes.util
+assert ctypes.util.find_library("c").startswith("libc.so"), ctypes.util
+"""
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_it_costs_nothing_where_nobody_waits() -> None:
+    code = "import sys; from ephemeroot.hooks import __main__; print('pyudev' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
+    assert done.stdout == b"False\n"
