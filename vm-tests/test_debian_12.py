@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from vm import initramfs
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.command import Unavailable
-from vm.disk import Disk
+from vm.disk import Disk, Swap
 from vm.ephemeral import Ephemeral, make
 from vm.image import DEBIAN_12, debian_system
 from vm.inits import WITHOUT_SYSTEMD
+from vm.verdict import Emergency, Stopped
 from vm.wiped import require_wiped_once
 
 DiskFactory = Callable[..., Disk]
+
+INITS = {"systemd": (), "shell": WITHOUT_SYSTEMD}
+PYTHON = "usr/bin/python3.11"
 
 
 @pytest.fixture(scope="session")
@@ -28,24 +34,60 @@ def ephemeral(cache: Cache, wheel: Path) -> Ephemeral:
         pytest.skip(f"no machines here: {error}")
 
 
-@pytest.mark.parametrize("options", [(), WITHOUT_SYSTEMD], ids=["systemd", "shell"])
-def test_wiped_and_persisted(
-    bench: Bench,
-    cache: Cache,
-    ephemeral: Ephemeral,
-    disk: DiskFactory,
-    name: str,
-    options: tuple[str, ...],
-) -> None:
-    target = disk(ephemeral.layout(), ephemeral.system)
-    with target.mounted() as top:
+@pytest.fixture
+def boot(
+    request: pytest.FixtureRequest, ephemeral: Ephemeral, cache: Cache, disk: DiskFactory
+) -> Boot:
+    """A disk whose root has something to lose, under an initramfs of that init that can resume."""
+    initrd = ephemeral.initrd(cache, (*INITS[request.param], "--add", "resume"))
+    disks = (disk(ephemeral.layout(), ephemeral.system), disk(Swap()))
+    with disks[0].mounted() as top:
         (top / "root/etc/lost").write_text("")
         (top / "root/var/log/installer").write_text("worth keeping\n")
-    machine = bench.up(Boot(ephemeral.system, ephemeral.initrd(cache, options), (target,)), name)
-    require_wiped_once(machine)
-    assert machine.run("ls /etc/lost", check=False).rc != 0
-    assert machine.read("/var/log/installer") == b"worth keeping\n"
-    machine.run("systemctl is-active ephemeroot-lived.service")
-    assert machine.poweroff().complaints == ()
-    with target.mounted() as top:
+    return Boot(ephemeral.system, initrd, disks, arguments=("resume=/dev/vdb",))
+
+
+@pytest.mark.parametrize("boot", INITS, indirect=True)
+def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> None:
+    first = bench.up(boot, name)
+    require_wiped_once(first)
+    assert first.run("ls /etc/lost", check=False).rc != 0
+    assert first.read("/var/log/installer") == b"worth keeping\n"
+    first.run("systemctl is-active ephemeroot-lived.service")
+    first.run("echo unsaved > /etc/unsaved; swapon /dev/vdb")
+    assert first.hibernate().how == "poweroff"
+    second = bench.up(boot, name)
+    assert second.hello["boot_id"] == first.hello["boot_id"]
+    assert second.read("/etc/unsaved") == b"unsaved\n"
+    assert second.journal().count("wipe: wiped") == 1
+    assert second.poweroff().complaints == ()
+    with boot.disks[0].mounted() as top:
         assert len(list((top / "old_roots").iterdir())) == 1
+        assert (top / "root/etc/unsaved").read_text() == "unsaved\n"
+
+
+@pytest.mark.parametrize(
+    ("boot", "policy"),
+    [
+        ("systemd", "emergency"),
+        ("systemd", "reboot"),
+        ("systemd", "poweroff"),
+        ("shell", "emergency"),
+    ],
+    indirect=["boot"],
+)
+def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, policy: str) -> None:
+    """The policies are obeyed when nothing of ours but the shell runs."""
+    initrd = initramfs.overlay(boot.initrd, {PYTHON: "no interpreter\n"}, scratch / "initrd")
+    words = (*boot.arguments, f"ephemeroot.on-failure={policy}")
+    outcome = bench.boot(replace(boot, initrd=initrd, arguments=words), name)
+    if policy == "emergency":
+        assert isinstance(outcome, Emergency), str(outcome)
+        assert outcome.stage == "initramfs"
+        assert "cannot be started" in outcome.journal
+    else:
+        assert isinstance(outcome, Stopped), str(outcome)
+        assert outcome.how == policy
+    with boot.disks[0].mounted() as top:
+        assert (top / "root/etc/lost").exists()
+        assert not list((top / "old_roots").glob("*"))

@@ -8,11 +8,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from vm import initramfs, project
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.disk import Disk
 from vm.ephemeral import Ephemeral
+from vm.inits import WITHOUT_SYSTEMD
 from vm.system import System
 
 DiskFactory = Callable[..., Disk]
@@ -100,12 +103,18 @@ def test_installed_without_a_configuration_it_is_inert(
     assert machine.poweroff().complaints == ()
 
 
+@pytest.mark.parametrize("options", [(), WITHOUT_SYSTEMD], ids=["systemd", "shell"])
 def test_a_broken_closure_makes_an_inert_image_that_says_why(
-    bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
+    bench: Bench,
+    cache: Cache,
+    ephemeral: Ephemeral,
+    disk: DiskFactory,
+    name: str,
+    options: tuple[str, ...],
 ) -> None:
     library = "rm /usr/lib/x86_64-linux-gnu/libbtrfsutil.so.1*"
     broken = ephemeral.system.changed_by(cache, "sh", "-c", library)
-    initrd = initramfs.make(cache, broken)
+    initrd = initramfs.make(cache, broken, options)
     assert "THIS IMAGE IS INERT" in (initrd.parent / "dracut.log").read_text()
     boot = Boot(broken, initrd, (disk(ephemeral.layout(), ephemeral.system),))
     with boot.disks[0].mounted() as top:
@@ -118,6 +127,7 @@ def test_a_broken_closure_makes_an_inert_image_that_says_why(
     assert "THIS INITRAMFS IS INERT" in console
     assert "libbtrfsutil.so.1" in console
     assert "ephemeroot-wipe.service" not in machine.journal()
+    assert machine.run("ls -d /run/ephemeroot", check=False).rc != 0
     machine.poweroff()
     with boot.disks[0].mounted() as top:
         assert not (top / "old_roots").exists()

@@ -1,20 +1,26 @@
-"""Images of a real mkinitcpio, of both kinds: fresh, persisted, resumed, failing closed."""
+"""Images of a real mkinitcpio, of both kinds: fresh, persisted, resumed, failing closed, and with
+roots that the wiper mounts.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vm import initramfs, mkinitcpio
+from ephemeroot.image import archive
+from vm import initramfs, mkinitcpio, project
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.command import Unavailable
 from vm.disk import Disk, Swap
-from vm.ephemeral import Ephemeral, make
+from vm.ephemeral import CONFIGURATION, Ephemeral, make
 from vm.image import FOR_MKINITCPIO, debian_system
+from vm.mounted_roots import OVERLAY, OVERLAY_ROOT, TMPFS, TMPFS_ROOT, Ext4, install, tmpfs_layout
+from vm.system import System
 from vm.verdict import Emergency, Stopped
 from vm.wiped import require_wiped_once
 
@@ -24,14 +30,19 @@ STRAY = "of the root that goes\n"
 
 
 @pytest.fixture(scope="session")
-def ephemeral(cache: Cache, wheel: Path) -> Ephemeral:
-    """The system with that mkinitcpio and the project, configured and applied."""
+def system(cache: Cache) -> System:
+    """The system with that mkinitcpio."""
     try:
         mkinitcpio.prefix()
-        image = mkinitcpio.installed(cache, debian_system(cache, FOR_MKINITCPIO))
+        return mkinitcpio.installed(cache, debian_system(cache, FOR_MKINITCPIO))
     except Unavailable as error:
         pytest.skip(str(error))
-    return make(cache, image, wheel, generator="mkinitcpio")
+
+
+@pytest.fixture(scope="session")
+def ephemeral(cache: Cache, system: System, wheel: Path) -> Ephemeral:
+    """That system with the project, configured and applied."""
+    return make(cache, system, wheel, generator="mkinitcpio")
 
 
 @pytest.fixture(params=["udev", "systemd"])
@@ -65,7 +76,7 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
         assert len(list((top / "old_roots").iterdir())) == 2
 
 
-@pytest.mark.parametrize("policy", ["emergency", "reboot"])
+@pytest.mark.parametrize("policy", ["emergency", "reboot", "poweroff"])
 def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, policy: str) -> None:
     """The policies are obeyed when nothing of ours but the shell runs."""
     python = "usr/bin/python3.13"
@@ -81,3 +92,149 @@ def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, poli
     with boot.disks[0].mounted() as top:
         assert (top / "root/etc/stray").read_text() == STRAY
         assert not list((top / "old_roots").glob("*"))
+
+
+@pytest.mark.parametrize("hooks", ["udev", "systemd"])
+@pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
+def test_a_root_that_the_wiper_mounts(
+    bench: Bench,
+    cache: Cache,
+    system: System,
+    wheel: Path,
+    disk: DiskFactory,
+    name: str,
+    hooks: str,
+    kind: str,
+) -> None:
+    configuration, root = (TMPFS, TMPFS_ROOT) if kind == "tmpfs" else (OVERLAY, OVERLAY_ROOT)
+    ready = make(cache, system, wheel, configuration, generator="mkinitcpio")
+    initrd = mkinitcpio.make(cache, ready.system, mkinitcpio.HOOKS[hooks])
+    if kind == "tmpfs":
+        disks: tuple[Disk, ...] = (disk(tmpfs_layout(ready), ready.system),)
+        install(disks[0])
+    else:
+        disks = (disk(Ext4(), ready.system), disk(ready.store_disk(), ready.system))
+    boot = Boot(ready.system, initrd, disks, root=root)
+    for number in (1, 2):
+        machine = bench.up(boot, name)
+        assert machine.settle() == "running", machine.failed_units()
+        assert machine.run("findmnt -no FSTYPE /").out.strip() == kind
+        assert machine.run("findmnt -rno TARGET | grep -cx /").out.strip() == "1"
+        assert machine.run("ls -d /lost", check=False).rc != 0
+        machine.run(f"echo lost > /lost; echo day {number} >> /var/log/diary")
+        expected = "".join(f"day {day}\n" for day in range(1, number + 1)).encode()
+        assert machine.read("/var/log/diary") == expected
+        said = json.loads(machine.read("/run/ephemeroot/boot.json"))
+        assert [said[stage]["problems"] for stage in ("wipe", "persist")] == [[], []]
+        assert machine.journal().count("wipe: wiped") == 1
+        assert machine.poweroff().complaints == ()
+
+
+@pytest.mark.parametrize("hooks", ["udev", "systemd"])
+def test_a_broken_closure_makes_an_inert_image(
+    bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str, hooks: str
+) -> None:
+    library = "rm /usr/lib/x86_64-linux-gnu/libbtrfsutil.so.1*"
+    broken = ephemeral.system.changed_by(cache, "sh", "-c", library)
+    initrd = mkinitcpio.make(cache, broken, mkinitcpio.HOOKS[hooks])
+    assert "THIS IMAGE IS INERT" in (initrd.parent / "log").read_text()
+    assert_nothing_done(bench, broken, initrd, disk(ephemeral.layout(), ephemeral.system), name)
+
+
+def test_a_wrong_order_is_inert(
+    bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
+) -> None:
+    hooks = "base udev modconf ephemeroot block resume filesystems vm-harness"
+    initrd = mkinitcpio.make(cache, ephemeral.system, hooks)
+    log = (initrd.parent / "log").read_text()
+    assert "THIS IMAGE IS INERT" in log
+    right = "HOOKS=(base udev modconf block resume ephemeroot filesystems vm-harness)"
+    assert right in log
+    target = disk(ephemeral.layout(), ephemeral.system)
+    assert right in assert_nothing_done(bench, ephemeral.system, initrd, target, name)
+
+
+def test_a_fallback_image_has_nothing(cache: Cache, ephemeral: Ephemeral) -> None:
+    hooks = "base udev autodetect modconf block resume ephemeroot filesystems vm-harness"
+    initrd = mkinitcpio.make(cache, ephemeral.system, hooks, "-S autodetect")
+    assert "a fallback image never wipes" in (initrd.parent / "log").read_text()
+    names = archive.read(initrd, lambda _: False).names
+    assert "init" in names
+    assert not [name for name in names if name.startswith("usr/lib/ephemeroot")]
+    assert "hooks/ephemeroot" not in names
+
+
+def assert_nothing_done(bench: Bench, system: System, initrd: Path, target: Disk, name: str) -> str:
+    """An inert image boots the root as it is; returns what was on the console."""
+    with target.mounted() as top:
+        (top / "root/etc/stray").write_text(STRAY)
+    machine = bench.up(Boot(system, initrd, (target,)), name)
+    machine.settle()
+    assert machine.read("/etc/stray") == STRAY.encode()
+    assert machine.run("findmnt /var/log", check=False).rc != 0
+    console = machine.console.read_text(errors="replace")
+    assert "THIS INITRAMFS IS INERT" in console
+    machine.poweroff()
+    with target.mounted() as top:
+        assert not (top / "old_roots").exists()
+    return console
+
+
+APPLY = """\
+set -e
+ephemeroot setup mkinitcpio
+truncate --size 256M /run/store
+mkfs.btrfs --quiet /run/store
+device=$(losetup --find --show /run/store)
+trap 'umount --quiet /persistent /mnt; losetup --detach "$device"' EXIT
+# That of the machine to be, not of the host that this chroot is on.
+echo "root=$device rootflags=subvol=root ro" > /run/cmdline
+mount --bind /run/cmdline /proc/cmdline
+mount "$device" /mnt
+btrfs --quiet subvolume create /mnt/persistent
+mkdir -p /persistent
+mount -o subvol=persistent "$device" /persistent
+sed -i "s,UUID=[-0-9a-f]*,$device," /etc/ephemeroot/ephemeroot.toml
+echo "$device / btrfs subvol=root 0 0" > /etc/fstab
+useradd --create-home --uid 1000 talyz
+: > /etc/udev/hwdb.bin # which Debian keeps elsewhere
+cat > /etc/mkinitcpio.conf << 'END'
+MODULES=(virtio_blk btrfs)
+COMPRESSION=cat
+HOOKS=(base udev autodetect modconf block ephemeroot filesystems)
+END
+mkdir /etc/mkinitcpio.d
+cat > /etc/mkinitcpio.d/linux.preset << END
+ALL_kver=$(ls /usr/lib/modules)
+ALL_config=/etc/mkinitcpio.conf
+PRESETS=(default fallback)
+default_image=/boot/initramfs-linux.img
+fallback_image=/boot/initramfs-linux-fallback.img
+fallback_options="-S autodetect"
+END
+echo "== first"; ephemeroot apply --yes
+echo "== wrong"
+sed -i 's/block ephemeroot/ephemeroot block/' /etc/mkinitcpio.conf
+cp /boot/initramfs-linux.img /run/before
+status=0; ephemeroot apply --yes 2>&1 || status=$?
+echo "status $status"
+cmp /run/before /boot/initramfs-linux.img
+ls -A /boot
+"""
+
+
+def test_apply_rebuilds_the_images_of_all_presets(
+    cache: Cache, system: System, wheel: Path
+) -> None:
+    """No machine needed, only that mkinitcpio. An image that would be inert takes no one's place."""
+    files = {"etc/ephemeroot/ephemeroot.toml": CONFIGURATION}
+    installed = project.installed(cache, system, wheel, files)
+    said = installed.run(cache, "sh", "-c", APPLY)
+    first, wrong = said.partition("== first\n")[2].split("== wrong\n")
+    assert "rebuild /boot/initramfs-linux.img (default) with mkinitcpio" in first
+    assert "entry, interpreter, hooks, kernel modules" in first
+    assert "a fallback image: nothing of ephemeroot in it, so it never wipes" in first
+    assert "done: 2 images of generation 1 read back" in first
+    assert "write HOOKS=(base udev autodetect modconf block ephemeroot filesystems)" in wrong
+    assert "status 10" in wrong
+    assert wrong.split()[-2:] == ["initramfs-linux-fallback.img", "initramfs-linux.img"]

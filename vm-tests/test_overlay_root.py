@@ -1,62 +1,28 @@
-"""A stock installation on ext4 that stays as it is below an overlay: three boots of Debian."""
+"""A stock installation on ext4 that stays as it is below an overlay: boots of Debian, by both of
+dracut's inits.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from vm.bench import Bench, Boot
 from vm.cache import Cache
-from vm.command import run
 from vm.disk import Disk
-from vm.ephemeral import STORE_UUID, make
-from vm.loop import mounted
+from vm.ephemeral import make
+from vm.inits import WITHOUT_SYSTEMD
 from vm.machine import Machine
+from vm.mounted_roots import OVERLAY, OVERLAY_ROOT, Ext4
 from vm.system import System
-from vm.tools import Tools
 
 DiskFactory = Callable[..., Disk]
 
-CONFIGURATION = f"""\
-[root]
-wiper = "overlay"
-# QEMU has the kernel and the initramfs
-external-boot = true
-
-[root.overlay]
-volume = "/persistent"
-
-[[volumes]]
-mount-point = "/persistent"
-device = "UUID={STORE_UUID}"
-type = "btrfs"
-options = ["subvol=persistent"]
-timeout = "20s"
-
-[persistence."/persistent"]
-directories = ["/var/log", "/home"]
-files = ["/etc/machine-id"]
-"""
-
 LOST = ("/etc/lost", "/usr/lost", "/root/lost")
 KEPT = ("/var/log/diary", "/home/talyz/diary")
-
-
-@dataclass(frozen=True)
-class Ext4:
-    """The system on an ext4 over the whole disk, with the line that Debian's installer writes."""
-
-    size: str = "1500M"
-
-    def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:
-        """See `vm.disk.Layout`."""
-        run(["mkfs.ext4", "-q", "-F", image])
-        with mounted(image, "ext4", "rw") as top:
-            system.copy_to(cache, top)
-            (top / "etc/fstab").write_text("/dev/vda / ext4 errors=remount-ro 0 1\n")
-            (top / "etc/lost").unlink(missing_ok=True)
 
 
 def check_mounts(machine: Machine) -> None:
@@ -72,22 +38,31 @@ def check_report(machine: Machine, retired: bool) -> None:
     assert said["wipe"]["problems"] == []
     assert said["persist"]["problems"] == []
     assert bool(said["wipe"]["wiped /"]["retired"]) == retired
-    journal = machine.journal("-u ephemeroot-wipe.service -u ephemeroot-persist")
+    journal = machine.journal()
     assert journal.count("wipe: wiped") == 1, journal
     assert journal.index("wipe: wiped") < journal.index("persist: "), journal
     machine.run("systemctl is-active ephemeroot-lived.service")
 
 
-def test_three_boots(
-    bench: Bench, cache: Cache, image: System, wheel: Path, disk: DiskFactory, name: str
+@pytest.mark.parametrize(
+    ("options", "boots"), [((), 3), (WITHOUT_SYSTEMD, 2)], ids=["systemd", "shell"]
+)
+def test_boot_after_boot(
+    bench: Bench,
+    cache: Cache,
+    image: System,
+    wheel: Path,
+    disk: DiskFactory,
+    name: str,
+    options: tuple[str, ...],
+    boots: int,
 ) -> None:
-    ready = make(cache, image, wheel, CONFIGURATION)
+    ready = make(cache, image, wheel, OVERLAY)
     disks = (disk(Ext4(), ready.system), disk(ready.store_disk(), ready.system))
-    root = ("root=/dev/vda", "rootfstype=ext4", "ro")
-    boot = Boot(ready.system, ready.initrd(cache), disks, root=root)
+    boot = Boot(ready.system, ready.initrd(cache, options), disks, root=OVERLAY_ROOT)
     with disks[0].mounted("ext4", "ro") as top:
         before = sorted(str(p.relative_to(top)) for p in (top / "etc").rglob("*"))
-    for number in (1, 2, 3):
+    for number in range(1, boots + 1):
         machine = bench.up(boot, name)
         assert machine.settle() == "running", machine.failed_units()
         check_report(machine, retired=number > 1)
@@ -102,7 +77,8 @@ def test_three_boots(
     with disks[0].mounted("ext4", "ro") as top:
         after = sorted(str(p.relative_to(top)) for p in (top / "etc").rglob("*"))
     assert after == before, "the installed root was never written to"
+    retired = [f"day {number}\n" for number in range(1, boots)]
     with disks[1].mounted() as top:
         old = top / "persistent/ephemeroot-overlay/old-uppers"
-        assert sorted((p / "etc/lost").read_text() for p in old.iterdir()) == ["day 1\n", "day 2\n"]
+        assert sorted((p / "etc/lost").read_text() for p in old.iterdir()) == retired
         assert not [p.name for p in old.iterdir() if "unused" in p.name]

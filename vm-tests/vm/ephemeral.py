@@ -61,6 +61,15 @@ ephemeroot --root /run/machine apply --yes --no-images
 """
 
 
+_APPLY_AGAIN = """\
+set -e
+{change}
+mkdir /run/machine
+mount --rbind / /run/machine
+ephemeroot --root /run/machine apply --yes --no-images
+"""
+
+
 @dataclass(frozen=True)
 class Ephemeral:
     """A system with the project applied; `store` has what `apply` wrote into its store."""
@@ -71,6 +80,12 @@ class Ephemeral:
     def initrd(self, cache: Cache, arguments: tuple[str, ...] = ()) -> Path:
         """Its initramfs, by its own dracut."""
         return initramfs.make(cache, self.system, arguments)
+
+    def applied_again(self, cache: Cache, change: str) -> Ephemeral:
+        """The same after the shell command *change* and another `ephemeroot apply`."""
+        system = self.system.changed_by(cache, "sh", "-c", _APPLY_AGAIN.format(change=change))
+        changed = _files(system.layers[-1] / "persistent")
+        return Ephemeral(system, {**self.store, **changed})
 
     def layout(self, *, store: bool = True) -> Btrfs:
         """A disk with base and root, and with the store unless that is on another."""

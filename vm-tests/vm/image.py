@@ -35,7 +35,10 @@ PACKAGES = debian.Selection(
     )
 )
 DEBIAN_12 = replace(PACKAGES, suite="bookworm")
-UNSTABLE = replace(PACKAGES, suite="sid", stale=True)
+# Its dracut wants a switch_root that no package depends on.
+UNSTABLE = replace(
+    PACKAGES, suite="sid", stale=True, packages=(*PACKAGES.packages, "util-linux-extra")
+)
 # What devices can be made of, and the filesystems on them: Debian's own dracut modules and units.
 VOLUMES = replace(
     PACKAGES,

@@ -9,3 +9,5 @@ _OMITTED = (
     "systemd-cryptsetup systemd-battery-check dbus dbus-broker dbus-daemon"
 )
 WITHOUT_SYSTEMD = ("--omit", _OMITTED)
+# For any machine, not for this one.
+GENERIC = ("--no-hostonly",)

@@ -40,7 +40,8 @@ cp /usr/bin/busybox /usr/lib/initcpio/busybox
 _BUILD = """\
 modules='MODULES=(virtio_blk virtio_pci)'
 printf '%s\\nCOMPRESSION=cat\\nHOOKS=(%s)\\n' "$modules" "$1" > /tmp/mkinitcpio.conf
-mkinitcpio -c /tmp/mkinitcpio.conf -k "$2" -g /run/results/initrd > /run/results/log 2>&1
+exec > /run/results/log 2>&1
+mkinitcpio -c /tmp/mkinitcpio.conf -k "$2" -g /run/results/initrd $3
 [ -s /run/results/initrd ]
 """
 
@@ -66,14 +67,15 @@ def installed(cache: Cache, system: System) -> System:
     return added.changed_by(cache, "sh", "-c", _MERGE)
 
 
-def make(cache: Cache, system: System, hooks: str) -> Path:
+def make(cache: Cache, system: System, hooks: str, options: str = "") -> Path:
     """The image that the system's mkinitcpio makes with those HOOKS, if not in the cache.
 
-    What mkinitcpio said is beside it in `log`. Raises CommandFailed.
+    `options` are more words for mkinitcpio. What it said is beside the image in `log`. Raises
+    CommandFailed.
     """
 
     def build(folder: Path) -> None:
-        words = ("bash", "-c", _BUILD, "bash", hooks, system.release)
+        words = ("bash", "-c", _BUILD, "bash", hooks, system.release, options)
         try:
             system.run(cache, *words, results=folder)
         except CommandFailed as error:
@@ -81,5 +83,5 @@ def make(cache: Cache, system: System, hooks: str) -> Path:
             said = log.read_text(errors="replace") if log.exists() else ""
             raise CommandFailed(error.argv, error.status, error.output + said) from error
 
-    key = digest(Path(__file__), system.key, hooks)
+    key = digest(Path(__file__), system.key, hooks, options)
     return cache.entry("initramfs", key, build, keep=20) / "initrd"

@@ -1,0 +1,59 @@
+"""Debian unstable, whatever it has today: the newest dracut, systemd and kernel that there are.
+
+Not among what every change must pass, for it changes every day: `make vm-test BOOTS=unstable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.image import archive, contents, readback
+from vm.bench import Bench, Boot
+from vm.cache import Cache
+from vm.command import Unavailable
+from vm.disk import Disk
+from vm.ephemeral import Ephemeral, make
+from vm.image import UNSTABLE, debian_system
+from vm.inits import WITHOUT_SYSTEMD
+from vm.wiped import require_wiped_once
+
+DiskFactory = Callable[..., Disk]
+
+pytestmark = pytest.mark.unstable
+
+
+@pytest.fixture(scope="session")
+def ephemeral(cache: Cache, wheel: Path) -> Ephemeral:
+    """Debian unstable with the project, configured and applied."""
+    try:
+        return make(cache, debian_system(cache, UNSTABLE), wheel)
+    except Unavailable as error:
+        pytest.skip(f"no machines here: {error}")
+
+
+@pytest.mark.parametrize("options", [(), WITHOUT_SYSTEMD], ids=["systemd", "shell"])
+def test_wiped_and_persisted(
+    bench: Bench,
+    cache: Cache,
+    ephemeral: Ephemeral,
+    disk: DiskFactory,
+    name: str,
+    options: tuple[str, ...],
+) -> None:
+    initrd = ephemeral.initrd(cache, options)
+    plan = contents.PLAN.lstrip("/")
+    found = archive.read(initrd, lambda name: name == plan)
+    print(readback.verify(initrd, found.files[plan]))
+    target = disk(ephemeral.layout(), ephemeral.system)
+    with target.mounted() as top:
+        (top / "root/etc/lost").write_text("")
+        (top / "root/var/log/installer").write_text("worth keeping\n")
+    machine = bench.up(Boot(ephemeral.system, initrd, (target,)), name)
+    require_wiped_once(machine)
+    print(machine.run("dpkg-query -W dracut-core systemd python3; uname -r").out)
+    assert machine.run("ls /etc/lost", check=False).rc != 0
+    assert machine.read("/var/log/installer") == b"worth keeping\n"
+    assert machine.poweroff().complaints == ()
