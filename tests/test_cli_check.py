@@ -59,7 +59,9 @@ def test_json(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json", "--root", str(tree.path)]) == 2
     content = json.loads(capsys.readouterr().out)
     problems = content.pop("problems")
-    assert content == {"format": "ephemeroot-check", "version": 1, "files": [tree.show()],
+    assert content == {"format": "ephemeroot-check", "version": 1, "host": "kiosk-7",
+                       "machine-id": "0123456789abcdef0123456789abcdef", "files": [tree.show()],
+                       "for-other-machines": [],
                        "errors": 1, "warnings": 1}  # fmt: skip
     assert [p for p in problems if p["severity"] == "error"] == [
         {"file": tree.show(), "line": 12, "key": 'persistence."/persistent".fils',

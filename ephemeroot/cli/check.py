@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import terminal
+from ephemeroot.cli import hosts, terminal
 from ephemeroot.compile import compile_examination
-from ephemeroot.config import Examination, Machine, Problem, examine, nested, read
+from ephemeroot.config import Configuration, Examination, Machine, Problem, examine, nested, read
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.image import age, applied
 
@@ -22,12 +22,13 @@ VERSION = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The verb has no arguments of its own."""
+    """Declare the verb's own arguments."""
+    hosts.configure(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 without errors (warnings are none), else 2."""
-    machine = Machine.of(arguments.root)
+    machine = hosts.machine(arguments)
     config = read(machine, arguments.config)
     examination = examine(config, machine)
     problems = [
@@ -36,14 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
         *_outdated(examination),
     ]
     if arguments.json:
-        _print_json(config.files, problems)
+        _print_json(config, machine, problems)
     else:
+        for line in hosts.describe(config, machine):
+            terminal.say(line)
         _print(config.files, problems)
     return Misconfigured.exit_code if _errors(problems) else 0
 
 
 def _outdated(examination: Examination) -> list[Problem]:
     """What was applied, and the images that boot, against this configuration."""
+    if examination.machine.another:
+        return []
     root = Path(examination.machine.root)
     file, hint = str(applied.path(root)), "run 'ephemeroot apply'"
     try:
@@ -73,11 +78,14 @@ def _print(files: Sequence[str], problems: Sequence[Problem]) -> None:
     terminal.say(f"{read_from} checked: {counts}")
 
 
-def _print_json(files: Sequence[str], problems: Sequence[Problem]) -> None:
+def _print_json(config: Configuration, machine: Machine, problems: Sequence[Problem]) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "files": list(files),
+        "host": machine.host_name,
+        "machine-id": machine.machine_id,
+        "files": list(config.files),
+        "for-other-machines": list(config.elsewhere),
         "errors": _errors(problems),
         "warnings": len(problems) - _errors(problems),
         "problems": [problem.to_json() for problem in problems],

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ephemeroot.cli import terminal
+from ephemeroot.cli import hosts, terminal
 from ephemeroot.compile import Compilation, compile_machine
-from ephemeroot.config import Machine, Place, read
+from ephemeroot.config import Configuration, Place, read
 from ephemeroot.hooks.operation import Operation
 
 NAME = "plan"
@@ -19,17 +19,22 @@ WIDEST = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The verb has no arguments of its own."""
+    """Declare the verb's own arguments."""
+    hosts.configure(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; with ``--json``, exactly as it is put into an image."""
-    machine = Machine.of(arguments.root)
-    compilation = compile_machine(read(machine, arguments.config), machine)
+    machine = hosts.machine(arguments)
+    config = read(machine, arguments.config)
+    compilation = compile_machine(config, machine)
     if arguments.json:
         sys.stdout.write(compilation.plan.dump().decode())
         return 0
+    for line in hosts.describe(config, machine):
+        terminal.say(line)
     _print(compilation)
+    _print_settings(config)
     for problem in compilation.warnings:
         terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
     return 0
@@ -48,6 +53,22 @@ def _print(compilation: Compilation) -> None:
         _print_stage(operations, places, width)
     failures = ", ".join(f"{kind}: {policy}" for kind, policy in plan.on_failure.items())
     terminal.say(f"on failure: {failures}")
+
+
+def _print_settings(config: Configuration) -> None:
+    """The single values that do not come from the main file, which the steps do not show."""
+    if not config.set_by_drop_ins:
+        return
+    sys.stdout.write(terminal.heading("set by drop-ins:") + "\n")
+    keys = [place.key for place, _ in config.set_by_drop_ins]
+    width = max(len(key) for key in keys)
+    for key, (place, older) in zip(keys, config.set_by_drop_ins, strict=True):
+        instead = f", instead of {_where(older[-1])}" if older else ""
+        terminal.say(f"  {key:<{width}}  {_where(place)}{instead}")
+
+
+def _where(place: Place) -> str:
+    return place.file if place.line is None else f"{place.file}:{place.line}"
 
 
 def _print_stage(operations: Sequence[Operation], places: Sequence[Place], width: int) -> None:

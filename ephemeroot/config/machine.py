@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ephemeroot.config import fstab, markers, sources
 from ephemeroot.config.accounts import Accounts
@@ -43,7 +43,8 @@ class Machine:
     are as the machine sees them. ``store_ids`` are the ids of stores by path; for one
     that is not in it, ``store_id`` reads the store's marker. ``generation`` is the
     plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it is not this machine
-    that is looked at.
+    that is looked at. ``another`` is true for a machine of which nothing but name and id is
+    known: what boots it, and what its stores are, is not.
     """
 
     root: str = "/"
@@ -60,32 +61,53 @@ class Machine:
     generation: int = 0
     labels: Labels = field(default_factory=Labels)
     memory: int = 0
+    another: bool = False
 
     @classmethod
     def of(cls, root: str = "/") -> Machine:
-        """The machine whose root is the directory *root*; ``/`` is this one.
+        """The machine whose root is the directory *root*; ``/`` is this one, unless this is a
+        chroot: a system that is being installed or built has another one's kernel.
 
         Raises ``Misconfigured`` if that is no directory.
         """
         root = os.path.abspath(root)
         if not os.path.isdir(root):
             raise Misconfigured(f"{root} is no directory", "--root names the root of a machine")
-        live = root == "/"
-        host = os.uname().nodename if live else (sources.read_text(root, "/etc/hostname") or "")
+        live = root == "/" and is_booted()
         identity = (sources.read_text(root, "/etc/machine-id") or "").strip()
         return cls(
             root=root,
-            host_name=host.strip(),
+            host_name=os.uname().nodename if live else _host_name(root),
             machine_id=identity if _MACHINE_ID.fullmatch(identity) else None,
             fstab=tuple(fstab.parse(sources.read_text(root, "/etc/fstab") or "")),
             accounts=Accounts.of(root),
-            command_lines=_command_lines(root),
-            mounted=frozenset(m.point for m in mountinfo.mounts()) if live else frozenset(),
+            command_lines=_command_lines(root, live=live),
+            mounted=frozenset(m.point for m in mountinfo.mounts()) if root == "/" else frozenset(),
             boot_files=_existing(root, *_BOOT_FILES),
             package_databases=_existing(root, *(path[1:] for path in PACKAGE_DATABASES)),
             host_keys=_existing(root, _HOST_KEYS),
             labels=Labels.of(root),
             memory=_memory() if live else 0,
+        )
+
+    def as_another(self, host_name: str | None, machine_id: str | None) -> Machine:
+        """The machine called *host_name*, or with that id, as far as it can be known from here:
+        accounts and /etc/fstab are taken to be the same. ``None`` twice is this one.
+        """
+        mine = (host_name in (None, self.host_name), machine_id in (None, self.machine_id))
+        if all(mine):
+            return self
+        # What the other has for an id is not known just because its name is, nor the reverse.
+        return replace(
+            self,
+            host_name=host_name or "",
+            machine_id=machine_id,
+            command_lines=(),
+            mounted=frozenset(),
+            boot_files=(),
+            host_keys=(),
+            memory=0,
+            another=True,
         )
 
     def show(self, path: str) -> str:
@@ -102,14 +124,46 @@ class Machine:
         return markers.read(self.show(path))
 
 
+def is_booted() -> bool:
+    """Whether the root directory of this process is the one of the running system.
+
+    Without the right to look, or without /proc, it is taken to be.
+    """
+    try:
+        return os.path.samestat(os.stat("/proc/1/root/."), os.stat("/"))
+    except OSError:
+        return True
+
+
+def parse_id(text: str) -> str:
+    """A machine's id as machine-id(5) has it, dashes left out. Raises ``Misconfigured``."""
+    plain = text.replace("-", "").lower()
+    if not _MACHINE_ID.fullmatch(plain):
+        raise Misconfigured(f"{text!r} is no machine id", "it has 32 hexadecimal digits")
+    return plain
+
+
+def _host_name(root: str) -> str:
+    """What a machine that boots *root* calls itself (hostname(5), os-release(5))."""
+    for line in (sources.read_text(root, "/etc/hostname") or "").splitlines():
+        if line.strip() and not line.startswith("#"):
+            return line.strip()
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        for line in (sources.read_text(root, path) or "").splitlines():
+            key, _, value = line.partition("=")
+            if key == "DEFAULT_HOSTNAME" and value.strip("\"' "):
+                return value.strip("\"' ")
+    return "localhost"
+
+
 def command_line(text: str) -> CommandLine:
     """A kernel command line taken apart as the boot code does it."""
     return CommandLine(text)
 
 
-def _command_lines(root: str) -> tuple[tuple[str, str], ...]:
+def _command_lines(root: str, *, live: bool) -> tuple[tuple[str, str], ...]:
     """The running kernel's, if it is this machine's, and what kernel-install(8) will use."""
-    files = ["/proc/cmdline"] if root == "/" else []
+    files = ["/proc/cmdline"] if live else []
     files.append("/etc/kernel/cmdline")
     texts = [(sources.show(root, path), sources.read_text(root, path)) for path in files]
     return tuple((path, text) for path, text in texts if text is not None)

@@ -133,11 +133,17 @@ class StoreEntry:
 class Configuration:
     """All files together. ``stores`` are the enabled ones, in the order they were declared.
 
+    ``files`` are those that count, ``elsewhere`` those whose ``[match]`` is for other machines.
+    ``set_by_drop_ins`` are the places of single values in drop-ins, each with the places of what
+    it replaced, the latest last.
+
     ``problems`` is what reading found. ``complete`` is false if a part could not be
     read at all, so that what seems to be missing may only be unread.
     """
 
     files: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    set_by_drop_ins: tuple[tuple[Place, tuple[Place, ...]], ...] = ()
     wiping: Wiping | None = None
     external_boot: bool = False
     seed_limit: int = SEED_LIMIT

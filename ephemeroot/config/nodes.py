@@ -7,7 +7,7 @@ last one wins.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ephemeroot.config.lines import KeyPath
@@ -64,6 +64,16 @@ def merge(first: Node, second: Node) -> Node:
     if lists[0] is not None and lists[1] is not None:
         return Node(lists[0] + lists[1], second.place)
     return Node(second.value, second.place, [*first.overridden, first, *second.overridden])
+
+
+def settings(node: Node) -> Iterator[Node]:
+    """All single values in *node* but those in lists, in the order of the configuration."""
+    table = node.table()
+    if table is not None:
+        for child in table.values():
+            yield from settings(child)
+    elif node.items() is None:
+        yield node
 
 
 def dotted(path: KeyPath) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import tomllib
+from dataclasses import replace
 from typing import Any
 
 from ephemeroot.config import entries, lines, nodes, plugins, settings, sources
@@ -28,16 +29,29 @@ def read(machine: Machine, main: str | None = None) -> Configuration:
     reading = Reading()
     merged: Node | None = None
     complete = True
+    files, elsewhere = [], []
     for source in found:
         node = parse(source, reading)
+        if node is not None and not _applies(node, source, machine, reading):
+            elsewhere.append(source.path)
+            continue
+        files.append(source.path)
         if node is None:
             complete = False
-        elif _applies(node, source, machine, reading):
+        else:
             merged = node if merged is None else nodes.merge(merged, node)
     if merged is None:
         merged = Node({}, Place(found[0].path))
-    files = tuple(source.path for source in found)
-    return _configuration(merged, files, complete, reading)
+    config = _configuration(merged, tuple(files), complete, reading)
+    return replace(
+        config,
+        elsewhere=tuple(elsewhere),
+        set_by_drop_ins=tuple(
+            (node.place, tuple(older.place for older in node.overridden))
+            for node in nodes.settings(merged)
+            if node.place.file != found[0].path
+        ),
+    )
 
 
 def parse(source: sources.Source, reading: Reading) -> Node | None:
@@ -77,7 +91,9 @@ def _applies(node: Node, source: sources.Source, machine: Machine, reading: Read
     if hosts is None and ids is None:
         reading.add(match.place, "[match] says nothing", "name host-name or machine-id")
         return False
-    if hosts is not None and not any(fnmatch.fnmatchcase(machine.host_name, h) for h in hosts):
+    # Host names know no case (RFC 1123), and ConditionHost= of systemd.unit(5) does not either.
+    name = machine.host_name.lower()
+    if hosts is not None and not any(fnmatch.fnmatchcase(name, host.lower()) for host in hosts):
         return False
     return ids is None or machine.machine_id in [i.replace("-", "").lower() for i in ids]
 

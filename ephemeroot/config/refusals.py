@@ -317,7 +317,7 @@ class Refusals:
         except Damaged as error:
             self._add(place, error.message, "restore it from a backup, or remove it and 'apply'")
             return
-        if identity is None:
+        if identity is None and not self.machine.another:
             self.problems.append(markers.missing(place, store.path))
 
     def _fstab(self, line: fstab.FstabLine) -> Place:
