@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ephemeroot.cli import histories, setup, terminal
+from ephemeroot.cli.progress import Progress
 from ephemeroot.conversion import departure, lock, seeds
 from ephemeroot.conversion.departure import Departure, Finish
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
@@ -62,6 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     if plan is None:
         return _nothing_to_leave(root)
     leaving = Departure(root, plan)
+    bar = Progress("copying back", None)
+    leaving.copier.progress = lambda name: bar.update(
+        leaving.copier.copied + leaving.copier.shared, name
+    )
     with nullcontext() if arguments.dry_run else lock.hold(root):
         leaving.prove()
         steps = _steps(leaving, root, images=not arguments.no_images)
@@ -73,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             if not arguments.yes:
                 histories.confirm("Copy everything back and disarm?")
-            results = _execute(steps, quiet=arguments.json)
+            results = _execute(steps, bar, quiet=arguments.json)
     if arguments.json:
         _print_json(results)
     elif not arguments.dry_run:
@@ -146,7 +151,7 @@ def _show(leaving: Departure, steps: list[Step]) -> None:
         terminal.say(f"  {step.line}")
 
 
-def _execute(steps: list[Step], *, quiet: bool) -> list[tuple[Step, str]]:
+def _execute(steps: list[Step], bar: Progress, *, quiet: bool) -> list[tuple[Step, str]]:
     """Everything in order. An image that fails does not stop the others: it does nothing."""
     results = []
     for step in steps:
@@ -157,6 +162,7 @@ def _execute(steps: list[Step], *, quiet: bool) -> list[tuple[Step, str]]:
                 raise
             result = f"failed: {error}"
             terminal.error(f"{step.line}: {error}")
+        bar.clear()
         results.append((step, result))
         if not quiet:
             terminal.say(f"{step.line}: {result}")

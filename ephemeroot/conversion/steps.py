@@ -39,7 +39,7 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
         found += [_filesystem(survey, layout)]
     found += [_configuration(), _module(survey)]
     if layout.wiper == "btrfs":
-        found += [_base(layout)]
+        found += [_base()]
     found += [
         Step("Look for mistakes, and try a boot without booting:",
              ("ephemeroot check", "ephemeroot rehearse")),
@@ -221,12 +221,11 @@ def _module(survey: Survey) -> Step | None:
     return Step(f"The module for {generator}:", tuple(commands)) if commands else None
 
 
-def _base(layout: Layout) -> Step:
+def _base() -> Step:
     """Last: what was set up before must be in it."""
-    source = _top(layout.root)
     return Step(
         "The base, a copy of the root as it is now; each fresh root is a snapshot of it:",
-        _mounted_top(layout, f"btrfs subvolume snapshot {source} {_top(layout.base)}"),
+        ("ephemeroot base create",),
     )
 
 

@@ -1,0 +1,138 @@
+"""``ephemeroot adopt``: live data into the store, and declared, while the machine runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.cli import histories, terminal
+from ephemeroot.cli.progress import Progress
+from ephemeroot.config import Machine, read
+from ephemeroot.conversion import adoption, drop_in, lock, writers
+from ephemeroot.conversion.adoption import Adopter, Adoption
+from ephemeroot.conversion.writers import Writer
+from ephemeroot.linux.copying import Copier
+
+NAME = "adopt"
+HELP = "copy what is on the running root into the store, and declare it"
+
+FORMAT = "ephemeroot-adopt"
+VERSION = 1
+PARTLY = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument("path", nargs="+", metavar="PATH", help="a directory or file of the root")
+    parser.add_argument("--store", metavar="PATH", help="which store (default: the first)")
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="take the root's, where the store has another one; that is kept aside",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--yes", action="store_true", help="do not ask, whoever is writing there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: all of it is in the store; 10: something kept changing while it was copied."""
+    root = Path(arguments.root)
+    machine = Machine.of(arguments.root)
+    config = read(machine, arguments.config)
+    with nullcontext() if arguments.dry_run else lock.hold(root):
+        adopter = Adopter(
+            root,
+            config,
+            machine,
+            [os.path.abspath(p) if arguments.root == "/" else p for p in arguments.path],
+            store=arguments.store,
+            replace=arguments.replace,
+        )
+        held = {one.path: writers.below(os.path.realpath(root / one.path.lstrip("/")))
+                for one in adopter.adoptions}  # fmt: skip
+        if not arguments.json:
+            _show(adopter, held)
+        results = [] if arguments.dry_run else _adopt(arguments, adopter, held)
+    if arguments.json:
+        _print_json(adopter, held, results)
+    elif results:
+        _conclude(adopter, held, root)
+    return PARTLY if any(one.problems for one in adopter.adoptions) else 0
+
+
+def _show(adopter: Adopter, held: dict[str, list[Writer]]) -> None:
+    for line in adopter.settled:
+        terminal.say(line)
+    for one in adopter.adoptions:
+        terminal.say(one.describe())
+        for writer in held[one.path]:
+            terminal.warning(
+                str(writer),
+                "what it writes while it is copied may be half a thing, and it goes on writing "
+                "to the root afterwards: stop it first",
+            )
+
+
+def _adopt(
+    arguments: argparse.Namespace, adopter: Adopter, held: dict[str, list[Writer]]
+) -> list[tuple[Adoption, str]]:
+    if any(held.values()) and not arguments.yes:
+        histories.confirm("Copy it all the same?")
+    bind = adoption.is_ephemeral(Path(arguments.root))
+    results = []
+    for one in adopter.adoptions:
+        with Progress(f"copying {one.path}", one.size) as bar:
+
+            def update(copier: Copier, name: str, bar: Progress = bar) -> None:
+                bar.update(copier.copied + copier.shared, name)
+
+            result = adopter.execute(one, bind=bind, progress=update)
+        results.append((one, result))
+        if not arguments.json:
+            terminal.say(f"{one.path}: {result}")
+    return results
+
+
+def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> None:
+    for one in adopter.adoptions:
+        for problem in one.problems:
+            terminal.warning(problem)
+    units = sorted({w.unit for found in held.values() for w in found if w.unit})
+    if units:
+        terminal.say(f"these still write to the root: systemctl restart {' '.join(units)}")
+    if any(one.declare for one in adopter.adoptions):
+        terminal.say(f"declared in {drop_in.place(root)[0]}; 'ephemeroot apply' makes it count")
+    if not adoption.is_ephemeral(root):
+        terminal.say(
+            "until the first ephemeral boot the root's own stay in use: what changes in them till "
+            "then is brought over by 'ephemeroot adopt --replace'"
+        )
+
+
+def _print_json(
+    adopter: Adopter, held: dict[str, list[Writer]], results: list[tuple[Adoption, str]]
+) -> None:
+    done: dict[str, Any] = {one.path: result for one, result in results}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settled": adopter.settled,
+        "adoptions": [
+            {
+                "path": one.path,
+                "store": one.store,
+                "bytes": one.size,
+                "declared": one.declare is not None,
+                "result": done.get(one.path),
+                "problems": one.problems,
+                "writers": [str(writer) for writer in held[one.path]],
+            }
+            for one in adopter.adoptions
+        ],
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,77 @@
+"""Which processes have files open for writing below a path (proc_pid_fd(5), proc_pid_fdinfo(5)).
+
+They would go on writing where nothing looks any more: to the root under the bind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+_FLAGS = re.compile(r"^flags:\s*([0-7]+)$", re.MULTILINE)
+_UNIT = re.compile(r"/([^/]+\.(?:service|scope))(?:/|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A process with its systemd unit (empty if it has none) and the first such file."""
+
+    pid: int
+    name: str
+    unit: str
+    path: str
+
+    def __str__(self) -> str:
+        unit = f" of {self.unit}" if self.unit else ""
+        return f"{self.name}{unit} (process {self.pid}) writes to {self.path}"
+
+
+def below(path: str) -> list[Writer]:
+    """The processes that have a regular file at or below *path* open for writing."""
+    found = []
+    for folder in sorted(PROC.iterdir(), key=lambda folder: folder.name):
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        opened = _opened(folder, path)
+        if opened:
+            found.append(Writer(int(folder.name), _name(folder), _unit(folder), opened))
+    return found
+
+
+def _opened(process: Path, path: str) -> str:
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:  # it has ended, or is not ours to look into
+        return ""
+    for descriptor in descriptors:
+        try:
+            target = os.readlink(descriptor)
+            if target != path and not target.startswith(f"{path}/"):
+                continue
+            flags = _FLAGS.search((process / "fdinfo" / descriptor.name).read_text())
+            writes = flags is not None and int(flags.group(1), 8) & os.O_ACCMODE != os.O_RDONLY
+            if writes and stat.S_ISREG(descriptor.stat().st_mode):
+                return target
+        except OSError:
+            continue
+    return ""
+
+
+def _name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return "a process"
+
+
+def _unit(process: Path) -> str:
+    try:
+        units = _UNIT.findall((process / "cgroup").read_text())
+    except OSError:
+        return ""
+    return str(units[-1]) if units else ""

@@ -1,0 +1,387 @@
+"""`ephemeroot adopt` on a real btrfs: what is copied, declared and bound, and that no moment at
+which it is killed loses anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btrfs_image import btrfsutil, fresh_disk
+from ephemeroot import cli
+from ephemeroot.config import Machine, read
+from ephemeroot.conversion import drop_in
+from ephemeroot.conversion.adoption import Adopter
+from ephemeroot.conversion.drop_in import Declaration
+from ephemeroot.linux import paths
+from machine_tree import MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+DROP_IN = "etc/ephemeroot/conf.d/adopted.toml"
+
+
+@pytest.fixture(params=["one btrfs", "two filesystems"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MachineTree]:
+    """A machine with root and store mounted, once where contents can be shared, once not."""
+    with fresh_disk(tmp_path) as disk:
+        for name in ("root", "persistent"):
+            btrfsutil.create_subvolume(str(disk.top / name))
+        root = tmp_path / "machine"
+        root.mkdir()
+        subprocess.run(["mount", "-o", "subvol=root", disk.loop, root], check=True)
+        store = root / "persistent"
+        store.mkdir()
+        if request.param == "one btrfs":
+            subprocess.run(["mount", "-o", "subvol=persistent", disk.loop, store], check=True)
+        else:
+            subprocess.run(["mount", "-t", "tmpfs", "none", store], check=True)
+        tree = MachineTree(root)
+        tree.write("srv/app/deep/file", "content " * 9000)
+        tree.write('srv/app/odd \n"name\\', "odd")
+        (root / "srv/app/link").symlink_to("/etc/passwd")
+        (root / "srv/app/same").hardlink_to(root / "srv/app/deep/file")
+        os.chown(root / "srv/app/deep", 1000, 1001)
+        (root / "srv/app/deep").chmod(0o750)
+        os.setxattr(root / "srv/app/deep/file", "user.note", b"kept")
+        (root / "srv").chmod(0o711)
+        yield tree
+        subprocess.run(["umount", "-R", "-l", root], check=True)
+
+
+def adopt(machine: MachineTree, *words: str) -> int:
+    return cli.main(["adopt", "--root", str(machine.path), *words])
+
+
+def shape(top: Path) -> dict[str, tuple[Any, ...]]:
+    """Everything that a copy must have kept."""
+    found = {}
+    for path in [top, *sorted(top.rglob("*"))]:
+        status = path.lstat()
+        what: Any = None
+        if path.is_symlink():
+            what = os.readlink(path)
+        elif path.is_file():
+            what = path.read_bytes(), os.listxattr(path)
+        found[str(path.relative_to(top))] = (
+            status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, what,
+        )  # fmt: skip
+    return found
+
+
+def declared(machine: MachineTree) -> list[str]:
+    return [d.path for d in machine.examination().declared]
+
+
+def records(machine: MachineTree) -> list[str]:
+    folder = machine.path / "persistent/.ephemeroot/adopting"
+    return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+def test_a_directory_is_copied_and_declared(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shape(machine.path / "srv/app")
+    assert adopt(machine, "/srv/app/") == 0
+    out = capsys.readouterr().out
+    stored = machine.path / "persistent/srv/app"
+    assert shape(stored) == before == shape(machine.path / "srv/app")
+    assert stored.parent.stat().st_mode & 0o7777 == 0o711
+    assert (stored / "same").samefile(stored / "deep/file")
+    assert "/srv/app" in declared(machine)
+    assert machine.errors() == []
+    assert records(machine) == []
+    assert DROP_IN in out
+    how = "shared" if machine.path.joinpath("persistent").stat().st_ino == 256 else "copied"
+    assert how in out
+
+
+def test_a_file_and_one_that_is_replaced_by_rename(machine: MachineTree) -> None:
+    machine.write("etc/adjtime", "0.0\n")
+    machine.write("etc/my.conf", "x")
+    assert adopt(machine, "/etc/adjtime", "/etc/my.conf") == 0
+    files = tomllib.loads((machine.path / DROP_IN).read_text())["persistence"]["/persistent"]
+    assert files == {"files": [{"file": "/etc/adjtime", "method": "copy"}, "/etc/my.conf"]}
+    assert (machine.path / "persistent/etc/my.conf").read_text() == "x"
+    assert adopt(machine, "/srv/app") == 0
+    assert {"/etc/adjtime", "/etc/my.conf", "/srv/app"} <= set(declared(machine))
+
+
+@pytest.mark.parametrize(
+    "name", ["with blank", 'quo"te', "new\nline", "back\\slash", "ü☃", "a=b#c"]
+)
+def test_odd_names_are_declared_as_they_are(machine: MachineTree, name: str) -> None:
+    machine.write(f"srv/{name}/x", "x")
+    assert adopt(machine, f"/srv/{name}") == 0
+    assert f"/srv/{name}" in declared(machine)
+    assert machine.errors() == []
+    assert (machine.path / "persistent/srv" / name / "x").read_text() == "x"
+
+
+def test_what_cannot_be_named_is_refused(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (machine.path / "srv" / "\udcff").mkdir()
+    assert adopt(machine, "/srv/\udcff") == 2
+    assert "no UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "said"),
+    [
+        ("/srv/none", 1, "No such file"),
+        ("/srv/app/link", 1, "is a link to /etc/passwd"),
+        ("srv", 2, "no absolute path"),
+        ("/persistent/x", 0, "persists already"),
+        ("/", 2, ""),
+        ("/etc", 0, ""),
+    ],
+)
+def test_what_is_refused(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str], path: str, code: int, said: str
+) -> None:
+    machine.write("persistent/x/y", "")
+    got = adopt(machine, path)
+    printed = capsys.readouterr()
+    if path == "/etc":
+        assert got in (0, 10), printed
+        return
+    assert got == code, printed
+    assert said in printed.err + printed.out
+    assert not (machine.path / DROP_IN).exists()
+
+
+def test_what_persists_already_is_left_alone(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.write("var/log/deep/x", "")
+    assert adopt(machine, "/var/log/deep") == 0
+    assert "persists already, by /var/log" in capsys.readouterr().out
+    assert adopt(machine, "/srv/app") == 0
+    drop = (machine.path / DROP_IN).read_text()
+    (machine.path / "srv/app/deep/file").write_text("of the root")
+    assert adopt(machine, "/srv/app") == 0
+    assert "--replace" in capsys.readouterr().out
+    assert (machine.path / "persistent/srv/app/deep/file").read_text() != "of the root"
+    assert (machine.path / DROP_IN).read_text() == drop
+
+
+def test_replaced_is_kept_aside(machine: MachineTree) -> None:
+    machine.write("persistent/srv/app/old", "of an earlier time")
+    assert adopt(machine, "/srv/app") == 1
+    assert not (machine.path / DROP_IN).exists()
+    assert adopt(machine, "--replace", "/srv/app") == 10
+    assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
+    (aside,) = (machine.path / "persistent/.ephemeroot/replaced").iterdir()
+    assert (aside / "old").read_text() == "of an earlier time"
+
+
+def test_beside_what_is_declared_below_it(machine: MachineTree) -> None:
+    """The store has /srv only as the directory of /srv/app: the rest of /srv comes to it."""
+    assert adopt(machine, "/srv/app") == 0
+    stored = machine.path / "persistent/srv"
+    (stored / "app/deep/file").write_text("newer, for it is bound")
+    machine.write("srv/beside/x", "beside")
+    machine.write("srv/file", "file")
+    assert adopt(machine, "/srv") == 0
+    assert (stored / "beside/x").read_text() == "beside"
+    assert (stored / "file").read_text() == "file"
+    assert (stored / "app/deep/file").read_text() == "newer, for it is bound"
+    assert {"/srv", "/srv/app"} <= set(declared(machine))
+    assert machine.errors() == []
+    assert records(machine) == []
+
+
+def test_a_declared_path_that_was_too_large_for_a_boot(machine: MachineTree) -> None:
+    machine.write(MAIN, ROOT + VOLUME + STORE.replace('"/var/log"', '"/var/log", "/srv/app"'))
+    assert adopt(machine, "/srv/app") == 0
+    assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
+    assert not (machine.path / DROP_IN).exists(), "it was declared already"
+
+
+def test_a_dry_run_changes_nothing(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shape(machine.path)
+    assert adopt(machine, "--dry-run", "/srv/app") == 0
+    assert "copy /srv/app into /persistent" in capsys.readouterr().out
+    assert adopt(machine, "--dry-run", "--json", "/srv/app") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["adoptions"][0]["path"] == "/srv/app"
+    assert document["adoptions"][0]["result"] is None
+    assert shape(machine.path) == before
+
+
+def test_who_writes_there_is_named(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = machine.path / "srv/app/database"
+    code = f"f = open({str(name)!r}, 'w'); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        assert adopt(machine, "/srv/app") == 2  # nobody can be asked
+        said = capsys.readouterr()
+        assert f"(process {writer.pid}) writes to {name}" in said.err
+        assert not (machine.path / "persistent/srv/app").exists()
+        assert adopt(machine, "--yes", "/srv/app") == 0
+        writer.communicate("\n")
+    assert (machine.path / "persistent/srv/app/database").exists()
+
+
+def test_it_is_bound_at_once_on_an_ephemeral_root(machine: MachineTree) -> None:
+    adopter = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app"])
+    (one,) = adopter.adoptions
+    assert "bound" in adopter.execute(one, bind=True, progress=None)
+    (machine.path / "srv/app/after").write_text("into the store")
+    assert (machine.path / "persistent/srv/app/after").read_text() == "into the store"
+    again = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app"])
+    assert again.adoptions == []
+    assert again.settled == ["/srv/app persists already"]
+    with pytest.raises(OSError, match="busy"):
+        (machine.path / "srv/app").rmdir()
+
+
+def test_what_is_mounted_below_is_not_copied(machine: MachineTree) -> None:
+    below = machine.path / "srv/app/elsewhere"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", below], check=True)
+    (below / "x").write_text("not the root's")
+    assert adopt(machine, "/srv/app") == 0
+    assert list((machine.path / "persistent/srv/app/elsewhere").iterdir()) == []
+    assert adopt(machine, "/srv/app/elsewhere") == 0, "persists by /srv/app"
+
+
+def test_a_full_store_is_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = MachineTree(tmp_path / "machine")
+    store = tmp_path / "machine/persistent"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64K", "none", store], check=True)
+    try:
+        tree.mark("persistent")
+        tree.write("srv/app/large", "x" * 200000)
+        assert adopt(tree, "/srv/app") == 1
+        assert "too full" in capsys.readouterr().err
+        assert not (store / "srv").exists()
+        assert not (tree.path / DROP_IN).exists()
+        assert records(tree) == []
+    finally:
+        subprocess.run(["umount", store], check=True)
+
+
+class Killer:
+    """Kills this process at its n-th call that changes something on a disk."""
+
+    CALLS = ("mkdir", "open", "rename", "write", "unlink", "symlink", "link", "utime", "fchown",
+             "fsync", "ftruncate", "sendfile", "rmdir")  # fmt: skip
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def patch(self) -> None:
+        for name in self.CALLS:
+            setattr(os, name, self._counted(getattr(os, name)))
+        paths.rename = self._counted(paths.rename)
+
+    def _counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **more: Any) -> Any:
+            flags = words[1] if real.__name__ == "open" and len(words) > 1 else os.O_CREAT
+            if isinstance(flags, int) and not flags & os.O_CREAT and real.__name__ == "open":
+                return real(*words, **more)
+            self.left -= 1
+            if self.left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*words, **more)
+
+        return call
+
+
+def killed_at(count: int, action: Callable[[], int]) -> bool:
+    """Whether *action* was killed before it was done."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        with suppress(BaseException):
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, 1)
+            os.dup2(devnull, 2)
+            Killer(count).patch()
+            code = action()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.WEXITSTATUS(status) == 0, f"exit status {os.WEXITSTATUS(status)} at {count}"
+    return False
+
+
+def test_killed_anywhere_nothing_is_lost_and_again_completes_it(machine: MachineTree) -> None:
+    wanted = shape(machine.path / "srv/app")
+    stored = machine.path / "persistent/srv/app"
+    started = time.monotonic()
+    count = 0
+    while killed_at(count, lambda: adopt(machine, "/srv/app")):
+        assert shape(machine.path / "srv/app") == wanted, count
+        if stored.exists():
+            assert shape(stored) == wanted, count
+            assert "/srv/app" in declared(machine), f"in place and not declared, at {count}"
+        # It may be some time until it is run again, and the root is the right one till then.
+        (machine.path / "srv/app/deep/file").write_text(f"changed after the cut at {count}")
+        wanted = shape(machine.path / "srv/app")
+        assert machine.errors() == []
+        assert adopt(machine, "/srv/app") == 0
+        assert shape(stored) == wanted, count
+        assert records(machine) == []
+        subprocess.run(["rm", "-rf", stored.parent, machine.path / DROP_IN], check=True)
+        count += 1 if time.monotonic() - started < 20 else 7
+    assert count > 25, "it was killed at too few points to mean anything"
+    assert shape(stored) == wanted
+
+
+def test_somebodys_own_edit_of_the_drop_in_is_kept(machine: MachineTree) -> None:
+    assert adopt(machine, "/srv/app") == 0
+    drop = machine.path / DROP_IN
+    edited = drop.read_text().replace("[persistence", "# mine\n[persistence")
+    drop.write_text(edited)
+    machine.write("srv/b/x", "")
+    assert adopt(machine, "/srv/b") == 0
+    assert drop.read_text() == edited
+    second = drop.with_name("adopted-2.toml")
+    assert drop_in.parse(second.read_text()) == [Declaration("/srv/b", "/persistent", True)]
+    assert {"/srv/app", "/srv/b"} <= set(declared(machine))
+
+
+def test_another_store(tmp_path: Path) -> None:
+    tree = MachineTree(tmp_path, SOUND + '[persistence."/other"]\n' + VOLUME.replace(
+        "/persistent", "/other").replace("subvol=persistent", "subvol=other"))  # fmt: skip
+    tree.mark("other")
+    tree.write("srv/x", "x")
+    assert adopt(tree, "--store", "/other/", "/srv") == 0
+    assert (tmp_path / "other/srv/x").read_text() == "x"
+    (entry,) = [d for d in tree.examination().declared if d.path == "/srv"]
+    assert entry.store == "/other"
+    assert adopt(tree, "--store", "/nowhere", "/srv") == 2
+
+
+def test_one_at_a_time(machine: MachineTree) -> None:
+    import fcntl
+
+    folder = os.open(machine.path / "etc/ephemeroot", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        assert adopt(machine, "/srv/app") == 3
+    finally:
+        os.close(folder)
+    assert Machine.of(str(machine.path)) is not None
