@@ -58,14 +58,20 @@ class Copy(Operation):
     def execute(self, stage: Stage) -> str:
         store = stage.store(self.store)
         renames.recover(store)
+        place = stage.resolve_leaf(self.path)
+        entry = {"path": place, "store": self.store, "source": self.source}
         results = []
         if _was_kept(stage):
-            results.append(self._catch_up(stage, stage.root()))
+            try:
+                results.append(self._catch_up(stage, stage.root()))
+            except Refused:
+                # The root's is the newer one: it stays, and is stored once there is room.
+                stage.copies.append(entry)
+                raise
         found = self._is_sound(stage, store)
         if not found and self.initial != "empty":
             results.append(seed.seed_file(stage, self, stage.root()))
             found = self._is_sound(stage, store)
-        place = stage.resolve_leaf(self.path)
         if found:
             if self.path in accounts.MERGED:
                 results.append(self._merge(stage, store))
@@ -74,12 +80,12 @@ class Copy(Operation):
             results.append("nothing to copy yet")
         # Not before: what could not be copied to the root must not be replaced by what
         # the root has instead.
-        stage.copies.append({"path": place, "store": self.store, "source": self.source})
+        stage.copies.append(entry)
         return " and ".join(filter(None, results))
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Store what the previous root had no time to copy back; seed the store with its
-        file if it has none that can be used.
+        file if it has none that can be used. Raises ``Refused`` if the store is full.
         """
         store = stage.store(self.store)
         renames.recover(store)
@@ -99,6 +105,8 @@ class Copy(Operation):
         entry = {"path": place, "store": self.store, "source": self.source}
         back = copyback.CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
         back.store()
+        if back.full:
+            raise seed.too_full(self.store, f"what is new in {self.path}")
         for problem in back.problems:
             stage.report.problem(problem, level=WARNING)
         return "stored what was newer in the root" if back.copied else ""

@@ -15,7 +15,7 @@ import time
 from binascii import crc32
 
 from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks import accounts, renames, seed, tree
+from ephemeroot.hooks import accounts, machine_id, renames, seed, tree
 from ephemeroot.hooks.volumes import Store
 from ephemeroot.linux import copying, paths
 
@@ -116,11 +116,12 @@ class CopyBack:
     """Copies *files* (``path``, ``store`` and ``source`` of each) of the open *root* into
     the open *stores*.
 
-    ``copied`` are the paths that were stored, ``problems`` what was not, and why.
+    ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``full``
+    says that a store had no room for one.
     *limit* is how many bytes of one file may really be copied, as at boot.
     """
 
-    __slots__ = ("_files", "_limit", "_root", "_stores", "copied", "problems")
+    __slots__ = ("_files", "_limit", "_root", "_stores", "copied", "full", "problems")
 
     def __init__(
         self, files: list[dict[str, str]], stores: dict[str, int], root: int, limit: int
@@ -130,6 +131,7 @@ class CopyBack:
         self._root = root
         self._limit = limit
         self.copied: list[str] = []
+        self.full = False
         self.problems: list[str] = []
 
     def run(self, patience: float = _PATIENCE) -> None:
@@ -158,6 +160,7 @@ class CopyBack:
             try:
                 self._store(store, files)
             except OSError as error:
+                self.full |= seed.is_full(error)
                 self.problems.append(f"{path}: nothing was stored: {error.strerror}")
 
     def _lock_accounts(self, patience: float) -> int:
@@ -210,11 +213,13 @@ class CopyBack:
                 self.copied.append(entry["path"])
 
     def _has_changed(self, store: int, entry: dict[str, str]) -> bool:
-        """Whether the root has a regular file that is not the store's.
+        """Whether the root has a regular file that is not the store's, and fit to be kept.
 
         One that is gone stays in the store: a program that removes a file in order to
         write it anew must not lose it to a power cut.
         """
+        if entry["path"] == machine_id.PATH and machine_id.read(self._root, entry["path"]) is None:
+            return False  # systemd's first boot is not complete yet
         try:
             here, name = tree.open_parent(self._root, entry["path"])
         except FileNotFoundError:
@@ -257,6 +262,7 @@ class CopyBack:
         except copying.TooLarge:
             found = "it is larger than the seed limit"
         except OSError as error:
+            self.full |= seed.is_full(error)
             found = error.strerror or str(error)
         if found:
             _remove(folder, temporary)
@@ -265,6 +271,7 @@ class CopyBack:
 
     def _problem(self, entry: dict[str, str], reason: str | OSError) -> None:
         text = reason if isinstance(reason, str) else reason.strerror
+        self.full |= isinstance(reason, OSError) and seed.is_full(reason)
         self.problems.append(f"{entry['path']} was not copied to {entry['store']}: {text}")
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _READ = os.O_RDONLY | os.O_DIRECTORY
 
+# A root that was kept has its users' directories, with as much in them as they like.
+_COUNTED = 1000
+
 
 class Parent(Operation):
     """Have the directory ``path`` in the store and in the root.
@@ -194,7 +197,7 @@ class Directory(Operation):
         hides = 0
         if tree.exists(parent, name):
             target = paths.open_beneath(parent, name, _READ)
-            hides = len(os.listdir(target))
+            hides = _count(target)
         else:
             tree.make_directory(parent, name, 0, 0, 0o700)
             stage.made.append(place)
@@ -207,7 +210,19 @@ class Directory(Operation):
                 os.close(source)
         finally:
             os.close(target)
-        return f"bound, hiding {hides} entries of the root" if hides else "bound"
+        more = " or more" if hides == _COUNTED else ""
+        return f"bound, hiding {hides} entries{more} of the root" if hides else "bound"
+
+
+def _count(directory: int) -> int:
+    """How many entries *directory* has, as far as anybody wants to know."""
+    count = 0
+    with os.scandir(directory) as entries:
+        for _ in entries:
+            count += 1
+            if count == _COUNTED:
+                break
+    return count
 
 
 def attach_bind(source: int, target: int, options: list[str], name: str) -> None:

@@ -23,6 +23,8 @@ PATH = "/etc/machine-id"
 class MachineId(Operation):
     """Have the store's machine-id in the root; make one, store first, if there is none.
 
+    With ``first_boot`` systemd makes it, and it is copied to the store once it is there.
+
     A machine that never had one stored takes that of its previous root (the wipe stage
     has put it into the store by now, see ``carry_over``).
     """
@@ -70,7 +72,10 @@ class MachineId(Operation):
         return "stored"
 
     def _let_systemd_make_one(self, stage: Stage) -> str:
-        write(stage.root(), stage.resolve_leaf(PATH), "uninitialized")
+        place = stage.resolve_leaf(PATH)
+        write(stage.root(), place, "uninitialized")
+        # A root in memory is not there any more when the next boot would look for the id.
+        stage.copies.append({"path": place, "store": self.store, "source": self.source})
         return "left for systemd's first boot"
 
 

@@ -57,6 +57,10 @@ def seed(
     parent, name = found
     try:
         return _copy(stage, parent, name, path, store_path, source, owner)
+    except OSError as error:
+        if is_full(error):
+            raise too_full(store_path, path) from error
+        raise EphemerootError(f"cannot copy {path} to {store_path}: {error.strerror}") from error
     finally:
         os.close(parent)
 
@@ -65,6 +69,16 @@ def seed_file(stage: Stage, file: File | Copy, root: int) -> str:
     """The same for a declared file: what was asked for is given to the store's."""
     owner = (file.user, file.group, file.mode)
     return seed(stage, root, file.path, file.store, file.source, kind=stat.S_IFREG, owner=owner)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the filesystem, or somebody's share of it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def too_full(store: str, path: str) -> Refused:
+    """What a wipe must not go on after: the store has no room for what would be lost."""
+    return Refused(f"the store {store} is too full to take {path}", "make room in it")
 
 
 def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
@@ -111,13 +125,9 @@ def _copy(
             f"seed limit of {stage.plan.seed_limit >> 20} MiB",
             f"run 'ephemeroot adopt {path}'",
         ) from None
-    except OSError as error:
+    except OSError:
         _remove_quietly(seeding, temporary)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(
-                f"the store {store_path} is too full to take {path}", "make room in it"
-            ) from error
-        raise EphemerootError(f"cannot copy {path} to {store_path}: {error.strerror}") from error
+        raise
     finally:
         os.close(seeding)
     return f"seeded, {copier.entries} entries, {copier.copied + copier.shared} bytes"

@@ -7,7 +7,7 @@ import sys
 import time
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
-from ephemeroot.hooks import clock, proofs, remount, waiting
+from ephemeroot.hooks import clock, machine_id, proofs, remount, seed, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.volumes import Attach, Volume
 from ephemeroot.linux import devices, mounts
@@ -188,6 +188,9 @@ class Wipe(Operation):
         except Refused:
             raise
         except (EphemerootError, OSError) as error:
+            if isinstance(error, OSError) and seed.is_full(error):
+                path = getattr(operation, "path", machine_id.PATH)
+                raise seed.too_full(getattr(operation, "store", "?"), path) from error
             stage.report.problem(f"{operation.describe()}: not carried over: {error}")
             return ""
 

@@ -1,7 +1,8 @@
-"""A boot's directories on real mounts: a tmpfs as the new root, another as the store."""
+"""A boot's directories on real mounts: a new root and a store, in memory or on loop devices."""
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 from pathlib import Path
@@ -22,19 +23,61 @@ STORE = "/persistent"
 IDENTITY = "0b5d1c1e-6e0c-4a35-9d86-6f3d6c5d3a10"
 
 
-class Boot:
-    """One boot's directories: the run directory, the mounted store, the mounted new root."""
+FSTYPES = ("tmpfs", "ext4", "btrfs")
 
-    def __init__(self, base: Path) -> None:
+
+class Boot:
+    """One boot's directories: the run directory, the mounted store, the mounted new root.
+
+    Root and store are filesystems of their own, of type ``fstype`` and so many *megabytes*.
+    """
+
+    def __init__(self, base: Path, fstype: str = "tmpfs", megabytes: int = 64) -> None:
+        self.base = base
+        self.fstype = fstype
+        self.megabytes = megabytes
         self.run = base / "run" / "ephemeroot"
         self.target = base / "sysroot"
         self.store = self.run / "volumes" / "persistent"
         self.target.mkdir(parents=True)
         self.store.mkdir(parents=True)
         for place in (self.target, self.store):
-            subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+            self._mount(place)
         (self.store / ".ephemeroot-store").write_text(json.dumps({"version": 1, "id": IDENTITY}))
-        self.fstype = "tmpfs"
+
+    def _mount(self, place: Path) -> None:
+        """A new filesystem at *place*."""
+        if self.fstype == "tmpfs":
+            options = ["-o", f"size={self.megabytes}m"]
+            subprocess.run(["mount", "-t", "tmpfs", *options, "none", place], check=True)
+            return
+        image = self.base / "image"
+        with image.open("wb") as file:
+            file.truncate(self.megabytes << 20)
+        command = {
+            "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0"],
+            "btrfs": ["mkfs.btrfs", "-q", "--mixed"],
+        }[self.fstype]
+        subprocess.run([*command, image], check=True, capture_output=True)
+        # The device goes with the mount, and the mount with this process at the latest.
+        subprocess.run(["mount", "-t", self.fstype, "-o", "loop", image, place], check=True)
+        image.unlink()
+
+    def fill(self, place: Path) -> None:
+        """Leave no room on the filesystem at *place*."""
+        idle = number = 0
+        while idle < 2:  # a commit may free what the filesystem itself had taken
+            written = 0
+            try:
+                with (place / f"ballast{number}").open("wb", buffering=0) as file:
+                    while True:
+                        written += file.write(bytes(1 << (20 if number == 0 else 9)))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            subprocess.run(["sync", "-f", place], check=True)
+            idle = 0 if written else idle + 1
+            number += 1
 
     def root(self, path: str) -> Path:
         return self.target / path.lstrip("/")
@@ -77,15 +120,20 @@ class Boot:
         subprocess.run(["mount", "--bind", store, self.store], check=True)
         if wiped:
             subprocess.run(["umount", "-R", "-l", self.target], check=True)
-            subprocess.run(["mount", "-t", "tmpfs", "none", self.target], check=True)
+            self._mount(self.target)
 
     def problems(self) -> list[str]:
         report = json.loads((self.run / "boot.json").read_text())
         return [problem["problem"] for problem in report["persist"]["problems"]]
 
-    def results(self) -> list[str]:
+    def operations(self) -> list[dict[str, str]]:
+        """What the report says of each operation."""
         report = json.loads((self.run / "boot.json").read_text())
-        return [entry["result"] for entry in report["persist"]["operations"]]
+        said: list[dict[str, str]] = report["persist"]["operations"]
+        return said
+
+    def results(self) -> list[str]:
+        return [entry["result"] for entry in self.operations()]
 
     def unmount(self) -> None:
         for place in (self.target, self.store):

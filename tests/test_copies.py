@@ -15,17 +15,19 @@ import pytest
 from boot import IDENTITY, STORE, Boot, copy, directory, file, parent
 from ephemeroot.hooks import copyback
 from ephemeroot.hooks.copyback import CopyBack, Recorded
+from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
 
-pytestmark = [pytest.mark.requires_root, pytest.mark.usefixtures("private_mounts")]
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 PASSWD = "root:x:0:0:root:/root:/bin/bash\n"
+MACHINE_ID = "0123456789abcdef0123456789abcdef"
 SHADOW = "root:$y$secret:1:0:99999:7:::\n"
 
 
-@pytest.fixture
-def boot(tmp_path: Path) -> Iterator[Boot]:
-    boot = Boot(tmp_path)
+@pytest.fixture(params=["tmpfs", "btrfs"])
+def boot(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boot]:
+    boot = Boot(tmp_path, request.param)
     (boot.store / "etc").mkdir()
     yield boot
     boot.unmount()
@@ -329,13 +331,44 @@ def test_a_read_only_root(boot: Boot) -> None:
 
 
 def test_a_full_store_keeps_what_it_has(boot: Boot) -> None:
+    """And the root what is newer, until there is room again."""
     fill(boot.store / "etc/one", "x")
     boot.persist(parent("/etc"), copy("/etc/one"))
-    subprocess.run(["mount", "-o", "remount,size=64k", boot.root(STORE)], check=True)
-    boot.root("/etc/one").write_bytes(os.urandom(1 << 18))
+    boot.fill(boot.root(STORE))
+    content = os.urandom(1 << 18).hex()
+    boot.root("/etc/one").write_text(content)
     back = copy_back(boot)
     assert "No space left" in back.problems[0]
+    assert back.full
     assert (boot.root(STORE) / "etc/one").read_text() == "x"
+    boot.next_boot(wiped=False)
+    (boot.run / "wiped").write_text(json.dumps({"boot-id": "boot", "kept": "for once"}))
+    boot.persist(parent("/etc"), copy("/etc/one"))
+    assert "too full to take what is new in /etc/one" in boot.results()[-1]
+    assert boot.root("/etc/one").read_text() == content
+    for ballast in boot.root(STORE).glob("ballast*"):
+        ballast.unlink()
+    assert copy_back(boot).copied == ["/etc/one"]
+    assert (boot.root(STORE) / "etc/one").read_text() == content
+
+
+def test_the_id_of_a_first_boot_is_stored_once_systemd_has_made_one(boot: Boot) -> None:
+    """On a root in memory nothing else would keep it: every boot would be a first one."""
+    boot.persist(parent("/etc"), MachineId(store=STORE, first_boot=True))
+    copied = boot.root("/etc/machine-id")
+    stored = boot.root(STORE) / "etc/machine-id"
+    assert copied.read_text() == "uninitialized\n"
+    assert copy_back(boot).copied == []
+    assert not stored.exists()
+    copied.unlink()
+    fill(copied, f"{MACHINE_ID}\n", 0o444)
+    back = copy_back(boot)
+    assert (back.copied, back.problems) == (["/etc/machine-id"], [])
+    assert facts(stored) == (f"{MACHINE_ID}\n", 0o444, 0, 0)
+    boot.next_boot()
+    boot.persist(parent("/etc"), MachineId(store=STORE, first_boot=True))
+    assert copied.read_text() == f"{MACHINE_ID}\n"
+    assert boot.results()[-1] == "copied"
 
 
 @pytest.mark.requires_program("ssh-keygen")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from boot import STORE, Boot, copy, directory, file, overlay, parent
+from btrfs_image import btrfsutil
 from ephemeroot.hooks.copyback import CopyBack
 from ephemeroot.linux import mountinfo, paths
 
-pytestmark = [pytest.mark.requires_root, pytest.mark.usefixtures("private_mounts")]
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 EVE = 4242
 ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", "200"))
@@ -56,7 +58,7 @@ def victim(tmp_path: Path) -> Victim:
 
 @pytest.fixture
 def boot(tmp_path: Path) -> Iterator[Boot]:
-    boot = Boot(tmp_path)
+    boot = Boot(tmp_path, "btrfs")
     yield boot
     boot.unmount()
 
@@ -123,13 +125,74 @@ def test_a_read_only_store_binds_what_it_has(boot: Boot) -> None:
     assert "Read-only" in boot.results()[-1]
 
 
-def test_a_crowded_directory_costs_nothing(boot: Boot) -> None:
-    crowd = boot.store / "crowd"
-    crowd.mkdir()
-    for number in range(20000):
-        (crowd / str(number)).touch()
-    boot.persist(parent("/crowd"), directory("/crowd/mine"))
-    assert boot.root("/crowd/mine").is_mount()
+MILLION = 1_000_000
+
+
+class Listings:
+    """Which directories this process lists while it is ``on``."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.inodes: list[tuple[int, int]] = []
+        sys.addaudithook(self._audit)  # for good: hooks cannot be removed
+
+    def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.on and event in ("os.listdir", "os.scandir"):
+            status = os.stat(arguments[0])  # type: ignore[arg-type]
+            self.inodes.append((status.st_dev, status.st_ino))
+
+
+@pytest.fixture(scope="module")
+def listings() -> Listings:
+    return Listings()
+
+
+def crowd_one_directory(home: Path) -> None:
+    folder = os.open(home, os.O_RDONLY)
+    (home / "first").touch()
+    for number in range(MILLION):
+        os.link("first", str(number), src_dir_fd=folder, dst_dir_fd=folder)
+    os.close(folder)
+
+
+def crowd_many_directories(home: Path) -> None:
+    btrfsutil.create_subvolume(str(home / "0"))
+    folder = os.open(home / "0", os.O_RDONLY)
+    for number in range(MILLION // 16):
+        os.mknod(str(number), 0o100644, dir_fd=folder)
+    os.close(folder)
+    for number in range(1, 16):
+        btrfsutil.create_snapshot(str(home / "0"), str(home / str(number)))
+
+
+@pytest.mark.parametrize(
+    ("fstype", "crowd"), [("tmpfs", crowd_one_directory), ("btrfs", crowd_many_directories)]
+)
+def test_a_million_entries_beside_what_is_declared_cost_nothing(
+    tmp_path: Path, listings: Listings, fstype: str, crowd: Callable[[Path], None]
+) -> None:
+    """Nothing lists a directory of the store, let alone what is below it."""
+    boot = Boot(tmp_path, fstype, 256)
+    home = owned(boot.store / "eve")
+    (home / "have").mkdir()
+    (home / "file").write_text("file")
+    (home / "copied").write_text("copied")
+    crowd(home)
+    (owned(boot.root("/eve")) / "have").mkdir()
+    listings.inodes.clear()
+    listings.on = True
+    boot.persist(
+        parent("/eve", user=EVE, group=EVE), directory("/eve/have"), directory("/eve/new"),
+        file("/eve/file"), copy("/eve/copied"), overlay("/eve/over"),
+    )  # fmt: skip
+    listings.on = False
+    assert boot.problems() == []
+    for name in ("have", "new", "over"):
+        assert boot.root(f"/eve/{name}").is_mount()
+    store = (boot.root(STORE).stat().st_dev, (boot.root(STORE) / "eve").stat().st_ino)
+    assert listings.inodes, "the hook is blind: what the root has is counted"
+    assert store not in listings.inodes
+    boot.unmount()
 
 
 def test_a_mount_inside_the_store_is_not_dragged_along(boot: Boot, victim: Victim) -> None:

@@ -1,4 +1,4 @@
-"""The persistence stage on real mounts: a tmpfs as the new root, another as the store."""
+"""The persistence stage on real mounts: in memory, on ext4 and on btrfs."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import json
 import os
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from boot import STORE, Boot, directory, file, parent
+from boot import FSTYPES, STORE, Boot, copy, directory, file, overlay, parent
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.linux import mountinfo
 
-pytestmark = [pytest.mark.requires_root, pytest.mark.usefixtures("private_mounts")]
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture
-def boot(tmp_path: Path) -> Boot:
-    return Boot(tmp_path)
+@pytest.fixture(params=FSTYPES)
+def boot(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boot]:
+    boot = Boot(tmp_path, request.param)
+    yield boot
+    boot.unmount()
 
 
 def owner_and_mode(path: Path) -> tuple[int, int, str]:
@@ -106,6 +109,15 @@ def test_what_a_bind_hides_is_reported_and_not_destroyed(boot: Boot) -> None:
     assert boot.results()[-1] == "bound, hiding 1 entries of the root"
     subprocess.run(["umount", boot.root("/data")], check=True)
     assert boot.root("/data/old").read_text() == "hidden"
+
+
+def test_a_crowd_that_is_hidden_is_not_counted_to_the_end(boot: Boot) -> None:
+    boot.root("/data").mkdir()
+    for number in range(1100):
+        (boot.root("/data") / str(number)).touch()
+    (boot.store / "data").mkdir()
+    boot.persist(directory("/data"))
+    assert boot.results()[-1] == "bound, hiding 1000 entries or more of the root"
 
 
 def test_something_in_the_way_of_a_link_is_not_replaced(boot: Boot) -> None:
@@ -350,20 +362,51 @@ def test_too_much_to_copy_is_refused_and_leaves_nothing(boot: Boot) -> None:
 
 
 def test_a_full_store_is_refused_and_nothing_is_lost(boot: Boot) -> None:
-    subprocess.run(["mount", "-o", "remount,size=64k", boot.store], check=True)
+    (boot.store / "have").mkdir()
+    (boot.store / "etc").mkdir()
+    (boot.store / "etc/kept").write_text("kept")
+    boot.fill(boot.store)
     boot.root("/big").mkdir()
-    (boot.root("/big") / "file").write_bytes(os.urandom(1 << 18))
-    boot.persist(directory("/big"))
-    assert "too full" in boot.results()[-1]
-    assert (boot.root("/big") / "file").stat().st_size == 1 << 18
+    content = os.urandom(1 << 18)
+    (boot.root("/big") / "file").write_bytes(content)
+    boot.persist(directory("/big"), parent("/etc"), file("/etc/kept"), directory("/have"))
+    assert "too full to take /big" in boot.results()[1]
+    assert any("/big" in problem and STORE in problem for problem in boot.problems())
+    assert (boot.root("/big") / "file").read_bytes() == content
     assert not (boot.root(STORE) / "big").exists()
+    assert boot.root("/etc/kept").read_text() == "kept"
+    assert boot.root("/have").is_mount()
+    for ballast in boot.root(STORE).glob("ballast*"):
+        ballast.unlink()
+    boot.next_boot(wiped=False)
+    boot.persist(directory("/big"))
+    assert (boot.root(STORE) / "big/file").read_bytes() == content
+    assert list((boot.root(STORE) / ".ephemeroot/seeding").iterdir()) == []
+
+
+def test_a_store_too_full_for_anything_new_stops_nothing(boot: Boot) -> None:
+    (boot.store / "have").mkdir()
+    boot.fill(boot.store)
+    boot.persist(
+        parent("/new"), directory("/new/d"), overlay("/over"), copy("/etc/copied"),
+        MachineId(store=STORE), directory("/have"),
+    )  # fmt: skip
+    assert boot.root("/have").is_mount()
+    failed = [o for o in boot.operations() if o["result"].startswith("failed")]
+    assert len(failed) == len(boot.problems())
+    for result in failed:
+        assert "No space left" in result["result"] or "No such file" in result["result"], result
+    assert [n for n in os.listdir(boot.root(STORE)) if n.startswith(".ephemeroot-new")] == []
 
 
 def test_a_root_that_is_full_boots_all_the_same(boot: Boot) -> None:
-    subprocess.run(["mount", "-o", "remount,size=64k", boot.target], check=True)
-    subprocess.run(
-        ["dd", "if=/dev/zero", f"of={boot.root('/ballast')}"], check=False, capture_output=True
-    )
-    boot.persist(directory("/data"))
+    for path in ("/data", "/etc", STORE):
+        boot.root(path).mkdir()
+    (boot.store / "data").mkdir()
+    (boot.store / "etc").mkdir()
+    (boot.store / "etc/one").write_bytes(os.urandom(1 << 16))
+    boot.fill(boot.target)
+    boot.persist(directory("/data"), copy("/etc/one"), *[directory(f"/n{i}") for i in range(40)])
     assert boot.root("/data").is_mount()
-    assert "cannot record what was made in the root" in (boot.run / "boot.json").read_text()
+    assert "No space left" in boot.results()[2]
+    assert list(boot.root("/etc").iterdir()) == []

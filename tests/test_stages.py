@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import btrfsutil
@@ -382,9 +383,18 @@ def test_the_previous_roots_content_is_carried_over(machine: Machine) -> None:
     assert (machine.top / "persistent/srv/data").read_bytes() == content
 
 
-def test_too_much_to_carry_over_keeps_the_root(machine: Machine, tmp_path: Path) -> None:
+def fill(top: Path) -> None:
+    """Leave no room for another file."""
+    done = subprocess.run(
+        ["dd", "if=/dev/zero", f"of={top / 'ballast'}", "bs=64k"], capture_output=True, text=True
+    )
+    assert "No space" in done.stderr
+
+
+@contextmanager
+def another_disk(machine: Machine) -> Iterator[Path]:
     """The store on another filesystem, so that nothing can be shared with the root."""
-    other = tmp_path / "other"
+    other = machine.base / "other"
     other.mkdir()
     with fresh_disk(other) as disk:
         btrfsutil.create_subvolume(str(disk.top / "persistent"))
@@ -395,10 +405,50 @@ def test_too_much_to_carry_over_keeps_the_root(machine: Machine, tmp_path: Path)
         subprocess.run(
             ["mount", "-t", "btrfs", "-o", "subvol=persistent", disk.loop, volume], check=True
         )
+        yield disk.top
+        machine.leave()
+
+
+def test_too_much_to_carry_over_keeps_the_root(machine: Machine) -> None:
+    with another_disk(machine) as top:
         (machine.top / "root/srv/big").write_bytes(os.urandom(machine.seed_limit + 1))
         machine.assert_kept(machine.stage("wipe"), "run 'ephemeroot adopt /srv'")
-        assert not (disk.top / "persistent/srv").exists()
-        machine.leave()
+        assert not (top / "persistent/srv").exists()
+
+
+def test_a_store_that_is_too_full_keeps_the_root(machine: Machine) -> None:
+    with another_disk(machine) as top:
+        content = os.urandom(machine.seed_limit)
+        (machine.top / "root/srv/data").write_bytes(content)
+        fill(top)
+        machine.assert_kept(machine.stage("wipe"), "is too full to take /srv (make room in it)")
+        assert (machine.top / "root/srv/data").read_bytes() == content
+        assert not (top / "persistent/srv").exists()
+
+
+def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) -> None:
+    """Somebody changed a password, the store was full, and the power went."""
+    name = "hostname"
+    machine.persist[2] = Copy(path=f"/etc/{name}", store=STORE, source=f"etc/{name}")
+    machine.boot()
+    mark_lived(str(machine.top / "root"))
+    content = os.urandom(1 << 18).hex()
+    changed = machine.top / f"root/etc/{name}"
+    changed.unlink()
+    changed.touch()
+    # A file that is never copied on write cannot be shared with one that is.
+    subprocess.run(["chattr", "+C", changed], check=True)
+    changed.write_text(content)
+    fill(machine.top)
+    machine.next_boot()
+    done = machine.stage("wipe")
+    assert done.returncode == 10
+    assert f"too full to take what is new in /etc/{name}" in done.stderr
+    assert (machine.top / f"root/etc/{name}").read_text() == content
+    (machine.top / "ballast").unlink()
+    machine.leave()
+    machine.boots += 1
+    assert (machine.boot() / f"etc/{name}").read_text() == content
 
 
 def test_what_is_shared_by_reflink_has_no_limit(machine: Machine) -> None:
