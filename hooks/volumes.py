@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 
-from ephemeroot.errors import Refused, StoreMissing
+from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks import checks, network, tree, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import mountinfo, mounts, paths
+from ephemeroot.linux import mountinfo, mounts, paths, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ class Volume(Operation):
         if stage.check and self.type not in _NOWHERE:
             checks.require_sound(self.type, source)
         os.makedirs(point, 0o700, exist_ok=True)
+        if self.type == "zfs":
+            self._mount_dataset(point)
+            return "mounted"
         try:
             mount = mounts.create(self.type, source, self.options)
         except OSError as error:
@@ -85,6 +88,18 @@ class Volume(Operation):
             os.close(mount)
         return "mounted"
 
+    def _mount_dataset(self, point: str) -> None:
+        """By ZFS's own helper: what the dataset's properties say of its mount is its business."""
+        words = ["-o", ",".join(self.options)] if self.options else []
+        try:
+            programs.run("mount.zfs", *words, self.device, point)
+        except EphemerootError as error:
+            raise StoreMissing(
+                f"cannot mount {self.device} (zfs) for {self.mount_point}: {error.message}",
+                "is its pool imported and its key loaded? a dataset whose mountpoint is not "
+                "legacy needs the option zfsutil",
+            ) from None
+
     def _source(self, stage: Stage) -> str:
         if self.type in _NOWHERE:
             return self.device
@@ -100,6 +115,11 @@ class Volume(Operation):
             raise StoreMissing(
                 f"the volume of {self.mount_point} is mounted as {mounted.fstype}, "
                 f"declared is {self.type}"
+            )
+        if mounted.fstype == "zfs" and mounted.source != self.device:
+            raise StoreMissing(
+                f"the volume of {self.mount_point} is the dataset {mounted.source}, "
+                f"declared is {self.device}"
             )
         for option in self.options:
             key, _, value = option.partition("=")

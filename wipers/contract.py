@@ -32,7 +32,8 @@ class Option:
     ``kind`` is one of ``string``, ``path`` (relative to the top of the filesystem),
     ``integer`` (>= 0), ``boolean``, ``size`` (``512M``), ``amount`` (a size or a
     percentage), ``mode``, ``volume`` (the mount point of a volume needed for boot, on
-    which something can be kept) and ``strings``. ``default`` is what the plan gets if the
+    which something can be kept), ``dataset`` (the full name of a ZFS dataset) and
+    ``strings``. ``default`` is what the plan gets if the
     key is left out. ``help`` is one line for the manual and the JSON Schema.
     """
 
@@ -63,7 +64,8 @@ class Needs:
     ``kernel_modules`` and ``filesystems`` are kernel module names, ``programs`` are
     looked up in PATH, ``python`` are modules to import for real while the closure is
     traced, ``exercise`` (``module:function``, no arguments) is called while it is
-    traced, for what a library loads only at its first call.
+    traced, for what a library loads only at its first call, and once more in the packed
+    image: it must work on a machine that has none of what the library is for.
     """
 
     __slots__ = ("exercise", "kernel_modules", "programs", "python")
@@ -268,6 +270,13 @@ class Wiper:
     def mismatch(cls, settings: dict[str, object], root: str | None) -> str:
         """Why *root*, the value of ``root=`` on the kernel command line, is not what this
         wiper makes fresh; empty if it is. Asked if the wiper is not ``ON_DEVICE``.
+        """
+        return ""
+
+    @classmethod
+    def takes(cls, settings: dict[str, object], root: str | None, device: str) -> str:
+        """Why a volume on *device* would go with what is made fresh; empty if it stays. *root*
+        as for ``mismatch``. For what no option of the kind ``path`` tells.
         """
         return ""
 

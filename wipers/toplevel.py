@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices, mountinfo, mounts
@@ -104,7 +103,7 @@ class Toplevel:
         root. A bind mount of something inside a root counts as that something.
         """
         found: set[str] = set()
-        for text in mountinfos():
+        for text in mountinfo.everywhere():
             ours = {}
             for mount in mountinfo.mounts(text):
                 if mount.major_minor == self.number and mount.fstype == "btrfs":
@@ -160,31 +159,3 @@ def _other_devices(path: str, uuid: str) -> list[str]:
         except OSError:  # a drive without a medium, a device that is gone already
             continue
     return found
-
-
-def mountinfos() -> list[str]:
-    """The text of mountinfo in each mount namespace, each namespace once."""
-    texts = []
-    namespaces: set[str] = set()
-    for process in ["self", *filter(str.isdigit, os.listdir("/proc"))]:
-        try:
-            namespace = os.readlink(f"/proc/{process}/ns/mnt")
-            if namespace in namespaces:
-                continue
-            fd = os.open(f"/proc/{process}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                texts.append(_read_all(fd))
-            finally:
-                os.close(fd)
-            namespaces.add(namespace)
-        except OSError:  # it has just ended
-            if process == "self":
-                raise
-    return texts
-
-
-def _read_all(fd: int) -> str:
-    parts = []
-    while part := os.read(fd, 1 << 20):
-        parts.append(part)
-    return b"".join(parts).decode(sys.getfilesystemencoding(), "surrogateescape")

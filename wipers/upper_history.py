@@ -8,7 +8,7 @@ import stat
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import copying, mountinfo, mounts
-from ephemeroot.wipers import marks, names, toplevel, uppers
+from ephemeroot.wipers import marks, names, uppers
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
 from ephemeroot.wipers.placement import Places
@@ -162,7 +162,7 @@ class UpperHistory(History):
     def prove(self, entry: OldRoot) -> None:
         os.close(self._open(entry))
         wanted = entry.name.identity if entry.name is not None else None
-        for text in toplevel.mountinfos():
+        for text in mountinfo.everywhere():
             for mount in mountinfo.mounts(text):
                 folder, _, name = mount.source.rpartition("/")
                 if mount.fstype == "overlay" and folder == uppers.OLD:

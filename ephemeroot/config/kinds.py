@@ -263,6 +263,27 @@ class Amount(Size):
         return str(super().parse(value))
 
 
+class Dataset(Kind):
+    """The name of a ZFS dataset, from its pool on (zfsconcepts(7))."""
+
+    word = 'a dataset such as "tank/ROOT/debian"'
+    longest = 255
+
+    _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.: -]*(?:/[A-Za-z0-9_.: -]+)*")
+
+    def parse(self, value: object) -> str:
+        text = self.text(value)
+        if "@" in text or "#" in text:
+            raise Mistake(f"{text!r} is a snapshot or a bookmark", f"must be {self.word}")
+        bad = any(part in (".", "..") for part in text.split("/"))
+        if bad or len(text) > self.longest or not self._NAME.fullmatch(text):
+            raise Mistake(f"{text!r} is no dataset", f"must be {self.word}")
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{self._NAME.pattern}$", "maxLength": self.longest}
+
+
 class Strings(Kind):
     """A list of strings."""
 

@@ -27,6 +27,7 @@ KINDS: dict[str, kinds.Kind] = {
     "mode": kinds.Mode(),
     "strings": kinds.Strings(),
     "volume": kinds.AbsolutePath(),
+    "dataset": kinds.Dataset(),
 }
 """What an option's ``kind`` means. The plan has sizes in bytes, modes as numbers, and
 amounts as text: bytes, or a percentage with its sign."""

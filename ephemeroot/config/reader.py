@@ -240,6 +240,10 @@ def _volume_wiping(node: Node, volume: dict[str, Any], reading: Reading) -> Wipi
         return None
     values = {option.name: record.values[option.name] for option in plugin.wiper.OPTIONS}
     _validate(plugin, values, record, reading)
+    if not plugin.wiper.ON_DEVICE:
+        if "dataset" in values and values["dataset"] is None:
+            values["dataset"] = volume["device"]
+        return Wiping(plugin.name, plugin, values, None, None, record.origin())
     subvolume = next((o.partition("=")[2] for o in reversed(volume["options"])
                       if o.startswith("subvol=")), "")  # fmt: skip
     return Wiping(

@@ -278,6 +278,7 @@ class Refusals:
         """The volume may be a subvolume inside what is wiped, or mount all that contains it."""
         inside = volume.inside(store.path)
         for wiping, device, subvolume, what in self._wiped():
+            self._check_taken(store, volume, wiping, what)
             if volume.type != "btrfs" or not subvolume:
                 continue
             if device is not None and not volumes.same_device(device, volume.device):
@@ -293,6 +294,19 @@ class Refusals:
                         f"the store {store.path} lies inside {name}",
                         f"give it a subvolume of its own, beside {path}",
                     )
+
+    def _check_taken(self, store: StoreEntry, volume: Volume, wiping: Wiping, what: str) -> None:
+        """What only the wiper itself can tell."""
+        lines = [machine.command_line(text) for _, text in self.machine.command_lines]
+        root = next((line.get("root") for line in lines), None) if what == "the root" else ""
+        if wiping.plugin is not None and not wiping.plugin.wiper.ON_DEVICE:
+            reason = wiping.plugin.wiper.takes(dict(wiping.settings), root, volume.device)
+            if reason:
+                self._add(
+                    store.origin.place,
+                    f"the store {store.path} would be lost with {what}: {reason}",
+                    "name another device for its volume",
+                )
 
     def _wiped(self) -> list[tuple[Wiping, str | None, str | None, str]]:
         found: list[tuple[Wiping, str | None, str | None, str]] = []

@@ -118,6 +118,12 @@ def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
             "build it with dracut's module dracut-systemd, or without systemd",
         )
     plan = plans.parse(raw, "the applied plan")
+    if init != SYSTEMD and _is_on_zfs(plan):
+        # OpenZFS's hooks for these import the pool in the very step that mounts the root.
+        raise Broken(
+            "a pool is imported only when the root is mounted, which is too late",
+            "build it with dracut's module dracut-systemd, or mkinitcpio's hook systemd",
+        )
     contents = Contents(top)
     needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
     volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
@@ -131,8 +137,9 @@ def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
     names = _add_python(contents.tree, closure)
     programs = [_program(name) for n in needs for name in n.programs]
     programs += _checkers(volumes)
+    programs += [_program("mount.zfs") for _ in {v.type for v in volumes} & {"zfs"}]
     _add_programs(contents.tree, closure, programs)
-    _add_entry(contents.tree, raw, names)
+    _add_entry(contents.tree, raw, names, [call for n in needs for call in n.exercise])
     root = wipers.of_root(plan)
     mounts_root = root is not None and root.MOUNTS_ROOT
     if remote and init == SYSTEMD:
@@ -160,6 +167,13 @@ def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
     verification.verify(contents.tree, command)
     contents.armed = True
     return contents
+
+
+def _is_on_zfs(plan: Plan) -> bool:
+    return any(
+        (isinstance(o, Wipe) and o.wiper == "zfs") or (isinstance(o, Volume) and o.type == "zfs")
+        for o in plan.wipe
+    )
 
 
 def _imports(plan: Plan, needs: list[Needs]) -> list[str]:
@@ -209,7 +223,8 @@ def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
     libraries = Libraries().needed_by([closure.program, *extensions, *programs])
     for library in libraries:
         tree.copy(library, why="library")
-    # Loaded by a way that no ELF header tells of (dlopen): wanted all the same.
+    # Loaded by a way that no ELF header tells of (dlopen): wanted all the same, by the name
+    # that the loader will be asked for and not by that of the file behind it.
     known = {path.resolve() for path in (closure.program, *extensions, *libraries)}
     for path in closure.mapped:
         if path.resolve() not in known and path.exists():
@@ -225,11 +240,12 @@ def _link_soname(tree: Tree, library: Path) -> None:
         tree.link(name, library.name, why="library, opened at run time")
 
 
-def _add_entry(tree: Tree, raw: bytes, names: list[str]) -> None:
+def _add_entry(tree: Tree, raw: bytes, names: list[str], calls: list[str]) -> None:
     tree.copy(data.boot(), BOOT, why="entry")
     tree.place(BOOT).chmod(0o755)
     tree.compile(Path(entry.__file__), f"{FOLDER}/boot.pyc", why="entry")
     tree.write(f"{FOLDER}/modules", "\n".join(names) + "\n", why="entry")
+    tree.write(f"{FOLDER}/exercise", "".join(f"{call}\n" for call in calls), why="to verify")
     tree.write(PLAN, raw, why="plan")
 
 

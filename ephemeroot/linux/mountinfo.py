@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from ephemeroot.linux import paths
 
 
@@ -65,3 +68,31 @@ def mounted_at(point: str) -> Mount | None:
         if mount.point == point:
             found = mount
     return found
+
+
+def everywhere() -> list[str]:
+    """The text of mountinfo in each mount namespace, each namespace once."""
+    texts = []
+    namespaces: set[str] = set()
+    for process in ["self", *filter(str.isdigit, os.listdir("/proc"))]:
+        try:
+            namespace = os.readlink(f"/proc/{process}/ns/mnt")
+            if namespace in namespaces:
+                continue
+            fd = os.open(f"/proc/{process}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                texts.append(_read_all(fd))
+            finally:
+                os.close(fd)
+            namespaces.add(namespace)
+        except OSError:  # it has just ended
+            if process == "self":
+                raise
+    return texts
+
+
+def _read_all(fd: int) -> str:
+    parts = []
+    while part := os.read(fd, 1 << 20):
+        parts.append(part)
+    return b"".join(parts).decode(sys.getfilesystemencoding(), "surrogateescape")

@@ -253,3 +253,13 @@ def detach(path: str) -> None:
     umount_nofollow = 8
     if kernel.libc.umount2(os.fsencode(path), MNT_DETACH | umount_nofollow) != 0:
         kernel.raise_errno(path)
+
+
+def unmount(path: str) -> None:
+    """Unmount what is mounted at *path* at once, never following a symlink there.
+
+    Raises ``OSError`` (EBUSY) while something uses it.
+    """
+    umount_nofollow = 8
+    if kernel.libc.umount2(os.fsencode(path), umount_nofollow) != 0:
+        kernel.raise_errno(path)

@@ -1,0 +1,244 @@
+"""The history of a ZFS root: the datasets in old-roots, and how one is deleted."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import programs
+from ephemeroot.wipers import channel, datasets, oldroot
+from ephemeroot.wipers.history import History, require_mountable
+from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.retention import Policy
+
+SNAPSHOT = "ephemeroot-"
+"""How the snapshots begin that we take of old roots, to boot them: they go with those."""
+
+# On old-roots itself: the latest time of a synchronised clock, and which root was first.
+_SEEN = "ephemeroot:seen"
+_FIRST = "ephemeroot:first"
+
+# argv: the dataset, its createtxg, how our own snapshots begin, "do" or "look". Never
+# recursive: what has anything in it that we did not make stays.
+_DELETE = """
+local argv = (...)["argv"]
+local name, born, own, act = argv[1], argv[2], argv[3], argv[4]
+local function no(what, by) return {what = what, by = by} end
+if not zfs.exists(name) or tostring(zfs.get_prop(name, "createtxg")) ~= born then
+  return no("changed", "")
+end
+for child in zfs.list.children(name) do return no("child", child) end
+local snapshots = {}
+for snapshot in zfs.list.snapshots(name) do
+  if string.sub(snapshot, #name + 2, #name + 1 + #own) ~= own then
+    return no("snapshot", snapshot)
+  end
+  for clone in zfs.list.clones(snapshot) do return no("clone", clone) end
+  local code = zfs.check.destroy(snapshot)
+  if code ~= 0 then return no("failed", tostring(code)) end
+  snapshots[#snapshots + 1] = snapshot
+end
+if #snapshots == 0 then
+  local code = zfs.check.destroy(name)
+  if code ~= 0 then return no("failed", tostring(code)) end
+end
+if act == "do" then
+  for _, snapshot in ipairs(snapshots) do
+    local code = zfs.sync.destroy(snapshot)
+    if code ~= 0 then return no("failed", tostring(code)) end
+  end
+  local code = zfs.sync.destroy(name)
+  if code ~= 0 then return no("failed", tostring(code)) end
+end
+return {}
+"""
+
+
+class DatasetHistory(History):
+    """The old roots of the filesystem ``root``, in the dataset ``old_roots`` (empty: none).
+
+    ``source`` is the snapshot that fresh roots are clones of. Holds the lock on ZFS until
+    ``close``. Raises ``Refused`` if old-roots cannot be one, ``Locked`` if another run has
+    the lock.
+    """
+
+    __slots__ = ("_lock", "old_roots", "root", "source")
+
+    def __init__(
+        self,
+        root: str,
+        old_roots: str,
+        *,
+        source: str,
+        policy: Policy | None = None,
+        min_free: object = None,
+    ) -> None:
+        super().__init__(old_roots, policy)
+        self.root = root
+        self.old_roots = old_roots
+        self.source = source
+        self._lock = channel.lock()
+        try:
+            self.min_free = amount_of(min_free, self.space()[1])
+            found = self.container()
+            if found is not None and found.type != "filesystem":
+                raise Refused(f"old-roots {old_roots} is a {found.type}", "name another dataset")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> DatasetHistory:
+        return self
+
+    # What is there
+
+    def container(self) -> datasets.Dataset | None:
+        """The dataset that holds the old roots; ``None`` if there is none yet."""
+        if not self.old_roots:
+            return None
+        return datasets.look(self.old_roots).get(self.old_roots)
+
+    def make_container(self) -> None:
+        """Create it, never mounted. Raises ``EphemerootError``."""
+        options = ("-o", "canmount=off", "-o", "mountpoint=none")
+        programs.run("zfs", "create", *options, self.old_roots)
+
+    def entries(self) -> list[OldRoot]:
+        found: list[OldRoot] = []
+        if not self.old_roots:
+            return found
+        for child, (kind, born) in datasets.children(self.old_roots).items():
+            text = child[len(self.old_roots) + 1 :]
+            found.append(oldroot.classify(text, born if kind == "filesystem" else 0))
+        return sorted(found, key=lambda entry: (entry.kind, entry.label))
+
+    def path(self, entry: OldRoot) -> str:
+        return f"{self.old_roots}/{entry.text}"
+
+    def facts(self, entry: OldRoot) -> Facts:
+        found = datasets.look(self.path(entry)).get(self.path(entry))
+        if found is None or found.createtxg != entry.serial:
+            raise EphemerootError(f"{self.path(entry)} is not the dataset it was")
+        return Facts(
+            made=found.creation, state=found.state, size=found.referenced, exclusive=found.used
+        )
+
+    def newest_lived(self) -> OldRoot | None:
+        """The old root that was the last one to be booted to the end."""
+        lived = [e for e in self.retired() if e.name is not None and not e.name.unused]
+        return max(lived, key=lambda entry: entry.serial, default=None)
+
+    def has_first(self) -> bool:
+        """Whether a root that lived was ever retired here."""
+        found = self.container()
+        if found is not None and _FIRST in found.own:
+            return True
+        return self.newest_lived() is not None
+
+    def set_first(self, label: str) -> None:
+        """Record that the root called *label* was the first to be retired here."""
+        datasets.mark(self.old_roots, _FIRST, label)
+
+    # Looking into it
+
+    def mount(self, entry: OldRoot) -> int:
+        require_mountable(entry)
+        return datasets.mount(self.path(entry))
+
+    def mount_base(self) -> int | None:
+        return datasets.mount(self.source)
+
+    def mount_fresh(self) -> int | None:
+        """A mount of the snapshot that the present root is a clone of."""
+        root = datasets.look(self.root).get(self.root)
+        if root is None or not root.origin:
+            raise EphemerootError(
+                f"{self.root} is a clone of nothing: no wipe has made it",
+                "compare with --against base",
+            )
+        return datasets.mount(root.origin)
+
+    # What retention asks
+
+    def seen(self) -> int:
+        found = self.container()
+        text = found.own.get(_SEEN, "") if found is not None else ""
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
+
+    def record_seen(self, now: int) -> None:
+        if self.container() is not None:
+            datasets.mark(self.old_roots, _SEEN, str(now))
+
+    def space(self) -> tuple[int, int]:
+        pool = datasets.pool(self.root)
+        found = datasets.look(pool)[pool]
+        return found.available, found.available + found.used
+
+    def settle(self, deadline: float) -> None:
+        """ZFS frees the blocks of what was destroyed in the background (zpoolprops(7))."""
+        pool = datasets.pool(self.root)
+        while programs.run("zpool", "get", "-Hpo", "value", "freeing", pool).strip() != "0":
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.05)
+
+    # What becomes of an old root
+
+    def rename(self, entry: OldRoot, name: Name) -> str:
+        self.facts(entry)
+        channel.rename(self.path(entry), f"{self.old_roots}/{name}")
+        return str(name)
+
+    def prove(self, entry: OldRoot) -> None:
+        if entry.kind != RETIRED:
+            raise EphemerootError(f"{self.path(entry)} was not retired by ephemeroot: left alone")
+        delete(self.path(entry), entry.serial, act="look")
+
+    def delete(self, entry: OldRoot) -> None:
+        self.prove(entry)
+        delete(self.path(entry), entry.serial)
+
+
+def delete(name: str, createtxg: int, act: str = "do") -> None:
+    """Delete the filesystem *name*, which was made in that transaction group, and nothing else.
+
+    Raises ``EphemerootError`` if it is another one now, is mounted, or has anything in it or
+    cloned from it.
+    """
+    if datasets.is_mounted(name):
+        raise EphemerootError(f"{name} is mounted", "unmount it first")
+    pool = datasets.pool(name)
+    run = channel.change if act == "do" else channel.read
+    said = run(pool, _DELETE, name, str(createtxg), SNAPSHOT, act) or {}
+    what, by = said.get("what"), said.get("by", "")
+    if not what:
+        return
+    if what == "changed":
+        raise EphemerootError(f"{name} is not the dataset it was")
+    if what == "child":
+        raise EphemerootError(f"{name} has {by} in it", f"'zfs destroy {by}' first")
+    if what == "snapshot":
+        raise EphemerootError(
+            f"{name} has the snapshot {by}",
+            f"'zfs destroy {by}' first, and keep automatic snapshots away from the root",
+        )
+    if what == "clone":
+        raise EphemerootError(f"{by} is a clone of {name}", f"'zfs promote {by}' first")
+    raise EphemerootError(f"{name} cannot be destroyed: {os.strerror(int(by))}")
+
+
+def amount_of(value: object, total: int) -> int:
+    """Bytes of an ``amount``, see ``btrfs.amount``."""
+    from ephemeroot.wipers.btrfs import amount
+
+    return amount(value, total)

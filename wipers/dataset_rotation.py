@@ -1,0 +1,417 @@
+"""The rotation of a ZFS root: prove, recover, clone, rename twice, prune.
+
+ZFS cannot exchange two names, so there is an instant without a root: the clone under its
+temporary name knows whose place it takes, and the next boot completes what was begun. Each
+step is on the disk before the next one starts.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import programs
+from ephemeroot.wipers import channel, dataset_history, datasets, names, retention
+from ephemeroot.wipers.contract import Outcome
+from ephemeroot.wipers.dataset_history import SNAPSHOT, DatasetHistory
+from ephemeroot.wipers.datasets import NEW, STATE, Dataset, Private
+from ephemeroot.wipers.rollback import require_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ephemeroot.wipers.contract import Boot
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.pruning import Pruning
+
+# On a fresh root: the guid of the root whose place it takes, and what has to follow it.
+_OF = "ephemeroot:of"
+_BOOTFS = "ephemeroot:bootfs"
+_RESERVED = "ephemeroot:reserved"
+
+_OURS = "ephemeroot:"
+# Two datasets at once cannot have these; they move when the new root has its place.
+_MOVED = ("reservation", "refreservation")
+# Come with the clone's origin, and cannot be set.
+_NOT_COPIED = ("canmount", "keylocation", "keyformat", "pbkdf2iters", "encryption", *_MOVED)
+
+_ENVIRONMENT = "zfs-env-bootfs.service"
+
+# The properties set on argv[1] itself, as text.
+_PROPERTIES = """
+local name = (...)["argv"][1]
+local found = {}
+for _, property in ipairs(zfs.list.system_properties(name)) do
+  local value, source = zfs.get_prop(name, property)
+  if source == name and (type(value) == "string" or type(value) == "number") then
+    if value == -1 then value = "none" end
+    found[property] = tostring(value)
+  end
+end
+for property, value, source in zfs.list.user_properties(name) do
+  if source == name then found[property] = value end
+end
+return found
+"""
+
+
+class DatasetRotation:
+    """One rotation of the root of *history*, with *pruning* at its end.
+
+    Fresh roots are clones of ``history.source``; *base* is the dataset that it is a snapshot of.
+    """
+
+    __slots__ = ("base", "bootfs", "boot", "history", "new", "outcome", "pruning", "root", "source")
+
+    def __init__(self, boot: Boot, history: DatasetHistory, pruning: Pruning, *, base: str) -> None:
+        self.boot = boot
+        self.history = history
+        self.pruning = pruning
+        self.base = base
+        self.root = history.root
+        self.new = temporary(history.root)
+        self.source = history.source
+        self.bootfs = ""
+        self.outcome = Outcome(fresh={})
+
+    def run(self) -> Outcome:
+        """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
+        found = datasets.look(self.root, self.new, self.base, self.source)
+        self._prove_pool()
+        finish = self.root not in found and _OF in getattr(found.get(self.new), "own", {})
+        if finish and not self.boot.dry_run:
+            self._finish()
+            found = datasets.look(self.root, self.new, self.base, self.source)
+        if finish and self.boot.dry_run:
+            self.boot.log(f"put {self.new}, of an interrupted boot, in its place")
+            return self.outcome
+        previous = require_root(found.get(self.root), self.root)
+        source = self._prove(found, previous)
+        leftover = found.get(self.new)
+        if leftover is not None and _OF not in leftover.own:
+            raise Refused(
+                f"{self.new} exists and was not made by ephemeroot",
+                f"'zfs rename {self.new} NAME' keeps it, 'zfs destroy {self.new}' deletes it",
+            )
+        if self.boot.dry_run:
+            self._describe(leftover, previous, source)
+            return self.outcome
+        self._complete(previous)
+        if leftover is not None:
+            self._recover(leftover)
+        name = self._name(previous)
+        identity = self._place(name, previous, source)
+        # The fresh root is in its place: from here on failures are problems, not errors.
+        self.outcome.fresh = {"dataset": self.root, "fsid": identity}
+        self.outcome.retired = str(name)
+        if name.keep:
+            self._attempt("record that it was the first", lambda: self.history.set_first(str(name)))
+        retired = f"{self.history.old_roots}/{name}"
+        self._follow(retired, named=self.bootfs == self.root)
+        self._prune()
+        self.outcome.kept = [entry.label for entry in self.history.retired()]
+        return self.outcome
+
+    # Proofs: nothing is changed here
+
+    def _prove_pool(self) -> None:
+        pool = datasets.pool(self.root)
+        said = programs.run("zpool", "get", "-Ho", "value", "bootfs,altroot", pool).splitlines()
+        self.bootfs = said[0] if said else "-"
+        if len(said) > 1 and said[1] not in ("-", ""):
+            raise Refused(
+                f"the pool {pool} is imported below {said[1]}",
+                "mount points cannot be copied then: import it without -R",
+            )
+
+    def _prove(self, found: dict[str, Dataset], previous: Dataset) -> str:
+        """Everything that could make the new root useless or the old one undeletable.
+
+        Returns the snapshot that will be cloned; an old root that was asked for has none yet.
+        """
+        children = sorted(datasets.children(self.root))
+        if children:
+            raise Refused(
+                f"the root {self.root} has datasets in it ({', '.join(children[:3])}): they would "
+                "be renamed with it",
+                f"'zfs rename {children[0]} …' moves one beside the root",
+            )
+        if previous.canmount == "on" and previous.mountpoint not in ("legacy", "none"):
+            raise Refused(
+                f"{self.root} has canmount=on: 'zfs mount -a' would mount its old roots over it",
+                f"zfs set canmount=noauto {self.root}",
+            )
+        self._prove_base(found, previous)
+        self._prove_container(previous)
+        return self._requested() if self.boot.request is not None else self.source
+
+    def _prove_base(self, found: dict[str, Dataset], previous: Dataset) -> None:
+        base = found.get(self.base)
+        if base is None:
+            raise Refused(
+                f"the base {self.base} does not exist",
+                f"'zfs list -r {datasets.pool(self.base)}' shows what does; set base",
+            )
+        origin = base.origin.partition("@")[0]
+        for above in (self.root, self.history.old_roots):
+            if origin and datasets.is_below(origin, above):
+                raise Refused(
+                    f"the base {self.base} is a clone of {base.origin}: something was promoted "
+                    "over it",
+                    f"zfs promote {self.base}",
+                )
+        if self.source not in found:
+            raise Refused(
+                f"the snapshot {self.source} of the base does not exist",
+                f"when the base is as fresh roots should be: 'zfs snapshot {self.source}'",
+            )
+        if base.encryption_root != previous.encryption_root:
+            raise Refused(
+                f"the base {self.base} has {_encryption(base)}, the root {self.root} has "
+                f"{_encryption(previous)}",
+                "a clone has the key of its origin: make the base where the root's key is",
+            )
+
+    def _prove_container(self, previous: Dataset) -> None:
+        """A dataset can only be renamed to where its key is."""
+        place = self.history.old_roots
+        found = self.history.container()
+        if found is None:
+            place = place.rpartition("/")[0]
+            found = datasets.look(place).get(place)
+            if found is None:
+                raise Refused(
+                    f"there is no dataset {place} for old-roots",
+                    f"'zfs create -o mountpoint=none {place}', or name another place",
+                )
+        if found.encryption_root != previous.encryption_root:
+            raise Refused(
+                f"old-roots in {place} has {_encryption(found)}, the root {self.root} has "
+                f"{_encryption(previous)}",
+                "name an old-roots below the root's encryption root",
+            )
+
+    def _requested(self) -> str:
+        request = str(self.boot.request)
+        try:
+            entry = self.history.find(request)
+            self.history.facts(entry)
+        except EphemerootError as error:
+            raise Refused(
+                f"cannot boot the old root {request!r}: {error.message}",
+                "see 'ephemeroot roots list' for those that there are",
+            ) from error
+        return self.history.path(entry)
+
+    # What an interrupted boot left
+
+    def _finish(self) -> None:
+        """The root was renamed away and the fresh one waits: complete that."""
+        line = f"put {self.new}, of an interrupted boot, in its place"
+        self.boot.log(line)
+        channel.rename(self.new, self.root)
+        self.outcome.recovered.append(line)
+        # OpenZFS's dracut module has asked already how the root is to be mounted, when there
+        # was none, and what it took for an answer would not mount one with mountpoint=legacy.
+        unit = f"/usr/lib/systemd/system/{_ENVIRONMENT}"
+        if os.path.exists("/run/systemd/system") and os.path.exists(unit):
+            self._attempt(
+                f"start {_ENVIRONMENT} again",
+                lambda: programs.run("systemctl", "--quiet", "start", _ENVIRONMENT),
+            )
+
+    def _complete(self, root: Dataset) -> None:
+        """What has to follow a new root and did not before the power went."""
+        if _OF not in root.own or not (_BOOTFS in root.own or _RESERVED in root.own):
+            return
+        for child, (kind, _) in datasets.children(self.history.old_roots).items():
+            if kind == "filesystem":
+                found = datasets.look(child).get(child)
+                if found is not None and found.guid == root.own[_OF]:
+                    self._follow(child, named=_BOOTFS in root.own and self.bootfs == child)
+                    return
+
+    def _recover(self, leftover: Dataset) -> None:
+        """A fresh root that never got its place goes, unless somebody has worked in it."""
+        line = f"delete {self.new}, a fresh root that never got its place"
+        if leftover.state == NEW and not leftover.written:
+            self.boot.log(line)
+            dataset_history.delete(self.new, leftover.createtxg)
+            self.outcome.recovered.append(line)
+            return
+        name = self.history.free(names.Name(self.boot.now, unsynced=True, unused=True))
+        line = f"retire {self.new}, a fresh root that never got its place, as {name}"
+        self.boot.log(line)
+        if self.history.container() is None:
+            self.history.make_container()
+        channel.rename(self.new, f"{self.history.old_roots}/{name}")
+        self.outcome.recovered.append(line)
+
+    # The steps
+
+    def _name(self, previous: Dataset) -> Name:
+        boot, history = self.boot, self.history
+        plausible = retention.is_plausible(
+            [entry.name for entry in history.retired() if entry.name is not None],
+            boot.now,
+            synchronised=boot.synchronised,
+            seen=history.seen(),
+            keep_days=self.pruning.policy.keep_days,
+        )
+        unused = previous.state == NEW
+        # The first one is the only copy of all that was forgotten.
+        first = not unused and not history.has_first()
+        return history.free(names.Name(boot.now, unsynced=not plausible, unused=unused, keep=first))
+
+    def _place(self, name: Name, previous: Dataset, source: str) -> str:
+        """Put a fresh root in its place; returns what it is known by."""
+        if self.history.container() is None:
+            self.boot.log(f"create {self.history.old_roots}")
+            self.history.make_container()
+        if "@" not in source:
+            source = self._snapshot(source, name)
+        self._make_room_and_clone(source, previous)
+        made = datasets.look(self.new)[self.new]
+        retired = f"{self.history.old_roots}/{name}"
+        try:
+            with Private(self.new, f"{self.boot.private}/fresh") as fresh:
+                self.boot.prove(fresh.path)
+                identity = fresh.fsid
+            self._hand_over(name)
+            self.boot.log(self._retirement(name))
+            channel.rename(self.root, retired)
+        except BaseException:
+            self._discard(made)
+            raise
+        self.boot.log(self._placement)
+        try:
+            channel.rename(self.new, self.root)
+        except BaseException:
+            channel.rename(retired, self.root)
+            self._discard(made)
+            raise
+        return identity
+
+    def _snapshot(self, old_root: str, name: Name) -> str:
+        """A snapshot of *old_root*, to boot a copy of it."""
+        snapshot = f"{old_root}@{SNAPSHOT}{names.Name(name.time, name.number)}"
+        self.boot.log(f"take the snapshot {snapshot}")
+        programs.run("zfs", "snapshot", snapshot)
+        return snapshot
+
+    def _make_room_and_clone(self, source: str, previous: Dataset) -> None:
+        try:
+            self._clone(source, previous)
+            return
+        except EphemerootError as error:
+            if "out of space" not in error.message:
+                raise
+        self.boot.log("no space for a fresh root: old roots that are due go first")
+        self._prune()
+        self.pruning.settle(None)
+        self._clone(source, previous)
+
+    def _clone(self, source: str, previous: Dataset) -> None:
+        self.boot.log(self._creation(source))
+        pool = datasets.pool(self.root)
+        own = channel.read(pool, _PROPERTIES, self.root) or {}
+        wanted = {
+            key: value
+            for key, value in own.items()
+            if key not in _NOT_COPIED and not key.startswith(_OURS)
+        }
+        wanted |= {"canmount": "noauto", STATE: NEW, _OF: previous.guid}
+        if self.bootfs == self.root:
+            wanted[_BOOTFS] = "on"
+        reserved = [f"{key}={own[key]}" for key in _MOVED if own.get(key, "0") not in ("0", "none")]
+        if reserved:
+            wanted[_RESERVED] = " ".join(reserved)
+        words = [word for key in sorted(wanted) for word in ("-o", f"{key}={wanted[key]}")]
+        programs.run("zfs", "clone", *words, source, self.new)
+
+    def _hand_over(self, name: Name) -> None:
+        """Show the newest root that lived to the stage: it may want to save something."""
+        entry = self.history.newest_lived() if name.unused else None
+        shown = self.history.path(entry) if entry is not None else self.root
+        with Private(shown, f"{self.boot.private}/previous") as previous:
+            self.boot.previous(previous.path, not name.unused or entry is not None)
+
+    def _discard(self, made: Dataset) -> None:
+        """Delete a clone that never got its place. A failure is left to the next recovery."""
+        try:
+            dataset_history.delete(self.new, made.createtxg)
+        except (EphemerootError, OSError):
+            return
+
+    def _follow(self, retired: str, *, named: bool) -> None:
+        """What the old root has taken with it under its new name comes back to the root:
+        reservations and, if it *named* the root, the pool's bootfs.
+        """
+        root = datasets.look(self.root)[self.root]
+        if named:
+            # It is an object number, and went with the old root under its new name.
+            self._attempt(f"let bootfs name {self.root}", self._set_bootfs)
+        if root.own.get(_RESERVED):
+            self._attempt(
+                f"move the reservations to {self.root}",
+                lambda: self._move_reservations(retired, root.own[_RESERVED].split()),
+            )
+
+    def _set_bootfs(self) -> None:
+        programs.run("zpool", "set", f"bootfs={self.root}", datasets.pool(self.root))
+        self.bootfs = self.root
+
+    def _move_reservations(self, retired: str, reserved: list[str]) -> None:
+        programs.run("zfs", "set", *(f"{key}=none" for key in _MOVED), retired)
+        programs.run("zfs", "set", *reserved, self.root)
+        programs.run("zfs", "inherit", _RESERVED, self.root)
+
+    def _prune(self) -> None:
+        result = self.pruning.run(budget=self.boot.budget, log=self.boot.log)
+        self.outcome.pruned += result.pruned
+        self.outcome.problems += result.problems
+
+    def _attempt(self, line: str, action: Callable[[], object]) -> None:
+        self.boot.log(line)
+        try:
+            action()
+        except (EphemerootError, OSError) as error:
+            self.outcome.problems.append(f"{line}: {error}")
+
+    # In words
+
+    @staticmethod
+    def _creation(source: str) -> str:
+        return f"create a fresh root as a clone of {source}"
+
+    @staticmethod
+    def _retirement(name: Name) -> str:
+        return f"retire the previous root as {name}"
+
+    @property
+    def _placement(self) -> str:
+        return f"put the fresh one in the place of {self.root}"
+
+    def _describe(self, leftover: Dataset | None, previous: Dataset, source: str) -> None:
+        """What ``run`` would do, in the same lines."""
+        if leftover is not None:
+            self.boot.log(f"recover {self.new}")
+        with Private(source, f"{self.boot.private}/fresh") as fresh:
+            self.boot.prove(fresh.path)
+        self.boot.log(self._creation(source))
+        self.boot.log(self._retirement(self._name(previous)))
+        self.boot.log(self._placement)
+        for change in self.pruning.changes():
+            self.boot.log(change.describe())
+
+
+def temporary(root: str) -> str:
+    """The name of a fresh root before it gets its place."""
+    return f"{root}.ephemeroot-new"
+
+
+def _encryption(found: Dataset) -> str:
+    if not found.encryption_root:
+        return "no encryption"
+    return f"the encryption root {found.encryption_root}"

@@ -1,0 +1,250 @@
+"""The ZFS wiper: the root goes back to a snapshot, or gets a successor cloned from a base.
+
+``rollback`` keeps nothing and takes one transaction group; ``rotate`` keeps the previous
+roots, as the btrfs wiper does. See ``rollback`` and ``dataset_rotation`` for the steps.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import Refused
+from ephemeroot.wipers import datasets
+from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
+from ephemeroot.wipers.dataset_history import DatasetHistory
+from ephemeroot.wipers.dataset_rotation import DatasetRotation, temporary
+from ephemeroot.wipers.datasets import AUTO, LIVED, NEW, STATE
+from ephemeroot.wipers.pruning import Clock
+from ephemeroot.wipers.retention import Policy
+from ephemeroot.wipers.rollback import Rollback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.contract import Boot, Outcome
+    from ephemeroot.wipers.history import History, Installed
+
+ROLLBACK = "rollback"
+ROTATE = "rotate"
+_ONLY_ROTATE = ("base", "old-roots", "min-free")
+
+# zfsconcepts(7): what a name may be made of, and how long it may be in all.
+_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.: ")
+_LONGEST = 255
+
+
+class Zfs(Wiper):
+    """Makes a ZFS dataset fresh. See the contract for the methods."""
+
+    NAME = "zfs"
+    OPTIONS = (
+        Option("mode", "string", ROLLBACK, "rollback to a snapshot, or rotate and keep old roots"),
+        Option("dataset", "dataset", None, "the root; by default what root= names"),
+        Option("snapshot", "string", "blank", "the snapshot's name: of the root, or of the base"),
+        Option("base", "dataset", None, "rotate: fresh roots are clones of its snapshot"),
+        Option("old-roots", "dataset", None, "rotate: parent of old roots; 'old-roots' beside it"),
+        Option("keep-days", "integer", 30, "rotate: days for which every old root is kept"),
+        Option("keep-last", "integer", 3, "rotate: old roots that are kept whatever their age"),
+        Option("min-free", "amount", None, "rotate: below it the oldest old roots go early"),
+    )
+    ON_DEVICE = False
+
+    __slots__ = ()
+
+    @classmethod
+    def needs(cls, settings: dict[str, object]) -> Needs:
+        # zpool tells and sets bootfs; zfs clones with native properties, for which a channel
+        # program has nothing and libzfs_core wants the kernel's numbers.
+        return Needs(
+            kernel_modules=("zfs",),
+            programs=("zpool", "zfs") if settings.get("mode") == ROTATE else ("zpool",),
+            exercise=("ephemeroot.wipers.channel:exercise",),
+        )
+
+    @classmethod
+    def validate(cls, settings: dict[str, object]) -> list[Finding]:
+        mode = settings.get("mode")
+        if mode not in (ROLLBACK, ROTATE):
+            return [Finding("mode", f"{mode!r} is unknown", f'"{ROLLBACK}" or "{ROTATE}"')]
+        findings = []
+        snapshot = str(settings.get("snapshot"))
+        if not set(snapshot) <= _CHARACTERS or len(snapshot) > _LONGEST:
+            hint = "only the part after @"
+            findings.append(Finding("snapshot", f"{snapshot!r} is no snapshot's name", hint))
+        if mode == ROTATE:
+            return [*findings, *_rotation_findings(settings)]
+        return findings + [
+            Finding(key, "means nothing for a rollback", f'leave it out, or set mode = "{ROTATE}"')
+            for key in _ONLY_ROTATE
+            if settings.get(key) is not None
+        ]
+
+    @classmethod
+    def starts_empty(cls, settings: dict[str, object]) -> bool:
+        return False
+
+    @classmethod
+    def mismatch(cls, settings: dict[str, object], root: str | None) -> str:
+        named, wanted = datasets.of_root(root), settings.get("dataset")
+        if named == AUTO:
+            if settings.get("mode") == ROTATE:
+                # It is found by its object number, and that is the old root's after a power cut.
+                return "a root that is rotated must be booted by its name, root=zfs:DATASET"
+            return "" if wanted else "no dataset is named: set dataset, or root=zfs:DATASET"
+        if not named:
+            return "that is no dataset: a root on ZFS is booted with root=zfs:DATASET"
+        if wanted and named != wanted:
+            return f"the dataset to make fresh is {wanted}"
+        return ""
+
+    @classmethod
+    def takes(cls, settings: dict[str, object], root: str | None, device: str) -> str:
+        named = datasets.of_root(root)
+        dataset = str(settings.get("dataset") or ("" if named == AUTO else named))
+        if dataset and device == dataset:
+            return f"{device} is what is made fresh"
+        if settings.get("mode") != ROTATE:
+            return ""  # what lies in the root is a dataset of its own, and stays
+        old_roots = str(settings.get("old-roots") or "")
+        for what, above in (("the root", dataset), ("old-roots", old_roots)):
+            if above and datasets.is_below(device, above):
+                return f"{device} lies in {what} ({above})"
+        return ""
+
+    def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
+        settings = self.settings
+        what = settings.get("dataset") or "the dataset of root="
+        if settings["mode"] == ROLLBACK:
+            return f"roll {target} back: {what} becomes its snapshot @{settings['snapshot']} again"
+        where = settings.get("old-roots") or "old-roots beside it"
+        return (
+            f"rotate {target}: {what} becomes a clone of {self._source}, "
+            f"the previous one goes to {where} "
+            f"for {settings['keep-days']} days, the last {settings['keep-last']} stay"
+        )
+
+    def wipe(self, boot: Boot) -> Outcome:
+        root = self._root(boot.root if boot.target == "/" else None)
+        if boot.target == "/" and datasets.of_root(boot.root) == AUTO:
+            _require_bootfs(root)
+        if self.settings["mode"] == ROLLBACK:
+            from ephemeroot.wipers import channel
+
+            lock = channel.lock()
+            try:
+                return Rollback(boot, root, str(self.settings["snapshot"])).run()
+            finally:
+                os.close(lock)
+        with self._history(root) as history:
+            clock = Clock(boot.now, synchronised=boot.synchronised)
+            pruning = history.pruning(clock, pinned=boot.pinned)
+            return DatasetRotation(boot, history, pruning, base=str(self.settings["base"])).run()
+
+    def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
+        return datasets.mounted_at(target) == fresh.get("dataset", "?") and datasets.fsid(
+            target
+        ) == fresh.get("fsid")
+
+    def mark_lived(self, target: str) -> bool:
+        """Record that the root mounted at *target* was booted to the end."""
+        name = datasets.mounted_at(target)
+        found = datasets.look(name).get(name) if name else None
+        if found is None or not found.state:
+            return False
+        if found.state == NEW:
+            datasets.mark(name, STATE, LIVED)
+        return True
+
+    @property
+    def keeps(self) -> bool:
+        return self.settings["mode"] == ROTATE
+
+    def history(self, installed: Installed) -> History:
+        """The old roots; after a rollback none, but what the root was made of."""
+        return self._history(self._root(installed.root if installed.target == "/" else None))
+
+    def _history(self, root: str) -> DatasetHistory:
+        rotates = self.settings["mode"] == ROTATE
+        old_roots = self._old_roots(root) if rotates else ""
+        if rotates:
+            _require_apart(root, old_roots, self.settings.get("base"))
+        days, last = self.settings["keep-days"], self.settings["keep-last"]
+        if not isinstance(days, int) or not isinstance(last, int):
+            raise Refused(f"keep-days or keep-last is no number: {days!r}, {last!r}")
+        return DatasetHistory(
+            root,
+            old_roots,
+            source=self._source if rotates else f"{root}@{self.settings['snapshot']}",
+            policy=Policy(days, last),
+            min_free=self.settings.get("min-free"),
+        )
+
+    @property
+    def _source(self) -> str:
+        return f"{self.settings.get('base')}@{self.settings['snapshot']}"
+
+    def _root(self, root: str | None) -> str:
+        """The dataset to make fresh: the settings', else the one that ``root=`` names."""
+        named = self.settings.get("dataset") or datasets.of_root(root)
+        if not named or named == AUTO:
+            raise Refused("no dataset is named to make fresh", "set dataset in the wiper's table")
+        return str(named)
+
+    def _old_roots(self, root: str) -> str:
+        named = self.settings.get("old-roots")
+        if named:
+            return str(named)
+        return f"{root.rpartition('/')[0] or root}/old-roots"
+
+
+def _rotation_findings(settings: dict[str, object]) -> list[Finding]:
+    findings = []
+    root, old_roots, base = (settings.get(key) for key in ("dataset", "old-roots", "base"))
+    if not base:
+        hint = "a dataset with the snapshot that fresh roots are clones of"
+        return [Finding("base", "must be named to rotate", hint)]
+    try:
+        _require_apart(str(root) if root else "", str(old_roots) if old_roots else "", base)
+    except Refused as error:
+        findings.append(Finding("old-roots" if old_roots else "base", error.message, error.hint))
+    return findings
+
+
+def _require_apart(root: str, old_roots: str, base: object) -> None:
+    """Raise ``Refused`` unless root, old-roots and base lie beside each other, in one pool."""
+    named = {"the root": root, "old-roots": old_roots, "the base": str(base) if base else ""}
+    if root and "/" not in root:
+        raise Refused(
+            f"the root {root} is a pool", "move the system into a dataset: POOL/ROOT/NAME"
+        )
+    if root and len(temporary(root)) > _LONGEST:
+        raise Refused(f"the name of the root {root[:40]}… is too long for a rotation")
+    pairs = [
+        (one, other)
+        for one, name in named.items()
+        for other, above in named.items()
+        if one != other and name and above and datasets.is_below(name, above)
+    ]
+    if pairs:
+        one, other = pairs[0]
+        raise Refused(
+            f"{one} ({named[one]}) lies in {other} ({named[other]})",
+            "name datasets beside each other",
+        )
+    if len({datasets.pool(name) for name in named.values() if name}) > 1:
+        raise Refused("root, base and old-roots are in different pools", "a clone cannot leave one")
+
+
+def _require_bootfs(root: str) -> None:
+    """With ``root=zfs:AUTO`` the pool's ``bootfs`` is booted: it must be what is made fresh."""
+    from ephemeroot.linux import programs
+
+    pool = datasets.pool(root)
+    said = programs.run("zpool", "list", "-Ho", "bootfs").split("\n")
+    # As OpenZFS's dracut module has it: the first pool that has one.
+    booted = next((line for line in said if line not in ("", "-")), "")
+    if booted != root:
+        raise Refused(
+            f"the kernel command line boots the pool's bootfs, {booted or 'which is not set'}, "
+            f"not {root}",
+            f"zpool set bootfs={root} {pool}",
+        )
