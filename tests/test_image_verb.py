@@ -58,15 +58,20 @@ def test_what_was_there_before_is_gone(root: Path, tmp_path: Path) -> None:
 
 
 def test_explained(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert image(root, tmp_path / "into", "--explain") == 0
+    assert image(root, tmp_path / "into", "--explain", "--init", "dracut") == 0
     lines = capsys.readouterr().out.splitlines()
     sums = [line for line in lines if "in all: " in line]
     assert sum(int(line.split()[0]) for line in sums) > 3_000_000
-    files = [line for line in lines if "kernel module" not in line and line not in sums]
+    others = ("kernel module", " hook ")
+    files = [line for line in lines if not any(w in line for w in others) and line not in sums]
     sizes = [int(line.split()[0]) for line in files]
     assert sizes == sorted(sizes, reverse=True)
     assert files[0].endswith("(interpreter)")
     assert any(line.endswith("plan.json  (plan)") for line in files)
+    assert any(line.endswith("(library, for fsck.ext4)") for line in files)
+    assert any(line.endswith("/hooks/persist.pyc  (boot code)") for line in files)
+    assert [line.split()[1] for line in lines if " hook " in line] == ["pre-mount", "pre-pivot"]
+    assert len(sums) < 15
     assert not any(line.endswith("()") for line in files)
     assert [line.split()[-1] for line in lines if "kernel module" in line] == ["btrfs", "ext4"]
 

@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace, into: Path) -> int:
     loop = arguments.initqueue or (hooks is None and init == initramfs.DRACUT)
     made = _put_together(into / "tree", raw, init, hooks, loop=loop)
     if arguments.explain:
-        _explain(made)
+        _explain(made, init)
     else:
         for line in _lines(made, init, loop=loop):
             sys.stdout.write(line + "\n")
@@ -140,7 +140,7 @@ def _line(made: Contents, path: Path) -> str:
     return f"copy\t{path}\t{made.tree.name(path)}"
 
 
-def _explain(made: Contents) -> None:
+def _explain(made: Contents, init: str) -> None:
     rows = sorted(
         ((path.lstat().st_size, made.tree.name(path)) for path in made.tree.files()), reverse=True
     )
@@ -148,15 +148,17 @@ def _explain(made: Contents) -> None:
         sys.stdout.write(f"{size:>9}  {name}  ({made.tree.why.get(name, '')})\n")
     for name in made.modules:
         sys.stdout.write(f"{'':>9}  kernel module {name}\n")
+    for kind, priority, name in made.hooks if init == initramfs.DRACUT else []:
+        sys.stdout.write(f"{'':>9}  hook {kind} {priority}: {name}\n")
     for why, size in _totals(made):
         sys.stdout.write(f"{size:>9}  in all: {why}\n")
 
 
 def _totals(made: Contents) -> list[tuple[str, int]]:
-    """The size of everything with the same reason, the largest first."""
+    """The size of everything with the same kind of reason, the largest first."""
     sums: dict[str, int] = {}
     for path in made.tree.files():
-        why = made.tree.why.get(made.tree.name(path), "")
+        why = made.tree.why.get(made.tree.name(path), "").partition(",")[0]
         sums[why] = sums.get(why, 0) + path.lstat().st_size
     return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
 

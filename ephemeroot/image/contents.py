@@ -192,7 +192,8 @@ def _add_python(tree: Tree, closure: Closure) -> list[str]:
     for module in closure.modules:
         names.append(module.name)
         standard = closure.is_standard(module)
-        why = "standard library" if standard else "module"
+        own = module.name.partition(".")[0] == closures.OWN
+        why = "standard library" if standard else "boot code" if own else "Python library"
         if module.kind == "extension":
             name = (
                 str(module.file)
@@ -221,8 +222,8 @@ def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
         tree.copy(program, why="program")
     extensions = [module.file for module in closure.modules if module.kind == "extension"]
     libraries = Libraries().needed_by([closure.program, *extensions, *programs])
-    for library in libraries:
-        tree.copy(library, why="library")
+    for library, needing in libraries.items():
+        tree.copy(library, why=f"library, for {needing.name}")
     # Loaded by a way that no ELF header tells of (dlopen): wanted all the same, by the name
     # that the loader will be asked for and not by that of the file behind it.
     known = {path.resolve() for path in (closure.program, *extensions, *libraries)}

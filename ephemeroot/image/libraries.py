@@ -22,13 +22,15 @@ class Libraries:
     def __init__(self) -> None:
         self._cache = _linker_cache()
 
-    def needed_by(self, files: Iterable[Path]) -> list[Path]:
-        """All libraries that *files* need, directly or not, and their loader.
+    def needed_by(self, files: Iterable[Path]) -> dict[Path, Path]:
+        """All libraries that *files* need, directly or not, and their loader; each with a file
+        that needs it.
 
         The names are those under which the loader will look for them (``libc.so.6``).
         Raises ``Broken`` naming a library that is nowhere, and who needs it.
         """
         found: dict[str, Path] = {}
+        needing: dict[Path, Path] = {}
         waiting = list(files)
         while waiting:
             file = waiting.pop()
@@ -36,12 +38,14 @@ class Libraries:
             if facts is None:
                 continue
             if facts.interpreter is not None:
-                found.setdefault(facts.interpreter, Path(facts.interpreter))
+                loader = found.setdefault(facts.interpreter, Path(facts.interpreter))
+                needing.setdefault(loader, file)
             for name in facts.needed:
                 if name not in found:
                     found[name] = self._find(name, facts, file)
+                    needing.setdefault(found[name], file)
                     waiting.append(found[name])
-        return sorted(set(found.values()))
+        return dict(sorted(needing.items()))
 
     def _find(self, name: str, facts: elf.Elf, needing: Path) -> Path:
         if "/" in name:
