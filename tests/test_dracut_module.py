@@ -145,7 +145,7 @@ def test_without_systemd_a_wiper_mounts_the_root_among_the_mounts(
     assert built.status == 0, built.lines
     assert [line for line in hooks(built) if "initqueue" not in line] == [
         *(["hook cmdline 96 ephemeroot-root.sh"] if claimed else []),
-        "hook mount 10 ephemeroot-wipe.sh",
+        "hook mount 00 ephemeroot-wipe.sh",
         "hook pre-pivot 30 ephemeroot-persist.sh",
     ]
 
@@ -168,6 +168,26 @@ def test_without_systemd_an_inert_image_says_so(dracut: Dracut, broken: str) -> 
     assert hooks(built) == ["hook pre-mount 50 ephemeroot-inert.sh"]
 
 
+INIT = 'NEWROOT=/sysroot; hookdir=hooks; ismounted() { [ "$1" = "$mounted" ]; }; mounted=; '
+
+
+@pytest.mark.parametrize("is_volume", [True, False])
+def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
+    tmp_path: Path, is_volume: bool
+) -> None:
+    """By dracut's hook for it. That has a list of the hooks already: none may be missing."""
+    hook = (data.folder("dracut") / "50ephemeroot/ephemeroot-persist.sh").read_text()
+    (tmp_path / "boot").write_text("exit 0\n")
+    (tmp_path / "hook").write_text(hook.replace("/usr/lib/ephemeroot/boot", str(tmp_path / "boot")))
+    (tmp_path / "hooks/pre-pivot").mkdir(parents=True)
+    usr = tmp_path / "hooks/pre-pivot/50-mount-usr.sh"
+    usr.write_text("mount_usr\n")
+    script = f"{INIT}mounted={'/sysroot/usr' if is_volume else ''}; . ./hook"
+    done = subprocess.run(["sh", "-euc", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert usr.read_text() == ("" if is_volume else "mount_usr\n")
+
+
 @pytest.mark.parametrize("name", ["wipe", "persist"])
 @pytest.mark.parametrize("status", [0, 1, 127])
 def test_a_hook_dies_unless_its_stage_says_go_on(tmp_path: Path, name: str, status: int) -> None:
@@ -176,7 +196,7 @@ def test_a_hook_dies_unless_its_stage_says_go_on(tmp_path: Path, name: str, stat
     boot = tmp_path / "boot"
     boot.write_text(f'echo "boot $*"; exit {status}\n')
     (tmp_path / "hook").write_text(hook.replace("/usr/lib/ephemeroot/boot", str(boot)))
-    script = 'die() { echo "died: $*"; exit 1; }; NEWROOT=/sysroot; . ./hook; echo mounted'
+    script = f'{INIT}die() {{ echo "died: $*"; exit 1; }}; . ./hook; echo mounted'
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert lines[0] == f"boot {name} /sysroot"

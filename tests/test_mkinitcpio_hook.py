@@ -246,6 +246,8 @@ def ran(tmp_path: Path, function: str, boot: str, answer: str = "exit 9") -> Ran
     (ours / "boot").write_text(f'echo "boot $*" >> log; {boot}\n')
     hook = hook.replace("/usr/lib/ephemeroot", str(ours))
     hook = hook.replace("/proc/mounts", str(tmp_path / "mounts"))
+    hook = hook.replace("/hooks/", f"{tmp_path}/hooks/")
+    (tmp_path / "mounts").touch()
     (tmp_path / "hook").write_text(hook.replace("/run/ephemeroot", str(tmp_path)))
     shell = ["busybox", "sh"] if shutil.which("busybox") else ["sh"]
     done = subprocess.run(
@@ -286,6 +288,19 @@ def test_a_wiper_that_mounts_the_root(tmp_path: Path, boot: str, mounted: bool) 
         *([] if mounted else ["usual new_root"]),
         "returned",
     ]
+
+
+@pytest.mark.parametrize("is_volume", [True, False])
+def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
+    tmp_path: Path, is_volume: bool
+) -> None:
+    """By mkinitcpio's hook for it, which init leaves out when it cannot be executed."""
+    (tmp_path / "hooks").mkdir()
+    usr = tmp_path / "hooks/usr"
+    usr.touch(0o755)
+    boot = 'echo "/dev/vda /new_root/usr ext4" >> mounts' if is_volume else "exit 0"
+    assert ran(tmp_path, "run_latehook", boot).log[-1] == "returned"
+    assert usr.stat().st_mode & 0o777 == (0o644 if is_volume else 0o755)
 
 
 def test_a_failed_stage_is_not_left_by_leaving_the_shell(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ ls -A /boot
 def test_apply_rebuilds_the_images_of_all_presets(
     cache: Cache, system: System, wheel: Path
 ) -> None:
-    """No machine needed, only that mkinitcpio. An image that would be inert replaces none."""
+    """No machine needed, only mkinitcpio. An image that would be inert takes no one's place."""
     files = {"etc/ephemeroot/ephemeroot.toml": CONFIGURATION}
     installed = project.installed(cache, system, wheel, files)
     said = installed.run(cache, "sh", "-c", APPLY)

@@ -26,7 +26,7 @@ KINDS = (SYSTEMD, DRACUT, BUSYBOX, NONE)
 # Persistence: before 50-mount-usr, which reads the /etc/fstab that counts.
 _PERSIST = ("pre-pivot", "30", "ephemeroot-persist.sh")
 _WIPE = ("pre-mount", "50", "ephemeroot-wipe.sh")
-_MOUNT = ("mount", "10", "ephemeroot-wipe.sh")
+_MOUNT = ("mount", "00", "ephemeroot-wipe.sh")
 _NO_DEVICE = ("cmdline", "96", "ephemeroot-root.sh")
 _INERT = ("pre-mount", "50", "ephemeroot-inert.sh")
 
