@@ -29,7 +29,7 @@ def image(root: Path, into: Path, *words: str) -> int:
 
 def test_lines(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     into = tmp_path / "into"
-    assert image(root, into) == 0
+    assert image(root, into, "--initqueue") == 0
     captured = capsys.readouterr()
     rows = [line.split("\t") for line in captured.out.splitlines()]
     links = [row for row in rows if row[0] == "link"]
@@ -41,10 +41,11 @@ def test_lines(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert source.is_file()
         assert not source.is_symlink()
     assert [row[1] for row in rows if row[0] == "module"] == ["btrfs", "ext4"]
-    hooks = [Path(row[3]).read_text() for row in rows if row[:2] == ["hook", "initqueue/finished"]]
-    assert len(hooks) == 2
-    assert any(f"/dev/disk/by-uuid/{UUID}" in hook for hook in hooks)
-    assert any("/dev/vdb" in hook for hook in hooks)
+    hooks = [Path(row[3]) for row in rows if row[:2] == ["hook", "initqueue/finished"]]
+    assert [(hook.name, hook.is_file()) for hook in hooks] == [("ephemeroot-wait.sh", True)]
+    devices = (into / "tree/usr/lib/ephemeroot/devices").read_text()
+    assert f"/dev/disk/by-uuid/{UUID}\n" in devices
+    assert "/dev/vdb\n" in devices
     assert {row[0] for row in rows} - {"folder"} == {"copy", "link", "module", "hook"}
     assert "verified in a chroot" in captured.err
 

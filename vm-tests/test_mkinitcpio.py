@@ -19,7 +19,16 @@ from vm.command import Unavailable
 from vm.disk import Disk, Swap
 from vm.ephemeral import CONFIGURATION, Ephemeral, make
 from vm.image import FOR_MKINITCPIO, debian_system
-from vm.mounted_roots import OVERLAY, OVERLAY_ROOT, TMPFS, TMPFS_ROOT, Ext4, install, tmpfs_layout
+from vm.mounted_roots import (
+    OVERLAY,
+    OVERLAY_ROOT,
+    PERSISTENT,
+    TMPFS,
+    TMPFS_ROOT,
+    Ext4,
+    install,
+    tmpfs_layout,
+)
 from vm.system import System
 from vm.verdict import Emergency, Stopped
 from vm.wiped import require_wiped_once
@@ -107,7 +116,8 @@ def test_a_root_that_the_wiper_mounts(
     kind: str,
 ) -> None:
     configuration, root = (TMPFS, TMPFS_ROOT) if kind == "tmpfs" else (OVERLAY, OVERLAY_ROOT)
-    ready = make(cache, system, wheel, configuration, generator="mkinitcpio")
+    adopted = PERSISTENT if kind == "tmpfs" else ()
+    ready = make(cache, system, wheel, configuration, "mkinitcpio", adopted)
     initrd = mkinitcpio.make(cache, ready.system, mkinitcpio.HOOKS[hooks])
     if kind == "tmpfs":
         disks: tuple[Disk, ...] = (disk(tmpfs_layout(ready), ready.system),)
@@ -226,7 +236,7 @@ ls -A /boot
 def test_apply_rebuilds_the_images_of_all_presets(
     cache: Cache, system: System, wheel: Path
 ) -> None:
-    """No machine needed, only mkinitcpio. An image that would be inert takes no one's place."""
+    """No machine needed, only mkinitcpio. An inert image takes no place of another."""
     files = {"etc/ephemeroot/ephemeroot.toml": CONFIGURATION}
     installed = project.installed(cache, system, wheel, files)
     said = installed.run(cache, "sh", "-c", APPLY)

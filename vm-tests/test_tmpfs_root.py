@@ -65,7 +65,7 @@ def test_boot_after_boot(
     options: tuple[str, ...],
     boots: int,
 ) -> None:
-    ready = make(cache, image, wheel, TMPFS)
+    ready = make(cache, image, wheel, TMPFS, adopted=PERSISTENT)
     disks = (disk(tmpfs_layout(ready), ready.system),)
     install(disks[0])
     boot = Boot(ready.system, ready.initrd(cache, options), disks, root=TMPFS_ROOT)

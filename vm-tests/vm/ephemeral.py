@@ -64,6 +64,9 @@ ephemeroot --root /run/machine apply --yes --no-images
 _APPLY_AGAIN = """\
 set -e
 {change}
+cp --archive /persistent /persistent.new
+rm -r /persistent
+mv /persistent.new /persistent
 mkdir /run/machine
 mount --rbind / /run/machine
 ephemeroot --root /run/machine apply --yes --no-images
@@ -84,8 +87,7 @@ class Ephemeral:
     def applied_again(self, cache: Cache, change: str) -> Ephemeral:
         """The same after the shell command *change* and another `ephemeroot apply`."""
         system = self.system.changed_by(cache, "sh", "-c", _APPLY_AGAIN.format(change=change))
-        changed = _files(system.layers[-1] / "persistent")
-        return Ephemeral(system, {**self.store, **changed})
+        return Ephemeral(system, _files(system.layers[-1] / "persistent"))
 
     def layout(self, *, store: bool = True) -> Btrfs:
         """A disk with base and root, and with the store unless that is on another."""
@@ -116,11 +118,16 @@ def make(
     wheel: Path,
     configuration: str = CONFIGURATION,
     generator: str = "dracut",
+    adopted: tuple[str, ...] = (),
 ) -> Ephemeral:
-    """The Debian `image` with that wheel and configuration, set up for `generator` and applied."""
+    """The Debian `image` with that wheel and configuration, set up for `generator` and applied.
+
+    `adopted` are directories that the store has already, for a root from which nothing can be
+    taken over.
+    """
     files = {"etc/ephemeroot/ephemeroot.toml": configuration}
     installed = project.installed(cache, image, wheel, files)
-    system = installed.changed_by(cache, "sh", "-c", _APPLY, generator)
+    system = installed.changed_by(cache, "sh", "-c", _APPLY, generator, *adopted)
     return Ephemeral(system, _files(system.layers[-1] / "persistent"))
 
 
