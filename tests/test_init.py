@@ -203,6 +203,10 @@ def test_arch_with_subvolumes(
     (installation.root / "usr/bin/dracut").unlink()
     installation.write({"usr/bin/mkinitcpio": ""})
     text = installation.init(capsys)
+    assert "ephemeroot setup mkinitcpio" in text
+    assert cli.main(["setup", "mkinitcpio", "--root", str(installation.root)]) == 0
+    capsys.readouterr()
+    assert "ephemeroot setup" not in installation.init(capsys)
     configuration = tomllib.loads(text)
     assert "/home" not in configuration["persistence"]["/persistent"]["directories"]
     assert configuration["root"]["btrfs"]["base"] == "@-base"

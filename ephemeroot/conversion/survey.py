@@ -20,7 +20,7 @@ GENERATORS = {
 """Initramfs generators, and the programs by which they are known."""
 
 _MODULES = {
-    "dracut": "usr/lib/dracut/modules.d/90ephemeroot/module-setup.sh",
+    "dracut": "usr/lib/dracut/modules.d/??ephemeroot/module-setup.sh",
     "mkinitcpio": "usr/lib/initcpio/install/ephemeroot",
 }
 
@@ -96,9 +96,13 @@ def of(root: str) -> Survey:
         inner=source if type_ == "zfs" else inner,
         named=_is_named(machine, line, inner),
         generator=generator,
-        has_module=module is not None and os.path.exists(os.path.join(machine.root, module)),
+        has_module=module is not None and _has(machine.root, module),
         boot_loader=_boot_loader(machine.root),
     )
+
+
+def _has(root: str, pattern: str) -> bool:
+    return bool(glob.glob(pattern, root_dir=root))
 
 
 def _any(root: str, names: tuple[str, ...]) -> bool:
