@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import stat
 from pathlib import Path
 
@@ -39,3 +40,20 @@ def file(content: bytes) -> Member:
 
 def _padded(data: bytes) -> bytes:
     return data + b"\0" * (-len(data) % 4)
+
+
+def unified(initramfs: bytes, *, signed: bool = False) -> bytes:
+    """A program for UEFI with a kernel and that initramfs: the PE headers that count, in PE32+."""
+    sections = [(b".linux", b"a kernel"), (b".initrd", initramfs)]
+    directories = struct.pack("<II", 0, 0) * 4 + struct.pack("<II", 4096, 8 if signed else 0)
+    optional = struct.pack("<H", 0x20B).ljust(108, b"\0") + struct.pack("<I", 5) + directories
+    coff = struct.pack("<4sHHIIIHH", b"PE", 0x8664, len(sections), 0, 0, 0, len(optional), 0)
+    start = 0x40 + len(coff) + len(optional) + 40 * len(sections)
+    table = body = b""
+    for name, content in sections:
+        # The file has sections in whole blocks, the memory their real size.
+        stored = -(-len(content) // 512) * 512
+        place = start + len(body)
+        table += struct.pack("<8sIIII16x", name, len(content), 0, stored, place)
+        body += content.ljust(stored, b"\0")
+    return b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x40) + coff + optional + table + body

@@ -87,8 +87,8 @@ def test_an_inert_image_is_no_success(tmp_path: Path) -> None:
 
 
 def test_something_else(tmp_path: Path) -> None:
-    (tmp_path / "initrd").write_bytes(b"MZ a unified image")
-    with pytest.raises(EphemerootError, match="no initramfs image"):
+    (tmp_path / "initrd").write_bytes(b"no image at all")
+    with pytest.raises(EphemerootError, match="is no initramfs image"):
         readback.verify(tmp_path / "initrd", PLAN)
 
 

@@ -9,7 +9,7 @@ import pytest
 from ephemeroot import cli
 from ephemeroot.hooks import plan as plans
 from ephemeroot.image import age
-from image_archives import archive, file
+from image_archives import archive, file, unified
 from machine_tree import MAIN, SOUND, MachineTree
 
 PLAN = "usr/lib/ephemeroot/plan.json"
@@ -47,6 +47,16 @@ def check(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> list[str]
 def test_newest_images(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     assert age.findings(machine.path) == []
     assert check(machine, capsys)[-1].endswith("nothing to complain about")
+
+
+def test_a_unified_image_is_looked_into(machine: MachineTree) -> None:
+    path = machine.path / f"boot/EFI/Linux/linux-{KERNELS[0]}-1.efi"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(unified(archive({"init": file(b"")})))
+    (line,) = age.findings(machine.path)
+    assert line.startswith(f"{path} has nothing of ephemeroot in it")
+    path.write_bytes(unified((machine.path / f"boot/initrd.img-{KERNELS[0]}").read_bytes()))
+    assert age.findings(machine.path) == []
 
 
 def test_an_older_image(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:

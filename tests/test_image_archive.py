@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ephemeroot.errors import Damaged
 from ephemeroot.image import archive as archives
-from image_archives import archive, file
+from image_archives import archive, file, unified
 
 MEMBERS = {
     "usr": (stat.S_IFDIR | 0o755, b""),
@@ -57,6 +57,19 @@ def test_after_an_early_archive(tmp_path: Path) -> None:
     image.write_bytes(early + b"\0" * (-len(early) % 512) + main)
     found = archives.read(image, lambda name: False)
     assert found.names == {*MEMBERS, "kernel/x86/microcode/GenuineIntel.bin"}
+
+
+def test_in_a_unified_kernel_image(tmp_path: Path) -> None:
+    compressed = subprocess.run(["gzip"], input=archive(MEMBERS), capture_output=True).stdout
+    (tmp_path / "linux.efi").write_bytes(unified(compressed))
+    check(tmp_path / "linux.efi")
+
+
+@pytest.mark.parametrize("content", [b"MZ", unified(b"")[:300], b"MZ" + b"\0" * 4096])
+def test_a_program_for_uefi_without_one(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "linux.efi").write_bytes(content)
+    with pytest.raises(Damaged, match=r"linux\.efi: this program for UEFI"):
+        archives.read(tmp_path / "linux.efi", lambda name: True)
 
 
 def test_hard_links_share_their_content(tmp_path: Path) -> None:

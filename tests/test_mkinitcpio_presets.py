@@ -6,6 +6,7 @@ The presets are read by the real bash; mkinitcpio is a stand-in that packs a tre
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image import contents, initramfs, presets
 from ephemeroot.image.presets import Preset
-from image_archives import archive, file, of_tree
+from image_archives import archive, file, of_tree, unified
 from image_plans import plan
 
 PLAN = plan().dump()
@@ -54,11 +55,11 @@ def test_presets(root: Path) -> None:
         Preset("fallback", boot / "initramfs-linux-fallback.img", kernel, config,
                ("-S", "autodetect")),
         Preset("odd", boot / "with blank.img", kernel, "/etc/odd.conf", skip),
+        Preset("default", root / "efi/EFI/Linux/arch.efi", "6.12", "", (), unified=True),
     ]  # fmt: skip
-    assert [preset.is_fallback for preset in found] == [False, True, False]
-    assert len(unknown) == 2
-    assert "arch.efi" in unknown[0]
-    assert "wrong.preset" in unknown[1]
+    assert [preset.is_fallback for preset in found] == [False, True, False, False]
+    assert len(unknown) == 1
+    assert "wrong.preset" in unknown[0]
 
 
 def test_no_mkinitcpio(root: Path) -> None:
@@ -80,7 +81,7 @@ class Generator:
         self.program.write_text(
             f"#!{sys.executable}\nimport shutil, sys\n"
             f"open({str(self.called)!r}, 'w').write(' '.join(sys.argv[1:]))\n"
-            f"shutil.copy({str(self.image)!r}, sys.argv[sys.argv.index('-g') + 1])\n"
+            f"shutil.copy({str(self.image)!r}, sys.argv[4])\n"
             f"print('==> ERROR: module not found'); sys.exit({status})\n"
         )
         self.program.chmod(0o755)
@@ -152,3 +153,29 @@ class TestRebuild:
             presets.rebuild(one, PLAN)
         generator.will_make({"init": file(b"")})
         assert "never wipes" in presets.rebuild(one, PLAN)
+
+    def test_a_unified_image(
+        self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
+    ) -> None:
+        one = replace(preset(root), unified=True)
+        generator.will_make(armed)
+        generator.image.write_bytes(unified(generator.image.read_bytes()))
+        assert "hooks, kernel modules" in presets.rebuild(one, PLAN)
+        assert " -U " in generator.called.read_text()
+        assert one.path.read_bytes() == generator.image.read_bytes()
+
+    @pytest.mark.parametrize("signed", [True, False])
+    def test_a_signed_image_is_not_replaced_by_one_that_is_not(
+        self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]], signed: bool
+    ) -> None:
+        one = replace(preset(root), unified=True)
+        one.path.write_bytes(unified(b"", signed=True))
+        generator.will_make(armed)
+        generator.image.write_bytes(unified(generator.image.read_bytes(), signed=signed))
+        before = one.path.read_bytes()
+        if signed:
+            presets.rebuild(one, PLAN)
+        else:
+            with pytest.raises(EphemerootError, match="is signed, and the new one is not"):
+                presets.rebuild(one, PLAN)
+        assert (one.path.read_bytes() == before) == (not signed)

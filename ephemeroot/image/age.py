@@ -23,8 +23,11 @@ def findings(root: Path) -> list[str]:
     if plan is None:
         return []
     found = [image.path for image in dracut.images(root)[0]]
+    found += [path for kernel in dracut.kernels(root) for path in dracut.unified(root, kernel)]
     found += [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
-    readable = [path for path in found if path.is_file() and os.access(path, os.R_OK)]
+    readable = [
+        path for path in dict.fromkeys(found) if path.is_file() and os.access(path, os.R_OK)
+    ]
     lines = [_finding(path, plan.generation) for path in readable]
     return [line for line in lines if line]
 

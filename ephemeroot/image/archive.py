@@ -1,4 +1,5 @@
-"""Reading an initramfs image: one or several cpio archives, compressed or not, in a row.
+"""Reading an initramfs image: one or several cpio archives, compressed or not, in a row; by
+itself or in a unified kernel image.
 
 The format is the kernel's, Documentation/driver-api/early-userspace/buffer-format.rst.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.image import unified
 
 _NEWC = (b"070701", b"070702")
 _HEADER = 110
@@ -48,6 +50,8 @@ def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
     """
     archive = Archive()
     data = path.read_bytes()
+    if unified.is_unified(data):
+        data = _unpacked(data, path)
     position, end = 0, len(data)
     while position < end:
         # Archives start at multiples of four; zeros between them are skipped.
@@ -62,6 +66,13 @@ def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
     if not archive.names:
         raise Damaged(f"{path} is no initramfs image that can be read back")
     return archive
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    try:
+        return unified.initramfs(data)
+    except Damaged as error:
+        raise Damaged(f"{path}: {error.message}") from None
 
 
 def _members(

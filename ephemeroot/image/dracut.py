@@ -57,12 +57,17 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
         if machine:
             places += [place.format(kernel, id=machine) for place in _MACHINE_PLACES]
         mine = [Image(root / place, kernel) for place in places if (root / place).is_file()]
-        unified = [p for folder in _UNIFIED for p in (root / folder).glob(f"*{kernel}*.efi")]
-        unknown += [f"{path} is a unified image, which cannot be read back" for path in unified]
-        if not mine and not unified:
+        together = unified(root, kernel)
+        unknown += [f"{path} is a unified image, with more in it than dracut" for path in together]
+        if not mine and not together:
             unknown.append(f"the kernel {kernel} has no initramfs image in {root / 'boot'}")
         found += mine
     return found, unknown
+
+
+def unified(root: Path, kernel: str) -> list[Path]:
+    """The unified images of *kernel*, whoever made them and signs them."""
+    return [p for folder in _UNIFIED for p in (root / folder).glob(f"*{kernel}*.efi")]
 
 
 def rebuild(image: Image, plan: bytes | None) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.image import archive, readback
+from ephemeroot.image import archive, readback, unified
 from ephemeroot.image.tree import FOLDER
 
 PRESETS = "etc/mkinitcpio.d"
@@ -35,7 +35,7 @@ _FIELDS = 6
 @dataclass(frozen=True)
 class Preset:
     """One image of one kernel. ``kernel`` is a version or the kernel's file, ``config`` and
-    ``options`` are empty or what mkinitcpio is called with.
+    ``options`` are empty or what mkinitcpio is called with; ``unified``: with the kernel in it.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Preset:
     kernel: str
     config: str
     options: tuple[str, ...]
+    unified: bool = False
 
     @property
     def is_fallback(self) -> bool:
@@ -61,11 +62,10 @@ def presets(root: Path) -> tuple[list[Preset], list[str]]:
             continue
         for start in range(0, len(values), _FIELDS):
             kernel, config, image, uki, name, options = values[start : start + _FIELDS]
-            if image:
-                path = root / image.lstrip("/")
-                found.append(Preset(name, path, kernel, config, tuple(options.split())))
-            if uki:
-                unknown.append(f"{uki} is a unified image, which cannot be read back")
+            for path, with_kernel in ((image, False), (uki, True)):
+                if path:
+                    place, words = root / path.lstrip("/"), tuple(options.split())
+                    found.append(Preset(name, place, kernel, config, words, with_kernel))
     return found, unknown
 
 
@@ -86,6 +86,7 @@ def rebuild(preset: Preset, plan: bytes | None) -> str:
         else:
             verified = readback.verify(fresh, plan)
         if preset.path.exists():
+            _require_as_signed(preset, fresh)
             fresh.chmod(preset.path.stat().st_mode & 0o7777)
         readback.put_in_place(fresh, preset.path)
     finally:
@@ -94,7 +95,8 @@ def rebuild(preset: Preset, plan: bytes | None) -> str:
 
 
 def _build(preset: Preset, path: Path) -> None:
-    command = ["mkinitcpio", "-k", preset.kernel, "-g", str(path), *preset.options]
+    kind = "-U" if preset.unified else "-g"
+    command = ["mkinitcpio", "-k", preset.kernel, kind, str(path), *preset.options]
     if preset.config:
         command += ["-c", preset.config]
     try:
@@ -109,6 +111,17 @@ def _build(preset: Preset, path: Path) -> None:
             f"mkinitcpio could not build {preset.path}: "
             + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
             f"run `{' '.join(command[:3])} {' '.join(preset.options)}` to see all it says",
+        )
+
+
+def _require_as_signed(preset: Preset, fresh: Path) -> None:
+    """Whoever signs images may know only those in their places: Secure Boot would not boot this."""
+    if not preset.unified or not unified.is_signed(preset.path.read_bytes()):
+        return
+    if not unified.is_signed(fresh.read_bytes()):
+        raise EphemerootError(
+            f"the image in place of {preset.path} is signed, and the new one is not",
+            f"run `mkinitcpio -p` with its preset and sign {preset.path} as ever",
         )
 
 
