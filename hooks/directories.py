@@ -160,7 +160,9 @@ class Directory(Operation):
         place = stage.resolve_leaf(self.path) if is_link else stage.resolve(self.path)
         parent, name = tree.open_parent(stage.root(), place)
         try:
-            if is_link:
+            if is_link and tree.is_in_store(parent, store, self.source):
+                result = "persists with its directory"
+            elif is_link:
                 result = tree.make_link(parent, name, f"{self.store}/{self.source}")
                 stage.made.append(place)
             else:

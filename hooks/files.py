@@ -70,6 +70,8 @@ class File(Operation):
             parent, name = tree.open_parent(stage.root(), place)
             try:
                 if self.method == "symlink" or (self.method == "auto" and source < 0):
+                    if tree.is_in_store(parent, store, self.source):
+                        return "persists with its directory"
                     result = tree.make_link(parent, name, f"{self.store}/{self.source}")
                     stage.made.append(place)
                     return result

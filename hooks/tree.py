@@ -174,6 +174,21 @@ def _attribute(fd: int, name: str) -> bytes | None:
         raise
 
 
+def is_in_store(parent: int, store: int, source: str) -> bool:
+    """Whether the open *parent* in the root is the very directory that holds *source* in the
+    store, by a bind of it: then a link to the store's would replace, or point to, itself.
+    """
+    head = source.rpartition("/")[0]
+    try:
+        fd = paths.open_beneath(store, head, DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return os.path.samestat(os.fstat(fd), os.fstat(parent))
+    finally:
+        os.close(fd)
+
+
 def make_link(parent: int, name: str, target: str) -> str:
     """Have the symlink *name* to *target*; return what became of it.
 

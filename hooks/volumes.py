@@ -211,16 +211,10 @@ class Attach(Operation):
         shared parent (move_mount(2), EINVAL), and systemd makes everything shared. The
         private one goes away when the stage is done.
         """
-        place = stage.resolve(self.mount_point)
+        place = self._place(stage)
         if stage.is_mounted(stage.target.rstrip("/") + place):
             return "was attached"
-        parent, name = tree.open_parent(stage.root(), place)
-        try:
-            if not tree.exists(parent, name):
-                tree.make_directory(parent, name, 0, 0, 0o755)
-            target = paths.open_beneath(parent, name, tree.DIRECTORY)
-        finally:
-            os.close(parent)
+        target = paths.open_beneath(stage.root(), place.strip("/"), tree.DIRECTORY)
         source = os.open(stage.volume(self.volume), tree.DIRECTORY | os.O_CLOEXEC)
         try:
             mounts.bind(source, target, name=self.mount_point)
@@ -228,3 +222,18 @@ class Attach(Operation):
             os.close(source)
             os.close(target)
         return "attached"
+
+    def _place(self, stage: Stage) -> str:
+        """Where the mount point is in the new root; it and what leads there is made if a fresh
+        root does not have it.
+        """
+        place = ""
+        for component in self.mount_point.strip("/").split("/"):
+            place = stage.resolve(f"{place}/{component}")
+            parent, name = tree.open_parent(stage.root(), place)
+            try:
+                if not tree.exists(parent, name):
+                    tree.make_directory(parent, name, 0, 0, 0o755)
+            finally:
+                os.close(parent)
+        return place

@@ -16,6 +16,7 @@ from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.volumes import Attach
 from ephemeroot.linux import mountinfo
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
@@ -410,3 +411,27 @@ def test_a_root_that_is_full_boots_all_the_same(boot: Boot) -> None:
     assert boot.root("/data").is_mount()
     assert "No space left" in boot.results()[2]
     assert list(boot.root("/etc").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["auto", "symlink"])
+def test_a_file_in_a_bound_directory_is_no_link_to_itself(boot: Boot, method: str) -> None:
+    """It would be made in the store, through the bind: nothing could be written there."""
+    for _ in range(2):
+        boot.persist(directory("/srv"), file("/srv/note", method=method))
+        assert boot.problems() == []
+        assert boot.results()[-1] == "persists with its directory"
+        assert not boot.root("/srv/note").is_symlink()
+        boot.next_boot()
+    boot.persist(directory("/srv"), file("/srv/note", method=method))
+    boot.root("/srv/note").write_text("written")
+    assert (boot.root(STORE) / "srv/note").read_text() == "written"
+
+
+def test_a_volume_at_a_place_that_the_fresh_root_does_not_lead_to(boot: Boot) -> None:
+    deep = "/srv/a/b/volume"
+    (boot.run / "volumes/deep").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", boot.run / "volumes/deep"], check=True)
+    boot.persist(Attach(mount_point=deep, volume="deep"))
+    assert mountinfo.mounted_at(str(boot.root(deep))) is not None
+    assert owner_and_mode(boot.root("/srv/a")) == (0, 0, "0o755")
+    subprocess.run(["umount", boot.run / "volumes/deep"], check=True)
