@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import struct
 import stat
+import struct
 from pathlib import Path
 
 Member = tuple[int, bytes]

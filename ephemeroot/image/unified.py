@@ -40,7 +40,8 @@ def is_signed(data: bytes) -> bool:
         directories = header + 24 + (112 if wide else 96)
         if struct.unpack_from("<I", data, directories - 4)[0] <= _CERTIFICATES:
             return False
-        return struct.unpack_from("<II", data, directories + 8 * _CERTIFICATES)[1] > 0
+        size = struct.unpack_from("<II", data, directories + 8 * _CERTIFICATES)[1]
+        return bool(size)
     except struct.error:
         return False
 
