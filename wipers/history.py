@@ -61,10 +61,12 @@ class History:
 
     ``where`` is what messages call the place they are in. ``policy`` and ``min_free`` (bytes,
     0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one.
+    ``SNAPSHOTS``: an unchanged file has the same inode number and ctime in all of them.
     Every method may raise ``EphemerootError`` or ``OSError``; what is to be implemented says so.
     """
 
     NOUN = "root"
+    SNAPSHOTS = False
 
     __slots__ = ("min_free", "policy", "where")
 

@@ -29,6 +29,10 @@ _LINKS = (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"))
 _LINK_64 = ("lib64", "usr/lib64")
 
 
+NAMES = frozenset(name for name, _ in (*_DIRECTORIES, *_LINKS, _LINK_64))
+"""Everything in a skeleton."""
+
+
 def make(root: int, previous: int = -1) -> None:
     """Create the skeleton in the open, empty directory *root*.
 

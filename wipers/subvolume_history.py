@@ -43,6 +43,8 @@ class SubvolumeHistory(History):
     the present root is mounted, if it is.
     """
 
+    SNAPSHOTS = True
+
     __slots__ = (
         "_mounted", "_mounted_at", "base", "live", "old", "old_roots", "own", "parent", "root",
         "top",

@@ -33,6 +33,8 @@ class UpperHistory(History):
     ``fstype`` is the type of the installed root, whose device *installed* names.
     """
 
+    SNAPSHOTS = True
+
     __slots__ = ("fstype", "installed", "layers", "places")
 
     def __init__(

@@ -108,6 +108,16 @@ def made_fresh(root: str) -> list[Keeper]:
     return [_keeper(o, machine, root, volumes) for o in plan.wipe if isinstance(o, Wipe)]
 
 
+def fresh_at(root: str, target: str) -> Keeper:
+    """What is made fresh at *target*. Raises ``Misconfigured`` if nothing is."""
+    everything = made_fresh(root)
+    for keeper in everything:
+        if keeper.target == target:
+            return keeper
+    targets = ", ".join(keeper.target for keeper in everything) or "nothing"
+    raise Misconfigured(f"{target} is not made fresh", f"made fresh at boot: {targets}")
+
+
 def _keeper(wipe: Wipe, machine: Machine, root: str, volumes: dict[str, str]) -> Keeper:
     wiper = wipe.load()
     device, subvolume = wipe.device, wipe.subvolume

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ephemeroot.cli import histories, terminal
+from ephemeroot.cli import diff, histories, restore, roots_look, terminal
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import clock
@@ -22,7 +22,7 @@ from ephemeroot.wipers.oldroot import RECIPE, RETIRED, OldRoot
 from ephemeroot.wipers.pruning import Clock, Pruning
 
 NAME = "roots"
-HELP = "list the old roots, delete those that are due, keep one for ever"
+HELP = "list, compare, mount, restore from, keep and delete the old roots"
 
 FORMAT = "ephemeroot-roots"
 VERSION = 1
@@ -35,6 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _action(actions, "list", "show every old root, what becomes of it, and what is foreign")
+    show = _action(actions, "show", "show what is known about this old root")
+    compare = _action(actions, "diff", "show what differs between an old root and another")
+    compare.add_argument("name", metavar="NAME", help="the old root to begin with")
+    compare.add_argument("other", nargs="?", metavar="NAME2", help="another old root")
+    compare.add_argument(
+        "--live", action="store_true", help="compare with the present root (the default)"
+    )
+    diff.add_common(compare)
+    mount = _action(actions, "mount", "mount this old root, read-only; 'umount' undoes it")
+    restore.configure(_action(actions, "restore", restore.HELP))
     prune = _action(actions, "prune", "delete the old roots that are due")
     prune.add_argument(
         "--recipe-names",
@@ -44,9 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     delete = _action(actions, "delete", "delete this old root, whatever its age")
     keep = _action(actions, "keep", "never prune this old root")
     unkeep = _action(actions, "unkeep", "let this old root be pruned again")
-    for one in (delete, keep, unkeep):
+    for one in (show, mount, delete, keep, unkeep):
         one.add_argument("name", metavar="NAME", help="as 'roots list' shows it")
-    for one in (prune, delete, keep, unkeep):
+    mount.add_argument("directory", metavar="DIR", help="an empty directory")
+    for one in (mount, prune, delete, keep, unkeep):
         one.add_argument("--dry-run", action="store_true", help="only say what would be done")
     for one in (prune, delete):
         one.add_argument("--yes", action="store_true", help="do not ask")
@@ -57,7 +68,8 @@ def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--volume",
         metavar="MOUNT-POINT",
-        help="those of this volume (default: list and prune take all, the others the root's)",
+        help="those of this volume (default: list and prune take all, restore the one that has "
+        "the paths in it, the others the root's)",
     )
     parser.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
@@ -67,6 +79,14 @@ def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: done; 10: some could not be deleted; 3: a boot or another run holds them."""
+    elsewhere = {
+        "show": roots_look.show,
+        "diff": roots_look.compare,
+        "mount": roots_look.mount,
+        "restore": restore.run,
+    }
+    if arguments.action in elsewhere:
+        return elsewhere[arguments.action](arguments)
     histories.hide_mounts()
     if arguments.action == "list":
         return _list(arguments)

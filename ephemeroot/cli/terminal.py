@@ -9,7 +9,9 @@ import unicodedata
 from collections.abc import Container, Sequence
 from typing import TextIO
 
-_RED, _YELLOW, _BOLD = "31", "33", "1"
+RED, GREEN, YELLOW = "31", "32", "33"
+
+_BOLD = "1"
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -39,12 +41,12 @@ def say(text: str = "") -> None:
 
 def error(message: str, hint: str = "") -> None:
     """Print an error, and below it what to do next, to standard error."""
-    _complain("error", _RED, message, hint)
+    _complain("error", RED, message, hint)
 
 
 def warning(message: str, hint: str = "") -> None:
     """Print a warning to standard error."""
-    _complain("warning", _YELLOW, message, hint)
+    _complain("warning", YELLOW, message, hint)
 
 
 def _complain(word: str, colour: str, message: str, hint: str) -> None:
@@ -91,10 +93,17 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Container[int] = (), indent: int = 2) -> None:
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Container[int] = (),
+    indent: int = 2,
+    colours: Sequence[str] = (),
+) -> None:
     """Print *rows* in aligned columns; those numbered in *right* are aligned to the right.
 
     Cells may hold anything: each is printed on one line. The last column is not padded.
+    *colours* has one for each row, empty for none.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     columns = max((len(row) for row in cells), default=0)
@@ -102,12 +111,15 @@ def table(rows: Sequence[Sequence[str]], *, right: Container[int] = (), indent: 
         max((_width(row[column]) for row in cells if column < len(row)), default=0)
         for column in range(columns)
     ]
-    for row in cells:
+    for number, row in enumerate(cells):
         parts = []
         for column, cell in enumerate(row):
             space = " " * (widths[column] - _width(cell))
             parts.append(space + cell if column in right else cell + space)
-        sys.stdout.write(" " * indent + "  ".join(parts).rstrip() + "\n")
+        line = "  ".join(parts).rstrip()
+        if colours and colours[number]:
+            line = paint(line, colours[number], sys.stdout)
+        sys.stdout.write(" " * indent + line + "\n")
 
 
 def _width(text: str) -> int:

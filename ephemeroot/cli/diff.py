@@ -1,0 +1,156 @@
+"""``ephemeroot diff``: what on this root is not persisted and is lost at the next boot."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ephemeroot.cli import differences, histories, looking, terminal
+from ephemeroot.cli.histories import Keeper
+from ephemeroot.cli.looking import BASE, FRESH
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Store
+from ephemeroot.oldroots.comparison import Difference
+
+NAME = "diff"
+HELP = "show what on this root would be lost at the next boot"
+
+FORMAT = "ephemeroot-diff"
+VERSION = 1
+PARTLY = 10
+MOST = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument(
+        "--against",
+        metavar="WHAT",
+        help="'fresh', the root as this boot made it (the default); 'base', what the next one "
+        "will be made of; or the name of an old root",
+    )
+    parser.add_argument(
+        "--volume", metavar="MOUNT-POINT", default="/", help="this volume instead of the root"
+    )
+    parser.add_argument(
+        "--lines", action="store_true", help="print only the lines for the configuration"
+    )
+    add_common(parser)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every comparison."""
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out what matches: * within a name, ** across directories",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="also what every boot makes anew (caches, locks, …)"
+    )
+    parser.add_argument(
+        "--content",
+        action="store_true",
+        help="compare the content of every file, also where size and time are the same",
+    )
+    parser.add_argument(
+        "--long", action="store_true", help=f"show all of a directory, not the first {MOST}"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0, whatever was found; 10 if something could not be looked at."""
+    plan = histories.applied_plan(arguments.root)
+    keeper = histories.fresh_at(arguments.root, arguments.volume)
+    histories.hide_mounts()
+    which, found, problems = _compare(arguments, plan, keeper)
+    prefix = "" if keeper.target == "/" else keeper.target
+    found = [dataclasses.replace(d, path=prefix + d.path) for d in found]
+    stores = [o.path for o in plan.wipe if isinstance(o, Store)]
+    text = differences.lines(found, stores[0]) if stores else []
+    if arguments.json:
+        _print_json(keeper, which, found, problems)
+    elif arguments.lines:
+        sys.stdout.writelines(line + "\n" for line in text)
+    else:
+        _show(arguments, keeper, which, found, text)
+    for problem in problems:
+        terminal.warning(problem, "it was passed over")
+    return PARTLY if problems else 0
+
+
+def _compare(
+    arguments: argparse.Namespace, plan: Plan, keeper: Keeper
+) -> tuple[str, list[Difference], list[str]]:
+    which = arguments.against or FRESH
+    touched = None
+    with keeper.past() as history:
+        try:
+            mount = looking.against(history, which)
+        except EphemerootError as error:
+            if arguments.against is not None or which == BASE:
+                raise
+            terminal.warning(f"{error.message}: compared with the base")
+            which = BASE
+            mount = looking.against(history, which)
+        if history is not None and which == FRESH and mount is not None and not arguments.content:
+            touched = history.touched()
+    with (
+        looking.attached(which, mount) as old,
+        looking.attached("this root", looking.live(keeper)) as new,
+    ):
+        comparison = looking.prepare(
+            history,
+            [old, new],
+            elsewhere=looking.elsewhere(plan, keeper),
+            patterns=looking.patterns(arguments.exclude, everything=arguments.all),
+            touched=touched,
+            content=arguments.content,
+        )
+        return which, looking.run(comparison, old, new), comparison.problems
+
+
+_WHAT = {FRESH: "the fresh root of this boot", BASE: "what fresh roots are made of"}
+
+
+def _show(
+    arguments: argparse.Namespace,
+    keeper: Keeper,
+    which: str,
+    found: Sequence[Difference],
+    text: Sequence[str],
+) -> None:
+    other = _WHAT.get(which, f"the old root {which}")
+    if not found:
+        terminal.say(f"nothing on {keeper.target} differs from {other} and is not persisted")
+        return
+    terminal.say(f"on {keeper.target} and not persisted, compared with {other}:")
+    terminal.say()
+    differences.show(found, most=None if arguments.long else MOST)
+    terminal.say()
+    terminal.say(differences.summary(found))
+    if text:
+        terminal.say()
+        sys.stdout.write(terminal.heading("to keep what is new or changed:") + "\n")
+        sys.stdout.writelines(line + "\n" for line in text)
+
+
+def _print_json(
+    keeper: Keeper, which: str, found: Sequence[Difference], problems: Sequence[str]
+) -> None:
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "target": keeper.target,
+        "against": which,
+        "differences": differences.to_json(found),
+        "problems": list(problems),
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")

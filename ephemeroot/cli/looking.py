@@ -1,0 +1,130 @@
+"""Two roots side by side: mounted where nobody else sees them, compared, and shown."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ephemeroot.cli.histories import Keeper
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.hooks import seed
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.linux import mounts
+from ephemeroot.oldroots import noise, persisted
+from ephemeroot.oldroots.comparison import Comparison, Difference
+from ephemeroot.wipers import skeleton
+from ephemeroot.wipers.history import History
+
+BASE, FRESH = "base", "fresh"
+
+# Directories that every system has: what is new in them counts, not that they are new.
+_STRUCTURE = (
+    "/boot", "/etc", "/home", "/mnt", "/opt", "/root", "/srv", "/usr", "/usr/lib", "/usr/local",
+    "/usr/share", "/var", "/var/lib", "/var/log", "/var/spool",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A root, open; ``fd`` is ``None`` for one that begins empty. ``name`` is for people."""
+
+    name: str
+    fd: int | None
+
+    def made(self) -> frozenset[str]:
+        """What the persistence stage has made in it."""
+        return frozenset() if self.fd is None else seed.made(self.fd)
+
+
+@contextmanager
+def attached(name: str, mount: int | None) -> Iterator[Tree]:
+    """The detached *mount* as a tree. It is attached meanwhile, for what is mounted nowhere
+    would be deleted by another run without a second thought.
+    """
+    if mount is None:
+        yield Tree(name, None)
+        return
+    with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
+        try:
+            place = os.open(private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mounts.attach(mount, place, name=private)
+            finally:
+                os.close(place)
+        finally:
+            os.close(mount)
+        try:
+            fd = os.open(private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield Tree(name, fd)
+            finally:
+                os.close(fd)
+        finally:
+            mounts.detach(private)
+
+
+def live(keeper: Keeper) -> int:
+    """A mount of what *keeper* makes fresh as it is now, without all that is mounted on it."""
+    fd = os.open(keeper.live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return mounts.clone(fd, name=keeper.live)
+    finally:
+        os.close(fd)
+
+
+def against(history: History | None, which: str) -> int | None:
+    """A mount of what is to be compared with: ``BASE``, ``FRESH``, or an old root's name."""
+    if history is None:
+        if which in (BASE, FRESH):
+            return None
+        raise Misconfigured("no old roots are kept", "compare with base or fresh")
+    if which == BASE:
+        return history.mount_base()
+    if which == FRESH:
+        return history.mount_fresh()
+    return history.mount(history.find(which))
+
+
+def prepare(
+    history: History | None,
+    trees: Sequence[Tree],
+    *,
+    elsewhere: frozenset[str] = frozenset(),
+    patterns: Sequence[str] = (),
+    touched: Callable[[str, int], bool] | None = None,
+    content: bool = False,
+) -> Comparison:
+    """A comparison of *trees* that passes over what is not theirs: what is *elsewhere*, what
+    matches one of the *patterns*, and what the persistence stage made.
+    """
+    is_noise = noise.matcher(patterns)
+    made = {*_STRUCTURE, *(f"/{name}" for name in skeleton.NAMES)}
+    for tree in trees:
+        made |= tree.made()
+    return Comparison(
+        skip=lambda path: path in elsewhere or is_noise(path),
+        made=made,
+        touched=touched,
+        related=history is not None and history.SNAPSHOTS,
+        content=content,
+    )
+
+
+def run(comparison: Comparison, old: Tree, new: Tree) -> list[Difference]:
+    """All differences, ordered by path."""
+    if new.fd is None:
+        raise EphemerootError(f"{new.name} has nothing to compare")
+    return sorted(comparison.run(old.fd, new.fd), key=lambda d: d.path.split("/"))
+
+
+def patterns(given: Sequence[str], *, everything: bool) -> list[str]:
+    """What to leave out: what is known to be noise, unless *everything*, and what was *given*."""
+    return [*([] if everything else noise.known()), *given]
+
+
+def elsewhere(plan: Plan, keeper: Keeper) -> frozenset[str]:
+    """See ``persisted.elsewhere``."""
+    return frozenset(persisted.elsewhere(plan, keeper.live, keeper.target))

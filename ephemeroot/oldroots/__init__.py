@@ -1,0 +1,1 @@
+"""Looking into roots: what differs between two of them, and bringing something back."""
