@@ -73,9 +73,7 @@ class Overlay(Wiper):
             )
         places = Places(boot.private)
         try:
-            options = [o for o in boot.root_flags if o not in ("rw", "ro")]
-            lower = mounts.create(str(self.settings["type"]), boot.device, [*options, "ro"])
-            below = places.attach(lower, "below")
+            below = places.attach(self.lower(boot), "below")
             boot.prove(below)
             if self._volume is None:
                 return self._in_memory(boot, places, below)
@@ -86,6 +84,11 @@ class Overlay(Wiper):
                 layers.close()
         finally:
             places.close()
+
+    def lower(self, boot: Boot) -> int:
+        """A detached mount of the installed root, read-only."""
+        options = [o for o in boot.root_flags if o not in ("rw", "ro")]
+        return mounts.create(str(self.settings["type"]), boot.device, [*options, "ro"])
 
     def mark_lived(self, target: str) -> bool:
         return self._volume is not None and uppers.mark_lived(target)

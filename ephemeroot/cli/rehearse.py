@@ -1,0 +1,221 @@
+"""``ephemeroot rehearse``: the next boot, played on a throw-away root, before it is a boot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ephemeroot.cli import histories, terminal
+from ephemeroot.compile import compile_examination
+from ephemeroot.config import Machine, examine, read
+from ephemeroot.conversion import seeds
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.rehearsal import actors, findings, scene, throwaway
+from ephemeroot.rehearsal.findings import ERROR, Finding, Inspection
+from ephemeroot.rehearsal.performance import Performance
+from ephemeroot.rehearsal.scene import Scene
+from ephemeroot.rehearsal.throwaway import Throwaway
+from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.overlay import Overlay
+from ephemeroot.wipers.tmpfs import Tmpfs
+from ephemeroot.wipers.toplevel import Toplevel
+
+NAME = "rehearse"
+HELP = "play the next boot on a throw-away root, and say what it would lack"
+
+FORMAT = "ephemeroot-rehearse"
+VERSION = 1
+
+_LARGE = 8 << 20
+"""Bytes that are copied into the layer in memory all the same, where a boot would share them."""
+
+_COLOURS = {"error": "31", "warning": "33", "note": "1"}
+
+
+@dataclass(slots=True)
+class _Stage:
+    """What is rehearsed, and where."""
+
+    root: Path
+    plan: Plan
+    line: str
+    device: str | None
+    subvolume: str | None
+    large: frozenset[str]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument("--verbose", action="store_true", help="show what the stages say")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: the boot would work, perhaps with warnings; 1: it would not."""
+    stage = _prepare(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    histories.hide_mounts()
+    folder = Path(tempfile.mkdtemp(prefix="ephemeroot-rehearsal-"))
+    with _subvolumes(stage, folder) as away:
+        result = actors.play(
+            lambda: _play(stage, folder, away, verbose=arguments.verbose),
+            lambda: _tidy(stage, folder, away),
+        )
+    if result is None:
+        raise EphemerootError("the rehearsal ended before it was over", "run it with --verbose")
+    found = [Finding(**one) for one in result["findings"]]
+    if arguments.json:
+        _print_json(result, found)
+    else:
+        _print(result, found)
+    return int(any(one.severity == ERROR for one in found))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _prepare(arguments: argparse.Namespace) -> _Stage:
+    machine = Machine.of(arguments.root)
+    config = read(machine, arguments.config)
+    plan = compile_examination(examine(config, machine)).plan
+    root = Path(machine.root)
+    wipe = next((o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"), None)
+    if wipe is None:
+        raise Misconfigured("the configuration makes no root fresh: there is nothing to rehearse")
+    wiper = wipe.load()
+    if not isinstance(wiper, Btrfs) and type(wiper) not in (Tmpfs, Overlay):
+        raise scene.refuse(wipe.wiper)
+    device, subvolume = histories.where(wipe.device, wipe.subvolume, machine)
+    if isinstance(wiper, Btrfs) and device is None:
+        raise Misconfigured("nothing names the root's device", "set device in [root.btrfs]")
+    mount = mountinfo.mounted_at(os.path.realpath(root))
+    if mount is not None and mount.fstype == "btrfs" and isinstance(wiper, Btrfs):
+        # What is mounted now is that filesystem, whatever udev has or has not made of its name.
+        device = mount.source
+    line = next((text for _, text in machine.command_lines), "")
+    large = [s.path for s in seeds.foresee(plan, root) if s.shared and s.size > _LARGE]
+    return _Stage(root, plan, line.strip(), device, subvolume, frozenset(large))
+
+
+@contextmanager
+def _subvolumes(stage: _Stage, folder: Path) -> Iterator[Throwaway | None]:
+    """The throw-away directory on the root's btrfs; leftovers of earlier rehearsals go first."""
+    wipe = next(o for o in stage.plan.wipe if isinstance(o, Wipe) and o.target == "/")
+    if not isinstance(wipe.load(), Btrfs):
+        yield None
+        return
+    away: Throwaway | None = None
+    try:
+        with Toplevel(str(stage.device), [], str(folder / "tidy")) as top:
+            throwaway.sweep(top)
+            away = Throwaway(top)
+            yield away
+    finally:
+        if away is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tidy(stage: _Stage, folder: Path, away: Throwaway | None) -> None:
+    """Nothing is left: no mount, no subvolume, no directory. Called when the other has ended."""
+    for mount in reversed(mountinfo.mounts()):
+        inside = mount.point == str(folder) or mount.point.startswith(f"{folder}/")
+        if inside and not mount.point.startswith(f"{folder}/tidy"):
+            mounts.detach(mount.point)
+    if away is not None:
+        away.close()
+        for problem in throwaway.sweep(away.top):
+            terminal.warning(problem, "the next rehearsal tries again")
+        away.top.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _play(stage: _Stage, folder: Path, away: Throwaway | None, *, verbose: bool) -> dict[str, Any]:
+    histories.hide_mounts()  # once more: the one that tidies up sees nothing of this
+    if not verbose:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 2)
+    inner = folder / "stage"
+    inner.mkdir()
+    place = Scene(inner, stage.root)
+    place.set_up()
+    performance = Performance(
+        place, stage.plan, stage.line, stage.device, stage.subvolume, away, stage.large
+    )
+    found: list[Finding] = []
+    try:
+        performance.run()
+    except (EphemerootError, OSError) as error:
+        found.append(_failure(performance, error))
+    else:
+        inspection = Inspection(stage.root, place.target, stage.plan)
+        try:
+            found += inspection.all()
+        finally:
+            inspection.close()
+    operations: list[Any] = []
+    for report in performance.reports:
+        content: Any = report.content
+        operations += content["operations"]
+        found = [
+            Finding(ERROR if content["stage"] == "wipe" else findings.WARNING,
+                    one["problem"], one["hint"])
+            for one in content["problems"]
+        ] + found  # fmt: skip
+    hidden = [o for o in operations if "hiding" in o["result"]]
+    found += [Finding(findings.NOTE, f"{o['line']}: {o['result']}") for o in hidden]
+    found += [Finding(findings.NOTE, note) for note in place.notes]
+    found += [
+        Finding(findings.NOTE, f"{path} is large: the boot shares it with the root, and here it "
+                "is empty")
+        for path in sorted(stage.large)
+    ]  # fmt: skip
+    return {
+        "operations": [{"line": o["line"], "result": o["result"]} for o in operations],
+        "findings": [
+            {"severity": one.severity, "text": one.text, "hint": one.hint} for one in found
+        ],
+    }
+
+
+def _failure(performance: Performance, error: EphemerootError | OSError) -> Finding:
+    stage = "persistence" if len(performance.reports) > 1 else "the wipe"
+    if isinstance(error, EphemerootError):
+        return Finding(ERROR, f"{stage} would fail: {error.message}", error.hint)
+    where = f": {error.filename}" if error.filename else ""
+    return Finding(ERROR, f"{stage} would fail: {error.strerror or error}{where}")
+
+
+def _print(result: dict[str, Any], found: list[Finding]) -> None:
+    for one in found:
+        word = terminal.paint(f"{one.severity}:", _COLOURS[one.severity], sys.stdout)
+        sys.stdout.write(f"{word} {terminal.printable(one.text)}\n")
+        if one.hint:
+            terminal.say(f"  hint: {one.hint}")
+    counts = {kind: sum(one.severity == kind for one in found) for kind in _COLOURS}
+    done = f"{len(result['operations'])} operations rehearsed, nothing of it is left"
+    words = [f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items() if n]
+    terminal.say(f"{done}: {', '.join(words) if words else 'nothing to complain about'}")
+
+
+def _print_json(result: dict[str, Any], found: list[Finding]) -> None:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "would-boot": not any(one.severity == ERROR for one in found),
+        **result,
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")

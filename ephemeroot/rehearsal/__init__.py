@@ -1,0 +1,1 @@
+"""A boot without booting: the real stages on a throw-away root, with the stores read-only."""

@@ -1,0 +1,179 @@
+"""What a rehearsal is played in: a run directory in memory, volumes that nothing can write to.
+
+Each volume is mounted read-only; above one with a store lies a layer in memory, so that the stages
+can write what they would write, and it is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ephemeroot.errors import Refused, StoreMissing
+from ephemeroot.hooks import request
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import MARKER, Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import devices, mountinfo, mounts
+
+GENERATION = 1 << 40
+"""Newer than any that a store has recorded: the rehearsed image is the newest."""
+
+NO_MARKER = "(no marker yet)"
+
+
+@dataclass(slots=True)
+class Scene:
+    """``folder`` is an empty directory, which gets a filesystem in memory. ``root`` is the
+    machine's; ``notes`` says what is done otherwise than at boot.
+    """
+
+    folder: Path
+    root: Path
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def run(self) -> Path:
+        """The run directory of the rehearsed boot."""
+        return self.folder / "run/ephemeroot"
+
+    @property
+    def target(self) -> Path:
+        """Where the rehearsed root is mounted."""
+        return self.folder / "sysroot"
+
+    def set_up(self) -> None:
+        """Mount the memory and make the directories."""
+        attach(mounts.create("tmpfs", "tmpfs", ["mode=0700"]), self.folder)
+        for folder in (self.run, self.target):
+            folder.mkdir(parents=True)
+
+    def volumes(self, plan: Plan) -> list[Operation]:
+        """Mount what *plan* mounts before the wipe, and return its operations changed so that
+        they find it. Raises ``StoreMissing`` as the boot would.
+        """
+        with_store = {o.volume for o in plan.wipe if isinstance(o, Store)}
+        fresh = {o.target for o in plan.wipe if isinstance(o, Wipe)}
+        found: list[Operation] = []
+        for operation in plan.wipe:
+            if isinstance(operation, Volume):
+                found.append(self._volume(operation, layered=operation.name in with_store
+                                          or operation.mount_point in fresh))  # fmt: skip
+            elif isinstance(operation, Store):
+                found.append(self._store(operation))
+        return found
+
+    def _volume(self, volume: Volume, *, layered: bool) -> Volume:
+        point = self.run / "volumes" / volume.name
+        point.mkdir(parents=True)
+        below = self._mount_read_only(volume)
+        values: dict[str, object] = {
+            "mount_point": volume.mount_point,
+            "name": volume.name,
+            "device": volume.device,
+        }
+        if not layered:
+            attach(below, point)
+            return Volume(**values, type=volume.type)
+        lower = self.folder / "lower" / volume.name
+        upper, work = (self.folder / kind / volume.name for kind in ("upper", "work"))
+        for folder in (lower, upper, work):
+            folder.mkdir(parents=True)
+        attach(below, lower)
+        layers = [f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}"]
+        attach(mounts.create("overlay", "overlay", layers), point)
+        return Volume(**values, type="overlay")
+
+    def _mount_read_only(self, volume: Volume) -> int:
+        """A mount of the volume that cannot be written to: a copy of the one that is there,
+        else a new one.
+        """
+        live = os.path.realpath(self.root / volume.mount_point.lstrip("/"))
+        there = mountinfo.mounted_at(live)
+        subvolume = next(
+            (o.partition("=")[2].strip("/") for o in volume.options if o.startswith("subvol=")), ""
+        )
+        wanted = (volume.type, subvolume or None)
+        if there is not None:
+            found = there.root.strip("/") if subvolume else None
+            if (there.fstype, found) != wanted:
+                raise StoreMissing(
+                    f"what is mounted at {volume.mount_point} is {there.fstype} "
+                    f"{there.root}, declared is {volume.type} {subvolume}".rstrip(),
+                    "the boot would mount what is declared",
+                )
+            opened = os.open(live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mount = mounts.clone(opened, name=live)
+            finally:
+                os.close(opened)
+        else:
+            mount = self._new_mount(volume)
+        mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=live)
+        return mount
+
+    def _new_mount(self, volume: Volume) -> int:
+        try:
+            source = devices.link(volume.device)
+        except ValueError:
+            source = volume.device
+        if source.startswith("/dev/") and not os.path.exists(source):
+            raise StoreMissing(f"the device {volume.device} of {volume.mount_point} is not there")
+        options = [o for o in volume.options if o not in ("rw", "ro")]
+        in_use = {os.path.realpath(m.source) for m in mountinfo.mounts() if m.source[:1] == "/"}
+        if os.path.realpath(source) not in in_use:
+            options.append("ro")  # not even the filesystem itself is to change
+        try:
+            return mounts.create(volume.type, source, options)
+        except OSError as error:
+            raise StoreMissing(
+                f"cannot mount {volume.device} ({volume.type}) for {volume.mount_point}: "
+                f"{error.strerror}"
+            ) from error
+
+    def _store(self, store: Store) -> Store:
+        """The store, in its layer: one without a marker gets one there, a request goes."""
+        place = self.run / "volumes" / store.volume / store.below
+        if not place.is_dir():
+            raise StoreMissing(
+                f"the store {store.path} is not on its volume", f"mkdir {store.path}"
+            )
+        identity = store.id
+        if identity == NO_MARKER:
+            identity = str(uuid.uuid4())
+            content = json.dumps({"version": 1, "id": identity, "path": store.path})
+            (place / MARKER).write_text(content)
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if request.remove(fd):
+                self.notes.append(
+                    "the next boot was asked for something else ('ephemeroot next-boot'): that is "
+                    "not rehearsed"
+                )
+        finally:
+            os.close(fd)
+        return Store(path=store.path, volume=store.volume, below=store.below, id=identity)
+
+
+def attach(mount: int, place: Path) -> None:
+    """Attach the detached *mount* at the directory *place*, and close it."""
+    try:
+        target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mounts.attach(mount, target, name=str(place))
+        finally:
+            os.close(target)
+    finally:
+        os.close(mount)
+
+
+def refuse(wiper: str) -> Refused:
+    """The error that says that *wiper* cannot be rehearsed."""
+    return Refused(
+        f"the wiper {wiper} cannot be rehearsed: nothing throws away what it would change",
+        "'ephemeroot plan' says what it will do; btrfs, tmpfs and overlay can be rehearsed",
+    )

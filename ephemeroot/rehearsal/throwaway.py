@@ -1,0 +1,117 @@
+"""The throw-away subvolumes of a rehearsal: snapshots in one directory, and their end.
+
+Everything that the wiper is told to wipe, to keep or to copy lies in that directory: whatever it
+does, it cannot do it to anything else. The directory is locked while a rehearsal lives; one that is
+not is a leftover, and the next rehearsal removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux.mounts import fd_path
+from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.toplevel import Toplevel
+
+PREFIX = ".ephemeroot-rehearsal-"
+
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Throwaway:
+    """A new directory ``name`` at the top level *top*, root's alone, locked until ``close``."""
+
+    def __init__(self, top: Toplevel) -> None:
+        self.top = top
+        self.name = f"{PREFIX}{os.urandom(6).hex()}"
+        os.mkdir(self.name, 0o700, dir_fd=top.fd)
+        self.fd = os.open(self.name, _READ, dir_fd=top.fd)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+
+    def snapshot(self, path: str, name: str) -> str:
+        """A writable snapshot, called *name* in here, of the subvolume *path*; returns its path.
+
+        Raises ``Refused`` if there is no such subvolume.
+        """
+        try:
+            source = subvolumes.open_directory(self.top.fd, path)
+        except OSError as error:
+            raise Refused(f"the subvolume {path!r} cannot be opened: {error.strerror}") from error
+        try:
+            if not subvolumes.is_subvolume(source):
+                raise Refused(f"{path!r} is no subvolume")
+            subvolumes.snapshot(source, self.fd, name, [])
+        finally:
+            os.close(source)
+        return f"{self.name}/{name}"
+
+    def close(self) -> None:
+        """Give the lock back; ``sweep`` removes it then."""
+        os.close(self.fd)
+
+
+def sweep(top: Toplevel) -> list[str]:
+    """Remove the directories of rehearsals that are over; a line for what could not be."""
+    problems = []
+    # Opened anew: what was made since a directory was opened is not listed on some kernels
+    # (Linux 6.5; e60aa5da14d0, "btrfs: refresh dir last index during a rewinddir(3) call").
+    for name in sorted(os.listdir(fd_path(top.fd))):
+        if not name.startswith(PREFIX):
+            continue
+        try:
+            _remove(top, name)
+        except (EphemerootError, OSError) as error:
+            problems.append(f"cannot remove {name}: {error}")
+    return problems
+
+
+def _remove(top: Toplevel, name: str) -> None:
+    """Remove one, proven: a plain directory of root's alone, that nobody has locked, with
+    nothing in it that is mounted or the default subvolume.
+    """
+    fd = os.open(name, _READ, dir_fd=top.fd)
+    try:
+        status = os.fstat(fd)
+        if status.st_ino == subvolumes.ROOT_INODE or status.st_uid != 0 or status.st_mode & 0o077:
+            raise EphemerootError("it is not what a rehearsal makes")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # it lives
+        inside = [path for path in top.mounted() if path == name or path.startswith(f"{name}/")]
+        if inside:
+            raise EphemerootError(f"{inside[0]} is mounted")
+        _empty(top, fd, subvolumes.default(top.fd))
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=top.fd)
+
+
+def _empty(top: Toplevel, directory: int, default: int) -> None:
+    """Delete the subvolumes in the open *directory*, and the plain directories that held them."""
+    for name in os.listdir(directory):
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(name, dir_fd=directory)
+            continue
+        fd = os.open(name, _READ, dir_fd=directory)
+        try:
+            if not subvolumes.is_subvolume(fd):
+                _empty(top, fd, default)
+                plain = True
+            else:
+                identity = subvolumes.identify(fd)
+                inner = [number for _, number in subvolumes.nested(fd, identity.id)]
+                if default in (identity.id, *inner):
+                    raise EphemerootError(f"{name} is the default subvolume")
+                if subvolumes.is_read_only(fd):
+                    subvolumes.set_read_only(fd, False)
+                subvolumes.delete_tree(top.fd, fd, identity.id)
+                plain = False
+        finally:
+            os.close(fd)
+        if plain:
+            os.rmdir(name, dir_fd=directory)

@@ -1,0 +1,340 @@
+"""`ephemeroot rehearse` on real filesystems: what it finds, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btrfs_image import Disk, btrfsutil, fresh_disk, loop_device
+from ephemeroot import cli
+from ephemeroot.linux import mountinfo
+from ephemeroot.rehearsal import throwaway
+from ephemeroot.wipers.toplevel import Toplevel
+from machine_tree import MAIN, MachineTree
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+KERNEL = os.uname().release
+
+
+def btrfs(loop: str) -> str:
+    return f"""\
+[root]
+wiper = "btrfs"
+external-boot = true
+[root.btrfs]
+base = "root-base"
+device = "{loop}"
+subvolume = "root"
+[[volumes]]
+mount-point = "/persistent"
+device = "{loop}"
+type = "btrfs"
+options = ["subvol=persistent"]
+[persistence."/persistent"]
+directories = ["/var/log", "/srv"]
+files = ["/etc/machine-id", "/etc/hostname"]
+"""
+
+
+class Living(MachineTree):
+    """A machine that runs: its root and its store are mounted."""
+
+    disk: Disk
+
+    def fill(self) -> None:
+        for name, text in {
+            "usr/lib/os-release": "ID=test\n",
+            "usr/lib/systemd/systemd": "",
+            "sbin/init": "#!/bin/sh\n",
+            "var/log/syslog": "kept",
+            "srv/data": "seeded",
+            "etc/fstab": f"{self.disk.loop} / btrfs subvol=root 0 0\n",
+        }.items():
+            self.write(name, text)
+        for name in ("proc", "sys", "dev", "run", "tmp"):
+            (self.path / name).mkdir(exist_ok=True)
+        (self.path / "sbin/init").chmod(0o755)
+        (self.path / "persistent/.ephemeroot-store").unlink()
+
+    def base(self) -> None:
+        """Make the base of what is there now."""
+        btrfsutil.create_snapshot(str(self.disk.top / "root"), str(self.disk.top / "root-base"))
+
+    def everything(self) -> list[tuple[str, int, int]]:
+        found = []
+        for path in sorted(self.disk.top.rglob("*")):
+            status = path.lstat()
+            found.append((str(path), status.st_ino, status.st_ctime_ns))
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Living]:
+    with fresh_disk(tmp_path) as disk:
+        for name in ("root", "persistent"):
+            btrfsutil.create_subvolume(str(disk.top / name))
+        root = tmp_path / "machine"
+        root.mkdir()
+        subprocess.run(["mount", "-o", "subvol=root", disk.loop, root], check=True)
+        store = root / "persistent"
+        store.mkdir()
+        subprocess.run(["mount", "-o", "subvol=persistent", disk.loop, store], check=True)
+        tree = Living(root, btrfs(disk.loop))
+        tree.disk = disk
+        tree.fill()
+        yield tree
+        subprocess.run(["umount", "-R", "-l", root], check=True)
+
+
+def rehearse(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str], code: int = 0
+) -> dict[str, Any]:
+    got = cli.main(["rehearse", "--json", "--root", str(machine.path)])
+    printed = capsys.readouterr()
+    assert got == code, printed
+    document: dict[str, Any] = json.loads(printed.out)
+    assert document["would-boot"] == (code == 0)
+    return document
+
+
+def points() -> list[str]:
+    return sorted(mount.point for mount in mountinfo.mounts())
+
+
+def texts(document: dict[str, Any], *severities: str) -> list[str]:
+    wanted = severities or ("error", "warning")
+    return [one["text"] for one in document["findings"] if one["severity"] in wanted]
+
+
+def test_a_boot_is_played_and_nothing_of_it_is_left(
+    machine: Living, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    machine.base()
+    before = machine.everything()
+    mounts = points()
+    document = rehearse(machine, capsys)
+    assert texts(document) == []
+    done = [(one["line"], one["result"]) for one in document["operations"]]
+    rotation = next(result for line, result in done if line.startswith("rotate /"))
+    assert rotation.startswith("retired ")
+    assert any("/srv" in line and "seeded" in result for line, result in done)
+    assert any("/var/log" in line and "bound" in result for line, result in done)
+    assert machine.everything() == before, "nothing was changed, not even for a moment's time"
+    assert points() == mounts
+    assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
+    assert not (machine.path / "persistent/srv").exists()
+    assert cli.main(["rehearse", "--root", str(machine.path)]) == 0
+    assert "nothing of it is left" in capsys.readouterr().out
+
+
+def test_what_would_be_missing_is_found(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.write("usr/lib/systemd/system/app.service", "[Service]\nStateDirectory=app\nUser=app\n")
+    machine.write("etc/systemd/system/multi-user.target.wants/app.service", "")
+    machine.write("var/lib/app/old", "in the base")
+    machine.write("etc/cups/printers.conf", "as installed")
+    machine.write("usr/lib/systemd/system/cups.service", "[Service]\n")
+    machine.base()
+    machine.write("var/lib/app/new", "made since")
+    machine.write("etc/systemd/system/multi-user.target.wants/later.service", "")
+    machine.write("usr/lib/systemd/system/later.service", "[Service]\n")
+    machine.write("etc/cups/printers.conf", "one that was set up since")
+    os.chown(machine.path / "srv", 4711, 0)
+    root = machine.disk.top / "root-base"
+    (root / "etc/fstab").write_text(
+        f"{machine.disk.loop} / btrfs subvol=root 0 0\n"
+        "UUID=00000000-dead-beef-0000-000000000000 /data ext4 defaults 0 2\n"
+        "UUID=00000000-dead-beef-0000-000000000000 /more ext4 nofail 0 2\n"
+        f"{machine.disk.loop} /sub btrfs subvol=gone 0 0\n"
+        "/nowhere /srv2 none bind 0 0\n"
+        "/swapfile none swap sw 0 0\n"
+    )
+    (root / "etc/crypttab").write_text("data UUID=1234 /etc/keys/data.key luks\n")
+    document = rehearse(machine, capsys, 1)
+    errors, warnings = texts(document, "error"), texts(document, "warning")
+    assert any("line 2, /data: there is no UUID=00000000-dead" in e for e in errors)
+    assert any("line 3, /more" in w for w in warnings)
+    assert any("line 4, /sub" in e for e in errors)
+    assert any("line 5, /srv2: /nowhere is not in the fresh root" in e for e in errors)
+    assert any("swap file /swapfile" in w for w in warnings)
+    assert any("/etc/keys/data.key" in w for w in warnings)
+    assert any("app.service keeps its state in /var/lib/app" in w for w in warnings)
+    assert any("app.service runs as app" in w for w in warnings)
+    assert any(w.startswith("later.service is enabled on this root") for w in warnings)
+    assert any("/srv belongs to the user 4711" in w for w in warnings)
+    assert any(n.startswith("/etc/cups does not persist") for n in texts(document, "note"))
+
+
+def test_a_base_that_cannot_boot_is_an_error(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.base()
+    (machine.disk.top / "root-base/sbin/init").unlink()
+    (machine.disk.top / "root-base/usr/lib/systemd/systemd").unlink()
+    document = rehearse(machine, capsys, 1)
+    assert any("the wipe would fail" in text and "init" in text for text in texts(document))
+    (machine.disk.top / "root-base/usr/lib/os-release").unlink()
+    document = rehearse(machine, capsys, 1)
+    assert any("os-release" in text for text in texts(document))
+
+
+def test_modules_of_this_kernel_are_asked_for(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.write("usr/lib/modules/1.2.3-other/modules.dep", "")
+    machine.base()
+    document = rehearse(machine, capsys, 1)
+    assert any(KERNEL in text for text in texts(document, "error")), document
+
+
+def test_without_a_base_it_says_so(machine: Living, capsys: pytest.CaptureFixture[str]) -> None:
+    document = rehearse(machine, capsys, 1)
+    assert any("'root-base' cannot be opened" in text for text in texts(document, "error"))
+    assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
+
+
+def test_the_live_root_and_store_are_not_what_is_wiped(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By construction: whatever is configured, the plan that is played names nothing else."""
+    from ephemeroot.compile import compile_machine
+    from ephemeroot.config import read
+    from ephemeroot.hooks.wipe import Wipe
+    from ephemeroot.rehearsal.performance import Performance
+    from ephemeroot.rehearsal.scene import Scene
+
+    machine.base()
+    private = machine.path.parent / "away"
+    with Toplevel(machine.disk.loop, [], str(private)) as top:
+        away = throwaway.Throwaway(top)
+        plan = compile_machine(read(machine.machine), machine.machine).plan
+        scene = Scene(machine.path.parent / "scene", machine.path)
+        played = Performance(scene, plan, "", machine.disk.loop, "root", away)
+        (wipe,) = [played._wipe(o) for o in plan.wipe if isinstance(o, Wipe)]
+        inside = away.name + "/"
+        assert wipe.subvolume is not None
+        assert wipe.subvolume.startswith(inside)
+        for key in ("base", "old-roots", "old-bases"):
+            assert str(wipe.settings[key]).startswith(inside)
+        away.close()
+        assert throwaway.sweep(top) == []
+    assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("delay", [0.15, 0.3, 0.45, 0.6])
+def test_interrupted_nothing_is_left(machine: Living, number: int, delay: float) -> None:
+    machine.base()
+    machine.write("srv/large", "x" * 3_000_000)
+    before = points()
+    code = "import sys; from ephemeroot.cli import main; sys.exit(main(sys.argv[1:]))"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code, "rehearse", "--root", machine.path],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        time.sleep(delay)
+        process.send_signal(number)
+        process.wait()
+    deadline = time.monotonic() + 20
+    while [n for n in os.listdir(machine.disk.top) if n.startswith(".")]:
+        assert time.monotonic() < deadline, os.listdir(machine.disk.top)
+        time.sleep(0.05)
+    assert points() == before
+    assert (machine.path / "srv/data").read_text() == "seeded"
+    assert not (machine.path / "persistent/srv").exists()
+
+
+def test_a_leftover_is_removed_and_nothing_else(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.base()
+    top = machine.disk.top
+    left = top / f"{throwaway.PREFIX}0123456789ab"
+    left.mkdir(mode=0o700)
+    btrfsutil.create_snapshot(str(top / "root"), str(left / "root"))
+    (left / "old_roots").mkdir()
+    btrfsutil.create_snapshot(str(top / "root"), str(left / "old_roots/x"), read_only=True)
+    btrfsutil.create_subvolume(str(left / "root/inner"))
+    somebodys = top / f"{throwaway.PREFIX}somebodys"
+    somebodys.mkdir(mode=0o755)
+    (somebodys / "file").write_text("mine")
+    subvolume = top / f"{throwaway.PREFIX}subvolume"
+    btrfsutil.create_subvolume(str(subvolume))
+    os.chmod(subvolume, 0o700)
+    rehearse(machine, capsys)
+    assert not left.exists()
+    assert (somebodys / "file").read_text() == "mine"
+    assert subvolume.exists()
+
+
+def test_a_root_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with loop_device(tmp_path / "image", 64) as loop:
+        subprocess.run(["mkfs.ext4", "-q", loop], check=True)
+        root = tmp_path / "machine"
+        machine = MachineTree(root, f"""\
+[root]
+wiper = "tmpfs"
+[[volumes]]
+mount-point = "/usr"
+device = "{loop}"
+type = "ext4"
+options = ["ro"]
+[[volumes]]
+mount-point = "/data"
+device = "{loop}"
+type = "ext4"
+[persistence."/data/store"]
+directories = ["/etc", "/var"]
+""")  # fmt: skip
+        where = root / "data"
+        where.mkdir()
+        subprocess.run(["mount", loop, where], check=True)
+        for name, text in {
+            "lib/os-release": "ID=test\n", "lib/systemd/systemd": "", "store/etc/fstab": "",
+            "store/etc/passwd": "root:x:0:0::/root:/bin/sh\n", "store/etc/group": "root:x:0:\n",
+        }.items():  # fmt: skip
+            machine.write(f"data/{name}", text)
+        (where / "lib/systemd/systemd").chmod(0o755)
+        document = rehearse(machine, capsys)
+        assert texts(document, "error") == []
+        assert any(o["line"].startswith("make / a fresh tmpfs") for o in document["operations"])
+        assert sorted(os.listdir(where / "store")) == ["etc"]
+        subprocess.run(["umount", where], check=True)
+
+
+def test_an_overlay_over_the_installed_root(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.write(MAIN, (machine.path / MAIN).read_text().replace('wiper = "btrfs"', (
+        'wiper = "overlay"')).replace("[root.btrfs]", "[root.overlay]").replace(
+        'base = "root-base"', 'type = "btrfs"'))  # fmt: skip
+    before = machine.everything()
+    document = rehearse(machine, capsys)
+    assert texts(document, "error") == []
+    assert any("overlay" in o["line"] for o in document["operations"])
+    assert machine.everything() == before
+
+
+def test_a_wiper_that_cannot_be_rehearsed_says_so(
+    machine: Living, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ephemeroot.wipers.tmpfs import Tmpfs
+
+    class Other(Tmpfs):
+        __slots__ = ()
+
+    monkeypatch.setattr("ephemeroot.hooks.wipe.Wipe.load", lambda self: Other({}))
+    machine.base()
+    assert cli.main(["rehearse", "--root", str(machine.path)]) == 1
+    assert "cannot be rehearsed" in capsys.readouterr().err
