@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ephemeroot.cli import main
 from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
@@ -120,3 +121,24 @@ def test_the_drivers_of_this_machine(tmp_path: Path) -> None:
 def test_a_plan_with_a_password_is_roots_alone() -> None:
     secret = with_network(kind="cifs", options=("username=a", "password=b"))
     assert (secret.mode, with_network().mode) == (0o600, 0o644)
+
+
+@pytest.mark.requires_root
+@pytest.mark.parametrize(
+    ("hooks", "made", "warned"),
+    [
+        ("base udev block ephemeroot", with_network(), True),
+        ("base udev block net ephemeroot", with_network(), False),
+        ("base udev block ephemeroot", with_network(STATIC), False),
+        ("base udev block ephemeroot", plan(), False),
+    ],
+    ids=["none", "net", "static", "no network"],
+)
+def test_hooks_that_set_up_no_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], hooks: str, made: Plan, warned: bool
+) -> None:
+    (tmp_path / "etc/ephemeroot").mkdir(parents=True)
+    (tmp_path / "etc/ephemeroot/plan.json").write_bytes(made.dump())
+    words = ["image", "--root", str(tmp_path), "--into", str(tmp_path / "made"), "--hooks", hooks]
+    assert main([*words, "--configured-hooks", hooks]) == 0
+    assert ("none of HOOKS sets that up: add net" in capsys.readouterr().err) == warned

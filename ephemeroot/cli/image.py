@@ -91,18 +91,32 @@ def _run(arguments: argparse.Namespace, into: Path) -> int:
     else:
         for line in _lines(made, init, loop=loop):
             sys.stdout.write(line + "\n")
+    if hooks is not None and made.armed:
+        _warn_of_network(Path(arguments.root or "/"), hooks)
     sys.stderr.write(f"ephemeroot: {_summary(made)}\n")
     return INERT if made.reason else 0
 
 
 def _name_dracut_modules(root: Path) -> int:
+    for name in _dracut_modules(root):
+        sys.stdout.write(name + "\n")
+    return 0
+
+
+def _dracut_modules(root: Path) -> list[str]:
     try:
         plan = applied.load(root)
     except (Damaged, OSError):
-        return 0  # the image says so
-    for name in nics.dracut_modules(plan) if plan else []:
-        sys.stdout.write(name + "\n")
-    return 0
+        return []  # the image says so
+    return nics.dracut_modules(plan) if plan else []
+
+
+def _warn_of_network(root: Path, hooks: list[str]) -> None:
+    if "network" in _dracut_modules(root) and not mkinitcpio.sets_up_network(hooks):
+        sys.stderr.write(
+            "ephemeroot: WARNING: a volume is on the network, and none of HOOKS sets that up: "
+            f"add net before {mkinitcpio.NAME}, or write [network]\n"
+        )
 
 
 def _put_together(

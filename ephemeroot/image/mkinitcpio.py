@@ -58,6 +58,11 @@ def require_order(hooks: Sequence[str]) -> None:
         )
 
 
+def sets_up_network(hooks: Sequence[str]) -> bool:
+    """Whether one of the hooks does, by its name (net, netconf, sd-network, systemd-networkd)."""
+    return any("net" in hook for hook in hooks)
+
+
 def _line(hooks: Sequence[str]) -> str:
     """HOOKS with the same words in a right order: ours directly behind the last that matters."""
     others = [hook for hook in dict.fromkeys(hooks) if hook != NAME]
