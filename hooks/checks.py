@@ -13,7 +13,7 @@ from ephemeroot.errors import StoreMissing
 # Filesystems whose repair is not fsck's business, or that are on no device.
 _UNCHECKED = frozenset((
     "bcachefs", "btrfs", "erofs", "nfs", "nfs4", "overlay", "squashfs", "tmpfs", "virtiofs",
-    "xfs", "zfs", "9p", "cifs", "auto",
+    "xfs", "zfs", "9p", "cifs", "smb3", "auto",
 ))  # fmt: skip
 
 # fsck(8): reboot needed, errors left. The rest is what systemd goes on after, too.

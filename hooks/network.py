@@ -18,6 +18,8 @@ from ephemeroot.linux import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from ephemeroot.hooks.stage import Stage
 
 TYPES = frozenset(("nfs", "nfs4", "cifs", "smb3"))
@@ -48,8 +50,7 @@ class Network(Operation):
 
     def execute(self, stage: Stage) -> str:
         """Raises ``StoreMissing`` if the interface does not appear or cannot be set up."""
-        from ephemeroot.linux import network
-
+        network = _library()
         deadline = time.monotonic() + self.timeout
         try:
             with network.Network() as net:
@@ -67,6 +68,21 @@ class Network(Operation):
                 f"the network cannot be set up on {self.interface}{what}: {error.strerror}"
             ) from error
         return "set up" if changed else "was set up"
+
+
+def _library() -> ModuleType:
+    """The module that needs pyroute2; an image whose own plan has no network has neither.
+
+    It may have to follow a newer plan that does. Raises ``StoreMissing``.
+    """
+    try:
+        from ephemeroot.linux import network
+    except ImportError:
+        raise StoreMissing(
+            "this image was built without what a volume on the network needs",
+            "run 'ephemeroot apply' to rebuild all images",
+        ) from None
+    return network
 
 
 def address(options: list[str], kind: str) -> str | None:
@@ -92,8 +108,7 @@ def mount(kind: str, source: str, options: list[str], point: str, timeout: int) 
 
     Raises ``StoreMissing`` with what was tried, and what of the network is up.
     """
-    from ephemeroot.linux import network
-
+    network = _library()
     deadline = time.monotonic() + timeout
     server = address(options, kind)
     if server is None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.cli import main
+from ephemeroot.hooks import checks, network
 from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import contents, entry, initramfs, nics, verification
+from ephemeroot.image import contents, entry, initramfs, nics, units, verification
 from ephemeroot.image.contents import Contents
 from image_plans import plan, volume
 
@@ -116,6 +117,12 @@ def test_the_drivers_of_this_machine(tmp_path: Path) -> None:
         (driver / "module").symlink_to(module)
     (tmp_path / "net/lo").mkdir()
     assert nics.drivers(str(tmp_path / "net")) == ["virtio_net"]
+
+
+@pytest.mark.parametrize("kind", sorted(network.TYPES))
+def test_no_device_is_waited_for_or_checked(kind: str) -> None:
+    assert not units.is_on_device(kind)
+    assert not checks.is_checked(kind)
 
 
 def test_a_plan_with_a_password_is_roots_alone() -> None:

@@ -295,6 +295,17 @@ def test_a_server_that_comes_late(
     network.connect("10.9.0.1", 2049, time.monotonic() + 20)
 
 
+def test_an_image_that_has_nothing_for_the_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As one that has to follow a newer plan."""
+    monkeypatch.delattr("ephemeroot.linux.network")
+    monkeypatch.setitem(sys.modules, "ephemeroot.linux.network", None)
+    for tried in (lambda: mount(tmp_path), lambda: operation().execute(None)):  # type: ignore[arg-type]
+        with pytest.raises(StoreMissing, match="was built without"):
+            tried()
+
+
 def test_a_kernel_without_the_filesystem(cable: Cable, tmp_path: Path) -> None:
     have_address(cable)
     cable.there("address", "add", "10.9.0.1/24", "dev", "eth1")

@@ -30,7 +30,9 @@ _ROOT_UNITS = ("sysroot.mount", "systemd-fsck-root.service")
 _INITQUEUE = 180
 _SETTLE = 10
 
-_ON_NO_DEVICE = frozenset(("nfs", "nfs4", "overlay", "tmpfs", "virtiofs", "zfs", "9p", "cifs"))
+_ON_NO_DEVICE = frozenset(
+    ("nfs", "nfs4", "overlay", "tmpfs", "virtiofs", "zfs", "9p", "cifs", "smb3")
+)
 
 
 class Device:
