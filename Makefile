@@ -16,12 +16,17 @@ ROUNDS := 5000
 
 .PHONY: help
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo:  ## three boots on a throw-away btrfs image: what is wiped, what persists (root)
 	@tools/setup demo
 	@$(PYTHON) demo
+
+.PHONY: recording
+recording:  ## docs/demo.svg anew, the picture of the demo in README.md (root)
+	@tools/setup demo
+	@$(PYTHON) demo/recording.py
 
 .PHONY: test
 test: lint  ## linters, types, layers, the tests, and the boots that guard the main job

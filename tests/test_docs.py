@@ -1,0 +1,106 @@
+"""The documents name what there is, lead to each other, and translate every option of others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ephemeroot import cli
+from ephemeroot.config import plugins, settings
+from ephemeroot.config.settings import Listed, Named, Table
+from ephemeroot.home import settings as home_settings
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*CHECKOUT.glob("docs/*.md"), CHECKOUT / "README.md"])
+
+# The options of each module, as of 2026; those that are marked internal and cannot be set left out.
+OPTIONS = {
+    "impermanence, the NixOS module": (
+        "persistentStoragePath", "enable", "hideMounts", "allowTrash", "directories", "files",
+        "users", "home", "enableWarnings", "enableDebugging", "directory", "file", "user", "group",
+        "mode", "parentDirectory", "hideMount", "method",
+    ),
+    "impermanence, the module for home-manager": (
+        "persistentStoragePath", "enable", "directories", "files", "directory", "method",
+        "defaultDirectoryMethod", "allowOther", "removePrefixDirectory",
+    ),
+    "preservation": (
+        "enable", "preserveAt", "persistentStoragePath", "directories", "files", "users",
+        "username", "home", "commonMountOptions", "directory", "file", "how", "user", "group",
+        "mode", "configureParent", "parent.user", "parent.group", "parent.mode", "mountOptions",
+        "createLinkTarget", "inInitrd",
+    ),
+}  # fmt: skip
+
+
+def section(document: str, heading: str) -> str:
+    text = (CHECKOUT / "docs" / document).read_text()
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables' rows."""
+    found = re.findall(r"^\|(?!-)(.+)\|$", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in found]
+
+
+def keys(table: Table) -> set[str]:
+    found = set(table.names())
+    for setting in table.settings:
+        if isinstance(setting.kind, Table):
+            found |= keys(setting.kind)
+        elif isinstance(setting.kind, Listed | Named):
+            found |= keys(setting.kind.table)
+    return found
+
+
+@pytest.mark.parametrize("heading", OPTIONS)
+def test_every_option_of_others_is_translated(heading: str) -> None:
+    theirs = " ".join(row[0] for row in rows(section("impermanence.md", heading)))
+    words = set(re.findall(r"[A-Za-z]+(?:\.(?:user|group|mode))?", theirs))
+    assert set(OPTIONS[heading]) <= words
+
+
+@pytest.mark.parametrize("heading", OPTIONS)
+def test_what_it_is_here_exists(heading: str) -> None:
+    known = keys(settings.TOP) | keys(plugins.VOLUME_WITH_WIPE) | keys(home_settings.TOP)
+    values = {"auto", "bind", "symlink", "copy", "bindfs"}
+    told = [row[1] for row in rows(section("impermanence.md", heading)) if row[1] != "here"]
+    assert told
+    for cell in told:
+        named = set(re.findall(r"`([a-z-]+)`", cell))
+        assert named <= known | values, cell
+        assert named or cell == "–" or cell.startswith("`[persistence."), cell
+
+
+def test_its_two_examples_say_the_same() -> None:
+    text = (CHECKOUT / "docs/impermanence.md").read_text()
+    there, here = re.findall(r"```(?:nix|toml)\n(.*?)```", text, re.DOTALL)
+    # In TOML names of files and modes are quoted as in Nix, and the store's table once more.
+    assert sorted(quoted(there)) == sorted(quoted(here.replace('[persistence."/persistent".', "")))
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r'"([^"]+)"', text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_verbs_in_it_are_there(document: Path) -> None:
+    lines = re.findall(r"^ {4}(?:sudo )?ephemeroot (?:--root \S+ )?([a-z-]+)", document.read_text(),
+                       re.MULTILINE)  # fmt: skip
+    inline = re.findall(r"`ephemeroot (?:--root \S+ )?([a-z-]+)", document.read_text())
+    assert {*lines, *inline} <= set(cli.VERBS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_its_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_readme_leads_to_all() -> None:
+    led = set(re.findall(r"\(docs/([a-z-]+\.md)\)", (CHECKOUT / "README.md").read_text()))
+    assert led == {path.name for path in CHECKOUT.glob("docs/*.md")}
