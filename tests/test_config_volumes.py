@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ephemeroot.config import Configuration, Machine, Problem, fstab, volumes
 from ephemeroot.config.model import Origin, VolumeEntry
 from ephemeroot.config.problem import Place
+from ephemeroot.linux import twins
 from machine_tree import DEVICE, FSTAB, MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
 LINE = f"{DEVICE} /persistent btrfs subvol=persistent,noatime"
@@ -173,6 +174,20 @@ def test_bad_volumes(tree: MachineTree, text: str, complaint: str) -> None:
 def test_good_devices(tree: MachineTree, device: str, type_: str) -> None:
     tree.write(MAIN, volume(f'mount-point = "/a"\ndevice = "{device}"\ntype = "{type_}"'))
     assert found(tree)["/a"].device == device
+
+
+def test_a_device_with_a_copy_is_worth_a_warning(
+    tree: MachineTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twins, "DATABASE", str(tree.path / "udev"))
+    (tree.path / "udev").mkdir()
+    for number in ("b253:7", "b253:8"):
+        (tree.path / "udev" / number).write_text("S:disk/by-label/data\nE:ID_FS_UUID=x\n")
+    tree.write(MAIN, volume('mount-point = "/data"\ndevice = "LABEL=data"\ntype = "ext4"\n'))
+    examination = tree.examination()
+    assert not examination.errors
+    warnings = [str(p) for p in examination.problems if p.warning]
+    assert any("could be any of /dev/253:7, /dev/253:8" in warning for warning in warnings)
 
 
 def test_a_volume_that_nobody_mounts_is_worth_a_warning(tree: MachineTree) -> None:

@@ -12,7 +12,7 @@ from ephemeroot.config.kinds import Seconds
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
 from ephemeroot.config.problem import Mistake, Place, Problem
-from ephemeroot.linux import devices, mounts, units
+from ephemeroot.linux import devices, mounts, twins, units
 
 PRIVATE = "/run/ephemeroot/volumes"
 """Below it every volume is mounted in the initramfs, named by ``units.escape_path``."""
@@ -215,6 +215,22 @@ def _check(volume: Volume, problems: list[Problem]) -> None:
             check(volume)
         except Mistake as mistake:
             problems.append(Problem.at(volume.place, mistake.reason, mistake.hint))
+    _warn_of_twins(volume, problems)
+
+
+def _warn_of_twins(volume: Volume, problems: list[Problem]) -> None:
+    """A snapshot may be gone by the next boot; if it is not, the boot refuses the name."""
+    several = twins.of(volume.device)
+    if several:
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"the device {volume.device} of {volume.mount_point} could be any of "
+                f"{', '.join(several)}: a boot that finds them all refuses it",
+                "take the copies away, or name the device by a path of its own",
+                warning=True,
+            )
+        )
 
 
 def _check_point(volume: Volume) -> None:

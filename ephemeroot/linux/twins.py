@@ -31,7 +31,7 @@ class Claim:
         self.member = properties.get("ID_FS_UUID_SUB", "")
 
 
-def of(spec: str, database: str = DATABASE, sysfs: str = "/sys") -> list[str]:
+def of(spec: str, database: str | None = None, sysfs: str = "/sys") -> list[str]:
     """The devices in /dev that *spec* may mean, if they are two or more; else nothing.
 
     The devices of one btrfs are one, and so are a device and what is made of it alone
@@ -41,7 +41,7 @@ def of(spec: str, database: str = DATABASE, sysfs: str = "/sys") -> list[str]:
     link = _ambiguous_link(spec)
     if link is None:
         return []
-    claims = _claims(link, database)
+    claims = _claims(link, database or DATABASE)
     numbers = {claim.number for claim in claims}
     claims = [claim for claim in claims if not _holders(claim.number, sysfs) & numbers]
     if not link.startswith("disk/by-part"):
