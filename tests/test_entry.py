@@ -41,12 +41,14 @@ class Entry:
         self.plan = base / "plan.json"
         (base / "target").mkdir()
 
-    def __call__(self, stage: str, cmdline: str = "") -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, stage: str, cmdline: str = "", *words: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
                 sys.executable, "-P", "-m", "ephemeroot.hooks", stage, "--plan", self.plan,
                 "--target", self.base / "target", "--run", self.base / "run",
-                "--cmdline", cmdline,
+                "--cmdline", cmdline, *words,
             ],
             capture_output=True,
             text=True,
@@ -127,6 +129,20 @@ def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) ->
         assert f"{ABSENT} of /persistent is not there" in done.stderr
         assert "append ephemeroot=no" in done.stderr
         assert entry.report()[stage]["policy"] == policy
+
+
+def test_a_missing_device_is_waited_for_where_nobody_else_does(entry: Entry) -> None:
+    """Without systemd; with it the units have, and the stage would only wait once more."""
+    pytest.importorskip("pyudev")
+    plan = plan_without_its_store()
+    assert isinstance(plan.wipe[0], Volume)
+    plan.wipe[0].timeout = 1
+    entry.plan.write_bytes(plan.dump())
+    for words, waits in ((("--wait",), True), ((), False)):
+        done = entry("wipe", "", *words)
+        assert done.returncode == 73
+        assert ("waiting for /dev/disk/by-uuid/0000" in done.stderr) == waits
+        assert f"{ABSENT} of /persistent is not there" in done.stderr
 
 
 @pytest.mark.parametrize(
