@@ -93,11 +93,7 @@ class Parent(Operation):
         user, group, mode = self.user, self.group, self.mode
         if not self.explicit and tree.is_directory(root, place):
             user, group, mode = tree.owner_and_mode(root, place)
-        parent, name = tree.open_parent(store, self.source)
-        try:
-            tree.make_directory(parent, name, user, group, mode, self.label)
-        finally:
-            os.close(parent)
+        seed.make_directory(store, self.source, user, group, mode, self.label)
         return True
 
     def _copy_attributes(self, store: int, root: int, place: str) -> None:
@@ -183,11 +179,7 @@ class Directory(Operation):
             return ""
         if self.initial != "empty" and (seeded := self._seed(stage, stage.root())):
             return seeded
-        parent, name = tree.open_parent(store, self.source)
-        try:
-            tree.make_directory(parent, name, self.user, self.group, self.mode, self.label)
-        finally:
-            os.close(parent)
+        seed.make_directory(store, self.source, self.user, self.group, self.mode, self.label)
         return "created"
 
     def _seed(self, stage: Stage, root: int) -> str:

@@ -6,7 +6,7 @@ import os
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import tree
+from ephemeroot.hooks import seed, tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import mounts, paths
 
@@ -87,18 +87,14 @@ class Overlay(Operation):
         if tree.is_directory(store, self.source):
             return
         status = os.fstat(lower)
-        parent, name = tree.open_parent(store, self.source)
-        try:
-            tree.make_directory(
-                parent,
-                name,
-                status.st_uid if self.user is None else self.user,
-                status.st_gid if self.group is None else self.group,
-                status.st_mode & 0o7777 if self.mode is None else self.mode,
-                self.label,
-            )
-        finally:
-            os.close(parent)
+        seed.make_directory(
+            store,
+            self.source,
+            status.st_uid if self.user is None else self.user,
+            status.st_gid if self.group is None else self.group,
+            status.st_mode & 0o7777 if self.mode is None else self.mode,
+            self.label,
+        )
 
     def _mount(self, store: int, lower: int) -> None:
         set_, clear, own = mounts.split_options(self.options)
@@ -108,7 +104,7 @@ class Overlay(Operation):
         try:
             upper = paths.open_beneath(parent, name, tree.DIRECTORY)
             try:
-                work = self._open_work(parent)
+                work = self._open_work(store, parent)
                 try:
                     mount = mounts.create_overlay(lower, upper, work, _OPTIONS, name=self.path)
                     flags = os.fstatvfs(upper).f_flag
@@ -129,11 +125,12 @@ class Overlay(Operation):
         finally:
             os.close(mount)
 
-    def _open_work(self, parent: int) -> int:
+    def _open_work(self, store: int, parent: int) -> int:
         """overlayfs's own directory: root's, for it deletes in there what it finds."""
         name = f".ephemeroot-work-{crc32(os.fsencode(self.source)):08x}"
         if not tree.exists(parent, name):
-            tree.make_directory(parent, name, 0, 0, 0o700)
+            above = self.source.rpartition("/")[0]
+            seed.make_directory(store, f"{above}/{name}".lstrip("/"), 0, 0, 0o700)
         work = paths.open_beneath(parent, name, tree.DIRECTORY)
         if os.fstat(work).st_uid != 0:
             os.close(work)

@@ -35,6 +35,7 @@ def run(stage: Stage) -> str:
     wiping.require_fresh(stage)
     _follow_newest(stage)
     _record_plan(stage)
+    _sweep(stage)
     writable = _make_writable(stage)
     try:
         failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
@@ -48,6 +49,19 @@ def run(stage: Stage) -> str:
     _stop_if_needed(stage, failed)
     request.consume(stage)
     return f"{done} of {len(stage.plan.persist)} operations done"
+
+
+def _sweep(stage: Stage) -> None:
+    """What an interrupted boot left in a store is in nobody's way: a warning at most."""
+    for operation in stage.plan.wipe:
+        if isinstance(operation, Store):
+            try:
+                seed.sweep(stage.store(operation.path))
+            except OSError as error:
+                stage.report.problem(
+                    f"{operation.path}: what was left unfinished stays: {error.strerror}",
+                    level=WARNING,
+                )
 
 
 def _record_made(stage: Stage) -> None:

@@ -71,6 +71,44 @@ def seed_file(stage: Stage, file: File | Copy, root: int) -> str:
     return seed(stage, root, file.path, file.store, file.source, kind=stat.S_IFREG, owner=owner)
 
 
+def make_directory(
+    store: int, source: str, user: int, group: int, mode: int, label: str | None = None
+) -> None:
+    """Create the directory *source* of the open *store*, see ``tree.make_directory``.
+
+    It is made in the store's own directory, which ``sweep`` clears: what a power cut leaves
+    does not lie about in the store, and no user can exchange it. Below a mount or another
+    subvolume that is not possible, and it is made where it will be.
+    """
+    workshop = open_records(store, SEEDING)
+    try:
+        parent, name = tree.open_parent(store, source)
+        try:
+            try:
+                tree.make_directory(parent, name, user, group, mode, label, workshop=workshop)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                tree.make_directory(parent, name, user, group, mode, label)
+        finally:
+            os.close(parent)
+    finally:
+        os.close(workshop)
+
+
+def sweep(store: int) -> None:
+    """Remove what an interrupted boot has left in the open *store*'s own directory."""
+    try:
+        seeding = paths.open_beneath(store, f"{STATE}/{SEEDING}", os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        for name in os.listdir(seeding) if os.fstat(seeding).st_uid == 0 else ():
+            copying.remove(seeding, name)
+    finally:
+        os.close(seeding)
+
+
 def is_full(error: OSError) -> bool:
     """Whether the filesystem, or somebody's share of it, has no room left."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -105,32 +143,51 @@ def _copy(
     stage: Stage, parent: int, name: str, path: str, store_path: str, source: str, owner: Owner
 ) -> str:
     store = stage.store(store_path)
-    seeding = open_records(store, SEEDING)
-    temporary = f"{crc32(os.fsencode(source)):08x}"
     copier = copying.Copier(stage.plan.seed_limit)
+    place, new_name = tree.open_parent(store, source)
+    workshop = -1
     try:
-        copying.remove(seeding, temporary)
-        copier.copy(parent, name, seeding, temporary)
-        _give(seeding, temporary, owner)
-        sync(seeding)
-        place, new_name = tree.open_parent(store, source)
+        workshop, temporary = _workshop(store, place, source, path)
         try:
-            paths.rename(seeding, temporary, place, new_name, flags=paths.RENAME_NOREPLACE)
-        finally:
-            os.close(place)
+            copying.remove(workshop, temporary)
+            copier.copy(parent, name, workshop, temporary)
+            _give(workshop, temporary, owner)
+            sync(workshop)
+            paths.rename(workshop, temporary, place, new_name, flags=paths.RENAME_NOREPLACE)
+        except (OSError, copying.TooLarge):
+            _remove_quietly(workshop, temporary)
+            raise
     except copying.TooLarge:
-        copying.remove(seeding, temporary)
         raise Refused(
             f"{path} is declared, the store {store_path} lacks it, and it is larger than the "
             f"seed limit of {stage.plan.seed_limit >> 20} MiB",
             f"run 'ephemeroot adopt {path}'",
         ) from None
-    except OSError:
-        _remove_quietly(seeding, temporary)
-        raise
     finally:
-        os.close(seeding)
+        for fd in (place, workshop):
+            if fd >= 0:
+                os.close(fd)
     return f"seeded, {copier.entries} entries, {copier.copied + copier.shared} bytes"
+
+
+def _workshop(store: int, place: int, source: str, path: str) -> tuple[int, str]:
+    """Where the copy is made, and under which name: in the store's own directory, or, if
+    *place* is on another subvolume, beside where it will be. Not where a user could exchange
+    it meanwhile.
+    """
+    temporary = f"{crc32(os.fsencode(source)):08x}"
+    seeding = open_records(store, SEEDING)
+    if os.fstat(seeding).st_dev == os.fstat(place).st_dev:
+        return seeding, temporary
+    os.close(seeding)
+    beside = paths.open_beneath(place, ".", os.O_RDONLY | os.O_DIRECTORY)
+    if not tree.is_roots_alone(os.fstat(beside)):
+        os.close(beside)
+        raise Refused(
+            f"{path} goes to a subvolume of its own in the store, where users write",
+            f"run 'ephemeroot adopt {path}'",
+        )
+    return beside, f".ephemeroot-new-{temporary}"
 
 
 def _give(directory: int, name: str, owner: Owner) -> None:

@@ -60,12 +60,13 @@ def _link(directory: int, name: str, path: str, *, missing_is_fine: bool) -> str
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     if not stat.S_ISLNK(status.st_mode):
         return None
-    if status.st_uid != 0 or not _is_roots_alone(os.fstat(directory)):
+    if status.st_uid != 0 or not is_roots_alone(os.fstat(directory)):
         raise OSError(errno.ELOOP, "a user could have put a symbolic link on the way", path)
     return os.readlink(name, dir_fd=directory)
 
 
-def _is_roots_alone(status: os.stat_result) -> bool:
+def is_roots_alone(status: os.stat_result) -> bool:
+    """Whether only root can put something into the directory with this *status*."""
     writable = stat.S_IWGRP | stat.S_IWOTH
     return status.st_uid == 0 and not status.st_mode & writable
 
@@ -105,18 +106,28 @@ def owner_and_mode(root: int, path: str) -> tuple[int, int, int]:
 
 
 def make_directory(
-    parent: int, name: str, user: int, group: int, mode: int, label: str | None = None
+    parent: int,
+    name: str,
+    user: int,
+    group: int,
+    mode: int,
+    label: str | None = None,
+    *,
+    workshop: int | None = None,
 ) -> None:
     """Create a directory that from its first moment under *name* has owner, mode and, where
     the filesystem has them, the SELinux *label*.
 
     It is made under a temporary name and renamed, so that a power cut cannot leave one
     that would count as existing with root's owner. An existing *name* is left alone.
+    Where users can write to *parent*, they could exchange it meanwhile: the open directory
+    *workshop* on the same filesystem, root's alone, is where it is made then.
     """
     temporary = f".ephemeroot-new-{os.getpid()}-{os.urandom(6).hex()}"
-    os.mkdir(temporary, 0o700, dir_fd=parent)
+    place = parent if workshop is None else workshop
+    os.mkdir(temporary, 0o700, dir_fd=place)
     try:
-        fd = paths.open_beneath(parent, temporary, os.O_RDONLY | os.O_DIRECTORY)
+        fd = paths.open_beneath(place, temporary, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fchown(fd, user, group)
             os.fchmod(fd, mode)
@@ -124,11 +135,11 @@ def make_directory(
                 _set_label(fd, label)
         finally:
             os.close(fd)
-        paths.rename(parent, temporary, parent, name, flags=paths.RENAME_NOREPLACE)
+        paths.rename(place, temporary, parent, name, flags=paths.RENAME_NOREPLACE)
     except FileExistsError:
-        os.rmdir(temporary, dir_fd=parent)
+        os.rmdir(temporary, dir_fd=place)
     except OSError:
-        os.rmdir(temporary, dir_fd=parent)
+        os.rmdir(temporary, dir_fd=place)
         raise
 
 

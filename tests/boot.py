@@ -36,6 +36,7 @@ class Boot:
         self.base = base
         self.fstype = fstype
         self.megabytes = megabytes
+        self.images: dict[Path, Path] = {}
         self.run = base / "run" / "ephemeroot"
         self.target = base / "sysroot"
         self.store = self.run / "volumes" / "persistent"
@@ -51,7 +52,8 @@ class Boot:
             options = ["-o", f"size={self.megabytes}m"]
             subprocess.run(["mount", "-t", "tmpfs", *options, "none", place], check=True)
             return
-        image = self.base / "image"
+        image = self.images[place] = self.base / f"{place.name}.image"
+        image.unlink(missing_ok=True)
         with image.open("wb") as file:
             file.truncate(self.megabytes << 20)
         command = {
@@ -61,7 +63,6 @@ class Boot:
         subprocess.run([*command, image], check=True, capture_output=True)
         # The device goes with the mount, and the mount with this process at the latest.
         subprocess.run(["mount", "-t", self.fstype, "-o", "loop", image, place], check=True)
-        image.unlink()
 
     def fill(self, place: Path) -> None:
         """Leave no room on the filesystem at *place*."""
@@ -138,6 +139,8 @@ class Boot:
     def unmount(self) -> None:
         for place in (self.target, self.store):
             subprocess.run(["umount", "-R", "-l", place], check=False, capture_output=True)
+        for image in self.images.values():
+            image.unlink()
 
 
 def directory(path: str, **values: object) -> Directory:

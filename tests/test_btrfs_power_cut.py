@@ -11,60 +11,28 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
+import cutting
 from btrfs_image import NOON, Disk, Site, btrfsutil, fresh_disk, loop_device, mounted, uuid
 from ephemeroot.wipers import names
 from ephemeroot.wipers.btrfs import Btrfs
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
-CHANGES = {
+CHANGES = frozenset((
     "create_subvolume", "create_snapshot", "set_subvolume_read_only", "set_default_subvolume",
     "sync", "ioctl", "setxattr", "mkdir", "rmdir", "symlink", "fchown", "fchmod", "utime",
-}  # fmt: skip
+))  # fmt: skip
 """The functions through which the wiper changes a disk, with ``paths.rename``."""
-
-CUT, DONE = 99, 0
 
 
 def run_and_cut(site: Site, now: float, at: int, last_words: Callable[[], None]) -> bool:
     """Rotate in a child that dies before its change number *at*; whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        left = at
-
-        def watch(frame: FrameType, event: str, argument: object) -> None:
-            nonlocal left
-            name = ""
-            if event == "c_call":
-                name = getattr(argument, "__name__", "")
-            elif event == "call" and frame.f_code.co_filename.endswith("linux/paths.py"):
-                name = "setxattr" if frame.f_code.co_name == "rename" else ""
-            if name in CHANGES:
-                left -= 1
-                if left < 0:
-                    sys.setprofile(None)
-                    last_words()
-                    os._exit(CUT)
-
-        status = 1
-        try:
-            sys.setprofile(watch)
-            site.rotate(now)
-            status = DONE
-        finally:
-            sys.setprofile(None)
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (CUT, DONE)
-    return code == CUT
+    return cutting.run_and_cut(lambda: site.rotate(now), CHANGES, at, last_words)
 
 
 class Scenario:

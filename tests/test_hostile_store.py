@@ -262,6 +262,48 @@ def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) ->
     victim.assert_untouched()
 
 
+class Exchanger(threading.Thread):
+    """Puts a directory of root's in the place of what root makes among this user's files."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(daemon=True)
+        (home / "roots").mkdir(mode=0o700)
+        self.inode = (home / "roots").stat().st_ino
+        self.home = os.open(home, os.O_RDONLY)
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            for name in os.listdir(self.home):
+                if name not in ("roots", "made"):
+                    with suppress(OSError):
+                        paths.rename(
+                            self.home, name, self.home, "roots", flags=paths.RENAME_EXCHANGE
+                        )
+
+
+def test_what_is_new_swapped_while_it_is_made(boot: Boot) -> None:
+    home = owned(boot.store / "eve")
+    exchanger = Exchanger(home)
+    exchanger.start()
+    try:
+        for _ in range(ROUNDS):
+            boot.persist(
+                parent("/eve", user=EVE, group=EVE),
+                directory("/eve/made", user=EVE, group=EVE, mode=0o777),
+            )
+            names = [e.path for e in os.scandir(boot.root(STORE) / "eve")]
+            found = [Path(n) for n in names if os.stat(n).st_ino == exchanger.inode]
+            assert [(p.stat().st_uid, p.stat().st_mode & 0o777) for p in found] == [(0, 0o700)]
+            subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
+            detach_all(boot.target)
+            (home / "made").rmdir()
+    finally:
+        exchanger.stop.set()
+        exchanger.join()
+        os.close(exchanger.home)
+
+
 def test_hard_links_keep_what_they_link_to(boot: Boot) -> None:
     """Where the kernel does not forbid it, a user links to root's files in the store."""
     secret = boot.store / "secret"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from boot import FSTYPES, STORE, Boot, copy, directory, file, overlay, parent
+from btrfs_image import btrfsutil
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.hide import Hide
@@ -339,6 +340,30 @@ def test_initial_empty_takes_nothing_over(boot: Boot) -> None:
     boot.persist(directory("/opt", initial="empty"), file("/one", initial="empty"))
     assert list((boot.root(STORE) / "opt").iterdir()) == []
     assert not (boot.root(STORE) / "one").exists()
+
+
+def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
+    """Nothing is renamed from one subvolume to another (EXDEV)."""
+    boot = Boot(tmp_path, "btrfs")
+    for name in ("srv", "eve"):
+        btrfsutil.create_subvolume(str(boot.store / name))
+        boot.root(f"/{name}/full").mkdir(parents=True)
+        (boot.root(f"/{name}/full") / "file").write_text("content")
+    for path in (boot.store / "eve", boot.root("/eve")):
+        os.chown(path, 4242, 4242)
+    boot.persist(
+        parent("/srv"), directory("/srv/full"), directory("/srv/new", mode=0o711),
+        parent("/eve"), directory("/eve/full"), directory("/eve/new", user=4242),
+    )  # fmt: skip
+    stored = boot.root(STORE)
+    assert (stored / "srv/full/file").read_text() == "content"
+    assert owner_and_mode(boot.root("/srv/new")) == (0, 0, "0o711")
+    assert owner_and_mode(boot.root("/eve/new"))[0] == 4242
+    assert "subvolume of its own in the store, where users write" in boot.results()[5]
+    assert sorted(os.listdir(stored / "srv")) == ["full", "new"]
+    assert os.listdir(stored / "eve") == ["new"]
+    assert (boot.root("/eve/full") / "file").read_text() == "content"
+    boot.unmount()
 
 
 def test_what_we_made_in_a_root_is_no_source(boot: Boot) -> None:

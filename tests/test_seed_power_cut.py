@@ -1,0 +1,154 @@
+"""Seeding and first copies, cut at any change: nothing under its name that is not whole.
+
+A child process runs the real stage and dies right before its n-th change. Either the process is
+gone and the disk has everything it did, or the power is gone and the disk has only what the image
+file holds at that instant. The next boot then completes what was begun.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import cutting
+from boot import Boot, copy, directory, file, parent
+from ephemeroot.hooks.machine_id import MachineId, read
+from ephemeroot.linux import copying
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+CHANGES = frozenset((
+    "mkdir", "rename", "link", "symlink", "unlink", "rmdir", "fchown", "fchmod", "chown",
+    "setxattr", "utime", "sendfile", "ftruncate", "ioctl", "fsync", "write",
+))  # fmt: skip
+DECLARED = ("srv", "etc/conf", "etc/passwd")
+OPERATIONS = (
+    parent("/etc"), directory("/srv"), file("/etc/conf"), copy("/etc/passwd"),
+    MachineId(store="/persistent"),
+)  # fmt: skip
+
+
+def facts(path: Path) -> object:
+    """Everything of the tree at *path* that a copy must have."""
+    status = path.lstat()
+    own = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns)
+    if stat.S_ISLNK(status.st_mode):
+        return own, os.readlink(path)
+    attributes = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    if path.is_dir():
+        return own, attributes, {name: facts(path / name) for name in sorted(os.listdir(path))}
+    return own, attributes, status.st_nlink, path.read_bytes()
+
+
+class Laboratory:
+    """A store, and a root that has what the store lacks."""
+
+    def __init__(self, base: Path, fstype: str) -> None:
+        self.boot = Boot(base, fstype)
+        self.copy = base / "copy"
+        self.after = base / "after"
+        self.after.mkdir()
+        srv = self.boot.root("/srv")
+        (srv / "below").mkdir(parents=True)
+        (srv / "below").chmod(0o2750)
+        (srv / "below/large").write_bytes(os.urandom(70_000))
+        (srv / "small").write_text("small")
+        os.chown(srv / "small", 12, 13)
+        os.setxattr(srv / "small", "user.note", b"note")
+        os.link(srv / "small", srv / "again")
+        (srv / "link").symlink_to("small")
+        self.boot.root("/etc").mkdir()
+        self.boot.root("/etc/conf").write_text("conf")
+        self.boot.root("/etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+        self.wanted = {name: facts(self.boot.root(name)) for name in DECLARED}
+        subprocess.run(["sync", "-f", self.boot.store], check=True)
+
+    def judge(self, store: Path) -> int:
+        """How many of the declared there are; each as it should be."""
+        there = [name for name in DECLARED if os.path.lexists(store / name)]
+        for name in there:
+            assert facts(store / name) == self.wanted[name], name
+        fd = os.open(store, os.O_RDONLY)
+        try:
+            identity = read(fd, "etc/machine-id")
+        finally:
+            os.close(fd)
+        assert identity is not None or not (store / "etc/machine-id").exists()
+        return len(there) + (identity is not None)
+
+    def judge_the_end(self, store: Path) -> None:
+        assert self.judge(store) == len(DECLARED) + 1
+        for folder in (store, store / "etc", store / ".ephemeroot/seeding"):
+            assert [n for n in os.listdir(folder) if "ephemeroot-new" in n] == []
+        assert os.listdir(store / ".ephemeroot/seeding") == []
+
+    def run(self, store: Path | None = None) -> None:
+        """The stage, with the image *store* in the place of the mounted one."""
+        if store is not None:
+            subprocess.run(["umount", self.boot.store], check=True)
+            subprocess.run(["mount", "-o", "loop", store, self.boot.store], check=True)
+        self.boot.persist(*OPERATIONS)
+        assert self.boot.problems() == []
+
+    def forget(self) -> None:
+        store = os.open(self.boot.store, os.O_RDONLY)
+        for name in ("srv", "etc", ".ephemeroot"):
+            copying.remove(store, name)
+        os.close(store)
+        subprocess.run(["sync", "-f", self.boot.store], check=True)
+
+    def take_the_disk(self) -> None:
+        image = self.boot.images[self.boot.store]
+        subprocess.run(["cp", "--sparse=always", image, self.copy], check=True)
+
+    @contextmanager
+    def survivor(self) -> Iterator[Path]:
+        subprocess.run(["mount", "-o", "loop", self.copy, self.after], check=True)
+        try:
+            yield self.after
+        finally:
+            subprocess.run(["umount", self.after], check=True)
+
+
+@pytest.fixture(params=["ext4", "btrfs"])
+def laboratory(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Laboratory]:
+    laboratory = Laboratory(tmp_path, request.param)
+    yield laboratory
+    laboratory.boot.unmount()
+
+
+def test_a_kill_between_any_two_changes(laboratory: Laboratory) -> None:
+    found = []
+    for at in range(0, 1000, 3):
+        if not cutting.run_and_cut(laboratory.run, CHANGES, at, own_mounts=True):
+            break
+        found.append(laboratory.judge(laboratory.boot.store))
+        assert not cutting.run_and_cut(laboratory.run, CHANGES, 1000, own_mounts=True)
+        laboratory.judge_the_end(laboratory.boot.store)
+        laboratory.forget()
+    assert found == sorted(found)
+    assert len(set(found)) > 2
+
+
+def test_a_power_cut_between_any_two_changes(laboratory: Laboratory) -> None:
+    found = []
+    for at in range(0, 1000, 6):
+        done = laboratory.take_the_disk
+        if not cutting.run_and_cut(laboratory.run, CHANGES, at, done, own_mounts=True):
+            break
+        with laboratory.survivor() as store:
+            found.append(laboratory.judge(store))
+        assert not cutting.run_and_cut(
+            lambda: laboratory.run(laboratory.copy), CHANGES, 1000, own_mounts=True
+        )
+        with laboratory.survivor() as store:
+            laboratory.judge_the_end(store)
+        laboratory.forget()
+    assert len(found) > 10
+    assert max(found) > 1
