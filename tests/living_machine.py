@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,8 +45,21 @@ class LivingMachine:
         top = disk.top
         btrfsutil.create_subvolume(str(top / "base"))
         base = top / "base"
-        for name in ("etc/ephemeroot", "etc/kernel", "persistent", "var/log", "usr/bin", "home/u"):
+        for name in (
+            "etc/ephemeroot",
+            "etc/kernel",
+            "persistent",
+            "var/log",
+            "usr/bin",
+            "home/u",
+            "usr/lib",
+            "sbin",
+            "run",
+        ):
             (base / name).mkdir(parents=True)
+        (base / "usr/lib/os-release").write_text("ID=test\n")
+        (base / "sbin/init").write_text("#!/bin/sh\n")
+        (base / "sbin/init").chmod(0o755)
         (base / "etc/kernel/cmdline").write_text(f"root={disk.loop} rootflags=subvol=root ro\n")
         (base / "etc/hostname").write_text("base\n")
         (base / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
@@ -68,12 +82,13 @@ class LivingMachine:
             ],
             persist=[
                 Attach(mount_point=STORE, volume="persistent"),
-                MachineId(store=STORE),
-                Parent(path="/srv/data", store=STORE, source="srv/data"),
+                *(Parent(path=path, store=STORE, source=path[1:])
+                  for path in ("/etc", "/var", "/srv", "/srv/data")),
                 Directory(path="/var/log", store=STORE, source="var/log"),
                 Directory(path="/srv/data/kept", store=STORE, source="srv/data/kept"),
                 Copy(path="/etc/passwd", store=STORE, source="etc/passwd"),
                 File(path="/etc/linked", store=STORE, source="etc/linked"),
+                MachineId(store=STORE),
                 *more,
             ],
         )  # fmt: skip
@@ -102,6 +117,30 @@ class LivingMachine:
         seed.write_made(fd, made)
         os.close(fd)
         Btrfs(self.settings).mark_lived(str(self.root))
+
+    def boot_by_the_stages(self, words: str = "") -> list[int]:
+        """The same by the very stages of a boot, each a process; their exit codes."""
+        self.shut_down()
+        base = self.root.parent
+        run = base / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        (base / "booted.json").write_bytes(self.plan().dump())
+        codes = []
+        self.root.mkdir(exist_ok=True)
+        for stage in ("wipe", "persist"):
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "ephemeroot.hooks", stage, "--plan",
+                 base / "booted.json", "--target", self.root, "--run", run, "--cmdline",
+                 f"root={self.disk.loop} rootflags=subvol=root ro {words}"],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            codes.append(done.returncode)
+            if stage == "wipe":
+                self.mount("subvol=root", self.root)
+        subprocess.run(["umount", "-R", run / "volumes/persistent"], capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", self.root / "run"], check=True)
+        shutil.copytree(run, self.root / "run/ephemeroot")
+        return codes
 
     def mount(self, options: str, where: Path) -> None:
         subprocess.run(["mount", "-o", options, self.disk.loop, where], check=True)

@@ -157,6 +157,7 @@ def test_wipers_are_found_and_their_library_is_not_needed(installed: Path, tmp_p
         "btrfs btrfs 1 True",
         "overlay overlay 1 True",
         "tmpfs tmpfs 1 True",
+        "zfs zfs 1 True",
     ], found.stderr
 
 

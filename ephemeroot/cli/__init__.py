@@ -20,8 +20,8 @@ from ephemeroot.cli import terminal
 from ephemeroot.errors import EphemerootError, Misconfigured
 
 VERBS = (
-    "init", "check", "plan", "rehearse", "apply", "diff", "roots", "adopt", "next-boot", "base",
-    "leave", "setup", "home", "copyback", "image", "lived", "schema",
+    "init", "check", "plan", "rehearse", "apply", "status", "diff", "roots", "adopt", "next-boot",
+    "base", "leave", "setup", "home", "copyback", "image", "lived", "schema",
 )  # fmt: skip
 """Modules of this package (with ``_`` for ``-``), in the order of the help."""
 

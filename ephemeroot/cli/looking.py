@@ -12,6 +12,7 @@ from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import seed
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.image import applied
 from ephemeroot.linux import mounts
 from ephemeroot.oldroots import noise, persisted
 from ephemeroot.oldroots.comparison import Comparison, Difference
@@ -127,4 +128,5 @@ def patterns(given: Sequence[str], *, everything: bool) -> list[str]:
 
 def elsewhere(plan: Plan, keeper: Keeper) -> frozenset[str]:
     """See ``persisted.elsewhere``."""
-    return frozenset(persisted.elsewhere(plan, keeper.live, keeper.target))
+    declared = applied.declared(plan)
+    return frozenset(persisted.elsewhere(plan, declared, keeper.live, keeper.target))

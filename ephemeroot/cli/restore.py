@@ -16,6 +16,7 @@ from ephemeroot.cli.histories import Keeper
 from ephemeroot.cli.looking import Tree
 from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.image import applied
 from ephemeroot.oldroots import persisted, restoring
 from ephemeroot.oldroots.restoring import Plan, Step
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     # A path may begin with two slashes (POSIX), and means the same here.
     wanted = ["/" + path.lstrip("/") for path in wanted]
     keeper = _keeper(arguments, wanted)
-    declared = persisted.declared(histories.applied_plan(arguments.root))
+    declared = applied.declared(histories.applied_plan(arguments.root))
     histories.hide_mounts()
     with keeper.history() as history:
         entry = history.find(arguments.name)

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
-from ephemeroot.hooks import machine_id
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.machine_id import MachineId
-from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
 
 
-def declared(plan: Plan) -> dict[str, str]:
-    """Each path that the *plan* persists, with the store that has it."""
-    kinds = (Directory, File, Copy, Overlay)
-    found = {o.path: o.store for o in plan.persist if isinstance(o, kinds)}
-    for operation in plan.persist:
-        if isinstance(operation, MachineId):
-            found[machine_id.PATH] = operation.store
-    return found
-
-
-def elsewhere(plan: Plan, live: str, target: str = "/") -> set[str]:
-    """Paths in *target*, which is mounted at *live*, that do not lie on it: what is declared,
+def elsewhere(plan: Plan, declared: Iterable[str], live: str, target: str = "/") -> set[str]:
+    """Paths in *target*, which is mounted at *live*, that do not lie on it: what is *declared*,
     and what is mounted there. As seen from *target*, ``/x``.
     """
-    found = {*declared(plan)}
+    found = set(declared)
     found |= {o.mount_point for o in plan.persist if isinstance(o, Attach)}
     found |= {o.target for o in plan.wipe if isinstance(o, Wipe)}
     inside = {below(path, target) for path in found}

@@ -1,0 +1,293 @@
+"""``ephemeroot status``: what this boot did, what is kept, and what the next boot will do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.cli import boot_report, terminal
+from ephemeroot.cli.boot_report import BootReport
+from ephemeroot.config import Machine, markers
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks import request as requests
+from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.stage import RUN
+from ephemeroot.hooks.volumes import Store
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.image import age, applied
+
+NAME = "status"
+HELP = "show what this boot made fresh and bound, and what the next one will do"
+
+FORMAT = "ephemeroot-status"
+VERSION = 1
+PROBLEMS = 10
+
+_AS_ROOT = "not known: run it as root"
+_FULL = 0.95  # of a store
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    parser.add_argument(
+        "--long", action="store_true", help="show every step of the boot, and how long it took"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: as it should be; 10: something is not, and is said."""
+    status = collect(arguments.root)
+    if arguments.json:
+        sys.stdout.write(json.dumps(status.to_json(), indent=2) + "\n")
+    else:
+        _show(status, long=arguments.long)
+    return PROBLEMS if status.complaints() else 0
+
+
+@dataclass
+class StoreStatus:
+    """One store: ``state`` is ``ok`` or what is wrong; ``size`` and ``free`` in bytes."""
+
+    path: str
+    state: str
+    size: int = 0
+    free: int = 0
+
+
+@dataclass
+class Status:
+    """Everything that ``status`` knows. ``unknown`` has what this user may not read."""
+
+    boot: BootReport
+    plan: Plan | None
+    booted: int | None
+    stores: list[StoreStatus] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    next_boot: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def complaints(self) -> list[str]:
+        """What is not as it should be, a line each."""
+        lines = [p["problem"] for p in self.boot.problems]
+        if self.boot.state == "failed" or (self.boot.state == "none" and self.plan is not None):
+            lines.append(f"this root is not ephemeral: {self.boot.reason}")
+        for store in self.stores:
+            if store.state != "ok":
+                lines.append(f"the store {store.path}: {store.state}")
+            elif store.size and store.free < store.size * (1 - _FULL):
+                lines.append(f"the store {store.path} is nearly full")
+        return [*lines, *self.images]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "root": self.boot.state,
+            "reason": self.boot.reason or None,
+            "stages": self.boot.stages,
+            "wiped": self.boot.wiped,
+            "outcomes": self.boot.outcomes,
+            "generation": {
+                "booted": self.booted,
+                "applied": self.plan.generation if self.plan else None,
+            },
+            "stores": [
+                {"path": s.path, "state": s.state, "size": s.size, "free": s.free}
+                for s in self.stores
+            ],
+            "images": self.images,
+            "next-boot": self.next_boot,
+            "complaints": self.complaints(),
+            "unknown": self.unknown,
+        }
+
+
+def collect(root: str) -> Status:
+    """Look at the machine below *root*, as far as this user may."""
+    folder = Path(root)
+    unknown: list[str] = []
+    try:
+        plan = applied.load(folder)
+    except PermissionError:
+        plan = None
+        unknown.append("the applied plan")
+    status = Status(boot_report.read(folder), plan, _booted(folder), unknown=unknown)
+    if plan is not None:
+        status.stores = [
+            _store(folder, o.path, o.id) for o in plan.wipe if isinstance(o, Store)
+        ]  # fmt: skip
+        status.images = age.findings(folder)
+    status.next_boot = _next_boot(folder, status)
+    return status
+
+
+def _booted(root: Path) -> int | None:
+    """The generation that this boot followed."""
+    try:
+        return plans.load(str(root / RUN.lstrip("/") / plans.FOLLOWED)).generation
+    except Damaged:
+        return None
+
+
+def _store(root: Path, path: str, identity: str) -> StoreStatus:
+    where = root / path.lstrip("/")
+    try:
+        found = markers.read(str(where))
+        space = os.statvfs(where)
+    except (Damaged, OSError) as error:
+        reason = error.message if isinstance(error, Damaged) else str(error.strerror)
+        return StoreStatus(path, reason)
+    size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
+    if found is None:
+        return StoreStatus(path, "has no marker: is its volume mounted?", size, free)
+    if found != identity:
+        return StoreStatus(path, "is another store than the plan names", size, free)
+    return StoreStatus(path, "ok", size, free)
+
+
+def _next_boot(root: Path, status: Status) -> list[str]:
+    """What the next boot does, a line each; the first word on it is the last one spoken."""
+    plan = status.plan
+    if plan is None:
+        return [_AS_ROOT if status.unknown else "nothing was applied: it changes nothing"]
+    lines = []
+    for name, text in Machine.of(str(root)).command_lines:
+        line = CommandLine(text)
+        if name == "/proc/cmdline":
+            continue  # this boot's, not the next one's
+        words = [w for w in text.split() if w.startswith("ephemeroot")]
+        if words:
+            lines.append(f"{name} says {' '.join(words)}")
+        if line.is_off("ephemeroot") or not line.allows("ephemeroot.wipe"):
+            return [*lines, "the root is kept as it is"]
+    request = _request(root, plan, status)
+    if request is not None:
+        lines.append(f"it is asked to {request.describe()} ('ephemeroot next-boot')")
+        if request.word == requests.KEEP:
+            return lines
+    wipes = [o for o in plan.wipe if isinstance(o, Wipe)]
+    if not wipes:
+        lines.append("nothing is made fresh: no wiper is configured")
+    lines += [wipe.describe() for wipe in wipes]
+    if status.images:
+        lines.append("but not with these images: an image that is older does not wipe")
+    return lines
+
+
+def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
+    for operation in plan.wipe:
+        if not isinstance(operation, Store):
+            continue
+        try:
+            record = root / operation.path.lstrip("/") / requests.RECORD
+            return requests.parse(record.read_bytes())
+        except PermissionError:
+            status.unknown.append("a request for the next boot")
+            return None
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return None
+
+
+# Printing
+
+_STATES = {
+    "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),
+    "kept": ("this root was kept as it was", terminal.YELLOW),
+    "failed": ("this root could not be made fresh", terminal.RED),
+    "none": ("this root is not ephemeral", terminal.YELLOW),
+}
+
+
+def _show(status: Status, *, long: bool) -> None:
+    boot = status.boot
+    words, colour = _STATES[boot.state]
+    line = f"{words}: {boot.reason}" if boot.reason else words
+    sys.stdout.write(terminal.paint(terminal.printable(line), colour, sys.stdout) + "\n")
+    terminal.table(_boot_rows(status))
+    if long:
+        _show_steps(boot)
+    else:
+        _section("hidden by what is bound over it", boot.outcomes.get("hiding", []))
+        _section("taken over by the stores", boot.outcomes.get("seeded", []))
+    _show_problems(boot)
+    if status.stores:
+        sys.stdout.write(terminal.heading("stores") + "\n")
+        terminal.table([_store_row(store) for store in status.stores], right=(1, 2))
+    _section("images", status.images)
+    _section("the next boot", status.next_boot)
+    _section("not known, for only root may read it", status.unknown)
+
+
+def _boot_rows(status: Status) -> list[list[str]]:
+    boot = status.boot
+    rows = []
+    for target, facts in sorted(boot.wiped.items()):
+        parts = [f"made fresh by {facts.get('wiper')}"]
+        if facts.get("retired"):
+            parts.append(f"the one before is old root {facts['retired']}")
+        if facts.get("pruned"):
+            parts.append(f"{len(facts['pruned'])} old ones deleted")
+        if facts.get("kept"):
+            parts.append(f"{len(facts['kept'])} kept")
+        rows.append([target, ", ".join(parts)])
+    for name, stage in boot.stages.items():
+        began = boot.began(name)
+        when = f", at {terminal.moment(began)}" if began is not None else ""
+        seconds = stage.get("seconds")
+        took = f" in {terminal.duration(seconds)}" if isinstance(seconds, (int, float)) else ""
+        rows.append([name, f"{stage.get('result', 'not finished')}{took}{when}"])
+    paths = {k: v for k, v in boot.outcomes.items() if k not in ("seeded", "hiding")}
+    if paths:
+        rows.append(["paths", ", ".join(f"{len(v)} {k}" for k, v in sorted(paths.items()))])
+    if status.plan is not None and status.booted is not None:
+        same = status.booted == status.plan.generation
+        newer = "" if same else f", generation {status.plan.generation} was applied since then"
+        rows.append(["plan", f"generation {status.booted}{newer}"])
+    return rows
+
+
+def _show_steps(boot: BootReport) -> None:
+    for name, stage in boot.stages.items():
+        sys.stdout.write(terminal.heading(name) + "\n")
+        rows = [
+            [terminal.duration(entry.get("seconds", 0)), str(entry.get("result", "")),
+             str(entry.get("line", ""))]
+            for entry in stage.get("operations", [])
+        ]  # fmt: skip
+        terminal.table(rows, right=(0,))
+
+
+def _show_problems(boot: BootReport) -> None:
+    if not boot.problems:
+        return
+    sys.stdout.write(terminal.heading("what failed") + "\n")
+    for problem in boot.problems:
+        line = terminal.printable(problem.get("problem", ""))
+        sys.stdout.write("  " + terminal.paint(line, terminal.RED, sys.stdout) + "\n")
+        if problem.get("hint"):
+            terminal.say(f"    hint: {problem['hint']}")
+
+
+def _store_row(store: StoreStatus) -> list[str]:
+    if not store.size:
+        return [store.path, "", "", store.state]
+    used = 100 * (store.size - store.free) // store.size
+    state = "" if store.state == "ok" else store.state
+    return [store.path, f"{used}% full", f"{terminal.size(store.free)} free", state]
+
+
+def _section(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    sys.stdout.write(terminal.heading(title) + "\n")
+    for line in lines:
+        terminal.say(f"  {line}")

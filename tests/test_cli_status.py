@@ -1,0 +1,178 @@
+"""``ephemeroot status`` after boots by the very stages, on a real btrfs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from living_machine import LivingMachine, living_machine
+
+pytestmark = pytest.mark.requires_loop
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[LivingMachine]:
+    with living_machine(tmp_path) as made:
+        yield made
+
+
+def status(machine: LivingMachine, code: int = 0) -> Any:
+    done = machine.call("status", "--json")
+    assert done.returncode == code, (done.stdout, done.stderr)
+    content = json.loads(done.stdout)
+    assert (content["format"], content["version"]) == ("ephemeroot-status", 1)
+    return content
+
+
+def test_an_ephemeral_root(machine: LivingMachine) -> None:
+    (machine.disk.top / "base/var/log/of-the-base").touch()
+    (machine.disk.top / "base/srv/data/kept").mkdir(parents=True)
+    (machine.disk.top / "base/srv/data/kept/seed").touch()
+    (machine.disk.top / "store/etc").mkdir()
+    (machine.disk.top / "store/etc/passwd").write_text("root:x:0:0:me:/root:/bin/sh\n")
+    machine.boot_by_the_stages()
+    (machine.root / "etc/x").touch()
+    assert machine.boot_by_the_stages() == [0, 0]
+    content = status(machine)
+    assert content["root"] == "ephemeral"
+    facts = content["wiped"]["/"]
+    assert facts["wiper"] == "btrfs"
+    assert facts["retired"] in facts["kept"]
+    assert content["generation"] == {"booted": 1, "applied": 1}
+    assert {name: len(lines) for name, lines in content["outcomes"].items()} == {
+        "bound": 2, "copied": 2, "linked": 1, "hiding": 2,
+    }  # fmt: skip
+    (store,) = content["stores"]
+    assert (store["path"], store["state"]) == ("/persistent", "ok")
+    assert 0 < store["free"] < store["size"]
+    assert content["next-boot"] == [machine.plan().wipe[2].describe()]
+    assert content["complaints"] == content["unknown"] == []
+    shown = machine.call("status").stdout
+    lines = shown.splitlines()
+    assert lines[0] == "this root is new: it was made by this boot"
+    assert f"the one before is old root {facts['retired']}" in shown
+    assert any(line.startswith("  wipe     wiped in ") for line in lines), shown
+    assert "  paths    2 bound, 2 copied, 1 linked" in lines
+    assert "hiding" in shown
+    assert "% full" in shown
+    steps = machine.call("status", "--long").stdout
+    assert "attach the volume /persistent" in steps
+    assert "\x1b[" not in shown + steps
+
+
+def test_what_was_seeded(machine: LivingMachine) -> None:
+    (machine.disk.top / "base/srv/data/kept").mkdir(parents=True)
+    (machine.disk.top / "base/srv/data/kept/seed").touch()
+    machine.boot_by_the_stages()
+    (line,) = [li for li in status(machine)["outcomes"]["seeded"] if "/srv/data/kept" in li]
+    assert "seeded" in line
+    assert "taken over by the stores" in machine.call("status").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "reason"),
+    [
+        ("ephemeroot.wipe=no", "kept", "ephemeroot.wipe=no"),
+        ("ephemeroot=no", "none", "nothing done: ephemeroot=no"),
+    ],
+)
+def test_a_boot_that_made_nothing_fresh(
+    machine: LivingMachine, words: str, state: str, reason: str
+) -> None:
+    machine.boot_by_the_stages()
+    machine.boot_by_the_stages(words)
+    content = status(machine, 0 if state == "kept" else 10)
+    assert (content["root"], content["reason"]) == (state, reason)
+    assert reason in machine.call("status").stdout.splitlines()[0]
+
+
+def test_a_wipe_that_was_refused(machine: LivingMachine) -> None:
+    machine.boot_by_the_stages()
+    (machine.disk.top / "base/sbin/init").unlink()
+    assert machine.boot_by_the_stages()[0] == 10
+    content = status(machine, 10)
+    assert content["root"] == "kept"
+    assert any("wipe failed" in line for line in content["complaints"])
+    shown = machine.call("status").stdout
+    assert "what failed" in shown
+
+
+def test_no_boot_of_ours(machine: LivingMachine) -> None:
+    machine.boot()
+    content = status(machine, 10)
+    assert content["root"] == "none"
+    assert "left no report" in content["reason"]
+    assert content["stages"] == {}
+
+
+def test_a_report_of_another_boot_counts_for_nothing(machine: LivingMachine) -> None:
+    machine.boot_by_the_stages()
+    report = machine.root / "run/ephemeroot/boot.json"
+    text = report.read_text()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    report.write_text(text.replace(boot_id, "0" * 36))
+    assert "of another boot" in status(machine, 10)["reason"]
+    report.write_text(text.replace('"version": 1', '"version": 99'))
+    done = machine.call("status")
+    assert done.returncode == 1
+    assert "this program knows version 1" in done.stderr
+    report.write_text("{")
+    assert "is damaged" in machine.call("status").stderr
+
+
+def test_the_next_boot(machine: LivingMachine) -> None:
+    machine.boot_by_the_stages()
+    assert machine.call("next-boot", "keep").returncode == 0
+    assert status(machine)["next-boot"] == [
+        "it is asked to keep the root as it is ('ephemeroot next-boot')"
+    ]
+    machine.call("next-boot", "--clear")
+    cmdline = machine.root / "etc/kernel/cmdline"
+    cmdline.write_text(cmdline.read_text().strip() + " ephemeroot.wipe=no\n")
+    lines = status(machine)["next-boot"]
+    assert lines[0].endswith("/etc/kernel/cmdline says ephemeroot.wipe=no")
+    assert lines[1] == "the root is kept as it is"
+
+
+def test_newer_and_other_stores(machine: LivingMachine) -> None:
+    machine.boot_by_the_stages()
+    plan = machine.plan()
+    plan.generation = 2
+    (machine.root / "etc/ephemeroot/plan.json").write_bytes(plan.dump())
+    assert status(machine)["generation"] == {"booted": 1, "applied": 2}
+    assert "generation 2 was applied since then" in machine.call("status").stdout
+    subprocess.run(["umount", machine.root / "persistent"], check=True)
+    content = status(machine, 10)
+    assert "is its volume mounted?" in content["stores"][0]["state"]
+    (machine.root / "etc/ephemeroot/plan.json").unlink()
+    content = status(machine)
+    assert content["next-boot"] == ["nothing was applied: it changes nothing"]
+
+
+def test_without_root(machine: LivingMachine) -> None:
+    """As far as files can be read; what cannot is named."""
+    machine.boot_by_the_stages()
+    os.chmod(machine.root.parent, 0o755)
+    for folder in machine.root.parents:
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    os.chmod(machine.root / "etc/ephemeroot/plan.json", 0o600)
+    words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    from living_machine import PROGRAM
+
+    done = subprocess.run(
+        [*words, PROGRAM, "--root", machine.root, "status", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "Permission denied" in done.stderr and "python" in done.stderr:
+        pytest.skip("the checkout cannot be read by an ordinary user: put it elsewhere")
+    assert done.returncode in (0, 10), done.stderr
+    content = json.loads(done.stdout)
+    assert content["root"] == "ephemeral"
+    assert content["unknown"] == ["the applied plan"]
