@@ -57,10 +57,12 @@ ephemeroot setup "$0"
 mkdir /run/machine
 mount --rbind / /run/machine
 mkdir -p /persistent
+for name in "$@"; do mkdir -p "/persistent/$name"; done
 ephemeroot --root /run/machine apply --yes --no-images
 """
 
-
+# The store is on a filesystem of its own everywhere but here, where its directories belong to the
+# layers below and cannot be renamed (EXDEV).
 _APPLY_AGAIN = """\
 set -e
 {change}
