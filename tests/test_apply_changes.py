@@ -116,6 +116,25 @@ def test_a_root_in_memory_cannot_be_taken_over_from(
     assert apply(machine, "--yes") == 0
 
 
+def test_a_directory_that_the_store_has_only_as_a_parent(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The boot finds it there, seeds nothing, and binds it over everything that is beside."""
+    machine.write("var/log/a", "x")
+    machine.write("persistent/var/log/a", "x")
+    machine.write("var/beside", "x")
+    assert apply(machine, "--yes") == 0
+    machine.write(MAIN, SOUND.replace('"/var/log"', '"/var/log", "/var"'))
+    capsys.readouterr()
+    assert apply(machine, "--yes") == 1
+    said = capsys.readouterr().err
+    assert "/var: the store has it only as the directory of what else is declared" in said
+    assert "run: ephemeroot adopt /var (" in said
+    assert cli.main(["adopt", "--root", str(machine.path), "/var"]) == 0
+    assert apply(machine, "--yes") == 0
+    assert (machine.path / "persistent/var/beside").read_text() == "x"
+
+
 def test_the_booted_plan_is_what_counts(
     machine: MachineTree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

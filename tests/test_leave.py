@@ -350,3 +350,26 @@ def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> No
         if fstype == "overlay":
             subprocess.run(["umount", tmp_path], check=True)
         subprocess.run(["umount", tmp_path / "lower"], check=True)
+
+
+def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: Lived) -> None:
+    root = machine.start()
+    store = machine.top / "persistent"
+    (root / "etc/service").mkdir()
+    (store / "etc/service").mkdir()
+    (store / "etc/service/conf").write_text("bound")
+    (store / "etc/stale").mkdir()
+    (store / "etc/stale/conf").write_text("of an earlier time, and not bound")
+    (root / "etc/stale").mkdir()
+    (root / "etc/stale/conf").write_text("the root's own")
+    subprocess.run(["mount", "--bind", store / "etc/service", root / "etc/service"], check=True)
+    configured = machine.plan()
+    configured.persist += [bind("/etc/service"), bind("/etc/stale")]
+    plan = departure.with_adopted(root, machine.plan(), configured)
+    leaving = Departure(root, plan)
+    assert [i.path for i in leaving.items()][-1] == "/etc/service"
+    for item in leaving.items():
+        leaving.copy(item)
+    assert leaving.problems == []
+    assert (machine.bare / "etc/service/conf").read_text() == "bound"
+    assert (machine.bare / "etc/stale/conf").read_text() == "the root's own"

@@ -99,7 +99,8 @@ class Application:
         self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
         self.old = self._applied()
         self.booted = applied.booted() if root == Path("/") else None
-        self.seeds = seeds.foresee(self.compilation.plan, root)
+        before = applied.declared(self.booted or self.old)
+        self.seeds = seeds.foresee(self.compilation.plan, root, before)
         self.generation = self._generation()
         self.plan = b""
 

@@ -15,9 +15,12 @@ from pathlib import Path
 
 from ephemeroot.cli import histories, setup, terminal
 from ephemeroot.cli.progress import Progress
+from ephemeroot.compile import compile_examination
+from ephemeroot.config import Machine, examine, read
 from ephemeroot.conversion import departure, lock, seeds
 from ephemeroot.conversion.departure import Departure, Finish
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied, dracut, presets
 from ephemeroot.linux import mountinfo, mounts
 
@@ -62,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = applied.load(root)
     if plan is None:
         return _nothing_to_leave(root)
-    leaving = Departure(root, plan)
+    leaving = Departure(root, _with_adopted(arguments, root, plan))
     bar = Progress("copying back", None)
     leaving.copier.progress = lambda name: bar.update(
         leaving.copier.copied + leaving.copier.shared, name
@@ -87,6 +90,20 @@ def run(arguments: argparse.Namespace) -> int:
             "changes until then."
         )
     return PARTLY if any(result.startswith("failed: ") for _, result in results) else 0
+
+
+def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan:
+    """What was adopted and not applied yet goes back as well. A configuration with mistakes in
+    it does not keep anybody from leaving.
+    """
+    try:
+        machine = Machine.of(arguments.root)
+        examination = examine(read(machine, arguments.config), machine)
+        configured = compile_examination(examination).plan
+    except Misconfigured as error:
+        terminal.warning(f"the configuration is not looked at: {error.message}")
+        return plan
+    return departure.with_adopted(root, plan, configured)
 
 
 def _nothing_to_leave(root: Path) -> int:

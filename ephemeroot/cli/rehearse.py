@@ -175,7 +175,9 @@ def _play(stage: _Stage, folder: Path, away: Throwaway | None, *, verbose: bool)
                     one["problem"], one["hint"])
             for one in content["problems"]
         ] + found  # fmt: skip
-    hidden = [o for o in operations if "hiding" in o["result"]]
+    # What was taken over from the same root hides nothing that anybody would miss.
+    taken_over = {o["line"] for o in operations if "seeded" in o["result"]}
+    hidden = [o for o in operations if "hiding" in o["result"] and o["line"] not in taken_over]
     found += [Finding(findings.NOTE, f"{o['line']}: {o['result']}") for o in hidden]
     found += [Finding(findings.NOTE, note) for note in place.notes]
     found += [

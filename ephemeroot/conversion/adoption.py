@@ -204,7 +204,7 @@ class Adopter:
             raise Refused(f"{path} is a mount point of something else", "adopt what it is made of")
         self._require_on_root(path, live)
         if there and not self._is_under_way(declared.store, operation.source):
-            if declare is None and not self.replace:
+            if declare is None and not self.replace and not _is_only_parent(place, inner):
                 self.settled.append(
                     f"{path} is declared and in the store already; if the root has the right one, "
                     "add --replace"
@@ -500,6 +500,14 @@ class _Work:
         finally:
             os.close(parent)
         return True
+
+
+def _is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
+    """Whether the store has the directory *place* only as the way to the *inner* paths."""
+    try:
+        return bool(inner) and set(os.listdir(place)) <= {p.partition("/")[0] for p in inner}
+    except OSError:
+        return False
 
 
 def is_ephemeral(root: Path) -> bool:

@@ -181,6 +181,38 @@ class Departure:
         return json.dumps(content).encode() + b"\n"
 
 
+def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
+    """*plan* with what *configured* has beside it and this machine has bound already: adopted,
+    and not applied yet. What is not bound is the root's own as it is.
+    """
+    known = applied.declared(plan)
+    there = {o.path for o in plan.wipe if isinstance(o, Store)}
+    adopted = [
+        o
+        for o in configured.persist
+        if isinstance(o, Directory | File)
+        and o.path not in known
+        and o.store in there
+        and _is_bound(root, o)
+    ]
+    return Plan(
+        wipe=plan.wipe,
+        persist=[*plan.persist, *adopted],
+        on_failure=plan.on_failure,
+        generation=plan.generation,
+        host=plan.host,
+        seed_limit=plan.seed_limit,
+    )
+
+
+def _is_bound(root: Path, operation: Directory | File) -> bool:
+    try:
+        live = root / operation.path.lstrip("/")
+        return live.samefile(root / operation.store.lstrip("/") / operation.source)
+    except OSError:
+        return False
+
+
 def open_stores(root: Path, plan: Plan, where: dict[str, Path] | None = None) -> dict[str, int]:
     """The stores of *plan* on the machine below *root*, open, each proven by its marker.
 

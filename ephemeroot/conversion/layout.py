@@ -21,10 +21,10 @@ _LOCAL = ("ext4", "ext3", "xfs", "btrfs", "f2fs")
 class Layout:
     """``store`` is the store's path, ``line`` its line in fstab if there is one already.
 
-    For btrfs ``root``, ``base``, ``old_roots`` and ``subvolume`` (the store's) are paths
-    from the top level; ``root`` differs from the survey's if it must become a subvolume
-    of its own first. For an overlay ``host`` is the volume that the store shares, if it
-    has none of its own.
+    For btrfs ``root``, ``base``, ``old_roots``, ``old_bases`` and ``subvolume`` (the
+    store's) are paths from the top level; ``root`` differs from the survey's if it must
+    become a subvolume of its own first. For an overlay ``host`` is the volume that the store
+    shares, if it has none of its own.
     """
 
     wiper: str
@@ -35,6 +35,7 @@ class Layout:
     root: str = ""
     base: str = ""
     old_roots: str = ""
+    old_bases: str = ""
     subvolume: str = ""
     host: FstabLine | None = None
 
@@ -78,6 +79,7 @@ class Layout:
                 '[root]\nwiper = "btrfs"\n\n[root.btrfs]\n'
                 f"base = {quote(self.base)}\n"
                 f"old-roots = {quote(self.old_roots)}\n"
+                f"old-bases = {quote(self.old_bases)}         # for 'ephemeroot base rollback'\n"
                 "keep-days = 30                       # old roots go after that,\n"
                 "keep-last = 3                        # but never the last three\n"
                 '# min-free = "10%"                   # less space than that: the oldest go early\n'
@@ -109,6 +111,7 @@ def _btrfs(survey: Survey, line: FstabLine | None) -> Layout:
         root=root,
         base=f"{root}-base",
         old_roots=f"{beside}{at}old_roots",
+        old_bases=f"{beside}{at}old_bases",
         subvolume=subvolume or f"{beside}{at}persistent",
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,15 @@ from ephemeroot.errors import Damaged
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
+from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.mountinfo import Mount
+
+_ONLY_PARENT = (
+    "the store has it only as the directory of what else is declared; the rest would be hidden"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,12 @@ def adopt_line(seeds: list[Seed]) -> str:
     return "ephemeroot adopt " + " ".join(shlex.quote(seed.path) for seed in seeds)
 
 
-def foresee(plan: Plan, root: Path) -> list[Seed]:
-    """The seeds of the next boot of *plan* on the machine whose root is *root*, as it is now."""
+def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
+    """The seeds of the next boot of *plan* on the machine whose root is *root*, as it is now.
+
+    *before* are the paths that persist already: of a directory that the store has only
+    because one of those is in it, nothing else would be taken over.
+    """
     mounts = mountinfo.mounts()
     bare = _keeps_nothing(plan)
     found = []
@@ -71,7 +81,11 @@ def foresee(plan: Plan, root: Path) -> list[Seed]:
             continue
         store = root / operation.store.lstrip("/")
         live = root / operation.path.lstrip("/")
-        if operation.path == OURS or os.path.lexists(store / operation.source):
+        if operation.path == OURS:
+            continue
+        if os.path.lexists(store / operation.source):
+            if operation.path not in before and _hides(operation, live, store, before):
+                found.append(Seed(operation.path, operation.store, 0, 0, False, _ONLY_PARENT))
             continue
         wanted = stat.S_ISDIR if isinstance(operation, Directory) else stat.S_ISREG
         if not _is(live, wanted):
@@ -86,6 +100,20 @@ def foresee(plan: Plan, root: Path) -> list[Seed]:
             refusal = f"{amount(size)} are more than a boot may copy (seed-limit is {limit})"
         found.append(Seed(operation.path, operation.store, size, entries, shared, refusal))
     return found
+
+
+def _hides(operation: Operation, live: Path, store: Path, before: Collection[str]) -> bool:
+    """Whether the store has the directory only as the way to what persisted so far, and the
+    root has more in it.
+    """
+    if not isinstance(operation, Directory):
+        return False
+    if not any(path.startswith(f"{operation.path}/") for path in before):
+        return False
+    try:
+        return bool(set(os.listdir(live)) - set(os.listdir(store / operation.source)))
+    except OSError:
+        return False
 
 
 def _is(path: Path, wanted: object) -> bool:

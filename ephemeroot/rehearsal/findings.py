@@ -257,6 +257,8 @@ class Inspection:
     def _would_lose(self, path: str) -> bool:
         """Whether something is there now that the fresh root has not."""
         live, fresh = self.live / path.lstrip("/"), self.fresh / path.lstrip("/")
+        if path in declared(self.plan):
+            return False
         if not os.path.lexists(live) or live.is_symlink():
             return False
         before = _listing(live)
