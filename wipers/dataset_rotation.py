@@ -233,20 +233,30 @@ class DatasetRotation:
                     return
 
     def _recover(self, leftover: Dataset) -> None:
-        """A fresh root that never got its place goes, unless somebody has worked in it."""
+        """A fresh root that never got its place goes, unless somebody has worked with it."""
         line = f"delete {self.new}, a fresh root that never got its place"
-        if leftover.state == NEW and not leftover.written:
-            self.boot.log(line)
-            dataset_history.delete(self.new, leftover.createtxg)
-            self.outcome.recovered.append(line)
+        try:
+            dataset_history.delete(self.new, leftover.createtxg, act="look")
+        except EphemerootError:
+            self._file(leftover)
             return
+        self.boot.log(line)
+        dataset_history.delete(self.new, leftover.createtxg)
+        self.outcome.recovered.append(line)
+
+    def _file(self, leftover: Dataset) -> None:
+        """It has something in it that we did not make: it stays a while."""
         name = self.history.free(names.Name(self.boot.now, unsynced=True, unused=True))
         line = f"retire {self.new}, a fresh root that never got its place, as {name}"
         self.boot.log(line)
-        if self.history.container() is None:
-            self.history.make_container()
+        self._require_container()
         channel.rename(self.new, f"{self.history.old_roots}/{name}")
         self.outcome.recovered.append(line)
+
+    def _require_container(self) -> None:
+        if self.history.container() is None:
+            self.boot.log(f"create {self.history.old_roots}")
+            self.history.make_container()
 
     # The steps
 
@@ -266,9 +276,6 @@ class DatasetRotation:
 
     def _place(self, name: Name, previous: Dataset, source: str) -> str:
         """Put a fresh root in its place; returns what it is known by."""
-        if self.history.container() is None:
-            self.boot.log(f"create {self.history.old_roots}")
-            self.history.make_container()
         if "@" not in source:
             source = self._snapshot(source, name)
         self._make_room_and_clone(source, previous)
@@ -279,6 +286,7 @@ class DatasetRotation:
                 self.boot.prove(fresh.path)
                 identity = fresh.fsid
             self._hand_over(name)
+            self._require_container()
             self.boot.log(self._retirement(name))
             channel.rename(self.root, retired)
         except BaseException:

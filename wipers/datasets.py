@@ -49,7 +49,8 @@ local name = (...)["argv"][1]
 local found = {}
 if zfs.exists(name) then
   for child in zfs.list.children(name) do
-    found[child] = {zfs.get_prop(child, "type"), zfs.get_prop(child, "createtxg")}
+    local kind, born = (zfs.get_prop(child, "type")), (zfs.get_prop(child, "createtxg"))
+    found[child] = {kind, born}
   end
 end
 return found

@@ -1,4 +1,7 @@
-"""ZFS for the machines: Debian's contrib has it as source, so its modules are built once."""
+"""ZFS for the machines: Debian's contrib has it as source, so its modules are built once.
+
+`python -m vm.zfs` does that ahead of the tests.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from vm import debian
 from vm.cache import Cache, digest
 from vm.image import PACKAGES, debian_system
+from vm.sandbox import enter_private_mounts
 from vm.system import System
 
 ZFS = replace(
@@ -53,3 +57,8 @@ def modules(cache: Cache, release: str) -> Path:
 
     key = digest(release, ZFS.suite, _MODULES)
     return cache.entry("zfs-modules", key, build, keep=3)
+
+
+if __name__ == "__main__":
+    enter_private_mounts()
+    zfs_system(Cache.from_environment())
