@@ -166,7 +166,7 @@ class Copy(Operation):
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            os.rename(temporary, name, src_dir_fd=seeding, dst_dir_fd=parent)
+            renames.move(seeding, temporary, parent, name)
             seed.sync(seeding)
         finally:
             os.close(parent)

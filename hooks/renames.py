@@ -15,7 +15,7 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import seed, tree
 from ephemeroot.hooks.volumes import STATE
-from ephemeroot.linux import paths
+from ephemeroot.linux import copying, paths
 
 FOLDER = "copies"
 """The directory of copies on their way, below the store's own records."""
@@ -55,7 +55,7 @@ def complete(store: int, folder: int) -> dict[str, OSError]:
         try:
             parent, name = tree.open_parent(store, source)
             try:
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=parent)
+                move(folder, temporary, parent, name)
             finally:
                 os.close(parent)
         except OSError as error:
@@ -68,6 +68,30 @@ def complete(store: int, folder: int) -> dict[str, OSError]:
         if done:
             os.unlink(_COMMIT, dir_fd=folder)
     return failed
+
+
+def move(folder: int, temporary: str, parent: int, name: str) -> None:
+    """Give the file *temporary* of the open *folder* the *name* in *parent*, replacing what has
+    it. What is on another subvolume cannot be renamed there (EXDEV): it is copied first.
+    """
+    try:
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=parent)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = f".ephemeroot-new-{temporary}"
+        try:
+            os.unlink(beside, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        copying.Copier().copy_file(folder, temporary, parent, beside)
+        fd = os.open(beside, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        os.unlink(temporary, dir_fd=folder)
 
 
 def commit(folder: int, renames: list[list[str]]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from boot import IDENTITY, STORE, Boot, copy, directory, file, parent
+from btrfs_image import btrfsutil
 from ephemeroot.hooks import copyback
 from ephemeroot.hooks.copyback import CopyBack, Recorded
 from ephemeroot.hooks.machine_id import MachineId
@@ -217,6 +218,27 @@ def test_wrong_shapes_in_the_store(boot: Boot, kind: str) -> None:
     assert boot.root("/etc/passwd").read_text() == PASSWD
     assert boot.results()[-2].startswith("failed")
     assert boot.root("/after").is_dir()
+
+
+def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
+    """Nothing is renamed from one subvolume to another (EXDEV)."""
+    boot = Boot(tmp_path, "btrfs")
+    btrfsutil.create_subvolume(str(boot.store / "etc"))
+    fill(boot.store / "etc/passwd", PASSWD)
+    fill(boot.store / "etc/one", "x", 0o640, (3, 4))
+    fill(boot.root("/etc/passwd"), PASSWD + "sql:x:990:990::/:/bin/false\n")
+    boot.persist(parent("/etc"), copy("/etc/passwd"), copy("/etc/one"))
+    assert "took sql from the base" in boot.results()[-2]
+    replace(boot.root("/etc/one"), "y")
+    back = copy_back(boot)
+    assert (back.copied, back.problems) == (["/etc/one"], [])
+    stored = boot.root(STORE) / "etc"
+    assert facts(stored / "one") == ("y", 0o640, 3, 4)
+    assert "sql" in (stored / "passwd").read_text()
+    assert sorted(os.listdir(stored)) == ["one", "passwd"]
+    for folder in ("copies", "seeding"):
+        assert os.listdir(boot.root(STORE) / ".ephemeroot" / folder) == []
+    boot.unmount()
 
 
 def test_two_files_that_belong_together_are_stored_together(boot: Boot) -> None:
