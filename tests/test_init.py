@@ -311,6 +311,34 @@ def test_ext4_gets_an_overlay(
     assert cli.main(["check", "--root", str(root)]) == 0, capsys.readouterr().out
 
 
+def test_zfs_is_rotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content in {
+        **ACCOUNTS,
+        "etc/fstab": "tank/ROOT/debian / zfs defaults 0 0\nLABEL=boot /boot ext4 defaults 0 2\n",
+        "etc/kernel/cmdline": "root=zfs:AUTO\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/."):
+            path.write_text(content)
+    assert cli.main(["init", "--json", "--root", str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    configuration = tomllib.loads(document["configuration"])
+    assert configuration["root"]["zfs"]["base"] == "tank/ROOT/base"
+    commands = [c for s in document["steps"] for c in s["commands"]]
+    assert "zfs snapshot tank/ROOT/debian@blank" in commands
+    assert any("root=zfs:tank/ROOT/debian" in c for c in commands)
+    (tmp_path / "etc/ephemeroot").mkdir()
+    (tmp_path / "etc/ephemeroot/ephemeroot.toml").write_text(document["configuration"])
+    assert cli.main(["check", "--root", str(tmp_path)]) == 2
+    (tmp_path / "etc/kernel/cmdline").write_text("root=zfs:tank/ROOT/debian\n")
+    for command in commands:
+        if "/etc/fstab" in command:
+            edit = command.replace("/etc/fstab", str(tmp_path / "etc/fstab"))
+            subprocess.run(["sh", "-ec", edit], check=True)
+    assert cli.main(["check", "--root", str(tmp_path)]) == 0, capsys.readouterr().out
+
+
 def test_what_is_no_installation_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

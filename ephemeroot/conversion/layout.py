@@ -23,8 +23,8 @@ class Layout:
 
     For btrfs ``root``, ``base``, ``old_roots``, ``old_bases`` and ``subvolume`` (the
     store's) are paths from the top level; ``root`` differs from the survey's if it must
-    become a subvolume of its own first. For an overlay ``host`` is the volume that the store
-    shares, if it has none of its own.
+    become a subvolume of its own first. For ZFS they are datasets. For an overlay ``host`` is
+    the volume that the store shares, if it has none of its own.
     """
 
     wiper: str
@@ -46,10 +46,7 @@ class Layout:
         if survey.type == "btrfs":
             return _btrfs(survey, line)
         if survey.type == "zfs":
-            raise Refused(
-                "a configuration for a root on ZFS is not proposed",
-                "docs/roots.md has an example to begin with",
-            )
+            return _zfs(survey, line)
         if survey.type in _VOLATILE:
             raise Refused(
                 f"the root is a {survey.type}: there is no installation to convert",
@@ -65,6 +62,12 @@ class Layout:
                 f"At every boot the subvolume {self.root} will be a new snapshot of {self.base}, "
                 f"and the previous one moves to {self.old_roots}. What is installed goes into the "
                 f"base. What is declared below comes from {self.store}."
+            )
+        if self.wiper == "zfs":
+            return (
+                f"At every boot the dataset {self.root} will be a new clone of {self.base}@blank, "
+                f"and the previous one moves to {self.old_roots}. What is declared below comes "
+                f"from {self.store}."
             )
         return (
             "At every boot a new layer lies above the installed root, which stays as it is, "
@@ -83,6 +86,15 @@ class Layout:
                 "keep-days = 30                       # old roots go after that,\n"
                 "keep-last = 3                        # but never the last three\n"
                 '# min-free = "10%"                   # less space than that: the oldest go early\n'
+            )
+        if self.wiper == "zfs":
+            return (
+                '[root]\nwiper = "zfs"\n\n[root.zfs]\nmode = "rotate"\n'
+                f"dataset = {quote(self.root)}\n"
+                f"base = {quote(self.base)}\n"
+                f"old-roots = {quote(self.old_roots)}\n"
+                "keep-days = 30                       # old roots go after that,\n"
+                "keep-last = 3                        # but never the last three\n"
             )
         return (
             '[root]\nwiper = "overlay"\n\n[root.overlay]\n'
@@ -113,6 +125,27 @@ def _btrfs(survey: Survey, line: FstabLine | None) -> Layout:
         old_roots=f"{beside}{at}old_roots",
         old_bases=f"{beside}{at}old_bases",
         subvolume=subvolume or f"{beside}{at}persistent",
+    )
+
+
+def _zfs(survey: Survey, line: FstabLine | None) -> Layout:
+    root = survey.inner
+    parent, _, _ = root.rpartition("/")
+    if not parent:
+        raise Refused(
+            f"the root is {root}, the pool itself: it can neither be rotated nor given a base",
+            f"install the root in a dataset of its own, such as {root}/ROOT/NAME",
+        )
+    return Layout(
+        wiper="zfs",
+        type="zfs",
+        device=root,
+        store=STORE,
+        line=line,
+        root=root,
+        base=f"{parent}/base",
+        old_roots=f"{parent}/old-roots",
+        subvolume=line.device if line is not None else f"{root.partition('/')[0]}/persistent",
     )
 
 

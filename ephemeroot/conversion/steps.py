@@ -35,11 +35,15 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
     if layout.wiper == "btrfs":
         found += [_own_root(survey, layout), _by_name(survey, layout)]
         found += [_boot(survey, layout), _subvolume(layout)]
+    elif layout.wiper == "zfs":
+        found += [_by_dataset(survey, layout), _boot_off_dataset(survey), _dataset(layout)]
     else:
         found += [_filesystem(survey, layout)]
     found += [_configuration(), _module(survey)]
     if layout.wiper == "btrfs":
         found += [_base()]
+    elif layout.wiper == "zfs":
+        found += [_base_dataset(layout)]
     found += [
         Step("Look for mistakes, and try a boot without booting:",
              ("ephemeroot check", "ephemeroot rehearse")),
@@ -98,8 +102,11 @@ def _by_name(survey: Survey, layout: Layout) -> Step | None:
 
 
 def _command_line(survey: Survey, layout: Layout) -> list[str]:
-    """How rootflags=subvol= gets onto the kernel command line."""
-    words = f"rootflags=subvol={layout.root}"
+    return _words(survey, f"rootflags=subvol={layout.root}")
+
+
+def _words(survey: Survey, words: str) -> list[str]:
+    """How *words* get onto the kernel command line."""
     if survey.boot_loader == "grub":
         update = next((c for p, c in _GRUB.items() if survey.has(p)), "update-grub")
         return [
@@ -226,6 +233,56 @@ def _base() -> Step:
     return Step(
         "The base, a copy of the root as it is now; each fresh root is a snapshot of it:",
         ("ephemeroot base create",),
+    )
+
+
+def _by_dataset(survey: Survey, layout: Layout) -> Step | None:
+    """A root that is rotated must be booted by its name."""
+    wanted = f"zfs:{layout.root}"
+    lines = [command_line(text).get("root") for _, text in survey.machine.command_lines]
+    if lines and all(line in (wanted, f"ZFS={layout.root}") for line in lines):
+        return None
+    return Step(
+        "The root by its name, for the pool's bootfs is an object number and follows the old one:",
+        (*_words(survey, f"root={wanted}"), "reboot"),
+    )
+
+
+def _boot_off_dataset(survey: Survey) -> Step | None:
+    lost = [path for path in survey.machine.boot_files if path.startswith("/boot/")
+            and not survey.is_on_volume(path)]  # fmt: skip
+    if not lost:
+        return None
+    return Step(
+        f"Kernels and boot loader off the root ({lost[0]} is on it):",
+        ("# a partition or a dataset of a boot pool at /boot, with its line in /etc/fstab",),
+    )
+
+
+def _dataset(layout: Layout) -> Step | None:
+    if layout.line is not None:
+        return _needed(layout.line)
+    line = f"{layout.subvolume} {layout.store} zfs defaults,{INITRD} 0 0"
+    return Step(
+        "A dataset for what persists, which the initramfs mounts:",
+        (
+            f"zfs create -o mountpoint=legacy {shlex.quote(layout.subvolume)}",
+            f"mkdir -p {shlex.quote(layout.store)}",
+            _append(line),
+            f"mount {shlex.quote(layout.store)}",
+        ),
+    )
+
+
+def _base_dataset(layout: Layout) -> Step:
+    """Sent, not cloned: a clone would keep the present root from ever being deleted."""
+    root, base = shlex.quote(layout.root), shlex.quote(layout.base)
+    return Step(
+        "The base, a copy of the root as it is now; each fresh root is a clone of its snapshot:",
+        (
+            f"zfs snapshot {root}@blank",
+            f"zfs send {root}@blank | zfs receive -u -o canmount=noauto -o mountpoint=none {base}",
+        ),
     )
 
 
