@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 FICLONE = 0x40049409
 
-_NO_SHARING = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY)
+# EAGAIN: ZFS shares no blocks that are not on the disk yet.
+_NO_SHARING = (
+    errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY, errno.EAGAIN,
+)  # fmt: skip
 
 
 class TooLarge(Exception):
