@@ -69,10 +69,13 @@ class File(Operation):
             place = stage.resolve_leaf(self.path)
             parent, name = tree.open_parent(stage.root(), place)
             try:
-                if self.method == "symlink" or (self.method == "auto" and source < 0):
+                target = f"{self.store}/{self.source}"
+                # A link of ours persists in a directory that itself is another store's.
+                linked = tree.links_to(parent, name, target)
+                if self.method == "symlink" or (self.method == "auto" and (source < 0 or linked)):
                     if tree.is_in_store(parent, store, self.source):
                         return "persists with its directory"
-                    result = tree.make_link(parent, name, f"{self.store}/{self.source}")
+                    result = tree.make_link(parent, name, target)
                     stage.made.append(place)
                     return result
                 if source < 0:
@@ -80,6 +83,8 @@ class File(Operation):
                         f"{self.path} cannot be bound: {self.store} has no {self.source}",
                         f'create {self.store}/{self.source}, or use method = "auto"',
                     )
+                if linked:
+                    os.unlink(name, dir_fd=parent)
                 bound = self._bind(stage, source, parent, name, place)
                 return f"{seeded} and {bound}" if seeded else bound
             finally:

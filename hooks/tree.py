@@ -200,6 +200,16 @@ def is_in_store(parent: int, store: int, source: str) -> bool:
         os.close(fd)
 
 
+def links_to(parent: int, name: str, target: str) -> bool:
+    """Whether *name* is a symlink that says exactly *target*."""
+    try:
+        return os.readlink(name, dir_fd=parent) == target
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return False
+        raise
+
+
 def make_link(parent: int, name: str, target: str) -> str:
     """Have the symlink *name* to *target*; return what became of it.
 
@@ -208,8 +218,7 @@ def make_link(parent: int, name: str, target: str) -> str:
     try:
         os.symlink(target, name, dir_fd=parent)
     except FileExistsError:
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode) and os.readlink(name, dir_fd=parent) == target:
+        if links_to(parent, name, target):
             return "was linked"
         raise FileExistsError(
             errno.EEXIST, "the root has something else there, and it is not replaced", name

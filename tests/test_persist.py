@@ -15,6 +15,7 @@ from boot import FSTYPES, STORE, Boot, copy, directory, file, overlay, parent
 from btrfs_image import btrfsutil
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import persist
+from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.volumes import Attach
@@ -93,6 +94,35 @@ def test_a_file_is_bound_if_the_store_has_it_and_linked_otherwise(boot: Boot) ->
     assert os.readlink(boot.root("/etc/absent")) == "/persistent/etc/absent"
     assert not (boot.root(STORE) / "etc/absent").exists()
     assert boot.results()[-2:] == ["bound", "linked"]
+
+
+def test_a_link_that_persists_in_a_directory(boot: Boot) -> None:
+    """Made at a boot when there was no such file; since then somebody wrote through it."""
+    for folder in ("d", "elsewhere"):
+        (boot.store / folder).mkdir()
+    (boot.store / "d/other").symlink_to("/etc/passwd")
+
+    names = ("auto", "bind", "other")
+    boot.persist(
+        directory("/d"),
+        *[File(path=f"/d/{name}", store=STORE, source=f"elsewhere/{name}") for name in names],
+    )
+    assert boot.results()[2:4] == ["linked"] * 2
+    for name in names:
+        (boot.root(STORE) / "elsewhere" / name).write_text(name)
+    boot.next_boot()
+    boot.persist(
+        directory("/d"),
+        File(path="/d/auto", store=STORE, source="elsewhere/auto"),
+        File(path="/d/bind", store=STORE, source="elsewhere/bind", method="bind"),
+        File(path="/d/other", store=STORE, source="elsewhere/other"),
+    )
+    assert boot.results()[2:4] == ["was linked", "bound"]
+    assert "symbolic link" in boot.results()[4]
+    assert os.readlink(boot.root("/d/auto")) == f"{STORE}/elsewhere/auto"
+    assert boot.root("/d/bind").read_text() == "bind"
+    assert mountinfo.mounted_at(str(boot.root("/d/bind"))) is not None
+    assert os.readlink(boot.root("/d/other")) == "/etc/passwd"
 
 
 def test_bind_and_symlink_can_be_insisted_on(boot: Boot) -> None:
