@@ -14,8 +14,9 @@ import pytest
 
 from btrfs_image import fresh_disk
 from ephemeroot import cli
-from ephemeroot.conversion import departure
-from ephemeroot.conversion.departure import Departure, Finish
+from ephemeroot.conversion import completion, departure
+from ephemeroot.conversion.completion import Finish
+from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import Refused, StoreMissing
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
@@ -300,7 +301,7 @@ def test_a_finish_that_fails_is_not_tried_again(machine: Lived) -> None:
         machine.finish(root)
     marker.write_text(kept)
     assert (root / departure.FAILED).exists()
-    assert departure.read(root) is None
+    assert completion.read(root) is None
 
 
 def test_a_path_that_cannot_go_back_keeps_it_armed(

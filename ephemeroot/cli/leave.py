@@ -17,8 +17,9 @@ from ephemeroot.cli import histories, setup, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
-from ephemeroot.conversion import departure, lock, seeds
-from ephemeroot.conversion.departure import Departure, Finish
+from ephemeroot.conversion import completion, departure, lock, seeds
+from ephemeroot.conversion.completion import Finish
+from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied, dracut, presets
@@ -107,7 +108,7 @@ def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan
 
 
 def _nothing_to_leave(root: Path) -> int:
-    if departure.read(root) is not None:
+    if completion.read(root) is not None:
         terminal.say("everything is in the root and disarmed: the next boot finishes it")
         return 0
     raise Misconfigured("nothing is applied on this machine: there is nothing to leave")

@@ -10,11 +10,8 @@ the next run brings the difference over.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import stat
-import time
-from binascii import crc32
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,11 +23,11 @@ from ephemeroot.config.advice import REPLACED
 from ephemeroot.config.model import Binding, Entry, Origin, Permissions
 from ephemeroot.config.problem import Mistake
 from ephemeroot.conversion import drop_in, seeds
-from ephemeroot.conversion.departure import bare_root
+from ephemeroot.conversion.adopting import ADOPTING, Work, record_name
 from ephemeroot.conversion.drop_in import Declaration
-from ephemeroot.conversion.mirror import Mirror, open_directory, settle
-from ephemeroot.errors import EphemerootError, Misconfigured, Refused
-from ephemeroot.hooks import seed, tree
+from ephemeroot.conversion.returning import bare_root
+from ephemeroot.errors import Misconfigured, Refused
+from ephemeroot.hooks import seed
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
@@ -39,14 +36,8 @@ from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import applied, mounted
-from ephemeroot.linux import copying, mountinfo, paths
+from ephemeroot.linux import mountinfo
 from ephemeroot.linux.copying import Copier
-
-ADOPTING = "adopting"
-"""Below a store's own records: copies on their way, and what is under way."""
-
-REPLACED_ONES = "replaced"
-"""Below a store's own records: what ``--replace`` has taken out of the way. Never deleted by us."""
 
 _PLACE = Place("ephemeroot adopt")
 
@@ -253,7 +244,7 @@ class Adopter:
     # Records: what was under way when this was interrupted
 
     def _record(self, store: str, source: str) -> Path:
-        return self.root / store.lstrip("/") / STATE / ADOPTING / f"{_name(source)}.path"
+        return self.root / store.lstrip("/") / STATE / ADOPTING / f"{record_name(source)}.path"
 
     def _is_under_way(self, store: str, source: str) -> bool:
         try:
@@ -277,7 +268,7 @@ class Adopter:
             stack.callback(os.close, bare)
             stage = self._stage(stack)
             stage.add_store(adoption.store, os.dup(store))
-            work = _Work(self, adoption, store, bare, stage, progress)
+            work = Work(self, adoption, store, bare, stage, progress)
             resumed = self._is_under_way(adoption.store, adoption.operation.source)
             if adoption.there and (adoption.inner or resumed) and not self.replace:
                 changed = work.merge()
@@ -311,195 +302,6 @@ class Adopter:
         """Write it into the drop-in, if it is not declared yet."""
         if adoption.declare is not None:
             drop_in.add(self.root, [adoption.declare])
-
-
-class _Work:
-    """One adoption under way, with everything open."""
-
-    def __init__(
-        self,
-        adopter: Adopter,
-        adoption: Adoption,
-        store: int,
-        bare: int,
-        stage: Stage,
-        progress: Callable[[Copier, str], None] | None,
-    ) -> None:
-        self.adopter = adopter
-        self.adoption = adoption
-        self.store = store
-        self.bare = bare
-        self.stage = stage
-        self.copier = Copier()
-        if progress is not None:
-            self.copier.progress = lambda name: progress(self.copier, name)
-        self.source = adoption.operation.source
-
-    def counted(self) -> str:
-        """How much was copied."""
-        copied, shared = self.copier.copied, self.copier.shared
-        parts = [f"{seeds.amount(copied)} copied"] if copied or not shared else []
-        return ", ".join(parts + ([f"{seeds.amount(shared)} shared"] if shared else []))
-
-    def copy(self) -> list[str]:
-        """Copy under a temporary name, verify, declare, rename; what kept changing."""
-        adoption, name = self.adoption, _name(self.source)
-        folder = seed.open_records(self.store, ADOPTING)
-        try:
-            copying.remove(folder, name)
-            _write(folder, f"{name}.path", os.fsencode(self.source))
-            parent, last = self._live()
-            try:
-                self._copy(parent, last, folder, name)
-
-                def verify() -> Mirror:
-                    # Byte by byte, unless all of it is shared with the source.
-                    content = bool(self.copier.copied)
-                    return self._mirror(parent, last, folder, name, content=content)
-
-                changed = settle(verify)
-            finally:
-                os.close(parent)
-            seed.sync(folder)
-            self.adopter.declare(adoption)
-            self._make_parents()
-            self._put_in_place(folder, name)
-        finally:
-            os.close(folder)
-        return self._catch_up() or changed
-
-    def _copy(self, parent: int, last: str, folder: int, name: str) -> None:
-        try:
-            self.copier.copy(parent, last, folder, name)
-        except OSError as error:
-            copying.remove(folder, name)
-            copying.remove(folder, f"{name}.path")
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise EphemerootError(
-                    f"the store {self.adoption.store} is too full to take {self.adoption.path}",
-                    "make room in it",
-                ) from error
-            raise
-
-    def merge(self) -> list[str]:
-        """Bring into the store's directory what it lacks of the root's, beside what is declared
-        below it; or what changed since an interrupted run.
-        """
-        folder = seed.open_records(self.store, ADOPTING)
-        try:
-            _write(folder, f"{_name(self.source)}.path", os.fsencode(self.source))
-        finally:
-            os.close(folder)
-        if not self.adoption.inner:
-            self.adopter.declare(self.adoption)
-            self._make_parents()
-            return self._catch_up()
-        changed = self._catch_up()
-        seed.sync(self.store)
-        self.adopter.declare(self.adoption)
-        return self._catch_up() or changed
-
-    def _catch_up(self) -> list[str]:
-        """Make the store's like the root's once more, in its place."""
-        parent, last = self._live()
-        try:
-            target, name = tree.open_parent(self.store, self.source)
-            try:
-                return settle(lambda: self._mirror(parent, last, target, name,
-                                                   delete=not self.adoption.inner))  # fmt: skip
-            finally:
-                os.close(target)
-        finally:
-            os.close(parent)
-
-    def _live(self) -> tuple[int, str]:
-        """The directory and the name of the live path, in the root without what is mounted."""
-        head, _, last = self.adoption.path.rpartition("/")
-        return tree.open_parent(
-            self.bare, tree.resolve(self.bare, head or "/").rstrip("/") + "/" + last
-        )
-
-    def _mirror(
-        self, parent: int, last: str, target: int, name: str, *, content: bool = False,
-        delete: bool = True, since: int = 0,
-    ) -> Mirror:  # fmt: skip
-        excluded = self.adoption.inner if self.adoption.there else ()
-        mirror = Mirror(
-            excluded=excluded, delete=delete, content=content, since=since, copier=self.copier
-        )
-        if self.adoption.is_directory:
-            old = open_directory(parent, last)
-            try:
-                new = open_directory(target, name)
-                try:
-                    mirror.tree(old, new)
-                finally:
-                    os.close(new)
-            finally:
-                os.close(old)
-            return mirror
-        flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        old = os.open(last, os.O_RDONLY | flags, dir_fd=parent)
-        try:
-            new = os.open(name, os.O_RDWR | flags, dir_fd=target)
-            try:
-                mirror.file(old, new, self.adoption.path)
-            finally:
-                os.close(new)
-        finally:
-            os.close(old)
-        return mirror
-
-    def _make_parents(self) -> None:
-        for parent in self.adoption.parents:
-            parent.carry_over(self.stage, self.bare)
-
-    def _put_in_place(self, folder: int, name: str) -> None:
-        target, last = tree.open_parent(self.store, self.source)
-        try:
-            try:
-                paths.rename(folder, name, target, last, flags=paths.RENAME_NOREPLACE)
-            except FileExistsError:
-                if not self.adopter.replace:
-                    raise EphemerootError(
-                        f"the store {self.adoption.store} has got another {self.adoption.path} "
-                        "meanwhile",
-                        "look at it, and run it again",
-                    ) from None
-                paths.rename(folder, name, target, last, flags=paths.RENAME_EXCHANGE)
-                self._set_aside(folder, name)
-        finally:
-            os.close(target)
-        seed.sync(folder)
-
-    def _set_aside(self, folder: int, name: str) -> None:
-        aside = seed.open_records(self.store, REPLACED_ONES)
-        moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-        try:
-            kept = f"{moment}-{os.path.basename(self.source)}"
-            paths.rename(folder, name, aside, kept, flags=paths.RENAME_NOREPLACE)
-        finally:
-            os.close(aside)
-        self.adoption.problems.append(
-            f"what the store had is now {self.adoption.store}/{STATE}/{REPLACED_ONES}/{kept}"
-        )
-
-    def bind(self) -> bool:
-        """Put the store's in the place of the root's, as the boot will; whether that was done."""
-        if isinstance(self.adoption.operation, Copy):
-            return False
-        self.adoption.operation.execute(self.stage)
-        # What was written in the last moment by who looked before the bind was there.
-        parent, last = self._live()
-        try:
-            target, name = tree.open_parent(self.store, self.source)
-            try:
-                self._mirror(parent, last, target, name, delete=False, since=time.time_ns())
-            finally:
-                os.close(target)
-        finally:
-            os.close(parent)
-        return True
 
 
 def _is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
@@ -543,22 +345,7 @@ def _entry(one: Declaration) -> Entry:
     )
 
 
-def _name(source: str) -> str:
-    return f"{crc32(os.fsencode(source)):08x}"
-
-
 def _open(path: Path, stack: ExitStack) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return fd
-
-
-def _write(folder: int, name: str, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=folder)
-    try:
-        os.write(fd, content)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.fsync(folder)

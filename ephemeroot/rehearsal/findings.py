@@ -7,9 +7,7 @@ is not.
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +19,10 @@ from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import dracut
 from ephemeroot.linux import devices, mountinfo, mounts, paths
+from ephemeroot.rehearsal.services import Services
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
-_UNITS = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
-_STATE = {"StateDirectory": "/var/lib", "LogsDirectory": "/var/log",
-          "ConfigurationDirectory": "/etc"}  # fmt: skip
 _VIRTUAL = ("proc", "sysfs", "devtmpfs", "tmpfs", "devpts", "swap", "overlay", "none", "fuse",
             "cgroup2", "debugfs", "tracefs", "efivarfs", "ramfs")  # fmt: skip
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs", "sshfs")
@@ -56,6 +52,7 @@ class Inspection:
         self.plan = plan
         self.root = os.open(fresh, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.accounts = Accounts.of(str(fresh))
+        self.services = Services(live, fresh)
 
     def close(self) -> None:
         """Close what is open."""
@@ -215,7 +212,7 @@ class Inspection:
 
     def units(self) -> list[Finding]:
         """Services that are enabled now and would not be, and users that units ask for."""
-        now, then = self._enabled(self.live), self._enabled(self.fresh)
+        now, then = self.services.enabled(self.live), self.services.enabled(self.fresh)
         found = [
             Finding(
                 WARNING,
@@ -224,12 +221,12 @@ class Inspection:
             )
             for name in sorted(now - then)
         ]
-        made = self._sysusers()
+        made = self.services.made_users()
         for name in sorted(then):
-            user = (self._settings(name).get("User") or [""])[-1]
+            user = self.services.user(name)
             if not user or user.isdigit() or "%" in user or user in made:
                 continue
-            if user not in self.accounts.users and not self._is_dynamic(name):
+            if user not in self.accounts.users and not self.services.is_dynamic(name):
                 found.append(Finding(
                     WARNING, f"{name} runs as {user}, whom the fresh root does not know",
                     "install what makes that user in the base",
@@ -239,8 +236,8 @@ class Inspection:
     def states(self) -> list[Finding]:
         """What services and well-known programs keep, and would find no more."""
         found: dict[str, Finding] = {}
-        for name in sorted(self._enabled(self.live)):
-            for path in self._state_paths(name):
+        for name in sorted(self.services.enabled(self.live)):
+            for path in self.services.state_paths(name):
                 if self._would_lose(path):
                     found.setdefault(path, Finding(
                         WARNING, f"{name} keeps its state in {path}, which does not persist",
@@ -263,66 +260,6 @@ class Inspection:
             return False
         before = _listing(live)
         return bool(before) and bool(before - _listing(fresh))
-
-    def _enabled(self, root: Path) -> set[str]:
-        names: set[str] = set()
-        folder = root / _UNITS[0]
-        try:
-            wanting = [f for f in folder.iterdir() if f.name.endswith((".wants", ".requires"))]
-        except OSError:
-            return names
-        for one in wanting:
-            names |= {link.name for link in one.iterdir() if link.name.endswith(".service")}
-        return {name for name in names if not name.startswith("ephemeroot-")}
-
-    def _unit_text(self, name: str) -> str:
-        template = re.sub(r"@.*\.", "@.", name)
-        for root in (self.live, self.fresh):
-            for folder in _UNITS:
-                for file in (name, template):
-                    path = root / folder / file
-                    if path.is_file() and not path.is_symlink():
-                        drop_ins = sorted((root / folder / f"{file}.d").glob("*.conf"))
-                        return "\n".join(p.read_text(errors="replace") for p in [path, *drop_ins])
-        return ""
-
-    def _settings(self, name: str) -> dict[str, list[str]]:
-        settings: dict[str, list[str]] = {}
-        for line in self._unit_text(name).splitlines():
-            key, equals, value = line.strip().partition("=")
-            if equals and not key.startswith(("#", ";")):
-                settings.setdefault(key, []).append(value.strip())
-        return settings
-
-    def _is_dynamic(self, name: str) -> bool:
-        return (self._settings(name).get("DynamicUser") or ["no"])[-1].lower() in (
-            "1", "yes", "true", "on",
-        )  # fmt: skip
-
-    def _state_paths(self, name: str) -> Iterable[str]:
-        settings = self._settings(name)
-        for key, top in _STATE.items():
-            for value in settings.get(key, ()):
-                for word in value.split():
-                    folder = word.partition(":")[0].strip('"')
-                    if "%" in folder or folder.startswith("/"):
-                        continue
-                    private = f"{top}/private/{folder}"
-                    if self._is_dynamic(name) and os.path.isdir(self.live / private.lstrip("/")):
-                        yield private
-                    else:
-                        yield f"{top}/{folder}"
-
-    def _sysusers(self) -> set[str]:
-        """Users that systemd-sysusers makes at every boot (sysusers.d(5))."""
-        made: set[str] = set()
-        for folder in ("usr/lib/sysusers.d", "etc/sysusers.d"):
-            for file in sorted((self.fresh / folder).glob("*.conf")):
-                for line in file.read_text(errors="replace").splitlines():
-                    fields = line.split()
-                    if len(fields) > 1 and fields[0] in ("u", "u!"):
-                        made.add(fields[1])
-        return made
 
     # The fresh root, with links resolved as the machine itself will
 

@@ -1,0 +1,189 @@
+"""The first boot after leaving: what changed in the stores until the machine went down."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ephemeroot.conversion import returning
+from ephemeroot.conversion.departure import FAILED, FORMAT, RECORD, VERSION, Departure, open_stores
+from ephemeroot.conversion.mirror import Mirror, open_directory
+from ephemeroot.errors import Damaged, Refused
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import MARKER, Store, Volume
+from ephemeroot.image import applied
+from ephemeroot.linux import copying, devices, mounts, paths
+
+
+@dataclass(slots=True)
+class Finish:
+    """What the record in the root at ``root`` asks of the first boot after leaving.
+
+    ``private`` is an empty directory for mounts of our own. ``kept`` lists what was changed
+    in the root since and so was not overwritten.
+    """
+
+    root: Path
+    private: Path
+    kept: list[str] = field(default_factory=list)
+    changed: int = 0
+
+    def run(self, log: Callable[[str], None]) -> bool:
+        """Bring over what the stores have and the root does not; whether there was a record.
+
+        What fails is raised, and never tried again: the next boot would bring what is old.
+        """
+        record = read(self.root)
+        if record is None:
+            return False
+        plan, since = record
+        booted = applied.booted() if self.root == Path("/") else None
+        if booted is not None and applied.declared(booted):
+            raise Refused("this boot has bound the declared paths: it was none after leaving")
+        try:
+            self._bring_all(plan, since, log)
+        except BaseException:
+            os.rename(self.root / RECORD, self.root / FAILED)
+            raise
+        (self.root / RECORD).unlink()
+        applied.path(self.root).unlink(missing_ok=True)
+        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            returning.sync(root)
+        finally:
+            os.close(root)
+        return True
+
+    def _bring_all(self, plan: Plan, since: int, log: Callable[[str], None]) -> None:
+        departure = Departure(self.root, plan)
+        with_places = _find_stores(self.root, plan, self.private)
+        opened = open_stores(self.root, plan, with_places)
+        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for item in departure.items():
+                mirror = Mirror(excluded=departure.below(item), since=since)
+                store = opened[item.operation.store]
+                if isinstance(item.operation, Overlay):
+                    _merge(mirror, item.operation, store, root, self.private)
+                elif not _is_ours_by_now(item.operation, root):
+                    returning.bring(mirror, item.operation, store, root, item.path)
+                count = len(mirror.changed) + len(mirror.removed)
+                self.changed += count
+                self.kept += [f"{item.path}/{path}".rstrip("/") for path in mirror.kept]
+                if count:
+                    log(f"{item.path}: {count} changes brought over")
+            returning.remove(root, applied.PLAN.lstrip("/"))
+        finally:
+            for fd in (root, *opened.values()):
+                os.close(fd)
+
+
+def read(root: Path) -> tuple[Plan, int] | None:
+    """The plan that is being left and the time up to which the root was filled (nanoseconds),
+    ``None`` if the root at *root* has no such record. Raises ``Damaged``.
+    """
+    path = root / RECORD
+    try:
+        content = json.loads(path.read_bytes())
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise Damaged(f"{path} is no record of leaving that this program knows")
+        return plans.parse(content["plan"].encode("ascii"), str(path)), int(content["since"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Damaged(f"{path} is damaged: {error}", "compare the store by hand") from None
+
+
+def _is_ours_by_now(operation: Operation, root: int) -> bool:
+    """A link into the store became a copy when leaving: since then the root's is the right one."""
+    return getattr(operation, "method", "") == "symlink"
+
+
+def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
+    """Where each store is mounted; one that nothing has mounted is mounted below *private*."""
+    found: dict[str, Path] = {}
+    volumes = {o.name: o for o in plan.wipe if isinstance(o, Volume)}
+    for operation in plan.wipe:
+        if not isinstance(operation, Store):
+            continue
+        place = root / operation.path.lstrip("/")
+        if (place / MARKER).exists():
+            continue
+        volume = volumes[operation.volume]
+        point = private / volume.name
+        if not os.path.ismount(point):
+            point.mkdir(parents=True, exist_ok=True)
+            mount = mounts.create(volume.type, _device(volume), volume.options)
+            try:
+                target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    mounts.attach(mount, target, name=str(point))
+                finally:
+                    os.close(target)
+            finally:
+                os.close(mount)
+        found[operation.path] = point / operation.below
+    return found
+
+
+def _device(volume: Volume) -> str:
+    try:
+        return devices.link(volume.device)
+    except ValueError:
+        return volume.device  # a dataset, a share
+
+
+def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: Path) -> None:
+    """Mount the overlay once more, in private, and make the root's directory like it."""
+    place = tree.resolve(root, operation.path)
+    if not tree.is_directory(store, operation.source):
+        return
+    parent, name = tree.open_parent(root, place)
+    try:
+        lower = open_directory(parent, name)
+        try:
+            merged = _merged(operation, store, lower, private)
+            try:
+                temporary = f".ephemeroot-new-{os.urandom(8).hex()}"
+                os.mkdir(temporary, 0o700, dir_fd=parent)
+                target = open_directory(parent, temporary)
+                try:
+                    mirror.tree(merged, target)
+                finally:
+                    os.close(target)
+            finally:
+                os.close(merged)
+        finally:
+            os.close(lower)
+        mounts.detach(str(private / "merged"))
+        paths.rename(parent, temporary, parent, name, flags=paths.RENAME_EXCHANGE)
+        copying.remove(parent, temporary)
+    finally:
+        os.close(parent)
+
+
+def _merged(operation: Overlay, store: int, lower: int, private: Path) -> int:
+    upper = open_directory(store, operation.source)
+    try:
+        options = ["lowerdir=" + mounts.fd_path(upper) + ":" + mounts.fd_path(lower), "ro"]
+        mount = mounts.create("overlay", "overlay", options)
+    finally:
+        os.close(upper)
+    point = private / "merged"
+    point.mkdir(parents=True, exist_ok=True)
+    try:
+        target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mounts.attach(mount, target, name=str(point))
+        finally:
+            os.close(target)
+    finally:
+        os.close(mount)
+    return os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
