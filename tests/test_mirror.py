@@ -1,0 +1,196 @@
+"""Making one tree like another: what is alike is not touched, and nobody who swaps what is walked
+gets anything read or written that is not in the two trees.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.conversion.mirror import Mirror, settle
+
+pytestmark = pytest.mark.requires_root
+
+
+class Trees:
+    def __init__(self, base: Path) -> None:
+        self.source = base / "source"
+        self.target = base / "target"
+        self.source.mkdir()
+        self.target.mkdir()
+
+    def run(self, **options: object) -> Mirror:
+        mirror = Mirror(**options)  # type: ignore[arg-type]
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        source, target = os.open(self.source, flags), os.open(self.target, flags)
+        try:
+            mirror.tree(source, target)
+        finally:
+            os.close(source)
+            os.close(target)
+        return mirror
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> Trees:
+    return Trees(tmp_path)
+
+
+def shape(top: Path) -> dict[str, tuple[object, ...]]:
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(top.rglob("*")):
+        status = path.lstat()
+        what: object = os.readlink(path) if path.is_symlink() else None
+        if path.is_file() and not path.is_symlink():
+            what = path.read_bytes()
+        found[str(path.relative_to(top))] = (status.st_mode, status.st_uid, status.st_gid, what)
+    return found
+
+
+def fill(top: Path) -> None:
+    (top / "a/b").mkdir(parents=True)
+    (top / "a/b/file").write_text("content")
+    (top / "a/link").symlink_to("/etc/passwd")
+    (top / "a/fifo").touch()
+    (top / "a/fifo").unlink()
+    os.mkfifo(top / "a/fifo", 0o640)
+    os.chown(top / "a/b/file", 12, 34)
+    (top / "a/b").chmod(0o2750)
+
+
+def test_alike_and_a_second_time_nothing_happens(trees: Trees) -> None:
+    fill(trees.source)
+    (trees.target / "stray/deep").mkdir(parents=True)
+    (trees.target / "a").write_text("a file where a directory is")
+    first = trees.run()
+    assert shape(trees.target) == shape(trees.source)
+    assert first.removed
+    before = {p: p.lstat().st_ctime_ns for p in trees.target.rglob("*")}
+    second = trees.run(content=True)
+    assert (second.changed, second.removed) == ([], [])
+    assert {p: p.lstat().st_ctime_ns for p in trees.target.rglob("*")} == before
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "owner", "link", "kind", "attribute"])
+def test_every_difference_is_seen(trees: Trees, change: str) -> None:
+    fill(trees.source)
+    trees.run()
+    file = trees.source / "a/b/file"
+    if change == "content":
+        file.write_text("CONTENT")  # as long, at another time
+    elif change == "mode":
+        file.chmod(0o600)
+    elif change == "owner":
+        os.chown(file, 1, 1)
+    elif change == "link":
+        (trees.source / "a/link").unlink()
+        (trees.source / "a/link").symlink_to("elsewhere")
+    elif change == "kind":
+        (trees.source / "a/fifo").unlink()
+        (trees.source / "a/fifo").mkdir()
+    else:
+        os.setxattr(trees.target / "a/b/file", "user.extra", b"1")
+    assert len(trees.run().changed) == 1
+    assert shape(trees.target) == shape(trees.source)
+    assert os.listxattr(trees.target / "a/b/file") == os.listxattr(file)
+
+
+def test_what_is_alike_by_size_and_time_is_compared_when_asked(trees: Trees) -> None:
+    for top in (trees.source, trees.target):
+        (top / "x").write_text(f"{top.name[:1]}")
+        os.utime(top / "x", (1, 1))
+    assert trees.run().changed == []
+    assert trees.run(content=True).changed == ["x"]
+
+
+def test_what_is_excluded_stays(trees: Trees) -> None:
+    for name in ("keep/mine", "lead/keep/mine", "lead/other", "gone"):
+        (trees.target / name).mkdir(parents=True)
+    (trees.source / "keep").mkdir()
+    (trees.source / "keep/theirs").write_text("")
+    (trees.source / "lead/new").mkdir(parents=True)
+    trees.run(excluded=["keep", "lead/keep"])
+    names = {str(p.relative_to(trees.target)) for p in trees.target.rglob("*")}
+    assert names == {"keep", "keep/mine", "lead", "lead/keep", "lead/keep/mine", "lead/new"}
+
+
+def test_what_is_newer_stays(trees: Trees) -> None:
+    for name in ("old", "new"):
+        (trees.target / name).write_text("target")
+        (trees.source / name).write_text("the source's")
+    since = max(p.lstat().st_ctime_ns for p in trees.target.iterdir())
+    while True:
+        (trees.target / "new").write_text("newer")
+        (trees.target / "stray").write_text("newer")
+        if (trees.target / "new").lstat().st_ctime_ns > since:
+            break
+    mirror = trees.run(since=since)
+    assert (trees.target / "old").read_text() == "the source's"
+    assert (trees.target / "new").read_text() == "newer"
+    assert sorted(mirror.kept) == ["new", "stray"]
+
+
+def test_leftovers_of_an_interrupted_run_go(trees: Trees) -> None:
+    (trees.target / ".ephemeroot-new-0123").mkdir()
+    (trees.target / "beside").mkdir()
+    trees.run(delete=False)
+    assert [p.name for p in trees.target.iterdir()] == ["beside"]
+
+
+def test_settle_tells_what_keeps_changing(trees: Trees) -> None:
+    def run() -> Mirror:
+        (trees.source / "busy").write_text(os.urandom(8).hex())
+        return trees.run()
+
+    assert settle(run) == ["busy"]
+    assert settle(trees.run) == []
+
+
+@pytest.mark.parametrize("attacked", ["source", "target"])
+def test_a_swapper_gets_nothing(trees: Trees, tmp_path: Path, attacked: str) -> None:
+    """A directory that now is one and now a link to root's own: neither copied nor changed."""
+    secret = tmp_path / "secret"
+    (secret / "inner").mkdir(parents=True)
+    (secret / "inner/key").write_text("secret")
+    (secret / "inner/key").chmod(0o600)
+    before = shape(secret)
+    for number in range(30):
+        (trees.source / f"d{number}/inner").mkdir(parents=True)
+        (trees.source / f"d{number}/inner/own").write_text("own")
+    trees.run()
+    victim = (trees.source if attacked == "source" else trees.target) / "d7"
+    aside = tmp_path / "aside"
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            try:
+                os.rename(victim, aside)
+                os.symlink(secret, victim)
+                os.unlink(victim)
+                os.rename(aside, victim)
+            except OSError:
+                if aside.exists() and not os.path.lexists(victim):
+                    os.rename(aside, victim)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for round_ in range(150):
+            (trees.source / f"d{round_ % 30}/inner").mkdir(parents=True, exist_ok=True)
+            try:
+                trees.run()
+            except OSError:
+                continue  # what is swapped may be anything by now, and says so
+            for path in trees.target.rglob("*"):
+                assert path.name != "key", "the secret was copied"
+    finally:
+        stop.set()
+        thread.join()
+    assert shape(secret) == before
+    assert not list(trees.target.rglob("key"))
+    assert stat.S_ISDIR(secret.lstat().st_mode)
