@@ -133,6 +133,14 @@ def test_what_is_not_needed_for_boot_is_the_real_systems(tree: MachineTree) -> N
     assert not tree.errors()
 
 
+def test_no_overlay_on_the_network(tree: MachineTree) -> None:
+    with_volume(tree, nfs())
+    entry = '{ directory = "/opt", method = "overlay" }'
+    text = (tree.path / MAIN).read_text().replace('"/var/log"', f'"/var/log", {entry}')
+    tree.write(MAIN, text)
+    assert "/opt cannot be an overlay in the store /persistent" in tree.complaint()
+
+
 def test_soft_mounts_are_warned_about(tree: MachineTree) -> None:
     assert "is mounted soft" in warnings(with_volume(tree, nfs(options='"soft"')))
 

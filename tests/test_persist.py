@@ -19,7 +19,7 @@ from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.volumes import Attach
-from ephemeroot.linux import mountinfo
+from ephemeroot.linux import mountinfo, paths
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -490,3 +490,64 @@ def test_a_volume_at_a_place_that_the_fresh_root_does_not_lead_to(boot: Boot) ->
     assert mountinfo.mounted_at(str(boot.root(deep))) is not None
     assert owner_and_mode(boot.root("/srv/a")) == (0, 0, "0o755")
     subprocess.run(["umount", boot.run / "volumes/deep"], check=True)
+
+
+@pytest.mark.requires_program("bindfs")
+def test_a_store_whose_filesystem_renames_without_flags(boot: Boot) -> None:
+    """As NFS: renameat2(2) with RENAME_NOREPLACE is EINVAL there, and here on FUSE."""
+    (boot.root("/etc")).mkdir()
+    boot.root("/etc/seeded").write_text("from the root")
+    boot.root("/srv/a").mkdir(parents=True)
+    boot.root("/srv/a/note").write_text("from the root, too")
+    subprocess.run(["bindfs", boot.store, boot.store], check=True)
+    roots = boot.fstype
+    for name in ("one", "two"):
+        (boot.store / name).touch()
+    with pytest.raises(OSError, match="Invalid argument"):
+        names = [str(boot.store / name) for name in ("one", "two")]
+        paths.rename(-1, names[0], -1, names[1], flags=paths.RENAME_EXCHANGE)
+    entries = (
+        parent("/etc"), file("/etc/seeded"), parent("/srv"),
+        directory("/srv/a", user=33, group=34, mode=0o2750, initial="fresh"),
+        directory("/srv/b", user=33, group=34, mode=0o2750),
+        copy("/etc/passwd"), MachineId(store=STORE, source="etc/machine-id"),
+    )  # fmt: skip
+    for _ in range(2):
+        boot.fstype = "fuse"
+        boot.persist(*entries)
+        boot.fstype = roots
+        assert boot.problems() == []
+        assert owner_and_mode(boot.root("/srv/b")) == (33, 34, "0o2750")
+        assert boot.root("/srv/a/note").read_text() == "from the root, too"
+        assert boot.root("/etc/seeded").read_text() == "from the root"
+        boot.next_boot()
+    subprocess.run(["umount", "-R", "-l", boot.store], check=True)
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "link"])
+def test_renames_without_flags_replace_nothing(tmp_path: Path, kind: str) -> None:
+    below, mounted = tmp_path / "below", tmp_path / "mounted"
+    for folder in (below, mounted):
+        folder.mkdir()
+    subprocess.run(["bindfs", below, mounted], check=True)
+    try:
+        for name in ("new", "there"):
+            if kind == "directory":
+                (below / name).mkdir()
+            elif kind == "file":
+                (below / name).write_text(name)
+            else:
+                (below / name).symlink_to(name)
+        fd = os.open(mounted, os.O_RDONLY)
+        try:
+            with pytest.raises(FileExistsError):
+                paths.rename(fd, "new", fd, "there", flags=paths.RENAME_NOREPLACE)
+            paths.rename(fd, "new", fd, "else", flags=paths.RENAME_NOREPLACE)
+        finally:
+            os.close(fd)
+        assert sorted(os.listdir(below)) == ["else", "there"]
+        if kind != "directory":
+            read = os.readlink if kind == "link" else Path.read_text
+            assert [read(below / name) for name in ("else", "there")] == ["new", "there"]
+    finally:
+        subprocess.run(["umount", mounted], check=True)

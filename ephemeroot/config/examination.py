@@ -39,6 +39,7 @@ def examine(config: Configuration, machine: Machine) -> Examination:
     mounted = network.resolve(config, machine, volumes.resolve(config, machine, problems), problems)
     resolver = Resolver(config, machine, problems)
     resolver.resolve()
+    network.check_overlays(resolver.declared, mounted, problems)
     stores = [store.path for store in config.stores]
     Claims(resolver.declared, stores, mounted, problems).check()
     Refusals(config, machine, mounted, resolver.declared, problems).check()

@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterable
 
 from ephemeroot.config import fstab, sources
+from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine, command_line
 from ephemeroot.config.model import Configuration, NetworkEntry
 from ephemeroot.config.problem import Mistake, Place, Problem
-from ephemeroot.config.volumes import Volume
+from ephemeroot.config.volumes import Volume, covering
 from ephemeroot.hooks import network
 
 _NFS = ("nfs", "nfs4")
@@ -61,6 +62,26 @@ def is_on_network(volume: Volume) -> bool:
 def is_needed(mounted: Iterable[Volume]) -> bool:
     """Whether the initramfs mounts something from the network."""
     return any(is_on_network(volume) for volume in mounted)
+
+
+def check_overlays(
+    declared: Iterable[Declared], mounted: Iterable[Volume], problems: list[Problem]
+) -> None:
+    """An overlay's upper layer must be on a filesystem that can rename with flags and hold
+    trusted extended attributes (the kernel's Documentation/filesystems/overlayfs.rst).
+    """
+    remote = [volume for volume in mounted if is_on_network(volume) or volume.type == "9p"]
+    for entry in declared:
+        volume = covering(entry.store, remote)
+        if entry.method == "overlay" and volume is not None:
+            problems.append(
+                Problem.at(
+                    entry.place,
+                    f"{entry.path} cannot be an overlay in the store {entry.store}: the layer "
+                    f"with the changes cannot be on a {volume.type}",
+                    'use method = "bind", or a store on a disk',
+                )
+            )
 
 
 def _for_kernel(volume: Volume, machine: Machine, problems: list[Problem]) -> Volume:

@@ -6,6 +6,7 @@ installed system, once, and never replaced.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -95,11 +96,27 @@ def copy_configuration(store: Path, root: Path) -> None:
     shutil.copytree(root / CONFIGURATION, fresh, symlinks=True)
     _sync(fresh)
     if kept.exists():
-        paths.rename(-1, str(fresh), -1, str(kept), flags=paths.RENAME_EXCHANGE)
-        shutil.rmtree(fresh)
+        old = _exchange(fresh, kept)
+        shutil.rmtree(old)
     else:
         fresh.rename(kept)
     paths.sync_directory(str(kept.parent))
+
+
+def _exchange(fresh: Path, kept: Path) -> Path:
+    """Give *fresh* the name of *kept*; return where the latter is now."""
+    try:
+        paths.rename(-1, str(fresh), -1, str(kept), flags=paths.RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # NFS cannot: for a moment there is none, and the next `apply` would write it again.
+        old = kept.with_name(".ephemeroot.old")
+        shutil.rmtree(old, ignore_errors=True)
+        kept.rename(old)
+        fresh.rename(kept)
+        return old
+    return fresh
 
 
 def _sync(folder: Path) -> None:

@@ -187,10 +187,14 @@ def same(directory: int, name: str, other_directory: int, other_name: str) -> bo
             os.close(fd)
 
 
+# What a filesystem says of its own, and another one cannot hold.
+_FILESYSTEMS_OWN = ("btrfs.", "system.nfs4_")
+
+
 def _facts(fd: int) -> tuple[object, ...]:
     status = os.fstat(fd)
     attributes = {name: os.getxattr(fd, name) for name in os.listxattr(fd)
-                  if not name.startswith("btrfs.")}  # fmt: skip
+                  if not name.startswith(_FILESYSTEMS_OWN)}  # fmt: skip
     return status.st_mode, status.st_uid, status.st_gid, status.st_size, attributes
 
 

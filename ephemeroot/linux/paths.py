@@ -8,7 +8,9 @@ later, an open descriptor is not.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import stat
 
 from ephemeroot.linux import kernel
 
@@ -71,12 +73,38 @@ def rename(
     source_directory: int, source: str, target_directory: int, target: str, *, flags: int = 0
 ) -> None:
     """``renameat2``: with ``RENAME_EXCHANGE`` both names swap what they name, atomically;
-    with ``RENAME_NOREPLACE`` an existing target is ``FileExistsError``.
+    with ``RENAME_NOREPLACE`` an existing target is ``FileExistsError``, also on filesystems
+    that know no flags (NFS, 9p: EINVAL, see fs/nfs/dir.c, nfs_rename).
     """
-    if kernel.libc.renameat2(
+    if not kernel.libc.renameat2(
         source_directory, os.fsencode(source), target_directory, os.fsencode(target), flags
     ):
+        return
+    if flags == RENAME_NOREPLACE and ctypes.get_errno() == errno.EINVAL:
+        _rename_without_flags(source_directory, source, target_directory, target)
+    else:
         kernel.raise_errno(f"{source} -> {target}")
+
+
+def _rename_without_flags(
+    source_directory: int, source: str, target_directory: int, target: str
+) -> None:
+    status = os.stat(source, dir_fd=source_directory, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        # link(2) never replaces. A power cut in between leaves two names for one file.
+        os.link(
+            source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory,
+            follow_symlinks=False,
+        )  # fmt: skip
+        os.unlink(source, dir_fd=source_directory)
+        return
+    try:
+        os.stat(target, dir_fd=target_directory, follow_symlinks=False)
+    except FileNotFoundError:
+        # What appears now is replaced only if it is an empty directory (rename(2)).
+        os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
+        return
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
 
 
 def write_atomically(path: str, content: bytes, mode: int = 0o644) -> None:
