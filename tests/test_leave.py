@@ -374,3 +374,14 @@ def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: Lived) -> N
     assert leaving.problems == []
     assert (machine.bare / "etc/service/conf").read_text() == "bound"
     assert (machine.bare / "etc/stale/conf").read_text() == "the root's own"
+
+
+def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: Lived) -> None:
+    """A store that only the initramfs knew ([[volumes]]) is not in fstab."""
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    (root / "srv/late").write_text("late")
+    root = machine.reboot_plain()
+    assert not (root / "persistent/.ephemeroot-store").exists()
+    machine.finish(root)
+    assert (root / "srv/late").read_text() == "late"

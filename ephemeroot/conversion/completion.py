@@ -19,7 +19,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Store, Volume
 from ephemeroot.image import applied
-from ephemeroot.linux import copying, devices, mounts, paths
+from ephemeroot.linux import copying, devices, mounts, paths, udev
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Finish:
                 store = opened[item.operation.store]
                 if isinstance(item.operation, Overlay):
                     _merge(mirror, item.operation, store, root, self.private)
-                elif not _is_ours_by_now(item.operation, root):
+                elif not _is_ours_by_now(item.operation):
                     returning.bring(mirror, item.operation, store, root, item.path)
                 count = len(mirror.changed) + len(mirror.removed)
                 self.changed += count
@@ -101,7 +101,7 @@ def read(root: Path) -> tuple[Plan, int] | None:
         raise Damaged(f"{path} is damaged: {error}", "compare the store by hand") from None
 
 
-def _is_ours_by_now(operation: Operation, root: int) -> bool:
+def _is_ours_by_now(operation: Operation) -> bool:
     """A link into the store became a copy when leaving: since then the root's is the right one."""
     return getattr(operation, "method", "") == "symlink"
 
@@ -134,10 +134,14 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
 
 
 def _device(volume: Volume) -> str:
+    """The device's path, waited for: early in a boot it may be yet to come."""
     try:
-        return devices.link(volume.device)
+        path = devices.link(volume.device)
     except ValueError:
         return volume.device  # a dataset, a share
+    if not os.path.exists(path):
+        udev.wait_for(path, volume.timeout)
+    return path
 
 
 def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: Path) -> None:
