@@ -501,10 +501,10 @@ def test_a_store_whose_filesystem_renames_without_flags(boot: Boot) -> None:
     boot.root("/srv/a/note").write_text("from the root, too")
     subprocess.run(["bindfs", boot.store, boot.store], check=True)
     roots = boot.fstype
-    for name in ("one", "two"):
-        (boot.store / name).touch()
+    names = [str(boot.store / name) for name in ("one", "two")]
+    for name in names:
+        Path(name).touch()
     with pytest.raises(OSError, match="Invalid argument"):
-        names = [str(boot.store / name) for name in ("one", "two")]
         paths.rename(-1, names[0], -1, names[1], flags=paths.RENAME_EXCHANGE)
     entries = (
         parent("/etc"), file("/etc/seeded"), parent("/srv"),
