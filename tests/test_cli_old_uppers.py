@@ -1,0 +1,175 @@
+"""``ephemeroot roots`` and ``diff`` for overlay roots and roots in memory: the programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import mounts
+from ephemeroot.wipers.tmpfs import Tmpfs
+from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine, unmount
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
+
+PROGRAM = Path(sys.executable).parent / "ephemeroot"
+STEM = "2026-11-24T12-00-00Z"
+IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
+
+
+def plan(machine: Machine, wiper: str, attribute: str) -> bytes:
+    return Plan(
+        wipe=[
+            Volume(mount_point="/persistent", name="persistent", device="LABEL=none", type="ext4"),
+            Store(path="/persistent", volume="persistent", id=IDENTITY),
+            Wipe(target="/", wiper=wiper, attribute=attribute, settings=machine.settings),
+        ],
+        persist=[Attach(mount_point="/persistent", volume="persistent")],
+    ).dump()  # fmt: skip
+
+
+class Booted:
+    """An overlay machine with its store mounted below its root."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.root = machine.sysroot
+        with InstalledRoot(machine) as top:
+            for name in ("etc/ephemeroot", "etc/kernel", "persistent", "var/lib"):
+                (top / name).mkdir(parents=True, exist_ok=True)
+            (top / "etc/kernel/cmdline").write_text(f"root={machine.device} ro\n")
+            attribute = "ephemeroot.wipers.overlay:Overlay"
+            (top / "etc/ephemeroot/plan.json").write_bytes(plan(machine, "overlay", attribute))
+
+    def boot(self, now: float) -> None:
+        unmount(self.root)
+        self.machine.wipe(now)
+        self.machine.live()
+        where = self.root / "persistent"
+        subprocess.run(["mount", "--bind", self.machine.volume, where], check=True)
+
+    def call(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROGRAM, "--root", self.root, *words],
+            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def json(self, *words: str | Path) -> Any:
+        done = self.call(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def differences(self, *words: str) -> dict[str, str]:
+        return {d["path"]: d["change"] for d in self.json(*words)["differences"]}
+
+
+@pytest.fixture
+def booted(tmp_path: Path) -> Iterator[Booted]:
+    """The second boot, with an old upper of the first."""
+    with overlay_machine(tmp_path) as machine:
+        booted = Booted(machine)
+        booted.boot(NOON)
+        (booted.root / "etc/lost").write_text("lost\n")
+        os.chown(booted.root / "etc/lost", 7, 8)
+        (booted.root / "etc/installed").unlink()
+        (booted.root / "var/lib/app").mkdir()
+        (booted.root / "var/lib/app/data").write_bytes(b"x" * 5000)
+        booted.boot(NOON + DAY)
+        yield booted
+
+
+def test_listing_and_keeping(booted: Booted) -> None:
+    (found,) = booted.json("roots", "list")["histories"]
+    assert found["old-roots"] == "ephemeroot-overlay/old-uppers"
+    assert [entry["name"] for entry in found["entries"]] == [STEM]
+    shown = booted.json("roots", "show", STEM)
+    assert (shown["made"], shown["retired"], shown["age"]) == (NOON, NOON + DAY, DAY)
+    assert shown["exclusive"] >= 5000
+    assert booted.call("roots", "keep", STEM).returncode == 0
+    assert booted.call("roots", "delete", STEM, "--yes").returncode == 1
+    assert booted.call("roots", "unkeep", STEM).returncode == 0
+    assert booted.call("next-boot", "root", STEM).returncode != 0
+    assert booted.call("roots", "delete", STEM, "--yes").returncode == 0
+    assert booted.machine.old() == []
+
+
+def test_restoring_from_an_old_upper(booted: Booted) -> None:
+    done = booted.call("roots", "restore", "/etc/lost", "/var/lib/app", "--from", STEM)
+    assert done.returncode == 0, done.stderr
+    assert (booted.root / "etc/lost").read_text() == "lost\n"
+    assert (booted.root / "etc/lost").stat().st_uid == 7
+    assert (booted.root / "var/lib/app/data").stat().st_size == 5000
+    assert (booted.root / "etc/installed").exists()
+    gone = booted.call("roots", "restore", "/etc/installed", "--from", STEM)
+    assert gone.returncode == 2, "it was deleted there: a whiteout is no file"
+    below = booted.call("roots", "restore", "/usr/lib/os-release", "--from", STEM)
+    assert below.stdout == "all of it is there, just as it was\n"
+
+
+def test_mounting_an_old_upper(booted: Booted, tmp_path: Path) -> None:
+    where = tmp_path / "old"
+    where.mkdir()
+    done = booted.call("roots", "mount", STEM, where)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert sorted(os.listdir(where / "etc")) == ["ephemeroot", "kernel", "lost"]
+        refused = booted.call("roots", "delete", STEM, "--yes")
+        assert "is mounted" in refused.stderr
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+def test_comparing(booted: Booted) -> None:
+    assert booted.differences("diff") == {}
+    (booted.root / "etc/new").touch()
+    (booted.root / "etc/installed").write_text("changed")
+    (booted.root / "usr/lib/os-release").unlink()
+    expected = {"/etc/new": "added", "/etc/installed": "changed", "/usr/lib/os-release": "deleted"}
+    assert booted.differences("diff") == expected
+    assert booted.differences("diff", "--content") == expected, "by a walk"
+    assert booted.differences("diff", "--against", "base") == expected
+    assert booted.differences("roots", "diff", STEM) == {
+        **expected, "/etc/installed": "added", "/etc/lost": "deleted", "/var/lib/app": "deleted",
+    }  # fmt: skip
+
+
+def test_pruning(booted: Booted) -> None:
+    booted.machine.settings = booted.machine.settings | {"keep-days": 0, "keep-last": 0}
+    attribute = "ephemeroot.wipers.overlay:Overlay"
+    applied = booted.root / "etc/ephemeroot/plan.json"
+    applied.write_bytes(plan(booted.machine, "overlay", attribute))
+    done = booted.call("roots", "prune", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert booted.machine.old() == []
+
+
+def test_a_root_in_memory(booted: Booted) -> None:
+    """Everything but the skeleton is lost."""
+    unmount(booted.root)
+    machine = booted.machine
+    machine.settings = {option.name: option.default for option in Tmpfs.OPTIONS}
+    from ephemeroot.wipers import placement
+
+    mount = mounts.create("tmpfs", "tmpfs", [])
+    placement.attach(mount, str(booted.root))
+    os.close(mount)
+    for name in ("etc/ephemeroot", "var/lib/app", "persistent", "proc", "usr/bin"):
+        (booted.root / name).mkdir(parents=True)
+    (booted.root / "bin").symlink_to("usr/bin")
+    applied = booted.root / "etc/ephemeroot/plan.json"
+    applied.write_bytes(plan(machine, "tmpfs", "ephemeroot.wipers.tmpfs:Tmpfs"))
+    (booted.root / "var/lib/app/data").write_bytes(bytes(100))
+    found = booted.differences("diff")
+    assert found == {"/etc/ephemeroot": "added", "/usr/bin": "added", "/var/lib/app": "added"}
+    assert booted.call("diff", "--against", STEM).returncode == 2
+    assert booted.call("roots", "list").stdout == "nothing on this machine keeps old roots\n"
+    assert booted.call("roots", "show", STEM).returncode == 2
