@@ -55,7 +55,7 @@ lint:  ## ruff, mypy, shellcheck and the layer contract
 	@tools/lint
 
 .PHONY: bench
-bench:  ## time rotation and pruning against the shell recipe (root)
+bench:  ## time rotation, pruning and diff against what people do by hand (root)
 	@tools/setup test
 	@for program in bench/*.py; do $(PYTHON) "$$program"; done
 

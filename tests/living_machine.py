@@ -146,7 +146,8 @@ class LivingMachine:
         subprocess.run(["mount", "-o", options, self.disk.loop, where], check=True)
 
     def shut_down(self) -> None:
-        subprocess.run(["umount", "-R", self.root], check=False, capture_output=True)
+        if self.root.is_dir() and os.path.ismount(self.root):
+            subprocess.run(["umount", "-R", self.root], check=True)
 
     def call(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         given: dict[str, Any] = {
@@ -164,8 +165,8 @@ class LivingMachine:
 
 
 @contextmanager
-def living_machine(base: Path) -> Iterator[LivingMachine]:
-    with fresh_disk(base) as disk:
+def living_machine(base: Path, megabytes: int = 256) -> Iterator[LivingMachine]:
+    with fresh_disk(base, megabytes) as disk:
         machine = LivingMachine(disk, base / "machine")
         try:
             yield machine

@@ -24,6 +24,7 @@ from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ephemeroot.wipers.leftovers import Leftover
     from ephemeroot.wipers.names import Name
@@ -293,31 +294,6 @@ class SubvolumeHistory(History):
 
     def mount_fresh(self) -> int | None:
         """A mount of the subvolume that the present root is a snapshot of."""
-        origin = self._origin()
-        if origin is None:
-            return None
-        path, _ = origin
-        fd = subvolumes.open_directory(self.top.fd, path)
-        try:
-            return _mount(fd, path)
-        finally:
-            os.close(fd)
-
-    def touched(self) -> Callable[[str, int], bool]:
-        from ephemeroot.wipers import touched
-
-        fd = self._open_live()
-        try:
-            since = subvolumes.library().subvolume_info(mounts.fd_path(fd)).otransid
-            found = touched.since(fd, since)
-        finally:
-            os.close(fd)
-        return lambda path, inode: inode in found
-
-    def _origin(self) -> tuple[str, int] | None:
-        """Path and id of what the present root is a snapshot of, as it was; ``None`` if of
-        nothing.
-        """
         fd = self._open_live()
         try:
             live = subvolumes.library().subvolume_info(mounts.fd_path(fd))
@@ -325,14 +301,48 @@ class SubvolumeHistory(History):
             os.close(fd)
         if not any(live.parent_uuid):
             return None
+        path = self._origin(live.parent_uuid)
+        fd = subvolumes.open_directory(self.top.fd, path)
+        try:
+            self._require_unchanged(fd, path, live)
+            return _mount(fd, path)
+        finally:
+            os.close(fd)
+
+    def touched(self) -> Callable[[str, int], bool] | None:
+        from ephemeroot.wipers import touched
+
+        fd = self._open_live()
+        try:
+            made = subvolumes.library().subvolume_info(mounts.fd_path(fd))
+            # What was written a moment ago is not in the tree yet (fs/btrfs/delayed-inode.c).
+            self.commit()
+            # A snapshot is made by the commit of its transaction (create_pending_snapshot in
+            # fs/btrfs/transaction.c): whatever was written to it was written in a later one.
+            found = touched.since(fd, made.otransid + any(made.parent_uuid))
+        finally:
+            os.close(fd)
+        return None if found is None else lambda path, inode: inode in found
+
+    def _origin(self, uuid: bytes) -> str:
         library = subvolumes.library()
         for path, info in library.SubvolumeIterator(mounts.fd_path(self.top.fd), top=5, info=True):
-            if info.uuid == live.parent_uuid:
-                return path, info.id
+            if info.uuid == uuid:
+                return str(path)
         raise EphemerootError(
             "what the present root was made of is not there any more",
             "compare with --against base",
         )
+
+    def _require_unchanged(self, fd: int, path: str, live: Any) -> None:
+        """Raise ``EphemerootError`` unless the open origin is as it was when *live* was made."""
+        from ephemeroot.wipers import touched
+
+        if touched.since(fd, live.otransid + 1, changed_after=live.otime) != set():
+            raise EphemerootError(
+                f"{path}, which the present root was made of, has been changed since then",
+                "compare with --against base",
+            )
 
     def _open_live(self) -> int:
         """The present root, as it is mounted. Raises ``EphemerootError`` if it is not of here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 
 from ephemeroot.wipers import ioctl
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BUFFER = 1 << 20
+_LARGEST = 1 << 16  # no item is larger than a node, and no node than this
 _TREE_SEARCH_V2 = ioctl.both(0x94, 17, 112)
 _KEY = struct.Struct("=7Q4I4Q")
+_SIZE = _KEY.size + 8  # struct btrfs_ioctl_search_args_v2 without its buffer
 _HEADER = struct.Struct("=QQQII")
 _TOP = 2**64 - 1
 
@@ -27,42 +30,54 @@ _INODE_REF = 12
 _INODE_EXTREF = 13
 
 _TRANSACTION = struct.Struct("<QQ")  # at the beginning of an inode item: generation, transid
-_CTIME = struct.Struct("<Q")
-_CTIME_AT = 112 + 12  # after atime, in struct btrfs_inode_item
+_CTIME = struct.Struct("<QI")
+_CTIME_AT = 112 + 12  # behind atime in struct btrfs_inode_item
 _FIRST = 256  # the subvolume's own directory
 
+MOST = 30_000
+"""How many inodes are worth being looked up one by one."""
 
-def since(fd: int, transaction: int, *, changed_after: float | None = None) -> set[int]:
+
+def since(
+    fd: int, transaction: int, *, changed_after: float = 0.0, most: int = MOST
+) -> set[int] | None:
     """The inode numbers of what was written to in the subvolume of *fd* in *transaction* or
     later, and of all directories above. What was deleted shows in its directory.
 
-    With *changed_after* (seconds since 1970) only what was more than read (atime) since then.
-    Needs CAP_SYS_ADMIN. Raises ``OSError``.
+    What was only read (its atime) since *changed_after*, in seconds since 1970, does not
+    count. ``None`` if it is more than *most*: looking at everything is quicker then. Needs
+    CAP_SYS_ADMIN. Raises ``OSError``.
     """
-    found = set(_written(fd, transaction, changed_after))
+    found = set()
+    for inode in _written(fd, transaction, changed_after):
+        found.add(inode)
+        if len(found) > most:
+            return None
     above = _Above(fd)
     for inode in list(found):
         above.add(inode, found)
     return found
 
 
-def _written(fd: int, transaction: int, changed_after: float | None) -> Iterator[int]:
-    for inode, kind, _, item in _search(
-        fd, (_FIRST, _TOP), (_INODE_ITEM, _INODE_ITEM), transaction
-    ):
+def _written(fd: int, transaction: int, changed_after: float) -> Iterator[int]:
+    buffer = bytearray(_SIZE + _BUFFER)
+    search = _search(fd, buffer, (_FIRST, _TOP), (_INODE_ITEM, _INODE_ITEM), transaction)
+    for inode, kind, _, item in search:
         if kind != _INODE_ITEM or _TRANSACTION.unpack_from(item)[1] < transaction:
             continue
-        if changed_after is None or _CTIME.unpack_from(item, _CTIME_AT)[0] > changed_after:
+        seconds, nanoseconds = _CTIME.unpack_from(item, _CTIME_AT)
+        if seconds + nanoseconds / 1e9 > changed_after:
             yield inode
 
 
 class _Above:
     """Finds the directories above an inode, each once."""
 
-    __slots__ = ("fd", "known")
+    __slots__ = ("buffer", "fd", "known")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.buffer = bytearray(_SIZE + 2 * _LARGEST)
         self.known: set[int] = set()
 
     def add(self, inode: int, found: set[int]) -> None:
@@ -78,33 +93,36 @@ class _Above:
                 if parent != _FIRST:
                     todo.append(parent)
 
-    def _parents(self, inode: int) -> Iterator[int]:
-        for _, kind, offset, item in _search(
-            self.fd, (inode, inode), (_INODE_REF, _INODE_EXTREF), 0
-        ):
+    def _parents(self, inode: int) -> list[int]:
+        parents = []
+        found = _search(self.fd, self.buffer, (inode, inode), (_INODE_REF, _INODE_EXTREF), 0)
+        for _, kind, offset, item in found:
             if kind == _INODE_REF:
-                yield offset
+                parents.append(offset)
             elif kind == _INODE_EXTREF:
-                yield int.from_bytes(item[:8], "little")
+                parents.append(int.from_bytes(item[:8], "little"))
+        return parents
 
 
 def _search(
-    fd: int, inodes: tuple[int, int], kinds: tuple[int, int], transaction: int
+    fd: int,
+    arguments: bytearray,
+    inodes: tuple[int, int],
+    kinds: tuple[int, int],
+    transaction: int,
 ) -> Iterator[tuple[int, int, int, memoryview]]:
     """Inode number, kind, offset and content of the items of these *kinds* (and of others)
-    in leaves that were written in *transaction* or later.
+    in leaves that were written in *transaction* or later; *arguments* is what the kernel
+    answers into.
     """
     import fcntl
 
-    small = inodes[0] == inodes[1]
-    arguments = bytearray(_KEY.size + 8 + (4096 if small else _BUFFER))
     first = (inodes[0], kinds[0], 0)
     while True:
         _KEY.pack_into(arguments, 0, 0, first[0], inodes[1], first[2], _TOP, transaction, _TOP,
                        first[1], kinds[1], 2**32 - 1, 0, 0, 0, 0, 0)  # fmt: skip
-        arguments[_KEY.size : _KEY.size + 8] = (len(arguments) - _KEY.size - 8).to_bytes(
-            8, "little"
-        )
+        size = len(arguments) - _SIZE
+        arguments[_KEY.size : _SIZE] = size.to_bytes(8, sys.byteorder)
         try:
             fcntl.ioctl(fd, _TREE_SEARCH_V2, arguments)
         except OSError as error:
@@ -115,7 +133,7 @@ def _search(
         if not count:
             return
         view = memoryview(arguments)
-        position = _KEY.size + 8
+        position = _SIZE
         last = first
         for _ in range(count):
             _, inode, offset, kind, size = _HEADER.unpack_from(arguments, position)
@@ -124,6 +142,8 @@ def _search(
             if kinds[0] <= kind <= kinds[1]:
                 yield inode, kind, offset, view[position : position + size]
             position += size
+        if len(arguments) - position > _LARGEST:
+            return  # there was room for another one, and there is none
         first = _after(*last)
 
 

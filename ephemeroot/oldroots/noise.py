@@ -25,11 +25,38 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     ``/x/**`` is everything in ``/x`` but not that itself. A pattern without a slash matches a
     name anywhere. Raises ``Misconfigured``.
     """
-    expressions = [_expression(pattern) for pattern in patterns]
-    if not expressions:
-        return lambda path: False
-    compiled = re.compile("|".join(expressions), re.DOTALL)
-    return lambda path: compiled.fullmatch(path) is not None
+    exact: set[str] = set()
+    rest: dict[str, list[str]] = {}
+    for pattern in patterns:
+        expression = _expression(pattern)
+        if _WILD.search(pattern) is None and "/" in pattern:
+            exact.add(pattern.rstrip("/") or "/")
+        else:
+            rest.setdefault(_prefix(pattern), []).append(expression)
+    anywhere = re.compile("|".join(rest.pop("", [])) or r"(?!)", re.DOTALL)
+    # A root has many files and few places with noise: most paths are let pass by a look at
+    # how they begin.
+    places = tuple(rest)
+    below = re.compile("|".join(e for some in rest.values() for e in some) or r"(?!)", re.DOTALL)
+
+    def matches(path: str) -> bool:
+        if path in exact:
+            return True
+        if path.startswith(places) and below.fullmatch(path):
+            return True
+        return anywhere.fullmatch(path) is not None
+
+    return matches
+
+
+_WILD = re.compile(r"[*?\[]")
+
+
+def _prefix(pattern: str) -> str:
+    """What every path that the *pattern* matches begins with; empty if that may be anything."""
+    if "/" not in pattern or pattern.startswith("**"):
+        return ""
+    return _WILD.split(pattern, maxsplit=1)[0]
 
 
 def _expression(pattern: str) -> str:
