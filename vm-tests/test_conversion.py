@@ -1,0 +1,146 @@
+"""A stock Debian on btrfs becomes an ephemeral one, as the guide tells it, and an ordinary one.
+
+The guide's own commands are run, in its order; where it stands for something of the reader's (a
+device, a file that was lost), this machine's is put in.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vm import project
+from vm.bench import Bench
+from vm.cache import Cache
+from vm.disk import Btrfs, Disk, Subvolume
+from vm.installed import Installed, installed
+from vm.system import System
+
+GUIDE = Path(__file__).resolve().parent.parent / "docs/converting-debian.md"
+UUID = "5c1e7d3a-2b4f-4e6d-8a9c-0d1e2f3a4b5c"
+ROOT = (f"root=UUID={UUID}", "rootflags=subvol=@rootfs", "ro")
+
+# As the installer writes it, and an image for this machine's disk; dracut's work is quicker for it.
+FILES = {
+    "etc/fstab": f"UUID={UUID} / btrfs defaults,subvol=@rootfs 0 0\n",
+    "etc/dracut.conf.d/machine.conf": """\
+hostonly="yes"
+hostonly_cmdline="no"
+i18n_install_all="no"
+early_microcode="no"
+compress="cat"
+filesystems+=" btrfs "
+add_drivers+=" virtio_blk btrfs overlay "
+add_dracutmodules+=" btrfs vm-harness "
+""",
+}
+
+# The reader's own to decide, or done by the harness: packages come with the image, there is no
+# boot loader, the machine is switched off and on by the test.
+_NOT_HERE = ("apt ", "editor ", "grub-install", "update-grub", "reboot", "ephemeroot base ru",
+             "ephemeroot base rollback", "ephemeroot adopt /var/lib/libvirt")  # fmt: skip
+
+
+def chapter(number: int) -> list[str]:
+    """The commands of one chapter of the guide."""
+    parts = re.split(r"^## \d+\. .*$", GUIDE.read_text(), flags=re.MULTILINE)
+    lines = [li.strip() for li in parts[number].splitlines() if li.startswith("    ")]
+    found = [line.replace("UUID=…", f"UUID={UUID}") for line in lines]
+    assert found, f"chapter {number} has no commands"
+    return [line for line in found if not line.startswith(_NOT_HERE)]
+
+
+def asked(command: str, more: str = "") -> str:
+    """The command, as somebody says it who is not asked."""
+    arms = command.split()[:2] in (["ephemeroot", "apply"], ["ephemeroot", "leave"])
+    return f"{command} --yes {more}" if arms else command
+
+
+def stock() -> Btrfs:
+    return Btrfs(subvolumes=(Subvolume("@rootfs", tree=True, files=FILES),), uuid=UUID)
+
+
+def convert(machine: Installed, release: str) -> str:
+    """Chapters 2 to 6, on the installed system; returns what it said."""
+    said: list[str] = []
+
+    def do(*chapters: int) -> None:
+        for command in (command for number in chapters for command in chapter(number)):
+            said.extend((f"$ {command}", machine.run(asked(command))))
+
+    # The installer's own work, and chapter 1.
+    machine.run(f"touch /boot/vmlinuz-{release}")
+    machine.run("ephemeroot setup dracut")
+    machine.run(f"dracut --force /boot/initrd.img-{release} {release}")
+    # This host's kernel runs it till then, and what is made must be able to boot that one, too.
+    machine.run(
+        "mkdir /usr/lib/modules/$(uname -r) && echo kernel/fs/btrfs/btrfs.ko"
+        " > /usr/lib/modules/$(uname -r)/modules.builtin"
+    )
+    machine.run("useradd --create-home ada && echo 'ada:secret' | chpasswd")
+    machine.run("mkdir -p /srv/photos /var/lib/forgotten && echo mine > /srv/photos/one")
+    do(2)
+    refused = machine.run("mkdir -p /etc/ephemeroot; ephemeroot init > /etc/ephemeroot/"
+                          "ephemeroot.toml; ephemeroot check", check=False)  # fmt: skip
+    assert "kernel, initramfs or boot loader are on the root that is wiped" in refused
+    do(3, 4, 5)
+    machine.run("echo precious > /etc/lost; echo precious > /var/lib/forgotten/lost")
+    do(6)
+    return "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def converted(
+    bench: Bench, cache: Cache, image: System, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Disk, Path, str, System]:
+    """The disk after chapter 6, its initramfs, what was said on the way, the system it was."""
+    from vm import disk as disks
+
+    system = project.installed(cache, image, wheel, {})
+    folder = tmp_path_factory.mktemp("converted")
+    disk = disks.prepared(cache, stock(), bench.tools, system).copy(folder / "disk.raw")
+    line = " ".join(ROOT)
+    with installed(cache, disk, "@rootfs", UUID, line) as machine:
+        said = convert(machine, system.release)
+    return disk, image_of(disk, folder / "initrd", system.release), said, system
+
+
+def image_of(disk: Disk, target: Path, release: str) -> Path:
+    """The initramfs that the boot loader would load."""
+    with disk.mounted() as top:
+        shutil.copy(top / f"@boot/initrd.img-{release}", target)
+    return target
+
+
+def test_what_the_guide_says_on_the_way(converted: tuple[Disk, Path, str, System]) -> None:
+    disk, _, said, _ = converted
+    print(said)
+    assert re.search(r"\$ ephemeroot check\n(?!error)", said)
+    assert "0 errors" in said or "nothing to complain about" in said
+    assert re.search(r"\d+ operations rehearsed, nothing of it is left", said)
+    assert "1 image of generation 1 read back" in said
+    with disk.mounted() as top:
+        names = sorted(p.name for p in top.iterdir())
+        assert names == ["@boot", "@old_bases", "@persistent", "@rootfs", "@rootfs-base"]
+        assert not (top / "@rootfs-base/etc/lost").exists()
+
+
+def test_leaving_rebuilds_the_images_without_it(
+    cache: Cache, converted: tuple[Disk, Path, str, System], scratch: Path
+) -> None:
+    """Here before the first ephemeral boot: who changes their mind then has an image as before."""
+    source, _, _, system = converted
+    disk = source.copy(scratch / "disk.raw")
+    with installed(cache, disk, "@rootfs", UUID, " ".join(ROOT)) as machine:
+        machine.run("mount /boot; mount /persistent")
+        said = "".join(machine.run(asked(command)) for command in chapter(9))
+        assert (
+            f"the kernel {system.release} without ephemeroot: nothing of ephemeroot in it" in said
+        )
+        listed = machine.run(f"lsinitrd /boot/initrd.img-{system.release}")
+        assert "usr/lib/ephemeroot" not in listed
+        assert "usr/lib/systemd/system/initrd-root-fs.target" in listed
+        assert machine.run("ephemeroot leave --yes").startswith("everything is in the root")
