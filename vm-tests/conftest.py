@@ -107,9 +107,18 @@ def image(cache: Cache) -> System:
 
 @pytest.fixture(scope="session")
 def wheel(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's wheel."""
+    """The project's wheel, for what is asked of an installation with pip."""
     try:
         return project.wheel(cache, tmp_path_factory.mktemp("wheel"))
+    except Unavailable as error:
+        pytest.skip(f"nothing to install in a machine: {error}")
+
+
+@pytest.fixture(scope="session")
+def package(cache: Cache) -> Path:
+    """The project's Debian package."""
+    try:
+        return project.debian_package(cache)
     except Unavailable as error:
         pytest.skip(f"nothing to install in a machine: {error}")
 
@@ -121,9 +130,9 @@ def plain_initrd(cache: Cache, image: System) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ephemeral(cache: Cache, image: System, wheel: Path) -> Ephemeral:
+def ephemeral(cache: Cache, image: System, package: Path) -> Ephemeral:
     """The system with the project, configured and applied."""
-    return make_ephemeral(cache, image, wheel)
+    return make_ephemeral(cache, image, package)
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def with_home(cache: Cache, image: System, wheel: Path) -> Ephemeral:
-    return make(cache, image, wheel, CONFIGURATION + HOME)
+def with_home(cache: Cache, image: System, package: Path) -> Ephemeral:
+    return make(cache, image, package, CONFIGURATION + HOME)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The same wheel on Debian 12: dracut 059, Linux 6.1, Python 3.11; with systemd and without."""
+"""The same package on Debian 12: dracut 059, Linux 6.1, Python 3.11; with systemd and without."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PYTHON = "usr/bin/python3.11"
 
 
 @pytest.fixture(scope="session")
-def ephemeral(cache: Cache, wheel: Path) -> Ephemeral:
+def ephemeral(cache: Cache, package: Path) -> Ephemeral:
     """Debian 12 with the project, configured and applied."""
     try:
-        return make(cache, debian_system(cache, DEBIAN_12), wheel)
+        return make(cache, debian_system(cache, DEBIAN_12), package)
     except Unavailable as error:
         pytest.skip(f"no machines here: {error}")
 

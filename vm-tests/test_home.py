@@ -65,10 +65,10 @@ WantedBy=default.target
 
 
 @pytest.fixture(scope="module")
-def with_sessions(cache: Cache, image: System, wheel: Path) -> Ephemeral:
+def with_sessions(cache: Cache, image: System, package: Path) -> Ephemeral:
     """The machine of the other tests, with login sessions, FUSE and bindfs."""
     system = debian_system(cache, SELECTION).on_top(layer.make(cache, files=FILES))
-    return make(cache, system, wheel, SYSTEM_CONFIGURATION)
+    return make(cache, system, package, SYSTEM_CONFIGURATION)
 
 
 def as_user(machine: Machine, script: str, *, timeout: float = 60) -> str:

@@ -39,7 +39,6 @@ files = ["/etc/machine-id"]
 # A store on a loop device: apply wants to see it mounted before it writes a marker into it.
 APPLY = """\
 set -e
-ephemeroot setup dracut
 truncate --size 256M /run/store
 mkfs.btrfs --quiet /run/store
 device=$(losetup --find --show /run/store)
@@ -88,10 +87,9 @@ def test_apply_rebuilds_the_images_and_reads_them_back(
 
 
 def test_installed_without_a_configuration_it_is_inert(
-    bench: Bench, cache: Cache, image: System, wheel: Path, disk: DiskFactory, name: str
+    bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
-    installed = project.installed(cache, image, wheel, {})
-    system = installed.changed_by(cache, "ephemeroot", "setup", "dracut")
+    system = project.installed(cache, image, package, {})
     boot = Boot(system, initramfs.make(cache, system), (disk(system=system),))
     with boot.disks[0].mounted() as top:
         (top / "root/etc/stray").write_text("stays\n")

@@ -49,9 +49,9 @@ def system(cache: Cache) -> System:
 
 
 @pytest.fixture(scope="session")
-def ephemeral(cache: Cache, system: System, wheel: Path) -> Ephemeral:
+def ephemeral(cache: Cache, system: System, package: Path) -> Ephemeral:
     """That system with the project, configured and applied."""
-    return make(cache, system, wheel, generator="mkinitcpio")
+    return make(cache, system, package)
 
 
 @pytest.fixture(params=["udev", "systemd"])
@@ -109,7 +109,7 @@ def test_a_root_that_the_wiper_mounts(
     bench: Bench,
     cache: Cache,
     system: System,
-    wheel: Path,
+    package: Path,
     disk: DiskFactory,
     name: str,
     hooks: str,
@@ -117,7 +117,7 @@ def test_a_root_that_the_wiper_mounts(
 ) -> None:
     configuration, root = (TMPFS, TMPFS_ROOT) if kind == "tmpfs" else (OVERLAY, OVERLAY_ROOT)
     adopted = PERSISTENT if kind == "tmpfs" else ()
-    ready = make(cache, system, wheel, configuration, "mkinitcpio", adopted)
+    ready = make(cache, system, package, configuration, adopted)
     initrd = mkinitcpio.make(cache, ready.system, mkinitcpio.HOOKS[hooks])
     if kind == "tmpfs":
         disks: tuple[Disk, ...] = (disk(tmpfs_layout(ready), ready.system),)
@@ -192,7 +192,6 @@ def assert_nothing_done(bench: Bench, system: System, initrd: Path, target: Disk
 
 APPLY = """\
 set -e
-ephemeroot setup mkinitcpio
 truncate --size 256M /run/store
 mkfs.btrfs --quiet /run/store
 device=$(losetup --find --show /run/store)
@@ -234,11 +233,11 @@ ls -A /boot
 
 
 def test_apply_rebuilds_the_images_of_all_presets(
-    cache: Cache, system: System, wheel: Path
+    cache: Cache, system: System, package: Path
 ) -> None:
     """No machine needed, only mkinitcpio. An inert image takes no place of another."""
     files = {"etc/ephemeroot/ephemeroot.toml": CONFIGURATION}
-    installed = project.installed(cache, system, wheel, files)
+    installed = project.installed(cache, system, package, files)
     said = installed.run(cache, "sh", "-c", APPLY)
     first, wrong = said.partition("== first\n")[2].split("== wrong\n")
     assert "rebuild /boot/initramfs-linux.img (default) with mkinitcpio" in first

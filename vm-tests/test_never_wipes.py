@@ -106,10 +106,10 @@ def ready(
 
 
 @pytest.fixture(scope="session")
-def two_disks(cache: Cache, image: System, wheel: Path) -> Ephemeral:
+def two_disks(cache: Cache, image: System, package: Path) -> Ephemeral:
     """A machine whose store is on a disk of its own, which is waited for only briefly."""
     text = CONFIGURATION.replace(UUID, STORE_UUID).replace('timeout = "20s"', 'timeout = "5s"')
-    return make(cache, image, wheel, text)
+    return make(cache, image, package, text)
 
 
 def test_the_stores_device_is_missing(

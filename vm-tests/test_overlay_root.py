@@ -51,13 +51,13 @@ def test_boot_after_boot(
     bench: Bench,
     cache: Cache,
     image: System,
-    wheel: Path,
+    package: Path,
     disk: DiskFactory,
     name: str,
     options: tuple[str, ...],
     boots: int,
 ) -> None:
-    ready = make(cache, image, wheel, OVERLAY)
+    ready = make(cache, image, package, OVERLAY)
     disks = (disk(Ext4(), ready.system), disk(ready.store_disk(), ready.system))
     boot = Boot(ready.system, ready.initrd(cache, options), disks, root=OVERLAY_ROOT)
     with disks[0].mounted("ext4", "ro") as top:

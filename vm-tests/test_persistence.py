@@ -51,11 +51,11 @@ def require_well(machine: Machine) -> None:
 
 
 def test_programs_at_work(
-    bench: Bench, cache: Cache, image: System, wheel: Path, disk: DiskFactory, name: str
+    bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
     files = {JOURNALD: "[Journal]\nStorage=persistent\n", "opt/of-the-base": "", "opt/stays": ""}
     system = image.on_top(layer.make(cache, files=files))
-    made = machines.make(cache, system, wheel, CONFIGURATION)
+    made = machines.make(cache, system, package, CONFIGURATION)
     boot = Boot(made.system, made.initrd(cache), (disk(made.layout(), made.system),))
     machine = bench.up(boot, name)
     require_well(machine)
@@ -110,11 +110,11 @@ def test_programs_at_work(
 
 
 def test_a_machine_id_that_never_persists(
-    bench: Bench, cache: Cache, image: System, wheel: Path, disk: DiskFactory, name: str
+    bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
     """Each boot is another machine then, and systemd has nothing to complain of."""
     configuration = machines.CONFIGURATION.replace('  "/etc/machine-id",\n', "")
-    made = machines.make(cache, image, wheel, configuration)
+    made = machines.make(cache, image, package, configuration)
     boot = Boot(made.system, made.initrd(cache), (disk(made.layout(), made.system),))
     machine = bench.up(boot, name)
     assert machine.settle() == "running", machine.failed_units()

@@ -59,13 +59,13 @@ def test_boot_after_boot(
     bench: Bench,
     cache: Cache,
     image: System,
-    wheel: Path,
+    package: Path,
     disk: DiskFactory,
     name: str,
     options: tuple[str, ...],
     boots: int,
 ) -> None:
-    ready = make(cache, image, wheel, TMPFS, adopted=PERSISTENT)
+    ready = make(cache, image, package, TMPFS, adopted=PERSISTENT)
     disks = (disk(tmpfs_layout(ready), ready.system),)
     install(disks[0])
     boot = Boot(ready.system, ready.initrd(cache, options), disks, root=TMPFS_ROOT)

@@ -26,10 +26,10 @@ pytestmark = pytest.mark.unstable
 
 
 @pytest.fixture(scope="session")
-def ephemeral(cache: Cache, wheel: Path) -> Ephemeral:
+def ephemeral(cache: Cache, package: Path) -> Ephemeral:
     """Debian unstable with the project, configured and applied."""
     try:
-        return make(cache, debian_system(cache, UNSTABLE), wheel)
+        return make(cache, debian_system(cache, UNSTABLE), package)
     except Unavailable as error:
         pytest.skip(f"no machines here: {error}")
 

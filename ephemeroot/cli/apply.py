@@ -230,11 +230,12 @@ class Application:
                 "images are built on the machine itself, not with --root",
                 "add --no-images, and run dracut in that root",
             )
-        hooked = [name for name, hook in setup.HOOKS.items() if Path(hook).exists()]
+        hooked = setup.hooked()
         if not hooked:
             raise Misconfigured(
-                "neither dracut nor mkinitcpio has ephemeroot's module",
-                "run `ephemeroot setup dracut` or `ephemeroot setup mkinitcpio`",
+                "there is neither a dracut nor an mkinitcpio that has ephemeroot's module",
+                "install one of them, and run `ephemeroot setup dracut` or `… setup mkinitcpio` "
+                "unless a package has installed ephemeroot",
             )
         steps = self._dracut_images() if "dracut" in hooked else []
         if "mkinitcpio" in hooked:

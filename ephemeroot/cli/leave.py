@@ -125,7 +125,7 @@ def _steps(leaving: Departure, root: Path, *, images: bool) -> list[Step]:
         raise Misconfigured(
             "images are built on the machine itself, not with --root", "add --no-images"
         )
-    hooked = [name for name, hook in setup.HOOKS.items() if Path(hook).exists()]
+    hooked = setup.hooked()
     if "dracut" in hooked:
         steps += [
             Step(

@@ -36,7 +36,13 @@ _SYSTEM_UNITS = {
     "ephemeroot-copy-last.service": "sysinit.target",
     "ephemeroot-leave.service": "sysinit.target",
 }
+_USERS_UNIT = "ephemeroot-home.service"
 _PROGRAM = "/usr/bin/ephemeroot"
+
+
+def hooked() -> list[str]:
+    """The generators on this machine that have our module. A package brings it for both."""
+    return [name for name, hook in HOOKS.items() if shutil.which(name) and Path(hook).exists()]
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,9 @@ def items(generator: str, program: str) -> list[Item]:
         if target:
             link = f"{units.FOLDER}/{target}.wants/{name}"
             installed.append(Item(link, target=f"../{name}"))
+    # Nothing wants it: that is for each user to say, or for the administrator.
+    text = data.unit(f"user/{_USERS_UNIT}").replace(_PROGRAM, program)
+    installed.append(Item(f"/usr/lib/systemd/user/{_USERS_UNIT}", text.encode()))
     return installed
 
 

@@ -53,7 +53,6 @@ files = [".screenrc"]
 _APPLY = """\
 set -e
 useradd --create-home --uid 1000 talyz
-ephemeroot setup "$0"
 mkdir /run/machine
 mount --rbind / /run/machine
 mkdir -p /persistent
@@ -117,19 +116,18 @@ class Ephemeral:
 def make(
     cache: Cache,
     image: System,
-    wheel: Path,
+    package: Path,
     configuration: str = CONFIGURATION,
-    generator: str = "dracut",
     adopted: tuple[str, ...] = (),
 ) -> Ephemeral:
-    """The Debian `image` with that wheel and configuration, set up for `generator` and applied.
+    """The Debian `image` with that package and configuration, applied.
 
     `adopted` are directories that the store has already, for a root from which nothing can be
     taken over.
     """
     files = {"etc/ephemeroot/ephemeroot.toml": configuration}
-    installed = project.installed(cache, image, wheel, files)
-    system = installed.changed_by(cache, "sh", "-c", _APPLY, generator, *adopted)
+    installed = project.installed(cache, image, package, files)
+    system = installed.changed_by(cache, "sh", "-c", _APPLY, "apply", *adopted)
     return Ephemeral(system, _files(system.layers[-1] / "persistent"))
 
 

@@ -1,4 +1,7 @@
-"""The project in a system: this checkout's wheel, and an administrator's configuration."""
+"""The project in a system: this checkout's package, and an administrator's configuration.
+
+Machines get the Debian package, as a user would. The wheel is for what is asked of that alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from vm import layer
+from vm import layer, package
 from vm.cache import Cache
 from vm.command import CommandFailed, Unavailable, run
 from vm.layer import Content
@@ -27,6 +30,15 @@ _LEFT_OUT = (
     "__pycache__",
     "*.egg-info",
 )
+
+
+def debian_package(cache: Cache) -> Path:
+    """`$EPHEMEROOT_PACKAGE` (a .deb or a .whl), else the .deb of this checkout.
+
+    Raises Unavailable if it cannot be built here.
+    """
+    named = os.environ.get("EPHEMEROOT_PACKAGE")
+    return Path(named).absolute() if named else package.binary(cache)
 
 
 def wheel(cache: Cache, target: Path) -> Path:
@@ -52,5 +64,11 @@ def wheel(cache: Cache, target: Path) -> Path:
 
 
 def installed(cache: Cache, system: System, built: Path, files: Mapping[str, Content]) -> System:
-    """The system with that wheel under its own python3, and those files (`etc/ephemeroot/…`)."""
-    return system.on_top(layer.make(cache, wheel=built)).on_top(layer.make(cache, files=files))
+    """The system with that .deb or .whl, and those files (`etc/ephemeroot/…`)."""
+    if built.suffix == ".whl":
+        setup = "ephemeroot setup dracut && ephemeroot setup mkinitcpio"
+        with_wheel = system.on_top(layer.make(cache, wheel=built))
+        with_project = with_wheel.changed_by(cache, "sh", "-c", setup)
+    else:
+        with_project = package.installed(cache, system, built)
+    return with_project.on_top(layer.make(cache, files=files))

@@ -105,8 +105,8 @@ def _plain(cache: Cache) -> tuple[System, Path, disk.Layout]:
 
 
 def _ephemeral(cache: Cache) -> tuple[System, Path, disk.Layout]:
-    with cache.scratch("wheel") as folder:
-        made = ephemeral.make(cache, image.debian_system(cache), project.wheel(cache, folder))
+    package = project.debian_package(cache)
+    made = ephemeral.make(cache, image.debian_system(cache), package)
     return made.system, made.initrd(cache), made.layout()
 
 

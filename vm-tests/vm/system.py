@@ -44,7 +44,7 @@ class System:
     def changed_by(self, cache: Cache, *argv: str | Path) -> System:
         """The system after a program has changed it, run in a chroot (or taken from the cache).
 
-        For what an administrator does: `changed_by(cache, "sh", "-c", "ephemeroot setup dracut")`.
+        For what an administrator does: `changed_by(cache, "useradd", "talyz")`.
         Raises CommandFailed.
         """
 

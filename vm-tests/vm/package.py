@@ -1,0 +1,145 @@
+"""The project's Debian package, built from this checkout in a Debian of its own.
+
+`python -m vm.package FOLDER` puts the source package and the binary one into that folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vm import debian, layer
+from vm.cache import Cache, digest
+from vm.command import run
+from vm.sandbox import enter_private_mounts, in_layers
+from vm.system import System
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+BUILDER = debian.Selection(
+    packages=(
+        "debhelper",
+        "dh-python",
+        "pybuild-plugin-pyproject",
+        "python3-setuptools",
+        "lintian",
+        # debhelper wants libtool, which wants a C compiler, and gcc is 200 MB of it
+        "tcc",
+    )
+)
+# Every other tree goes without lintian's tables.
+_WITH_TABLES = ("--dpkgopt=path-include=/usr/share/lintian/*",)
+
+# What makes another package for a machine when it changes; and what for readers alone.
+_PROGRAM = (
+    *("LICENSE", "pyproject.toml", "packaging"),
+    *("dracut", "ephemeroot", "hooks", "mkinitcpio", "systemd", "wipers"),
+)
+_DOCUMENTS = ("CHANGELOG.md", "README.md", "docs", "man")
+
+# Not all of build-essential is there: nothing is compiled.
+_BUILD = """\
+set -e
+build() { dpkg-buildpackage --no-sign --no-check-builddeps "$@" >> /run/log 2>&1; }
+trap '[ $? = 0 ] || cat /run/log >&2' EXIT
+mkdir /run/made /run/made/ephemeroot
+cd /run/made/ephemeroot
+cp -r /usr/src/ephemeroot/. .
+mv packaging/debian debian
+if [ "$1" = full ]; then
+    build --build=source
+    cd ..
+    rm -r ephemeroot
+    dpkg-source --extract ephemeroot_*.dsc ephemeroot >> /run/log 2>&1
+    cd ephemeroot
+fi
+build --build=binary
+cd ..
+rm -r ephemeroot
+cp -r . /run/results
+"""
+
+
+def binary(cache: Cache) -> Path:
+    """The .deb, if not in the cache. Other documents alone do not make another one."""
+    parts = [CHECKOUT / name for name in _PROGRAM]
+    key = digest(Path(__file__), BUILDER.packages, parts)
+    entry = cache.entry("package", key, lambda folder: _build(cache, folder, "binary"), keep=40)
+    return next(entry.glob("*.deb"))
+
+
+def everything(cache: Cache) -> Path:
+    """A folder with the source package, and what was built from it: `.dsc`, `.deb`, `.changes`."""
+    parts = [CHECKOUT / name for name in (*_PROGRAM, *_DOCUMENTS)]
+    key = digest(Path(__file__), BUILDER.packages, parts)
+    return cache.entry("source-package", key, lambda folder: _build(cache, folder, "full"), keep=4)
+
+
+def installed(cache: Cache, system: System, package: Path) -> System:
+    """The system after apt has installed that .deb in it. What it depends on must be there."""
+    name = "var/cache/ephemeroot.deb"
+    with_file = system.on_top(layer.make(cache, files={name: package.read_bytes()}))
+    words = ("apt-get", "--quiet", "--yes", "--no-install-recommends", "install", f"/{name}")
+    return with_file.changed_by(cache, *words)
+
+
+def run_in_builder(cache: Cache, script: str, folder: Path) -> str:
+    """Run a shell script in a throw-away chroot of the builder, with `folder` at /usr/src; its
+    stdout."""
+    with cache.scratch("chroot") as scratch, _at(cache, folder) as sources:
+        return run(in_layers(scratch, [_builder(cache), sources], ["sh", "-c", script]))
+
+
+def _builder(cache: Cache) -> Path:
+    """The Debian that builds it, bootstrapped if the cache has none."""
+
+    def build(folder: Path) -> None:
+        debian.bootstrap(folder / "tree", BUILDER, _WITH_TABLES)
+
+    key = digest(repr(BUILDER), debian.RECIPE, _WITH_TABLES)
+    return cache.entry("builder", key, build, keep=3) / "tree"
+
+
+def _build(cache: Cache, folder: Path, what: str) -> None:
+    builder = System((_builder(cache),), Path(), "", "")
+    with _sources(cache) as sources:
+        stack = builder.on_top(sources)
+        stack.run(cache, "sh", "-c", _BUILD, "build", what, results=folder)
+
+
+@contextmanager
+def _sources(cache: Cache) -> Iterator[Path]:
+    """A layer with the sources at /usr/src/ephemeroot."""
+    with cache.scratch("sources") as scratch:
+        target = scratch / "usr/src/ephemeroot"
+        target.mkdir(parents=True)
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        for name in (*_PROGRAM, *_DOCUMENTS):
+            source = CHECKOUT / name
+            if source.is_dir():
+                shutil.copytree(source, target / name, ignore=ignored)
+            else:
+                shutil.copy2(source, target / name)
+        yield scratch
+
+
+@contextmanager
+def _at(cache: Cache, folder: Path) -> Iterator[Path]:
+    with cache.scratch("folder") as scratch:
+        shutil.copytree(folder, scratch / "usr/src")
+        yield scratch
+
+
+def main(target: str) -> None:
+    """Build everything into the folder `target`."""
+    enter_private_mounts()
+    Path(target).mkdir(exist_ok=True)
+    for file in everything(Cache.from_environment()).iterdir():
+        print(shutil.copy(file, target))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
