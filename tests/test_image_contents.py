@@ -231,7 +231,7 @@ def test_a_third_partys_wiper_is_packed(tmp_path: Path, odd: Path) -> None:
 HERE = str(Path(ephemeroot.__path__[0]).parent)
 BUILD = """
 import sys; from pathlib import Path; from ephemeroot.image import contents, initramfs
-made = contents.put_together(Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), initramfs.SYSTEMD)
+made = contents.put_together(Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), sys.argv[3])
 print(sys.prefix != sys.base_prefix, made.armed, made.reason)
 """
 
@@ -262,15 +262,16 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.requires_program("zstd")
 @pytest.mark.parametrize("operation", [wipe(), TMPFS], ids=["btrfs", "tmpfs"])
-def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe) -> None:
+@pytest.mark.parametrize("init", [initramfs.SYSTEMD, initramfs.DRACUT])
+def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, init: str) -> None:
     """All that is needed and no more: 3.5 MB compressed (zstd) is the limit.
 
-    What every initramfs has anyway does not count.
+    What every initramfs has anyway does not count. Without systemd there is more: pyudev.
     """
     (tmp_path / "plan").write_bytes(plan(operation).dump())
     tree, packed = tmp_path / "tree", tmp_path / "tree.tar"
     done = subprocess.run(
-        [python.program, "-s", "-P", "-c", BUILD, tree, tmp_path / "plan"],
+        [python.program, "-s", "-P", "-c", BUILD, tree, tmp_path / "plan", init],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": python.path},
         capture_output=True,
         text=True,

@@ -52,6 +52,10 @@ _OPTIONAL_MODULES = {
     "cifs": nics.CIPHERS,
     "smb3": nics.CIPHERS,
 }
+# The standard library does without its docstrings (as under `python3 -OO`), a good part of it;
+# what others wrote may look at its own.
+_BARE = 2
+
 _UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
 
 
@@ -204,9 +208,12 @@ def _add_python(tree: Tree, closure: Closure) -> list[str]:
             continue
         below = module.name.replace(".", "/") + ("/__init__" if module.package else "")
         folder = str(closure.stdlib) if standard else FOLDER
-        tree.compile(module.file, f"{folder}/{below}.pyc", why=why)
+        tree.compile(
+            module.file, f"{folder}/{below}.pyc", why=why, optimize=_BARE if standard else -1
+        )
     # What the interpreter looks for to find its library (CPython, Modules/getpath.py).
-    tree.compile(closure.stdlib / "os.py", f"{closure.stdlib}/os.pyc", why="landmark")
+    landmark = f"{closure.stdlib}/os.pyc"
+    tree.compile(closure.stdlib / "os.py", landmark, why="landmark", optimize=_BARE)
     tree.folder(f"{closure.stdlib}/lib-dynload")
     return sorted(names)
 

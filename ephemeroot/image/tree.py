@@ -68,8 +68,8 @@ class Tree:
         """Make the directory *name*."""
         self.place(name + "/.").mkdir(parents=True, exist_ok=True)
 
-    def compile(self, source: Path, name: str, *, why: str) -> None:
-        """Byte-compile *source* to the file *name*.
+    def compile(self, source: Path, name: str, *, why: str, optimize: int = -1) -> None:
+        """Byte-compile *source* to the file *name*; *optimize* as ``py_compile`` has it.
 
         ``unchecked-hash``: there is no source in the initramfs to compare with, and no
         reason to look for one (PEP 552). The code remembers its name in the initramfs,
@@ -82,6 +82,7 @@ class Tree:
             cfile=str(target),
             dfile=name,
             doraise=True,
+            optimize=optimize,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
         target.chmod(0o644)
