@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 
@@ -24,10 +23,10 @@ from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ephemeroot.wipers.leftovers import Leftover
     from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.present import Present
     from ephemeroot.wipers.retention import Policy
     from ephemeroot.wipers.toplevel import Toplevel
 
@@ -294,70 +293,29 @@ class SubvolumeHistory(History):
 
     def mount_fresh(self) -> int | None:
         """A mount of the subvolume that the present root is a snapshot of."""
-        fd = self._open_live()
-        try:
-            live = subvolumes.library().subvolume_info(mounts.fd_path(fd))
-        finally:
-            os.close(fd)
-        if not any(live.parent_uuid):
-            return None
-        path = self._origin(live.parent_uuid)
-        fd = subvolumes.open_directory(self.top.fd, path)
-        try:
-            self._require_unchanged(fd, path, live)
-            return _mount(fd, path)
-        finally:
-            os.close(fd)
+        with self._present() as present:
+            origin = present.origin()
+            if origin < 0:
+                return None
+            try:
+                present.require_unchanged(origin)
+                return _mount(origin, self.root)
+            finally:
+                os.close(origin)
 
     def touched(self) -> Callable[[str, int], bool] | None:
-        from ephemeroot.wipers import touched
-
-        fd = self._open_live()
-        try:
-            made = subvolumes.library().subvolume_info(mounts.fd_path(fd))
+        with self._present() as present:
             # What was written a moment ago is not in the tree yet (fs/btrfs/delayed-inode.c).
             self.commit()
-            # A snapshot is made by the commit of its transaction (create_pending_snapshot in
-            # fs/btrfs/transaction.c): whatever was written to it was written in a later one.
-            found = touched.since(fd, made.otransid + any(made.parent_uuid))
-        finally:
-            os.close(fd)
+            found = present.touched()
         return None if found is None else lambda path, inode: inode in found
 
-    def _origin(self, uuid: bytes) -> str:
-        library = subvolumes.library()
-        for path, info in library.SubvolumeIterator(mounts.fd_path(self.top.fd), top=5, info=True):
-            if info.uuid == uuid:
-                return str(path)
-        raise EphemerootError(
-            "what the present root was made of is not there any more",
-            "compare with --against base",
-        )
+    def _present(self) -> Present:
+        from ephemeroot.wipers.present import Present
 
-    def _require_unchanged(self, fd: int, path: str, live: Any) -> None:
-        """Raise ``EphemerootError`` unless the open origin is as it was when *live* was made."""
-        from ephemeroot.wipers import touched
-
-        if touched.since(fd, live.otransid + 1, changed_after=live.otime) != set():
-            raise EphemerootError(
-                f"{path}, which the present root was made of, has been changed since then",
-                "compare with --against base",
-            )
-
-    def _open_live(self) -> int:
-        """The present root, as it is mounted. Raises ``EphemerootError`` if it is not of here."""
         if self.live is None:
             raise EphemerootError(f"{self.root} is not mounted")
-        fd = os.open(self.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if subvolumes.filesystem(fd) == self.top.uuid and subvolumes.is_subvolume(fd):
-                return fd
-        except OSError as error:
-            if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP):
-                os.close(fd)
-                raise
-        os.close(fd)
-        raise EphemerootError(f"{self.live} is no subvolume of the btrfs that has {self.root}")
+        return Present(self.top, self.live)
 
     # What retention asks, and what becomes of an old root
 

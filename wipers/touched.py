@@ -34,32 +34,40 @@ _CTIME = struct.Struct("<QI")
 _CTIME_AT = 112 + 12  # behind atime in struct btrfs_inode_item
 _FIRST = 256  # the subvolume's own directory
 
-MOST = 30_000
+MOST = 4000
 """How many inodes are worth being looked up one by one."""
 
 
 def since(
-    fd: int, transaction: int, *, changed_after: float = 0.0, most: int = MOST
+    fd: int,
+    transaction: int,
+    *,
+    origin: int = -1,
+    changed_after: float = 0.0,
+    most: int = MOST,
 ) -> set[int] | None:
     """The inode numbers of what was written to in the subvolume of *fd* in *transaction* or
     later, and of all directories above. What was deleted shows in its directory.
 
-    What was only read (its atime) since *changed_after*, in seconds since 1970, does not
-    count. ``None`` if it is more than *most*: looking at everything is quicker then. Needs
-    CAP_SYS_ADMIN. Raises ``OSError``.
+    What was only read does not count (its atime is written): what has the same ctime in the
+    open *origin*, of which this is a snapshot, or has not changed since *changed_after*, in
+    seconds since 1970. ``None`` if it is more than *most*: looking at everything is quicker
+    then. Needs CAP_SYS_ADMIN. Raises ``OSError``.
     """
-    found = set()
-    for inode in _written(fd, transaction, changed_after):
-        found.add(inode)
-        if len(found) > most:
+    found: set[int] = set()
+    buffer = bytearray(_SIZE + 2 * _LARGEST)
+    for number, (inode, item) in enumerate(_written(fd, transaction, changed_after)):
+        if number > 2 * most or len(found) > most:
             return None
+        if origin < 0 or not _is_as_in(origin, buffer, inode, item):
+            found.add(inode)
     above = _Above(fd)
     for inode in list(found):
         above.add(inode, found)
     return found
 
 
-def _written(fd: int, transaction: int, changed_after: float) -> Iterator[int]:
+def _written(fd: int, transaction: int, changed_after: float) -> Iterator[tuple[int, memoryview]]:
     buffer = bytearray(_SIZE + _BUFFER)
     search = _search(fd, buffer, (_FIRST, _TOP), (_INODE_ITEM, _INODE_ITEM), transaction)
     for inode, kind, _, item in search:
@@ -67,7 +75,22 @@ def _written(fd: int, transaction: int, changed_after: float) -> Iterator[int]:
             continue
         seconds, nanoseconds = _CTIME.unpack_from(item, _CTIME_AT)
         if seconds + nanoseconds / 1e9 > changed_after:
-            yield inode
+            yield inode, item
+
+
+def _is_as_in(origin: int, buffer: bytearray, inode: int, item: memoryview) -> bool:
+    """Whether the open *origin* has the same *inode*, changed at the same moment.
+
+    Two inodes of one number made apart differ in their generation.
+    """
+    for _, kind, _, other in _search(
+        origin, bytearray(_SIZE + 2 * _LARGEST), (inode, inode), (_INODE_ITEM, _INODE_ITEM), 0
+    ):
+        if kind == _INODE_ITEM:
+            same = _TRANSACTION.unpack_from(item)[0] == _TRANSACTION.unpack_from(other)[0]
+            moment = _CTIME.unpack_from(item, _CTIME_AT)
+            return bool(same and moment == _CTIME.unpack_from(other, _CTIME_AT))
+    return False
 
 
 class _Above:

@@ -26,27 +26,39 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     name anywhere. Raises ``Misconfigured``.
     """
     exact: set[str] = set()
-    rest: dict[str, list[str]] = {}
+    names: list[str] = []
+    anywhere: list[str] = []
+    below: dict[str, list[str]] = {}
     for pattern in patterns:
         expression = _expression(pattern)
-        if _WILD.search(pattern) is None and "/" in pattern:
+        name = pattern.removeprefix("**/")
+        if "/" not in name and "**" not in name:
+            names.append(_expression(name, whole=True))
+        elif _WILD.search(pattern) is None:
             exact.add(pattern.rstrip("/") or "/")
+        elif prefix := _prefix(pattern):
+            below.setdefault(prefix, []).append(expression)
         else:
-            rest.setdefault(_prefix(pattern), []).append(expression)
-    anywhere = re.compile("|".join(rest.pop("", [])) or r"(?!)", re.DOTALL)
+            anywhere.append(expression)
     # A root has many files and few places with noise: most paths are let pass by a look at
-    # how they begin.
-    places = tuple(rest)
-    below = re.compile("|".join(e for some in rest.values() for e in some) or r"(?!)", re.DOTALL)
+    # how they begin, and at their name.
+    places = tuple(below)
+    in_places = _any(e for some in below.values() for e in some)
+    is_name, is_anywhere = _any(names), _any(anywhere) if anywhere else None
 
     def matches(path: str) -> bool:
-        if path in exact:
+        if path in exact or is_name(path[path.rfind("/") + 1 :]):
             return True
-        if path.startswith(places) and below.fullmatch(path):
+        if path.startswith(places) and in_places(path):
             return True
-        return anywhere.fullmatch(path) is not None
+        return is_anywhere is not None and is_anywhere(path) is not None
 
     return matches
+
+
+def _any(expressions: Iterable[str]) -> Callable[[str], object]:
+    """The match of a text with any of them, or ``None``."""
+    return re.compile("|".join(expressions) or r"(?!)", re.DOTALL).fullmatch
 
 
 _WILD = re.compile(r"[*?\[]")
@@ -59,10 +71,11 @@ def _prefix(pattern: str) -> str:
     return _WILD.split(pattern, maxsplit=1)[0]
 
 
-def _expression(pattern: str) -> str:
-    if "/" not in pattern:
+def _expression(pattern: str, *, whole: bool = False) -> str:
+    """The regular expression of a *pattern*; *whole*: of a name."""
+    if not whole and "/" not in pattern:
         pattern = f"**/{pattern}"
-    if not pattern.startswith(("/", "**")):
+    if not whole and not pattern.startswith(("/", "**")):
         raise Misconfigured(
             f"the pattern {pattern!r} is not absolute", f"write '/{pattern}' or '**/{pattern}'"
         )
@@ -88,5 +101,6 @@ def _part(part: str) -> str:
     if part == "?":
         return "[^/]"
     if len(part) > 2 and part[0] == "[":
-        return "[" + part[1:-1].replace("\\", "\\\\").replace("!", "^", 1) + "]"
+        inside = part[1:-1].replace("\\", "\\\\").replace("^", "\\^")
+        return f"[^{inside[1:]}]" if inside[0] == "!" else f"[{inside}]"
     return re.escape(part)

@@ -1,0 +1,91 @@
+"""The present root of a btrfs history: what it was made of, and what was written to it since."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import mounts
+from ephemeroot.wipers import subvolumes, touched
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.toplevel import Toplevel
+
+
+class Present:
+    """The root mounted at *live*, open until ``close``; *top* is the top level of its btrfs.
+
+    Raises ``EphemerootError`` if what is mounted there is no subvolume of that filesystem.
+    """
+
+    __slots__ = ("fd", "info", "top")
+
+    def __init__(self, top: Toplevel, live: str) -> None:
+        self.top = top
+        self.fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not self._is_of(top):
+                raise EphemerootError(f"{live} is no subvolume of the btrfs on {top.device}")
+            self.info = subvolumes.library().subvolume_info(mounts.fd_path(self.fd))
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_of(self, top: Toplevel) -> bool:
+        try:
+            return subvolumes.filesystem(self.fd) == top.uuid and subvolumes.is_subvolume(self.fd)
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP):  # no btrfs at all
+                return False
+            raise
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Present:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def origin(self) -> int:
+        """Open the subvolume that it is a snapshot of; -1 if it was made empty.
+
+        Raises ``EphemerootError`` if that is not there any more.
+        """
+        uuid = self.info.parent_uuid
+        if not any(uuid):
+            return -1
+        library = subvolumes.library()
+        for path, info in library.SubvolumeIterator(mounts.fd_path(self.top.fd), top=5, info=True):
+            if info.uuid == uuid:
+                return subvolumes.open_directory(self.top.fd, str(path))
+        raise EphemerootError(
+            "what the present root was made of is not there any more",
+            "compare with --against base",
+        )
+
+    def require_unchanged(self, origin: int) -> None:
+        """Raise ``EphemerootError`` unless the open *origin* is as it was then."""
+        since, made = self.info.otransid + 1, self.info.otime
+        if touched.since(origin, since, changed_after=made) != set():
+            raise EphemerootError(
+                "what the present root was made of has been changed since then",
+                "compare with --against base",
+            )
+
+    def touched(self) -> set[int] | None:
+        """See ``touched.since``."""
+        origin = self.origin()
+        try:
+            # A snapshot is made by the commit of its transaction (create_pending_snapshot in
+            # fs/btrfs/transaction.c): whatever was written to it was written in a later one.
+            since = self.info.otransid + (origin >= 0)
+            return touched.since(self.fd, since, origin=origin)
+        finally:
+            if origin >= 0:
+                os.close(origin)
