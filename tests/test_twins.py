@@ -1,7 +1,7 @@
 """Two devices by one name: what udev's database says of real filesystems on loop devices.
 
 No udev runs where these tests do: what its rules would record is written from what the real
-blkid finds. Real udev, LVM's snapshots, MD and device mapper are in vm-tests/test_volumes.py.
+blkid finds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Waiting for devices: a real netlink monitor, and what the stage makes of it.
 
-Where these tests run, no udev sends events: that one ends the wait is shown in a machine, by
-vm-tests/test_volumes.py.
+Where these tests run, no udev sends events.
 """
 
 from __future__ import annotations
