@@ -73,7 +73,6 @@ def convert(machine: Installed, release: str) -> str:
 
     # The installer's own work, and chapter 1.
     machine.run(f"touch /boot/vmlinuz-{release}")
-    machine.run("ephemeroot setup dracut")
     machine.run(f"dracut --force /boot/initrd.img-{release} {release}")
     # This host's kernel runs it till then, and what is made must be able to boot that one, too.
     machine.run(
@@ -94,12 +93,16 @@ def convert(machine: Installed, release: str) -> str:
 
 @pytest.fixture(scope="module")
 def converted(
-    bench: Bench, cache: Cache, image: System, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+    bench: Bench,
+    cache: Cache,
+    image: System,
+    package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Disk, Path, str, System]:
     """The disk after chapter 6, its initramfs, what was said on the way, the system it was."""
     from vm import disk as disks
 
-    system = project.installed(cache, image, wheel, {})
+    system = project.installed(cache, image, package, {})
     folder = tmp_path_factory.mktemp("converted")
     disk = disks.prepared(cache, stock(), bench.tools, system).copy(folder / "disk.raw")
     line = " ".join(ROOT)
