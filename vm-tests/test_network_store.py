@@ -83,13 +83,13 @@ def static(
     cache: Cache,
     loopback: nfs.Loopback,
     networked: System,
-    wheel: Path,
+    package: Path,
     disk: DiskFactory,
     scratch: Path,
 ) -> tuple[Boot, nfs.Server]:
     """A machine with a static network, its root with something in it, and a server not started."""
     text = configuration(STATIC).replace('timeout = "40s"', 'timeout = "10s"')
-    machine = make(cache, networked, wheel, text)
+    machine = make(cache, networked, package, text)
     server = nfs.Server(cache, loopback, scratch / "server")
     boot = prepared(machine, cache, disk, server.export, ())
     with boot.disks[0].mounted() as top:
