@@ -54,6 +54,10 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
     assert first.run("ls /etc/lost", check=False).rc != 0
     assert first.read("/var/log/installer") == b"worth keeping\n"
     first.run("systemctl is-active ephemeroot-lived.service")
+    # A libmount that reads the table itself; newer ones are asked in test_first_boot.
+    assert "util-linux 2.38" in first.run("findmnt --version").out
+    for path in ("/srv/with blank", "/etc/hostname", "/home/talyz/Downloads"):
+        assert "x-gvfs-hide" in first.run(f"findmnt --mtab -rno OPTIONS '{path}'").out
     first.run("echo unsaved > /etc/unsaved; swapon /dev/vdb")
     assert first.hibernate().how == "poweroff"
     second = bench.up(boot, name)

@@ -73,8 +73,8 @@ def check_persisted(machine: Machine, days: int) -> None:
     assert owner(machine, "/persistent/home/talyz") == "talyz:talyz 700"
     assert machine.run("findmnt -no FSROOT /var/log").out.strip() == "/persistent/var/log"
     # libmount itself, as every file manager asks it, matches our table to the mounts
-    hidden = machine.run("findmnt --mtab -rno OPTIONS '/srv/with blank'").out
-    assert "x-gvfs-hide" in hidden
+    for path in ("/srv/with blank", "/etc/hostname", "/home/talyz/Downloads"):
+        assert "x-gvfs-hide" in machine.run(f"findmnt --mtab -rno OPTIONS '{path}'").out
 
 
 @pytest.mark.guard
