@@ -150,6 +150,23 @@ def there(machine: Machine, path: str) -> bool:
     return machine.run(f"test -e {path}", check=False).rc == 0
 
 
+def look_into_old_roots(machine: Machine) -> None:
+    """What the boot before has lost comes back, of the root and of /home."""
+    for volume, path, content in (
+        ("/", "/etc/lost-at-boot", b"lost\n"), ("/home", "/home/today", b"here\n"),
+    ):  # fmt: skip
+        listed = json.loads(machine.run(f"ephemeroot roots list --json --volume {volume}").out)
+        newest = max(
+            entry["name"] for entry in listed["histories"][0]["entries"]
+            if entry["kind"] == "retired" and not entry["unused"]
+        )  # fmt: skip
+        machine.run(f"ephemeroot roots restore {path} --from {newest}")
+        assert machine.read(path) == content
+        machine.run(f"mkdir /tmp/old; ephemeroot roots mount --volume {volume} {newest} /tmp/old")
+        assert machine.run("touch /tmp/old/x", check=False).rc != 0
+        machine.run("umount /tmp/old && rmdir /tmp/old")
+
+
 def test_five_boots(story: Story, bench: Bench) -> None:
     prepare(story)
     layout_root = f"PARTUUID={Partitioned.identifier:08x}-01"
@@ -170,7 +187,14 @@ def test_five_boots(story: Story, bench: Bench) -> None:
     assert (kinds[PLAIN], kinds[OF_RECIPE]) == ("foreign", "recipe")
     assert [history["target"] for history in listed] == ["/", "/home"]
     machine.run("systemctl start ephemeroot-prune.service")
-    machine.run("echo here > /home/today")
+    machine.run("echo here > /home/today; echo lost > /etc/lost-at-boot; mkdir -p /srv/lost")
+    status = json.loads(machine.run("ephemeroot status --json", check=False).out)
+    assert (status["root"], status["wiped"]["/home"]["wiper"]) == ("ephemeral", "btrfs")
+    assert [store["state"] for store in status["stores"]] == ["ok"]
+    lost = json.loads(machine.run("ephemeroot diff --json").out)
+    assert lost["against"] == "fresh"
+    assert {"/etc/lost-at-boot", "/srv/lost"} <= {d["path"] for d in lost["differences"]}
+    assert len(lost["differences"]) < 100, [d["path"] for d in lost["differences"]]
     machine.run(f"ephemeroot next-boot root {INSTALLED}")
     assert machine.poweroff().complaints == ()
     assert {INSTALLED, PLAIN, OF_RECIPE} <= set(story.old())
@@ -180,6 +204,7 @@ def test_five_boots(story: Story, bench: Bench) -> None:
     assert report(machine)["wipe"]["request"] == f"next-boot root {INSTALLED}"
     assert not there(machine, "/persistent/.ephemeroot/next-boot")
     assert not there(machine, "/home/today")
+    look_into_old_roots(machine)
     machine.run("echo kept > /root/kept; echo kept > /home/kept; ephemeroot next-boot keep; sync")
     machine.cut()
 
