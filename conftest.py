@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -67,6 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
             "this imports the checkout's folder ephemeroot, which lacks hooks and wipers; run "
             ".venv/bin/pytest, or set PYTHONSAFEPATH=1 (tools/setup test installs both)"
         )
+    # A shell makes what it starts in the background ignore it, and so would all programs that
+    # tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
