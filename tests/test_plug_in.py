@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4
 CHECKOUT = Path(__file__).resolve().parent.parent
 SOURCES = (
     "LICENSE", "README.md", "pyproject.toml", "dracut", "ephemeroot", "hooks", "mkinitcpio",
-    "systemd", "wipers",
+    "systemd", "man", "wipers",
 )  # fmt: skip
 FOLDER = "usr/lib/ephemeroot"
 
