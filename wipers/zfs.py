@@ -47,6 +47,7 @@ class Zfs(Wiper):
         Option("min-free", "amount", None, "rotate: below it the oldest old roots go early"),
     )
     ON_DEVICE = False
+    BOOTS_OLD_ROOTS = True
 
     __slots__ = ()
 
