@@ -1,0 +1,216 @@
+"""Packages and a kernel upgraded by `base run`, in four boots of one machine.
+
+The first is cut off while the new kernel's image is there and the upgrade is not done; the second
+boots that kernel, and finds everything put back; the third boots what was upgraded; the fourth
+what was rolled back to. All packages are Debian's own; the kernel has fewer drivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vm import ephemeral as machines
+from vm import layer, packages
+from vm.bench import ROOT, Bench, Boot
+from vm.cache import Cache
+from vm.disk import Btrfs, Disk, Subvolume
+from vm.layer import Content, File
+from vm.machine import Machine
+from vm.system import System
+from vm.tools import Tools
+
+DiskFactory = Callable[..., Disk]
+
+GREETER = "hello"  # in Debian 12 and, newer, in Debian 13
+# Of the kernel: what this machine's image needs, and one that no image has.
+ODD_MODULE = "dummy"
+DRIVERS = (
+    "kernel/arch/", "kernel/crypto/", "kernel/lib/", "kernel/fs/btrfs/", "kernel/fs/ext4/",
+    "kernel/fs/jbd2/", "kernel/fs/mbcache", "kernel/fs/overlayfs/", "kernel/fs/autofs/",
+    "kernel/drivers/virtio/", "kernel/drivers/block/virtio", "kernel/drivers/block/loop",
+    "kernel/drivers/char/virtio_console", "kernel/drivers/char/hw_random/virtio",
+    f"kernel/drivers/net/{ODD_MODULE}.",
+)  # fmt: skip
+
+FSTAB = "/dev/vda / btrfs subvol=root 0 0\n/dev/vdb /boot ext4 defaults 0 0\n"
+DRACUT = (
+    'hostonly="yes"\nhostonly_cmdline="no"\ni18n_vars=""\nearly_microcode="no"\n'
+    'filesystems+=" btrfs "\nadd_drivers+=" virtio_blk btrfs "\n'
+    'add_dracutmodules+=" btrfs vm-harness "\ncompress="cat"\n'
+)
+UPGRADE = "apt-get -q update && apt-get -q -y upgrade && apt-get -q -y install"
+
+
+@dataclass(frozen=True)
+class BootDisk:
+    """An ext4 for /boot, with the kernel and the image that the machine has so far."""
+
+    files: Mapping[str, Content] = field(default_factory=dict)
+    size: str = "512M"
+
+    def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:
+        """See Layout."""
+        with cache.scratch("boot") as scratch:
+            for name, content in self.files.items():
+                layer.write(scratch, name, content)
+            tools.run("mkfs.ext4", "-q", "-d", scratch, image)
+
+
+def kernel_package(cache: Cache, system: System) -> Path:
+    """A kernel that is not the system's: the smallest of Debian 13 and its backports."""
+    found = [
+        package
+        for suite in ("trixie", "trixie-backports")
+        for package in packages.index(suite)
+        if package.name.startswith("linux-image-")
+        and package.name.endswith("-cloud-amd64")
+        and package.name[12].isdigit()
+        and package.name != f"linux-image-{system.release}"
+        and package.size > 1 << 20  # those without content only depend on another
+    ]
+    deb = packages.download(cache, min(found, key=lambda package: package.size))
+
+    def wanted(name: str) -> bool:
+        return "/kernel/" not in name or any(driver in name for driver in DRIVERS)
+
+    return packages.repacked(cache, deb, wanted, DRIVERS)
+
+
+def greeter(cache: Cache, suite: str) -> Path:
+    (found,) = [p for p in packages.index(suite) if p.name == GREETER]
+    return packages.download(cache, found)
+
+
+class Story:
+    """The machine, and what boots it."""
+
+    def __init__(self, bench: Bench, boot: Boot, name: str, release: str) -> None:
+        self.bench = bench
+        self.boot = boot
+        self.name = name
+        self.release = release
+
+    def up(self, boot: Boot | None = None) -> Machine:
+        machine = self.bench.up(boot or self.boot, self.name)
+        assert machine.settle() == "running", machine.failed_units()
+        return machine
+
+    def with_its_kernel(self, scratch: Path) -> Boot:
+        """Booted with the new kernel and its image from /boot, as a boot loader would."""
+        with self.boot.disks[1].mounted("ext4", "ro") as boot:
+            kernel, initrd = scratch / "vmlinuz", scratch / "initrd"
+            kernel.write_bytes((boot / f"vmlinuz-{self.release}").read_bytes())
+            initrd.write_bytes((boot / f"initrd.img-{self.release}").read_bytes())
+        system = replace(self.boot.system, kernel=kernel, release=self.release)
+        return replace(self.boot, system=system, initrd=initrd)
+
+
+def version(machine: Machine) -> str:
+    return machine.run(f"dpkg-query -W -f '${{Version}}' {GREETER}").out
+
+
+def require_fresh(machine: Machine, release: str) -> None:
+    """A fresh root, this kernel, and its modules, one of which only the root has."""
+    assert machine.run("uname -r").out.strip() == release
+    machine.run(f"modprobe {ODD_MODULE}")
+    machine.run("test ! -e /etc/of-the-boot-before")
+    machine.run("grep -q '\"retired\"' /run/ephemeroot/wiped")
+    machine.write("/etc/of-the-boot-before", "")
+
+
+def test_upgrades_that_are_cut_off_completed_and_rolled_back(
+    bench: Bench,
+    cache: Cache,
+    image: System,
+    package: Path,
+    disk: DiskFactory,
+    name: str,
+    scratch: Path,
+) -> None:
+    kernel, newer, older = (
+        kernel_package(cache, image),
+        greeter(cache, "trixie"),
+        greeter(cache, "bookworm"),
+    )
+    wanted = kernel.name.partition("_")[0]
+    release = wanted.removeprefix("linux-image-")
+    system = image.on_top(
+        layer.make(
+            cache,
+            files={
+                "etc/fstab": FSTAB,
+                "etc/dracut.conf.d/vm.conf": DRACUT,
+                "etc/apt/sources.list": "deb [trusted=yes] file:/persistent/repository ./\n",
+                "srv/older.deb": File(older.read_bytes()),
+            },
+        )
+    ).changed_by(cache, "dpkg", "-i", "/srv/older.deb")
+    made = machines.make(cache, system, package)
+    initrd = made.initrd(cache)
+    files = {
+        f"persistent/repository/{file}".removeprefix("persistent/"): File(content)
+        for file, content in packages.repository([kernel, newer]).items()
+    }
+    layout = Btrfs(
+        subvolumes=(
+            Subvolume("root-base", tree=True, files={"etc/fstab": FSTAB}),
+            Subvolume("root", snapshot_of="root-base"),
+            Subvolume("persistent", files={**made.store, **files}),
+        ),
+        uuid=machines.UUID,
+    )
+    present = {
+        f"vmlinuz-{image.release}": File(image.kernel.read_bytes()),
+        f"initrd.img-{image.release}": File(initrd.read_bytes()),
+    }
+    disks = (disk(layout, made.system), disk(BootDisk(present), made.system))
+    story = Story(bench, Boot(made.system, initrd, disks, root=ROOT), name, release)
+
+    machine = story.up()
+    require_fresh(machine, image.release)
+    before = version(machine)
+    assert before in older.name.replace("%3a", ":")
+    # Cut while it waits after everything else is done but the last step.
+    machine.run(
+        f"setsid ephemeroot base run -- sh -ec '{UPGRADE} {wanted}; touch /run/upgraded; "
+        "sleep 900' > /run/log 2>&1 & echo $! > /run/pid"
+    )
+    machine.run(
+        "while ! test -e /run/upgraded; do "
+        "kill -0 $(cat /run/pid) || { cat /run/log; exit 1; }; sleep 1; done; sync",
+        timeout=600,
+    )
+    assert version(machine) == before
+    machine.cut()
+
+    machine = story.up(story.with_its_kernel(scratch))
+    require_fresh(machine, release)
+    assert version(machine) == before
+    machine.run("systemctl start ephemeroot-lived.service")
+    assert "put back" in machine.journal("-u ephemeroot-lived.service")
+    names = machine.run("ls /boot").out.split()
+    assert f"vmlinuz-{release}" not in names
+    assert f"initrd.img-{image.release}" in names
+    machine.run(f"ephemeroot base run -- sh -ec '{UPGRADE} {wanted}'", timeout=600)
+    assert version(machine) == before
+    listed = machine.run("ephemeroot base list").out.splitlines()
+    assert len(listed) == 2
+    assert f"{image.release}, {release}" in listed[0] or f"{release}, {image.release}" in listed[0]
+    assert release not in listed[1]
+    assert machine.poweroff().complaints == ()
+
+    machine = story.up(story.with_its_kernel(scratch))
+    require_fresh(machine, release)
+    after = version(machine)
+    assert after != before
+    assert after in newer.name
+    machine.run("dpkg --audit && dpkg --verify hello")
+    machine.run("ephemeroot base rollback --yes")
+    assert machine.poweroff().complaints == ()
+
+    machine = story.up(story.with_its_kernel(scratch))
+    require_fresh(machine, release)
+    assert version(machine) == before
+    assert machine.poweroff().complaints == ()
