@@ -6,6 +6,7 @@ device, a file that was lost), this machine's is put in.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from vm import project
-from vm.bench import Bench
+from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.disk import Btrfs, Disk, Subvolume
 from vm.installed import Installed, installed
+from vm.machine import Machine
 from vm.system import System
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/converting-debian.md"
@@ -147,3 +149,80 @@ def test_leaving_rebuilds_the_images_without_it(
         assert "usr/lib/ephemeroot" not in listed
         assert "usr/lib/systemd/system/initrd-root-fs.target" in listed
         assert machine.run("ephemeroot leave --yes").startswith("everything is in the root")
+
+
+def test_from_a_stock_installation_and_back(
+    bench: Bench, converted: tuple[Disk, Path, str, System], scratch: Path, name: str
+) -> None:
+    source, initrd, _, system = converted
+    disk = source.copy(scratch / "disk.raw")
+    boot = Boot(system, initrd, (disk,), root=ROOT)
+    machine = bench.up(boot, name)
+    assert machine.settle() == "running", machine.failed_units()
+    print(f"\nfirst ephemeral boot: login after {machine.boot_time:.1f} s")
+    first_ephemeral_boot(machine)
+    live_with_it(machine)
+    for command in chapter(9):
+        # Its images are built below, on this host: dracut takes minutes in the machine.
+        print(machine.run(asked(command, "--no-images"), timeout=300).out)
+    machine.run("echo after leaving > /srv/photos/late")
+    machine.run("test ! -e /etc/ephemeroot/plan.json")
+    assert machine.poweroff(180).complaints == ()
+    with installed(bench.cache, disk, "@rootfs", UUID, " ".join(ROOT)) as built:
+        built.run("mount /boot")
+        built.run(f"dracut --force /boot/initrd.img-{system.release} {system.release}")
+    plain = Boot(system, image_of(disk, scratch / "plain", system.release), (disk,), root=ROOT)
+    machine = bench.up(plain, name)
+    assert machine.settle() == "running", machine.failed_units()
+    ordinary(machine)
+    assert machine.poweroff().complaints == ()
+    with disk.mounted() as top:
+        assert len(list((top / "@old_roots").iterdir())) == 1, "no boot has wiped since"
+        assert (top / "@persistent/srv/photos/late").read_text() == "after leaving\n"
+
+
+def first_ephemeral_boot(machine: Machine) -> None:
+    said = json.loads(machine.read("/run/ephemeroot/boot.json"))
+    assert said["wipe"]["problems"] == []
+    assert said["persist"]["problems"] == []
+    assert said["wipe"]["wiped /"]["retired"].endswith(".keep")
+    journal = machine.journal()
+    assert journal.count("wipe: wiped") == 1
+    assert machine.run("test -e /etc/lost || test -e /var/lib/forgotten/lost", check=False).rc == 1
+    assert machine.read("/srv/photos/one") == b"mine\n"
+    assert machine.run("findmnt -no FSROOT /srv").out.strip() == "/@persistent/srv"
+    assert machine.run("id -un 1000").out.strip() == "ada"
+    assert machine.run("findmnt -no FSROOT /boot").out.strip() == "/@boot"
+
+
+def live_with_it(machine: Machine) -> None:
+    """Chapter 7: something is lost and comes back, something else is to stay."""
+    old = json.loads(machine.run("ephemeroot roots list --json").out)
+    (entry,) = old["histories"][0]["entries"]
+    machine.run("mkdir /etc/some-service; echo v1 > /etc/some-service/conf")
+    for command in chapter(7):
+        mine = command.replace("/etc/some-file", "/etc/lost")
+        mine = re.sub(r"--from \S+", f"--from {entry['name']}", mine)
+        print(f"$ {mine}\n{machine.run(mine, timeout=180).out}")
+    assert machine.read("/etc/lost") == b"precious\n"
+    assert machine.run("findmnt -no FSROOT /etc/some-service").out.strip() == (
+        "/@persistent/etc/some-service"
+    )
+    machine.run("echo v2 > /etc/some-service/conf; echo changed > /srv/photos/one")
+    machine.run("echo ada:other | chpasswd; touch /etc/not-declared")
+
+
+def ordinary(machine: Machine) -> None:
+    """Nothing is ephemeral, and nothing is missing."""
+    assert machine.run("test -e /run/ephemeroot/wiped", check=False).rc == 1
+    assert "wipe: wiped" not in machine.journal()
+    assert machine.run("findmnt -rno TARGET,FSROOT | grep -c '^/\\(srv\\|etc\\|var\\)'",
+                       check=False).out.strip() == "0"  # fmt: skip
+    assert machine.read("/srv/photos/one") == b"changed\n"
+    assert machine.read("/srv/photos/late") == b"after leaving\n", "brought over by this boot"
+    assert machine.read("/etc/lost") == b"precious\n"
+    assert machine.read("/etc/some-service/conf") == b"v2\n"
+    machine.run("test -e /etc/not-declared")
+    assert machine.run("id -un 1000").out.strip() == "ada"
+    assert machine.run("systemctl is-active ephemeroot-leave.service").out.strip() == "active"
+    assert machine.run("test -e /.ephemeroot/leaving.json", check=False).rc == 1
