@@ -1,4 +1,8 @@
-"""A store on NFS whose server is away: the documented failure in time, and nothing wiped."""
+"""A store on NFS: boots that persist on it, and what happens when its server is away.
+
+The server is a real one, the network the initramfs's own (dracut's module, by DHCP) in one
+machine and a static `[network]` in the other.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from test_first_boot import LOST, report
 from vm import layer, nfs
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.disk import Disk
 from vm.ephemeral import CONFIGURATION, Ephemeral, make
 from vm.image import PACKAGES, debian_system
+from vm.machine import Machine
 from vm.qemu import Hardware
 from vm.system import System
 
@@ -78,6 +84,59 @@ def prepared(
     )
 
 
+def use(machine: Machine, number: int) -> None:
+    for path in LOST:
+        machine.write(path, f"day {number}\n")
+    machine.run(f"echo day {number} | tee -a /var/log/diary /var/lib/colord/profile")
+    machine.run(f"su talyz -c 'echo day {number} >> ~/Downloads/film'")
+
+
+def check(machine: Machine, days: int) -> None:
+    assert machine.settle() == "running", machine.failed_units()
+    found = machine.run("findmnt -no FSTYPE,SOURCE /persistent").out.split()
+    assert found == ["nfs4", "10.0.2.2:/store"]
+    assert machine.run("findmnt -no FSTYPE,SOURCE /var/log").out.split() == [
+        "nfs4", "10.0.2.2:/store[/var/log]"
+    ]  # fmt: skip
+    expected = "".join(f"day {number}\n" for number in range(1, days + 1)).encode()
+    if days:
+        for path in ("/var/log/diary", "/var/lib/colord/profile", "/home/talyz/Downloads/film"):
+            assert machine.read(path) == expected, path
+    for path in LOST:
+        assert machine.run(f"ls {path}", check=False).rc != 0, path
+    journal = machine.journal("-u ephemeroot-wipe.service -u ephemeroot-persist.service")
+    assert journal.count("wipe: wiped") == 1, journal
+    assert not report(machine)["persist"]["problems"]
+
+
+def owner(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid, status.st_mode & 0o7777
+
+
+def test_two_boots_by_the_initramfss_own_network(
+    cache: Cache,
+    alone: Bench,
+    loopback: nfs.Loopback,
+    networked: System,
+    package: Path,
+    disk: DiskFactory,
+    scratch: Path,
+    name: str,
+) -> None:
+    machine = make(cache, networked, package, configuration())
+    with nfs.Server(cache, loopback, scratch / "server") as server:
+        boot = prepared(machine, cache, disk, server.export, ("rd.neednet=1", "ip=dhcp"))
+        for days in range(2):
+            up = alone.up(boot, name)
+            check(up, days)
+            use(up, days + 1)
+            assert up.poweroff().complaints == ()
+        assert (server.export / "var/log/diary").read_text() == "day 1\nday 2\n"
+        assert owner(server.export / "var/lib/colord")[2] == 0o750
+        assert owner(server.export / "home/talyz") == (1000, 1000, 0o700)
+
+
 @pytest.fixture
 def static(
     cache: Cache,
@@ -113,3 +172,14 @@ def test_a_server_that_is_away(alone: Bench, static: tuple[Boot, nfs.Server], na
     with boot.disks[0].mounted() as top:
         assert (top / "root/etc/stray").exists()
         assert not list((top / "old_roots").glob("*"))
+
+
+def test_a_static_network(alone: Bench, static: tuple[Boot, nfs.Server], name: str) -> None:
+    boot, server = static
+    with server:
+        up = alone.up(boot, name)
+        check(up, 0)
+        assert up.run("ls /etc/stray", check=False).rc != 0
+        use(up, 1)
+        assert up.poweroff().complaints == ()
+    assert (server.export / "var/log/diary").read_text() == "day 1\n"
