@@ -1,0 +1,155 @@
+"""A root on ZFS: three boots of Debian of each kind, and everything else in one machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vm import disk as disks
+from vm import project
+from vm.bench import Bench, Boot
+from vm.cache import Cache
+from vm.command import Unavailable
+from vm.machine import Machine
+from vm.qemu import Hardware
+from vm.system import System
+from vm.zfs import zfs_system
+from vm.zpool import ROLLED, ROTATED, Pool, make_pool, zfs_initrd
+
+LOST = ("/etc/lost", "/root/lost", "/srv/lost")
+KEPT = ("/var/log/diary", "/home/talyz/diary")
+HARDWARE = Hardware(memory=1536)
+
+
+@pytest.fixture(scope="module")
+def system(cache: Cache) -> System:
+    """The Debian with ZFS."""
+    try:
+        return zfs_system(cache)
+    except Unavailable as error:
+        pytest.skip(f"no ZFS here: {error}")
+
+
+@pytest.fixture(scope="module")
+def pool(bench: Bench, system: System, wheel: Path) -> Pool:
+    return make_pool(bench, system, wheel)
+
+
+def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
+    """A root made fresh once, before it was mounted; returns what the wipe reported."""
+    assert machine.settle() == "running", (machine.failed_units(), machine.journal("-p warning"))
+    said = json.loads(machine.read("/run/ephemeroot/boot.json"))
+    assert [said[stage]["problems"] for stage in ("wipe", "persist")] == [[], []], said
+    journal = machine.journal("-u ephemeroot-wipe.service -u sysroot.mount -u ephemeroot-persist")
+    assert (journal.count("wipe: wiped"), journal.count("persist: ")) == (1, 1), journal
+    order = [journal.index(word) for word in ("wipe: wiped", "Mounted sysroot.mount", "persist: ")]
+    assert order == sorted(order), journal
+    assert machine.run("findmnt -rno FSTYPE,SOURCE /").out.split() == ["zfs", dataset]
+    assert machine.run("findmnt -rno FSTYPE,FSROOT /var/log").out.split() == ["zfs", "/var/log"]
+    assert machine.run("findmnt -rno TARGET | grep -cx /").out.strip() == "1"
+    expected = "".join(f"day {day}\n" for day in range(1, days)).encode()
+    for path in KEPT if days > 1 else ():
+        assert machine.read(path) == expected, path
+    machine.run(f"for f in {' '.join(LOST)}; do echo lost > $f; done")
+    machine.run(f"echo day {days} | tee -a {' '.join(KEPT)}")
+    machine.run("systemctl is-active ephemeroot-lived.service")
+    state = machine.run(f"zfs get -Ho value ephemeroot:state {dataset}").out.strip()
+    assert state == "lived"
+    print(f"\nboot {days}: login after {machine.boot_time:.1f} s")
+    wiped: dict[str, Any] = said["wipe"]["wiped /"]
+    return wiped
+
+
+def lost(machine: Machine) -> list[str]:
+    return machine.run(f"ls -d {' '.join(LOST)}", check=False).out.split()
+
+
+def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
+    boot = Boot(
+        pool.roll_back.system,
+        pool.initrds[1],
+        (pool.disk.copy(scratch / "pool.raw"),),
+        root=(f"root=zfs:{ROLLED}", "ro"),
+        hardware=HARDWARE,
+    )
+    identities = set()
+    for number in (1, 2, 3):
+        machine = bench.up(boot, name)
+        assert lost(machine) == []
+        check(machine, ROLLED, number)
+        identities.add(machine.read("/etc/machine-id"))
+        # A snapshot of what was written goes with what was written.
+        snapshots = machine.run(f"zfs list -Ho name -t snapshot -r {ROLLED}").out.split()
+        assert snapshots == [f"{ROLLED}@blank"]
+        machine.run(f"zfs snapshot {ROLLED}@day-{number}")
+        assert "keeps no old roots" in machine.run("ephemeroot roots list", check=False).out + (
+            machine.run("ephemeroot roots delete x --yes", check=False).err
+        )
+        if number == 2:
+            machine.run("sync")
+            machine.cut()  # so that the pool was not exported
+        else:
+            assert machine.poweroff().complaints == ()
+    assert len(identities) == 1
+
+
+def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
+    boot = Boot(
+        pool.rotate.system,
+        pool.initrds[0],
+        (pool.disk.copy(scratch / "pool.raw"),),
+        root=(f"root=zfs:{ROTATED}", "ro"),
+        hardware=HARDWARE,
+    )
+    retired = []
+    machine = bench.up(boot, name)
+    for number in (1, 2):
+        assert lost(machine) == []
+        said = check(machine, ROTATED, number)
+        retired.append(said["retired"])
+        assert said["kept"] == retired
+        assert machine.run("zpool get -Ho value bootfs tank").out.strip() == ROTATED
+        if number == 1:
+            assert machine.poweroff().complaints == ()
+            machine = bench.up(boot, name)
+    assert retired[0].endswith(".keep")
+    listed = json.loads(machine.run("ephemeroot roots list --json").out)["histories"]
+    assert [entry["name"] for entry in listed[0]["entries"]] == retired
+    machine.run("systemctl start ephemeroot-prune.service")
+    machine.run(f"ephemeroot next-boot root {retired[1]}")
+    assert machine.poweroff().complaints == ()
+
+    machine = bench.up(boot, name)
+    # The root of the first day again, with what was lost; that of the second day is retired.
+    assert lost(machine) == list(LOST)
+    said = check(machine, ROTATED, 3)
+    assert said["kept"] == [*retired, said["retired"]]
+    origin = machine.run(f"zfs get -Ho value origin {ROTATED}").out.strip()
+    assert origin.startswith(f"tank/ROOT/old-roots/{retired[1]}@ephemeroot-")
+    refused = machine.run(f"ephemeroot roots delete {retired[1]} --yes", check=False)
+    assert refused.rc != 0
+    assert "is a clone of" in refused.err
+    machine.run(f"ephemeroot roots delete {said['retired']} --yes")
+    assert machine.poweroff().complaints == ()
+
+
+def test_cases(
+    bench: Bench, cache: Cache, system: System, wheel: Path, scratch: Path, name: str
+) -> None:
+    """zfs_cases.py: refusals, power cuts, retention, on a pool of their own in one machine."""
+    ready = project.installed(cache, system, wheel, {})
+    disk = disks.prepared(cache, disks.Btrfs(), bench.tools, ready).copy(scratch / "disk.raw")
+    boot = Boot(ready, zfs_initrd(cache, system), (disk,), hardware=Hardware(memory=2048))
+    machine = bench.up(boot, name)
+    script = Path(__file__).with_name("zfs_cases.py")
+    machine.write("/run/zfs_cases.py", script.read_bytes())
+    machine.run("modprobe zfs", timeout=60)
+    done = machine.run("python3 /run/zfs_cases.py", timeout=900, check=False)
+    print(f"\n{done.out}{done.err}")
+    assert done.rc == 0
+    count, _, total = done.out.splitlines()[-1].removeprefix("passed ").partition(" of ")
+    assert count == total, done.out + done.err
+    assert int(total) >= 11

@@ -1,0 +1,643 @@
+"""What the ZFS wiper does with real pools; run by python3 inside a machine, see test_zfs.py.
+
+Prints a line for each case, with a traceback if it fails, and at the end how many passed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.wipers import channel, datasets, names, placement
+from ephemeroot.wipers.contract import Boot, Outcome
+from ephemeroot.wipers.history import History, Installed
+from ephemeroot.wipers.zfs import Zfs
+
+POOL = "cases"
+TOP = f"{POOL}/ROOT"
+ROOT = f"{TOP}/the root"  # a blank is allowed
+BASE = f"{TOP}/base"
+OLD = f"{TOP}/old-roots"
+NEW = f"{ROOT}.ephemeroot-new"
+NOW = 1800000000
+DAY = 86400
+KEY = Path("/run/cases.key")
+NOAUTO = 2  # ZFS_CANMOUNT_NOAUTO, include/sys/fs/zfs.h
+
+Prove = Callable[[str], None]
+Previous = Callable[[str, bool], None]
+
+
+# Programs start slowly in a machine without KVM: what can be done without one, is.
+
+_GET = """
+local argv = (...)["argv"]
+if not zfs.exists(argv[1]) then return nil end
+local found = zfs.get_prop(argv[1], argv[2])
+return tostring(found)
+"""
+
+_LIST = """
+local argv = (...)["argv"]
+local found = {}
+local function look(name)
+  for child in zfs.list.children(name) do
+    if argv[2] == "filesystem" then found[#found + 1] = child end
+    look(child)
+  end
+  if argv[2] == "snapshot" then
+    for snapshot in zfs.list.snapshots(name) do found[#found + 1] = snapshot end
+  end
+  if argv[2] == "bookmark" then
+    for bookmark in zfs.list.bookmarks(name) do found[#found + 1] = bookmark end
+  end
+end
+if zfs.exists(argv[1]) then look(argv[1]) end
+return found
+"""
+
+_STATE = """
+local found = {}
+local function note(name, kind)
+  local line = name
+  for _, property in ipairs({"guid", "createtxg", "origin", "canmount", "mountpoint",
+      "ephemeroot:state", "userrefs"}) do
+    line = line .. " " .. tostring((zfs.get_prop(name, property)))
+  end
+  found[#found + 1] = line
+end
+local function look(name)
+  note(name)
+  for snapshot in zfs.list.snapshots(name) do note(snapshot) end
+  for bookmark in zfs.list.bookmarks(name) do found[#found + 1] = bookmark end
+  for child in zfs.list.children(name) do look(child) end
+end
+look((...)["argv"][1])
+return found
+"""
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, (words, done.stdout + done.stderr)
+    return done.stdout
+
+
+def names_of(kind: str, top: str) -> list[str]:
+    return sorted(channel.listed(channel.read(POOL, _LIST, top, kind)))
+
+
+def exists(name: str) -> bool:
+    return bool(channel.library().lzc_exists(name.encode()))
+
+
+def value(name: str, key: str) -> str:
+    found = channel.read(POOL, _GET, name, key)
+    return str(found)
+
+
+def bootfs() -> str:
+    return run("zpool", "get", "-Ho", "value", "bootfs", POOL).strip()
+
+
+def create(name: str, mountpoint: str) -> None:
+    channel.library().lzc_create(name.encode(), props={b"mountpoint": mountpoint.encode()})
+
+
+def snapshot(*names: str) -> None:
+    for name in names:
+        channel.library().lzc_snapshot([name.encode()])
+
+
+def clone(origin: str, name: str, mountpoint: str) -> None:
+    props = {b"mountpoint": mountpoint.encode(), b"canmount": NOAUTO}
+    channel.library().lzc_clone(name.encode(), origin.encode(), props)
+
+
+def destroy(name: str) -> None:
+    """One dataset or snapshot, with nothing in it."""
+    code = channel.change(POOL, 'return zfs.sync.destroy((...)["argv"][1])', name)
+    assert code == 0, (name, code)
+
+
+@contextmanager
+def mounted(name: str) -> Iterator[Path]:
+    """It mounts by the system call, to which all mount points are legacy ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        mount = mounts.create("zfs", name, ["ro"] if "@" in name else [])
+        try:
+            placement.attach(mount, folder)
+        finally:
+            os.close(mount)
+        try:
+            yield Path(folder)
+        finally:
+            datasets.unmount(folder)
+
+
+def write(name: str, file: str, text: str) -> None:
+    with mounted(name) as top:
+        (top / file).write_text(text)
+
+
+def content(name: str) -> dict[str, str]:
+    with mounted(name) as top:
+        return {path.name: path.read_text() for path in top.iterdir()}
+
+
+def start(*, mountpoint: str = "legacy", at: str = TOP) -> None:
+    """A base with a blank snapshot, and a root that is a clone of it, with a blank one too."""
+    for name in (TOP, f"{POOL}/locked"):
+        if exists(name):
+            run("zfs", "destroy", "-R", name)
+    create(TOP, "none")
+    if at != TOP:
+        KEY.write_text("x" * 32)
+        options = ("encryption=on", "keyformat=raw", f"keylocation=file://{KEY}", "mountpoint=none")
+        run("zfs", "create", *(w for o in options for w in ("-o", o)), at)
+    base, root = f"{at}/base", f"{at}/the root"
+    create(base, "legacy")
+    write(base, "release", "base")
+    snapshot(f"{base}@blank")
+    clone(f"{base}@blank", root, mountpoint)
+    snapshot(f"{root}@blank")
+
+
+class Told:
+    """What a wipe said and showed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.proven: list[list[str]] = []
+        self.previous: list[tuple[list[str], bool]] = []
+
+
+def wipe(
+    mode: str,
+    *,
+    root: str = ROOT,
+    told: Told | None = None,
+    log: Callable[[str], None] | None = None,
+    now: float = NOW,
+    request: str | None = None,
+    dry_run: bool = False,
+    fail: str = "",
+    line: str | None = None,
+    **settings: Any,
+) -> Outcome:
+    seen = told or Told()
+
+    def prove(path: str) -> None:
+        seen.proven.append(sorted(os.listdir(path)))
+        if fail == "prove":
+            raise Refused("it could not boot")
+
+    def previous(path: str, lived: bool) -> None:
+        seen.previous.append((sorted(os.listdir(path)), lived))
+        if fail == "previous":
+            raise Refused("the store is full")
+
+    at = root.rpartition("/")[0]
+    wanted: dict[str, object] = {"mode": mode, "dataset": root}
+    if mode == "rotate":
+        wanted |= {"base": f"{at}/base", "old-roots": f"{at}/old-roots"}
+    private = "/run/cases"
+    shutil.rmtree(private, ignore_errors=True)
+    os.makedirs(private)
+    boot = Boot(
+        device="", subvolume=None, target="/", private=private, boot_id="case", now=now,
+        synchronised=True, prove=prove, previous=previous, log=log or seen.lines.append,
+        request=request, dry_run=dry_run, budget=60.0,
+        root=line if line is not None else f"zfs:{root.replace(' ', '+')}",
+    )  # fmt: skip
+    return Zfs(wanted | settings).wipe(boot)
+
+
+def refused(mode: str, *words: str, **arguments: Any) -> None:
+    """The wipe is refused in these words, and nothing has changed."""
+    before = state()
+    said = complaint(Refused, lambda: wipe(mode, **arguments))
+    assert all(word in said for word in words), (words, said)
+    assert state() == before
+
+
+def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
+    """What *action* says when it fails; empty if it does not."""
+    try:
+        action()
+    except kind as error:
+        return f"{error.message} ({error.hint})"
+    return ""
+
+
+def state() -> list[str]:
+    """All that there is in the pool."""
+    return channel.listed(channel.read(POOL, _STATE, POOL))
+
+
+def live(root: str = ROOT) -> None:
+    """What a boot to the end does: it is mounted, and marked."""
+    with mounted(root) as top:
+        assert Zfs({"mode": "rotate"}).mark_lived(str(top))
+    assert datasets.look(root)[root].state == "lived"
+
+
+# Rollback
+
+
+def case_rollback() -> None:
+    start()
+    write(ROOT, "lost", "x")
+    snapshot(f"{ROOT}@later")
+    write(ROOT, "lost-too", "x")
+    told = Told()
+    outcome = wipe("rollback", told=told)
+    assert told.proven == [["release"]]
+    assert told.previous == [(["lost", "lost-too", "release"], True)]
+    assert told.lines[0] == f"destroy the snapshot {ROOT}@later", told.lines
+    assert content(ROOT) == {"release": "base"}
+    assert names_of("snapshot", ROOT) == [f"{ROOT}@blank"]
+    wiper = Zfs({})
+    with mounted(ROOT) as top:
+        assert wiper.is_fresh(str(top), outcome.fresh)
+        assert not wiper.is_fresh("/", outcome.fresh)
+    with mounted(BASE) as top:
+        assert not wiper.is_fresh(str(top), outcome.fresh)
+    # It never lived: nothing of it is worth carrying over.
+    told = Told()
+    wipe("rollback", told=told)
+    assert told.previous == [(["release"], False)]
+    live()
+    told = Told()
+    wipe("rollback", told=told)
+    assert told.previous == [(["release"], True)]
+    with mounted(BASE) as top:
+        assert not wiper.mark_lived(str(top)), "no wipe has made it"
+
+
+def case_rollback_is_forbidden() -> None:
+    start()
+    write(ROOT, "lost", "x")
+    # One that could go is not gone when another cannot.
+    snapshot(f"{ROOT}@first", f"{ROOT}@held", f"{ROOT}@last")
+    run("zfs", "hold", "mine", f"{ROOT}@held")
+    refused("rollback", f"{ROOT}@held is held (mine)", "zfs release")
+    run("zfs", "release", "mine", f"{ROOT}@held")
+    clone(f"{ROOT}@last", f"{TOP}/copy", "none")
+    refused("rollback", f"{ROOT}@last has the clone {TOP}/copy", "zfs promote")
+    destroy(f"{TOP}/copy")
+    run("zfs", "bookmark", f"{ROOT}@first", f"{ROOT}#mark")
+    refused("rollback", f"{ROOT}#mark is a bookmark", "zfs destroy")
+    run("zfs", "destroy", f"{ROOT}#mark")
+    with mounted(f"{ROOT}@last"):
+        refused("rollback", f"{ROOT}@last", "mounted")
+    with mounted(ROOT):
+        refused("rollback", "is mounted", "initramfs")
+    refused("rollback", "could not boot", fail="prove")
+    refused("rollback", "store is full", fail="previous")
+    refused("rollback", "no old root", request="2026-11-23T02-15-00Z")
+    run("zfs", "bookmark", f"{ROOT}@blank", f"{ROOT}#older")
+    before = state()
+    told = Told()
+    wipe("rollback", dry_run=True, told=told)
+    assert state() == before
+    assert len(told.lines) == 4, told.lines
+    wipe("rollback")
+    assert content(ROOT) == {"release": "base"}
+    assert names_of("snapshot", ROOT) == [f"{ROOT}@blank"]
+    assert names_of("bookmark", ROOT) == [f"{ROOT}#older"]
+
+
+def case_rollback_without_space() -> None:
+    start()
+    with mounted(ROOT) as top:
+        (top / "large").write_bytes(os.urandom(4 << 20))
+    snapshot(f"{ROOT}@large")
+    run("zfs", "rollback", "-r", f"{ROOT}@blank")
+    with mounted(ROOT) as top:
+        (top / "large").write_bytes(os.urandom(4 << 20))
+    snapshot(f"{ROOT}@large", f"{ROOT}@later")
+    with mounted(ROOT) as top:
+        (top / "large").unlink()
+    run("zfs", "set", "refquota=2M", ROOT)
+    refused("rollback", "larger than the dataset's refquota", snapshot="large")
+    run("zfs", "set", "refquota=none", ROOT)
+    wipe("rollback", snapshot="large")
+    assert names_of("snapshot", ROOT) == [f"{ROOT}@blank", f"{ROOT}@large"]
+
+
+def case_what_is_missing() -> None:
+    start()
+    refused("rollback", f"{ROOT}@none does not exist", f"zfs snapshot {ROOT}@none", snapshot="none")
+    missing = f"{TOP}/none"
+    refused("rollback", f"{missing} does not exist", "zfs list", root=missing)
+    refused("rollback", "pool nowhere is not imported", "zpool import -N nowhere", root="nowhere/x")
+    run("zfs", "create", "-V", "8M", f"{TOP}/volume")
+    refused("rollback", "is a volume", root=f"{TOP}/volume")
+    # The pool's bootfs is what is booted, so it has to be the one.
+    refused("rollback", "bootfs", f"zpool set bootfs={ROOT}", line="zfs:AUTO")
+    run("zpool", "set", f"bootfs={ROOT}", POOL)
+    wipe("rollback", line="zfs:AUTO")
+
+
+# Rotation
+
+
+def case_rotation() -> None:
+    start(mountpoint="/cases")
+    run("zfs", "set", "compression=gzip-3", "atime=off", "quota=200M", "my:own=a b", ROOT)
+    run("zfs", "set", "refreservation=4M", ROOT)
+    run("zpool", "set", f"bootfs={ROOT}", POOL)
+    write(ROOT, "forgotten", "x")
+    guid = value(ROOT, "guid")
+    told = Told()
+    outcome = wipe("rotate", told=told)
+    first = "2027-01-15T08-00-00Z.keep"
+    assert outcome.retired == first
+    assert outcome.problems == []
+    assert outcome.kept == [first]
+    assert told.proven == [["release"]]
+    assert told.previous == [(["forgotten", "release"], True)]
+    assert content(ROOT) == {"release": "base"}
+    assert content(f"{OLD}/{first}") == {"release": "base", "forgotten": "x"}
+    assert value(f"{OLD}/{first}", "guid") == guid
+    assert value(ROOT, "origin") == f"{BASE}@blank"
+    assert not exists(NEW)
+    got = [value(ROOT, key) for key in ("compression", "atime", "quota", "my:own", "canmount")]
+    assert got == ["gzip-3", "off", str(200 << 20), "a b", "noauto"]
+    assert value(ROOT, "mountpoint") == "/cases"
+    assert value(ROOT, "refreservation") == str(4 << 20)
+    assert value(f"{OLD}/{first}", "refreservation") == "0"
+    assert bootfs() == ROOT
+    with mounted(ROOT) as top:
+        assert Zfs({}).is_fresh(str(top), outcome.fresh)
+    # It never lived: it is no history, and the one before is what is shown.
+    told = Told()
+    outcome = wipe("rotate", told=told, now=NOW + 60)
+    assert outcome.retired == "2027-01-15T08-01-00Z.unused"
+    assert told.previous == [(["forgotten", "release"], True)]
+    live()
+    write(ROOT, "lived", "x")
+    told = Told()
+    outcome = wipe("rotate", told=told, now=NOW + 120)
+    assert outcome.retired == "2027-01-15T08-02-00Z"
+    assert told.previous == [(["lived", "release"], True)]
+    assert content(f"{OLD}/{outcome.retired}") == {"release": "base", "lived": "x"}
+    # Twice in one second.
+    live()
+    assert wipe("rotate", now=NOW + 120).retired == "2027-01-15T08-02-00Z.2"
+    before = state()
+    told = Told()
+    wipe("rotate", now=NOW + 180, dry_run=True, told=told)
+    assert state() == before
+    assert told.proven == [["release"]]
+    assert told.lines[-1].startswith("put the fresh one in the place of"), told.lines
+
+
+def case_rotation_is_forbidden() -> None:
+    start()
+    create(f"{ROOT}/inside", "none")
+    refused("rotate", f"{ROOT}/inside", "zfs rename")
+    destroy(f"{ROOT}/inside")
+    run("zfs", "set", "mountpoint=/cases", ROOT)
+    run("zfs", "set", "-u", "canmount=on", ROOT)
+    refused("rotate", "canmount=on", f"zfs set canmount=noauto {ROOT}")
+    run("zfs", "set", "canmount=noauto", ROOT)
+    refused("rotate", f"the base {TOP}/none does not exist", base=f"{TOP}/none")
+    refused("rotate", "lies in the root", base=f"{ROOT}/base")
+    refused("rotate", "lies in old-roots", base=f"{OLD}/base")
+    refused("rotate", "different pools", base="other/base")
+    refused("rotate", "is a pool", root=POOL, base=f"{POOL}/base", **{"old-roots": f"{POOL}/old"})
+    refused("rotate", f"no dataset {TOP}/x", "zfs create", **{"old-roots": f"{TOP}/x/old"})
+    refused("rotate", f"zfs snapshot {BASE}@none", snapshot="none")
+    refused("rotate", "could not boot", fail="prove", **{"old-roots": TOP + "/old-roots"})
+    clone(f"{BASE}@blank", NEW, "none")
+    refused("rotate", f"{NEW} exists and was not made", "zfs rename")
+    destroy(NEW)
+    with mounted(ROOT):
+        refused("rotate", "is mounted")
+    refused("rotate", "cannot boot the old root", request="2026-11-23T02-15-00Z")
+    destroy(f"{ROOT}@blank")  # or the two would collide
+    run("zfs", "promote", ROOT)
+    refused("rotate", f"is a clone of {ROOT}@blank", f"zfs promote {BASE}")
+    run("zfs", "promote", BASE)
+    wipe("rotate")
+
+
+def case_encryption() -> None:
+    at = f"{POOL}/locked"
+    start(at=at)
+    root = f"{at}/the root"
+    write(root, "lost", "x")
+    wipe("rollback", root=root)
+    assert content(root) == {"release": "base"}
+    write(root, "lost", "x")
+    outcome = wipe("rotate", root=root)
+    assert outcome.problems == []
+    assert content(root) == {"release": "base"}
+    refused("rotate", "encryption root", root=root, **{"old-roots": f"{TOP}/old"})
+    create(BASE, "legacy")
+    snapshot(f"{BASE}@blank")
+    refused("rotate", f"{BASE} has no encryption", root=root, base=BASE)
+    run("zfs", "unload-key", "-r", at)
+    for mode in ("rollback", "rotate"):
+        refused(mode, "key", "is not loaded", f"zfs load-key {at}", root=root)
+    run("zfs", "load-key", at)
+    wipe("rotate", root=root, now=NOW + 60)
+
+
+def case_power_cut_at_each_step() -> None:
+    step = 0
+    while True:
+        step += 1
+        start()
+        run("zpool", "set", f"bootfs={ROOT}", POOL)
+        run("zfs", "set", "refreservation=4M", ROOT)
+        write(ROOT, "precious", "x")
+        guid = value(ROOT, "guid")
+        if not cut_at(step):
+            break
+        there = exists(ROOT)
+        # Whatever happened: the one that was is there, under its name or that of an old root.
+        old = [ROOT, *(names_of("filesystem", OLD) if exists(OLD) else [])]
+        kept = [name for name in old if exists(name) and value(name, "guid") == guid]
+        assert len(kept) == 1, (step, old)
+        assert "precious" in content(kept[0])
+        if there and kept[0] != ROOT:
+            assert content(ROOT) == {"release": "base"}
+        told = Told()
+        outcome = wipe("rotate", told=told, now=NOW + 60)
+        assert outcome.problems == [], outcome.problems
+        assert content(ROOT) == {"release": "base"}
+        assert not exists(NEW)
+        assert told.previous == [(["precious", "release"], True)]
+        retired = [n for n in names_of("filesystem", OLD) if value(n, "guid") == guid]
+        assert len(retired) == 1
+        assert retired[0].endswith(".keep")
+        assert content(retired[0])["precious"] == "x"
+        assert value(retired[0], "refreservation") == "0"
+        assert value(ROOT, "refreservation") == str(4 << 20), step
+        assert bootfs() == ROOT, step
+        print(f"  cut before step {step}: {told.lines[0]}", flush=True)
+    assert step > 6, step
+
+
+def cut_at(step: int) -> bool:
+    """End a process that rotates before its *step*; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def log(line: str) -> None:
+            nonlocal count
+            count += 1
+            if count == step:
+                os._exit(9)
+
+        try:
+            wipe("rotate", log=log)
+        except BaseException:  # noqa: BLE001  # the child must not go on as its parent
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9), code
+    for mount in mountinfo.mounts():
+        if mount.point.startswith("/run/cases/"):
+            datasets.unmount(mount.point)
+    return code == 9
+
+
+def case_a_leftover_with_work_in_it() -> None:
+    start()
+    assert cut_at(3), "the clone is there, and nothing is renamed"
+    assert exists(NEW)
+    write(NEW, "work", "x")
+    snapshot(f"{NEW}@work")
+    outcome = wipe("rotate", now=NOW + 60)
+    kept = [name for name in outcome.kept if name.endswith(".unused")]
+    assert len(kept) == 1
+    assert content(f"{OLD}/{kept[0]}")["work"] == "x"
+    assert content(ROOT) == {"release": "base"}
+
+
+def case_retention() -> None:
+    start()
+    keep: dict[str, Any] = {"keep-days": 1, "keep-last": 2}
+    for day in range(6):
+        outcome = wipe("rotate", now=NOW + day * DAY, **keep)
+        assert outcome.problems == []
+        live()
+    texts = [name[len(OLD) + 1 :] for name in names_of("filesystem", OLD)]
+    assert len(texts) == 3, texts
+    first = "2027-01-15T08-00-00Z.keep"
+    assert texts == [first, "2027-01-19T08-00-00Z", "2027-01-20T08-00-00Z"]
+    # What has something in it, is used, or is not ours stays, and the boot says so.
+    create(f"{OLD}/foreign", "none")
+    snapshot(f"{OLD}/{texts[1]}@mine")
+    with mounted(f"{OLD}/{texts[2]}"):
+        outcome = wipe("rotate", now=NOW + 20 * DAY, **keep)
+        live()
+        outcome = wipe("rotate", now=NOW + 21 * DAY, **keep)
+    assert len(outcome.problems) == 2, outcome.problems
+    assert any(f"{texts[1]}@mine" in line for line in outcome.problems)
+    assert any("is mounted" in line for line in outcome.problems)
+    live()
+    destroy(f"{OLD}/{texts[1]}@mine")
+    # In the same second: another one is not a day older than it may be.
+    outcome = wipe("rotate", now=NOW + 21 * DAY, **keep)
+    assert outcome.problems == []
+    assert outcome.pruned == texts[1:], outcome.pruned
+    assert exists(f"{OLD}/foreign")
+    assert exists(f"{OLD}/{first}")
+    assert value(OLD, "ephemeroot:seen") == str(NOW + 21 * DAY)
+    # A clock that is years ahead deletes nothing.
+    here = names_of("filesystem", OLD)
+    outcome = unsynchronised(NOW + 4000 * DAY)
+    assert outcome.retired is not None
+    assert ".unsynced" in outcome.retired
+    assert set(here) <= set(names_of("filesystem", OLD))
+    with history() as opened:
+        entry = next(e for e in opened.entries() if e.name == names.Name(NOW, keep=True))
+        assert opened.facts(entry).size
+        assert [e.kind for e in opened.entries()].count("foreign") == 1
+        available, total = opened.space()
+        assert 0 < available < total
+
+
+def unsynchronised(now: float) -> Outcome:
+    at: dict[str, object] = {"mode": "rotate", "dataset": ROOT, "base": BASE, "old-roots": OLD}
+    boot = Boot(
+        device="", subvolume=None, target="/", private="/run/cases", boot_id="case", now=now,
+        synchronised=False, prove=lambda path: None, log=lambda line: None, root=f"ZFS={ROOT}",
+    )  # fmt: skip
+    return Zfs(at).wipe(boot)
+
+
+def history() -> History:
+    at: dict[str, object] = {"mode": "rotate", "dataset": ROOT, "base": BASE}
+    return Zfs(at).history(Installed(device="", private="/run/cases", live="/"))
+
+
+def case_an_old_root_is_booted() -> None:
+    start()
+    destroy(f"{ROOT}@blank")  # an old root with a snapshot of somebody else's stays
+    write(ROOT, "wanted", "x")
+    first = wipe("rotate").retired
+    live()
+    outcome = wipe("rotate", now=NOW + 60, request=first)
+    assert content(ROOT) == {"release": "base", "wanted": "x"}
+    assert value(ROOT, "origin").startswith(f"{OLD}/{first}@ephemeroot-")
+    live()
+    # The old root stays as long as something is made of it, and then it can go, and its snapshot.
+    with history() as opened:
+        entry = opened.find(str(first))
+        said = complaint(EphemerootError, lambda: opened.delete(entry))
+        assert f"{ROOT} is a clone of" in said, said
+    outcome = wipe("rotate", now=NOW + 120)
+    live()
+    with history() as opened:
+        opened.delete(opened.find(str(outcome.retired)))
+        opened.delete(opened.find(str(first)))
+    assert not exists(f"{OLD}/{first}")
+
+
+def main() -> None:
+    only = sys.argv[1:]
+    image = Path("/var/tmp/cases.img")
+    subprocess.run(["zpool", "destroy", "-f", POOL], capture_output=True)
+    with image.open("wb") as file:
+        file.truncate(1 << 30)
+    run("zpool", "create", "-f", "-O", "mountpoint=none", POOL, str(image))
+    cases = [(n, c) for n, c in globals().items() if n.startswith("case_")]
+    passed = 0
+    for name, case in cases:
+        if only and name.removeprefix("case_") not in only:
+            continue
+        begun = time.monotonic()
+        try:
+            case()
+        except Exception:  # noqa: BLE001  # the others have their turn all the same
+            traceback.print_exc()
+            print(f"{name}: FAILED", flush=True)
+            continue
+        passed += 1
+        print(f"{name}: {time.monotonic() - begun:.1f} s", flush=True)
+    run("zpool", "destroy", "-f", POOL)
+    image.unlink()
+    print(f"passed {passed} of {len(cases)}")
+
+
+if __name__ == "__main__":
+    main()
