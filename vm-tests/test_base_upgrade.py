@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
 from vm import ephemeral as machines
 from vm import layer, packages
 from vm.bench import ROOT, Bench, Boot
@@ -20,6 +22,8 @@ from vm.layer import Content, File
 from vm.machine import Machine
 from vm.system import System
 from vm.tools import Tools
+
+pytestmark = pytest.mark.trial
 
 DiskFactory = Callable[..., Disk]
 

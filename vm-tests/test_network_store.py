@@ -114,6 +114,7 @@ def owner(path: Path) -> tuple[int, int, int]:
     return status.st_uid, status.st_gid, status.st_mode & 0o7777
 
 
+@pytest.mark.trial
 def test_two_boots_by_the_initramfss_own_network(
     cache: Cache,
     alone: Bench,
@@ -174,6 +175,7 @@ def test_a_server_that_is_away(alone: Bench, static: tuple[Boot, nfs.Server], na
         assert not list((top / "old_roots").glob("*"))
 
 
+@pytest.mark.trial
 def test_a_static_network(alone: Bench, static: tuple[Boot, nfs.Server], name: str) -> None:
     boot, server = static
     with server:

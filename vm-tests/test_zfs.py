@@ -19,6 +19,8 @@ from vm.system import System
 from vm.zfs import zfs_system
 from vm.zpool import ROLLED, ROTATED, Pool, make_pool, zfs_initrd
 
+pytestmark = pytest.mark.trial
+
 LOST = ("/etc/lost", "/root/lost", "/srv/lost")
 KEPT = ("/var/log/diary", "/home/talyz/diary")
 HARDWARE = Hardware(memory=1536)

@@ -88,7 +88,7 @@ class Ephemeral:
     def applied_again(self, cache: Cache, change: str) -> Ephemeral:
         """The same after the shell command *change* and another `ephemeroot apply`."""
         system = self.system.changed_by(cache, "sh", "-c", _APPLY_AGAIN.format(change=change))
-        return Ephemeral(system, _files(system.layers[-1] / "persistent"))
+        return Ephemeral(system, files_below(system.layers[-1] / "persistent"))
 
     def layout(self, *, store: bool = True) -> Btrfs:
         """A disk with base and root, and with the store unless that is on another."""
@@ -128,10 +128,11 @@ def make(
     files = {"etc/ephemeroot/ephemeroot.toml": configuration}
     installed = project.installed(cache, image, package, files)
     system = installed.changed_by(cache, "sh", "-c", _APPLY, "apply", *adopted)
-    return Ephemeral(system, _files(system.layers[-1] / "persistent"))
+    return Ephemeral(system, files_below(system.layers[-1] / "persistent"))
 
 
-def _files(folder: Path) -> dict[str, Content]:
+def files_below(folder: Path) -> dict[str, Content]:
+    """The regular files below `folder`, for a layer or a layout."""
     found: dict[str, Content] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():

@@ -47,6 +47,10 @@ VOLUMES = replace(
         *("cryptsetup", "systemd-cryptsetup", "dmsetup", "lvm2", "mdadm", "e2fsprogs", "xfsprogs"),
     ),
 )
+# Services that replace, generate and link the files of theirs that persist.
+WITH_SERVICES = replace(
+    PACKAGES, packages=(*PACKAGES.packages, "network-manager", "openssh-server", "acl")
+)
 # What an mkinitcpio of somewhere else needs to run on a Debian.
 FOR_MKINITCPIO = replace(
     PACKAGES, packages=(*PACKAGES.packages, "busybox", "libarchive-tools", "gawk")
