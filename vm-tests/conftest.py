@@ -25,6 +25,8 @@ from vm.ephemeral import Ephemeral
 from vm.ephemeral import make as make_ephemeral
 from vm.image import debian_system
 from vm.sandbox import enter_private_mounts
+from vm.storage import Storage
+from vm.storage import storage as make_storage
 from vm.system import System
 from vm.tools import tools
 from vm.verdict import MachineLost
@@ -133,6 +135,15 @@ def plain_initrd(cache: Cache, image: System) -> Path:
 def ephemeral(cache: Cache, image: System, package: Path) -> Ephemeral:
     """The system with the project, configured and applied."""
     return make_ephemeral(cache, image, package)
+
+
+@pytest.fixture(scope="session")
+def storage(bench: Bench, package: Path) -> Storage:
+    """Machines on LVM, LUKS, MD, and their disks; one boot makes all of these."""
+    try:
+        return make_storage(bench, package)
+    except Unavailable as error:
+        pytest.skip(f"no machines here: {error}")
 
 
 @pytest.fixture

@@ -86,9 +86,11 @@ def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, poli
     words = (*boot.arguments, f"ephemeroot.on-failure={policy}")
     outcome = bench.boot(replace(boot, initrd=initrd, arguments=words), name)
     if policy == "emergency":
-        assert isinstance(outcome, Emergency), str(outcome)
-        assert outcome.stage == "initramfs"
-        assert "cannot be started" in outcome.journal
+        assert isinstance(outcome, Emergency | Stopped), str(outcome)
+        console = outcome.console.read_text(errors="replace")
+        assert "cannot be started" in console
+        # Under systemd, dracut 059 may power off before the harness can speak of the emergency.
+        assert isinstance(outcome, Emergency) or "Boot has failed" in console
     else:
         assert isinstance(outcome, Stopped), str(outcome)
         assert outcome.how == policy

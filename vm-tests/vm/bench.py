@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vm.cache import Cache
 from vm.command import note
+from vm.console import Console, Typed
 from vm.disk import Disk
 from vm.lock import one_machine
 from vm.machine import Machine
@@ -28,7 +29,7 @@ class Boot:
     """One way to boot.
 
     `arguments` go on the kernel command line after the harness's own (for most, the last one wins),
-    `timeout` is seconds to the first word.
+    `timeout` is seconds to the first word, `typed` what somebody types on the console meanwhile.
     """
 
     system: System
@@ -38,6 +39,7 @@ class Boot:
     arguments: tuple[str, ...] = ()
     hardware: Hardware = field(default_factory=Hardware)
     timeout: float = 180.0
+    typed: Typed | None = None
 
     def append(self) -> list[str]:
         """The kernel command line."""
@@ -107,12 +109,10 @@ class Bench:
         return self.logs / f"{name}.{taken + 1}.log"
 
     def _once(self, boot: Boot, console: Path) -> Outcome:
-        serial = [
-            "-chardev",
-            f"file,id=console,path={str(console).replace(',', ',,')}",
-            "-serial",
-            "chardev:console",
-        ]
+        typist = Console(boot.typed) if boot.typed else None
+        path = str(console).replace(",", ",,")
+        unattended = ["-chardev", f"file,id=console,path={path}", "-serial", "chardev:console"]
+        serial = typist.words(console) if typist else unattended
         words = command_line(
             boot.system.kernel,
             boot.initrd,
@@ -124,7 +124,9 @@ class Bench:
         with ExitStack() as stack:
             stack.enter_context(one_machine(self.cache))
             begun = time.monotonic()
-            qemu = Qemu(self.tools, words)
+            qemu = Qemu(self.tools, words, (typist.end.fileno(),) if typist else ())
+            if typist:
+                typist.close_end()
             stack.callback(qemu.close)
             outcome = self._first_word(qemu, console, boot.timeout)
             if isinstance(outcome, Emergency | Stopped):

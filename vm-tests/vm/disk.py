@@ -111,13 +111,13 @@ class Disk:
         self.image = image
 
     def mounted(
-        self, kind: str = "btrfs", options: str = "subvolid=5"
+        self, kind: str = "btrfs", options: str = "subvolid=5", offset: int = 0
     ) -> AbstractContextManager[Path]:
         """`with disk.mounted() as top:` the filesystem on this host, to look at or to change.
 
-        No machine may be using it.
+        It begins `offset` bytes into the disk. No machine may be using it.
         """
-        return mounted(self.image, kind, options)
+        return mounted(self.image, kind, options, offset)
 
     def copy(self, image: Path) -> Disk:
         """The same disk in another file; holes stay holes."""

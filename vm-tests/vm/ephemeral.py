@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,8 +56,7 @@ set -e
 useradd --create-home --uid 1000 talyz
 mkdir /run/machine
 mount --rbind / /run/machine
-mkdir -p /persistent
-for name in "$@"; do mkdir -p "/persistent/$name"; done
+mkdir -p "$@"
 ephemeroot --root /run/machine apply --yes --no-images
 """
 
@@ -76,10 +76,14 @@ ephemeroot --root /run/machine apply --yes --no-images
 
 @dataclass(frozen=True)
 class Ephemeral:
-    """A system with the project applied; `store` has what `apply` wrote into its store."""
+    """A system with the project applied; `store` has what `apply` wrote into its store.
+
+    `stores` has the same for each store by its path.
+    """
 
     system: System
     store: dict[str, Content] = field(repr=False)
+    stores: Mapping[str, dict[str, Content]] = field(repr=False, default_factory=dict)
 
     def initrd(self, cache: Cache, arguments: tuple[str, ...] = ()) -> Path:
         """Its initramfs, by its own dracut."""
@@ -119,16 +123,22 @@ def make(
     package: Path,
     configuration: str = CONFIGURATION,
     adopted: tuple[str, ...] = (),
+    *,
+    others: Mapping[str, Content] | None = None,
+    stores: Sequence[str] = ("/persistent",),
 ) -> Ephemeral:
     """The Debian `image` with that package and configuration, applied.
 
-    `adopted` are directories that the store has already, for a root from which nothing can be
-    taken over.
+    `adopted` are directories that the first store has already, for a root from which nothing can
+    be taken over; `others` are further files of the system (`etc/fstab`), `stores` the paths of
+    the stores.
     """
-    files = {"etc/ephemeroot/ephemeroot.toml": configuration}
+    files = {"etc/ephemeroot/ephemeroot.toml": configuration, **(others or {})}
     installed = project.installed(cache, image, package, files)
-    system = installed.changed_by(cache, "sh", "-c", _APPLY, "apply", *adopted)
-    return Ephemeral(system, files_below(system.layers[-1] / "persistent"))
+    there = [*stores, *(f"{stores[0]}/{name}" for name in adopted)]
+    system = installed.changed_by(cache, "sh", "-c", _APPLY, "apply", *there)
+    made = {path: files_below(system.layers[-1] / path.lstrip("/")) for path in stores}
+    return Ephemeral(system, made[stores[0]], made)
 
 
 def files_below(folder: Path) -> dict[str, Content]:

@@ -25,10 +25,10 @@ def require() -> None:
 
 
 @contextmanager
-def attached(image: Path) -> Iterator[Path]:
-    """The loop device over `image`; detached at the end, and never another's."""
+def attached(image: Path, offset: int = 0) -> Iterator[Path]:
+    """The loop device over `image` from that byte on; detached at the end, and never another's."""
     require()
-    device = run(["losetup", "--find", "--show", image]).strip()
+    device = run(["losetup", "--find", "--show", "--offset", str(offset), image]).strip()
     try:
         yield Path(device)
     finally:
@@ -36,13 +36,15 @@ def attached(image: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def mounted(image: Path, kind: str = "btrfs", options: str = "subvolid=5") -> Iterator[Path]:
+def mounted(
+    image: Path, kind: str = "btrfs", options: str = "subvolid=5", offset: int = 0
+) -> Iterator[Path]:
     """The filesystem of `image`, mounted in a private folder; for btrfs its top level.
 
     The machine that uses the image must be off. Raises CommandFailed.
     """
     with tempfile.TemporaryDirectory(prefix="vm-disk-") as name:
-        with attached(image) as device:
+        with attached(image, offset) as device:
             run(["mount", "-t", kind, "-o", options or "rw", device, name])
             # From here on the device only lives as long as the mount does (LO_FLAGS_AUTOCLEAR),
             # which ends with the mount namespace of this run even if the run is killed.

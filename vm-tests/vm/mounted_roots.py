@@ -87,14 +87,16 @@ def install(disk: Disk) -> None:
 
 @dataclass(frozen=True)
 class Ext4:
-    """The system on an ext4 over the whole disk, with the line that Debian's installer writes."""
+    """The system on an ext4 over the whole disk, with the line that Debian's installer writes for
+    the device `root`."""
 
     size: str = "1500M"
+    root: str = "/dev/vda"
 
     def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:
         """See `vm.disk.Layout`."""
         run(["mkfs.ext4", "-q", "-F", image])
         with mounted(image, "ext4", "rw") as top:
             system.copy_to(cache, top)
-            (top / "etc/fstab").write_text("/dev/vda / ext4 errors=remount-ro 0 1\n")
+            (top / "etc/fstab").write_text(f"{self.root} / ext4 errors=remount-ro 0 1\n")
             (top / "etc/lost").unlink(missing_ok=True)

@@ -96,9 +96,12 @@ def command_line(
 
 
 class Qemu:
-    """A running QEMU: `port` is the wire to the guest, `monitor` the one to QEMU."""
+    """A running QEMU: `port` is the wire to the guest, `monitor` the one to QEMU.
 
-    def __init__(self, tools: Tools, words: Sequence[str]) -> None:
+    `descriptors` are what `words` speak of besides.
+    """
+
+    def __init__(self, tools: Tools, words: Sequence[str], descriptors: Sequence[int] = ()) -> None:
         port, port_end = socket.socketpair()
         monitor, monitor_end = socket.socketpair()
         wires = [
@@ -110,7 +113,7 @@ class Qemu:
         ]
         with port_end, monitor_end:
             self.process: subprocess.Popen[bytes] = tools.popen(
-                [*words, *wires], (port_end.fileno(), monitor_end.fileno())
+                [*words, *wires], (port_end.fileno(), monitor_end.fileno(), *descriptors)
             )
         self.port = Lines(port)
         self.monitor = Lines(monitor)

@@ -1,0 +1,214 @@
+"""Volumes on LVM, LUKS, MD and several disks, made by the distribution's own dracut modules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vm import initramfs
+from vm.bench import Bench, Boot
+from vm.cache import Cache
+from vm.console import Typed
+from vm.inits import WITHOUT_SYSTEMD
+from vm.layer import File
+from vm.machine import Machine
+from vm.storage import ARRAY, KEY, LAPTOP_LUKS, PASSPHRASE, VAULT_LUKS, Storage
+from vm.wiped import require_wiped_once
+
+pytestmark = pytest.mark.trial
+
+# systemd's agent on the console and cryptsetup itself
+QUESTION = "assphrase for"
+
+# Which module an array needs dracut learns from the machine that it runs on.
+MIRROR = ("--add-drivers", "raid1")
+
+DISKS = ("root", "vault", "left", "pool_a", "pool_b", "books")
+
+
+@pytest.fixture
+def laptop(storage: Storage, cache: Cache, scratch: Path) -> Boot:
+    """impermanence's README: btrfs with root, store and old roots on LVM; inside LUKS."""
+    initrd = storage.laptop.initrd(cache, ("--add", "crypt lvm systemd-cryptsetup"))
+    root = ("root=/dev/root_vg/root", "rootflags=subvol=root", "ro")
+    words = (f"rd.luks.uuid=luks-{LAPTOP_LUKS}", "rd.lvm.lv=root_vg/root")
+    disks = storage.copies(scratch, "laptop")
+    return Boot(storage.laptop.system, initrd, disks, root=root, arguments=words)
+
+
+def test_the_readmes_layout_inside_luks(
+    bench: Bench, laptop: Boot, name: str, scratch: Path
+) -> None:
+    # Longer than the volume is waited for: 5 seconds.
+    typed = Typed(QUESTION, PASSPHRASE, after=15)
+    machine = bench.up(replace(laptop, typed=typed), name)
+    require_wiped_once(machine)
+    assert "assphrase for" in machine.console.read_text(errors="replace")
+    assert machine.run("ls /etc/lost", check=False).rc != 0
+    assert machine.run("findmnt -no SOURCE /persistent").out.startswith("/dev/mapper/root_vg-root[")
+    # The line in fstab has been followed already, in the initramfs; nobody mounts it again.
+    assert machine.run("findmnt -rno TARGET | grep -cx /persistent").out.strip() == "1"
+    machine.run("echo lost > /etc/lost; echo day 1 >> /var/log/diary")
+    identity = machine.read("/etc/machine-id")
+    assert machine.poweroff().complaints == ()
+    key = {f"etc/cryptsetup-keys.d/luks-{LAPTOP_LUKS}.key": File(KEY, 0o400)}
+    with_key = initramfs.overlay(laptop.initrd, key, scratch / "initrd")
+    machine = bench.up(replace(laptop, initrd=with_key), name)
+    require_wiped_once(machine)
+    assert machine.run("ls /etc/lost", check=False).rc != 0
+    assert machine.read("/var/log/diary") == b"day 1\n"
+    assert machine.read("/etc/machine-id") == identity
+    machine.run("mount -o subvolid=5 /dev/root_vg/root /mnt")
+    old = machine.run("cat /mnt/old_roots/*/etc/lost").out
+    assert sorted(old.splitlines()) == ["lost", "of the first root"]
+    snapshots(machine)
+    machine.run("umount /mnt")
+    assert machine.poweroff().complaints == ()
+
+
+def snapshots(machine: Machine) -> None:
+    """What a real udev says of LVM's snapshots, mappings and mirrors, in the running system."""
+    machine.write("/root/twins", TWINS)
+    machine.run("sh -eu /root/twins", timeout=120)
+
+
+# Each question is asked of the installed program's own code.
+TWINS = """\
+ask() {
+    udevadm settle
+    python3 -c 'import sys; from ephemeroot.linux import twins; print(*twins.of(sys.argv[1]))' "$1"
+}
+want() { found=$(ask "$1"); [ "$found" = "$2" ] || { echo "$1: $found, not $2" >&2; exit 1; }; }
+cd /root
+truncate -s 200M pv; pv=$(losetup -f --show pv)
+vgcreate -q -y trial "$pv"
+lvcreate -q -y -L 40M -n data trial
+mkfs.ext4 -q -L snapped /dev/trial/data
+want LABEL=snapped ""
+lvcreate -q -y -s -L 20M -n snap trial/data
+want LABEL=snapped "/dev/mapper/trial-data /dev/mapper/trial-snap"
+lvremove -q -y trial/snap
+want LABEL=snapped ""
+# A mapping over a whole device
+truncate -s 40M disk; disk=$(losetup -f --show disk)
+mkfs.ext4 -q -L mapped "$disk"
+echo "0 81920 linear $disk 0" | dmsetup create over
+want LABEL=mapped ""
+dmsetup remove over
+# A mirror whose members look like the filesystem itself: the metadata is at their end
+truncate -s 40M one two; one=$(losetup -f --show one); two=$(losetup -f --show two)
+mdadm --quiet --create /dev/md/trial --run --assume-clean --metadata=1.0 \\
+    --level=1 --raid-devices=2 "$one" "$two"
+mkfs.ext4 -q -L mirrored /dev/md/trial
+want LABEL=mirrored ""
+mdadm --quiet --stop /dev/md/trial
+vgchange -q -an trial
+losetup -D
+"""
+
+WAIT = """\
+import os, subprocess, sys, threading, time
+from ephemeroot.linux import udev
+path = "/dev/disk/by-label/late"
+def appear():
+    time.sleep(2)
+    subprocess.run("losetup -f /root/late", shell=True, check=True)
+threading.Thread(target=appear).start()
+assert not os.path.exists(path)
+assert udev.wait_for(path, 60)
+assert os.path.exists(path)
+print("appeared")
+"""
+
+
+def check_stores(machine: Machine) -> None:
+    """Everything is mounted once, in the right order and by the right one."""
+    require_wiped_once(machine)
+    assert machine.run("ls /etc/lost", check=False).rc != 0
+    wanted = {
+        "/persistent": ("/dev/mapper/vault[/persistent]", "btrfs"),
+        "/srv/data": ("/dev/md127", "xfs"),
+        "/srv/books": ("/dev/vdf", "ext4"),
+        "/var/lib/data": ("/dev/md127[/var/lib/data]", "xfs"),
+        "/home": ("/dev/vdf[/home]", "ext4"),
+    }
+    for place, (source, kind) in wanted.items():
+        found = machine.run(f"findmnt -rno SOURCE,FSTYPE {place}").out.split()
+        if source.startswith("/dev/mapper/"):  # dracut names it otherwise than crypttab
+            found[0] = "/dev/mapper/vault" + found[0][found[0].index("[") :]
+        assert found == [source, kind], place
+    for place in ("/srv/data/pool", "/var/lib/data/inner"):
+        assert machine.run(f"findmnt -rno FSTYPE {place}").out == "btrfs\n", place
+    # A store on a store: what is below was mounted first.
+    machine.run("echo kept | tee /var/lib/data/outside /var/lib/data/inner/inside")
+    assert machine.read("/srv/data/var/lib/data/outside") == b"kept\n"
+    assert machine.read("/srv/data/pool/var/lib/data/inner/inside") == b"kept\n"
+    assert "degraded" not in machine.run("btrfs filesystem show /srv/data/pool").out
+    said = json.loads(machine.read("/run/ephemeroot/boot.json"))
+    mounted = [o["line"] for o in said["wipe"]["operations"] if o["line"].startswith("mount ")]
+    assert len(mounted) == 4, "what is not needed for boot is not the initramfs's"
+    assert machine.run("findmnt -rno FSROOT /srv/later").out == "/later\n"
+
+
+@pytest.mark.parametrize("init", ["systemd", "no-systemd"])
+def test_stores_on_luks_md_and_two_disks(
+    bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str, init: str
+) -> None:
+    """One disk of the mirror is missing. The root is on a plain disk: nothing waits for more."""
+    boot = server(storage, cache, scratch, init)
+    machine = bench.up(boot, name)
+    check_stores(machine)
+    assert "[2/1]" in machine.run("cat /proc/mdstat").out
+    # Its 40 mounts without a check were too many: it has been checked, once and before.
+    counted = machine.run("dumpe2fs -h /dev/vdf 2> /dev/null | grep 'Mount count'").out
+    assert counted.split()[-1] == "1"
+    if init == "systemd":
+        checks = machine.journal("-u 'systemd-fsck@dev-disk-by*'")
+        assert "check forced" in checks
+        machine.run("truncate -s 40M /root/late; mkfs.ext4 -q -L late /root/late")
+        machine.write("/root/wait.py", WAIT)
+        assert machine.run("python3 /root/wait.py").out == "appeared\n"
+        # A host-only image built on this machine has what is below the stores, not only the root.
+        said = machine.run("dracut --hostonly --print-cmdline 2> /dev/null", timeout=300).out
+        assert f"rd.luks.uuid=luks-{VAULT_LUKS}" in said
+        assert f"rd.md.uuid={ARRAY}" in said
+    else:
+        assert QUESTION in machine.console.read_text(errors="replace")
+    assert machine.poweroff().complaints == ()
+
+
+def server(storage: Storage, cache: Cache, scratch: Path, init: str) -> Boot:
+    """The server's boot: by a key file with systemd, by a passphrase without."""
+    disks = storage.copies(scratch, *DISKS)
+    root = ("root=/dev/vda", "rootflags=subvol=root", "ro")
+    if init == "systemd":
+        # crypttab's line says x-initrd.attach, so dracut takes it along.
+        added = ("--add", "crypt mdraid systemd-cryptsetup", "--install", "/etc/keys/vault")
+        initrd = storage.server.initrd(cache, (*added, *MIRROR))
+        words = (f"rd.md.uuid={ARRAY}",)
+        return Boot(storage.server.system, initrd, disks, root=root, arguments=words)
+    initrd = storage.server.initrd(cache, (*WITHOUT_SYSTEMD, "--add", "crypt mdraid", *MIRROR))
+    # All that there is; nothing names the store's LUKS or its array, nor waits for them but us.
+    # Longer than the store is waited for: 5 seconds.
+    typed = Typed(QUESTION, PASSPHRASE, after=15)
+    auto = ("rd.auto=1", "rd.luks.crypttab=0")
+    return Boot(storage.server.system, initrd, disks, root=root, arguments=auto, typed=typed)
+
+
+def test_a_copy_of_a_disk(
+    bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str
+) -> None:
+    """Left in the machine after it was copied with dd: nobody can know which one is meant."""
+    boot = server(storage, cache, scratch, "systemd")
+    disks = (*boot.disks, *storage.copies(scratch, "right", "books"))
+    emergency = bench.emergency(replace(boot, disks=disks), name)
+    message = "the device LABEL=my books of /srv/books could be any of /dev/vdf, /dev/vdh"
+    assert message in emergency.journal, str(emergency)
+    assert emergency.stage == "initramfs"
+    assert emergency.report["wipe"]["policy"] == "emergency"
+    with boot.disks[0].mounted() as top:
+        assert (top / "root/etc/lost").read_text() == "of the first root\n"
+        assert not (top / "old_roots").exists()

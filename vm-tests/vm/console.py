@@ -1,0 +1,67 @@
+"""A serial console that somebody sits at: types an answer once a question appears on it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Typed:
+    """`answer` is typed `after` seconds after something that matches `question` (a regular
+    expression) was printed; each time it is printed anew."""
+
+    question: str
+    answer: str
+    after: float = 0.0
+
+
+class Console:
+    """The other end of QEMU's serial line, for as long as QEMU runs.
+
+    `end` is QEMU's end, to be handed to it and then closed by `close_end`.
+    """
+
+    def __init__(self, typed: Typed) -> None:
+        self._typed = typed
+        self._ours, self.end = socket.socketpair()
+        self._thread = threading.Thread(target=self._sit, daemon=True)
+        self._thread.start()
+
+    def words(self, log: Path) -> list[str]:
+        """QEMU's options for a serial line that leads here and is written to `log` as well."""
+        name = str(log).replace(",", ",,")
+        wire = f"socket,id=console,fd={self.end.fileno()},logfile={name},logappend=off"
+        return ["-chardev", wire, "-serial", "chardev:console"]
+
+    def close_end(self) -> None:
+        """QEMU has its end now."""
+        self.end.close()
+
+    def _sit(self) -> None:
+        question = re.compile(self._typed.question.encode())
+        seen = b""
+        with self._ours:
+            while chunk := self._read():
+                seen = (seen + chunk)[-_REMEMBERED:]
+                if found := question.search(seen):
+                    seen = seen[found.end() :]
+                    # Nothing that is printed meanwhile may block the guest: the wire holds
+                    # 200 KB, which is more than a quiet boot says.
+                    time.sleep(self._typed.after)
+                    try:
+                        self._ours.sendall(self._typed.answer.encode() + b"\r")
+                    except OSError:
+                        return
+
+    def _read(self) -> bytes:
+        try:
+            return self._ours.recv(1 << 16)
+        except OSError:
+            return b""
