@@ -65,6 +65,27 @@ def test_systemd_understands_the_others(tmp_path: Path, unit: str) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@pytest.mark.requires_program("systemd-analyze")
+def test_nothing_waits_in_a_circle(folder: Path) -> None:
+    """systemd would break one by dropping a job: a volume's check, the wipe, or the whole boot."""
+    for unit, text in {
+        # What its fstab-generator makes for a root of the kernel command line.
+        "systemd-fsck-root.service": "[Unit]\nDefaultDependencies=no\n"
+        "After=initrd-root-device.target local-fs-pre.target\n[Service]\nType=oneshot\n"
+        "ExecStart=/bin/true\n",
+        "sysroot.mount": "[Unit]\nDefaultDependencies=no\nRequires=systemd-fsck-root.service\n"
+        "After=systemd-fsck-root.service\n[Mount]\nWhat=/dev/null\nWhere=/sysroot\n",
+    }.items():
+        (folder / unit).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", folder / "initrd-root-fs.target"],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 def test_the_stages_are_required(folder: Path) -> None:
     for link in (
         f"sysroot.mount.requires/{units.WIPE}",

@@ -13,6 +13,7 @@ FOLDER = "/usr/lib/systemd/system"
 WIPE = "ephemeroot-wipe.service"
 PERSIST = "ephemeroot-persist.service"
 INERT = "ephemeroot-inert.service"
+FSCK = "ephemeroot-fsck.service"
 
 # What other units need of ours. Generated units (sysroot.mount) cannot be edited or
 # enabled for, so the links are made here.
@@ -105,6 +106,8 @@ def add(
         lines = "".join(f"Wants={name}\nAfter={name}\n" for name in names)
         tree.write(f"{FOLDER}/{WIPE}.d/volumes.conf", f"[Unit]\n{lines}", why="volumes")
     for device in waited_for:
+        if device.check:
+            tree.write(f"{FOLDER}/{device.fsck}", data.unit(FSCK), why="volumes")
         # The name sorts behind the generators' own: dracut's says that the root's device is
         # waited for without end, and then no policy for a missing store would ever be asked.
         # A job that waits for others is not running yet: time that people take to type a
