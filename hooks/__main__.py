@@ -1,8 +1,5 @@
 """The one entry: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
 
-    wipe|persist --plan FILE --target DIR [--cmdline STRING] [--report FILE] [--run DIR]
-                 [--boot] [--check] [--wait] [--verbose]
-
 The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something was
 reported; 71 reboot; 72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
 Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
@@ -47,7 +44,10 @@ _RESCUE = {
     "to the kernel command line",
 }
 
-_USAGE = (__doc__ or "").split("\n\n")[1]
+_USAGE = """\
+    wipe|persist --plan FILE --target DIR [--cmdline STRING] [--report FILE] [--run DIR]
+                 [--boot] [--check] [--wait] [--verbose]
+"""
 
 
 class Options:
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = Options(arguments)
     except ValueError as error:
-        sys.stderr.write(f"ephemeroot: wrong usage: {error}\n{_USAGE}\n")
+        sys.stderr.write(f"ephemeroot: wrong usage: {error}\n{_USAGE}")
         return USAGE
     os.makedirs(options.run, 0o755, exist_ok=True)
     line = (

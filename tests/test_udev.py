@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ephemeroot
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import waiting
 from ephemeroot.hooks.cmdline import CommandLine
@@ -75,17 +76,36 @@ def test_no_library_is_a_problem_and_no_end(
     assert stage.report.problems() == 1
 
 
-@pytest.mark.parametrize("imported", ["import ctypes.util", "pass"])
-def test_nothing_of_the_stand_in_is_left(imported: str) -> None:
-    """Who asks ctypes.util afterwards must be answered by the real one."""
+@pytest.mark.parametrize("imported", ["ctypes.util, datetime, subprocess, threading", "sys"])
+def test_nothing_of_the_stand_ins_is_left(imported: str) -> None:
+    """Who asks for these modules afterwards must be answered by the real ones."""
     code = f"""
-{imported}
+import {imported}
 from ephemeroot.linux import udev
 udev.load()
-import ctypes.util
+import ctypes.util, datetime, subprocess, threading
 assert ctypes.util.find_library("c").startswith("libc.so"), ctypes.util
+assert datetime.timedelta(1).days == 1
+assert subprocess.run(["true"]).returncode == 0
+assert threading.current_thread().name == "MainThread"
 """
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_a_wait_needs_none_of_what_is_stood_in_for() -> None:
+    code = """
+import sys
+from ephemeroot.linux import udev
+assert not udev.wait_for("/nonexistent", 0.2)
+print({"datetime", "locale", "subprocess", "threading"} & set(sys.modules))
+"""
+    here = str(Path(ephemeroot.__path__[0]).parent)
+    library = str(Path(udev.load().__file__ or "").parent.parent)
+    bare = f"import sys; sys.path[:0] = [{here!r}, {library!r}]{code}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", bare], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_it_costs_nothing_where_nobody_waits() -> None:

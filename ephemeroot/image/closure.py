@@ -158,16 +158,17 @@ def _lazy_imports(modules: tuple[Module, ...]) -> list[str]:
     """
     found: set[str] = set()
     for module in modules:
-        if module.kind == "source" and _is_own(module.name):
+        if module.kind == "source" and is_own(module.name):
             tree = ast.parse(module.file.read_bytes(), str(module.file))
             for node in ast.walk(tree):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     found |= _imported(node)
     found -= ON_DEMAND
-    return sorted(n for n in found if _is_own(n) or n.partition(".")[0] in sys.stdlib_module_names)
+    return sorted(n for n in found if is_own(n) or n.partition(".")[0] in sys.stdlib_module_names)
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
+    """Whether the module *name* is of this program."""
     return name == OWN or name.startswith(OWN + ".")
 
 

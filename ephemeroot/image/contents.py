@@ -52,8 +52,8 @@ _OPTIONAL_MODULES = {
     "cifs": nics.CIPHERS,
     "smb3": nics.CIPHERS,
 }
-# The standard library does without its docstrings (as under `python3 -OO`), a good part of it;
-# what others wrote may look at its own.
+# The standard library and ours do without their docstrings (as under `python3 -OO`), a good part of
+# them; what others wrote may look at its own.
 _BARE = 2
 
 _UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
@@ -196,7 +196,7 @@ def _add_python(tree: Tree, closure: Closure) -> list[str]:
     for module in closure.modules:
         names.append(module.name)
         standard = closure.is_standard(module)
-        own = module.name.partition(".")[0] == closures.OWN
+        own = closures.is_own(module.name)
         why = "standard library" if standard else "boot code" if own else "Python library"
         if module.kind == "extension":
             name = (
@@ -208,9 +208,8 @@ def _add_python(tree: Tree, closure: Closure) -> list[str]:
             continue
         below = module.name.replace(".", "/") + ("/__init__" if module.package else "")
         folder = str(closure.stdlib) if standard else FOLDER
-        tree.compile(
-            module.file, f"{folder}/{below}.pyc", why=why, optimize=_BARE if standard else -1
-        )
+        bare = _BARE if standard or own else -1
+        tree.compile(module.file, f"{folder}/{below}.pyc", why=why, optimize=bare)
     # What the interpreter looks for to find its library (CPython, Modules/getpath.py).
     landmark = f"{closure.stdlib}/os.pyc"
     tree.compile(closure.stdlib / "os.py", landmark, why="landmark", optimize=_BARE)
@@ -251,7 +250,7 @@ def _link_soname(tree: Tree, library: Path) -> None:
 def _add_entry(tree: Tree, raw: bytes, names: list[str], calls: list[str]) -> None:
     tree.copy(data.boot(), BOOT, why="entry")
     tree.place(BOOT).chmod(0o755)
-    tree.compile(Path(entry.__file__), f"{FOLDER}/boot.pyc", why="entry")
+    tree.compile(Path(entry.__file__), f"{FOLDER}/boot.pyc", why="entry", optimize=_BARE)
     tree.write(f"{FOLDER}/modules", "\n".join(names) + "\n", why="entry")
     tree.write(f"{FOLDER}/exercise", "".join(f"{call}\n" for call in calls), why="to verify")
     tree.write(PLAN, raw, why="plan")

@@ -12,28 +12,44 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+# What pyudev imports and only mentions: another program run, a time elapsed, a thread of its own.
+# They and what they bring are a thirtieth of the image.
+_ONLY_MENTIONED = ("datetime", "subprocess", "threading")
+
+
+class _StandIn(type(sys)):  # type: ignore[misc]
+    """A module in whose place anything can be mentioned, and little be done."""
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
+
+
 def load() -> ModuleType:
     """pyudev. Raises ``ImportError`` if it, or libudev, is not there.
 
     It finds its library through ``ctypes.util``, which runs ldconfig or a compiler: in an
     initramfs is neither, so it is told. What else that module does is nothing to pyudev.
     """
-    stand_in = "ctypes.util" not in sys.modules
-    if stand_in:
-        module = type(sys)("ctypes.util")
-        module.find_library = "lib{}.so.1".format  # type: ignore[attr-defined]
-        sys.modules["ctypes.util"] = module
+    absent = [name for name in ("ctypes.util", *_ONLY_MENTIONED) if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = _StandIn(name)
+    if "ctypes.util" in absent:
+        sys.modules["ctypes.util"].find_library = "lib{}.so.1".format  # type: ignore[attr-defined]
     try:
+        import collections.abc  # noqa: F401  # pyudev uses it and leaves the import to them
+
         import pyudev
 
         pyudev.Context()  # opens the library
     except OSError as error:
         raise ImportError(str(error)) from error
     finally:
-        if stand_in:
-            del sys.modules["ctypes.util"]
-            if hasattr(ctypes, "util"):
-                del ctypes.util
+        for name in absent:
+            del sys.modules[name]
+        if "ctypes.util" in absent and hasattr(ctypes, "util"):
+            del ctypes.util
     found: ModuleType = pyudev
     return found
 
