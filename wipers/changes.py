@@ -11,6 +11,8 @@ from ephemeroot.wipers.oldroot import RECIPE, RETIRED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ephemeroot.wipers.history import History
     from ephemeroot.wipers.names import Name
     from ephemeroot.wipers.oldroot import OldRoot
@@ -106,3 +108,16 @@ def delete_recipe(history: History) -> list[Deletion]:
         for entry in history.entries()
         if entry.kind == RECIPE
     ]
+
+
+def attempt(
+    line: str, action: Callable[[], object], problems: list[str], log: Callable[[str], None]
+) -> bool:
+    """Say *line* and run *action*; whether it did not fail. A failure is one of the *problems*."""
+    log(line)
+    try:
+        action()
+    except (EphemerootError, OSError) as error:
+        problems.append(f"{line}: {error}")
+        return False
+    return True

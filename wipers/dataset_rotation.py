@@ -12,6 +12,8 @@ import os
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
 from ephemeroot.wipers import channel, dataset_history, datasets, names, retention
+from ephemeroot.wipers import dataset_proofs as proofs
+from ephemeroot.wipers.changes import attempt
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.dataset_history import SNAPSHOT, DatasetHistory
 from ephemeroot.wipers.datasets import NEW, STATE, Dataset, Private
@@ -78,7 +80,7 @@ class DatasetRotation:
     def run(self) -> Outcome:
         """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
         found = datasets.look(self.root, self.new, self.base, self.source)
-        self._prove_pool()
+        self.bootfs = proofs.pool(datasets.pool(self.root))
         finish = self.root not in found and _OF in getattr(found.get(self.new), "own", {})
         if finish and not self.boot.dry_run:
             self._finish()
@@ -87,7 +89,10 @@ class DatasetRotation:
             self.boot.log(f"put {self.new}, of an interrupted boot, in its place")
             return self.outcome
         previous = require_root(found.get(self.root), self.root)
-        source = self._prove(found, previous)
+        proofs.rotation(self.history, self.base, found, previous)
+        source = self.source
+        if self.boot.request is not None:
+            source = proofs.requested(self.history, self.boot.request)
         leftover = found.get(self.new)
         if leftover is not None and _OF not in leftover.own:
             raise Refused(
@@ -112,97 +117,6 @@ class DatasetRotation:
         self._prune()
         self.outcome.kept = [entry.label for entry in self.history.retired()]
         return self.outcome
-
-    # Proofs: nothing is changed here
-
-    def _prove_pool(self) -> None:
-        pool = datasets.pool(self.root)
-        said = programs.run("zpool", "get", "-Ho", "value", "bootfs,altroot", pool).splitlines()
-        self.bootfs = said[0] if said else "-"
-        if len(said) > 1 and said[1] not in ("-", ""):
-            raise Refused(
-                f"the pool {pool} is imported below {said[1]}",
-                "mount points cannot be copied then: import it without -R",
-            )
-
-    def _prove(self, found: dict[str, Dataset], previous: Dataset) -> str:
-        """Everything that could make the new root useless or the old one undeletable.
-
-        Returns the snapshot that will be cloned; an old root that was asked for has none yet.
-        """
-        children = sorted(datasets.children(self.root))
-        if children:
-            raise Refused(
-                f"the root {self.root} has datasets in it ({', '.join(children[:3])}): they would "
-                "be renamed with it",
-                f"'zfs rename {children[0]} …' moves one beside the root",
-            )
-        if previous.canmount == "on" and previous.mountpoint not in ("legacy", "none"):
-            raise Refused(
-                f"{self.root} has canmount=on: 'zfs mount -a' would mount its old roots over it",
-                f"zfs set canmount=noauto {self.root}",
-            )
-        self._prove_base(found, previous)
-        self._prove_container(previous)
-        return self._requested() if self.boot.request is not None else self.source
-
-    def _prove_base(self, found: dict[str, Dataset], previous: Dataset) -> None:
-        base = found.get(self.base)
-        if base is None:
-            raise Refused(
-                f"the base {self.base} does not exist",
-                f"'zfs list -r {datasets.pool(self.base)}' shows what does; set base",
-            )
-        origin = base.origin.partition("@")[0]
-        for above in (self.root, self.history.old_roots):
-            if origin and datasets.is_below(origin, above):
-                raise Refused(
-                    f"the base {self.base} is a clone of {base.origin}: something was promoted "
-                    "over it",
-                    f"zfs promote {self.base}",
-                )
-        if self.source not in found:
-            raise Refused(
-                f"the snapshot {self.source} of the base does not exist",
-                f"when the base is as fresh roots should be: 'zfs snapshot {self.source}'",
-            )
-        if base.encryption_root != previous.encryption_root:
-            raise Refused(
-                f"the base {self.base} has {_encryption(base)}, the root {self.root} has "
-                f"{_encryption(previous)}",
-                "a clone has the key of its origin: make the base where the root's key is",
-            )
-
-    def _prove_container(self, previous: Dataset) -> None:
-        """A dataset can only be renamed to where its key is."""
-        place = self.history.old_roots
-        found = self.history.container()
-        if found is None:
-            place = place.rpartition("/")[0]
-            found = datasets.look(place).get(place)
-            if found is None:
-                raise Refused(
-                    f"there is no dataset {place} for old-roots",
-                    f"'zfs create -o mountpoint=none {place}', or name another place",
-                )
-        if found.encryption_root != previous.encryption_root:
-            raise Refused(
-                f"old-roots in {place} has {_encryption(found)}, the root {self.root} has "
-                f"{_encryption(previous)}",
-                "name an old-roots below the root's encryption root",
-            )
-
-    def _requested(self) -> str:
-        request = str(self.boot.request)
-        try:
-            entry = self.history.find(request)
-            self.history.facts(entry)
-        except EphemerootError as error:
-            raise Refused(
-                f"cannot boot the old root {request!r}: {error.message}",
-                "see 'ephemeroot roots list' for those that there are",
-            ) from error
-        return self.history.path(entry)
 
     # What an interrupted boot left
 
@@ -380,12 +294,8 @@ class DatasetRotation:
         self.outcome.pruned += result.pruned
         self.outcome.problems += result.problems
 
-    def _attempt(self, line: str, action: Callable[[], object]) -> None:
-        self.boot.log(line)
-        try:
-            action()
-        except (EphemerootError, OSError) as error:
-            self.outcome.problems.append(f"{line}: {error}")
+    def _attempt(self, line: str, action: Callable[[], object]) -> bool:
+        return attempt(line, action, self.outcome.problems, self.boot.log)
 
     # In words
 
@@ -417,9 +327,3 @@ class DatasetRotation:
 def temporary(root: str) -> str:
     """The name of a fresh root before it gets its place."""
     return f"{root}.ephemeroot-new"
-
-
-def _encryption(found: Dataset) -> str:
-    if not found.encryption_root:
-        return "no encryption"
-    return f"the encryption root {found.encryption_root}"

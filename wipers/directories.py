@@ -33,6 +33,26 @@ def names_and_inodes(directory: int) -> list[tuple[str, int]]:
         return [(entry.name, entry.inode()) for entry in found]
 
 
+def names_and_serials(directory: int) -> list[tuple[str, int]]:
+    """What is in an open directory, each with its id if it is a subvolume, else 0.
+
+    ``readdir`` shows a subvolume's id as its inode number, and so saves opening each.
+    A plain directory may have the same number as a subvolume beside it: then look.
+    """
+    known = subvolumes.inside(directory)
+    listed = names_and_inodes(directory)
+    numbers = [inode for _, inode in listed if inode in known]
+    twice = {inode for inode in known if len(numbers) > len(known) and numbers.count(inode) > 1}
+    found = []
+    for text, inode in listed:
+        real = inode in known
+        if inode in twice:
+            status = os.stat(text, dir_fd=directory, follow_symlinks=False)
+            real = status.st_ino == subvolumes.ROOT_INODE
+        found.append((text, inode if real else 0))
+    return found
+
+
 def open_real(top: int, path: str, what: str) -> int:
     """Open the directory *path* below the open *top*, no symlink followed on the way.
 

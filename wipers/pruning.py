@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from ephemeroot.errors import EphemerootError
 from ephemeroot.wipers import names, retention
-from ephemeroot.wipers.changes import Deletion, Renaming
+from ephemeroot.wipers.changes import Deletion, Renaming, attempt
 from ephemeroot.wipers.retention import Candidate, Policy
 
 TYPE_CHECKING = False
@@ -146,7 +145,7 @@ class Pruning:
         deadline = None if budget is None else time.monotonic() + budget
         result = Result()
         for change in self.redatings():
-            _attempt(change.describe(), change.execute, result.problems, log)
+            attempt(change.describe(), change.execute, result.problems, log)
         for deletion in self.due():
             if _is_over(deadline):
                 result.unfinished = True
@@ -155,7 +154,7 @@ class Pruning:
         if self.min_free and not result.unfinished:
             self._make_room(result, deadline, log)
         if self.clock.synchronised:
-            _attempt("record the time", self._record, result.problems, lambda _: None)
+            attempt("record the time", self._record, result.problems, lambda _: None)
         return result
 
     def _record(self) -> str:
@@ -179,7 +178,7 @@ class Pruning:
             self.settle(deadline)
 
     def _delete(self, deletion: Deletion, result: Result, log: Callable[[str], None]) -> None:
-        if _attempt(deletion.describe(), deletion.execute, result.problems, log):
+        if attempt(deletion.describe(), deletion.execute, result.problems, log):
             result.pruned.append(deletion.entry.label)
 
     def settle(self, deadline: float | None) -> None:
@@ -190,18 +189,6 @@ class Pruning:
         latest = time.monotonic() + _SETTLE
         deadline = latest if deadline is None else min(deadline, latest)
         self.history.settle(deadline)
-
-
-def _attempt(
-    line: str, action: Callable[[], str], problems: list[str], log: Callable[[str], None]
-) -> bool:
-    log(line)
-    try:
-        action()
-    except (EphemerootError, OSError) as error:
-        problems.append(f"{line}: {error}")
-        return False
-    return True
 
 
 def _is_over(deadline: float | None) -> bool:

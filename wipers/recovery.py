@@ -11,10 +11,9 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import paths
-from ephemeroot.wipers import directories, marks, subvolumes
+from ephemeroot.wipers import directories, filing, marks, subvolumes
 from ephemeroot.wipers.contract import Change
 from ephemeroot.wipers.leftovers import Leftover
-from ephemeroot.wipers.subvolume_history import stays_in_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Recovery(Change):
             identity = subvolumes.identify(fd)
             if identity.uuid != self.leftover.uuid:
                 return self._fresh(fd, identity)
-            return "" if stays_in_place(fd, identity) else self._previous(identity)
+            return "" if filing.stays_in_place(fd, identity) else self._previous(identity)
         finally:
             os.close(fd)
 
@@ -67,7 +66,7 @@ class Recovery(Change):
         top = self.history.top.fd
         if self.default_to and subvolumes.default(top) == identity.id:
             subvolumes.set_default(top, self.default_to)
-        filed = self.history.file(self.directory, self.leftover)
+        filed = filing.file(self.history, self.directory, self.leftover)
         return f"retired the previous {self.history.NOUN} as {filed}"
 
     def _fresh(self, fd: int, identity: subvolumes.Identity) -> str:
@@ -83,6 +82,6 @@ class Recovery(Change):
         paths.rename(
             self.directory, text, self.directory, unused.text, flags=paths.RENAME_NOREPLACE
         )
-        filed = self.history.file(self.directory, unused)
+        filed = filing.file(self.history, self.directory, unused)
         noun = self.history.NOUN
         return f"retired {text}, a fresh {noun} that never got its place, as {filed}"

@@ -12,7 +12,8 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import paths
-from ephemeroot.wipers import marks, names, retention, subvolumes
+from ephemeroot.wipers import filing, marks, names, retention, subvolumes
+from ephemeroot.wipers.changes import attempt
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.fresh import FreshRoot
 from ephemeroot.wipers.leftovers import Leftover
@@ -292,7 +293,7 @@ class Rotation:
             os.close(fd)
 
     def _file(self, leftover: Leftover) -> None:
-        self.outcome.retired = self.history.file(self.history.parent, leftover)
+        self.outcome.retired = filing.file(self.history, self.history.parent, leftover)
         if leftover.name.keep:
             marks.set_first(self.history.old, self.outcome.retired)
 
@@ -301,14 +302,8 @@ class Rotation:
         self.outcome.pruned += result.pruned
         self.outcome.problems += result.problems
 
-    def _attempt(self, line: str, action: Callable[[], None]) -> bool:
-        self.boot.log(line)
-        try:
-            action()
-        except (EphemerootError, OSError) as error:
-            self.outcome.problems.append(f"{line}: {error}")
-            return False
-        return True
+    def _attempt(self, line: str, action: Callable[[], object]) -> bool:
+        return attempt(line, action, self.outcome.problems, self.boot.log)
 
     def _describe(self) -> None:
         """What ``run`` would do, in the same lines."""

@@ -9,6 +9,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mounts, paths
 from ephemeroot.wipers import (
     directories,
+    filing,
     leftovers,
     marks,
     names,
@@ -18,7 +19,7 @@ from ephemeroot.wipers import (
     toplevel,
 )
 from ephemeroot.wipers.history import History, require_mountable
-from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
+from ephemeroot.wipers.oldroot import Facts, OldRoot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,30 +136,11 @@ class SubvolumeHistory(History):
         """Everything in old-roots, and what was retired in place, by name."""
         found = []
         if self.old >= 0:
-            for text, serial in self._names_and_serials():
+            for text, serial in directories.names_and_serials(self.old):
                 if leftovers.parse(self.root_name, text) is None:
                     found.append(oldroot.classify(text, serial))
-        found.extend(self._in_place())
+        found.extend(filing.in_place(self))
         return sorted(found, key=lambda entry: (entry.kind, entry.label))
-
-    def _names_and_serials(self) -> list[tuple[str, int]]:
-        """What is in old-roots, each with its id if it is a subvolume, else 0.
-
-        ``readdir`` shows a subvolume's id as its inode number, and so saves opening each.
-        A plain directory may have the same number as a subvolume beside it: then look.
-        """
-        known = subvolumes.inside(self.old)
-        listed = directories.names_and_inodes(self.old)
-        numbers = [inode for _, inode in listed if inode in known]
-        twice = {inode for inode in known if len(numbers) > len(known) and numbers.count(inode) > 1}
-        found = []
-        for text, inode in listed:
-            real = inode in known
-            if inode in twice:
-                status = os.stat(text, dir_fd=self.old, follow_symlinks=False)
-                real = status.st_ino == subvolumes.ROOT_INODE
-            found.append((text, inode if real else 0))
-        return found
 
     def leftovers(self) -> list[tuple[int, Leftover]]:
         """What an interrupted run left, each with the directory it lies in."""
@@ -169,24 +151,6 @@ class SubvolumeHistory(History):
                     leftover = leftovers.parse(self.root_name, text)
                     if leftover is not None:
                         found.append((directory, leftover))
-        return found
-
-    def _in_place(self) -> list[OldRoot]:
-        found = []
-        for directory, leftover in self.leftovers():
-            if directory != self.parent:
-                continue
-            fd = directories.subvolume(directory, leftover.text)
-            if fd < 0:
-                continue
-            try:
-                identity = subvolumes.identify(fd)
-                if identity.uuid == leftover.uuid and stays_in_place(fd, identity):
-                    found.append(
-                        OldRoot(leftover.text, RETIRED, identity.id, leftover.name, leftover)
-                    )
-            finally:
-                os.close(fd)
         return found
 
     def free(self, wanted: Name, own: Leftover | None = None) -> Name:
@@ -273,7 +237,7 @@ class SubvolumeHistory(History):
         require_mountable(entry)
         fd = self.open(entry)
         try:
-            return _mount(fd, self.path(entry))
+            return subvolumes.mount(fd, self.path(entry))
         finally:
             os.close(fd)
 
@@ -287,7 +251,7 @@ class SubvolumeHistory(History):
                 f"the base {self.base} cannot be opened: {error.strerror}"
             ) from error
         try:
-            return _mount(fd, self.base)
+            return subvolumes.mount(fd, self.base)
         finally:
             os.close(fd)
 
@@ -299,7 +263,7 @@ class SubvolumeHistory(History):
                 return None
             try:
                 present.require_unchanged(origin)
-                return _mount(origin, self.root)
+                return subvolumes.mount(origin, self.root)
             finally:
                 os.close(origin)
 
@@ -360,49 +324,11 @@ class SubvolumeHistory(History):
         if self.is_mounted(self.path(entry)):
             raise EphemerootError(f"old {self.NOUN} {label} is mounted", "unmount it first")
 
-    # How something gets there
-
-    def file(self, directory: int, leftover: Leftover) -> str:
-        """Move the retired root *leftover* in the open *directory* to its name in old-roots.
-
-        Returns that name, which has another number if it was taken meanwhile. A
-        read-only one cannot change its directory (EROFS), so it is made writable for
-        that move, and read-only again while it still has the name that says so. What
-        ``btrfs receive`` made stays in place: writable once, it would no longer be
-        what was received.
-        """
-        text = leftover.text
-        fd = directories.subvolume(directory, text)
-        if fd < 0:
-            raise EphemerootError(f"{text} is no subvolume")
-        try:
-            if stays_in_place(fd, subvolumes.identify(fd)):
-                return str(leftover.name)
-            if not leftover.read_only:
-                return self._rename(directory, text, leftover.name)
-            if directory != self.old:
-                if subvolumes.is_read_only(fd):
-                    subvolumes.set_read_only(fd, False)
-                paths.rename(directory, text, self.old, text, flags=paths.RENAME_NOREPLACE)
-            if not subvolumes.is_read_only(fd):
-                subvolumes.set_read_only(fd, True)
-            return self._rename(self.old, text, leftover.name)
-        finally:
-            os.close(fd)
-
-    def _rename(self, directory: int, text: str, name: Name) -> str:
-        while True:
-            try:
-                paths.rename(directory, text, self.old, str(name), flags=paths.RENAME_NOREPLACE)
-                return str(name)
-            except FileExistsError:
-                name = self.free(name.at((name.time, name.number + 1)))
-
     def rename(self, entry: OldRoot, name: Name) -> str:
         """Give *entry* another *name* of ours; returns the name it got."""
         self.open_and_close(entry)
         if entry.leftover is None:
-            return self._rename(self.old, entry.text, name)
+            return filing.rename(self, self.old, entry.text, name)
         target = entry.leftover.renamed(name).text
         flags = paths.RENAME_NOREPLACE
         paths.rename(self.parent, entry.text, self.parent, target, flags=flags)
@@ -411,19 +337,3 @@ class SubvolumeHistory(History):
     def open_and_close(self, entry: OldRoot) -> None:
         """Prove that *entry* is what was listed."""
         os.close(self.open(entry))
-
-
-def _mount(fd: int, name: str) -> int:
-    """A detached, read-only mount of the open subvolume."""
-    mount = mounts.clone(fd, name=name)
-    try:
-        mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=name)
-    except BaseException:
-        os.close(mount)
-        raise
-    return mount
-
-
-def stays_in_place(fd: int, identity: subvolumes.Identity) -> bool:
-    """Whether the open subvolume must never be made writable, not even for a moment."""
-    return identity.received and subvolumes.is_read_only(fd)

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 
-from ephemeroot.linux import paths
+from ephemeroot.linux import mounts, paths
 from ephemeroot.linux.devices import format_uuid
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.wipers import ioctl
@@ -111,6 +111,17 @@ def _inheriting(groups: list[int]) -> dict[str, Any]:
     for group in groups:
         inherit.add_group(group)
     return {"qgroup_inherit": inherit}
+
+
+def mount(fd: int, name: str) -> int:
+    """A detached, read-only mount of the open subvolume *fd*; messages call it *name*."""
+    found = mounts.clone(fd, name=name)
+    try:
+        mounts.set_flags(found, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=name)
+    except BaseException:
+        os.close(found)
+        raise
+    return found
 
 
 def default(fd: int) -> int:

@@ -1,0 +1,116 @@
+"""What must hold before a ZFS root is rotated. Nothing is changed here.
+
+Everything is refused that would make the new root useless, or the old one undeletable.
+"""
+
+from __future__ import annotations
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import programs
+from ephemeroot.wipers import datasets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.dataset_history import DatasetHistory
+    from ephemeroot.wipers.datasets import Dataset
+
+
+def pool(name: str) -> str:
+    """The ``bootfs`` of the pool *name*, ``-`` for none. Raises ``Refused`` for an altroot."""
+    said = programs.run("zpool", "get", "-Ho", "value", "bootfs,altroot", name).splitlines()
+    if len(said) > 1 and said[1] not in ("-", ""):
+        raise Refused(
+            f"the pool {name} is imported below {said[1]}",
+            "mount points cannot be copied then: import it without -R",
+        )
+    return said[0] if said else "-"
+
+
+def rotation(
+    history: DatasetHistory, base: str, found: dict[str, Dataset], previous: Dataset
+) -> None:
+    """The root *previous* can make room for a clone of ``history.source``, a snapshot of *base*.
+
+    *found* is what there is of all these (``datasets.look``). Raises ``Refused``.
+    """
+    root = history.root
+    children = sorted(datasets.children(root))
+    if children:
+        raise Refused(
+            f"the root {root} has datasets in it ({', '.join(children[:3])}): they would "
+            "be renamed with it",
+            f"'zfs rename {children[0]} …' moves one beside the root",
+        )
+    if previous.canmount == "on" and previous.mountpoint not in ("legacy", "none"):
+        raise Refused(
+            f"{root} has canmount=on: 'zfs mount -a' would mount its old roots over it",
+            f"zfs set canmount=noauto {root}",
+        )
+    _base(history, base, found, previous)
+    _container(history, previous)
+
+
+def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previous: Dataset) -> None:
+    base = found.get(name)
+    if base is None:
+        raise Refused(
+            f"the base {name} does not exist",
+            f"'zfs list -r {datasets.pool(name)}' shows what does; set base",
+        )
+    origin = base.origin.partition("@")[0]
+    for above in (history.root, history.old_roots):
+        if origin and datasets.is_below(origin, above):
+            raise Refused(
+                f"the base {name} is a clone of {base.origin}: something was promoted over it",
+                f"zfs promote {name}",
+            )
+    if history.source not in found:
+        raise Refused(
+            f"the snapshot {history.source} of the base does not exist",
+            f"when the base is as fresh roots should be: 'zfs snapshot {history.source}'",
+        )
+    if base.encryption_root != previous.encryption_root:
+        raise Refused(
+            f"the base {name} has {_encryption(base)}, the root {history.root} has "
+            f"{_encryption(previous)}",
+            "a clone has the key of its origin: make the base where the root's key is",
+        )
+
+
+def _container(history: DatasetHistory, previous: Dataset) -> None:
+    """A dataset can only be renamed to where its key is."""
+    place = history.old_roots
+    found = history.container()
+    if found is None:
+        place = place.rpartition("/")[0]
+        found = datasets.look(place).get(place)
+        if found is None:
+            raise Refused(
+                f"there is no dataset {place} for old-roots",
+                f"'zfs create -o mountpoint=none {place}', or name another place",
+            )
+    if found.encryption_root != previous.encryption_root:
+        raise Refused(
+            f"old-roots in {place} has {_encryption(found)}, the root {history.root} has "
+            f"{_encryption(previous)}",
+            "name an old-roots below the root's encryption root",
+        )
+
+
+def requested(history: DatasetHistory, request: str) -> str:
+    """The dataset of the old root that was asked for. Raises ``Refused`` if there is none."""
+    try:
+        entry = history.find(request)
+        history.facts(entry)
+    except EphemerootError as error:
+        raise Refused(
+            f"cannot boot the old root {request!r}: {error.message}",
+            "see 'ephemeroot roots list' for those that there are",
+        ) from error
+    return history.path(entry)
+
+
+def _encryption(found: Dataset) -> str:
+    if not found.encryption_root:
+        return "no encryption"
+    return f"the encryption root {found.encryption_root}"
