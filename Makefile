@@ -32,13 +32,15 @@ recording:  ## docs/demo.svg anew, the picture of the demo in README.md (root)
 .PHONY: test
 test: lint  ## linters, types, layers, the tests, and the boots that guard the main job
 	@tools/setup vm
-	$(PYTEST) tests
+	$(PYTEST) tests --numprocesses auto --dist worksteal
 	$(PYTEST) vm-tests -m guard
 
 .PHONY: vm-test
 vm-test:  ## all boots in virtual machines; BOOTS='unstable' for those of Debian unstable
 	@tools/setup vm
-	EPHEMEROOT_CRASH_SECONDS=$(CRASH_SECONDS) $(PYTEST) vm-tests -m '$(BOOTS)'
+	@# One machine at a time, but a file's images are built while another's machine runs.
+	EPHEMEROOT_CRASH_SECONDS=$(CRASH_SECONDS) $(PYTEST) vm-tests -m '$(BOOTS)' \
+	  --numprocesses 2 --dist loadfile
 
 .PHONY: attack
 attack:  ## the hostile stores again, with ROUNDS=5000 of an attacker who swaps what is walked

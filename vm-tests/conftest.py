@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,18 @@ DiskFactory = Callable[..., disks.Disk]
 
 _LOST = pytest.StashKey[str]()
 _lost_machines: list[str] = []
+_spent: list[str] = []
+
+
+def _logs() -> Path:
+    return Path(os.environ.get("EPHEMEROOT_VM_LOGS") or Path(__file__).parent / "logs")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The console logs are those of this run; its workers (pytest-xdist) share them."""
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        for old in _logs().glob("*.log"):
+            old.unlink()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -64,11 +77,29 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A machine that is lost now and then passes as a nuisance; it must not pass unseen."""
+    """A machine that is lost now and then passes as a nuisance; it must not pass unseen. And what
+    machines cost, because the whole run has a limit."""
     if _lost_machines:
         terminalreporter.section("machines lost")
         for line in _lost_machines:
             terminalreporter.write_line(line)
+    for line in _spent:
+        terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands over what it has to say at the end."""
+    handed = getattr(session.config, "workeroutput", None)
+    if handed is not None:
+        handed["machines"] = (_lost_machines, _spent)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """And here it is taken."""
+    lost, spent = getattr(node, "workeroutput", {}).get("machines", ((), ()))
+    _lost_machines.extend(lost)
+    _spent.extend(spent)
 
 
 @pytest.fixture(scope="session")
@@ -86,16 +117,17 @@ def cache() -> Cache:
 @pytest.fixture(scope="session")
 def bench(cache: Cache) -> Iterator[Bench]:
     """Where machines run."""
-    logs = Path(os.environ.get("EPHEMEROOT_VM_LOGS") or Path(__file__).parent / "logs")
-    for old in logs.glob("*.log"):
-        old.unlink()
     try:
-        made = Bench(cache, tools(cache), logs)
+        made = Bench(cache, tools(cache), _logs())
     except Unavailable as error:
         pytest.skip(f"no machines here: {error}")
     yield made
     made.close()
     _lost_machines.extend(made.lost)
+    _spent.append(
+        f"machines: {made.boots} boots, up for {made.seconds:.0f} s, "
+        f"waited {made.waited:.0f} s for those of other runs"
+    )
 
 
 @pytest.fixture(scope="session")

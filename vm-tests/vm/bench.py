@@ -49,7 +49,8 @@ class Boot:
 class Bench:
     """Where machines run: the tools, the cache and the folder for their console logs.
 
-    `lost` has the reasons of all boots that had to be tried again.
+    `lost` has the reasons of all boots that had to be tried again, `boots` how many there were,
+    `seconds` for how long machines were up and `waited` for how long other runs' were.
     """
 
     def __init__(self, cache: Cache, tools: Tools, logs: Path) -> None:
@@ -57,6 +58,9 @@ class Bench:
         self.tools = tools
         self.logs = logs
         self.lost: list[str] = []
+        self.boots = 0
+        self.seconds = 0.0
+        self.waited = 0.0
         self._machines: list[Machine] = []
         logs.mkdir(parents=True, exist_ok=True)
 
@@ -104,6 +108,10 @@ class Bench:
             machine.close()
         self._machines.clear()
 
+    def _count(self, begun: float) -> None:
+        self.boots += 1
+        self.seconds += time.monotonic() - begun
+
     def _console(self, name: str) -> Path:
         taken = len(list(self.logs.glob(f"{name}.*.log")))
         return self.logs / f"{name}.{taken + 1}.log"
@@ -122,8 +130,11 @@ class Bench:
             serial,
         )
         with ExitStack() as stack:
+            asked = time.monotonic()
             stack.enter_context(one_machine(self.cache))
             begun = time.monotonic()
+            self.waited += begun - asked
+            stack.callback(self._count, begun)
             qemu = Qemu(self.tools, words, (typist.end.fileno(),) if typist else ())
             if typist:
                 typist.close_end()
