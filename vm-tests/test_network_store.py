@@ -50,8 +50,11 @@ def configuration(more: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def networked(cache: Cache) -> System:
-    """The Debian with what dracut needs to set up a network."""
-    return debian_system(cache, replace(PACKAGES, packages=(*PACKAGES.packages, "dracut-network")))
+    """The Debian with what dracut needs to set up a network: systemd-networkd does it."""
+    packages = (*PACKAGES.packages, "dracut-network", "iproute2")
+    system = debian_system(cache, replace(PACKAGES, packages=packages))
+    # Debian enables it nowhere, and a host-only image would take the harness's mask along.
+    return system.changed_by(cache, "rm", "/etc/systemd/system/systemd-networkd.service")
 
 
 @pytest.fixture

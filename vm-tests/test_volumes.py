@@ -54,7 +54,7 @@ def test_the_readmes_layout_inside_luks(
     machine.run("echo lost > /etc/lost; echo day 1 >> /var/log/diary")
     identity = machine.read("/etc/machine-id")
     assert machine.poweroff().complaints == ()
-    key = {f"etc/cryptsetup-keys.d/luks-{LAPTOP_LUKS}.key": File(KEY, 0o400)}
+    key = {f"etc/cryptsetup-keys.d/luks-{LAPTOP_LUKS}.key": File(KEY.encode(), 0o400)}
     with_key = initramfs.overlay(laptop.initrd, key, scratch / "initrd")
     machine = bench.up(replace(laptop, initrd=with_key), name)
     require_wiped_once(machine)

@@ -134,4 +134,4 @@ def prepared(cache: Cache, layout: Layout, tools: Tools, system: System) -> Disk
         layout.fill(image, cache, tools, system)
 
     key = digest(Path(__file__), repr(layout), system.key)
-    return Disk(cache.entry("disk", key, build, keep=24) / "disk.raw")
+    return Disk(cache.entry("disk", key, build, keep=32) / "disk.raw")

@@ -1,4 +1,4 @@
-"""Machines whose filesystems are not on plain disks, and the disks, all made in one boot.
+"""Machines whose filesystems are not on plain disks, and the disks.
 
 Three machines: a stock installation on ext4 on LVM, for the overlay; the layout of
 impermanence's README, btrfs on LVM, inside LUKS here; and stores on everything else.
@@ -6,30 +6,31 @@ impermanence's README, btrfs on LVM, inside LUKS here; and stores on everything 
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import builder, initramfs, layer
 from vm.bench import Bench
-from vm.disk import Btrfs, Disk, Subvolume, prepared
+from vm.disk import Btrfs, Disk, Layout, Subvolume, prepared
 from vm.ephemeral import Ephemeral, make
+from vm.filesystems import Ext4Files, XfsFiles, btrfs_on_two
 from vm.image import VOLUMES, debian_system
 from vm.layer import Content, File
+from vm.luks import Luks
+from vm.lvm import START, Lvm
+from vm.mirror import Member
 from vm.mounted_roots import Ext4
+from vm.system import System
 
 PASSPHRASE = "correct horse"
-KEY = b"a key of many bytes, made for nothing but this test\n"
+KEY = "a key of many bytes, made for nothing but this test\n"
 LAPTOP_LUKS = "6b1f1c39-5d5e-4a53-8a0c-3f7d5e2a9b11"
 VAULT_LUKS = "0d3c8f2e-7c44-4f0e-b1a5-52d9c86e4f77"
 VAULT = "2f4e8d1c-9b7a-4c3d-8e2f-1a0b9c8d7e6f"
 DATA = "51c3a9e2-16d4-4b8f-9d0e-7e6a5b4c3d21"
 ARRAY = "3aaa0122:29827cfa:5331ad66:ca767371"
-
-LVM_START = 1 << 20
-"""Bytes from the start of a physical volume to its first extent."""
+LVM_START = START
+"""Where the first logical volume begins on a disk, in bytes."""
 
 _ROOT = """\
 [root]
@@ -125,84 +126,28 @@ SERVER_FSTAB = """\
 """
 SERVER_STORES = ("/persistent", "/srv/data", "/srv/data/pool", "/srv/books")
 
-_CHEAP = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000"
-_SCRIPT = f"""\
-copy() {{ dd if="$1" of="$2" bs=1M conv=sparse status=none; }}
-files() {{
-    mkdir -p /mnt
-    mount "$1" /mnt
-    tar -x -f "{builder.FILES}/$2" -C "/mnt/$3"
-    umount /mnt
-}}
-encrypt() {{
-    printf %s '{PASSPHRASE}' | cryptsetup luksFormat --batch-mode --type luks2 --uuid "$2" \\
-        --cipher aes-xts-plain64 --key-size 256 {_CHEAP} "$1" -
-    printf %s '{PASSPHRASE}' | cryptsetup luksAddKey {_CHEAP} --key-file - "$1" {builder.FILES}/key
-    cryptsetup open --key-file {builder.FILES}/key "$1" "$3"
-}}
-
-vgcreate -y vg0 "$stock"
-lvcreate -y -L 1500M -n root vg0
-lvcreate -y -l 100%FREE -n store vg0
-copy "$installed" /dev/vg0/root
-mkfs.ext4 -q /dev/vg0/store
-files /dev/vg0/store stock .
-vgchange -an vg0
-
-encrypt "$laptop" {LAPTOP_LUKS} laptop
-vgcreate -y root_vg /dev/mapper/laptop
-lvcreate -y -l 100%FREE -n root root_vg
-copy "$readme" /dev/root_vg/root
-vgchange -an root_vg
-cryptsetup close laptop
-
-encrypt "$vault" {VAULT_LUKS} vault
-mkfs.btrfs -q -U {VAULT} -L vault /dev/mapper/vault
-mkdir -p /mnt
-mount /dev/mapper/vault /mnt
-btrfs subvolume create /mnt/persistent
-umount /mnt
-files /dev/mapper/vault persistent persistent
-cryptsetup close vault
-
-mdadm --create /dev/md/data --run --assume-clean --metadata=1.2 --homehost=any --name=data \\
-    --uuid={ARRAY} --level=1 --raid-devices=2 "$left" "$right"
-mkfs.xfs -q -m uuid={DATA} /dev/md/data
-files /dev/md/data srv-data .
-mdadm --stop /dev/md/data
-
-mkfs.btrfs -q -L pool "$pool_a" "$pool_b"
-files "$pool_a" srv-data-pool .
-
-mkfs.ext4 -q -L 'my books' "$books"
-files "$books" srv-books .
-tune2fs -c 30 -C 40 "$books"
-"""
-
 
 @dataclass(frozen=True)
 class Storage:
-    """The machines, and all disks by their names in the builder's script."""
+    """The machines, and all disks by their names; `root` is the server's."""
 
     stock: Ephemeral
     laptop: Ephemeral
     server: Ephemeral
     disks: Mapping[str, Disk]
-    server_root: Disk
 
     def copies(self, scratch: Path, *names: str) -> tuple[Disk, ...]:
-        """Copies to boot from; `root` is the server's."""
+        """Copies to boot from."""
         made = []
         for name in names:
-            source = self.server_root if name == "root" else self.disks[name]
             number = len(list(scratch.glob("*.raw")))
-            made.append(source.copy(scratch / f"{number}-{name}.raw"))
+            made.append(self.disks[name].copy(scratch / f"{number}-{name}.raw"))
         return tuple(made)
 
 
 def storage(bench: Bench, package: Path) -> Storage:
     """All of it, from the cache or made."""
-    cache = bench.cache
+    cache, tools = bench.cache, bench.tools
     plain = debian_system(cache, VOLUMES)
     stock = make(cache, plain, package, STOCK)
     laptop = make(cache, plain, package, LAPTOP, others={"etc/fstab": LAPTOP_FSTAB})
@@ -210,32 +155,36 @@ def storage(bench: Bench, package: Path) -> Storage:
     files: dict[str, Content] = {
         "etc/fstab": SERVER_FSTAB,
         "etc/crypttab": crypttab,
-        "etc/keys/vault": File(KEY, 0o400),
+        "etc/keys/vault": File(KEY.encode(), 0o400),
     }
     server = make(cache, plain, package, SERVER, others=files, stores=SERVER_STORES)
-    sources = {
-        "installed": prepared(cache, Ext4(root="/dev/mapper/vg0-root"), bench.tools, stock.system),
-        "readme": prepared(cache, _btrfs(LAPTOP_FSTAB, laptop.store), bench.tools, laptop.system),
+
+    def disk(layout: Layout, system: System) -> Disk:
+        return prepared(cache, layout, tools, system)
+
+    store = Ext4Files("store", stock.store, "480M")
+    installed = Ext4(root="/dev/mapper/vg0-root")
+    readme = _btrfs(LAPTOP_FSTAB, laptop.store)
+    persistent = Subvolume("persistent", files=server.stores["/persistent"])
+    vault = Btrfs((persistent,), "256M", "vault", VAULT)
+    mirrored = XfsFiles(DATA, server.stores["/srv/data"])
+    checked = ("-c", "30", "-C", "40")
+    pool = btrfs_on_two(cache, tools, "pool", "256M", server.stores["/srv/data/pool"])
+    disks = {
+        "stock": disk(Lvm("vg0", (("root", installed), ("store", store))), stock.system),
+        "laptop": disk(
+            Luks(Lvm("root_vg", (("root", readme),)), LAPTOP_LUKS, PASSPHRASE, KEY), laptop.system
+        ),
+        "vault": disk(Luks(vault, VAULT_LUKS, PASSPHRASE, KEY), plain),
+        **{
+            name: disk(Member(mirrored, number, ARRAY, "any:data"), plain)
+            for number, name in enumerate(("left", "right"))
+        },
+        **dict(zip(("pool_a", "pool_b"), pool, strict=True)),
+        "books": disk(Ext4Files("my books", server.stores["/srv/books"], tuned=checked), plain),
+        "root": disk(_btrfs(SERVER_FSTAB, None), server.system),
     }
-    recipe = builder.Recipe(
-        disks={
-            "stock": "2G",
-            "laptop": "2100M",
-            "vault": "256M",
-            **dict.fromkeys(("left", "right"), "400M"),
-            **dict.fromkeys(("pool_a", "pool_b"), "256M"),
-            "books": "64M",
-        },
-        script=_SCRIPT,
-        files={
-            "key": KEY,
-            "stock": _tar(stock.store),
-            **{path.strip("/").replace("/", "-"): _tar(f) for path, f in server.stores.items()},
-        },
-    )
-    disks = builder.built(bench, plain, initramfs.make(cache, plain), recipe, sources)
-    root = _btrfs(SERVER_FSTAB, None)
-    return Storage(stock, laptop, server, disks, prepared(cache, root, bench.tools, server.system))
+    return Storage(stock, laptop, server, disks)
 
 
 def _btrfs(fstab: str, store: Mapping[str, Content] | None) -> Btrfs:
@@ -248,14 +197,3 @@ def _btrfs(fstab: str, store: Mapping[str, Content] | None) -> Btrfs:
             other,
         )
     )
-
-
-def _tar(files: Mapping[str, Content]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in sorted(files.items()):
-            one = layer.file(content)
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(one.content), one.mode
-            archive.addfile(member, io.BytesIO(one.content))
-    return stream.getvalue()
