@@ -26,7 +26,8 @@ from btrfs_image import (
 )
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo
-from ephemeroot.wipers.btrfs import Btrfs, amount
+from ephemeroot.wipers import retention
+from ephemeroot.wipers.btrfs import Btrfs
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -781,4 +782,4 @@ def test_settings_that_cannot_work_are_found() -> None:
      ("1G", 1 << 30)],
 )  # fmt: skip
 def test_amounts(value: object, expected: int) -> None:
-    assert amount(value, 1000) == expected
+    assert retention.amount(value, 1000) == expected

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ephemeroot.errors import Locked, Refused
+from ephemeroot.errors import EphemerootError, Locked, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
@@ -161,6 +162,74 @@ def test_retention(machine: Machine) -> None:
     assert set(machine.old()) == {
         *names[1:], "2026-09-03T00-00-00Z", "2026-09-04T00-00-00Z", STAMP,
     }  # fmt: skip
+
+
+def test_little_space(machine: Machine) -> None:
+    """As with btrfs: below min-free the oldest go early, one after the other, until it is free."""
+    machine.wipe()
+    machine.live()
+    old = machine.folder / "old-uppers"
+    names = [f"2026-11-{day}T00-00-00Z" for day in (18, 19, 20, 21)]
+    for name in names:
+        (old / name).mkdir()
+        (old / name / "large").write_bytes(os.urandom(3 << 20))
+    os.sync()
+    status = os.statvfs(old)
+    free = status.f_bavail * status.f_frsize
+    machine.settings |= {"keep-last": 2, "min-free": str(free + (5 << 20))}
+    lines: list[str] = []
+    assert machine.wipe(NOON, log=lines.append).pruned == names[:2]
+    assert [line for line in lines if "remove the old" in line] == [
+        f"remove the old upper {name}" for name in names[:2]
+    ]
+    machine.settings |= {"min-free": "100%"}
+    machine.live()
+    # The last two that lived stay, whatever the space.
+    assert machine.wipe(NOON + 1).pruned == names[2:]
+    assert machine.old() == [STAMP, "2026-11-23T12-00-01Z"]
+
+
+@pytest.mark.parametrize("rest", [0, 1, 2])
+def test_no_space_for_a_new_layer(machine: Machine, rest: int) -> None:
+    """What is due makes room; without any that is, it is said, and no root is read-only."""
+    machine.settings |= {"keep-last": 0}
+    machine.wipe()
+    machine.live()
+    unmount(machine.sysroot)
+    due = machine.folder / "old-uppers/2026-01-01T00-00-00Z"
+    due.mkdir()
+    (due / "large").write_bytes(os.urandom(1 << 20))
+    held = fill(machine.volume)
+    for path in held[:rest]:
+        path.rmdir()
+    outcome = machine.wipe(NOON)
+    assert outcome.pruned == [due.name]
+    (machine.sysroot / "written").write_text("x")
+    (machine.sysroot / "written").unlink()
+    machine.live()
+    fill(machine.volume)
+    with pytest.raises(EphemerootError, match="no space for a new layer on the volume /persist"):
+        machine.wipe(NOON + 1)
+    assert not (machine.folder / "upper").exists()
+    machine.assert_nothing_mounted()
+
+
+def fill(volume: Path) -> list[Path]:
+    """Leave no block; returns the empty directories, of one block each, that took the last ones."""
+    number = len(list(volume.glob("fill-*")))
+    directories: list[Path] = []
+    for size in (1 << 20, 1 << 10, 0):
+        with suppress(OSError):
+            while True:
+                path = volume / f"fill-{number}"
+                number += 1
+                if size:
+                    path.write_bytes(bytes(size))
+                else:
+                    path.mkdir()
+                    directories.append(path)
+        os.sync()
+    return directories
 
 
 def test_a_wrong_clock_removes_nothing(machine: Machine) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.wipers import marks, subvolumes, toplevel
+from ephemeroot.wipers import marks, retention, subvolumes, toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.pruning import Clock, Pruning
 from ephemeroot.wipers.retention import Policy
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from ephemeroot.wipers.contract import Boot, Outcome
     from ephemeroot.wipers.history import History, Installed
-
-_UNITS = "KMGTPE"
 
 
 class Btrfs(Wiper):
@@ -161,7 +159,7 @@ class Btrfs(Wiper):
     def _keeping(self, top: Toplevel) -> dict[str, Any]:
         """What the settings say of keeping old roots."""
         days, last = _integer(self.settings, "keep-days"), _integer(self.settings, "keep-last")
-        min_free = amount(self.settings.get("min-free"), top.free()[1])
+        min_free = retention.amount(self.settings.get("min-free"), top.free()[1])
         return {"policy": Policy(days, last), "min_free": min_free}
 
     @property
@@ -197,23 +195,6 @@ class Btrfs(Wiper):
                 "name paths beside each other",
             )
         return root
-
-
-def amount(value: object, total: int) -> int:
-    """Bytes of an ``amount``: ``10%`` of *total*, ``512M``, a number of bytes; 0 for none.
-
-    Raises ``ValueError`` for anything else.
-    """
-    if value is None:
-        return 0
-    if isinstance(value, int):
-        return value
-    text = str(value).strip()
-    if text.endswith("%"):
-        return int(total * float(text[:-1]) / 100)
-    number = text.upper().removesuffix("B").removesuffix("I")
-    power = _UNITS.find(number[-1:]) + 1 if number else 0
-    return int(float(number[:-1] if power else number) * 1024**power)
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -7,7 +7,7 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
-from ephemeroot.wipers import channel, datasets, oldroot
+from ephemeroot.wipers import channel, datasets, oldroot, retention
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
 
@@ -84,7 +84,7 @@ class DatasetHistory(History):
         self.source = source
         self._lock = channel.lock()
         try:
-            self.min_free = amount_of(min_free, self.space()[1])
+            self.min_free = retention.amount(min_free, self.space()[1])
             found = self.container()
             if found is not None and found.type != "filesystem":
                 raise Refused(f"old-roots {old_roots} is a {found.type}", "name another dataset")
@@ -235,10 +235,3 @@ def delete(name: str, createtxg: int, act: str = "do") -> None:
     if what == "clone":
         raise EphemerootError(f"{by} is a clone of {name}", f"'zfs promote {by}' first")
     raise EphemerootError(f"{name} cannot be destroyed: {os.strerror(int(by))}")
-
-
-def amount_of(value: object, total: int) -> int:
-    """Bytes of an ``amount``, see ``btrfs.amount``."""
-    from ephemeroot.wipers.btrfs import amount
-
-    return amount(value, total)

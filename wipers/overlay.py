@@ -6,11 +6,12 @@ a volume, where retired ones stay for a while (``uppers``).
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import attributes, placement, uppers
+from ephemeroot.wipers import attributes, placement, retention, uppers
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.placement import Places
 from ephemeroot.wipers.retention import Policy
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.history import Installed
 
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
 class Overlay(Wiper):
     """Mounts an overlay over the installed root. See the contract for the methods."""
 
@@ -33,6 +37,7 @@ class Overlay(Wiper):
         Option("size", "amount", None, "how much a layer in memory may hold; by default half"),
         Option("keep-days", "integer", 30, "days for which every old layer is kept"),
         Option("keep-last", "integer", 3, "old layers that are kept whatever their age"),
+        Option("min-free", "amount", None, "below it the oldest old layers go early"),
     )
     MOUNTS_ROOT = True
 
@@ -47,6 +52,9 @@ class Overlay(Wiper):
         if settings.get("volume") and settings.get("size"):
             reason = "is for a layer in memory, and this one is on a volume"
             return [Finding("size", reason, "leave size or volume out")]
+        if settings.get("min-free") and not settings.get("volume"):
+            reason = "is for layers on a volume, and this one is in memory"
+            return [Finding("min-free", reason, "name a volume, or leave min-free out")]
         return []
 
     @classmethod
@@ -107,7 +115,9 @@ class Overlay(Wiper):
         where = installed.volumes.get(self._volume)
         if where is None or not os.path.ismount(where):
             raise Refused(f"the volume {self._volume} with the layers is not mounted", "mount it")
-        return UpperHistory(Uppers(where, create=False), installed, fstype, self._policy)
+        layers = Uppers(where, create=False)
+        min_free = self._min_free(layers) if layers.old >= 0 else 0
+        return UpperHistory(layers, installed, fstype, self._policy, min_free)
 
     @property
     def _volume(self) -> str | None:
@@ -120,6 +130,9 @@ class Overlay(Wiper):
         if not isinstance(days, int) or not isinstance(last, int):
             raise Refused(f"keep-days or keep-last is no number: {days!r}, {last!r}")
         return Policy(days, last)
+
+    def _min_free(self, layers: Uppers) -> int:
+        return retention.amount(self.settings.get("min-free"), layers.space()[1])
 
     def _on_volume(self, boot: Boot) -> str:
         try:
@@ -151,21 +164,40 @@ class Overlay(Wiper):
         if boot.dry_run:
             return Outcome(fresh={})
         retired = layers.retire(boot, self._policy)
+        outcome = Outcome(fresh={}, retired=str(retired) if retired else None)
+        self._make(boot, below, layers, outcome)
+        outcome.fresh = _mount(boot, places, below, above)
+        self._prune(boot, layers, outcome)
+        outcome.kept = [str(name) for name in layers.retired()]
+        return outcome
+
+    def _make(self, boot: Boot, below: str, layers: Uppers, outcome: Outcome) -> None:
+        """Make a new layer; without space for it prune what is due, once."""
         pattern = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            layers.make(pattern, boot.now)
+            try:
+                layers.make(pattern, boot.now)
+                return
+            except OSError as error:
+                if error.errno not in _NO_SPACE:
+                    raise
+            boot.log("no space for a new layer: old ones that are due go first")
+            self._prune(boot, layers, outcome)
+            try:
+                layers.make(pattern, boot.now)
+            except OSError as error:
+                if error.errno not in _NO_SPACE:
+                    raise
+                raise EphemerootError(
+                    f"no space for a new layer on the volume {self._volume}",
+                    "delete files there or, with 'ephemeroot roots delete', old layers",
+                ) from error
         finally:
             os.close(pattern)
-        fresh = _mount(boot, places, below, above)
-        problems: list[str] = []
-        pruned = layers.prune(boot, self._policy, problems)
-        return Outcome(
-            fresh=fresh,
-            retired=str(retired) if retired else None,
-            pruned=pruned,
-            kept=[str(name) for name in layers.retired()],
-            problems=problems,
-        )
+
+    def _prune(self, boot: Boot, layers: Uppers, outcome: Outcome) -> None:
+        min_free = self._min_free(layers)
+        outcome.pruned += layers.prune(boot, self._policy, outcome.problems, min_free)
 
 
 def _mount(boot: Boot, places: Places, below: str, above: str) -> dict[str, str]:
@@ -177,6 +209,10 @@ def _mount(boot: Boot, places: Places, below: str, above: str) -> dict[str, str]
         f"workdir={above}/{uppers.WORK}",
     ]
     path = places.attach(_overlay(stack), "fresh")
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise EphemerootError(
+            "the overlay can only be mounted read-only", "the kernel's messages say why (dmesg)"
+        )
     placement.put_in_place(path, boot.mount_point)
     return {"device": str(os.stat(path).st_dev)}
 

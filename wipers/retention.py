@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DAY = 86400
 
+_UNITS = "KMGTPE"
+
 DAWN = 1767225600
 """2026-01-01: no boot of this program was earlier, so a clock before it is wrong."""
 
@@ -151,3 +153,20 @@ def _latest(names: Iterable[Name], seen: int) -> int:
 def is_ahead(name: Name, now: float) -> bool:
     """Whether *name* lies in the future of a trusted clock by more than clocks differ."""
     return name.time > now + DAY
+
+
+def amount(value: object, total: int) -> int:
+    """Bytes of an ``amount``: ``10%`` of *total*, ``512M``, a number of bytes; 0 for none.
+
+    Raises ``ValueError`` for anything else.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return value
+    text = str(value).strip()
+    if text.endswith("%"):
+        return int(total * float(text[:-1]) / 100)
+    number = text.upper().removesuffix("B").removesuffix("I")
+    power = _UNITS.find(number[-1:]) + 1 if number else 0
+    return int(float(number[:-1] if power else number) * 1024**power)

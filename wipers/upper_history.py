@@ -43,8 +43,9 @@ class UpperHistory(History):
         installed: Installed,
         fstype: str,
         policy: Policy | None = None,
+        min_free: int = 0,
     ) -> None:
-        super().__init__(f"{uppers.FOLDER}/{uppers.OLD}", policy)
+        super().__init__(f"{uppers.FOLDER}/{uppers.OLD}", policy, min_free)
         self.layers = layers
         self.installed = installed
         self.fstype = fstype
@@ -154,8 +155,13 @@ class UpperHistory(History):
             marks.set_seen(self.layers.old, now)
 
     def space(self) -> tuple[int, int]:
-        status = os.fstatvfs(self._old)
-        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        if self.layers is None:
+            raise EphemerootError("layers in memory leave no old ones")
+        return self.layers.space()
+
+    def settle(self, deadline: float) -> None:
+        if self.layers is not None and self.layers.old >= 0:
+            self.layers.settle()
 
     def rename(self, entry: OldRoot, name: Name) -> str:
         os.close(self._open(entry))

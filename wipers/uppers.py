@@ -18,7 +18,7 @@ import os
 import time
 
 from ephemeroot.errors import Locked, Refused
-from ephemeroot.linux import copying, mounts, paths
+from ephemeroot.linux import copying, kernel, mounts, paths
 from ephemeroot.wipers import attributes, marks, names, retention
 from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.retention import Candidate, Policy
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from ephemeroot.wipers.contract import Boot
+    from ephemeroot.wipers.retention import Verdict
 
 FOLDER = "ephemeroot-overlay"
 UPPER, WORK, OLD = "upper", "work", "old-uppers"
@@ -110,10 +111,20 @@ class Uppers:
     def make(self, pattern: int, now: float) -> None:
         """Make a new layer, with owner, mode and labels of the open directory *pattern*.
 
-        *now*, in seconds since 1970, is when.
+        *now*, in seconds since 1970, is when. Nothing is left of it if that fails.
         """
+        try:
+            self._make(pattern, now)
+        except BaseException:
+            copying.remove(self.fd, UPPER)
+            raise
+
+    def _make(self, pattern: int, now: float) -> None:
         copying.remove(self.fd, WORK)
         os.mkdir(WORK, 0o700, dir_fd=self.fd)
+        # overlayfs makes one like it, and without the space for that mounts read-only
+        # (ovl_make_workdir in fs/overlayfs/super.c).
+        os.mkdir(f"{WORK}/work", 0o700, dir_fd=self.fd)
         os.mkdir(UPPER, 0o700, dir_fd=self.fd)
         upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
         try:
@@ -125,15 +136,22 @@ class Uppers:
             os.close(upper)
         os.fsync(self.fd)
 
-    def prune(self, boot: Boot, policy: Policy, problems: list[str]) -> list[str]:
-        """Remove what is due, within ``boot.budget``; return the names that are gone."""
+    def prune(
+        self, boot: Boot, policy: Policy, problems: list[str], min_free: int = 0
+    ) -> list[str]:
+        """Remove what is due, and what may go early while less than *min_free* bytes are free,
+        within ``boot.budget``; return the names that are gone.
+        """
         deadline = time.monotonic() + boot.budget
         pruned = []
         for text in self._begun():
             self._remove(text, deadline, problems)
-        for name in self._due(boot, policy, boot.pinned):
+        for verdict in self._judge(boot, policy, boot.pinned):
             if time.monotonic() >= deadline:
                 break
+            if not verdict.due and not (verdict.spare and self._is_short(min_free)):
+                continue
+            name = verdict.candidate.name
             # First the name: what is half removed must not look like a root that was.
             text = condemn(self.old, str(name))
             boot.log(f"remove the old upper {name}")
@@ -143,7 +161,23 @@ class Uppers:
             marks.set_seen(self.old, int(boot.now))
         return pruned
 
-    def _due(self, boot: Boot, policy: Policy, pinned: Container[str]) -> list[Name]:
+    def space(self) -> tuple[int, int]:
+        """Bytes available and bytes in all, on the volume."""
+        status = os.fstatvfs(self.old)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+    def settle(self) -> None:
+        """Make what was removed count as free: btrfs does it with its next commit."""
+        if kernel.libc.syncfs(self.old) != 0:
+            kernel.raise_errno("syncfs")
+
+    def _is_short(self, min_free: int) -> bool:
+        if self.space()[0] >= min_free:
+            return False
+        self.settle()
+        return self.space()[0] < min_free
+
+    def _judge(self, boot: Boot, policy: Policy, pinned: Container[str]) -> list[Verdict]:
         retired = self.retired()
         now = retention.measure(
             retired,
@@ -153,7 +187,8 @@ class Uppers:
             keep_days=policy.keep_days,
         )
         candidates = [Candidate(name, pinned=str(name) in pinned) for name in retired]
-        return [v.candidate.name for v in retention.judge(candidates, policy, now) if v.due]
+        # Those that are due first: they may make room enough for the others.
+        return sorted(retention.judge(candidates, policy, now), key=lambda verdict: not verdict.due)
 
     def _begun(self) -> list[str]:
         """What an earlier boot had no time to remove."""
