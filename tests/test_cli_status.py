@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ephemeroot.cli.status import collect
+from image_archives import archive, file
 from living_machine import LivingMachine, living_machine
 
 pytestmark = pytest.mark.requires_loop
@@ -139,6 +140,25 @@ def test_the_next_boot(machine: LivingMachine) -> None:
     lines = status(machine)["next-boot"]
     assert lines[0].endswith("/etc/kernel/cmdline says ephemeroot.wipe=no")
     assert lines[1] == "the root is kept as it is"
+
+
+def test_an_image_older_than_what_was_applied(machine: LivingMachine) -> None:
+    machine.boot_by_the_stages()
+    plan = machine.plan()
+    image = machine.root / "boot/initrd.img-6.1.0"
+    (machine.root / "lib/modules/6.1.0").mkdir(parents=True)
+    (machine.root / "lib/modules/6.1.0/modules.dep").touch()
+    image.parent.mkdir()
+    image.write_bytes(archive({"usr/lib/ephemeroot/plan.json": file(plan.dump())}))
+    assert status(machine)["images"] == []
+    plan.generation = 2
+    (machine.root / "etc/ephemeroot/plan.json").write_bytes(plan.dump())
+    content = status(machine, 10)
+    (line,) = content["images"]
+    assert line in content["complaints"]
+    assert "is of generation 1, generation 2 was applied: it does not wipe" in line
+    assert "an image that is older does not wipe" in content["next-boot"][-1]
+    assert line in machine.call("status").stdout
 
 
 def test_newer_and_other_stores(machine: LivingMachine) -> None:

@@ -176,7 +176,7 @@ def test_without_settings_the_careful_defaults_count(machine: Machine) -> None:
         ("wipe", "poweroff", "ephemeroot.on-failure=keep", 0, None),
         ("wipe", "keep", "ephemeroot.on_failure=emergency", 1, None),
         ("wipe", "emergency", "ephemeroot.on-failure=nonsense", 1, None),
-        ("wipe", "emergency", "ephemeroot.on-failure=continue", 1, None),
+        ("wipe", "emergency", "ephemeroot.on-failure=continue", 0, None),
         ("wipe", "poweroff", "ephemeroot.wipe=no", 0, None),
         ("wipe", "poweroff", "ephemeroot.wipe=yes ephemeroot.wipe=FALSE", 0, None),
         ("wipe", "emergency", "ephemeroot.wipe=no ephemeroot.wipe=1", 1, None),
@@ -184,9 +184,9 @@ def test_without_settings_the_careful_defaults_count(machine: Machine) -> None:
         ("persist", "reboot", "", 1, "reboot"),
         ("persist", "poweroff", "ephemeroot.on-failure=emergency", 1, None),
         ("persist", "emergency", "ephemeroot.on-failure=reboot", 1, "reboot"),
-        # No policy for a missing store says that the boot may go on without it.
-        ("persist", "emergency", "ephemeroot.on-failure=keep", 1, None),
-        ("persist", "emergency", "ephemeroot.on-failure=continue", 1, None),
+        # As with an interpreter: the word counts for every kind of failure.
+        ("persist", "emergency", "ephemeroot.on-failure=keep", 0, None),
+        ("persist", "reboot", "ephemeroot.on-failure=continue", 0, None),
         ("persist", "poweroff", "ephemeroot.persist=off", 0, None),
     ],
 )

@@ -61,7 +61,12 @@ echo "== dry run"; ephemeroot apply --dry-run
 echo "== first"; ephemeroot apply --yes
 echo "== second"; ephemeroot apply --yes
 sed -i 's,"/var/log",& \\, "/srv",' /etc/ephemeroot/ephemeroot.toml
+# Another kernel with an image, and one for rescue, as Debian's and Fedora's packages leave them.
+cp --archive --link "/usr/lib/modules/$kernel" /usr/lib/modules/6.99.0-other
+cp "/boot/initrd.img-$kernel" /boot/initrd.img-6.99.0-other
+echo rescue > /boot/initramfs-0-rescue-5c0f3f2a9d0e4c8b8f6a1e2d3c4b5a69.img
 echo "== third"; ephemeroot apply --yes
+cat /boot/initramfs-0-rescue-*.img
 cat /persistent/.ephemeroot/generation
 cmp /persistent/.ephemeroot/plan.json /etc/ephemeroot/plan.json
 cat /persistent/etc/ephemeroot/ephemeroot.toml
@@ -81,7 +86,11 @@ def test_apply_rebuilds_the_images_and_reads_them_back(
     assert "no changes since generation 1" in second
     assert "generation 1 read back" in second
     assert "+ under the new root: bind directory /srv" in third
-    assert "done: 1 image of generation 2 read back" in third
+    for kernel in (image.release, "6.99.0-other"):
+        line = f"rebuild /boot/initrd.img-{kernel} for the kernel {kernel}, and read it back: plan"
+        assert line in third
+    assert "done: 2 images of generation 2 read back" in third
+    assert "\nrescue\n" in third, "built once and kept for ever"
     assert "\n2\n" in third
     assert '"/var/log" , "/srv"' in third, "the store has the configuration as it is now"
 

@@ -59,14 +59,21 @@ leave() {
     exit 1
 }
 
-# follow POLICY RESCUE: what on-failure says for this stage
+# follow KIND RESCUE: what on-failure says for that kind of failure; the command line's word counts
+# for every kind.
 follow() {
-    case $1 in
-        keep)
+    case $1 in wipe) policy=$wipe ;; *) policy=$store ;; esac
+    case $override in keep | continue | emergency | reboot | poweroff) policy=$override ;; esac
+    case $policy:$stage in
+        keep:wipe | continue:wipe)
             say "the root is kept as it is: nothing was wiped"
             exit 0
             ;;
-        reboot | poweroff) leave "$1" ;;
+        keep:* | continue:*)
+            say "the boot goes on: NOTHING THAT WAS DECLARED PERSISTS"
+            exit 0
+            ;;
+        reboot:* | poweroff:*) leave "$policy" ;;
     esac
     say "$2"
     exit 1
@@ -77,13 +84,9 @@ decide() {
     say "$stage failed: $1"
     case $stage:$wiping:$persistence in
         wipe:off:* | persist:*:off) exit 0 ;;
-        wipe:*)
-            case $override in keep | emergency | reboot | poweroff) wipe=$override ;; esac
-            follow "$wipe" "to boot without wiping, append ephemeroot.wipe=no to the kernel command line"
-            ;;
+        wipe:*) follow wipe "to boot without wiping, append ephemeroot.wipe=no to the kernel command line" ;;
     esac
-    case $override in emergency | reboot | poweroff) store=$override ;; esac
-    follow "$store" "to boot without persistence, append ephemeroot=no to the kernel command line"
+    follow store "to boot without persistence, append ephemeroot=no to the kernel command line"
 }
 
 # A volume whose check has failed must not be mounted, so nothing may be wiped either.
@@ -92,8 +95,7 @@ require_checked() {
     for unit in $checks; do
         systemctl --quiet is-failed "$unit" || continue
         say "$stage failed: $unit found errors that it could not correct"
-        case $override in emergency | reboot | poweroff) store=$override ;; esac
-        follow "$store" "repair the filesystem; to boot without persistence, append ephemeroot=no to the kernel command line"
+        follow store "repair the filesystem; to boot without persistence, append ephemeroot=no to the kernel command line"
     done
 }
 
