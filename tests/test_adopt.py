@@ -21,7 +21,7 @@ import pytest
 from btrfs_image import btrfsutil, fresh_disk
 from ephemeroot import cli
 from ephemeroot.config import Machine, read
-from ephemeroot.conversion import drop_in
+from ephemeroot.conversion import drop_in, underway
 from ephemeroot.conversion.adoption import Adopter
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.linux import paths
@@ -181,10 +181,110 @@ def test_replaced_is_kept_aside(machine: MachineTree) -> None:
     machine.write("persistent/srv/app/old", "of an earlier time")
     assert adopt(machine, "/srv/app") == 1
     assert not (machine.path / DROP_IN).exists()
-    assert adopt(machine, "--replace", "/srv/app") == 10
+    assert adopt(machine, "--replace", "/srv/app") == 0
+    assert records(machine) == []
     assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
     (aside,) = (machine.path / "persistent/.ephemeroot/replaced").iterdir()
     assert (aside / "old").read_text() == "of an earlier time"
+
+
+def test_two_of_one_name_are_both_kept_aside(machine: MachineTree) -> None:
+    for parent in ("a", "b"):
+        machine.write(f"srv/{parent}/same", "new")
+        machine.write(f"persistent/srv/{parent}/same", f"old {parent}")
+    assert adopt(machine, "--replace", "/srv/a/same", "/srv/b/same") == 0
+    aside = (machine.path / "persistent/.ephemeroot/replaced").iterdir()
+    assert sorted(path.read_text() for path in aside) == ["old a", "old b"]
+
+
+def test_killed_while_replacing_what_the_store_had_stays(machine: MachineTree) -> None:
+    """Run again as it was, it must not clear away what it promised to keep."""
+    old = machine.path / "persistent/srv/app/old"
+    aside = machine.path / "persistent/.ephemeroot/replaced"
+    started, count = time.monotonic(), 0
+    while True:
+        machine.write("persistent/srv/app/old", "of an earlier time")
+        killed = killed_at(count, lambda: adopt(machine, "--replace", "/srv/app"))
+        assert adopt(machine, "--replace", "/srv/app") == 0
+        kept = [path / "old" for path in aside.iterdir()]
+        assert any(path.exists() for path in kept), count
+        assert not old.exists()
+        assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
+        subprocess.run(["rm", "-rf", aside, old.parent, machine.path / DROP_IN], check=True)
+        if not killed:
+            break
+        count += 1 if time.monotonic() - started < 8 else 9
+    assert count > 25
+
+
+def test_what_the_store_has_beside_is_not_overwritten(machine: MachineTree) -> None:
+    """It was declared once: what the root has under that name is another thing."""
+    machine.write("srv/beside/x", "of the root")
+    machine.write("persistent/srv/beside/x", "of an earlier time")
+    assert adopt(machine, "/srv/app") == 0
+    assert adopt(machine, "/srv") == 1
+    assert (machine.path / "persistent/srv/beside/x").read_text() == "of an earlier time"
+    assert "/srv" not in declared(machine)
+
+
+def test_what_is_in_use_below_is_not_replaced_by_its_place(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.write("srv/beside", "")
+    adopter = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app/deep"])
+    adopter.execute(adopter.adoptions[0], bind=True, progress=None)
+    (machine.path / "srv/app/deep/file").write_text("in the store alone")
+    assert adopt(machine, "--replace", "/srv") == 1
+    assert "is in use from the store" in capsys.readouterr().err
+    stored = machine.path / "persistent/srv/app/deep/file"
+    assert stored.read_text() == "in the store alone"
+    assert adopt(machine, "/srv") == 0
+    assert stored.read_text() == "in the store alone"
+
+
+@pytest.mark.parametrize("machine", ["one btrfs"], indirect=True)
+def test_after_a_boot_the_store_is_right(
+    machine: MachineTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power went before adopting was over, and this is the next root, of the base: what it
+    has under that name must not replace what was adopted.
+    """
+    stored = machine.path / "persistent/srv/app"
+    with monkeypatch.context() as patch:
+        patch.setattr(underway, "forget", lambda *_: None)
+        assert adopt(machine, "/srv/app") == 0
+    assert len(records(machine)) == 1
+    before = shape(stored)
+    next_boot(machine.path)
+    machine.write("srv/app/deep/file", "of the base")
+    assert adopt(machine, "/srv/app") == 0
+    assert shape(stored) == before
+
+
+def next_boot(root: Path) -> None:
+    """Mount a fresh root in the place of the one that is at *root*, and the store in it."""
+    device = subprocess.run(
+        ["findmnt", "-nvo", "SOURCE", root], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    subprocess.run(["umount", root / "persistent"], check=True)
+    top = root.with_name("top level")
+    top.mkdir()
+    subprocess.run(["mount", "-o", "subvolid=5", device, top], check=True)
+    btrfsutil.create_snapshot(str(top / "root"), str(top / "fresh"))
+    subprocess.run(["umount", top], check=True)
+    subprocess.run(["umount", root], check=True)
+    subprocess.run(["mount", "-o", "subvol=fresh", device, root], check=True)
+    subprocess.run(["mount", "-o", "subvol=persistent", device, root / "persistent"], check=True)
+
+
+def test_one_in_the_other_goes_with_it(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adopt(machine, "/srv/app/deep", "/srv/app", "/srv/app/") == 0
+    assert "/srv/app/deep goes with /srv/app" in capsys.readouterr().out
+    assert declared(machine).count("/srv/app") == 1
+    assert "/srv/app/deep" not in declared(machine)
+    assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
 
 
 def test_beside_what_is_declared_below_it(machine: MachineTree) -> None:

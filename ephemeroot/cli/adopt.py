@@ -43,11 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: all of it is in the store; 10: something kept changing while it was copied."""
     root = Path(arguments.root)
     machine = Machine.of(arguments.root)
-    config = read(machine, arguments.config)
     with nullcontext() if arguments.dry_run else lock.hold(root):
         adopter = Adopter(
             root,
-            config,
+            read(machine, arguments.config),
             machine,
             [os.path.abspath(p) if arguments.root == "/" else p for p in arguments.path],
             store=arguments.store,
@@ -83,6 +82,7 @@ def _adopt(
 ) -> list[tuple[Adoption, str]]:
     if any(held.values()) and not arguments.yes:
         histories.confirm("Copy it all the same?")
+    adopter.forget_ended()
     bind = adoption.is_ephemeral(Path(arguments.root))
     results = []
     for one in adopter.adoptions:
@@ -100,6 +100,8 @@ def _adopt(
 
 def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> None:
     for one in adopter.adoptions:
+        for note in one.notes:
+            terminal.say(note)
         for problem in one.problems:
             terminal.warning(problem)
     units = sorted({w.unit for found in held.values() for w in found if w.unit})
@@ -129,6 +131,7 @@ def _print_json(
                 "bytes": one.size,
                 "declared": one.declare is not None,
                 "result": done.get(one.path),
+                "notes": one.notes,
                 "problems": one.problems,
                 "writers": [str(writer) for writer in held[one.path]],
             }

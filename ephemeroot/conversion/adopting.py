@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from binascii import crc32
 from collections.abc import Callable
 
-from ephemeroot.conversion import seeds
+from ephemeroot.conversion import seeds, underway
 from ephemeroot.conversion.mirror import Mirror, open_directory, settle
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import seed, tree
@@ -21,9 +20,6 @@ from ephemeroot.linux.copying import Copier
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.conversion.adoption import Adopter, Adoption
-
-ADOPTING = "adopting"
-"""Below a store's own records: copies on their way, and what is under way."""
 
 REPLACED_ONES = "replaced"
 """Below a store's own records: what ``--replace`` has taken out of the way. Never deleted by us."""
@@ -59,11 +55,10 @@ class Work:
 
     def copy(self) -> list[str]:
         """Copy under a temporary name, verify, declare, rename; what kept changing."""
-        adoption, name = self.adoption, record_name(self.source)
-        folder = seed.open_records(self.store, ADOPTING)
+        adoption, name = self.adoption, underway.name(self.source)
+        folder = seed.open_records(self.store, underway.FOLDER)
         try:
             copying.remove(folder, name)
-            _write(folder, f"{name}.path", os.fsencode(self.source))
             parent, last = self._live()
             try:
                 self._copy(parent, last, folder, name)
@@ -89,7 +84,6 @@ class Work:
             self.copier.copy(parent, last, folder, name)
         except OSError as error:
             copying.remove(folder, name)
-            copying.remove(folder, f"{name}.path")
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise EphemerootError(
                     f"the store {self.adoption.store} is too full to take {self.adoption.path}",
@@ -101,9 +95,10 @@ class Work:
         """Bring into the store's directory what it lacks of the root's, beside what is declared
         below it; or what changed since an interrupted run.
         """
-        folder = seed.open_records(self.store, ADOPTING)
+        folder = seed.open_records(self.store, underway.FOLDER)
         try:
-            _write(folder, f"{record_name(self.source)}.path", os.fsencode(self.source))
+            place = os.stat(self.source, dir_fd=self.store, follow_symlinks=False)
+            underway.write(folder, self.source, self.adopter.root, place)
         finally:
             os.close(folder)
         if not self.adoption.inner:
@@ -171,6 +166,8 @@ class Work:
             parent.carry_over(self.stage, self.bare)
 
     def _put_in_place(self, folder: int, name: str) -> None:
+        copy = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        underway.write(folder, self.source, self.adopter.root, copy)
         target, last = tree.open_parent(self.store, self.source)
         try:
             try:
@@ -182,53 +179,46 @@ class Work:
                         "meanwhile",
                         "look at it, and run it again",
                     ) from None
-                paths.rename(folder, name, target, last, flags=paths.RENAME_EXCHANGE)
-                self._set_aside(folder, name)
+                self._exchange(folder, name, target, last)
         finally:
             os.close(target)
         seed.sync(folder)
 
-    def _set_aside(self, folder: int, name: str) -> None:
+    def _exchange(self, folder: int, name: str, target: int, last: str) -> None:
+        """Swap the copy for what the store has. The copy is moved to where the other will be
+        kept before: so that one is at no moment under a name that the next run clears.
+        """
         aside = seed.open_records(self.store, REPLACED_ONES)
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+        kept = f"{moment}-{os.urandom(3).hex()}-{os.path.basename(self.source)[:40]}"
         try:
-            kept = f"{moment}-{os.path.basename(self.source)}"
             paths.rename(folder, name, aside, kept, flags=paths.RENAME_NOREPLACE)
+            try:
+                paths.rename(aside, kept, target, last, flags=paths.RENAME_EXCHANGE)
+            except OSError:
+                copying.remove(aside, kept)
+                raise
+            seed.sync(aside)
         finally:
             os.close(aside)
-        self.adoption.problems.append(
-            f"what the store had is now {self.adoption.store}/{STATE}/{REPLACED_ONES}/{kept}"
+        self.adoption.notes.append(
+            f"what the store had is kept as {self.adoption.store}/{STATE}/{REPLACED_ONES}/{kept}"
         )
 
     def bind(self) -> bool:
         """Put the store's in the place of the root's, as the boot will; whether that was done."""
         if isinstance(self.adoption.operation, Copy):
             return False
+        before = time.time_ns()
         self.adoption.operation.execute(self.stage)
         # What was written in the last moment by who looked before the bind was there.
         parent, last = self._live()
         try:
             target, name = tree.open_parent(self.store, self.source)
             try:
-                self._mirror(parent, last, target, name, delete=False, since=time.time_ns())
+                self._mirror(parent, last, target, name, delete=False, since=before)
             finally:
                 os.close(target)
         finally:
             os.close(parent)
         return True
-
-
-def record_name(source: str) -> str:
-    """The name of what is under way for *source*, in the store's records."""
-    return f"{crc32(os.fsencode(source)):08x}"
-
-
-def _write(folder: int, name: str, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=folder)
-    try:
-        os.write(fd, content)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.fsync(folder)

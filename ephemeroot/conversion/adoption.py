@@ -22,8 +22,8 @@ from ephemeroot.config import Configuration, Examination, Machine, Place, clean,
 from ephemeroot.config.advice import REPLACED
 from ephemeroot.config.model import Binding, Entry, Origin, Permissions
 from ephemeroot.config.problem import Mistake
-from ephemeroot.conversion import drop_in, seeds
-from ephemeroot.conversion.adopting import ADOPTING, Work, record_name
+from ephemeroot.conversion import drop_in, seeds, underway
+from ephemeroot.conversion.adopting import Work
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.returning import bare_root
 from ephemeroot.errors import Misconfigured, Refused
@@ -34,7 +34,6 @@ from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import applied, mounted
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.copying import Copier
@@ -59,6 +58,7 @@ class Adoption:
     inner: tuple[str, ...]
     there: bool
     size: int
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -95,6 +95,7 @@ class Adopter:
         self.machine = machine
         self.replace = replace
         self.settled: list[str] = []
+        self.ended: list[tuple[Path, str]] = []
         self.adoptions: list[Adoption] = []
         self.before = examine(config, machine)
         if self.before.errors:
@@ -102,7 +103,8 @@ class Adopter:
         if not config.stores:
             raise Misconfigured("no store is declared", "'ephemeroot init' proposes one")
         self.store = self._store(config, store)
-        wanted = [path for path in map(self._clean, asked) if not self._is_settled(path)]
+        everything = set(map(self._clean, asked))
+        wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
         declared = {d.path for d in self.before.declared}
         new = [self._declaration(path) for path in wanted if path not in declared]
         after = examine(_with(config, new), machine)
@@ -136,8 +138,11 @@ class Adopter:
             ) from None
         return path
 
-    def _is_settled(self, path: str) -> bool:
-        """Whether it persists by something above it."""
+    def _is_settled(self, path: str, asked: set[str]) -> bool:
+        """Whether it persists by something above it, or goes with it now."""
+        if with_it := [p for p in clean.parents(path) if p in asked]:
+            self.settled.append(f"{path} goes with {with_it[0]}")
+            return True
         above = [d for d in self.before.declared
                  if d.is_directory and d.path != path and clean.is_below(path, d.path)]  # fmt: skip
         if above:
@@ -190,22 +195,25 @@ class Adopter:
         if mountinfo.mounted_at(live) is not None:
             if there and self._is_same(Path(live), place):
                 self.settled.append(f"{path} persists already")
-                self._forget(declared.store, operation.source)
+                self.ended.append((self._folder(declared.store), operation.source))
                 return
             raise Refused(f"{path} is a mount point of something else", "adopt what it is made of")
         self._require_on_root(path, live)
         if there and not self._is_under_way(declared.store, operation.source):
-            if declare is None and not self.replace and not _is_only_parent(place, inner):
+            beside = not _is_only_parent(place, inner)
+            if declare is None and beside and not self.replace:
                 self.settled.append(
                     f"{path} is declared and in the store already; if the root has the right one, "
                     "add --replace"
                 )
                 return
-            if not inner and not self.replace:
+            if beside and not self.replace:
                 raise Refused(
                     f"the store has another {path}, of an earlier time",
                     "look at it, and move it away; or add --replace, which keeps it aside",
                 )
+        if there and self.replace:
+            _require_unbound(Path(live), inner)
         self._require_store(declared.store)
         above = clean.parents(path)
         parents = tuple(o for o in self.plan.persist if isinstance(o, Parent)
@@ -241,20 +249,16 @@ class Adopter:
         if not (self.root / store.lstrip("/")).is_dir():
             raise Refused(f"the store {store} is not there", "is its volume mounted?")
 
-    # Records: what was under way when this was interrupted
-
-    def _record(self, store: str, source: str) -> Path:
-        return self.root / store.lstrip("/") / STATE / ADOPTING / f"{record_name(source)}.path"
+    def _folder(self, store: str) -> Path:
+        return self.root / store.lstrip("/")
 
     def _is_under_way(self, store: str, source: str) -> bool:
-        try:
-            return self._record(store, source).read_bytes() == os.fsencode(source)
-        except OSError:
-            return False
+        return underway.is_recorded(self._folder(store), source, self.root)
 
-    def _forget(self, store: str, source: str) -> None:
-        if self._is_under_way(store, source):
-            self._record(store, source).unlink()
+    def forget_ended(self) -> None:
+        """Remove the records of interrupted runs that a bind has completed since."""
+        for store, source in self.ended:
+            underway.forget(store, source)
 
     # Doing it
 
@@ -277,7 +281,7 @@ class Adopter:
             words = [work.counted()]
             if bind and not (adoption.there and adoption.inner) and work.bind():
                 words.append("bound")
-            self._forget(adoption.store, adoption.operation.source)
+            underway.forget(self._folder(adoption.store), adoption.operation.source)
             seed.sync(store)
         if changed:
             adoption.problems.append(
@@ -306,10 +310,34 @@ class Adopter:
 
 def _is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
     """Whether the store has the directory *place* only as the way to the *inner* paths."""
+    leading = {path[:n] for path in inner for n, char in enumerate(path) if char == "/"}
+    todo = [""]
     try:
-        return bool(inner) and set(os.listdir(place)) <= {p.partition("/")[0] for p in inner}
+        while todo:
+            above = todo.pop()
+            with os.scandir(place / above) as found:
+                for entry in found:
+                    path = f"{above}/{entry.name}".lstrip("/")
+                    if path in inner:
+                        continue
+                    if path not in leading or not entry.is_dir(follow_symlinks=False):
+                        return False
+                    todo.append(path)
     except OSError:
         return False
+    return bool(inner)
+
+
+def _require_unbound(live: Path, inner: tuple[str, ...]) -> None:
+    """Raise ``Refused`` if something declared below *live* is in use from the store: the root
+    has only places for it, and would put those where the next boot looks for it.
+    """
+    for path in inner:
+        if mountinfo.mounted_at(str(live / path)) is not None or (live / path).is_symlink():
+            raise Refused(
+                f"{live / path} is in use from the store, in what --replace would move away",
+                f"move what the store has beside it by hand, and adopt {live} without --replace",
+            )
 
 
 def is_ephemeral(root: Path) -> bool:
