@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from btrfs_image import loop_device, mkfs, mounted
 from ephemeroot import cli
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import data
@@ -300,6 +302,41 @@ def test_without_end_the_loop_does_not_say_that_it_has_waited(dracut: Dracut) ->
     dracut.build()
     waited = (dracut.initdir / "usr/lib/ephemeroot/devices").read_text().splitlines()
     assert "86400 /nowhere" in waited
+
+
+def added(dracut: Dracut) -> list[str]:
+    """The devices of a machine that names one itself: dracut's configuration is sourced by bash."""
+    conf = dracut.root / "usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf"
+    script = f"add_device=' /dev/mine '; . '{conf}'; printf '%s\\n' $add_device"
+    done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_the_volumes_devices_are_dracuts_as_well(dracut: Dracut) -> None:
+    """dracut looks what is below them (LUKS, LVM, MD), as for the root's."""
+    assert added(dracut) == ["/dev/mine"], "nothing was ever applied"
+    link = dracut.folder / "link"
+    link.symlink_to("/dev/null")
+    there = volume(mount_point="/data", name="data", device=str(link))
+    gone = volume(mount_point="/gone", name="gone", device="LABEL=not here")
+    dracut.apply(plan(there, gone, wipe()).dump())
+    assert added(dracut) == ["/dev/mine", "/dev/null"]
+    dracut.apply(plan().dump()[:-20])
+    assert added(dracut) == ["/dev/mine"]
+
+
+@pytest.mark.requires_loop
+def test_all_devices_of_one_btrfs_are_dracuts(dracut: Dracut, tmp_path: Path) -> None:
+    """Each may be inside a LUKS of its own, and a name leads to one of them."""
+    with ExitStack() as stack:
+        loops = [stack.enter_context(loop_device(tmp_path / n, 120)) for n in ("one", "two")]
+        mkfs(*loops)
+        named = volume(mount_point="/data", name="data", device=loops[1], type="btrfs")
+        dracut.apply(plan(named, wipe()).dump())
+        assert set(added(dracut)) == {"/dev/mine", loops[1]}, "what the rest is, is not known yet"
+        stack.enter_context(mounted(loops[0], tmp_path / "top"))
+        assert set(added(dracut)) == {"/dev/mine", *loops}
 
 
 def test_never_applied(dracut: Dracut) -> None:

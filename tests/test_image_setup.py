@@ -28,6 +28,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     folder = "usr/lib/systemd/system"
     assert installed == {
         f"{MODULE}/module-setup.sh": "755",
+        "usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf": "644",
         f"{MODULE}/boot": "755",
         f"{MODULE}/ephemeroot-inert.service": "644",
         f"{MODULE}/ephemeroot-inert.sh": "755",

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, Misconfigured
-from ephemeroot.image import applied, contents, initramfs, mkinitcpio, nics
+from ephemeroot.image import applied, block_devices, contents, initramfs, mkinitcpio, nics
 from ephemeroot.image.contents import Contents
 
 NAME = "image"
@@ -44,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--configured-hooks", metavar="HOOKS", help="HOOKS as mkinitcpio.conf has them"
     )
     parser.add_argument(
+        "--devices",
+        action="store_true",
+        help="only name the block devices of the applied plan: dracut looks what is below them",
+    )
+    parser.add_argument(
         "--dracut-modules",
         action="store_true",
         help="only name the modules of dracut that the plan's volumes need",
@@ -61,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     dracut), ``runscript`` (for mkinitcpio). Exit status 0: complete, or nothing was ever
     applied, or a fallback image; 10: inert, and why.
     """
+    if arguments.devices:
+        return _name_devices(Path(arguments.root or "/"))
     if arguments.dracut_modules:
         return _name_dracut_modules(Path(arguments.root or "/"))
     if arguments.into is None:
@@ -95,6 +102,18 @@ def _run(arguments: argparse.Namespace, into: Path) -> int:
         _warn_of_network(Path(arguments.root or "/"), hooks)
     sys.stderr.write(f"ephemeroot: {_summary(made)}\n")
     return INERT if made.reason else 0
+
+
+def _name_devices(root: Path) -> int:
+    """Those that this machine has; a plan that cannot be read is the image's to report."""
+    try:
+        plan = applied.load(root)
+        found = block_devices.of(plan) if plan else []
+    except (Damaged, OSError):
+        return 0
+    for path in found:
+        sys.stdout.write(path + "\n")
+    return 0
 
 
 def _name_dracut_modules(root: Path) -> int:

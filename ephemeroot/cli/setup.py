@@ -18,6 +18,7 @@ NAME = "setup"
 HELP = "install the initramfs generator's module and the units (a package does this for you)"
 
 MODULE = "/usr/lib/dracut/modules.d/50ephemeroot"
+DRACUT_CONF = "/usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf"
 INITCPIO = "/usr/lib/initcpio"
 HOOKS = {
     "dracut": f"{MODULE}/module-setup.sh",
@@ -38,6 +39,14 @@ _SYSTEM_UNITS = {
 }
 _USERS_UNIT = "ephemeroot-home.service"
 _PROGRAM = "/usr/bin/ephemeroot"
+
+# A script of bash's, sourced (dracut.conf(5)). Without it a host-only image unlocks and assembles
+# only what the root is on.
+_DRACUT_CONF = """\
+# Ephemeroot: what is below the volumes needed for boot (LUKS, LVM, MD) belongs into the image,
+# as it does for the root.
+add_device+=" $(/usr/bin/ephemeroot image --devices 2> /dev/null) "
+"""
 
 
 def hooked() -> list[str]:
@@ -152,6 +161,7 @@ def _dracut(program: str) -> list[Item]:
         Item(f"{MODULE}/{units.INERT}", inert.read_bytes()),
         Item(f"{MODULE}/ephemeroot", target=program),
         *(Item(f"{MODULE}/{hook.name}", hook.read_bytes(), 0o755) for hook in hooks),
+        Item(DRACUT_CONF, _DRACUT_CONF.replace(_PROGRAM, program).encode()),
         # Last: from now on it is used.
         Item(f"{MODULE}/module-setup.sh", module.read_bytes(), 0o755),
     ]

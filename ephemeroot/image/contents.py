@@ -132,7 +132,7 @@ def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
     needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
     volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
     remote = [volume for volume in volumes if volume.type in network.TYPES]
-    devices = _devices(plan)
+    devices = waited_for(plan)
     calls = [call for need in needs for call in need.exercise] + nics.EXERCISE * bool(remote)
     closure = closures.trace(
         _imports(plan, needs) + nics.PYTHON * bool(remote),
@@ -298,7 +298,7 @@ def _loaders(tree: Tree) -> list[str]:
     return [n for n in tree.why if os.path.basename(n).startswith(("ld-linux", "ld-musl", "ld64"))]
 
 
-def _devices(plan: Plan) -> list[units.Device]:
+def waited_for(plan: Plan) -> list[units.Device]:
     """What the wipe waits for, each device once. Raises ``Damaged``."""
     found: dict[str, units.Device] = {}
     try:
