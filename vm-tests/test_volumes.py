@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,10 @@ from vm.cache import Cache
 from vm.console import Typed
 from vm.inits import WITHOUT_SYSTEMD
 from vm.layer import File
+from vm.loop import attached
 from vm.machine import Machine
-from vm.storage import ARRAY, KEY, LAPTOP_LUKS, PASSPHRASE, VAULT_LUKS, Storage
+from vm.storage import ARRAY, KEY, LAPTOP_LUKS, PASSPHRASE, VAULT, VAULT_LUKS, Storage
 from vm.wiped import require_wiped_once
-
-pytestmark = pytest.mark.trial
 
 # systemd's agent on the console and cryptsetup itself
 QUESTION = "assphrase for"
@@ -26,7 +26,42 @@ QUESTION = "assphrase for"
 # Which module an array needs dracut learns from the machine that it runs on.
 MIRROR = ("--add-drivers", "raid1")
 
+# Seconds to the first word: decryption without the processor's help, and somebody who types.
+PATIENCE = 360.0
+
 DISKS = ("root", "vault", "left", "pool_a", "pool_b", "books")
+
+
+# A machine's devices as udev would have made them: the store's name leads to what is encrypted,
+# since nothing can be unlocked here.
+HOST_ONLY = f"""\
+device=$1 number=$2
+mount -t tmpfs tmpfs /dev
+mknod -m 666 /dev/null c 1 3
+ln -s /proc/self/fd /dev/fd
+mkdir -p /dev/disk/by-uuid /dev/block
+mknod "$device" b $number
+ln -s "$device" "/dev/block/${{number%% *}}:${{number##* }}"
+ln -s "$device" /dev/disk/by-uuid/{VAULT}
+dracut --hostonly --print-cmdline 2> /dev/null
+echo and without us:
+rm /usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf
+dracut --hostonly --print-cmdline 2> /dev/null
+"""
+
+
+def test_a_host_only_image_has_what_is_below_the_stores(
+    cache: Cache, storage: Storage, scratch: Path
+) -> None:
+    """By the real dracut, which knows nothing of this machine's root."""
+    (vault,) = storage.copies(scratch, "vault")
+    with attached(vault.image) as device:
+        node = device.stat().st_rdev
+        number = f"{os.major(node)} {os.minor(node)}"
+        said = storage.server.system.run(cache, "sh", "-euc", HOST_ONLY, "dracut", device, number)
+    ours, _, without = said.partition("and without us:")
+    assert f"rd.luks.uuid=luks-{VAULT_LUKS}" in ours.split()
+    assert "rd.luks" not in without
 
 
 @pytest.fixture
@@ -36,9 +71,10 @@ def laptop(storage: Storage, cache: Cache, scratch: Path) -> Boot:
     root = ("root=/dev/root_vg/root", "rootflags=subvol=root", "ro")
     words = (f"rd.luks.uuid=luks-{LAPTOP_LUKS}", "rd.lvm.lv=root_vg/root")
     disks = storage.copies(scratch, "laptop")
-    return Boot(storage.laptop.system, initrd, disks, root=root, arguments=words)
+    return Boot(storage.laptop.system, initrd, disks, root=root, arguments=words, timeout=PATIENCE)
 
 
+@pytest.mark.trial
 def test_the_readmes_layout_inside_luks(
     bench: Bench, laptop: Boot, name: str, scratch: Path
 ) -> None:
@@ -153,6 +189,7 @@ def check_stores(machine: Machine) -> None:
     assert machine.run("findmnt -rno FSROOT /srv/later").out == "/later\n"
 
 
+@pytest.mark.trial
 @pytest.mark.parametrize("init", ["systemd", "no-systemd"])
 def test_stores_on_luks_md_and_two_disks(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str, init: str
@@ -189,15 +226,26 @@ def server(storage: Storage, cache: Cache, scratch: Path, init: str) -> Boot:
         added = ("--add", "crypt mdraid systemd-cryptsetup", "--install", "/etc/keys/vault")
         initrd = storage.server.initrd(cache, (*added, *MIRROR))
         words = (f"rd.md.uuid={ARRAY}",)
-        return Boot(storage.server.system, initrd, disks, root=root, arguments=words)
+        return Boot(
+            storage.server.system, initrd, disks, root=root, arguments=words, timeout=PATIENCE
+        )
     initrd = storage.server.initrd(cache, (*WITHOUT_SYSTEMD, "--add", "crypt mdraid", *MIRROR))
     # All that there is; nothing names the store's LUKS or its array, nor waits for them but us.
     # Longer than the store is waited for: 5 seconds.
     typed = Typed(QUESTION, PASSPHRASE, after=15)
     auto = ("rd.auto=1", "rd.luks.crypttab=0")
-    return Boot(storage.server.system, initrd, disks, root=root, arguments=auto, typed=typed)
+    return Boot(
+        storage.server.system,
+        initrd,
+        disks,
+        root=root,
+        arguments=auto,
+        timeout=PATIENCE,
+        typed=typed,
+    )
 
 
+@pytest.mark.trial
 def test_a_copy_of_a_disk(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str
 ) -> None:
