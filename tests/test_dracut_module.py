@@ -31,6 +31,7 @@ derror() { echo "error $*"; }
 dfatal() { echo "fatal $*"; }
 dracut_module_included() { [[ " $included " == *\\ $1\\ * ]]; }
 dracut_need_initqueue() { echo need-initqueue; }
+inst_multiple() { echo "programs $*"; }
 inst_hook() { echo "hook $1 $2 ${3##*/}"; cp "$3" "$DRACUT_TMPDIR/"; }
 instmods() { echo "module hostonly=$hostonly $*"; }
 hostonly=-h
@@ -119,6 +120,7 @@ def test_without_systemd_the_stages_are_hooks(dracut: Dracut) -> None:
         "hook pre-mount 50 ephemeroot-wipe.sh",
         "hook pre-pivot 30 ephemeroot-persist.sh",
     ]
+    assert "programs -o sleep reboot poweroff" in built.lines
     assert not any("systemd/system" in name for name in built.names)
     settings = (dracut.initdir / "usr/lib/ephemeroot/settings").read_text()
     assert "init=dracut\n" in settings
@@ -344,6 +346,9 @@ def test_never_applied(dracut: Dracut) -> None:
     assert (built.status, built.names) == (0, set())
     assert not any(line.startswith(("error", "fatal")) for line in built.lines)
     assert any("nothing was ever applied" in line for line in built.lines)
+    built = dracut.build("base")
+    assert (built.status, built.names) == (0, set())
+    assert not any(line.startswith(("programs", "hook")) for line in built.lines)
 
 
 def test_a_rescue_image_has_nothing(dracut: Dracut) -> None:

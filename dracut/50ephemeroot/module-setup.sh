@@ -47,6 +47,8 @@ install() {
         10) derror "ephemeroot: THIS IMAGE IS INERT, it neither wipes nor persists (see above)" ;;
         *) ephemeroot_absent "$made/tree" "$status" "$init" ;;
     esac
+    # What the policies call: dracut's module shutdown brings it, and may be left out.
+    [[ $init == dracut && -s $made.list ]] && inst_multiple -o sleep reboot poweroff
     # Half of it would be a machine without its data: all of it or no image at all.
     if [[ -d $made/tree ]] && ! cp -dR --preserve=mode,timestamps "$made/tree/." "$initdir/"; then
         dfatal "ephemeroot: cannot copy $made/tree into the image"
