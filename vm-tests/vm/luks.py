@@ -1,13 +1,16 @@
-"""Encrypted disks: the header by cryptsetup, what is inside by qemu-img; no device mapper."""
+"""Encrypted disks: the header by cryptsetup, what is inside by QEMU; no device mapper."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vm.cache import Cache
 from vm.command import run
-from vm.disk import Layout
+from vm.disk import Layout, copy_extents
+from vm.export import exported
 from vm.loop import attached
 from vm.system import System
 from vm.tools import Tools
@@ -15,7 +18,7 @@ from vm.tools import Tools
 _HEADER = 2
 """MiB: what cryptsetup leaves for a header of this version."""
 
-# LUKS 1: qemu-img writes no other. Few iterations and the smaller key, which cost the guest less.
+# LUKS 1: QEMU knows no other. Few iterations and the smaller key, which cost the guest less.
 _SCRIPT = """\
 printf %s "$3" > /run/passphrase
 printf %s "$4" > /run/key
@@ -49,10 +52,27 @@ class Luks:
         plain = image.with_suffix(".plain")
         run(["truncate", "--size", self.inner.size, plain])
         self.inner.fill(plain, cache, tools, system)
-        # What was never written stays a hole; it reads as noise.
-        tools.run(
-            *("qemu-img", "convert", "-q", "-n", "--target-is-zero", "--target-image-opts"),
-            *("--object", f"secret,id=passphrase,data={self.passphrase}"),
-            *("-f", "raw", plain, f"driver=luks,key-secret=passphrase,file.filename={image}"),
-        )
+        with self._opened(image, plain.stat().st_size, tools) as opened:
+            copy_extents(plain, opened)
         plain.unlink()
+
+    @contextmanager
+    def _opened(self, image: Path, size: int, tools: Tools) -> Iterator[Path]:
+        """What is inside, as a file."""
+        export = image.with_suffix(".export")
+        export.write_bytes(b"")
+        words = [
+            "qemu-storage-daemon",
+            *("--object", f"secret,id=passphrase,data={self.passphrase}"),
+            *("--blockdev", f"driver=file,node-name=disk,filename={image}"),
+            *("--blockdev", "driver=luks,node-name=inside,file=disk,key-secret=passphrase"),
+            "--export",
+            f"type=fuse,id=export,node-name=inside,writable=on,mountpoint={export}",
+        ]
+        daemon = tools.popen(words, ())
+        try:
+            yield exported(daemon, export, size)
+        finally:
+            daemon.terminate()
+            daemon.wait(60)
+            export.unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vm.cache import Cache
 from vm.command import run
-from vm.disk import Layout
+from vm.disk import Layout, copy_extents
 from vm.loop import attached
 from vm.system import System
 from vm.tools import Tools
@@ -48,10 +48,10 @@ class Lvm:
         asked = [word for name, one in self.volumes for word in (name, str(_extents(one)))]
         with attached(image) as device:
             system.run(cache, "sh", "-euc", _SCRIPT, "lvm", device, self.group, *asked)
-        place = START >> 20
+        place = START
         for _, layout in self.volumes:
             put_inside(image, place, layout, cache, tools, system)
-            place += _extents(layout) * _EXTENT
+            place += _extents(layout) * _EXTENT << 20
 
 
 def _extents(layout: Layout) -> int:
@@ -65,10 +65,9 @@ def _extents(layout: Layout) -> int:
 def put_inside(
     image: Path, place: int, layout: Layout, cache: Cache, tools: Tools, system: System
 ) -> None:
-    """Write `layout` into the raw image, `place` MiB after its start."""
+    """Write `layout` into the raw image, `place` bytes after its start."""
     inside = image.with_suffix(".inside")
     run(["truncate", "--size", layout.size, inside])
     layout.fill(inside, cache, tools, system)
-    blocks = ["bs=1M", f"seek={place}", "conv=sparse,notrunc", "status=none"]
-    run(["dd", f"if={inside}", f"of={image}", *blocks])
+    copy_extents(inside, image, place)
     inside.unlink()

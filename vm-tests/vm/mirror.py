@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vm.cache import Cache
-from vm.command import run
-from vm.disk import Layout, prepared
+from vm.disk import Layout, copy_extents, prepared
 from vm.system import System
 from vm.tools import Tools
 
@@ -44,8 +43,7 @@ class Member:
         """See Layout."""
         # Both members have the very same content.
         content = prepared(cache, self.inner, tools, system).image
-        blocks = ["bs=1M", f"seek={_DATA}", "conv=sparse,notrunc", "status=none"]
-        run(["dd", f"if={content}", f"of={image}", *blocks])
+        copy_extents(content, image, _DATA << 20)
         with image.open("r+b") as disk:
             disk.seek(_SUPERBLOCK * 512)
             disk.write(self._superblock(content.stat().st_size // 512))
