@@ -95,6 +95,16 @@ def command_line(
     return [*words, *hardware.extra]
 
 
+def _prefer(pid: int) -> None:
+    """Let the machine go before what is built meanwhile, where we may: time-outs are about it.
+
+    Sessions share the processors evenly, however nice their processes are (sched(7), autogroup).
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, -10)
+        Path(f"/proc/{pid}/autogroup").write_text("-10")
+
+
 class Qemu:
     """A running QEMU: `port` is the wire to the guest, `monitor` the one to QEMU.
 
@@ -115,6 +125,7 @@ class Qemu:
             self.process: subprocess.Popen[bytes] = tools.popen(
                 [*words, *wires], (port_end.fileno(), monitor_end.fileno(), *descriptors)
             )
+        _prefer(self.process.pid)
         self.port = Lines(port)
         self.monitor = Lines(monitor)
         self._events: list[Message] = []
