@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -346,12 +346,31 @@ def test_both_stages(machine: Machine, words: str) -> None:
 
 
 @pytest.mark.requires_root
-def test_a_root_that_could_not_boot_ends_in_an_emergency(machine: Machine) -> None:
-    """on-failure.wipe is keep, but of a root in memory nothing can be kept."""
-    (machine.disk / "usr/sbin/init").unlink()
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda usr: (usr / "sbin/init").unlink(), "the fresh root has no executable /sbin/init"),
+        (
+            lambda usr: (usr / "lib/os-release").unlink(),
+            "the fresh root has no /usr/lib/os-release: systemd would not switch to it",
+        ),
+        (
+            lambda usr: (usr / "lib/modules/2.6.32-5-amd64").mkdir(parents=True),
+            f"no modules for the running kernel {os.uname().release}, only for 2.6.32-5-amd64",
+        ),
+    ],
+    ids=["init", "os-release", "modules"],
+)
+def test_a_root_that_could_not_boot_ends_in_an_emergency(
+    machine: Machine, break_it: Callable[[Path], None], said: str
+) -> None:
+    """Proven with the volumes in it. on-failure.wipe is keep, but of a root in memory nothing can
+    be kept.
+    """
+    break_it(machine.disk / "usr")
     wiped = machine.stage("wipe", "root=tmpfs")
     assert wiped.returncode == EMERGENCY, wiped.stderr
-    assert "the fresh root has no executable /sbin/init" in wiped.stderr
+    assert said in wiped.stderr
     assert "change root= on the kernel command line" in wiped.stderr
     assert not os.path.ismount(machine.sysroot)
 
