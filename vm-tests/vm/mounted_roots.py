@@ -12,7 +12,9 @@ from vm.cache import Cache
 from vm.command import run
 from vm.disk import Btrfs, Disk, Subvolume
 from vm.ephemeral import STORE_UUID, UUID, Ephemeral
+from vm.filesystems import Ext4Files
 from vm.loop import mounted
+from vm.lvm import Lvm
 from vm.system import System
 from vm.tools import Tools
 
@@ -66,6 +68,34 @@ files = ["/etc/machine-id"]
 """
 
 OVERLAY_ROOT = ("root=/dev/vda", "rootfstype=ext4", "ro")
+
+# The same on a stock Debian's LVM, all on one disk; as its grub-mkconfig writes the command line.
+STOCK = """\
+[root]
+wiper = "overlay"
+external-boot = true
+
+[root.overlay]
+volume = "/persistent"
+
+[[volumes]]
+mount-point = "/persistent"
+device = "/dev/vg0/store"
+type = "ext4"
+timeout = "20s"
+
+[persistence."/persistent"]
+directories = ["/var/log", "/home"]
+files = ["/etc/machine-id"]
+"""
+STOCK_ROOT = ("root=/dev/mapper/vg0-root", "rootfstype=ext4", "ro")
+STOCK_WORDS = ("rd.lvm.lv=vg0/root", "rd.lvm.lv=vg0/store")
+
+
+def stock_disk(ready: Ephemeral) -> Lvm:
+    """The installed root and the store as logical volumes."""
+    store = Ext4Files("store", ready.store, "480M")
+    return Lvm("vg0", (("root", Ext4(root="/dev/mapper/vg0-root")), ("store", store)))
 
 
 def tmpfs_layout(ready: Ephemeral) -> Btrfs:

@@ -1,7 +1,7 @@
 """Machines whose filesystems are not on plain disks, and the disks.
 
-Three machines: a stock installation on ext4 on LVM, for the overlay; the layout of
-impermanence's README, btrfs on LVM, inside LUKS here; and stores on everything else.
+Two machines: the layout of impermanence's README, btrfs on LVM, inside LUKS here; and stores on
+everything else.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from vm.filesystems import Ext4Files, XfsFiles, btrfs_on_two
 from vm.image import VOLUMES, debian_system
 from vm.layer import Content, File
 from vm.luks import Luks
-from vm.lvm import START, Lvm
+from vm.lvm import Lvm
 from vm.mirror import Member
-from vm.mounted_roots import Ext4
 from vm.system import System
 
 PASSPHRASE = "correct horse"
@@ -29,8 +28,6 @@ VAULT_LUKS = "0d3c8f2e-7c44-4f0e-b1a5-52d9c86e4f77"
 VAULT = "2f4e8d1c-9b7a-4c3d-8e2f-1a0b9c8d7e6f"
 DATA = "51c3a9e2-16d4-4b8f-9d0e-7e6a5b4c3d21"
 ARRAY = "3aaa0122:29827cfa:5331ad66:ca767371"
-LVM_START = START
-"""Where the first logical volume begins on a disk, in bytes."""
 
 _ROOT = """\
 [root]
@@ -38,24 +35,6 @@ wiper = "{wiper}"
 # QEMU has the kernel and the initramfs
 external-boot = true
 """
-
-STOCK = (
-    _ROOT.format(wiper="overlay")
-    + """
-[root.overlay]
-volume = "/persistent"
-
-[[volumes]]
-mount-point = "/persistent"
-device = "/dev/vg0/store"
-type = "ext4"
-timeout = "20s"
-
-[persistence."/persistent"]
-directories = ["/var/log", "/home"]
-files = ["/etc/machine-id"]
-"""
-)
 
 LAPTOP = (
     _ROOT.format(wiper="btrfs")
@@ -131,7 +110,6 @@ SERVER_STORES = ("/persistent", "/srv/data", "/srv/data/pool", "/srv/books")
 class Storage:
     """The machines, and all disks by their names; `root` is the server's."""
 
-    stock: Ephemeral
     laptop: Ephemeral
     server: Ephemeral
     disks: Mapping[str, Disk]
@@ -149,7 +127,6 @@ def storage(bench: Bench, package: Path) -> Storage:
     """All of it, from the cache or made."""
     cache, tools = bench.cache, bench.tools
     plain = debian_system(cache, VOLUMES)
-    stock = make(cache, plain, package, STOCK)
     laptop = make(cache, plain, package, LAPTOP, others={"etc/fstab": LAPTOP_FSTAB})
     crypttab = f"vault UUID={VAULT_LUKS} /etc/keys/vault luks,x-initrd.attach\n"
     files: dict[str, Content] = {
@@ -162,8 +139,6 @@ def storage(bench: Bench, package: Path) -> Storage:
     def disk(layout: Layout, system: System) -> Disk:
         return prepared(cache, layout, tools, system)
 
-    store = Ext4Files("store", stock.store, "480M")
-    installed = Ext4(root="/dev/mapper/vg0-root")
     readme = _btrfs(LAPTOP_FSTAB, laptop.store)
     persistent = Subvolume("persistent", files=server.stores["/persistent"])
     vault = Btrfs((persistent,), "256M", "vault", VAULT)
@@ -171,7 +146,6 @@ def storage(bench: Bench, package: Path) -> Storage:
     checked = ("-c", "30", "-C", "40")
     pool = btrfs_on_two(cache, tools, "pool", "256M", server.stores["/srv/data/pool"])
     disks = {
-        "stock": disk(Lvm("vg0", (("root", installed), ("store", store))), stock.system),
         "laptop": disk(
             Luks(Lvm("root_vg", (("root", readme),)), LAPTOP_LUKS, PASSPHRASE, KEY), laptop.system
         ),
@@ -184,7 +158,7 @@ def storage(bench: Bench, package: Path) -> Storage:
         "books": disk(Ext4Files("my books", server.stores["/srv/books"], tuned=checked), plain),
         "root": disk(_btrfs(SERVER_FSTAB, None), server.system),
     }
-    return Storage(stock, laptop, server, disks)
+    return Storage(laptop, server, disks)
 
 
 def _btrfs(fstab: str, store: Mapping[str, Content] | None) -> Btrfs:
