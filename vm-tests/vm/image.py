@@ -108,7 +108,7 @@ def debian_system(cache: Cache, selection: debian.Selection = PACKAGES) -> Syste
     # Only what decides on the tree: a changed comment must not cost everybody a bootstrap.
     sources = [inspect.getsource(part) for part in (_build, _kernel)]
     key = digest(repr(selection), _UNPACKED, debian.RECIPE, sources)
-    entry = cache.entry("debian", key, lambda folder: _build(folder, selection), keep=8)
+    entry = cache.entry("debian", key, lambda folder: _build(folder, selection), keep=12)
     release = next((entry / "tree/usr/lib/modules").iterdir()).name
     system = System((entry / "tree",), entry / "vmlinux", release, entry.name)
     links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in _MASKED}
