@@ -30,6 +30,10 @@ class Refused(EphemerootError):
     """A proof failed before anything was changed: the root is as it was."""
 
 
+class DeviceMissing(Refused):
+    """A block device is not there. Where it is the root's, there is nothing to keep either."""
+
+
 class StoreMissing(Refused):
     """A volume needed for boot is not there, or is not the one that was declared."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ephemeroot.errors import Damaged, EphemerootError, Locked, StoreMissing
+from ephemeroot.errors import Damaged, DeviceMissing, EphemerootError, Locked, StoreMissing
 from ephemeroot.hooks import cmdline as kernel_cmdline
 from ephemeroot.hooks import persist, wiping
 from ephemeroot.hooks import plan as plans
@@ -161,7 +161,8 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
     if isinstance(error, persist.PathFailed) and policy == "continue":
         # A required path, for which continuing was ruled out; only the command line may.
         policy = "continue" if stage.cmdline.policy() else "emergency"
-    if kind == "wipe" and wiping.has_nothing_to_keep(stage):
+    bare = isinstance(error, DeviceMissing) or wiping.has_nothing_to_keep(stage)
+    if kind == "wipe" and bare:
         kind = "root"
         policy = "emergency" if policy == "keep" else policy
     message = error.message if isinstance(error, EphemerootError) else _os_message(error)

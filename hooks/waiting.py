@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.errors import Refused
+from ephemeroot.errors import DeviceMissing, Refused
 from ephemeroot.linux import devices, twins
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
     *purpose* is for messages (``the device UUID=… of /srv``). Where no unit has waited for
     it, it is waited for here, *timeout* seconds at most (0: without end): those who ask for
     a passphrase (dracut's cryptroot-ask, mkinitcpio's encrypt) have come back before.
-    Raises ``Refused``.
+    Raises ``DeviceMissing`` if it stays away, ``Refused`` if it cannot be used.
     """
     try:
         path = devices.link(spec)
@@ -33,7 +33,7 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
         devices.number(path)
     except FileNotFoundError:
         there = ", ".join(devices.block_devices()) or "none"
-        raise Refused(f"{purpose} is not there (block devices that are: {there})") from None
+        raise DeviceMissing(f"{purpose} is not there (block devices that are: {there})") from None
     except OSError as error:
         raise Refused(f"{purpose} cannot be used: {error.strerror}") from error
     several = twins.of(spec)

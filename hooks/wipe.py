@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from ephemeroot.errors import Damaged, EphemerootError, Refused
+from ephemeroot.errors import Damaged, DeviceMissing, EphemerootError, Refused
 from ephemeroot.hooks import clock, machine_id, proofs, remount, seed, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.volumes import Attach, Volume
@@ -209,7 +209,7 @@ class Wipe(Operation):
         if self.target != "/":
             if self.device is None:
                 raise Damaged(f"the wipe of {self.target} names no device")
-            return _device(stage, self.device), self.subvolume
+            return _device(stage, self.device, bootable=True), self.subvolume
         asked = stage.cmdline.root_device()
         asked_subvolume = stage.cmdline.root_subvolume()
         spec = self.device or asked
@@ -218,7 +218,8 @@ class Wipe(Operation):
                 "neither the configuration nor root= on the kernel command line names a device",
                 "set device in the wiper's table",
             )
-        path = _device(stage, spec)
+        # What the kernel command line boots may be there all the same.
+        path = _device(stage, spec, bootable=spec != asked and _is_there(asked))
         if self.device is not None and asked is not None:
             _require_same_device(stage, self.device, path, asked)
         if self.subvolume is not None and asked_subvolume not in (None, self.subvolume):
@@ -230,8 +231,21 @@ class Wipe(Operation):
         return path, self.subvolume if self.subvolume is not None else asked_subvolume
 
 
-def _device(stage: Stage, spec: str) -> str:
-    return waiting.device(stage, spec, DEVICE_TIMEOUT, f"the root's device {spec}")
+def _device(stage: Stage, spec: str, *, bootable: bool = False) -> str:
+    """*bootable*: there is a root to boot also without that device."""
+    try:
+        return waiting.device(stage, spec, DEVICE_TIMEOUT, f"the root's device {spec}")
+    except DeviceMissing as error:
+        if not bootable:
+            raise
+        raise Refused(error.message, error.hint) from None
+
+
+def _is_there(spec: str | None) -> bool:
+    try:
+        return spec is not None and os.path.exists(devices.link(spec))
+    except ValueError:
+        return False
 
 
 def _require_same_device(stage: Stage, configured: str, path: str, asked: str) -> None:

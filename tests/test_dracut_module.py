@@ -106,6 +106,11 @@ def dracut(tmp_path: Path) -> Dracut:
     return Dracut(tmp_path)
 
 
+SAYING_WHAT_IS_MISSING = [
+    f"hook {kind} 05 ephemeroot-missing.sh" for kind in ("emergency", "shutdown-emergency")
+]
+
+
 def hooks(built: Built) -> list[str]:
     return [line for line in built.lines if line.startswith("hook")]
 
@@ -117,6 +122,7 @@ def test_without_systemd_the_stages_are_hooks(dracut: Dracut) -> None:
     assert built.status == 0, built.lines
     assert hooks(built) == [
         "hook initqueue/finished 50 ephemeroot-wait.sh",
+        *SAYING_WHAT_IS_MISSING,
         "hook pre-mount 50 ephemeroot-wipe.sh",
         "hook pre-pivot 30 ephemeroot-persist.sh",
     ]
@@ -147,7 +153,8 @@ def test_without_systemd_a_wiper_mounts_the_root_among_the_mounts(
     dracut.apply(plan(operation).dump())
     built = dracut.build("base")
     assert built.status == 0, built.lines
-    assert [line for line in hooks(built) if "initqueue" not in line] == [
+    others = (*SAYING_WHAT_IS_MISSING, "hook initqueue/finished 50 ephemeroot-wait.sh")
+    assert [line for line in hooks(built) if line not in others] == [
         *(["hook cmdline 96 ephemeroot-root.sh"] if claimed else []),
         "hook mount 00 ephemeroot-wipe.sh",
         "hook pre-pivot 30 ephemeroot-persist.sh",
@@ -228,7 +235,10 @@ def test_an_armed_image(dracut: Dracut) -> None:
     assert (dracut.initdir / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
     assert "module hostonly= btrfs" in built.lines
     assert "module hostonly= ext4" in built.lines
-    assert hooks(built) == ["hook initqueue/finished 50 ephemeroot-wait.sh"]
+    assert hooks(built) == [
+        "hook initqueue/finished 50 ephemeroot-wait.sh",
+        *SAYING_WHAT_IS_MISSING,
+    ]
     assert "need-initqueue" in built.lines
     # dracut's loop has waited: systemd's units only for what udev still has to do.
     (unit,) = dracut.initdir.glob("usr/lib/systemd/system/dev-*.device.d/zz-ephemeroot.conf")
@@ -297,6 +307,53 @@ def test_dracut_never_gives_up_before_the_stage_can_say_why(tmp_path: Path) -> N
     assert not loop.is_finished(359)
     assert loop.is_finished(360)
     assert not loop.has_waited, "the stage has time left"
+
+
+@pytest.mark.parametrize(
+    ("words", "absent", "speaks"),
+    [
+        ("root=UUID=1-2", True, True),
+        ("root=block:/dev/sda2", True, True),
+        ("root=/dev/null", True, False),  # it is there: what failed is something else
+        ("root=zfs:tank/root", True, False),
+        ("root=UUID=1-2", False, False),  # the stage has had its turn
+        ("root=UUID=1-2 rd.break", True, False),
+        ("root=UUID=1-2 rd.break=initqueue", True, False),
+    ],
+)
+def test_before_dracuts_shell_the_stage_says_what_is_missing(
+    tmp_path: Path, words: str, absent: bool, speaks: bool
+) -> None:
+    """dracut's functions as it describes them, in its manual and in its dracut-lib.sh."""
+    hook = (data.folder("dracut") / "50ephemeroot/ephemeroot-missing.sh").read_text()
+    for place in ("/usr/lib/ephemeroot", "/run/ephemeroot"):
+        hook = hook.replace(place, str(tmp_path))
+    (tmp_path / "hook").write_text(hook)
+    (tmp_path / "boot").write_text(f'echo called "$@"\nls {tmp_path}/waited\n')
+    if not absent:
+        (tmp_path / "boot.json").write_text("{}")
+    functions = """
+getarg() {
+    for word in $words; do
+        case $1=$word in "$1=$1") return ;; *==*) ;; "$1=$1"=*) return 1 ;; esac
+        case $1 in *=) case $word in "$1"*) echo "${word#"$1"}"; return ;; esac ;; esac
+    done
+    return 1
+}
+label_uuid_to_dev() {
+    device=${1#block:}
+    case $device in UUID=*) echo "/dev/disk/by-uuid/${device#UUID=}" ;; *) echo "$device" ;; esac
+}
+"""
+    done = subprocess.run(
+        ["sh", "-uc", f"{functions}. '{tmp_path}/hook'; echo on"],
+        env={"words": words, "NEWROOT": "/sysroot", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    called = f"called wipe /sysroot\n{tmp_path}/waited\n" if speaks else ""
+    assert done.stdout == f"{called}on\n"
 
 
 def test_without_end_the_loop_does_not_say_that_it_has_waited(dracut: Dracut) -> None:

@@ -289,7 +289,15 @@ def test_another_root_on_the_command_line(machine: Machine) -> None:
 
 def test_a_missing_root_device(machine: Machine) -> None:
     words = "root=UUID=00000000-0000-0000-0000-00000000abcd"
-    machine.assert_kept(machine.stage("wipe", words), "00000000abcd is not there")
+    done = machine.stage("wipe", words)
+    assert done.returncode == 73, "there is no root that could be kept"
+    assert "00000000abcd is not there (block devices that are: " in done.stderr
+    assert "kept" not in done.stderr
+    assert "change root= on the kernel command line" in done.stderr
+    assert machine.old() == []
+    for policy, code in (("reboot", 71), ("poweroff", 72)):
+        done = machine.stage("wipe", f"{words} ephemeroot.on-failure={policy}")
+        assert done.returncode == code
 
 
 def test_a_pending_resume(machine: Machine, tmp_path: Path) -> None:

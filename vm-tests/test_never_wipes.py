@@ -125,9 +125,12 @@ def test_the_stores_device_is_missing(
 
 
 def test_the_roots_device_is_missing(ready: Case) -> None:
-    words = ("rd.timeout=5", f"root={ABSENT}")
-    # dracut's own loop ends after that time and calls for the shell, mostly before our stage can.
-    ready.with_words(*words).assert_emergency()
+    """dracut's loop gives up; before its shell, the stage says why, and what is there instead."""
+    emergency = ready.with_words("rd.retry=5", f"root={ABSENT}").assert_emergency(
+        f"the root's device {ABSENT} is not there (block devices that are: vda",
+        "to boot another root, change root= on the kernel command line",
+    )
+    assert emergency.report["wipe"]["policy"] == "emergency", "there is none that could be kept"
 
 
 def test_the_store_is_missing(ready: Case) -> None:

@@ -160,6 +160,7 @@ def _lines(made: Contents, init: str, *, loop: bool) -> list[str]:
     if init == initramfs.BUSYBOX and lines:
         lines.append("runscript")
     hooks = [initramfs.WAIT] if loop and made.waits else []
+    hooks += initramfs.MISSING if loop and made.armed else ()
     if init == initramfs.DRACUT:
         hooks += made.hooks
     return lines + [

@@ -36,6 +36,11 @@ Hook = tuple[str, str, str]
 WAIT: Hook = ("initqueue/finished", "50", "ephemeroot-wait.sh")
 """The hook that keeps dracut's loop, which makes devices, going until ours are there."""
 
+MISSING: tuple[Hook, ...] = tuple(
+    (kind, "05", "ephemeroot-missing.sh") for kind in ("emergency", "shutdown-emergency")
+)
+"""The hooks that speak where dracut gives up before the wipe; the second without a shell."""
+
 
 def dracut_hooks(root: Wiper | None) -> list[Hook]:
     """The hooks of an armed image; *root* is the wiper of the root, if there is one."""

@@ -20,6 +20,7 @@ install() {
     inst_simple /usr/lib/vm-harness/report
     # shellcheck disable=SC2154  # moddir is dracut's
     # With rd.shell=0 dracut runs the hooks of the second kind instead of the first, with or without systemd.
-    inst_hook emergency 00 "$moddir/vm-report.sh"
-    inst_hook shutdown-emergency 00 "$moddir/vm-report.sh"
+    # The last of all: others may have something to say, or to decide.
+    inst_hook emergency 99 "$moddir/vm-report.sh"
+    inst_hook shutdown-emergency 99 "$moddir/vm-report.sh"
 }
