@@ -391,6 +391,46 @@ def test_the_previous_roots_content_is_carried_over(machine: Machine) -> None:
     assert (machine.top / "persistent/srv/data").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("initial", "content"), [("previous", "seen\n"), ("fresh", "of the base\n"), ("empty", None)]
+)
+def test_where_the_first_content_comes_from(
+    machine: Machine, initial: str, content: str | None
+) -> None:
+    """Of what is newly declared: the newest root that lived has what its administrator saw."""
+    names = ("srv2/in a directory", "bound", "copied")
+    (machine.top / "root-base/srv2").mkdir()
+
+    def write(root: Path, text: str) -> None:
+        for name in names:
+            (root / name).write_text(text)
+
+    write(machine.top / "root-base", "of the base\n")
+    if content is None:
+        (machine.top / "root-base/bound").unlink()  # a link would not replace it
+    for text, lived in (("seen\n", True), ("of a root that never lived\n", False)):
+        root = machine.boot()
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        write(root, text)
+        assert not lived or mark_lived(str(root))
+        machine.next_boot()
+    values = {"store": STORE, "initial": initial}
+    machine.persist += [
+        Directory(path="/srv2", source="srv2", **values),
+        File(path="/bound", source="bound", **values),
+        Copy(path="/copied", source="copied", **values),
+    ]
+    root = machine.boot()
+    stored = machine.top / "persistent"
+    assert (root / "srv2").is_mount()
+    for name in names:
+        if content is None:
+            assert not (stored / name).exists(), "no file is made empty"
+        else:
+            assert (stored / name).read_text() == (root / name).read_text() == content
+    assert (root / "bound").is_symlink() == (content is None)
+
+
 def fill(top: Path) -> None:
     """Leave no room for another file."""
     done = subprocess.run(
