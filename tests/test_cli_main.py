@@ -123,6 +123,43 @@ def test_a_reader_that_goes_away(tree: MachineTree) -> None:
     assert run.returncode == 1
 
 
+def test_a_reader_that_goes_away_before_a_complaint(tree: MachineTree) -> None:
+    """What was to be said before the error cannot be written: no reason for a traceback."""
+    tree.write(MAIN, SOUND.replace("files =", "fils ="))
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [PROGRAM, "apply", "--dry-run", "--root", tree.path], stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert done.returncode == 2
+    assert b"fils" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["schema"], ["check"], ["--help"]])
+def test_output_on_a_full_disk(tree: MachineTree, words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [PROGRAM, "--root", tree.path, *words], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1
+    assert b"No space left on device\n" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_a_locale_without_the_letters_of_a_path(tree: MachineTree) -> None:
+    tree.write(MAIN, SOUND.replace('"/var/log"', '"/srv/größe"'))
+    environment = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [PROGRAM, "plan", "--root", tree.path], capture_output=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"/srv/gr\\xf6\\xdfe" in done.stdout
+
+
 def test_interrupted(tree: MachineTree) -> None:
     fifo = tree.path / "fifo"
     os.mkfifo(fifo)

@@ -157,7 +157,7 @@ def test_it_asks_before_it_destroys(installed: Installed, answer: str, gone: boo
     finally:
         os.close(ours)
         os.close(theirs)
-    assert "Delete 1 old root for good?" in done.stdout
+    assert "Delete 1 old root for good?" in done.stderr
     assert done.returncode == (0 if gone else 1), done.stderr
     assert (LAST[0] not in installed.old()) == gone
 

@@ -157,8 +157,24 @@ def test_asked_on_a_terminal(machine: MachineTree, answer: str, status: int) -> 
         os.close(master)
         os.close(slave)
     assert done.returncode == status, done.stderr
-    assert b"Apply? [y/N]" in done.stdout
+    assert b"Apply? [y/N]" in done.stderr
     assert (machine.path / "etc/ephemeroot/plan.json").exists() == (status == 0)
+
+
+def test_a_question_is_not_in_the_json(machine: MachineTree) -> None:
+    master, slave = os.openpty()
+    try:
+        os.write(master, b"y\n")
+        code = "import sys; from ephemeroot.cli import main; sys.exit(main(sys.argv[1:]))"
+        words = [sys.executable, "-P", "-c", code, "apply", "--json", "--no-images"]
+        done = subprocess.run(
+            [*words, "--root", str(machine.path)], stdin=slave, capture_output=True
+        )
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["format"] == "ephemeroot-apply"
 
 
 def test_mistakes_are_reported_and_nothing_is_written(

@@ -8,6 +8,7 @@ the verb's own. Errors are raised; only ``main`` prints them.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -39,22 +40,34 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code.
+    """Run the program and return its exit code, 1 too if its output could not be written.
 
     0 done, 1 failed, 2 wrong usage or configuration, 3 locked by another run, 10 partly
     done, 130 interrupted. Foreseen errors are printed; anything else is a bug and keeps
     its traceback.
     """
+    _allow_every_character()
+    code = 1
     try:
-        code = _run(argv)
+        code = _outcome(argv)
         sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # who read it has gone, and knows
+            terminal.error(f"standard output: {error.strerror}")
+        # Nothing is left that Python would write, and complain of, while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code
+
+
+def _outcome(argv: Sequence[str] | None) -> int:
+    try:
+        return _run(argv)
     except EphemerootError as error:
         _complain(error)
         return error.exit_code
     except BrokenPipeError:
-        # Who read our output has gone; do not complain a second time while exiting.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         terminal.error(f"{where}{error.strerror or error}", _permission_hint(error))
@@ -62,7 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.error("interrupted")
         return INTERRUPTED
-    return code
+
+
+def _allow_every_character() -> None:
+    """A locale may lack a character, a hyphen of ours or a letter of a path: say it otherwise."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _complain(error: EphemerootError) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import apply_listing, setup, terminal
+from ephemeroot.cli import apply_listing, histories, setup, terminal
 from ephemeroot.compile import Compilation, compile_examination
 from ephemeroot.config import (
     Configuration,
@@ -58,9 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: everything was done and read back; 10: some images could not be rebuilt."""
     root = Path(arguments.root)
-    config = read(Machine.of(arguments.root), arguments.config)
     with nullcontext() if arguments.dry_run else lock.hold(root):
-        application = Application(root, config, Machine.of(arguments.root))
+        machine = Machine.of(arguments.root)
+        application = Application(root, read(machine, arguments.config), machine)
         steps = application.steps(images=not arguments.no_images)
         if not arguments.json:
             apply_listing.show(application, steps)
@@ -291,14 +290,9 @@ def _ask(arguments: argparse.Namespace, application: Application) -> None:
     """Raise ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no."""
     if arguments.yes:
         return
-    if not sys.stdin.isatty():
-        raise Misconfigured("nobody can be asked, for there is no terminal", "add --yes")
     wiped = [o.target for o in application.compilation.plan.wipe if isinstance(o, Wipe)]
     what = f"the next boot makes {' and '.join(wiped)} fresh" if wiped else "nothing is wiped"
-    sys.stdout.write(f"{what}. Apply? [y/N] ")
-    sys.stdout.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise EphemerootError("nothing was changed")
+    histories.confirm(f"{what}. Apply?")
 
 
 def _execute(steps: list[Step], *, quiet: bool) -> list[tuple[Step, str]]:

@@ -6,11 +6,12 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot.cli import terminal
 from ephemeroot.config import Machine, fstab
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.cmdline import CommandLine
@@ -172,12 +173,17 @@ def hide_mounts() -> int:
     return before
 
 
-def confirm(question: str) -> None:
-    """Return only if the answer is yes.
+def confirm(question: str, about: Iterable[str] = ()) -> None:
+    """Ask below the lines *about* it, on standard error: standard output may be JSON, or a file.
+    Return only if the answer is yes.
 
     Raises ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no.
     """
     if not sys.stdin.isatty():
         raise Misconfigured("nobody can be asked, for there is no terminal", "add --yes")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    sys.stdout.flush()
+    sys.stderr.writelines(f"{terminal.printable(line)}\n" for line in about)
+    sys.stderr.write(f"{terminal.printable(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise EphemerootError("nothing was changed")

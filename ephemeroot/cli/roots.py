@@ -231,10 +231,8 @@ def _ask(arguments: argparse.Namespace, foreseen: Sequence[Change]) -> None:
     deletions = [change for change in foreseen if isinstance(change, Deletion)]
     if not deletions or arguments.yes or arguments.dry_run:
         return
-    for change in deletions:
-        terminal.say(change.describe())
     count = f"{len(deletions)} old root{'' if len(deletions) == 1 else 's'}"
-    histories.confirm(f"Delete {count} for good?")
+    histories.confirm(f"Delete {count} for good?", (change.describe() for change in deletions))
 
 
 def _carry_out(todo: Sequence[Change], arguments: argparse.Namespace, done: _Done) -> None:

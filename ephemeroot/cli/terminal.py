@@ -7,6 +7,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from typing import TextIO
 
 RED, GREEN, YELLOW = "31", "32", "33"
@@ -50,7 +51,8 @@ def warning(message: str, hint: str = "") -> None:
 
 
 def _complain(word: str, colour: str, message: str, hint: str) -> None:
-    sys.stdout.flush()
+    with suppress(OSError):  # main notices
+        sys.stdout.flush()
     sys.stderr.write(f"ephemeroot: {paint(word + ':', colour, sys.stderr)} {printable(message)}\n")
     if hint:
         sys.stderr.write(f"  hint: {printable(hint)}\n")
