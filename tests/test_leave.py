@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -230,6 +231,22 @@ def test_wherever_it_is_interrupted_the_data_is_complete(machine: Lived, after: 
     root = machine.reboot_plain()
     machine.finish(root)
     assert content(root) == AFTER
+
+
+def test_room_is_needed_once(machine: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what an interrupted run has copied, nor what is declared in one another, twice."""
+    root = machine.start()
+    (machine.top / "persistent/srv/large").write_bytes(bytes(range(256)) * 4096)
+    (machine.top / "persistent/var/lib/inner/large").write_bytes(bytes(range(256)) * 8192)
+    subprocess.run(["sync", "-f", machine.top], check=True)
+    monkeypatch.setattr("ephemeroot.conversion.seeds.share", lambda *_: False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2_500_000))
+    assert leave(root, "--yes") == 1
+    leaving = Departure(root, machine.plan())
+    for item in leaving.items():
+        if item.path == "/srv":
+            leaving.copy(item)
+    assert leave(root, "--yes") == 0
 
 
 @pytest.mark.parametrize("moment", ["record", "switch"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from ephemeroot.cli import histories, setup, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
-from ephemeroot.conversion import completion, departure, lock, seeds
+from ephemeroot.conversion import completion, departure, lock, returning, seeds
 from ephemeroot.conversion.completion import Finish
 from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
@@ -63,15 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
     root = Path(arguments.root)
     if arguments.finish:
         return _finish(arguments, root)
-    plan = applied.load(root)
-    if plan is None:
-        return _nothing_to_leave(root)
-    leaving = Departure(root, _with_adopted(arguments, root, plan))
     bar = Progress("copying back", None)
-    leaving.copier.progress = lambda name: bar.update(
-        leaving.copier.copied + leaving.copier.shared, name
-    )
     with nullcontext() if arguments.dry_run else lock.hold(root):
+        plan = applied.load(root)
+        if plan is None:
+            return _nothing_to_leave(arguments, root)
+        leaving = Departure(root, _with_adopted(arguments, root, plan))
+        leaving.copier.progress = lambda name: bar.update(
+            leaving.copier.copied + leaving.copier.shared, name
+        )
         leaving.prove()
         steps = _steps(leaving, root, images=not arguments.no_images)
         _require_space(leaving, root)
@@ -107,8 +109,11 @@ def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan
     return departure.with_adopted(root, plan, configured)
 
 
-def _nothing_to_leave(root: Path) -> int:
+def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
     if completion.read(root) is not None:
+        if arguments.json:
+            _print_json([])
+            return 0
         terminal.say("everything is in the root and disarmed: the next boot finishes it")
         return 0
     raise Misconfigured("nothing is applied on this machine: there is nothing to leave")
@@ -150,10 +155,16 @@ def _steps(leaving: Departure, root: Path, *, images: bool) -> list[Step]:
 def _require_space(leaving: Departure, root: Path) -> None:
     """Raise ``Refused`` if the root could not hold it all, for what it cannot share."""
     wanted = 0
-    for item in leaving.items():
-        store = root / item.operation.store.lstrip("/") / item.operation.source
-        if store.exists() and not seeds.share(root / item.path.lstrip("/"), store):
-            wanted += seeds.measure(store, set())[0]
+    bare = returning.bare_root(root)
+    try:
+        for item in leaving.items():
+            store = root / item.operation.store.lstrip("/") / item.operation.source
+            if store.exists() and not seeds.share(root / item.path.lstrip("/"), store):
+                below = {f"{store}/{path}" for path in leaving.below(item)}
+                there = Path(mounts.fd_path(bare), item.path.lstrip("/"))
+                wanted += seeds.measure(store, below)[0] - _copied(store, there, below)
+    finally:
+        os.close(bare)
     free = shutil.disk_usage(root).free
     if wanted > free:
         raise Refused(
@@ -161,6 +172,23 @@ def _require_space(leaving: Departure, root: Path) -> None:
             f"{seeds.amount(free)}",
             "make room in the root, or move something large out of the stores",
         )
+
+
+def _copied(store: Path, there: Path, below: set[str]) -> int:
+    """Bytes below *store* that an earlier run has brought to *there* already."""
+    size = 0
+    for folder, directories, names in os.walk(store):
+        inside = Path(folder).relative_to(store)
+        directories[:] = [name for name in directories if f"{folder}/{name}" not in below]
+        for name in names:
+            try:
+                one, other = Path(folder, name).lstat(), (there / inside / name).lstat()
+            except OSError:
+                continue
+            if stat.S_ISREG(one.st_mode) and f"{folder}/{name}" not in below:
+                if (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns):
+                    size += min(one.st_size, one.st_blocks * 512)
+    return size
 
 
 def _show(leaving: Departure, steps: list[Step]) -> None:
