@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -113,6 +114,13 @@ def test_a_command_changes_the_base_and_nothing_else(based: Machine) -> None:
     assert not (based.top / "old_bases" / old / "etc/new").exists()
     assert [row["name"] for row in based.listed()] == ["root-base", old]
     assert based.strays() == []
+
+
+def test_json_has_what_changed_and_not_what_the_command_says(based: Machine) -> None:
+    done = based.base("run", "--json", "--", "sh", "-c", "echo from the command")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["format"] == "ephemeroot-base"
+    assert "from the command" in done.stderr
 
 
 def test_a_dry_run_changes_nothing(based: Machine) -> None:

@@ -70,10 +70,15 @@ def create(opened: Opened, log: Log, *, dry_run: bool) -> Outcome:
 
 
 def run(
-    opened: Opened, words: Sequence[str] | None, log: Log, *, confirm: Callable[[], None]
+    opened: Opened,
+    words: Sequence[str] | None,
+    log: Log,
+    *,
+    confirm: Callable[[], None],
+    output: int | None = None,
 ) -> Outcome:
     """Run *words* (``None``: a shell, and then ``confirm``) in a copy of the base, which then
-    takes its place.
+    takes its place. What is printed there goes to the descriptor *output* if there is one.
 
     Raises ``CommandFailed``, ``Interrupted``, whatever ``confirm`` raises, and ``Refused``
     if what came of it could not boot: everything is then as it was.
@@ -83,7 +88,7 @@ def run(
     try:
         record.write(log)
         try:
-            work = _Work(opened, record, base, words, confirm)
+            work = _Work(opened, record, base, words, confirm, output)
             outcome = opened.rotation(work, log).run()
         except BaseException:
             record.undo(log)
@@ -131,12 +136,14 @@ class _Work:
         base: int,
         words: Sequence[str] | None,
         confirm: Callable[[], None],
+        output: int | None,
     ) -> None:
         self.opened = opened
         self.record = record
         self.base = base
         self.words = words
         self.confirm = confirm
+        self.output = output
 
     def __call__(self, path: str) -> None:
         fd = os.open(path, _DIRECTORY)
@@ -155,7 +162,8 @@ class _Work:
         )
         try:
             self._share_modules(tree)
-            status = command.run(tree.path, self.words or command.shell(tree.path))
+            words = self.words or command.shell(tree.path)
+            status = command.run(tree.path, words, self.output)
             if self.words is None:
                 self.confirm()
             elif status:

@@ -30,8 +30,9 @@ class Interrupted(EphemerootError):
     exit_code = 130
 
 
-def run(root: str, words: Sequence[str]) -> int:
-    """Run *words* in the tree at *root*; returns its exit status, 128 + N for a signal N.
+def run(root: str, words: Sequence[str], output: int | None = None) -> int:
+    """Run *words* in the tree at *root*; returns its exit status, 128 + N for a signal N. What
+    it prints goes to the descriptor *output* if there is one.
 
     What it leaves running is ended: it would keep the tree in use. Raises ``Interrupted``
     if this process is asked to end meanwhile, ``EphemerootError`` if there is no such
@@ -45,6 +46,7 @@ def run(root: str, words: Sequence[str]) -> int:
             process = subprocess.Popen(
                 words,
                 env=_environment(),
+                stdout=output,
                 preexec_fn=_entering(root),  # noqa: PLW1509  # this program has no threads
             )
             status = process.wait()

@@ -96,7 +96,7 @@ class Record:
             if not os.path.ismount(point):
                 raise EphemerootError(
                     f"{point} was saved by a run that was cut off, and is not mounted now",
-                    f"mount it, and run 'ephemeroot base list'; it was saved in {self.name}",
+                    f"mount it: the next boot, or 'base run', puts it back from {self.name}",
                 )
             restored = bootfiles.restore(self.folder / f"boot-{number}", Path(point))
             if restored:

@@ -119,7 +119,8 @@ def _change(arguments: argparse.Namespace, place: Opened, lines: list[str]) -> O
         return place.rotation(lambda path: None, log, dry_run=True).run()
     if not words and not sys.stdin.isatty():
         raise Misconfigured("there is no terminal for a shell", "name a command: base run -- apt …")
-    return change.run(place, words or None, log, confirm=_confirm)
+    output = sys.stderr.fileno() if arguments.json else None
+    return change.run(place, words or None, log, confirm=_confirm, output=output)
 
 
 def _confirm() -> None:
