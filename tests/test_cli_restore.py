@@ -98,6 +98,29 @@ def test_mount(machine: LivingMachine, tmp_path: Path) -> None:
     assert str(where) not in points
 
 
+def test_the_longest_names_there_can_be(machine: LivingMachine) -> None:
+    name = "\u5bbf" * 85
+    (machine.root / "etc" / name).write_text("x")
+    machine.boot(NOON + 2 * DAY)
+    assert not (machine.root / "etc" / name).exists()
+    newest = machine.json("roots", "list")["histories"][0]["entries"][-1]["name"]
+    done = machine.call("roots", "restore", f"/etc/{name}", "--from", newest)
+    assert done.returncode == 0, done.stderr
+    assert (machine.root / "etc" / name).read_text() == "x"
+
+
+def test_mount_as_json(machine: LivingMachine, tmp_path: Path) -> None:
+    where = tmp_path / "old root"
+    where.mkdir()
+    words = ("roots", "mount", STEM, str(where))
+    for more, mounted in ((("--dry-run",), False), ((), True)):
+        content = machine.json(*words, *more)
+        assert (content["format"], content["version"]) == ("ephemeroot-roots-mount", 1)
+        assert content["dry-run"] is not mounted
+        assert os.path.ismount(where) is mounted
+    subprocess.run(["umount", where], check=True)
+
+
 def test_restore_a_file(machine: LivingMachine) -> None:
     dry = machine.call("roots", "restore", "/etc/lost", "--from", STEM, "--dry-run")
     assert dry.stdout == "restore /etc/lost: not done: dry run\n"

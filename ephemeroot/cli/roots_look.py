@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import json
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ from ephemeroot.wipers.oldroot import Facts, OldRoot
 
 FORMAT_SHOW = "ephemeroot-roots-show"
 FORMAT_DIFF = "ephemeroot-roots-diff"
+FORMAT_MOUNT = "ephemeroot-roots-mount"
 VERSION = 1
 
 _CLONE_NEWNS = 0x00020000
@@ -102,7 +104,7 @@ def mount(arguments: argparse.Namespace) -> int:
             entry = history.find(arguments.name)
             line = f"mount {history.path(entry)}, read-only, at {where}"
             if arguments.dry_run:
-                terminal.say(f"{line}: not done: dry run")
+                _say_mounted(arguments, entry, where, f"{line}: not done: dry run")
                 return 0
             made = history.mount(entry)
         try:
@@ -111,13 +113,18 @@ def mount(arguments: argparse.Namespace) -> int:
             os.close(made)
     finally:
         os.close(before)
-    if arguments.json:
-        document = {"format": "ephemeroot-roots-mount", "version": VERSION, "name": entry.label,
-                    "directory": where}  # fmt: skip
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    else:
-        terminal.say(f"{line}: mounted; 'umount {where}' undoes it")
+    undo = f"umount {shlex.quote(where)}"
+    _say_mounted(arguments, entry, where, f"{line}: mounted; '{undo}' undoes it")
     return 0
+
+
+def _say_mounted(arguments: argparse.Namespace, entry: OldRoot, where: str, line: str) -> None:
+    if not arguments.json:
+        terminal.say(line)
+        return
+    content = {"name": entry.label, "directory": where, "dry-run": arguments.dry_run}
+    document = {"format": FORMAT_MOUNT, "version": VERSION, **content}
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def _attach_in(namespace: int, made: int, where: str) -> None:

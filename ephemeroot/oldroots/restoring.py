@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+from binascii import crc32
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 
@@ -79,6 +80,11 @@ def _as_far_as_it_goes(root: int, path: str) -> str:
         return os.path.join(_as_far_as_it_goes(root, head), name)
 
 
+def _begun(name: str) -> str:
+    """What a copy is called until it is complete: the same each time, however long the name."""
+    return f"{_BEGUN}{crc32(os.fsencode(name)):08x}"
+
+
 class Step(Change):
     """One step: ``source`` in the old root goes to ``target``. ``size`` is in bytes."""
 
@@ -104,7 +110,7 @@ class Parent(Step):
             opened(self.source.root, self.source.path, _DIRECTORY) as pattern,
             opened(self.target.root, self.target.parent, _DIRECTORY) as parent,
         ):
-            temporary = _BEGUN + self.target.name[:100]
+            temporary = _begun(self.target.name)
             copying.remove(parent, temporary)
             os.mkdir(temporary, 0o700, dir_fd=parent)
             try:
@@ -142,7 +148,7 @@ class Copy(Step):
             opened(self.source.root, self.source.parent, _DIRECTORY) as source,
             opened(self.target.root, self.target.parent, _DIRECTORY) as parent,
         ):
-            temporary = _BEGUN + self.target.name[:100]
+            temporary = _begun(self.target.name)
             copying.remove(parent, temporary)
             try:
                 self._copy(source, parent, temporary)
