@@ -232,7 +232,7 @@ def test_opensuse_with_snapper(
     btrfsutil.create_subvolume(str(top / "@/.snapshots/1/snapshot"))
     installation.mount("@/.snapshots/1/snapshot")
     installation.write(ACCOUNTS | {
-        "etc/fstab": "UUID=@UUID@ / btrfs defaults 0 0\n"
+        "etc/fstab": "UUID=@UUID@ / btrfs noatime,subvolid=7,compress=zstd:1 0 0\n"
                      "UUID=@UUID@ /var btrfs subvol=/@/var 0 0\n"
                      "UUID=@UUID@ /home btrfs subvol=/@/home 0 0\n"
                      "UUID=C0DE-F00D /boot vfat rw 0 2\n",
@@ -244,6 +244,8 @@ def test_opensuse_with_snapper(
     commands = installation.steps(capsys)
     installation.do(commands[: commands.index("reboot")])
     installation.mount("@ephemeral")
+    line = (installation.root / "etc/fstab").read_text().splitlines()[0]
+    assert line.split()[3] == "subvol=@ephemeral,noatime,compress=zstd:1"
     installation.write({"etc/kernel/cmdline": "root=UUID=@UUID@ rootflags=subvol=@ephemeral\n"})
     text = installation.init(capsys)
     directories = tomllib.loads(text)["persistence"]["/persistent"]["directories"]

@@ -30,7 +30,15 @@ class FstabLine:
     def with_initrd(self) -> str:
         """The line as it must be for the initramfs to mount it."""
         kept = [o for o in self.options if o not in ("defaults", "noauto", INITRD)]
-        fields = (self.device, self.mount_point, self.type, ",".join([*kept, INITRD]), "0", "0")
+        return self._with(*kept, INITRD)
+
+    def with_subvolume(self, path: str) -> str:
+        """The line for another subvolume, all other options as they are."""
+        kept = [o for o in self.options if o != "defaults" and not o.startswith("subvol")]
+        return self._with(f"subvol={path}", *kept)
+
+    def _with(self, *options: str) -> str:
+        fields = (self.device, self.mount_point, self.type, ",".join(options), "0", "0")
         return "  ".join(_escape(field) for field in fields)
 
     def option(self, name: str) -> str | None:

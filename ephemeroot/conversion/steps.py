@@ -65,6 +65,10 @@ def _own_root(survey: Survey, layout: Layout) -> Step | None:
     if survey.inner == layout.root:
         return None
     source = f"{_TOP}/{survey.inner}".rstrip("/")
+    line = survey.root_line
+    renamed = (
+        [_replaced(line, line.with_subvolume(layout.root), f"{_TOP}/{layout.root}")] if line else []
+    )
     return Step(
         f"A subvolume for the root alone, {layout.root}, and a boot into it; the present one "
         f"({survey.inner or 'the top level'}) stays as it is:",
@@ -72,8 +76,7 @@ def _own_root(survey: Survey, layout: Layout) -> Step | None:
             *_mounted_top(
                 layout,
                 f"btrfs subvolume snapshot {shlex.quote(source)} {_top(layout.root)}",
-                f"sed -i -E 's,^([^#]\\S*\\s+/\\s+btrfs\\s+)\\S+,\\1subvol={layout.root},' "
-                f"{_top(layout.root)}/etc/fstab",
+                *renamed,
             ),
             *_command_line(survey, layout),
             "reboot",
@@ -206,7 +209,7 @@ def _needed(line: FstabLine) -> Step | None:
         f"The initramfs must mount {line.mount_point}: make its line in /etc/fstab this one, and "
         "mount it if it is not:",
         (
-            f"sed -i '{line.number}c\\{line.with_initrd()}' /etc/fstab",
+            _replaced(line, line.with_initrd()),
             f"mountpoint -q {point} || mount {point}",
         ),
     )
@@ -292,6 +295,10 @@ def _mounted_top(layout: Layout, *commands: str) -> tuple[str, ...]:
 
 def _top(path: str) -> str:
     return shlex.quote(f"{_TOP}/{path}")
+
+
+def _replaced(line: FstabLine, text: str, root: str = "") -> str:
+    return f"sed -i '{line.number}c\\{text}' {shlex.quote(f'{root}/etc/fstab')}"
 
 
 def _append(line: str) -> str:
