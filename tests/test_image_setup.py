@@ -85,6 +85,20 @@ def test_what_others_put_there_stays(tmp_path: Path) -> None:
     assert tree(tmp_path) == {f"{MODULE}/mine": "644"}
 
 
+@pytest.mark.parametrize("record", ["etc/ephemeroot/plan.json", ".ephemeroot/leaving.json"])
+def test_nothing_is_removed_while_a_boot_depends_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record: str
+) -> None:
+    root = str(tmp_path)
+    assert cli.main(["setup", "dracut", "--root", root]) == 0
+    (tmp_path / record).parent.mkdir(parents=True)
+    (tmp_path / record).write_text("")
+    assert cli.main(["setup", "dracut", "--remove", "--dry-run", "--root", root]) == 0
+    assert cli.main(["setup", "dracut", "--remove", "--root", root]) == 1
+    assert "reboot" in capsys.readouterr().err
+    assert (tmp_path / "usr/lib/dracut/modules.d/50ephemeroot/module-setup.sh").exists()
+
+
 @pytest.mark.parametrize("more", [[], ["--remove"]])
 def test_a_dry_run_changes_nothing(
     tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.cli import terminal
-from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.image import data, units
+from ephemeroot.conversion import departure
+from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.image import applied, data, units
 from ephemeroot.linux import paths
 
 NAME = "setup"
@@ -100,6 +101,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Install or remove, say each file."""
     root = Path(arguments.root or "/")
+    if arguments.remove and not arguments.dry_run:
+        _require_disarmed(root)
     installed = items(arguments.generator, _program(arguments.program, root))
     try:
         for item in reversed(installed) if arguments.remove else installed:
@@ -118,6 +121,21 @@ def run(arguments: argparse.Namespace) -> int:
         _remove_empty(root / MODULE.lstrip("/"))
         _remove_empty(root / INITCPIO.lstrip("/") / "ephemeroot")
     return 0
+
+
+def _require_disarmed(root: Path) -> None:
+    """The same as for removing a package (packaging/may-be-removed)."""
+    if os.path.lexists(applied.path(root)):
+        raise Refused(
+            "this machine's root is made fresh at every boot: its images would go on wiping, and "
+            "the next kernel's would boot without all that persists",
+            "run 'ephemeroot leave' and reboot first",
+        )
+    if os.path.lexists(root / departure.RECORD):
+        raise Refused(
+            "the next boot brings over what has changed in the stores since 'ephemeroot leave'",
+            "reboot first",
+        )
 
 
 def items(generator: str, program: str) -> list[Item]:
