@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import DeviceMissing, Refused
-from ephemeroot.linux import devices, twins
+from ephemeroot.linux import devices, twins, unopened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
         devices.number(path)
     except FileNotFoundError:
         there = ", ".join(devices.block_devices()) or "none"
-        raise DeviceMissing(f"{purpose} is not there (block devices that are: {there})") from None
+        raise DeviceMissing(
+            f"{purpose} is not there (block devices that are: {there})", unopened.hint()
+        ) from None
     except OSError as error:
         raise Refused(f"{purpose} cannot be used: {error.strerror}") from error
     several = twins.of(spec)

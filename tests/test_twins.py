@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_image import loop_device
-from ephemeroot.linux import twins
+from ephemeroot.linux import twins, unopened
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("blkid")]
 
@@ -153,8 +153,39 @@ def test_what_is_made_of_a_device_is_not_its_twin(disks: Disks, tmp_path: Path) 
     assert disks.twins(f"UUID={identity}") == ["/dev/dm-1", "/dev/mapper/vg-snapshot"]
 
 
+LUKS = "0d3c8f2e-7c44-4f0e-b1a5-52d9c86e4f77"
+ARRAY = "3aaa0122-2982-7cfa-5331-ad66ca767371"
+
+
+def test_what_nobody_has_opened(disks: Disks, tmp_path: Path) -> None:
+    """The word that is missing on the kernel command line, for each that nothing was made of."""
+    plain = disks.add()
+    mkfs("ext4", plain)
+    disks.record(plain)
+    database = str(disks.database)
+    assert unopened.hint(database) == ""
+    encrypted = disks.add()
+    with open(encrypted, "r+b") as device:  # a header as LUKS 1 begins
+        device.write(b"LUKS\xba\xbe\x00\x01" + bytes(160) + LUKS.encode())
+    assert disks.record(encrypted)["ID_FS_TYPE"] == "crypto_LUKS"
+    member = "E:ID_FS_TYPE=linux_raid_member\nE:ID_FS_UUID=" + ARRAY
+    (disks.database / "b999:7").write_text(member + "\n")
+    (disks.database / "b999:8").write_text("E:ID_FS_TYPE=LVM2_member\n")
+    said = unopened.hint(database)
+    assert f"{encrypted} (rd.luks.uuid=luks-{LUKS}), " in said
+    assert "/dev/999:7 (rd.md.uuid=3aaa0122:29827cfa:5331ad66:ca767371), " in said
+    assert "/dev/999:8 (rd.lvm.lv=GROUP/VOLUME): " in said
+    assert plain not in said.replace(encrypted, "")
+    # Once there is something above it, it was opened.
+    number, sysfs = disks.number(encrypted), tmp_path / "sys"
+    (sysfs / "dev/block" / number / "holders/dm-0").mkdir(parents=True)
+    (sysfs / "dev/block" / number / "holders/dm-0/dev").write_text("252:0\n")
+    assert "rd.luks" not in unopened.hint(database, str(sysfs))
+
+
 def test_without_udev_nothing_is_known(tmp_path: Path) -> None:
     assert twins.of("UUID=x", str(tmp_path / "none")) == []
+    assert unopened.hint(str(tmp_path / "none")) == ""
 
 
 def test_what_is_left_of_a_device_that_went(disks: Disks) -> None:

@@ -43,12 +43,12 @@ def of(spec: str, database: str | None = None, sysfs: str = "/sys") -> list[str]
         return []
     claims = _claims(link, database or DATABASE)
     numbers = {claim.number for claim in claims}
-    claims = [claim for claim in claims if not _holders(claim.number, sysfs) & numbers]
+    claims = [claim for claim in claims if not holders(claim.number, sysfs) & numbers]
     if not link.startswith("disk/by-part"):
         claims = _without_members(claims)
     if len(claims) < 2:
         return []
-    return sorted(_name(claim.number, sysfs) for claim in claims)
+    return sorted(device_name(claim.number, sysfs) for claim in claims)
 
 
 def _ambiguous_link(spec: str) -> str | None:
@@ -76,16 +76,17 @@ def _claims(link: str, database: str) -> list[Claim]:
         except OSError:  # the device has just gone
             continue
         if wanted in lines:
-            found.append(Claim(name[1:], _properties(lines)))
+            found.append(Claim(name[1:], properties(lines)))
     return found
 
 
-def _properties(lines: list[bytes]) -> dict[str, str]:
+def properties(lines: list[bytes]) -> dict[str, str]:
+    """What the *lines* of a file in udev's database say of the device (ID_FS_TYPE, …)."""
     pairs = [os.fsdecode(line[2:]).partition("=") for line in lines if line.startswith(b"E:")]
     return {key: value for key, _, value in pairs}
 
 
-def _holders(number: str, sysfs: str) -> set[str]:
+def holders(number: str, sysfs: str) -> set[str]:
     """What is made of the device, at any height, as ``major:minor``."""
     found: set[str] = set()
     below = [f"{sysfs}/dev/block/{number}"]
@@ -115,7 +116,7 @@ def _without_members(claims: list[Claim]) -> list[Claim]:
     return [c for c in claims if not c.member or members.count(c.member) > 1]
 
 
-def _name(number: str, sysfs: str) -> str:
+def device_name(number: str, sysfs: str) -> str:
     """The kernel's name of the device, and for a mapping the one that people gave it."""
     folder = f"{sysfs}/dev/block/{number}"
     name = os.path.basename(os.path.realpath(folder)).replace("!", "/")

@@ -1,0 +1,49 @@
+"""Devices that nothing was made of: a LUKS that is not unlocked, a mirror that is not started.
+
+What an initramfs opens is said by its kernel command line; where a device is missing, the word that
+is missing there is mostly the reason.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.linux import paths, twins
+
+
+def hint(database: str | None = None, sysfs: str = "/sys") -> str:
+    """A line for people, or ``""`` if there is none; *database* is udev's."""
+    folder = database or twins.DATABASE
+    found = []
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.startswith("b"))
+    except OSError:
+        return ""
+    for name in names:
+        try:
+            lines = paths.read(f"{folder}/{name}", 1 << 20).split(b"\n")
+        except OSError:  # the device has just gone
+            continue
+        properties = twins.properties(lines)
+        word = _word(properties)
+        if word and not twins.holders(name[1:], sysfs):
+            found.append(f"{twins.device_name(name[1:], sysfs)} ({word})")
+    if not found:
+        return ""
+    return (
+        f"nothing was made of {', '.join(found)}: the word with which dracut does, on the kernel "
+        "command line, unless the image was built for this machine"
+    )
+
+
+def _word(properties: dict[str, str]) -> str:
+    """The word with which dracut opens the device (dracut.cmdline(7))."""
+    kind, uuid = properties.get("ID_FS_TYPE", ""), properties.get("ID_FS_UUID", "")
+    if kind == "crypto_LUKS":
+        return f"rd.luks.uuid=luks-{uuid}"
+    if kind == "LVM2_member":
+        return "rd.lvm.lv=GROUP/VOLUME"
+    if kind == "linux_raid_member":
+        plain = uuid.replace("-", "")
+        return "rd.md.uuid=" + ":".join(plain[n : n + 8] for n in range(0, len(plain), 8))
+    return ""
