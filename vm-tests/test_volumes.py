@@ -239,7 +239,8 @@ def server(storage: Storage, cache: Cache, scratch: Path, init: str) -> Boot:
     # All that there is; nothing names the store's LUKS or its array, nor waits for them but us.
     # Longer than the store is waited for: 5 seconds.
     typed = Typed(QUESTION, PASSPHRASE, after=15)
-    auto = ("rd.auto=1", "rd.luks.crypttab=0")
+    # Neither dracut nor, later, systemd follows crypttab's line, which has a key.
+    auto = ("rd.auto=1", "rd.luks.crypttab=0", "luks.crypttab=no")
     return Boot(
         storage.server.system,
         initrd,
