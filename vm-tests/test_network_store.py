@@ -178,7 +178,6 @@ def test_a_server_that_is_away(alone: Bench, static: tuple[Boot, nfs.Server], na
         assert not list((top / "old_roots").glob("*"))
 
 
-@pytest.mark.trial
 def test_a_static_network(alone: Bench, static: tuple[Boot, nfs.Server], name: str) -> None:
     boot, server = static
     with server:
