@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from pathlib import Path
 
@@ -65,6 +66,17 @@ def test_records_follow_no_link(store: Path, tmp_path: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.requires_root
+def test_who_may_not_read_the_generation_mends_nothing(store: Path) -> None:
+    stores.record(store, b"{}", 3)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            stores.generation(store)
+    finally:
+        os.seteuid(0)
+
+
 @pytest.mark.parametrize("content", ["", "many", "3 4"])
 def test_a_damaged_generation_is_no_low_one(store: Path, content: str) -> None:
     (store / ".ephemeroot").mkdir()
@@ -96,3 +108,21 @@ def test_a_configuration_that_is_the_stores_own(store: Path, tmp_path: Path) -> 
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/ephemeroot").symlink_to(store / "etc/ephemeroot")
     assert stores.keeps_configuration(store, tmp_path)
+
+
+def test_another_configuration_in_the_store_is_kept(store: Path, tmp_path: Path) -> None:
+    """A boot that bound nothing has the base's; what the store had may be all there is."""
+    live = tmp_path / "etc/ephemeroot"
+    live.mkdir(parents=True)
+    (live / "ephemeroot.toml").write_text("of the base")
+    kept = store / "etc/ephemeroot"
+    (kept / "conf.d").mkdir(parents=True)
+    (kept / "conf.d/adopted.toml").write_text("adopted")
+    aside = stores.copy_configuration(store, tmp_path)
+    assert aside is not None
+    assert (aside / "conf.d/adopted.toml").read_text() == "adopted"
+    assert aside.parent.stat().st_mode & 0o7777 == 0o700
+    assert [path.name for path in kept.iterdir()] == ["ephemeroot.toml"]
+    (live / "plan.json").write_text("another plan")
+    assert stores.copy_configuration(store, tmp_path) is None
+    assert (kept / "plan.json").exists()

@@ -210,8 +210,8 @@ class Application:
         return f"generation {self.generation}"
 
     def _copy_configuration(self, store: str) -> str:
-        stores.copy_configuration(self.stores[store], self.root)
-        return "copied"
+        aside = stores.copy_configuration(self.stores[store], self.root)
+        return f"copied; the store had another one, kept as {aside}" if aside else "copied"
 
     def _record(self, store: str) -> str:
         stores.record(self.stores[store], self.plan, self.generation)

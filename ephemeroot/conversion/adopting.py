@@ -14,15 +14,13 @@ from ephemeroot.hooks import seed, tree
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.volumes import STATE
+from ephemeroot.image import stores
 from ephemeroot.linux import copying, paths
 from ephemeroot.linux.copying import Copier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.conversion.adoption import Adopter, Adoption
-
-REPLACED_ONES = "replaced"
-"""Below a store's own records: what ``--replace`` has taken out of the way. Never deleted by us."""
 
 
 class Work:
@@ -188,7 +186,7 @@ class Work:
         """Swap the copy for what the store has. The copy is moved to where the other will be
         kept before: so that one is at no moment under a name that the next run clears.
         """
-        aside = seed.open_records(self.store, REPLACED_ONES)
+        aside = seed.open_records(self.store, stores.REPLACED)
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
         kept = f"{moment}-{os.urandom(3).hex()}-{os.path.basename(self.source)[:40]}"
         try:
@@ -202,7 +200,7 @@ class Work:
         finally:
             os.close(aside)
         self.adoption.notes.append(
-            f"what the store had is kept as {self.adoption.store}/{STATE}/{REPLACED_ONES}/{kept}"
+            f"what the store had is kept as {self.adoption.store}/{STATE}/{stores.REPLACED}/{kept}"
         )
 
     def bind(self) -> bool:

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from ephemeroot.linux import paths
 VERSION = 1
 PLAN = "plan.json"
 GENERATION = "generation"
+
+REPLACED = "replaced"
+"""Below a store's own records: what was taken out of the way there. Never deleted by us."""
 
 CONFIGURATION = "etc/ephemeroot"
 
@@ -47,14 +51,16 @@ def write_marker(store: Path, name: str) -> str:
 def generation(store: Path) -> int:
     """The newest generation that was applied with this store; 0 if none was.
 
-    Raises ``Damaged`` for a record that cannot be read: guessing a lower one would let old
-    images wipe.
+    Raises ``PermissionError``, and ``Damaged`` for a record that cannot be read: guessing a lower
+    one would let old images wipe.
     """
     record = store / STATE / GENERATION
     try:
         return int(record.read_text(encoding="ascii"))
     except FileNotFoundError:
         return 0
+    except PermissionError:
+        raise  # whoever may not read it shall mend nothing
     except (OSError, ValueError) as error:
         raise Damaged(
             f"cannot read {record}: {error}", "write the newest generation's number into it"
@@ -63,19 +69,21 @@ def generation(store: Path) -> int:
 
 def record(store: Path, plan: bytes, number: int) -> None:
     """Keep the plan and its generation in the store; from now on older images do not wipe."""
-    folder = store / STATE
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _require_roots(folder)
+    folder = _own_folder(store)
     paths.write_atomically(str(folder / PLAN), plan, 0o600)
     paths.write_atomically(str(folder / GENERATION), f"{number}\n".encode(), 0o600)
     paths.sync_directory(str(store))
 
 
-def _require_roots(folder: Path) -> None:
+def _own_folder(store: Path) -> Path:
+    """Where the store has our records: root's alone."""
+    folder = store / STATE
+    folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if folder.is_symlink() or not folder.is_dir() or status.st_uid != os.geteuid():
         raise EphemerootError(f"{folder} is not root's own directory", "remove it")
     folder.chmod(0o700)
+    return folder
 
 
 def keeps_configuration(store: Path, root: Path) -> bool:
@@ -87,20 +95,38 @@ def keeps_configuration(store: Path, root: Path) -> bool:
         return False
 
 
-def copy_configuration(store: Path, root: Path) -> None:
-    """Copy /etc/ephemeroot into the store, as a whole: it is bound from there at boot."""
+def copy_configuration(store: Path, root: Path) -> Path | None:
+    """Copy /etc/ephemeroot into the store, as a whole: it is bound from there at boot.
+
+    If the store had another configuration, as after a boot that has bound nothing, that is
+    kept; returns where.
+    """
     kept = store / CONFIGURATION
     kept.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh = kept.with_name(".ephemeroot.new")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(root / CONFIGURATION, fresh, symlinks=True)
     _sync(fresh)
-    if kept.exists():
-        old = _exchange(fresh, kept)
-        shutil.rmtree(old)
-    else:
+    aside = None
+    if not kept.exists():
         fresh.rename(kept)
+    elif _files(kept) == _files(fresh):
+        shutil.rmtree(_exchange(fresh, kept))
+    else:
+        folder = _own_folder(store) / REPLACED
+        folder.mkdir(mode=0o700, exist_ok=True)
+        aside = (
+            folder / f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+        )
+        _exchange(fresh, kept).rename(aside)
     paths.sync_directory(str(kept.parent))
+    return aside
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """What somebody wrote in a configuration, by its path; the plan is made of it."""
+    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name != PLAN}
 
 
 def _exchange(fresh: Path, kept: Path) -> Path:
