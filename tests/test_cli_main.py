@@ -160,6 +160,16 @@ def test_a_locale_without_the_letters_of_a_path(tree: MachineTree) -> None:
     assert b"/srv/gr\\xf6\\xdfe" in done.stdout
 
 
+@pytest.mark.requires_root
+def test_nothing_to_finish_as_json(tree: MachineTree) -> None:
+    done = subprocess.run(
+        [PROGRAM, "leave", "--finish", "--json", "--root", tree.path], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["format"], document["left"]) == ("ephemeroot-leave", False)
+
+
 def test_interrupted(tree: MachineTree) -> None:
     fifo = tree.path / "fifo"
     os.mkfifo(fifo)

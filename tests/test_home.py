@@ -670,7 +670,9 @@ def test_enable_and_disable(user: OrdinaryUser) -> None:
     user.home("enable", rc=2)
     user.declare(PLAIN)
     folder = ".config/systemd/user"
-    user.home("enable", "--dry-run")
+    document = json.loads(user.home("enable", "--dry-run", "--json").stdout)
+    assert (document["format"], document["dry-run"]) == ("ephemeroot-home-enable", True)
+    assert len(document["changes"]) == 2
     assert user.sh(f"test -e {folder}", check=False).returncode == 1
     user.home("enable")
     unit = user.sh(f"cat {folder}/ephemeroot-home.service").stdout

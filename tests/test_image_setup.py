@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,16 @@ def test_for_mkinitcpio(tmp_path: Path) -> None:
     assert not (tmp_path / "usr/lib/initcpio/ephemeroot").exists()
 
 
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["setup", "dracut", "--json", "--root", str(tmp_path)]
+    for more in (["--dry-run"], [], ["--remove"]):
+        assert cli.main([*words, *more]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["format"], document["version"]) == ("ephemeroot-setup", 1)
+        assert document["dry-run"] == (more == ["--dry-run"])
+        assert any("module-setup.sh" in line for line in document["changes"])
+
+
 def test_what_others_put_there_stays(tmp_path: Path) -> None:
     assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
     (tmp_path / MODULE / "mine").write_text("")
@@ -93,7 +104,7 @@ def test_nothing_is_removed_while_a_boot_depends_on_it(
     assert cli.main(["setup", "dracut", "--root", root]) == 0
     (tmp_path / record).parent.mkdir(parents=True)
     (tmp_path / record).write_text("")
-    assert cli.main(["setup", "dracut", "--remove", "--dry-run", "--root", root]) == 0
+    assert cli.main(["setup", "dracut", "--remove", "--dry-run", "--root", root]) == 1
     assert cli.main(["setup", "dracut", "--remove", "--root", root]) == 1
     assert "reboot" in capsys.readouterr().err
     assert (tmp_path / "usr/lib/dracut/modules.d/50ephemeroot/module-setup.sh").exists()

@@ -191,10 +191,10 @@ def _enable(arguments: argparse.Namespace, user: User) -> int:
                 f"declare what lies beside {made.file.parent}; see {entry.place}",
             )
     if arguments.dry_run:
-        terminal.say(f"install {made.file}")
-        terminal.say(f"link {made.link}")
-        return 0
-    _say_done(made.enable(), "it was enabled already")
+        return _say_done(arguments, "enable", [f"install {made.file}", f"link {made.link}"])
+    _say_done(arguments, "enable", made.enable() or ["it was enabled already"])
+    if arguments.json:
+        return _reload()
     terminal.say(f"from the next login on it is applied; now: systemctl --user start {unit.NAME}")
     if made.program.startswith(f"{user.home}/"):
         terminal.warning(f"{made.program} lies below the home", "it must be there at login")
@@ -208,11 +208,9 @@ def _enable(arguments: argparse.Namespace, user: User) -> int:
 def _disable(arguments: argparse.Namespace, user: User) -> int:
     made = Unit(user, "", None)
     if arguments.dry_run:
-        for path in (made.link, made.file):
-            if os.path.lexists(path):
-                terminal.say(f"remove {path}")
-        return 0
-    _say_done(made.disable(), "it was not enabled")
+        there = [path for path in (made.link, made.file) if os.path.lexists(path)]
+        return _say_done(arguments, "disable", [f"remove {path}" for path in there])
+    _say_done(arguments, "disable", made.disable() or ["it was not enabled"])
     return _reload()
 
 
@@ -222,9 +220,13 @@ def _reload() -> int:
     return 0
 
 
-def _say_done(lines: Sequence[str], nothing: str) -> None:
-    for line in lines or [nothing]:
+def _say_done(arguments: argparse.Namespace, action: str, lines: Sequence[str]) -> int:
+    if arguments.json:
+        home_listing.print_json(action, changes=list(lines), **{"dry-run": arguments.dry_run})
+        return 0
+    for line in lines:
         terminal.say(line)
+    return 0
 
 
 def _program(asked: str | None) -> str:

@@ -220,9 +220,12 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
         finish = Finish(root, Path(private))
         try:
-            was_left = finish.run(terminal.say)
+            was_left = finish.run(_unheard if arguments.json else terminal.say)
         finally:
             _unmount_below(private)
+    if arguments.json:
+        _print_json([], left=was_left, changes=finish.changed, kept=finish.kept)
+        return 0
     if not was_left:
         terminal.say("nothing is under way: this root was not left")
         return 0
@@ -232,16 +235,21 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+def _unheard(line: str) -> None:
+    """JSON has the numbers."""
+
+
 def _unmount_below(private: str) -> None:
     for mount in reversed(mountinfo.mounts()):
         if mount.point.startswith(f"{private}/"):
             mounts.detach(mount.point)
 
 
-def _print_json(results: list[tuple[Step, str]]) -> None:
+def _print_json(results: list[tuple[Step, str]], **more: object) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
         "steps": [{"step": step.line, "result": result} for step, result in results],
+        **more,
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -11,12 +12,15 @@ from pathlib import Path
 
 from ephemeroot.cli import terminal
 from ephemeroot.conversion import departure
-from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.image import applied, data, units
 from ephemeroot.linux import paths
 
 NAME = "setup"
 HELP = "install the initramfs generator's module and the units (a package does this for you)"
+
+FORMAT = "ephemeroot-setup"
+VERSION = 1
 
 MODULE = "/usr/lib/dracut/modules.d/50ephemeroot"
 DRACUT_CONF = "/usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf"
@@ -101,25 +105,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Install or remove, say each file."""
     root = Path(arguments.root or "/")
-    if arguments.remove and not arguments.dry_run:
+    if arguments.remove:
         _require_disarmed(root)
     installed = items(arguments.generator, _program(arguments.program, root))
-    try:
-        for item in reversed(installed) if arguments.remove else installed:
-            if arguments.dry_run:
-                terminal.say(f"remove {item.name}" if arguments.remove else item.describe())
-            elif not arguments.remove:
-                item.install(root)
-                terminal.say(item.describe())
-            elif item.remove(root):
-                terminal.say(f"removed {item.name}")
-    except OSError as error:
-        raise EphemerootError(
-            f"cannot write {error.filename}: {error.strerror}", "run it as root"
-        ) from error
+    lines = []
+    for item in reversed(installed) if arguments.remove else installed:
+        line = f"remove {item.name}" if arguments.remove else item.describe()
+        if not arguments.dry_run and not arguments.remove:
+            item.install(root)
+        elif not arguments.dry_run and not item.remove(root):
+            continue
+        lines.append(line)
+        if not arguments.json:
+            terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
     if arguments.remove and not arguments.dry_run:
         _remove_empty(root / MODULE.lstrip("/"))
         _remove_empty(root / INITCPIO.lstrip("/") / "ephemeroot")
+    if arguments.json:
+        content = {"dry-run": arguments.dry_run, "changes": lines}
+        document = {"format": FORMAT, "version": VERSION, **content}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
     return 0
 
 
