@@ -102,6 +102,14 @@ def test_a_root_that_could_not_boot_is_no_base(machine: Machine, broken: str, me
     assert machine.strays() == []
 
 
+def test_a_mistake_in_the_configuration_is_shown(based: Machine) -> None:
+    toml = based.top / "root/etc/ephemeroot/ephemeroot.toml"
+    toml.write_text("[root\n")
+    done = based.base("run", "--", "true")
+    assert done.returncode == 2
+    assert "is no valid TOML" in done.stderr
+
+
 def test_a_command_changes_the_base_and_nothing_else(based: Machine) -> None:
     before = uuid(based.path)
     done = based.run("echo new > /etc/new; test -e /proc/self; test -c /dev/null; test -d /sys/fs")

@@ -15,7 +15,7 @@ from ephemeroot.base import change, kernels
 from ephemeroot.base.place import Opened, Place, opened
 from ephemeroot.base.record import Record
 from ephemeroot.cli import histories, terminal
-from ephemeroot.config import Machine, read
+from ephemeroot.config import InvalidConfiguration, Machine, read
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import paths
 from ephemeroot.wipers import subvolumes
@@ -86,7 +86,10 @@ def place_of(root: str, config: str | None = None) -> Place:
     Raises ``Misconfigured`` or ``Refused`` if it has none.
     """
     machine = Machine.of(root)
-    wiping = read(machine, config).wiping
+    configuration = read(machine, config)
+    if any(not problem.warning for problem in configuration.problems):
+        raise InvalidConfiguration(configuration.problems)
+    wiping = configuration.wiping
     if wiping is None or wiping.plugin is None or not issubclass(wiping.plugin.wiper, Btrfs):
         raise Misconfigured(
             "only a root on btrfs is made from a base", 'it has wiper = "btrfs" in [root]'
