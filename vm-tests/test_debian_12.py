@@ -74,7 +74,6 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
     ("boot", "policy"),
     [
         ("systemd", "emergency"),
-        ("systemd", "reboot"),
         ("systemd", "poweroff"),
     ],
     indirect=["boot"],

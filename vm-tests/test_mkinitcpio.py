@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ephemeroot.image import archive
-from vm import initramfs, mkinitcpio, project
+from vm import mkinitcpio, project
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.command import Unavailable
 from vm.disk import Disk, Swap
 from vm.ephemeral import CONFIGURATION, Ephemeral, make
 from vm.image import FOR_MKINITCPIO, debian_system
+from vm.lock import one_turn
 from vm.mounted_roots import (
     OVERLAY,
     OVERLAY_ROOT,
@@ -29,8 +29,8 @@ from vm.mounted_roots import (
     install,
     tmpfs_layout,
 )
+from vm.policies import require_obeyed
 from vm.system import System
-from vm.verdict import Emergency, Stopped
 from vm.wiped import require_wiped_once
 
 DiskFactory = Callable[..., Disk]
@@ -67,40 +67,43 @@ def boot(
 
 
 def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> None:
-    first = bench.up(boot, name)
-    require_wiped_once(first)
-    assert first.run("ls /etc/stray", check=False).rc != 0
-    first.run("echo lost > /etc/lost; echo day 1 >> /var/log/diary; swapon /dev/vdb")
-    assert first.hibernate().how == "poweroff"
-    second = bench.up(boot, name)
-    assert second.hello["boot_id"] == first.hello["boot_id"]
-    assert second.read("/etc/lost") == b"lost\n"
-    assert second.poweroff().complaints == ()
-    third = bench.up(boot, name)
-    require_wiped_once(third)
-    assert third.run("ls /etc/lost", check=False).rc != 0
-    assert third.read("/var/log/diary") == b"day 1\n"
-    third.cut()
-    with boot.disks[0].mounted() as top:
-        assert len(list((top / "old_roots").iterdir())) == 2
+    with one_turn(bench.cache):
+        first = bench.up(boot, name)
+        require_wiped_once(first)
+        assert first.run("ls /etc/stray", check=False).rc != 0
+        first.run("echo lost > /etc/lost; echo day 1 >> /var/log/diary; swapon /dev/vdb")
+        assert first.hibernate().how == "poweroff"
+        second = bench.up(boot, name)
+        assert second.hello["boot_id"] == first.hello["boot_id"]
+        assert second.read("/etc/lost") == b"lost\n"
+        assert second.poweroff().complaints == ()
+        third = bench.up(boot, name)
+        require_wiped_once(third)
+        assert third.run("ls /etc/lost", check=False).rc != 0
+        assert third.read("/var/log/diary") == b"day 1\n"
+        third.cut()
+        with boot.disks[0].mounted() as top:
+            assert len(list((top / "old_roots").iterdir())) == 2
 
 
-@pytest.mark.parametrize("policy", ["emergency", "reboot", "poweroff"])
-def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, policy: str) -> None:
-    """The policies are obeyed when nothing of ours but the shell runs."""
-    python = "usr/bin/python3.13"
-    initrd = initramfs.overlay(boot.initrd, {python: "no interpreter\n"}, scratch / "initrd")
-    words = (*boot.arguments, f"ephemeroot.on-failure={policy}")
-    outcome = bench.boot(replace(boot, initrd=initrd, arguments=words), name)
-    if policy == "emergency":
-        assert isinstance(outcome, Emergency), str(outcome)
-        assert "cannot be started" in outcome.journal
-    else:
-        assert isinstance(outcome, Stopped), str(outcome)
-        assert outcome.how == policy
-    with boot.disks[0].mounted() as top:
-        assert (top / "root/etc/stray").read_text() == STRAY
-        assert not list((top / "old_roots").glob("*"))
+@pytest.mark.parametrize("python", ["", "usr/bin/python3.13"], ids=["interpreter", "none"])
+@pytest.mark.parametrize("hooks", ["udev", "systemd"])
+def test_the_policies_are_obeyed(
+    bench: Bench,
+    cache: Cache,
+    ephemeral: Ephemeral,
+    disk: DiskFactory,
+    name: str,
+    scratch: Path,
+    hooks: str,
+    python: str,
+) -> None:
+    initrd = mkinitcpio.make(cache, ephemeral.system, mkinitcpio.HOOKS[hooks])
+
+    def boot() -> Boot:
+        return Boot(ephemeral.system, initrd, (disk(ephemeral.layout(), ephemeral.system),))
+
+    require_obeyed(bench, boot, name, scratch, python=python)
 
 
 @pytest.mark.parametrize("hooks", ["udev", "systemd"])
@@ -125,19 +128,20 @@ def test_a_root_that_the_wiper_mounts(
     else:
         disks = (disk(Ext4(), ready.system), disk(ready.store_disk(), ready.system))
     boot = Boot(ready.system, initrd, disks, root=root)
-    for number in (1, 2):
-        machine = bench.up(boot, name)
-        assert machine.settle() == "running", machine.failed_units()
-        assert machine.run("findmnt -no FSTYPE /").out.strip() == kind
-        assert machine.run("findmnt -rno TARGET | grep -cx /").out.strip() == "1"
-        assert machine.run("ls -d /lost", check=False).rc != 0
-        machine.run(f"echo lost > /lost; echo day {number} >> /var/log/diary")
-        expected = "".join(f"day {day}\n" for day in range(1, number + 1)).encode()
-        assert machine.read("/var/log/diary") == expected
-        said = json.loads(machine.read("/run/ephemeroot/boot.json"))
-        assert [said[stage]["problems"] for stage in ("wipe", "persist")] == [[], []]
-        assert machine.journal().count("wipe: wiped") == 1
-        assert machine.poweroff().complaints == ()
+    with one_turn(cache):
+        for number in (1, 2):
+            machine = bench.up(boot, name)
+            assert machine.settle() == "running", machine.failed_units()
+            assert machine.run("findmnt -no FSTYPE /").out.strip() == kind
+            assert machine.run("findmnt -rno TARGET | grep -cx /").out.strip() == "1"
+            assert machine.run("ls -d /lost", check=False).rc != 0
+            machine.run(f"echo lost > /lost; echo day {number} >> /var/log/diary")
+            expected = "".join(f"day {day}\n" for day in range(1, number + 1)).encode()
+            assert machine.read("/var/log/diary") == expected
+            said = json.loads(machine.read("/run/ephemeroot/boot.json"))
+            assert [said[stage]["problems"] for stage in ("wipe", "persist")] == [[], []]
+            assert machine.journal().count("wipe: wiped") == 1
+            assert machine.poweroff().complaints == ()
 
 
 @pytest.mark.parametrize("hooks", ["udev", "systemd"])
@@ -148,7 +152,8 @@ def test_a_broken_closure_makes_an_inert_image(
     broken = ephemeral.system.changed_by(cache, "sh", "-c", library)
     initrd = mkinitcpio.make(cache, broken, mkinitcpio.HOOKS[hooks])
     assert "THIS IMAGE IS INERT" in (initrd.parent / "log").read_text()
-    assert_nothing_done(bench, broken, initrd, disk(ephemeral.layout(), ephemeral.system), name)
+    target = disk(ephemeral.layout(), ephemeral.system)
+    assert "THIS INITRAMFS IS INERT" in assert_nothing_done(bench, broken, initrd, target, name)
 
 
 def test_a_wrong_order_is_inert(
@@ -161,10 +166,14 @@ def test_a_wrong_order_is_inert(
     right = "HOOKS=(base udev modconf block resume ephemeroot filesystems vm-harness)"
     assert right in log
     target = disk(ephemeral.layout(), ephemeral.system)
-    assert right in assert_nothing_done(bench, ephemeral.system, initrd, target, name)
+    console = assert_nothing_done(bench, ephemeral.system, initrd, target, name)
+    assert "THIS INITRAMFS IS INERT" in console
+    assert right in console
 
 
-def test_a_fallback_image_has_nothing(cache: Cache, ephemeral: Ephemeral) -> None:
+def test_a_fallback_image_boots_the_root_as_it_is(
+    bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
+) -> None:
     hooks = "base udev autodetect modconf block resume ephemeroot filesystems vm-harness"
     initrd = mkinitcpio.make(cache, ephemeral.system, hooks, "-S autodetect")
     assert "a fallback image never wipes" in (initrd.parent / "log").read_text()
@@ -172,18 +181,21 @@ def test_a_fallback_image_has_nothing(cache: Cache, ephemeral: Ephemeral) -> Non
     assert "init" in names
     assert not [name for name in names if name.startswith("usr/lib/ephemeroot")]
     assert "hooks/ephemeroot" not in names
+    target = disk(ephemeral.layout(), ephemeral.system)
+    console = assert_nothing_done(bench, ephemeral.system, initrd, target, name)
+    assert "ephemeroot: " not in console
 
 
 def assert_nothing_done(bench: Bench, system: System, initrd: Path, target: Disk, name: str) -> str:
-    """An inert image boots the root as it is; returns what was on the console."""
+    """An image that does nothing boots the root as it is; returns what was on the console."""
     with target.mounted() as top:
         (top / "root/etc/stray").write_text(STRAY)
     machine = bench.up(Boot(system, initrd, (target,)), name)
     machine.settle()
     assert machine.read("/etc/stray") == STRAY.encode()
     assert machine.run("findmnt /var/log", check=False).rc != 0
+    assert machine.run("ls -d /run/ephemeroot", check=False).rc != 0
     console = machine.console.read_text(errors="replace")
-    assert "THIS INITRAMFS IS INERT" in console
     machine.poweroff()
     with target.mounted() as top:
         assert not (top / "old_roots").exists()

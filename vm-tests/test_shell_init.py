@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from vm import initramfs
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.disk import Disk, Swap
 from vm.ephemeral import UUID, Ephemeral
 from vm.inits import WITHOUT_SYSTEMD
-from vm.verdict import Emergency, Stopped
 from vm.wiped import require_wiped_once
 
 DiskFactory = Callable[..., Disk]
@@ -69,20 +65,4 @@ def test_a_missing_store_is_an_emergency(bench: Bench, boot: Boot, name: str) ->
         assert words in emergency.journal, str(emergency)
     # The order was: nothing mounted, and no second try behind dracut's back.
     assert " /sysroot " not in emergency.mounts
-    assert_nothing_wiped(boot)
-
-
-@pytest.mark.parametrize("policy", ["emergency", "reboot", "poweroff"])
-def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, policy: str) -> None:
-    """The policies are obeyed when nothing of ours but the shell runs."""
-    python = "usr/bin/python3.13"
-    initrd = initramfs.overlay(boot.initrd, {python: "no interpreter\n"}, scratch / "initrd")
-    words = (*boot.arguments, f"ephemeroot.on-failure={policy}")
-    outcome = bench.boot(replace(boot, initrd=initrd, arguments=words), name)
-    if policy == "emergency":
-        assert isinstance(outcome, Emergency), str(outcome)
-        assert "cannot be started" in outcome.journal
-    else:
-        assert isinstance(outcome, Stopped), str(outcome)
-        assert outcome.how == policy
     assert_nothing_wiped(boot)

@@ -53,7 +53,7 @@ read_command_line() {
 leave() {
     say "$1 in 10 seconds"
     sleep 10
-    systemctl --force "$1" || "$1" -f
+    systemctl --force "$1" 2> /dev/null || "$1" -f
     sleep 60
     say "$1 has failed"
     exit 1

@@ -11,7 +11,31 @@ from pathlib import Path
 from vm.cache import Cache
 from vm.command import note
 
+_turns: set[Path] = set()
 _held: set[Path] = set()
+
+
+@contextmanager
+def one_turn(cache: Cache) -> Iterator[None]:
+    """Hold the right to run machines for several short boots one after the other; waits for other
+    processes.
+    """
+    if cache.root in _turns:
+        yield
+        return
+    cache.root.mkdir(parents=True, exist_ok=True)
+    lock = os.open(cache.root / "machine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("waiting for the machine of another run to end …")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _turns.add(cache.root)
+        yield
+    finally:
+        _turns.discard(cache.root)
+        os.close(lock)
 
 
 @contextmanager
@@ -24,16 +48,9 @@ def one_machine(cache: Cache) -> Iterator[None]:
         raise RuntimeError(
             "a machine of this run is still up: power it off or cut it before the next boot"
         )
-    cache.root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(cache.root / "machine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note("waiting for the machine of another run to end …")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_turn(cache):
         _held.add(cache.root)
-        yield
-    finally:
-        _held.discard(cache.root)
-        os.close(lock)
+        try:
+            yield
+        finally:
+            _held.discard(cache.root)
