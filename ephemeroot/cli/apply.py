@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import apply_listing, histories, setup, terminal
+from ephemeroot.cli import apply_listing, histories, setup, step, terminal
+from ephemeroot.cli.step import Step
 from ephemeroot.compile import Compilation, compile_examination
 from ephemeroot.config import (
     Configuration,
@@ -32,15 +31,6 @@ NAME = "apply"
 HELP = "make the configuration count: mark the stores, write the plan, rebuild all images"
 
 PARTLY = 10
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that ``apply`` does: the dry run prints the same line."""
-
-    line: str
-    execute: Callable[[], str]
-    image: bool = False
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,13 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.dry_run or not arguments.json:
             application.require_seeds()
         if arguments.dry_run:
-            results = [(step, "not done: dry run") for step in steps]
+            results = step.foresee(steps)
         else:
             _ask(arguments, application)
-            results = _execute(steps, quiet=arguments.json)
+            results = step.execute(steps, quiet=arguments.json)
     if arguments.json:
         apply_listing.print_json(application, results)
-    failed = sum(result.startswith("failed: ") for _, result in results)
+    failed = any(result.failed for result in results)
     if failed or arguments.dry_run:
         return PARTLY if failed else 0
     if not arguments.json:
@@ -293,22 +283,3 @@ def _ask(arguments: argparse.Namespace, application: Application) -> None:
     wiped = [o.target for o in application.compilation.plan.wipe if isinstance(o, Wipe)]
     what = f"the next boot makes {' and '.join(wiped)} fresh" if wiped else "nothing is wiped"
     histories.confirm(f"{what}. Apply?")
-
-
-def _execute(steps: list[Step], *, quiet: bool) -> list[tuple[Step, str]]:
-    """Do everything. An image that fails does not stop the others: it stays as it was, is of
-    an older generation, and does not wipe.
-    """
-    results = []
-    for step in steps:
-        try:
-            result = step.execute()
-        except (EphemerootError, OSError) as error:
-            if not step.image:
-                raise
-            result = f"failed: {error}"
-            terminal.error(f"{step.line}: {error}")
-        results.append((step, result))
-        if not quiet:
-            terminal.say(f"{step.line}: {result}")
-    return results

@@ -11,7 +11,8 @@ from ephemeroot.conversion.seeds import Seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.cli.apply import Application, Step
+    from ephemeroot.cli.apply import Application
+    from ephemeroot.cli.step import Result, Step
 
 FORMAT = "ephemeroot-apply"
 VERSION = 1
@@ -44,9 +45,9 @@ def show(application: Application, steps: list[Step]) -> None:
         terminal.say(f"  {step.line}")
 
 
-def conclude(application: Application, results: list[tuple[Step, str]]) -> None:
+def conclude(application: Application, results: list[Result]) -> None:
     """What it comes to."""
-    count = sum(step.image for step, _ in results)
+    count = sum(result.step.image for result in results)
     if count:
         terminal.say(
             f"done: {count} image{'' if count == 1 else 's'} of generation "
@@ -68,7 +69,7 @@ def _seed(seed: Seed) -> dict[str, object]:
     }
 
 
-def print_json(application: Application, results: list[tuple[Step, str]]) -> None:
+def print_json(application: Application, results: list[Result]) -> None:
     """Everything, for programs."""
     content = {
         "format": FORMAT,
@@ -78,6 +79,6 @@ def print_json(application: Application, results: list[tuple[Step, str]]) -> Non
         "changes": application.changes(),
         "no-longer-persisted": [path for path, _ in application.forgotten()],
         "seeds": [_seed(seed) for seed in application.seeds],
-        "steps": [{"step": step.line, "result": result} for step, result in results],
+        "steps": [result.as_json() for result in results],
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")

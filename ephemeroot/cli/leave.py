@@ -9,20 +9,19 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import histories, setup, terminal
+from ephemeroot.cli import histories, setup, step, terminal
 from ephemeroot.cli.progress import Progress
+from ephemeroot.cli.step import Result, Step
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
 from ephemeroot.conversion import completion, departure, lock, returning, seeds
 from ephemeroot.conversion.completion import Finish
 from ephemeroot.conversion.departure import Departure
-from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied, dracut, presets
 from ephemeroot.linux import mountinfo, mounts
@@ -33,15 +32,6 @@ HELP = "copy what persists back into the root, disarm the boot, and leave the st
 FORMAT = "ephemeroot-leave"
 VERSION = 1
 PARTLY = 10
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that ``leave`` does: the dry run prints the same line."""
-
-    line: str
-    execute: Callable[[], str]
-    image: bool = False
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,13 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         steps = _steps(leaving, root, images=not arguments.no_images)
         _require_space(leaving, root)
         if not arguments.json:
-            _show(leaving, steps)
+            _show(steps)
         if arguments.dry_run:
-            results = [(step, "not done: dry run") for step in steps]
+            results = step.foresee(steps)
         else:
             if not arguments.yes:
                 histories.confirm("Copy everything back and disarm?")
-            results = _execute(steps, bar, quiet=arguments.json)
+            results = step.execute(steps, quiet=arguments.json, before_line=bar.clear)
     if arguments.json:
         _print_json(results)
     elif not arguments.dry_run:
@@ -92,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             "done: the next boot is that of an ordinary root. Reboot soon: it brings over what "
             "changes until then."
         )
-    return PARTLY if any(result.startswith("failed: ") for _, result in results) else 0
+    return PARTLY if any(result.failed for result in results) else 0
 
 
 def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan:
@@ -191,28 +181,10 @@ def _copied(store: Path, there: Path, below: set[str]) -> int:
     return size
 
 
-def _show(leaving: Departure, steps: list[Step]) -> None:
+def _show(steps: list[Step]) -> None:
     sys.stdout.write(terminal.heading("to be done:") + "\n")
-    for step in steps:
-        terminal.say(f"  {step.line}")
-
-
-def _execute(steps: list[Step], bar: Progress, *, quiet: bool) -> list[tuple[Step, str]]:
-    """Everything in order. An image that fails does not stop the others: it does nothing."""
-    results = []
-    for step in steps:
-        try:
-            result = step.execute()
-        except (EphemerootError, OSError) as error:
-            if not step.image:
-                raise
-            result = f"failed: {error}"
-            terminal.error(f"{step.line}: {error}")
-        bar.clear()
-        results.append((step, result))
-        if not quiet:
-            terminal.say(f"{step.line}: {result}")
-    return results
+    for one in steps:
+        terminal.say(f"  {one.line}")
 
 
 def _finish(arguments: argparse.Namespace, root: Path) -> int:
@@ -245,11 +217,11 @@ def _unmount_below(private: str) -> None:
             mounts.detach(mount.point)
 
 
-def _print_json(results: list[tuple[Step, str]], **more: object) -> None:
+def _print_json(results: list[Result], **more: object) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "steps": [{"step": step.line, "result": result} for step, result in results],
+        "steps": [result.as_json() for result in results],
         **more,
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
