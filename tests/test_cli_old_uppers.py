@@ -157,11 +157,7 @@ def test_a_root_in_memory(booted: Booted) -> None:
     unmount(booted.root)
     machine = booted.machine
     machine.settings = {option.name: option.default for option in Tmpfs.OPTIONS}
-    from ephemeroot.wipers import placement
-
-    mount = mounts.create("tmpfs", "tmpfs", [])
-    placement.attach(mount, str(booted.root))
-    os.close(mount)
+    mounts.attach_at(mounts.create("tmpfs", "tmpfs", []), str(booted.root))
     for name in ("etc/ephemeroot", "var/lib/app", "persistent", "proc", "usr/bin"):
         (booted.root / name).mkdir(parents=True)
     (booted.root / "bin").symlink_to("usr/bin")

@@ -12,7 +12,7 @@ import pytest
 
 from ephemeroot.errors import EphemerootError, Locked, Misconfigured
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import changes, marks, placement
+from ephemeroot.wipers import changes, marks
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.pruning import Clock
 from ephemeroot.wipers.upper_history import UpperHistory
@@ -41,8 +41,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def mounted(history: UpperHistory, name: str, where: Path) -> Iterator[Path]:
     mount = history.mount(history.find(name))
     where.mkdir()
-    placement.attach(mount, str(where))
-    os.close(mount)
+    mounts.attach_at(mount, str(where))
     try:
         yield where
     finally:

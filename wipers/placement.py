@@ -7,8 +7,6 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import mounts
 
-_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-
 
 class Places:
     """Mounts on directories below *private*; ``close`` takes all of them away again.
@@ -28,9 +26,10 @@ class Places:
         path = f"{self.private}/{name}"
         try:
             os.makedirs(path, 0o700, exist_ok=True)
-            attach(mount, path)
-        finally:
+        except BaseException:
             os.close(mount)
+            raise
+        mounts.attach_at(mount, path)
         self._mounted.append(path)
         return path
 
@@ -38,15 +37,6 @@ class Places:
         """Unmount everything, the newest first."""
         while self._mounted:
             mounts.detach(self._mounted.pop())
-
-
-def attach(mount: int, path: str) -> None:
-    """Attach the detached *mount* at the directory *path*."""
-    place = os.open(path, _PLACE)
-    try:
-        mounts.attach(mount, place, name=path)
-    finally:
-        os.close(place)
 
 
 def put_in_place(private: str, mount_point: str) -> None:
@@ -57,12 +47,4 @@ def put_in_place(private: str, mount_point: str) -> None:
     """
     if os.path.ismount(mount_point):
         raise EphemerootError(f"something is mounted at {mount_point} already")
-    opened = os.open(private, _PLACE)
-    try:
-        copy = mounts.clone(opened, name=private)
-        try:
-            attach(copy, mount_point)
-        finally:
-            os.close(copy)
-    finally:
-        os.close(opened)
+    mounts.attach_at(mounts.clone_at(private), mount_point)

@@ -58,11 +58,7 @@ def assemble(base: int, private: str, *, temporary: str, root: str) -> Assembly:
     """
     path = os.path.realpath(private) + "/assembly"
     os.makedirs(path, 0o700, exist_ok=True)
-    mount = mounts.clone(base, name=temporary)
-    try:
-        _attach(mount, path)
-    finally:
-        os.close(mount)
+    mounts.attach_at(mounts.clone(base, name=temporary), path)
     mounts.make_private(path)
     assembly = Assembly(path)
     try:
@@ -266,11 +262,3 @@ def _bind(source: int, place: int, name: str, *, recursive: bool = False) -> Non
         mounts.attach(mount, place, name=name)
     finally:
         os.close(mount)
-
-
-def _attach(mount: int, path: str) -> None:
-    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        mounts.attach(mount, place, name=path)
-    finally:
-        os.close(place)

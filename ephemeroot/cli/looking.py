@@ -49,14 +49,7 @@ def attached(name: str, mount: int | None) -> Iterator[Tree]:
         yield Tree(name, None)
         return
     with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
-        try:
-            place = os.open(private, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                mounts.attach(mount, place, name=private)
-            finally:
-                os.close(place)
-        finally:
-            os.close(mount)
+        mounts.attach_at(mount, private)
         try:
             fd = os.open(private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -69,11 +62,7 @@ def attached(name: str, mount: int | None) -> Iterator[Tree]:
 
 def live(keeper: Keeper) -> int:
     """A mount of what *keeper* makes fresh as it is now, without all that is mounted on it."""
-    fd = os.open(keeper.live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return mounts.clone(fd, name=keeper.live)
-    finally:
-        os.close(fd)
+    return mounts.clone_at(keeper.live)
 
 
 def against(history: History | None, which: str) -> int | None:

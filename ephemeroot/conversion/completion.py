@@ -121,14 +121,7 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
         if not os.path.ismount(point):
             point.mkdir(parents=True, exist_ok=True)
             mount = mounts.create(volume.type, _device(volume), volume.options)
-            try:
-                target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    mounts.attach(mount, target, name=str(point))
-                finally:
-                    os.close(target)
-            finally:
-                os.close(mount)
+            mounts.attach_at(mount, str(point))
         found[operation.path] = point / operation.below
     return found
 
@@ -182,12 +175,5 @@ def _merged(operation: Overlay, store: int, lower: int, private: Path) -> int:
         os.close(upper)
     point = private / "merged"
     point.mkdir(parents=True, exist_ok=True)
-    try:
-        target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            mounts.attach(mount, target, name=str(point))
-        finally:
-            os.close(target)
-    finally:
-        os.close(mount)
+    mounts.attach_at(mount, str(point))
     return os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

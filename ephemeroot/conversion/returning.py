@@ -20,11 +20,7 @@ Taken = Directory | File | Overlay
 
 def bare_root(root: Path) -> int:
     """The root, open, without anything that is mounted in it: what lies under the binds."""
-    opened = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        clone = mounts.clone(opened, name=str(root))
-    finally:
-        os.close(opened)
+    clone = mounts.clone_at(str(root))
     try:
         # The descriptor of a mount is O_PATH; reading it needs another one.
         return os.open(mounts.fd_path(clone), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -98,6 +98,29 @@ def attach(mount_fd: int, target_fd: int, *, name: str = "") -> None:
     )
 
 
+def clone_at(path: str) -> int:
+    """Return a detached copy of what is mounted at *path*, without the mounts inside it."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return clone(fd, name=path)
+    finally:
+        os.close(fd)
+
+
+def attach_at(mount_fd: int, path: str) -> None:
+    """Attach the detached mount *mount_fd* at the directory *path*, which is no symlink, and
+    close it, also if that fails.
+    """
+    try:
+        place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            attach(mount_fd, place, name=path)
+        finally:
+            os.close(place)
+    finally:
+        os.close(mount_fd)
+
+
 def bind(source_fd: int, target_fd: int, *, set_: int = 0, clear: int = 0, name: str = "") -> None:
     """Bind what is open as *source_fd* on what is open as *target_fd*, without the mounts
     inside it; the mount's flags are the source's, changed by *set_* and *clear*.

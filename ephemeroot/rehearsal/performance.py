@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import persist, wiping
@@ -41,11 +39,7 @@ class RehearsedOverlay(Overlay):
     root = "/"
 
     def lower(self, boot: Boot) -> int:
-        opened = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            mount = mounts.clone(opened, name=self.root)
-        finally:
-            os.close(opened)
+        mount = mounts.clone_at(self.root)
         mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=self.root)
         return mount
 
@@ -180,4 +174,4 @@ class Performance:
         mount = mounts.create("btrfs", str(self.device), [f"subvol={wipe.subvolume}"])
         if not line.has("rw"):
             mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, name="the fresh root")
-        scenes.attach(mount, Path(self.scene.target))
+        mounts.attach_at(mount, str(self.scene.target))

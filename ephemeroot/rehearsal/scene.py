@@ -48,7 +48,7 @@ class Scene:
 
     def set_up(self) -> None:
         """Mount the memory and make the directories."""
-        attach(mounts.create("tmpfs", "tmpfs", ["mode=0700"]), self.folder)
+        mounts.attach_at(mounts.create("tmpfs", "tmpfs", ["mode=0700"]), str(self.folder))
         for folder in (self.run, self.target):
             folder.mkdir(parents=True)
 
@@ -77,15 +77,15 @@ class Scene:
             "device": volume.device,
         }
         if not layered:
-            attach(below, point)
+            mounts.attach_at(below, str(point))
             return Volume(**values, type=volume.type)
         lower = self.folder / "lower" / volume.name
         upper, work = (self.folder / kind / volume.name for kind in ("upper", "work"))
         for folder in (lower, upper, work):
             folder.mkdir(parents=True)
-        attach(below, lower)
+        mounts.attach_at(below, str(lower))
         layers = [f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}"]
-        attach(mounts.create("overlay", "overlay", layers), point)
+        mounts.attach_at(mounts.create("overlay", "overlay", layers), str(point))
         return Volume(**values, type="overlay")
 
     def _mount_read_only(self, volume: Volume) -> int:
@@ -106,11 +106,7 @@ class Scene:
                     f"{there.root}, declared is {volume.type} {subvolume}".rstrip(),
                     "the boot would mount what is declared",
                 )
-            opened = os.open(live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                mount = mounts.clone(opened, name=live)
-            finally:
-                os.close(opened)
+            mount = mounts.clone_at(live)
         else:
             mount = self._new_mount(volume)
         mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=live)
@@ -157,18 +153,6 @@ class Scene:
         finally:
             os.close(fd)
         return Store(path=store.path, volume=store.volume, below=store.below, id=identity)
-
-
-def attach(mount: int, place: Path) -> None:
-    """Attach the detached *mount* at the directory *place*, and close it."""
-    try:
-        target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            mounts.attach(mount, target, name=str(place))
-        finally:
-            os.close(target)
-    finally:
-        os.close(mount)
 
 
 def refuse(wiper: str) -> Refused:
