@@ -70,13 +70,15 @@ def open_real(top: int, path: str, what: str) -> int:
         ) from error
 
 
-def make(top: int, path: str) -> None:
-    """Create *path*; new directories are root's alone, for set-user-id programs grow old."""
+def make(top: int, path: str, mode: int) -> None:
+    """Make the directory *path* in the open *top* if it is missing, no symlink followed; those
+    that are new get *mode*, as far as the umask allows.
+    """
     parent = os.dup(top)
     try:
         for part in path.split("/"):
             try:
-                os.mkdir(part, 0o700, dir_fd=parent)
+                os.mkdir(part, mode, dir_fd=parent)
             except FileExistsError:
                 pass
             deeper = subvolumes.open_directory(parent, part)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.linux import copying, paths
+from ephemeroot.wipers import directories
 
 PLACES = ("usr/lib/modules", "lib/modules")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -55,7 +56,9 @@ def carry_over(source: int, target: int) -> list[str]:
         return []
     here = paths.open_beneath(source, path, _DIRECTORY)
     try:
-        there = _made(target, folder(target) or path)
+        place = folder(target) or path
+        directories.make(target, place, 0o755)
+        there = paths.open_beneath(target, place, _DIRECTORY)
         try:
             for release in wanted:
                 copying.remove(there, _TEMPORARY)
@@ -90,20 +93,3 @@ def parent(base: int) -> int:
     if path is None:
         return -1
     return paths.open_beneath(base, path.rpartition("/")[0], _DIRECTORY)
-
-
-def _made(base: int, path: str) -> int:
-    """Open the directory *path* in the open *base*, made if it is missing."""
-    here = os.dup(base)
-    try:
-        for part in path.split("/"):
-            try:
-                os.mkdir(part, 0o755, dir_fd=here)
-            except FileExistsError:
-                pass
-            deeper = paths.open_beneath(here, part, _DIRECTORY)
-            os.close(here)
-            here = deeper
-        return os.dup(here)
-    finally:
-        os.close(here)
