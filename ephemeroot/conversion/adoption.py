@@ -9,7 +9,6 @@ the next run brings the difference over.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 from collections.abc import Callable
@@ -18,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ephemeroot.compile import compile_examination
-from ephemeroot.config import Configuration, Examination, Machine, Place, clean, examine, volumes
+from ephemeroot.config import Configuration, Examination, Machine, clean, examine, volumes
 from ephemeroot.config.advice import REPLACED
-from ephemeroot.config.model import Binding, Entry, Origin, Permissions
 from ephemeroot.config.problem import Mistake
 from ephemeroot.conversion import drop_in, seeds, underway
 from ephemeroot.conversion.adopting import Work
@@ -37,8 +35,6 @@ from ephemeroot.hooks.stage import Stage
 from ephemeroot.image import applied, mounted
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.copying import Copier
-
-_PLACE = Place("ephemeroot adopt")
 
 
 @dataclass(slots=True)
@@ -107,7 +103,7 @@ class Adopter:
         wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
         declared = {d.path for d in self.before.declared}
         new = [self._declaration(path) for path in wanted if path not in declared]
-        after = examine(_with(config, new), machine)
+        after = examine(drop_in.foreseen(config, new), machine)
         if after.errors:
             first = after.errors[0]
             raise Misconfigured(f"{first.reason}", first.hint)
@@ -345,32 +341,6 @@ def is_ephemeral(root: Path) -> bool:
     the next boot.
     """
     return root == Path("/") and applied.booted() is not None
-
-
-def _with(config: Configuration, new: list[Declaration]) -> Configuration:
-    """The configuration with *new* declared, as the drop-in will say it."""
-    found = []
-    for store in config.stores:
-        entries = [_entry(one) for one in new if one.store == store.path]
-        found.append(dataclasses.replace(store, entries=(*store.entries, *entries)))
-    return dataclasses.replace(config, stores=tuple(found))
-
-
-def _entry(one: Declaration) -> Entry:
-    return Entry(
-        path=one.path,
-        is_directory=one.is_directory,
-        permissions=Permissions(),
-        parent=Permissions(),
-        parent_origin=Origin(_PLACE),
-        store=None,
-        method=one.method or ("bind" if one.is_directory else "auto"),
-        binding=Binding(),
-        initial="previous",
-        required=False,
-        first_boot=False,
-        origin=Origin(_PLACE),
-    )
 
 
 def _open(path: Path, stack: ExitStack) -> int:

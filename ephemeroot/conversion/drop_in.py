@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot.config import Configuration, Place
+from ephemeroot.config.model import Binding, Entry, Origin, Permissions
 from ephemeroot.config.toml_text import array, quote
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import paths
@@ -29,12 +32,42 @@ class Declaration:
     is_directory: bool
     method: str = ""
 
+    def entry(self) -> Entry:
+        """The entry as the configuration will have it."""
+        origin = Origin(Place("ephemeroot adopt"))
+        return Entry(
+            path=self.path,
+            is_directory=self.is_directory,
+            permissions=Permissions(),
+            parent=Permissions(),
+            parent_origin=origin,
+            store=None,
+            method=self.method or ("bind" if self.is_directory else "auto"),
+            binding=Binding(),
+            initial="previous",
+            required=False,
+            first_boot=False,
+            origin=origin,
+        )
+
     def item(self) -> str:
         """The entry as TOML."""
         if not self.method:
             return quote(self.path)
         key = "directory" if self.is_directory else "file"
         return f"{{ {key} = {quote(self.path)}, method = {quote(self.method)} }}"
+
+
+def foreseen(config: Configuration, new: Sequence[Declaration]) -> Configuration:
+    """*config* with *new* declared, as it will be once they are in the drop-in."""
+    stores = tuple(
+        dataclasses.replace(
+            store,
+            entries=(*store.entries, *(one.entry() for one in new if one.store == store.path)),
+        )
+        for store in config.stores
+    )
+    return dataclasses.replace(config, stores=stores)
 
 
 def render(declarations: Iterable[Declaration]) -> str:
