@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,7 +117,10 @@ def test_the_list(installed: Installed) -> None:
     assert entries[LAST[0]]["reason"] == "one of the newest 3"
     lines = installed.call("roots", "list").stdout.splitlines()
     assert lines[0] == "old roots of /:"
-    assert any(line.split()[:2] == [OLD[1], "due:"] for line in lines)
+    of_root = lines[1 : lines.index("old roots of /home:")]
+    (due,) = (line for line in of_root if line.split()[:1] == [OLD[1]])
+    assert re.search(r" \d+ days  due: ", due)
+    assert len({line.index(" days") for line in of_root if " days  " in line}) == 1, "aligned"
     assert any("my snapshot\\nof *" in line and "never touched" in line for line in lines)
     assert "old roots of /home:" in lines
 

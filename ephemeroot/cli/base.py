@@ -204,18 +204,15 @@ def _system(fd: int) -> str:
 def _print_table(rows: list[dict[str, Any]]) -> None:
     shown = [
         (
-            terminal.printable(row["name"]),
+            row["name"],
             time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(row["made"])),
-            terminal.printable(row["system"]),
+            row["system"],
             ", ".join(row["kernels"]) or "no kernel modules",
             "the base" if row["present"] else "",
         )
         for row in rows
     ]
-    widths = [max((len(line[n]) for line in shown), default=0) for n in range(4)]
-    for line in shown:
-        cells = [cell.ljust(width) for cell, width in zip(line[:4], widths, strict=True)]
-        terminal.say("  ".join([*cells, line[4]]).rstrip())
+    terminal.table(shown, indent=0)
 
 
 def _print_json(content: dict[str, Any]) -> None:

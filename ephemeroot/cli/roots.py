@@ -165,13 +165,25 @@ def _never(entry: OldRoot) -> str:
 
 
 def _print_entries(entries: Sequence[dict[str, Any]]) -> None:
-    names = [terminal.printable(entry["name"]) for entry in entries]
-    width = max((len(name) for name in names), default=0)
-    for name, entry in zip(names, entries, strict=True):
-        what = "due: " if entry["due"] else ""
-        terminal.say(f"  {name:<{width}}  {what}{entry['reason']}")
     if not entries:
         terminal.say("  (none)")
+    now = time.time()
+    terminal.table(
+        [(entry["name"], _age(entry, now), _becomes(entry)) for entry in entries],
+        right=(1,),
+        colours=[terminal.YELLOW if entry["due"] else "" for entry in entries],
+    )
+
+
+def _age(entry: dict[str, Any], now: float) -> str:
+    """How long ago it was retired; names from the future are as good as none."""
+    if entry["retired"] is None or entry["retired"] > now:
+        return ""
+    return terminal.duration(now - entry["retired"])
+
+
+def _becomes(entry: dict[str, Any]) -> str:
+    return f"due: {entry['reason']}" if entry["due"] else str(entry["reason"])
 
 
 # What goes
