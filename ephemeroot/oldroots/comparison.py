@@ -66,8 +66,9 @@ class Comparison:
         todo: list[_Todo] = [("/", old, self.touched)]
         while todo:
             path, counterpart, touched = todo.pop()
-            before = {} if counterpart is None else self._list(counterpart, path)
-            after = self._list(new, path)
+            alike = self._alike(counterpart, new, path, touched)
+            before = {} if counterpart is None else self._list(counterpart, path, alike)
+            after = self._list(new, path, alike)
             here = after.pop(".", None)
             before.pop(".", None)
             for name, status in after.items():
@@ -206,13 +207,38 @@ class Comparison:
             self._complain(path, error)
             return {}
 
-    def _list(self, root: int, path: str) -> dict[str, os.stat_result]:
+    def _alike(
+        self, old: int | None, new: int, path: str, touched: Callable[[str, int], bool] | None
+    ) -> frozenset[str]:
+        """Names in the directory *path* of what cannot differ, as the directories themselves
+        tell: in most of them nearly all is as it was, and a status of each takes long.
+
+        Never those of directories, for a subvolume's number there is none of an inode.
+        """
+        if old is None or touched is None:
+            return frozenset()
+        try:
+            with opened(old, path, _DIRECTORY) as one, opened(new, path, _DIRECTORY) as other:
+                before, after = _inodes(one), _inodes(other)
+        except OSError:
+            return frozenset()
+        return frozenset(
+            name
+            for name, inode in after.items()
+            if before.get(name) == inode and not touched(_join(path, name), inode)
+        )
+
+    def _list(
+        self, root: int, path: str, without: Container[str] = frozenset()
+    ) -> dict[str, os.stat_result]:
         """What is in the directory *path*, and itself as ``.``; nothing if it has gone."""
         found = {}
         try:
             with opened(root, path, _DIRECTORY) as directory:
                 found["."] = os.fstat(directory)
                 for name in os.listdir(directory):
+                    if name in without:
+                        continue
                     try:
                         found[name] = os.stat(name, dir_fd=directory, follow_symlinks=False)
                     except FileNotFoundError:  # the root is alive
@@ -238,6 +264,12 @@ def opened(root: int, path: str, flags: int = _FILE) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _inodes(directory: int) -> dict[str, int]:
+    """Names and inode numbers of all but directories in the open *directory*."""
+    with os.scandir(directory) as found:
+        return {e.name: e.inode() for e in found if not e.is_dir(follow_symlinks=False)}
 
 
 def _join(path: str, name: str) -> str:
