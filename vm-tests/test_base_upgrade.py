@@ -17,13 +17,13 @@ from vm import ephemeral as machines
 from vm import layer, packages
 from vm.bench import ROOT, Bench, Boot
 from vm.cache import Cache
+from vm.command import run
 from vm.disk import Btrfs, Disk, Subvolume
+from vm.installed import installed
 from vm.layer import Content, File
 from vm.machine import Machine
 from vm.system import System
 from vm.tools import Tools
-
-pytestmark = pytest.mark.trial
 
 DiskFactory = Callable[..., Disk]
 
@@ -124,22 +124,25 @@ def require_fresh(machine: Machine, release: str) -> None:
     machine.write("/etc/of-the-boot-before", "")
 
 
-def test_upgrades_that_are_cut_off_completed_and_rolled_back(
-    bench: Bench,
-    cache: Cache,
-    image: System,
-    package: Path,
-    disk: DiskFactory,
-    name: str,
-    scratch: Path,
-) -> None:
-    kernel, newer, older = (
-        kernel_package(cache, image),
-        greeter(cache, "trixie"),
-        greeter(cache, "bookworm"),
-    )
+@dataclass(frozen=True)
+class Upgrade:
+    """The machine before it, and the kernel, its release and the package that it brings."""
+
+    system: System
+    initrd: Path
+    root: Btrfs
+    boot: BootDisk
+    kernel: str
+    release: str
+    older: str
+    newer: str
+
+
+@pytest.fixture(scope="module")
+def upgrade(cache: Cache, image: System, package: Path) -> Upgrade:
+    kernel = kernel_package(cache, image)
+    newer, older = greeter(cache, "trixie"), greeter(cache, "bookworm")
     wanted = kernel.name.partition("_")[0]
-    release = wanted.removeprefix("linux-image-")
     system = image.on_top(
         layer.make(
             cache,
@@ -169,13 +172,46 @@ def test_upgrades_that_are_cut_off_completed_and_rolled_back(
         f"vmlinuz-{image.release}": File(image.kernel.read_bytes()),
         f"initrd.img-{image.release}": File(initrd.read_bytes()),
     }
-    disks = (disk(layout, made.system), disk(BootDisk(present), made.system))
-    story = Story(bench, Boot(made.system, initrd, disks, root=ROOT), name, release)
+    return Upgrade(
+        made.system, initrd, layout, BootDisk(present), wanted,
+        wanted.removeprefix("linux-image-"), older.name.replace("%3a", ":"), newer.name,
+    )  # fmt: skip
+
+
+def test_an_upgrade_without_a_boot(upgrade: Upgrade, cache: Cache, disk: DiskFactory) -> None:
+    """The same upgrade, done on this host: what fails in it is found before a machine is made."""
+    roots, boots = disk(upgrade.root, upgrade.system), disk(upgrade.boot, upgrade.system)
+    line = f"root=UUID={machines.UUID} rootflags=subvol=root ro"
+    with (
+        installed(cache, roots, "root", machines.UUID, line) as machine,
+        boots.mounted("ext4", "rw") as boot,
+    ):
+        run(["mount", "--bind", boot, machine.root / "boot"])
+        machine.run(
+            "mkdir -p /persistent; "
+            f"mount -t btrfs -o subvol=persistent UUID={machines.UUID} /persistent"
+        )
+        print(machine.run(f"ephemeroot base run -- sh -ec '{UPGRADE} {upgrade.kernel}'"))
+        listed = machine.run("ephemeroot base list").splitlines()
+        assert len(listed) == 2
+        assert upgrade.release in listed[0]
+        assert upgrade.release not in listed[1]
+        assert (boot / f"initrd.img-{upgrade.release}").stat().st_size > 1 << 20
+
+
+@pytest.mark.trial
+def test_upgrades_that_are_cut_off_completed_and_rolled_back(
+    upgrade: Upgrade, bench: Bench, image: System, disk: DiskFactory, name: str, scratch: Path
+) -> None:
+    wanted, release = upgrade.kernel, upgrade.release
+    disks = (disk(upgrade.root, upgrade.system), disk(upgrade.boot, upgrade.system))
+    boot = Boot(upgrade.system, upgrade.initrd, disks, root=ROOT)
+    story = Story(bench, boot, name, release)
 
     machine = story.up()
     require_fresh(machine, image.release)
     before = version(machine)
-    assert before in older.name.replace("%3a", ":")
+    assert before in upgrade.older
     # Cut while it waits after everything else is done but the last step.
     machine.run(
         f"setsid ephemeroot base run -- sh -ec '{UPGRADE} {wanted}; touch /run/upgraded; "
@@ -209,7 +245,7 @@ def test_upgrades_that_are_cut_off_completed_and_rolled_back(
     require_fresh(machine, release)
     after = version(machine)
     assert after != before
-    assert after in newer.name
+    assert after in upgrade.newer
     machine.run("dpkg --audit && dpkg --verify hello")
     machine.run("ephemeroot base rollback --yes")
     assert machine.poweroff().complaints == ()
