@@ -204,8 +204,11 @@ class Directory(Operation):
                 os.close(source)
         finally:
             os.close(target)
+        if not hides:
+            return "bound"
+        entries = "1 entry" if hides == 1 else f"{hides} entries"
         more = " or more" if hides == _COUNTED else ""
-        return f"bound, hiding {hides} entries{more} of the root" if hides else "bound"
+        return f"bound, hiding {entries}{more} of the root"
 
 
 def _count(directory: int) -> int:

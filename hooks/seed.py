@@ -167,7 +167,8 @@ def _copy(
         for fd in (place, workshop):
             if fd >= 0:
                 os.close(fd)
-    return f"seeded, {copier.entries} entries, {copier.copied + copier.shared} bytes"
+    entries = "1 entry" if copier.entries == 1 else f"{copier.entries} entries"
+    return f"seeded, {entries}, {copier.copied + copier.shared} bytes"
 
 
 def _workshop(store: int, place: int, source: str, path: str) -> tuple[int, str]:

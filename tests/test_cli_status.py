@@ -75,6 +75,11 @@ def test_what_was_seeded(machine: LivingMachine) -> None:
     (line,) = [li for li in status(machine)["outcomes"]["seeded"] if "/srv/data/kept" in li]
     assert "seeded" in line
     assert "taken over by the stores" in machine.call("status").stdout
+    hidden = status(machine)["outcomes"].get("hiding", [])
+    assert not any("/srv/data/kept" in li for li in hidden), "it hides what it was made of"
+    machine.boot_by_the_stages()
+    hidden = status(machine)["outcomes"]["hiding"]
+    assert any("/srv/data/kept" in li and "hiding 1 entry" in li for li in hidden)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_what_a_bind_hides_is_reported_and_not_destroyed(boot: Boot) -> None:
     boot.root("/data/old").write_text("hidden")
     (boot.store / "data").mkdir()
     boot.persist(directory("/data"))
-    assert boot.results()[-1] == "bound, hiding 1 entries of the root"
+    assert boot.results()[-1] == "bound, hiding 1 entry of the root"
     subprocess.run(["umount", boot.root("/data")], check=True)
     assert boot.root("/data/old").read_text() == "hidden"
 

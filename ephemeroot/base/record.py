@@ -100,7 +100,8 @@ class Record:
                 )
             restored = bootfiles.restore(self.folder / f"boot-{number}", Path(point))
             if restored:
-                log(f"put back {len(restored)} files of {point}")
+                files = "1 file" if len(restored) == 1 else f"{len(restored)} files"
+                log(f"put back {files} of {point}")
         self._put_modules_back(self._base(), log)
         self.remove()
 

@@ -50,7 +50,7 @@ def conclude(application: Application, results: list[Result]) -> None:
     count = sum(result.step.image for result in results)
     if count:
         terminal.say(
-            f"done: {count} image{'' if count == 1 else 's'} of generation "
+            f"done: {terminal.count(count, 'image')} of generation "
             f"{application.generation} read back; the next boot follows it"
         )
     elif application.old and application.old.generation == application.generation:

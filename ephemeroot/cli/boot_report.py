@@ -114,6 +114,13 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 def _outcomes(stages: dict[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
+    # What was taken over by this boot hides nothing that anybody would miss.
+    taken_over = {
+        entry.get("line")
+        for stage in stages.values()
+        for entry in stage.get("operations", [])
+        if "seeded" in str(entry.get("result", ""))
+    }
     for stage in stages.values():
         for entry in stage.get("operations", []):
             if entry.get("operation") not in _PATHS:
@@ -122,7 +129,7 @@ def _outcomes(stages: dict[str, Any]) -> dict[str, list[str]]:
             line = f"{entry.get('line', '')}: {result}"
             if "seeded" in result or stage is stages.get("wipe"):
                 found.setdefault("seeded", []).append(line)
-            if "hiding" in result:
+            if "hiding" in result and entry.get("line") not in taken_over:
                 found.setdefault("hiding", []).append(line)
             if stage is stages.get("wipe"):
                 continue

@@ -70,11 +70,13 @@ def _print(files: Sequence[str], problems: Sequence[Problem]) -> None:
     for problem in problems:
         terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
     errors = _errors(problems)
-    read_from = _count(len(files), "file")
+    read_from = terminal.count(len(files), "file")
     if not problems:
         terminal.say(f"{read_from} checked: nothing to complain about")
         return
-    counts = f"{_count(errors, 'error')}, {_count(len(problems) - errors, 'warning')}"
+    counts = (
+        f"{terminal.count(errors, 'error')}, {terminal.count(len(problems) - errors, 'warning')}"
+    )
     terminal.say(f"{read_from} checked: {counts}")
 
 
@@ -95,7 +97,3 @@ def _print_json(config: Configuration, machine: Machine, problems: Sequence[Prob
 
 def _errors(problems: Sequence[Problem]) -> int:
     return sum(not problem.warning for problem in problems)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -41,7 +41,7 @@ def _row(difference: Difference) -> list[str]:
     if difference.kind == "directory":
         name += "/"
         if difference.change != CHANGED:
-            about = _count(difference.entries, "entry", "entries")
+            about = terminal.count(difference.entries, "entry", "entries")
     elif difference.kind != "file" and difference.change != CHANGED:
         about = difference.kind
     has_size = difference.kind == "file" or difference.entries
@@ -101,7 +101,3 @@ def to_json(found: Iterable[Difference]) -> list[dict[str, Any]]:
         }
         for d in found
     ]
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

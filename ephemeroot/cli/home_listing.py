@@ -107,7 +107,7 @@ def print_count(findings: Sequence[Finding], *, dry_run: bool = False) -> None:
     if not findings:
         terminal.say("nothing is declared")
         return
-    total = _number(len(findings), "entry", "entries") + (" now" if dry_run else "")
+    total = terminal.count(len(findings), "entry", "entries") + (" now" if dry_run else "")
     fine = sum(finding.is_in_place for finding in findings)
     terminal.say(f"{total}: {'all' if fine == len(findings) else fine} in place")
 
@@ -116,19 +116,17 @@ def print_problems(configuration: HomeConfiguration, problems: Sequence[Problem]
     """Print all *problems* and how many there are."""
     for problem in problems:
         terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
-    entries = f"{configuration.file}: {_number(len(configuration.entries), 'entry', 'entries')}"
+    entries = (
+        f"{configuration.file}: {terminal.count(len(configuration.entries), 'entry', 'entries')}"
+    )
     if not problems:
         terminal.say(f"{entries}, nothing to complain about")
         return
     errors = count_errors(problems)
-    warnings = _number(len(problems) - errors, "warning", "warnings")
-    terminal.say(f"{entries}, {_number(errors, 'error', 'errors')}, {warnings}")
+    warnings = terminal.count(len(problems) - errors, "warning")
+    terminal.say(f"{entries}, {terminal.count(errors, 'error')}, {warnings}")
 
 
 def count_errors(problems: Sequence[Problem]) -> int:
     """How many of *problems* are no mere warnings."""
     return sum(not problem.warning for problem in problems)
-
-
-def _number(number: int, one: str, more: str) -> str:
-    return f"{number} {one if number == 1 else more}"

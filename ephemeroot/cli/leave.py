@@ -203,7 +203,8 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
         return 0
     for path in finish.kept:
         terminal.warning(f"{path} was changed in the root since, and stays as it is")
-    terminal.say(f"left: {finish.changed} changes were brought over; the stores are as they were")
+    brought = terminal.count(finish.changed, "change was", "changes were")
+    terminal.say(f"left: {brought} brought over; the stores are as they were")
     return 0
 
 

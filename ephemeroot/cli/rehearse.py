@@ -208,8 +208,9 @@ def _print(result: dict[str, Any], found: list[Finding]) -> None:
         if one.hint:
             terminal.say(f"  hint: {one.hint}")
     counts = {kind: sum(one.severity == kind for one in found) for kind in _COLOURS}
-    done = f"{len(result['operations'])} operations rehearsed, nothing of it is left"
-    words = [f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items() if n]
+    rehearsed = terminal.count(len(result["operations"]), "operation")
+    done = f"{rehearsed} rehearsed, nothing of it is left"
+    words = [terminal.count(number, kind) for kind, number in counts.items() if number]
     terminal.say(f"{done}: {', '.join(words) if words else 'nothing to complain about'}")
 
 

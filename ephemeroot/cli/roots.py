@@ -243,7 +243,7 @@ def _ask(arguments: argparse.Namespace, foreseen: Sequence[Change]) -> None:
     deletions = [change for change in foreseen if isinstance(change, Deletion)]
     if not deletions or arguments.yes or arguments.dry_run:
         return
-    count = f"{len(deletions)} old root{'' if len(deletions) == 1 else 's'}"
+    count = terminal.count(len(deletions), "old root")
     histories.confirm(f"Delete {count} for good?", (change.describe() for change in deletions))
 
 

@@ -80,6 +80,11 @@ def size(count: int) -> str:
     return f"{value:.1f} {_UNITS[unit - 1]}"
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """*number* of something: ``1 entry``, ``2 entries``. *many* is *one* with an s if not given."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def duration(seconds: float) -> str:
     """A span of time as people say it: ``0.4 s``, ``12 s``, ``5 min``, ``3 h``, ``12 days``."""
     if seconds < 10:

@@ -78,7 +78,7 @@ class Finish:
                 self.changed += count
                 self.kept += [f"{item.path}/{path}".rstrip("/") for path in mirror.kept]
                 if count:
-                    log(f"{item.path}: {count} changes brought over")
+                    log(f"{item.path}: {count} change{'' if count == 1 else 's'} brought over")
             returning.remove(root, applied.PLAN.lstrip("/"))
         finally:
             for fd in (root, *opened.values()):

@@ -127,7 +127,7 @@ class Departure:
             for fd in (root, *opened.values()):
                 os.close(fd)
         count = len(mirror.changed) + len(mirror.removed)
-        return f"{count} changes" if count else "is there already"
+        return f"{count} change{'' if count == 1 else 's'}" if count else "is there already"
 
     def below(self, item: Item) -> list[str]:
         """What other declarations have below that path, relative to it."""
