@@ -339,6 +339,8 @@ def test_going_back_to_nothing(based: Machine) -> None:
     assert "there is no old base" in done.stderr
     done = based.base("rollback", "2020-01-01T00-00-00Z", "--yes")
     assert done.returncode == 2
+    assert "there is no old base '2020-01-01T00-00-00Z'" in done.stderr
+    assert "ephemeroot base list" in done.stderr
 
 
 def test_old_bases_beyond_keep_bases_go(based: Machine) -> None:

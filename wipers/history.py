@@ -60,12 +60,14 @@ class History:
     """The old roots of what one wiper makes fresh, locked until ``close``.
 
     ``where`` is what messages call the place they are in. ``policy`` and ``min_free`` (bytes,
-    0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one.
+    0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one,
+    ``LISTED_BY`` the verb that lists them.
     ``SNAPSHOTS``: an unchanged file has the same inode number and ctime in all of them.
     Every method may raise ``EphemerootError`` or ``OSError``; what is to be implemented says so.
     """
 
     NOUN = "root"
+    LISTED_BY = "roots list"
     SNAPSHOTS = False
 
     __slots__ = ("min_free", "policy", "where")
@@ -111,7 +113,8 @@ class History:
             if wanted and entry.name and entry.name.identity == wanted.identity:
                 return entry
         raise Misconfigured(
-            f"there is no old root {text!r} in {self.where}", "see 'ephemeroot roots list'"
+            f"there is no old {self.NOUN} {text!r} in {self.where}",
+            f"see 'ephemeroot {self.LISTED_BY}'",
         )
 
     def path(self, entry: OldRoot) -> str:

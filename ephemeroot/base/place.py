@@ -71,6 +71,7 @@ class Bases(SubvolumeHistory):
     """
 
     NOUN = "base"
+    LISTED_BY = "base list"
 
     def has_first(self) -> bool:
         return True

@@ -113,7 +113,7 @@ class Record:
         for entry in self.opened.bases.retired():
             fd = self.opened.bases.open(entry)
             if subvolumes.identify(fd).uuid == replaced and not subvolumes.is_read_only(fd):
-                self._put_modules_back(fd, log)
+                self._put_modules_back(fd, log, f"old base {entry.label}")
                 break
             os.close(fd)
         self.remove()
@@ -139,7 +139,7 @@ class Record:
     def _base(self) -> int:
         return self.opened.subvolume(self.opened.place.base)
 
-    def _put_modules_back(self, base: int, log: Callable[[str], None]) -> None:
+    def _put_modules_back(self, base: int, log: Callable[[str], None], name: str = "base") -> None:
         """Into the open *base*, which is closed."""
         try:
             if not (self.folder / _MODULES).is_dir():
@@ -152,7 +152,7 @@ class Record:
                     kernels.put(folder, _MODULES, parent, _MODULES)
             finally:
                 os.close(parent)
-            log("put back the kernel modules of the base")
+            log(f"put back the kernel modules of the {name}")
         finally:
             os.close(base)
 
