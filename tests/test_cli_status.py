@@ -147,6 +147,26 @@ def test_the_next_boot(machine: LivingMachine) -> None:
     assert lines[1] == "the root is kept as it is"
 
 
+def test_what_is_damaged_hides_nothing_else(machine: LivingMachine) -> None:
+    machine.boot_by_the_stages()
+    assert machine.call("next-boot", "keep").returncode == 0
+    request = machine.root / "persistent/.ephemeroot/next-boot"
+    request.write_text("{")
+    content = status(machine, 10)
+    assert content["root"] == "ephemeral"
+    assert content["next-boot"] == ["the root is kept as it is, for a request cannot be read"]
+    (line,) = content["complaints"]
+    assert "next-boot --clear" in line
+    shown = machine.call("next-boot")
+    assert shown.returncode == 1
+    assert "next-boot --clear" in shown.stderr
+    assert machine.call("next-boot", "--clear").returncode == 0
+    (machine.root / "etc/ephemeroot/plan.json").write_text("{")
+    content = status(machine, 10)
+    assert content["root"] == "ephemeral"
+    assert any("ephemeroot apply" in line for line in content["complaints"])
+
+
 def test_an_image_older_than_what_was_applied(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     plan = machine.plan()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ephemeroot.cli import histories, terminal
 from ephemeroot.config import markers
-from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import request as requests
 from ephemeroot.hooks.request import Request
 from ephemeroot.hooks.volumes import MARKER, Store
@@ -125,6 +125,9 @@ def _show(arguments: argparse.Namespace, stores: list[Path]) -> None:
             request = requests.parse((store / requests.RECORD).read_bytes())
         except FileNotFoundError:
             continue
+        except Damaged as error:
+            hint = "the next boot keeps the root; 'ephemeroot next-boot --clear' removes it"
+            raise Damaged(error.message, hint) from None
     if arguments.json:
         _print_json(request, done=True)
     elif request is None:

@@ -63,7 +63,9 @@ class StoreStatus:
 
 @dataclass
 class Status:
-    """Everything that ``status`` knows. ``unknown`` has what this user may not read."""
+    """Everything that ``status`` knows. ``unknown`` has what this user may not read, ``damage``
+    what nobody can: the rest is shown all the same.
+    """
 
     boot: BootReport
     plan: Plan | None
@@ -72,10 +74,11 @@ class Status:
     images: list[str] = field(default_factory=list)
     next_boot: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
         """What is not as it should be, a line each."""
-        lines = [p["problem"] for p in self.boot.problems]
+        lines = [*self.damage, *(p["problem"] for p in self.boot.problems)]
         if self.boot.state == "failed" or (self.boot.state == "none" and self.plan is not None):
             lines.append(f"this root is not ephemeral: {self.boot.reason}")
         for store in self.stores:
@@ -114,12 +117,16 @@ def collect(root: str) -> Status:
     """Look at the machine below *root*, as far as this user may."""
     folder = Path(root)
     unknown: list[str] = []
+    damage: list[str] = []
+    plan = None
     try:
         plan = applied.load(folder)
     except PermissionError:
-        plan = None
         unknown.append("the applied plan")
-    status = Status(boot_report.read(folder), plan, _booted(folder), unknown=unknown)
+    except Damaged as error:
+        damage.append(f"{error.message} ('ephemeroot apply' writes it anew)")
+    boot = boot_report.read(folder)
+    status = Status(boot, plan, _booted(folder), unknown=unknown, damage=damage)
     if plan is not None:
         status.stores = [
             _store(folder, o.path, o.id) for o in plan.wipe if isinstance(o, Store)
@@ -157,6 +164,8 @@ def _next_boot(root: Path, status: Status) -> list[str]:
     """What the next boot does, a line each; the first word on it is the last one spoken."""
     plan = status.plan
     if plan is None:
+        if status.damage:
+            return ["not known: the applied plan cannot be read; it does what its image says"]
         return [_AS_ROOT if status.unknown else "nothing was applied: it changes nothing"]
     lines = []
     for name, text in Machine.of(str(root)).command_lines:
@@ -169,6 +178,8 @@ def _next_boot(root: Path, status: Status) -> list[str]:
         if line.is_off("ephemeroot") or not line.allows("ephemeroot.wipe"):
             return [*lines, "the root is kept as it is"]
     request = _request(root, plan, status)
+    if status.damage:
+        return [*lines, "the root is kept as it is, for a request cannot be read"]
     if request is not None:
         lines.append(f"it is asked to {request.describe()} ('ephemeroot next-boot')")
         if request.word == requests.KEEP:
@@ -191,6 +202,9 @@ def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
             return requests.parse(record.read_bytes())
         except PermissionError:
             status.unknown.append("a request for the next boot")
+            return None
+        except Damaged as error:
+            status.damage.append(f"{error.message} ('ephemeroot next-boot --clear' removes it)")
             return None
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -219,6 +233,7 @@ def _show(status: Status, *, long: bool) -> None:
         _section("hidden by what is bound over it", boot.outcomes.get("hiding", []))
         _section("taken over by the stores", boot.outcomes.get("seeded", []))
     _show_problems(boot)
+    _section("damaged", status.damage)
     if status.stores:
         sys.stdout.write(terminal.heading("stores") + "\n")
         terminal.table([_store_row(store) for store in status.stores], right=(1, 2))
