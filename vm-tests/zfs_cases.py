@@ -5,6 +5,7 @@ Prints a line for each case, with a traceback if it fails, and at the end how ma
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo, mounts
-from ephemeroot.wipers import channel, datasets, names
+from ephemeroot.wipers import changes, channel, datasets, names, placement
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import History, Installed
 from ephemeroot.wipers.zfs import Zfs
@@ -135,7 +138,11 @@ def destroy(name: str) -> None:
 def mounted(name: str) -> Iterator[Path]:
     """It mounts by the system call, to which all mount points are legacy ones."""
     with tempfile.TemporaryDirectory() as folder:
-        mounts.attach_at(mounts.create("zfs", name, ["ro"] if "@" in name else []), folder)
+        mount = mounts.create("zfs", name, ["ro"] if "@" in name else [])
+        try:
+            placement.attach(mount, folder)
+        finally:
+            os.close(mount)
         try:
             yield Path(folder)
         finally:
@@ -568,6 +575,18 @@ def case_retention() -> None:
         entry = next(e for e in opened.entries() if e.name == names.Name(NOW, keep=True))
         assert opened.facts(entry).size
         assert [e.kind for e in opened.entries()].count("foreign") == 1
+        # Kept by hand, and let go again: one rename each, of what was listed and is still there.
+        for wanted in (False, True):
+            change = changes.keep(opened, first, wanted=wanted)
+            assert change is not None
+            change.execute()
+            assert exists(f"{OLD}/{names.Name(NOW, keep=wanted)}")
+        change = changes.keep(opened, first, wanted=False)
+        assert change is not None
+        run("zfs", "rename", f"{OLD}/{first}", f"{OLD}/elsewhere")
+        create(f"{OLD}/{first}", "none")
+        said = complaint(EphemerootError, change.execute)
+        assert "is not the dataset it was" in said, said
         available, total = opened.space()
         assert 0 < available < total
 
@@ -609,9 +628,74 @@ def case_an_old_root_is_booted() -> None:
     assert not exists(f"{OLD}/{first}")
 
 
+def case_old_roots_are_looked_into() -> None:
+    """`ephemeroot roots` and `diff`, for a root on ZFS that is mounted somewhere."""
+    start()
+    destroy(f"{ROOT}@blank")  # an old root with a snapshot of somebody else's stays
+    lost = os.urandom(5000)
+    with mounted(ROOT) as top:
+        (top / "var").mkdir()
+        (top / "var/lost").write_bytes(lost)
+        os.chown(top / "var/lost", 7, 8)
+    first = str(wipe("rotate").retired)
+    live()
+    with mounted(ROOT) as top:
+        (top / "etc/ephemeroot").mkdir(parents=True)
+        (top / "etc/kernel").mkdir()
+        (top / "var").mkdir()
+        (top / "etc/kernel/cmdline").write_text(f"root=zfs:{ROOT.replace(' ', '+')} ro\n")
+        settings: dict[str, object] = {"mode": "rotate", "base": BASE}
+        attribute = "ephemeroot.wipers.zfs:Zfs"
+        made = Wipe(target="/", wiper="zfs", attribute=attribute, settings=settings)
+        (top / "etc/ephemeroot/plan.json").write_bytes(Plan(wipe=[made], persist=[]).dump())
+        (top / "release").write_text("changed")
+
+        def call(*words: str) -> Any:
+            return json.loads(run("ephemeroot", "--root", str(top), *words, "--json"))
+
+        (listed,) = call("roots", "list")["histories"]
+        assert listed["old-roots"] == OLD, listed
+        assert [entry["name"] for entry in listed["entries"]] == [first], listed
+        shown = call("roots", "show", first)
+        assert shown["size"] >= shown["exclusive"] > 5000, shown
+        assert differences(call("roots", "diff", first)).items() >= {
+            ("/var/lost", "deleted"), ("/release", "changed"),
+        }  # fmt: skip
+        against_fresh = differences(call("diff"))
+        assert against_fresh["/release"] == "changed", against_fresh
+        assert "/var/lost" not in against_fresh, "the fresh one never had it"
+        assert differences(call("diff", "--against", "base")) == against_fresh
+        run("ephemeroot", "--root", str(top), "roots", "unkeep", first)
+        first = first.removesuffix(".keep")
+        assert exists(f"{OLD}/{first}")
+        with tempfile.TemporaryDirectory() as place:
+            run("ephemeroot", "--root", str(top), "roots", "mount", first, place)
+            try:
+                assert Path(place, "var/lost").stat().st_uid == 7
+                said = subprocess.run(
+                    ["ephemeroot", "--root", str(top), "roots", "delete", first, "--yes"],
+                    capture_output=True,
+                    text=True,
+                )
+                assert said.returncode == 1, said
+                assert "is mounted" in said.stderr, said
+            finally:
+                datasets.unmount(place)
+        run("ephemeroot", "--root", str(top), "roots", "restore", "/var/lost", "--from", first)
+        assert (top / "var/lost").read_bytes() == lost
+        assert (top / "var/lost").stat().st_gid == 8
+        run("ephemeroot", "--root", str(top), "roots", "delete", first, "--yes")
+    assert names_of("filesystem", OLD) == []
+
+
+def differences(said: Any) -> dict[str, str]:
+    return {one["path"]: one["change"] for one in said["differences"]}
+
+
 def main() -> None:
     only = sys.argv[1:]
-    image = Path("/var/tmp/cases.img")
+    # In memory: of a file on a disk every change would wait for that disk's filesystem.
+    image = Path("/dev/shm/cases.img")
     subprocess.run(["zpool", "destroy", "-f", POOL], capture_output=True)
     with image.open("wb") as file:
         file.truncate(1 << 30)

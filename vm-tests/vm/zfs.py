@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import lzma
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from vm import debian
 from vm.cache import Cache, digest
+from vm.command import Unavailable
 from vm.image import PACKAGES, debian_system
 from vm.sandbox import enter_private_mounts
 from vm.system import System
@@ -31,7 +34,7 @@ def zfs_system(cache: Cache) -> System:
 
 
 def modules(cache: Cache, release: str) -> Path:
-    """A layer with OpenZFS's kernel modules for the kernel *release* (about 8 minutes).
+    """A layer with OpenZFS's kernel modules for the kernel *release* (some minutes).
 
     The compiler and the headers that it takes are not kept.
     """
@@ -42,7 +45,7 @@ def modules(cache: Cache, release: str) -> Path:
         selection = debian.Selection(needed, components=ZFS.components)
         with cache.scratch("zfs") as scratch:
             tree = scratch / "tree"
-            # The package's own script builds for the kernel that runs here, if for any.
+            # The headers' own script has mostly done it already.
             compile_it = f'--customize-hook=chroot "$1" dkms autoinstall -k {release}'
             debian.bootstrap(tree, selection, [compile_it])
             for name in _MODULES:
@@ -60,5 +63,10 @@ def modules(cache: Cache, release: str) -> Path:
 
 
 if __name__ == "__main__":
-    enter_private_mounts()
-    zfs_system(Cache.from_environment())
+    # Ended in the middle it leaves nothing behind, as when it fails.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        enter_private_mounts()
+        zfs_system(Cache.from_environment())
+    except (PermissionError, Unavailable) as error:
+        sys.exit(f"vm: no ZFS here: {error}")
