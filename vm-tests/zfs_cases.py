@@ -22,7 +22,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo, mounts
-from ephemeroot.wipers import changes, channel, datasets, names, placement
+from ephemeroot.wipers import changes, channel, datasets, names
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import History, Installed
 from ephemeroot.wipers.zfs import Zfs
@@ -138,11 +138,7 @@ def destroy(name: str) -> None:
 def mounted(name: str) -> Iterator[Path]:
     """It mounts by the system call, to which all mount points are legacy ones."""
     with tempfile.TemporaryDirectory() as folder:
-        mount = mounts.create("zfs", name, ["ro"] if "@" in name else [])
-        try:
-            placement.attach(mount, folder)
-        finally:
-            os.close(mount)
+        mounts.attach_at(mounts.create("zfs", name, ["ro"] if "@" in name else []), folder)
         try:
             yield Path(folder)
         finally:
