@@ -151,7 +151,6 @@ def test_leaving_rebuilds_the_images_without_it(
         assert machine.run("ephemeroot leave --yes").startswith("everything is in the root")
 
 
-@pytest.mark.trial
 def test_from_a_stock_installation_and_back(
     bench: Bench, converted: tuple[Disk, Path, str, System], scratch: Path, name: str
 ) -> None:
