@@ -22,7 +22,10 @@ from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine, 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 
 PROGRAM = Path(sys.executable).parent / "ephemeroot"
-STEM = "2026-11-24T12-00-00Z"
+# Not the days of test_upper_history.py: an old upper that is mounted is known by its name, in
+# every mount namespace, and the tests run side by side.
+MORNING = NOON - 7 * DAY
+STEM = "2026-11-17T12-00-00Z"
 IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
 
 
@@ -77,13 +80,13 @@ def booted(tmp_path: Path) -> Iterator[Booted]:
     """The second boot, with an old upper of the first."""
     with overlay_machine(tmp_path) as machine:
         booted = Booted(machine)
-        booted.boot(NOON)
+        booted.boot(MORNING)
         (booted.root / "etc/lost").write_text("lost\n")
         os.chown(booted.root / "etc/lost", 7, 8)
         (booted.root / "etc/installed").unlink()
         (booted.root / "var/lib/app").mkdir()
         (booted.root / "var/lib/app/data").write_bytes(b"x" * 5000)
-        booted.boot(NOON + DAY)
+        booted.boot(MORNING + DAY)
         yield booted
 
 
@@ -92,7 +95,7 @@ def test_listing_and_keeping(booted: Booted) -> None:
     assert found["old-roots"] == "ephemeroot-overlay/old-uppers"
     assert [entry["name"] for entry in found["entries"]] == [STEM]
     shown = booted.json("roots", "show", STEM)
-    assert (shown["made"], shown["retired"], shown["age"]) == (NOON, NOON + DAY, DAY)
+    assert (shown["made"], shown["retired"], shown["age"]) == (MORNING, MORNING + DAY, DAY)
     assert shown["exclusive"] >= 5000
     assert booted.call("roots", "keep", STEM).returncode == 0
     assert booted.call("roots", "delete", STEM, "--yes").returncode == 1
