@@ -215,11 +215,11 @@ def test_upgrades_that_are_cut_off_completed_and_rolled_back(
     # Cut while it waits after everything else is done but the last step.
     machine.run(
         f"setsid ephemeroot base run -- sh -ec '{UPGRADE} {wanted}; touch /run/upgraded; "
-        "sleep 900' > /run/log 2>&1 & echo $! > /run/pid"
+        "sleep 900' > /run/upgrade.log 2>&1 & echo $! > /run/pid"
     )
     machine.run(
         "while ! test -e /run/upgraded; do "
-        "kill -0 $(cat /run/pid) || { cat /run/log; exit 1; }; sleep 1; done; sync",
+        "kill -0 $(cat /run/pid) || { cat /run/upgrade.log; exit 1; }; sleep 1; done; sync",
         timeout=600,
     )
     assert version(machine) == before
