@@ -95,6 +95,7 @@ def add(
         for other in others:
             tree.link(f"{FOLDER}/{other}.requires/{unit}", f"../{unit}", why=f"for {other}")
     if mounts_root:
+        tree.folder("/sysroot")  # systemd makes it when it mounts the root itself, dracut before
         for unit in _ROOT_UNITS:
             tree.write(
                 f"{FOLDER}/{unit}.d/ephemeroot.conf",
