@@ -252,7 +252,6 @@ def server(storage: Storage, cache: Cache, scratch: Path, init: str) -> Boot:
     )
 
 
-@pytest.mark.trial
 def test_a_copy_of_a_disk(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str
 ) -> None:
