@@ -117,7 +117,6 @@ def owner(path: Path) -> tuple[int, int, int]:
     return status.st_uid, status.st_gid, status.st_mode & 0o7777
 
 
-@pytest.mark.trial
 def test_two_boots_by_the_initramfss_own_network(
     cache: Cache,
     alone: Bench,
