@@ -14,7 +14,7 @@ import os
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks import checks, network, tree, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import mountinfo, mounts, paths, programs
+from ephemeroot.linux import devices, mountinfo, mounts, paths, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Volume(Operation):
             return self.device
         purpose = f"the device {self.device} of {self.mount_point}"
         try:
-            return waiting.device(stage, self.device, self.timeout, purpose)
+            return devices.canonical(waiting.device(stage, self.device, self.timeout, purpose))
         except Refused as error:
             raise StoreMissing(error.message, error.hint) from error
 

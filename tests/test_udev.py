@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
+from btrfs_image import loop_device, mkfs
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import waiting
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.linux import udev
+from ephemeroot.hooks.volumes import Volume
+from ephemeroot.linux import mountinfo, udev
 
 try:
     udev.load()
@@ -112,3 +114,17 @@ def test_it_costs_nothing_where_nobody_waits() -> None:
     code = "import sys; from ephemeroot.hooks import __main__; print('pyudev' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
     assert done.stdout == b"False\n"
+
+
+@pytest.mark.requires_loop
+def test_a_volume_is_mounted_by_the_name_that_mount_would_use(stage: Stage, tmp_path: Path) -> None:
+    link = tmp_path / "by-label"
+    with loop_device(tmp_path / "image", 120) as loop:
+        mkfs(loop)
+        link.symlink_to(loop)
+        volume = Volume(mount_point="/data", name="data", device=str(link), type="btrfs")
+        assert volume.execute(stage) == "mounted"
+        mount = mountinfo.mounted_at(stage.volume("data"))
+        assert mount is not None
+        assert mount.source == loop
+        subprocess.run(["umount", stage.volume("data")], check=True)

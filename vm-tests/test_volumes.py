@@ -179,9 +179,9 @@ def check_stores(machine: Machine) -> None:
         "/home": ("/dev/vdf", "/home", "ext4"),
     }
     for place, expected in wanted.items():
-        found = machine.run(f"findmnt -rvno SOURCE,FSROOT,FSTYPE {place}").out.split()
-        device = machine.run(f"readlink -f {found[0]}").out.strip()
-        assert (device, *found[1:]) == expected, place
+        device, *found = machine.run(f"findmnt -rvno SOURCE,FSROOT,FSTYPE {place}").out.split()
+        device = machine.run(f"readlink -f {device}").out.strip()
+        assert (device, *found) == expected, place
     for place in ("/srv/data/pool", "/var/lib/data/inner"):
         assert machine.run(f"findmnt -rno FSTYPE {place}").out == "btrfs\n", place
     # A store on a store: what is below was mounted first.

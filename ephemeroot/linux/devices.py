@@ -64,6 +64,21 @@ def number(path: str) -> int:
     return status.st_rdev
 
 
+def canonical(path: str) -> str:
+    """The block device *path* as mount(8) would name it: without links, and a mapping by the name
+    that people gave it (libmount, canonicalize_dm_name).
+
+    What looks into mountinfo for a device (df, growfs, boot loaders) expects no other.
+    """
+    real = os.path.realpath(path)
+    try:
+        name = paths.read(f"/sys/block/{os.path.basename(real)}/dm/name")
+    except OSError:
+        return real
+    mapped = f"/dev/mapper/{os.fsdecode(name).strip()}"
+    return mapped if os.path.exists(mapped) else real
+
+
 def btrfs_uuid(path: str) -> str | None:
     """The UUID of the btrfs on the block device (or image file) *path*, else ``None``."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
