@@ -22,8 +22,9 @@ def run(stage: Stage) -> str:
     ``EphemerootError`` or ``OSError`` if the wipe failed half-way, in a state that the
     next boot completes.
     """
-    record = stage.recall(WIPED)
-    if record is not None:
+    record = stage.recall(WIPED) or {}
+    wipes = [o for o in stage.plan.wipe if isinstance(o, Wipe)]
+    if "kept" in record or (wipes and all(o.target in record for o in wipes)):
         return f"already done in this boot: {record.get('kept', 'wiped')}"
     allowed = stage.cmdline.allows("ephemeroot.wipe")
     if not allowed and not has_nothing_to_keep(stage):
@@ -38,6 +39,8 @@ def run(stage: Stage) -> str:
     for operation in stage.plan.wipe:
         started = time.monotonic()
         if isinstance(operation, Wipe):
+            if operation.target in record:
+                continue  # what failed after it is tried again
             # A root that holds nothing loses nothing, not even to an old image.
             bare = operation.leaves_nothing(stage)
             if not kept and not bare:
@@ -54,7 +57,7 @@ def run(stage: Stage) -> str:
                 continue
         result = operation.execute(stage)
         stage.report.operation(operation, result, time.monotonic() - started)
-    return "wiped" if any(isinstance(o, Wipe) for o in stage.plan.wipe) else "nothing to wipe"
+    return "wiped" if wipes else "nothing to wipe"
 
 
 def _follow_request(stage: Stage) -> str:

@@ -37,9 +37,11 @@ class WithHome(Machine):
             Directory(path="/home/kept", store=STORE, source="home/kept"),
         ]
         self.old_homes = "old_homes"
+        self.policy = "keep"
 
     def plan(self) -> Plan:
         plan = super().plan()
+        plan.on_failure["wipe"] = self.policy
         plan.wipe += [
             Wipe(
                 target="/home",
@@ -111,6 +113,22 @@ def test_one_that_cannot_be_made_fresh_stays_and_the_root_is_not_forgotten(
     record = (machine.run / "wiped").read_text()
     assert '"/": {' in record, "what `ephemeroot lived` marks"
     assert '"kept": ' in record
+
+
+def test_what_failed_half_way_is_tried_again(machine: WithHome) -> None:
+    """From an emergency shell, or by an init that calls its hooks until there is a root."""
+    machine.policy = "emergency"
+    in_the_way = machine.top / "old_homes"
+    in_the_way.write_text("a file where the old ones should go")
+    for _ in range(2):
+        done = machine.stage("wipe")
+        assert done.returncode == 73, done.stderr
+    in_the_way.unlink()
+    root = machine.boot()
+    assert not (root / "stray").exists()
+    assert os.listdir(root / "home") == ["kept"]
+    assert len(machine.old_of_home()) == 1
+    assert len(os.listdir(machine.top / "old_roots")) == 1, "the root was made fresh once"
 
 
 def test_keeping_the_root_keeps_all(machine: WithHome) -> None:
