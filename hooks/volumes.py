@@ -100,14 +100,30 @@ class Volume(Operation):
                 "legacy needs the option zfsutil",
             ) from None
 
+    def require_single(self) -> None:
+        """Raise ``StoreMissing`` if several devices have the volume's name.
+
+        For one that a unit has mounted already: which of them that was is chance.
+        """
+        if self.type in _NOWHERE or self.type in network.TYPES:
+            return
+        try:
+            waiting.require_single(self.device, self._purpose)
+        except Refused as error:
+            raise StoreMissing(error.message, error.hint) from error
+
     def _source(self, stage: Stage) -> str:
         if self.type in _NOWHERE:
             return self.device
-        purpose = f"the device {self.device} of {self.mount_point}"
         try:
-            return devices.canonical(waiting.device(stage, self.device, self.timeout, purpose))
+            device = waiting.device(stage, self.device, self.timeout, self._purpose)
+            return devices.canonical(device)
         except Refused as error:
             raise StoreMissing(error.message, error.hint) from error
+
+    @property
+    def _purpose(self) -> str:
+        return f"the device {self.device} of {self.mount_point}"
 
     def _require_same(self, mounted: mountinfo.Mount) -> None:
         """What somebody else mounted for us must be what was declared."""

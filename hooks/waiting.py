@@ -38,6 +38,12 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
         ) from None
     except OSError as error:
         raise Refused(f"{purpose} cannot be used: {error.strerror}") from error
+    require_single(spec, purpose)
+    return path
+
+
+def require_single(spec: str, purpose: str) -> None:
+    """Raise ``Refused`` if several devices have the name *spec*."""
     several = twins.of(spec)
     if several:
         raise Refused(
@@ -45,7 +51,6 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
             "take the copies away, give them another UUID or label (btrfstune -u, tune2fs -U, "
             "xfs_admin -U, sgdisk -G), or name the device by a path of its own",
         )
-    return path
 
 
 def _wait(stage: Stage, path: str, timeout: float) -> None:

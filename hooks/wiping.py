@@ -55,6 +55,8 @@ def run(stage: Stage) -> str:
                     return f"root kept: {kept}"
                 stage.report.log(f"{operation.target} is kept: {kept}")
                 continue
+        elif isinstance(operation, Volume):
+            operation.require_single()
         result = operation.execute(stage)
         stage.report.operation(operation, result, time.monotonic() - started)
     return "wiped" if wipes else "nothing to wipe"

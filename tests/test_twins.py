@@ -14,8 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from boot import IDENTITY, STORE, Boot
 from btrfs_image import loop_device
-from ephemeroot.linux import twins, unopened
+from ephemeroot.errors import StoreMissing
+from ephemeroot.hooks import wiping
+from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.report import Report
+from ephemeroot.hooks.stage import Stage
+from ephemeroot.hooks.volumes import Store, Volume
+from ephemeroot.linux import mountinfo, twins, unopened
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("blkid")]
 
@@ -194,3 +202,45 @@ def test_what_is_left_of_a_device_that_went(disks: Disks) -> None:
     identity = disks.record(first)["ID_FS_UUID"]
     shutil.copy(disks.database / f"b{disks.number(first)}", disks.database / "b999:2")
     assert disks.twins(f"UUID={identity}") == sorted((first, "/dev/999:2"))
+
+
+@pytest.mark.usefixtures("private_mounts")
+def test_the_volume_is_mounted_already(
+    disks: Disks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By systemd, which takes whichever of the two the link leads to at that moment."""
+    monkeypatch.setattr(twins, "DATABASE", str(disks.database))
+    boot = Boot(tmp_path / "boot", "ext4")
+    mounted = mountinfo.mounted_at(str(boot.store))
+    assert mounted is not None
+    identity = disks.record(mounted.source)["ID_FS_UUID"]
+    plan = Plan(
+        wipe=[
+            Volume(mount_point=STORE, name="persistent", device=f"UUID={identity}", type="ext4"),
+            Store(path=STORE, volume="persistent", id=IDENTITY),
+        ],
+        persist=[],
+    )
+
+    def wipe() -> str:
+        report = Report("wipe", None, "boot", boot=False)
+        words = CommandLine("noresume")
+        stage = Stage(
+            plan, words, report, target=str(boot.target), run=str(boot.run), boot_id="boot"
+        )
+        try:
+            return wiping.run(stage)
+        finally:
+            stage.close()
+
+    try:
+        assert wipe() == "nothing to wipe"
+        subprocess.run(["sync", "-f", boot.store], check=True)
+        copy = disks.add(boot.images[boot.store])
+        disks.record(copy)
+        with pytest.raises(StoreMissing, match="could be any of") as refused:
+            wipe()
+        assert mounted.source in refused.value.message
+        assert copy in refused.value.message
+    finally:
+        boot.unmount()
