@@ -254,6 +254,43 @@ def test_without_time_pruning_is_left_to_the_next_boot(machine: Machine) -> None
     assert machine.wipe(NOON + 1).pruned == ["2026-01-01T00-00-00Z"]
 
 
+def test_what_cannot_be_removed_is_no_failure(machine: Machine) -> None:
+    """The fresh root is mounted by then. The clock of a machine without a battery gives the
+    same names at each boot, also to what is still being removed.
+    """
+    machine.settings |= {"keep-days": 0, "keep-last": 0}
+    machine.wipe()
+    name = "2026-01-01T00-00-00Z"
+    old = machine.folder / "old-uppers"
+    stuck = old / f".removing-{name}"
+    for folder in (stuck, old / name):
+        (folder / "etc").mkdir(parents=True)
+    (stuck / "etc/immutable").touch()
+    subprocess.run(["chattr", "+i", stuck / "etc/immutable"], check=True)
+    outcome = machine.wipe(NOON + 1)
+    assert name in outcome.pruned
+    assert len(outcome.problems) == 1
+    assert "Operation not permitted" in outcome.problems[0]
+    assert machine.old() == [stuck.name]
+    subprocess.run(["chattr", "-i", stuck / "etc/immutable"], check=True)
+    assert machine.wipe(NOON + 2).problems == []
+    assert machine.old() == []
+
+
+def test_the_budget_holds_for_what_is_deep_in_a_layer(machine: Machine) -> None:
+    machine.settings |= {"keep-days": 0, "keep-last": 0}
+    machine.wipe()
+    many = machine.folder / "old-uppers/.removing-2026-01-01T00-00-00Z/var/lib/many"
+    many.mkdir(parents=True)
+    (many / "0").touch()
+    for number in range(1, 20000):
+        os.link(many / "0", many / str(number))
+    machine.wipe(NOON + 1, budget=0.005)
+    assert many.exists()
+    machine.wipe(NOON + 2)
+    assert not many.exists()
+
+
 def test_two_at_once(machine: Machine) -> None:
     layers = Uppers(str(machine.volume))
     try:

@@ -141,24 +141,29 @@ class Uppers:
     ) -> list[str]:
         """Remove what is due, and what may go early while less than *min_free* bytes are free,
         within ``boot.budget``; return the names that are gone.
+
+        What fails is one of the *problems*: the fresh root is in its place by now.
         """
         deadline = time.monotonic() + boot.budget
-        pruned = []
-        for text in self._begun():
-            self._remove(text, deadline, problems)
-        for verdict in self._judge(boot, policy, boot.pinned):
-            if time.monotonic() >= deadline:
-                break
-            if not verdict.due and not (verdict.spare and self._is_short(min_free)):
-                continue
-            name = verdict.candidate.name
-            # First the name: what is half removed must not look like a root that was.
-            text = condemn(self.old, str(name))
-            boot.log(f"remove the old upper {name}")
-            pruned.append(str(name))
-            self._remove(text, deadline, problems)
-        if boot.synchronised:
-            marks.set_seen(self.old, int(boot.now))
+        pruned: list[str] = []
+        try:
+            for text in self._begun():
+                self._remove(text, deadline, problems)
+            for verdict in self._judge(boot, policy, boot.pinned):
+                if time.monotonic() >= deadline:
+                    break
+                if not verdict.due and not (verdict.spare and self._is_short(min_free)):
+                    continue
+                name = str(verdict.candidate.name)
+                # First the name: what is half removed must not look like a root that was.
+                text = condemn(self.old, name)
+                boot.log(f"remove the old upper {name}")
+                pruned.append(name)
+                self._remove(text, deadline, problems)
+            if boot.synchronised:
+                marks.set_seen(self.old, int(boot.now))
+        except OSError as error:
+            problems.append(f"cannot prune {OLD}: {error.strerror}")
         return pruned
 
     def space(self) -> tuple[int, int]:
@@ -195,17 +200,9 @@ class Uppers:
         return [text for text in listed(self.old) if text.startswith(REMOVING)]
 
     def _remove(self, text: str, deadline: float, problems: list[str]) -> None:
-        """Remove one, entry by entry of its top; the rest is left to the next boot."""
+        """Remove one; what is left of it when time is up is the next boot's."""
         try:
-            directory = os.open(text, DIRECTORY, dir_fd=self.old)
-            try:
-                for entry in listed(directory):
-                    if time.monotonic() >= deadline:
-                        return
-                    copying.remove(directory, entry)
-            finally:
-                os.close(directory)
-            os.rmdir(text, dir_fd=self.old)
+            copying.remove(self.old, text, deadline)
         except OSError as error:
             problems.append(f"cannot remove {OLD}/{text}: {error.strerror}: {error.filename}")
 
@@ -232,9 +229,15 @@ class Uppers:
 
 def condemn(old: int, text: str) -> str:
     """Rename the old upper *text* to what is being removed; return that name."""
-    removing = f"{REMOVING}{text}"
-    paths.rename(old, text, old, removing, flags=paths.RENAME_NOREPLACE)
-    return removing
+    number = 1
+    while True:
+        # A clock that always begins at the same time gives the same names again.
+        removing = f"{REMOVING}{text}" + (f".{number}" if number > 1 else "")
+        try:
+            paths.rename(old, text, old, removing, flags=paths.RENAME_NOREPLACE)
+            return removing
+        except FileExistsError:
+            number += 1
 
 
 def rename(old: int, text: str, name: Name) -> str:

@@ -11,6 +11,10 @@ import errno
 import fcntl
 import os
 import stat
+import time
+
+from ephemeroot.linux import paths
+from ephemeroot.linux.mounts import fd_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,75 +49,108 @@ class Copier:
         self.limit = limit
         self.progress = progress
         self.copied = self.shared = self.entries = 0
-        self._links: dict[tuple[int, int], tuple[int, str]] = {}
+        self._links: dict[tuple[int, int], str] = {}
 
     def copy(self, source: int, name: str, target: int, new_name: str) -> None:
         """Copy the entry *name* of the directory *source* into *target* as *new_name*.
 
         Raises ``FileExistsError`` if that exists. Sockets are passed over: they are
-        nothing without their process.
+        nothing without their process. So is what is mounted in a tree: there is a directory
+        for it, and no more.
         """
-        try:
-            self._copy(source, name, target, new_name)
-        finally:
-            for fd, _ in self._links.values():
-                os.close(fd)
-            self._links.clear()
+        self._links.clear()
+        if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+            self._copy_tree(source, name, target, new_name)
+        else:
+            self._copy_leaf(source, name, target, new_name)
 
     def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
         """The same for what must be a regular file; ``OSError`` if it is none by now."""
-        try:
-            self._copy_file(source, name, target, new_name)
-            self.entries += 1
-        finally:
-            for fd, _ in self._links.values():
-                os.close(fd)
-            self._links.clear()
+        self._links.clear()
+        self._copy_file(source, name, target, new_name)
+        self.entries += 1
 
-    def _copy(self, source: int, name: str, target: int, new_name: str) -> None:
+    def _copy_tree(self, source: int, name: str, target: int, new_name: str) -> None:
+        """Copy a directory, however deep it is: with one descriptor on either side."""
+        here = Walk(source, name)
+        there: Walk | None = None
+        try:
+            os.mkdir(new_name, 0o700, dir_fd=target)
+            there = Walk(target, new_name)
+            self.entries += 1
+            left = [os.listdir(here.fd)]
+            while left:
+                if not left[-1]:
+                    left.pop()
+                    copy_attributes(here.fd, there.fd)
+                    here.leave()
+                    there.leave()
+                    continue
+                entry = left[-1].pop()
+                status = os.stat(entry, dir_fd=here.fd, follow_symlinks=False)
+                if not stat.S_ISDIR(status.st_mode):
+                    self._copy_leaf(here.fd, entry, there.fd, entry, (target, there.path))
+                    continue
+                os.mkdir(entry, 0o700, dir_fd=there.fd)
+                self.entries += 1
+                there.enter(entry)
+                try:
+                    here.enter(entry)
+                    left.append(os.listdir(here.fd))
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    os.fchown(there.fd, status.st_uid, status.st_gid)
+                    os.fchmod(there.fd, stat.S_IMODE(status.st_mode))
+                    there.leave()
+        finally:
+            here.close()
+            if there is not None:
+                there.close()
+
+    def _copy_leaf(
+        self,
+        source: int,
+        name: str,
+        target: int,
+        new_name: str,
+        place: tuple[int, str] | None = None,
+    ) -> None:
+        """Copy what is no directory. *place*: the path of *target* below an open directory."""
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFSOCK:
             return
-        self.entries += 1
-        if kind == stat.S_IFDIR:
-            self._copy_directory(source, name, target, new_name)
-        elif kind == stat.S_IFREG:
-            self._copy_file(source, name, target, new_name)
+        if kind == stat.S_IFREG:
+            try:
+                self._copy_file(source, name, target, new_name, place)
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    return
+                raise
         elif kind == stat.S_IFLNK:
             os.symlink(os.readlink(name, dir_fd=source), new_name, dir_fd=target)
-            os.chown(new_name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-            _set_times(target, new_name, status)
         else:
             os.mknod(new_name, status.st_mode, status.st_rdev, dir_fd=target)
-            os.chown(new_name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-            # No symlink can be here: the name was made a moment ago, below a directory
-            # that is root's alone.
-            os.chmod(new_name, stat.S_IMODE(status.st_mode), dir_fd=target)
-            _set_times(target, new_name, status)
+        self.entries += 1
+        if kind != stat.S_IFREG:
+            _copy_attributes_by_name(source, name, target, new_name, status)
 
-    def _copy_directory(self, source: int, name: str, target: int, new_name: str) -> None:
-        old = _open(source, name, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.mkdir(new_name, 0o700, dir_fd=target)
-            new = _open(target, new_name, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                for entry in os.listdir(old):
-                    self._copy(old, entry, new, entry)
-                copy_attributes(old, new)
-            finally:
-                os.close(new)
-        finally:
-            os.close(old)
-
-    def _copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
+    def _copy_file(
+        self,
+        source: int,
+        name: str,
+        target: int,
+        new_name: str,
+        place: tuple[int, str] | None = None,
+    ) -> None:
         # O_NONBLOCK: a fifo may have taken the file's place since it was looked at.
-        old = _open(source, name, os.O_RDONLY | os.O_NONBLOCK)
+        old = paths.open_entry(source, name, os.O_RDONLY | os.O_NONBLOCK)
         try:
             status = os.fstat(old)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EBUSY, "changed while it was copied", name)
-            if status.st_nlink > 1 and self._link(status, target, new_name):
+            if status.st_nlink > 1 and place and self._link(status, target, new_name, *place):
                 return
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
             new = os.open(new_name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
@@ -122,17 +159,37 @@ class Copier:
                 copy_attributes(old, new)
             finally:
                 os.close(new)
-            if status.st_nlink > 1:
-                self._links[status.st_dev, status.st_ino] = (os.dup(target), new_name)
         finally:
             os.close(old)
 
-    def _link(self, status: os.stat_result, target: int, new_name: str) -> bool:
-        """Link to the copy of the same file, if it has been copied already."""
-        first = self._links.get((status.st_dev, status.st_ino))
-        if first is None:
+    def _link(
+        self, status: os.stat_result, target: int, new_name: str, top: int, path: str
+    ) -> bool:
+        """Link to the copy of the same file, if there is one and it can still be reached.
+
+        By its path below *top*: a descriptor for each file with several names would be more
+        than a process may have.
+        """
+        first = self._links.setdefault((status.st_dev, status.st_ino), f"{path}/{new_name}")
+        if first == f"{path}/{new_name}":
             return False
-        os.link(first[1], new_name, src_dir_fd=first[0], dst_dir_fd=target, follow_symlinks=False)
+        head, _, name = first.rpartition("/")
+        try:
+            directory = paths.open_beneath(top, head, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False
+            raise
+        try:
+            os.link(
+                name, new_name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False
+            )
+        except OSError as error:
+            if error.errno == errno.EMLINK:
+                return False
+            raise
+        finally:
+            os.close(directory)
         return True
 
     def _copy_content(self, old: int, new: int, size: int, name: str) -> None:
@@ -207,22 +264,117 @@ def _same_content(fd: int, other: int) -> bool:
             return True
 
 
-def remove(parent: int, name: str) -> None:
-    """Remove the entry *name* and all below it; one that is not there is fine."""
+def remove(parent: int, name: str, deadline: float | None = None) -> bool:
+    """Remove the entry *name* and all below, however deep; one that is not there is fine.
+
+    Returns whether it is gone: at *deadline* (``time.monotonic()``) the rest is left. What is
+    mounted in it is not touched: ``OSError`` (EXDEV).
+    """
+    if not _is_directory_after_unlink(parent, name):
+        return True
+    here = Walk(parent, name)
     try:
-        os.unlink(name, dir_fd=parent)
-        return
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError):
-        pass
-    fd = _open(parent, name, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for entry in os.listdir(fd):
-            remove(fd, entry)
+        left: list[list[str]] = []
+        while here.path:
+            if len(left) < here.depth:
+                left.append(_unlink_all_but_directories(here.fd, deadline))
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            if left[-1]:
+                here.enter(left[-1].pop())
+            else:
+                left.pop()
+                os.rmdir(here.leave(), dir_fd=here.fd)
+        return True
     finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=parent)
+        here.close()
+
+
+def _unlink_all_but_directories(directory: int, deadline: float | None) -> list[str]:
+    """The directories that are left; when time is up, whatever has been seen by then."""
+    found = []
+    for name in os.listdir(directory):
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+        if _is_directory_after_unlink(directory, name):
+            found.append(name)
+    return found
+
+
+def _is_directory_after_unlink(directory: int, name: str) -> bool:
+    """Unlink *name*, unless it is a directory: then nothing has been done."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        # EPERM: by POSIX a directory, by Linux a file that is immutable (chattr(1)).
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            return True
+        raise
+    return False
+
+
+class Walk:
+    """A way down a tree and up again with one open directory, ``fd``.
+
+    A tree can be deeper than a process may have descriptors, and than Python recurses.
+    ``path`` is from the open *top*, in which it begins with the directory *name*.
+    """
+
+    __slots__ = ("_above", "_names", "fd")
+
+    def __init__(self, top: int, name: str) -> None:
+        self._names: list[str] = []
+        self._above: list[tuple[int, int]] = []
+        self.fd = os.dup(top)
+        try:
+            self._step(_open(top, name, os.O_RDONLY | os.O_DIRECTORY), name)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> str:
+        return "/".join(self._names)
+
+    @property
+    def depth(self) -> int:
+        return len(self._names)
+
+    def _step(self, fd: int, name: str) -> None:
+        self._above.append(_identity(self.fd))
+        self._names.append(name)
+        os.close(self.fd)
+        self.fd = fd
+
+    def enter(self, name: str) -> None:
+        """Go into the directory *name*. Raises ``OSError``: EXDEV if it is a mount point."""
+        self._step(paths.open_entry(self.fd, name, os.O_RDONLY | os.O_DIRECTORY), name)
+
+    def leave(self) -> str:
+        """Go back to the directory above; return the name of the one that was left.
+
+        Raises ``OSError`` (EBUSY) if somebody has moved it meanwhile.
+        """
+        above = _open(self.fd, "..", os.O_RDONLY | os.O_DIRECTORY)
+        if _identity(above) != self._above[-1]:
+            os.close(above)
+            raise OSError(errno.EBUSY, "moved away while it was walked", self.path)
+        os.close(self.fd)
+        self.fd = above
+        self._above.pop()
+        return self._names.pop()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _open(directory: int, name: str, flags: int) -> int:
@@ -247,18 +399,34 @@ def copy_attributes(old: int, new: int) -> None:
     status = os.fstat(old)
     os.fchown(new, status.st_uid, status.st_gid)
     os.fchmod(new, stat.S_IMODE(status.st_mode))  # after chown, which clears setuid
-    for name in os.listxattr(old):
-        value = os.getxattr(old, name)
+    _copy_extended(old, new)
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _copy_attributes_by_name(
+    source: int, name: str, target: int, new_name: str, status: os.stat_result
+) -> None:
+    """The same for what cannot be opened: a link, a device. *status* is the source's."""
+    os.chown(new_name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        # No symlink can be here: the name was made a moment ago, below a directory that is
+        # root's alone.
+        os.chmod(new_name, stat.S_IMODE(status.st_mode), dir_fd=target)
+    # There are no calls that take a descriptor and a name.
+    _copy_extended(f"{fd_path(source)}/{name}", f"{fd_path(target)}/{new_name}")
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    os.utime(new_name, ns=times, dir_fd=target, follow_symlinks=False)
+
+
+def _copy_extended(old: int | str, new: int | str) -> None:
+    """Copy the extended attributes of what is open, or of what has that path itself."""
+    follow = isinstance(old, int)
+    for name in os.listxattr(old, follow_symlinks=follow):
+        value = os.getxattr(old, name, follow_symlinks=follow)
         try:
-            os.setxattr(new, name, value)
+            os.setxattr(new, name, value, follow_symlinks=follow)
         except OSError as error:
             # A filesystem without labels or with its own properties (btrfs.compression)
             # must not make a copy of the data impossible.
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
-    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _set_times(directory: int, name: str, status: os.stat_result) -> None:
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)

@@ -21,6 +21,8 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+_ENTRY = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+
 # include/uapi/linux/fs.h
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -41,6 +43,14 @@ def open_beneath(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) ->
     on the way, EXDEV for an attempt to leave *root*.
     """
     return _openat2(root, path, flags, mode, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+
+
+def open_entry(directory: int, name: str, flags: int) -> int:
+    """Open what lies in the open *directory* under *name*, not what is mounted over it.
+
+    Raises ``OSError``: EXDEV where something is mounted, ELOOP for a symlink.
+    """
+    return _openat2(directory, name, flags, 0, _ENTRY)
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
