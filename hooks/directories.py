@@ -186,7 +186,7 @@ class Directory(Operation):
         return seed.seed(stage, root, self.path, self.store, self.source, kind=stat.S_IFDIR)
 
     def _bind(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
-        if stage.is_mounted(stage.target.rstrip("/") + place):
+        if tree.is_mount_point(parent, name):
             return "was bound"
         hides = 0
         if tree.exists(parent, name):

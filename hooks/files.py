@@ -115,7 +115,7 @@ class File(Operation):
         return fd
 
     def _bind(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
-        if stage.is_mounted(stage.target.rstrip("/") + place):
+        if tree.is_mount_point(parent, name):
             return "was bound"
         if not tree.exists(parent, name):
             stage.made.append(place)

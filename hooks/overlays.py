@@ -62,10 +62,9 @@ class Overlay(Operation):
         return f"overlay directory {self.path} with {self.store}{options}"
 
     def execute(self, stage: Stage) -> str:
-        place = stage.resolve(self.path)
-        if stage.is_mounted(stage.target.rstrip("/") + place):
+        lower = self._open_lower(stage)
+        if lower < 0:
             return "was mounted"
-        lower = self._open_lower(stage, place)
         try:
             self._have_upper(stage.store(self.store), lower)
             self._mount(stage.store(self.store), lower)
@@ -73,15 +72,19 @@ class Overlay(Operation):
             os.close(lower)
         return "mounted"
 
-    def _open_lower(self, stage: Stage, place: str) -> int:
-        if not tree.is_directory(stage.root(), place):
-            parent, name = tree.open_parent(stage.root(), place)
-            try:
+    def _open_lower(self, stage: Stage) -> int:
+        """The root's directory, made if there is none; -1 if something is mounted there."""
+        place = stage.resolve(self.path)
+        parent, name = tree.open_parent(stage.root(), place)
+        try:
+            if tree.is_mount_point(parent, name):
+                return -1
+            if not tree.exists(parent, name):
                 tree.make_directory(parent, name, 0, 0, 0o755)
-            finally:
-                os.close(parent)
-            stage.made.append(place)
-        return paths.open_beneath(stage.root(), place, tree.DIRECTORY)
+                stage.made.append(place)
+            return paths.open_beneath(parent, name, tree.DIRECTORY)
+        finally:
+            os.close(parent)
 
     def _have_upper(self, store: int, lower: int) -> None:
         if tree.is_directory(store, self.source):

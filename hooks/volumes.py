@@ -227,10 +227,13 @@ class Attach(Operation):
         shared parent (move_mount(2), EINVAL), and systemd makes everything shared. The
         private one goes away when the stage is done.
         """
-        place = self._place(stage)
-        if stage.is_mounted(stage.target.rstrip("/") + place):
-            return "was attached"
-        target = paths.open_beneath(stage.root(), place.strip("/"), tree.DIRECTORY)
+        parent, name = tree.open_parent(stage.root(), self._place(stage))
+        try:
+            if tree.is_mount_point(parent, name):
+                return "was attached"
+            target = paths.open_beneath(parent, name, tree.DIRECTORY)
+        finally:
+            os.close(parent)
         source = os.open(stage.volume(self.volume), tree.DIRECTORY | os.O_CLOEXEC)
         try:
             mounts.bind(source, target, name=self.mount_point)
