@@ -54,7 +54,7 @@ def unescape(text: str) -> str:
 
 
 def mounts(text: str | None = None) -> list[Mount]:
-    """All mounts of this process's namespace, in the kernel's order (oldest first)."""
+    """All mounts of this process's namespace, in the kernel's order."""
     if text is None:
         raw = paths.read("/proc/self/mountinfo", 1 << 26)
         text = raw.decode("utf-8", "surrogateescape")
@@ -62,12 +62,14 @@ def mounts(text: str | None = None) -> list[Mount]:
 
 
 def mounted_at(point: str) -> Mount | None:
-    """The topmost mount exactly at *point* (a resolved, absolute path), or ``None``."""
-    found = None
-    for mount in mounts():
-        if mount.point == point:
-            found = mount
-    return found
+    """The topmost mount exactly at *point* (a resolved, absolute path), or ``None``.
+
+    That is the one on which no other lies, and not the last line: since Linux 6.8 they are in
+    the order in which mounts were made, whenever they were attached.
+    """
+    here = [mount for mount in mounts() if mount.point == point]
+    below = {mount.parent for mount in here if mount.parent != mount.id}
+    return next((mount for mount in here if mount.id not in below), None)
 
 
 def everywhere() -> list[str]:

@@ -1,0 +1,35 @@
+"""What the kernel says of mounts, on real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.linux import mountinfo, mounts
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+
+def test_the_topmost_of_several_whichever_was_made_first(tmp_path: Path) -> None:
+    def attach(mount: int) -> None:
+        place = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+        mounts.attach(mount, place)
+        os.close(place)
+        os.close(mount)
+
+    point = str(tmp_path)
+    assert mountinfo.mounted_at(point) is None
+    older, newer = (mounts.create("tmpfs", name, []) for name in ("older", "newer"))
+    try:
+        for mount, name in ((newer, "newer"), (older, "older")):
+            attach(mount)
+            found = mountinfo.mounted_at(point)
+            assert found is not None
+            assert found.source == name
+    finally:
+        for _ in range(2):
+            subprocess.run(["umount", point], check=True)
+    assert mountinfo.mounted_at("/") is not None
