@@ -12,6 +12,7 @@ import os
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
+from ephemeroot.linux.mounts import fd_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,5 +114,6 @@ def write(root: int, path: str, identity: str) -> None:
         finally:
             os.close(fd)
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        paths.sync_directory(fd_path(parent))
     finally:
         os.close(parent)

@@ -136,6 +136,15 @@ def test_a_kill_between_any_two_changes(laboratory: Laboratory) -> None:
     assert len(set(found)) > 2
 
 
+def test_a_power_cut_once_there_is_a_machine_id(laboratory: Laboratory) -> None:
+    """Programs have seen it by then, and logs are filed under it: it is this machine's for good."""
+    laboratory.boot.persist(parent("/etc"), MachineId(store="/persistent"))
+    laboratory.take_the_disk()
+    with laboratory.survivor() as store:
+        stored = (store / "etc/machine-id").read_text()
+    assert stored == laboratory.boot.root("/etc/machine-id").read_text()
+
+
 def test_a_power_cut_between_any_two_changes(laboratory: Laboratory) -> None:
     found = []
     for at in range(0, 1000, 6):
