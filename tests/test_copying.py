@@ -22,6 +22,7 @@ DEEP = 3000
 @pytest.fixture(params=["tmpfs", "btrfs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A filesystem of its own, and as few descriptors as a process may have anywhere."""
+    command: list[str | Path]
     if request.param == "tmpfs":
         command = ["mount", "-t", "tmpfs", "none", tmp_path]
     else:
@@ -136,9 +137,7 @@ def test_what_is_mounted_in_a_tree(fd: int, place: Path) -> None:
     (place / "elsewhere/precious").write_text("x")
     (place / "tree/file").write_text("below")
     (place / "elsewhere").chmod(0o751)
-    subprocess.run(
-        ["mount", "--bind", place / "elsewhere", place / "tree/volume"], check=True
-    )
+    subprocess.run(["mount", "--bind", place / "elsewhere", place / "tree/volume"], check=True)
     subprocess.run(
         ["mount", "--bind", place / "elsewhere/precious", place / "tree/file"], check=True
     )

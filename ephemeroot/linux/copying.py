@@ -181,9 +181,7 @@ class Copier:
                 return False
             raise
         try:
-            os.link(
-                name, new_name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False
-            )
+            os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False)
         except OSError as error:
             if error.errno == errno.EMLINK:
                 return False
