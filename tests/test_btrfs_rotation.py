@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -651,6 +653,32 @@ def test_quotas_carry_over(tmp_path: Path, with_base: bool) -> None:
             assert (limit, parent) == (str(32 << 20), "1/7")
         with pytest.raises(OSError, match="quota"):
             write_megabytes(site.root / "big", 40)
+
+
+def test_simple_quotas_carry_over(tmp_path: Path) -> None:
+    """They count extents by who made them, and the kernel refuses to count them again."""
+    quota_ctl, enable_simple = 0xC0109428, 4  # include/uapi/linux/btrfs.h, since Linux 6.7
+    with fresh_disk(tmp_path) as disk:
+        top = str(disk.top)
+        fd = os.open(top, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, quota_ctl, bytearray(struct.pack("=QQ", enable_simple, 0)))
+        except OSError as error:
+            pytest.skip(f"needs a kernel with simple quotas (6.7): {error.strerror}")
+        finally:
+            os.close(fd)
+        site = disk.site().with_root().with_base()
+        for command in (
+            ["create", "1/7", top],
+            ["assign", f"0/{subvolume_id(site.root)}", "1/7", top],
+        ):
+            subprocess.run(["btrfs", "qgroup", *command], check=True, capture_output=True)
+        site.rotate()
+        command = ["btrfs", "qgroup", "show", "-p", "--raw", top]
+        table = subprocess.check_output(command, text=True)
+        row = re.search(rf"^0/{subvolume_id(site.root)}\s+.*$", table, re.MULTILINE)
+        assert row is not None
+        assert row[0].split()[3] == "1/7"
 
 
 def write_megabytes(path: Path, megabytes: int) -> None:
