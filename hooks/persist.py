@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from ephemeroot.errors import EphemerootError
@@ -138,6 +139,13 @@ def _carried_out(stage: Stage, operation: Operation) -> bool:
         stage.report.operation(operation, result, time.monotonic() - started)
         if isinstance(operation, Attach):
             raise
+        return False
+    except Exception as error:  # a bug in one must not take the others along
+        if isinstance(operation, Attach):
+            raise
+        sys.excepthook(*sys.exc_info())
+        stage.report.problem(f"{operation.describe()}: this is a bug: {error!r}")
+        stage.report.operation(operation, "failed: a bug", time.monotonic() - started)
         return False
     stage.report.operation(operation, result, time.monotonic() - started)
     return True

@@ -85,7 +85,9 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
         except FileNotFoundError:
             pass
         copying.Copier().copy_file(folder, temporary, parent, beside)
-        fd = os.open(beside, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        # O_NONBLOCK: users may write to that directory, and put a fifo there meanwhile.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(beside, flags, dir_fd=parent)
         try:
             os.fsync(fd)
         finally:

@@ -49,13 +49,13 @@ class Report:
         }
 
     def log(self, line: str, level: int = INFO) -> None:
-        """Send one line to the log."""
+        """Send one line to the log. Nobody may be listening: that stops no stage half-way."""
         if not self.boot:
             if level <= INFO or self.verbose:
-                os.write(2, f"ephemeroot: {line}\n".encode("utf-8", "surrogateescape"))
+                _say(2, f"ephemeroot: {line}\n")
             return
         if os.environ.get("JOURNAL_STREAM"):
-            os.write(2, f"<{level}>{_one_line(line)}\n".encode("utf-8", "surrogateescape"))
+            _say(2, f"<{level}>{_one_line(line)}\n")
         else:
             _write("/dev/kmsg", f"<{level}>ephemeroot: {_one_line(line)}\n")
         if level <= ERROR:
@@ -135,8 +135,13 @@ def _write(path: str, text: str) -> None:
     except OSError:
         return
     try:
-        os.write(fd, text.encode("utf-8", "surrogateescape"))
-    except OSError:
-        pass
+        _say(fd, text)
     finally:
         os.close(fd)
+
+
+def _say(fd: int, text: str) -> None:
+    try:
+        os.write(fd, text.encode("utf-8", "surrogateescape"))
+    except OSError:  # journald is gone (EPIPE), /dev/full
+        pass

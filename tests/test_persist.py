@@ -409,6 +409,38 @@ def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
     boot.unmount()
 
 
+def test_a_bug_in_one_operation_does_not_take_the_others_along(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: File, stage: object) -> str:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(File, "execute", broken)
+    (boot.store / "f").write_text("x")
+    boot.persist(file("/f"), directory("/d"))
+    assert boot.results()[1:] == ["failed: a bug", "created and bound"]
+    assert "this is a bug: RecursionError('too deep')" in boot.problems()[0]
+    assert "Traceback" in capfd.readouterr().err
+    boot.next_boot()
+    with pytest.raises(persist.PathFailed):
+        boot.persist(file("/f"), policy="emergency")
+
+
+def test_nobody_hears_what_is_said(boot: Boot) -> None:
+    """journald may be gone, and that must not end a stage between two of its steps."""
+    kept = os.dup(2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        os.dup2(writer, 2)
+        boot.persist(directory("/d"))
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(writer)
+    assert boot.root("/d").is_mount()
+
+
 def test_what_we_made_in_a_root_is_no_source(boot: Boot) -> None:
     boot.persist(directory("/gone"), file("/link"), parent("/p"))
     subprocess.run(["umount", boot.root("/gone")], check=True)
