@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -30,6 +31,8 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo
 from ephemeroot.wipers import retention
 from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.oldroot import OldRoot
+from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -626,6 +629,23 @@ def test_the_compression_of_the_base_wins(site: Site) -> None:
     os.setxattr(site.path / "base", "btrfs.compression", b"lzo")
     site.rotate()
     assert os.getxattr(site.root, "btrfs.compression") == b"lzo"
+
+
+def test_a_disk_that_fails_once_the_fresh_root_is_in_its_place(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wipe has not failed then: who heard that would say that the root was kept."""
+
+    def broken(self: SubvolumeHistory) -> list[OldRoot]:
+        if (site.root / "file").exists():
+            return entries(self)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    entries = SubvolumeHistory.entries
+    monkeypatch.setattr(SubvolumeHistory, "entries", broken)
+    outcome = site.rotate()
+    assert outcome.fresh["subvolume"] == site.subvolume
+    assert [p for p in outcome.problems if "Input/output error" in p]
 
 
 @pytest.mark.parametrize("with_base", [False, True])

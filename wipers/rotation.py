@@ -87,9 +87,12 @@ class Rotation:
             "subvolume-uuid": fresh.uuid,
         }
         self._retire(leftover, fresh)
-        if self._attempt("make it survive a power cut", self.history.top.commit):
-            self._prune()
-        self.outcome.kept = [entry.label for entry in self.history.retired()]
+        try:
+            if self._attempt("make it survive a power cut", self.history.top.commit):
+                self._prune()
+            self.outcome.kept = [entry.label for entry in self.history.retired()]
+        except (EphemerootError, OSError) as error:
+            self.outcome.problems.append(f"{self.history.where}: {error}")
         return self.outcome
 
     # Proofs: nothing is changed here
