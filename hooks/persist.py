@@ -111,7 +111,7 @@ def _make_writable(stage: Stage) -> bool:
         raise EphemerootError(f"nothing is mounted at {stage.target}")
     writable = "ro" not in mount.options and "ro" not in mount.super_options
     if not writable:
-        mounts.make_writable(stage.target)
+        mounts.make_writable(stage.target, [*mount.options, *mount.super_options])
     mounts.make_private(stage.target)
     return writable
 

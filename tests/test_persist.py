@@ -235,6 +235,22 @@ def test_the_policy_for_paths(boot: Boot) -> None:
         boot.persist(directory("/may"), policy="emergency")
 
 
+def test_a_read_only_root_keeps_its_other_options(boot: Boot) -> None:
+    """Those of rootflags=, which no line of /etc/fstab need repeat."""
+    ours = {"nosuid", "nodev", "noexec", "nodiratime", "noatime"}
+    remount = f"remount,ro,lazytime,{','.join(ours)}"
+    subprocess.run(["mount", "-o", remount, boot.target], check=True)
+    before = mountinfo.mounted_at(str(boot.target))
+    boot.persist(directory("/made"))
+    after = mountinfo.mounted_at(str(boot.target))
+    assert before is not None
+    assert after is not None
+    assert "lazytime" in before.super_options
+    assert ours <= set(before.options)
+    assert set(after.options) == set(before.options)
+    assert set(after.super_options) - {"rw"} == set(before.super_options) - {"ro"}
+
+
 def test_a_read_only_root_is_written_to_and_read_only_again(boot: Boot) -> None:
     subprocess.run(["mount", "-o", "remount,ro", boot.target], check=True)
     boot.persist(directory("/made"))

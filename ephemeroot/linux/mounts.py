@@ -252,13 +252,25 @@ def _messages(fs: int) -> str:
     return "; ".join(lines)
 
 
-def make_writable(path: str) -> None:
+# What mount(2) forgets in a remount unless it is said again (linux/mount.h; do_remount() in
+# fs/namespace.c): flags of the mount, and after sync of the filesystem.
+_MS_SAID_AGAIN = {
+    "nosuid": 2, "nodev": 4, "noexec": 8, "nosymfollow": 256, "noatime": 1024, "nodiratime": 2048,
+    "relatime": 1 << 21, "sync": 16, "mand": 64, "dirsync": 128, "lazytime": 1 << 25,
+}  # fmt: skip
+
+
+def make_writable(path: str, options: list[str]) -> None:
     """Make the filesystem mounted at *path* writable: its superblock, and this mount.
 
-    Without ``rw`` on the kernel command line the superblock itself is read-only, and
-    clearing the mount's flag alone looks successful and changes nothing.
+    *options* are those of both in mountinfo; all but ``ro`` stay. Without ``rw`` on the kernel
+    command line the superblock itself is read-only, and clearing the mount's flag alone looks
+    successful and changes nothing.
     """
-    if kernel.libc.mount(b"none", os.fsencode(path), None, MS_REMOUNT, None) != 0:
+    flags = MS_REMOUNT
+    for option in options:
+        flags |= _MS_SAID_AGAIN.get(option, 0)
+    if kernel.libc.mount(b"none", os.fsencode(path), None, flags, None) != 0:
         kernel.raise_errno(path)
 
 
