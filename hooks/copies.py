@@ -74,7 +74,14 @@ class Copy(Operation):
             found = self._is_sound(stage, store)
         if found:
             if self.path in accounts.MERGED:
-                results.append(self._merge(stage, store))
+                try:
+                    results.append(self._merge(stage, store))
+                except OSError as error:
+                    # Without the new ones the machine is what it was; without the store's
+                    # users nobody could log in.
+                    stage.report.problem(
+                        f"{self.path}: nothing was taken from the base: {error.strerror}"
+                    )
             results.append(self._copy(stage, store, place))
         else:
             results.append("nothing to copy yet")

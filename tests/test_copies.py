@@ -352,6 +352,22 @@ def test_a_read_only_root(boot: Boot) -> None:
     assert os.statvfs(boot.target).f_flag & os.ST_RDONLY
 
 
+@pytest.mark.parametrize("why", ["full", "read-only"])
+def test_a_store_that_takes_nothing_still_says_who_may_log_in(boot: Boot, why: str) -> None:
+    fill(boot.store / "etc/passwd", PASSWD + "me:x:1000:1000::/home/me:/bin/sh\n")
+    fill(boot.root("/etc/passwd"), PASSWD + "sql:x:101:101::/:/bin/false\n")
+    if why == "full":
+        boot.fill(boot.store)
+    else:
+        subprocess.run(["mount", "-o", "remount,ro,bind", boot.store], check=True)
+    boot.persist(parent("/etc"), copy("/etc/passwd"))
+    assert "me:x:1000" in boot.root("/etc/passwd").read_text()
+    assert "nothing was taken from the base" in boot.problems()[0]
+    if why == "full":
+        for ballast in boot.root(STORE).glob("ballast*"):
+            ballast.unlink()
+
+
 def test_a_full_store_keeps_what_it_has(boot: Boot) -> None:
     """And the root what is newer, until there is room again."""
     fill(boot.store / "etc/one", "x")
