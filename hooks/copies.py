@@ -92,7 +92,7 @@ class Copy(Operation):
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Store what the previous root had no time to copy back; seed the store with its
-        file if it has none that can be used. Raises ``Refused`` if the store is full.
+        file if it has none that can be used. Raises ``Refused`` if the store takes nothing.
         """
         store = stage.store(self.store)
         renames.recover(store)
@@ -112,8 +112,8 @@ class Copy(Operation):
         entry = {"path": place, "store": self.store, "source": self.source}
         back = copyback.CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
         back.store()
-        if back.full:
-            raise seed.too_full(self.store, f"what is new in {self.path}")
+        if back.refused is not None:
+            raise seed.cannot_take(self.store, f"what is new in {self.path}", back.refused)
         for problem in back.problems:
             stage.report.problem(problem, level=WARNING)
         return "stored what was newer in the root" if back.copied else ""

@@ -116,12 +116,12 @@ class CopyBack:
     """Copies *files* (``path``, ``store`` and ``source`` of each) of the open *root* into
     the open *stores*.
 
-    ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``full``
-    says that a store had no room for one.
+    ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``refused``
+    is the error of a store that takes nothing (``seed.takes_nothing``).
     *limit* is how many bytes of one file may really be copied, as at boot.
     """
 
-    __slots__ = ("_files", "_limit", "_root", "_stores", "copied", "full", "problems")
+    __slots__ = ("_files", "_limit", "_root", "_stores", "copied", "problems", "refused")
 
     def __init__(
         self, files: list[dict[str, str]], stores: dict[str, int], root: int, limit: int
@@ -131,7 +131,7 @@ class CopyBack:
         self._root = root
         self._limit = limit
         self.copied: list[str] = []
-        self.full = False
+        self.refused: OSError | None = None
         self.problems: list[str] = []
 
     def run(self, patience: float = _PATIENCE) -> None:
@@ -160,7 +160,7 @@ class CopyBack:
             try:
                 self._store(store, files)
             except OSError as error:
-                self.full |= seed.is_full(error)
+                self._note(error)
                 self.problems.append(f"{path}: nothing was stored: {error.strerror}")
 
     def _lock_accounts(self, patience: float) -> int:
@@ -262,16 +262,21 @@ class CopyBack:
         except copying.TooLarge:
             found = "it is larger than the seed limit"
         except OSError as error:
-            self.full |= seed.is_full(error)
+            self._note(error)
             found = error.strerror or str(error)
         if found:
             _remove(folder, temporary)
             self._problem(entry, found)
         return not found
 
+    def _note(self, error: OSError) -> None:
+        if seed.takes_nothing(error):
+            self.refused = error
+
     def _problem(self, entry: dict[str, str], reason: str | OSError) -> None:
         text = reason if isinstance(reason, str) else reason.strerror
-        self.full |= isinstance(reason, OSError) and seed.is_full(reason)
+        if isinstance(reason, OSError):
+            self._note(reason)
         self.problems.append(f"{entry['path']} was not copied to {entry['store']}: {text}")
 
 

@@ -58,8 +58,8 @@ def seed(
     try:
         return _copy(stage, parent, name, path, store_path, source, owner)
     except OSError as error:
-        if is_full(error):
-            raise too_full(store_path, path) from error
+        if takes_nothing(error):
+            raise cannot_take(store_path, path, error) from error
         raise EphemerootError(f"cannot copy {path} to {store_path}: {error.strerror}") from error
     finally:
         os.close(parent)
@@ -109,13 +109,20 @@ def sweep(store: int) -> None:
         os.close(seeding)
 
 
-def is_full(error: OSError) -> bool:
-    """Whether the filesystem, or somebody's share of it, has no room left."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def takes_nothing(error: OSError) -> bool:
+    """Whether a store as a whole takes nothing: it, or somebody's share of it, has no room left,
+    or it is read-only (the kernel makes it so when its disk fails).
+    """
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def too_full(store: str, path: str) -> Refused:
-    """What a wipe must not go on after: the store has no room for what would be lost."""
+def cannot_take(store: str, path: str, error: OSError) -> Refused:
+    """What a wipe must not go on after: the store has no place for what would be lost."""
+    if error.errno == errno.EROFS:
+        return Refused(
+            f"the store {store} is read-only and cannot take {path}",
+            "look for errors of its disk in the kernel log",
+        )
     return Refused(f"the store {store} is too full to take {path}", "make room in it")
 
 

@@ -188,9 +188,9 @@ class Wipe(Operation):
         except Refused:
             raise
         except (EphemerootError, OSError) as error:
-            if isinstance(error, OSError) and seed.is_full(error):
+            if isinstance(error, OSError) and seed.takes_nothing(error):
                 path = getattr(operation, "path", machine_id.PATH)
-                raise seed.too_full(getattr(operation, "store", "?"), path) from error
+                raise seed.cannot_take(getattr(operation, "store", "?"), path, error) from error
             stage.report.problem(f"{operation.describe()}: not carried over: {error}")
             return ""
 

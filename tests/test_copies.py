@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -377,7 +378,8 @@ def test_a_full_store_keeps_what_it_has(boot: Boot) -> None:
     boot.root("/etc/one").write_text(content)
     back = copy_back(boot)
     assert "No space left" in back.problems[0]
-    assert back.full
+    assert back.refused is not None
+    assert back.refused.errno == errno.ENOSPC
     assert (boot.root(STORE) / "etc/one").read_text() == "x"
     boot.next_boot(wiped=False)
     (boot.run / "wiped").write_text(json.dumps({"boot-id": "boot", "kept": "for once"}))

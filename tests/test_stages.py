@@ -474,6 +474,17 @@ def test_a_store_that_is_too_full_keeps_the_root(machine: Machine) -> None:
         assert not (top / "persistent/srv").exists()
 
 
+def test_a_store_that_is_read_only_keeps_the_root(machine: Machine) -> None:
+    """So the kernel makes it when its disk fails."""
+    with another_disk(machine) as top:
+        (machine.top / "root/srv/data").write_text("declared just now")
+        volume = machine.run / "volumes/persistent"
+        subprocess.run(["mount", "-o", "remount,ro,bind", volume], check=True)
+        machine.assert_kept(machine.stage("wipe"), "is read-only and cannot take /")
+        assert (machine.top / "root/srv/data").exists()
+        assert not (top / "persistent/srv").exists()
+
+
 def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) -> None:
     """Somebody changed a password, the store was full, and the power went."""
     name = "hostname"
