@@ -162,9 +162,9 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
         # A required path, for which continuing was ruled out; only the command line may.
         policy = "continue" if stage.cmdline.policy() else "emergency"
     bare = isinstance(error, DeviceMissing) or wiping.has_nothing_to_keep(stage)
-    if kind == "wipe" and bare:
+    if kind == "wipe" and bare and not wiping.has_fresh_root(stage):
         kind = "root"
-        policy = "emergency" if policy == "keep" else policy
+        policy = "emergency" if _EXIT[policy] == DONE_WITH_PROBLEMS else policy
     message = error.message if isinstance(error, EphemerootError) else _os_message(error)
     hint = error.hint if isinstance(error, EphemerootError) else ""
     stage.report.problem(f"{name} failed: {message}", hint, CRITICAL)

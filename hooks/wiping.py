@@ -90,6 +90,11 @@ def has_nothing_to_keep(stage: Stage) -> bool:
     return any(isinstance(o, Wipe) and o.leaves_nothing(stage) for o in stage.plan.wipe)
 
 
+def has_fresh_root(stage: Stage) -> bool:
+    """Whether this boot has made its root fresh, whatever failed after that."""
+    return "/" in (stage.recall(WIPED) or {})
+
+
 def require_fresh(stage: Stage) -> None:
     """Raise ``Refused`` if what is mounted, the new root or a volume, is not what the wipe made."""
     record = stage.recall(WIPED)

@@ -262,6 +262,7 @@ class Machine:
         self.boots = 0
         self.sysroot = base / "sysroot"
         self.generation = 1
+        self.more: list[Operation] = []
         self.disk = base / "disk"
         for name in ("usr", "persistent"):
             (self.disk / name).mkdir(parents=True)
@@ -294,7 +295,7 @@ class Machine:
         )
         store = Store(path="/persistent", volume="persistent", id=IDENTITY)
         return Plan(
-            wipe=[volume("persistent"), volume("usr"), store, wipe],
+            wipe=[volume("persistent"), volume("usr"), store, wipe, *self.more],
             persist=persist,
             generation=self.generation,
         )
@@ -373,6 +374,25 @@ def test_a_root_that_could_not_boot_ends_in_an_emergency(
     assert said in wiped.stderr
     assert "change root= on the kernel command line" in wiped.stderr
     assert not os.path.ismount(machine.sysroot)
+
+
+@pytest.mark.requires_root
+def test_a_home_that_cannot_be_made_fresh_is_kept(machine: Machine) -> None:
+    """The root is there by then: that is no reason not to boot."""
+    home = Wipe(
+        target="/home",
+        wiper="btrfs",
+        attribute="ephemeroot.wipers.btrfs:Btrfs",
+        device=str(machine.base / "no-such-device"),
+        subvolume="home",
+    )
+    machine.more = [home]
+    wiped = machine.stage("wipe", "root=tmpfs")
+    assert wiped.returncode == 10, wiped.stderr
+    assert "/ was made fresh before; the rest is kept as it is" in wiped.stderr
+    assert os.path.ismount(machine.sysroot)
+    assert "already done in this boot: " in machine.stage("wipe", "root=tmpfs").stderr
+    assert machine.stage("persist", "root=tmpfs").returncode == 0
 
 
 @pytest.mark.requires_root
