@@ -12,7 +12,6 @@ import os
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
-from ephemeroot.linux.mounts import fd_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +55,9 @@ class MachineId(Operation):
             # machine-id(5): a version 4 UUID, so that it can be used as one.
             identity = f"{identity[:12]}4{identity[13:16]}{_variant(identity[16])}{identity[17:]}"
             write(stage.store(self.store), self.source, identity)
+            # The name, too: fsync of the directory would leave what was just renamed into it
+            # under both of its names (btrfs).
+            stage.sync_stores()
             result = "made and copied"
         place = stage.resolve_leaf(PATH)
         if read(stage.root(), place) == identity:
@@ -101,7 +103,10 @@ def read(root: int, path: str) -> str | None:
 
 
 def write(root: int, path: str, identity: str) -> None:
-    """Put the id into the file, atomically and durably, readable by everyone (0444)."""
+    """Put the id into the file, atomically, readable by everyone (0444).
+
+    That it has this name is durable only when the filesystem is synced.
+    """
     parent, name = tree.open_parent(root, path)
     try:
         temporary = f".{name}.ephemeroot-new"
@@ -114,6 +119,5 @@ def write(root: int, path: str, identity: str) -> None:
         finally:
             os.close(fd)
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        paths.sync_directory(fd_path(parent))
     finally:
         os.close(parent)
