@@ -69,7 +69,8 @@ def mounted_at(point: str) -> Mount | None:
     """
     here = [mount for mount in mounts() if mount.point == point]
     below = {mount.parent for mount in here if mount.parent != mount.id}
-    return next((mount for mount in here if mount.id not in below), None)
+    # Several, if the directory itself is under a later mount: of these the later one is seen.
+    return next((mount for mount in reversed(here) if mount.id not in below), None)
 
 
 def everywhere() -> list[str]:
