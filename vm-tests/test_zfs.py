@@ -21,8 +21,6 @@ from vm.system import System
 from vm.zfs import zfs_system
 from vm.zpool import PASSPHRASE, ROLLED, ROTATED, Pool, make_pool, zfs_initrd
 
-pytestmark = pytest.mark.trial
-
 LOST = ("/etc/lost", "/root/lost", "/srv/lost")
 KEPT = ("/var/log/diary", "/home/talyz/diary")
 HARDWARE = Hardware(memory=1536)
@@ -74,6 +72,7 @@ def lost(machine: Machine) -> list[str]:
     return machine.run(f"ls -d {' '.join(LOST)}", check=False).out.split()
 
 
+@pytest.mark.trial
 def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
     boot = Boot(
         pool.roll_back.system,
@@ -103,6 +102,7 @@ def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
     assert len(identities) == 1
 
 
+@pytest.mark.trial
 def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
     """Of an encrypted root, whose passphrase is typed; at first a wrong one."""
     boot = Boot(
