@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +93,7 @@ class Laboratory:
         """The stage, with the image *store* in the place of the mounted one."""
         if store is not None:
             subprocess.run(["umount", self.boot.store], check=True)
-            subprocess.run(["mount", "-o", "loop", store, self.boot.store], check=True)
+            mount(store, self.boot.store)
         self.boot.persist(*OPERATIONS)
         assert self.boot.problems() == []
 
@@ -109,11 +110,20 @@ class Laboratory:
 
     @contextmanager
     def survivor(self) -> Iterator[Path]:
-        subprocess.run(["mount", "-o", "loop", self.copy, self.after], check=True)
+        mount(self.copy, self.after)
         try:
             yield self.after
         finally:
             subprocess.run(["umount", self.after], check=True)
+
+
+def mount(image: Path, place: Path | str) -> None:
+    """Mount it; on a busy machine the mounts of what was cut off outlive that for a moment, and
+    btrfs takes no second filesystem of one UUID."""
+    deadline = time.monotonic() + 60
+    while subprocess.run(["mount", "-o", "loop", image, place]).returncode != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.fixture(params=["ext4", "btrfs"])

@@ -199,7 +199,6 @@ def test_an_upgrade_without_a_boot(upgrade: Upgrade, cache: Cache, disk: DiskFac
         assert (boot / f"initrd.img-{upgrade.release}").stat().st_size > 1 << 20
 
 
-@pytest.mark.trial
 def test_upgrades_that_are_cut_off_completed_and_rolled_back(
     upgrade: Upgrade, bench: Bench, image: System, disk: DiskFactory, name: str, scratch: Path
 ) -> None:

@@ -74,7 +74,6 @@ def laptop(storage: Storage, cache: Cache, scratch: Path) -> Boot:
     return Boot(storage.laptop.system, initrd, disks, root=root, arguments=words, timeout=PATIENCE)
 
 
-@pytest.mark.trial
 def test_the_readmes_layout_inside_luks(
     bench: Bench, laptop: Boot, name: str, scratch: Path
 ) -> None:
@@ -195,7 +194,6 @@ def check_stores(machine: Machine) -> None:
     assert machine.run("findmnt -rno FSROOT /srv/later").out == "/later\n"
 
 
-@pytest.mark.trial
 @pytest.mark.parametrize("init", ["systemd", "no-systemd"])
 def test_stores_on_luks_md_and_two_disks(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str, init: str
