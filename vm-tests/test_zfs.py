@@ -102,6 +102,7 @@ def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
     assert len(identities) == 1
 
 
+@pytest.mark.long
 def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
     """Of an encrypted root, whose passphrase is typed; at first a wrong one."""
     boot = Boot(
