@@ -78,7 +78,6 @@ def test_boot_after_boot(
         assert not [p.name for p in old.iterdir() if "unused" in p.name]
 
 
-@pytest.mark.trial
 def test_on_lvm(bench: Bench, cache: Cache, package: Path, disk: DiskFactory, name: str) -> None:
     ready = make(cache, debian_system(cache, VOLUMES), package, STOCK)
     stock = disk(stock_disk(ready), ready.system)
