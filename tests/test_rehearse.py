@@ -217,7 +217,7 @@ def test_the_live_root_and_store_are_not_what_is_wiped(
     machine.base()
     private = machine.path.parent / "away"
     with Toplevel(machine.disk.loop, [], str(private)) as top:
-        away = throwaway.Throwaway(top)
+        away = throwaway.Throwaway(top, throwaway.new_name())
         plan = compile_machine(read(machine.machine), machine.machine).plan
         scene = Scene(machine.path.parent / "scene", machine.path)
         played = Performance(scene, plan, "", machine.disk.loop, "root", away)
@@ -253,6 +253,63 @@ def test_interrupted_nothing_is_left(machine: Living, number: int, delay: float)
     assert points() == before
     assert (machine.path / "srv/data").read_text() == "seeded"
     assert not (machine.path / "persistent/srv").exists()
+
+
+KILL = """
+import os, signal, sys
+from ephemeroot.cli import main, rehearse
+from ephemeroot.rehearsal import throwaway
+first = os.getpid()
+
+def killing(module, name, after):
+    original = getattr(module, name)
+    def call(*arguments, **named):
+        if not after:
+            kill()
+        result = original(*arguments, **named)
+        if after:
+            kill()
+        return result
+    setattr(module, name, call)
+
+def kill():
+    if os.getpid() != first:
+        os.kill(first if WHO == "waits" else os.getpid(), signal.SIGKILL)
+
+killing(*{
+    "the top level is mounted": (rehearse, "Toplevel", True),
+    "the directory is made": (os, "mkdir", True),
+    "its first snapshot is made": (throwaway.Throwaway, "snapshot", True),
+    "all is played": (rehearse, "_tidy", False),
+    "subvolumes are removed": (throwaway, "_empty", True),
+}[POINT])
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("who", ["waits", "plays"])
+@pytest.mark.parametrize("point", [
+    "the top level is mounted", "the directory is made", "its first snapshot is made",
+    "all is played", "subvolumes are removed",
+])  # fmt: skip
+def test_killed_when(machine: Living, point: str, who: str) -> None:
+    """Whichever of the two processes is killed, and when: the other one tidies up."""
+    machine.base()
+    before, mounts = machine.everything(), points()
+    code = f"POINT, WHO = {point!r}, {who!r}\n{KILL}"
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code, "rehearse", "--root", machine.path],
+        capture_output=True, start_new_session=True,
+    )  # fmt: skip
+    # What was played before the player was killed is known: only tidying up was left to do.
+    known = who == "plays" and point in ("all is played", "subvolumes are removed")
+    assert ended.returncode == (-signal.SIGKILL if who == "waits" else 0 if known else 1), ended
+    deadline = time.monotonic() + 60
+    while [n for n in os.listdir(machine.disk.top) if n.startswith(".")]:
+        assert time.monotonic() < deadline, (os.listdir(machine.disk.top), ended)
+        time.sleep(0.05)
+    assert machine.everything() == before
+    assert points() == mounts
 
 
 def test_a_leftover_is_removed_and_nothing_else(

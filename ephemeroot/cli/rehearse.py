@@ -9,8 +9,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -68,12 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
     stage = _prepare(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     histories.hide_mounts()
-    folder = Path(tempfile.mkdtemp(prefix="ephemeroot-rehearsal-"))
-    with _subvolumes(stage, folder) as away:
+    # Named here, for both processes; made by the one that plays.
+    name = throwaway.new_name()
+    folder = Path(tempfile.gettempdir(), name.lstrip("."))
+    try:
         result = actors.play(
-            lambda: _play(stage, folder, away, verbose=arguments.verbose),
-            lambda: _tidy(stage, folder, away),
+            lambda: _play(stage, folder, name, verbose=arguments.verbose),
+            lambda: _tidy(stage, folder, name),
         )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     if result is None:
         raise EphemerootError("the rehearsal ended before it was over", "run it with --verbose")
     found = [Finding(**one) for one in result["findings"]]
@@ -111,40 +113,41 @@ def _prepare(arguments: argparse.Namespace) -> _Stage:
     return _Stage(root, plan, line.strip(), device, subvolume, frozenset(large))
 
 
-@contextmanager
-def _subvolumes(stage: _Stage, folder: Path) -> Iterator[Throwaway | None]:
-    """The throw-away directory on the root's btrfs; leftovers of earlier rehearsals go first."""
+def _is_btrfs(stage: _Stage) -> bool:
     wipe = next(o for o in stage.plan.wipe if isinstance(o, Wipe) and o.target == "/")
-    if not isinstance(wipe.load(), Btrfs):
-        yield None
-        return
-    away: Throwaway | None = None
-    try:
-        with Toplevel(str(stage.device), [], str(folder / "tidy")) as top:
-            throwaway.sweep(top)
-            away = Throwaway(top)
-            yield away
-    finally:
-        if away is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    return isinstance(wipe.load(), Btrfs)
 
 
-def _tidy(stage: _Stage, folder: Path, away: Throwaway | None) -> None:
-    """Nothing is left: no mount, no subvolume, no directory. Called when the other has ended."""
+def _throwaway(stage: _Stage, folder: Path, name: str) -> Throwaway:
+    """The throw-away directory on the root's btrfs; leftovers of earlier rehearsals go first."""
+    top = Toplevel(str(stage.device), [], str(folder / "subvolumes"))
+    throwaway.sweep(top)
+    return Throwaway(top, name)
+
+
+def _tidy(stage: _Stage, folder: Path, name: str) -> None:
+    """No mount and no subvolume is left. It is called in both processes, one after the other, and
+    after an interruption at any point: of what is to go, some or all may not be there.
+    """
+    if not folder.exists():
+        return  # it is the first that is made, and the last that goes
     for mount in reversed(mountinfo.mounts()):
-        inside = mount.point == str(folder) or mount.point.startswith(f"{folder}/")
-        if inside and not mount.point.startswith(f"{folder}/tidy"):
+        if mount.point.startswith(f"{folder}/"):
             mounts.detach(mount.point)
-    if away is not None:
-        away.close()
-        for problem in throwaway.sweep(away.top):
-            terminal.warning(problem, "the next rehearsal tries again")
-        away.top.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    problems: list[str] = []
+    if _is_btrfs(stage):
+        with Toplevel(str(stage.device), [], str(folder / "tidy")) as top:
+            problems = throwaway.sweep(top, name)
+    for problem in problems:
+        terminal.warning(problem, "the next rehearsal tries again")
+    if not problems:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _play(stage: _Stage, folder: Path, away: Throwaway | None, *, verbose: bool) -> dict[str, Any]:
-    histories.hide_mounts()  # once more: the one that tidies up sees nothing of this
+def _play(stage: _Stage, folder: Path, name: str, *, verbose: bool) -> dict[str, Any]:
+    histories.hide_mounts()  # once more: the one that waits sees nothing of this
+    folder.mkdir(mode=0o700)
+    away = _throwaway(stage, folder, name) if _is_btrfs(stage) else None
     if not verbose:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 2)

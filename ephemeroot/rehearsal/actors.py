@@ -1,8 +1,9 @@
-"""Two processes: one plays the boot, the other waits and tidies up, whatever became of the first.
+"""Two processes: one plays the boot and tidies up, the other waits and tidies up once more.
 
-If the one that waits is killed, the other is told by the kernel (PR_SET_PDEATHSIG, prctl(2)) and
-tidies up itself. If both are, the next rehearsal does. What is mounted goes with the mount
-namespace of the one that plays.
+Everything that is made is made by the one that plays, after the other is there to see its end.
+If the one that waits is killed, the other is told by the kernel (PR_SET_PDEATHSIG, prctl(2)): at
+no moment does killing one of them leave anything. If both are, the next rehearsal tidies up. What
+is mounted goes with the mount namespace of the one that plays.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from ephemeroot.linux import kernel
 
 _PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Ended(BaseException):
@@ -26,7 +28,7 @@ class Ended(BaseException):
 
 def play(action: Callable[[], dict[str, Any]], tidy: Callable[[], None]) -> dict[str, Any] | None:
     """Run *action* in a process of its own and return what it returned; ``None`` if it ended
-    without. *tidy* is called afterwards in any case, by one of the two.
+    without. *tidy* is called afterwards in that process and in this one, whatever happens.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -66,25 +68,33 @@ def _child(
 ) -> None:
     code = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, _end)
-        kernel.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:
-            raise Ended
-        os.write(write, json.dumps(action()).encode())
-        code = 0
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, _end)
+            kernel.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+            if os.getppid() != parent:
+                raise Ended
+            os.write(write, json.dumps(action()).encode())
+            code = 0
+        finally:
+            _ignore()
     except Ended:
         pass
     except BaseException:  # noqa: BLE001  # whatever it is, two processes must not go on
         sys.excepthook(*sys.exc_info())
     finally:
-        if os.getppid() != parent:
-            try:
-                tidy()
-            except BaseException:  # noqa: BLE001  # nobody is left to hear it
-                code = 1
+        try:
+            tidy()
+        except BaseException:  # noqa: BLE001  # the other one tries again, and says so
+            code = 1
         os._exit(code)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    _ignore()  # once is enough, and what tidies up is not disturbed
     raise Ended
+
+
+def _ignore() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

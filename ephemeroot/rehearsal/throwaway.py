@@ -21,12 +21,19 @@ PREFIX = ".ephemeroot-rehearsal-"
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Throwaway:
-    """A new directory ``name`` at the top level *top*, root's alone, locked until ``close``."""
+def new_name() -> str:
+    """A name for a ``Throwaway`` that no other has."""
+    return f"{PREFIX}{os.urandom(6).hex()}"
 
-    def __init__(self, top: Toplevel) -> None:
+
+class Throwaway:
+    """A new directory *name* at the top level *top*, root's alone, locked until ``close`` or the
+    end of the process.
+    """
+
+    def __init__(self, top: Toplevel, name: str) -> None:
         self.top = top
-        self.name = f"{PREFIX}{os.urandom(6).hex()}"
+        self.name = name
         os.mkdir(self.name, 0o700, dir_fd=top.fd)
         self.fd = os.open(self.name, _READ, dir_fd=top.fd)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
@@ -53,8 +60,10 @@ class Throwaway:
         os.close(self.fd)
 
 
-def sweep(top: Toplevel) -> list[str]:
-    """Remove the directories of rehearsals that are over; a line for what could not be."""
+def sweep(top: Toplevel, ours: str = "") -> list[str]:
+    """Remove the directories of rehearsals that are over, and the one called *ours*, locked or
+    not; a line for what could not be.
+    """
     problems = []
     # Opened anew: what was made since a directory was opened is not listed on some kernels
     # (Linux 6.5; e60aa5da14d0, "btrfs: refresh dir last index during a rewinddir(3) call").
@@ -62,15 +71,15 @@ def sweep(top: Toplevel) -> list[str]:
         if not name.startswith(PREFIX):
             continue
         try:
-            _remove(top, name)
+            _remove(top, name, locked=name == ours)
         except (EphemerootError, OSError) as error:
             problems.append(f"cannot remove {name}: {error}")
     return problems
 
 
-def _remove(top: Toplevel, name: str) -> None:
-    """Remove one, proven: a plain directory of root's alone, that nobody has locked, with
-    nothing in it that is mounted or the default subvolume.
+def _remove(top: Toplevel, name: str, *, locked: bool) -> None:
+    """Remove one, proven: a plain directory of root's alone, that nobody has locked unless it may
+    be *locked*, with nothing in it that is mounted or the default subvolume.
     """
     fd = os.open(name, _READ, dir_fd=top.fd)
     try:
@@ -80,7 +89,8 @@ def _remove(top: Toplevel, name: str) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return  # it lives
+            if not locked:
+                return  # it lives
         inside = [path for path in top.mounted() if path == name or path.startswith(f"{name}/")]
         if inside:
             raise EphemerootError(f"{inside[0]} is mounted")
