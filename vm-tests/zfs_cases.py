@@ -25,6 +25,7 @@ from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.wipers import changes, channel, datasets, names
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import History, Installed
+from ephemeroot.wipers.pruning import Pruning
 from ephemeroot.wipers.zfs import Zfs
 
 POOL = "cases"
@@ -529,6 +530,24 @@ def case_a_leftover_with_work_in_it() -> None:
     assert len(kept) == 1
     assert content(f"{OLD}/{kept[0]}")["work"] == "x"
     assert content(ROOT) == {"release": "base"}
+
+
+def case_a_failure_after_the_fresh_root_has_its_place() -> None:
+    """It is a problem, not an error: the root is fresh, and is booted."""
+    start()
+
+    def cannot(*_: object, **__: object) -> None:
+        raise EphemerootError("the old roots cannot be listed")
+
+    original, Pruning.run = Pruning.run, cannot  # type: ignore[assignment, method-assign]
+    try:
+        outcome = wipe("rotate")
+    finally:
+        Pruning.run = original  # type: ignore[method-assign]
+    assert outcome.problems == [f"{OLD}: the old roots cannot be listed"], outcome.problems
+    assert outcome.fresh["dataset"] == ROOT
+    assert content(ROOT) == {"release": "base"}
+    assert exists(f"{OLD}/{outcome.retired}")
 
 
 def case_retention() -> None:

@@ -113,9 +113,12 @@ class DatasetRotation:
         if name.keep:
             self._attempt("record that it was the first", lambda: self.history.set_first(str(name)))
         retired = f"{self.history.old_roots}/{name}"
-        self._follow(retired, named=self.bootfs == self.root)
-        self._prune()
-        self.outcome.kept = [entry.label for entry in self.history.retired()]
+        try:
+            self._follow(retired, named=self.bootfs == self.root)
+            self._prune()
+            self.outcome.kept = [entry.label for entry in self.history.retired()]
+        except (EphemerootError, OSError) as error:
+            self.outcome.problems.append(f"{self.history.old_roots}: {error}")
         return self.outcome
 
     # What an interrupted boot left
