@@ -30,14 +30,21 @@ _SIGNATURES = (
 # systemd, src/shared/hibernate-util.c: written before hibernating, since version 254
 _LOCATION = "/sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67"
 
+# What dracut's own modules read as if it were on the kernel command line (getcmdline in its
+# dracut-lib.sh): a host-only image of a machine with swap may say resume= here, and only here.
+_BAKED_IN = ("cmdline.d", "cmdline")
+
 HINT = "if that image is not wanted, append noresume to the kernel command line"
 
 
-def require_none_pending(cmdline: CommandLine) -> None:
+def require_none_pending(cmdline: CommandLine, etc: str = "/etc") -> None:
     """Raise ``Refused`` unless it is certain that no resume is pending.
 
-    ``noresume`` on the command line is that certainty, for whoever wrote it.
+    ``noresume`` on the command line is that certainty, for whoever wrote it. In an initramfs, what
+    dracut wrote into its *etc* belongs to the command line.
     """
+    if os.path.exists(f"{etc}/initrd-release"):
+        cmdline = _with_baked_in(cmdline, etc)
     if cmdline.has("noresume"):
         return
     for spec, offset in _named(cmdline):
@@ -45,6 +52,19 @@ def require_none_pending(cmdline: CommandLine) -> None:
     for name in devices.block_devices():
         if _has_signature_if_readable(name):
             raise Refused(f"/dev/{name} holds a hibernation image: this machine resumes", HINT)
+
+
+def _with_baked_in(cmdline: CommandLine, etc: str) -> CommandLine:
+    """The words of dracut's files, and those of *cmdline*, which count more."""
+    folder, file = (f"{etc}/{name}" for name in _BAKED_IN)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    files = [f"{folder}/{name}" for name in sorted(names) if name.endswith(".conf")]
+    whole = type(cmdline)("")
+    for path in (*files, file):
+        if os.path.isfile(path):
+            whole.words += type(cmdline)(paths.read(path).decode("utf-8", "surrogateescape")).words
+    whole.words += cmdline.words
+    return whole
 
 
 def _named(cmdline: CommandLine) -> list[tuple[str, int]]:

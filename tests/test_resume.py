@@ -73,3 +73,19 @@ def test_every_one_of_several_resume_words_counts(tmp_path: Path) -> None:
     plain = swap(tmp_path / "plain", b"SWAPSPACE2")
     with pytest.raises(Refused):
         resume.require_none_pending(CommandLine(f"resume={image} resume={plain}"))
+
+
+@pytest.mark.parametrize("file", ["cmdline.d/95resume.conf", "cmdline"])
+def test_what_dracut_has_baked_into_the_image_counts(tmp_path: Path, file: str) -> None:
+    image = swap(tmp_path / "image", b"S1SUSPEND")
+    baked = tmp_path / "etc" / file
+    baked.parent.mkdir(parents=True)
+    baked.write_text(f" resume={image}\n")
+    (baked.parent / "other.txt").write_text("noresume\n")
+    etc = str(tmp_path / "etc")
+    # On a running system such files are other programs' business.
+    resume.require_none_pending(CommandLine("quiet"), etc)
+    (tmp_path / "etc/initrd-release").touch()
+    with pytest.raises(Refused, match="holds a hibernation image"):
+        resume.require_none_pending(CommandLine("quiet"), etc)
+    resume.require_none_pending(CommandLine("quiet noresume"), etc)
