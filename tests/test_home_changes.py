@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ephemeroot.config import clean
@@ -116,6 +116,7 @@ deeds = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@example([([("link", "a")], {"a/b": ("one", "directories")})])
 @given(st.lists(st.tuples(deeds, declarations), min_size=1, max_size=4))
 def test_any_history(
     history: list[tuple[list[tuple[str, str]], dict[str, tuple[str, str]]]],

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ephemeroot import __version__
 from ephemeroot.cli import terminal
@@ -33,7 +33,12 @@ INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of exiting."""
+    """Raises instead of exiting, and takes no abbreviations: a new option must not change what an
+    old command line means.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         raise Misconfigured(message, f"see '{self.prog} --help'")

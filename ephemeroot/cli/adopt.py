@@ -16,6 +16,7 @@ from ephemeroot.config import Machine, read
 from ephemeroot.conversion import adoption, drop_in, lock, writers
 from ephemeroot.conversion.adoption import Adopter, Adoption
 from ephemeroot.conversion.writers import Writer
+from ephemeroot.errors import Misconfigured
 from ephemeroot.linux.copying import Copier
 
 NAME = "adopt"
@@ -41,12 +42,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: all of it is in the store; 10: something kept changing while it was copied."""
+    if arguments.config is not None:
+        raise Misconfigured(
+            f"adopt declares in /{drop_in.FOLDER}, and who reads --config {arguments.config} does "
+            "not look there",
+            "leave --config out, or declare the paths in that file and run 'ephemeroot apply'",
+        )
     root = Path(arguments.root)
     machine = Machine.of(arguments.root)
     with nullcontext() if arguments.dry_run else lock.hold(root):
         adopter = Adopter(
             root,
-            read(machine, arguments.config),
+            read(machine),
             machine,
             [os.path.abspath(p) if arguments.root == "/" else p for p in arguments.path],
             store=arguments.store,

@@ -91,7 +91,7 @@ def _target(entry: Entry, view: View) -> Finding:
     try:
         mode = os.lstat(entry.target).st_mode
     except FileNotFoundError:
-        return _absent(entry)
+        return _absent(entry, view)
     except OSError as error:
         return _unreachable(entry, error)
     if stat.S_ISLNK(mode):
@@ -131,7 +131,7 @@ def _by_system(entry: Entry) -> Finding:
     )
 
 
-def _absent(entry: Entry) -> Finding:
+def _absent(entry: Entry, view: View) -> Finding:
     if is_same(entry.target, entry.source):
         return Finding(
             entry,
@@ -139,6 +139,15 @@ def _absent(entry: Entry) -> Finding:
             "the directory it lies in is the store's already",
             "remove the entry",
         )
+    for path in clean.parents(entry.target):
+        # One of ours goes before anything is made.
+        if os.path.islink(path) and not os.path.exists(path) and not view.is_our_link(path):
+            return Finding(
+                entry,
+                Condition.IN_THE_WAY,
+                f"{path} is a link to {readlink(path)}, which is not there",
+                "make what it leads to, or remove it",
+            )
     return Finding(entry, Condition.MISSING)
 
 

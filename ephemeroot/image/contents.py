@@ -11,12 +11,21 @@ from pathlib import Path
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import checks, network
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import closure as closures
-from ephemeroot.image import data, elf, entry, initramfs, nics, units, verification, wipers
+from ephemeroot.image import (
+    data,
+    elf,
+    entry,
+    initramfs,
+    kernel_modules,
+    nics,
+    units,
+    verification,
+    wipers,
+)
 from ephemeroot.image.closure import Broken, Closure
 from ephemeroot.image.initramfs import SYSTEMD
 from ephemeroot.image.libraries import Libraries
@@ -38,20 +47,6 @@ ENDLESS = 86400
 # Loaded only when a device must be waited for, and with a library that no import tells of.
 _WAITING = "ephemeroot.linux.udev:load"
 
-_FILESYSTEM_MODULES = {
-    "ext2": ("ext4",),
-    "ext3": ("ext4",),
-    "auto": (),
-    "nfs4": ("nfs",),
-    "smb3": ("cifs",),
-    "9p": ("9p", "9pnet_virtio"),
-}
-# Code pages: which one a mount needs depends on how the kernel was built.
-_OPTIONAL_MODULES = {
-    "vfat": ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8"),
-    "cifs": nics.CIPHERS,
-    "smb3": nics.CIPHERS,
-}
 # The standard library and ours do without their docstrings (as under `python3 -OO`), a good part of
 # them; what others wrote may look at its own.
 _BARE = 2
@@ -160,12 +155,10 @@ def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
     _add_rules(contents.tree, volumes)
     settings = _settings(plan, closure, devices, contents, init)
     contents.tree.write(SETTINGS, settings, why="entry")
-    modules = _kernel_modules(plan, volumes, needs)
+    modules = kernel_modules.needed(plan, volumes, needs)
     contents.tree.write(MODULES, "".join(f"{m}\n" for m in modules), why="to verify")
-    optional = {name for v in volumes for name in _OPTIONAL_MODULES.get(v.type, ())}
-    if remote:
-        optional.update(nics.drivers())
-    contents.modules = sorted({*modules, *optional})
+    optional = kernel_modules.optional(volumes)
+    contents.modules = sorted({*modules, *optional, *(nics.drivers() if remote else ())})
     contents.waits = {device.path: device.timeout for device in devices}
     command = [str(closure.program), "-I", "-S", "-B", f"{FOLDER}/boot.pyc", "verify"]
     verification.verify(contents.tree, command)
@@ -315,16 +308,6 @@ def waited_for(plan: Plan) -> list[units.Device]:
     except ValueError as error:
         raise Damaged(f"the plan names a device that is none: {error}") from None
     return list(found.values())
-
-
-def _kernel_modules(plan: Plan, volumes: list[Volume], needs: list[Needs]) -> list[str]:
-    names = {name for need in needs for name in need.kernel_modules}
-    if any(isinstance(operation, Overlay) for operation in plan.persist):
-        names.add("overlay")
-    for volume in volumes:
-        names.update(_FILESYSTEM_MODULES.get(volume.type, (volume.type,)))
-        names.update(nics.of_volume(volume))
-    return sorted(names)
 
 
 def _program(name: str) -> Path:
