@@ -7,6 +7,14 @@ import errno
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, no more. Where everything must pass (CI)
+# the examples are the same every time: new ones are looked for by whoever develops, not by chance
+# in somebody else's change.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("any"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("EPHEMEROOT_REQUIRE_ALL") else "any")
 
 CLONE_NEWNS = 0x00020000
 MS_REC_PRIVATE = 16384 | 1 << 18

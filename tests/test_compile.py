@@ -396,7 +396,8 @@ def text_of(entries: list[tuple[str, bool, str]]) -> str:
 
 @given(entries=ENTRIES)
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_plan_has_parents_first_each_once_and_is_always_the_same(
     tree: MachineTree, entries: list[tuple[str, bool, str]]

@@ -51,7 +51,7 @@ def parsed(mode: str, *, directory: bool) -> int | None:
 
 
 @given(mode=SYMBOLIC, directory=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_symbolic_is_what_chmod_does(scratch: Path, mode: str, directory: bool) -> None:
     wanted = chmod(scratch, mode, directory=directory)
     assert wanted is not None
@@ -59,7 +59,7 @@ def test_symbolic_is_what_chmod_does(scratch: Path, mode: str, directory: bool) 
 
 
 @given(mode=st.text("ugoarwxXst+-=,07", min_size=1, max_size=7), directory=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_chmod_refuses_is_refused(scratch: Path, mode: str, directory: bool) -> None:
     # chmod takes octal of any length; here it has three or four digits, one for each place.
     assume(not any(len(run) > 4 for run in _digits(mode)) and not mode.isdigit())
@@ -71,7 +71,7 @@ def _digits(text: str) -> list[str]:
 
 
 @given(mode=st.integers(0, 0o7777), directory=st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_octal_is_what_chmod_does(scratch: Path, mode: int, directory: bool) -> None:
     text = f"{mode:04o}"
     assert modes.parse(text, directory=directory) == mode

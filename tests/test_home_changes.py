@@ -115,7 +115,7 @@ deeds = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example([([("link", "a")], {"a/b": ("one", "directories")})])
 @given(st.lists(st.tuples(deeds, declarations), min_size=1, max_size=4))
 def test_any_history(

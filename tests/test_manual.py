@@ -161,8 +161,15 @@ def test_every_verb_that_changes_something_is_in_the_matrix() -> None:
         command for command, (_, parser) in COMMANDS.items() if "--dry-run" in own_options(parser)
     }
     assert {"apply", "roots prune"} <= changing
-    assert changing <= rows
-    assert rows <= COMMANDS.keys()
+    # What units and generators call has nobody to whom it could tell what it would do.
+    assert rows - changing == {"copyback", "image", "lived"} <= set(cli.PLUMBING)
+    assert changing <= rows <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_print_json(command: str) -> None:
+    _, parser = COMMANDS[command]
+    assert "--json" in parser._option_string_actions
 
 
 def test_the_matrix_has_a_cell_for_everything() -> None:
