@@ -8,6 +8,7 @@ import pty
 
 import pytest
 
+from ephemeroot import amounts
 from ephemeroot.cli import terminal
 from ephemeroot.cli.progress import Progress
 
@@ -20,7 +21,7 @@ from ephemeroot.cli.progress import Progress
     ],
 )  # fmt: skip
 def test_sizes(count: int, text: str) -> None:
-    assert terminal.size(count) == text
+    assert amounts.size(count) == text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from ephemeroot import amounts
 from ephemeroot.cli import terminal
 from ephemeroot.config import toml_text
 from ephemeroot.config.advice import REPLACED
@@ -27,7 +28,7 @@ def show(found: Sequence[Difference], *, most: int | None) -> None:
         terminal.table(rows, right=(2,), colours=[_COLOURS[d.change] for d in shown])
         if len(shown) < len(members):
             rest = members[len(shown) :]
-            size = terminal.size(sum(d.size for d in rest))
+            size = amounts.size(sum(d.size for d in rest))
             terminal.say(f"  … and {len(rest)} more, {size} (--long shows all)")
 
 
@@ -45,7 +46,7 @@ def _row(difference: Difference) -> list[str]:
     elif difference.kind != "file" and difference.change != CHANGED:
         about = difference.kind
     has_size = difference.kind == "file" or difference.entries
-    size = terminal.size(difference.size) if has_size else ""
+    size = amounts.size(difference.size) if has_size else ""
     return [_SIGNS[difference.change], name, size, about]
 
 
@@ -53,7 +54,7 @@ def summary(found: Sequence[Difference]) -> str:
     """One line: how many of each, and how much."""
     parts = []
     for change in (ADDED, CHANGED, DELETED):
-        size = terminal.size(sum(d.size for d in found if d.change == change))
+        size = amounts.size(sum(d.size for d in found if d.change == change))
         # A directory that was added or deleted stands for what is in it, and for itself.
         number = sum(1 + d.entries for d in found if d.change == change)
         parts.append(f"{number} {change} ({size})" if number else f"{number} {change}")

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.cli import histories, setup, step, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.cli.step import Result, Step
@@ -158,8 +159,8 @@ def _require_space(leaving: Departure, root: Path) -> None:
     free = shutil.disk_usage(root).free
     if wanted > free:
         raise Refused(
-            f"{seeds.amount(wanted)} go back into the root, and it has room for "
-            f"{seeds.amount(free)}",
+            f"{amounts.size(wanted)} go back into the root, and it has room for "
+            f"{amounts.size(free)}",
             "make room in the root, or move something large out of the stores",
         )
 

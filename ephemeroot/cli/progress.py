@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from ephemeroot import amounts
 from ephemeroot.cli import terminal
 
 _BAR = 24
@@ -62,14 +63,14 @@ class Progress:
         self.drawn = 0.0
 
     def _line(self, done: int, seconds: float) -> str:
-        rate = f"{terminal.size(int(done / seconds))}/s" if seconds > 1 else ""
+        rate = f"{amounts.size(int(done / seconds))}/s" if seconds > 1 else ""
         if not self.total:
-            return f"{self.what} {terminal.size(done)} {rate}".rstrip()
+            return f"{self.what} {amounts.size(done)} {rate}".rstrip()
         part = min(done / self.total, 1.0)
         full = int(part * _BAR)
         bar = "#" * full + "." * (_BAR - full)
         left = f"{_duration(seconds / part - seconds)} left" if part > 0 and seconds > 1 else ""
-        words = [f"{self.what} [{bar}] {int(part * 100):3}%", f"of {terminal.size(self.total)}"]
+        words = [f"{self.what} [{bar}] {int(part * 100):3}%", f"of {amounts.size(self.total)}"]
         return "  ".join([*words, *filter(None, (rate, left))])
 
     def _draw(self, line: str) -> None:

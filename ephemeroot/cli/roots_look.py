@@ -10,6 +10,7 @@ import shlex
 import sys
 from typing import Any
 
+from ephemeroot import amounts
 from ephemeroot.cli import diff, differences, histories, looking, terminal
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import kernel, mounts
@@ -81,8 +82,8 @@ def _rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[st
         ["was the root for", terminal.duration(age) if age is not None else unknown],
         ["lived", states.get(facts.state, "not made by a wipe")],
         ["kept for ever", "yes" if content["keep"] else "no"],
-        ["size", terminal.size(facts.size) if facts.size is not None else no_quotas],
-        ["its own alone", terminal.size(facts.exclusive) if facts.exclusive is not None
+        ["size", amounts.size(facts.size) if facts.size is not None else no_quotas],
+        ["its own alone", amounts.size(facts.exclusive) if facts.exclusive is not None
          else no_quotas],
     ]  # fmt: skip
 

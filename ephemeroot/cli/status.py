@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ephemeroot import amounts
 from ephemeroot.cli import boot_report, terminal
 from ephemeroot.cli.boot_report import BootReport
 from ephemeroot.config import Machine, markers
@@ -297,7 +298,7 @@ def _store_row(store: StoreStatus) -> list[str]:
         return [store.path, "", "", store.state]
     used = 100 * (store.size - store.free) // store.size
     state = "" if store.state == "ok" else store.state
-    return [store.path, f"{used}% full", f"{terminal.size(store.free)} free", state]
+    return [store.path, f"{used}% full", f"{amounts.size(store.free)} free", state]
 
 
 def _section(title: str, lines: list[str]) -> None:

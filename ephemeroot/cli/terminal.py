@@ -13,7 +13,6 @@ from typing import TextIO
 RED, GREEN, YELLOW = "31", "32", "33"
 
 _BOLD = "1"
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -66,18 +65,6 @@ def heading(text: str) -> str:
 def paint(text: str, colour: str, stream: TextIO) -> str:
     """*text* in an ANSI colour if *stream* shows it."""
     return f"\x1b[{colour}m{text}\x1b[0m" if has_colour(stream) else text
-
-
-def size(count: int) -> str:
-    """So many bytes as people read them: ``812 B``, ``1.4 KiB``, ``3.0 GiB``."""
-    if count < 1024:
-        return f"{count} B"
-    value = float(count)
-    unit = 0
-    while value >= 1023.95 and unit < len(_UNITS):
-        value /= 1024
-        unit += 1
-    return f"{value:.1f} {_UNITS[unit - 1]}"
 
 
 def count(number: int, one: str, many: str = "") -> str:

@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Callable
 
-from ephemeroot.conversion import seeds, underway
+from ephemeroot import amounts
+from ephemeroot.conversion import underway
 from ephemeroot.conversion.mirror import Mirror, open_directory, settle
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import seed, tree
@@ -48,8 +49,8 @@ class Work:
     def counted(self) -> str:
         """How much was copied."""
         copied, shared = self.copier.copied, self.copier.shared
-        parts = [f"{seeds.amount(copied)} copied"] if copied or not shared else []
-        return ", ".join(parts + ([f"{seeds.amount(shared)} shared"] if shared else []))
+        parts = [f"{amounts.size(copied)} copied"] if copied or not shared else []
+        return ", ".join(parts + ([f"{amounts.size(shared)} shared"] if shared else []))
 
     def copy(self) -> list[str]:
         """Copy under a temporary name, verify, declare, rename; what kept changing."""

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Configuration, Examination, Machine, clean, examine, volumes
 from ephemeroot.config.advice import REPLACED
@@ -66,7 +67,7 @@ class Adoption:
         """One line: the dry run prints the same."""
         how = "what is beside declared paths of" if self.inner and self.there else "copy"
         words = f"copy {how} {self.path}" if how != "copy" else f"copy {self.path}"
-        line = f"{words} into {self.store} ({seeds.amount(self.size)})"
+        line = f"{words} into {self.store} ({amounts.size(self.size)})"
         return f"{line}, and declare it" if self.declare else line
 
 

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.config.declared import OURS
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.copies import Copy
@@ -49,17 +50,7 @@ class Seed:
         if self.refusal:
             return f"{self.path}: {self.refusal}"
         how = "shared with the root" if self.shared else "copied"
-        return f"{self.path}: {amount(self.size)}, {how} into {self.store} by the next boot"
-
-
-def amount(size: int) -> str:
-    """*size* bytes for people."""
-    value = float(size)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
+        return f"{self.path}: {amounts.size(self.size)}, {how} into {self.store} by the next boot"
 
 
 def adopt_line(seeds: list[Seed]) -> str:
@@ -96,8 +87,8 @@ def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
         if bare and (entries or size):
             refusal = "a root in memory leaves nothing to take it over from"
         elif not shared and size > plan.seed_limit:
-            limit = amount(plan.seed_limit)
-            refusal = f"{amount(size)} are more than a boot may copy (seed-limit is {limit})"
+            limit = amounts.size(plan.seed_limit)
+            refusal = f"{amounts.size(size)} are more than a boot may copy (seed-limit is {limit})"
         found.append(Seed(operation.path, operation.store, size, entries, shared, refusal))
     return found
 
