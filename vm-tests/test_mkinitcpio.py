@@ -15,9 +15,11 @@ from vm import mkinitcpio, project
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.command import Unavailable
+from vm.console import Typed
+from vm.debian import Selection
 from vm.disk import Disk, Swap
 from vm.ephemeral import CONFIGURATION, Ephemeral, make
-from vm.image import FOR_MKINITCPIO, debian_system
+from vm.image import ENCRYPTED_FOR_MKINITCPIO, FOR_MKINITCPIO, debian_system
 from vm.lock import one_turn
 from vm.mounted_roots import (
     OVERLAY,
@@ -30,10 +32,14 @@ from vm.mounted_roots import (
     tmpfs_layout,
 )
 from vm.policies import require_obeyed
+from vm.storage import LAPTOP_LUKS, PASSPHRASE, readme
 from vm.system import System
 from vm.wiped import require_wiped_once
 
 DiskFactory = Callable[..., Disk]
+
+# Seconds to the first word: decryption without the processor's help, and somebody who types.
+PATIENCE = 360.0
 
 STRAY = "of the root that goes\n"
 
@@ -41,9 +47,13 @@ STRAY = "of the root that goes\n"
 @pytest.fixture(scope="session")
 def system(cache: Cache) -> System:
     """The system with that mkinitcpio."""
+    return with_mkinitcpio(cache, FOR_MKINITCPIO)
+
+
+def with_mkinitcpio(cache: Cache, selection: Selection) -> System:
     try:
         mkinitcpio.prefix()
-        return mkinitcpio.installed(cache, debian_system(cache, FOR_MKINITCPIO))
+        return mkinitcpio.installed(cache, debian_system(cache, selection))
     except Unavailable as error:
         pytest.skip(str(error))
 
@@ -142,6 +152,43 @@ def test_a_root_that_the_wiper_mounts(
             assert [said[stage]["problems"] for stage in ("wipe", "persist")] == [[], []]
             assert machine.journal().count("wipe: wiped") == 1
             assert machine.poweroff().complaints == ()
+
+
+@pytest.mark.parametrize(
+    ("hooks", "word"),
+    [
+        ("encrypt", f"cryptdevice=UUID={LAPTOP_LUKS}:laptop"),
+        ("sd-encrypt", f"rd.luks.name={LAPTOP_LUKS}=laptop"),
+    ],
+    ids=["encrypt", "sd-encrypt"],
+)
+def test_the_readmes_layout_inside_luks(
+    bench: Bench, cache: Cache, package: Path, name: str, scratch: Path, hooks: str, word: str
+) -> None:
+    """btrfs on LVM (`lvm2`) inside a LUKS that is opened by a passphrase."""
+    system = with_mkinitcpio(cache, ENCRYPTED_FOR_MKINITCPIO)
+    laptop, disk = readme(bench, package, system)
+    initrd = mkinitcpio.make(cache, laptop.system, mkinitcpio.HOOKS[hooks])
+    boot = Boot(
+        laptop.system,
+        initrd,
+        (disk.copy(scratch / "disk.raw"),),
+        root=("root=/dev/root_vg/root", "rootflags=subvol=root", "ro"),
+        arguments=(word,),
+        timeout=PATIENCE,
+        # Later than the volume is waited for: 5 seconds.
+        typed=Typed("assphrase for", PASSPHRASE, after=10),
+    )
+    machine = bench.up(boot, name)
+    require_wiped_once(machine)
+    assert machine.run("lsblk -rno TYPE /dev/vda").out.split() == ["disk", "crypt", "lvm"]
+    assert machine.run("ls /etc/lost", check=False).rc != 0
+    machine.run("mount -o subvolid=5 /dev/root_vg/root /mnt")
+    assert machine.run("cat /mnt/old_roots/*/etc/lost").out == "of the first root\n"
+    machine.run("umount /mnt")
+    # What the root itself is on cannot be detached from inside: that is no complaint about us.
+    complaints = machine.poweroff().complaints
+    assert [line for line in complaints if " DM " not in line] == []
 
 
 @pytest.mark.parametrize("hooks", ["udev", "systemd"])

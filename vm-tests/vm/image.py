@@ -39,13 +39,11 @@ DEBIAN_12 = replace(PACKAGES, suite="bookworm")
 UNSTABLE = replace(
     PACKAGES, suite="sid", stale=True, packages=(*PACKAGES.packages, "util-linux-extra")
 )
+_ENCRYPTED_AND_LOGICAL = ("cryptsetup", "systemd-cryptsetup", "dmsetup", "lvm2")
 # What devices can be made of, and the filesystems on them: Debian's own dracut modules and units.
 VOLUMES = replace(
     PACKAGES,
-    packages=(
-        *PACKAGES.packages,
-        *("cryptsetup", "systemd-cryptsetup", "dmsetup", "lvm2", "mdadm", "e2fsprogs", "xfsprogs"),
-    ),
+    packages=(*PACKAGES.packages, *_ENCRYPTED_AND_LOGICAL, "mdadm", "e2fsprogs", "xfsprogs"),
 )
 # Services that replace, generate and link the files of theirs that persist.
 WITH_SERVICES = replace(
@@ -54,6 +52,10 @@ WITH_SERVICES = replace(
 # What an mkinitcpio of somewhere else needs to run on a Debian.
 FOR_MKINITCPIO = replace(
     PACKAGES, packages=(*PACKAGES.packages, "busybox", "libarchive-tools", "gawk")
+)
+ENCRYPTED_FOR_MKINITCPIO = replace(
+    FOR_MKINITCPIO,
+    packages=(*FOR_MKINITCPIO.packages, *_ENCRYPTED_AND_LOGICAL, "thin-provisioning-tools"),
 )
 
 # Not wrong, but slow: each costs a process start, and a process start costs 0.1-0.5 s under TCG.

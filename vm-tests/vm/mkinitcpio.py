@@ -18,6 +18,8 @@ from vm.system import System
 HOOKS = {
     "udev": "base udev modconf block resume ephemeroot filesystems vm-harness",
     "systemd": "base systemd modconf block ephemeroot filesystems vm-harness",
+    "encrypt": "base udev modconf block encrypt lvm2 resume ephemeroot filesystems vm-harness",
+    "sd-encrypt": "base systemd modconf block sd-encrypt lvm2 ephemeroot filesystems vm-harness",
 }
 
 # Where mkinitcpio comes from, /usr/sbin is /usr/bin (copies here: in its images, links to /usr/sbin
@@ -28,16 +30,24 @@ set -e
 for program in /usr/sbin/*; do
     [ -e "/usr/bin/${program##*/}" ] || cp --dereference "$program" /usr/bin/
 done
-for name in acl audit blkid kmod mount seccomp; do
+for name in acl audit blkid gcc_s kmod mount seccomp; do
     for library in /usr/lib/*-linux-gnu/lib$name.so.*; do
         [ -e "/usr/lib/${library##*/}" ] || cp --dereference "$library" /usr/lib/
     done
+done
+for folder in cryptsetup ossl-modules; do
+    if [ -e /usr/lib/*-linux-gnu/$folder ]; then cp -r /usr/lib/*-linux-gnu/$folder /usr/lib/; fi
 done
 cp /usr/bin/busybox /usr/lib/initcpio/busybox
 """
 
 # It builds for a foreign distribution here: a file that Debian lacks is an error it goes on after.
+# The rules of the device mapper and of LVM are there, under names of Debian's.
 _BUILD = """\
+cd /usr/lib/udev/rules.d
+for names in 55-dm:10-dm 56-lvm:11-dm-lvm 60-persistent-storage-dm:13-dm-disk 69-lvm:69-dm-lvm; do
+    [ ! -e "${names%:*}.rules" ] || mv "${names%:*}.rules" "${names#*:}.rules"
+done
 modules='MODULES=(virtio_blk virtio_pci)'
 printf '%s\\nCOMPRESSION=cat\\nHOOKS=(%s)\\n' "$modules" "$1" > /tmp/mkinitcpio.conf
 exec > /run/results/log 2>&1

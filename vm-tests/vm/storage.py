@@ -127,7 +127,7 @@ def storage(bench: Bench, package: Path) -> Storage:
     """All of it, from the cache or made."""
     cache, tools = bench.cache, bench.tools
     plain = debian_system(cache, VOLUMES)
-    laptop = make(cache, plain, package, LAPTOP, others={"etc/fstab": LAPTOP_FSTAB})
+    laptop, laptop_disk = readme(bench, package, plain)
     crypttab = f"vault UUID={VAULT_LUKS} /etc/keys/vault luks,x-initrd.attach\n"
     files: dict[str, Content] = {
         "etc/fstab": SERVER_FSTAB,
@@ -139,16 +139,13 @@ def storage(bench: Bench, package: Path) -> Storage:
     def disk(layout: Layout, system: System) -> Disk:
         return prepared(cache, layout, tools, system)
 
-    readme = _btrfs(LAPTOP_FSTAB, laptop.store)
     persistent = Subvolume("persistent", files=server.stores["/persistent"])
     vault = Btrfs((persistent,), "256M", "vault", VAULT)
     mirrored = XfsFiles(DATA, server.stores["/srv/data"])
     checked = ("-c", "30", "-C", "40")
     pool = btrfs_on_two(cache, tools, "pool", "256M", server.stores["/srv/data/pool"])
     disks = {
-        "laptop": disk(
-            Luks(Lvm("root_vg", (("root", readme),)), LAPTOP_LUKS, PASSPHRASE, KEY), laptop.system
-        ),
+        "laptop": laptop_disk,
         "vault": disk(Luks(vault, VAULT_LUKS, PASSPHRASE, KEY), plain),
         **{
             name: disk(Member(mirrored, number, ARRAY, "any:data"), plain)
@@ -159,6 +156,16 @@ def storage(bench: Bench, package: Path) -> Storage:
         "root": disk(_btrfs(SERVER_FSTAB, None), server.system),
     }
     return Storage(laptop, server, disks)
+
+
+def readme(bench: Bench, package: Path, plain: System) -> tuple[Ephemeral, Disk]:
+    """The machine with the layout of impermanence's README, made of the system `plain`, and its
+    disk."""
+    cache = bench.cache
+    laptop = make(cache, plain, package, LAPTOP, others={"etc/fstab": LAPTOP_FSTAB})
+    volumes = (("root", _btrfs(LAPTOP_FSTAB, laptop.store)),)
+    luks = Luks(Lvm("root_vg", volumes), LAPTOP_LUKS, PASSPHRASE, KEY)
+    return laptop, prepared(cache, luks, bench.tools, laptop.system)
 
 
 def _btrfs(fstab: str, store: Mapping[str, Content] | None) -> Btrfs:
