@@ -31,6 +31,7 @@ def run(stage: Stage) -> str:
     ``PathFailed`` for an entry that is ``required`` or whose policy says so.
     """
     if not stage.cmdline.allows("ephemeroot.persist"):
+        _forget_request(stage)
         return "nothing bound: ephemeroot.persist=no"
     _find_stores(stage)
     wiping.require_fresh(stage)
@@ -50,6 +51,15 @@ def run(stage: Stage) -> str:
     _stop_if_needed(stage, failed)
     request.consume(stage)
     return f"{done} of {len(stage.plan.persist)} operations done"
+
+
+def _forget_request(stage: Stage) -> None:
+    """What was asked of this boot was asked of it alone. The stores may be what is broken."""
+    try:
+        _find_stores(stage)
+        request.consume(stage)
+    except (EphemerootError, OSError) as error:
+        stage.report.log(f"a request for the next boot would be left: {error}")
 
 
 def _sweep(stage: Stage) -> None:

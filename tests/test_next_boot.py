@@ -85,6 +85,26 @@ def test_only_a_boot_that_reached_persistence_consumes_it(machine: Machine) -> N
     assert not record(machine).exists()
 
 
+def test_a_boot_that_binds_nothing_consumes_it_too(machine: Machine) -> None:
+    leave(machine, Request(KEEP).dump())
+    assert machine.stage("wipe").returncode == 0
+    machine.mount_root()
+    assert machine.stage("persist", "ephemeroot.persist=no").returncode == 0
+    assert not record(machine).exists()
+    machine.next_boot()
+    assert not (machine.boot() / "stray").exists()
+
+
+def test_a_store_that_is_broken_does_not_stop_a_boot_that_binds_nothing(machine: Machine) -> None:
+    leave(machine, Request(KEEP).dump())
+    assert machine.stage("wipe").returncode == 0
+    machine.mount_root()
+    (machine.top / "persistent/.ephemeroot-store").unlink()
+    ran = machine.stage("persist", "ephemeroot.persist=no")
+    assert ran.returncode == 0, ran
+    assert machine.report()["persist"]["result"] == "nothing bound: ephemeroot.persist=no"
+
+
 @pytest.mark.parametrize(
     "content",
     [
