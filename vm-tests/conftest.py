@@ -46,7 +46,7 @@ def _logs() -> Path:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """The console logs are those of this run; its workers (pytest-xdist) share them."""
     if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-        for old in _logs().glob("*.log"):
+        for old in (*_logs().glob("*.log"), *_logs().glob("*.journal")):
             old.unlink()
 
 

@@ -50,6 +50,11 @@ def test_boots_answers_and_keeps_what_was_written(
     assert second.hello["boot_id"] != first.hello["boot_id"]
     assert second.read("/var/tmp/kept") == b"of the first boot\n"
     assert second.read("/var/tmp/from-outside") == b"seen\n"
+    # As if it had fallen silent.
+    journal = second.remember()
+    assert journal is not None
+    assert b"Switching root" in journal.read_bytes()
+    assert second.run("true").rc == 0
     second.cut()
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vm import evidence
 from vm.cache import Cache
 from vm.command import note
 from vm.console import Console, Typed
@@ -162,6 +163,7 @@ class Bench:
                 if message.get("event") == "hello":
                     return message
         except Silence as silence:
+            evidence.save(qemu, console)
             qemu.kill()
             raise MachineLost(f"silent for {timeout:.0f} s", console) from silence
         except Closed as closed:

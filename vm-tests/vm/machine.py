@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vm import evidence
 from vm.command import Completed
 from vm.port import Closed, Message, Silence
 from vm.qemu import Qemu
@@ -132,6 +133,10 @@ class Machine:
         )
         return Shutdown(how, text, complaints)
 
+    def remember(self) -> Path | None:
+        """Save what its memory has of the journal, beside the console's log: `evidence.save`."""
+        return evidence.save(self._qemu, self.console)
+
     def cut(self) -> None:
         """Cut the power: what the guest has not written to its disk is gone."""
         self._qemu.kill()
@@ -149,6 +154,7 @@ class Machine:
             self._qemu.port.send({"id": self._request, **request})
             reply = self._answer(time.monotonic() + patience)
         except Silence as silence:
+            self.remember()
             self.cut()
             raise MachineLost(
                 f"no answer within {patience:.0f} s to {request}", self.console
@@ -173,6 +179,7 @@ class Machine:
         try:
             how = ending(self._qemu.wait(timeout), self.console)
         except subprocess.TimeoutExpired as expired:
+            self.remember()
             self.cut()
             raise MachineLost(
                 f"still running after {timeout:.0f} s, but should have ended", self.console

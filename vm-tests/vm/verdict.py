@@ -22,7 +22,9 @@ class MachineLost(Exception):
     def __init__(self, reason: str, console: Path) -> None:
         self.reason = reason
         self.console = console
-        super().__init__(f"{reason}\n{tail(console)}\n(the whole console: {console})")
+        journal = console.with_suffix(".journal")
+        more = f", and of its journal: {journal}" if journal.exists() else ""
+        super().__init__(f"{reason}\n{tail(console)}\n(the whole console: {console}{more})")
 
 
 class BootFailed(AssertionError):
