@@ -72,7 +72,6 @@ def lost(machine: Machine) -> list[str]:
     return machine.run(f"ls -d {' '.join(LOST)}", check=False).out.split()
 
 
-@pytest.mark.trial
 def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
     boot = Boot(
         pool.roll_back.system,
