@@ -9,7 +9,6 @@ after the volume's time-out and never a boot that hangs.
 from __future__ import annotations
 
 import errno
-import os
 import time
 
 from ephemeroot.errors import StoreMissing
@@ -126,25 +125,15 @@ def mount(kind: str, source: str, options: list[str], point: str, timeout: int) 
     try:
         if number is not None:
             network.connect(server, number, deadline)
-        network.within(lambda: _attach(kind, source, options, point), deadline)
+        network.within(
+            lambda: mounts.attach_at(mounts.create(kind, source, options), point), deadline
+        )
     except TimeoutError as error:
         raise StoreMissing(f"{failed}: tried {what}: {error} ({there})", hint) from None
     except OSError as error:
         raise StoreMissing(
             f"cannot mount {source} ({kind}) from {what}: {error.strerror}", _hint(error)
         ) from error
-
-
-def _attach(kind: str, source: str, options: list[str], point: str) -> None:
-    fd = mounts.create(kind, source, options)
-    try:
-        place = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            mounts.attach(fd, place, name=point)
-        finally:
-            os.close(place)
-    finally:
-        os.close(fd)
 
 
 def _hint(error: OSError) -> str:

@@ -78,14 +78,7 @@ class Volume(Operation):
             raise StoreMissing(
                 f"cannot mount {self.device} ({self.type}) for {self.mount_point}: {error.strerror}"
             ) from error
-        try:
-            place = os.open(point, tree.DIRECTORY | os.O_CLOEXEC)
-            try:
-                mounts.attach(mount, place, name=point)
-            finally:
-                os.close(place)
-        finally:
-            os.close(mount)
+        mounts.attach_at(mount, point)
         return "mounted"
 
     def _mount_dataset(self, point: str) -> None:

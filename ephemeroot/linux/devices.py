@@ -71,12 +71,19 @@ def canonical(path: str) -> str:
     What looks into mountinfo for a device (df, growfs, boot loaders) expects no other.
     """
     real = os.path.realpath(path)
+    mapped = mapping(f"/sys/block/{os.path.basename(real)}")
+    return mapped if mapped is not None and os.path.exists(mapped) else real
+
+
+def mapping(folder: str) -> str | None:
+    """The path in /dev of a mapping (LUKS, LVM) by the name that people gave it; ``None`` if the
+    block device with that *folder* in sysfs is none.
+    """
     try:
-        name = paths.read(f"/sys/block/{os.path.basename(real)}/dm/name")
+        name = paths.read(f"{folder}/dm/name")
     except OSError:
-        return real
-    mapped = f"/dev/mapper/{os.fsdecode(name).strip()}"
-    return mapped if os.path.exists(mapped) else real
+        return None
+    return f"/dev/mapper/{os.fsdecode(name).strip()}"
 
 
 def btrfs_uuid(path: str) -> str | None:

@@ -120,8 +120,4 @@ def device_name(number: str, sysfs: str) -> str:
     """The kernel's name of the device, and for a mapping the one that people gave it."""
     folder = f"{sysfs}/dev/block/{number}"
     name = os.path.basename(os.path.realpath(folder)).replace("!", "/")
-    try:
-        given = paths.read(f"{folder}/dm/name").decode().strip()
-    except OSError:
-        return f"/dev/{name}"
-    return f"/dev/mapper/{given}"
+    return devices.mapping(folder) or f"/dev/{name}"
