@@ -12,6 +12,7 @@ import json
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
+from ephemeroot.hooks import network
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
@@ -99,7 +100,7 @@ class Plan:
     def mode(self) -> int:
         """The mode of a file with it: root's alone if a volume's options have a password."""
         options = [o for v in self.wipe if isinstance(v, Volume) for o in v.options]
-        return 0o600 if any(o.startswith(("password", "pass=")) for o in options) else 0o644
+        return 0o600 if any(network.is_secret(o) for o in options) else 0o644
 
     def dump(self) -> bytes:
         """The plan as it is written into the image: the same plan is the same bytes."""

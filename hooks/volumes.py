@@ -51,7 +51,8 @@ class Volume(Operation):
     timeout: int
 
     def describe(self) -> str:
-        options = f" ({','.join(self.options)})" if self.options else ""
+        shown = [f"{o.partition('=')[0]}=***" if network.is_secret(o) else o for o in self.options]
+        options = f" ({','.join(shown)})" if shown else ""
         return f"mount {self.type} {self.device}{options} privately, for {self.mount_point}"
 
     def execute(self, stage: Stage) -> str:

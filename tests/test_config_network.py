@@ -90,11 +90,27 @@ def test_nfs_3_and_4_0(tree: MachineTree) -> None:
     assert planned(tree).options == ["vers=4.0", "clientaddr=0.0.0.0", "addr=10.9.0.1"]
 
 
-def test_cifs(tree: MachineTree) -> None:
-    with_volume(tree, nfs("//10.9.0.1/kiosk", '"username=kiosk", "password=x", "posix"', "cifs"))
-    assert planned(tree).options[-1] == "ip=10.9.0.1"
-    with_volume(tree, nfs("//10.9.0.1/kiosk", '"guest"', "cifs"))
-    assert "keeps no owners, modes and links" in warnings(tree)
+def share(options: str, kind: str = "cifs") -> str:
+    """A volume beside the store."""
+    return nfs() + nfs("//10.9.0.1/media", options, kind).replace("/persistent", "/srv/media")
+
+
+def test_a_share_by_smb(tree: MachineTree) -> None:
+    with_volume(tree, share('"username=kiosk", "password=a, b", "uid=1000", "file_mode=0640"'))
+    media = tree.plan().wipe[1]
+    assert isinstance(media, Volume)
+    assert media.options[-1] == "ip=10.9.0.1"
+    assert "password=***," in media.describe()
+    assert "a, b" not in media.describe()
+    assert "whose" not in warnings(tree)
+    with_volume(tree, share('"guest"', "smb3"))
+    assert "nothing says whose /srv/media is: smb3 keeps no owners" in warnings(tree)
+
+
+@pytest.mark.parametrize("options", ['"guest"', '"guest", "posix"', '"guest", "modefromsid"'])
+def test_no_store_on_a_share_by_smb(tree: MachineTree, options: str) -> None:
+    with_volume(tree, nfs("//10.9.0.1/kiosk", options, "cifs"))
+    assert "a cifs, which keeps neither owners nor modes" in tree.complaint()
 
 
 @pytest.mark.parametrize(
@@ -105,11 +121,11 @@ def test_cifs(tree: MachineTree) -> None:
         (nfs(options='"vers=3"', kind="nfs"), 'add "nolock"'),
         (nfs(options='"vers=3", "nolock"'), 'write type = "nfs"'),
         (nfs(options='"nfsvers=2"', kind="nfs"), "NFS 2"),
-        (nfs("10.9.0.1:/srv", '"guest"', "cifs"), "//SERVER/SHARE"),
-        (nfs("//10.9.0.1/a", '"credentials=/etc/cifs"', "cifs"), "mount.cifs"),
-        (nfs("//10.9.0.1/a", "", "cifs"), "who logs in"),
-        (nfs("//10.9.0.1/a", '"guest", "uid=ada"', "cifs"), "knows no names"),
-        (nfs("//10.9.0.1/a", '"guest", "sec=krb5"', "cifs"), "daemon"),
+        (share('"guest"').replace("//10.9.0.1/", "10.9.0.1:/"), "//SERVER/SHARE"),
+        (share('"credentials=/etc/cifs"'), "mount.cifs"),
+        (share(""), "who logs in"),
+        (share('"guest", "uid=ada"'), "knows no names"),
+        (share('"guest", "sec=krb5"'), "daemon"),
         (nfs("store", '"trans=tcp"', "9p"), "trans=virtio"),
         (nfs("store", "", "9p"), "trans=virtio"),
         (nfs("ada@10.9.0.1:", "", "fuse.sshfs"), "programs that keep running"),

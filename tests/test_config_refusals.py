@@ -232,6 +232,11 @@ def test_a_store_on_a_tmpfs(tree: MachineTree) -> None:
     assert "a tmpfs: nothing on it persists" in tree.complaint()
 
 
+def test_a_store_on_what_keeps_no_owners(tree: MachineTree) -> None:
+    tree.write(MAIN, SOUND.replace('type = "btrfs"', 'type = "vfat"'))
+    assert "a vfat, which keeps neither owners nor modes" in tree.complaint()
+
+
 def test_a_store_on_a_volume_that_is_made_fresh(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + VOLUME + 'wipe = { wiper = "btrfs", old-roots = "old" }\n' + STORE)
     assert "is on /persistent, which is made fresh at every boot" in tree.complaint()

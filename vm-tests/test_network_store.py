@@ -1,6 +1,7 @@
-"""A store on NFS: boots that persist on it, and what happens when its server is away.
+"""A store on NFS: boots that persist on it, and what happens when its server is away. And a share
+that is no store, by SMB.
 
-The server is a real one, the network the initramfs's own (dracut's module, by DHCP) in one
+The servers are real ones, the network the initramfs's own (dracut's module, by DHCP) in one
 machine and a static `[network]` in the other.
 """
 
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 
 from test_first_boot import LOST, report
-from vm import layer, nfs
+from vm import layer, nfs, smb
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.disk import Disk
 from vm.ephemeral import CONFIGURATION, Ephemeral, make
 from vm.image import PACKAGES, debian_system
+from vm.loopback import CARD, MAC, Loopback, ToolsOnLoopback
 from vm.machine import Machine
 from vm.qemu import Hardware
 from vm.system import System
@@ -36,9 +38,20 @@ timeout = "40s"
 """
 STATIC = f"""\
 [network]
-interface = "{nfs.MAC}"
+interface = "{MAC}"
 address = "10.0.2.15/24"
 gateway = "10.0.2.2"
+"""
+SHARE = f"""\
+[[volumes]]
+mount-point = "/srv/media"
+device = "//10.0.2.2/media"
+type = "cifs"
+options = [
+  "username={smb.USER}", "password={smb.PASSWORD}",
+  "uid=1000", "gid=1000", "file_mode=0640", "dir_mode=0750",
+]
+timeout = "40s"
 """
 DRIVER = ("--add-drivers", "virtio_net")
 
@@ -58,15 +71,15 @@ def networked(cache: Cache) -> System:
 
 
 @pytest.fixture
-def loopback() -> Iterator[nfs.Loopback]:
-    with nfs.Loopback() as made:
+def loopback() -> Iterator[Loopback]:
+    with Loopback() as made:
         yield made
 
 
 @pytest.fixture
-def alone(bench: Bench, loopback: nfs.Loopback) -> Iterator[Bench]:
+def alone(bench: Bench, loopback: Loopback) -> Iterator[Bench]:
     """Machines that reach nothing but the loopback."""
-    made = Bench(bench.cache, nfs.ToolsOnLoopback(bench.tools, loopback), bench.logs)
+    made = Bench(bench.cache, ToolsOnLoopback(bench.tools, loopback), bench.logs)
     yield made
     made.close()
     bench.lost.extend(made.lost)
@@ -83,7 +96,7 @@ def prepared(
         machine.initrd(cache, DRIVER),
         (disk(machine.layout(store=False), machine.system),),
         arguments=arguments,
-        hardware=Hardware(extra=nfs.CARD),
+        hardware=Hardware(extra=CARD),
     )
 
 
@@ -120,7 +133,7 @@ def owner(path: Path) -> tuple[int, int, int]:
 def test_two_boots_by_the_initramfss_own_network(
     cache: Cache,
     alone: Bench,
-    loopback: nfs.Loopback,
+    loopback: Loopback,
     networked: System,
     package: Path,
     disk: DiskFactory,
@@ -143,14 +156,14 @@ def test_two_boots_by_the_initramfss_own_network(
 @pytest.fixture
 def static(
     cache: Cache,
-    loopback: nfs.Loopback,
+    loopback: Loopback,
     networked: System,
     package: Path,
     disk: DiskFactory,
     scratch: Path,
 ) -> tuple[Boot, nfs.Server]:
     """A machine with a static network, its root with something in it, and a server not started."""
-    text = configuration(STATIC).replace('timeout = "40s"', 'timeout = "10s"')
+    text = configuration(STATIC + SHARE).replace('timeout = "40s"', 'timeout = "10s"')
     machine = make(cache, networked, package, text)
     server = nfs.Server(cache, loopback, scratch / "server")
     boot = prepared(machine, cache, disk, server.export, ())
@@ -177,12 +190,36 @@ def test_a_server_that_is_away(alone: Bench, static: tuple[Boot, nfs.Server], na
         assert not list((top / "old_roots").glob("*"))
 
 
-def test_a_static_network(alone: Bench, static: tuple[Boot, nfs.Server], name: str) -> None:
+def test_a_static_network(
+    alone: Bench,
+    static: tuple[Boot, nfs.Server],
+    cache: Cache,
+    loopback: Loopback,
+    scratch: Path,
+    name: str,
+) -> None:
     boot, server = static
-    with server:
+    share = smb.Server(cache, loopback, scratch / "share")
+    (share.export / "film").write_text("of the server\n")
+    with server, share:
         up = alone.up(boot, name)
         check(up, 0)
         assert up.run("ls /etc/stray", check=False).rc != 0
         use(up, 1)
+        use_share(up)
         assert up.poweroff().complaints == ()
     assert (server.export / "var/log/diary").read_text() == "day 1\n"
+    assert (share.export / "film").read_text() == "of the server\nday 1\n"
+
+
+def use_share(machine: Machine) -> None:
+    """All on it belongs to whom the options say, whatever anybody asks for: it can be no store."""
+    found = machine.run("findmnt -no FSTYPE,SOURCE /srv/media").out.split()
+    assert found == ["cifs", "//10.0.2.2/media"]
+    machine.run("chown root /srv/media/film; chmod 4755 /srv/media/film")
+    shown = machine.run("cd /srv/media; stat -c '%u:%g %a' . film").out
+    assert shown.splitlines() == ["1000:1000 750", "1000:1000 640"]
+    machine.run("su talyz -c 'echo day 1 >> /srv/media/film'")
+    said = machine.journal() + machine.read("/run/ephemeroot/boot.json").decode()
+    assert f"username={smb.USER},password=***," in said
+    assert smb.PASSWORD not in said

@@ -191,13 +191,13 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
         value = fstab.option(options, name)
         if value is not None and not value.isdigit():
             raise Mistake(f"{name}={value} is no number", "the kernel knows no names")
-    if not values & {"posix", "unix"}:
+    if not values & {"uid", "gid", "file_mode", "dir_mode"}:
         problems.append(
             Problem.at(
                 volume.place,
-                f"a {volume.type} keeps no owners, modes and links unless the server has the "
-                "POSIX extensions",
-                'use nfs4 for a store, or add "posix" if the server has them',
+                f"nothing says whose {volume.mount_point} is: {volume.type} keeps no owners and "
+                "modes, so all on it will be root's",
+                'add "uid=…", "gid=…", "file_mode=…" and "dir_mode=…" to options',
                 warning=True,
             )
         )

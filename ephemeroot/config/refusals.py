@@ -253,6 +253,10 @@ class Refusals:
         elif volume.is_volatile:
             reason = f"the store {store.path} is on {volume.mount_point}, a {volume.type}"
             self._add(place, f"{reason}: nothing on it persists", "put it on a disk")
+        elif volume.is_ownerless:
+            reason = f"the store {store.path} is on {volume.mount_point}, a {volume.type}"
+            reason += ", which keeps neither owners nor modes"
+            self._add(place, reason, "put it on another filesystem; from a server: nfs4")
         elif not volume.needed_for_boot:
             reason = f"the store {store.path} is on {volume.mount_point}, which is not mounted"
             self._add(place, f"{reason} in the initramfs", volume.how_to_need())

@@ -21,6 +21,7 @@ KERNELS_OWN = ("/proc", "/sys", "/dev", "/run")
 """Mounted by whoever boots; what is below them never persists."""
 
 _VOLATILE = ("tmpfs", "ramfs", "overlay", "devtmpfs")
+_OWNERLESS = ("cifs", "smb3", "vfat", "msdos", "exfat")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs")
 _UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
 _NAMED = ("zfs", "bcachefs")
@@ -60,6 +61,11 @@ class Volume:
     def is_volatile(self) -> bool:
         """Whether its type keeps nothing at all."""
         return self.type in _VOLATILE
+
+    @property
+    def is_ownerless(self) -> bool:
+        """Whether its type keeps no owners and modes: chown(2) and chmod(2) fail, or do nothing."""
+        return self.type in _OWNERLESS
 
     @property
     def subvolume(self) -> str:
