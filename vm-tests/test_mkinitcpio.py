@@ -177,7 +177,7 @@ def test_the_readmes_layout_inside_luks(
         arguments=(word,),
         timeout=PATIENCE,
         # Later than the volume is waited for: 5 seconds.
-        typed=Typed("assphrase for", PASSPHRASE, after=10),
+        typed=(Typed("assphrase for", PASSPHRASE, after=10),),
     )
     machine = bench.up(boot, name)
     require_wiped_once(machine)

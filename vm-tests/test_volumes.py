@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,18 @@ from vm.inits import WITHOUT_SYSTEMD
 from vm.layer import File
 from vm.loop import attached
 from vm.machine import Machine
-from vm.storage import ARRAY, KEY, LAPTOP_LUKS, PASSPHRASE, VAULT, VAULT_LUKS, Storage
+from vm.storage import (
+    ARRAY,
+    KEY,
+    LAPTOP_LUKS,
+    PASSPHRASE,
+    ROOT,
+    ROOT_LUKS,
+    ROOT_PASSPHRASE,
+    VAULT,
+    VAULT_LUKS,
+    Storage,
+)
 from vm.wiped import require_wiped_once
 
 # systemd's agent on the console and cryptsetup itself
@@ -29,7 +41,7 @@ MIRROR = ("--add-drivers", "raid1")
 # Seconds to the first word: decryption without the processor's help, and somebody who types.
 PATIENCE = 360.0
 
-DISKS = ("root", "vault", "left", "pool_a", "pool_b", "books")
+OTHERS = ("vault", "left", "pool_a", "pool_b", "books")
 
 
 # A machine's devices as udev would have made them: the store's name leads to what is encrypted,
@@ -79,7 +91,7 @@ def test_the_readmes_layout_inside_luks(
 ) -> None:
     # Longer than the volume is waited for: 5 seconds.
     typed = Typed(QUESTION, PASSPHRASE, after=15)
-    machine = bench.up(replace(laptop, typed=typed), name)
+    machine = bench.up(replace(laptop, typed=(typed,)), name)
     require_wiped_once(machine)
     assert "assphrase for" in machine.console.read_text(errors="replace")
     assert machine.run("ls /etc/lost", check=False).rc != 0
@@ -170,8 +182,13 @@ def check_stores(machine: Machine) -> None:
     """Everything is mounted once, in the right order and by the right one."""
     require_wiped_once(machine)
     assert machine.run("ls /etc/lost", check=False).rc != 0
+    # The root is in one LUKS, its store in another.
+    assert luks_of(machine, ROOT) == ROOT_LUKS
+    assert luks_of(machine, VAULT) == VAULT_LUKS
+    root, vault = (real(machine, f"/dev/disk/by-uuid/{uuid}") for uuid in (ROOT, VAULT))
     wanted = {
-        "/persistent": ("/dev/dm-0", "/persistent", "btrfs"),
+        "/": (root, "/root", "btrfs"),
+        "/persistent": (vault, "/persistent", "btrfs"),
         "/srv/data": ("/dev/md127", "/", "xfs"),
         "/srv/books": ("/dev/vdf", "/", "ext4"),
         "/var/lib/data": ("/dev/md127", "/var/lib/data", "xfs"),
@@ -179,8 +196,7 @@ def check_stores(machine: Machine) -> None:
     }
     for place, expected in wanted.items():
         device, *found = machine.run(f"findmnt -rvno SOURCE,FSROOT,FSTYPE {place}").out.split()
-        device = machine.run(f"readlink -f {device}").out.strip()
-        assert (device, *found) == expected, place
+        assert (real(machine, device), *found) == expected, place
     for place in ("/srv/data/pool", "/var/lib/data/inner"):
         assert machine.run(f"findmnt -rno FSTYPE {place}").out == "btrfs\n", place
     # A store on a store: what is below was mounted first.
@@ -194,11 +210,25 @@ def check_stores(machine: Machine) -> None:
     assert machine.run("findmnt -rno FSROOT /srv/later").out == "/later\n"
 
 
+def real(machine: Machine, path: str) -> str:
+    """The path without links, as the kernel calls the device."""
+    return machine.run(f"readlink -f {path}").out.strip()
+
+
+def luks_of(machine: Machine, filesystem: str) -> str:
+    """The UUID of the LUKS that the filesystem of that UUID is in."""
+    name = Path(real(machine, f"/dev/disk/by-uuid/{filesystem}")).name
+    kind, _, rest = machine.run(f"cat /sys/block/{name}/dm/uuid").out.partition("-LUKS1-")
+    assert kind == "CRYPT"
+    plain = rest[:32]
+    return "-".join((plain[:8], plain[8:12], plain[12:16], plain[16:20], plain[20:]))
+
+
 @pytest.mark.parametrize("init", ["systemd", "no-systemd"])
 def test_stores_on_luks_md_and_two_disks(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str, init: str
 ) -> None:
-    """One disk of the mirror is missing. The root is on a plain disk: nothing waits for more."""
+    """One disk of the mirror is missing. The root is in a LUKS, and a store in another one."""
     boot = server(storage, cache, scratch, init)
     machine = bench.up(boot, name)
     check_stores(machine)
@@ -217,35 +247,47 @@ def test_stores_on_luks_md_and_two_disks(
         said = machine.run("dracut --hostonly --print-cmdline 2> /dev/null", timeout=300).out
         assert f"rd.luks.uuid=luks-{VAULT_LUKS}" in said
         assert f"rd.md.uuid={ARRAY}" in said
-    else:
-        assert QUESTION in machine.console.read_text(errors="replace")
-    assert machine.poweroff().complaints == ()
+    console = machine.console.read_text(errors="replace")
+    for typed in boot.typed:
+        assert re.search(typed.question, console), typed
+    require_all_unmounted(machine)
 
 
-def server(storage: Storage, cache: Cache, scratch: Path, init: str) -> Boot:
-    """The server's boot: by a key file with systemd, by a passphrase without."""
-    disks = storage.copies(scratch, *DISKS)
-    root = ("root=/dev/vda", "rootflags=subvol=root", "ro")
+def server(
+    storage: Storage, cache: Cache, scratch: Path, init: str, *, sealed: bool = True
+) -> Boot:
+    """The server's boot. With systemd the root opens by a passphrase and the store by a key file;
+    without, each by a passphrase of its own. Or the root is on a plain disk.
+
+    Typing takes longer than anything is waited for: 5 seconds.
+    """
+    disks = storage.copies(scratch, "sealed" if sealed else "root", *OTHERS)
+    root = (f"root=UUID={ROOT}", "rootflags=subvol=root", "ro")
     if init == "systemd":
         # crypttab's line says x-initrd.attach, so dracut takes it along.
         added = ("--add", "crypt mdraid systemd-cryptsetup", "--install", "/etc/keys/vault")
         initrd = storage.server.initrd(cache, (*added, *MIRROR))
-        words = (f"rd.md.uuid={ARRAY}",)
-        return Boot(
-            storage.server.system, initrd, disks, root=root, arguments=words, timeout=PATIENCE
+        words: tuple[str, ...] = (f"rd.md.uuid={ARRAY}",)
+        typed: tuple[Typed, ...] = ()
+        if sealed:
+            # Where one LUKS is named so, systemd opens no other, also if it is in crypttab.
+            words += tuple(f"rd.luks.uuid=luks-{uuid}" for uuid in (ROOT_LUKS, VAULT_LUKS))
+            typed = (Typed(f"{QUESTION} [^:]*{ROOT_LUKS}", ROOT_PASSPHRASE, after=15),)
+    else:
+        initrd = storage.server.initrd(cache, (*WITHOUT_SYSTEMD, "--add", "crypt mdraid", *MIRROR))
+        # All that there is; nothing names the store's LUKS or its array, nor waits for them but us.
+        # Neither dracut nor, later, systemd follows crypttab's line, which has a key.
+        words = ("rd.auto=1", "rd.luks.crypttab=0", "luks.crypttab=no")
+        typed = (
+            Typed(f"{QUESTION} /dev/vda", ROOT_PASSPHRASE, after=15),
+            Typed(f"{QUESTION} /dev/vdb", PASSPHRASE, after=15),
         )
-    initrd = storage.server.initrd(cache, (*WITHOUT_SYSTEMD, "--add", "crypt mdraid", *MIRROR))
-    # All that there is; nothing names the store's LUKS or its array, nor waits for them but us.
-    # Longer than the store is waited for: 5 seconds.
-    typed = Typed(QUESTION, PASSPHRASE, after=15)
-    # Neither dracut nor, later, systemd follows crypttab's line, which has a key.
-    auto = ("rd.auto=1", "rd.luks.crypttab=0", "luks.crypttab=no")
     return Boot(
         storage.server.system,
         initrd,
         disks,
         root=root,
-        arguments=auto,
+        arguments=words,
         timeout=PATIENCE,
         typed=typed,
     )
@@ -255,7 +297,7 @@ def test_a_copy_of_a_disk(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str
 ) -> None:
     """Left in the machine after it was copied with dd: nobody can know which one is meant."""
-    boot = server(storage, cache, scratch, "systemd")
+    boot = server(storage, cache, scratch, "systemd", sealed=False)
     disks = (*boot.disks, *storage.copies(scratch, "right", "books"))
     emergency = bench.emergency(replace(boot, disks=disks), name)
     message = "the device LABEL=my books of /srv/books could be any of /dev/vdf, /dev/vdh"

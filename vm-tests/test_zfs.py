@@ -110,9 +110,9 @@ def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
         (pool.disk.copy(scratch / "pool.raw"),),
         root=(f"root=zfs:{ROTATED}", "ro"),
         hardware=HARDWARE,
-        typed=Typed(QUESTION, PASSPHRASE),
+        typed=(Typed(QUESTION, PASSPHRASE),),
     )
-    emergency = bench.emergency(replace(boot, typed=Typed(QUESTION, "no horse")), name)
+    emergency = bench.emergency(replace(boot, typed=(Typed(QUESTION, "no horse"),)), name)
     problems = json.dumps(emergency.report["wipe"]["problems"])
     assert f"the key of {ROTATED} is not loaded" in problems, emergency
     assert "zfs load-key tank/ROOT" in problems, emergency

@@ -40,7 +40,7 @@ class Boot:
     arguments: tuple[str, ...] = ()
     hardware: Hardware = field(default_factory=Hardware)
     timeout: float = 180.0
-    typed: Typed | None = None
+    typed: tuple[Typed, ...] = ()
 
     def append(self) -> list[str]:
         """The kernel command line."""

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,8 @@ class Console:
     `end` is QEMU's end, to be handed to it and then closed by `close_end`.
     """
 
-    def __init__(self, typed: Typed) -> None:
-        self._typed = typed
+    def __init__(self, typed: Sequence[Typed]) -> None:
+        self._questions = [(re.compile(one.question.encode()), one) for one in typed]
         self._ours, self.end = socket.socketpair()
         self._thread = threading.Thread(target=self._sit, daemon=True)
         self._thread.start()
@@ -45,20 +46,32 @@ class Console:
         self.end.close()
 
     def _sit(self) -> None:
-        question = re.compile(self._typed.question.encode())
         seen = b""
         with self._ours:
             while chunk := self._read():
                 seen = (seen + chunk)[-_REMEMBERED:]
-                if found := question.search(seen):
-                    seen = seen[found.end() :]
+                while asked := self._asked(seen):
+                    end, typed = asked
+                    seen = seen[end:]
                     # Nothing that is printed meanwhile may block the guest: the wire holds
                     # 200 KB, which is more than a quiet boot says.
-                    time.sleep(self._typed.after)
+                    time.sleep(typed.after)
                     try:
-                        self._ours.sendall(self._typed.answer.encode() + b"\r")
+                        self._ours.sendall(typed.answer.encode() + b"\r")
                     except OSError:
                         return
+
+    def _asked(self, seen: bytes) -> tuple[int, Typed] | None:
+        """The first question in what was `seen`: where it ends, and what is typed then."""
+        found = [
+            (match.start(), match.end(), typed)
+            for question, typed in self._questions
+            if (match := question.search(seen))
+        ]
+        if not found:
+            return None
+        _, end, typed = min(found, key=lambda one: one[0])
+        return end, typed
 
     def _read(self) -> bytes:
         try:

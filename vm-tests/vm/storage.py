@@ -23,8 +23,11 @@ from vm.system import System
 
 PASSPHRASE = "correct horse"
 KEY = "a key of many bytes, made for nothing but this test\n"
+ROOT_PASSPHRASE = "another staple"
 LAPTOP_LUKS = "6b1f1c39-5d5e-4a53-8a0c-3f7d5e2a9b11"
 VAULT_LUKS = "0d3c8f2e-7c44-4f0e-b1a5-52d9c86e4f77"
+ROOT_LUKS = "c81f6a30-4be2-47d5-9a36-e0d17b5c2f94"
+ROOT = "e6a0b7d4-53c1-4f8e-b2d9-7c4f10a83e65"
 VAULT = "2f4e8d1c-9b7a-4c3d-8e2f-1a0b9c8d7e6f"
 DATA = "51c3a9e2-16d4-4b8f-9d0e-7e6a5b4c3d21"
 ARRAY = "3aaa0122:29827cfa:5331ad66:ca767371"
@@ -99,16 +102,17 @@ directories = ["/var/lib/data/inner"]
 directories = ["/home"]
 """
 )
-SERVER_FSTAB = """\
-/dev/vda  /           btrfs  subvol=root   0 0
-/dev/vda  /srv/later  btrfs  subvol=later  0 0
+SERVER_FSTAB = f"""\
+UUID={ROOT}  /           btrfs  subvol=root   0 0
+UUID={ROOT}  /srv/later  btrfs  subvol=later  0 0
 """
 SERVER_STORES = ("/persistent", "/srv/data", "/srv/data/pool", "/srv/books")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """The machines, and all disks by their names; `root` is the server's."""
+    """The machines, and all disks by their names; `root` is the server's, `sealed` the same in a
+    LUKS of its own."""
 
     laptop: Ephemeral
     server: Ephemeral
@@ -139,6 +143,7 @@ def storage(bench: Bench, package: Path) -> Storage:
     def disk(layout: Layout, system: System) -> Disk:
         return prepared(cache, layout, tools, system)
 
+    root = _btrfs(SERVER_FSTAB, None, ROOT)
     persistent = Subvolume("persistent", files=server.stores["/persistent"])
     vault = Btrfs((persistent,), "256M", "vault", VAULT)
     mirrored = XfsFiles(DATA, server.stores["/srv/data"])
@@ -153,7 +158,8 @@ def storage(bench: Bench, package: Path) -> Storage:
         },
         **dict(zip(("pool_a", "pool_b"), pool, strict=True)),
         "books": disk(Ext4Files("my books", server.stores["/srv/books"], tuned=checked), plain),
-        "root": disk(_btrfs(SERVER_FSTAB, None), server.system),
+        "root": disk(root, server.system),
+        "sealed": disk(Luks(root, ROOT_LUKS, ROOT_PASSPHRASE, "of no use\n"), server.system),
     }
     return Storage(laptop, server, disks)
 
@@ -168,7 +174,7 @@ def readme(bench: Bench, package: Path, plain: System) -> tuple[Ephemeral, Disk]
     return laptop, prepared(cache, luks, bench.tools, laptop.system)
 
 
-def _btrfs(fstab: str, store: Mapping[str, Content] | None) -> Btrfs:
+def _btrfs(fstab: str, store: Mapping[str, Content] | None, uuid: str | None = None) -> Btrfs:
     """Base, root, and the store or what nobody needs for booting."""
     other = Subvolume("later") if store is None else Subvolume("persistent", files=store)
     return Btrfs(
@@ -176,5 +182,6 @@ def _btrfs(fstab: str, store: Mapping[str, Content] | None) -> Btrfs:
             Subvolume("root-base", tree=True, files={"etc/fstab": fstab}),
             Subvolume("root", snapshot_of="root-base", files={"etc/lost": "of the first root\n"}),
             other,
-        )
+        ),
+        uuid=uuid,
     )
