@@ -148,6 +148,11 @@ def test_with_systemd(mkinitcpio: Mkinitcpio) -> None:
             "HOOKS=(base udev zfs ephemeroot filesystems)",
         ),
         (
+            "base udev block ephemeroot net filesystems",
+            "ephemeroot before net",
+            "HOOKS=(base udev block net ephemeroot filesystems)",
+        ),
+        (
             "base block ephemeroot filesystems",
             "neither systemd nor base and udev",
             "HOOKS=(base udev block ephemeroot filesystems)",

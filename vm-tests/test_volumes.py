@@ -208,6 +208,10 @@ def check_stores(machine: Machine) -> None:
     mounted = [o["line"] for o in said["wipe"]["operations"] if o["line"].startswith("mount ")]
     assert len(mounted) == 4, "what is not needed for boot is not the initramfs's"
     assert machine.run("findmnt -rno FSROOT /srv/later").out == "/later\n"
+    # The fresh root had no such directory: it was writable before anything was mounted.
+    units = "systemd-remount-fs.service local-fs-pre.target"
+    begun = machine.run(f"systemctl show -P ActiveEnterTimestampMonotonic {units}").out.split()
+    assert int(begun[0]) <= int(begun[1])
 
 
 def real(machine: Machine, path: str) -> str:
