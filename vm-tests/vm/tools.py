@@ -48,6 +48,6 @@ def tools(cache: Cache) -> Tools:
     """The tools tree, bootstrapped if the cache has none (about 16 s, 210 MB)."""
     key = digest(repr(PACKAGES), debian.RECIPE)
     entry = cache.entry(
-        "tools", key, lambda folder: debian.bootstrap(folder / "tree", PACKAGES), keep=3
+        "tools", key, lambda folder: debian.bootstrap(folder / "tree", PACKAGES), keep=6
     )
     return Tools(entry / "tree")
