@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from vm.machine import Machine
 from vm.verdict import Emergency, Stopped
 
 STRAY = "of the root that must stay\n"
+
+RESCUE = "to boot without wiping, append ephemeroot.wipe=no to the kernel command line"
 
 POLICIES = ("keep", "emergency", "reboot", "poweroff")
 
@@ -72,15 +73,25 @@ def _require(bench: Bench, boot: Boot, name: str, initrd: Path, policy: str, pyt
         assert outcome.poweroff().complaints == ()
     elif isinstance(outcome, Emergency):
         assert policy == "emergency", str(outcome)
-        # An mkinitcpio with systemd has the installed system's emergency.service: it says "system".
-        early = outcome.stage == "initramfs" or re.search(r" / / .* - rootfs ", outcome.mounts)
-        assert early, outcome.mounts
+        # Not by its `stage`: an mkinitcpio with systemd has the installed system's
+        # emergency.service, which says "system".
+        mounted = _mounted(outcome.mounts)
+        assert mounted.get("/") == "rootfs", outcome.mounts
+        assert not {"/sysroot", "/new_root"} & mounted.keys(), outcome.mounts
     else:
         assert isinstance(outcome, Stopped)
         assert outcome.how == policy, str(outcome)
     console = outcome.console.read_text(errors="replace")
     assert reason in console, str(outcome)
+    if policy == "emergency":
+        assert RESCUE in console, str(outcome)
     with boot.disks[0].mounted() as top:
         assert (top / "root/etc/stray").read_text() == STRAY
         assert not list((top / "old_roots").glob("*"))
         assert not [path for path in top.iterdir() if path.name.startswith(".")]
+
+
+def _mounted(mountinfo: str) -> dict[str, str]:
+    """What type of filesystem is mounted where, the last one on each place."""
+    lines = [line.split() for line in mountinfo.splitlines()]
+    return {words[4]: words[words.index("-") + 1] for words in lines}
