@@ -23,6 +23,7 @@ CHECKOUT = Path(__file__).resolve().parent
 
 OPTIONAL_PROGRAMS = {
     "mkinitcpio": "not in Debian's archive; its hooks are tested where it is installed",
+    "mkinitcpio-nfs-utils": "likewise; its hook net",
 }
 """Programs whose absence never fails a run, and why. This is the only place for exceptions."""
 

@@ -1,8 +1,8 @@
 """A store on NFS: boots that persist on it, and what happens when its server is away. And a share
 that is no store, by SMB.
 
-The servers are real ones, the network the initramfs's own (dracut's module, by DHCP) in one
-machine and a static `[network]` in the other.
+The servers are real ones, the network the initramfs's own (dracut's module or mkinitcpio's hook
+`net`, by DHCP) in two machines and a static `[network]` in another.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from test_first_boot import LOST, report
-from vm import layer, nfs, smb
+from vm import layer, mkinitcpio, nfs, smb
 from vm.bench import Bench, Boot
 from vm.cache import Cache
+from vm.command import Unavailable
 from vm.disk import Disk
 from vm.ephemeral import CONFIGURATION, Ephemeral, make
-from vm.image import PACKAGES, debian_system
+from vm.image import FOR_MKINITCPIO, PACKAGES, debian_system
 from vm.loopback import CARD, MAC, Loopback, ToolsOnLoopback
 from vm.machine import Machine
 from vm.qemu import Hardware
@@ -86,14 +87,14 @@ def alone(bench: Bench, loopback: Loopback) -> Iterator[Bench]:
 
 
 def prepared(
-    machine: Ephemeral, cache: Cache, disk: DiskFactory, export: Path, arguments: tuple[str, ...]
+    machine: Ephemeral, initrd: Path, disk: DiskFactory, export: Path, arguments: tuple[str, ...]
 ) -> Boot:
     """A boot, with the server's folder as `apply` would have left the store."""
     for name, content in machine.store.items():
         layer.write(export, name, content)
     return Boot(
         machine.system,
-        machine.initrd(cache, DRIVER),
+        initrd,
         (disk(machine.layout(store=False), machine.system),),
         arguments=arguments,
         hardware=Hardware(extra=CARD),
@@ -120,7 +121,7 @@ def check(machine: Machine, days: int) -> None:
             assert machine.read(path) == expected, path
     for path in LOST:
         assert machine.run(f"ls {path}", check=False).rc != 0, path
-    journal = machine.journal("-u ephemeroot-wipe.service -u ephemeroot-persist.service")
+    journal = machine.journal()
     assert journal.count("wipe: wiped") == 1, journal
     assert not report(machine)["persist"]["problems"]
 
@@ -142,7 +143,8 @@ def test_two_boots_by_the_initramfss_own_network(
 ) -> None:
     machine = make(cache, networked, package, configuration())
     with nfs.Server(cache, loopback, scratch / "server") as server:
-        boot = prepared(machine, cache, disk, server.export, ("rd.neednet=1", "ip=dhcp"))
+        initrd = machine.initrd(cache, DRIVER)
+        boot = prepared(machine, initrd, disk, server.export, ("rd.neednet=1", "ip=dhcp"))
         for days in range(2):
             up = alone.up(boot, name)
             check(up, days)
@@ -151,6 +153,32 @@ def test_two_boots_by_the_initramfss_own_network(
         assert (server.export / "var/log/diary").read_text() == "day 1\nday 2\n"
         assert owner(server.export / "var/lib/colord")[2] == 0o750
         assert owner(server.export / "home/talyz") == (1000, 1000, 0o700)
+
+
+def test_a_network_by_mkinitcpios_hook(
+    cache: Cache,
+    alone: Bench,
+    loopback: Loopback,
+    package: Path,
+    disk: DiskFactory,
+    scratch: Path,
+    name: str,
+) -> None:
+    try:
+        mkinitcpio.require_network()
+        system = mkinitcpio.installed(cache, debian_system(cache, FOR_MKINITCPIO))
+    except Unavailable as error:
+        pytest.skip(str(error))
+    machine = make(cache, system, package, configuration())
+    initrd = mkinitcpio.make(cache, machine.system, mkinitcpio.HOOKS["net"])
+    with nfs.Server(cache, loopback, scratch / "server") as server:
+        boot = prepared(machine, initrd, disk, server.export, ("ip=dhcp",))
+        for days in range(2):
+            up = alone.up(boot, name)
+            check(up, days)
+            use(up, days + 1)
+            assert up.poweroff().complaints == ()
+        assert (server.export / "var/log/diary").read_text() == "day 1\nday 2\n"
 
 
 @pytest.fixture
@@ -166,7 +194,7 @@ def static(
     text = configuration(STATIC + SHARE).replace('timeout = "40s"', 'timeout = "10s"')
     machine = make(cache, networked, package, text)
     server = nfs.Server(cache, loopback, scratch / "server")
-    boot = prepared(machine, cache, disk, server.export, ())
+    boot = prepared(machine, machine.initrd(cache, DRIVER), disk, server.export, ())
     with boot.disks[0].mounted() as top:
         (top / "root/etc/stray").write_text("of the root that must stay\n")
     return boot, server

@@ -19,8 +19,11 @@ HOOKS = {
     "udev": "base udev modconf block resume ephemeroot filesystems vm-harness",
     "systemd": "base systemd modconf block ephemeroot filesystems vm-harness",
     "encrypt": "base udev modconf block encrypt lvm2 resume ephemeroot filesystems vm-harness",
+    "net": "base udev modconf block net resume ephemeroot filesystems vm-harness",
     "sd-encrypt": "base systemd modconf block sd-encrypt lvm2 ephemeroot filesystems vm-harness",
 }
+
+_NEEDED = "needs the program {}: install the package that has it"
 
 # Where mkinitcpio comes from, /usr/sbin is /usr/bin (copies here: in its images, links to /usr/sbin
 # would lead back to themselves) and libraries that are opened at run time are in /usr/lib; and it
@@ -62,7 +65,13 @@ def prefix() -> Path:
     found = shutil.which("mkinitcpio")
     if named or found:
         return Path(named) if named else Path(str(found)).parent.parent
-    raise Unavailable("needs the program mkinitcpio: install the package that has it")
+    raise Unavailable(_NEEDED.format("mkinitcpio"))
+
+
+def require_network() -> None:
+    """Raises Unavailable if that mkinitcpio has no hook `net`, which is in a package of its own."""
+    if not (prefix() / "lib/initcpio/hooks/net").exists():
+        raise Unavailable(_NEEDED.format("mkinitcpio-nfs-utils"))
 
 
 def installed(cache: Cache, system: System) -> System:
