@@ -58,6 +58,7 @@ def test_boots_answers_and_keeps_what_was_written(
     second.cut()
 
 
+@pytest.mark.long
 def test_failed_initramfs_is_an_emergency_with_its_journal(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
@@ -71,6 +72,7 @@ def test_failed_initramfs_is_an_emergency_with_its_journal(
     assert emergency.report is None
 
 
+@pytest.mark.long
 def test_failed_system_is_an_emergency_of_the_system(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
@@ -78,6 +80,7 @@ def test_failed_system_is_an_emergency_of_the_system(
     assert bench.emergency(boot, name).stage == "system"
 
 
+@pytest.mark.long
 def test_files_laid_over_an_initramfs_replace_its_own(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, scratch: Path, name: str
 ) -> None:
@@ -109,6 +112,7 @@ def test_system_changed_by_a_program_is_what_boots(
     assert changed.run(bench.cache, "cat", "/etc/made") == "new\n"
 
 
+@pytest.mark.long
 def test_hibernated_machine_goes_on_where_it_was(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:
@@ -125,6 +129,7 @@ def test_hibernated_machine_goes_on_where_it_was(
     assert second.poweroff().complaints == ()
 
 
+@pytest.mark.long
 def test_panic_is_a_lost_machine(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
@@ -133,6 +138,7 @@ def test_panic_is_a_lost_machine(
         machine.run("echo c > /proc/sysrq-trigger")
 
 
+@pytest.mark.long
 def test_boot_that_panics_is_tried_again_and_lost(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:

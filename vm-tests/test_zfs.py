@@ -72,6 +72,7 @@ def lost(machine: Machine) -> list[str]:
     return machine.run(f"ls -d {' '.join(LOST)}", check=False).out.split()
 
 
+@pytest.mark.long
 def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
     boot = Boot(
         pool.roll_back.system,
