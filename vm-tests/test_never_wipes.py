@@ -252,6 +252,7 @@ def test_an_initramfs_that_cannot_resume_keeps_the_root(
     second.poweroff()
 
 
+@pytest.mark.long
 def test_a_stale_image_with_noresume_wipes(hibernating: Case) -> None:
     first = hibernating.up()
     first.settle()
