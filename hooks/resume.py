@@ -16,11 +16,8 @@ import os
 import stat
 
 from ephemeroot.errors import Refused
+from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.linux import devices, paths
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ephemeroot.hooks.cmdline import CommandLine
 
 # kernel/power/swap.c, kernel/power/user.c and libblkid's swsuspend prober
 _SIGNATURES = (
@@ -29,10 +26,6 @@ _SIGNATURES = (
 
 # systemd, src/shared/hibernate-util.c: written before hibernating, since version 254
 _LOCATION = "/sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67"
-
-# What dracut's own modules read as if it were on the kernel command line (getcmdline in its
-# dracut-lib.sh): a host-only image of a machine with swap may say resume= here, and only here.
-_BAKED_IN = ("cmdline.d", "cmdline")
 
 HINT = "if that image is not wanted, append noresume to the kernel command line"
 
@@ -55,14 +48,18 @@ def require_none_pending(cmdline: CommandLine, etc: str = "/etc") -> None:
 
 
 def _with_baked_in(cmdline: CommandLine, etc: str) -> CommandLine:
-    """The words of dracut's files, and those of *cmdline*, which count more."""
-    folder, file = (f"{etc}/{name}" for name in _BAKED_IN)
+    """The words of dracut's files, and those of *cmdline*, which count more.
+
+    Its modules read them as if they were on the kernel command line (getcmdline in dracut-lib.sh):
+    a host-only image of a machine with swap may say resume= here, and only here.
+    """
+    folder = f"{etc}/cmdline.d"
     names = os.listdir(folder) if os.path.isdir(folder) else []
     files = [f"{folder}/{name}" for name in sorted(names) if name.endswith(".conf")]
-    whole = type(cmdline)("")
-    for path in (*files, file):
+    whole = CommandLine("")
+    for path in (*files, f"{etc}/cmdline"):
         if os.path.isfile(path):
-            whole.words += type(cmdline)(paths.read(path).decode("utf-8", "surrogateescape")).words
+            whole.words += CommandLine(paths.read(path).decode("utf-8", "surrogateescape")).words
     whole.words += cmdline.words
     return whole
 

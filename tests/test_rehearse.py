@@ -227,8 +227,7 @@ def test_the_live_root_and_store_are_not_what_is_wiped(
         assert wipe.subvolume.startswith(inside)
         for key in ("base", "old-roots", "old-bases"):
             assert str(wipe.settings[key]).startswith(inside)
-        away.close()
-        assert throwaway.sweep(top) == []
+        assert throwaway.sweep(top, away.name) == []
     assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
 
 

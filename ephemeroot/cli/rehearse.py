@@ -54,6 +54,7 @@ class _Stage:
     device: str | None
     subvolume: str | None
     large: frozenset[str]
+    on_btrfs: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +111,8 @@ def _prepare(arguments: argparse.Namespace) -> _Stage:
         device = mount.source
     line = next((text for _, text in machine.command_lines), "")
     large = [s.path for s in seeds.foresee(plan, root) if s.shared and s.size > _LARGE]
-    return _Stage(root, plan, line.strip(), device, subvolume, frozenset(large))
-
-
-def _is_btrfs(stage: _Stage) -> bool:
-    wipe = next(o for o in stage.plan.wipe if isinstance(o, Wipe) and o.target == "/")
-    return isinstance(wipe.load(), Btrfs)
+    on_btrfs = isinstance(wiper, Btrfs)
+    return _Stage(root, plan, line.strip(), device, subvolume, frozenset(large), on_btrfs)
 
 
 def _throwaway(stage: _Stage, folder: Path, name: str) -> Throwaway:
@@ -135,7 +132,7 @@ def _tidy(stage: _Stage, folder: Path, name: str) -> None:
         if mount.point.startswith(f"{folder}/"):
             mounts.detach(mount.point)
     problems: list[str] = []
-    if _is_btrfs(stage):
+    if stage.on_btrfs:
         with Toplevel(str(stage.device), [], str(folder / "tidy")) as top:
             problems = throwaway.sweep(top, name)
     for problem in problems:
@@ -147,7 +144,7 @@ def _tidy(stage: _Stage, folder: Path, name: str) -> None:
 def _play(stage: _Stage, folder: Path, name: str, *, verbose: bool) -> dict[str, Any]:
     histories.hide_mounts()  # once more: the one that waits sees nothing of this
     folder.mkdir(mode=0o700)
-    away = _throwaway(stage, folder, name) if _is_btrfs(stage) else None
+    away = _throwaway(stage, folder, name) if stage.on_btrfs else None
     if not verbose:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 2)

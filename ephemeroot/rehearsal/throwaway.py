@@ -27,8 +27,8 @@ def new_name() -> str:
 
 
 class Throwaway:
-    """A new directory *name* at the top level *top*, root's alone, locked until ``close`` or the
-    end of the process.
+    """A new directory *name* at the top level *top*, root's alone, locked until the process
+    ends.
     """
 
     def __init__(self, top: Toplevel, name: str) -> None:
@@ -54,10 +54,6 @@ class Throwaway:
         finally:
             os.close(source)
         return f"{self.name}/{name}"
-
-    def close(self) -> None:
-        """Give the lock back; ``sweep`` removes it then."""
-        os.close(self.fd)
 
 
 def sweep(top: Toplevel, ours: str = "") -> list[str]:
