@@ -167,9 +167,7 @@ class Copy(Operation):
             copying.Copier().copy_file(parent, name, seeding, temporary)
             fd = os.open(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=seeding)
             try:
-                view = memoryview(content)
-                while view:
-                    view = view[os.write(fd, view) :]
+                paths.write_whole(fd, content)
                 os.fsync(fd)
             finally:
                 os.close(fd)

@@ -102,9 +102,7 @@ def commit(folder: int, renames: list[list[str]]) -> None:
         f"{_COMMIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder
     )
     try:
-        view = memoryview(json.dumps(renames).encode())
-        while view:
-            view = view[os.write(fd, view) :]
+        paths.write_whole(fd, json.dumps(renames).encode())
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -285,9 +285,7 @@ def write_record(root: int, path: str, content: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(f"{name}.new", flags, 0o600, dir_fd=parent)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
+            paths.write_whole(fd, content)
         finally:
             os.close(fd)
         os.rename(f"{name}.new", name, src_dir_fd=parent, dst_dir_fd=parent)

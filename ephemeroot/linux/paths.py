@@ -124,9 +124,7 @@ def write_atomically(path: str, content: bytes, mode: int = 0o644) -> None:
     try:
         try:
             os.fchmod(fd, mode)  # not subject to the umask
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
+            write_whole(fd, content)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -135,6 +133,13 @@ def write_atomically(path: str, content: bytes, mode: int = 0o644) -> None:
         os.unlink(temporary)
         raise
     sync_directory(os.path.dirname(path) or ".")
+
+
+def write_whole(fd: int, content: bytes) -> None:
+    """Write all of *content*: write(2) may take less than it was given."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def sync_directory(path: str) -> None:
