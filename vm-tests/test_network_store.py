@@ -131,6 +131,15 @@ def owner(path: Path) -> tuple[int, int, int]:
     return status.st_uid, status.st_gid, status.st_mode & 0o7777
 
 
+def check_two_boots(alone: Bench, boot: Boot, name: str, export: Path) -> None:
+    for days in range(2):
+        up = alone.up(boot, name)
+        check(up, days)
+        use(up, days + 1)
+        assert up.poweroff().complaints == ()
+    assert (export / "var/log/diary").read_text() == "day 1\nday 2\n"
+
+
 def test_two_boots_by_the_initramfss_own_network(
     cache: Cache,
     alone: Bench,
@@ -145,12 +154,7 @@ def test_two_boots_by_the_initramfss_own_network(
     with nfs.Server(cache, loopback, scratch / "server") as server:
         initrd = machine.initrd(cache, DRIVER)
         boot = prepared(machine, initrd, disk, server.export, ("rd.neednet=1", "ip=dhcp"))
-        for days in range(2):
-            up = alone.up(boot, name)
-            check(up, days)
-            use(up, days + 1)
-            assert up.poweroff().complaints == ()
-        assert (server.export / "var/log/diary").read_text() == "day 1\nday 2\n"
+        check_two_boots(alone, boot, name, server.export)
         assert owner(server.export / "var/lib/colord")[2] == 0o750
         assert owner(server.export / "home/talyz") == (1000, 1000, 0o700)
 
@@ -173,12 +177,7 @@ def test_a_network_by_mkinitcpios_hook(
     initrd = mkinitcpio.make(cache, machine.system, mkinitcpio.HOOKS["net"])
     with nfs.Server(cache, loopback, scratch / "server") as server:
         boot = prepared(machine, initrd, disk, server.export, ("ip=dhcp",))
-        for days in range(2):
-            up = alone.up(boot, name)
-            check(up, days)
-            use(up, days + 1)
-            assert up.poweroff().complaints == ()
-        assert (server.export / "var/log/diary").read_text() == "day 1\nday 2\n"
+        check_two_boots(alone, boot, name, server.export)
 
 
 @pytest.fixture

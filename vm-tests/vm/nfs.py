@@ -1,17 +1,12 @@
-"""An NFS server for machines: a real one in user space, on a loopback that nobody else has."""
+"""An NFS server for machines: NFS-Ganesha."""
 
 from __future__ import annotations
 
-import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
 
-from vm import debian
-from vm.cache import Cache, digest
-from vm.command import Unavailable
+from vm import debian, server
+from vm.cache import Cache
 from vm.loopback import Loopback
-from vm.sandbox import with_usr
 
 PACKAGES = debian.Selection(packages=("nfs-ganesha", "nfs-ganesha-vfs", "util-linux"))
 
@@ -37,54 +32,23 @@ LOG {{ Default_Log_Level = EVENT; }}
 """
 
 
-def tree(cache: Cache) -> Path:
-    """A Debian with the server, bootstrapped if the cache has none (about 16 s, 94 MB)."""
-    key = digest(repr(PACKAGES), debian.RECIPE)
-    entry = cache.entry(
-        "tools", key, lambda folder: debian.bootstrap(folder / "tree", PACKAGES), keep=6
-    )
-    return entry / "tree"
+class Server(server.Server):
+    """The server, exporting `folder/export` as /store."""
 
-
-class Server:
-    """The server, exporting `folder/export` as /store. A context manager."""
+    NAME = "NFS"
+    PACKAGES = PACKAGES
 
     def __init__(self, cache: Cache, loopback: Loopback, folder: Path) -> None:
-        self.export = folder / "export"
-        self.log = folder / "log"
-        (folder / "recovery").mkdir(parents=True, exist_ok=True)
-        self.export.mkdir(exist_ok=True)
-        configuration = folder / "ganesha.conf"
-        configuration.write_text(_CONFIGURATION.format(folder=folder))
-        self._cache, self._loopback = cache, loopback
-        self._words = ["ganesha.nfsd", "-F", "-f", str(configuration), "-L", str(self.log)]
-        self._words += ["-p", str(folder / "pid")]
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(cache, loopback, folder)
+        (folder / "recovery").mkdir(exist_ok=True)
+        self._configuration = folder / "ganesha.conf"
+        self._configuration.write_text(_CONFIGURATION.format(folder=folder))
 
-    def __enter__(self) -> Server:
-        argv = with_usr(tree(self._cache), self._words)
-        # pdeathsig: a test run that is killed must not leave a server
-        argv = self._loopback.inside(["setpriv", "--pdeathsig", "KILL", "--", *argv])
-        self._process = subprocess.Popen(argv, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while "NFS SERVER INITIALIZED" not in self._said():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                said = self._said()
-                self.__exit__(None, None, None)
-                raise Unavailable(f"the NFS server does not start:\n{said[-2000:]}")
-            time.sleep(0.2)
-        return self
+    def words(self) -> list[str]:
+        """See Server."""
+        files = ("-f", self._configuration, "-L", self.log, "-p", self.folder / "pid")
+        return ["ganesha.nfsd", "-F", *map(str, files)]
 
-    def _said(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: object, where: TracebackType | None
-    ) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def is_ready(self) -> bool:
+        """See Server."""
+        return "NFS SERVER INITIALIZED" in self.said()

@@ -1,17 +1,15 @@
-"""An SMB server for machines: a real smbd in user space, on a loopback that nobody else has."""
+"""An SMB server for machines: Samba's smbd."""
 
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
-from vm import debian
-from vm.cache import Cache, digest
-from vm.command import Unavailable, run
+from vm import debian, server
+from vm.cache import Cache
+from vm.command import run
 from vm.loopback import Loopback
-from vm.sandbox import with_usr
 
 PACKAGES = debian.Selection(packages=("samba", "util-linux"))
 
@@ -45,59 +43,28 @@ _CONFIGURATION = """\
 """
 
 
-def tree(cache: Cache) -> Path:
-    """A Debian with the server, bootstrapped if the cache has none."""
-    key = digest(repr(PACKAGES), debian.RECIPE)
-    entry = cache.entry(
-        "tools", key, lambda folder: debian.bootstrap(folder / "tree", PACKAGES), keep=6
-    )
-    return entry / "tree"
+class Server(server.Server):
+    """The server, exporting `folder/export` as //…/media."""
 
-
-class Server:
-    """The server, exporting `folder/export` as //…/media. A context manager."""
+    NAME = "SMB"
+    PACKAGES = PACKAGES
 
     def __init__(self, cache: Cache, loopback: Loopback, folder: Path) -> None:
-        self.export = folder / "export"
-        self.export.mkdir(parents=True, exist_ok=True)
+        super().__init__(cache, loopback, folder)
         (folder / "ncalrpc").mkdir(exist_ok=True)
-        self._log = folder / "log"
         self._configuration = folder / "smb.conf"
         self._configuration.write_text(_CONFIGURATION.format(folder=folder))
-        self._tree, self._loopback = tree(cache), loopback
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def _argv(self, *words: str) -> list[str]:
-        return with_usr(self._tree, words)
+    def words(self) -> list[str]:
+        """See Server."""
+        return ["smbd", "--foreground", "--no-process-group", "-s", str(self._configuration)]
 
-    def __enter__(self) -> Server:
-        configuration = str(self._configuration)
-        words = self._argv("smbpasswd", "-c", configuration, "-s", "-a", USER)
-        subprocess.run(words, input=f"{PASSWORD}\n{PASSWORD}\n".encode(), check=True)
-        argv = self._argv("smbd", "--foreground", "--no-process-group", "-s", configuration)
-        # pdeathsig: a test run that is killed must not leave a server
-        argv = self._loopback.inside(["setpriv", "--pdeathsig", "KILL", "--", *argv])
-        self._process = subprocess.Popen(argv, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                said = self._log.read_text(errors="replace") if self._log.exists() else ""
-                self.__exit__(None, None, None)
-                raise Unavailable(f"the SMB server does not start:\n{said[-2000:]}")
-            time.sleep(0.2)
-        return self
-
-    def _listens(self) -> bool:
-        rows = run(self._loopback.inside(["cat", "/proc/net/tcp"])).splitlines()[1:]
+    def is_ready(self) -> bool:
+        """See Server."""
+        rows = run(self.loopback.inside(["cat", "/proc/net/tcp"])).splitlines()[1:]
         return any(_LISTENING in row for row in rows)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: object, where: TracebackType | None
-    ) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def __enter__(self) -> Self:
+        words = self.argv(["smbpasswd", "-c", str(self._configuration), "-s", "-a", USER])
+        subprocess.run(words, input=f"{PASSWORD}\n{PASSWORD}\n".encode(), check=True)
+        return super().__enter__()

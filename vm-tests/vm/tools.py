@@ -44,10 +44,15 @@ class Tools:
         return subprocess.Popen(words, pass_fds=tuple(pass_fds), start_new_session=True)
 
 
-def tools(cache: Cache) -> Tools:
-    """The tools tree, bootstrapped if the cache has none (about 16 s, 210 MB)."""
-    key = digest(repr(PACKAGES), debian.RECIPE)
+def tree(cache: Cache, packages: debian.Selection) -> Path:
+    """A Debian to run programs of, bootstrapped if the cache has none."""
+    key = digest(repr(packages), debian.RECIPE)
     entry = cache.entry(
-        "tools", key, lambda folder: debian.bootstrap(folder / "tree", PACKAGES), keep=6
+        "tools", key, lambda folder: debian.bootstrap(folder / "tree", packages), keep=6
     )
-    return Tools(entry / "tree")
+    return entry / "tree"
+
+
+def tools(cache: Cache) -> Tools:
+    """The tools tree (about 16 s to bootstrap, 210 MB)."""
+    return Tools(tree(cache, PACKAGES))
