@@ -1,0 +1,35 @@
+"""The whole table in `make proof`, a sample of it everywhere else.
+
+`make proof` sets `EPHEMEROOT_PROOF=1` and may take hours. The sample is the same at each run: a
+test that fails in CI fails again on the machine of the person who looks for the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+_Case = TypeVar("_Case")
+
+
+def is_whole() -> bool:
+    """Whether this run shows each promise in full."""
+    return os.environ.get("EPHEMEROOT_PROOF", "0") not in ("", "0")
+
+
+def sample(table: Sequence[_Case], size: int, *, seed: int = 0) -> list[_Case]:
+    """All of *table* in `make proof`, else *size* of its cases in the table's order.
+
+    *seed* chooses another sample.
+    """
+    if is_whole() or len(table) <= size:
+        return list(table)
+    chosen = sorted(random.Random(seed).sample(range(len(table)), size))
+    return [table[index] for index in chosen]
+
+
+def rounds(sample: int, whole: int) -> int:
+    """How often a test tries something random: *whole* times in `make proof`."""
+    return whole if is_whole() else sample
