@@ -16,7 +16,7 @@ from ephemeroot.hooks import accounts, copyback, renames, seed, tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.wipe import WIPED
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import copying, paths, removal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Copy(Operation):
         temporary = f"{crc32(os.fsencode(self.source)):08x}"
         parent, name = tree.open_parent(store, self.source)
         try:
-            copying.remove(seeding, temporary)
+            removal.remove(seeding, temporary)
             copying.Copier().copy_file(parent, name, seeding, temporary)
             fd = os.open(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=seeding)
             try:

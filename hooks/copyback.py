@@ -17,7 +17,7 @@ from binascii import crc32
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import accounts, machine_id, renames, seed, tree
 from ephemeroot.hooks.volumes import Store
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import copying, paths, removal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class CopyBack:
         """Copy one file to the store's own directory; whether it is fit to be stored."""
         temporary = _name(entry["source"])
         try:
-            copying.remove(folder, temporary)
+            removal.remove(folder, temporary)
             parent, name = tree.open_parent(self._root, entry["path"])
             try:
                 copying.Copier(self._limit).copy_file(parent, name, folder, temporary)
@@ -286,7 +286,7 @@ def _name(source: str) -> str:
 
 def _remove(folder: int, name: str) -> None:
     try:
-        copying.remove(folder, name)
+        removal.remove(folder, name)
     except OSError:
         pass  # the next copy of this file begins by removing it
 

@@ -17,7 +17,7 @@ from binascii import crc32
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.volumes import STATE
-from ephemeroot.linux import copying, kernel, paths
+from ephemeroot.linux import copying, kernel, paths, removal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def sweep(store: int) -> None:
         return
     try:
         for name in os.listdir(seeding) if os.fstat(seeding).st_uid == 0 else ():
-            copying.remove(seeding, name)
+            removal.remove(seeding, name)
     finally:
         os.close(seeding)
 
@@ -156,7 +156,7 @@ def _copy(
     try:
         workshop, temporary = _workshop(store, place, source, path)
         try:
-            copying.remove(workshop, temporary)
+            removal.remove(workshop, temporary)
             copier.copy(parent, name, workshop, temporary)
             _give(workshop, temporary, owner)
             sync(workshop)
@@ -232,7 +232,7 @@ def open_records(store: int, folder: str) -> int:
 
 def _remove_quietly(directory: int, name: str) -> None:
     try:
-        copying.remove(directory, name)
+        removal.remove(directory, name)
     except OSError:
         pass  # the next seeding of this path begins by removing it
 

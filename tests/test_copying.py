@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.linux import copying
+from ephemeroot.linux import copying, removal
+from ephemeroot.linux.walk import Walk
 
 pytestmark = pytest.mark.requires_loop
 
@@ -81,7 +82,7 @@ def test_deeper_than_python_recurses_and_than_a_path_may_be(fd: int) -> None:
     assert depth_of(fd, "copy") == DEEP
     assert copier.entries == DEEP + 2
     for name in ("deep", "copy"):
-        assert copying.remove(fd, name)
+        assert removal.remove(fd, name)
     assert os.listdir(fd) == []
 
 
@@ -109,7 +110,7 @@ def test_links_too_deep_to_be_reached_are_copies(fd: int, place: Path) -> None:
     os.link("bottom", "again", src_dir_fd=here, dst_dir_fd=here)
     os.close(here)
     copying.Copier().copy(fd, "deep", fd, "copy")
-    assert copying.remove(fd, "copy")
+    assert removal.remove(fd, "copy")
 
 
 def test_attributes_of_what_cannot_be_opened(fd: int, place: Path) -> None:
@@ -146,13 +147,13 @@ def test_what_is_mounted_in_a_tree(fd: int, place: Path) -> None:
     assert os.listdir(place / "copy/volume") == []
     assert (place / "copy/volume").stat().st_mode & 0o7777 == 0o751
     with pytest.raises(OSError, match="Device or resource busy"):
-        copying.remove(fd, "tree")
+        removal.remove(fd, "tree")
     subprocess.run(["umount", place / "tree/file"], check=True)
     with pytest.raises(OSError, match="Invalid cross-device link"):
-        copying.remove(fd, "tree")
+        removal.remove(fd, "tree")
     assert (place / "elsewhere/precious").exists()
     subprocess.run(["umount", place / "tree/volume"], check=True)
-    assert copying.remove(fd, "tree")
+    assert removal.remove(fd, "tree")
     assert (place / "elsewhere/precious").exists()
 
 
@@ -160,7 +161,7 @@ def test_a_directory_that_is_moved_while_it_is_walked(fd: int, place: Path) -> N
     """The way back leads where somebody else has put it: nothing there is touched."""
     (place / "tree/inner").mkdir(parents=True)
     (place / "victim").mkdir()
-    walk = copying.Walk(fd, "tree")
+    walk = Walk(fd, "tree")
     walk.enter("inner")
     (place / "tree/inner").rename(place / "victim/inner")
     with pytest.raises(OSError, match="moved away") as raised:
@@ -173,8 +174,8 @@ def test_time_is_up(fd: int, place: Path) -> None:
     (place / "tree/inner").mkdir(parents=True)
     for number in range(1000):
         (place / f"tree/inner/{number}").touch()
-    assert not copying.remove(fd, "tree", time.monotonic())
+    assert not removal.remove(fd, "tree", time.monotonic())
     assert len(os.listdir(place / "tree/inner")) == 1000
-    assert copying.remove(fd, "tree", time.monotonic() + 60)
-    assert copying.remove(fd, "tree", time.monotonic())
+    assert removal.remove(fd, "tree", time.monotonic() + 60)
+    assert removal.remove(fd, "tree", time.monotonic())
     assert not (place / "tree").exists()

@@ -20,7 +20,7 @@ import pytest
 import cutting
 from boot import Boot, copy, directory, file, parent
 from ephemeroot.hooks.machine_id import MachineId, read
-from ephemeroot.linux import copying
+from ephemeroot.linux import removal
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -100,7 +100,7 @@ class Laboratory:
     def forget(self) -> None:
         store = os.open(self.boot.store, os.O_RDONLY)
         for name in ("srv", "etc", ".ephemeroot"):
-            copying.remove(store, name)
+            removal.remove(store, name)
         os.close(store)
         subprocess.run(["sync", "-f", self.boot.store], check=True)
 

@@ -7,7 +7,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import copying, mountinfo, mounts
+from ephemeroot.linux import mountinfo, mounts, removal
 from ephemeroot.wipers import marks, names, uppers
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
@@ -183,7 +183,7 @@ class UpperHistory(History):
         self.prove(entry)
         # First the name: what is half removed must not look like a root that was.
         text = uppers.condemn(self._old, entry.text)
-        copying.remove(self._old, text)
+        removal.remove(self._old, text)
 
     def commit(self) -> None:
         if self.layers is not None and self.layers.old >= 0:

@@ -18,7 +18,7 @@ import os
 import time
 
 from ephemeroot.errors import Locked, Refused
-from ephemeroot.linux import copying, kernel, mounts, paths
+from ephemeroot.linux import kernel, mounts, paths, removal
 from ephemeroot.wipers import attributes, marks, names, retention
 from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.retention import Candidate, Policy
@@ -116,11 +116,11 @@ class Uppers:
         try:
             self._make(pattern, now)
         except BaseException:
-            copying.remove(self.fd, UPPER)
+            removal.remove(self.fd, UPPER)
             raise
 
     def _make(self, pattern: int, now: float) -> None:
-        copying.remove(self.fd, WORK)
+        removal.remove(self.fd, WORK)
         os.mkdir(WORK, 0o700, dir_fd=self.fd)
         # overlayfs makes one like it, and without the space for that mounts read-only
         # (ovl_make_workdir in fs/overlayfs/super.c).
@@ -202,7 +202,7 @@ class Uppers:
     def _remove(self, text: str, deadline: float, problems: list[str]) -> None:
         """Remove one; what is left of it when time is up is the next boot's."""
         try:
-            copying.remove(self.old, text, deadline)
+            removal.remove(self.old, text, deadline)
         except OSError as error:
             problems.append(f"cannot remove {OLD}/{text}: {error.strerror}: {error.filename}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import copying, paths, removal
 from ephemeroot.wipers import directories
 
 PLACES = ("usr/lib/modules", "lib/modules")
@@ -61,7 +61,7 @@ def carry_over(source: int, target: int) -> list[str]:
         there = paths.open_beneath(target, place, _DIRECTORY)
         try:
             for release in wanted:
-                copying.remove(there, _TEMPORARY)
+                removal.remove(there, _TEMPORARY)
                 copying.Copier().copy(here, release, there, _TEMPORARY)
                 flags = paths.RENAME_NOREPLACE
                 paths.rename(there, _TEMPORARY, there, release, flags=flags)
@@ -76,13 +76,13 @@ def put(source: int, name: str, target: int, new_name: str) -> None:
     """Put a copy of the directory *name* of the open *source* into the open *target* as
     *new_name*, in one step, in the place of what is there.
     """
-    copying.remove(target, _TEMPORARY)
+    removal.remove(target, _TEMPORARY)
     copying.Copier().copy(source, name, target, _TEMPORARY)
     try:
         paths.rename(target, _TEMPORARY, target, new_name, flags=paths.RENAME_EXCHANGE)
     except FileNotFoundError:
         paths.rename(target, _TEMPORARY, target, new_name, flags=paths.RENAME_NOREPLACE)
-    copying.remove(target, _TEMPORARY)
+    removal.remove(target, _TEMPORARY)
 
 
 def parent(base: int) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from ephemeroot.base import bootfiles, kernels
 from ephemeroot.base.place import Opened
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import copying, paths, removal
 from ephemeroot.wipers import subvolumes
 
 VERSION = 1
@@ -172,12 +172,12 @@ class Record:
         parent = self.opened.bases.parent
         # First the name, in one step: half a record must not look like a whole one.
         gone = f"{self.name}.gone"
-        copying.remove(parent, gone)
+        removal.remove(parent, gone)
         try:
             paths.rename(parent, name, parent, gone, flags=paths.RENAME_NOREPLACE)
         except FileNotFoundError:
             return
-        copying.remove(parent, gone)
+        removal.remove(parent, gone)
 
 
 @contextmanager

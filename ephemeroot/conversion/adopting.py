@@ -16,7 +16,7 @@ from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import stores
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import paths, removal
 from ephemeroot.linux.copying import Copier
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ class Work:
         adoption, name = self.adoption, underway.name(self.source)
         folder = seed.open_records(self.store, underway.FOLDER)
         try:
-            copying.remove(folder, name)
+            removal.remove(folder, name)
             parent, last = self._live()
             try:
                 self._copy(parent, last, folder, name)
@@ -82,7 +82,7 @@ class Work:
         try:
             self.copier.copy(parent, last, folder, name)
         except OSError as error:
-            copying.remove(folder, name)
+            removal.remove(folder, name)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise EphemerootError(
                     f"the store {self.adoption.store} is too full to take {self.adoption.path}",
@@ -195,7 +195,7 @@ class Work:
             try:
                 paths.rename(aside, kept, target, last, flags=paths.RENAME_EXCHANGE)
             except OSError:
-                copying.remove(aside, kept)
+                removal.remove(aside, kept)
                 raise
             seed.sync(aside)
         finally:

@@ -19,7 +19,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Store, Volume
 from ephemeroot.image import applied
-from ephemeroot.linux import copying, devices, mounts, paths, udev
+from ephemeroot.linux import devices, mounts, paths, removal, udev
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: P
             os.close(lower)
         mounts.detach(str(private / "merged"))
         paths.rename(parent, temporary, parent, name, flags=paths.RENAME_EXCHANGE)
-        copying.remove(parent, temporary)
+        removal.remove(parent, temporary)
     finally:
         os.close(parent)
 

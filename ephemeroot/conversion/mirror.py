@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import copying, paths, removal
 from ephemeroot.linux.copying import Copier
 
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -141,10 +141,10 @@ class Mirror:
         try:
             self.copier.copy(source, name, target, temporary)
             if there is not None and stat.S_ISDIR(there.st_mode):
-                copying.remove(target, name)
+                removal.remove(target, name)
             os.rename(temporary, name, src_dir_fd=target, dst_dir_fd=target)
         except BaseException:
-            copying.remove(target, temporary)
+            removal.remove(target, temporary)
             raise
         self.changed.append(path)
 
@@ -157,7 +157,7 @@ class Mirror:
         if self._is_newer(there):
             self.kept.append(path)
             return
-        copying.remove(target, name)
+        removal.remove(target, name)
         self.removed.append(path)
 
     def _is_newer(self, status: os.stat_result) -> bool:

@@ -12,7 +12,7 @@ from ephemeroot.hooks import tree
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.overlays import Overlay
-from ephemeroot.linux import copying, kernel, mounts, paths
+from ephemeroot.linux import kernel, mounts, paths, removal
 
 Taken = Directory | File | Overlay
 """Operations whose paths the root does not have as its own."""
@@ -61,7 +61,7 @@ def _replace_link(mirror: Mirror, operation: Taken, store: int, parent: int, nam
         else:
             paths.rename(parent, temporary, parent, name, flags=paths.RENAME_EXCHANGE)
     finally:
-        copying.remove(parent, temporary)
+        removal.remove(parent, temporary)
 
 
 def _fill(mirror: Mirror, operation: Taken, store: int, parent: int, name: str) -> None:

@@ -11,10 +11,10 @@ import errno
 import fcntl
 import os
 import stat
-import time
 
 from ephemeroot.linux import paths
 from ephemeroot.linux.mounts import fd_path
+from ephemeroot.linux.walk import Walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -260,123 +260,6 @@ def _same_content(fd: int, other: int) -> bool:
             return False
         if not part:
             return True
-
-
-def remove(parent: int, name: str, deadline: float | None = None) -> bool:
-    """Remove the entry *name* and all below, however deep; one that is not there is fine.
-
-    Returns whether it is gone: at *deadline* (``time.monotonic()``) the rest is left. What is
-    mounted in it is not touched: ``OSError`` (EXDEV).
-    """
-    if not _is_directory_after_unlink(parent, name):
-        return True
-    here = Walk(parent, name)
-    try:
-        left: list[list[str]] = []
-        while here.path:
-            if len(left) < here.depth:
-                left.append(_unlink_all_but_directories(here.fd, deadline))
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            if left[-1]:
-                here.enter(left[-1].pop())
-            else:
-                left.pop()
-                os.rmdir(here.leave(), dir_fd=here.fd)
-        return True
-    finally:
-        here.close()
-
-
-def _unlink_all_but_directories(directory: int, deadline: float | None) -> list[str]:
-    """The directories that are left; when time is up, whatever has been seen by then."""
-    found = []
-    for name in os.listdir(directory):
-        if deadline is not None and time.monotonic() >= deadline:
-            break
-        if _is_directory_after_unlink(directory, name):
-            found.append(name)
-    return found
-
-
-def _is_directory_after_unlink(directory: int, name: str) -> bool:
-    """Unlink *name*, unless it is a directory: then nothing has been done."""
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-    except (IsADirectoryError, PermissionError):
-        # EPERM: by POSIX a directory, by Linux a file that is immutable (chattr(1)).
-        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            return True
-        raise
-    return False
-
-
-class Walk:
-    """A way down a tree and up again with one open directory, ``fd``.
-
-    A tree can be deeper than a process may have descriptors, and than Python recurses.
-    ``path`` is from the open *top*, in which it begins with the directory *name*.
-    """
-
-    __slots__ = ("_above", "_names", "fd")
-
-    def __init__(self, top: int, name: str) -> None:
-        self._names: list[str] = []
-        self._above: list[tuple[int, int]] = []
-        self.fd = os.dup(top)
-        try:
-            self._step(_open(top, name, os.O_RDONLY | os.O_DIRECTORY), name)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def path(self) -> str:
-        return "/".join(self._names)
-
-    @property
-    def depth(self) -> int:
-        return len(self._names)
-
-    def _step(self, fd: int, name: str) -> None:
-        self._above.append(_identity(self.fd))
-        self._names.append(name)
-        os.close(self.fd)
-        self.fd = fd
-
-    def enter(self, name: str) -> None:
-        """Go into the directory *name*. Raises ``OSError``: EXDEV if it is a mount point."""
-        self._step(paths.open_entry(self.fd, name, os.O_RDONLY | os.O_DIRECTORY), name)
-
-    def leave(self) -> str:
-        """Go back to the directory above; return the name of the one that was left.
-
-        Raises ``OSError`` (EBUSY) if somebody has moved it meanwhile.
-        """
-        above = _open(self.fd, "..", os.O_RDONLY | os.O_DIRECTORY)
-        if _identity(above) != self._above[-1]:
-            os.close(above)
-            raise OSError(errno.EBUSY, "moved away while it was walked", self.path)
-        os.close(self.fd)
-        self.fd = above
-        self._above.pop()
-        return self._names.pop()
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
-
-
-def _open(directory: int, name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
 
 def _next_data(fd: int, position: int, size: int) -> tuple[int, int]:

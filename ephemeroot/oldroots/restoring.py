@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import seed, tree
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import copying, paths, removal
 from ephemeroot.oldroots.comparison import opened
 from ephemeroot.wipers import attributes
 from ephemeroot.wipers.contract import Change
@@ -111,7 +111,7 @@ class Parent(Step):
             opened(self.target.root, self.target.parent, _DIRECTORY) as parent,
         ):
             temporary = _begun(self.target.name)
-            copying.remove(parent, temporary)
+            removal.remove(parent, temporary)
             os.mkdir(temporary, 0o700, dir_fd=parent)
             try:
                 with opened(parent, temporary, _DIRECTORY) as made:
@@ -119,7 +119,7 @@ class Parent(Step):
                 flags = paths.RENAME_NOREPLACE
                 paths.rename(parent, temporary, parent, self.target.name, flags=flags)
             finally:
-                copying.remove(parent, temporary)
+                removal.remove(parent, temporary)
         return self.target.shown
 
 
@@ -149,14 +149,14 @@ class Copy(Step):
             opened(self.target.root, self.target.parent, _DIRECTORY) as parent,
         ):
             temporary = _begun(self.target.name)
-            copying.remove(parent, temporary)
+            removal.remove(parent, temporary)
             try:
                 self._copy(source, parent, temporary)
                 _make_durable(parent, temporary)
                 flags = 0 if self.replace else paths.RENAME_NOREPLACE
                 paths.rename(parent, temporary, parent, self.target.name, flags=flags)
             finally:
-                copying.remove(parent, temporary)
+                removal.remove(parent, temporary)
         return self.target.shown
 
     def _copy(self, source: int, parent: int, temporary: str) -> None:
