@@ -206,17 +206,28 @@ class DatasetRotation:
             self._require_container()
             self.boot.log(self._retirement(name))
             channel.rename(self.root, retired)
-        except BaseException:
-            self._discard(made)
-            raise
-        self.boot.log(self._placement)
-        try:
+            self.boot.log(self._placement)
             channel.rename(self.new, self.root)
         except BaseException:
-            channel.rename(retired, self.root)
-            self._discard(made)
+            self._take_back(made, previous, retired)
             raise
         return identity
+
+    def _take_back(self, made: Dataset, previous: Dataset, retired: str) -> None:
+        """Give the previous root its name again and delete the clone, unless the clone has that
+        name: an interruption can arrive after a rename that succeeded, so the pool is asked which
+        dataset has which name. A failure is left to the next boot, which completes the rotation.
+        """
+        try:
+            found = datasets.look(self.root, retired)
+            root, old = found.get(self.root), found.get(retired)
+            if root is None and old is not None and old.guid == previous.guid:
+                channel.rename(retired, self.root)
+            elif root is None or root.guid != previous.guid:
+                return
+            self._discard(made)
+        except (EphemerootError, OSError):
+            return
 
     def _snapshot(self, old_root: str, name: Name) -> str:
         """A snapshot of *old_root*, to boot a copy of it."""

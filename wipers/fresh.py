@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.wipers import attributes, marks, qgroups, skeleton, stubs, subvolumes
+from ephemeroot.wipers import attributes, directories, marks, qgroups, skeleton, stubs, subvolumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,13 +58,21 @@ class FreshRoot:
             os.close(fd)
 
     def discard(self) -> None:
-        """Delete it; it never got its place. A failure is left to the next recovery."""
-        if self.id:
-            try:
-                subvolumes.delete(self.history.top.fd, self.id)
-            except OSError:
+        """Delete it, unless it has its place: an interruption can arrive after the exchange,
+        when the temporary name is the previous root's. A failure is left to the next recovery.
+        """
+        try:
+            fd = directories.subvolume(self.history.parent, self.text)
+            if fd < 0:
                 return
-            self.id = 0
+            try:
+                identity = subvolumes.identify(fd)
+            finally:
+                os.close(fd)
+            if self.uuid and identity.uuid == self.uuid:
+                subvolumes.delete(self.history.top.fd, identity.id)
+        except OSError:
+            return
 
     def _groups(self) -> list[int]:
         if self.previous < 0:

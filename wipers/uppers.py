@@ -113,19 +113,20 @@ class Uppers:
 
         *now*, in seconds since 1970, is when. Nothing is left of it if that fails.
         """
-        try:
-            self._make(pattern, now)
-        except BaseException:
-            removal.remove(self.fd, UPPER)
-            raise
-
-    def _make(self, pattern: int, now: float) -> None:
         removal.remove(self.fd, WORK)
         os.mkdir(WORK, 0o700, dir_fd=self.fd)
         # overlayfs makes one like it, and without the space for that mounts read-only
         # (ovl_make_workdir in fs/overlayfs/super.c).
         os.mkdir(f"{WORK}/work", 0o700, dir_fd=self.fd)
+        # Outside of the clean-up: a layer that exists is the previous one.
         os.mkdir(UPPER, 0o700, dir_fd=self.fd)
+        try:
+            self._fill(pattern, now)
+        except BaseException:
+            removal.remove(self.fd, UPPER)
+            raise
+
+    def _fill(self, pattern: int, now: float) -> None:
         upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
         try:
             marks.set_state(upper, OWNER, marks.NEW)
