@@ -226,7 +226,7 @@ def test_a_run_that_was_cut_off_is_taken_back(based: Machine) -> None:
     assert "a run was cut off" in listed.stderr
     # Any verb that changes something puts things in order first.
     done = based.run("true")
-    assert "the base is what it was" in done.stdout
+    assert "the base is unchanged" in done.stdout
     assert done.returncode == 0, done.stderr
     after = based.state()
     (old,) = based.old()

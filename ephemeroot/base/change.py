@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot.base import assembly, bootfiles, command, kernels
@@ -36,7 +37,11 @@ class CommandFailed(EphemerootError):
 
 def recover(opened: Opened, log: Log) -> None:
     """Complete or take back what an earlier run left, as it left it."""
-    Record(opened).recover(log)
+    _recover(opened, log, cut_off=True)
+
+
+def _recover(opened: Opened, log: Log, *, cut_off: bool) -> None:
+    Record(opened).recover(log, cut_off=cut_off)
     for directory, leftover in opened.bases.leftovers():
         line = Recovery(opened.bases, directory, leftover).execute()
         if line:
@@ -66,7 +71,8 @@ def create(opened: Opened, log: Log, *, dry_run: bool) -> Outcome:
         finally:
             os.close(fd)
 
-    return opened.rotation(prove, log, source=place.root, dry_run=dry_run).run()
+    with _settled(opened, log, dry_run=dry_run):
+        return opened.rotation(prove, log, source=place.root, dry_run=dry_run).run()
 
 
 def run(
@@ -86,14 +92,11 @@ def run(
     base = _writable_base(opened)
     record = Record(opened)
     try:
-        record.write(log)
-        try:
+        with _settled(opened, log):
+            record.write(log)
             work = _Work(opened, record, base, words, confirm, output)
             outcome = opened.rotation(work, log).run()
-        except BaseException:
-            record.undo(log)
-            raise
-        record.conclude(log)
+            record.conclude(log)
     finally:
         os.close(base)
     return outcome
@@ -123,7 +126,23 @@ def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outc
         finally:
             os.close(fd)
 
-    return opened.rotation(prove, log, old=entry.label, dry_run=dry_run).run()
+    with _settled(opened, log, dry_run=dry_run):
+        return opened.rotation(prove, log, old=entry.label, dry_run=dry_run).run()
+
+
+@contextmanager
+def _settled(opened: Opened, log: Log, *, dry_run: bool = False) -> Iterator[None]:
+    """Complete or take back what is done inside if it fails or is interrupted.
+
+    An interruption can arrive after the exchange: which of the two it is is read from the
+    disk, as after a power cut, and never from how far the code has come.
+    """
+    try:
+        yield
+    except BaseException:
+        if not dry_run:
+            _recover(opened, log, cut_off=False)
+        raise
 
 
 class _Work:

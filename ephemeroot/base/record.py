@@ -23,7 +23,7 @@ from ephemeroot.base import bootfiles, kernels
 from ephemeroot.base.place import Opened
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.linux import copying, paths, removal
-from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers import directories, subvolumes
 
 VERSION = 1
 _MODULES = "modules"
@@ -110,24 +110,39 @@ class Record:
         there, and remove the record.
         """
         replaced = self._read().base
-        for entry in self.opened.bases.retired():
-            fd = self.opened.bases.open(entry)
+        for label, fd in self._old_bases():
             if subvolumes.identify(fd).uuid == replaced and not subvolumes.is_read_only(fd):
-                self._put_modules_back(fd, log, f"old base {entry.label}")
+                self._put_modules_back(fd, log, f"old base {label}")
                 break
             os.close(fd)
         self.remove()
 
-    def recover(self, log: Callable[[str], None]) -> bool:
-        """End what a run that was cut off began; whether there was one."""
+    def _old_bases(self) -> Iterator[tuple[str, int]]:
+        """Label and descriptor of each old base, the one that was cut off on its way to old-bases
+        included. The caller closes the descriptor.
+        """
+        for entry in self.opened.bases.retired():
+            yield entry.label, self.opened.bases.open(entry)
+        for directory, leftover in self.opened.bases.leftovers():
+            fd = directories.subvolume(directory, leftover.text)
+            if fd >= 0:
+                yield str(leftover.name), fd
+
+    def recover(self, log: Callable[[str], None], *, cut_off: bool = True) -> bool:
+        """End what a run began that has not ended by itself; whether there was one.
+
+        *cut_off*: it was another process, whose end nobody has reported.
+        """
         self._remove(self.name + ".new")
         if not self.exists():
             return False
         if self._read().base == self.opened.uuid(self.opened.place.base):
-            log("a run of 'base run' was cut off: the base is what it was")
+            if cut_off:
+                log("a run of 'base run' was cut off: the base is unchanged")
             self.undo(log)
         else:
-            log("a run of 'base run' was cut off after it had replaced the base")
+            what = "a run of 'base run' was cut off" if cut_off else "this run was interrupted"
+            log(f"{what} after it had replaced the base")
             self.conclude(log)
         return True
 

@@ -1,0 +1,119 @@
+"""``base run`` and ``base rollback``, interrupted at many steps one after the other.
+
+Runs in the machine of ``base_machine``, as root of it. Prints JSON: the steps that there are, the
+number of interruptions, and what was lost by them, which must be nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.base import assembly, bootfiles, change, kernels, record
+from ephemeroot.base.place import Bases, Opened, Place
+from ephemeroot.cli import histories
+from ephemeroot.cli.base import place_of
+from ephemeroot.linux import paths
+from ephemeroot.wipers import filing, fresh, recovery, rotation, subvolumes
+from ephemeroot.wipers.toplevel import Toplevel
+from interrupting import Interrupter
+from proof import sample
+
+CODE = (change, record, bootfiles, kernels, fresh, rotation, filing, recovery, paths)
+EXCHANGE = ("_place_once", "_exchange", "rename", "discard", "_settled")
+
+# One file in the base and one in /boot: they must be of the same run.
+COMMAND = "cat /run/content > /etc/content; cat /run/content > /boot/content"
+
+
+class Trial:
+    """Interrupted runs of *verb* on the base at *place*."""
+
+    def __init__(self, verb: str, place: Place) -> None:
+        self.verb = verb
+        self.place = place
+        self.interrupter = Interrupter(CODE, EXCHANGE)
+        self.lost: list[str] = []
+        self.interrupted = 0
+
+    def run(self, size: int) -> dict[str, Any]:
+        self.attempt(-1)  # what is imported late is imported now
+        self.attempt(-1)
+        steps = self.interrupter.steps
+        for step in sample(range(steps), size):
+            self.attempt(step)
+        return {"steps": steps, "interrupted": self.interrupted, "lost": self.lost}
+
+    def attempt(self, step: int) -> None:
+        Path("/run/content").write_text(f"{self.verb} {step}\n")
+        # A directory of this test, removed by nobody: what is still mounted in it is not.
+        private = Path("/run/private")
+        private.mkdir(exist_ok=True)
+        with Toplevel(self.place.device, [], str(private)) as top:
+            with Bases(top, self.place.base, self.place.old_bases, create=True) as bases:
+                opened = Opened(self.place, str(private), bases)
+                before = self.uuids(opened)
+                finished = self.interrupter.run(lambda: self.act(opened), at=step)
+                self.interrupted += not finished
+                # As the end of the process does, whose mount namespace it is.
+                assembly.Assembly(f"{private}/assembly").detach()
+                self.judge(opened, before, "after it")
+            # As the next run does.
+            with Bases(top, self.place.base, self.place.old_bases, create=True) as bases:
+                opened = Opened(self.place, str(private), bases)
+                change.recover(opened, lambda line: None)
+                self.judge(opened, before, "after recovery")
+                if bases.leftovers() or record.Record(opened).exists():
+                    self.lose("something is left after recovery")
+                for entry in bases.retired()[4:]:
+                    subvolumes.delete(top.fd, entry.serial)
+
+    def act(self, opened: Opened) -> None:
+        if self.verb == "run":
+            words = ["sh", "-ec", COMMAND]
+            change.run(opened, words, lambda line: None, confirm=lambda: None)
+        else:
+            old = [entry for entry in opened.bases.retired() if ".unused" not in entry.label]
+            newest = max(old, key=lambda entry: entry.serial)
+            change.rollback(opened, newest, lambda line: None, dry_run=False)
+
+    def uuids(self, opened: Opened) -> set[str]:
+        """Of the base and all old ones, under whatever name. A copy that never was the base
+        (``.unused``) may be pruned at any time.
+        """
+        found = set()
+        for path, _ in subvolumes.nested(opened.top.fd, subvolumes.TOP_LEVEL):
+            if path != self.place.root and not path.endswith(".unused"):
+                fd = subvolumes.open_directory(opened.top.fd, path)
+                found.add(subvolumes.identify(fd).uuid)
+                os.close(fd)
+        return found
+
+    def judge(self, opened: Opened, before: set[str], when: str) -> None:
+        if not before <= self.uuids(opened):
+            self.lose(f"{when} {len(before - self.uuids(opened))} bases are gone")
+        base = Path(opened.path(self.place.base))
+        if not (base / "etc/os-release").exists():
+            self.lose(f"{when} there is no base")
+        elif not list((base / "lib/modules").iterdir()):
+            self.lose(f"{when} the base has no kernel modules")
+        if self.verb == "run" and when == "after recovery" and self.interrupter.steps:
+            inside, outside = base / "etc/content", Path("/boot/content")
+            contents = [p.read_text() if p.exists() else "" for p in (inside, outside)]
+            if contents[0] != contents[1]:
+                self.lose(f"{when} the base is of {contents[0]!r}, /boot of {contents[1]!r}")
+
+    def lose(self, what: str) -> None:
+        self.lost.append(f"step {self.interrupter.at}, {self.interrupter.place}: {what}")
+
+
+def main(verb: str, size: int) -> None:
+    histories.hide_mounts()
+    print(json.dumps(Trial(verb, place_of("/")).run(size)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
