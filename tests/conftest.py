@@ -5,9 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import subprocess
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from verb_machine import Image
 
 # How long an example takes says how busy the machine is, no more. Where everything must pass (CI)
 # the examples are the same every time: new ones are looked for by whoever develops, not by chance
@@ -39,3 +45,14 @@ def private_mounts() -> None:
     if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC_PRIVATE), None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+@pytest.fixture(scope="session")
+def verb_image(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """The machine of `verb_machine`, in memory: what it writes need not reach a disk."""
+    from verb_machine import Image
+
+    folder = tmp_path_factory.mktemp("verbs")
+    subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+    yield Image(folder)
+    subprocess.run(["umount", folder], check=True)

@@ -1,0 +1,240 @@
+"""How each verb is called on the machine of `verb_machine`, and what it may change there.
+
+The verbs are those of the parser: `test_verb_cases` fails for one that has no case here. Tests
+that must hold for every verb go through this table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import btrfsutil
+
+from ephemeroot import cli
+from verb_machine import HOME, NEWEST, OLD_BASE, OLDEST, RECIPE, USER, VerbMachine
+
+
+@dataclass(frozen=True)
+class Case:
+    """``verb`` (all its words, ``roots list``), called with ``words`` after it.
+
+    ``changes`` are patterns (fnmatch, ``*`` matches ``/`` too) of the names in
+    `VerbMachine.state` that it may change: none for a verb that only reads. ``prepare`` is done
+    to the machine before. ``code`` is the exit code. ``again`` is the exit code of a second run
+    that has nothing left to do. ``user`` is the user who runs it, ``daemons`` are programs that
+    go on running, by their names in /proc. ``mounts`` are the mount points that it adds. Not
+    ``booted``: it runs in a boot that bound nothing.
+    """
+
+    verb: str
+    words: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    prepare: Callable[[VerbMachine], None] | None = None
+    code: int = 0
+    again: int = 0
+    user: int = 0
+    daemons: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    booted: bool = True
+    name: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name of the case: the verb, and what is special."""
+        return f"{self.verb} {self.name}".strip().replace(" ", "-")
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """What stands after the name of the program."""
+        return (*self.verb.split(), *self.words)
+
+
+def _declare_more(machine: VerbMachine) -> None:
+    """A change of the configuration that is not applied yet."""
+    path = machine.inside("/etc/ephemeroot/ephemeroot.toml")
+    path.write_text(path.read_text().replace('"/srv/data",', '"/srv/data", "/srv/app",'))
+
+
+def _change_copy(machine: VerbMachine) -> None:
+    """A file with ``method = "copy"`` is not in the store as it is."""
+    machine.inside("/etc/adjtime").write_text("1.0 0 0.0\n")
+
+
+def _ask(machine: VerbMachine) -> None:
+    machine.must("next-boot", "keep")
+
+
+def _no_base(machine: VerbMachine) -> None:
+    btrfsutil.delete_subvolume(str(machine.top / "root-base"))
+    btrfsutil.sync(str(machine.top))
+
+
+def _keep(machine: VerbMachine) -> None:
+    machine.must("roots", "keep", OLDEST)
+
+
+def _change_after_leaving(machine: VerbMachine) -> None:
+    """Left, and changed between then and the reboot."""
+    machine.must("leave", "--yes", "--no-images")
+    store = machine.inside("/persistent")
+    (store / "srv/data/last-minute").write_text("important\n")
+    (store / "var/log/syslog").write_text("first line\nlast line\n")
+    shutil.rmtree(machine.inside("/run/ephemeroot"))
+
+
+def _never_applied(machine: VerbMachine) -> None:
+    for name in ("root", "persistent"):
+        machine.top.joinpath(name, "etc/ephemeroot/plan.json").unlink(missing_ok=True)
+
+
+def _unfinished(machine: VerbMachine) -> None:
+    """The boot is not complete yet: its root is marked as new."""
+    root, name = machine.top / "root", "trusted.ephemeroot.state"
+    word, _, identity = os.getxattr(root, name).partition(b" ")
+    assert word == b"lived"
+    os.setxattr(root, name, b"new " + identity)
+
+
+def _install_dracut(machine: VerbMachine) -> None:
+    machine.must("setup", "dracut")
+    _never_applied(machine)
+
+
+def _home_applied(machine: VerbMachine) -> None:
+    """Applied in an earlier boot: the links are there, and nothing is mounted."""
+    machine.must("home", "apply", user=USER, daemons=("bindfs",))
+
+
+def _home_enabled(machine: VerbMachine) -> None:
+    machine.must("home", "enable", "--program", "/usr/bin/ephemeroot", user=USER)
+
+
+ROOT, STORE, OLD = "disk/root", "disk/persistent", "disk/old_roots"
+_HOME = (f"{ROOT}{HOME}/*", f"{STORE}/home/talyz/*")
+
+CASES = (
+    Case("init"),
+    Case("check"),
+    Case("plan"),
+    Case("rehearse"),
+    Case(
+        "apply",
+        ("--yes", "--no-images"),
+        changes=(f"{STORE}/etc/ephemeroot*", f"{STORE}/.ephemeroot*"),
+        prepare=_declare_more,
+    ),
+    Case("status"),
+    Case("diff"),
+    Case("diff", ("--against", NEWEST), name="against"),
+    Case("roots list"),
+    Case("roots show", (OLDEST,)),
+    Case("roots diff", (OLDEST, NEWEST)),
+    Case("roots mount", (NEWEST, "/mnt"), mounts=("/mnt",), again=2),
+    Case(
+        "roots restore",
+        ("--from", NEWEST, "/srv/forgotten", "/etc/note", "--overwrite"),
+        changes=(f"{ROOT}/srv/forgotten*", f"{ROOT}/etc/note"),
+    ),
+    Case(
+        "roots prune",
+        ("--recipe-names", "--yes"),
+        changes=(f"{OLD}/{RECIPE}*",),
+    ),
+    Case("roots delete", (NEWEST, "--yes"), changes=(f"{OLD}/{NEWEST}*",), again=2),
+    Case("roots keep", (OLDEST,), changes=(f"{OLD}/{OLDEST}*",)),
+    Case("roots unkeep", (f"{OLDEST}.keep",), changes=(f"{OLD}/{OLDEST}*",), prepare=_keep),
+    Case(
+        "adopt",
+        ("/srv/app", "--yes"),
+        changes=(f"{STORE}/srv/app*", f"{STORE}/etc/ephemeroot/*", f"{STORE}/.ephemeroot*"),
+        mounts=("/srv/app",),
+    ),
+    Case("next-boot"),
+    Case("next-boot", ("keep",), changes=(f"{STORE}/.ephemeroot/*",), name="keep"),
+    Case("next-boot", ("root", NEWEST), changes=(f"{STORE}/.ephemeroot/*",), name="root"),
+    Case(
+        "next-boot",
+        ("--clear",),
+        changes=(f"{STORE}/.ephemeroot/*",),
+        prepare=_ask,
+        name="clear",
+    ),
+    Case("base create", changes=("disk/root-base*", "disk/old_bases*"), prepare=_no_base, again=2),
+    Case(
+        "base run",
+        ("--", "sh", "-c", "echo two > /etc/version"),
+        changes=("disk/root-base*", "disk/old_bases*", "boot/*"),
+    ),
+    Case("base list"),
+    Case(
+        "base rollback",
+        (OLD_BASE, "--yes"),
+        changes=("disk/root-base*", "disk/old_bases*"),
+    ),
+    Case(
+        "leave",
+        ("--yes", "--no-images"),
+        changes=(f"{ROOT}/*", f"{STORE}/etc/ephemeroot/*", f"{STORE}/.ephemeroot/*"),
+    ),
+    Case(
+        "leave",
+        ("--finish",),
+        changes=(f"{ROOT}/*",),
+        prepare=_change_after_leaving,
+        booted=False,
+        name="finish",
+    ),
+    Case("setup", ("dracut",), changes=("usr/lib*",), name="dracut"),
+    Case("setup", ("mkinitcpio",), changes=("usr/lib*",), name="mkinitcpio"),
+    Case(
+        "setup",
+        ("dracut", "--remove"),
+        changes=("usr/lib*",),
+        prepare=_install_dracut,
+        name="remove",
+    ),
+    Case(
+        "home apply",
+        changes=_HOME,
+        user=USER,
+        daemons=("bindfs",),
+        mounts=(f"{HOME}/Music",),
+    ),
+    Case("home stop", ("--all",), changes=_HOME, prepare=_home_applied, user=USER),
+    Case("home status", code=10, again=10, user=USER),
+    Case("home check", user=USER),
+    Case("home enable", ("--program", "/usr/bin/ephemeroot"), changes=_HOME, user=USER),
+    Case("home disable", changes=_HOME, prepare=_home_enabled, user=USER),
+    Case(
+        "copyback",
+        changes=(
+            f"{STORE}/etc/adjtime",
+            f"{STORE}/.ephemeroot/copies",
+            f"{ROOT}/.ephemeroot/copied",
+            "run/copy.lock",
+        ),
+        prepare=_change_copy,
+    ),
+    Case("image", ("--into", "/tmp/image")),
+    Case("lived", changes=(ROOT,), prepare=_unfinished),
+    Case("schema"),
+)
+
+
+def verbs() -> list[str]:
+    """Every verb of the parser with the actions it has, as ``roots list``."""
+    parser: argparse.ArgumentParser = cli._parser(cli.VERBS)
+    return sorted(_leaves(parser, ()))
+
+
+def _leaves(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> list[str]:
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                found += _leaves(below, (*words, name))
+    return found or [" ".join(words)]
