@@ -8,7 +8,8 @@ import os
 import stat
 import sys
 
-from ephemeroot.wipers import ioctl, marks
+from ephemeroot.linux import ioctl
+from ephemeroot.wipers import marks
 
 # include/uapi/linux/fs.h; the kernel reads and writes an int although the size says long
 _LONG = ctypes.sizeof(ctypes.c_long)

@@ -11,7 +11,7 @@ import errno
 import struct
 import sys
 
-from ephemeroot.wipers import ioctl
+from ephemeroot.linux import ioctl
 
 _TREE_SEARCH = ioctl.both(0x94, 17, 4096)
 _QUOTA_RESCAN = ioctl.writing(0x94, 44, 64)

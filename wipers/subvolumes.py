@@ -11,10 +11,9 @@ import errno
 import os
 import sys
 
-from ephemeroot.linux import mounts, paths
+from ephemeroot.linux import ioctl, mounts, paths
 from ephemeroot.linux.devices import format_uuid
 from ephemeroot.linux.mounts import fd_path
-from ephemeroot.wipers import ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

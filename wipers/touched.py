@@ -11,7 +11,7 @@ import errno
 import struct
 import sys
 
-from ephemeroot.wipers import ioctl
+from ephemeroot.linux import ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

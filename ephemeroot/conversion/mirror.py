@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 
-from ephemeroot.linux import copying, paths, removal
+from ephemeroot.linux import attributes, paths, removal
 from ephemeroot.linux.copying import Copier
 
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -72,7 +72,7 @@ class Mirror:
         position = 0
         while sent := os.sendfile(target, source, position, 1 << 26):
             position += sent
-            self.copier.copied += sent
+            self.copier.meter.copied += sent
         _give_facts(source, target)
         self.changed.append(name)
 
@@ -226,7 +226,7 @@ def _same_facts(old: int, new: int) -> bool:
 def _give_facts(old: int, new: int) -> None:
     for name in set(_attributes(new)) - set(_attributes(old)):
         os.removexattr(new, name)
-    copying.copy_attributes(old, new)
+    attributes.copy(old, new)
 
 
 def _attributes(fd: int) -> dict[str, bytes]:

@@ -1,18 +1,20 @@
 """Copying a tree as it is: owners, modes, times, extended attributes, links, holes.
 
-Source and destination are open directories and nothing is followed, so a tree that
-somebody is changing meanwhile can spoil its own copy and nothing else. On btrfs and xfs
-file contents are shared with the source (``FICLONE``, ioctl_ficlone(2)) and cost nothing.
+Source and destination are open directories and nothing is followed, so a tree that another
+process changes meanwhile can spoil its own copy and nothing else. Every attribute is set through a
+descriptor of what the copier made. On btrfs and xfs file contents are shared with the source
+(``FICLONE``, ioctl_ficlone(2)) and cost nothing; elsewhere holes stay holes and are not read.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 
-from ephemeroot.linux import paths
+from ephemeroot.linux import attributes, contents, paths
+from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
+from ephemeroot.linux.comparison import same
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.linux.walk import Walk
 
@@ -20,162 +22,166 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FICLONE = 0x40049409
+    Skipped = Callable[[str, str], None]
 
-# EAGAIN: ZFS shares no blocks that are not on the disk yet.
-_NO_SHARING = (
-    errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY, errno.EAGAIN,
+# Errors that are not about one entry: the next one would fail as well.
+_OF_THE_WHOLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 
+# Bounds that one entry can exceed and the next one not.
+_OF_AN_ENTRY = ("file_bytes", "depth")
 
-class TooLarge(Exception):
-    """More bytes had to be copied than were allowed."""
+TooLarge = OutOfBounds
+
+
+__all__ = ["Copier", "TooLarge", "same"]
 
 
 class Copier:
     """Copies trees and counts: ``copied`` bytes really copied, ``shared`` bytes shared,
     ``entries`` names made.
 
-    ``limit`` is how many bytes may really be copied, ``None`` for no limit; one more
-    raises ``TooLarge`` and leaves what has been made for the caller to remove. ``progress``
-    is called with the name at hand whenever ``copied`` or ``shared`` has grown.
+    More than *bounds* allow raises ``OutOfBounds`` and leaves what has been made for the caller to
+    remove; the counters go on over several calls, and so do the bounds. *progress* is called with
+    the name at hand whenever ``copied`` or ``shared`` has grown.
+
+    With *skipped* an entry inside a tree that cannot be copied (too large for the target or for
+    ``file_bytes``, an extended attribute or a name that does not fit, unreadable, too deep, changed
+    into something else meanwhile) is reported by its path, relative to the tree, with the reason.
+    It is left out, and the rest of the tree is copied. What concerns the whole still raises:
+    ENOSPC, EDQUOT and EROFS of the target, an error of the tree's own directory, and the other
+    bounds. With *partial* the other bounds do not raise either: what does not fit is reported and
+    left out, whole directories in one line, and ``exhausted`` is the first bound that was exceeded.
     """
 
-    __slots__ = ("_links", "copied", "entries", "limit", "progress", "shared")
+    __slots__ = (
+        "_links", "entries", "exhausted", "meter", "partial", "progress", "shared", "skipped",
+    )  # fmt: skip
 
     def __init__(
-        self, limit: int | None = None, *, progress: Callable[[str], None] | None = None
+        self,
+        bounds: Bounds | int | None = None,
+        *,
+        progress: Callable[[str], None] | None = None,
+        skipped: Skipped | None = None,
+        partial: bool = False,
     ) -> None:
-        self.limit = limit
+        if not isinstance(bounds, Bounds):
+            bounds = Bounds(bytes_copied=bounds)
+        self.meter = Meter(bounds)
         self.progress = progress
-        self.copied = self.shared = self.entries = 0
+        self.skipped = skipped
+        self.partial = partial and skipped is not None
+        self.exhausted: OutOfBounds | None = None
+        self.shared = self.entries = 0
         self._links: dict[tuple[int, int], str] = {}
+
+    @property
+    def copied(self) -> int:
+        return self.meter.copied
 
     def copy(self, source: int, name: str, target: int, new_name: str) -> None:
         """Copy the entry *name* of the directory *source* into *target* as *new_name*.
 
-        Raises ``FileExistsError`` if that exists. Sockets are passed over: they are
-        nothing without their process. So is what is mounted in a tree: there is a directory
-        for it, and no more.
+        Where users can write to *target*, it must be a ``Workshop``. Raises ``FileExistsError`` if
+        *new_name* exists. Sockets are passed over, they are nothing without their process. So is
+        what is mounted in a tree: the copy has a directory for it, and no more.
         """
         self._links.clear()
+        self.exhausted = None
         if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
-            self._copy_tree(source, name, target, new_name)
+            _Tree(self, source, name, target, new_name).copy()
         else:
-            self._copy_leaf(source, name, target, new_name)
+            self._copy_leaf(source, name, target, new_name, "")
 
     def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
-        """The same for what must be a regular file; ``OSError`` if it is none by now."""
+        """The same for what must be a regular file; ``OSError`` (EBUSY) if it is not."""
         self._links.clear()
-        self._copy_file(source, name, target, new_name)
-        self.entries += 1
-
-    def _copy_tree(self, source: int, name: str, target: int, new_name: str) -> None:
-        """Copy a directory, however deep it is: with one descriptor on either side."""
-        here = Walk(source, name)
-        there: Walk | None = None
+        self.exhausted = None
+        old = _open_leaf(source, name)
         try:
-            os.mkdir(new_name, 0o700, dir_fd=target)
-            there = Walk(target, new_name)
-            self.entries += 1
-            left = [os.listdir(here.fd)]
-            while left:
-                if not left[-1]:
-                    left.pop()
-                    copy_attributes(here.fd, there.fd)
-                    here.leave()
-                    there.leave()
-                    continue
-                entry = left[-1].pop()
-                status = os.stat(entry, dir_fd=here.fd, follow_symlinks=False)
-                if not stat.S_ISDIR(status.st_mode):
-                    self._copy_leaf(here.fd, entry, there.fd, entry, (target, there.path))
-                    continue
-                os.mkdir(entry, 0o700, dir_fd=there.fd)
-                self.entries += 1
-                there.enter(entry)
-                try:
-                    here.enter(entry)
-                    left.append(os.listdir(here.fd))
-                except OSError as error:
-                    if error.errno != errno.EXDEV:
-                        raise
-                    os.fchown(there.fd, status.st_uid, status.st_gid)
-                    os.fchmod(there.fd, stat.S_IMODE(status.st_mode))
-                    there.leave()
+            if not stat.S_ISREG(os.fstat(old).st_mode):
+                raise OSError(errno.EBUSY, "changed while it was copied", name)
+            self._copy_file(old, target, new_name, "")
         finally:
-            here.close()
-            if there is not None:
-                there.close()
+            os.close(old)
+
+    def report(self, path: str) -> None:
+        """Tell ``progress`` that something of *path* has been copied."""
+        if self.progress is not None:
+            self.progress(os.path.basename(path))
 
     def _copy_leaf(
-        self,
-        source: int,
-        name: str,
-        target: int,
-        new_name: str,
+        self, source: int, name: str, target: int, new_name: str, path: str,
         place: tuple[int, str] | None = None,
-    ) -> None:
-        """Copy what is no directory. *place*: the path of *target* below an open directory."""
-        status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        kind = stat.S_IFMT(status.st_mode)
-        if kind == stat.S_IFSOCK:
-            return
-        if kind == stat.S_IFREG:
-            try:
-                self._copy_file(source, name, target, new_name, place)
-            except OSError as error:
-                if error.errno == errno.EXDEV:
-                    return
-                raise
-        elif kind == stat.S_IFLNK:
-            os.symlink(os.readlink(name, dir_fd=source), new_name, dir_fd=target)
-        else:
-            os.mknod(new_name, status.st_mode, status.st_rdev, dir_fd=target)
-        self.entries += 1
-        if kind != stat.S_IFREG:
-            _copy_attributes_by_name(source, name, target, new_name, status)
-
-    def _copy_file(
-        self,
-        source: int,
-        name: str,
-        target: int,
-        new_name: str,
-        place: tuple[int, str] | None = None,
-    ) -> None:
-        # O_NONBLOCK: a fifo may have taken the file's place since it was looked at.
-        old = paths.open_entry(source, name, os.O_RDONLY | os.O_NONBLOCK)
+    ) -> None:  # fmt: skip
+        """Copy what is not a directory. *place*: the path of *target* below an open directory."""
+        try:
+            old = _open_leaf(source, name)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return
+            raise
         try:
             status = os.fstat(old)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EBUSY, "changed while it was copied", name)
-            if status.st_nlink > 1 and place and self._link(status, target, new_name, *place):
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFREG:
+                several = place if status.st_nlink > 1 else None
+                if several is None or not self._link(status, target, new_name, several):
+                    self._copy_file(old, target, new_name, path)
+                    if several is not None:
+                        self._links[status.st_dev, status.st_ino] = f"{several[1]}/{new_name}"
                 return
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-            new = os.open(new_name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
+            if kind == stat.S_IFSOCK:
+                return
+            if kind == stat.S_IFDIR:
+                raise OSError(errno.EBUSY, "changed while it was copied", name)
+            if kind == stat.S_IFLNK:
+                os.symlink(os.readlink("", dir_fd=old), new_name, dir_fd=target)
+            else:
+                os.mknod(new_name, kind | 0o600, status.st_rdev, dir_fd=target)
+            self.entries += 1
+            new = _open_leaf(target, new_name)
             try:
-                self._copy_content(old, new, status.st_size, name)
-                copy_attributes(old, new)
+                made = os.fstat(new)
+                if stat.S_IFMT(made.st_mode) != kind or made.st_uid != os.geteuid():
+                    raise OSError(errno.EBUSY, "exchanged while it was made", new_name)
+                attributes.copy(old, new)
             finally:
                 os.close(new)
         finally:
             os.close(old)
 
+    def _copy_file(self, item: int, target: int, new_name: str, path: str) -> None:
+        """Copy the regular file that *item* has open with ``O_PATH``."""
+        old = os.open(fd_path(item), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            new = os.open(new_name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
+            try:
+                contents.copy(old, new, self, path or new_name)
+                attributes.copy(old, new)
+            finally:
+                os.close(new)
+        finally:
+            os.close(old)
+        self.entries += 1
+
     def _link(
-        self, status: os.stat_result, target: int, new_name: str, top: int, path: str
+        self, status: os.stat_result, target: int, new_name: str, place: tuple[int, str]
     ) -> bool:
         """Link to the copy of the same file, if there is one and it can still be reached.
 
-        By its path below *top*: a descriptor for each file with several names would be more
+        By its path below *place*: a descriptor for each file with several names would be more
         than a process may have.
         """
-        first = self._links.setdefault((status.st_dev, status.st_ino), f"{path}/{new_name}")
-        if first == f"{path}/{new_name}":
+        first = self._links.get((status.st_dev, status.st_ino))
+        if first is None:
             return False
         head, _, name = first.rpartition("/")
         try:
-            directory = paths.open_beneath(top, head, os.O_PATH | os.O_DIRECTORY)
+            directory = paths.open_beneath(place[0], head, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 return False
@@ -188,126 +194,186 @@ class Copier:
             raise
         finally:
             os.close(directory)
+        self.entries += 1
         return True
 
-    def _copy_content(self, old: int, new: int, size: int, name: str) -> None:
-        if size == 0:
+
+class _Tree:
+    """The copy of one directory, however deep it is: with a few descriptors on either side."""
+
+    __slots__ = ("copier", "here", "left", "source", "target", "there")
+
+    def __init__(self, copier: Copier, source: int, name: str, target: int, new_name: str) -> None:
+        self.copier = copier
+        self.target = target
+        self.here = Walk(source, name)
+        self.left: list[list[str]] = []
+        self.there: Walk | None = None
+        try:
+            self.left.append(self._names())
+            os.mkdir(new_name, 0o700, dir_fd=target)
+            self.there = Walk(target, new_name)
+            _require_new(self.there.fd)
+            copier.entries += 1
+        except BaseException:
+            self._close()
+            raise
+
+    def copy(self) -> None:
+        try:
+            while True:
+                if self.left[-1]:
+                    self._one(self.left[-1].pop())
+                    continue
+                self._finish()
+                if len(self.left) == 1:
+                    return
+                self._leave()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self.here.close()
+        if self.there is not None:
+            self.there.close()
+
+    @property
+    def _new(self) -> Walk:
+        if self.there is None:
+            raise ValueError("the copy has not begun")
+        return self.there
+
+    def _path(self, name: str = "") -> str:
+        inside = self.here.path.partition("/")[2]
+        return f"{inside}/{name}".strip("/") if name else inside
+
+    def _names(self) -> list[str]:
+        """The names in the directory at hand, each of them counted."""
+        names: list[str] = []
+        with os.scandir(self.here.fd) as found:
+            for entry in found:
+                self.copier.meter.count_entry(self._path())
+                if len(names) % 1024 == 0:
+                    self.copier.meter.check_time(self._path())
+                names.append(entry.name)
+        return names
+
+    def _one(self, name: str) -> None:
+        copier = self.copier
+        try:
+            copier.meter.check_time(self._path(name))
+            status = os.stat(name, dir_fd=self.here.fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                self._enter(name, status)
+            else:
+                self._leaf(name)
+        except OutOfBounds as reason:
+            if copier.skipped is None or not (copier.partial or reason.bound in _OF_AN_ENTRY):
+                raise
+            if reason.bound not in _OF_AN_ENTRY and copier.exhausted is None:
+                copier.exhausted = reason
+            copier.skipped(self._path(name), reason.reason)
+            if reason.bound in ("deadline", "entries"):
+                self._leave_out_rest(reason)
+        except OSError as error:
+            if copier.skipped is None or error.errno in _OF_THE_WHOLE:
+                raise
+            copier.skipped(self._path(name), error.strerror or str(error))
+
+    def _leave_out_rest(self, reason: OutOfBounds) -> None:
+        """There is no time, or no room for names, for anything more: each directory says how much
+        of it is missing.
+        """
+        inside = self._path().split("/") if self._path() else []
+        for depth, names in enumerate(self.left):
+            if names and self.copier.skipped is not None:
+                count = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+                path = "/".join(inside[:depth])
+                self.copier.skipped(path, f"{count} in it left out: {reason.reason}")
+                names.clear()
+
+    def _leaf(self, name: str) -> None:
+        new = self._new
+        try:
+            place = (self.target, new.path)
+            self.copier._copy_leaf(self.here.fd, name, new.fd, name, self._path(name), place)
+        except (OSError, OutOfBounds):
+            if self.copier.skipped is not None:
+                _discard(new.fd, name)
+            raise
+
+    def _enter(self, name: str, status: os.stat_result) -> None:
+        new = self._new
+        self.copier.meter.check_depth(self.here.depth + 1, self._path(name))
+        try:
+            self.here.enter(name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._make(name)
+            os.fchown(new.fd, status.st_uid, status.st_gid)
+            os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
+            new.leave()
             return
         try:
-            fcntl.ioctl(new, FICLONE, old)
-            self.shared += size
-            if self.progress is not None:
-                self.progress(name)
-            return
-        except OSError as error:
-            if error.errno not in _NO_SHARING:
-                raise
-        position = 0
-        while position < size:
-            start, end = _next_data(old, position, size)
-            self._copy_range(old, new, start, end, name)
-            position = end
-        os.ftruncate(new, size)
+            names = self._names()
+            self._make(name)
+        except BaseException:
+            self.here.climb()
+            raise
+        self.left.append(names)
 
-    def _copy_range(self, old: int, new: int, start: int, end: int, name: str) -> None:
-        if self.limit is not None and self.copied + end - start > self.limit:
-            raise TooLarge
-        os.lseek(new, start, os.SEEK_SET)
-        while start < end:
-            sent = os.sendfile(new, old, start, min(end - start, 1 << 24))
-            if sent == 0:
-                return  # it has become shorter
-            start += sent
-            self.copied += sent
-            if self.progress is not None:
-                self.progress(name)
+    def _make(self, name: str) -> None:
+        os.mkdir(name, 0o700, dir_fd=self._new.fd)
+        self._new.enter(name)
+        _require_new(self._new.fd)
+        self.copier.entries += 1
 
+    def _finish(self) -> None:
+        """All entries are there: the directory gets its attributes."""
+        skipped, failed = self.copier.skipped, None
+        if skipped is not None:
+            path = self._path()
 
-def same(directory: int, name: str, other_directory: int, other_name: str) -> bool:
-    """Whether both are regular files with the same content, owner, mode and attributes."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fds: list[int] = []
-    try:
-        for where, which in ((directory, name), (other_directory, other_name)):
-            try:
-                fds.append(os.open(which, flags, dir_fd=where))
-            except OSError as error:
-                # Not there, a link, a socket: whatever it is, it is not the same.
-                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-                    return False
-                raise
-        return _facts(fds[0]) == _facts(fds[1]) and _same_content(fds[0], fds[1])
-    finally:
-        for fd in fds:
-            os.close(fd)
+            def failed(name: str, error: OSError) -> None:
+                skipped(path, error.strerror or str(error))
+
+        attributes.copy(self.here.fd, self._new.fd, failed)
+
+    def _leave(self) -> None:
+        """Go up; what was not copied of directories that another process moved away is lost from
+        sight.
+        """
+        self.left.pop()
+        path = self._path()
+        names = self.here.climb()
+        self._new.leave()
+        for _ in names[1:]:
+            self.left.pop()
+            self._new.leave()
+        if len(names) > 1:
+            if self.copier.skipped is None:
+                raise OSError(errno.EBUSY, "moved away while it was copied", path)
+            self.copier.skipped(self._path(names[0]), "moved away while it was copied")
 
 
-# What a filesystem says of its own, and another one cannot hold.
-_FILESYSTEMS_OWN = ("btrfs.", "system.nfs4_")
+def _open_leaf(directory: int, name: str) -> int:
+    """Open the entry without doing anything to it: a device is not started, a fifo not waited for.
+
+    Raises ``OSError``: EXDEV where something is mounted.
+    """
+    return paths.open_entry(directory, name, os.O_PATH | os.O_NOFOLLOW)
 
 
-def _facts(fd: int) -> tuple[object, ...]:
+def _require_new(fd: int) -> None:
+    """Whether the directory is what was made a moment ago: root's, closed to all others."""
     status = os.fstat(fd)
-    attributes = {name: os.getxattr(fd, name) for name in os.listxattr(fd)
-                  if not name.startswith(_FILESYSTEMS_OWN)}  # fmt: skip
-    return status.st_mode, status.st_uid, status.st_gid, status.st_size, attributes
+    if status.st_uid != os.geteuid() or status.st_mode & 0o777 != 0o700:
+        raise OSError(errno.EBUSY, "exchanged while it was made")
 
 
-def _same_content(fd: int, other: int) -> bool:
-    while True:
-        part = os.read(fd, 1 << 20)
-        if part != os.read(other, 1 << 20):
-            return False
-        if not part:
-            return True
-
-
-def _next_data(fd: int, position: int, size: int) -> tuple[int, int]:
-    """The next stretch that is no hole; ``(size, size)`` if only a hole is left."""
+def _discard(directory: int, name: str) -> None:
     try:
-        start = os.lseek(fd, position, os.SEEK_DATA)
-        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return size, size
-        if error.errno == errno.EINVAL:  # a filesystem that knows no holes
-            return position, size
-        raise
-
-
-def copy_attributes(old: int, new: int) -> None:
-    """Give the open *new* the owner, mode, extended attributes and times of the open *old*."""
-    status = os.fstat(old)
-    os.fchown(new, status.st_uid, status.st_gid)
-    os.fchmod(new, stat.S_IMODE(status.st_mode))  # after chown, which clears setuid
-    _copy_extended(old, new)
-    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _copy_attributes_by_name(
-    source: int, name: str, target: int, new_name: str, status: os.stat_result
-) -> None:
-    """The same for what cannot be opened: a link, a device. *status* is the source's."""
-    os.chown(new_name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-    if not stat.S_ISLNK(status.st_mode):
-        # No symlink can be here: the name was made a moment ago, below a directory that is
-        # root's alone.
-        os.chmod(new_name, stat.S_IMODE(status.st_mode), dir_fd=target)
-    # There are no calls that take a descriptor and a name.
-    _copy_extended(f"{fd_path(source)}/{name}", f"{fd_path(target)}/{new_name}")
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    os.utime(new_name, ns=times, dir_fd=target, follow_symlinks=False)
-
-
-def _copy_extended(old: int | str, new: int | str) -> None:
-    """Copy the extended attributes of what is open, or of what has that path itself."""
-    follow = isinstance(old, int)
-    for name in os.listxattr(old, follow_symlinks=follow):
-        value = os.getxattr(old, name, follow_symlinks=follow)
-        try:
-            os.setxattr(new, name, value, follow_symlinks=follow)
-        except OSError as error:
-            # A filesystem without labels or with its own properties (btrfs.compression)
-            # must not make a copy of the data impossible.
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass

@@ -16,14 +16,16 @@ class Walk:
     enters a mount and never follows a link. Raises ``OSError``: EXDEV if *name* is a mount point.
     """
 
-    __slots__ = ("_above", "_names", "fd")
+    __slots__ = ("_above", "_first", "_names", "fd")
 
     def __init__(self, top: int, name: str) -> None:
         self._names: list[str] = []
         self._above: list[tuple[int, int]] = []
+        self._first = -1
         self.fd = os.dup(top)
         try:
             self.enter(name)
+            self._first = os.dup(self.fd)
         except BaseException:
             self.close()
             raise
@@ -61,10 +63,42 @@ class Walk:
         self._above.pop()
         return self._names.pop()
 
+    def climb(self) -> list[str]:
+        """Like ``leave``, and not stopped by a directory that another process moved meanwhile:
+        the walk goes on in the innermost directory above it that is still in its place.
+
+        Returns the names of the directories that were left, outermost first: one, or several in
+        that case. The first directory of the walk is always found again, and never left.
+        """
+        if self.depth < 2:
+            raise ValueError("the first directory is not left")
+        try:
+            return [self.leave()]
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        fd, depth = os.dup(self._first), 1
+        while depth < self.depth - 1:
+            try:
+                deeper = paths.open_entry(fd, self._names[depth], os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                break
+            if _identity(deeper) != self._above[depth + 1]:
+                os.close(deeper)
+                break
+            os.close(fd)
+            fd, depth = deeper, depth + 1
+        os.close(self.fd)
+        self.fd = fd
+        left = self._names[depth:]
+        del self._names[depth:], self._above[depth:]
+        return left
+
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in (self.fd, self._first):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._first = -1
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -1,0 +1,92 @@
+"""Owner, mode, extended attributes and times, copied by descriptor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.linux.mounts import fd_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+# Attributes that describe the file to its own filesystem, and that another cannot hold.
+_FILESYSTEMS_OWN = ("btrfs.", "system.nfs4_")
+_ROOM = 1 << 20
+
+
+def copy(old: int, new: int, failed: Callable[[str, OSError], None] | None = None) -> None:
+    """Give the open *new* the owner, mode, extended attributes and times of the open *old*.
+
+    Both may be opened with ``O_PATH``, and so be symlinks, devices and fifos. An ACL that *new*
+    has inherited from its directory goes. Raises ``OSError``: E2BIG for an extended attribute that
+    the filesystem cannot hold. With *failed* an attribute that cannot be set is reported to it, by
+    name, and left out.
+    """
+    status = os.fstat(old)
+    # Through /proc: fchown(2) and its relatives refuse O_PATH, and a symlink has no other way.
+    where = fd_path(new)
+    os.chown(where, status.st_uid, status.st_gid)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(where, stat.S_IMODE(status.st_mode))  # after chown, which clears setuid
+    _copy_extended(fd_path(old), new, failed)
+    os.utime(where, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _copy_extended(old: str, new: int, failed: Callable[[str, OSError], None] | None) -> None:
+    where = fd_path(new)
+    names = os.listxattr(old)
+    for name in os.listxattr(where):
+        if name in _ACLS and name not in names:
+            os.removexattr(where, name)
+    for name in names:
+        try:
+            _copy_one(old, where, new, name)
+        except OSError as error:
+            if failed is None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            failed(name, error)
+
+
+def _copy_one(old: str, where: str, new: int, name: str) -> None:
+    value = b""
+    try:
+        value = os.getxattr(old, name)
+        os.setxattr(where, name, value)
+    except OSError as error:
+        # A filesystem without labels or with its own properties (btrfs.compression) must not make
+        # a copy of the data impossible. ENODATA: it was removed meanwhile.
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODATA):
+            return
+        too_large = error.errno in (errno.E2BIG, errno.ERANGE) or (
+            error.errno == errno.ENOSPC and _has_room(new)
+        )
+        if not too_large:
+            raise
+        raise OSError(
+            errno.E2BIG, f"the extended attribute {name} does not fit ({len(value)} bytes)"
+        ) from None
+
+
+def _has_room(fd: int) -> bool:
+    """Whether the filesystem has room, so that ENOSPC is about the attribute (ext4 has one block
+    for all attributes of a file).
+    """
+    found = os.fstatvfs(fd)
+    return found.f_bavail * found.f_frsize >= _ROOM and (not found.f_files or found.f_favail > 0)
+
+
+def extended(fd: int) -> dict[str, bytes]:
+    """The extended attributes of the open *fd* that a copy on another filesystem has as well."""
+    found = {}
+    for name in os.listxattr(fd):
+        if not name.startswith(_FILESYSTEMS_OWN):
+            try:
+                found[name] = os.getxattr(fd, name)
+            except OSError as error:
+                if error.errno != errno.ENODATA:
+                    raise
+    return found

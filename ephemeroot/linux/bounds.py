@@ -1,0 +1,118 @@
+"""Bounds of the work that a user's content can cause, and how much of them is used."""
+
+from __future__ import annotations
+
+import time
+
+
+class OutOfBounds(Exception):
+    """The work needs more than ``bound`` allows (the name of a field of ``Bounds``).
+
+    ``path`` is where that was found, relative to the tree; empty for the tree itself.
+    """
+
+    def __init__(self, bound: str, limit: float, path: str) -> None:
+        self.bound = bound
+        self.path = path
+        self.reason = _REASONS[bound].format(_amount(bound, limit))
+        super().__init__(f"{path}: {self.reason}" if path else self.reason)
+
+
+_REASONS = {
+    "bytes_copied": "more than {} would have to be copied",
+    "bytes_read": "more than {} would have to be read",
+    "file_bytes": "more than {} of one file would have to be copied",
+    "entries": "there are more than {} entries",
+    "depth": "there are more than {} directories inside one another",
+    "deadline": "the time for it is over",
+}
+
+
+def _amount(bound: str, limit: float) -> str:
+    number = int(limit)
+    if bound not in ("bytes_copied", "bytes_read", "file_bytes"):
+        return str(number)
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if number and number % (1 << shift) == 0:
+            return f"{number >> shift} {unit}"
+    return f"{number} bytes"
+
+
+class Bounds:
+    """How much work is allowed; ``None`` for no bound.
+
+    ``bytes_copied`` and ``file_bytes`` (of a single file) are bytes that are really copied: shared
+    extents and holes are free. ``bytes_read`` are the bytes that a comparison reads, on both sides
+    together. ``entries`` are names in directories. ``depth`` is how many directories are inside one
+    another, the first included. ``deadline`` is a time of ``time.monotonic()``.
+    """
+
+    __slots__ = ("bytes_copied", "bytes_read", "deadline", "depth", "entries", "file_bytes")
+
+    def __init__(
+        self,
+        *,
+        bytes_copied: int | None = None,
+        bytes_read: int | None = None,
+        file_bytes: int | None = None,
+        entries: int | None = None,
+        depth: int | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.bytes_copied = bytes_copied
+        self.bytes_read = bytes_read
+        self.file_bytes = file_bytes
+        self.entries = entries
+        self.depth = depth
+        self.deadline = deadline
+
+
+class Meter:
+    """Counts work against ``bounds``. Each method raises ``OutOfBounds`` for more than those allow;
+    what was refused is not counted.
+    """
+
+    __slots__ = ("bounds", "copied", "entries", "read")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.copied = self.read = self.entries = 0
+
+    def check_time(self, path: str) -> None:
+        """Raise ``OutOfBounds`` after the deadline."""
+        deadline = self.bounds.deadline
+        if deadline is not None and time.monotonic() >= deadline:
+            raise OutOfBounds("deadline", deadline, path)
+
+    def check_depth(self, depth: int, path: str) -> None:
+        """Raise ``OutOfBounds`` if *depth* directories inside one another are too many."""
+        limit = self.bounds.depth
+        if limit is not None and depth > limit:
+            raise OutOfBounds("depth", limit, path)
+
+    def count_entry(self, path: str) -> None:
+        """Count one more name."""
+        limit = self.bounds.entries
+        if limit is not None and self.entries >= limit:
+            raise OutOfBounds("entries", limit, path)
+        self.entries += 1
+
+    def count_read(self, size: int, path: str) -> None:
+        """Count *size* bytes that are about to be read."""
+        self.check_time(path)
+        limit = self.bounds.bytes_read
+        if limit is not None and self.read + size > limit:
+            raise OutOfBounds("bytes_read", limit, path)
+        self.read += size
+
+    def require_copy(self, size: int, of_file: int, path: str) -> None:
+        """Raise ``OutOfBounds`` if *size* more bytes must not be copied; *of_file* bytes of the
+        same file have been copied already.
+        """
+        self.check_time(path)
+        limit = self.bounds.file_bytes
+        if limit is not None and of_file + size > limit:
+            raise OutOfBounds("file_bytes", limit, path)
+        limit = self.bounds.bytes_copied
+        if limit is not None and self.copied + size > limit:
+            raise OutOfBounds("bytes_copied", limit, path)

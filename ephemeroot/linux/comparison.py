@@ -1,0 +1,120 @@
+"""Whether two files are the same, with a bound on what is read to find out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.linux import attributes, extents, paths
+from ephemeroot.linux.bounds import Bounds, Meter
+from ephemeroot.linux.mounts import fd_path
+
+_AT_ONCE = 1 << 20
+
+
+def same(
+    directory: int,
+    name: str,
+    other_directory: int,
+    other_name: str,
+    bounds: Bounds | Meter | None = None,
+) -> bool:
+    """Whether both are regular files with the same content, owner, mode and attributes.
+
+    Neither a symlink nor a mount is followed; a fifo does not block, a device is not opened. Holes
+    and shared extents are not read. Raises ``OutOfBounds`` when what must be read exceeds
+    *bounds*; a ``Meter`` counts over several files.
+    """
+    meter = bounds if isinstance(bounds, Meter) else Meter(bounds or Bounds())
+    fds: list[int] = []
+    try:
+        for where, which in ((directory, name), (other_directory, other_name)):
+            fd = _open_entry(where, which)
+            if fd < 0:
+                return False
+            fds.append(fd)
+        statuses = [os.fstat(fd) for fd in fds]
+        if not stat.S_ISREG(statuses[0].st_mode) or _facts(statuses[0]) != _facts(statuses[1]):
+            return False
+        if os.path.samestat(*statuses):
+            return True
+        for number in (0, 1):
+            fds.append(os.open(fd_path(fds[number]), os.O_RDONLY | os.O_CLOEXEC))
+        one, other = fds[2:]
+        return attributes.extended(one) == attributes.extended(other) and same_content(
+            one, other, statuses[0].st_size, meter, name
+        )
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _open_entry(directory: int, name: str) -> int:
+    """What has that name, opened with ``O_PATH``; -1 if there is nothing that can be compared."""
+    try:
+        return paths.open_entry(directory, name, os.O_PATH | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            return -1
+        raise
+
+
+def _facts(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_mode, status.st_uid, status.st_gid, status.st_size
+
+
+def same_content(one: int, other: int, size: int, meter: Meter, path: str) -> bool:
+    """Whether two open files of *size* bytes have the same content; see ``same``."""
+    sharing = extents.Sharing(one, other)
+    position = 0
+    while position < size:
+        meter.check_time(path)
+        mine = extents.next_data(one, position, size)
+        others = extents.next_data(other, position, size)
+        start = min(mine[0], others[0])
+        if start >= size:
+            return True
+        position = min(data[1] if data[0] == start else data[0] for data in (mine, others))
+        if mine[0] == others[0]:
+            if not _same_data(one, other, start, position, sharing, meter, path):
+                return False
+        elif not _is_zero(one if mine[0] == start else other, start, position, meter, path):
+            return False
+    return True
+
+
+def _same_data(
+    one: int,
+    other: int,
+    start: int,
+    end: int,
+    sharing: extents.Sharing,
+    meter: Meter,
+    path: str,
+) -> bool:
+    while start < end:
+        meter.check_time(path)
+        stop, is_shared = sharing.end(start, end)
+        while start < stop and not is_shared:
+            size = min(stop - start, _AT_ONCE)
+            meter.count_read(2 * size, path)
+            part = os.pread(one, size, start)
+            if part != os.pread(other, size, start):
+                return False
+            if not part:
+                return False  # both have become shorter meanwhile
+            start += len(part)
+        start = max(start, stop)
+    return True
+
+
+def _is_zero(fd: int, start: int, end: int, meter: Meter, path: str) -> bool:
+    while start < end:
+        size = min(end - start, _AT_ONCE)
+        meter.count_read(size, path)
+        part = os.pread(fd, size, start)
+        if not part or part.count(0) != len(part):
+            return False
+        start += len(part)
+    return True

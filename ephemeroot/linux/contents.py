@@ -1,0 +1,64 @@
+"""Copying what is in a file: shared where the filesystem can, else without its holes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from ephemeroot.linux import extents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.linux.copying import Copier
+
+FICLONE = 0x40049409
+
+# EAGAIN: ZFS shares no blocks that are not on the disk yet.
+_NO_SHARING = (
+    errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY, errno.EAGAIN,
+)  # fmt: skip
+
+_AT_ONCE = 1 << 24
+
+
+def copy(old: int, new: int, copier: Copier, path: str) -> None:
+    """Fill the open, empty file *new* with the content of the open file *old*; *copier* counts.
+
+    *path* names the file in errors and in the progress. Raises ``OSError``, and ``OutOfBounds``
+    before a stretch is copied that exceeds the bounds.
+    """
+    size = os.fstat(old).st_size
+    if size == 0:
+        return
+    try:
+        fcntl.ioctl(new, FICLONE, old)
+        copier.shared += size
+        copier.report(path)
+        return
+    except OSError as error:
+        if error.errno not in _NO_SHARING:
+            raise
+    os.ftruncate(new, size)  # EFBIG at once, and the last hole
+    position = copied = 0
+    while position < size:
+        copier.meter.check_time(path)
+        start, end = extents.next_data(old, position, size)
+        copier.meter.require_copy(end - start, copied, path)
+        _copy_stretch(old, new, start, end, copier, path)
+        copied += end - start
+        position = end
+    if (left := os.fstat(old).st_size) < size:
+        os.ftruncate(new, left)
+
+
+def _copy_stretch(old: int, new: int, start: int, end: int, copier: Copier, path: str) -> None:
+    os.lseek(new, start, os.SEEK_SET)
+    while start < end:
+        copier.meter.check_time(path)
+        sent = os.sendfile(new, old, start, min(end - start, _AT_ONCE))
+        if sent == 0:
+            return  # it has become shorter
+        start += sent
+        copier.meter.copied += sent
+        copier.report(path)

@@ -1,0 +1,141 @@
+"""Where a file has data, and which of it two files share."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+
+from ephemeroot.linux import ioctl
+
+# include/uapi/linux/fiemap.h
+_FIEMAP_FLAG_SYNC = 1
+_EXTENT_SHARED = 0x2000
+# Of these the physical address says nothing about the content: UNKNOWN, DELALLOC, ENCODED,
+# DATA_ENCRYPTED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN. ENCODED: for a compressed extent
+# btrfs reports the sum of its address and of the offset in its uncompressed data, and two different
+# extents can have the same sum (fs/btrfs/fiemap.c, extent_fiemap).
+_MEANINGLESS = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
+_AT_ONCE = 128
+
+
+class _Extent(ctypes.Structure):
+    _fields_ = (
+        ("logical", ctypes.c_uint64),
+        ("physical", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
+        ("reserved64", ctypes.c_uint64 * 2),
+        ("flags", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32 * 3),
+    )
+
+
+class _Fiemap(ctypes.Structure):
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("mapped", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("extents", _Extent * _AT_ONCE),
+    )
+
+
+_FS_IOC_FIEMAP = ioctl.both(0x66, 11, 32)  # the size of struct fiemap without its extents
+_BTRFS_IOC_FS_INFO = ioctl.reading(0x94, 31, 1024)
+
+
+def next_data(fd: int, position: int, size: int) -> tuple[int, int]:
+    """The next stretch at or after *position* that is not a hole; ``(size, size)`` if only a hole
+    is left.
+    """
+    if position >= size:
+        return size, size
+    try:
+        start = os.lseek(fd, position, os.SEEK_DATA)
+        if start >= size:
+            return size, size
+        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size
+        if error.errno == errno.EINVAL:  # the filesystem cannot tell holes from data
+            return position, size
+        raise
+
+
+_Stretch = tuple[int, int, int, int]
+
+
+class Sharing:
+    """Tells which stretches of two open files are the same blocks of one filesystem.
+
+    Without knowledge (another filesystem, no FIEMAP) no stretch is.
+    """
+
+    __slots__ = ("_files", "_flags", "_known")
+
+    def __init__(self, one: int, other: int) -> None:
+        self._files = (one, other)
+        self._known: list[list[_Stretch]] = [[], []]
+        # On other filesystems two devices may be below one superblock (the real-time device of
+        # XFS): a block that is not shared at all does not prove anything there.
+        self._flags: int | None = None
+        if _filesystem(one) is not None and _filesystem(one) == _filesystem(other):
+            self._flags = 0
+        elif os.fstat(one).st_dev == os.fstat(other).st_dev:
+            self._flags = _EXTENT_SHARED
+
+    def end(self, start: int, end: int) -> tuple[int, bool]:
+        """How far from *start* (at most to *end*) both files are shared, or are not: the end of
+        that stretch, and which of the two.
+        """
+        if self._flags is None:
+            return end, False
+        try:
+            mine, others = self._look(0, start, end), self._look(1, start, end)
+        except OSError:
+            self._flags = None
+            return end, False
+        stop = min(end, mine[0] + mine[2], others[0] + others[2])
+        is_shared = (
+            not (mine[3] | others[3]) & _MEANINGLESS
+            and mine[3] & others[3] & self._flags == self._flags
+            and mine[1] - mine[0] == others[1] - others[0]
+        )
+        return stop, is_shared
+
+    def _look(self, which: int, start: int, end: int) -> _Stretch:
+        """The extent at *start*; where there is none, one that means nothing."""
+        known = self._known[which]
+        while known and known[0][0] + known[0][2] <= start:
+            known.pop(0)
+        if not known:
+            known += _extents(self._files[which], start, end)
+        if not known:
+            return start, 0, end - start, _MEANINGLESS
+        if known[0][0] > start:
+            return start, 0, known[0][0] - start, _MEANINGLESS
+        return known[0]
+
+
+def _extents(fd: int, start: int, end: int) -> list[_Stretch]:
+    """The first extents between *start* and *end*: logical, physical, length and flags of each.
+
+    Dirty pages are written first: until then the old block is reported for what has changed.
+    """
+    request = _Fiemap(start, end - start, _FIEMAP_FLAG_SYNC, 0, _AT_ONCE, 0)
+    fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
+    return [(e.logical, e.physical, e.length, e.flags) for e in request.extents[: request.mapped]]
+
+
+def _filesystem(fd: int) -> bytes | None:
+    """What names the btrfs filesystem of *fd*, whichever subvolume it is in; else ``None``."""
+    answer = bytearray(1024)
+    try:
+        fcntl.ioctl(fd, _BTRFS_IOC_FS_INFO, answer)
+    except OSError:
+        return None
+    return bytes(answer[16:32])

@@ -1,0 +1,225 @@
+"""Where root builds what a user will have: a directory that only root can enter.
+
+What is built there is finished (owner, mode, ACL, extended attributes, times, flags) before it has
+a name in a directory where a user can write, and it arrives there by one rename. What leaves such a
+directory is moved into the workshop first and looked at there, where its name cannot be made to
+mean something else.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+
+from ephemeroot.linux import ioctl, paths, removal
+
+PREFIX = ".ephemeroot-new-"
+"""How the names of workshops begin, in directories of users as well."""
+
+# include/uapi/linux/fs.h; struct fsxattr: the first word are flags, the fourth is the project.
+_FS_IOC_FSGETXATTR = ioctl.reading(0x58, 31, 28)
+_XFLAG_PROJINHERIT = 0x200
+_FS_IOC_GETFLAGS = ioctl.reading(0x66, 1, 8 if sys.maxsize > 1 << 32 else 4)
+_ENCRYPTED = 0x800
+
+_INSIDE = "work"
+
+
+class Workshop:
+    """A directory that only root can enter, for what will be in the open directory *place*.
+
+    ``fd`` is the open directory. If possible it is made in the open directory *preferred*, which
+    only root can write (a store's own records): that takes the same mount, subvolume, project and
+    encryption policy, for a rename crosses none of these. Otherwise it is made in *place*, where it
+    inherits all four. There, users can rename it but not enter it. It is two directories inside one
+    another, because what is opened by its name in *place* could have been exchanged: it is verified
+    and never changed, and what is in it cannot be exchanged.
+
+    Use it in a ``with`` statement: leaving it removes it with all that is still in it.
+    """
+
+    __slots__ = ("_name", "_outer", "_parent", "fd", "place")
+
+    def __init__(self, place: int, preferred: int = -1) -> None:
+        self.place = place
+        fits = preferred >= 0 and _is_roots_alone(preferred) and _can_rename(preferred, place)
+        self._parent = _duplicate(preferred if fits else place)
+        self._outer = self.fd = -1
+        self._name = f"{PREFIX}{os.urandom(8).hex()}"
+        try:
+            os.mkdir(self._name, 0o700, dir_fd=self._parent)
+            self._outer = _open_directory(self._parent, self._name)
+            _require_mine(self._outer)
+            os.mkdir(_INSIDE, 0o700, dir_fd=self._outer)
+            self.fd = _open_directory(self._outer, _INSIDE)
+            _forget_inherited(self.fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what is left in it, and itself. Never raises ``OSError``: what cannot be removed
+        now is unused, and only root can enter it.
+        """
+        try:
+            if self._outer >= 0:
+                removal.remove(self._outer, _INSIDE)
+                _remove_same(self._parent, self._name, self._outer)
+        except OSError:
+            pass
+        for fd in (self.fd, self._outer, self._parent):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._outer = self._parent = -1
+
+    def deliver(self, name: str, new_name: str) -> None:
+        """Give what is finished as *name* the name *new_name* in the place.
+
+        Raises ``FileExistsError`` if that exists by now: nothing is ever replaced.
+        """
+        paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_NOREPLACE)
+
+    def replace(self, name: str, new_name: str, expected: os.stat_result) -> bool:
+        """Exchange what is finished as *name* with what the place has as *new_name*.
+
+        Returns whether that is done: what was displaced is then in the workshop, as *name*. It
+        must be what the caller has looked at (*expected*); if it is not, it is put back.
+        """
+        mine = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_EXCHANGE)
+        if _is(self.fd, name, expected):
+            return True
+        paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_EXCHANGE)
+        if not os.path.samestat(os.stat(name, dir_fd=self.fd, follow_symlinks=False), mine):
+            self._give_back(name, new_name)  # exchanged once more meanwhile
+        return False
+
+    def take(self, name: str, expected: os.stat_result) -> str:
+        """Move what the place has as *name* into the workshop; return its name there.
+
+        Returns an empty name if it is not what the caller has looked at (*expected*): it is put
+        back then. Raises ``FileNotFoundError`` if it is gone.
+        """
+        taken = os.urandom(8).hex()
+        paths.rename(self.place, name, self.fd, taken, flags=paths.RENAME_NOREPLACE)
+        if _is(self.fd, taken, expected):
+            return taken
+        self._give_back(taken, name)
+        return ""
+
+    def _give_back(self, name: str, new_name: str) -> None:
+        """Return to the place what was not meant, under another name if its own is taken by now."""
+        try:
+            self.deliver(name, new_name)
+        except FileExistsError:
+            self.deliver(name, f"{new_name[:200]}.{os.urandom(4).hex()}")
+
+
+def is_certain(parent: int, present: os.stat_result, owner: int) -> bool:
+    """Whether an existing entry that was opened by a name in the open directory *parent* may be
+    changed in place, and get the owner *owner*; *present* is its status by descriptor.
+
+    It must be beyond doubt that it is the entry that was meant. That holds if only root can write
+    *parent*, and also if it belongs to *owner* already: then that user could change it anyway. A
+    regular file with several names may be in another directory, too, and is never changed.
+    """
+    if stat.S_ISREG(present.st_mode) and present.st_nlink != 1:
+        return False
+    return present.st_uid == owner or _is_roots_alone(parent)
+
+
+def _is_roots_alone(fd: int) -> bool:
+    status = os.fstat(fd)
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _is(directory: int, name: str, expected: os.stat_result) -> bool:
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return os.path.samestat(status, expected) and (
+        stat.S_IFMT(status.st_mode), status.st_uid
+    ) == (stat.S_IFMT(expected.st_mode), expected.st_uid)  # fmt: skip
+
+
+def _duplicate(directory: int) -> int:
+    """The directory once more, open for reading."""
+    return paths.open_beneath(directory, ".", os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _open_directory(parent: int, name: str) -> int:
+    return paths.open_entry(parent, name, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _require_mine(fd: int) -> None:
+    """Raise ``OSError`` unless only this process' user can enter the directory, and it is empty."""
+    status = os.fstat(fd)
+    # A directory with the setgid bit hands that on.
+    if status.st_uid != os.geteuid() or status.st_mode & 0o5777 != 0o700 or os.listdir(fd):
+        raise OSError(errno.EBUSY, "exchanged while it was made")
+
+
+def _forget_inherited(fd: int) -> None:
+    """Drop the default ACL and the group that the directory has inherited: what is made in it
+    would inherit them, too.
+    """
+    for name in os.listxattr(fd):
+        if name.startswith("system.posix_acl_"):
+            os.removexattr(fd, name)
+    os.fchown(fd, -1, os.getegid())
+    os.fchmod(fd, 0o700)
+
+
+def _remove_same(parent: int, name: str, fd: int) -> None:
+    """Remove the empty directory if it still has that name. A user may have renamed it meanwhile,
+    which only that user sees.
+    """
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if os.path.samestat(status, os.fstat(fd)):
+        os.rmdir(name, dir_fd=parent)
+
+
+def _can_rename(source: int, target: int) -> bool:
+    """Whether an entry that is made in the directory *source* can be renamed into *target*:
+    both are on the same mount and subvolume, and the entry fits its project and encryption.
+    """
+    if os.fstat(source).st_dev != os.fstat(target).st_dev or _mount(source) != _mount(target):
+        return False
+    flags, project = _project(target)
+    if flags & _XFLAG_PROJINHERIT:
+        return _project(source) == (flags, project) and not _is_encrypted(target)
+    return not _is_encrypted(target)
+
+
+def _mount(fd: int) -> bytes:
+    for line in paths.read(f"/proc/self/fdinfo/{fd}").split(b"\n"):
+        if line.startswith(b"mnt_id:"):
+            return line
+    return b""
+
+
+def _project(fd: int) -> tuple[int, int]:
+    """``PROJINHERIT`` and the project number of the directory; zeros where there are none."""
+    answer = bytearray(28)
+    try:
+        fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, answer)
+    except OSError:
+        return 0, 0
+    flags, project = (int.from_bytes(answer[n : n + 4], sys.byteorder) for n in (0, 12))
+    return flags & _XFLAG_PROJINHERIT, project
+
+
+def _is_encrypted(fd: int) -> bool:
+    answer = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, answer)
+    except OSError:
+        return False
+    return bool(int.from_bytes(answer[:4], sys.byteorder) & _ENCRYPTED)
