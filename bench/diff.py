@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from ephemeroot.cli import histories
+from ephemeroot.linux.namespace import Namespace
 from living_machine import LivingMachine, living_machine
 
 FLOOR = Path(__file__).resolve().parent / "diff.c"
@@ -105,8 +105,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench/diff.py needs root: it makes and mounts filesystems")
-    # Apart from everybody: a process that has a copy of our mounts would stop the wipes.
-    histories.hide_mounts()
+    # A process that has a copy of these mounts would stop the wipes.
+    with Namespace():
+        compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
     files = FILES // 10 if arguments.quick else FILES
     with tempfile.TemporaryDirectory(prefix="ephemeroot-bench-") as folder:
         floor = Path(folder, "floor")

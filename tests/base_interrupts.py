@@ -14,9 +14,9 @@ from typing import Any
 
 from ephemeroot.base import assembly, bootfiles, change, kernels, record
 from ephemeroot.base.place import Bases, Opened, Place
-from ephemeroot.cli import histories
 from ephemeroot.cli.base import place_of
 from ephemeroot.linux import paths
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import filing, fresh, recovery, rotation, subvolumes
 from ephemeroot.wipers.toplevel import Toplevel
 from interrupting import Interrupter
@@ -111,8 +111,8 @@ class Trial:
 
 
 def main(verb: str, size: int) -> None:
-    histories.hide_mounts()
-    print(json.dumps(Trial(verb, place_of("/")).run(size)))
+    with Namespace():
+        print(json.dumps(Trial(verb, place_of("/")).run(size)))
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ class Site:
                 device=self.disk.loop,
                 subvolume=self.subvolume,
                 private=str(self.disk.private),
+                writable=True,
                 live=str(self.root),
             )
         )

@@ -92,6 +92,7 @@ class Machine:
             Installed(
                 device=self.device,
                 private=str(self.private),
+                writable=True,
                 live=str(self.sysroot),
                 root_flags=["errors=remount-ro"],
                 volumes={"/persistent": str(self.volume)},

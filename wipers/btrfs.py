@@ -142,7 +142,9 @@ class Btrfs(Wiper):
 
     def history(self, installed: Installed) -> SubvolumeHistory:
         root = self._root(installed.subvolume)
-        top = Toplevel(installed.device, self._mount_options, installed.private)
+        top = Toplevel(
+            installed.device, self._mount_options, installed.private, writable=installed.writable
+        )
         try:
             return SubvolumeHistory(
                 top, root, self._old_roots, create=False, own=True, base=self._base,

@@ -27,11 +27,13 @@ class Installed:
     where it is mounted now; ``device`` (empty for a wiper that is not ``ON_DEVICE``),
     ``subvolume``, ``root`` and ``root_flags`` are as in ``Boot``. ``volumes`` maps the mount
     points of the volumes needed for boot to where they are mounted now. ``private`` is an
-    empty directory in a mount namespace of this run's own, below which it may mount.
+    empty directory in a mount namespace of this run's own, below which it may mount; unless
+    ``writable``, every such mount must be read-only (the mount, not its filesystem).
     """
 
     __slots__ = (
         "device", "live", "private", "root", "root_flags", "subvolume", "target", "volumes",
+        "writable",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +41,7 @@ class Installed:
         *,
         device: str,
         private: str,
+        writable: bool = False,
         subvolume: str | None = None,
         target: str = "/",
         live: str = "/",
@@ -48,6 +51,7 @@ class Installed:
     ) -> None:
         self.device = device
         self.private = private
+        self.writable = writable
         self.subvolume = subvolume
         self.target = target
         self.live = live

@@ -114,13 +114,7 @@ def _inheriting(groups: list[int]) -> dict[str, Any]:
 
 def mount(fd: int, name: str) -> int:
     """A detached, read-only mount of the open subvolume *fd*; messages call it *name*."""
-    found = mounts.clone(fd, name=name)
-    try:
-        mounts.set_flags(found, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=name)
-    except BaseException:
-        os.close(found)
-        raise
-    return found
+    return mounts.clone_read_only(fd, name=name)
 
 
 def default(fd: int) -> int:

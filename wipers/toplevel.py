@@ -18,13 +18,17 @@ class Toplevel:
     """A private mount of the top level of the btrfs on ``device``.
 
     ``path`` is where it is mounted and ``fd`` an open descriptor of it, ``uuid`` the
-    filesystem's. ``close`` unmounts. Raises ``Refused`` if the device is missing, is no
-    btrfs or cannot be mounted writable.
+    filesystem's. ``close`` unmounts. Unless *writable* the mount is read-only, whatever the
+    filesystem is. Raises ``Refused`` if the device is missing, is not a btrfs filesystem or cannot
+    be mounted as asked for.
     """
 
-    __slots__ = ("device", "fd", "number", "path", "uuid")
+    __slots__ = ("device", "fd", "number", "path", "uuid", "writable")
 
-    def __init__(self, device: str, options: list[str], private: str) -> None:
+    def __init__(
+        self, device: str, options: list[str], private: str, *, writable: bool = True
+    ) -> None:
+        self.writable = writable
         self.device, self.uuid = find(device)
         self.path = f"{private}/top"
         self.fd = -1
@@ -37,14 +41,15 @@ class Toplevel:
             mounts.detach(self.path)
         os.makedirs(self.path, 0o700, exist_ok=True)
         try:
-            mount = mounts.create("btrfs", self.device, [*options, "subvolid=5"])
+            mount = self._create([*options, "subvolid=5"])
         except OSError as error:
             raise Refused(
                 f"cannot mount the btrfs on {self.device}: {error.strerror}",
                 "a filesystem of several devices needs all of them in the initramfs",
             ) from error
         try:
-            mounts.set_flags(mount, private=True, name=self.path)
+            flags = 0 if self.writable else mounts.MOUNT_ATTR_RDONLY
+            mounts.set_flags(mount, set_=flags, private=True, name=self.path)
             target = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 mounts.attach(mount, target, name=self.path)
@@ -59,12 +64,21 @@ class Toplevel:
             self.close()
             raise
 
+    def _create(self, options: list[str]) -> int:
+        try:
+            return mounts.create("btrfs", self.device, options)
+        except OSError as error:
+            # The filesystem is mounted, and has become read-only after an error.
+            if self.writable or error.errno != errno.EBUSY:
+                raise
+        return mounts.create("btrfs", self.device, [*options, "ro"])
+
     def _inspect(self) -> None:
         mount = mountinfo.mounted_at(os.path.realpath(self.path))
         if mount is None:
             raise Refused(f"{self.path} is not mounted although mounting it succeeded")
         self.number = mount.major_minor
-        if os.fstatvfs(self.fd).f_flag & _ST_RDONLY:
+        if self.writable and os.fstatvfs(self.fd).f_flag & _ST_RDONLY:
             raise Refused(
                 f"the btrfs on {self.device} can only be mounted read-only",
                 "look for its errors in the kernel log",

@@ -106,7 +106,7 @@ class UpperHistory(History):
         require_mountable(entry)
         upper = self._open(entry)
         try:
-            above = self.places.attach(mounts.clone(upper, name=entry.text), "above")
+            above = self.places.attach(mounts.clone_read_only(upper, name=entry.text), "above")
         finally:
             os.close(upper)
         below = self.places.attach(self.mount_base(), "below")

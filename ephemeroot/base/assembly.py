@@ -1,7 +1,7 @@
 """A base as a booted system would have it: with everything that is mounted on this one.
 
-The tree is attached in the mount namespace of this process (see ``histories.hide_mounts``),
-so nobody else sees it and it is gone when the process ends, however that ends.
+The tree is attached in the mount namespace of this process (``linux.namespace``): other processes
+do not see it, and the kernel removes it when this one ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ephemeroot.linux import mountinfo, mounts, paths
+from ephemeroot.linux import mountinfo, mounts, namespace, paths
 from ephemeroot.linux.mountinfo import Mount
 
 _NOT_COPIED = ("autofs",)
@@ -49,12 +49,13 @@ class Assembly:
             os.rmdir(_FOLDER)
 
 
-def assemble(base: int, private: str, *, temporary: str, root: str) -> Assembly:
+def assemble(base: int, private: str, *, temporary: str = "", root: str = "") -> Assembly:
     """Mount the open subvolume *base* below the directory *private*, and in it a copy of
     every mount of this machine.
 
-    *temporary* is the subvolume's path from the top level and *root* the root's: boot
-    loaders are told the latter. Raises ``OSError``.
+    *temporary* is the subvolume's path from the top level and *root* the root's: boot loaders are
+    told the latter. Without *root* no command can run in the tree, it can only be looked at.
+    Raises ``OSError``.
     """
     path = os.path.realpath(private) + "/assembly"
     os.makedirs(path, 0o700, exist_ok=True)
@@ -64,11 +65,12 @@ def assemble(base: int, private: str, *, temporary: str, root: str) -> Assembly:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for one in _present(private):
+            for one in _present():
                 _copy_mount(assembly, fd, one.point)
-            if _lacks_names(fd):
-                _copy_mount(assembly, fd, _RESOLV_CONF)
-            _tell_the_root(assembly, fd, temporary, root)
+            if root:
+                if _lacks_names(fd):
+                    _copy_mount(assembly, fd, _RESOLV_CONF)
+                _tell_the_root(assembly, fd, temporary, root)
         finally:
             os.close(fd)
     except BaseException:
@@ -112,18 +114,17 @@ def remove_made(base: int, made: list[str]) -> None:
             os.close(parent)
 
 
-def _present(private: str) -> list[Mount]:
+def _present() -> list[Mount]:
     """What is mounted directly on the root, each place once, parents first."""
     found = mountinfo.mounts()
     root = [mount for mount in found if mount.point == "/"][-1]
-    hidden = os.path.realpath(private)
     places: dict[str, Mount] = {}
     for mount in found:
         if (
             mount.parent == root.id
             and mount.point != "/"
             and mount.fstype not in _NOT_COPIED
-            and not f"{mount.point}/".startswith(f"{hidden}/")
+            and mount.point != namespace.POINT
         ):
             places[mount.point] = mount
     return sorted(places.values(), key=lambda mount: mount.point.count("/"))

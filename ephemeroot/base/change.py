@@ -65,7 +65,7 @@ def create(opened: Opened, log: Log, *, dry_run: bool) -> Outcome:
     def prove(path: str) -> None:
         fd = os.open(path, _DIRECTORY)
         try:
-            _prove_whole(opened, fd, path, os.uname().release)
+            _prove_whole(opened, fd, os.uname().release)
             if not dry_run:
                 _mark(fd)
         finally:
@@ -121,7 +121,7 @@ def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outc
             finally:
                 if base >= 0:
                     os.close(base)
-            _prove_whole(opened, fd, path, None)
+            _prove_whole(opened, fd, None)
             _mark(fd)
         finally:
             os.close(fd)
@@ -273,13 +273,11 @@ def _writable_base(opened: Opened) -> int:
     return fd
 
 
-def _prove_whole(opened: Opened, copy: int, path: str, release: str | None) -> None:
-    """Raise ``Refused`` unless the open *copy* at *path*, with all that is mounted on this
+def _prove_whole(opened: Opened, copy: int, release: str | None) -> None:
+    """Raise ``Refused`` unless the open *copy*, with all that is mounted on this
     machine, could boot.
     """
-    tree = assembly.assemble(
-        copy, opened.private, temporary=opened.relative(path), root=opened.place.root
-    )
+    tree = assembly.assemble(copy, opened.private)
     try:
         _require_whole(tree, release)
     finally:

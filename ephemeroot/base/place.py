@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ephemeroot.errors import Refused
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import directories, subvolumes
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.contract import Boot
@@ -157,16 +157,16 @@ class Opened:
 
 
 @contextmanager
-def opened(place: Place, *, create: bool = False) -> Iterator[Opened]:
-    """*place*, mounted where nobody else sees it (the caller is in a mount namespace of its
-    own), locked until the end. *create* makes a missing ``old-bases``.
+def opened(place: Place, private: Namespace, *, writable: bool = False) -> Iterator[Opened]:
+    """*place*, mounted in the namespace *private*, locked until the end. Unless *writable* it is
+    mounted read-only; else a missing ``old-bases`` is made.
 
     Raises ``Refused`` or ``Locked``.
     """
-    with tempfile.TemporaryDirectory(prefix="ephemeroot-base-") as private:
-        top = Toplevel(place.device, list(place.options), private)
-        try:
-            with Bases(top, place.base, place.old_bases, create=create) as bases:
-                yield Opened(place, private, bases)
-        finally:
-            top.close()
+    directory = private.directory()
+    top = Toplevel(place.device, list(place.options), directory, writable=writable)
+    try:
+        with Bases(top, place.base, place.old_bases, create=writable) as bases:
+            yield Opened(place, directory, bases)
+    finally:
+        top.close()

@@ -18,6 +18,7 @@ from ephemeroot.cli import histories, terminal
 from ephemeroot.config import InvalidConfiguration, Machine, read
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import paths
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import subvolumes
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.contract import Outcome
@@ -61,8 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: done; 1: the command failed, and the base is what it was; 3: another run
     works on it; 10: it was replaced, but something else failed; 130: interrupted.
     """
-    histories.hide_mounts()
-    with _opened(arguments) as place:
+    with Namespace() as private, _opened(arguments, private) as place:
         if arguments.action == "list":
             _list(arguments, place)
             return 0
@@ -74,9 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _opened(arguments: argparse.Namespace) -> Iterator[Opened]:
-    create = arguments.action != "list" and not arguments.dry_run
-    with opened(place_of(arguments.root, arguments.config), create=create) as place:
+def _opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Opened]:
+    writable = arguments.action != "list" and not arguments.dry_run
+    where = place_of(arguments.root, arguments.config)
+    with opened(where, private, writable=writable) as place:
         yield place
 
 

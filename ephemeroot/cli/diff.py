@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ephemeroot.cli import differences, histories, looking, terminal
@@ -15,6 +16,7 @@ from ephemeroot.cli.looking import BASE, FRESH
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Store
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots.comparison import Difference
 
 NAME = "diff"
@@ -69,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, whatever was found; 10 if something could not be looked at."""
     plan = histories.applied_plan(arguments.root)
     keeper = histories.fresh_at(arguments.root, arguments.volume)
-    histories.hide_mounts()
-    which, found, problems = _compare(arguments, plan, keeper)
+    with Namespace() as private:
+        which, found, problems = _compare(arguments, plan, keeper, private)
     prefix = "" if keeper.target == "/" else keeper.target
     found = [dataclasses.replace(d, path=prefix + d.path) for d in found]
     stores = [o.path for o in plan.wipe if isinstance(o, Store)]
@@ -87,25 +89,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(
-    arguments: argparse.Namespace, plan: Plan, keeper: Keeper
+    arguments: argparse.Namespace, plan: Plan, keeper: Keeper, private: Namespace
 ) -> tuple[str, list[Difference], list[str]]:
     which = arguments.against or FRESH
     touched = None
-    with keeper.past() as history:
-        try:
-            mount = looking.against(history, which)
-        except EphemerootError as error:
-            if arguments.against is not None or which == BASE:
-                raise
-            terminal.warning(f"{error.message}: compared with the base")
-            which = BASE
-            mount = looking.against(history, which)
-        if history is not None and which == FRESH and mount is not None and not arguments.content:
-            touched = history.touched()
-    with (
-        looking.attached(which, mount) as old,
-        looking.attached("this root", looking.live(keeper)) as new,
-    ):
+    with ExitStack() as trees:
+        with keeper.past(private) as history:
+            try:
+                mount = looking.against(history, which)
+            except EphemerootError as error:
+                if arguments.against is not None or which == BASE:
+                    raise
+                terminal.warning(f"{error.message}: compared with the base")
+                which = BASE
+                mount = looking.against(history, which)
+            old = trees.enter_context(looking.attached(private, which, mount))
+            if history is not None and which == FRESH and old.fd is not None:
+                touched = None if arguments.content else history.touched()
+        present = looking.live(keeper)
+        new = trees.enter_context(looking.attached(private, "this root", present))
         comparison = looking.prepare(
             history,
             [old, new],

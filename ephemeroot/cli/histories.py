@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +17,9 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied
-from ephemeroot.linux import kernel
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.contract import Wiper
 from ephemeroot.wipers.history import History, Installed
-
-_CLONE_NEWNS = 0x00020000
-_MS_REC_PRIVATE = 16384 | 1 << 18
 
 
 @dataclass(frozen=True)
@@ -45,36 +40,37 @@ class Keeper:
     volumes: dict[str, str]
 
     @contextmanager
-    def history(self) -> Iterator[History]:
-        """Its history, mounted where nobody else sees it, locked until the end.
+    def history(self, private: Namespace, *, writable: bool = False) -> Iterator[History]:
+        """Its history, mounted in the namespace *private*, locked until the end. Without *writable*
+        every mount for it is read-only.
 
         Raises ``Refused`` or ``Locked``, and ``Misconfigured`` if it has none.
         """
-        with self.past() as history:
+        with self.past(private, writable=writable) as history:
             if history is None:
                 raise Misconfigured(f"{self.target} keeps no old roots")
             yield history
 
     @contextmanager
-    def past(self) -> Iterator[History | None]:
+    def past(self, private: Namespace, *, writable: bool = False) -> Iterator[History | None]:
         """The same, or ``None`` for what keeps nothing and begins empty."""
-        with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
-            installed = Installed(
-                device=self.device,
-                private=private,
-                subvolume=self.subvolume,
-                target=self.target,
-                live=self.live,
-                root=self.root,
-                root_flags=self.root_flags,
-                volumes=self.volumes,
-            )
-            history = self.wiper.history(installed)
-            try:
-                yield history
-            finally:
-                if history is not None:
-                    history.close()
+        installed = Installed(
+            device=self.device,
+            private=private.directory(),
+            writable=writable,
+            subvolume=self.subvolume,
+            target=self.target,
+            live=self.live,
+            root=self.root,
+            root_flags=self.root_flags,
+            volumes=self.volumes,
+        )
+        history = self.wiper.history(installed)
+        try:
+            yield history
+        finally:
+            if history is not None:
+                history.close()
 
 
 def applied_plan(root: str) -> Plan:
@@ -156,21 +152,6 @@ def where(
 
 def _below(root: str, path: str) -> str:
     return os.path.join(root, path.lstrip("/")) if path != "/" else root
-
-
-def hide_mounts() -> int:
-    """Move this process into a mount namespace of its own: what is mounted from now on is
-    nobody else's business, and gone when it ends, however it ends.
-
-    Returns a descriptor of the one it was in. Raises ``OSError``.
-    """
-    before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    if kernel.libc.unshare(_CLONE_NEWNS) != 0:
-        kernel.raise_errno("a mount namespace")
-    flags = ctypes.c_ulong(_MS_REC_PRIVATE)
-    if kernel.libc.mount(b"none", b"/", None, flags, None) != 0:
-        kernel.raise_errno("/")
-    return before
 
 
 def confirm(question: str, about: Iterable[str] = ()) -> None:

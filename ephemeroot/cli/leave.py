@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,8 @@ from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied, dracut, presets
-from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.linux import mounts
+from ephemeroot.linux.namespace import Namespace
 
 NAME = "leave"
 HELP = "copy what persists back into the root, disarm the boot, and leave the stores as they are"
@@ -189,13 +189,9 @@ def _show(steps: list[Step]) -> None:
 
 
 def _finish(arguments: argparse.Namespace, root: Path) -> int:
-    histories.hide_mounts()
-    with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
-        finish = Finish(root, Path(private))
-        try:
-            was_left = finish.run(_unheard if arguments.json else terminal.say)
-        finally:
-            _unmount_below(private)
+    with Namespace() as private:
+        finish = Finish(root, Path(private.directory()))
+        was_left = finish.run(_unheard if arguments.json else terminal.say)
     if arguments.json:
         _print_json([], left=was_left, changes=finish.changed, kept=finish.kept)
         return 0
@@ -211,12 +207,6 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
 
 def _unheard(line: str) -> None:
     """JSON has the numbers."""
-
-
-def _unmount_below(private: str) -> None:
-    for mount in reversed(mountinfo.mounts()):
-        if mount.point.startswith(f"{private}/"):
-            mounts.detach(mount.point)
 
 
 def _print_json(results: list[Result], **more: object) -> None:

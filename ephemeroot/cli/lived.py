@@ -46,13 +46,13 @@ def _recover_base(root: str) -> None:
     from ephemeroot.base import change
     from ephemeroot.base.place import Place, opened
     from ephemeroot.cli import histories
+    from ephemeroot.linux.namespace import Namespace
     from ephemeroot.wipers.btrfs import Btrfs
 
-    histories.hide_mounts()
     for keeper in histories.keepers(root, "/"):
         assert isinstance(keeper.wiper, Btrfs)
         place = Place.of(keeper.wiper, keeper.device, keeper.subvolume)
-        with opened(place) as found:
+        with Namespace() as private, opened(place, private, writable=True) as found:
             change.recover(found, lambda line: print(line, flush=True))
 
 

@@ -1,9 +1,8 @@
-"""Two roots side by side: mounted where nobody else sees them, compared, and shown."""
+"""Two roots side by side: mounted in a private namespace, compared, and shown."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ephemeroot.hooks import seed
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied
 from ephemeroot.linux import mounts
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots import noise, persisted
 from ephemeroot.oldroots.comparison import Comparison, Difference
 from ephemeroot.wipers import skeleton
@@ -41,28 +41,26 @@ class Tree:
 
 
 @contextmanager
-def attached(name: str, mount: int | None) -> Iterator[Tree]:
-    """The detached *mount* as a tree. It is attached meanwhile, for what is mounted nowhere
-    would be deleted by another run without a second thought.
+def attached(private: Namespace, name: str, mount: int | None) -> Iterator[Tree]:
+    """The detached *mount*, which is closed, as a tree, attached in the namespace *private*. Call
+    it while the history is locked: another run deletes an old root that is not mounted.
     """
     if mount is None:
         yield Tree(name, None)
         return
-    with tempfile.TemporaryDirectory(prefix="ephemeroot-") as private:
-        mounts.attach_at(mount, private)
-        try:
-            fd = os.open(private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                yield Tree(name, fd)
-            finally:
-                os.close(fd)
-        finally:
-            mounts.detach(private)
+    place = private.directory()
+    mounts.attach_at(mount, place)
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Tree(name, fd)
+    finally:
+        os.close(fd)
+        mounts.detach(place)
 
 
 def live(keeper: Keeper) -> int:
-    """A mount of what *keeper* makes fresh as it is now, without all that is mounted on it."""
-    return mounts.clone_at(keeper.live)
+    """A read-only mount of what *keeper* makes fresh as it is now, without the mounts in it."""
+    return mounts.clone_at(keeper.live, read_only=True)
 
 
 def against(history: History | None, which: str) -> int | None:

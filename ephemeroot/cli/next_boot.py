@@ -17,6 +17,7 @@ from ephemeroot.hooks import request as requests
 from ephemeroot.hooks.request import Request
 from ephemeroot.hooks.volumes import MARKER, Store
 from ephemeroot.linux import paths
+from ephemeroot.linux.namespace import Namespace
 
 NAME = "next-boot"
 HELP = "ask the next boot, once, to keep the root, or to boot an old one"
@@ -92,14 +93,13 @@ def _stores(root: str) -> list[Path]:
 
 def _require(root: str, name: str) -> None:
     """Raise ``Misconfigured`` if the root's history has no old root of that *name*."""
-    histories.hide_mounts()
     for keeper in histories.keepers(root, "/"):
         if not keeper.wiper.BOOTS_OLD_ROOTS:
             raise Misconfigured(
                 f"the old roots of the wiper {keeper.wiper.NAME} cannot be booted",
                 "'ephemeroot roots restore' and 'roots mount' bring back what is in them",
             )
-        with keeper.history() as history:
+        with Namespace() as private, keeper.history(private) as history:
             history.facts(history.find(name))
 
 

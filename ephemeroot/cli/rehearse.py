@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,7 +19,8 @@ from ephemeroot.conversion import seeds
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.linux import mountinfo
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.rehearsal import actors, findings, scene, throwaway
 from ephemeroot.rehearsal.findings import ERROR, Finding, Inspection
 from ephemeroot.rehearsal.performance import Performance
@@ -66,17 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: the boot would work, perhaps with warnings; 1: it would not."""
     stage = _prepare(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    histories.hide_mounts()
-    # Named here, for both processes; made by the one that plays.
+    # Named here, for both processes; made by the one that simulates the boot.
     name = throwaway.new_name()
-    folder = Path(tempfile.gettempdir(), name.lstrip("."))
-    try:
+    with Namespace() as private:
         result = actors.play(
-            lambda: _play(stage, folder, name, verbose=arguments.verbose),
-            lambda: _tidy(stage, folder, name),
+            lambda: _play(stage, name, verbose=arguments.verbose),
+            lambda: _tidy(stage, private, name),
         )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     if result is None:
         raise EphemerootError("the rehearsal ended before it was over", "run it with --verbose")
     found = [Finding(**one) for one in result["findings"]]
@@ -115,42 +110,40 @@ def _prepare(arguments: argparse.Namespace) -> _Stage:
     return _Stage(root, plan, line.strip(), device, subvolume, frozenset(large), on_btrfs)
 
 
-def _throwaway(stage: _Stage, folder: Path, name: str) -> Throwaway:
+def _throwaway(stage: _Stage, private: Namespace, name: str) -> Throwaway:
     """The throw-away directory on the root's btrfs; leftovers of earlier rehearsals go first."""
-    top = Toplevel(str(stage.device), [], str(folder / "subvolumes"))
+    top = Toplevel(str(stage.device), [], private.directory())
     throwaway.sweep(top)
     return Throwaway(top, name)
 
 
-def _tidy(stage: _Stage, folder: Path, name: str) -> None:
-    """No mount and no subvolume is left. It is called in both processes, one after the other, and
-    after an interruption at any point: of what is to go, some or all may not be there.
+def _tidy(stage: _Stage, private: Namespace, name: str) -> bool:
+    """Remove the throw-away subvolumes, as far as they were made; whether none is left.
+
+    Nothing is mounted in them any more: that was in the namespace of the process that simulated
+    the boot, and it has left it or ended.
     """
-    if not folder.exists():
-        return  # it is the first that is made, and the last that goes
-    for mount in reversed(mountinfo.mounts()):
-        if mount.point.startswith(f"{folder}/"):
-            mounts.detach(mount.point)
-    problems: list[str] = []
-    if stage.on_btrfs:
-        with Toplevel(str(stage.device), [], str(folder / "tidy")) as top:
-            problems = throwaway.sweep(top, name)
+    if not stage.on_btrfs:
+        return True
+    with Toplevel(str(stage.device), [], private.directory()) as top:
+        problems = throwaway.sweep(top, name)
     for problem in problems:
         terminal.warning(problem, "the next rehearsal tries again")
-    if not problems:
-        shutil.rmtree(folder, ignore_errors=True)
+    return not problems
 
 
-def _play(stage: _Stage, folder: Path, name: str, *, verbose: bool) -> dict[str, Any]:
-    histories.hide_mounts()  # once more: the one that waits sees nothing of this
-    folder.mkdir(mode=0o700)
-    away = _throwaway(stage, folder, name) if stage.on_btrfs else None
+def _play(stage: _Stage, name: str, *, verbose: bool) -> dict[str, Any]:
+    # A namespace of its own: whatever ends this process, the one that waits sees no mount of it.
+    with Namespace() as private:
+        return _simulate(stage, private, name, verbose=verbose)
+
+
+def _simulate(stage: _Stage, private: Namespace, name: str, *, verbose: bool) -> dict[str, Any]:
+    away = _throwaway(stage, private, name) if stage.on_btrfs else None
     if not verbose:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 2)
-    inner = folder / "stage"
-    inner.mkdir()
-    place = Scene(inner, stage.root)
+    place = Scene(Path(private.directory()), stage.root)
     place.set_up()
     performance = Performance(
         place, stage.plan, stage.line, stage.device, stage.subvolume, away, stage.large

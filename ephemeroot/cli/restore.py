@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from ephemeroot.cli.looking import Tree
 from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.image import applied
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots import persisted, restoring
 from ephemeroot.oldroots.restoring import Plan, Step
 
@@ -48,11 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = ["/" + path.lstrip("/") for path in wanted]
     keeper = _keeper(arguments, wanted)
     declared = applied.declared(histories.applied_plan(arguments.root))
-    histories.hide_mounts()
-    with keeper.history() as history:
-        entry = history.find(arguments.name)
-        mount = history.mount(entry)
-    with looking.attached(entry.label, mount) as tree, _target(arguments, keeper) as target:
+    with Namespace() as private, ExitStack() as trees:
+        with keeper.history(private) as history:
+            entry = history.find(arguments.name)
+            old = looking.attached(private, entry.label, history.mount(entry))
+            tree = trees.enter_context(old)
+        target = trees.enter_context(_target(arguments, keeper))
         restore = _Restore(arguments, keeper, tree, target, declared)
         for path in wanted:
             restore.plan_one(path)

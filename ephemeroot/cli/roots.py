@@ -14,6 +14,7 @@ from ephemeroot.cli import diff, histories, restore, roots_look, terminal
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import clock
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import changes
 from ephemeroot.wipers.changes import Deletion
 from ephemeroot.wipers.contract import Change
@@ -87,13 +88,17 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.action in elsewhere:
         return elsewhere[arguments.action](arguments)
-    histories.hide_mounts()
-    if arguments.action == "list":
-        return _list(arguments)
-    if arguments.action == "prune":
-        return _prune(arguments)
+    with Namespace() as private:
+        if arguments.action == "list":
+            return _list(arguments, private)
+        if arguments.action == "prune":
+            return _prune(arguments, private)
+        return _change_one(arguments, private)
+
+
+def _change_one(arguments: argparse.Namespace, private: Namespace) -> int:
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
-    with keeper.history() as history:
+    with keeper.history(private, writable=not arguments.dry_run) as history:
         change = _change(history, arguments)
         done = _Done(keeper)
         if change is not None:
@@ -116,10 +121,10 @@ def _change(history: History, arguments: argparse.Namespace) -> Change | None:
 # What is there
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _list(arguments: argparse.Namespace, private: Namespace) -> int:
     found: list[dict[str, Any]] = []
     for keeper in histories.keepers(arguments.root, arguments.volume):
-        with keeper.history() as history:
+        with keeper.history(private) as history:
             entries = _entries(history, _pruning(history))
         found.append({
             "target": keeper.target,
@@ -203,10 +208,10 @@ def _pruning(history: History) -> Pruning:
     return history.pruning(now)
 
 
-def _prune(arguments: argparse.Namespace) -> int:
+def _prune(arguments: argparse.Namespace, private: Namespace) -> int:
     done = []
     for keeper in histories.keepers(arguments.root, arguments.volume):
-        with keeper.history() as history:
+        with keeper.history(private, writable=not arguments.dry_run) as history:
             done.append(_prune_one(arguments, keeper, history))
     return _finish(arguments, done)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import shlex
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from ephemeroot import amounts
 from ephemeroot.cli import diff, differences, histories, looking, terminal
 from ephemeroot.errors import Misconfigured
-from ephemeroot.linux import kernel, mounts
+from ephemeroot.linux import mounts
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.marks import LIVED, NEW
 from ephemeroot.wipers.oldroot import Facts, OldRoot
@@ -23,17 +24,14 @@ FORMAT_DIFF = "ephemeroot-roots-diff"
 FORMAT_MOUNT = "ephemeroot-roots-mount"
 VERSION = 1
 
-_CLONE_NEWNS = 0x00020000
-
 
 # show
 
 
 def show(arguments: argparse.Namespace) -> int:
     """Print what is known about one old root."""
-    histories.hide_mounts()
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
-    with keeper.history() as history:
+    with Namespace() as private, keeper.history(private) as history:
         entry = history.find(arguments.name)
         facts = history.facts(entry)
         content = _to_json(history, entry, facts)
@@ -95,25 +93,19 @@ def mount(arguments: argparse.Namespace) -> int:
     """Mount one old root, read-only, at a directory; ``umount`` undoes it."""
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
     where = os.path.realpath(arguments.directory)
-    if not os.path.isdir(where):
-        raise Misconfigured(f"{where} is no directory", "make it first")
-    if os.listdir(where) and not arguments.dry_run:
-        raise Misconfigured(f"{where} is not empty", "what is in it would be hidden")
-    before = histories.hide_mounts()
-    try:
-        with keeper.history() as history:
+    place = _open_place(where, may_hide=arguments.dry_run)
+    with ExitStack() as stack:
+        stack.callback(os.close, place)
+        with Namespace() as private, keeper.history(private) as history:
             entry = history.find(arguments.name)
             line = f"mount {history.path(entry)}, read-only, at {where}"
             if arguments.dry_run:
                 _say_mounted(arguments, entry, where, f"{line}: not done: dry run")
                 return 0
             made = history.mount(entry)
-        try:
-            _attach_in(before, made, where)
-        finally:
-            os.close(made)
-    finally:
-        os.close(before)
+            stack.callback(os.close, made)
+        # Here, and only here, a mount is made in the caller's namespace: it is what was asked for.
+        mounts.attach(made, place, name=where)
     undo = f"umount {shlex.quote(where)}"
     _say_mounted(arguments, entry, where, f"{line}: mounted; '{undo}' undoes it")
     return 0
@@ -128,15 +120,21 @@ def _say_mounted(arguments: argparse.Namespace, entry: OldRoot, where: str, line
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-def _attach_in(namespace: int, made: int, where: str) -> None:
-    """Attach the detached mount *made* at *where* in another mount namespace: ours before."""
-    if kernel.libc.setns(namespace, ctypes.c_int(_CLONE_NEWNS)) != 0:
-        kernel.raise_errno("the mount namespace")
-    place = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _open_place(where: str, *, may_hide: bool) -> int:
+    """The directory *where*, which must be empty unless *may_hide*, open in the caller's namespace:
+    a mount is attached to what was looked at.
+    """
     try:
-        mounts.attach(made, place, name=where)
-    finally:
+        place = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Misconfigured(f"{where} is not a directory", f"'mkdir {where}' makes it") from None
+    try:
+        if os.listdir(place) and not may_hide:
+            raise Misconfigured(f"{where} is not empty", "name an empty directory")
+    except BaseException:
         os.close(place)
+        raise
+    return place
 
 
 # diff
@@ -148,14 +146,15 @@ def compare(arguments: argparse.Namespace) -> int:
         raise Misconfigured("--live and a second old root exclude each other", "leave one out")
     plan = histories.applied_plan(arguments.root)
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
-    histories.hide_mounts()
-    with keeper.history() as history:
-        first = history.find(arguments.name)
-        old = history.mount(first)
-        second = history.find(arguments.other) if arguments.other else None
-        new = history.mount(second) if second is not None else looking.live(keeper)
-    names = (first.label, second.label if second is not None else "this root")
-    with looking.attached(names[0], old) as one, looking.attached(names[1], new) as other:
+    with Namespace() as private, ExitStack() as trees:
+        with keeper.history(private) as history:
+            first = history.find(arguments.name)
+            second = history.find(arguments.other) if arguments.other else None
+            names = (first.label, second.label if second is not None else "this root")
+            old = history.mount(first)
+            one = trees.enter_context(looking.attached(private, names[0], old))
+            new = history.mount(second) if second is not None else looking.live(keeper)
+            other = trees.enter_context(looking.attached(private, names[1], new))
         comparison = looking.prepare(
             history,
             [one, other],

@@ -121,6 +121,8 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
         if not os.path.ismount(point):
             point.mkdir(parents=True, exist_ok=True)
             mount = mounts.create(volume.type, _device(volume), volume.options)
+            # Nothing is written to a store: what changed in it goes to the root.
+            mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=str(point))
             mounts.attach_at(mount, str(point))
         found[operation.path] = point / operation.below
     return found

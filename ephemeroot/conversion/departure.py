@@ -115,7 +115,7 @@ class Departure:
         if isinstance(item.operation, Overlay):
             return "waits for the next boot"
         opened = self._open_stores()
-        root = returning.bare_root(self.root)
+        root = returning.bare_root(self.root, writable=True)
         mirror = Mirror(excluded=self.below(item), copier=self.copier)
         try:
             returning.bring(mirror, item.operation, opened[item.operation.store], root, item.path)
@@ -143,7 +143,7 @@ class Departure:
                 f"ever: {self.problems[0]}",
                 "mend it and run 'ephemeroot leave' again",
             )
-        root = returning.bare_root(self.root)
+        root = returning.bare_root(self.root, writable=True)
         try:
             returning.remove(root, applied.PLAN.lstrip("/"))
             seed.write_record(root, RECORD, self._record())

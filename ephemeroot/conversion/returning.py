@@ -18,9 +18,11 @@ Taken = Directory | File | Overlay
 """Operations whose paths the root does not have as its own."""
 
 
-def bare_root(root: Path) -> int:
-    """The root, open, without anything that is mounted in it: what lies under the binds."""
-    clone = mounts.clone_at(str(root))
+def bare_root(root: Path, *, writable: bool = False) -> int:
+    """The root, open, without anything that is mounted in it: what the binds hide. Nothing can be
+    written through it unless *writable*.
+    """
+    clone = mounts.clone_at(str(root), read_only=not writable)
     try:
         # The descriptor of a mount is O_PATH; reading it needs another one.
         return os.open(mounts.fd_path(clone), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

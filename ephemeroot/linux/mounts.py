@@ -38,7 +38,9 @@ MS_RDONLY = 1
 MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
+MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
 # Options of mount(8) that the kernel keeps per mount and not per filesystem: the flags
@@ -82,6 +84,17 @@ def clone(fd: int, *, recursive: bool = False, name: str = "") -> int:
     return kernel.syscall(kernel.SYS_OPEN_TREE, fd, ctypes.c_char_p(b""), flags, name=name)
 
 
+def clone_read_only(fd: int, *, name: str = "") -> int:
+    """The same, of the one mount that *fd* is in; nothing can be written through the copy."""
+    mount = clone(fd, name=name)
+    try:
+        set_flags(mount, set_=MOUNT_ATTR_RDONLY, private=True, name=name)
+    except BaseException:
+        os.close(mount)
+        raise
+    return mount
+
+
 def attach(mount_fd: int, target_fd: int, *, name: str = "") -> None:
     """Attach the detached mount *mount_fd* on the open directory or file *target_fd*."""
     kernel.syscall(
@@ -95,11 +108,11 @@ def attach(mount_fd: int, target_fd: int, *, name: str = "") -> None:
     )
 
 
-def clone_at(path: str) -> int:
+def clone_at(path: str, *, read_only: bool = False) -> int:
     """Return a detached copy of what is mounted at *path*, without the mounts inside it."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        return clone(fd, name=path)
+        return clone_read_only(fd, name=path) if read_only else clone(fd, name=path)
     finally:
         os.close(fd)
 
@@ -133,10 +146,20 @@ def bind(source_fd: int, target_fd: int, *, set_: int = 0, clear: int = 0, name:
 
 
 def set_flags(
-    mount_fd: int, *, set_: int = 0, clear: int = 0, private: bool = False, name: str = ""
+    mount_fd: int,
+    *,
+    set_: int = 0,
+    clear: int = 0,
+    private: bool = False,
+    unbindable: bool = False,
+    name: str = "",
 ) -> None:
-    """Change the flags of one mount (not of its filesystem); see mount_setattr(2)."""
-    attr = _MountAttr(set_, clear, MS_PRIVATE if private else 0, 0)
+    """Change the flags of one mount (not of its filesystem); see mount_setattr(2).
+
+    An *unbindable* mount is private too, and no clone of a tree has it.
+    """
+    propagation = MS_UNBINDABLE if unbindable else MS_PRIVATE if private else 0
+    attr = _MountAttr(set_, clear, propagation, 0)
     kernel.syscall(
         kernel.SYS_MOUNT_SETATTR,
         mount_fd,

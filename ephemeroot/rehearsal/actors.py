@@ -1,9 +1,9 @@
-"""Two processes: one plays the boot and tidies up, the other waits and tidies up once more.
+"""Two processes: one simulates the boot and tidies up, the other waits, and tidies up if need be.
 
-Everything that is made is made by the one that plays, after the other is there to see its end.
-If the one that waits is killed, the other is told by the kernel (PR_SET_PDEATHSIG, prctl(2)): at
-no moment does killing one of them leave anything. If both are, the next rehearsal tidies up. What
-is mounted goes with the mount namespace of the one that plays.
+Everything that is made is made by the first, after the second is there to see its end. If the one
+that waits is killed, the kernel tells the other (PR_SET_PDEATHSIG, prctl(2)): at no moment does
+killing one of them leave anything. If both are, the next rehearsal tidies up. What is mounted goes
+with the mount namespace of the process that mounted it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import kernel
 
 _PR_SET_PDEATHSIG = 1
@@ -26,9 +27,12 @@ class Ended(BaseException):
     """The process was asked to end."""
 
 
-def play(action: Callable[[], dict[str, Any]], tidy: Callable[[], None]) -> dict[str, Any] | None:
+def play(action: Callable[[], dict[str, Any]], tidy: Callable[[], bool]) -> dict[str, Any] | None:
     """Run *action* in a process of its own and return what it returned; ``None`` if it ended
-    without. *tidy* is called afterwards in that process and in this one, whatever happens.
+    without. An ``EphemerootError`` of *action* is raised here.
+
+    *tidy*, which returns whether nothing is left, is called afterwards in that process, and in this
+    one unless it returned true there.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -47,24 +51,30 @@ def play(action: Callable[[], dict[str, Any]], tidy: Callable[[], None]) -> dict
         os.kill(child, signal.SIGTERM)
         raise
     finally:
-        _wait(child)
-        tidy()
-    return json.loads(raw) if raw else None
+        if not _wait(child):
+            tidy()
+    if not raw:
+        return None
+    answer = json.loads(raw)
+    if "error" in answer:
+        raise EphemerootError(*answer["error"])
+    result: dict[str, Any] = answer["result"]
+    return result
 
 
-def _wait(child: int) -> None:
+def _wait(child: int) -> bool:
+    """Whether *child* has ended, with nothing left of it."""
     while True:
         try:
-            os.waitpid(child, 0)
-            return
+            return os.waitpid(child, 0)[1] == 0
         except KeyboardInterrupt:
             continue
         except ChildProcessError:
-            return
+            return False
 
 
 def _child(
-    action: Callable[[], dict[str, Any]], tidy: Callable[[], None], write: int, parent: int
+    action: Callable[[], dict[str, Any]], tidy: Callable[[], bool], write: int, parent: int
 ) -> None:
     code = 1
     try:
@@ -74,8 +84,7 @@ def _child(
             kernel.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
             if os.getppid() != parent:
                 raise Ended
-            os.write(write, json.dumps(action()).encode())
-            code = 0
+            os.write(write, json.dumps(_answer(action)).encode())
         finally:
             _ignore()
     except Ended:
@@ -84,10 +93,17 @@ def _child(
         sys.excepthook(*sys.exc_info())
     finally:
         try:
-            tidy()
-        except BaseException:  # noqa: BLE001  # the other one tries again, and says so
+            code = 0 if tidy() else 1
+        except BaseException:  # noqa: BLE001  # the other one tries again, and reports it
             code = 1
         os._exit(code)
+
+
+def _answer(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {"result": action()}
+    except EphemerootError as error:
+        return {"error": [error.message, error.hint]}
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -39,9 +39,7 @@ class RehearsedOverlay(Overlay):
     root = "/"
 
     def lower(self, boot: Boot) -> int:
-        mount = mounts.clone_at(self.root)
-        mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=self.root)
-        return mount
+        return mounts.clone_at(self.root, read_only=True)
 
 
 @dataclass(slots=True)

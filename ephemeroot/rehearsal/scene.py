@@ -106,9 +106,8 @@ class Scene:
                     f"{there.root}, declared is {volume.type} {subvolume}".rstrip(),
                     "the boot would mount what is declared",
                 )
-            mount = mounts.clone_at(live)
-        else:
-            mount = self._new_mount(volume)
+            return mounts.clone_at(live, read_only=True)
+        mount = self._new_mount(volume)
         mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=live)
         return mount
 
