@@ -52,7 +52,7 @@ class Trial:
         # A directory of this test, removed by nobody: what is still mounted in it is not.
         private = Path("/run/private")
         private.mkdir(exist_ok=True)
-        with Toplevel(self.place.device, [], str(private)) as top:
+        with Toplevel(self.place.device, [], str(private), writable=True) as top:
             with Bases(top, self.place.base, self.place.old_bases, create=True) as bases:
                 opened = Opened(self.place, str(private), bases)
                 before = self.uuids(opened)

@@ -1,8 +1,8 @@
 """A machine whose root is a btrfs subvolume, entered with chroot in namespaces of its own.
 
 Its /usr is the host's below an overlay, so that commands run in it and nothing they do
-leaves it; its kernel modules are in /lib, which is the subvolume's. /boot is a folder of
-the test, mounted as a file system of its own.
+leaves it; its kernel modules are in /lib, which is the subvolume's. /boot and /run are folders of
+the test, each mounted as a file system of its own.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ keep-bases = 2
 
 _ENTER = """\
 set -e
-root=$1; boot=$2; loop=$3; usr=$4; checkout=$5; shift 5
+root=$1; boot=$2; run=$3; loop=$4; usr=$5; checkout=$6; shift 6
 mount --make-rprivate /
 mount -o subvol=root "$loop" "$root"
 mount -t overlay overlay -o "lowerdir=/usr,upperdir=$usr/upper,workdir=$usr/work" "$root/usr"
 for name in proc dev sys; do mount --rbind "/$name" "$root/$name"; done
-for name in run tmp; do mount -t tmpfs tmpfs "$root/$name"; done
+mount -t tmpfs tmpfs "$root/tmp"
+mount --bind "$run" "$root/run"
 mkdir -p "$root$checkout"
 mount --rbind "$checkout" "$root$checkout"
 mount --bind "$boot" "$root/boot"
@@ -53,8 +54,15 @@ class Machine:
         self.top = disk.top
         self.folder = folder
         self.boot = folder / "boot"
+        self.run_folder = folder / "run"
         self.usr = folder / "usr"
-        for path in (self.boot, self.usr / "upper/sbin", self.usr / "work", folder / "root"):
+        for path in (
+            self.boot,
+            self.run_folder,
+            self.usr / "upper/sbin",
+            self.usr / "work",
+            folder / "root",
+        ):
             path.mkdir(parents=True)
         init = self.usr / "upper/sbin/init"
         init.write_text("#!/bin/sh\n")
@@ -88,7 +96,9 @@ class Machine:
     def words(self, *words: str) -> list[str]:
         """The command line that runs *words* in it."""
         enter = ["unshare", "--mount", "sh", "-c", _ENTER, "enter"]
-        facts = [self.folder / "root", self.boot, self.disk.loop, self.usr, CHECKOUT]
+        facts = [
+            self.folder / "root", self.boot, self.run_folder, self.disk.loop, self.usr, CHECKOUT,
+        ]  # fmt: skip
         return [*enter, *map(str, facts), *words]
 
     def base_words(self, *words: str) -> list[str]:

@@ -478,7 +478,7 @@ def test_another_store(tmp_path: Path) -> None:
 def test_one_at_a_time(machine: MachineTree) -> None:
     import fcntl
 
-    folder = os.open(machine.path / "etc/ephemeroot", os.O_RDONLY)
+    folder = os.open(machine.path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         assert adopt(machine, "/srv/app") == 3

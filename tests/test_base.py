@@ -250,7 +250,7 @@ def test_two_runs_at_once(based: Machine) -> None:
     try:
         done = based.run("true")
         assert done.returncode == 3
-        assert "another run of ephemeroot" in done.stderr
+        assert "locked by another run" in done.stderr
     finally:
         process.terminate()
         process.wait(60)

@@ -188,7 +188,7 @@ def test_mistakes_are_reported_and_nothing_is_written(
 
 
 def test_one_at_a_time(machine: MachineTree) -> None:
-    folder = os.open(machine.path / "etc/ephemeroot", os.O_RDONLY)
+    folder = os.open(machine.path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         assert apply(machine, "--yes") == 3

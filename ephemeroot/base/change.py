@@ -32,7 +32,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class CommandFailed(EphemerootError):
-    """The command that was to change the base did not succeed; the base is what it was."""
+    """The command that was to change the base did not succeed; the base is unchanged."""
 
 
 def recover(opened: Opened, log: Log) -> None:
@@ -187,7 +187,7 @@ class _Work:
                 self.confirm()
             elif status:
                 raise CommandFailed(
-                    f"{self.words[0]} ended with exit status {status}", "the base is what it was"
+                    f"{self.words[0]} ended with exit status {status}", "the base is unchanged"
                 )
             _require_whole(tree)
         finally:

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     root = Path(arguments.root)
     machine = Machine.of(arguments.root)
-    with nullcontext() if arguments.dry_run else lock.hold(root):
+    with lock.hold(root, "ephemeroot adopt", dry_run=arguments.dry_run):
         adopter = Adopter(
             root,
             read(machine),

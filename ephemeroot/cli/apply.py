@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import apply_listing, histories, setup, step, terminal
+from ephemeroot.cli import apply_listing, cut_off, histories, setup, step, terminal
 from ephemeroot.cli.step import Step
 from ephemeroot.compile import Compilation, compile_examination
 from ephemeroot.config import (
@@ -47,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: everything was done and read back; 10: some images could not be rebuilt."""
     root = Path(arguments.root)
-    with nullcontext() if arguments.dry_run else lock.hold(root):
+    with lock.hold(root, "ephemeroot apply", dry_run=arguments.dry_run):
+        if not arguments.dry_run:
+            _end_base_run(arguments)
         machine = Machine.of(arguments.root)
         application = Application(root, read(machine, arguments.config), machine)
         steps = application.steps(images=not arguments.no_images)
@@ -68,6 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         apply_listing.conclude(application, results)
     return 0
+
+
+def _end_base_run(arguments: argparse.Namespace) -> None:
+    try:
+        cut_off.end(arguments.root, terminal.warning if arguments.json else terminal.say)
+    except Damaged:
+        return  # the applied plan: it is reported below, and replaced
 
 
 class Application:

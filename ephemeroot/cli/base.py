@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ephemeroot.base import change, kernels
@@ -16,6 +17,7 @@ from ephemeroot.base.place import Opened, Place, opened
 from ephemeroot.base.record import Record
 from ephemeroot.cli import histories, terminal
 from ephemeroot.config import InvalidConfiguration, Machine, read
+from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
@@ -59,13 +61,19 @@ def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: done; 1: the command failed, and the base is what it was; 3: another run
+    """Exit code 0: done; 1: the command failed, and the base is unchanged; 3: another run
     works on it; 10: it was replaced, but something else failed; 130: interrupted.
     """
-    with Namespace() as private, _opened(arguments, private) as place:
-        if arguments.action == "list":
+    if arguments.action == "list":
+        with Namespace() as private, _opened(arguments, private) as place:
             _list(arguments, place)
-            return 0
+        return 0
+    verb = f"ephemeroot base {arguments.action}"
+    with (
+        lock.hold(Path(arguments.root), verb, dry_run=arguments.dry_run),
+        Namespace() as private,
+        _opened(arguments, private) as place,
+    ):
         if not arguments.dry_run:
             change.recover(place, terminal.say)
         lines: list[str] = []

@@ -8,12 +8,11 @@ import os
 import shutil
 import stat
 import sys
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from ephemeroot import amounts
-from ephemeroot.cli import histories, setup, step, terminal
+from ephemeroot.cli import cut_off, histories, setup, step, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.cli.step import Result, Step
 from ephemeroot.compile import compile_examination
@@ -55,9 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: done; 1: nothing is disarmed; 10: disarmed, but an image was not rebuilt."""
     root = Path(arguments.root)
     if arguments.finish:
-        return _finish(arguments, root)
+        with lock.hold(root, "ephemeroot leave --finish", wait=terminal.warning):
+            return _finish(arguments, root)
     bar = Progress("copying back", None)
-    with nullcontext() if arguments.dry_run else lock.hold(root):
+    with lock.hold(root, "ephemeroot leave", dry_run=arguments.dry_run):
+        if not arguments.dry_run:
+            cut_off.end(arguments.root, terminal.warning if arguments.json else terminal.say)
         plan = applied.load(root)
         if plan is None:
             return _nothing_to_leave(arguments, root)

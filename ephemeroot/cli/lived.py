@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ephemeroot.cli import cut_off
+from ephemeroot.conversion import lock
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.hooks.wipe import WIPED, Wipe
-from ephemeroot.image import applied
 
 NAME = "lived"
 HELP = "record that this boot was complete (called by ephemeroot-lived.service)"
@@ -32,28 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
                 "its root will be retired as unused; is it mounted read-only?",
             ) from error
         sys.stdout.write(f"{wipe.target}: {'lived' if marked else 'keeps no history'}\n")
-    _recover_base(arguments.root)
+    if cut_off.is_possible(arguments.root):
+        say = partial(print, flush=True)
+        with lock.hold(Path(arguments.root), "ephemeroot lived", wait=say):
+            cut_off.end(arguments.root, say)
     return 0
-
-
-def _recover_base(root: str) -> None:
-    """Put back what a ``base run`` changed that a power cut ended."""
-    plan = applied.load(Path(root))
-    wipes = [o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"] if plan else []
-    if not any(o.wiper == "btrfs" and o.settings.get("base") for o in wipes):
-        return
-    # Only here: most machines' boots need nothing of it.
-    from ephemeroot.base import change
-    from ephemeroot.base.place import Place, opened
-    from ephemeroot.cli import histories
-    from ephemeroot.linux.namespace import Namespace
-    from ephemeroot.wipers.btrfs import Btrfs
-
-    for keeper in histories.keepers(root, "/"):
-        assert isinstance(keeper.wiper, Btrfs)
-        place = Place.of(keeper.wiper, keeper.device, keeper.subvolume)
-        with Namespace() as private, opened(place, private, writable=True) as found:
-            change.recover(found, lambda line: print(line, flush=True))
 
 
 def _made_fresh(record: Path) -> list[Wipe]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.cli import terminal
-from ephemeroot.conversion import departure
+from ephemeroot.conversion import departure, lock
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.image import applied, data, units
 from ephemeroot.linux import paths
@@ -105,6 +105,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Install or remove, say each file."""
     root = Path(arguments.root or "/")
+    with lock.hold(root, "ephemeroot setup", dry_run=arguments.dry_run):
+        return _run(arguments, root)
+
+
+def _run(arguments: argparse.Namespace, root: Path) -> int:
     if arguments.remove:
         _require_disarmed(root)
     installed = items(arguments.generator, _program(arguments.program, root))

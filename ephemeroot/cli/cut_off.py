@@ -1,0 +1,57 @@
+"""A ``base run`` that was cut off is ended before anything else writes boot loader files: what it
+puts back would revert them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from ephemeroot.errors import EphemerootError, Locked
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.image import applied
+
+
+def is_possible(root: str) -> bool:
+    """Whether *root* is the running machine's and has a base, by its applied plan.
+
+    Raises ``Damaged``.
+    """
+    if not os.path.samestat(os.stat(root), os.stat("/")):
+        return False  # what is saved and put back is what is mounted on the running machine
+    plan = applied.load(Path(root))
+    wipes = [o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"] if plan else []
+    return any(o.wiper == "btrfs" and o.settings.get("base") for o in wipes)
+
+
+def end(root: str, log: Callable[[str], None]) -> None:
+    """Complete or take back what a ``base run`` of the machine below *root* has left; *log* gets a
+    line for each thing that is done.
+
+    The caller holds ``conversion.lock``. Raises ``EphemerootError`` if it cannot be ended. A base
+    that is not where the plan says is reported to *log*: applying another plan mends that.
+    """
+    if not is_possible(root):
+        return
+    # Only here: most machines' boots need nothing of it.
+    from ephemeroot.base import change
+    from ephemeroot.base.place import Place, opened
+    from ephemeroot.cli import histories
+    from ephemeroot.linux.namespace import Namespace
+    from ephemeroot.wipers.btrfs import Btrfs
+
+    with ExitStack() as stack:
+        try:
+            private = stack.enter_context(Namespace())
+            (keeper,) = histories.keepers(root, "/")
+            assert isinstance(keeper.wiper, Btrfs)
+            place = Place.of(keeper.wiper, keeper.device, keeper.subvolume)
+            found = stack.enter_context(opened(place, private, writable=True))
+        except Locked:
+            raise
+        except EphemerootError as error:
+            log(f"cannot look for a 'base run' that was cut off: {error.message}")
+            return
+        change.recover(found, log)
