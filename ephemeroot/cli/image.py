@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, Misconfigured
-from ephemeroot.image import applied, block_devices, contents, initramfs, mkinitcpio, nics
+from ephemeroot.image import applied, block_devices, contents, initramfs, mkinitcpio, nics, tree
 from ephemeroot.image.contents import Contents
+from ephemeroot.linux import removal
 
 NAME = "image"
 HELP = "put together what the initramfs needs (called by dracut and mkinitcpio)"
@@ -73,16 +74,33 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.into is None:
         if not arguments.explain:
             raise Misconfigured("--into is missing")
-        with tempfile.TemporaryDirectory(prefix="ephemeroot-") as folder:
-            return _run(arguments, Path(folder))
+        with _temporary() as folder:
+            return _run(arguments, folder)
     into = Path(arguments.into).absolute()
     if not into.parent.is_dir():
         raise Misconfigured(f"{into.parent} is no directory")
     return _run(arguments, into)
 
 
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    """A directory of this process's own, removed at the end. Nothing is mounted in it: the check of
+    the packed tree has a mount namespace of its own.
+    """
+    place, name = "/var/tmp", f"ephemeroot-{os.urandom(8).hex()}"
+    parent = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        try:
+            yield Path(place, name)
+        finally:
+            removal.remove(parent, name)
+    finally:
+        os.close(parent)
+
+
 def _run(arguments: argparse.Namespace, into: Path) -> int:
-    shutil.rmtree(into / "tree", ignore_errors=True)
+    tree.remove(into / "tree")
     hooks = None if arguments.hooks is None else arguments.hooks.split()
     if hooks is not None and mkinitcpio.is_fallback(
         hooks, (arguments.configured_hooks or "").split()

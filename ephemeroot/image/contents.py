@@ -22,6 +22,7 @@ from ephemeroot.image import (
     initramfs,
     kernel_modules,
     nics,
+    tree,
     units,
     verification,
     wipers,
@@ -87,7 +88,7 @@ def put_together(
     try:
         contents = _armed(top, raw, init, loop=loop)
     except (EphemerootError, OSError, py_compile.PyCompileError) as error:
-        shutil.rmtree(top, ignore_errors=True)
+        tree.remove(top)
         contents = inert(top, _reason(error))
     contents.tree.settle(when)
     return contents

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks.volumes import MARKER, STATE
-from ephemeroot.linux import paths
+from ephemeroot.linux import paths, removal
 
 VERSION = 1
 PLAN = "plan.json"
@@ -26,6 +26,7 @@ REPLACED = "replaced"
 """Below a store's own records: what was taken out of the way there. Never deleted by us."""
 
 CONFIGURATION = "etc/ephemeroot"
+_NEW, _OLD = ".ephemeroot.new", ".ephemeroot.old"
 
 
 def write_marker(store: Path, name: str) -> str:
@@ -103,15 +104,15 @@ def copy_configuration(store: Path, root: Path) -> Path | None:
     """
     kept = store / CONFIGURATION
     kept.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = kept.with_name(".ephemeroot.new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = kept.with_name(_NEW)
+    _remove(fresh)
     shutil.copytree(root / CONFIGURATION, fresh, symlinks=True)
     _sync(fresh)
     aside = None
     if not kept.exists():
         fresh.rename(kept)
     elif _files(kept) == _files(fresh):
-        shutil.rmtree(_exchange(fresh, kept))
+        _remove(_exchange(fresh, kept))
     else:
         folder = _own_folder(store) / REPLACED
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -137,12 +138,23 @@ def _exchange(fresh: Path, kept: Path) -> Path:
         if error.errno != errno.EINVAL:
             raise
         # NFS cannot: for a moment there is none, and the next `apply` would write it again.
-        old = kept.with_name(".ephemeroot.old")
-        shutil.rmtree(old, ignore_errors=True)
+        old = kept.with_name(_OLD)
+        _remove(old)
         kept.rename(old)
         fresh.rename(kept)
         return old
     return fresh
+
+
+def _remove(path: Path) -> None:
+    """Remove a copy of the configuration, if it is there. The store may have had it as a subvolume:
+    its content is the new one's.
+    """
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        removal.remove(parent, path.name, subvolumes=True)
+    finally:
+        os.close(parent)
 
 
 def _sync(folder: Path) -> None:

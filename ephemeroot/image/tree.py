@@ -8,6 +8,8 @@ import shutil
 import stat
 from pathlib import Path
 
+from ephemeroot.linux import removal
+
 FOLDER = "/usr/lib/ephemeroot"
 """Where everything of ours is in the initramfs."""
 
@@ -108,6 +110,18 @@ class Tree:
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o755)
             os.utime(path, (when, when), follow_symlinks=False)
+
+
+def remove(top: Path) -> None:
+    """Remove the tree *top* of an earlier run, if there is one. Raises ``OSError``."""
+    try:
+        parent = os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        removal.remove(parent, top.name)
+    finally:
+        os.close(parent)
 
 
 def merged_links() -> dict[str, str]:
