@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import stat
 import sys
 from functools import partial
 from pathlib import Path
 
-from ephemeroot import amounts
 from ephemeroot.cli import cut_off, histories, setup, step, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.cli.step import Result, Step
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
-from ephemeroot.conversion import completion, departure, lock, returning, seeds
+from ephemeroot.conversion import completion, departure, lock, room
 from ephemeroot.conversion.completion import Finish
 from ephemeroot.conversion.departure import Departure
-from ephemeroot.errors import Misconfigured, Refused
+from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied, dracut, presets
-from ephemeroot.linux import mounts
 from ephemeroot.linux.namespace import Namespace
 
 NAME = "leave"
@@ -51,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: done; 1: nothing is disarmed; 10: disarmed, but an image was not rebuilt."""
+    """Exit code 0: done; 1: nothing is disarmed; 10: disarmed, but an image was not rebuilt, or
+    something of a user's could not be copied.
+    """
     root = Path(arguments.root)
     if arguments.finish:
         with lock.hold(root, "ephemeroot leave --finish", wait=terminal.warning):
@@ -69,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         leaving.prove()
         steps = _steps(leaving, root, images=not arguments.no_images)
-        _require_space(leaving, root)
+        room.require(leaving, root)
         if not arguments.json:
             _show(steps)
         if arguments.dry_run:
@@ -79,13 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
                 histories.confirm("Copy everything back and disarm?")
             results = step.execute(steps, quiet=arguments.json, before_line=bar.clear)
     if arguments.json:
-        _print_json(results)
+        _print_json(results, **{"left-out": leaving.left_out})
     elif not arguments.dry_run:
         terminal.say(
             "done: the next boot is that of an ordinary root. Reboot soon: it brings over what "
             "changes until then."
         )
-    return PARTLY if any(result.failed for result in results) else 0
+        for line in leaving.left_out:
+            terminal.warning(line, "it is in the store as before; copy it by hand")
+    failed = any(result.failed for result in results)
+    return PARTLY if failed or leaving.left_out else 0
 
 
 def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan:
@@ -145,45 +145,6 @@ def _steps(leaving: Departure, root: Path, *, images: bool) -> list[Step]:
     return steps
 
 
-def _require_space(leaving: Departure, root: Path) -> None:
-    """Raise ``Refused`` if the root could not hold it all, for what it cannot share."""
-    wanted = 0
-    bare = returning.bare_root(root)
-    try:
-        for item in leaving.items():
-            store = root / item.operation.store.lstrip("/") / item.operation.source
-            if store.exists() and not seeds.share(root / item.path.lstrip("/"), store):
-                below = {f"{store}/{path}" for path in leaving.below(item)}
-                there = Path(mounts.fd_path(bare), item.path.lstrip("/"))
-                wanted += seeds.measure(store, below)[0] - _copied(store, there, below)
-    finally:
-        os.close(bare)
-    free = shutil.disk_usage(root).free
-    if wanted > free:
-        raise Refused(
-            f"{amounts.size(wanted)} go back into the root, and it has room for "
-            f"{amounts.size(free)}",
-            "make room in the root, or move something large out of the stores",
-        )
-
-
-def _copied(store: Path, there: Path, below: set[str]) -> int:
-    """Bytes below *store* that an earlier run has brought to *there* already."""
-    size = 0
-    for folder, directories, names in os.walk(store):
-        inside = Path(folder).relative_to(store)
-        directories[:] = [name for name in directories if f"{folder}/{name}" not in below]
-        for name in names:
-            try:
-                one, other = Path(folder, name).lstat(), (there / inside / name).lstat()
-            except OSError:
-                continue
-            if stat.S_ISREG(one.st_mode) and f"{folder}/{name}" not in below:
-                if (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns):
-                    size += min(one.st_size, one.st_blocks * 512)
-    return size
-
-
 def _show(steps: list[Step]) -> None:
     sys.stdout.write(terminal.heading("to be done:") + "\n")
     for one in steps:
@@ -195,16 +156,20 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
         finish = Finish(root, Path(private.directory()))
         was_left = finish.run(_unheard if arguments.json else terminal.say)
     if arguments.json:
-        _print_json([], left=was_left, changes=finish.changed, kept=finish.kept)
-        return 0
+        _print_json(
+            [], left=was_left, changes=finish.changed, kept=finish.kept, problems=finish.problems
+        )
+        return PARTLY if finish.problems else 0
     if not was_left:
         terminal.say("nothing is under way: this root was not left")
         return 0
     for path in finish.kept:
         terminal.warning(f"{path} was changed in the root since, and stays as it is")
+    for problem in finish.problems:
+        terminal.warning(f"not brought over: {problem}", "it is in the store; copy it by hand")
     brought = terminal.count(finish.changed, "change was", "changes were")
     terminal.say(f"left: {brought} brought over; the stores are as they were")
-    return 0
+    return PARTLY if finish.problems else 0
 
 
 def _unheard(line: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ephemeroot import amounts
 from ephemeroot.conversion import underway
+from ephemeroot.conversion.descent import COPY
 from ephemeroot.conversion.mirror import Mirror, open_directory, settle
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import seed, tree
@@ -16,8 +17,10 @@ from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import stores
-from ephemeroot.linux import paths, removal
+from ephemeroot.linux import bounds, paths, removal
+from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
+from ephemeroot.linux.workshop import Workshop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ class Work:
         self.store = store
         self.bare = bare
         self.stage = stage
-        self.copier = Copier()
+        self.left_out: dict[str, str] = {}
+        self.copier = Copier(bounds.attended(), skipped=self._leave_out)
         if progress is not None:
             self.copier.progress = lambda name: progress(self.copier, name)
         self.source = adoption.operation.source
@@ -51,6 +55,10 @@ class Work:
         copied, shared = self.copier.copied, self.copier.shared
         parts = [f"{amounts.size(copied)} copied"] if copied or not shared else []
         return ", ".join(parts + ([f"{amounts.size(shared)} shared"] if shared else []))
+
+    def _leave_out(self, path: str, reason: str) -> None:
+        """Note an entry that cannot be copied; the others are."""
+        self.left_out[path] = reason
 
     def copy(self) -> list[str]:
         """Copy under a temporary name, verify, declare, rename; what kept changing."""
@@ -67,7 +75,7 @@ class Work:
                     content = bool(self.copier.copied)
                     return self._mirror(parent, last, folder, name, content=content)
 
-                changed = settle(verify)
+                changed = self._settle(verify)
             finally:
                 os.close(parent)
             seed.sync(folder)
@@ -78,9 +86,20 @@ class Work:
             os.close(folder)
         return self._catch_up() or changed
 
+    def _settle(self, run: Callable[[], Mirror]) -> list[str]:
+        """Repeat until nothing changes; what another process keeps writing to."""
+        last = settle(run)
+        self.left_out = dict(last.skipped)
+        return [*last.changed, *last.removed]
+
     def _copy(self, parent: int, last: str, folder: int, name: str) -> None:
         try:
             self.copier.copy(parent, last, folder, name)
+        except OutOfBounds as error:
+            removal.remove(folder, name)
+            raise EphemerootError(
+                f"{self.adoption.path} is not adopted: {error}", "see the bounds in docs/bounds.md"
+            ) from error
         except OSError as error:
             removal.remove(folder, name)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -115,8 +134,8 @@ class Work:
         try:
             target, name = tree.open_parent(self.store, self.source)
             try:
-                return settle(lambda: self._mirror(parent, last, target, name,
-                                                   delete=not self.adoption.inner))  # fmt: skip
+                delete = not self.adoption.inner
+                return self._settle(lambda: self._mirror(parent, last, target, name, delete=delete))
             finally:
                 os.close(target)
         finally:
@@ -139,23 +158,18 @@ class Work:
         )
         if self.adoption.is_directory:
             old = open_directory(parent, last)
-            try:
-                new = open_directory(target, name)
-                try:
-                    mirror.tree(old, new)
-                finally:
-                    os.close(new)
-            finally:
-                os.close(old)
-            return mirror
-        flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        old = os.open(last, os.O_RDONLY | flags, dir_fd=parent)
+        else:
+            old = paths.open_regular(parent, last)
         try:
-            new = os.open(name, os.O_RDWR | flags, dir_fd=target)
-            try:
-                mirror.file(old, new, self.adoption.path)
-            finally:
-                os.close(new)
+            if self.adoption.is_directory:
+                mirror.directory(old, target, name)
+            else:
+                mirror.file(old, target, name, self.adoption.path)
+        except OutOfBounds as error:
+            raise EphemerootError(
+                f"{self.adoption.path} is not complete in the store: {error}",
+                "see the bounds in docs/bounds.md",
+            ) from error
         finally:
             os.close(old)
         return mirror
@@ -165,27 +179,58 @@ class Work:
             parent.carry_over(self.stage, self.bare)
 
     def _put_in_place(self, folder: int, name: str) -> None:
-        copy = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        underway.write(folder, self.source, self.adopter.root, copy)
+        self._record(folder, folder, name)
         target, last = tree.open_parent(self.store, self.source)
         try:
             try:
                 paths.rename(folder, name, target, last, flags=paths.RENAME_NOREPLACE)
             except FileExistsError:
-                if not self.adopter.replace:
-                    raise EphemerootError(
-                        f"the store {self.adoption.store} has got another {self.adoption.path} "
-                        "meanwhile",
-                        "look at it, and run it again",
-                    ) from None
+                self._require_replace()
                 self._exchange(folder, name, target, last)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self._put_across(folder, name, target, last)
         finally:
             os.close(target)
         seed.sync(folder)
 
+    def _record(self, folder: int, place: int, name: str) -> None:
+        copy = os.stat(name, dir_fd=place, follow_symlinks=False)
+        underway.write(folder, self.source, self.adopter.root, copy)
+
+    def _require_replace(self) -> None:
+        if not self.adopter.replace:
+            raise EphemerootError(
+                f"the store {self.adoption.store} has got another {self.adoption.path} meanwhile",
+                "look at it, and run it again",
+            )
+
+    def _put_across(self, folder: int, name: str, target: int, last: str) -> None:
+        """Its place is on a subvolume of its own, or has a project or an encryption of its own:
+        no rename leads there from *folder*, and the copy is copied once more, in a workshop there.
+        """
+        with Workshop(target) as workshop:
+            Copier().copy(folder, name, workshop.fd, COPY)
+            seed.sync(workshop.fd)
+            self._record(folder, workshop.fd, COPY)
+            try:
+                workshop.deliver(COPY, last)
+            except FileExistsError:
+                self._require_replace()
+                raise self._cannot_keep() from None
+        removal.remove(folder, name)
+
+    def _cannot_keep(self) -> EphemerootError:
+        return EphemerootError(
+            f"{self.adoption.path} is on a subvolume of its own in the store, and what is there "
+            "cannot be kept aside",
+            "move it away, and adopt the path without --replace",
+        )
+
     def _exchange(self, folder: int, name: str, target: int, last: str) -> None:
-        """Swap the copy for what the store has. The copy is moved to where the other will be
-        kept before: so that one is at no moment under a name that the next run clears.
+        """Swap the copy for what the store has. The copy is moved to where the other will be kept
+        before: so that one is at no moment under a name that the next run clears.
         """
         aside = seed.open_records(self.store, stores.REPLACED)
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
@@ -194,8 +239,10 @@ class Work:
             paths.rename(folder, name, aside, kept, flags=paths.RENAME_NOREPLACE)
             try:
                 paths.rename(aside, kept, target, last, flags=paths.RENAME_EXCHANGE)
-            except OSError:
+            except OSError as error:
                 removal.remove(aside, kept)
+                if error.errno == errno.EXDEV:
+                    raise self._cannot_keep() from None
                 raise
             seed.sync(aside)
         finally:

@@ -21,7 +21,7 @@ from ephemeroot.compile import compile_examination
 from ephemeroot.config import Configuration, Examination, Machine, clean, examine, volumes
 from ephemeroot.config.advice import REPLACED
 from ephemeroot.config.problem import Mistake
-from ephemeroot.conversion import drop_in, seeds, underway
+from ephemeroot.conversion import departure, drop_in, seeds, underway
 from ephemeroot.conversion.adopting import Work
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.returning import bare_root
@@ -264,9 +264,10 @@ class Adopter:
     ) -> str:
         """Adopt one path; say what became of it. *bind* puts it in place at once."""
         with ExitStack() as stack:
-            store = _open(self.root / adoption.store.lstrip("/"), stack)
-            bare = bare_root(self.root)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            store, bare = os.open(self._folder(adoption.store), flags), bare_root(self.root)
             stack.callback(os.close, bare)
+            stack.callback(os.close, store)
             stage = self._stage(stack)
             stage.add_store(adoption.store, os.dup(store))
             work = Work(self, adoption, store, bare, stage, progress)
@@ -280,10 +281,13 @@ class Adopter:
                 words.append("bound")
             underway.forget(self._folder(adoption.store), adoption.operation.source)
             seed.sync(store)
+        adoption.problems += [
+            f"{departure.inside(adoption.path, name)} is not in the store: {reason}"
+            for name, reason in work.left_out.items()
+        ]
         if changed:
-            adoption.problems.append(
-                f"{adoption.path}: {', '.join(changed[:3])} kept changing while it was copied"
-            )
+            names = ", ".join(changed[:3])
+            adoption.problems.append(f"{adoption.path}: {names} kept changing while it was copied")
         return " and ".join(filter(None, words))
 
     def _stage(self, stack: ExitStack) -> Stage:
@@ -342,9 +346,3 @@ def is_ephemeral(root: Path) -> bool:
     the next boot.
     """
     return root == Path("/") and applied.booted() is not None
-
-
-def _open(path: Path, stack: ExitStack) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return fd

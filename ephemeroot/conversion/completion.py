@@ -9,9 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ephemeroot.conversion import returning
-from ephemeroot.conversion.departure import FAILED, FORMAT, RECORD, VERSION, Departure, open_stores
+from ephemeroot.conversion.departure import (
+    FAILED,
+    FORMAT,
+    RECORD,
+    VERSION,
+    Departure,
+    inside,
+    open_stores,
+    reason,
+)
 from ephemeroot.conversion.mirror import Mirror, open_directory
-from ephemeroot.errors import Damaged, Refused
+from ephemeroot.conversion.returning import Taken
+from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import Operation
@@ -19,7 +29,10 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Store, Volume
 from ephemeroot.image import applied
-from ephemeroot.linux import devices, mounts, paths, removal, udev
+from ephemeroot.linux import bounds, devices, mounts, udev
+from ephemeroot.linux.bounds import OutOfBounds
+from ephemeroot.linux.copying import Copier
+from ephemeroot.linux.workshop import Workshop
 
 
 @dataclass(slots=True)
@@ -27,18 +40,21 @@ class Finish:
     """What the record in the root at ``root`` asks of the first boot after leaving.
 
     ``private`` is an empty directory for mounts of our own. ``kept`` lists what was changed
-    in the root since and so was not overwritten.
+    in the root since and so was not overwritten, ``problems`` what could not be brought over: one
+    path that fails, or exceeds the bounds, does not stop the others.
     """
 
     root: Path
     private: Path
     kept: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     changed: int = 0
 
     def run(self, log: Callable[[str], None]) -> bool:
         """Bring over what the stores have and the root does not; whether there was a record.
 
-        What fails is raised, and never tried again: the next boot would bring what is old.
+        What fails as a whole is raised. Nothing is ever tried again: the next boot would bring
+        what is old by then.
         """
         record = read(self.root)
         if record is None:
@@ -52,7 +68,10 @@ class Finish:
         except BaseException:
             os.rename(self.root / RECORD, self.root / FAILED)
             raise
-        (self.root / RECORD).unlink()
+        if self.problems:
+            os.rename(self.root / RECORD, self.root / FAILED)
+        else:
+            (self.root / RECORD).unlink()
         applied.path(self.root).unlink(missing_ok=True)
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -67,22 +86,32 @@ class Finish:
         opened = open_stores(self.root, plan, with_places)
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for item in departure.items():
-                mirror = Mirror(excluded=departure.below(item), since=since)
-                store = opened[item.operation.store]
-                if isinstance(item.operation, Overlay):
-                    _merge(mirror, item.operation, store, root, self.private)
-                elif not _is_ours_by_now(item.operation):
-                    returning.bring(mirror, item.operation, store, root, item.path)
-                count = len(mirror.changed) + len(mirror.removed)
-                self.changed += count
-                self.kept += [f"{item.path}/{path}".rstrip("/") for path in mirror.kept]
-                if count:
-                    log(f"{item.path}: {count} change{'' if count == 1 else 's'} brought over")
+            for item in departure.ordered(opened):
+                copier = Copier(bounds.unattended())
+                mirror = Mirror(excluded=departure.below(item), since=since, copier=copier)
+                try:
+                    self._bring(mirror, item.operation, opened[item.operation.store], root)
+                except (OSError, OutOfBounds, EphemerootError) as error:
+                    self.problems.append(f"{item.path}: {reason(error)}")
+                self._note(item.path, mirror, log)
             returning.remove(root, applied.PLAN.lstrip("/"))
         finally:
             for fd in (root, *opened.values()):
                 os.close(fd)
+
+    def _bring(self, mirror: Mirror, operation: Taken, store: int, root: int) -> None:
+        if isinstance(operation, Overlay):
+            _merge(mirror, operation, store, root, self.private)
+        elif not _is_ours_by_now(operation):
+            returning.bring(mirror, operation, store, root, operation.path)
+
+    def _note(self, path: str, mirror: Mirror, log: Callable[[str], None]) -> None:
+        count = len(mirror.changed) + len(mirror.removed)
+        self.changed += count
+        self.kept += [inside(path, kept) for kept in mirror.kept]
+        self.problems += [f"{inside(path, name)}: {why}" for name, why in mirror.skipped]
+        if count:
+            log(f"{path}: {count} change{'' if count == 1 else 's'} brought over")
 
 
 def read(root: Path) -> tuple[Plan, int] | None:
@@ -150,20 +179,14 @@ def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: P
         try:
             merged = _merged(operation, store, lower, private)
             try:
-                temporary = f".ephemeroot-new-{os.urandom(8).hex()}"
-                os.mkdir(temporary, 0o700, dir_fd=parent)
-                target = open_directory(parent, temporary)
-                try:
-                    mirror.tree(merged, target)
-                finally:
-                    os.close(target)
+                with Workshop(parent) as workshop:
+                    mirror.copy(merged, ".", workshop, "")
+                    mounts.detach(str(private / "merged"))
+                    mirror.arrive(workshop, name, "", os.fstat(lower))
             finally:
                 os.close(merged)
         finally:
             os.close(lower)
-        mounts.detach(str(private / "merged"))
-        paths.rename(parent, temporary, parent, name, flags=paths.RENAME_EXCHANGE)
-        removal.remove(parent, temporary)
     finally:
         os.close(parent)
 

@@ -28,7 +28,8 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Store
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied, stores
-from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux import bounds, mountinfo, paths
+from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 
 RECORD = ".ephemeroot/leaving.json"
@@ -64,12 +65,14 @@ class Departure:
     """What leaving comes to on the machine whose root is mounted at ``root``.
 
     ``plan`` is the applied one. ``problems`` collects what could not be copied: with one of
-    them nothing is disarmed.
+    them nothing is disarmed. ``left_out`` collects what no user may keep the machine from leaving
+    by: single entries that cannot be copied, and users' paths that exceed the bounds.
     """
 
     root: Path
     plan: Plan
     problems: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     copier: Copier = field(default_factory=Copier)
 
     def items(self) -> list[Item]:
@@ -77,6 +80,21 @@ class Departure:
         boot (``method = "copy"``, machine-id) the root has as its own already.
         """
         return [Item(o) for o in self.plan.persist if isinstance(o, Taken)]
+
+    def ordered(self, stores: dict[str, int]) -> list[Item]:
+        """The same in the order of ``leave --finish``: root's own first, then what users own or
+        what is below that. Parents stay before children.
+        """
+        users: list[str] = []
+        mine, theirs = [], []
+        for item in self.items():
+            below = any(item.path.startswith(f"{path.rstrip('/')}/") for path in users)
+            if below or _owner(stores[item.operation.store], item.operation.source) != 0:
+                users.append(item.path)
+                theirs.append(item)
+            else:
+                mine.append(item)
+        return mine + theirs
 
     def prove(self) -> None:
         """Raise ``Refused`` or ``StoreMissing`` if this root is none to leave into, or a store
@@ -116,16 +134,21 @@ class Departure:
             return "waits for the next boot"
         opened = self._open_stores()
         root = returning.bare_root(self.root, writable=True)
+        self.copier.meter = Meter(bounds.attended())
         mirror = Mirror(excluded=self.below(item), copier=self.copier)
+        store = opened[item.operation.store]
         try:
-            returning.bring(mirror, item.operation, opened[item.operation.store], root, item.path)
-        except (OSError, EphemerootError) as error:
-            line = f"{item.describe()}: {_reason(error)}"
-            self.problems.append(line)
-            return f"failed: {_reason(error)}"
+            returning.bring(mirror, item.operation, store, root, item.path, self.root)
+        except (OSError, OutOfBounds, EphemerootError) as error:
+            is_users = _owner(store, item.operation.source) != 0
+            which = self.left_out if is_users and isinstance(error, OutOfBounds) else self.problems
+            which.append(f"{item.describe()}: {reason(error)}")
+            return f"failed: {reason(error)}"
         finally:
             for fd in (root, *opened.values()):
                 os.close(fd)
+        self.left_out += [f"{inside(item.path, name)} was not copied: {why}"
+                          for name, why in mirror.skipped]  # fmt: skip
         count = len(mirror.changed) + len(mirror.removed)
         return f"{count} change{'' if count == 1 else 's'}" if count else "is there already"
 
@@ -175,6 +198,18 @@ class Departure:
             "plan": self.plan.dump().decode("ascii"),
         }
         return json.dumps(content).encode() + b"\n"
+
+
+def _owner(store: int, source: str) -> int:
+    """Who owns what the open *store* has; root if it has nothing, for then there is no work."""
+    try:
+        fd = paths.open_beneath(store, source)
+    except OSError:
+        return 0
+    try:
+        return os.fstat(fd).st_uid
+    finally:
+        os.close(fd)
 
 
 def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
@@ -237,7 +272,15 @@ def open_stores(root: Path, plan: Plan, where: dict[str, Path] | None = None) ->
     return opened
 
 
-def _reason(error: OSError | EphemerootError) -> str:
+def inside(path: str, name: str) -> str:
+    """The entry *name* of the declared directory *path*; of a declared file both are the same."""
+    return path if name == path else f"{path}/{name}".rstrip("/")
+
+
+def reason(error: OSError | OutOfBounds | EphemerootError) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OutOfBounds):
+        return str(error)
     if isinstance(error, EphemerootError):
         return error.message
     name = f": {error.filename}" if error.filename else ""

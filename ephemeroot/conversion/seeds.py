@@ -22,7 +22,8 @@ from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.linux import mountinfo
+from ephemeroot.linux import bounds, mountinfo, walk
+from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.mountinfo import Mount
 
 _ONLY_PARENT = (
@@ -126,35 +127,34 @@ def _keeps_nothing(plan: Plan) -> bool:
     return False
 
 
-def measure(path: Path, mount_points: set[str]) -> tuple[int, int]:
-    """Bytes that a copy of *path* would write, and the names below it; holes and what is
-    mounted in it do not count, a file of several names counts once.
+def measure(path: Path, without: Collection[str] = frozenset()) -> tuple[int, int]:
+    """Bytes that a copy of *path* would write, and the names below it; holes and the paths in
+    *without* do not count, nor does what is mounted there; a file of several names counts once.
+
+    Of a tree that exceeds the bounds of a verb (``bounds.attended``) what was seen until then.
     """
-    seen: set[tuple[int, int]] = set()
-    if not path.is_dir() or path.is_symlink():
-        return _size(path.lstat(), seen), 0
     size = entries = 0
-    left = [str(path)]
-    while left:
+    seen: set[tuple[int, int]] = set()
+    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            return disk_size(status, seen), 0
+        inside = {os.path.relpath(one, path) for one in without if one.startswith(f"{path}/")}
         try:
-            listed = list(os.scandir(left.pop()))
-        except OSError:  # gone, or not ours to read
-            continue
-        for entry in listed:
-            entries += 1
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                if entry.path not in mount_points:
-                    left.append(entry.path)
-            elif stat.S_ISREG(status.st_mode) and entry.path not in mount_points:
-                size += _size(status, seen)
+            for _, status in walk.below(parent, path.name, Meter(bounds.attended()), inside):
+                entries += 1
+                if stat.S_ISREG(status.st_mode):
+                    size += disk_size(status, seen)
+        except OutOfBounds:
+            pass
+    finally:
+        os.close(parent)
     return size, entries
 
 
-def _size(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
+def disk_size(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
+    """Bytes of a file without its holes; zero if it is in *seen*, by another of its names."""
     if status.st_nlink > 1:
         if (status.st_dev, status.st_ino) in seen:
             return 0

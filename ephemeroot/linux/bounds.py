@@ -67,6 +67,23 @@ class Bounds:
         self.deadline = deadline
 
 
+def attended() -> Bounds:
+    """What one path may cost a verb that an administrator runs, sees the progress of and can
+    interrupt. docs/bounds.md has these numbers.
+    """
+    return Bounds(
+        bytes_read=1 << 42, entries=50_000_000, depth=16_384, deadline=time.monotonic() + 86_400
+    )
+
+
+def unattended() -> Bounds:
+    """What one path may cost a program that no one watches: the others wait for it."""
+    return Bounds(
+        bytes_copied=1 << 36, bytes_read=1 << 36, entries=5_000_000, depth=16_384,
+        deadline=time.monotonic() + 600,
+    )  # fmt: skip
+
+
 class Meter:
     """Counts work against ``bounds``. Each method raises ``OutOfBounds`` for more than those allow;
     what was refused is not counted.

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     Skipped = Callable[[str, str], None]
 
-# Errors that are not about one entry: the next one would fail as well.
-_OF_THE_WHOLE = (
+OF_THE_WHOLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
+"""Errors that are not about one entry: the next one would fail as well."""
 
 # Bounds that one entry can exceed and the next one not.
 _OF_AN_ENTRY = ("file_bytes", "depth")
@@ -276,7 +276,7 @@ class _Tree:
             if reason.bound in ("deadline", "entries"):
                 self._leave_out_rest(reason)
         except OSError as error:
-            if copier.skipped is None or error.errno in _OF_THE_WHOLE:
+            if copier.skipped is None or error.errno in OF_THE_WHOLE:
                 raise
             copier.skipped(self._path(name), error.strerror or str(error))
 

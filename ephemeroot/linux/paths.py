@@ -53,6 +53,21 @@ def open_entry(directory: int, name: str, flags: int) -> int:
     return _openat2(directory, name, flags, 0, _ENTRY)
 
 
+def open_regular(directory: int, path: str, flags: int = os.O_RDONLY) -> int:
+    """Open the regular file *path* below *directory* without following any symlink.
+
+    What it is is known before it is opened: a fifo does not block, a device is not started. Raises
+    ``OSError``: EBUSY if it is not a regular file.
+    """
+    item = open_beneath(directory, path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(item).st_mode):
+            raise OSError(errno.EBUSY, "is not a regular file", path)
+        return os.open(f"/proc/self/fd/{item}", flags | os.O_CLOEXEC)
+    finally:
+        os.close(item)
+
+
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
     """Open *path* as a process whose root directory is *root* would.
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from ephemeroot.linux import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    from ephemeroot.linux.bounds import Meter
 
 
 class Walk:
@@ -99,6 +106,56 @@ class Walk:
             if fd >= 0:
                 os.close(fd)
         self.fd = self._first = -1
+
+
+def below(
+    top: int, name: str, meter: Meter, without: Container[str] = frozenset()
+) -> Iterator[tuple[str, os.stat_result]]:
+    """The entries below the directory *name* of the open *top*, each with its status, however deep.
+
+    Paths are relative to *name*; those in *without* are left out with everything below them. Mounts
+    are not entered, nor what cannot be opened or has gone meanwhile. Raises ``OSError`` if *name*
+    itself cannot be opened, and ``OutOfBounds``.
+    """
+    here = Walk(top, name)
+    try:
+        left = [_names(here, meter)]
+        while left:
+            inside = here.path.partition("/")[2]
+            if not left[-1]:
+                left.pop()
+                if left:
+                    for _ in here.climb()[1:]:
+                        left.pop()
+                continue
+            entry = left[-1].pop()
+            path = f"{inside}/{entry}".lstrip("/")
+            if path in without:
+                continue
+            try:
+                status = os.stat(entry, dir_fd=here.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            yield path, status
+            if stat.S_ISDIR(status.st_mode):
+                meter.check_depth(here.depth + 1, path)
+                try:
+                    here.enter(entry)
+                except OSError:
+                    continue
+                left.append(_names(here, meter))
+    finally:
+        here.close()
+
+
+def _names(here: Walk, meter: Meter) -> list[str]:
+    meter.check_time(here.path)
+    names = []
+    with os.scandir(here.fd) as found:
+        for entry in found:
+            meter.count_entry(here.path)
+            names.append(entry.name)
+    return names
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -8,13 +8,15 @@ mean something else.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import stat
 import sys
+import time
 
-from ephemeroot.linux import ioctl, paths, removal
+from ephemeroot.linux import ioctl, kernel, paths, removal
 
 PREFIX = ".ephemeroot-new-"
 """How the names of workshops begin, in directories of users as well."""
@@ -25,34 +27,38 @@ _XFLAG_PROJINHERIT = 0x200
 _FS_IOC_GETFLAGS = ioctl.reading(0x66, 1, 8 if sys.maxsize > 1 << 32 else 4)
 _ENCRYPTED = 0x800
 
+_AT_EMPTY_PATH = 0x1000
+_STATX_BTIME = 0x800
+# The clock of the kernel's timestamps (current_time() in fs/inode.c).
+_CLOCK_REALTIME_COARSE = 5
+
 _INSIDE = "work"
 
 
 class Workshop:
     """A directory that only root can enter, for what will be in the open directory *place*.
 
-    ``fd`` is the open directory. If possible it is made in the open directory *preferred*, which
-    only root can write (a store's own records): that takes the same mount, subvolume, project and
-    encryption policy, for a rename crosses none of these. Otherwise it is made in *place*, where it
-    inherits all four. There, users can rename it but not enter it. It is two directories inside one
-    another, because what is opened by its name in *place* could have been exchanged: it is verified
-    and never changed, and what is in it cannot be exchanged.
+    ``fd`` is the open directory, ``name`` is its name where it was made. If possible it is made in
+    the open directory *preferred*, which only root can write (a store's own records): that takes
+    the same mount, subvolume, project and encryption policy, for a rename crosses none of these.
+    Otherwise it is made in *place*, where it inherits all four. There, users can rename it but not
+    enter it. It is two directories inside one another: the outer one was opened by its name in
+    *place* and could have been exchanged, so it is verified (root's, mode 0700, empty, made just
+    now) and never changed; the inner one cannot have been exchanged.
 
     Use it in a ``with`` statement: leaving it removes it with all that is still in it.
     """
 
-    __slots__ = ("_name", "_outer", "_parent", "fd", "place")
+    __slots__ = ("_outer", "_parent", "fd", "name", "place")
 
     def __init__(self, place: int, preferred: int = -1) -> None:
         self.place = place
         fits = preferred >= 0 and _is_roots_alone(preferred) and _can_rename(preferred, place)
         self._parent = _duplicate(preferred if fits else place)
         self._outer = self.fd = -1
-        self._name = f"{PREFIX}{os.urandom(8).hex()}"
+        self.name = f"{PREFIX}{os.urandom(8).hex()}"
         try:
-            os.mkdir(self._name, 0o700, dir_fd=self._parent)
-            self._outer = _open_directory(self._parent, self._name)
-            _require_mine(self._outer)
+            self._outer = _make(self._parent, self.name)
             os.mkdir(_INSIDE, 0o700, dir_fd=self._outer)
             self.fd = _open_directory(self._outer, _INSIDE)
             _forget_inherited(self.fd)
@@ -66,6 +72,11 @@ class Workshop:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def clear(self) -> None:
+        """Remove what is in it. Raises ``OSError``, such as EXDEV for a subvolume."""
+        for name in os.listdir(self.fd):
+            removal.remove(self.fd, name)
+
     def close(self) -> None:
         """Remove what is left in it, and itself. Never raises ``OSError``: what cannot be removed
         now is unused, and only root can enter it.
@@ -73,7 +84,7 @@ class Workshop:
         try:
             if self._outer >= 0:
                 removal.remove(self._outer, _INSIDE)
-                _remove_same(self._parent, self._name, self._outer)
+                _remove_same(self._parent, self.name, self._outer)
         except OSError:
             pass
         for fd in (self.fd, self._outer, self._parent):
@@ -92,10 +103,18 @@ class Workshop:
         """Exchange what is finished as *name* with what the place has as *new_name*.
 
         Returns whether that is done: what was displaced is then in the workshop, as *name*. It
-        must be what the caller has looked at (*expected*); if it is not, it is put back.
+        must be what the caller has looked at (*expected*); if it is not, it is put back. Raises
+        ``OSError``: EBUSY if the place has a mount point there.
         """
         mine = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_EXCHANGE)
+        try:
+            paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_EXCHANGE)
+        except OSError as error:
+            # NFS and 9p exchange nothing. A plain rename replaces no directory by another thing.
+            if error.errno != errno.EINVAL or stat.S_ISDIR(mine.st_mode):
+                raise
+            os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=self.place)
+            return True
         if _is(self.fd, name, expected):
             return True
         paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_EXCHANGE)
@@ -158,12 +177,36 @@ def _open_directory(parent: int, name: str) -> int:
     return paths.open_entry(parent, name, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _require_mine(fd: int) -> None:
-    """Raise ``OSError`` unless only this process' user can enter the directory, and it is empty."""
-    status = os.fstat(fd)
-    # A directory with the setgid bit hands that on.
-    if status.st_uid != os.geteuid() or status.st_mode & 0o5777 != 0o700 or os.listdir(fd):
-        raise OSError(errno.EBUSY, "exchanged while it was made")
+def _make(parent: int, name: str) -> int:
+    """Make a directory and open it. Raises ``OSError`` (EBUSY) unless what is open is that: only
+    this process' user can enter it, it is empty, and it was made just now.
+    """
+    before = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    os.mkdir(name, 0o700, dir_fd=parent)
+    fd = _open_directory(parent, name)
+    try:
+        status = os.fstat(fd)
+        # A directory with the setgid bit hands that on.
+        mine = status.st_uid == os.geteuid() and status.st_mode & 0o5777 == 0o700
+        if not mine or os.listdir(fd) or _birth(fd, before) < before:
+            raise OSError(errno.EBUSY, "exchanged while it was made", name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _birth(fd: int, default: int) -> int:
+    """When the open *fd* was made, in nanoseconds; *default* where that is not recorded."""
+    statx = getattr(kernel.libc, "statx", None)
+    answer = ctypes.create_string_buffer(256)
+    # struct statx in include/uapi/linux/stat.h: the mask is first, stx_btime at 80.
+    if statx is None or statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, answer) != 0:
+        return default
+    if not int.from_bytes(answer.raw[:4], sys.byteorder) & _STATX_BTIME:
+        return default
+    seconds = int.from_bytes(answer.raw[80:88], sys.byteorder, signed=True)
+    return seconds * 1_000_000_000 + int.from_bytes(answer.raw[88:92], sys.byteorder)
 
 
 def _forget_inherited(fd: int) -> None:

@@ -1,0 +1,69 @@
+"""Whether the root has room for what goes back into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from ephemeroot import amounts
+from ephemeroot.conversion import returning, seeds
+from ephemeroot.conversion.departure import Departure
+from ephemeroot.errors import Refused
+from ephemeroot.linux import bounds, paths, walk
+from ephemeroot.linux.bounds import Meter, OutOfBounds
+
+
+def require(leaving: Departure, root: Path) -> None:
+    """Raise ``Refused`` if the root could not hold it all, for what it cannot share."""
+    wanted = 0
+    bare = returning.bare_root(root)
+    try:
+        for item in leaving.items():
+            store = root / item.operation.store.lstrip("/") / item.operation.source
+            if store.exists() and not seeds.share(root / item.path.lstrip("/"), store):
+                below = {f"{store}/{path}" for path in leaving.below(item)}
+                wanted += seeds.measure(store, below)[0] - _copied(store, bare, item.path, below)
+    finally:
+        os.close(bare)
+    free = shutil.disk_usage(root).free
+    if wanted > free:
+        raise Refused(
+            f"{amounts.size(wanted)} go back into the root, and it has room for "
+            f"{amounts.size(free)}",
+            "make room in the root, or move something large out of the stores",
+        )
+
+
+def _copied(store: Path, bare: int, path: str, below: set[str]) -> int:
+    """Bytes below *store* that an earlier run has brought to *path* in the *bare* root already."""
+    size = 0
+    seen: set[tuple[int, int]] = set()
+    inside = {os.path.relpath(one, store) for one in below}
+    parent = os.open(store.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    there = -1
+    try:
+        there = paths.open_beneath(bare, path)
+        for name, one in walk.below(parent, store.name, Meter(bounds.attended()), inside):
+            if stat.S_ISREG(one.st_mode) and _is_copied(there, name, one):
+                size += seeds.disk_size(one, seen)
+    except (OSError, OutOfBounds):  # a file, or nothing yet, or more than can be looked at
+        pass
+    finally:
+        os.close(parent)
+        if there >= 0:
+            os.close(there)
+    return size
+
+
+def _is_copied(there: int, name: str, one: os.stat_result) -> bool:
+    try:
+        fd = paths.open_beneath(there, name, os.O_PATH | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        other = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
