@@ -9,6 +9,7 @@ no decision either: the interpreter ends so when it cannot even find its own lib
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -96,7 +97,6 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"ephemeroot: wrong usage: {error}\n{_USAGE}")
         return USAGE
-    os.makedirs(options.run, 0o755, exist_ok=True)
     line = (
         kernel_cmdline.read()
         if options.cmdline is None
@@ -109,6 +109,11 @@ def main(arguments: list[str]) -> int:
         boot=options.boot,
         verbose=options.verbose,
     )
+    try:
+        os.makedirs(options.run, 0o755, exist_ok=True)
+    except OSError as error:
+        # What needs it fails, and is judged by the policy for it.
+        report.problem(f"cannot create {options.run}: {error.strerror}", level=WARNING)
     for problem in line.problems():
         report.problem(problem, level=WARNING)
     if line.is_off("ephemeroot"):
@@ -129,7 +134,7 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
     stage.check = options.check
     stage.wait = options.wait
     try:
-        stage.lock()
+        _lock(stage, options.stage)
         result = (wiping if options.stage == "wipe" else persist).run(stage)
     except Locked as error:
         report.log(f"{error.message} ({error.hint})", WARNING)
@@ -145,6 +150,18 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
         stage.close()
     report.finish(result)
     return DONE_WITH_PROBLEMS if report.problems() else DONE
+
+
+def _lock(stage: Stage, name: str) -> None:
+    """Take the lock. What persists is put in place without it where there is no room for it: no
+    other run has got that far either.
+    """
+    try:
+        stage.lock()
+    except OSError as error:
+        if name != "persist" or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        stage.report.problem(f"cannot lock {stage.run}: {error.strerror}", level=WARNING)
 
 
 def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:

@@ -7,16 +7,29 @@ changes and at shutdown (``copyback``).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import accounts, copyback, renames, seed, tree
+from ephemeroot.hooks import (
+    accounts,
+    copyback,
+    limits,
+    order,
+    records,
+    renames,
+    seed,
+    tree,
+    unseeded,
+)
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.report import WARNING
-from ephemeroot.hooks.wipe import WIPED
+from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import copying, paths, removal
+from ephemeroot.linux.bounds import OutOfBounds
+from ephemeroot.linux.comparison import same
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +72,7 @@ class Copy(Operation):
         store = stage.store(self.store)
         renames.recover(store)
         place = stage.resolve_leaf(self.path)
-        entry = {"path": place, "store": self.store, "source": self.source}
+        entry = self._entry(stage, place)
         results = []
         if _was_kept(stage):
             try:
@@ -69,9 +82,14 @@ class Copy(Operation):
                 stage.copies.append(entry)
                 raise
         found = self._is_sound(stage, store)
-        if not found and self.initial != "empty":
+        missing = None
+        if not found and self.initial == "previous":
+            missing = unseeded.of(stage, self.store, self.source)
+        if not found and self.initial != "empty" and not (missing and stage.is_fresh(self.path)):
             results.append(seed.seed_file(stage, self, stage.root()))
             found = self._is_sound(stage, store)
+        if not found and missing:
+            raise unseeded.not_in_effect(missing)
         if found:
             if self.path in accounts.MERGED:
                 try:
@@ -109,14 +127,19 @@ class Copy(Operation):
             return ""
         if not copyback.has_newer(root, place, self.store, store, self.source):
             return ""
-        entry = {"path": place, "store": self.store, "source": self.source}
+        entry = self._entry(stage, place)
         back = copyback.CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
-        back.store()
+        back.store(stage.allowance.deadline)
         if back.refused is not None:
             raise seed.cannot_take(self.store, f"what is new in {self.path}", back.refused)
         for problem in back.problems:
             stage.report.problem(problem, level=WARNING)
         return "stored what was newer in the root" if back.copied else ""
+
+    def _entry(self, stage: Stage, place: str) -> dict[str, object]:
+        """What the running system is told of the file, and whose it is."""
+        user = order.Owners(stage.plan.persist).of(self.path)
+        return {"path": place, "store": self.store, "source": self.source, "user": user}
 
     def _is_sound(self, stage: Stage, store: int) -> bool:
         """Whether the store has the file. One that locks everybody out is set aside."""
@@ -128,7 +151,7 @@ class Copy(Operation):
             raise EphemerootError(f"{self.store}/{self.source} is no regular file")
         if self.path not in accounts.MERGED:
             return True
-        found = accounts.defect(self.path, _read(store, self.source))
+        found = _defect(self.path, store, self.source)
         if found:
             aside = _set_aside(store, self.source)
             stage.report.problem(
@@ -154,17 +177,18 @@ class Copy(Operation):
                                          "give one of the two another number", WARNING)  # fmt: skip
         if content == mine[self.path]:
             return ""
-        self._replace(store, content)
+        self._replace(stage, store, content)
         return f"took {', '.join(added)} from the base" if added else "took members from the base"
 
-    def _replace(self, store: int, content: bytes) -> None:
+    def _replace(self, stage: Stage, store: int, content: bytes) -> None:
         """Give the store's file another *content*, atomically and durably."""
         seeding = seed.open_records(store, seed.SEEDING)
         temporary = f"{crc32(os.fsencode(self.source)):08x}"
         parent, name = tree.open_parent(store, self.source)
         try:
             removal.remove(seeding, temporary)
-            copying.Copier().copy_file(parent, name, seeding, temporary)
+            bounds = limits.bounds(limits.ACCOUNTS, stage.allowance.deadline)
+            copying.Copier(bounds).copy_file(parent, name, seeding, temporary)
             fd = os.open(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=seeding)
             try:
                 paths.write_whole(fd, content)
@@ -182,19 +206,25 @@ class Copy(Operation):
         try:
             target, new_name = tree.open_parent(stage.root(), place)
             try:
-                if copying.same(source, name, target, new_name):
+                bounds = limits.bounds(stage.plan.seed_limit, stage.allowance.deadline)
+                if same(source, name, target, new_name, bounds):
                     return "was there"
                 replaced = tree.exists(target, new_name)
                 temporary = f".ephemeroot-new-{os.urandom(8).hex()}"
                 try:
-                    copying.Copier(stage.plan.seed_limit).copy_file(source, name, target, temporary)
+                    copying.Copier(bounds).copy_file(source, name, target, temporary)
                     os.rename(temporary, new_name, src_dir_fd=target, dst_dir_fd=target)
                 except BaseException:
                     _forget(target, temporary)
                     raise
             finally:
                 os.close(target)
-        except copying.TooLarge:
+        except OutOfBounds as error:
+            if error.bound not in ("bytes_copied", "file_bytes"):
+                raise Refused(
+                    f"{self.store}/{self.source} is not copied: {error.reason}",
+                    'use method = "bind" for a file of this size',
+                ) from None
             raise Refused(
                 f"{self.store}/{self.source} is larger than the seed limit of "
                 f"{stage.plan.seed_limit >> 20} MiB and is not copied",
@@ -222,7 +252,9 @@ def _status(root: int, path: str) -> os.stat_result:
 
 
 def _read(root: int, path: str) -> bytes:
-    """The content of a regular file, empty if there is none."""
+    """The content of a regular file, empty if there is none. Raises ``OSError`` (EFBIG) for one
+    that is too large to be a file of accounts.
+    """
     try:
         if not stat.S_ISREG(_status(root, path).st_mode):
             return b""
@@ -230,12 +262,19 @@ def _read(root: int, path: str) -> bytes:
     except FileNotFoundError:
         return b""
     try:
-        parts = []
-        while part := os.read(fd, 1 << 20):
-            parts.append(part)
-        return b"".join(parts)
+        return records.read_open(fd, limits.ACCOUNTS, path)
     finally:
         os.close(fd)
+
+
+def _defect(path: str, root: int, source: str) -> str:
+    """What is wrong with the file *source* as *path*, empty if nothing."""
+    try:
+        return accounts.defect(path, _read(root, source))
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return f"it is {error.strerror}"
 
 
 def _set_aside(store: int, source: str) -> str:

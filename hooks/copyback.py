@@ -14,13 +14,16 @@ import stat
 import time
 from binascii import crc32
 
-from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks import accounts, machine_id, renames, seed, tree
+from ephemeroot.errors import EphemerootError, StoreMissing
+from ephemeroot.hooks import accounts, limits, machine_id, order, renames, seed, tree
 from ephemeroot.hooks.volumes import Store
-from ephemeroot.linux import copying, paths, removal
+from ephemeroot.linux import comparison, copying, paths, removal
+from ephemeroot.linux.bounds import OutOfBounds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ephemeroot.hooks.stage import Stage
 
 COPIED = ".ephemeroot/copied"
@@ -59,14 +62,14 @@ def _remember(stage: Stage) -> None:
             "boot-id": stage.boot_id,
             "limit": stage.plan.seed_limit,
             "files": stage.copies,
-            "stores": {entry["store"]: ids[entry["store"]] for entry in stage.copies},
+            "stores": {entry.store: ids[entry.store] for entry in map(CopiedFile, stage.copies)},
         },
     )
-    stores = {entry["store"]: stage.store(entry["store"]) for entry in stage.copies}
-    _write_copied(stage.root(), stores, stage.copies)
+    stores = {entry.store: stage.store(entry.store) for entry in map(CopiedFile, stage.copies)}
+    _write_copied(stage.root(), stores, [CopiedFile(entry) for entry in stage.copies])
     drop_in = f"{os.path.dirname(stage.run)}/{WATCHED}"
     os.makedirs(os.path.dirname(drop_in), 0o755, exist_ok=True)
-    lines = [_watch(entry["path"]) for entry in stage.copies]
+    lines = [_watch(entry.path) for entry in map(CopiedFile, stage.copies)]
     paths.write_atomically(drop_in, os.fsencode("[Path]\n" + "".join(lines)))
 
 
@@ -79,12 +82,12 @@ def _watch(path: str) -> str:
     return f"PathChanged={path.replace('%', '%%')}\n"
 
 
-def _write_copied(root: int, stores: dict[str, int], files: list[dict[str, str]]) -> None:
+def _write_copied(root: int, stores: dict[str, int], files: list[CopiedFile]) -> None:
     stamps = {}
     for entry in files:
-        stamp = _stamp(stores[entry["store"]], entry["source"])
+        stamp = _stamp(stores[entry.store], entry.source)
         if stamp is not None:
-            stamps[entry["path"]] = [entry["store"], entry["source"], *stamp]
+            stamps[entry.path] = [entry.store, entry.source, *stamp]
     seed.write_record(root, COPIED, json.dumps(stamps, sort_keys=True).encode())
 
 
@@ -112,9 +115,33 @@ def has_newer(root: int, path: str, store_path: str, store: int, source: str) ->
         return False
 
 
+class CopiedFile:
+    """One file that is copied back: ``path`` in the root, ``source`` in ``store``; ``user`` is
+    whose entry it is (a number).
+    """
+
+    __slots__ = ("path", "source", "store", "user")
+
+    def __init__(self, entry: Mapping[str, object]) -> None:
+        self.path = str(entry["path"])
+        self.store = str(entry["store"])
+        self.source = str(entry["source"])
+        user = entry.get("user", order.ROOT)
+        self.user = user if isinstance(user, int) else order.ROOT
+
+    @property
+    def temporary(self) -> str:
+        """Its name in the store's own directory."""
+        return f"{crc32(os.fsencode(self.source)):08x}"
+
+
 class CopyBack:
-    """Copies *files* (``path``, ``store`` and ``source`` of each) of the open *root* into
+    """Copies *files* (``path``, ``store``, ``source`` and ``user`` of each) of the open *root* into
     the open *stores*.
+
+    Root's files are stored first, and together: those that say who may log in change together.
+    Then each user's, within the user's share of the time, so that no user's file delays or stops
+    another's.
 
     ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``refused``
     is the error of a store that takes nothing (``seed.takes_nothing``).
@@ -124,9 +151,9 @@ class CopyBack:
     __slots__ = ("_files", "_limit", "_root", "_stores", "copied", "problems", "refused")
 
     def __init__(
-        self, files: list[dict[str, str]], stores: dict[str, int], root: int, limit: int
+        self, files: Sequence[Mapping[str, object]], stores: dict[str, int], root: int, limit: int
     ) -> None:
-        self._files = files
+        self._files = [CopiedFile(entry) for entry in files]
         self._stores = stores
         self._root = root
         self._limit = limit
@@ -135,16 +162,16 @@ class CopyBack:
         self.problems: list[str] = []
 
     def run(self, patience: float = _PATIENCE) -> None:
-        """Store what has changed in the running root. Waits *patience* seconds for who is
-        changing accounts.
+        """Store what has changed in the running root. Waits *patience* seconds for a program that
+        is changing accounts.
         """
         lock = -1
-        if any(entry["path"] in accounts.LOCKED for entry in self._files):
+        if any(entry.path in accounts.LOCKED for entry in self._files):
             lock = self._lock_accounts(patience)
         try:
             self.store()
             if self.copied:
-                mounted = [entry for entry in self._files if entry["store"] in self._stores]
+                mounted = [file for file in self._files if file.store in self._stores]
                 try:
                     _write_copied(self._root, self._stores, mounted)
                 except OSError as error:
@@ -153,20 +180,43 @@ class CopyBack:
             if lock >= 0:
                 os.close(lock)
 
-    def store(self) -> None:
-        """Store what has changed in a root that nobody uses, and change nothing there."""
+    def store(self, deadline: float | None = None) -> None:
+        """Store what has changed in a root that nobody uses, and change nothing there.
+
+        *deadline* is a time of ``time.monotonic()``, by default ``limits.COPY_BACK`` from now.
+        """
+        allowed = limits.Time(limits.COPY_BACK)
+        if deadline is not None:
+            allowed.end = deadline
         for path, store in self._stores.items():
-            files = [entry for entry in self._files if entry["store"] == path]
-            try:
-                self._store(store, files)
-            except OSError as error:
+            files = [f for f in self._files if f.store == path and f.user == order.ROOT]
+            self._store_quietly(path, store, files, allowed.end)
+        users = list(dict.fromkeys(f.user for f in self._files if f.user != order.ROOT))
+        for number, user in enumerate(users):
+            share = allowed.share(len(users) - number)
+            for path, store in self._stores.items():
+                files = [f for f in self._files if f.store == path and f.user == user]
+                self._store_quietly(path, store, files, share)
+
+    def _store_quietly(
+        self, path: str, store: int, files: list[CopiedFile], deadline: float
+    ) -> None:
+        if not files:
+            return
+        try:
+            self._store(store, files, deadline)
+        except (OSError, EphemerootError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.message
+            if isinstance(error, OSError):
                 self._note(error)
-                self.problems.append(f"{path}: nothing was stored: {error.strerror}")
+            names = ", ".join(file.path for file in files[:3])
+            more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+            self.problems.append(f"{path}: {names}{more} not stored: {reason}")
 
     def _lock_accounts(self, patience: float) -> int:
         """The lock of lckpwdf(3), which useradd and passwd hold until all files are there.
 
-        Who never gives it back must not make the machine forget its users.
+        A program that never gives it back must not make the machine forget its users.
         """
         try:
             parent = paths.open_beneath(self._root, "etc", tree.DIRECTORY)
@@ -191,41 +241,43 @@ class CopyBack:
                 return lock
             time.sleep(0.05)
 
-    def _store(self, store: int, files: list[dict[str, str]]) -> None:
+    def _store(self, store: int, files: list[CopiedFile], deadline: float) -> None:
+        """Store those of *files* that have changed, all of them or none."""
         renames.recover(store)
-        changed = [entry for entry in files if self._has_changed(store, entry)]
+        changed = [file for file in files if self._has_changed(store, file, deadline)]
         if not changed:
             return
         folder = seed.open_records(store, renames.FOLDER)
         try:
-            staged = [entry for entry in changed if self._stage(folder, entry)]
+            staged = [file for file in changed if self._stage(folder, file, deadline)]
             if not staged:
                 return
             seed.sync(folder)
-            renames.commit(folder, [[_name(e["source"]), e["source"]] for e in staged])
+            renames.publish(folder, [file.temporary for file in staged])
+            renames.commit(folder, [[file.temporary, file.source] for file in staged])
             failed = renames.complete(store, folder)
         finally:
             os.close(folder)
-        for entry in staged:
-            if entry["source"] in failed:
-                self._problem(entry, failed[entry["source"]])
+        for file in staged:
+            if file.source in failed:
+                self._problem(file, failed[file.source])
             else:
-                self.copied.append(entry["path"])
+                self.copied.append(file.path)
 
-    def _has_changed(self, store: int, entry: dict[str, str]) -> bool:
+    def _has_changed(self, store: int, file: CopiedFile, deadline: float) -> bool:
         """Whether the root has a regular file that is not the store's, and fit to be kept.
 
         One that is gone stays in the store: a program that removes a file in order to
         write it anew must not lose it to a power cut.
         """
-        if entry["path"] == machine_id.PATH and machine_id.read(self._root, entry["path"]) is None:
+        if file.path == machine_id.PATH and machine_id.read(self._root, file.path) is None:
             return False  # systemd's first boot is not complete yet
         try:
-            here, name = tree.open_parent(self._root, entry["path"])
+            here, name = tree.open_parent(self._root, file.path)
         except FileNotFoundError:
             return False
         except OSError as error:
-            self._problem(entry, error)
+            self._problem(file, error)
             return False
         try:
             try:
@@ -233,55 +285,60 @@ class CopyBack:
             except FileNotFoundError:
                 return False
             if not stat.S_ISREG(status.st_mode):
-                self._problem(entry, "it is no regular file any more")
+                self._problem(file, "it is no regular file any more")
                 return False
-            there, stored = tree.open_parent(store, entry["source"])
+            there, stored = tree.open_parent(store, file.source)
             try:
-                return not copying.same(here, name, there, stored)
+                bounds = limits.bounds(self._limit, deadline)
+                return not comparison.same(here, name, there, stored, bounds)
             finally:
                 os.close(there)
+        except OutOfBounds as error:
+            if error.bound == "bytes_read":
+                return True  # too large to compare: whether it can be copied is seen by copying
+            self._problem(file, error.reason)
+            return False
         except OSError as error:
-            self._problem(entry, error)
+            self._problem(file, error)
             return False
         finally:
             os.close(here)
 
-    def _stage(self, folder: int, entry: dict[str, str]) -> bool:
+    def _stage(self, folder: int, file: CopiedFile, deadline: float) -> bool:
         """Copy one file to the store's own directory; whether it is fit to be stored."""
-        temporary = _name(entry["source"])
+        temporary = f"{file.temporary}.new"
         try:
             removal.remove(folder, temporary)
-            parent, name = tree.open_parent(self._root, entry["path"])
+            parent, name = tree.open_parent(self._root, file.path)
             try:
-                copying.Copier(self._limit).copy_file(parent, name, folder, temporary)
+                copier = copying.Copier(limits.bounds(self._limit, deadline))
+                copier.copy_file(parent, name, folder, temporary)
             finally:
                 os.close(parent)
             found = ""
-            if entry["path"] in accounts.MERGED:
-                found = accounts.defect(entry["path"], renames.content(folder, temporary))
-        except copying.TooLarge:
-            found = "it is larger than the seed limit"
+            if file.path in accounts.MERGED:
+                found = accounts.defect(file.path, renames.content(folder, temporary))
+        except OutOfBounds as error:
+            found = error.reason
+            if error.bound in ("bytes_copied", "file_bytes"):
+                found = "it is larger than the seed limit"
         except OSError as error:
             self._note(error)
             found = error.strerror or str(error)
         if found:
             _remove(folder, temporary)
-            self._problem(entry, found)
+            self._problem(file, found)
         return not found
 
     def _note(self, error: OSError) -> None:
         if seed.takes_nothing(error):
             self.refused = error
 
-    def _problem(self, entry: dict[str, str], reason: str | OSError) -> None:
+    def _problem(self, file: CopiedFile, reason: str | OSError) -> None:
         text = reason if isinstance(reason, str) else reason.strerror
         if isinstance(reason, OSError):
             self._note(reason)
-        self.problems.append(f"{entry['path']} was not copied to {entry['store']}: {text}")
-
-
-def _name(source: str) -> str:
-    return f"{crc32(os.fsencode(source)):08x}"
+        self.problems.append(f"{file.path} was not copied to {file.store}: {text}")
 
 
 def _remove(folder: int, name: str) -> None:
@@ -296,7 +353,7 @@ class Recorded:
 
     __slots__ = ("files", "ids", "limit")
 
-    def __init__(self, files: list[dict[str, str]], ids: dict[str, str], limit: int) -> None:
+    def __init__(self, files: list[dict[str, object]], ids: dict[str, str], limit: int) -> None:
         self.files = files
         self.ids = ids
         self.limit = limit

@@ -6,7 +6,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, tree
+from ephemeroot.hooks import seed, tree, unseeded
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import mounts, paths
 
@@ -177,8 +177,12 @@ class Directory(Operation):
         """How the store's directory came to be, empty if it was there."""
         if tree.is_directory(store, self.source):
             return ""
-        if self.initial != "empty" and (seeded := self._seed(stage, stage.root())):
-            return seeded
+        missing = self.initial == "previous" and unseeded.of(stage, self.store, self.source)
+        if self.initial != "empty" and not (missing and stage.is_fresh(self.path)):
+            if seeded := self._seed(stage, stage.root()):
+                return seeded
+        if missing:
+            raise unseeded.not_in_effect(missing)
         seed.make_directory(store, self.source, self.user, self.group, self.mode, self.label)
         return "created"
 

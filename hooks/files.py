@@ -6,7 +6,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, tree
+from ephemeroot.hooks import seed, tree, unseeded
 from ephemeroot.hooks.directories import attach_bind
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
@@ -62,9 +62,14 @@ class File(Operation):
         store = stage.store(self.store)
         source = self._open_source(store)
         seeded = ""
-        if source < 0 and self.initial != "empty":
+        missing = None
+        if source < 0 and self.initial == "previous":
+            missing = unseeded.of(stage, self.store, self.source)
+        if source < 0 and self.initial != "empty" and not (missing and stage.is_fresh(self.path)):
             seeded = seed.seed_file(stage, self, stage.root())
             source = self._open_source(store)
+        if source < 0 and missing:
+            raise unseeded.not_in_effect(missing)
         try:
             place = stage.resolve_leaf(self.path)
             parent, name = tree.open_parent(stage.root(), place)

@@ -6,12 +6,10 @@ plan has a generation, and ``apply`` records the newest, with its plan, in every
 
 from __future__ import annotations
 
-import os
-
 from ephemeroot.errors import Damaged, EphemerootError, Refused
+from ephemeroot.hooks import limits, records
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.volumes import STATE, Store
-from ephemeroot.linux import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,20 +73,6 @@ def _recorded(stage: Stage) -> list[tuple[str, int]]:
 def read_record(store: int, path: str) -> bytes:
     """A record of ours in the open *store*: root's, below a directory that is root's.
 
-    Raises ``OSError`` if it is not there and ``EphemerootError`` if it is somebody else's.
+    Raises ``OSError`` if it is missing or too large, ``EphemerootError`` if it is another user's.
     """
-    fd = paths.open_beneath(store, path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        directory = paths.open_beneath(store, STATE, os.O_PATH | os.O_DIRECTORY)
-        try:
-            owners = {os.fstat(fd).st_uid, os.fstat(directory).st_uid}
-        finally:
-            os.close(directory)
-        if owners != {0}:
-            raise EphemerootError(f"{path} is not root's")
-        parts = []
-        while part := os.read(fd, 1 << 20):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(fd)
+    return records.read(store, path, limits.PLAN)

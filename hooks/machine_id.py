@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from ephemeroot.errors import Refused
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
@@ -71,14 +72,21 @@ class MachineId(Operation):
         identity = read(previous, PATH)
         if identity is None or read(store, self.source) is not None:
             return ""
-        write(store, self.source, identity)
+        try:
+            write(store, self.source, identity)
+        except OSError as error:
+            raise Refused(
+                f"the machine id cannot be saved in the store {self.store}: {error.strerror}",
+                f"look at {self.store}/{self.source}, or remove it",
+            ) from error
         return "stored"
 
     def _let_systemd_make_one(self, stage: Stage) -> str:
         place = stage.resolve_leaf(PATH)
         write(stage.root(), place, "uninitialized")
         # A root in memory is not there any more when the next boot would look for the id.
-        stage.copies.append({"path": place, "store": self.store, "source": self.source})
+        entry: dict[str, object] = {"path": place, "store": self.store, "source": self.source}
+        stage.copies.append(entry)
         return "left for systemd's first boot"
 
 

@@ -7,7 +7,16 @@ import sys
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import copyback, generation, machine_id, request, seed, wiping
+from ephemeroot.hooks import (
+    copyback,
+    generation,
+    limits,
+    machine_id,
+    order,
+    request,
+    seed,
+    wiping,
+)
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.report import WARNING
@@ -40,7 +49,7 @@ def run(stage: Stage) -> str:
     _sweep(stage)
     writable = _make_writable(stage)
     try:
-        failed = [o for o in stage.plan.persist if not _carried_out(stage, o)]
+        failed = _carry_out(stage)
         _record_made(stage)
         copyback.remember(stage)
     finally:
@@ -133,6 +142,20 @@ def _make_read_only(stage: Stage) -> None:
         mounts.set_flags(fd, set_=mounts.MOUNT_ATTR_RDONLY, name=stage.target)
     finally:
         os.close(fd)
+
+
+def _carry_out(stage: Stage) -> list[Operation]:
+    """Carry out all operations, root's first; those that failed. Seeding and copying have a
+    deadline, which each user has a share of; attaching and binding have none.
+    """
+    failed = []
+    try:
+        for group, deadline in order.timed(order.grouped(stage.plan.persist), limits.PERSISTENCE):
+            stage.allowance = limits.Allowance(deadline)
+            failed += [o for o in group.operations if not _carried_out(stage, o)]
+    finally:
+        stage.allowance = limits.Allowance()
+    return failed
 
 
 def _carried_out(stage: Stage, operation: Operation) -> bool:

@@ -13,7 +13,7 @@ import json
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, tree
+from ephemeroot.hooks import limits, records, seed, tree
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import copying, paths
 
@@ -96,8 +96,22 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
         os.unlink(temporary, dir_fd=folder)
 
 
+def publish(folder: int, names: list[str]) -> None:
+    """Give what has been made as ``NAME.new`` and synced its name in *folder*. A record of a rename
+    that is still to be done may name it: a copy that is not complete must never have it.
+    """
+    for name in names:
+        os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
 def commit(folder: int, renames: list[list[str]]) -> None:
-    """Record that each file in *folder* (``[name, path in the store]``) is to be renamed."""
+    """Record that each file in *folder* (``[name, path in the store]``) is to be renamed, beside
+    those that were to be renamed before and could not.
+    """
+    new = {temporary for temporary, _ in renames}
+    older = [[name, source] for name, source in _read_commit(folder)
+             if name not in new and tree.exists(folder, name)]  # fmt: skip
+    renames = [*older, *renames]
     fd = os.open(
         f"{_COMMIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder
     )
@@ -121,12 +135,11 @@ def _read_commit(folder: int) -> list[tuple[str, str]]:
 
 
 def content(directory: int, name: str) -> bytes:
-    """The content of a file of ours in the open *directory*."""
+    """The content of a file of ours in the open *directory*. Raises ``OSError``: EFBIG for one of
+    more than ``limits.RECORD`` bytes.
+    """
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
-        parts = []
-        while part := os.read(fd, 1 << 20):
-            parts.append(part)
-        return b"".join(parts)
+        return records.read_open(fd, limits.RECORD, name)
     finally:
         os.close(fd)

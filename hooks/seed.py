@@ -12,12 +12,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import tree
+from ephemeroot.hooks import limits, records, tree
+from ephemeroot.hooks.unseeded import Omission, adopt_line
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import copying, kernel, paths, removal
+from ephemeroot.linux.bounds import OutOfBounds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,19 +51,18 @@ def seed(
 
     *owner* is the user, group and mode that a file gets, ``None`` keeps the seed's.
     Nothing is copied if *root* has none, or not the *kind* (``stat.S_IFDIR`` or
-    ``S_IFREG``), or if what it has was made by ourselves. Raises ``Refused`` if it is
-    too large or does not fit: the store is then as it was.
+    ``S_IFREG``), or if what it has was made by ourselves.
+
+    What cannot be copied is left out if ``stage.allowance`` has ``omissions``, which then say so.
+    Raises ``Refused`` if it is too large or the store takes nothing, and ``NotSeeded`` if it
+    cannot be copied: the store is then as it was.
     """
     found = _find(root, path, kind)
     if found is None:
         return ""
     parent, name = found
     try:
-        return _copy(stage, parent, name, path, store_path, source, owner)
-    except OSError as error:
-        if takes_nothing(error):
-            raise cannot_take(store_path, path, error) from error
-        raise EphemerootError(f"cannot copy {path} to {store_path}: {error.strerror}") from error
+        return _Seeding(stage, path, store_path, source, owner).run(parent, name)
     finally:
         os.close(parent)
 
@@ -102,18 +104,24 @@ def sweep(store: int) -> None:
         seeding = paths.open_beneath(store, f"{STATE}/{SEEDING}", os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return
+    deadline = time.monotonic() + limits.CLEANING
     try:
         for name in os.listdir(seeding) if os.fstat(seeding).st_uid == 0 else ():
-            removal.remove(seeding, name)
+            removal.remove(seeding, name, deadline)
     finally:
         os.close(seeding)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What a user puts into a file causes none of these.
+_OF_THE_WHOLE = copying.OF_THE_WHOLE + copying.OF_A_DISK
+
+
 def takes_nothing(error: OSError) -> bool:
-    """Whether a store as a whole takes nothing: it, or somebody's share of it, has no room left,
-    or it is read-only (the kernel makes it so when its disk fails).
+    """Whether *error* is not about a single file: the store, or a user's share of it, has no room
+    left, it is read-only (the kernel makes it so when its disk fails), or a disk has failed.
     """
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return error.errno in _OF_THE_WHOLE
 
 
 def cannot_take(store: str, path: str, error: OSError) -> Refused:
@@ -123,7 +131,12 @@ def cannot_take(store: str, path: str, error: OSError) -> Refused:
             f"the store {store} is read-only and cannot take {path}",
             "look for errors of its disk in the kernel log",
         )
-    return Refused(f"the store {store} is too full to take {path}", "make room in it")
+    if error.errno in _FULL:
+        return Refused(f"the store {store} is too full to take {path}", "make room in it")
+    return Refused(
+        f"{path} cannot be copied to the store {store}: {error.strerror}",
+        "look for errors of the disks in the kernel log",
+    )
 
 
 def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
@@ -146,36 +159,113 @@ def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
     return parent, name
 
 
-def _copy(
-    stage: Stage, parent: int, name: str, path: str, store_path: str, source: str, owner: Owner
-) -> str:
-    store = stage.store(store_path)
-    copier = copying.Copier(stage.plan.seed_limit)
-    place, new_name = tree.open_parent(store, source)
-    workshop = -1
-    try:
-        workshop, temporary = _workshop(store, place, source, path)
+class NotSeeded(EphemerootError):
+    """A declared path cannot be copied into its store, and is not to be given up."""
+
+
+class _Seeding:
+    """One declared path on its way into a store."""
+
+    __slots__ = ("left_out", "owner", "path", "source", "stage", "store_path")
+
+    def __init__(self, stage: Stage, path: str, store_path: str, source: str, owner: Owner) -> None:
+        self.stage = stage
+        self.path = path
+        self.store_path = store_path
+        self.source = source
+        self.owner = owner
+        self.left_out = Omission(path, store_path, source)
+
+    def run(self, parent: int, name: str) -> str:
+        """Copy the entry *name* of the open *parent*; see ``seed``."""
         try:
-            removal.remove(workshop, temporary)
-            copier.copy(parent, name, workshop, temporary)
-            _give(workshop, temporary, owner)
-            sync(workshop)
-            paths.rename(workshop, temporary, place, new_name, flags=paths.RENAME_NOREPLACE)
-        except (OSError, copying.TooLarge):
-            _remove_quietly(workshop, temporary)
-            raise
-    except copying.TooLarge:
-        raise Refused(
-            f"{path} is declared, the store {store_path} lacks it, and it is larger than the "
-            f"seed limit of {stage.plan.seed_limit >> 20} MiB",
-            f"run 'ephemeroot adopt {path}'",
-        ) from None
-    finally:
-        for fd in (place, workshop):
-            if fd >= 0:
-                os.close(fd)
-    entries = "1 entry" if copier.entries == 1 else f"{copier.entries} entries"
-    return f"seeded, {entries}, {copier.copied + copier.shared} bytes"
+            return self._copy(parent, name)
+        except OSError as error:
+            if takes_nothing(error):
+                raise cannot_take(self.store_path, self.path, error) from error
+            reason = error.strerror or str(error)
+            if not self._may_be_left_out(parent, name):
+                raise NotSeeded(
+                    f"cannot copy {self.path} to {self.store_path}: {reason}",
+                    adopt_line(self.path),
+                ) from error
+        except OutOfBounds as error:
+            whole = not self.stage.allowance.partial and error.bound not in ("file_bytes", "depth")
+            if whole or not self._may_be_left_out(parent, name):
+                raise self._too_much(error) from None
+            reason = error.reason
+        except _NoPlace as error:
+            if not self._may_be_left_out(parent, name):
+                raise Refused(error.message, error.hint) from None
+            reason = error.message
+        omissions = self.stage.allowance.omissions
+        if omissions is None:
+            raise AssertionError("what may not be left out was left out")
+        omissions.append(Omission(self.path, self.store_path, self.source, reason))
+        return ""
+
+    def _may_be_left_out(self, parent: int, name: str) -> bool:
+        """Whether all of the path may stay behind in an old root. A user must not be able to
+        prevent the wipe by what is in a file; of root's own files none is given up.
+        """
+        allowance = self.stage.allowance
+        if allowance.omissions is None:
+            return False
+        if allowance.partial:
+            return True
+        try:
+            return os.stat(name, dir_fd=parent, follow_symlinks=False).st_uid != 0
+        except OSError:
+            return False
+
+    def _too_much(self, error: OutOfBounds) -> Refused:
+        limit = self.stage.plan.seed_limit >> 20
+        reason = {
+            "bytes_copied": f"it is larger than the seed limit of {limit} MiB",
+            "file_bytes": f"it is larger than the seed limit of {limit} MiB",
+        }.get(error.bound, error.reason)
+        return Refused(
+            f"{self.path} is declared, the store {self.store_path} lacks it, and {reason}",
+            adopt_line(self.path),
+        )
+
+    def _copy(self, parent: int, name: str) -> str:
+        stage, allowance = self.stage, self.stage.allowance
+        store = stage.store(self.store_path)
+        copier = copying.Copier(
+            limits.bounds(stage.plan.seed_limit, allowance.deadline),
+            skipped=None if allowance.omissions is None else self.left_out.add,
+            partial=allowance.partial,
+            of_the_whole=_OF_THE_WHOLE,
+        )
+        place, new_name = tree.open_parent(store, self.source)
+        workshop = -1
+        try:
+            workshop, temporary = _workshop(store, place, self.source, self.path)
+            if not removal.remove(workshop, temporary, _cleaned_by()):
+                raise OSError(errno.EBUSY, "what an earlier boot has left is not removed yet")
+            try:
+                copier.copy(parent, name, workshop, temporary)
+                _give(workshop, temporary, self.owner)
+                sync(workshop)
+                paths.rename(workshop, temporary, place, new_name, flags=paths.RENAME_NOREPLACE)
+            except (OSError, OutOfBounds):
+                _remove_quietly(workshop, temporary)
+                raise
+        finally:
+            for fd in (place, workshop):
+                if fd >= 0:
+                    os.close(fd)
+        entries = "1 entry" if copier.entries == 1 else f"{copier.entries} entries"
+        result = f"seeded, {entries}, {copier.copied + copier.shared} bytes"
+        if self.left_out.count and allowance.omissions is not None:
+            allowance.omissions.append(self.left_out)
+            result += f", {self.left_out.count} left out"
+        return result
+
+
+class _NoPlace(EphemerootError):
+    """Where the path goes in the store, users could exchange it while it is made."""
 
 
 def _workshop(store: int, place: int, source: str, path: str) -> tuple[int, str]:
@@ -191,9 +281,9 @@ def _workshop(store: int, place: int, source: str, path: str) -> tuple[int, str]
     beside = paths.open_beneath(place, ".", os.O_RDONLY | os.O_DIRECTORY)
     if not tree.is_roots_alone(os.fstat(beside)):
         os.close(beside)
-        raise Refused(
+        raise _NoPlace(
             f"{path} goes to a subvolume of its own in the store, where users write",
-            f"run 'ephemeroot adopt {path}'",
+            adopt_line(path),
         )
     return beside, f".ephemeroot-new-{temporary}"
 
@@ -230,9 +320,13 @@ def open_records(store: int, folder: str) -> int:
     return fd
 
 
+def _cleaned_by() -> float:
+    return time.monotonic() + limits.CLEANING
+
+
 def _remove_quietly(directory: int, name: str) -> None:
     try:
-        removal.remove(directory, name)
+        removal.remove(directory, name, _cleaned_by())
     except OSError:
         pass  # the next seeding of this path begins by removing it
 
@@ -250,20 +344,11 @@ def made(root: int) -> frozenset[str]:
 
 
 def read_record(root: int, path: str) -> bytes:
-    """The record *path* of the open *root*; empty if there is none, or it is not root's."""
+    """The record *path* of the open *root*; empty if there is none that can be used."""
     try:
-        fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
+        return records.read(root, path)
+    except (OSError, EphemerootError):
         return b""
-    try:
-        if os.fstat(fd).st_uid != 0:
-            return b""
-        raw = b""
-        while part := os.read(fd, 1 << 20):
-            raw += part
-        return raw
-    finally:
-        os.close(fd)
 
 
 def write_made(root: int, made_here: list[str]) -> None:
@@ -275,19 +360,4 @@ def write_made(root: int, made_here: list[str]) -> None:
 
 def write_record(root: int, path: str, content: bytes) -> None:
     """Write the record *path* (``.ephemeroot/…``) into the open *root*, atomically."""
-    directory, name = os.path.split(path)
-    try:
-        os.mkdir(directory, 0o700, dir_fd=root)
-    except FileExistsError:
-        pass
-    parent = paths.open_beneath(root, directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(f"{name}.new", flags, 0o600, dir_fd=parent)
-        try:
-            paths.write_whole(fd, content)
-        finally:
-            os.close(fd)
-        os.rename(f"{name}.new", name, src_dir_fd=parent, dst_dir_fd=parent)
-    finally:
-        os.close(parent)
+    records.write(root, path, content)

@@ -7,7 +7,7 @@ import json
 import os
 
 from ephemeroot.errors import Locked, StoreMissing
-from ephemeroot.hooks import tree
+from ephemeroot.hooks import limits, tree
 from ephemeroot.linux import kernel, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.contract import Closing
 
 RUN = "/run/ephemeroot"
+
+WIPED = "wiped"
+"""The record in the run directory that says what this boot has made fresh."""
+
+_RESERVED = 256 << 10  # bytes: a record names all old roots
 
 
 class Stage:
@@ -30,11 +35,13 @@ class Stage:
     ``made`` collects the paths that the persistence stage makes in the new root,
     ``copies`` the files that it copies there and that are copied back. ``old_root`` names
     the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
+    ``allowance`` is what the entry at hand may cost. ``fresh`` has what this process has made
+    fresh, whether or not that could be recorded.
     """
 
     __slots__ = (
-        "_lock", "_root", "_stores", "boot_id", "check", "cmdline", "copies", "made", "old_root",
-        "plan", "report", "run", "shared", "target", "wait",
+        "_lock", "_root", "_stores", "allowance", "boot_id", "check", "cmdline", "copies", "fresh",
+        "made", "old_root", "plan", "report", "run", "shared", "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +65,9 @@ class Stage:
         self.made: list[str] = []
         self.old_root: str | None = None
         self.shared: dict[str, Closing] = {}
-        self.copies: list[dict[str, str]] = []
+        self.copies: list[dict[str, object]] = []
+        self.allowance = limits.Allowance()
+        self.fresh: set[str] = set()
         self._lock = -1
         self._root = -1
         self._stores: dict[str, int] = {}
@@ -111,6 +120,10 @@ class Stage:
         """Remember the open directory of the store that is called *path*."""
         self._stores[path] = fd
 
+    def stores(self) -> list[tuple[str, int]]:
+        """The stores that were found, each with its open directory."""
+        return list(self._stores.items())
+
     def store(self, path: str) -> int:
         """The open directory of the store *path*. Raises ``StoreMissing``."""
         try:
@@ -134,10 +147,41 @@ class Stage:
             self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return self._root
 
+    def is_fresh(self, path: str) -> bool:
+        """Whether what is made fresh at boot and has *path* in it was made fresh by this boot."""
+        targets = [getattr(o, "target", "") for o in self.plan.wipe if o.KIND == "wipe"]
+        above = [t for t in targets if f"{path}/".startswith(t.rstrip("/") + "/")]
+        record = self.recall(WIPED)
+        # Without a record nobody knows: a fresh root is the one from which nothing may be taken.
+        return bool(above) and (record is None or max(above, key=len) in record)
+
+    def reserve(self, name: str) -> None:
+        """Take the inode and the space for a record that must not fail to be written later.
+
+        Raises ``OSError`` if the run directory has no room for it.
+        """
+        fd = self._open_new(name)
+        try:
+            os.posix_fallocate(fd, 0, _RESERVED)
+        finally:
+            os.close(fd)
+
     def remember(self, name: str, content: dict[str, object]) -> None:
         """Write a record into the run directory: it lives as long as this boot."""
         encoded = json.dumps(content, sort_keys=True).encode() + b"\n"
-        paths.write_atomically(f"{self.run}/{name}", encoded, 0o600)
+        fd = self._open_new(name)
+        try:
+            os.fchmod(fd, 0o600)
+            paths.write_whole(fd, encoded)
+            os.ftruncate(fd, len(encoded))
+        finally:
+            os.close(fd)
+        os.rename(f"{self.run}/{name}.new", f"{self.run}/{name}")
+
+    def _open_new(self, name: str) -> int:
+        """What will be the record *name*; not truncated, for its space may have been reserved."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(f"{self.run}/{name}.new", flags, 0o600)
 
     def recall(self, name: str) -> dict[str, object] | None:
         """Read a record of this boot; ``None`` if there is none, or it is another boot's."""

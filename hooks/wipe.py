@@ -7,18 +7,17 @@ import sys
 import time
 
 from ephemeroot.errors import Damaged, DeviceMissing, EphemerootError, Refused
-from ephemeroot.hooks import clock, machine_id, proofs, remount, seed, waiting
+from ephemeroot.hooks import clock, proofs, remount, waiting
+from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.stage import WIPED
 from ephemeroot.hooks.volumes import Attach, Volume
-from ephemeroot.linux import devices, mounts
+from ephemeroot.linux import devices
 from ephemeroot.wipers import contract
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
-
-WIPED = "wiped"
-"""The record in the run directory that says what this boot has made fresh."""
 
 DEVICE_TIMEOUT = 90
 """Seconds that a device with something to wipe is waited for; systemd's own default."""
@@ -90,6 +89,7 @@ class Wipe(Operation):
         wiper = self.load()
         device, subvolume = self._what(stage) if wiper.ON_DEVICE else self._no_device(stage, wiper)
         now = time.time()
+        hand_over = self._hand_over(stage, wiper)
         boot = contract.Boot(
             device=device,
             subvolume=subvolume,
@@ -101,7 +101,8 @@ class Wipe(Operation):
             synchronised=clock.is_synchronised(),
             prove=lambda path: self._prove(stage, path),
             log=stage.report.log,
-            previous=lambda path, lived: self._carry_over(stage, path, lived),
+            # A root that never lived holds nothing that the administrator ever saw.
+            previous=lambda path, lived: lived and hand_over.run(path, boot.handed),
             request=stage.old_root if self.target == "/" else None,
             root=stage.cmdline.get("root"),
             root_flags=stage.cmdline.root_flags(),
@@ -113,9 +114,13 @@ class Wipe(Operation):
                 if isinstance(o, Volume)
             },
         )
+        # What a wipe has done must be known to the rest of the boot.
+        stage.reserve(WIPED)
         outcome = wiper.wipe(boot)
+        stage.fresh.add(self.target)
         for line in outcome.problems:
             stage.report.problem(line)
+        self._settle(stage, hand_over)
         facts: dict[str, object] = {
             "target": self.target,
             "wiper": self.wiper,
@@ -127,72 +132,46 @@ class Wipe(Operation):
             "kept": outcome.kept,
             "recovered": outcome.recovered,
         }
+        stage.report.set(f"wiped {self.target}", facts)
+        self._record(stage, facts)
+        if wiper.MOUNTS_ROOT:
+            try:
+                remount.prevent(stage)
+            except OSError as error:
+                stage.report.problem(
+                    f"systemd-remount-fs.service would remount the new root: {error.strerror}",
+                    "mask it on the installed system",
+                )
+        return f"retired {outcome.retired}" if outcome.retired else "fresh"
+
+    def _record(self, stage: Stage, facts: dict[str, object]) -> None:
+        """Leave the facts for the rest of the boot. The root is fresh, whatever fails now."""
         record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
         record[self.target] = facts
-        stage.remember(WIPED, record)
-        if wiper.MOUNTS_ROOT:
-            remount.prevent(stage)
-        stage.report.set(f"wiped {self.target}", facts)
-        return f"retired {outcome.retired}" if outcome.retired else "fresh"
+        try:
+            stage.remember(WIPED, record)
+        except OSError as error:
+            stage.report.problem(
+                f"{self.target} was made fresh, and that cannot be recorded in {stage.run}: "
+                f"{error.strerror}",
+                "the persistence stage cannot verify that it is what is mounted, and it will not "
+                "be marked as lived",
+            )
 
     def _prove(self, stage: Stage, path: str) -> None:
         if self.target == "/":
             proofs.require_bootable(stage, path)
 
-    def _carry_over(self, stage: Stage, previous: str, lived: bool) -> None:
-        """Save into the stores what they lack and the root that is about to go has.
+    def _hand_over(self, stage: Stage, wiper: contract.Wiper) -> HandOver:
+        targets = {o.target for o in stage.plan.wipe if isinstance(o, Wipe)}
+        return HandOver(stage, self.target, targets, marks_kept=wiper.marks_kept)
 
-        A root that never lived holds nothing that the administrator ever saw.
-        """
-        if not lived:
-            return
-        root = self._as_root(stage, previous)
+    def _settle(self, stage: Stage, hand_over: HandOver) -> None:
+        """The root is fresh by now: whatever fails is a problem, and the next boot's."""
         try:
-            for operation in stage.plan.persist:
-                if not self._covers(stage, operation):
-                    continue
-                started = time.monotonic()
-                saved = self._saved(stage, operation, root)
-                if saved:
-                    stage.report.operation(operation, saved, time.monotonic() - started)
-            stage.sync_stores()
-        finally:
-            os.close(root)
-            if self.target != "/":
-                mounts.detach(stage.private("previous") + self.target)
-
-    def _as_root(self, stage: Stage, previous: str) -> int:
-        """*previous*, opened as a root in which it has its place: a volume below its mount
-        point.
-        """
-        place = previous
-        if self.target != "/":
-            place = stage.private("previous")
-            os.makedirs(place + self.target, 0o700, exist_ok=True)
-            proofs.bind(previous, place + self.target)
-        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def _covers(self, stage: Stage, operation: Operation) -> bool:
-        """Whether what *operation* is about lay in what is wiped here."""
-        path = getattr(operation, "path", "/") + "/"
-        wiped = {o.target for o in stage.plan.wipe if isinstance(o, Wipe)}
-        above = [target for target in wiped if path.startswith(target.rstrip("/") + "/")]
-        return max(above, key=len, default="/") == self.target
-
-    def _saved(self, stage: Stage, operation: Operation, root: int) -> str:
-        """Carry one path over. Only what is lost for good by wiping now stops the wipe:
-        a store that cannot take the path. A hostile shape in the store does not.
-        """
-        try:
-            return operation.carry_over(stage, root)
-        except Refused:
-            raise
+            hand_over.settle()
         except (EphemerootError, OSError) as error:
-            if isinstance(error, OSError) and seed.takes_nothing(error):
-                path = getattr(operation, "path", machine_id.PATH)
-                raise seed.cannot_take(getattr(operation, "store", "?"), path, error) from error
-            stage.report.problem(f"{operation.describe()}: not carried over: {error}")
-            return ""
+            stage.report.problem(f"cannot record which old root was kept: {error}")
 
     def _no_device(self, stage: Stage, wiper: contract.Wiper) -> tuple[str, None]:
         """The wiper knows by itself what it makes fresh; only root= must not be another."""

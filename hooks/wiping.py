@@ -6,8 +6,10 @@ import time
 
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import generation, request, resume
+from ephemeroot.hooks.report import WARNING
+from ephemeroot.hooks.stage import WIPED
 from ephemeroot.hooks.volumes import Volume
-from ephemeroot.hooks.wipe import WIPED, Wipe
+from ephemeroot.hooks.wipe import Wipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def has_nothing_to_keep(stage: Stage) -> bool:
 
 def has_fresh_root(stage: Stage) -> bool:
     """Whether this boot has made its root fresh, whatever failed after that."""
-    return "/" in (stage.recall(WIPED) or {})
+    return "/" in stage.fresh or "/" in (stage.recall(WIPED) or {})
 
 
 def require_fresh(stage: Stage) -> None:
@@ -128,16 +130,24 @@ def _mounted_at(stage: Stage, target: str) -> str:
 def remember_kept(stage: Stage, reason: str) -> None:
     """Record that nothing more is made fresh in this boot.
 
-    What already was stays on record: it must be marked as lived.
+    What already was stays on record: it must be marked as lived. A record that cannot be
+    written is a problem: the next stage says then that it does not know.
     """
     record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
     record["kept"] = reason
-    stage.remember(WIPED, record)
+    try:
+        stage.remember(WIPED, record)
+    except OSError as error:
+        stage.report.problem(
+            f"that the root was kept cannot be recorded in {stage.run}: {error.strerror}",
+            level=WARNING,
+        )
 
 
 def what_is_kept(stage: Stage) -> str:
     """A line for people on what a wipe that failed has left."""
-    fresh = sorted(key for key in stage.recall(WIPED) or {} if key.startswith("/"))
+    recorded = {key for key in stage.recall(WIPED) or {} if key.startswith("/")}
+    fresh = sorted(recorded | stage.fresh)
     if "/" in fresh:
         return f"{', '.join(fresh)} was made fresh before; the rest is kept as it is"
     return "the root is kept as it is"

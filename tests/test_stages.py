@@ -457,9 +457,11 @@ def another_disk(machine: Machine) -> Iterator[Path]:
         machine.leave()
 
 
-def test_too_much_to_carry_over_keeps_the_root(machine: Machine) -> None:
+def test_more_than_the_seed_limit_in_all_keeps_the_root(machine: Machine) -> None:
     with another_disk(machine) as top:
-        (machine.top / "root/srv/big").write_bytes(os.urandom(machine.seed_limit + 1))
+        for number in range(3):
+            content = os.urandom(machine.seed_limit // 2)
+            (machine.top / f"root/srv/{number}").write_bytes(content)
         machine.assert_kept(machine.stage("wipe"), "run 'ephemeroot adopt /srv'")
         assert not (top / "persistent/srv").exists()
 

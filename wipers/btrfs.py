@@ -140,6 +140,10 @@ class Btrfs(Wiper):
     def keeps(self) -> bool:
         return True
 
+    @property
+    def marks_kept(self) -> bool:
+        return True
+
     def history(self, installed: Installed) -> SubvolumeHistory:
         root = self._root(installed.subvolume)
         top = Toplevel(

@@ -114,12 +114,11 @@ class Boot:
     something still needs (unfinished seeding): they are not pruned.
 
     ``prove(path)`` must be called with the mounted fresh root before it takes the
-    root's place: it raises ``Refused`` if that root could not boot. ``previous(path,
-    lived)`` must be called with the mounted previous root (if there is one; the newest
-    in the history that lived, if that one did not) once every proof has held and before
-    the fresh root takes its place: what was newly declared is carried over from it into
-    the store; it may raise ``Refused`` too. ``log(line)`` reports one step. ``dry_run``:
-    describe, change nothing; ``prove`` gets what the fresh root would be a copy of.
+    root's place: it raises ``Refused`` if that root could not boot. ``hand_over`` must be
+    called with the mounted previous root (if there is one; the newest in the history that
+    lived, if that one did not) once every proof has held and before the fresh root takes its
+    place. ``log(line)`` reports one step. ``dry_run``: describe, change nothing; ``prove``
+    gets what the fresh root would be a copy of.
 
     ``device`` is empty for a wiper that is not ``ON_DEVICE``; ``root`` and ``root_flags``
     are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the
@@ -134,8 +133,8 @@ class Boot:
     """
 
     __slots__ = (
-        "boot_id", "budget", "device", "dry_run", "log", "mount_point", "mount_points", "now",
-        "pinned", "previous", "private", "prove", "request", "root", "root_flags", "shared",
+        "boot_id", "budget", "device", "dry_run", "handed", "log", "mount_point", "mount_points",
+        "now", "pinned", "previous", "private", "prove", "request", "root", "root_flags", "shared",
         "subvolume", "synchronised", "target", "volumes",
     )  # fmt: skip
 
@@ -151,7 +150,7 @@ class Boot:
         synchronised: bool,
         prove: Callable[[str], None],
         log: Callable[[str], None],
-        previous: Callable[[str, bool], None] = lambda path, lived: None,
+        previous: Callable[[str, bool], bool | None] = lambda path, lived: None,
         request: str | None = None,
         budget: float = 1.0,
         dry_run: bool = False,
@@ -163,6 +162,7 @@ class Boot:
         volumes: dict[str, str] | None = None,
         shared: dict[str, Closing] | None = None,
     ) -> None:
+        self.handed = ""
         self.shared = shared
         self.volumes = volumes or {}
         self.root = root
@@ -183,6 +183,15 @@ class Boot:
         self.budget = budget
         self.dry_run = dry_run
         self.pinned = frozenset(pinned)
+
+    def hand_over(self, path: str, lived: bool, name: str = "") -> bool:
+        """Seed the stores from the previous root, mounted at *path*; whether that root must
+        be marked ``.keep`` before the fresh root takes its place, for it has something that
+        could not be seeded. *lived*: whether a boot of it was complete; *name*: its name in
+        the history, without flags. Raises ``Refused`` if nothing may be wiped.
+        """
+        self.handed = name
+        return bool(self.previous(path, lived))
 
 
 class Outcome:
@@ -303,6 +312,13 @@ class Wiper:
     @property
     def keeps(self) -> bool:
         """Whether old roots are kept with these settings, so that there is a history."""
+        return False
+
+    @property
+    def marks_kept(self) -> bool:
+        """Whether ``wipe`` marks the previous root ``.keep`` where ``Boot.hand_over`` says so.
+        Otherwise nothing is wiped while it has something that cannot be seeded.
+        """
         return False
 
     def history(self, installed: Installed) -> History | None:

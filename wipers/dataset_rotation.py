@@ -106,11 +106,12 @@ class DatasetRotation:
         if leftover is not None:
             self._recover(leftover)
         name = self._name(previous)
-        identity = self._place(name, previous, source)
+        first = name.keep
+        name, identity = self._place(name, previous, source)
         # The fresh root is in its place: from here on failures are problems, not errors.
         self.outcome.fresh = {"dataset": self.root, "fsid": identity}
         self.outcome.retired = str(name)
-        if name.keep:
+        if first:
             self._attempt("record that it was the first", lambda: self.history.set_first(str(name)))
         retired = f"{self.history.old_roots}/{name}"
         try:
@@ -191,8 +192,10 @@ class DatasetRotation:
         first = not unused and not history.has_first()
         return history.free(names.Name(boot.now, unsynced=not plausible, unused=unused, keep=first))
 
-    def _place(self, name: Name, previous: Dataset, source: str) -> str:
-        """Put a fresh root in its place; returns what it is known by."""
+    def _place(self, name: Name, previous: Dataset, source: str) -> tuple[Name, str]:
+        """Put a fresh root in its place; returns the name under which the previous one was
+        retired, and what the fresh one is known by.
+        """
         if "@" not in source:
             source = self._snapshot(source, name)
         self._make_room_and_clone(source, previous)
@@ -202,7 +205,8 @@ class DatasetRotation:
             with Private(self.new, f"{self.boot.private}/fresh") as fresh:
                 self.boot.prove(fresh.path)
                 identity = fresh.fsid
-            self._hand_over(name)
+            name = self._hand_over(name)
+            retired = f"{self.history.old_roots}/{name}"
             self._require_container()
             self.boot.log(self._retirement(name))
             channel.rename(self.root, retired)
@@ -211,7 +215,7 @@ class DatasetRotation:
         except BaseException:
             self._take_back(made, previous, retired)
             raise
-        return identity
+        return name, identity
 
     def _take_back(self, made: Dataset, previous: Dataset, retired: str) -> None:
         """Give the previous root its name again and delete the clone, unless the clone has that
@@ -266,12 +270,23 @@ class DatasetRotation:
         words = [word for key in sorted(wanted) for word in ("-o", f"{key}={wanted[key]}")]
         programs.run("zfs", "clone", *words, source, self.new)
 
-    def _hand_over(self, name: Name) -> None:
-        """Show the newest root that lived to the stage: it may want to save something."""
+    def _hand_over(self, name: Name) -> Name:
+        """Seed the stores from the newest root that lived; returns *name*, with ``.keep`` if the
+        root that gets it must be kept.
+        """
         entry = self.history.newest_lived() if name.unused else None
         shown = self.history.path(entry) if entry is not None else self.root
+        known = entry.name if entry is not None and entry.name is not None else name
         with Private(shown, f"{self.boot.private}/previous") as previous:
-            self.boot.previous(previous.path, not name.unused or entry is not None)
+            lived = not name.unused or entry is not None
+            keep = self.boot.hand_over(previous.path, lived, known.text)
+        if not keep:
+            return name
+        if entry is None:
+            return name.changed(keep=True)
+        if not known.keep:
+            self.history.rename(entry, known.changed(keep=True))
+        return name
 
     def _discard(self, made: Dataset) -> None:
         """Delete a clone that never got its place. A failure is left to the next recovery."""

@@ -43,14 +43,18 @@ class Name:
     def identity(self) -> tuple[int, int]:
         return self.time, self.number
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The name without its flags: what does not change over its life."""
         t = time.gmtime(self.time)
         text = (
             f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}"
             f"T{t.tm_hour:02}-{t.tm_min:02}-{t.tm_sec:02}Z"
         )
-        if self.number > 1:
-            text += f".{self.number}"
+        return f"{text}.{self.number}" if self.number > 1 else text
+
+    def __str__(self) -> str:
+        text = self.text
         for flag in ("unsynced", "unused", "keep"):
             if getattr(self, flag):
                 text += f".{flag}"

@@ -11,7 +11,7 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import attributes, placement, retention, uppers
+from ephemeroot.wipers import attributes, names, placement, retention, uppers
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.placement import Places
 from ephemeroot.wipers.retention import Policy
@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.wipers.contract import Boot
     from ephemeroot.wipers.history import Installed
+    from ephemeroot.wipers.names import Name
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -108,6 +109,10 @@ class Overlay(Wiper):
     def keeps(self) -> bool:
         return self._volume is not None
 
+    @property
+    def marks_kept(self) -> bool:
+        return self.keeps
+
     def history(self, installed: Installed) -> UpperHistory:
         fstype = str(self.settings["type"])
         if self._volume is None:
@@ -157,13 +162,20 @@ class Overlay(Wiper):
     def _on_disk(self, boot: Boot, places: Places, below: str, layers: Uppers) -> Outcome:
         above = places.attach(layers.mount(), "layers")
         lived = layers.newest_lived()
+        name = layers.next_name(boot, self._policy)
+        keep = False
         if lived is not None:
             # Upper layers have no colons in their names, and the rest of the path is ours.
             stack = [*OPTIONS, f"lowerdir={above}/{lived}:{below}", "ro"]
-            boot.previous(places.attach(_overlay(stack), "previous"), True)
+            previous = places.attach(_overlay(stack), "previous")
+            if not boot.dry_run and boot.hand_over(previous, True, _identity(lived, name)):
+                if lived == uppers.UPPER:
+                    keep = True
+                else:
+                    layers.mark_kept(lived)
         if boot.dry_run:
             return Outcome(fresh={})
-        retired = layers.retire(boot, self._policy)
+        retired = layers.retire(boot, self._policy, keep=keep)
         outcome = Outcome(fresh={}, retired=str(retired) if retired else None)
         self._make(boot, below, layers, outcome)
         outcome.fresh = _mount(boot, places, below, above)
@@ -215,6 +227,12 @@ def _mount(boot: Boot, places: Places, below: str, above: str) -> dict[str, str]
         )
     placement.put_in_place(path, boot.mount_point)
     return {"device": str(os.stat(path).st_dev)}
+
+
+def _identity(lived: str, name: Name | None) -> str:
+    """The name, without flags, that the layer *lived* has in the history or gets there."""
+    known = name if lived == uppers.UPPER else names.parse(lived.rpartition("/")[2])
+    return known.text if known is not None else ""
 
 
 def _overlay(options: list[str]) -> int:

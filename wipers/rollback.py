@@ -119,7 +119,7 @@ class Rollback:
         if boot.dry_run:
             return self.outcome
         with datasets.Private(self.root, f"{boot.private}/previous") as previous:
-            boot.previous(previous.path, found[self.root].state != datasets.NEW)
+            boot.hand_over(previous.path, found[self.root].state != datasets.NEW)
             identity = previous.fsid
         self._program("do", stays)
         self.outcome.fresh = {"dataset": self.root, "fsid": identity}

@@ -74,8 +74,7 @@ class Rotation:
                 self._describe()
                 return self.outcome
             self._recover()
-            leftover = self._leftover()
-            fresh = self._place(leftover)
+            leftover, fresh = self._place(self._leftover())
         finally:
             for fd in (self.source, self.previous):
                 if fd >= 0:
@@ -208,8 +207,11 @@ class Rotation:
         read_only = subvolumes.is_read_only(self.previous)
         return Leftover(history.root_name, name, uuid, read_only=read_only)
 
-    def _place(self, leftover: Leftover) -> FreshRoot:
-        """Put a fresh root in its place; without space for it prune what is due, once."""
+    def _place(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:
+        """Put a fresh root in its place; without space for it prune what is due, once.
+
+        Returns the temporary name that the previous root has then, too.
+        """
         try:
             return self._place_once(leftover)
         except OSError as error:
@@ -228,7 +230,7 @@ class Rotation:
                 "delete files or, with 'ephemeroot roots delete', old roots",
             ) from error
 
-    def _place_once(self, leftover: Leftover) -> FreshRoot:
+    def _place_once(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:
         fresh = FreshRoot(
             self.history,
             leftover.text,
@@ -239,12 +241,13 @@ class Rotation:
         self.boot.log(self._creation)
         fresh.make(self.boot.prove)
         try:
-            self._hand_over(leftover)
+            if self._hand_over(leftover):
+                leftover = self._keep(leftover, fresh)
             self._exchange(leftover)
         except BaseException:
             fresh.discard()
             raise
-        return fresh
+        return leftover, fresh
 
     @property
     def _creation(self) -> str:
@@ -259,19 +262,33 @@ class Rotation:
     def _retirement(self, leftover: Leftover) -> str:
         return f"retire the previous {self.history.NOUN} as {leftover.name}"
 
-    def _hand_over(self, leftover: Leftover) -> None:
-        """Show the newest root that lived to the stage: it may want to save something."""
+    def _hand_over(self, leftover: Leftover) -> bool:
+        """Seed the stores from the newest root that lived; whether the previous root is that one
+        and must be kept. Another one that must be kept is marked at once.
+        """
         if self.previous < 0:
-            return
-        if not leftover.name.unused:
-            self.boot.previous(f"{self.history.top.path}/{self.history.root}", True)
-            return
-        lived = [e for e in self.history.retired() if e.name is not None and not e.name.unused]
-        if lived:
-            newest = max(lived, key=lambda entry: entry.serial)
-            self.boot.previous(f"{self.history.top.path}/{self.history.path(newest)}", True)
-        else:
-            self.boot.previous(f"{self.history.top.path}/{self.history.root}", False)
+            return False
+        top = self.history.top.path
+        newest = self.history.newest_lived() if leftover.name.unused else None
+        if newest is None or newest.name is None:
+            path = f"{top}/{self.history.root}"
+            return self.boot.hand_over(path, not leftover.name.unused, leftover.name.text)
+        path = f"{top}/{self.history.path(newest)}"
+        if self.boot.hand_over(path, True, newest.name.text) and not newest.name.keep:
+            self.history.rename(newest, newest.name.changed(keep=True))
+        return False
+
+    def _keep(self, leftover: Leftover, fresh: FreshRoot) -> Leftover:
+        """Have the previous root retired with ``.keep``: its name is that of the fresh root until
+        both are exchanged, so that a power cut cannot separate the root from its mark.
+        """
+        kept = leftover.renamed(leftover.name.changed(keep=True))
+        if kept.text != leftover.text:
+            parent = self.history.parent
+            flags = paths.RENAME_NOREPLACE
+            paths.rename(parent, leftover.text, parent, kept.text, flags=flags)
+            fresh.text = kept.text
+        return kept
 
     def _exchange(self, leftover: Leftover) -> None:
         parent, name = self.history.parent, self.history.root_name
@@ -296,8 +313,9 @@ class Rotation:
             os.close(fd)
 
     def _file(self, leftover: Leftover) -> None:
+        first = not leftover.name.unused and not self.history.has_first()
         self.outcome.retired = filing.file(self.history, self.history.parent, leftover)
-        if leftover.name.keep:
+        if first:
             marks.set_first(self.history.old, self.outcome.retired)
 
     def _prune(self) -> None:

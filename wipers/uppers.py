@@ -88,8 +88,8 @@ class Uppers:
         lived = [name for name in self.retired() if not name.unused]
         return f"{OLD}/{lived[-1]}" if lived else None
 
-    def retire(self, boot: Boot, policy: Policy) -> Name | None:
-        """Move the present layer to old-uppers; ``None`` if there is none."""
+    def next_name(self, boot: Boot, policy: Policy) -> Name | None:
+        """The name under which the present layer will be retired; ``None`` if there is none."""
         state = self._state()
         if state is None:
             return None
@@ -102,7 +102,22 @@ class Uppers:
             keep_days=policy.keep_days,
         )
         wanted = Name(boot.now, unsynced=not plausible, unused=state != marks.LIVED)
-        name = names.free(wanted, {other.identity for other in retired})
+        return names.free(wanted, {other.identity for other in retired})
+
+    def mark_kept(self, text: str) -> None:
+        """Mark the old layer *text*, as ``newest_lived`` has found it, ``.keep``."""
+        text = text.rpartition("/")[2]
+        found = names.parse(text)
+        if found is not None and not found.keep:
+            rename(self.old, text, found.changed(keep=True))
+            os.fsync(self.old)
+
+    def retire(self, boot: Boot, policy: Policy, *, keep: bool = False) -> Name | None:
+        """Move the present layer to old-uppers; ``None`` if there is none."""
+        name = self.next_name(boot, policy)
+        if name is None:
+            return None
+        name = name.changed(keep=keep)
         paths.rename(self.fd, UPPER, self.old, str(name), flags=paths.RENAME_NOREPLACE)
         os.fsync(self.old)
         os.fsync(self.fd)

@@ -159,6 +159,11 @@ class Zfs(Wiper):
     def keeps(self) -> bool:
         return self.settings["mode"] == ROTATE
 
+    @property
+    def marks_kept(self) -> bool:
+        """A rollback leaves no old root that could be kept."""
+        return self.keeps
+
     def history(self, installed: Installed) -> History:
         """The old roots; after a rollback none, but what the root was made of."""
         return self._history(self._root(installed.root if installed.target == "/" else None))

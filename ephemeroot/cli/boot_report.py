@@ -10,8 +10,7 @@ from typing import Any
 
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import report as reports
-from ephemeroot.hooks.stage import RUN
-from ephemeroot.hooks.wipe import WIPED
+from ephemeroot.hooks.stage import RUN, WIPED
 
 REPORT = "boot.json"
 STAGES = ("wipe", "persist")

@@ -12,8 +12,8 @@ from typing import Any
 from ephemeroot.cli import cut_off
 from ephemeroot.conversion import lock
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.hooks.stage import RUN
-from ephemeroot.hooks.wipe import WIPED, Wipe
+from ephemeroot.hooks.stage import RUN, WIPED
+from ephemeroot.hooks.wipe import Wipe
 
 NAME = "lived"
 HELP = "record that this boot was complete (called by ephemeroot-lived.service)"

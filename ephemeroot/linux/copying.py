@@ -29,6 +29,12 @@ OF_THE_WHOLE = (
 )  # fmt: skip
 """Errors that are not about one entry: the next one would fail as well."""
 
+OF_A_DISK = (
+    errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN,
+    errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO,
+)  # fmt: skip
+"""Errors of a disk or of what serves a filesystem: what a user puts into a file causes none."""
+
 # Bounds that one entry can exceed and the next one not.
 _OF_AN_ENTRY = ("file_bytes", "depth")
 
@@ -50,13 +56,13 @@ class Copier:
     ``file_bytes``, an extended attribute or a name that does not fit, unreadable, too deep, changed
     into something else meanwhile) is reported by its path, relative to the tree, with the reason.
     It is left out, and the rest of the tree is copied. What concerns the whole still raises:
-    ENOSPC, EDQUOT and EROFS of the target, an error of the tree's own directory, and the other
-    bounds. With *partial* the other bounds do not raise either: what does not fit is reported and
+    the errors *of_the_whole*, an error of the tree's own directory, and the other bounds. With *partial* the other bounds do not raise either: what does not fit is reported and
     left out, whole directories in one line, and ``exhausted`` is the first bound that was exceeded.
     """
 
     __slots__ = (
-        "_links", "entries", "exhausted", "meter", "partial", "progress", "shared", "skipped",
+        "_links", "entries", "exhausted", "meter", "of_the_whole", "partial", "progress", "shared",
+        "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +72,7 @@ class Copier:
         progress: Callable[[str], None] | None = None,
         skipped: Skipped | None = None,
         partial: bool = False,
+        of_the_whole: tuple[int, ...] = OF_THE_WHOLE,
     ) -> None:
         if not isinstance(bounds, Bounds):
             bounds = Bounds(bytes_copied=bounds)
@@ -73,6 +80,7 @@ class Copier:
         self.progress = progress
         self.skipped = skipped
         self.partial = partial and skipped is not None
+        self.of_the_whole = of_the_whole
         self.exhausted: OutOfBounds | None = None
         self.shared = self.entries = 0
         self._links: dict[tuple[int, int], str] = {}
@@ -276,7 +284,7 @@ class _Tree:
             if reason.bound in ("deadline", "entries"):
                 self._leave_out_rest(reason)
         except OSError as error:
-            if copier.skipped is None or error.errno in OF_THE_WHOLE:
+            if copier.skipped is None or error.errno in copier.of_the_whole:
                 raise
             copier.skipped(self._path(name), error.strerror or str(error))
 

@@ -1,0 +1,119 @@
+"""The previous root before it is wiped: what the stores lack of it is saved into them."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.hooks import limits, machine_id, order, proofs, seed, unseeded
+from ephemeroot.linux import mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.operation import Operation
+    from ephemeroot.hooks.stage import Stage
+    from ephemeroot.hooks.unseeded import Omission
+
+
+class HandOver:
+    """Saves what is declared below *target* and not below another of the *targets* that are
+    wiped. *marks_kept*: the wiper can mark the previous root ``.keep``, so that what cannot be
+    seeded is not lost; where it cannot, nothing is wiped instead.
+    """
+
+    __slots__ = ("_root_name", "marks_kept", "omissions", "stage", "target", "targets")
+
+    def __init__(self, stage: Stage, target: str, targets: set[str], *, marks_kept: bool) -> None:
+        self.stage = stage
+        self.target = target
+        self.targets = targets
+        self.marks_kept = marks_kept
+        self.omissions: list[Omission] = []
+        self._root_name = ""
+
+    def run(self, previous: str, name: str) -> bool:
+        """Save from the root mounted at *previous*; whether it must be marked ``.keep``.
+
+        *name* is what its history calls it, or will. Raises ``Refused`` if it must not be wiped.
+        """
+        self._root_name = name
+        root = self._as_root(previous)
+        try:
+            self._save_all(root)
+            keep = self._record()
+            self.stage.sync_stores()
+            return keep
+        finally:
+            self.stage.allowance = limits.Allowance()
+            os.close(root)
+            if self.target != "/":
+                mounts.detach(self.stage.private("previous") + self.target)
+
+    def settle(self) -> None:
+        """The wipe is done: the old root has its name. Raises ``EphemerootError``, ``OSError``."""
+        if not self._root_name:
+            return
+        for path, store in self.stage.stores():
+            unseeded.settle(store, path, self.target, self._root_name)
+        self.stage.sync_stores()
+
+    def _save_all(self, root: int) -> None:
+        """Root's entries first; a user's can use up nobody else's time."""
+        stage = self.stage
+        groups = order.grouped([o for o in stage.plan.persist if self._covers(o)])
+        for group, deadline in order.timed(groups, limits.SEEDING):
+            stage.allowance = limits.Allowance(
+                deadline,
+                omissions=self.omissions if self.marks_kept else None,
+                partial=group.user != order.ROOT,
+            )
+            for operation in group.operations:
+                started = time.monotonic()
+                saved = self._saved(operation, root)
+                if saved:
+                    stage.report.operation(operation, saved, time.monotonic() - started)
+
+    def _saved(self, operation: Operation, root: int) -> str:
+        """Save one path. Only what would be lost for good stops the wipe: a store that cannot take
+        the path, a disk that fails. A hostile shape in the store does not.
+        """
+        try:
+            return operation.carry_over(self.stage, root)
+        except Refused:
+            raise
+        except (EphemerootError, OSError) as error:
+            path = getattr(operation, "path", machine_id.PATH)
+            if isinstance(error, OSError) and seed.takes_nothing(error):
+                raise seed.cannot_take(getattr(operation, "store", "?"), path, error) from error
+            if isinstance(error, seed.NotSeeded):
+                raise Refused(error.message, error.hint) from None
+            self.stage.report.problem(f"{operation.describe()}: not seeded: {error}")
+            return ""
+
+    def _record(self) -> bool:
+        """Record what was left out, and report it; whether the previous root must be kept."""
+        keep = False
+        for path, store in self.stage.stores() if self.marks_kept else ():
+            found = [omission for omission in self.omissions if omission.store == path]
+            keep |= unseeded.add(store, path, found, self.target, self._root_name)
+        for omission in self.omissions:
+            self.stage.report.problem(omission.describe(), omission.hint())
+        return keep
+
+    def _as_root(self, previous: str) -> int:
+        """*previous*, opened as a root in which it has its place: a volume below its mount
+        point.
+        """
+        place = previous
+        if self.target != "/":
+            place = self.stage.private("previous")
+            os.makedirs(place + self.target, 0o700, exist_ok=True)
+            proofs.bind(previous, place + self.target)
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _covers(self, operation: Operation) -> bool:
+        """Whether what *operation* is about was in what is wiped here."""
+        path = getattr(operation, "path", "/") + "/"
+        above = [target for target in self.targets if path.startswith(target.rstrip("/") + "/")]
+        return max(above, key=len, default="/") == self.target

@@ -1,0 +1,83 @@
+"""Our own records in a store and in a root: root's, of bounded size, replaced atomically."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import limits
+from ephemeroot.linux import paths
+
+
+def read(top: int, path: str, limit: int = limits.RECORD) -> bytes:
+    """The record *path* below the open *top*.
+
+    Raises ``OSError``: ENOENT if there is none, EFBIG if it has more than *limit* bytes; and
+    ``EphemerootError`` if it, or its directory, is not root's.
+    """
+    fd = paths.open_beneath(top, path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        directory = paths.open_beneath(top, os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+        try:
+            owners = {os.fstat(fd).st_uid, os.fstat(directory).st_uid}
+        finally:
+            os.close(directory)
+        if owners != {0}:
+            raise EphemerootError(f"{path} is not root's")
+        return read_open(fd, limit, path)
+    finally:
+        os.close(fd)
+
+
+def read_open(fd: int, limit: int, name: str) -> bytes:
+    """The content of the open file *fd*, from where it stands. Raises ``OSError``: EFBIG, with
+    *name*, if that is more than *limit* bytes; no more than one byte above it is ever read.
+    """
+    parts = []
+    left = limit + 1
+    while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    if left == 0:
+        raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", name)
+    return b"".join(parts)
+
+
+def write(top: int, path: str, content: bytes) -> None:
+    """Replace the record *path* (``.ephemeroot/…``) below the open *top*.
+
+    It is durable only when the filesystem is synced.
+    """
+    directory, name = os.path.split(path)
+    try:
+        os.mkdir(directory, 0o700, dir_fd=top)
+    except FileExistsError:
+        pass
+    parent = paths.open_beneath(top, directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(f"{name}.new", flags, 0o600, dir_fd=parent)
+        try:
+            paths.write_whole(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(f"{name}.new", name, src_dir_fd=parent, dst_dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def remove(top: int, path: str) -> None:
+    """Remove the record *path*, durably; one that is missing is fine."""
+    try:
+        parent = paths.open_beneath(top, os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        os.unlink(os.path.basename(path), dir_fd=parent)
+        os.fsync(parent)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(parent)

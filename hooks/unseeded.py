@@ -1,0 +1,242 @@
+"""What could not be seeded: recorded in the store until the administrator has resolved it.
+
+The old root that still has it is marked ``.keep``. A path of which the store has nothing is not in
+effect: an empty directory in the store would count as its content from then on.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks import limits, records, tree
+from ephemeroot.hooks.volumes import STATE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+RECORD = f"{STATE}/unseeded"
+VERSION = 1
+
+
+class Omission:
+    """What of one declared *path* could not be seeded into the *store* as *source*.
+
+    ``files`` are names relative to *path* with the reason for each (``limits.NAMED`` at most),
+    ``count`` is how many there are. ``whole``: the store got nothing of *path*. ``target`` is what
+    was wiped, ``root`` the name, without flags, of its old root that has all of it; ``retired``
+    whether that root is known to have that name and to be marked ``.keep``.
+    """
+
+    __slots__ = (
+        "count", "files", "path", "reason", "retired", "root", "source", "store", "target", "whole",
+    )  # fmt: skip
+
+    def __init__(self, path: str, store: str, source: str, reason: str = "") -> None:
+        self.path = path
+        self.store = store
+        self.source = source
+        self.reason = reason
+        self.whole = bool(reason)
+        self.files: list[tuple[str, str]] = []
+        self.count = 0
+        self.target = "/"
+        self.root = ""
+        self.retired = False
+
+    def add(self, name: str, reason: str) -> None:
+        """One more that was left out; *name* is relative to ``path``."""
+        self.count += 1
+        if len(self.files) < limits.NAMED:
+            self.files.append((name, reason))
+
+    def describe(self) -> str:
+        """What is missing, in one line."""
+        if self.whole:
+            return f"{self.path} could not be seeded: {self.reason}"
+        named = [f"{_show(name) or '.'} ({reason})" for name, reason in self.files]
+        more = f" and {self.count - len(named)} more" if self.count > len(named) else ""
+        return f"{self.path} was seeded without {', '.join(named)}{more}"
+
+    def hint(self) -> str:
+        """What the administrator can do about it."""
+        if not self.root:
+            return adopt_line(self.path)
+        volume = "" if self.target == "/" else f" --volume {self.target}"
+        names = [f"{self.path}/{name}".rstrip("/") for name, _ in self.files[:1]] or [self.path]
+        return (
+            f"old root {self.root} is kept for it: 'ephemeroot roots restore{volume} {self.root} "
+            f"{_quoted(names[0])}' brings it back, 'ephemeroot roots unkeep{volume} {self.root}' "
+            "when nothing more is needed of it"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The record's form of it. Names that are not UTF-8 survive as surrogates."""
+        return {
+            "path": self.path,
+            "source": self.source,
+            "reason": self.reason,
+            "whole": self.whole,
+            "files": [list(file) for file in self.files],
+            "count": self.count,
+            "target": self.target,
+            "root": self.root,
+            "retired": self.retired,
+        }
+
+
+def adopt_line(path: str) -> str:
+    """What to run for a declared *path* that a boot cannot seed."""
+    return f"run 'ephemeroot adopt {_quoted(path)}'"
+
+
+def _show(name: str) -> str:
+    """*name* without what a terminal would obey: users choose the names of their files."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in name)
+
+
+def _quoted(path: str) -> str:
+    """*path* as a word for a shell (shlex would import re)."""
+    if all(c.isalnum() or c in "/._-+@%:," for c in path):
+        return path
+    return '"' + _show("".join(f"\\{c}" if c in '\\"$`' else c for c in path)) + '"'
+
+
+def read(store: int, path: str) -> list[Omission]:
+    """The record of the open *store* that is called *path*.
+
+    Raises ``Damaged`` if it cannot be understood, ``OSError`` if it cannot be read.
+    """
+    try:
+        raw = records.read(store, RECORD)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return []
+        raise
+    try:
+        content = json.loads(raw)
+        if content["version"] != VERSION:
+            raise ValueError(f"its version is {content['version']!r}")
+        return [_parse(item, path) for item in content["entries"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(
+            f"the record {RECORD} in the store {path} is damaged: {error}",
+            f"look at it, and remove {path}/{RECORD}",
+        ) from None
+
+
+def _parse(item: dict[str, object], store: str) -> Omission:
+    found = Omission(str(item["path"]), store, str(item["source"]), str(item["reason"]))
+    found.whole = item["whole"] is True
+    files = item["files"]
+    if not isinstance(files, list) or not isinstance(item["count"], int):
+        raise ValueError("files or count has the wrong type")
+    found.files = [(str(name), str(reason)) for name, reason in files[: limits.NAMED]]
+    found.count = item["count"]
+    found.target = str(item["target"])
+    found.root = str(item["root"])
+    found.retired = item["retired"] is True
+    return found
+
+
+def write(store: int, omissions: list[Omission]) -> None:
+    """Replace the record of the open *store*; no record if there is nothing to say.
+
+    It is durable only when the store is synced.
+    """
+    if not omissions:
+        records.remove(store, RECORD)
+        return
+    content = {"version": VERSION, "entries": [omission.to_json() for omission in omissions]}
+    records.write(store, RECORD, json.dumps(content, sort_keys=True).encode() + b"\n")
+
+
+def add(store: int, path: str, found: list[Omission], target: str, root: str) -> bool:
+    """Record what was *found* while the old root of *target* that is, or will be, called *root*
+    was handed over. Whether that root must be marked ``.keep``.
+
+    For one path one old root is kept: otherwise a user could have all of them kept, one boot
+    after the other.
+    """
+    known = read(store, path)
+    keep = False
+    for omission in found:
+        other = next((o for o in known if (o.source, o.target) == (omission.source, target)), None)
+        if other is not None and other.retired and other.root != root:
+            continue
+        if other is not None:
+            known.remove(other)
+        omission.target = target
+        known.append(omission)
+        keep = True
+    for omission in known:
+        # That of a boot whose power went, or whose wipe failed, before the root had its name.
+        if omission.target == target and (not omission.retired or omission.root == root):
+            omission.root = root
+            omission.retired = False
+            keep = True
+    if keep:
+        write(store, known)
+    return keep
+
+
+def settle(store: int, path: str, target: str, root: str) -> None:
+    """Record that the old root *root* of *target* has its name and is kept."""
+    known = read(store, path)
+    found = [o for o in known if o.target == target and o.root == root and not o.retired]
+    for omission in found:
+        omission.retired = True
+    if found:
+        write(store, known)
+
+
+def forget(store: int, path: str, *, target: str = "", root: str = "", source: str = "") -> int:
+    """Remove what is about the old root *root* of *target*, or about *source*; how many."""
+    known = read(store, path)
+    stays = []
+    for one in known:
+        of_root = root and (one.target, one.root) == (target, root)
+        if not of_root and not (source and one.source == source):
+            stays.append(one)
+    if len(stays) < len(known):
+        write(store, stays)
+    return len(known) - len(stays)
+
+
+def of(stage: Stage, store: str, source: str) -> Omission | None:
+    """The record of *source*, of which the *store* has nothing, if it could not be seeded.
+
+    It may then be seeded from a root that was kept, for that is the one that the administrator
+    sees. Nothing else may be made in its place: whatever is there counts as its content.
+    """
+    for omission in read(stage.store(store), store):
+        if omission.source == source and omission.whole:
+            return omission
+    return None
+
+
+def not_in_effect(omission: Omission) -> EphemerootError:
+    """The error of a path that persists nothing, and must not begin with nothing."""
+    return EphemerootError(
+        f"{omission.path} is not in effect: it could not be seeded ({omission.reason})",
+        omission.hint(),
+    )
+
+
+def is_missing(root: int, omission: Omission) -> bool:
+    """Whether the open store *root* still lacks all of what *omission* is about."""
+    if not omission.whole:
+        return False
+    try:
+        parent, name = tree.open_parent(root, omission.source)
+    except OSError:
+        return True
+    try:
+        return not tree.exists(parent, name)
+    finally:
+        os.close(parent)
