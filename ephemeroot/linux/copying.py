@@ -55,9 +55,10 @@ class Copier:
     With *skipped* an entry inside a tree that cannot be copied (too large for the target or for
     ``file_bytes``, an extended attribute or a name that does not fit, unreadable, too deep, changed
     into something else meanwhile) is reported by its path, relative to the tree, with the reason.
-    It is left out, and the rest of the tree is copied. What concerns the whole still raises:
-    the errors *of_the_whole*, an error of the tree's own directory, and the other bounds. With *partial* the other bounds do not raise either: what does not fit is reported and
-    left out, whole directories in one line, and ``exhausted`` is the first bound that was exceeded.
+    It is left out, and the rest of the tree is copied. What concerns the whole still raises: the
+    errors *of_the_whole*, an error of the tree's own directory, and the other bounds. With
+    *partial* the other bounds do not raise either: what does not fit is reported and left out,
+    whole directories in one line, and ``exhausted`` is the first bound that was exceeded.
     """
 
     __slots__ = (
