@@ -29,14 +29,14 @@ from vm.sandbox import enter_private_mounts
 from vm.storage import Storage
 from vm.storage import storage as make_storage
 from vm.system import System
+from vm.times import times
 from vm.tools import tools
 from vm.verdict import MachineLost
 
 DiskFactory = Callable[..., disks.Disk]
 
-_LOST = pytest.StashKey[str]()
 _lost_machines: list[str] = []
-_spent: list[str] = []
+_boots: list[tuple[int, float]] = []
 
 
 def _logs() -> Path:
@@ -54,52 +54,46 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, MachineLost):
-        item.stash[_LOST] = call.excinfo.value.reason
-    return report
+        _lost_machines.append(f"{item.name}: {call.excinfo.value.reason}")
+    return (yield)
 
 
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Run a test whose machine was lost once more: nothing was learned about what it tests."""
-    from _pytest.runner import runtestprotocol
-
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    lost = item.stash.get(_LOST, None)
-    if lost is not None:
-        _lost_machines.append(f"{item.name}, run again: {lost}")
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A machine that is lost now and then passes as a nuisance; it must not pass unseen. And what
-    machines cost, because the whole run has a limit."""
-    if _lost_machines:
-        terminalreporter.section("machines lost")
-        for line in _lost_machines:
-            terminalreporter.write_line(line)
-    for line in _spent:
-        terminalreporter.write_line(line)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """How many machines were lost, which must be none, and what machines cost: the whole run has
+    a limit."""
+    if config.option.collectonly or hasattr(config, "workerinput"):
+        return
+    terminalreporter.section("machines")
+    for line in _lost_machines:
+        terminalreporter.write_line(f"lost: {line}")
+    boots = sum(number for number, _ in _boots)
+    seconds = sum(up for _, up in _boots)
+    terminalreporter.write_line(
+        f"{boots} boots, up for {seconds:.0f} s, {len(_lost_machines)} lost"
+    )
+    for kind, spent in times.seconds.items():
+        terminalreporter.write_line(f"{kind}: {spent:.0f} s")
+    times.record()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist hands over what it has to say at the end."""
     handed = getattr(session.config, "workeroutput", None)
     if handed is not None:
-        handed["machines"] = (_lost_machines, _spent)
+        handed["machines"] = (_lost_machines, _boots, times.seconds)
+        return
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """And here it is taken."""
-    lost, spent = getattr(node, "workeroutput", {}).get("machines", ((), ()))
+    lost, boots, seconds = getattr(node, "workeroutput", {}).get("machines", ((), (), {}))
     _lost_machines.extend(lost)
-    _spent.extend(spent)
+    _boots.extend(boots)
+    times.add(seconds)
 
 
 @pytest.fixture(scope="session")
@@ -123,11 +117,7 @@ def bench(cache: Cache) -> Iterator[Bench]:
         pytest.skip(f"no machines here: {error}")
     yield made
     made.close()
-    _lost_machines.extend(made.lost)
-    _spent.append(
-        f"machines: {made.boots} boots, up for {made.seconds:.0f} s, "
-        f"waited {made.waited:.0f} s for those of other runs"
-    )
+    _boots.append((made.boots, made.seconds))
 
 
 @pytest.fixture(scope="session")

@@ -179,7 +179,10 @@ def upgrade(cache: Cache, image: System, package: Path) -> Upgrade:
 
 
 def test_an_upgrade_without_a_boot(upgrade: Upgrade, cache: Cache, disk: DiskFactory) -> None:
-    """The same upgrade, done on this host: what fails in it is found before a machine is made."""
+    """The same upgrade, done on this host: what fails in it is found before a machine is made.
+
+    Without a boot: apt, dpkg and dracut are those of the Debian system, in a chroot.
+    """
     roots, boots = disk(upgrade.root, upgrade.system), disk(upgrade.boot, upgrade.system)
     line = f"root=UUID={machines.UUID} rootflags=subvol=root ro"
     with (
@@ -202,6 +205,9 @@ def test_an_upgrade_without_a_boot(upgrade: Upgrade, cache: Cache, disk: DiskFac
 def test_upgrades_that_are_cut_off_completed_and_rolled_back(
     upgrade: Upgrade, bench: Bench, image: System, disk: DiskFactory, name: str, scratch: Path
 ) -> None:
+    """Only a boot shows that the upgraded kernel and image start, and what a power cut during apt
+    leaves.
+    """
     wanted, release = upgrade.kernel, upgrade.release
     disks = (disk(upgrade.root, upgrade.system), disk(upgrade.boot, upgrade.system))
     boot = Boot(upgrade.system, upgrade.initrd, disks, root=ROOT)

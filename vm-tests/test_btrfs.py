@@ -168,6 +168,9 @@ def look_into_old_roots(machine: Machine) -> None:
 
 
 def test_five_boots(story: Story, bench: Bench) -> None:
+    """Only a boot shows requests, a wrong clock, power cuts and the names of the root's device in
+    an initramfs.
+    """
     prepare(story)
     layout_root = f"PARTUUID={Partitioned.identifier:08x}-01"
     in_2099 = Hardware(extra=("-rtc", "base=2099-01-01T00:00:00"))

@@ -121,6 +121,7 @@ def image_of(disk: Disk, target: Path, release: str) -> Path:
 
 
 def test_what_the_guide_says_on_the_way(converted: tuple[Disk, Path, str, System]) -> None:
+    """Without a boot: the guide's commands run in a chroot of the installed system."""
     disk, _, said, _ = converted
     print(said)
     assert re.search(r"\$ ephemeroot check\n(?!error)", said)
@@ -136,7 +137,10 @@ def test_what_the_guide_says_on_the_way(converted: tuple[Disk, Path, str, System
 def test_leaving_rebuilds_the_images_without_it(
     cache: Cache, converted: tuple[Disk, Path, str, System], scratch: Path
 ) -> None:
-    """Here before the first ephemeral boot: who changes their mind then has an image as before."""
+    """Here before the first ephemeral boot: who changes their mind then has an image as before.
+
+    Without a boot: `leave` runs in a chroot of the installed system.
+    """
     source, _, _, system = converted
     disk = source.copy(scratch / "disk.raw")
     with installed(cache, disk, "@rootfs", UUID, " ".join(ROOT)) as machine:
@@ -154,6 +158,9 @@ def test_leaving_rebuilds_the_images_without_it(
 def test_from_a_stock_installation_and_back(
     bench: Bench, converted: tuple[Disk, Path, str, System], scratch: Path, name: str
 ) -> None:
+    """Only a boot shows that the machine which the guide makes starts, and starts again after
+    `leave`.
+    """
     source, initrd, _, system = converted
     disk = source.copy(scratch / "disk.raw")
     boot = Boot(system, initrd, (disk,), root=ROOT)

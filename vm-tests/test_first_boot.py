@@ -81,6 +81,9 @@ def check_persisted(machine: Machine, days: int) -> None:
 def test_three_boots(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows the wipe before the mount, the binds under the real root, a clean
+    shutdown.
+    """
     boot = Boot(
         ephemeral.system, ephemeral.initrd(cache), (disk(ephemeral.layout(), ephemeral.system),)
     )

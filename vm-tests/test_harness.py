@@ -24,6 +24,7 @@ DiskFactory = Callable[..., Disk]
 def test_boots_answers_and_keeps_what_was_written(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows that a machine answers, keeps its disk and can be looked into."""
     boot = Boot(image, plain_initrd, (disk(),))
 
     first = bench.up(boot, name)
@@ -58,10 +59,11 @@ def test_boots_answers_and_keeps_what_was_written(
     second.cut()
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_failed_initramfs_is_an_emergency_with_its_journal(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows the reporter in an initramfs that fails."""
     boot = Boot(
         image, plain_initrd, (disk(),), root=("root=/dev/vda", "rootflags=subvol=missing", "ro")
     )
@@ -72,18 +74,20 @@ def test_failed_initramfs_is_an_emergency_with_its_journal(
     assert emergency.report is None
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_failed_system_is_an_emergency_of_the_system(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows the reporter in a system that fails."""
     boot = Boot(image, plain_initrd, (disk(),), arguments=("systemd.unit=emergency.target",))
     assert bench.emergency(boot, name).stage == "system"
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_files_laid_over_an_initramfs_replace_its_own(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, scratch: Path, name: str
 ) -> None:
+    """Only a boot shows which of two archives the kernel lets win."""
     unit = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/usr/bin/false\n"
     members: dict[str, Content | Link] = {
         "usr/lib/systemd/system/dracut-pre-udev.service": unit
@@ -99,6 +103,7 @@ def test_files_laid_over_an_initramfs_replace_its_own(
 def test_system_changed_by_a_program_is_what_boots(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:
+    """Without a boot: the layers are looked at on this host."""
     script = (
         "echo new > /etc/made; rm /etc/hosts; rm -r /etc/dracut.conf.d; mkdir /etc/dracut.conf.d"
     )
@@ -112,12 +117,14 @@ def test_system_changed_by_a_program_is_what_boots(
     assert changed.run(bench.cache, "cat", "/etc/made") == "new\n"
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_hibernated_machine_goes_on_where_it_was(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows hibernation."""
     initrd = initramfs.make(bench.cache, image, ("--add", "resume"))
-    boot = Boot(image, initrd, (disk(), disk(Swap())), arguments=("resume=/dev/vdb",))
+    disks = (disk(), disk(Swap()))
+    boot = Boot(image, initrd, disks, arguments=("resume=/dev/vdb",), sessions=True)
     first = bench.up(boot, name)
     first.settle()
     first.run("swapon /dev/vdb; echo alive > /dev/shm/in-memory")
@@ -129,29 +136,21 @@ def test_hibernated_machine_goes_on_where_it_was(
     assert second.poweroff().complaints == ()
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_panic_is_a_lost_machine(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows a panic of the kernel."""
     machine = bench.up(Boot(image, plain_initrd, (disk(),)), name)
     with pytest.raises(MachineLost, match="panicked"):
         machine.run("echo c > /proc/sysrq-trigger")
 
 
-@pytest.mark.long
-def test_boot_that_panics_is_tried_again_and_lost(
+@pytest.mark.proof
+def test_boot_that_panics_is_lost(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
-    already = len(bench.lost)
+    """Only a boot shows a panic before the first word."""
+    words = ("rdinit=/missing", "init=/missing", "root=")
     with pytest.raises(MachineLost, match="panicked"):
-        bench.boot(
-            Boot(
-                image,
-                plain_initrd,
-                (disk(),),
-                arguments=("rdinit=/missing", "init=/missing", "root="),
-            ),
-            name,
-        )
-    assert len(bench.lost) == already + 2
-    del bench.lost[already:]
+        bench.boot(Boot(image, plain_initrd, (disk(),), arguments=words), name)

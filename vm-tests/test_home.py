@@ -93,8 +93,10 @@ def journal(machine: Machine) -> str:
 def test_a_users_login(
     bench: Bench, cache: Cache, with_sessions: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows logins, the user's systemd and bindfs at shutdown."""
     system = with_sessions.system
-    boot = Boot(system, with_sessions.initrd(cache), (disk(with_sessions.layout(), system),))
+    disks = (disk(with_sessions.layout(), system),)
+    boot = Boot(system, with_sessions.initrd(cache), disks, sessions=True)
 
     first = bench.up(boot, name)
     assert first.settle() == "running", first.failed_units()

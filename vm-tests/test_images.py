@@ -76,6 +76,7 @@ cat /persistent/etc/ephemeroot/ephemeroot.toml
 def test_apply_rebuilds_the_images_and_reads_them_back(
     cache: Cache, image: System, wheel: Path
 ) -> None:
+    """Without a boot: the dracut of the Debian system runs in a chroot."""
     files = {"etc/ephemeroot/ephemeroot.toml": CONFIGURATION}
     said = project.installed(cache, image, wheel, files).run(cache, "sh", "-c", APPLY)
     _, dry, first, second, third = re.split(r"^== .*\n", said, flags=re.MULTILINE)
@@ -98,6 +99,7 @@ def test_apply_rebuilds_the_images_and_reads_them_back(
 def test_installed_without_a_configuration_it_is_inert(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows that an unconfigured image starts the machine as it is."""
     system = project.installed(cache, image, package, {})
     boot = Boot(system, initramfs.make(cache, system), (disk(system=system),))
     with boot.disks[0].mounted() as top:
@@ -110,7 +112,13 @@ def test_installed_without_a_configuration_it_is_inert(
     assert machine.poweroff().complaints == ()
 
 
-@pytest.mark.parametrize("options", [(), WITHOUT_SYSTEMD], ids=["systemd", "shell"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="systemd"),
+        pytest.param(WITHOUT_SYSTEMD, id="shell", marks=pytest.mark.proof),
+    ],
+)
 def test_a_broken_closure_makes_an_inert_image_that_says_why(
     bench: Bench,
     cache: Cache,
@@ -119,6 +127,9 @@ def test_a_broken_closure_makes_an_inert_image_that_says_why(
     name: str,
     options: tuple[str, ...],
 ) -> None:
+    """Only a boot shows that an inert image starts the machine, and prints its reason on the
+    console.
+    """
     library = "rm /usr/lib/x86_64-linux-gnu/libbtrfsutil.so.1*"
     broken = ephemeral.system.changed_by(cache, "sh", "-c", library)
     initrd = initramfs.make(cache, broken, options)

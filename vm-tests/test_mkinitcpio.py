@@ -73,10 +73,12 @@ def boot(
     disks = (disk(ephemeral.layout(), ephemeral.system), disk(Swap()))
     with disks[0].mounted() as top:
         (top / "root/etc/stray").write_text(STRAY)
-    return Boot(ephemeral.system, initrd, disks, arguments=("resume=/dev/vdb",))
+    words = ("resume=/dev/vdb",)
+    return Boot(ephemeral.system, initrd, disks, arguments=words, sessions=True)
 
 
 def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> None:
+    """Only a boot shows mkinitcpio's two inits: order of hooks and units, hibernation."""
     with one_turn(bench.cache):
         first = bench.up(boot, name)
         require_wiped_once(first)
@@ -108,6 +110,7 @@ def test_the_policies_are_obeyed(
     hooks: str,
     python: str,
 ) -> None:
+    """Only a boot shows what mkinitcpio's inits do after our hook or unit has failed."""
     initrd = mkinitcpio.make(cache, ephemeral.system, mkinitcpio.HOOKS[hooks])
 
     def boot() -> Boot:
@@ -128,6 +131,7 @@ def test_a_root_that_the_wiper_mounts(
     hooks: str,
     kind: str,
 ) -> None:
+    """Only a boot shows roots that mkinitcpio does not mount itself."""
     configuration, root = (TMPFS, TMPFS_ROOT) if kind == "tmpfs" else (OVERLAY, OVERLAY_ROOT)
     adopted = PERSISTENT if kind == "tmpfs" else ()
     ready = make(cache, system, package, configuration, adopted)
@@ -165,7 +169,10 @@ def test_a_root_that_the_wiper_mounts(
 def test_the_readmes_layout_inside_luks(
     bench: Bench, cache: Cache, package: Path, name: str, scratch: Path, hooks: str, word: str
 ) -> None:
-    """btrfs on LVM (`lvm2`) inside a LUKS that is opened by a passphrase."""
+    """btrfs on LVM (`lvm2`) inside a LUKS that is opened by a passphrase.
+
+    Only a boot shows device mapper, and a passphrase that is typed.
+    """
     system = with_mkinitcpio(cache, ENCRYPTED_FOR_MKINITCPIO)
     laptop, disk = readme(bench, package, system)
     initrd = mkinitcpio.make(cache, laptop.system, mkinitcpio.HOOKS[hooks])
@@ -195,6 +202,9 @@ def test_the_readmes_layout_inside_luks(
 def test_a_broken_closure_makes_an_inert_image(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str, hooks: str
 ) -> None:
+    """Only a boot shows that an inert image starts the machine, and prints its reason on the
+    console.
+    """
     library = "rm /usr/lib/x86_64-linux-gnu/libbtrfsutil.so.1*"
     broken = ephemeral.system.changed_by(cache, "sh", "-c", library)
     initrd = mkinitcpio.make(cache, broken, mkinitcpio.HOOKS[hooks])
@@ -206,6 +216,7 @@ def test_a_broken_closure_makes_an_inert_image(
 def test_a_wrong_order_is_inert(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows that an image with a wrong order of hooks starts the machine as it is."""
     hooks = "base udev modconf ephemeroot block resume filesystems vm-harness"
     initrd = mkinitcpio.make(cache, ephemeral.system, hooks)
     log = (initrd.parent / "log").read_text()
@@ -221,6 +232,7 @@ def test_a_wrong_order_is_inert(
 def test_a_fallback_image_boots_the_root_as_it_is(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows that a fallback image starts the machine as it is."""
     hooks = "base udev autodetect modconf block resume ephemeroot filesystems vm-harness"
     initrd = mkinitcpio.make(cache, ephemeral.system, hooks, "-S autodetect")
     assert "a fallback image never wipes" in (initrd.parent / "log").read_text()
@@ -294,7 +306,10 @@ ls -A /boot
 def test_apply_rebuilds_the_images_of_all_presets(
     cache: Cache, system: System, package: Path
 ) -> None:
-    """No machine needed, only mkinitcpio. An inert image takes no place of another."""
+    """No machine needed, only mkinitcpio. An inert image takes no place of another.
+
+    Without a boot: mkinitcpio runs in a chroot.
+    """
     files = {"etc/ephemeroot/ephemeroot.toml": CONFIGURATION}
     installed = project.installed(cache, system, package, files)
     said = installed.run(cache, "sh", "-c", APPLY)

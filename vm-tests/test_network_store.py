@@ -83,7 +83,9 @@ def alone(bench: Bench, loopback: Loopback) -> Iterator[Bench]:
     made = Bench(bench.cache, ToolsOnLoopback(bench.tools, loopback), bench.logs)
     yield made
     made.close()
-    bench.lost.extend(made.lost)
+    # They are the other bench's to count.
+    bench.boots += made.boots
+    bench.seconds += made.seconds
 
 
 def prepared(
@@ -150,6 +152,7 @@ def test_two_boots_by_the_initramfss_own_network(
     scratch: Path,
     name: str,
 ) -> None:
+    """Only a boot shows dracut's network, and NFS kept across switch_root."""
     machine = make(cache, networked, package, configuration())
     with nfs.Server(cache, loopback, scratch / "server") as server:
         initrd = machine.initrd(cache, DRIVER)
@@ -168,6 +171,7 @@ def test_a_network_by_mkinitcpios_hook(
     scratch: Path,
     name: str,
 ) -> None:
+    """Only a boot shows the network of mkinitcpio's hook `net`."""
     try:
         mkinitcpio.require_network()
         system = mkinitcpio.installed(cache, debian_system(cache, FOR_MKINITCPIO))
@@ -200,6 +204,7 @@ def static(
 
 
 def test_a_server_that_is_away(alone: Bench, static: tuple[Boot, nfs.Server], name: str) -> None:
+    """Only a boot shows the emergency, and what the console says of the network."""
     boot, _ = static
     emergency = alone.emergency(boot, name)
     stage: Any = emergency.report["wipe"]
@@ -225,6 +230,7 @@ def test_a_static_network(
     scratch: Path,
     name: str,
 ) -> None:
+    """Only a boot shows NFS and SMB over a network that the stage itself sets up."""
     boot, server = static
     share = smb.Server(cache, loopback, scratch / "share")
     (share.export / "film").write_text("of the server\n")

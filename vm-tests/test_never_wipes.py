@@ -115,6 +115,7 @@ def two_disks(cache: Cache, image: System, package: Path) -> Ephemeral:
 def test_the_stores_device_is_missing(
     bench: Bench, cache: Cache, two_disks: Ephemeral, disk: DiskFactory, name: str, scratch: Path
 ) -> None:
+    """Only a boot shows waiting for a device that udev never announces, and the emergency."""
     ready = case(bench, cache, two_disks, disk, name, scratch)
     emergency = ready.assert_emergency(
         f"the device UUID={STORE_UUID} of /persistent is not there",
@@ -125,7 +126,10 @@ def test_the_stores_device_is_missing(
 
 
 def test_the_roots_device_is_missing(ready: Case) -> None:
-    """dracut's loop gives up; before its shell, the stage says why, and what is there instead."""
+    """dracut's loop gives up; before its shell, the stage says why, and what is there instead.
+
+    Only a boot shows dracut's loop for the root device beside our units.
+    """
     emergency = ready.with_words("rd.retry=5", f"root={ABSENT}").assert_emergency(
         f"the root's device {ABSENT} is not there (block devices that are: vda",
         "to boot another root, change root= on the kernel command line",
@@ -133,7 +137,9 @@ def test_the_roots_device_is_missing(ready: Case) -> None:
     assert emergency.report["wipe"]["policy"] == "emergency", "there is none that could be kept"
 
 
+@pytest.mark.proof
 def test_the_store_is_missing(ready: Case) -> None:
+    """Only a boot shows the emergency; without a boot in tests/test_stages.py."""
     with ready.disk.mounted() as top:
         (top / "persistent").rename(top / "elsewhere")
     ready.assert_emergency(
@@ -141,7 +147,9 @@ def test_the_store_is_missing(ready: Case) -> None:
     )
 
 
+@pytest.mark.proof
 def test_another_subvolume_where_the_store_should_be(ready: Case) -> None:
+    """Only a boot shows the emergency; without a boot in tests/test_stages.py."""
     other = {"version": 1, "id": "00000000-0000-4000-8000-000000000000", "path": "/persistent"}
     with ready.disk.mounted() as top:
         (top / "persistent").rename(top / "mine")
@@ -151,6 +159,7 @@ def test_another_subvolume_where_the_store_should_be(ready: Case) -> None:
 
 
 def test_a_kernel_newer_than_the_base(ready: Case) -> None:
+    """Only a boot shows a machine that comes up on the root that was kept."""
     with ready.disk.mounted() as top:
         modules = top / "root-base/usr/lib/modules"
         (modules / ready.boot.system.release).rename(modules / "6.1.0-older")
@@ -158,6 +167,7 @@ def test_a_kernel_newer_than_the_base(ready: Case) -> None:
 
 
 def test_a_broken_interpreter(ready: Case) -> None:
+    """Only a boot shows the units' conditions and the shell when Python does not start."""
     broken = ready.laid_over({"usr/bin/python3.13": "no interpreter\n"})
     broken.assert_emergency(
         "the root is kept as it is",
@@ -167,6 +177,7 @@ def test_a_broken_interpreter(ready: Case) -> None:
 
 
 def test_what_the_emergency_message_says_boots_without_an_interpreter(ready: Case) -> None:
+    """Only a boot shows that the words on the console start the machine."""
     broken = ready.laid_over({"usr/bin/python3.13": "no interpreter\n"})
     machine = broken.with_words("ephemeroot=no").up()
     assert machine.settle() == "running", machine.failed_units()
@@ -176,6 +187,7 @@ def test_what_the_emergency_message_says_boots_without_an_interpreter(ready: Cas
     ready.assert_nothing_wiped()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -185,11 +197,15 @@ def test_what_the_emergency_message_says_boots_without_an_interpreter(ready: Cas
     ids=["damaged", "newer"],
 )
 def test_a_plan_that_cannot_be_used(ready: Case, content: str, message: str) -> None:
+    """Only a boot shows the emergency; without a boot in tests/test_entry.py."""
     ready.laid_over({"usr/lib/ephemeroot/plan.json": content}).assert_emergency(message)
 
 
 @pytest.mark.guard
 def test_wipe_no(ready: Case) -> None:
+    """Only a boot shows a machine that comes up on the root that was kept, with persistent paths
+    in place.
+    """
     machine = ready.with_words("ephemeroot.wipe=no").up()
     assert machine.settle() == "running", machine.failed_units()
     assert machine.read("/etc/stray") == STRAY.encode()
@@ -210,12 +226,14 @@ def hibernating(
         initrd=ephemeral.initrd(cache, ("--add", "resume")),
         disks=(ready.disk, disk(Swap())),
         arguments=("resume=/dev/vdb",),
+        sessions=True,
     )
     return replace(ready, boot=boot)
 
 
 @pytest.mark.guard
 def test_a_machine_that_resumes(hibernating: Case) -> None:
+    """Only a boot shows hibernation: memory and filesystem go on where they were."""
     first = hibernating.up()
     first.settle()
     assert "wipe: wiped" in first.journal()
@@ -239,7 +257,10 @@ def test_a_machine_that_resumes(hibernating: Case) -> None:
 def test_an_initramfs_that_cannot_resume_keeps_the_root(
     hibernating: Case, ephemeral: Ephemeral, cache: Cache
 ) -> None:
-    """The other guard: with nothing in the initramfs that resumes, the signature must do."""
+    """The other guard: with nothing in the initramfs that resumes, the signature must do.
+
+    Only a boot shows a real hibernation image on real swap.
+    """
     first = hibernating.up()
     first.settle()
     first.run("swapon /dev/vdb; echo unsaved > /root/unsaved; sync")
@@ -252,8 +273,9 @@ def test_an_initramfs_that_cannot_resume_keeps_the_root(
     second.poweroff()
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_a_stale_image_with_noresume_wipes(hibernating: Case) -> None:
+    """Only a boot shows `noresume` with a real hibernation image."""
     first = hibernating.up()
     first.settle()
     first.run("swapon /dev/vdb; echo forget > /root/forgotten")

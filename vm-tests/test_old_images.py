@@ -32,6 +32,8 @@ def test_of_two_images_the_older_does_not_wipe(
 ) -> None:
     """It binds by the newer plan; the rescue image boots the root and nothing else; and then the
     newer one wipes after all.
+
+    Only a boot shows images of two generations and a rescue image, each started.
     """
     newer = ephemeral.applied_again(cache, CHANGE)
     target = disk(newer.layout(), newer.system)

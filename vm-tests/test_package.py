@@ -82,6 +82,7 @@ def built(cache: Cache) -> Path:
 def test_the_source_package_builds_and_lintian_has_nothing_to_say(
     cache: Cache, built: Path
 ) -> None:
+    """Without a boot: Debian's tools run in a chroot."""
     assert len(list(built.glob("ephemeroot_*.dsc"))) == 1
     assert len(list(built.glob("ephemeroot_*.deb"))) == 1
     script = "cd /usr/src && lintian --allow-root --display-info --pedantic *.changes 2>&1 || true"
@@ -89,6 +90,7 @@ def test_the_source_package_builds_and_lintian_has_nothing_to_say(
 
 
 def test_what_is_in_it(cache: Cache, built: Path) -> None:
+    """Without a boot: Debian's tools run in a chroot."""
     listing = packages.run_in_builder(cache, "dpkg-deb --contents /usr/src/*.deb", built)
     packed = {row.split()[5].removeprefix("."): row.split()[0] for row in listing.splitlines()}
     (module,) = (CHECKOUT / "dracut").iterdir()
@@ -119,6 +121,7 @@ def test_what_is_in_it(cache: Cache, built: Path) -> None:
 
 
 def test_the_package_in_the_life_of_a_machine(cache: Cache, image: System, package: Path) -> None:
+    """Without a boot: dpkg and dracut run in a chroot."""
     if package.suffix != ".deb":
         pytest.skip("EPHEMEROOT_PACKAGE is no .deb")
     files = {

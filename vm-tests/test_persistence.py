@@ -275,8 +275,11 @@ def second_boot(machine: Machine, made: Made) -> None:
 def test_programs_at_work(
     bench: Bench, cache: Cache, services: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
+    """Only a boot shows services that replace, generate and lock their files, a power cut and a
+    shutdown.
+    """
     made = machines.make(cache, services, package, CONFIGURATION)
-    boot = Boot(made.system, made.initrd(cache), disks(made, disk))
+    boot = Boot(made.system, made.initrd(cache), disks(made, disk), sessions=True)
     before = first_boot(bench.up(boot, name))
     with boot.disks[0].mounted() as top:
         meanwhile(top)
@@ -290,7 +293,10 @@ def test_programs_at_work(
 def test_a_machine_id_that_never_persists(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Each boot is another machine then, and systemd has nothing to complain of."""
+    """Each boot is another machine then, and systemd has nothing to complain of.
+
+    Only a boot shows what systemd does with a machine-id that is new.
+    """
     configuration = machines.CONFIGURATION.replace('  "/etc/machine-id",\n', "")
     made = machines.make(cache, image, package, configuration)
     boot = Boot(made.system, made.initrd(cache), (disk(made.layout(), made.system),))

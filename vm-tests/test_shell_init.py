@@ -25,10 +25,12 @@ def boot(ephemeral: Ephemeral, cache: Cache, disk: DiskFactory) -> Boot:
     disks = (disk(ephemeral.layout(), ephemeral.system), disk(Swap()))
     with disks[0].mounted() as top:
         (top / "root/etc/stray").write_text(STRAY)
-    return Boot(ephemeral.system, initrd, disks, arguments=("resume=/dev/vdb",))
+    words = ("resume=/dev/vdb",)
+    return Boot(ephemeral.system, initrd, disks, arguments=words, sessions=True)
 
 
 def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> None:
+    """Only a boot shows the order of dracut's shell hooks, and hibernation without systemd."""
     first = bench.up(boot, name)
     require_wiped_once(first)
     assert first.run("ls /etc/stray", check=False).rc != 0
@@ -57,6 +59,7 @@ def assert_nothing_wiped(boot: Boot) -> None:
 
 
 def test_a_missing_store_is_an_emergency(bench: Bench, boot: Boot, name: str) -> None:
+    """Only a boot shows the emergency of dracut's own init."""
     with boot.disks[0].mounted() as top:
         (top / "persistent").rename(top / "elsewhere")
     emergency = bench.emergency(boot, name)

@@ -43,6 +43,7 @@ def test_wiped_and_persisted(
     name: str,
     options: tuple[str, ...],
 ) -> None:
+    """Only a boot shows the newest dracut, systemd and kernel."""
     initrd = ephemeral.initrd(cache, options)
     plan = contents.PLAN.lstrip("/")
     found = archive.read(initrd, lambda name: name == plan)

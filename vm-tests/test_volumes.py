@@ -65,7 +65,10 @@ dracut --hostonly --print-cmdline 2> /dev/null
 def test_a_host_only_image_has_what_is_below_the_stores(
     cache: Cache, storage: Storage, scratch: Path
 ) -> None:
-    """By the real dracut, which knows nothing of this machine's root."""
+    """By the real dracut, which knows nothing of this machine's root.
+
+    Without a boot: dracut runs in a chroot.
+    """
     (vault,) = storage.copies(scratch, "vault")
     with attached(vault.image) as device:
         node = device.stat().st_rdev
@@ -89,6 +92,7 @@ def laptop(storage: Storage, cache: Cache, scratch: Path) -> Boot:
 def test_the_readmes_layout_inside_luks(
     bench: Bench, laptop: Boot, name: str, scratch: Path
 ) -> None:
+    """Only a boot shows LUKS and LVM opened by dracut, and a passphrase that is typed."""
     # Longer than the volume is waited for: 5 seconds.
     typed = Typed(QUESTION, PASSPHRASE, after=15)
     machine = bench.up(replace(laptop, typed=(typed,)), name)
@@ -232,7 +236,10 @@ def luks_of(machine: Machine, filesystem: str) -> str:
 def test_stores_on_luks_md_and_two_disks(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str, init: str
 ) -> None:
-    """One disk of the mirror is missing. The root is in a LUKS, and a store in another one."""
+    """One disk of the mirror is missing. The root is in a LUKS, and a store in another one.
+
+    Only a boot shows devices that appear one after the other, and the wait for each.
+    """
     boot = server(storage, cache, scratch, init)
     machine = bench.up(boot, name)
     check_stores(machine)
@@ -300,7 +307,10 @@ def server(
 def test_a_copy_of_a_disk(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str
 ) -> None:
-    """Left in the machine after it was copied with dd: nobody can know which one is meant."""
+    """Left in the machine after it was copied with dd: nobody can know which one is meant.
+
+    Only a boot shows which of two equal devices udev's links lead to.
+    """
     boot = server(storage, cache, scratch, "systemd", sealed=False)
     disks = (*boot.disks, *storage.copies(scratch, "right", "books"))
     emergency = bench.emergency(replace(boot, disks=disks), name)

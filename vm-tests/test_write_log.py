@@ -87,6 +87,7 @@ class Laboratory:
 
 
 def test_a_cut_at_every_write(bench: Bench, scratch: Path) -> None:
+    """Without a boot: the writes of a rotation are recorded and replayed on this host."""
     laboratory = Laboratory(scratch)
     run(["cp", laboratory.base, laboratory.disk])
     log = scratch / "log"

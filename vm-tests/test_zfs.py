@@ -72,8 +72,9 @@ def lost(machine: Machine) -> list[str]:
     return machine.run(f"ls -d {' '.join(LOST)}", check=False).out.split()
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
+    """Only a boot shows a ZFS root that dracut's module imports and mounts."""
     boot = Boot(
         pool.roll_back.system,
         pool.initrds[1],
@@ -102,9 +103,12 @@ def test_three_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
     assert len(identities) == 1
 
 
-@pytest.mark.long
+@pytest.mark.proof
 def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
-    """Of an encrypted root, whose passphrase is typed; at first a wrong one."""
+    """Of an encrypted root, whose passphrase is typed; at first a wrong one.
+
+    Only a boot shows a ZFS root whose key is asked for, rotated before it is mounted.
+    """
     boot = Boot(
         pool.rotate.system,
         pool.initrds[0],
@@ -178,7 +182,10 @@ def look_into_old_roots(machine: Machine, retired: list[str]) -> None:
 def test_cases(
     bench: Bench, cache: Cache, system: System, wheel: Path, scratch: Path, name: str
 ) -> None:
-    """zfs_cases.py: refusals, power cuts, retention, on a pool of their own in one machine."""
+    """zfs_cases.py: refusals, power cuts, retention, on a pool of their own in one machine.
+
+    Only a boot shows ZFS at all: this host's kernel has no module for it.
+    """
     ready = project.installed(cache, system, wheel, {})
     disk = disks.prepared(cache, disks.Btrfs(), bench.tools, ready).copy(scratch / "disk.raw")
     boot = Boot(ready, zfs_initrd(cache, system), (disk,), hardware=Hardware(memory=2048))

@@ -1,4 +1,4 @@
-"""Booting: from a system, an initramfs and disks to an outcome; once more if it was lost."""
+"""Booting: from a system, an initramfs and disks to an outcome."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from pathlib import Path
 
 from vm import evidence
 from vm.cache import Cache
-from vm.command import note
 from vm.console import Console, Typed
 from vm.disk import Disk
 from vm.lock import one_machine
 from vm.machine import Machine
 from vm.port import Closed, Message, Silence
-from vm.qemu import QUIET, UNATTENDED, Hardware, Qemu, command_line
+from vm.qemu import (
+    LEAN,
+    QUIET,
+    UNATTENDED,
+    WITHOUT_SESSIONS,
+    Hardware,
+    Qemu,
+    command_line,
+)
 from vm.system import System
+from vm.times import BOOTING, STAGES, WAITING, times
 from vm.tools import Tools
 from vm.verdict import BootFailed, Emergency, MachineLost, Stopped, ending
 
@@ -31,6 +39,7 @@ class Boot:
 
     `arguments` go on the kernel command line after the harness's own (for most, the last one wins),
     `timeout` is seconds to the first word, `typed` what somebody types on the console meanwhile.
+    Without `sessions` nobody can log in, and there is no D-Bus: they cost seconds of each boot.
     """
 
     system: System
@@ -41,61 +50,79 @@ class Boot:
     hardware: Hardware = field(default_factory=Hardware)
     timeout: float = 180.0
     typed: tuple[Typed, ...] = ()
+    sessions: bool = False
 
     def append(self) -> list[str]:
         """The kernel command line."""
-        return ["console=ttyS0", *QUIET, *UNATTENDED, *self.root, *self.arguments]
+        masked = () if self.sessions else WITHOUT_SESSIONS
+        return ["console=ttyS0", *QUIET, *LEAN, *UNATTENDED, *masked, *self.root, *self.arguments]
 
 
 class Bench:
     """Where machines run: the tools, the cache and the folder for their console logs.
 
-    `lost` has the reasons of all boots that had to be tried again, `boots` how many there were,
-    `seconds` for how long machines were up and `waited` for how long other runs' were.
+    `boots` is how many machines were started, `seconds` for how long they were up.
     """
 
     def __init__(self, cache: Cache, tools: Tools, logs: Path) -> None:
         self.cache = cache
         self.tools = tools
         self.logs = logs
-        self.lost: list[str] = []
         self.boots = 0
         self.seconds = 0.0
-        self.waited = 0.0
         self._machines: list[Machine] = []
+        self._seen: set[str] = set()
         logs.mkdir(parents=True, exist_ok=True)
 
-    def boot(self, boot: Boot, name: str, tries: int = 2) -> Outcome:
+    def boot(self, boot: Boot, name: str) -> Outcome:
         """Boot to a Machine that is up, an Emergency, or a machine that Stopped by itself.
 
-        `name` names the console log. A lost machine is tried again from the same state of the
-        disks. Raises MachineLost if it is lost every time.
+        `name` names the console log. Raises MachineLost.
         """
-        with self.cache.scratch("before") as saved:
-            copies = list(enumerate(boot.disks)) if tries > 1 else []
-            before = [disk.copy(saved / str(number)) for number, disk in copies]
-            for left in reversed(range(tries)):
-                try:
-                    return self._once(boot, self._console(name))
-                except MachineLost as lost:
-                    self.lost.append(f"{name}: {lost.reason}")
-                    if left == 0:
-                        raise
-                    note(f"{name}: the machine was lost ({lost.reason}); once more")
-                    for disk, copy in zip(boot.disks, before, strict=True):
-                        copy.copy(disk.image)
-        raise ValueError("tries must be 1 or more")
+        console = self._console(name)
+        typist = Console(boot.typed) if boot.typed else None
+        path = str(console).replace(",", ",,")
+        unattended = ["-chardev", f"file,id=console,path={path}", "-serial", "chardev:console"]
+        serial = typist.words(console) if typist else unattended
+        words = command_line(
+            boot.system.kernel,
+            boot.initrd,
+            boot.append(),
+            [d.image for d in boot.disks],
+            boot.hardware,
+            serial,
+        )
+        with ExitStack() as stack:
+            with times.spent(WAITING):
+                stack.enter_context(one_machine(self.cache, alone=boot.hardware.alone))
+            begun = time.monotonic()
+            stack.callback(self._count, begun)
+            with times.spent(BOOTING):
+                qemu = Qemu(self.tools, words, (typist.end.fileno(),) if typist else ())
+                if typist:
+                    typist.close_end()
+                stack.callback(qemu.close)
+                outcome = self._first_word(qemu, console, boot.timeout)
+            if isinstance(outcome, Emergency | Stopped):
+                return outcome
+            lasting = stack.pop_all()  # the machine lives on, and so do its lock and its wires
+            if outcome["boot_id"] not in self._seen:  # one that resumes has run no stage
+                self._seen.add(outcome["boot_id"])
+                times.move(BOOTING, STAGES, outcome["stages"])
+            machine = Machine(qemu, console, outcome, time.monotonic() - begun, lasting.close)
+            self._machines.append(machine)
+            return machine
 
-    def up(self, boot: Boot, name: str, tries: int = 2) -> Machine:
+    def up(self, boot: Boot, name: str) -> Machine:
         """As `boot`, if it comes up. Raises BootFailed with what the machine said instead."""
-        outcome = self.boot(boot, name, tries)
+        outcome = self.boot(boot, name)
         if not isinstance(outcome, Machine):
             raise BootFailed(str(outcome))
         return outcome
 
-    def emergency(self, boot: Boot, name: str, tries: int = 2) -> Emergency:
+    def emergency(self, boot: Boot, name: str) -> Emergency:
         """As `boot`, if it ends in an emergency. Raises BootFailed if it does not."""
-        outcome = self.boot(boot, name, tries)
+        outcome = self.boot(boot, name)
         if isinstance(outcome, Machine):
             outcome.close()
             raise BootFailed("the machine came up, but an emergency was wanted")
@@ -116,37 +143,6 @@ class Bench:
     def _console(self, name: str) -> Path:
         taken = len(list(self.logs.glob(f"{name}.*.log")))
         return self.logs / f"{name}.{taken + 1}.log"
-
-    def _once(self, boot: Boot, console: Path) -> Outcome:
-        typist = Console(boot.typed) if boot.typed else None
-        path = str(console).replace(",", ",,")
-        unattended = ["-chardev", f"file,id=console,path={path}", "-serial", "chardev:console"]
-        serial = typist.words(console) if typist else unattended
-        words = command_line(
-            boot.system.kernel,
-            boot.initrd,
-            boot.append(),
-            [d.image for d in boot.disks],
-            boot.hardware,
-            serial,
-        )
-        with ExitStack() as stack:
-            asked = time.monotonic()
-            stack.enter_context(one_machine(self.cache))
-            begun = time.monotonic()
-            self.waited += begun - asked
-            stack.callback(self._count, begun)
-            qemu = Qemu(self.tools, words, (typist.end.fileno(),) if typist else ())
-            if typist:
-                typist.close_end()
-            stack.callback(qemu.close)
-            outcome = self._first_word(qemu, console, boot.timeout)
-            if isinstance(outcome, Emergency | Stopped):
-                return outcome
-            lasting = stack.pop_all()  # the machine lives on, and so do its lock and its wires
-            machine = Machine(qemu, console, outcome, time.monotonic() - begun, lasting.close)
-            self._machines.append(machine)
-            return machine
 
     def _first_word(
         self, qemu: Qemu, console: Path, timeout: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vm.command import note
+from vm.times import BUILDING, WAITING, times
 
 _KEEP = 6
 
@@ -89,11 +91,8 @@ class Cache:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = self._lock(path)
-        # Shared first: what is there already must not wait for the runs that stand on it, be it
-        # another one or an earlier cache of this one.
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if not path.is_dir():
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with times.spent(WAITING):
+            self._own(lock, path)
         if not path.is_dir():
             # Only the holder of the lock builds this key, so a leftover with its name is a dead
             # run's.
@@ -104,7 +103,8 @@ class Cache:
             fresh = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=path.parent))
             try:
                 fresh.chmod(0o755)  # trees in it are run by users other than root (apt's, for one)
-                build(fresh)
+                with times.spent(BUILDING):
+                    build(fresh)
                 fresh.rename(path)
             except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -115,6 +115,21 @@ class Cache:
         self._in_use[path] = lock
         self._prune(path.parent, keep)
         return path
+
+    def _own(self, lock: int, path: Path) -> None:
+        """Lock an entry: shared if it is there, else exclusively, to build it."""
+        while True:
+            # Shared first, for an entry that is there already must not wait for the runs that stand
+            # on it; and one that is being built is waited for until its builder shares it.
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if path.is_dir():
+                return
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:  # another run has come as far as this: one must step back
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                time.sleep(random.uniform(0.01, 0.1))
 
     @contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:

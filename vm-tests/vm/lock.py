@@ -1,56 +1,109 @@
-"""One machine at a time: two at once take twice as long each, and time-outs begin to lie."""
+"""Two machines of one processor each at a time, or one of several by itself.
+
+Two machines with two virtual processors each take longer than one after the other, and their
+time-outs begin to lie. The two slots are locks in the cache, so that all runs on this host share
+them.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vm.cache import Cache
 from vm.command import note
 
-_turns: set[Path] = set()
-_held: set[Path] = set()
+SLOTS = 2
+
+_POLL = 0.1  # seconds: flock(2) cannot wait for the first of two locks
+
+
+@dataclass
+class _Turn:
+    """What this process holds: every slot if `alone`, else one; `machine` says whether one runs."""
+
+    alone: bool
+    machine: bool = field(default=False)
+
+
+_turns: dict[Path, _Turn] = {}
 
 
 @contextmanager
-def one_turn(cache: Cache) -> Iterator[None]:
+def one_turn(cache: Cache, *, alone: bool = False) -> Iterator[None]:
     """Hold the right to run machines for several short boots one after the other; waits for other
-    processes.
+    processes. With `alone` no other machine runs meanwhile.
+
+    Raises RuntimeError if this process has a turn that is not `alone` but `alone` is asked for:
+    waiting for ourselves would never end.
     """
-    if cache.root in _turns:
+    held = _turns.get(cache.root)
+    if held is not None:
+        if alone and not held.alone:
+            raise RuntimeError("this turn shares the host: ask for one_turn(cache, alone=True)")
         yield
         return
     cache.root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(cache.root / "machine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note("waiting for the machine of another run to end …")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        _turns.add(cache.root)
+    with ExitStack() as stack:
+        _acquire(cache.root, stack, alone=alone)
+        _turns[cache.root] = _Turn(alone)
+        stack.callback(_turns.pop, cache.root)
         yield
-    finally:
-        _turns.discard(cache.root)
-        os.close(lock)
 
 
 @contextmanager
-def one_machine(cache: Cache) -> Iterator[None]:
-    """Hold the right to run a machine; waits for other processes.
+def one_machine(cache: Cache, *, alone: bool = False) -> Iterator[None]:
+    """Hold the right to run one machine; waits for other processes. `alone` as in `one_turn`.
 
-    Raises RuntimeError if this process already runs one: waiting for ourselves would never end.
+    Raises RuntimeError if this process already runs one, or if its turn is not `alone`.
     """
-    if cache.root in _held:
+    held = _turns.get(cache.root)
+    if held is not None and held.machine:
         raise RuntimeError(
             "a machine of this run is still up: power it off or cut it before the next boot"
         )
-    with one_turn(cache):
-        _held.add(cache.root)
+    with one_turn(cache, alone=alone):
+        turn = _turns[cache.root]
+        turn.machine = True
         try:
             yield
         finally:
-            _held.discard(cache.root)
+            turn.machine = False
+
+
+def _acquire(root: Path, stack: ExitStack, *, alone: bool) -> None:
+    # Who waits for slots holds the gate: those who come later wait behind it, so that a machine
+    # that needs every slot is not overtaken for ever.
+    gate = _open(root / "machine.gate")
+    try:
+        if not _try(gate):
+            note("waiting for the machines of another run to end …")
+            fcntl.flock(gate, fcntl.LOCK_EX)
+        slots = [_open(root / f"machine.{number}.lock") for number in range(SLOTS)]
+        for slot in slots:
+            stack.callback(os.close, slot)
+        if alone:
+            for slot in slots:
+                fcntl.flock(slot, fcntl.LOCK_EX)
+            return
+        while not any(_try(slot) for slot in slots):
+            time.sleep(_POLL)
+    finally:
+        os.close(gate)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _try(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -14,6 +14,7 @@ from vm import evidence
 from vm.command import Completed
 from vm.port import Closed, Message, Silence
 from vm.qemu import Qemu
+from vm.times import COMMANDS, WAITING, times
 from vm.verdict import BootFailed, Emergency, MachineLost, ending
 
 # Seconds between the guest's own time-out and ours, for a machine that is slow but alive.
@@ -75,11 +76,15 @@ class Machine:
         Raises CommandInMachineFailed if it fails and `check` is not False. A command that goes on
         in the background must give up its stdout and stderr.
         """
-        reply = self._ask(timeout + _GRACE, op="run", command=command, timeout=timeout)
-        done = Completed(reply["rc"], reply["out"], reply["err"])
+        with times.spent(COMMANDS):
+            done = self._run(command, timeout)
         if check and done.rc != 0:
             raise CommandInMachineFailed(f"exit status {done.rc}: {command}\n{done.out}{done.err}")
         return done
+
+    def _run(self, command: str, timeout: float) -> Completed:
+        reply = self._ask(timeout + _GRACE, op="run", command=command, timeout=timeout)
+        return Completed(reply["rc"], reply["out"], reply["err"])
 
     def read(self, path: str) -> bytes:
         """The content of a file. Raises FileNotFoundError with the agent's words if it cannot."""
@@ -95,8 +100,8 @@ class Machine:
 
         That is `running`, or `degraded` if a unit failed.
         """
-        command = "systemctl is-system-running --wait"
-        return self.run(command, timeout=timeout, check=False).out.strip()
+        with times.spent(WAITING):
+            return self._run("systemctl is-system-running --wait", timeout).out.strip()
 
     def failed_units(self) -> list[str]:
         """The names of failed units."""
@@ -125,8 +130,9 @@ class Machine:
         An end that is neither power-off nor restart is a loss.
         """
         before = self.console.stat().st_size
-        self._ask(_GRACE, op="start", command=command)
-        how = self._end(timeout)
+        with times.spent(WAITING):
+            self._ask(_GRACE, op="start", command=command)
+            how = self._end(timeout)
         text = self.console.read_bytes()[before:].decode(errors="replace")
         complaints = tuple(
             line.strip() for line in text.splitlines() if any(word in line for word in _UNCLEAN)

@@ -23,19 +23,43 @@ QUIET = (
     *("panic=-1", "oops=panic", "audit=0", "quiet", "loglevel=3", "systemd.show_status=0"),
     *("TERM=dumb", "8250.nr_uarts=1", "mitigations=off"),
 )
+# What the kernel does for its own safety or tests of itself at each start; without KVM all of it
+# together is a tenth of a boot.
+LEAN = (
+    *("cryptomgr.notests", "init_on_alloc=0", "hardened_usercopy=off"),
+    *("randomize_kstack_offset=off", "kfence.sample_interval=0"),
+)
 # A failed initramfs reports and powers off instead of asking nobody for a root password.
 UNATTENDED = ("rd.shell=0", "rd.emergency=poweroff", "rd.retry=20")
+
+WITHOUT_SESSIONS = tuple(
+    f"systemd.mask={unit}"
+    for unit in (
+        "dbus.socket", "dbus.service", "systemd-logind.service", "systemd-user-sessions.service",
+        "serial-getty@ttyS0.service",
+    )
+)  # fmt: skip
+
+_LEFT_OUT = "sata=off,smbus=off,usb=off,i8042=off,hpet=off,vmport=off"
 
 _KVM_CREATE_VM = 0xAE01  # linux/kvm.h
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the machine is made of. `memory` in MiB."""
+    """What the machine is made of. `memory` in MiB.
+
+    One with several `cpus` runs alone on this host: for what only real concurrency shows.
+    """
 
     memory: int = 1024
-    cpus: int = 2
+    cpus: int = 1
     extra: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other machine may run meanwhile."""
+        return self.cpus > 1
 
 
 def accelerator() -> str:
@@ -79,7 +103,7 @@ def command_line(
     kvm = accelerator() == "kvm"
     words = [
         *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"),
-        *("-machine", "q35,sata=off,smbus=off,usb=off"),
+        *("-machine", f"q35,{_LEFT_OUT}"),
         *("-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "qemu64,-svm"),
         *("-smp", str(hardware.cpus), "-m", str(hardware.memory)),
         *("-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join(append)),

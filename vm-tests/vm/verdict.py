@@ -16,7 +16,8 @@ class MachineLost(Exception):
     """The machine is gone, or silent, without having said why: nothing is known about what was
     tested.
 
-    Distinct from a failed test. The harness tries such a boot, and such a test, once more.
+    Distinct from a failed test: it is counted at the end of a run, where it must be 0. No boot is
+    tried again, for a race of the product looks just like this.
     """
 
     def __init__(self, reason: str, console: Path) -> None:
