@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
+from ephemeroot.cli import access
 from ephemeroot.config import plugins, settings
 from ephemeroot.config.settings import Listed, Named, Table
 from ephemeroot.home import settings as home_settings
@@ -133,6 +134,25 @@ def test_a_commands_options_are_explained(command: str) -> None:
     verb, parser = COMMANDS[command]
     explained = items(sections("ephemeroot.8")[verb], "Fl")
     assert own_options(parser) <= {f"-{name}" for name in explained}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_a_command_opens_for_writing_is_told(command: str) -> None:
+    verb, parser = COMMANDS[command]
+    text = sections("ephemeroot.8")[verb]
+    if action := command.removeprefix(verb).strip():
+        text = text.partition(f".It Cm {action}\n")[2]
+        text = re.split(r"^\.(?:It|El)", text, flags=re.MULTILINE)[0]
+    told = re.findall(r"Opens for writing: (.+?)\.(?: |$)", " ".join(text.split()))
+    assert told == [parser.get_default("writes")]
+
+
+def test_what_writes_nothing_is_in_no_row_of_the_matrix() -> None:
+    matrix = sections("ephemeroot.8")["WHAT EACH VERB CREATES AND DELETES"]
+    rows = set(re.findall(r"^\.It Cm ([a-z -]+?) Ta ", matrix, re.MULTILINE))
+    writing = {c for c, (_, p) in COMMANDS.items() if p.get_default("writes") != access.NOTHING}
+    # A rehearsal leaves nothing, and a mount is not a change of a filesystem.
+    assert writing - {"rehearse"} == rows - {"roots mount"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

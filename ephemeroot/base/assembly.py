@@ -36,9 +36,12 @@ _FOLDER = "/run/ephemeroot-base"
 
 @dataclass
 class Assembly:
-    """The tree at ``path``. ``made`` are the mount points that were made for it."""
+    """The tree at ``path``. ``made`` are the mount points that were made for it. Unless it is
+    ``writable`` nothing can be written through what it has of this machine's mounts.
+    """
 
     path: str
+    writable: bool = True
     made: list[str] = field(default_factory=list)
 
     def detach(self) -> None:
@@ -59,9 +62,8 @@ def assemble(base: int, private: str, *, temporary: str = "", root: str = "") ->
     """
     path = os.path.realpath(private) + "/assembly"
     os.makedirs(path, 0o700, exist_ok=True)
-    mounts.attach_at(mounts.clone(base, name=temporary), path)
-    mounts.make_private(path)
-    assembly = Assembly(path)
+    mounts.attach_at(_clone(base, temporary), path)
+    assembly = Assembly(path, writable=bool(root))
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -77,6 +79,19 @@ def assemble(base: int, private: str, *, temporary: str = "", root: str = "") ->
         assembly.detach()
         raise
     return assembly
+
+
+def _clone(base: int, name: str) -> int:
+    """A detached, private mount of the open subvolume *base*, as writable as the one it is in."""
+    if os.fstatvfs(base).f_flag & os.ST_RDONLY:
+        return mounts.clone_read_only(base, name=name)
+    mount = mounts.clone(base, name=name)
+    try:
+        mounts.set_flags(mount, private=True, name=name)
+    except BaseException:
+        os.close(mount)
+        raise
+    return mount
 
 
 def bind(source: int, assembly: Assembly, point: str) -> None:
@@ -142,7 +157,7 @@ def _copy_mount(assembly: Assembly, root: int, point: str) -> None:
         if place < 0:
             return
         try:
-            _bind(source, place, point, recursive=True)
+            _bind(source, place, point, recursive=True, writable=assembly.writable)
         finally:
             os.close(place)
     finally:
@@ -257,9 +272,14 @@ def _bind_inside(root: int, source: int, named: str, target: str) -> None:
             os.close(opened)
 
 
-def _bind(source: int, place: int, name: str, *, recursive: bool = False) -> None:
+def _bind(
+    source: int, place: int, name: str, *, recursive: bool = False, writable: bool = True
+) -> None:
     mount = mounts.clone(source, recursive=recursive, name=name)
     try:
+        if not writable:
+            flags = mounts.MOUNT_ATTR_RDONLY
+            mounts.set_flags(mount, set_=flags, recursive=recursive, name=name)
         mounts.attach(mount, place, name=name)
     finally:
         os.close(mount)

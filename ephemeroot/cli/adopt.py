@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import histories, terminal
+from ephemeroot.cli import access, histories, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, read
 from ephemeroot.conversion import adoption, drop_in, lock, writers
@@ -28,6 +28,7 @@ PARTLY = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, "the store and /etc/ephemeroot")
     parser.add_argument("path", nargs="+", metavar="PATH", help="a directory or file of the root")
     parser.add_argument("--store", metavar="PATH", help="which store (default: the first)")
     parser.add_argument(

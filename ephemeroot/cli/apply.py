@@ -8,7 +8,7 @@ import difflib
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import apply_listing, cut_off, histories, setup, step, terminal
+from ephemeroot.cli import access, apply_listing, cut_off, histories, setup, step, terminal
 from ephemeroot.cli.step import Step
 from ephemeroot.compile import Compilation, compile_examination
 from ephemeroot.config import (
@@ -34,6 +34,10 @@ PARTLY = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(
+        parser,
+        "/etc/ephemeroot, the stores, the directories of the images, the filesystem of the base",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(

@@ -15,7 +15,7 @@ from typing import Any
 from ephemeroot.base import change, kernels
 from ephemeroot.base.place import Opened, Place, opened
 from ephemeroot.base.record import Record
-from ephemeroot.cli import histories, terminal
+from ephemeroot.cli import access, histories, terminal
 from ephemeroot.config import InvalidConfiguration, Machine, read
 from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = _action(actions, "create", "make the first base, a copy of the running root")
     run_ = _action(actions, "run", "run a command in a copy of the base, which then replaces it")
-    _action(actions, "list", "show the base and those that it replaced")
+    listing = _action(actions, "list", "show the base and those that it replaced")
     back = _action(actions, "rollback", "put an old base in the place of the present one")
     run_.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell"
@@ -49,6 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for one in (create, run_, back):
         one.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    access.declare(listing, access.NOTHING)
+    for one in (create, back):
+        access.declare(one, "the filesystem of the base")
+    access.declare(run_, "the filesystem of the base, and for the command what is mounted here")
     back.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -74,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         Namespace() as private,
         _opened(arguments, private) as place,
     ):
-        if not arguments.dry_run:
+        if access.may_write(arguments):
             change.recover(place, terminal.say)
         lines: list[str] = []
         outcome = _change(arguments, place, lines)
@@ -83,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Opened]:
-    writable = arguments.action != "list" and not arguments.dry_run
+    writable = access.may_write(arguments)
     where = place_of(arguments.root, arguments.config)
     with opened(where, private, writable=writable) as place:
         yield place

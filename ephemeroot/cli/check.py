@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import hosts, terminal
+from ephemeroot.cli import access, hosts, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Configuration, Examination, Machine, Problem, examine, nested, read
 from ephemeroot.errors import Damaged, Misconfigured
@@ -23,6 +23,7 @@ VERSION = 1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, access.NOTHING)
     hosts.configure(parser)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.cli import terminal
+from ephemeroot.cli import access, terminal
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.copyback import COPIES, CopyBack, Recorded
 from ephemeroot.hooks.stage import RUN
@@ -24,6 +24,7 @@ _PARTLY = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""
+    access.declare(parser, "the root and the stores")
 
 
 def run(arguments: argparse.Namespace) -> int:

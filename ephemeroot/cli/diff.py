@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from ephemeroot.cli import differences, histories, looking, terminal
+from ephemeroot.cli import access, differences, histories, looking, terminal
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.cli.looking import BASE, FRESH
 from ephemeroot.errors import EphemerootError
@@ -30,6 +30,7 @@ MOST = 20
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, access.NOTHING)
     parser.add_argument(
         "--against",
         metavar="WHAT",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import home_listing, terminal
+from ephemeroot.cli import access, home_listing, terminal
 from ephemeroot.config import clean
 from ephemeroot.errors import Misconfigured
 from ephemeroot.home import requirements, unit
@@ -36,10 +36,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     stop = _action(actions, "stop", _stop, "unmount what is mounted; links stay")
     stop.add_argument("--all", action="store_true", help="remove the links and directories, too")
     _changes(stop)
-    _action(actions, "status", _status, "show each entry: mounted, linked, missing, in the way")
-    _action(actions, "check", _check, "look for mistakes, and for what this machine lacks")
+    status = _action(
+        actions, "status", _status, "show each entry: mounted, linked, missing, in the way"
+    )
+    check = _action(actions, "check", _check, "look for mistakes, and for what this machine lacks")
     enable = _action(actions, "enable", _enable, "apply at every login: install the user unit")
     disable = _action(actions, "disable", _disable, "take the user unit away")
+    access.declare(apply, "the home directory and the store")
+    for action in (stop, enable, disable):
+        access.declare(action, "the home directory")
+    for action in (status, check):
+        access.declare(action, access.NOTHING)
     for action in (enable, disable):
         action.add_argument("--dry-run", action="store_true", help="only say what would be done")
     enable.add_argument("--program", metavar="PATH", help="what the unit calls (default: this)")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ephemeroot.cli import access
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.image import applied, block_devices, contents, initramfs, mkinitcpio, nics, tree
 from ephemeroot.image.contents import Contents
@@ -22,6 +23,7 @@ INERT = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, "the output directory")
     parser.add_argument(
         "--into",
         metavar="DIR",

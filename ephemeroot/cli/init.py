@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from ephemeroot.cli import access
 from ephemeroot.conversion import proposal, survey
 from ephemeroot.conversion.proposal import Proposal
 
@@ -18,6 +19,7 @@ VERSION = 1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""
+    access.declare(parser, access.NOTHING)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import cut_off, histories, setup, step, terminal
+from ephemeroot.cli import access, cut_off, histories, setup, step, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.cli.step import Result, Step
 from ephemeroot.compile import compile_examination
@@ -31,6 +31,9 @@ PARTLY = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(
+        parser, "the root, the stores, the directories of the images, the filesystem of the base"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(

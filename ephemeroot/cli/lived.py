@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import cut_off
+from ephemeroot.cli import access, cut_off
 from ephemeroot.conversion import lock
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks.stage import RUN, WIPED
@@ -21,6 +21,7 @@ HELP = "record that this boot was complete (called by ephemeroot-lived.service)"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""
+    access.declare(parser, "what this boot made fresh, and the filesystem of the base")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.cli import histories, terminal
+from ephemeroot.cli import access, histories, terminal
 from ephemeroot.config import markers
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import request as requests
@@ -28,6 +28,7 @@ VERSION = 1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, "the stores")
     parser.add_argument(
         "what",
         nargs="?",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ephemeroot.cli import hosts, terminal
+from ephemeroot.cli import access, hosts, terminal
 from ephemeroot.compile import Compilation, compile_machine
 from ephemeroot.config import Configuration, Place, read
 from ephemeroot.hooks.operation import Operation
@@ -20,6 +20,7 @@ WIDEST = 100
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, access.NOTHING)
     hosts.configure(parser)
 
 

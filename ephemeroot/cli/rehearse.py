@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ephemeroot.cli import histories, terminal
+from ephemeroot.cli import access, histories, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
 from ephemeroot.conversion import seeds
@@ -58,6 +58,7 @@ class _Stage:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, "the top level of the root's btrfs")
     parser.add_argument("--verbose", action="store_true", help="show what the stages say")
 
 

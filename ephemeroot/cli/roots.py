@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ephemeroot.cli import diff, histories, restore, roots_look, terminal
+from ephemeroot.cli import access, diff, histories, restore, roots_look, terminal
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import clock
@@ -35,7 +35,9 @@ _NOTHING = "nothing on this machine keeps old roots"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _action(actions, "list", "show every old root, what becomes of it, and what is foreign")
+    listing = _action(
+        actions, "list", "show every old root, what becomes of it, and what is foreign"
+    )
     show = _action(actions, "show", "show what is known about this old root")
     compare = _action(actions, "diff", "show what differs between an old root and another")
     compare.add_argument("name", metavar="NAME", help="the old root to begin with")
@@ -45,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     diff.add_common(compare)
     mount = _action(actions, "mount", "mount this old root, read-only; 'umount' undoes it")
-    restore.configure(_action(actions, "restore", restore.HELP))
+    restored = _action(actions, "restore", restore.HELP)
+    restore.configure(restored)
     prune = _action(actions, "prune", "delete the old roots that are due")
     prune.add_argument(
         "--recipe-names",
@@ -62,6 +65,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--dry-run", action="store_true", help="only say what would be done")
     for one in (prune, delete):
         one.add_argument("--yes", action="store_true", help="do not ask")
+    for one in (listing, show, compare, mount):
+        access.declare(one, access.NOTHING)
+    access.declare(restored, "the directories that the paths are restored to")
+    for one in (prune, delete, keep, unkeep):
+        access.declare(one, "the filesystem of the old roots")
 
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
@@ -98,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _change_one(arguments: argparse.Namespace, private: Namespace) -> int:
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
-    with keeper.history(private, writable=not arguments.dry_run) as history:
+    with keeper.history(private, writable=access.may_write(arguments)) as history:
         change = _change(history, arguments)
         done = _Done(keeper)
         if change is not None:
@@ -211,7 +219,7 @@ def _pruning(history: History) -> Pruning:
 def _prune(arguments: argparse.Namespace, private: Namespace) -> int:
     done = []
     for keeper in histories.keepers(arguments.root, arguments.volume):
-        with keeper.history(private, writable=not arguments.dry_run) as history:
+        with keeper.history(private, writable=access.may_write(arguments)) as history:
             done.append(_prune_one(arguments, keeper, history))
     return _finish(arguments, done)
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from ephemeroot.cli import access
 from ephemeroot.config.schema import schema
 
 NAME = "schema"
@@ -14,6 +15,7 @@ HELP = "print the JSON Schema of the configuration, for editors"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""
+    access.declare(parser, access.NOTHING)
 
 
 def run(arguments: argparse.Namespace) -> int:

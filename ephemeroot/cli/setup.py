@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.cli import terminal
+from ephemeroot.cli import access, terminal
 from ephemeroot.conversion import departure, lock
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.image import applied, data, units
@@ -92,6 +92,7 @@ class Item:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, "the directories of the initramfs generator and of systemd's units")
     parser.add_argument("generator", choices=("dracut", "mkinitcpio"))
     parser.add_argument("--remove", action="store_true", help="take away what was installed")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")

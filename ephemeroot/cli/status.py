@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import amounts
-from ephemeroot.cli import boot_report, terminal
+from ephemeroot.cli import access, boot_report, terminal
 from ephemeroot.cli.boot_report import BootReport
 from ephemeroot.config import Machine, markers
 from ephemeroot.errors import Damaged
@@ -37,6 +37,7 @@ _FULL = 0.95  # of a store
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
+    access.declare(parser, access.NOTHING)
     parser.add_argument(
         "--long", action="store_true", help="show every step of the boot, and how long it took"
     )

@@ -152,9 +152,11 @@ def set_flags(
     clear: int = 0,
     private: bool = False,
     unbindable: bool = False,
+    recursive: bool = False,
     name: str = "",
 ) -> None:
-    """Change the flags of one mount (not of its filesystem); see mount_setattr(2).
+    """Change the flags of one mount (not of its filesystem), or *recursive* of a tree of mounts;
+    see mount_setattr(2).
 
     An *unbindable* mount is private too, and no clone of a tree has it.
     """
@@ -164,7 +166,7 @@ def set_flags(
         kernel.SYS_MOUNT_SETATTR,
         mount_fd,
         ctypes.c_char_p(b""),
-        AT_EMPTY_PATH,
+        AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0),
         ctypes.byref(attr),
         ctypes.sizeof(attr),
         name=name,

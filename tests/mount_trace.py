@@ -1,0 +1,116 @@
+"""What a program mounts, from a trace of its system calls (strace(1)): which mounts it makes,
+whether each is read-only, and where it attaches them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+CALLS = (
+    "open_tree", "fsopen", "fsconfig", "fsmount", "mount_setattr", "move_mount", "mount", "umount2",
+    "unshare", "setns", "clone", "clone3", "fork", "vfork", "close",
+)  # fmt: skip
+
+STRACE = ("strace", "-qq", "-s", "200", "-e", f"trace={','.join(CALLS)}", "-e", "signal=none")
+
+OWN = "tmpfs"
+"""The filesystem that covers the place for mounts; there is nothing in it but directories."""
+
+_LINE = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)\)\s+= (-?\d+)")
+_UNFINISHED = re.compile(r"^(\d+) +(\w+)\((.*) <unfinished \.\.\.>$")
+_RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$")
+
+
+@dataclass
+class Made:
+    """A mount that was made: of a *new* instance of a filesystem, or a clone of another mount.
+
+    ``private`` tells whether the process was in a mount namespace of its own, from which nothing
+    appears elsewhere, when it attached the mount; ``None``: it was never attached.
+    """
+
+    what: str
+    read_only: bool
+    private: bool | None = None
+
+
+@dataclass
+class _Process:
+    namespaces: list[bool] = field(default_factory=lambda: [False])
+    """Whether each mount namespace that it entered, and did not leave, is its own by now."""
+    made: dict[int, Made] = field(default_factory=dict)
+    contexts: dict[int, tuple[str, bool]] = field(default_factory=dict)
+
+
+def read(trace: str) -> list[Made]:
+    """The mounts of all processes in the *trace*, in their order."""
+    processes: dict[str, _Process] = {}
+    found: list[Made] = []
+    for pid, call, arguments, result in _calls(trace):
+        process = processes.setdefault(pid, _Process())
+        if result < 0:
+            continue
+        _follow(processes, process, call, arguments, result, found)
+    return found
+
+
+def _calls(trace: str) -> list[tuple[str, str, str, int]]:
+    found = []
+    pending: dict[str, str] = {}
+    for raw in trace.splitlines():
+        line = raw
+        if match := _UNFINISHED.match(line):
+            pending[match[1]] = f"{match[1]} {match[2]}({match[3]}"
+            continue
+        if (match := _RESUMED.match(line)) and match[1] in pending:
+            line = pending.pop(match[1]) + match[3]
+        if match := _LINE.match(line):
+            found.append((match[1] or "first", match[2], match[3], int(match[4])))
+    return found
+
+
+def _follow(
+    processes: dict[str, _Process],
+    process: _Process,
+    call: str,
+    arguments: str,
+    result: int,
+    found: list[Made],
+) -> None:
+    first = arguments.partition(",")[0]
+    if call in ("clone", "clone3", "fork", "vfork"):
+        processes[str(result)] = _Process(
+            [*process.namespaces], dict(process.made), dict(process.contexts)
+        )
+    elif call == "unshare" and "CLONE_NEWNS" in arguments:
+        process.namespaces.append(False)  # its mounts are still shared with the other's
+    elif call == "setns" and "CLONE_NEWNS" in arguments:
+        process.namespaces.pop()
+    elif call == "mount":
+        if "MS_REC|MS_SLAVE" in arguments or "MS_REC|MS_PRIVATE" in arguments:
+            process.namespaces[-1] = len(process.namespaces) > 1
+        elif "MS_PRIVATE" not in arguments:
+            found.append(Made(arguments, "MS_RDONLY" in arguments, process.namespaces[-1]))
+    elif call == "fsopen":
+        process.contexts[result] = (arguments.split('"')[1], False)
+    elif call == "fsconfig" and int(first) in process.contexts:
+        kind, read_only = process.contexts[int(first)]
+        process.contexts[int(first)] = (kind, read_only or '"ro"' in arguments)
+    elif call == "fsmount":
+        kind, read_only = process.contexts[int(first)]
+        made = Made(kind, read_only or "MOUNT_ATTR_RDONLY" in arguments)
+        found.append(made)
+        process.made[result] = made
+    elif call == "open_tree" and "OPEN_TREE_CLONE" in arguments:
+        made = Made("clone", read_only=False)
+        found.append(made)
+        process.made[result] = made
+    elif call == "mount_setattr" and first.isdigit() and int(first) in process.made:
+        if "MOUNT_ATTR_RDONLY" in arguments.partition("attr_clr")[0]:
+            process.made[int(first)].read_only = True
+    elif call == "move_mount" and int(first) in process.made:
+        process.made[int(first)].private = process.namespaces[-1]
+    elif call == "close" and first.isdigit():
+        process.made.pop(int(first), None)
+        process.contexts.pop(int(first), None)
