@@ -15,6 +15,12 @@ MERGED = (PASSWD, GROUP, SHADOW, GSHADOW)
 LOCKED = (*MERGED, "/etc/subuid", "/etc/subgid")
 """What shadow-utils changes only while it holds the lock of lckpwdf(3)."""
 
+_FIELDS = {PASSWD: 7, GROUP: 4, SHADOW: 9, GSHADOW: 4}
+_LONGEST = 4096  # bytes of a line that is taken from a base; glibc begins with buffers of 1024
+_NAME = 32  # bytes of a name (useradd(8))
+_FIRST = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
+_REST = _FIRST | frozenset(b"0123456789-.")
+
 _SYSTEM = 1000  # login.defs(5), SYS_UID_MAX and SYS_GID_MAX, plus one
 _NUMBER = 2  # the field of the uid in passwd, and of the gid in group
 _MEMBERS = 3  # of group and gshadow
@@ -29,11 +35,11 @@ def defect(path: str, content: bytes) -> str:
         return ""
     if b"\0" in content:
         return "it has NUL bytes, as a write that a power cut has torn leaves them"
-    if path == PASSWD and not any(f[_NUMBER] == b"0" for f in _lines(content, 7)):
+    if path == PASSWD and not any(_number(f) == 0 for f in _lines(content, 7)):
         return "it has no user with the number 0"
     if path == SHADOW and b"root" not in _names(content, 2):
         return "it has no line for root"
-    if path == GROUP and not any(f[_NUMBER] == b"0" for f in _lines(content, 4)):
+    if path == GROUP and not any(_number(f) == 0 for f in _lines(content, 4)):
         return "it has no group with the number 0"
     return ""
 
@@ -44,6 +50,11 @@ class Merger:
     *store* and *base* map the paths of ``MERGED`` to contents; a file that is not there
     is empty. ``conflicts`` are the base's names that were left out because the store has
     another one with their number: two names for one number would share their files.
+
+    Every line of the store stays as it is, but for the members that a group gets. Of the
+    base's lines only those are taken that mean one thing to every program: the right number
+    of fields, a name and numbers as shadow-utils writes them, and the first line of a name,
+    which is the one that counts (getpwnam(3)). None has the number 0.
     """
 
     __slots__ = ("_base", "_groups", "_store", "_users", "conflicts")
@@ -52,26 +63,30 @@ class Merger:
         self._store = store
         self._base = base
         self.conflicts: list[str] = []
-        self._users = self._newcomers(PASSWD, 7)
-        self._groups = self._newcomers(GROUP, 4)
+        self._users = self._newcomers(PASSWD)
+        self._groups = self._newcomers(GROUP)
 
-    def _newcomers(self, path: str, fields: int) -> set[bytes]:
-        """Names that the base has and the store lacks; all of them if it lacks the file."""
+    def _newcomers(self, path: str) -> set[bytes]:
+        """Names that the base has and the store lacks; none if the store lacks the file."""
         known = self._store.get(path) or self._base.get(path, b"")
         names = _names(known, 1)
-        numbers = {f[_NUMBER] for f in _lines(known, fields)}
+        numbers = _numbers(known)
+        what = "user" if path == PASSWD else "group"
         found = set()
-        for line in _lines(self._base.get(path, b""), fields):
-            if line[0] in names or not _is_system(line[_NUMBER]):
+        for name, fields in _sound(path, self._base.get(path, b"")).items():
+            number = _number(fields)
+            if name in names or not _is_system(number):
                 continue
-            if line[_NUMBER] in numbers:
-                what = "user" if path == PASSWD else "group"
+            if number in numbers:
                 self.conflicts.append(
-                    f"{what} {_show(line[0])}, whose number {_show(line[_NUMBER])} "
-                    f"another {what} has"
+                    f"{what} {_show(name)}, whose number {number} another {what} has"
                 )
                 continue
-            found.add(line[0])
+            if path == PASSWD and _number(fields, _NUMBER + 1) in (0, None):
+                self.conflicts.append(f"user {_show(name)}, whose group is root's")
+                continue
+            found.add(name)
+            numbers.add(number)
         return found
 
     def merge(self, path: str) -> tuple[bytes, list[str]]:
@@ -79,48 +94,85 @@ class Merger:
         content = self._store.get(path, b"")
         here = _names(content, 1)
         wanted = self._wanted(path)
-        fresh = [
-            line
-            for line in self._base.get(path, b"").split(b"\n")
-            if (name := line.split(b":")[0]) in wanted and name not in here
-        ]
+        fresh = {
+            name: fields
+            for name, fields in _sound(path, self._base.get(path, b"")).items()
+            if name in wanted and name not in here
+        }
         joined = self._with_members(path, content)
         if fresh and joined and not joined.endswith(b"\n"):
             joined += b"\n"
-        joined += b"".join(line + b"\n" for line in fresh)
-        return joined, [_show(line.split(b":")[0]) for line in fresh]
+        joined += b"".join(b":".join(fields) + b"\n" for fields in fresh.values())
+        return joined, [_show(name) for name in fresh]
 
     def _wanted(self, path: str) -> set[bytes]:
-        """Names of the base that belong into *path*. A shadow entry also for a name that
+        """Names of the base that belong in *path*. A shadow entry also for a name that
         came in at an earlier boot whose power went before it had one.
         """
         if path == PASSWD:
             return self._users
         if path == GROUP:
             return self._groups
-        first, fields = (PASSWD, 7) if path == SHADOW else (GROUP, 4)
+        first = PASSWD if path == SHADOW else GROUP
         base = self._base.get(first, b"")
-        known = _names(self._store.get(first) or base, 1)
+        theirs = _sound(first, base)
+        ours = _sound(first, self._store.get(first) or base)
         newcomers = self._users if path == SHADOW else self._groups
-        system = {line[0] for line in _lines(base, fields) if _is_system(line[_NUMBER])}
-        return system & (known | newcomers)
+        return newcomers | {
+            name
+            for name, fields in theirs.items()
+            if name in ours
+            and _is_system(_number(fields))
+            and _number(fields) == _number(ours[name])
+        }
 
     def _with_members(self, path: str, content: bytes) -> bytes:
-        """The store's groups, with the new users that are their members in the base."""
+        """The store's groups, with the new users that are their members in the base. Nobody new
+        becomes a member of the group 0.
+        """
         if path not in (GROUP, GSHADOW) or not self._users:
             return content
-        joining = {}
-        for fields in _lines(self._base.get(path, b""), 4):
-            joining[fields[0]] = [m for m in fields[_MEMBERS].split(b",") if m in self._users]
+        joining = {
+            name: [m for m in fields[_MEMBERS].split(b",") if m in self._users]
+            for name, fields in _sound(path, self._base.get(path, b"")).items()
+        }
+        groups = self._store.get(GROUP) or self._base.get(GROUP, b"")
+        for fields in _lines(groups, _FIELDS[GROUP]):
+            if _number(fields) in (0, None):
+                joining.pop(fields[0], None)
         lines = content.split(b"\n")
         for number, line in enumerate(lines):
             fields = line.split(b":")
-            if len(fields) != 4 or not joining.get(fields[0]):
+            if len(fields) != _FIELDS[path]:
                 continue
+            wanted = joining.pop(fields[0], [])
             members = [m for m in fields[_MEMBERS].split(b",") if m]
-            members += [m for m in joining[fields[0]] if m not in members]
-            lines[number] = b":".join([*fields[:_MEMBERS], b",".join(members)])
+            added = [m for m in dict.fromkeys(wanted) if m not in members]
+            if added:
+                lines[number] = b":".join([*fields[:_MEMBERS], b",".join([*members, *added])])
         return b"\n".join(lines)
+
+
+def _sound(path: str, content: bytes) -> dict[bytes, list[bytes]]:
+    """The fields of the first line of each name; left out is a name whose first line is not
+    exactly what *path* has: another program may read it otherwise.
+    """
+    found: dict[bytes, list[bytes]] = {}
+    seen = set()
+    for line in content.split(b"\n"):
+        fields = line.split(b":")
+        name = fields[0]
+        if name in seen:
+            continue
+        seen.add(name)
+        if len(fields) != _FIELDS[path] or len(line) > _LONGEST or not _is_name(name):
+            continue
+        if any(byte < 0x20 or byte == 0x7F for byte in line):
+            continue
+        if path in (PASSWD, GROUP) and _number(fields) is None:
+            continue
+        found[name] = fields
+    return found
 
 
 def _lines(content: bytes, count: int) -> list[list[bytes]]:
@@ -134,8 +186,33 @@ def _names(content: bytes, least: int) -> set[bytes]:
     return {fields[0] for fields in lines if len(fields) >= least}
 
 
-def _is_system(number: bytes) -> bool:
-    return number.isdigit() and 0 < int(number) < _SYSTEM
+def _numbers(content: bytes) -> set[int | None]:
+    """Every number that a line of passwd or group gives to its name, however it is written."""
+    found: set[int | None] = set()
+    for line in content.split(b"\n"):
+        fields = line.split(b":")
+        text = fields[_NUMBER].strip().lstrip(b"+0") if len(fields) > _NUMBER else b""
+        if len(fields) > _NUMBER and len(text) <= 10 and (text.isdigit() or not text):
+            found.add(int(text or b"0"))
+    return found
+
+
+def _is_name(name: bytes) -> bool:
+    """Whether *name* is one that programs make (useradd(8)): a NIS line (``+``) is not."""
+    plain = name[:-1] if name.endswith(b"$") else name
+    return bool(plain) and len(name) <= _NAME and plain[0] in _FIRST and _REST.issuperset(plain)
+
+
+def _number(fields: list[bytes], place: int = _NUMBER) -> int | None:
+    """The number in a line's fields, ``None`` if it is not written as programs write it."""
+    text = fields[place]
+    if not text.isdigit() or len(text) > 10 or (text[:1] == b"0" and text != b"0"):
+        return None
+    return int(text)
+
+
+def _is_system(number: int | None) -> bool:
+    return number is not None and 0 < number < _SYSTEM
 
 
 def _show(name: bytes) -> str:
