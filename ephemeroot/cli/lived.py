@@ -21,7 +21,7 @@ HELP = "record that this boot was complete (called by ephemeroot-lived.service)"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""
-    access.declare(parser, "what this boot made fresh, and the filesystem of the base")
+    access.declare(parser, "the new roots of this boot, and the filesystem of the base")
 
 
 def run(arguments: argparse.Namespace) -> int:
