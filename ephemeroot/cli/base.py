@@ -52,7 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     access.declare(listing, access.NOTHING)
     for one in (create, back):
         access.declare(one, "the filesystem of the base")
-    access.declare(run_, "the filesystem of the base, and for the command all mounts of this machine")
+    access.declare(
+        run_, "the filesystem of the base, and for the command all mounts of this machine"
+    )
     back.add_argument("--yes", action="store_true", help="do not ask")
 
 
