@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.conversion.mirror import Mirror, settle
+from ephemeroot.linux.workshop import Workshop
 
 pytestmark = pytest.mark.requires_root
 
@@ -134,11 +135,20 @@ def test_what_is_newer_stays(trees: Trees) -> None:
     assert sorted(mirror.kept) == ["new", "stray"]
 
 
-def test_leftovers_of_an_interrupted_run_go(trees: Trees) -> None:
-    (trees.target / ".ephemeroot-new-0123").mkdir()
+def test_removes_workshop_of_an_interrupted_run_and_nothing_else_of_that_name(
+    trees: Trees,
+) -> None:
+    pid = os.fork()
+    if pid == 0:
+        place = os.open(trees.target, os.O_RDONLY)
+        os.mkdir("half", dir_fd=Workshop(place).fd)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert list(trees.target.glob(".ephemeroot-new-*/work/half"))
+    (trees.target / ".ephemeroot-new-0123/work").mkdir(parents=True)
     (trees.target / "beside").mkdir()
     trees.run(delete=False)
-    assert [p.name for p in trees.target.iterdir()] == ["beside"]
+    assert sorted(p.name for p in trees.target.iterdir()) == [".ephemeroot-new-0123", "beside"]
 
 
 def test_settle_tells_what_keeps_changing(trees: Trees) -> None:

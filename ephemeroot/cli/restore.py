@@ -184,6 +184,8 @@ class _Restore:
                 self.problems.append(f"{line}: {error.strerror}")
                 return 0
         self.lines.append(line)
+        if isinstance(step, restoring.Copy):
+            self.problems += [f"{path} is not restored: {why}" for path, why in step.left_out]
         if not self.arguments.json:
             progress.clear()
             terminal.say(f"{line}: not done: dry run" if self.arguments.dry_run else line)

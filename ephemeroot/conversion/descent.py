@@ -9,6 +9,7 @@ from types import TracebackType
 
 from ephemeroot.conversion import likeness
 from ephemeroot.conversion.likeness import lstat
+from ephemeroot.linux import workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import OF_THE_WHOLE
 from ephemeroot.linux.walk import Walk
@@ -134,9 +135,9 @@ class Descent:
             if not leads:
                 self._replace(level, name)
                 return
-            workshop = self._workshop(level)
-            os.mkdir(COPY, 0o700, dir_fd=workshop.fd)
-            self.mirror.arrive(workshop, name, path, None)
+            shop = self._workshop(level)
+            os.mkdir(COPY, 0o700, dir_fd=shop.fd)
+            self.mirror.arrive(shop, name, path, None)
         self.here.enter(name)
         try:
             owner = os.fstat(self.here.fd).st_uid
@@ -159,10 +160,10 @@ class Descent:
     def _finish(self, level: _Level) -> None:
         path = self._path()
         for name in self._extra(level):
-            # What an interrupted run left under our temporary names goes in any case.
             if level.workshop is not None and name == level.workshop.name:
                 continue
-            if self.mirror.delete or name.startswith(PREFIX):
+            left_over = name.startswith(PREFIX) and workshop.sweep_one(self.there.fd, name)
+            if self.mirror.delete and not left_over:
                 self._remove(level, name, self._path(name))
         level.close()
         old, new = self.here.fd, self.there.fd
@@ -207,12 +208,12 @@ class Descent:
         if present is not None and self.mirror.is_newer(present):
             self.mirror.kept.append(path)
             return
-        workshop = self._workshop(level)
+        shop = self._workshop(level)
         try:
-            self.mirror.copy(self.here.fd, name, workshop, path)
-            self.mirror.arrive(workshop, name, path, present)
+            self.mirror.copy(self.here.fd, name, shop, path)
+            self.mirror.arrive(shop, name, path, present)
         finally:
-            workshop.clear()
+            shop.clear()
 
     def _remove(self, level: _Level, name: str, path: str) -> None:
         mirror = self.mirror
@@ -224,11 +225,11 @@ class Descent:
         if mirror.is_newer(present):
             mirror.kept.append(path)
             return
-        workshop = self._workshop(level)
+        shop = self._workshop(level)
         try:
-            if workshop.take(name, present):
+            if shop.take(name, present):
                 mirror.removed.append(path)
-            workshop.clear()
+            shop.clear()
         except OSError as error:
             if error.errno in OF_THE_WHOLE:
                 raise

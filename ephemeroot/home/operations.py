@@ -162,10 +162,18 @@ class MakeDirectory(Operation):
                 return ""
             raise
         if self.like and os.path.isdir(self.like):
-            os.chmod(self.path, stat.S_IMODE(os.stat(self.like).st_mode))
+            self._take_mode()
         if not self.in_store:
             work.view.record.directories[self.path] = os.lstat(self.path).st_ino
         return ""
+
+    def _take_mode(self) -> None:
+        """Never through a link: the store may be in a directory that others can write."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, stat.S_IMODE(os.stat(self.like).st_mode))
+        finally:
+            os.close(fd)
 
 
 class MountDirectory(Operation):

@@ -33,6 +33,7 @@ _STATX_BTIME = 0x800
 _CLOCK_REALTIME_COARSE = 5
 
 _INSIDE = "work"
+_MARK = "trusted.ephemeroot.workshop"
 
 
 class Workshop:
@@ -62,6 +63,8 @@ class Workshop:
             os.mkdir(_INSIDE, 0o700, dir_fd=self._outer)
             self.fd = _open_directory(self._outer, _INSIDE)
             _forget_inherited(self.fd)
+            _mark(self.fd)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
             self.close()
             raise
@@ -79,14 +82,10 @@ class Workshop:
 
     def close(self) -> None:
         """Remove what is left in it, and itself. Never raises ``OSError``: what cannot be removed
-        now is unused, and only root can enter it.
+        now is unused, and only root can enter it (``sweep``).
         """
-        try:
-            if self._outer >= 0:
-                removal.remove(self._outer, _INSIDE)
-                _remove_same(self._parent, self.name, self._outer)
-        except OSError:
-            pass
+        if self._outer >= 0:
+            _remove(self._parent, self.name, self._outer)
         for fd in (self.fd, self._outer, self._parent):
             if fd >= 0:
                 os.close(fd)
@@ -141,6 +140,38 @@ class Workshop:
             self.deliver(name, new_name)
         except FileExistsError:
             self.deliver(name, f"{new_name[:200]}.{os.urandom(4).hex()}")
+
+
+def sweep(place: int) -> None:
+    """Remove the workshops that interrupted runs have left in the open directory *place*."""
+    directory = _duplicate(place)
+    try:
+        with os.scandir(directory) as found:
+            names = [entry.name for entry in found if entry.name.startswith(PREFIX)]
+        for name in names:
+            sweep_one(directory, name)
+    finally:
+        os.close(directory)
+
+
+def sweep_one(directory: int, name: str) -> bool:
+    """Remove the workshop *name* of an interrupted run; whether it was one. Anything else that has
+    such a name stays: a user can give it to a directory of root's.
+    """
+    fds: list[int] = []
+    try:
+        fds.append(_open_directory(directory, name))
+        fds.append(_open_directory(fds[0], _INSIDE))
+        if os.listdir(fds[0]) != [_INSIDE] or os.getxattr(fds[1], _MARK) != b"1":
+            return False
+        fcntl.flock(fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the run that works in it
+        _remove(directory, name, fds[0])
+    except OSError:
+        return False
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return True
 
 
 def is_certain(parent: int, present: os.stat_result, owner: int) -> bool:
@@ -220,13 +251,28 @@ def _forget_inherited(fd: int) -> None:
     os.fchmod(fd, 0o700)
 
 
-def _remove_same(parent: int, name: str, fd: int) -> None:
-    """Remove the empty directory if it still has that name. A user may have renamed it meanwhile,
-    which only that user sees.
+def _mark(fd: int) -> None:
+    """Only root can set such an attribute; where there are none, an interrupted run leaves what
+    only the administrator removes.
     """
-    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    if os.path.samestat(status, os.fstat(fd)):
-        os.rmdir(name, dir_fd=parent)
+    try:
+        os.setxattr(fd, _MARK, b"1")
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
+            raise
+
+
+def _remove(parent: int, name: str, outer: int) -> None:
+    """Remove what is in the open *outer*, and that if it still is what *name* says: a user may have
+    renamed it meanwhile, and then an empty directory stays where only that user sees it.
+    """
+    try:
+        removal.remove(outer, _INSIDE)
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if os.path.samestat(status, os.fstat(outer)):
+            os.rmdir(name, dir_fd=parent)
+    except OSError:
+        pass
 
 
 def _can_rename(source: int, target: int) -> bool:

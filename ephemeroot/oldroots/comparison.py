@@ -12,7 +12,10 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ephemeroot.linux import paths
+from ephemeroot.linux import bounds, paths
+from ephemeroot.linux.bounds import Meter, OutOfBounds
+from ephemeroot.linux.comparison import same_content
+from ephemeroot.linux.mounts import fd_path
 
 ADDED, CHANGED, DELETED = "added", "changed", "deleted"
 
@@ -49,7 +52,7 @@ class Comparison:
     other, so that inode numbers and ctimes compare. ``content``: compare the content of every
     file, else only of those whose size is the same and whose time is not.
 
-    What cannot be read is a line in ``problems``.
+    What cannot be read is a line in ``problems``. ``meter`` counts what is looked at and read.
     """
 
     skip: Callable[[str], bool] = lambda path: False
@@ -58,11 +61,18 @@ class Comparison:
     related: bool = False
     content: bool = False
     problems: list[str] = field(default_factory=list)
+    meter: Meter = field(default_factory=lambda: Meter(bounds.attended()))
 
     def run(self, old: int | None, new: int) -> Iterator[Difference]:
         """Differences between the open directories *old* (``None``: empty) and *new*, in no
-        particular order.
+        particular order. What ``meter`` does not allow any more is a problem.
         """
+        try:
+            yield from self._run(old, new)
+        except OutOfBounds as reason:
+            self.problems.append(f"not everything was compared: {reason}")
+
+    def _run(self, old: int | None, new: int) -> Iterator[Difference]:
         todo: list[_Todo] = [("/", old, self.touched)]
         while todo:
             path, counterpart, touched = todo.pop()
@@ -179,13 +189,22 @@ class Comparison:
         if was.st_mtime_ns == now.st_mtime_ns and not (self.content or self.related):
             return True
         try:
-            with opened(old, path) as one, opened(new, path) as other:
-                while part := os.read(one, 1 << 20):
-                    if part != os.read(other, 1 << 20):
-                        return False
-                return not os.read(other, 1)
+            one = paths.open_regular(old, path)
+            try:
+                other = paths.open_regular(new, path)
+                try:
+                    return same_content(one, other, now.st_size, self.meter, path)
+                finally:
+                    os.close(other)
+            finally:
+                os.close(one)
         except OSError as error:
             self._complain(path, error)
+            return False
+        except OutOfBounds as reason:
+            if reason.bound != "bytes_read":
+                raise
+            self.problems.append(f"{path}: not compared: {reason.reason}")
             return False
 
     def _target(self, root: int, path: str) -> str | None:
@@ -199,10 +218,12 @@ class Comparison:
 
     def _attributes(self, root: int, path: str) -> dict[str, bytes]:
         try:
-            with opened(root, path) as fd:
+            with opened(root, path, os.O_PATH | os.O_NOFOLLOW) as fd:
+                # Through /proc: what is only there to be looked at is not opened.
+                where = fd_path(fd)
                 # The marks on a root's own directory are ours, and differ by design.
-                names = [n for n in os.listxattr(fd) if not n.startswith("trusted.")]
-                return {name: os.getxattr(fd, name) for name in names}
+                names = [n for n in os.listxattr(where) if not n.startswith("trusted.")]
+                return {name: os.getxattr(where, name) for name in names}
         except OSError as error:
             self._complain(path, error)
             return {}
@@ -236,7 +257,9 @@ class Comparison:
         try:
             with opened(root, path, _DIRECTORY) as directory:
                 found["."] = os.fstat(directory)
+                self.meter.check_time(path)
                 for name in os.listdir(directory):
+                    self.meter.count_entry(path)
                     if name in without:
                         continue
                     try:

@@ -1,29 +1,32 @@
 """Bringing back what an old root has: planned as single steps, each of them atomic.
 
-A step makes a complete copy under a temporary name beside its target and moves it there with
-one rename, which overwrites nothing that it was not told to. Interrupted anywhere, what was
-there is there; what was begun is removed by who comes next. Both trees are full of what users
+A step makes a complete copy in a workshop, which only root can enter, and moves it to its target
+with one rename, which overwrites nothing that it was not told to. Interrupted anywhere, what was
+there is there; the next run removes what was begun. Both trees are full of what users
 made: everything is opened from the top and by descriptor, and a symlink is followed only where
 nobody but root could have put it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from binascii import crc32
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import seed, tree
-from ephemeroot.linux import copying, paths, removal
+from ephemeroot.linux import bounds, comparison, walk, workshop
+from ephemeroot.linux.bounds import Meter, OutOfBounds
+from ephemeroot.linux.copying import Copier
+from ephemeroot.linux.workshop import Workshop
 from ephemeroot.oldroots.comparison import opened
 from ephemeroot.wipers import attributes
 from ephemeroot.wipers.contract import Change
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_BEGUN = ".ephemeroot-restoring-"
+_COPY = "copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,14 @@ def locate(root: int, path: str, shown: str | None = None) -> Place:
 
 def _as_far_as_it_goes(root: int, path: str) -> str:
     """*path* resolved as far as it exists: the rest will be made."""
-    head, name = os.path.split(path)
-    try:
-        return os.path.join(tree.resolve(root, head), name)
-    except (FileNotFoundError, NotADirectoryError):
-        return os.path.join(_as_far_as_it_goes(root, head), name)
-
-
-def _begun(name: str) -> str:
-    """What a copy is called until it is complete: the same each time, however long the name."""
-    return f"{_BEGUN}{crc32(os.fsencode(name)):08x}"
+    missing: list[str] = []
+    while True:
+        path, name = os.path.split(path)
+        missing.append(name)
+        try:
+            return os.path.join(tree.resolve(root, path), *reversed(missing))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
 
 
 class Step(Change):
@@ -110,36 +111,37 @@ class Parent(Step):
             opened(self.source.root, self.source.path, _DIRECTORY) as pattern,
             opened(self.target.root, self.target.parent, _DIRECTORY) as parent,
         ):
-            temporary = _begun(self.target.name)
-            removal.remove(parent, temporary)
-            os.mkdir(temporary, 0o700, dir_fd=parent)
-            try:
-                with opened(parent, temporary, _DIRECTORY) as made:
+            workshop.sweep(parent)
+            with Workshop(parent) as shop:
+                os.mkdir(_COPY, 0o700, dir_fd=shop.fd)
+                with opened(shop.fd, _COPY, _DIRECTORY) as made:
                     attributes.copy(pattern, made)
-                flags = paths.RENAME_NOREPLACE
-                paths.rename(parent, temporary, parent, self.target.name, flags=flags)
-            finally:
-                removal.remove(parent, temporary)
+                shop.deliver(_COPY, self.target.name)
         return self.target.shown
 
 
 class Copy(Step):
     """Copy a file, a link or a whole directory.
 
-    Without *replace* the target must not exist: ``FileExistsError`` if it does by now. With
-    it the target, which must be no directory, is what the copy takes the place of.
+    Without *replaced* the target must not exist. With it the target, which is not a directory, must
+    be what has that status: the copy takes its place. ``FileExistsError`` if another process has
+    made or exchanged it. ``left_out`` has the path and the reason of each entry that could not be
+    copied; the rest is restored.
     """
 
-    __slots__ = ("replace",)
+    __slots__ = ("left_out", "replaced")
 
-    def __init__(self, source: Place, target: Place, size: int, *, replace: bool) -> None:
+    def __init__(
+        self, source: Place, target: Place, size: int, *, replaced: os.stat_result | None
+    ) -> None:
         super().__init__(source, target, size)
-        self.replace = replace
+        self.replaced = replaced
+        self.left_out: list[tuple[str, str]] = []
 
     def describe(self) -> str:
         origin = self.source.shown
         origin = "" if origin == self.target.shown else f", which was {origin}"
-        if self.replace:
+        if self.replaced is not None:
             return f"replace {self.target.shown} by the old one{origin}"
         return f"restore {self.target.shown}{origin}"
 
@@ -148,18 +150,17 @@ class Copy(Step):
             opened(self.source.root, self.source.parent, _DIRECTORY) as source,
             opened(self.target.root, self.target.parent, _DIRECTORY) as parent,
         ):
-            temporary = _begun(self.target.name)
-            removal.remove(parent, temporary)
-            try:
-                self._copy(source, parent, temporary)
-                _make_durable(parent, temporary)
-                flags = 0 if self.replace else paths.RENAME_NOREPLACE
-                paths.rename(parent, temporary, parent, self.target.name, flags=flags)
-            finally:
-                removal.remove(parent, temporary)
+            workshop.sweep(parent)
+            with Workshop(parent) as shop:
+                self._copy(source, shop)
+                _make_durable(shop.fd, _COPY)
+                if self.replaced is None:
+                    shop.deliver(_COPY, self.target.name)
+                elif not shop.replace(_COPY, self.target.name, self.replaced):
+                    raise FileExistsError(errno.EEXIST, "exchanged meanwhile", self.target.shown)
         return self.target.shown
 
-    def _copy(self, source: int, parent: int, temporary: str) -> None:
+    def _copy(self, source: int, shop: Workshop) -> None:
         done = 0
 
         def report(name: str) -> None:
@@ -168,13 +169,15 @@ class Copy(Step):
             self.progress(now - done, name)
             done = now
 
-        copier = copying.Copier(progress=report)
+        def skipped(path: str, reason: str) -> None:
+            self.left_out.append((f"{self.target.shown}/{path}".rstrip("/"), reason))
+
+        copier = Copier(bounds.attended(), progress=report, skipped=skipped)
         try:
-            copier.copy(source, self.source.name, parent, temporary)
-        except RecursionError:
+            copier.copy(source, self.source.name, shop.fd, _COPY)
+        except OutOfBounds as error:
             raise EphemerootError(
-                f"{self.source.shown} has too many directories in one another",
-                "restore some part of it",
+                f"{self.source.shown} is not restored: {error}", "restore some part of it"
             ) from None
 
 
@@ -187,6 +190,7 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
     same: int = 0
+    meter: Meter = field(default_factory=lambda: Meter(bounds.attended()))
 
     @property
     def size(self) -> int:
@@ -204,7 +208,8 @@ class Plan:
         """Plan to bring *source* back to *target*; with *overwrite* over what differs there.
 
         What is below and in *skip* (paths of the old root) is passed over. Raises
-        ``Misconfigured`` if the old root does not have *source*.
+        ``Misconfigured`` if the old root does not have *source*, and ``EphemerootError`` if it is
+        more than ``meter`` allows.
         """
         if source.status() is None:
             raise Misconfigured(f"{source.shown} is not in the old root")
@@ -212,34 +217,49 @@ class Plan:
         todo = [(source, target)]
         while todo:
             source, target = todo.pop()
-            old, now = source.status(), target.status()
-            if old is None:
-                continue
-            if now is None:
-                self._add_copy(source, target, old, replace=False)
-            elif stat.S_ISDIR(old.st_mode) and stat.S_ISDIR(now.st_mode):
-                inside = [(source.inside(n), target.inside(n)) for n in _names(source)]
-                todo += [pair for pair in inside if pair[0].path not in skip]
-            elif _is_same(source, target, old, now):
-                self.same += 1
-            elif stat.S_ISDIR(old.st_mode) or stat.S_ISDIR(now.st_mode):
-                what = "a directory" if stat.S_ISDIR(now.st_mode) else "no directory"
-                self.kept.append((target.shown, f"there is {what} now: move it away first"))
-            elif overwrite:
-                self._add_copy(source, target, old, replace=True)
-            else:
-                newer = now.st_mtime_ns > old.st_mtime_ns
-                reason = "what is there now is newer" if newer else "what is there now differs"
-                self.kept.append((target.shown, reason))
+            try:
+                todo += self._look(source, target, overwrite=overwrite, skip=skip)
+            except OutOfBounds as error:
+                raise EphemerootError(
+                    f"{target.shown} is too much to look at: {error.reason}",
+                    "restore some part of it",
+                ) from None
+            except OSError as error:
+                self.kept.append((target.shown, error.strerror or str(error)))
+
+    def _look(
+        self, source: Place, target: Place, *, overwrite: bool, skip: Container[str]
+    ) -> list[tuple[Place, Place]]:
+        """Plan one entry; what is in a directory that both have is still to be looked at."""
+        old, now = source.status(), target.status()
+        if old is None:
+            return []
+        if now is None:
+            self._add_copy(source, target, old, None)
+        elif stat.S_ISDIR(old.st_mode) and stat.S_ISDIR(now.st_mode):
+            inside = [(source.inside(n), target.inside(n)) for n in self._names(source)]
+            return [pair for pair in inside if pair[0].path not in skip]
+        elif self._is_same(source, target, old, now):
+            self.same += 1
+        elif stat.S_ISDIR(old.st_mode) or stat.S_ISDIR(now.st_mode):
+            what = "a directory" if stat.S_ISDIR(now.st_mode) else "no directory"
+            self.kept.append((target.shown, f"there is {what} now: move it away first"))
+        elif overwrite:
+            self._add_copy(source, target, old, now)
+        else:
+            newer = now.st_mtime_ns > old.st_mtime_ns
+            reason = "what is there now is newer" if newer else "what is there now differs"
+            self.kept.append((target.shown, reason))
+        return []
 
     def _add_copy(
-        self, source: Place, target: Place, status: os.stat_result, *, replace: bool
+        self, source: Place, target: Place, status: os.stat_result, now: os.stat_result | None
     ) -> None:
         if stat.S_ISSOCK(status.st_mode):
             self.kept.append((target.shown, "a socket is nothing without its process"))
             return
-        size = _size(source) if stat.S_ISDIR(status.st_mode) else status.st_size
-        self.steps.append(Copy(source, target, size, replace=replace))
+        size = self._size(source) if stat.S_ISDIR(status.st_mode) else status.st_size
+        self.steps.append(Copy(source, target, size, replaced=now))
 
     def _add_parents(self, source: Place, target: Place) -> None:
         """Directories above *target* that are missing are made like those above *source*."""
@@ -256,6 +276,40 @@ class Plan:
         planned = {step.target.path for step in self.steps if isinstance(step, Parent)}
         self.steps += [step for step in reversed(missing) if step.target.path not in planned]
 
+    def _names(self, place: Place) -> list[str]:
+        names = []
+        with opened(place.root, place.path, _DIRECTORY) as fd, os.scandir(fd) as found:
+            for entry in found:
+                self.meter.count_entry(place.path)
+                names.append(entry.name)
+        return sorted(names, reverse=True)
+
+    def _is_same(
+        self, source: Place, target: Place, old: os.stat_result, now: os.stat_result
+    ) -> bool:
+        if stat.S_IFMT(old.st_mode) != stat.S_IFMT(now.st_mode):
+            return False
+        with (
+            opened(source.root, source.parent, _DIRECTORY) as one,
+            opened(target.root, target.parent, _DIRECTORY) as other,
+        ):
+            if stat.S_ISREG(old.st_mode):
+                return comparison.same(one, source.name, other, target.name, self.meter)
+            facts = [(s.st_uid, s.st_gid, s.st_mode, s.st_rdev) for s in (old, now)]
+            if not stat.S_ISLNK(old.st_mode):
+                return facts[0] == facts[1]
+            links = [os.readlink(source.name, dir_fd=one), os.readlink(target.name, dir_fd=other)]
+            return facts[0][:2] == facts[1][:2] and links[0] == links[1]
+
+    def _size(self, place: Place) -> int:
+        """Bytes of all files below the directory."""
+        with opened(place.root, place.path, _DIRECTORY) as top:
+            return sum(
+                status.st_size
+                for _, status in walk.below(top, ".", Meter(self.meter.bounds))
+                if stat.S_ISREG(status.st_mode)
+            )
+
 
 def was_persisted(root: int, path: str) -> str | None:
     """What in the open old *root*, *path* or above it, was only a place for what persists."""
@@ -265,42 +319,6 @@ def was_persisted(root: int, path: str) -> str | None:
             return path
         path = os.path.dirname(path)
     return None
-
-
-def _names(place: Place) -> Iterator[str]:
-    with opened(place.root, place.path, _DIRECTORY) as fd:
-        return iter(sorted(os.listdir(fd), reverse=True))
-
-
-def _is_same(source: Place, target: Place, old: os.stat_result, now: os.stat_result) -> bool:
-    if stat.S_IFMT(old.st_mode) != stat.S_IFMT(now.st_mode):
-        return False
-    with (
-        opened(source.root, source.parent, _DIRECTORY) as one,
-        opened(target.root, target.parent, _DIRECTORY) as other,
-    ):
-        if stat.S_ISREG(old.st_mode):
-            return copying.same(one, source.name, other, target.name)
-        facts = [(s.st_uid, s.st_gid, s.st_mode, s.st_rdev) for s in (old, now)]
-        if not stat.S_ISLNK(old.st_mode):
-            return facts[0] == facts[1]
-        links = [os.readlink(source.name, dir_fd=one), os.readlink(target.name, dir_fd=other)]
-        return facts[0][:2] == facts[1][:2] and links[0] == links[1]
-
-
-def _size(place: Place) -> int:
-    """Bytes of all files below the directory."""
-    total = 0
-    with opened(place.root, place.path, _DIRECTORY) as top:
-        for _, _, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
-            for name in files:
-                try:
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    total += status.st_size
-    return total
 
 
 def _make_durable(parent: int, name: str) -> None:
