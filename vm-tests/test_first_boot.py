@@ -18,6 +18,7 @@ from vm.cache import Cache
 from vm.disk import Disk
 from vm.ephemeral import Ephemeral
 from vm.machine import Machine
+from vm.qemu import Hardware
 
 DiskFactory = Callable[..., Disk]
 
@@ -85,7 +86,10 @@ def test_three_boots(
     shutdown.
     """
     boot = Boot(
-        ephemeral.system, ephemeral.initrd(cache), (disk(ephemeral.layout(), ephemeral.system),)
+        ephemeral.system,
+        ephemeral.initrd(cache),
+        (disk(ephemeral.layout(), ephemeral.system),),
+        hardware=Hardware(cpus=2),  # real concurrency of units
     )
     with boot.disks[0].mounted() as top:
         (top / "root/etc/lost").write_text("of the installed system\n")

@@ -26,6 +26,7 @@ from vm.image import WITH_SERVICES, debian_system
 from vm.layer import Content
 from vm.loop import mounted
 from vm.machine import Machine
+from vm.qemu import Hardware
 from vm.system import System
 from vm.tools import Tools
 
@@ -279,7 +280,13 @@ def test_programs_at_work(
     shutdown.
     """
     made = machines.make(cache, services, package, CONFIGURATION)
-    boot = Boot(made.system, made.initrd(cache), disks(made, disk), sessions=True)
+    boot = Boot(
+        made.system,
+        made.initrd(cache),
+        disks(made, disk),
+        hardware=Hardware(cpus=2),  # real concurrency of programs
+        sessions=True,
+    )
     before = first_boot(bench.up(boot, name))
     with boot.disks[0].mounted() as top:
         meanwhile(top)
