@@ -19,6 +19,7 @@ from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import Installed
 from ephemeroot.wipers.subvolume_history import SubvolumeHistory
+from loop_device import attached
 
 btrfsutil = pytest.importorskip(
     "btrfsutil", reason="needs btrfsutil: install the extra ephemeroot[btrfs]"
@@ -164,12 +165,8 @@ def loop_device(image: Path, megabytes: int = 0) -> Iterator[str]:
     if megabytes:
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
-    command = ["losetup", "-f", "--show", str(image)]
-    loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    try:
-        yield loop
-    finally:
-        subprocess.run(["losetup", "-d", loop], check=True)
+    with attached(image) as path:
+        yield str(path)
 
 
 @contextmanager

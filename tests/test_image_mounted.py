@@ -12,6 +12,7 @@ from ephemeroot.config import Place
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Refused
 from ephemeroot.image import mounted
+from loop_device import attached
 
 pytestmark = pytest.mark.requires_loop
 
@@ -24,19 +25,16 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with image.open("wb") as file:
         file.truncate(128 << 20)
     _run("mkfs.btrfs", "-q", "-M", str(image))
-    device = _run("losetup", "-f", "--show", str(image)).strip()
-    try:
+    with attached(image) as device:
         top = folder / "top"
         top.mkdir()
-        _run("mount", device, str(top))
+        _run("mount", str(device), str(top))
         try:
             for name in ("persistent", "other"):
                 _run("btrfs", "subvolume", "create", str(top / name))
         finally:
             _run("umount", str(top))
-        yield device
-    finally:
-        _run("losetup", "-d", device)
+        yield str(device)
 
 
 def _run(*command: str) -> str:
@@ -92,12 +90,8 @@ def test_another_device(loop: str, point: Path, tmp_path_factory: pytest.TempPat
     with image.open("wb") as file:
         file.truncate(128 << 20)
     _run("mkfs.btrfs", "-q", "-M", str(image))
-    second = _run("losetup", "-f", "--show", str(image)).strip()
-    try:
-        with pytest.raises(Refused, match=f"{loop} is mounted"):
-            mounted.require(volume(point, second))
-    finally:
-        _run("losetup", "-d", second)
+    with attached(image) as second, pytest.raises(Refused, match=f"{loop} is mounted"):
+        mounted.require(volume(point, str(second)))
 
 
 def test_a_device_that_is_not_there(point: Path) -> None:

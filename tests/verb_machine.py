@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from btrfs_image import btrfsutil, subvolume_id
+from loop_device import LoopDevice
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PROGRAM = str(Path(sys.executable).parent / "ephemeroot")
@@ -121,7 +122,8 @@ class VerbMachine:
         self.uuid = (folder / "uuid").read_text()
         for name in ("top", "root", "usr/work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self.loop = sh("losetup", "-f", "--show", folder / "image").strip()
+        self._device = LoopDevice(folder / "image")
+        self.loop = str(self._device.path)
         self._init: subprocess.Popen[str] | None = None
         try:
             sh("mount", "-t", "btrfs", "-o", "subvolid=5", self.loop, self.top)
@@ -228,7 +230,7 @@ class VerbMachine:
             self._init.kill()
             self._init.communicate()
         subprocess.run(["umount", self.top], capture_output=True, check=False)
-        subprocess.run(["losetup", "-d", self.loop], capture_output=True, check=False)
+        self._device.close()
         backing = Path(f"/sys/block/{os.path.basename(self.loop)}/loop/backing_file")
         deadline = time.monotonic() + 20  # the kernel takes a dead namespace apart by itself
         while (held := _read(backing)) and held.startswith(str(self.folder)):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import loop_device
 from vm.command import CommandFailed, Unavailable, run
 
 _BUSY_TRIES = 10
@@ -28,11 +29,8 @@ def require() -> None:
 def attached(image: Path, offset: int = 0) -> Iterator[Path]:
     """The loop device over `image` from that byte on; detached at the end, and never another's."""
     require()
-    device = run(["losetup", "--find", "--show", "--offset", str(offset), image]).strip()
-    try:
-        yield Path(device)
-    finally:
-        run(["losetup", "--detach", device])
+    with loop_device.attached(image, offset) as path:
+        yield path
 
 
 @contextmanager
@@ -46,8 +44,8 @@ def mounted(
     with tempfile.TemporaryDirectory(prefix="vm-disk-") as name:
         with attached(image, offset) as device:
             run(["mount", "-t", kind, "-o", options or "rw", device, name])
-            # From here on the device only lives as long as the mount does (LO_FLAGS_AUTOCLEAR),
-            # which ends with the mount namespace of this run even if the run is killed.
+            # From here on the device lives as long as the mount does, which ends with the mount
+            # namespace of this run even if the run is killed.
         try:
             yield Path(name)
         finally:

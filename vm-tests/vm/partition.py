@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loop_device import attached
 from vm.cache import Cache
 from vm.command import run
 from vm.disk import Btrfs
@@ -60,11 +61,8 @@ class Partitioned:
 @contextmanager
 def partition(image: Path) -> Iterator[Path]:
     """A loop device over the partition of that image; detached at the end."""
-    device = run(["losetup", "--find", "--show", "--offset", str(START), image]).strip()
-    try:
-        yield Path(device)
-    finally:
-        run(["losetup", "--detach", device])
+    with attached(image, START) as device:
+        yield device
 
 
 @contextmanager

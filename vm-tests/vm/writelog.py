@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from vm.command import CommandFailed, run
+from loop_device import LoopDevice
+from vm.command import run
 from vm.tools import Tools
 
 _MAGIC = 0x6A736677736872
@@ -55,25 +56,27 @@ def logged(tools: Tools, image: Path, log: Path) -> Iterator[Path]:
     )  # fmt: skip
     try:
         device = _attach(daemon, export, image.stat().st_size)
+        backing = Path("/sys/block", device.path.name, "loop/backing_file")
+        file = backing.read_text()
         try:
-            yield device
+            yield device.path
         finally:
-            run(["losetup", "--detach", device])
-            _settle(device)
+            device.close()
+            _settle(backing, file)
     finally:
         daemon.terminate()
         daemon.wait(30)
 
 
-def _attach(daemon: subprocess.Popen[bytes], export: Path, size: int) -> Path:
-    """The export is a mount in the daemon's own namespace; the loop device is everybody's."""
-    inside = ["nsenter", "--target", str(daemon.pid), "--mount"]
+def _attach(daemon: subprocess.Popen[bytes], export: Path, size: int) -> LoopDevice:
+    """The export is a mount in the daemon's own namespace; a loop device is in all of them."""
+    inside = Path(f"/proc/{daemon.pid}/root{export}")
     deadline = time.monotonic() + 30
     while True:
         try:
-            if int(run([*inside, "stat", "--format", "%s", export])) == size:
-                return Path(run([*inside, "losetup", "--find", "--show", export]).strip())
-        except CommandFailed:
+            if inside.stat().st_size == size:
+                return LoopDevice(inside)
+        except OSError:
             if daemon.poll() is not None:
                 raise
         if time.monotonic() > deadline:
@@ -81,12 +84,20 @@ def _attach(daemon: subprocess.Popen[bytes], export: Path, size: int) -> Path:
         time.sleep(0.02)
 
 
-def _settle(device: Path) -> None:
-    """Wait until the loop device has let go of its file: the log ends with the last write."""
-    backing = Path("/sys/block", device.name, "loop/backing_file")
-    deadline = time.monotonic() + 10
-    while backing.exists() and time.monotonic() < deadline:
+def _settle(backing: Path, file: str) -> None:
+    """Wait until the loop device has let go of its *file*: the log ends with the last write."""
+    deadline = time.monotonic() + 60
+    while _read(backing) == file:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{file.strip()} is still in use")
         time.sleep(0.02)
+
+
+def _read(backing: Path) -> str:
+    try:
+        return backing.read_text()
+    except OSError:  # there is no such file without a device
+        return ""
 
 
 def read(log: Path) -> list[Write]:

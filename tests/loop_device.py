@@ -1,0 +1,86 @@
+"""Loop devices that belong to the process that made them, and to no other.
+
+`losetup --detach /dev/loopN` takes a number, and the number is free again as soon as the kernel has
+released the device: it may be another process's by then, whose filesystem would vanish. Here the
+device stays open. While it is, the kernel gives its number to nobody; it is released when the last
+user has closed it (LO_FLAGS_AUTOCLEAR, linux/loop.h), also if the process is killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOOP_CTL_GET_FREE = 0x4C82
+_LOOP_CONFIGURE = 0x4C0A
+_AUTOCLEAR = 4
+
+# struct loop_info64: device, inode, rdevice, offset, limit; number, encryption's type and key size,
+# flags; the file's name, encryption's name and key; two numbers.
+_INFO = struct.Struct("=5Q4I64s64s32s2Q")
+# struct loop_config: file, block size, loop_info64, reserved.
+_CONFIG = struct.Struct(f"=2I{_INFO.size}s8Q")
+
+
+class LoopDevice:
+    """A loop device over *image*, from the byte *offset* on; `path` is its name.
+
+    It is there until `close` has been called and nothing uses it any more. Raises OSError.
+    """
+
+    def __init__(self, image: str | os.PathLike[str], offset: int = 0) -> None:
+        self.fd = -1
+        file = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            name = os.fsencode(image)[:63]
+            info = _INFO.pack(0, 0, 0, offset, 0, 0, 0, 0, _AUTOCLEAR, name, b"", b"", 0, 0)
+            config = _CONFIG.pack(file, 0, info, *[0] * 8)
+            control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                while self.fd < 0:
+                    self.fd = _configured(fcntl.ioctl(control, _LOOP_CTL_GET_FREE), config)
+            finally:
+                os.close(control)
+        finally:
+            os.close(file)
+        self.path = Path(f"/dev/loop{os.minor(os.fstat(self.fd).st_rdev)}")
+
+    def __enter__(self) -> LoopDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it. Safe to call twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _configured(number: int, config: bytes) -> int:
+    """The open loop device of that *number*; -1 if another process was quicker."""
+    try:
+        device = os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # removed since
+        return -1
+    try:
+        fcntl.ioctl(device, _LOOP_CONFIGURE, config)
+    except OSError as error:
+        os.close(device)
+        if error.errno not in (errno.EBUSY, errno.ENXIO):
+            raise
+        return -1
+    return device
+
+
+@contextmanager
+def attached(image: str | os.PathLike[str], offset: int = 0) -> Iterator[Path]:
+    """The path of a loop device over *image*, for as long as a `with` lasts."""
+    with LoopDevice(image, offset) as device:
+        yield device.path

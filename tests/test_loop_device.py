@@ -1,0 +1,74 @@
+"""A loop device belongs to who made it, whatever other processes do with theirs meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loop_device import LoopDevice, attached
+
+pytestmark = pytest.mark.requires_loop
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    path.write_bytes(b"0" * 4096 + b"1" * 4096 + bytes(1 << 20))
+    return path
+
+
+def backing(path: Path) -> str:
+    try:
+        return Path("/sys/block", path.name, "loop/backing_file").read_text().strip()
+    except OSError:
+        return ""
+
+
+def test_shows_the_image_from_its_offset(image: Path) -> None:
+    with attached(image, 4096) as path:
+        assert path.read_bytes()[:4096] == b"1" * 4096
+        assert backing(path) == str(image)
+
+
+def test_is_released_when_it_is_closed(image: Path) -> None:
+    device = LoopDevice(image)
+    device.close()
+    device.close()
+    assert backing(device.path) != str(image)
+
+
+def test_lives_as_long_as_a_mount_of_it(image: Path, tmp_path: Path) -> None:
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    point = tmp_path / "mounted"
+    point.mkdir()
+    with attached(image) as path:
+        subprocess.run(["mount", path, point], check=True)
+    assert backing(path) == str(image)
+    subprocess.run(["umount", point], check=True)
+
+
+def test_a_number_is_not_given_away_while_it_is_open(image: Path, tmp_path: Path) -> None:
+    """Whatever the order in which processes attach and detach, each sees its own image."""
+    children = []
+    for number in range(8):
+        own = tmp_path / str(number)
+        own.write_bytes(bytes([number]) * (1 << 20))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for _ in range(50):
+                    with attached(own) as path:
+                        if path.read_bytes()[:4096] != bytes([number]) * 4096:
+                            os._exit(2)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    with attached(image) as path:
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert backing(path) == str(image)
+    assert codes == [0] * len(children)
