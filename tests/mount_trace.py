@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 CALLS = (
-    "open_tree", "fsopen", "fsconfig", "fsmount", "mount_setattr", "move_mount", "mount", "umount2",
+    "open_tree", "fsopen", "fsmount", "mount_setattr", "move_mount", "mount", "umount2",
     "unshare", "setns", "clone", "clone3", "fork", "vfork", "close",
 )  # fmt: skip
 
@@ -40,7 +40,7 @@ class _Process:
     namespaces: list[bool] = field(default_factory=lambda: [False])
     """Whether each mount namespace that it entered, and did not leave, is its own by now."""
     made: dict[int, Made] = field(default_factory=dict)
-    contexts: dict[int, tuple[str, bool]] = field(default_factory=dict)
+    contexts: dict[int, str] = field(default_factory=dict)
 
 
 def read(trace: str) -> list[Made]:
@@ -93,13 +93,10 @@ def _follow(
         elif "MS_PRIVATE" not in arguments:
             found.append(Made(arguments, "MS_RDONLY" in arguments, process.namespaces[-1]))
     elif call == "fsopen":
-        process.contexts[result] = (arguments.split('"')[1], False)
-    elif call == "fsconfig" and int(first) in process.contexts:
-        kind, read_only = process.contexts[int(first)]
-        process.contexts[int(first)] = (kind, read_only or '"ro"' in arguments)
+        process.contexts[result] = arguments.split('"')[1]
     elif call == "fsmount":
-        kind, read_only = process.contexts[int(first)]
-        made = Made(kind, read_only or "MOUNT_ATTR_RDONLY" in arguments)
+        # The mount's own flag counts: "ro" in the context may mean a superblock that is shared.
+        made = Made(process.contexts[int(first)], "MOUNT_ATTR_RDONLY" in arguments)
         found.append(made)
         process.made[result] = made
     elif call == "open_tree" and "OPEN_TREE_CLONE" in arguments:

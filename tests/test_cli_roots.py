@@ -20,6 +20,7 @@ from btrfs_image import DEFAULTS, Disk, fresh_disk, mounted
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Store, Volume
 from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import mountinfo
 from ephemeroot.wipers import marks
 
 pytestmark = pytest.mark.requires_loop
@@ -123,6 +124,24 @@ def test_the_list(installed: Installed) -> None:
     assert len({line.index(" days") for line in of_root if " days  " in line}) == 1, "aligned"
     assert any("my snapshot\\nof *" in line and "never touched" in line for line in lines)
     assert "old roots of /home:" in lines
+
+
+@pytest.mark.parametrize("option", ["ro", "rw"])
+def test_reading_changes_no_superblock(installed: Installed, option: str) -> None:
+    """One that is read-only, as after an error, stays so, and nothing else is needed to read it."""
+
+    def options() -> list[list[str]]:
+        mounts = [m for m in mountinfo.mounts() if m.point == str(installed.disk.top)]
+        return [mount.super_options for mount in mounts]
+
+    subprocess.run(["mount", "-o", f"remount,{option}", installed.disk.top], check=True)
+    before = options()
+    assert [option in one for one in before] == [True]
+    assert OLD[0] in installed.entries()
+    for words in (("show", LAST[0]), ("diff", *LAST[:2]), ("delete", LAST[0], "--dry-run")):
+        done = installed.call("roots", *words)
+        assert done.returncode == 0, done.stderr
+        assert options() == before, words
 
 
 def test_pruning_deletes_what_is_due_of_all(installed: Installed) -> None:

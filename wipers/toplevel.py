@@ -65,13 +65,17 @@ class Toplevel:
             raise
 
     def _create(self, options: list[str]) -> int:
-        try:
-            return mounts.create("btrfs", self.device, options)
-        except OSError as error:
-            # The filesystem is mounted, and has become read-only after an error.
-            if self.writable or error.errno != errno.EBUSY:
-                raise
-        return mounts.create("btrfs", self.device, [*options, "ro"])
+        """The mount, detached. To read, no superblock is made writable: on Linux 6.18 a context
+        without ``ro`` does that to a read-only one. Older kernels refuse a context with ``ro``
+        (EBUSY) if the superblock is writable: it is then used as it is.
+        """
+        if not self.writable:
+            try:
+                return mounts.create("btrfs", self.device, [*options, "ro"])
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+        return mounts.create("btrfs", self.device, options)
 
     def _inspect(self) -> None:
         mount = mountinfo.mounted_at(os.path.realpath(self.path))
