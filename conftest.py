@@ -22,10 +22,12 @@ import ephemeroot
 CHECKOUT = Path(__file__).resolve().parent
 
 OPTIONAL_PROGRAMS = {
-    "mkinitcpio": "not in Debian's archive; its hooks are tested where it is installed",
-    "mkinitcpio-nfs-utils": "likewise; its hook net",
+    "mkinitcpio": "it is not in Debian's archive: put version 40 or newer in PATH, or name the "
+    "prefix of one in MKINITCPIO_PREFIX",
+    "mkinitcpio-nfs-utils": "it is not in Debian's archive: install its hook 'net' beside "
+    "mkinitcpio's hooks",
 }
-"""Programs whose absence never fails a run, and why. This is the only place for exceptions."""
+"""Programs whose absence never fails a run, and what to provide. There are no other exceptions."""
 
 CAP_SYS_ADMIN = 21
 
@@ -59,7 +61,8 @@ def missing_loop() -> str | None:
 
 
 def _needs_program(name: str) -> str:
-    return f"needs the program {name}: install the package that has it"
+    hint = OPTIONAL_PROGRAMS.get(name, "install the package that has it")
+    return f"needs the program {name}: {hint}"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,7 +23,15 @@ HOOKS = {
     "sd-encrypt": "base systemd modconf block sd-encrypt lvm2 ephemeroot filesystems vm-harness",
 }
 
-_NEEDED = "needs the program {}: install the package that has it"
+# The words of conftest.py, which lets these skips through.
+_MKINITCPIO = (
+    "needs the program mkinitcpio: it is not in Debian's archive: put version 40 or newer in PATH, "
+    "or name the prefix of one in MKINITCPIO_PREFIX"
+)
+_NETWORK = (
+    "needs the program mkinitcpio-nfs-utils: it is not in Debian's archive: install its hook 'net' "
+    "beside mkinitcpio's hooks"
+)
 
 # Where mkinitcpio comes from, /usr/sbin is /usr/bin (copies here: in its images, links to /usr/sbin
 # would lead back to themselves) and libraries that are opened at run time are in /usr/lib; and it
@@ -65,13 +73,13 @@ def prefix() -> Path:
     found = shutil.which("mkinitcpio")
     if named or found:
         return Path(named) if named else Path(str(found)).parent.parent
-    raise Unavailable(_NEEDED.format("mkinitcpio"))
+    raise Unavailable(_MKINITCPIO)
 
 
 def require_network() -> None:
     """Raises Unavailable if that mkinitcpio has no hook `net`, which is in a package of its own."""
     if not (prefix() / "lib/initcpio/hooks/net").exists():
-        raise Unavailable(_NEEDED.format("mkinitcpio-nfs-utils"))
+        raise Unavailable(_NETWORK)
 
 
 def installed(cache: Cache, system: System) -> System:
