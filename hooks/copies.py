@@ -82,14 +82,13 @@ class Copy(Operation):
                 stage.copies.append(entry)
                 raise
         found = self._is_sound(stage, store)
-        missing = None
-        if not found and self.initial == "previous":
-            missing = unseeded.of(stage, self.store, self.source)
-        if not found and self.initial != "empty" and not (missing and stage.is_fresh(self.path)):
-            results.append(seed.seed_file(stage, self, stage.root()))
-            found = self._is_sound(stage, store)
-        if not found and missing:
-            raise unseeded.not_in_effect(missing)
+        if not found:
+            lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
+            if lack.may_seed:
+                results.append(seed.seed_file(stage, self, stage.root()))
+                found = self._is_sound(stage, store)
+            if not found:
+                lack.require()
         if found:
             if self.path in accounts.MERGED:
                 try:

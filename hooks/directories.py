@@ -177,12 +177,10 @@ class Directory(Operation):
         """How the store's directory came to be, empty if it was there."""
         if tree.is_directory(store, self.source):
             return ""
-        missing = self.initial == "previous" and unseeded.of(stage, self.store, self.source)
-        if self.initial != "empty" and not (missing and stage.is_fresh(self.path)):
-            if seeded := self._seed(stage, stage.root()):
-                return seeded
-        if missing:
-            raise unseeded.not_in_effect(missing)
+        lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
+        if lack.may_seed and (seeded := self._seed(stage, stage.root())):
+            return seeded
+        lack.require()
         seed.make_directory(store, self.source, self.user, self.group, self.mode, self.label)
         return "created"
 

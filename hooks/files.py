@@ -62,14 +62,13 @@ class File(Operation):
         store = stage.store(self.store)
         source = self._open_source(store)
         seeded = ""
-        missing = None
-        if source < 0 and self.initial == "previous":
-            missing = unseeded.of(stage, self.store, self.source)
-        if source < 0 and self.initial != "empty" and not (missing and stage.is_fresh(self.path)):
-            seeded = seed.seed_file(stage, self, stage.root())
-            source = self._open_source(store)
-        if source < 0 and missing:
-            raise unseeded.not_in_effect(missing)
+        if source < 0:
+            lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
+            if lack.may_seed:
+                seeded = seed.seed_file(stage, self, stage.root())
+                source = self._open_source(store)
+            if source < 0:
+                lack.require()
         try:
             place = stage.resolve_leaf(self.path)
             parent, name = tree.open_parent(stage.root(), place)

@@ -7,6 +7,7 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, machine_id, order, proofs, seed, unseeded
+from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import mounts
 
 TYPE_CHECKING = False
@@ -32,15 +33,21 @@ class HandOver:
         self.omissions: list[Omission] = []
         self._root_name = ""
 
-    def run(self, previous: str, name: str) -> bool:
+    def run(self, previous: str, name: str, *, boots: bool) -> bool:
         """Save from the root mounted at *previous*; whether it must be marked ``.keep``.
 
-        *name* is what its history calls it, or will. Raises ``Refused`` if it must not be wiped.
+        *name* is what its history calls it, or will; *boots*: whether it is the root of this boot
+        if it is not wiped. Raises ``Refused`` if it must not be.
         """
         self._root_name = name
         root = self._as_root(previous)
         try:
-            self._save_all(root)
+            try:
+                self._save_all(root)
+            except (EphemerootError, OSError):
+                if not boots:
+                    self._remember_unsaved()
+                raise
             keep = self._record()
             self.stage.sync_stores()
             return keep
@@ -100,6 +107,16 @@ class HandOver:
         for omission in self.omissions:
             self.stage.report.problem(omission.describe(), omission.hint())
         return keep
+
+    def _remember_unsaved(self) -> None:
+        """Another root boots, which does not have what could not be saved: the persistence stage
+        must not take that for the content of a path that the store lacks.
+        """
+        stage = self.stage
+        record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
+        record[unseeded.UNSAVED] = [self.target]
+        stage.remember(WIPED, record)
+        stage.reserve(WIPED)
 
     def _as_root(self, previous: str) -> int:
         """*previous*, opened as a root in which it has its place: a volume below its mount

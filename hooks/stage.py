@@ -149,11 +149,16 @@ class Stage:
 
     def is_fresh(self, path: str) -> bool:
         """Whether what is made fresh at boot and has *path* in it was made fresh by this boot."""
+        target = self.wiped_above(path)
+        record = self.recall(WIPED)
+        # Without a record that is not known: nothing may be taken from a root that may be fresh.
+        return target is not None and (record is None or target in record)
+
+    def wiped_above(self, path: str) -> str | None:
+        """What has *path* in it of what the plan makes fresh; ``None`` if nothing has."""
         targets = [getattr(o, "target", "") for o in self.plan.wipe if o.KIND == "wipe"]
         above = [t for t in targets if f"{path}/".startswith(t.rstrip("/") + "/")]
-        record = self.recall(WIPED)
-        # Without a record nobody knows: a fresh root is the one from which nothing may be taken.
-        return bool(above) and (record is None or max(above, key=len) in record)
+        return max(above, key=len, default=None)
 
     def reserve(self, name: str) -> None:
         """Take the inode and the space for a record that must not fail to be written later.

@@ -12,11 +12,17 @@ import os
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import limits, records, tree
+from ephemeroot.hooks.stage import WIPED
 from ephemeroot.hooks.volumes import STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
+
+UNSAVED = "unsaved"
+"""In the record ``WIPED``: targets whose previous root is not the root of this boot, and could not
+be handed over.
+"""
 
 RECORD = f"{STATE}/unseeded"
 VERSION = 1
@@ -65,12 +71,12 @@ class Omission:
         """What the administrator can do about it."""
         if not self.root:
             return adopt_line(self.path)
-        volume = "" if self.target == "/" else f" --volume {self.target}"
+        volume = "" if self.target == "/" else f" --volume {_quoted(self.target)}"
         names = [f"{self.path}/{name}".rstrip("/") for name, _ in self.files[:1]] or [self.path]
         return (
-            f"old root {self.root} is kept for it: 'ephemeroot roots restore{volume} {self.root} "
-            f"{_quoted(names[0])}' brings it back, 'ephemeroot roots unkeep{volume} {self.root}' "
-            "when nothing more is needed of it"
+            f"old root {self.root} is kept for it: run 'ephemeroot roots restore "
+            f"{_quoted(names[0])} --from {self.root}', and when nothing more is needed of it, "
+            f"'ephemeroot roots unkeep{volume} {self.root}'"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -208,24 +214,62 @@ def forget(store: int, path: str, *, target: str = "", root: str = "", source: s
     return len(known) - len(stays)
 
 
-def of(stage: Stage, store: str, source: str) -> Omission | None:
-    """The record of *source*, of which the *store* has nothing, if it could not be seeded.
+class Lack:
+    """What is to become of a declared *path* that its store lacks in the persistence stage.
 
-    It may then be seeded from a root that was kept, for that is the one that the administrator
-    sees. Nothing else may be made in its place: whatever is there counts as its content.
+    ``may_seed``: it may be seeded from the root that is mounted. ``error``: if it is not, nothing
+    may be made in its place, for whatever is there counts as its content; ``None`` if it may begin
+    empty.
     """
+
+    __slots__ = ("error", "may_seed")
+
+    def __init__(self, *, may_seed: bool, error: EphemerootError | None = None) -> None:
+        self.may_seed = may_seed
+        self.error = error
+
+    def require(self) -> None:
+        """Raise the error, if there is one."""
+        if self.error is not None:
+            raise self.error
+
+
+def lack(stage: Stage, path: str, store: str, source: str, initial: str) -> Lack:
+    """Judge *path*, which *store* lacks as *source*; *initial* is where its content comes from."""
+    if initial != "previous":
+        return Lack(may_seed=initial == "fresh")
+    fresh = stage.is_fresh(path)
+    other = not fresh and _is_elsewhere(stage, path)
     for omission in read(stage.store(store), store):
         if omission.source == source and omission.whole:
-            return omission
-    return None
+            error = EphemerootError(
+                f"{path} is not in effect: it could not be seeded ({omission.reason})",
+                omission.hint(),
+            )
+            # A root that was kept is the one that the administrator sees.
+            return Lack(may_seed=not fresh and not other, error=error)
+    if other:
+        error = EphemerootError(
+            f"{path} is not in effect in this boot: the store lacks it, and the root that may have "
+            "it was not booted",
+            adopt_line(path),
+        )
+        return Lack(may_seed=False, error=error)
+    return Lack(may_seed=True)
 
 
-def not_in_effect(omission: Omission) -> EphemerootError:
-    """The error of a path that persists nothing, and must not begin with nothing."""
-    return EphemerootError(
-        f"{omission.path} is not in effect: it could not be seeded ({omission.reason})",
-        omission.hint(),
-    )
+def _is_elsewhere(stage: Stage, path: str) -> bool:
+    """Whether what the boot before had at *path* is not in the root of this one."""
+    target = stage.wiped_above(path)
+    if target is None:
+        return False
+    unsaved = (stage.recall(WIPED) or {}).get(UNSAVED)
+    if isinstance(unsaved, list) and target in unsaved:
+        return True
+    for operation in stage.plan.wipe:
+        if operation.KIND == "wipe" and getattr(operation, "target", "") == target:
+            return not operation.load().boots_previous  # type: ignore[attr-defined]
+    return False
 
 
 def is_missing(root: int, omission: Omission) -> bool:

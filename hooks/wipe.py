@@ -102,7 +102,9 @@ class Wipe(Operation):
             prove=lambda path: self._prove(stage, path),
             log=stage.report.log,
             # A root that never lived holds nothing that the administrator ever saw.
-            previous=lambda path, lived: lived and hand_over.run(path, boot.handed),
+            previous=lambda path, lived: (
+                lived and hand_over.run(path, boot.handed, boots=boot.handed_boots)
+            ),
             request=stage.old_root if self.target == "/" else None,
             root=stage.cmdline.get("root"),
             root_flags=stage.cmdline.root_flags(),

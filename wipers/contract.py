@@ -133,9 +133,9 @@ class Boot:
     """
 
     __slots__ = (
-        "boot_id", "budget", "device", "dry_run", "handed", "log", "mount_point", "mount_points",
-        "now", "pinned", "previous", "private", "prove", "request", "root", "root_flags", "shared",
-        "subvolume", "synchronised", "target", "volumes",
+        "boot_id", "budget", "device", "dry_run", "handed", "handed_boots", "log", "mount_point",
+        "mount_points", "now", "pinned", "previous", "private", "prove", "request", "root",
+        "root_flags", "shared", "subvolume", "synchronised", "target", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -163,6 +163,7 @@ class Boot:
         shared: dict[str, Closing] | None = None,
     ) -> None:
         self.handed = ""
+        self.handed_boots = True
         self.shared = shared
         self.volumes = volumes or {}
         self.root = root
@@ -184,13 +185,15 @@ class Boot:
         self.dry_run = dry_run
         self.pinned = frozenset(pinned)
 
-    def hand_over(self, path: str, lived: bool, name: str = "") -> bool:
+    def hand_over(self, path: str, lived: bool, name: str = "", *, boots: bool = True) -> bool:
         """Seed the stores from the previous root, mounted at *path*; whether that root must
         be marked ``.keep`` before the fresh root takes its place, for it has something that
         could not be seeded. *lived*: whether a boot of it was complete; *name*: its name in
-        the history, without flags. Raises ``Refused`` if nothing may be wiped.
+        the history, without flags; *boots*: whether it is the root that boots if nothing is
+        wiped. Raises ``Refused`` if nothing may be wiped.
         """
         self.handed = name
+        self.handed_boots = boots
         return bool(self.previous(path, lived))
 
 
@@ -313,6 +316,13 @@ class Wiper:
     def keeps(self) -> bool:
         """Whether old roots are kept with these settings, so that there is a history."""
         return False
+
+    @property
+    def boots_previous(self) -> bool:
+        """Whether the root that boots if nothing is wiped has all that the previous boot had in
+        its root.
+        """
+        return True
 
     @property
     def marks_kept(self) -> bool:

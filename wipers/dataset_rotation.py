@@ -279,7 +279,8 @@ class DatasetRotation:
         known = entry.name if entry is not None and entry.name is not None else name
         with Private(shown, f"{self.boot.private}/previous") as previous:
             lived = not name.unused or entry is not None
-            keep = self.boot.hand_over(previous.path, lived, known.text)
+            boots = entry is None
+            keep = self.boot.hand_over(previous.path, lived, known.text, boots=boots)
         if not keep:
             return name
         if entry is None:

@@ -110,6 +110,11 @@ class Overlay(Wiper):
         return self._volume is not None
 
     @property
+    def boots_previous(self) -> bool:
+        """Without a wipe the installed root boots, and not the layer of the boot before."""
+        return not self.keeps
+
+    @property
     def marks_kept(self) -> bool:
         return self.keeps
 
@@ -168,7 +173,9 @@ class Overlay(Wiper):
             # Upper layers have no colons in their names, and the rest of the path is ours.
             stack = [*OPTIONS, f"lowerdir={above}/{lived}:{below}", "ro"]
             previous = places.attach(_overlay(stack), "previous")
-            if not boot.dry_run and boot.hand_over(previous, True, _identity(lived, name)):
+            if not boot.dry_run and boot.hand_over(
+                previous, True, _identity(lived, name), boots=False
+            ):
                 if lived == uppers.UPPER:
                     keep = True
                 else:

@@ -100,7 +100,8 @@ class Pruning:
         taken: set[tuple[int, int]] = set()
         for entry in sorted(self.history.retired(), key=lambda entry: entry.serial):
             name = entry.name
-            if name is None or self._is_pinned(entry):
+            # A kept one needs no age, and the stores' records name it.
+            if name is None or name.keep or self._is_pinned(entry):
                 continue
             if name.unsynced or retention.is_ahead(name, self.clock.now):
                 new = self._dated_now(name, taken)

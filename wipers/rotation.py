@@ -274,7 +274,8 @@ class Rotation:
             path = f"{top}/{self.history.root}"
             return self.boot.hand_over(path, not leftover.name.unused, leftover.name.text)
         path = f"{top}/{self.history.path(newest)}"
-        if self.boot.hand_over(path, True, newest.name.text) and not newest.name.keep:
+        keep = self.boot.hand_over(path, True, newest.name.text, boots=False)
+        if keep and not newest.name.keep:
             self.history.rename(newest, newest.name.changed(keep=True))
         return False
 

@@ -8,6 +8,7 @@ import stat
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import mountinfo, mounts, removal
+from ephemeroot.linux.walk import Walk
 from ephemeroot.wipers import marks, names, uppers
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
@@ -15,7 +16,7 @@ from ephemeroot.wipers.placement import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ephemeroot.wipers.history import Installed
     from ephemeroot.wipers.names import Name
@@ -201,23 +202,48 @@ def _made_at(live: str) -> float | None:
 
 def _usage(fd: int) -> int:
     """Bytes on the disk of everything below the open directory."""
-    total = 0
+    total = os.fstat(fd).st_blocks * 512
     seen = set()
-    for _, _, files, directory in os.fwalk(".", dir_fd=fd, follow_symlinks=False):
-        for name in (*files, "."):
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                if status.st_ino in seen:
-                    continue
-                seen.add(status.st_ino)
-            total += status.st_blocks * 512
+    for _, status in _everything(fd):
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            if status.st_ino in seen:
+                continue
+            seen.add(status.st_ino)
+        total += status.st_blocks * 512
     return total
 
 
 def _paths_in(upper: int) -> set[str]:
     """The absolute paths of everything in a layer."""
-    found = {"/"}
-    for folder, directories, files, _ in os.fwalk(".", dir_fd=upper, follow_symlinks=False):
-        above = folder[1:]
-        found.update(f"{above}/{name}" for name in (*directories, *files))
-    return found
+    return {"/", *(path for path, _ in _everything(upper))}
+
+
+def _everything(top: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below the open directory *top*, however deep: absolute paths from it, and what
+    each is. (os.fwalk recurses.)
+    """
+    for name in uppers.listed(top):
+        yield from _entries(top, name)
+
+
+def _entries(top: int, name: str) -> Iterator[tuple[str, os.stat_result]]:
+    status = os.stat(name, dir_fd=top, follow_symlinks=False)
+    yield f"/{name}", status
+    if not stat.S_ISDIR(status.st_mode):
+        return
+    here = Walk(top, name)
+    try:
+        left = [os.listdir(here.fd)]
+        while left:
+            if not left[-1]:
+                left.pop()
+                here.leave()
+                continue
+            name = left[-1].pop()
+            status = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
+            yield f"/{here.path}/{name}", status
+            if stat.S_ISDIR(status.st_mode):
+                here.enter(name)
+                left.append(os.listdir(here.fd))
+    finally:
+        here.close()

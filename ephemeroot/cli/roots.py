@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, diff, histories, restore, roots_look, terminal
+from ephemeroot.cli import access, diff, histories, omissions, restore, roots_look, terminal
 from ephemeroot.cli.histories import Keeper
-from ephemeroot.errors import EphemerootError
+from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import clock
+from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import changes
 from ephemeroot.wipers.changes import Deletion
@@ -106,34 +108,63 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _change_one(arguments: argparse.Namespace, private: Namespace) -> int:
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
+    recorded = _recorded(arguments, keeper, arguments.name)
     with keeper.history(private, writable=access.may_write(arguments)) as history:
-        change = _change(history, arguments)
+        todo = _changes(history, arguments, known=bool(recorded))
         done = _Done(keeper)
-        if change is not None:
+        for change in todo:
             if isinstance(change, Deletion):
                 change.prove()
                 _ask(arguments, [change])
-            _carry_out([change], arguments, done)
+        if arguments.action != "keep":
+            todo += [omissions.Forgetting(Path(arguments.root), one) for one in recorded]
+        if todo:
+            _carry_out(todo, arguments, done)
             history.commit()
         elif not arguments.json:
             terminal.say(f"{arguments.name}: is so already")
     return _finish(arguments, [done])
 
 
-def _change(history: History, arguments: argparse.Namespace) -> Change | None:
-    if arguments.action == "delete":
-        return Deletion(history, history.find(arguments.name), "asked for", recipe=True)
-    return changes.keep(history, arguments.name, wanted=arguments.action == "keep")
+def _changes(history: History, arguments: argparse.Namespace, *, known: bool) -> list[Change]:
+    """What is asked for. *known*: a store's record names the old root, which may be gone."""
+    try:
+        if arguments.action == "delete":
+            return [Deletion(history, history.find(arguments.name), "asked for", recipe=True)]
+        change = changes.keep(history, arguments.name, wanted=arguments.action == "keep")
+        return [change] if change is not None else []
+    except Misconfigured:
+        if not known or arguments.action == "keep":
+            raise
+        return []
+
+
+def _recorded(arguments: argparse.Namespace, keeper: Keeper, label: str) -> list[Omission]:
+    """What the old root *label* is kept for."""
+    return omissions.of_root(_omissions(arguments), keeper.target, label)
+
+
+def _omissions(arguments: argparse.Namespace) -> list[Omission]:
+    problems: list[str] = []
+    plan = histories.applied_plan(arguments.root)
+    found = omissions.read(Path(arguments.root), plan, problems)
+    for problem in problems:
+        terminal.warning(problem)
+    return found
 
 
 # What is there
 
 
 def _list(arguments: argparse.Namespace, private: Namespace) -> int:
+    recorded = _omissions(arguments)
     found: list[dict[str, Any]] = []
     for keeper in histories.keepers(arguments.root, arguments.volume):
         with keeper.history(private) as history:
             entries = _entries(history, _pruning(history))
+        for entry in entries:
+            of_it = omissions.of_root(recorded, keeper.target, entry["name"])
+            entry["kept-for"] = [one.describe() for one in of_it]
         found.append({
             "target": keeper.target,
             "device": keeper.device,
@@ -196,7 +227,8 @@ def _age(entry: dict[str, Any], now: float) -> str:
 
 
 def _becomes(entry: dict[str, Any]) -> str:
-    return f"due: {entry['reason']}" if entry["due"] else str(entry["reason"])
+    reason = "; ".join([entry["reason"], *entry["kept-for"]])
+    return f"due: {reason}" if entry["due"] else reason
 
 
 # What goes

@@ -8,10 +8,11 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from ephemeroot import amounts
-from ephemeroot.cli import diff, differences, histories, looking, terminal
+from ephemeroot.cli import diff, differences, histories, looking, omissions, terminal
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import mounts
 from ephemeroot.linux.namespace import Namespace
@@ -35,6 +36,13 @@ def show(arguments: argparse.Namespace) -> int:
         entry = history.find(arguments.name)
         facts = history.facts(entry)
         content = _to_json(history, entry, facts)
+    problems: list[str] = []
+    plan = histories.applied_plan(arguments.root)
+    recorded = omissions.read(Path(arguments.root), plan, problems)
+    kept_for = omissions.of_root(recorded, keeper.target, entry.label)
+    content["kept-for"] = [one.describe() for one in kept_for]
+    for problem in problems:
+        terminal.warning(problem)
     if arguments.json:
         document = {"format": FORMAT_SHOW, "version": VERSION, "target": keeper.target, **content}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
@@ -80,6 +88,7 @@ def _rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[st
         ["was the root for", terminal.duration(age) if age is not None else unknown],
         ["lived", states.get(facts.state, "not made by a wipe")],
         ["kept for ever", "yes" if content["keep"] else "no"],
+        *(["kept because", line] for line in content["kept-for"]),
         ["size", amounts.size(facts.size) if facts.size is not None else no_quotas],
         ["its own alone", amounts.size(facts.exclusive) if facts.exclusive is not None
          else no_quotas],

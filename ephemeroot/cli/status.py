@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import amounts
-from ephemeroot.cli import access, boot_report, terminal
+from ephemeroot.cli import access, boot_report, omissions, terminal
 from ephemeroot.cli.boot_report import BootReport
 from ephemeroot.config import Machine, markers
 from ephemeroot.errors import Damaged
@@ -20,9 +20,11 @@ from ephemeroot.hooks import request as requests
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.stage import RUN
+from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.hooks.volumes import Store
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import age, applied
+from ephemeroot.linux import paths
 
 NAME = "status"
 HELP = "show what this boot made fresh and bound, and what the next one will do"
@@ -64,6 +66,36 @@ class StoreStatus:
 
 
 @dataclass
+class Unseeded:
+    """What a boot could not seed. ``missing``: the store has nothing of it, so that the path is not
+    in effect.
+    """
+
+    omission: Omission
+    missing: bool
+
+    @property
+    def line(self) -> str:
+        """What is missing, and what that means."""
+        end = ": it is not in effect" if self.missing else ""
+        return f"{self.omission.describe()}{end}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        one = self.omission
+        return {
+            "path": one.path,
+            "store": one.store,
+            "in-effect": not self.missing,
+            "reason": one.reason or None,
+            "left-out": [{"path": name, "reason": reason} for name, reason in one.files],
+            "left-out-count": one.count,
+            "old-root": one.root or None,
+            "hint": one.hint(),
+        }
+
+
+@dataclass
 class Status:
     """Everything that ``status`` knows. ``unknown`` has what this user may not read, ``damage``
     what nobody can: the rest is shown all the same.
@@ -77,6 +109,7 @@ class Status:
     next_boot: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
+    unseeded: list[Unseeded] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
         """What is not as it should be, a line each."""
@@ -88,7 +121,7 @@ class Status:
                 lines.append(f"the store {store.path}: {store.state}")
             elif store.size and store.free < store.size * (1 - _FULL):
                 lines.append(f"the store {store.path} is nearly full")
-        return [*lines, *self.images]
+        return [*lines, *(one.line for one in self.unseeded), *self.images]
 
     def to_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -108,6 +141,7 @@ class Status:
                 {"path": s.path, "state": s.state, "size": s.size, "free": s.free}
                 for s in self.stores
             ],
+            "unseeded": [one.to_json() for one in self.unseeded],
             "images": self.images,
             "next-boot": self.next_boot,
             "complaints": self.complaints(),
@@ -134,8 +168,18 @@ def collect(root: str) -> Status:
             _store(folder, o.path, o.id) for o in plan.wipe if isinstance(o, Store)
         ]  # fmt: skip
         status.images = age.findings(folder)
+        status.unseeded = _unseeded(folder, plan, status)
     status.next_boot = _next_boot(folder, status)
     return status
+
+
+def _unseeded(root: Path, plan: Plan, status: Status) -> list[Unseeded]:
+    try:
+        found = omissions.read(root, plan, status.damage)
+        return [Unseeded(one, omissions.is_missing(root, one)) for one in found]
+    except PermissionError:
+        status.unknown.append("what could not be seeded into the stores")
+        return []
 
 
 def _booted(root: Path) -> int | None:
@@ -201,7 +245,7 @@ def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
             continue
         try:
             record = root / operation.path.lstrip("/") / requests.RECORD
-            return requests.parse(record.read_bytes())
+            return requests.parse(paths.read(str(record)))
         except PermissionError:
             status.unknown.append("a request for the next boot")
             return None
@@ -239,6 +283,7 @@ def _show(status: Status, *, long: bool) -> None:
     if status.stores:
         sys.stdout.write(terminal.heading("stores") + "\n")
         terminal.table([_store_row(store) for store in status.stores], right=(1, 2))
+    _show_unseeded(status.unseeded)
     _section("images", status.images)
     _section("the next boot", status.next_boot)
     _section("not known, for only root may read it", status.unknown)
@@ -292,6 +337,16 @@ def _show_problems(boot: BootReport) -> None:
         sys.stdout.write("  " + terminal.paint(line, terminal.RED, sys.stdout) + "\n")
         if problem.get("hint"):
             terminal.say(f"    hint: {problem['hint']}")
+
+
+def _show_unseeded(found: list[Unseeded]) -> None:
+    if not found:
+        return
+    sys.stdout.write(terminal.heading("not seeded") + "\n")
+    for one in found:
+        line = terminal.printable(one.line)
+        sys.stdout.write("  " + terminal.paint(line, terminal.YELLOW, sys.stdout) + "\n")
+        terminal.say(f"    hint: {one.omission.hint()}")
 
 
 def _store_row(store: StoreStatus) -> list[str]:

@@ -26,7 +26,7 @@ from ephemeroot.conversion.adopting import Work
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.returning import bare_root
 from ephemeroot.errors import Misconfigured, Refused
-from ephemeroot.hooks import seed
+from ephemeroot.hooks import seed, unseeded
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
@@ -280,6 +280,7 @@ class Adopter:
             if bind and not (adoption.there and adoption.inner) and work.bind():
                 words.append("bound")
             underway.forget(self._folder(adoption.store), adoption.operation.source)
+            unseeded.forget(store, adoption.store, source=adoption.operation.source)
             seed.sync(store)
         adoption.problems += [
             f"{departure.inside(adoption.path, name)} is not in the store: {reason}"

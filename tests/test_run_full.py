@@ -1,0 +1,142 @@
+"""A run directory (/run) that takes nothing more: a boot says what it did, and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.contract import Boot, Outcome
+from seeding_machine import SeedingMachine, seeding_machine
+
+pytestmark = pytest.mark.requires_loop
+
+INODES = 24
+"""With so many a boot has enough, see ``test_a_boot_says_what_it_did_however_full``."""
+
+
+class Filling(Btrfs):
+    """A wiper during whose wipe something else takes all that /run has left."""
+
+    __slots__ = ()
+
+    def wipe(self, boot: Boot) -> Outcome:
+        outcome = super().wipe(boot)
+        fill(Path(boot.private).parent)
+        return outcome
+
+
+class Freezing(Btrfs):
+    """A wiper after whose wipe no name in the run directory can be changed."""
+
+    __slots__ = ()
+
+    def wipe(self, boot: Boot) -> Outcome:
+        outcome = super().wipe(boot)
+        run = Path(boot.private).parent
+        subprocess.run(["chattr", "+i", run], check=True)
+        return outcome
+
+
+def fill(run: Path) -> None:
+    """Take the space first, then every inode."""
+    with (run / "ballast").open("wb", buffering=0) as ballast:
+        try:
+            while True:
+                ballast.write(bytes(1 << 16))
+        except OSError:
+            pass
+    number = 0
+    try:
+        while True:
+            (run / f"file{number}").touch()
+            number += 1
+    except OSError:
+        pass
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[SeedingMachine]:
+    with seeding_machine(tmp_path, "btrfs", "size", kind="directory", users=False) as made:
+        made.first_boot()
+        made.content()
+        made.live()
+        made.declared = True
+        yield made
+        subprocess.run(["umount", "-l", made.run], capture_output=True)
+
+
+def limit(machine: SeedingMachine, options: str) -> None:
+    words = ["-t", "tmpfs", "-o", options, "none"]
+    subprocess.run(["mount", *words, machine.run], check=True)
+
+
+def test_a_boot_says_what_it_did_however_full(
+    machine: SeedingMachine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From no inode at all to enough: wiped and said so, or not wiped and said so."""
+    outcomes = []
+    for inodes in range(1, INODES + 1):
+        limit(machine, f"nr_inodes={inodes}")
+        before = os.listdir(machine.history)
+        capfd.readouterr()
+        code = machine.stage("wipe")
+        said = capfd.readouterr().err
+        wiped = os.listdir(machine.history) != before
+        assert "Traceback" not in said
+        assert ("wipe: wiped" in said) == wiped, said
+        assert ("the root is kept as it is" in said) == (not wiped), said
+        assert code in (0, 10)
+        machine.mount_root()
+        code = machine.stage("persist")
+        said = capfd.readouterr().err
+        assert "Traceback" not in said
+        # Without a directory to mount the volume at, nothing persists: that stops the boot.
+        assert code in (0, 10, 73)
+        assert (code == 73) != os.path.ismount(machine.target / machine.path[1:])
+        outcomes.append((wiped, code))
+        run = machine.run
+        machine.switch_off()
+        subprocess.run(["umount", "-l", run], check=True)
+    assert outcomes[0] == (False, 73)
+    assert outcomes[-1][0] is True
+    assert outcomes[-1][1] in (0, 10)
+    assert [one for one, _ in outcomes] == sorted(one for one, _ in outcomes)
+
+
+def test_what_is_taken_during_the_wipe_was_reserved(machine: SeedingMachine) -> None:
+    limit(machine, "size=4m,nr_inodes=60")
+    machine.attribute = "test_run_full:Filling"
+    assert machine.stage("wipe") in (0, 10)
+    record = json.loads((machine.run / "wiped").read_text())
+    assert record["/"]["retired"] in machine.old()
+    machine.mount_root()
+    machine.attribute = ""
+    assert machine.stage("persist") in (0, 10)
+    assert os.path.ismount(machine.target / machine.path[1:])
+
+
+def test_a_record_that_cannot_be_written_does_not_deny_the_wipe(
+    machine: SeedingMachine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    limit(machine, "size=4m")
+    machine.attribute = "test_run_full:Freezing"
+    assert machine.stage("wipe") == 10
+    said = capfd.readouterr().err
+    assert len(machine.old()) == 1
+    assert "/ was made fresh, and that cannot be recorded" in said
+    assert "kept as it is" not in said
+    assert "wipe: wiped" in said
+    machine.mount_root()
+    machine.attribute = ""
+    assert machine.stage("persist") == 10
+    said = capfd.readouterr().err
+    subprocess.run(["chattr", "-i", machine.run], check=True)
+    assert "Traceback" not in said
+    assert "left no record" in said
+    assert os.path.ismount(machine.target / machine.path[1:])

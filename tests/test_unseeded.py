@@ -1,0 +1,243 @@
+"""What cannot be seeded: the table of docs/persistence.md, cell by cell, on real filesystems."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import proof
+from ephemeroot.hooks import limits, unseeded
+from seeding_machine import DEADLINE, SINGLE, UID, WHOLE, WIPERS, SeedingMachine, seeding_machine
+
+pytestmark = pytest.mark.requires_loop
+
+KINDS = ("directory", "bind", "copy")
+
+TABLE = [
+    (wiper, failure, kind, users)
+    for wiper, failure, kind, users in itertools.product(
+        WIPERS, (*WHOLE, *SINGLE, *DEADLINE), KINDS, (False, True)
+    )
+    if not (failure == "depth" and kind != "directory")
+]
+
+
+def prepare(machine: SeedingMachine, failure: str) -> None:
+    """A boot in which the path gets its content, and is declared for the next one."""
+    machine.first_boot()
+    bad = machine.content()
+    machine.spoil(failure, bad)
+    machine.live()
+    machine.declared = True
+    machine.strike(failure)
+
+
+def expected(wiper: str, failure: str, kind: str, users: bool) -> str:
+    """``kept``: nothing is wiped. ``rest``: seeded but for what failed. ``nothing``: wiped, and of
+    the path nothing is in the store.
+    """
+    if wiper in ("unmarked", "kept") or failure in WHOLE:
+        return "kept"
+    if failure in DEADLINE:
+        return "nothing" if users else "kept"
+    if kind == "directory":
+        return "rest"
+    return "nothing" if users else "kept"
+
+
+@pytest.mark.parametrize(
+    ("wiper", "failure", "kind", "users"),
+    proof.sample(TABLE, 24),
+    ids=lambda value: {True: "user", False: "root"}.get(value, value),
+)
+def test_each_cell_of_the_table(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wiper: str,
+    failure: str,
+    kind: str,
+    users: bool,
+) -> None:
+    with seeding_machine(tmp_path, wiper, failure, kind=kind, users=users) as machine:
+        prepare(machine, failure)
+        if failure == "deadline":
+            monkeypatch.setattr(limits, "SEEDING", 0.0)
+            monkeypatch.setattr(limits, "PERSISTENCE", 0.0)
+        outcome = expected(wiper, failure, kind, users)
+        wiped, persisted = machine.boot()
+        assert persisted in (0, 10)
+        # Nothing of it is lost, and what the store has is what was there.
+        previous = machine.previous()
+        assert previous.exists()
+        if kind == "directory":
+            assert len(list(previous.glob("good*"))) == 5
+        if outcome == "rest":
+            assert_rest_is_seeded(machine, failure)
+        else:
+            assert not os.path.lexists(machine.stored), "nothing was made in its place"
+            assert not os.path.ismount(machine.target / machine.path[1:])
+        if outcome == "kept":
+            assert wiped == (0 if wiper == "kept" else 10)
+            assert machine.old() == []
+            assert_said(machine, "persist", failure)
+            if wiper != "kept":
+                assert_said(machine, "wipe", failure)
+                result = machine.report("wipe")["result"]
+                assert str(result).startswith("failed: ")
+            return
+        assert wiped == 10
+        assert_kept(machine, failure)
+        assert_stays_so(machine, outcome)
+
+
+def assert_said(machine: SeedingMachine, stage: str, failure: str) -> None:
+    said = machine.said(stage)
+    if failure == "read-only":
+        # The directories that lead to it cannot be made either.
+        assert "/persistent" in said
+        return
+    assert machine.path in said, said
+    if machine.wiper == "overlay" and stage == "persist":
+        assert "is not in effect in this boot" in said
+    if failure in DEADLINE:
+        assert f"adopt {machine.path}" in said
+
+
+def assert_rest_is_seeded(machine: SeedingMachine, failure: str) -> None:
+    stored = machine.stored
+    assert sorted(p.name for p in stored.glob("good*")) == [f"good{n}" for n in range(5)]
+    assert (stored / "good0").read_text() == "years of work\n"
+    assert (stored / "eve/bad").exists() == (failure == "depth")
+    assert os.path.ismount(machine.target / machine.path[1:])
+    assert (stored / "good0").stat().st_uid == (UID if machine.users else 0)
+
+
+def assert_kept(machine: SeedingMachine, failure: str) -> None:
+    """The old root has its mark, and the record in the store says what for."""
+    old = machine.old()
+    assert len(old) == 1
+    assert old[0].endswith(".keep")
+    omission = records(machine)[0]
+    assert omission.path == machine.path
+    assert omission.root == old[0].removesuffix(".keep")
+    assert omission.retired
+    said = machine.said("wipe")
+    assert omission.describe() in said
+    assert f"roots unkeep {omission.root}" in said
+    if machine.kind == "directory" and failure in ("size", "attribute", "bound"):
+        assert [name for name, _ in omission.files] == ["eve/bad"]
+
+
+def kept(machine: SeedingMachine) -> list[str]:
+    """The old roots with the mark, by their names without it."""
+    return [name.removesuffix(".keep") for name in machine.old() if name.endswith(".keep")]
+
+
+def records(machine: SeedingMachine) -> list[unseeded.Omission]:
+    fd = os.open(machine.store, os.O_RDONLY)
+    try:
+        return unseeded.read(fd, "/persistent")
+    finally:
+        os.close(fd)
+
+
+def assert_stays_so(machine: SeedingMachine, outcome: str) -> None:
+    """The boots after it: still in the old root alone, or still seeded; no other root is kept."""
+    for _ in range(2):
+        machine.live()
+        assert machine.boot()[0] in (0, 10)
+        assert kept(machine) == [records(machine)[0].root]
+        assert [one.path for one in records(machine)] == [machine.path]
+        if outcome == "nothing":
+            assert not os.path.lexists(machine.stored)
+            assert f"{machine.path} is not in effect" in machine.said("persist")
+        else:
+            assert (machine.target / machine.path[1:] / "good0").exists()
+
+
+def test_a_missing_path_begins_anew_once_it_is_decided(tmp_path: Path) -> None:
+    """``roots unkeep`` removes the record: the administrator needs nothing of the old root."""
+    with seeding_machine(tmp_path, "btrfs", "size", kind="copy", users=True) as machine:
+        prepare(machine, "size")
+        machine.boot()
+        machine.live()
+        fd = os.open(machine.store, os.O_RDONLY)
+        root = records(machine)[0].root
+        assert unseeded.forget(fd, "/persistent", target="/", root=root) == 1
+        os.close(fd)
+        assert not (machine.store / unseeded.RECORD).exists()
+        machine.boot()
+        assert machine.said("persist") == ""
+        assert machine.report("persist")["operations"][-1]["result"] == "nothing to copy yet"  # type: ignore[index]
+
+
+def test_what_the_next_root_has_is_seeded_and_the_old_root_stays(tmp_path: Path) -> None:
+    """The path was not in effect; what the user has put there meanwhile is what is seeded."""
+    with seeding_machine(tmp_path, "btrfs", "size", kind="bind", users=True) as machine:
+        prepare(machine, "size")
+        machine.boot()
+        assert not os.path.lexists(machine.stored)
+        subprocess.run(["mount", "-o", "remount,rw", machine.target], check=True)
+        (machine.target / machine.path[1:]).write_text("begun anew\n")
+        machine.live()
+        machine.boot()
+        assert machine.stored.read_text() == "begun anew\n"
+        assert (machine.target / machine.path[1:]).read_text() == "begun anew\n"
+        assert kept(machine) == [records(machine)[0].root]
+        assert [one.path for one in records(machine)] == [machine.path]
+
+
+def test_a_user_cannot_have_every_root_kept(tmp_path: Path) -> None:
+    with seeding_machine(tmp_path, "btrfs", "size", kind="copy", users=True) as machine:
+        prepare(machine, "size")
+        for _ in range(3):
+            machine.boot()
+            subprocess.run(["mount", "-o", "remount,rw", machine.target], check=True)
+            path = machine.target / machine.path[1:]
+            path.touch()
+            os.truncate(path, 17 << 40)
+            machine.live()
+        assert len(machine.old()) == 3
+        assert kept(machine) == [records(machine)[0].root]
+
+
+def test_a_power_cut_after_seeding_keeps_the_root_in_the_next_boot(tmp_path: Path) -> None:
+    """The store has the rest already, so that nothing is seeded again: the record asks for it."""
+    with seeding_machine(tmp_path, "btrfs", "size", kind="directory", users=False) as machine:
+        prepare(machine, "size")
+        machine.attribute = "seeding_machine:Interrupted"
+        machine.stage("wipe")
+        assert machine.old() == []
+        assert (machine.stored / "good0").exists()
+        machine.switch_off()
+        machine.attribute = ""
+        machine.boot()
+        assert [name[-5:] for name in machine.old()] == [".keep"]
+        assert [one.retired for one in records(machine)] == [True]
+
+
+def test_what_fits_into_a_users_share_is_seeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with seeding_machine(tmp_path, "btrfs", "deadline", kind="directory", users=True) as machine:
+        machine.first_boot()
+        machine.content()
+        many = machine.target / machine.path[1:] / "many"
+        many.mkdir()
+        for number in range(4000):
+            (many / str(number)).touch()
+        subprocess.run(["chown", "-R", f"{UID}:{UID}", many.parent], check=True)
+        machine.live()
+        machine.declared = True
+        monkeypatch.setattr(limits, "ENTRIES", 1500)
+        wiped, _ = machine.boot()
+        assert wiped == 10
+        assert os.path.ismount(machine.target / machine.path[1:])
+        assert len(list(machine.stored.rglob("*"))) <= 1500
+        assert (machine.stored / "good0").exists() or not list(machine.stored.glob("good*"))
+        assert "left out" in machine.said("wipe")
+        assert machine.old()[0].endswith(".keep")
