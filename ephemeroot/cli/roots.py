@@ -70,8 +70,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for one in (listing, show, compare, mount):
         access.declare(one, access.NOTHING)
     access.declare(restored, "the directories that the paths are restored to")
-    for one in (prune, delete, keep, unkeep):
+    for one in (prune, keep):
         access.declare(one, "the filesystem of the old roots")
+    for one in (delete, unkeep):
+        access.declare(one, "the filesystem of the old roots, and the record in the store")
 
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
