@@ -198,4 +198,4 @@ def test_cases(
     assert done.rc == 0
     count, _, total = done.out.splitlines()[-1].removeprefix("passed ").partition(" of ")
     assert count == total, done.out + done.err
-    assert int(total) >= 13
+    assert int(total) >= 14

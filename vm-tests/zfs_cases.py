@@ -193,6 +193,7 @@ def wipe(
     request: str | None = None,
     dry_run: bool = False,
     fail: str = "",
+    keep: bool = False,
     line: str | None = None,
     **settings: Any,
 ) -> Outcome:
@@ -203,10 +204,11 @@ def wipe(
         if fail == "prove":
             raise Refused("it could not boot")
 
-    def previous(path: str, lived: bool) -> None:
+    def previous(path: str, lived: bool) -> bool:
         seen.previous.append((sorted(os.listdir(path)), lived))
         if fail == "previous":
             raise Refused("the store is full")
+        return keep
 
     at = root.rpartition("/")[0]
     wanted: dict[str, object] = {"mode": mode, "dataset": root}
@@ -403,6 +405,31 @@ def case_rotation() -> None:
     assert state() == before
     assert told.proven == [["release"]]
     assert told.lines[-1].startswith("put the fresh one in the place of"), told.lines
+
+
+def case_what_cannot_be_seeded() -> None:
+    """The old root that has it is marked; a rollback has none that could be."""
+    assert Zfs({"mode": "rotate"}).marks_kept
+    assert not Zfs({"mode": "rollback"}).marks_kept
+    start()
+    first = wipe("rotate").retired
+    live()
+    write(ROOT, "large", "x")
+    outcome = wipe("rotate", now=NOW + 60, keep=True)
+    assert outcome.retired == "2027-01-15T08-01-00Z.keep"
+    assert content(f"{OLD}/{outcome.retired}") == {"release": "base", "large": "x"}
+    live()
+    lived = wipe("rotate", now=NOW + 120).retired
+    assert lived == "2027-01-15T08-02-00Z"
+    # The root that is retired never lived: the one before it is shown, and is the one to keep.
+    outcome = wipe("rotate", now=NOW + 180, keep=True)
+    assert outcome.retired == "2027-01-15T08-03-00Z.unused"
+    assert outcome.kept == [
+        first, "2027-01-15T08-01-00Z.keep", f"{lived}.keep", "2027-01-15T08-03-00Z.unused",
+    ]  # fmt: skip
+    # A mark for another reason makes no root the first one.
+    found = datasets.look(OLD)[OLD]
+    assert found.own["ephemeroot:first"] == first
 
 
 def case_rotation_is_forbidden() -> None:
