@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, Refused
@@ -131,13 +132,20 @@ class Copy(Operation):
         back.store(stage.allowance.deadline)
         if back.refused is not None:
             raise seed.cannot_take(self.store, f"what is new in {self.path}", back.refused)
+        deadline = stage.allowance.deadline
+        if back.problems and deadline is not None and time.monotonic() >= deadline:
+            if stage.owner(self.path) == order.ROOT:
+                raise Refused(
+                    f"there was no time to store the newer {self.path}",
+                    "run 'ephemeroot copyback' before the next boot",
+                )
         for problem in back.problems:
             stage.report.problem(problem, level=WARNING)
         return "stored what was newer in the root" if back.copied else ""
 
     def _entry(self, stage: Stage, place: str) -> dict[str, object]:
         """What the running system is told of the file, and whose it is."""
-        user = order.Owners(stage.plan.persist).of(self.path)
+        user = stage.owner(self.path)
         return {"path": place, "store": self.store, "source": self.source, "user": user}
 
     def _is_sound(self, stage: Stage, store: int) -> bool:

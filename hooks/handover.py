@@ -44,12 +44,12 @@ class HandOver:
         try:
             try:
                 self._save_all(root)
+                keep = self._record()
+                self.stage.sync_stores()
             except (EphemerootError, OSError):
                 if not boots:
                     self._remember_unsaved()
                 raise
-            keep = self._record()
-            self.stage.sync_stores()
             return keep
         finally:
             self.stage.allowance = limits.Allowance()

@@ -60,6 +60,15 @@ def bounds(seed_limit: int, deadline: float | None) -> Bounds:
     )
 
 
+def describe(seed_limit: int) -> str:
+    """The bounds in one line, as ``plan`` shows them."""
+    return (
+        f"at most {seed_limit >> 20} MiB copied, {max(READ, 2 * seed_limit) >> 20} MiB read, "
+        f"{ENTRIES:,} names and {DEPTH:,} directories inside one another for each path; "
+        f"{SEEDING:.0f} s before the wipe, {PERSISTENCE:.0f} s after it"
+    )
+
+
 class Allowance:
     """What working on one entry may cost, and what becomes of it where that is not enough.
 

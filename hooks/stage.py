@@ -7,7 +7,7 @@ import json
 import os
 
 from ephemeroot.errors import Locked, StoreMissing
-from ephemeroot.hooks import limits, tree
+from ephemeroot.hooks import limits, order, tree
 from ephemeroot.linux import kernel, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
@@ -40,8 +40,8 @@ class Stage:
     """
 
     __slots__ = (
-        "_lock", "_root", "_stores", "allowance", "boot_id", "check", "cmdline", "copies", "fresh",
-        "made", "old_root", "plan", "report", "run", "shared", "target", "wait",
+        "_lock", "_owners", "_root", "_stores", "allowance", "boot_id", "check", "cmdline",
+        "copies", "fresh", "made", "old_root", "plan", "report", "run", "shared", "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Stage:
         self.copies: list[dict[str, object]] = []
         self.allowance = limits.Allowance()
         self.fresh: set[str] = set()
+        self._owners: tuple[Plan, order.Owners] | None = None
         self._lock = -1
         self._root = -1
         self._stores: dict[str, int] = {}
@@ -146,6 +147,12 @@ class Stage:
         if self._root < 0:
             self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return self._root
+
+    def owner(self, path: str) -> int:
+        """The number of the user whose entry *path* is, see ``order``."""
+        if self._owners is None or self._owners[0] is not self.plan:
+            self._owners = (self.plan, order.Owners(self.plan.persist))
+        return self._owners[1].of(path)
 
     def is_fresh(self, path: str) -> bool:
         """Whether what is made fresh at boot and has *path* in it was made fresh by this boot."""

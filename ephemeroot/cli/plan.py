@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ephemeroot.cli import access, hosts, terminal
 from ephemeroot.compile import Compilation, compile_machine
 from ephemeroot.config import Configuration, Place, read
+from ephemeroot.hooks import limits
 from ephemeroot.hooks.operation import Operation
 
 NAME = "plan"
@@ -54,6 +55,7 @@ def _print(compilation: Compilation) -> None:
         _print_stage(operations, places, width)
     failures = ", ".join(f"{kind}: {policy}" for kind, policy in plan.on_failure.items())
     terminal.say(f"on failure: {failures}")
+    terminal.say(f"seeding, copying, comparing: {limits.describe(plan.seed_limit)}")
 
 
 def _print_settings(config: Configuration) -> None:
