@@ -23,7 +23,6 @@ from ephemeroot.config.labels import Labels
 from ephemeroot.config.model import Wiping
 from ephemeroot.config.volumes import Volume as MountedVolume
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import order
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
@@ -197,17 +196,7 @@ def _persist_stage(examination: Examination) -> _Stage:
     for _, _, operation, place in sorted(steps, key=lambda s: (clean.components(s[0]), s[1])):
         stage.add(operation, place)
     _hide(examination, stage)
-    return _roots_first(stage)
-
-
-def _roots_first(stage: _Stage) -> _Stage:
-    """The order in which the stage is carried out: users' entries come after root's."""
-    places = dict(zip(map(id, stage.operations), stage.places, strict=True))
-    ordered = _Stage()
-    for group in order.grouped(stage.operations):
-        for operation in group.operations:
-            ordered.add(operation, places[id(operation)])
-    return ordered
+    return stage
 
 
 def _entry(entry: Declared, labels: Labels) -> Operation:

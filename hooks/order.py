@@ -1,4 +1,4 @@
-"""In which order entries are worked on: root's first, then one user after another.
+"""In which order entries are seeded, compared and copied: root's first, then user after user.
 
 A user's entry is one below a directory that the plan gives to a user, such as a home. Parents
 still come before children: what is below such a directory is a user's as a whole.
@@ -10,7 +10,7 @@ from ephemeroot.hooks import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ephemeroot.hooks.operation import Operation
 
@@ -65,6 +65,28 @@ def grouped(operations: list[Operation], owners: Owners | None = None) -> list[G
         groups.setdefault(user, []).append(operation)
     found = [Group(user, listed) for user, listed in groups.items()]
     return [*found, Group(ROOT, last)]
+
+
+def deferred(
+    operations: list[Operation], owners: Owners, is_long: Callable[[Operation], bool]
+) -> list[Group]:
+    """The plan's own order, in which everything is attached and bound, but for users' entries that
+    have to be seeded or copied (*is_long*) and what is below those: they come after it.
+    """
+    first: list[Operation] = []
+    later: list[Operation] = []
+    above: list[str] = []
+    for operation in operations:
+        path = getattr(operation, "path", "/")
+        is_users = owners.of(path) != ROOT
+        if is_users and (is_long(operation) or path.startswith(tuple(above))):
+            above.append(f"{path}/")
+            later.append(operation)
+        elif hasattr(operation, "paths"):
+            later.append(operation)
+        else:
+            first.append(operation)
+    return [Group(ROOT, first), *grouped(later, owners)]
 
 
 def timed(groups: list[Group], seconds: float) -> Iterator[tuple[Group, float]]:

@@ -145,17 +145,35 @@ def _make_read_only(stage: Stage) -> None:
 
 
 def _carry_out(stage: Stage) -> list[Operation]:
-    """Carry out all operations, root's first; those that failed. Seeding and copying have a
-    deadline, which each user has a share of; attaching and binding have none.
+    """Carry out all operations; those that failed. Seeding and copying have a deadline, which each
+    user has a share of; attaching and binding have none.
     """
     failed = []
+    owners = order.Owners(stage.plan.persist)
+    groups = order.deferred(stage.plan.persist, owners, lambda o: _is_long(stage, o))
     try:
-        for group, deadline in order.timed(order.grouped(stage.plan.persist), limits.PERSISTENCE):
+        for group, deadline in order.timed(groups, limits.PERSISTENCE):
             stage.allowance = limits.Allowance(deadline)
             failed += [o for o in group.operations if not _carried_out(stage, o)]
     finally:
         stage.allowance = limits.Allowance()
     return failed
+
+
+def _is_long(stage: Stage, operation: Operation) -> bool:
+    """Whether *operation* copies or compares something, rather than bind what the store has."""
+    if operation.KIND == "copy":
+        return True
+    if operation.KIND not in ("directory", "file"):
+        return False
+    try:
+        store = stage.store(getattr(operation, "store", ""))
+        os.close(paths.open_beneath(store, getattr(operation, "source", "")))
+    except FileNotFoundError:
+        return True
+    except (EphemerootError, OSError):
+        return False  # it fails, and says so
+    return False
 
 
 def _carried_out(stage: Stage, operation: Operation) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.cli import main
-from ephemeroot.hooks import plan
+from ephemeroot.hooks import limits, plan
 from machine_tree import IDENTITY, MAIN, SOUND, MachineTree
 
 
@@ -25,6 +25,7 @@ def test_stages_with_places(tree: MachineTree, capsys: pytest.CaptureFixture[str
         "before the root is mounted:",
         "under the new root:",
         "on failure: wipe: keep, store: emergency, path: continue",
+        f"seeding, copying, comparing: {limits.describe(tree.plan().seed_limit)}",
     ]
     described = [o.describe() for o in (*tree.plan().wipe, *tree.plan().persist)]
     steps = [line for line in lines if line.startswith("  ")]

@@ -240,6 +240,23 @@ def test_roots_entries_come_first_and_parents_before_children() -> None:
     assert paths[-len(users) - 1 : -1] == users
 
 
+def test_everything_is_attached_and_bound_in_the_plans_order() -> None:
+    """But for what of a user's has to be seeded or copied first."""
+    operations: list[Operation] = [
+        parent("/a"), parent("/a/u", user=UIDS[0]), directory("/a/u/have"), directory("/a/u/new"),
+        file("/a/u/new/inner"), copy("/a/u/rc"), parent("/b"), directory("/b/have"),
+        Hide(paths=["/b/have"]),
+    ]  # fmt: skip
+    owners = order.Owners(operations)
+    long = ("/a/u/new", "/a/u/rc", "/b/have")
+    groups = order.deferred(operations, owners, lambda o: getattr(o, "path", "") in long)
+    found = [getattr(o, "path", "hide") for group in groups for o in group.operations]
+    assert found == [
+        "/a", "/a/u", "/a/u/have", "/b", "/b/have", "/a/u/new", "/a/u/new/inner", "/a/u/rc", "hide",
+    ]  # fmt: skip
+    assert order.deferred(operations, owners, lambda o: False)[0].operations == operations[:-1]
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_no_user_uses_up_the_time_of_the_others(count: int) -> None:
     """The first takes all it gets: the others get as much."""
