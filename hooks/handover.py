@@ -106,6 +106,9 @@ class HandOver:
             keep |= unseeded.add(store, path, found, self.target, self._root_name)
         for omission in self.omissions:
             self.stage.report.problem(omission.describe(), omission.hint())
+        if self.omissions:
+            found = [omission.to_json() for omission in self.omissions]
+            self.stage.report.set(f"unseeded {self.target}", found)
         return keep
 
     def _remember_unsaved(self) -> None:

@@ -24,6 +24,7 @@ from ephemeroot.config import Machine, read
 from ephemeroot.conversion import drop_in, underway
 from ephemeroot.conversion.adoption import Adopter
 from ephemeroot.conversion.drop_in import Declaration
+from ephemeroot.hooks import unseeded
 from ephemeroot.linux import paths
 from machine_tree import MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
@@ -105,6 +106,16 @@ def test_a_directory_is_copied_and_declared(
     assert DROP_IN in out
     how = "shared" if machine.path.joinpath("persistent").stat().st_ino == 256 else "copied"
     assert how in out
+
+
+def test_what_a_boot_could_not_seed_is_resolved(machine: MachineTree) -> None:
+    """Of the path that is adopted, and of no other."""
+    store = os.open(machine.path / "persistent", os.O_RDONLY)
+    left = [unseeded.Omission(f"/srv/{n}", "/persistent", f"srv/{n}", "x") for n in ("app", "b")]
+    unseeded.write(store, left)
+    assert adopt(machine, "/srv/app") == 0
+    assert [one.path for one in unseeded.read(store, "/persistent")] == ["/srv/b"]
+    os.close(store)
 
 
 def test_a_file_and_one_that_is_replaced_by_rename(machine: MachineTree) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ephemeroot import amounts
 from ephemeroot.config.declared import OURS
 from ephemeroot.errors import Damaged
+from ephemeroot.hooks import limits
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
@@ -87,6 +88,8 @@ def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
         refusal = ""
         if bare and (entries or size):
             refusal = "a root in memory leaves nothing to take it over from"
+        elif entries > limits.ENTRIES:
+            refusal = f"{entries:,} names are more than a boot copies ({limits.ENTRIES:,})"
         elif not shared and size > plan.seed_limit:
             limit = amounts.size(plan.seed_limit)
             refusal = f"{amounts.size(size)} are more than a boot may copy (seed-limit is {limit})"
