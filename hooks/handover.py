@@ -107,8 +107,8 @@ class HandOver:
         for omission in self.omissions:
             self.stage.report.problem(omission.describe(), omission.hint())
         if self.omissions:
-            found = [omission.to_json() for omission in self.omissions]
-            self.stage.report.set(f"unseeded {self.target}", found)
+            listed = [omission.to_json() for omission in self.omissions]
+            self.stage.report.set(f"unseeded {self.target}", listed)
         return keep
 
     def _remember_unsaved(self) -> None:

@@ -12,8 +12,8 @@ FIELDS = {PASSWD: 7, GROUP: 4, SHADOW: 9, GSHADOW: 4}
 
 NAMES = st.sampled_from([
     b"root", b"toor", b"sql", b"eve", b"ssl", b"x" * 32, b"x" * 33, b"pc$", b"$", b"",
-    b"+", b"-", b"+sql", b"-sql", b"+@group", b"sq l", b"sql\t", b"s\xc3\xa9", b"sql\r", b"\0", b"0",
-    b"sql ", b" sql", b"Sql", b"a/b", b"..", b"#sql",
+    b"+", b"-", b"+sql", b"-sql", b"+@group", b"sq l", b"sql\t", b"s\xc3\xa9", b"sql\r", b"\0",
+    b"0", b"sql ", b" sql", b"Sql", b"a/b", b"..", b"#sql",
 ])  # fmt: skip
 NUMBERS = st.sampled_from([
     b"0", b"00", b"+0", b"-0", b"0x0", b" 0", b"0 ", b"", b"1", b"990", b"0990", b"+990", b"991",
