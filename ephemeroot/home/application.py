@@ -122,7 +122,7 @@ class Application:
         # What a mount has brought to light: links that an earlier run made inside of it.
         self.view.look()
         self._remove(changes.leftovers(self.view, self.entries))
-        self._forget()
+        self._forget(declared={entry.target for entry in self.entries})
         self._save(without=failed, is_last=True)
         return found
 
@@ -134,7 +134,7 @@ class Application:
             if everything or isinstance(operation, Unmount)
         )
         if everything:
-            self._forget()
+            self._forget(declared=set())
         self._save(is_last=True)
 
     def findings(self) -> list[Finding]:
@@ -188,11 +188,10 @@ class Application:
             hint = "what was made is recognised as long as it is declared"
             self._fail("record what was made", _words(error), hint)
 
-    def _forget(self) -> None:
-        """Drop from the record what is proven gone."""
+    def _forget(self, *, declared: set[str]) -> None:
+        """Drop from the record what is proven gone, but for links that stay *declared*."""
         view, record = self.view, self.view.record
         view.look()
-        declared = {entry.target for entry in self.entries}
         for path in list(record.mounts):
             mount = view.mount_at(path)
             if mount is None or not view.is_ours(mount):
