@@ -146,6 +146,9 @@ def test_removes_workshop_of_an_interrupted_run_and_nothing_else_of_that_name(
     os.waitpid(pid, 0)
     assert list(trees.target.glob(".ephemeroot-new-*/work/half"))
     (trees.target / ".ephemeroot-new-0123/work").mkdir(parents=True)
+    (trees.target / ".ephemeroot-new-0123/work/file").write_text("of another program")
+    (trees.target / ".ephemeroot-new-4567/work").mkdir(parents=True)  # before it was marked
+    (trees.target / ".ephemeroot-new-89ab").mkdir()  # while it was made, or removed
     (trees.target / "beside").mkdir()
     trees.run(delete=False)
     assert sorted(p.name for p in trees.target.iterdir()) == [".ephemeroot-new-0123", "beside"]

@@ -29,7 +29,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Store, Volume
 from ephemeroot.image import applied
-from ephemeroot.linux import bounds, devices, mounts, udev
+from ephemeroot.linux import bounds, devices, mounts, udev, workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -53,8 +53,9 @@ class Finish:
     def run(self, log: Callable[[str], None]) -> bool:
         """Bring over what the stores have and the root does not; whether there was a record.
 
-        What fails as a whole is raised. Nothing is ever tried again: the next boot would bring
-        what is old by then.
+        What fails as a whole is raised, and not tried again: the next boot would bring what is old
+        by then. A run that is interrupted keeps the record, and the next one completes it: what was
+        changed in the root since is kept.
         """
         record = read(self.root)
         if record is None:
@@ -65,7 +66,7 @@ class Finish:
             raise Refused("this boot has bound the declared paths: it was none after leaving")
         try:
             self._bring_all(plan, since, log)
-        except BaseException:
+        except Exception:
             os.rename(self.root / RECORD, self.root / FAILED)
             raise
         if self.problems:
@@ -175,14 +176,15 @@ def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: P
         return
     parent, name = tree.open_parent(root, place)
     try:
+        workshop.sweep(parent)
         lower = open_directory(parent, name)
         try:
             merged = _merged(operation, store, lower, private)
             try:
-                with Workshop(parent) as workshop:
-                    mirror.copy(merged, ".", workshop, "")
+                with Workshop(parent) as shop:
+                    mirror.copy(merged, ".", shop, "")
                     mounts.detach(str(private / "merged"))
-                    mirror.arrive(workshop, name, "", os.fstat(lower))
+                    mirror.arrive(shop, name, "", os.fstat(lower))
             finally:
                 os.close(merged)
         finally:

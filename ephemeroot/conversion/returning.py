@@ -13,7 +13,7 @@ from ephemeroot.hooks import tree
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.overlays import Overlay
-from ephemeroot.linux import kernel, mounts, paths
+from ephemeroot.linux import kernel, mounts, paths, workshop
 from ephemeroot.linux.workshop import Workshop
 
 Taken = Directory | File | Overlay
@@ -42,6 +42,7 @@ def bring(
     place = tree.resolve(root, os.path.dirname(path)).rstrip("/") + "/" + os.path.basename(path)
     parent, name = tree.open_parent(root, place)
     try:
+        workshop.sweep(parent)
         there = lstat(parent, name)
         if there is None or not stat.S_ISLNK(there.st_mode):
             _fill(mirror, operation, store, parent, name, pinned=_is_pinned(parent, place, live))
@@ -52,6 +53,7 @@ def bring(
             os.close(parent)
             place = tree.resolve(root, path)
             parent, name = tree.open_parent(root, place)
+            workshop.sweep(parent)
             _fill(mirror, operation, store, parent, name, pinned=_is_pinned(parent, place, live))
     finally:
         os.close(parent)
@@ -86,12 +88,12 @@ def _replace_link(
     mirror: Mirror, operation: Taken, store: int, parent: int, name: str, link: os.stat_result
 ) -> None:
     """In the place of a link into the store put what it leads to, at once and whole."""
-    with Workshop(parent) as workshop:
-        _fill(mirror, operation, store, workshop.fd, COPY, pinned=True)
-        if lstat(workshop.fd, COPY) is None:
-            workshop.take(name, link)  # it led nowhere: the machine had no such file
+    with Workshop(parent) as shop:
+        _fill(mirror, operation, store, shop.fd, COPY, pinned=True)
+        if lstat(shop.fd, COPY) is None:
+            shop.take(name, link)  # it led nowhere: the machine had no such file
         else:
-            mirror.arrive(workshop, name, operation.path, link)
+            mirror.arrive(shop, name, operation.path, link)
 
 
 def _fill(

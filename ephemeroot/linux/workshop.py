@@ -57,17 +57,36 @@ class Workshop:
         fits = preferred >= 0 and _is_roots_alone(preferred) and _can_rename(preferred, place)
         self._parent = _duplicate(preferred if fits else place)
         self._outer = self.fd = -1
-        self.name = f"{PREFIX}{os.urandom(8).hex()}"
+        self.name = ""
         try:
-            self._outer = _make(self._parent, self.name)
-            os.mkdir(_INSIDE, 0o700, dir_fd=self._outer)
-            self.fd = _open_directory(self._outer, _INSIDE)
-            _forget_inherited(self.fd)
-            _mark(self.fd)
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while not self._set_up():
+                pass
         except BaseException:
             self.close()
             raise
+
+    def _set_up(self) -> bool:
+        """Make the two directories; whether they are still there once the lock is held: until then
+        they look like what an interrupted run has left (``sweep_one``).
+        """
+        self.name = f"{PREFIX}{os.urandom(8).hex()}"
+        self._outer = _make(self._parent, self.name)
+        try:
+            os.mkdir(_INSIDE, 0o700, dir_fd=self._outer)
+            self.fd = _open_directory(self._outer, _INSIDE)
+        except FileNotFoundError:
+            os.close(self._outer)
+            self._outer = -1
+            return False
+        _forget_inherited(self.fd)
+        _mark(self.fd)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        if os.fstat(self.fd).st_nlink:
+            return True
+        os.close(self.fd)
+        os.close(self._outer)
+        self.fd = self._outer = -1
+        return False
 
     def __enter__(self) -> Workshop:
         return self
@@ -156,13 +175,19 @@ def sweep(place: int) -> None:
 
 def sweep_one(directory: int, name: str) -> bool:
     """Remove the workshop *name* of an interrupted run; whether it was one. Anything else that has
-    such a name stays: a user can give it to a directory of root's.
+    such a name stays: a user can give it to a directory of root's. Empty directories are removed
+    in any case: a run may be interrupted before it marks them, or while it removes them.
     """
     fds: list[int] = []
     try:
         fds.append(_open_directory(directory, name))
+        if not os.listdir(fds[0]):
+            os.rmdir(name, dir_fd=directory)
+            return True
         fds.append(_open_directory(fds[0], _INSIDE))
-        if os.listdir(fds[0]) != [_INSIDE] or os.getxattr(fds[1], _MARK) != b"1":
+        if os.listdir(fds[0]) != [_INSIDE]:
+            return False
+        if os.listdir(fds[1]) and os.getxattr(fds[1], _MARK) != b"1":
             return False
         fcntl.flock(fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the run that works in it
         _remove(directory, name, fds[0])
