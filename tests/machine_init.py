@@ -15,12 +15,21 @@ import signal
 import stat
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from system_calls import Event, Moment, Trace, filter_calls, group, ignore
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
+WALL = 0x40000000  # __WALL, see waitpid(2)
+
+EARLIER: set[int] = set()
+"""Daemons that earlier programs have left."""
 
 NODES = {
     "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9),
@@ -114,28 +123,44 @@ def _devices(dev: str, loop: str, uuid: str) -> None:
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Run ``argv`` with ``env``; its wait status, and what it wrote."""
     out, err = os.memfd_create("out"), os.memfd_create("err")
+    reading, writing = os.pipe()
+    traced = "moment" in request
     pid = os.fork()
     if pid == 0:
-        _become(request, out, err)
-    status = _reap(pid, set(request["daemons"]))
+        os.close(writing)
+        _become(request, out, err, reading, traced=traced)
+    os.close(reading)
+    trace = None
+    if traced:
+        moment = request["moment"]
+        if moment is not None:
+            moment = Moment(**{**moment, "event": Event(**moment["event"])})
+        trace = Trace(pid, moment)
+    os.close(writing)
+    status = _wait(pid, set(request["daemons"]), trace)
     answer = {"status": status, "out": _content(out), "err": _content(err)}
+    if trace is not None:
+        events = [[vars(event), words] for event, words in trace.events]
+        answer |= {"events": events, "met": trace.met}
     os.close(out)
     os.close(err)
     return answer
 
 
-def _become(request: dict[str, Any], out: int, err: int) -> None:
+def _become(request: dict[str, Any], out: int, err: int, reading: int, *, traced: bool) -> None:
     argv = request["argv"]
     try:
         os.setsid()
         null = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(null, 0)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
+        for number, fd in enumerate((null, out, err)):
+            os.dup2(fd, number)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.umask(0o022)
         os.chdir("/")
+        os.read(reading, 1)  # until it is seized
+        if traced:
+            filter_calls()
         os.execvpe(argv[0], argv, request["env"])
     except Exception as error:  # noqa: BLE001  # the test is told
         os.write(err, f"{argv}: {error}\n".encode())
@@ -143,16 +168,20 @@ def _become(request: dict[str, Any], out: int, err: int) -> None:
         os._exit(127)
 
 
-def _reap(first: int, daemons: set[str]) -> int:
-    """Bury everything but *daemons*; the wait status of *first*."""
+def _wait(first: int, daemons: set[str], trace: Trace | None) -> int:
+    """Wait until everything but *daemons* has ended; the wait status of *first*."""
     found = 0
-    while True:
-        children = [pid for pid in _children() if _name(pid) not in daemons]
-        if not children:
-            return found
-        pid, status = os.waitpid(children[0], 0)
-        if pid == first:
+    while any(_name(pid) not in daemons for pid in _children()):
+        pid, status = os.waitpid(-1, WALL)
+        if os.WIFSTOPPED(status):
+            if trace is None or group(pid) in EARLIER:
+                ignore(pid, status)
+            else:
+                trace.stopped(pid, status)
+        elif pid == first:
             found = status
+    EARLIER.update(_children())
+    return found
 
 
 def _children() -> list[int]:

@@ -23,11 +23,13 @@ class Case:
     """``verb`` (all its words, ``roots list``), called with ``words`` after it.
 
     ``changes`` are patterns (fnmatch, ``*`` matches ``/`` too) of the names in
-    `VerbMachine.state` that it may change: none for a verb that only reads. ``prepare`` is done
-    to the machine before. ``code`` is the exit code. ``again`` is the exit code of a second run
-    that has nothing left to do. ``user`` is the user who runs it, ``daemons`` are programs that
-    go on running, by their names in /proc. ``mounts`` are the mount points that it adds. Not
-    ``booted``: it runs in a boot that bound nothing.
+    `VerbMachine.state` that it may change: none for a verb that only reads. ``mounts`` are the
+    mount points that it adds or removes. ``prepare`` is done to the machine before, ``start`` to
+    every copy of it, for what ends with it. ``code`` is the exit code, ``again`` that of a second
+    run, with nothing left to do. ``user`` is the user who runs it, ``daemons`` are programs that
+    go on running, by their names in /proc. Not ``booted``: it runs in a boot that bound nothing.
+    Not ``armed``: the next boot wipes nothing. What matches ``varies`` has a time in it, or
+    chance; ``may_stay`` are empty directories that are removed after the record of who made them.
     """
 
     verb: str
@@ -40,6 +42,10 @@ class Case:
     daemons: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
     booted: bool = True
+    armed: bool = True
+    start: Callable[[VerbMachine], None] | None = None
+    varies: tuple[str, ...] = ()
+    may_stay: tuple[str, ...] = ()
     name: str = ""
 
     @property
@@ -115,6 +121,10 @@ def _home_enabled(machine: VerbMachine) -> None:
 
 ROOT, STORE, OLD = "disk/root", "disk/persistent", "disk/old_roots"
 _HOME = (f"{ROOT}{HOME}/*", f"{STORE}/home/talyz/*")
+_HOME_RECORD = f"{ROOT}{HOME}/.local/state/ephemeroot/home.json"
+_ABOVE_RECORD = tuple(
+    f"{ROOT}{HOME}/{name}" for name in (".local", ".local/state", ".local/state/ephemeroot")
+)
 
 CASES = (
     Case("init"),
@@ -178,14 +188,17 @@ CASES = (
     Case(
         "leave",
         ("--yes", "--no-images"),
+        armed=False,
+        varies=(f"{ROOT}/.ephemeroot/leaving.json",),
         changes=(f"{ROOT}/*", f"{STORE}/etc/ephemeroot/*", f"{STORE}/.ephemeroot/*"),
     ),
     Case(
         "leave",
         ("--finish",),
-        changes=(f"{ROOT}/*",),
+        changes=(f"{ROOT}/*", "run*"),
         prepare=_change_after_leaving,
         booted=False,
+        armed=False,
         name="finish",
     ),
     Case("setup", ("dracut",), changes=("usr/lib*",), name="dracut"),
@@ -200,15 +213,40 @@ CASES = (
     Case(
         "home apply",
         changes=_HOME,
+        varies=(_HOME_RECORD,),
         user=USER,
         daemons=("bindfs",),
         mounts=(f"{HOME}/Music",),
     ),
-    Case("home stop", ("--all",), changes=_HOME, prepare=_home_applied, user=USER),
+    Case(
+        "home stop",
+        ("--all",),
+        changes=_HOME,
+        varies=(_HOME_RECORD,),
+        may_stay=_ABOVE_RECORD,
+        prepare=_home_applied,
+        user=USER,
+    ),
+    Case(
+        "home stop",
+        changes=_HOME,
+        varies=(_HOME_RECORD,),
+        user=USER,
+        daemons=("bindfs",),
+        start=_home_applied,
+        mounts=(f"{HOME}/Music",),
+        name="mounted",
+    ),
     Case("home status", code=10, again=10, user=USER),
     Case("home check", user=USER),
-    Case("home enable", ("--program", "/usr/bin/ephemeroot"), changes=_HOME, user=USER),
-    Case("home disable", changes=_HOME, prepare=_home_enabled, user=USER),
+    Case(
+        "home enable",
+        ("--program", "/usr/bin/ephemeroot"),
+        changes=_HOME,
+        varies=(_HOME_RECORD,),
+        user=USER,
+    ),
+    Case("home disable", changes=_HOME, varies=(_HOME_RECORD,), prepare=_home_enabled, user=USER),
     Case(
         "copyback",
         changes=(
@@ -218,6 +256,7 @@ CASES = (
             "run/copy.lock",
         ),
         prepare=_change_copy,
+        varies=(f"{ROOT}/.ephemeroot/copied",),
     ),
     Case("image", ("--into", "/tmp/image")),
     Case("lived", changes=(ROOT,), prepare=_unfinished),

@@ -9,9 +9,11 @@ as on a machine that was booted, and everything ends with that process.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
+import select
 import shutil
 import stat
 import subprocess
@@ -20,17 +22,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from btrfs_image import btrfsutil, subvolume_id
 from loop_device import LoopDevice
+from system_calls import Event, Moment
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PROGRAM = str(Path(sys.executable).parent / "ephemeroot")
 INIT = Path(__file__).with_name("machine_init.py")
 RUNNING = os.uname().release
+
+HANGS = 300
+"""Seconds after which a program is taken to hang."""
 
 USER = 4242
 HOME = "/home/talyz"
@@ -102,11 +108,17 @@ def sh(*words: str | Path) -> str:
 
 @dataclass
 class Ended:
-    """A program that ended: its exit ``code`` (negative: the signal that killed it)."""
+    """A program that ended: its exit ``code`` (negative: the signal that killed it).
+
+    If it was traced: the ``calls`` of `system_calls.CALLS` it made, each with its paths, and
+    whether the moment was ``met`` at which it was to get a signal.
+    """
 
     code: int
     out: str
     err: str
+    calls: list[tuple[Event, str]] = field(default_factory=list)
+    met: bool = False
 
 
 class VerbMachine:
@@ -122,7 +134,10 @@ class VerbMachine:
         self.uuid = (folder / "uuid").read_text()
         for name in ("top", "root", "usr/work"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self._device = LoopDevice(folder / "image")
+        self._open(subvolume, booted=booted)
+
+    def _open(self, subvolume: str, *, booted: bool) -> None:
+        self._device = LoopDevice(self.folder / "image")
         self.loop = str(self._device.path)
         self._init: subprocess.Popen[str] | None = None
         try:
@@ -167,6 +182,8 @@ class VerbMachine:
         environment: dict[str, str] | None = None,
         user: int = 0,
         daemons: Sequence[str] = (),
+        traced: bool = False,
+        moment: Moment | None = None,
     ) -> Ended:
         """Run a program in the machine, as root or as *user*, until it and all that it started
         have ended, but for *daemons*.
@@ -181,12 +198,16 @@ class VerbMachine:
         if user:
             argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
                     "--inh-caps=-all", *argv]  # fmt: skip
-        request = {"argv": argv, "env": variables, "daemons": list(daemons)}
+        request: dict[str, Any] = {"argv": argv, "env": variables, "daemons": list(daemons)}
+        if traced or moment is not None:
+            request["moment"] = None if moment is None else dataclasses.asdict(moment)
         assert self._init is not None
         assert self._init.stdin is not None
         assert self._init.stdout is not None
         self._init.stdin.write(json.dumps(request) + "\n")
         self._init.stdin.flush()
+        if not select.select([self._init.stdout], [], [], HANGS)[0]:
+            raise AssertionError(f"{argv} is still running after {HANGS} s")
         line = self._init.stdout.readline()
         if not line:
             raise RuntimeError(f"the machine ended: {self._init.communicate()[1]}")
@@ -194,7 +215,8 @@ class VerbMachine:
         if "failed" in answer:
             raise RuntimeError(answer["failed"])
         code = os.waitstatus_to_exitcode(answer["status"])
-        return Ended(code, answer["out"], answer["err"])
+        calls = [(Event(**event), words) for event, words in answer.get("events", ())]
+        return Ended(code, answer["out"], answer["err"], calls, answer.get("met", False))
 
     def ephemeroot(self, *words: str, **options: Any) -> Ended:
         """Run the program."""
@@ -210,7 +232,8 @@ class VerbMachine:
         """What is mounted in the machine: a line with root, point and type each, sorted."""
         lines = Path(f"/proc/{self.first}/mountinfo").read_text().splitlines()
         fields = [line.split() for line in lines]
-        return sorted(f"{f[3]} {f[4]} {f[f.index('-') + 1]}" for f in fields)
+        ours = f"/{self.folder.name}/"  # of the files that a copy has beside its image
+        return sorted(f"{f[3].removeprefix(ours)} {f[4]} {f[f.index('-') + 1]}" for f in fields)
 
     def state(self) -> dict[str, Entry]:
         """Everything that lasts, see ``state_of``; ``/run`` too, for it tells what a boot did."""
@@ -221,14 +244,26 @@ class VerbMachine:
             "run": self.folder / "run/ephemeroot",
         })  # fmt: skip
 
+    def reboot(self, *, ephemeral: bool = True) -> None:
+        """Power off and on: the stages of a boot, unless the images have nothing of ours."""
+        self.close()
+        if ephemeral:
+            _boot(self.folder)
+        else:
+            shutil.rmtree(self.folder / "run")
+            (self.folder / "run").mkdir()
+        self._open("root", booted=ephemeral)
+
     def close(self) -> None:
         """End every process of the machine, and with them its mounts; free the device.
 
         Raises ``AssertionError`` if something else still has the filesystem mounted.
         """
-        if self._init is not None:
-            self._init.kill()
-            self._init.communicate()
+        if self._init is not None and self._init.poll() is None:
+            try:
+                self._init.communicate(timeout=HANGS)  # it ends when there is nothing to read
+            finally:
+                self._init.kill()
         subprocess.run(["umount", self.top], capture_output=True, check=False)
         self._device.close()
         backing = Path(f"/sys/block/{os.path.basename(self.loop)}/loop/backing_file")
@@ -268,6 +303,16 @@ class Entry:
     attributes: tuple[tuple[str, str], ...]
     time: int
 
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """All of it but times and identities, which two runs of one verb do not share."""
+        attributes = tuple(
+            (name, bytes.fromhex(value).split()[0] if name == "trusted.ephemeroot.state" else value)
+            for name, value in self.attributes
+            if name != "trusted.ephemeroot.seen"
+        )
+        return (self.kind, self.mode, self.owner, self.content, attributes)
+
     def __str__(self) -> str:
         owner = f"{self.owner[0]}:{self.owner[1]}"
         return f"{self.kind} {self.mode:o} {owner} {self.content[:40]} {dict(self.attributes)}"
@@ -279,17 +324,17 @@ def state_of(trees: dict[str, Path]) -> dict[str, Entry]:
     todo = [(name, path) for name, path in trees.items() if path.exists()]
     while todo:
         name, path = todo.pop()
-        found[name] = entry = _entry(path)
+        found[name] = entry = _entry(path, on_btrfs=name.startswith("disk"))
         if entry.kind in ("directory", "subvolume"):
             todo += [(f"{name}/{one}", path / one) for one in os.listdir(path)]
     return found
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path, *, on_btrfs: bool) -> Entry:
     status = path.lstat()
     kind, content, when = "other", "", 0
     if stat.S_ISDIR(status.st_mode):
-        kind = "subvolume" if status.st_ino == 256 else "directory"
+        kind = "subvolume" if on_btrfs and status.st_ino == 256 else "directory"
     elif stat.S_ISLNK(status.st_mode):
         kind, content = "link", os.readlink(path)
     elif stat.S_ISREG(status.st_mode):
@@ -300,6 +345,7 @@ def _entry(path: Path) -> Entry:
     attributes = tuple(
         (name, os.getxattr(path, name, follow_symlinks=False).hex())
         for name in sorted(os.listxattr(path, follow_symlinks=False))
+        if not name.startswith("trusted.overlay.")  # of the layer in which it is
     )
     mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
     return Entry(kind, mode, owner, content, attributes, when)
@@ -402,6 +448,8 @@ def _install(folder: Path, identity: str) -> None:
             (root / name).mkdir(parents=True)
         for name in ("bin", "sbin", "lib64"):
             (root / name).symlink_to(f"usr/{name}")
+        (root / "etc").mkdir()
+        (root / "etc/mtab").symlink_to("/proc/self/mounts")
         (root / "lib").mkdir()
         for libraries in Path("/usr/lib").glob("*-linux-gnu*"):
             (root / "lib" / libraries.name).symlink_to(f"../usr/lib/{libraries.name}")
