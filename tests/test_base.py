@@ -107,7 +107,7 @@ def test_a_mistake_in_the_configuration_is_shown(based: Machine) -> None:
     toml.write_text("[root\n")
     done = based.base("run", "--", "true")
     assert done.returncode == 2
-    assert "is no valid TOML" in done.stderr
+    assert "is not valid TOML" in done.stderr
 
 
 def test_a_command_changes_the_base_and_nothing_else(based: Machine) -> None:
@@ -346,9 +346,6 @@ def test_going_back_to_nothing(based: Machine) -> None:
 def test_old_bases_beyond_keep_bases_go(based: Machine) -> None:
     for number in range(4):
         assert based.run(f"echo {number} > /etc/number").returncode == 0
-        # Of several within a second one that went leaves its name to a later one: then those stay
-        # that are the newest by name, or by their subvolume's number.
-        time.sleep(1)
     assert len(based.old()) == 2
     numbers = [(based.top / "old_bases" / name / "etc/number").read_text() for name in based.old()]
     assert numbers == ["1\n", "2\n"]

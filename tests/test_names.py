@@ -106,6 +106,34 @@ def test_a_free_name_is_free_and_otherwise_the_same(name: Name, numbers: set[int
     found = names.free(name, taken)
     assert found.identity not in taken
     assert found == name.at(found.identity)
+    assert names.free(found, taken) == found
+    assert all(found.number > number for number in numbers)
+    assert found == name or numbers
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sets(st.integers(0, 20)), st.booleans()), max_size=30),
+    st.integers(1, 4),
+)
+def test_a_name_is_never_used_again_whatever_was_pruned(
+    retirements: list[tuple[int, set[int], bool]], keep: int
+) -> None:
+    """Roots are retired within a few seconds, and of those that are there any but the newest
+    *keep* are pruned in between: the order of the names stays the order of retirement.
+    """
+    present: list[Name] = []
+    given_away: set[tuple[int, int]] = set()
+    now = 1_795_435_200
+    for seconds, pruned, unused in retirements:
+        now += seconds
+        wanted = Name(now, unused=unused)
+        name = names.free(wanted, {other.identity for other in present})
+        assert name.identity not in given_away
+        assert all(name.identity > other.identity for other in present)
+        given_away.add(name.identity)
+        present.append(name)
+        old = present[:-keep]
+        present = [n for i, n in enumerate(old) if i not in pruned] + present[-keep:]
 
 
 @given(FILE_NAMES, NAMES, st.sampled_from([UUID, None]), st.booleans())

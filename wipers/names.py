@@ -100,11 +100,15 @@ def parse(text: str) -> Name | None:
 
 
 def free(wanted: Name, taken: set[tuple[int, int]]) -> Name:
-    """*wanted*, with the first number that no identity in *taken* has."""
-    number = wanted.number
-    while (wanted.time, number) in taken:
-        number += 1
-    return wanted.at((wanted.time, number))
+    """*wanted*, with a number above all that identities in *taken* have in its second.
+
+    Never one in between: it was another root's, which was pruned meanwhile, and the order of
+    the names is the order in which roots were retired.
+    """
+    used = [number for when, number in taken if when == wanted.time]
+    if not used:
+        return wanted
+    return wanted.at((wanted.time, max(wanted.number, max(used) + 1)))
 
 
 def parse_recipe(text: str) -> int | None:

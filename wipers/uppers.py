@@ -102,7 +102,7 @@ class Uppers:
             keep_days=policy.keep_days,
         )
         wanted = Name(boot.now, unsynced=not plausible, unused=state != marks.LIVED)
-        return names.free(wanted, {other.identity for other in retired})
+        return names.free(wanted, {other.identity for other in (*retired, *self._going())})
 
     def mark_kept(self, text: str) -> None:
         """Mark the old layer *text*, as ``newest_lived`` has found it, ``.keep``."""
@@ -214,6 +214,11 @@ class Uppers:
     def _begun(self) -> list[str]:
         """What an earlier boot had no time to remove."""
         return [text for text in listed(self.old) if text.startswith(REMOVING)]
+
+    def _going(self) -> list[Name]:
+        """The names of the layers that are being removed: they are not given away meanwhile."""
+        found = (names.parse(text.removeprefix(REMOVING)) for text in self._begun())
+        return [name for name in found if name is not None]
 
     def _remove(self, text: str, deadline: float, problems: list[str]) -> None:
         """Remove one; what is left of it when time is up is the next boot's."""
