@@ -17,7 +17,7 @@ from binascii import crc32
 from ephemeroot.errors import EphemerootError, StoreMissing
 from ephemeroot.hooks import accounts, limits, machine_id, order, renames, seed, tree
 from ephemeroot.hooks.volumes import Store
-from ephemeroot.linux import comparison, copying, paths, removal
+from ephemeroot.linux import comparison, copying, documents, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 
 TYPE_CHECKING = False
@@ -109,7 +109,7 @@ def has_newer(root: int, path: str, store_path: str, store: int, source: str) ->
     if it is another one by now, it is newer, and only the power was faster.
     """
     try:
-        stamps = json.loads(seed.read_record(root, COPIED) or b"{}")
+        stamps = documents.parse(seed.read_record(root, COPIED) or b"{}")
         return bool(stamps.get(path) == [store_path, source, *(_stamp(store, source) or [])])
     except (ValueError, AttributeError):
         return False

@@ -31,7 +31,7 @@ class Operation:
     FIELDS: tuple[tuple[str, str, object], ...] = ()
     __slots__ = ()
 
-    def __init__(self, **values: object) -> None:
+    def __init__(self, /, **values: object) -> None:
         for name, kind, default in self.FIELDS:
             value = values.pop(name, default)
             if value is REQUIRED:

@@ -22,10 +22,12 @@ from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from ephemeroot.hooks.operation import Operation
 
 FORMAT = "ephemeroot-plan"
@@ -112,7 +114,7 @@ class Plan:
 def load(path: str) -> Plan:
     """Read and validate the plan in the file *path*. Raises ``Damaged``."""
     try:
-        raw = paths.read(path, 1 << 26)
+        raw = documents.read(path)
     except OSError as error:
         raise Damaged(f"cannot read the plan {path}: {error.strerror}", REBUILD) from error
     return parse(raw, path)
@@ -124,7 +126,7 @@ REBUILD = "boot with ephemeroot=no and run 'ephemeroot apply'"
 def parse(raw: bytes, name: str = "plan") -> Plan:
     """Validate the plan in *raw*; *name* is for messages. Raises ``Damaged``."""
     try:
-        content = json.loads(raw)
+        content = documents.parse(raw)
     except ValueError as error:
         raise Damaged(f"{name} is damaged: {error}", REBUILD) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -135,12 +137,14 @@ def parse(raw: bytes, name: str = "plan") -> Plan:
             f"{name} has version {version!r}, this program knows version {VERSION}", REBUILD
         )
     checksum = content.pop("checksum", None)
-    if checksum != _checksum(content):
-        raise Damaged(f"{name} is damaged: its checksum is wrong", REBUILD)
     try:
+        if checksum != _checksum(content):
+            raise Damaged("its checksum is wrong")
         return _from_json(content)
     except Damaged as error:
         raise Damaged(f"{name} is damaged: {error.message}", REBUILD) from None
+    except RecursionError:
+        raise Damaged(f"{name} is damaged: it is nested too deeply", REBUILD) from None
 
 
 def _from_json(content: dict[str, object]) -> Plan:
@@ -148,12 +152,12 @@ def _from_json(content: dict[str, object]) -> Plan:
     host = content.get("host", "")
     seed_limit = content.get("seed-limit", SEED_LIMIT)
     on_failure = content.get("on-failure", {})
-    if not isinstance(generation, int) or not isinstance(host, str):
+    if not _is_count(generation) or not isinstance(host, str):
         raise Damaged("generation or host has the wrong type")
-    if not isinstance(seed_limit, int) or seed_limit < 0:
-        raise Damaged("seed-limit is no number of bytes")
+    if not _is_count(seed_limit):
+        raise Damaged("seed-limit is not a number of bytes")
     if not isinstance(on_failure, dict):
-        raise Damaged("on-failure is no table")
+        raise Damaged("on-failure is not a table")
     return Plan(
         wipe=_operations(content.get("wipe"), WIPE_STAGE),
         persist=_operations(content.get("persist"), PERSIST_STAGE),
@@ -162,6 +166,10 @@ def _from_json(content: dict[str, object]) -> Plan:
         host=host,
         seed_limit=seed_limit,
     )
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _operations(items: object, kinds: dict[str, type[Operation]]) -> list[Operation]:

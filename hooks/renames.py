@@ -15,7 +15,7 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, records, seed, tree
 from ephemeroot.hooks.volumes import STATE
-from ephemeroot.linux import copying, paths
+from ephemeroot.linux import copying, documents, paths
 
 FOLDER = "copies"
 """The directory of copies on their way, below the store's own records."""
@@ -126,7 +126,7 @@ def commit(folder: int, renames: list[list[str]]) -> None:
 
 def _read_commit(folder: int) -> list[tuple[str, str]]:
     try:
-        renames = json.loads(content(folder, _COMMIT))
+        renames = documents.parse(content(folder, _COMMIT))
         return [(str(temporary), str(source)) for temporary, source in renames]
     except FileNotFoundError:
         return []

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Report:
 def _load(path: str) -> dict[str, object]:
     fresh: dict[str, object] = {"format": "ephemeroot-boot", "version": VERSION}
     try:
-        document = json.loads(paths.read(path, 1 << 26))
+        document = documents.parse(documents.read(path))
     except (OSError, ValueError):
         return fresh
     if isinstance(document, dict) and document.get("version") == VERSION:

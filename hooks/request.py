@@ -14,7 +14,7 @@ import os
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import generation
 from ephemeroot.hooks.volumes import STATE, Store
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Request:
 def parse(raw: bytes) -> Request:
     """The request in *raw*. Raises ``Damaged``."""
     try:
-        content = json.loads(raw)
+        content = documents.parse(raw)
     except ValueError as error:
         raise Damaged(f"the request for the next boot is damaged: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

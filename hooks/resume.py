@@ -11,13 +11,12 @@ The kernel takes the signature away before it loads an image (kernel/power/swap.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 
 from ephemeroot.errors import Refused
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.linux import devices, paths
+from ephemeroot.linux import devices, documents, paths
 
 # kernel/power/swap.c, kernel/power/user.c and libblkid's swsuspend prober
 _SIGNATURES = (
@@ -85,9 +84,9 @@ def _firmware_location() -> list[tuple[str, int]]:
         ) from error
     try:
         # efivarfs puts four bytes of attributes first; the value is UTF-16 JSON.
-        location = json.loads(raw[4:].decode("utf-16-le").rstrip("\0"))
+        location = documents.parse(raw[4:].decode("utf-16-le").rstrip("\0"))
         return [(f"UUID={location['uuid']}", int(location["offset"]))]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise Refused("the firmware's HibernateLocation cannot be understood", HINT) from error
 
 
@@ -95,7 +94,7 @@ def _require_no_image(spec: str, offset: int) -> None:
     try:
         path = devices.link(spec)
         found = _has_signature(path, offset)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise Refused(f"resume={spec} names no device that can be looked at", HINT) from None
     except OSError as error:
         raise Refused(

@@ -8,7 +8,7 @@ import os
 
 from ephemeroot.errors import Locked, StoreMissing
 from ephemeroot.hooks import limits, order, tree
-from ephemeroot.linux import kernel, mountinfo, mounts, paths
+from ephemeroot.linux import documents, kernel, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Stage:
     def recall(self, name: str) -> dict[str, object] | None:
         """Read a record of this boot; ``None`` if there is none, or it is another boot's."""
         try:
-            content = json.loads(paths.read(f"{self.run}/{name}"))
+            content = documents.parse(documents.read(f"{self.run}/{name}"))
         except (OSError, ValueError):
             return None
         if not isinstance(content, dict) or content.get("boot-id") != self.boot_id:

@@ -14,6 +14,7 @@ from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.stage import WIPED
 from ephemeroot.hooks.volumes import STATE
+from ephemeroot.linux import documents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def read(store: int, path: str) -> list[Omission]:
             return []
         raise
     try:
-        content = json.loads(raw)
+        content = documents.parse(raw)
         if content["version"] != VERSION:
             raise ValueError(f"its version is {content['version']!r}")
         return [_parse(item, path) for item in content["entries"]]

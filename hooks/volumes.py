@@ -8,13 +8,12 @@ After the wipe the same mounts are attached under the new root.
 
 from __future__ import annotations
 
-import json
 import os
 
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks import checks, network, tree, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import devices, mountinfo, mounts, paths, programs
+from ephemeroot.linux import devices, documents, mountinfo, mounts, paths, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,7 +187,7 @@ class Store(Operation):
         try:
             marker = paths.open_beneath(store, MARKER, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                content = json.loads(os.read(marker, 4096))
+                content = documents.parse(documents.read_open(marker, MARKER, 4096))
             finally:
                 os.close(marker)
             return str(content["id"])

@@ -82,6 +82,9 @@ class Wipe(Operation):
             ) from error
         if not isinstance(wiper, contract.Wiper):
             raise Damaged(f"{self.attribute} is no wiper")
+        if wrong := contract.wrong_type(wiper.OPTIONS, wiper.settings):
+            value = wiper.settings[wrong]
+            raise Damaged(f"the wiper {self.wiper} cannot have {wrong} = {value!r}")
         return wiper
 
     def execute(self, stage: Stage) -> str:

@@ -94,7 +94,7 @@ def test_a_fifo_is_not_waited_for(tree: MachineTree) -> None:
 
     (tree.path / LOCAL).mkdir()
     os.mkfifo(tree.path / LOCAL / "10-a.toml")
-    assert "no regular file" in tree.complaint()
+    assert "not a regular file" in tree.complaint()
 
 
 def test_lists_are_joined_and_the_place_of_each_item_is_kept(tree: MachineTree) -> None:
@@ -190,8 +190,8 @@ def test_a_syntax_error_does_not_hide_mistakes_elsewhere(tree: MachineTree) -> N
     assert set(found) == {
         ("10-a.toml", 2), ("20-b.toml", 1), ("30-c.toml", 2), ("40-d.toml", 3)
     }  # fmt: skip
-    assert found["10-a.toml", 2] == "is no valid TOML: Invalid value"
-    assert found["30-c.toml", 2] == "is no UTF-8 text"
+    assert found["10-a.toml", 2] == "is not valid TOML: Invalid value"
+    assert found["30-c.toml", 2] == "is not UTF-8 text"
 
 
 def test_what_could_not_be_read_is_not_missed(tree: MachineTree) -> None:
@@ -199,7 +199,7 @@ def test_what_could_not_be_read_is_not_missed(tree: MachineTree) -> None:
     tree.write(MAIN, '[root\nwiper = "btrfs"\n')
     tree.write(f"{LOCAL}/10-a.toml", '[persistence."/persistent"]\nfiles = ["/etc/machine-id"]')
     (error,) = tree.errors()
-    assert error.reason.startswith("is no valid TOML")
+    assert error.reason.startswith("is not valid TOML")
 
 
 def test_the_same_declaration_in_two_files_is_a_duplicate(tree: MachineTree) -> None:

@@ -513,7 +513,7 @@ def test_stop_works_without_a_usable_configuration(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     user.home("apply")
     user.declare("nonsense = [")
-    assert "is no valid TOML" in user.home("apply", rc=2).stderr
+    assert "is not valid TOML" in user.home("apply", rc=2).stderr
     assert user.mounts() != {}
     user.home("stop")
     assert user.mounts() == {}

@@ -187,9 +187,9 @@ def test_nothing_declared(user: User, text: str) -> None:
 def test_no_file_and_no_toml(user: User) -> None:
     with pytest.raises(Misconfigured, match=r"home\.toml does not exist"):
         read(user)
-    assert re.match(r"1: is no valid TOML", mistakes(user, "x = ")[0])
+    assert re.match(r"1: is not valid TOML", mistakes(user, "x = ")[0])
     Path(user.configuration).write_bytes(b"a = 1\nb = '\xff'\n")
-    assert str(read(user).problems[0]).endswith("home.toml:2: is no UTF-8 text (TOML files are "
+    assert str(read(user).problems[0]).endswith("home.toml:2: is not UTF-8 text (TOML files are "
                                                 "UTF-8)")  # fmt: skip
 
 

@@ -46,6 +46,30 @@ class Option:
         self.help = help
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,), "path": (str,), "integer": (int,), "boolean": (bool,), "size": (int,),
+    "amount": (str,), "mode": (int,), "volume": (str,), "dataset": (str,), "strings": (list, tuple),
+}  # fmt: skip
+"""What a plan has for each kind. ``None`` is a key that was left out."""
+
+
+def wrong_type(options: Iterable[Option], settings: dict[str, object]) -> str:
+    """The first key of *settings* whose value is not of its option's kind, empty if there is none:
+    a plan is input that may be damaged.
+    """
+    for option in options:
+        value, types = settings.get(option.name), _TYPES.get(option.kind)
+        if value is None or types is None:
+            continue
+        if isinstance(value, bool) and types != (bool,):
+            return option.name
+        if not isinstance(value, types) or (isinstance(value, int) and not 0 <= value < 1 << 63):
+            return option.name
+        if isinstance(value, (list, tuple)) and not all(isinstance(item, str) for item in value):
+            return option.name
+    return ""
+
+
 class Finding:
     """Something that ``validate`` found: ``key`` is the option, ``hint`` what to do."""
 
@@ -291,6 +315,11 @@ class Wiper:
         as for ``mismatch``. For what no option of the kind ``path`` tells.
         """
         return ""
+
+    @classmethod
+    def occupies(cls, settings: dict[str, object]) -> list[str]:
+        """Absolute paths of the machine, on volumes, that nothing else may be kept in."""
+        return []
 
     def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
         """One line, the same for the plan, the dry run, the boot log and the report."""

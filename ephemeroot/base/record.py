@@ -22,7 +22,7 @@ from pathlib import Path
 from ephemeroot.base import bootfiles, kernels
 from ephemeroot.base.place import Opened
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.linux import copying, paths, removal
+from ephemeroot.linux import copying, documents, paths, removal
 from ephemeroot.wipers import directories, subvolumes
 
 VERSION = 1
@@ -173,15 +173,15 @@ class Record:
 
     def _read(self) -> Saved:
         try:
-            content = json.loads((self.folder / "record.json").read_text())
+            content = documents.parse(documents.read(f"{self.folder}/record.json"))
             if content["version"] != VERSION or not isinstance(content["saved"], list):
                 raise ValueError(f"version {content['version']}")
+            return Saved(str(content["base"]), [str(point) for point in content["saved"]])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(
                 f"the record of an earlier run, {self.name}, is damaged: {error}",
                 "look into it in the top level of the filesystem, and remove it",
             ) from None
-        return Saved(str(content["base"]), [str(point) for point in content["saved"]])
 
     def _remove(self, name: str) -> None:
         parent = self.opened.bases.parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import report as reports
 from ephemeroot.hooks.stage import RUN, WIPED
+from ephemeroot.linux import documents
 
 REPORT = "boot.json"
 STAGES = ("wipe", "persist")
@@ -21,6 +21,20 @@ _BECAME = (
     ("failed", "failed"), ("mounted", "overlaid"), ("copied", "copied"), ("linked", "linked"),
     ("link", "linked"), ("bound", "bound"), ("persists with", "bound"),
 )  # fmt: skip
+
+
+_WIPED = {
+    "wiper": str, "retired": (str, type(None)), "pruned": [str], "kept": [str], "problems": [str],
+}  # fmt: skip
+_STAGE = {
+    "boot-id": str,
+    "policy": str,
+    "seconds": (int, float),
+    "started": (int, float),
+    "operations": [{"operation": str, "line": str, "result": str, "seconds": (int, float)}],
+    "problems": [{"problem": str, "hint": str}],
+}
+_RECORD = {"boot-id": str, "kept": str}
 
 
 @dataclass
@@ -45,7 +59,7 @@ class BootReport:
     def began(self, stage: str) -> float | None:
         """When *stage* began, in seconds since 1970."""
         started = self.stages.get(stage, {}).get("started")
-        if not isinstance(started, (int, float)):
+        if not isinstance(started, (int, float)) or not 0 <= started < 1 << 32:
             return None
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + started
 
@@ -68,7 +82,10 @@ def read(root: Path) -> BootReport:
             f"version {reports.VERSION}",
             "the next boot of an image that 'ephemeroot apply' made will be understood",
         )
-    stages = {name: document[name] for name in STAGES if isinstance(document.get(name), dict)}
+    stages = {name: document[name] for name in STAGES if name in document}
+    for stage in stages.values():
+        if not documents.fits(stage, _STAGE) or not _are_wiped(stage, "wiped "):
+            raise Damaged(f"{folder / REPORT} is damaged: a stage has another form")
     stages = {name: s for name, s in stages.items() if s.get("boot-id") == boot_id}
     if not stages:
         return BootReport("none", f"{folder / REPORT} is of another boot")
@@ -76,6 +93,8 @@ def read(root: Path) -> BootReport:
         record = _load(folder / WIPED) or {}
     except PermissionError:
         record = {}  # root's; the report has most of it
+    if not documents.fits(record, _RECORD) or not _are_wiped(record, "/"):
+        raise Damaged(f"{folder / WIPED} is damaged: it has another form")
     if record.get("boot-id") != boot_id:
         record = {}
     report = BootReport("none", stages=stages, outcomes=_outcomes(stages))
@@ -101,14 +120,22 @@ def read(root: Path) -> BootReport:
     return report
 
 
+def _are_wiped(facts: dict[str, Any], prefix: str) -> bool:
+    """Whether the entries of *facts* whose names begin so are what a wipe leaves."""
+    found = {key: value for key, value in facts.items() if key.startswith(prefix)}
+    return documents.fits(found, {str: _WIPED})
+
+
 def _load(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = documents.parse(documents.read(str(path)))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise Damaged(f"{path} is damaged: {error}") from None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise Damaged(f"{path} is damaged: it is not an object")
+    return content
 
 
 def _outcomes(stages: dict[str, Any]) -> dict[str, list[str]]:

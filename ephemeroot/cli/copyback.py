@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -15,11 +14,14 @@ from ephemeroot.cli import access, terminal
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.copyback import COPIES, CopyBack, Recorded
 from ephemeroot.hooks.stage import RUN
+from ephemeroot.linux import documents
 
 NAME = "copyback"
 HELP = 'store what has changed in files with method = "copy" (called by ephemeroot-copy.service)'
 
 _PARTLY = 10
+
+_FORM = {"files": [{str: str}], "stores": {str: str}, "limit": int}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +67,18 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 def _recorded(record: Path) -> Recorded | None:
     """What this boot's persistence stage left, ``None`` if nothing is copied back."""
     try:
-        content = json.loads(record.read_bytes())
+        content = documents.parse(documents.read(str(record)))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise Damaged(f"{record} is damaged: {error}") from None
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    if content.get("boot-id") != boot_id:
+    if not isinstance(content, dict) or content.get("boot-id") != boot_id:
         return None
-    return Recorded(content["files"], content["stores"], content["limit"])
+    if not _FORM.keys() <= content.keys() or not documents.fits(content, _FORM):
+        raise Damaged(f"{record} is damaged: it has another form")
+    try:
+        files = [{key: one[key] for key in ("path", "store", "source")} for one in content["files"]]
+    except KeyError:
+        raise Damaged(f"{record} is damaged: a file has another form") from None
+    return Recorded(files, content["stores"], content["limit"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from ephemeroot.conversion import lock
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks.stage import RUN, WIPED
 from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import documents
 
 NAME = "lived"
 HELP = "record that this boot was complete (called by ephemeroot-lived.service)"
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _made_fresh(record: Path) -> list[Wipe]:
     """What this boot's wipe stage has recorded, nothing if there was none."""
     try:
-        content = json.loads(record.read_bytes())
+        content = documents.parse(documents.read(str(record)))
     except FileNotFoundError:
         return []
     except ValueError as error:
@@ -53,7 +53,10 @@ def _made_fresh(record: Path) -> list[Wipe]:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     if not isinstance(content, dict) or content.get("boot-id") != boot_id:
         return []
-    return [_wipe(content[key]) for key in sorted(content) if key.startswith("/")]
+    found = {key: content[key] for key in sorted(content) if key.startswith("/")}
+    if not documents.fits(found, {str: {}}):
+        raise Damaged(f"{record} is damaged: it has another form")
+    return [_wipe(facts) for facts in found.values()]
 
 
 def _wipe(facts: dict[str, Any]) -> Wipe:

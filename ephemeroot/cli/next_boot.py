@@ -16,7 +16,7 @@ from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import request as requests
 from ephemeroot.hooks.request import Request
 from ephemeroot.hooks.volumes import MARKER, Store
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents, paths
 from ephemeroot.linux.namespace import Namespace
 
 NAME = "next-boot"
@@ -123,7 +123,7 @@ def _show(arguments: argparse.Namespace, stores: list[Path]) -> None:
     request = None
     for store in stores:
         try:
-            request = requests.parse((store / requests.RECORD).read_bytes())
+            request = requests.parse(documents.read(f"{store}/{requests.RECORD}"))
         except FileNotFoundError:
             continue
         except Damaged as error:

@@ -24,7 +24,7 @@ from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.hooks.volumes import Store
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import age, applied
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents
 
 NAME = "status"
 HELP = "show what this boot made fresh and bound, and what the next one will do"
@@ -113,7 +113,7 @@ class Status:
 
     def complaints(self) -> list[str]:
         """What is not as it should be, a line each."""
-        lines = [*self.damage, *(p["problem"] for p in self.boot.problems)]
+        lines = [*self.damage, *(p.get("problem", "") for p in self.boot.problems)]
         if self.boot.state == "failed" or (self.boot.state == "none" and self.plan is not None):
             lines.append(f"this root is not ephemeral: {self.boot.reason}")
         for store in self.stores:
@@ -245,7 +245,7 @@ def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
             continue
         try:
             record = root / operation.path.lstrip("/") / requests.RECORD
-            return requests.parse(paths.read(str(record)))
+            return requests.parse(documents.read(str(record)))
         except PermissionError:
             status.unknown.append("a request for the next boot")
             return None
@@ -254,6 +254,9 @@ def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
             return None
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            status.damage.append(f"cannot read {error.filename}: {error.strerror}")
+            return None
     return None
 
 

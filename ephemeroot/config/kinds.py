@@ -209,8 +209,9 @@ class Seconds(Kind):
     longest = 86400
 
     _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-    _SPAN = re.compile(r"\s*(?:\d+\s*(?:sec|s|min|m|h|)\s*)+")
-    _PART = re.compile(r"(\d+)\s*([a-z]*)")
+    # Possessive: without that, 100,000 digits that do not fit take for ever.
+    _SPAN = re.compile(r"\s*+(?:\d{1,9}+\s*+(?:sec|s|min|m|h|)\s*+)++", re.ASCII)
+    _PART = re.compile(r"(\d+)\s*([a-z]*)", re.ASCII)
 
     def parse(self, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -233,7 +234,7 @@ class Size(Kind):
 
     word = 'a size such as "512M" or "2G"'
 
-    _SIZE = re.compile(r"(\d+)\s*(?:([KMGTPE])(?:i?B)?)?")
+    _SIZE = re.compile(r"(\d{1,19})\s*(?:([KMGTPE])(?:i?B)?)?", re.ASCII)
 
     def parse(self, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -241,8 +242,11 @@ class Size(Kind):
         text = self.text(value)
         found = self._SIZE.fullmatch(text)
         if found is None:
-            raise Mistake(f"{text!r} is no size", f"must be {self.word}")
-        return int(found[1]) * 1024 ** (" KMGTPE".index(found[2]) if found[2] else 0)
+            raise Mistake(f"{text!r} is not a size", f"must be {self.word}")
+        size = int(found[1]) * 1024 ** (" KMGTPE".index(found[2]) if found[2] else 0)
+        if size >= 1 << 63:
+            raise Mistake(f"{text!r} is more than any filesystem can have")
+        return size
 
     def schema(self) -> Schema:
         return {"type": ["integer", "string"], "minimum": 0}
@@ -253,7 +257,7 @@ class Amount(Size):
 
     word = 'a size such as "2G" or a part such as "10%"'
 
-    _PERCENT = re.compile(r"(\d+)\s*%")
+    _PERCENT = re.compile(r"(\d{1,19})\s*%", re.ASCII)
 
     def parse(self, value: object) -> object:
         if isinstance(value, str) and (found := self._PERCENT.fullmatch(value)):

@@ -38,6 +38,8 @@ class _Walk:
     def __init__(self, text: str) -> None:
         self.text = text.replace("\r\n", "\n")
         self.position = 0
+        self.counted = 0
+        self.line = 1
         self.lines: dict[KeyPath, int] = {}
         self.counts: dict[KeyPath, int] = {}
 
@@ -139,7 +141,9 @@ class _Walk:
         return self.position
 
     def _line(self) -> int:
-        return self.text.count("\n", 0, self.position) + 1
+        self.line += self.text.count("\n", self.counted, self.position)
+        self.counted = self.position
+        return self.line
 
 
 def _unquote(quoted: str) -> str:

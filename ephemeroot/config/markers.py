@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import json
-
 from ephemeroot.config.problem import Place, Problem
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.volumes import MARKER
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents
 
 
 def read(store: str) -> str | None:
@@ -21,7 +19,7 @@ def read(store: str) -> str | None:
     """
     path = f"{store.rstrip('/')}/{MARKER}"
     try:
-        content = json.loads(paths.read(path, 4096))
+        content = documents.parse(documents.read(path, 4096))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

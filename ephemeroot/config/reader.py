@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import re
-import tomllib
 from dataclasses import replace
 from typing import Any
 
-from ephemeroot.config import entries, lines, nodes, plugins, settings, sources
+from ephemeroot.config import entries, lines, nodes, plugins, settings, sources, toml
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, NetworkEntry, Origin, VolumeEntry, Wiping
 from ephemeroot.config.nodes import Node
 from ephemeroot.config.problem import Mistake, Place
 from ephemeroot.config.records import Reading, Record
 from ephemeroot.hooks.plan import POLICIES
-
-_SYNTAX_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def read(machine: Machine, main: str | None = None) -> Configuration:
@@ -61,17 +57,9 @@ def parse(source: sources.Source, reading: Reading) -> Node | None:
         reading.add(place, f"cannot be read: {source.error}")
         return None
     try:
-        text = source.content.decode()
-        document = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        line = source.content.count(b"\n", 0, error.start) + 1
-        reading.add(Place(source.path, line=line), "is no UTF-8 text", "TOML files are UTF-8")
-        return None
-    except tomllib.TOMLDecodeError as error:
-        at = _SYNTAX_PLACE.search(str(error))
-        line = int(at[1]) if at and at[1] else source.content.rstrip().count(b"\n") + 1
-        reason = _SYNTAX_PLACE.sub("", str(error))
-        reading.add(Place(source.path, line=line), f"is no valid TOML: {reason}")
+        document, text = toml.parse(source.content)
+    except toml.SyntaxMistake as mistake:
+        reading.add(Place(source.path, line=mistake.line), mistake.reason, mistake.hint)
         return None
     return nodes.load(document, source.path, lines.locate(text))
 

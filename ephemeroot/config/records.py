@@ -13,6 +13,9 @@ from ephemeroot.config.nodes import Node
 from ephemeroot.config.problem import Mistake, Place, Problem
 from ephemeroot.config.settings import Listed, Named, Setting, Table
 
+_HINTED = 100
+"""So many problems get a hint which key may have been meant."""
+
 
 @dataclass(slots=True)
 class Record:
@@ -71,8 +74,12 @@ class Reading:
             if setting is not None:
                 self._setting(setting, child, record)
             elif key not in known:
-                self.add(child.place, f"unknown key `{key}`", clean.meant(key, known))
-                record.meant.add(clean.closest(key, known))
+                # Comparing words takes time, and nobody reads the thousandth hint.
+                hinted = len(self.problems) < _HINTED
+                hint = clean.meant(key, known) if hinted else ""
+                self.add(child.place, f"unknown key `{key}`", hint)
+                if hinted:
+                    record.meant.add(clean.closest(key, known))
         for setting in table.settings:
             self._complete(setting, record, values)
         return record

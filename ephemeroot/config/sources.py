@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from dataclasses import dataclass
 
 from ephemeroot.errors import Misconfigured
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents, paths
 
 MAIN = "/etc/ephemeroot/ephemeroot.toml"
 DROP_INS = ("/usr/lib/ephemeroot/conf.d", "/etc/ephemeroot/conf.d")
 LARGEST = 1 << 24
+"""Bytes of any file that is read here; see ``toml`` for a configuration's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,13 @@ def show(root: str, path: str) -> str:
 
 def _read_given(path: str) -> Source:
     try:
-        return Source(path, paths.read(path, LARGEST))
-    except FileNotFoundError:
+        return Source(path, documents.read(path, LARGEST))
+    except (FileNotFoundError, NotADirectoryError):
         raise Misconfigured(f"there is no configuration: {path} does not exist") from None
     except OSError as error:
-        return Source(path, error=os.strerror(error.errno or errno.EIO))
+        return Source(path, error=error.strerror or "")
+    except ValueError:  # a NUL in the path
+        raise Misconfigured(f"{path!r} is not a path") from None
 
 
 def _open(root: str, path: str) -> Source | None:
@@ -87,10 +89,12 @@ def _open(root: str, path: str) -> Source | None:
         return Source(shown, error=os.strerror(error.errno or errno.EIO))
     finally:
         os.close(directory)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return Source(shown, error="it is no regular file")
-        return Source(shown, file.read(LARGEST))
+    try:
+        return Source(shown, documents.read_open(fd, shown, LARGEST))
+    except OSError as error:
+        return Source(shown, error=error.strerror or "")
+    finally:
+        os.close(fd)
 
 
 def _is_masked(directory: int, path: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Store, Volume
 from ephemeroot.image import applied
-from ephemeroot.linux import bounds, devices, mounts, udev, workshop
+from ephemeroot.linux import bounds, devices, documents, mounts, udev, workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -121,13 +120,13 @@ def read(root: Path) -> tuple[Plan, int] | None:
     """
     path = root / RECORD
     try:
-        content = json.loads(path.read_bytes())
+        content = documents.parse(documents.read(str(path)))
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise Damaged(f"{path} is no record of leaving that this program knows")
         return plans.parse(content["plan"].encode("ascii"), str(path)), int(content["since"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
         raise Damaged(f"{path} is damaged: {error}", "compare the store by hand") from None
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.config import Configuration, Place
+from ephemeroot.config import Configuration, Place, toml
 from ephemeroot.config.model import Binding, Entry, Origin, Permissions
 from ephemeroot.config.toml_text import array, quote
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents, paths
 
 FOLDER = "etc/ephemeroot/conf.d"
 NAME = "adopted"
@@ -89,14 +88,14 @@ def render(declarations: Iterable[Declaration]) -> str:
 def parse(text: str) -> list[Declaration] | None:
     """The declarations of a drop-in that is exactly as ``render`` wrote it, else ``None``."""
     try:
-        content = tomllib.loads(text)
+        content, _ = toml.parse(text.encode("utf-8"))
         found = [
             _declaration(item, store, key == "directories")
             for store, table in content.get("persistence", {}).items()
             for key in ("directories", "files")
             for item in table.get(key, ())
         ]
-    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError):
+    except (toml.SyntaxMistake, AttributeError, KeyError, TypeError):
         return None
     return found if render(found) == text else None
 
@@ -117,7 +116,7 @@ def place(root: Path) -> tuple[Path, list[Declaration]]:
         name = f"{NAME}.toml" if number == 1 else f"{NAME}-{number}.toml"
         path = root / FOLDER / name
         try:
-            text = path.read_text(encoding="utf-8")
+            text = documents.read(str(path)).decode("utf-8")
         except FileNotFoundError:
             return path, []
         except UnicodeDecodeError:

@@ -16,7 +16,7 @@ from typing import Any
 from ephemeroot.config import clean
 from ephemeroot.errors import Damaged
 from ephemeroot.home.user import User
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents, paths
 
 FORMAT = "ephemeroot-home-record"
 VERSION = 1
@@ -78,7 +78,7 @@ def parse(raw: bytes, file: str, home: str) -> Record:
     Raises ``Damaged`` if it is none, or of a version this program does not know.
     """
     try:
-        content = json.loads(raw)
+        content = documents.parse(raw)
     except ValueError as error:
         raise Damaged(f"the record {file} is damaged: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

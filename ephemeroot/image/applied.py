@@ -18,6 +18,7 @@ from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.stage import RUN
+from ephemeroot.linux import documents
 
 PLAN = "/etc/ephemeroot/plan.json"
 
@@ -33,14 +34,21 @@ def read(root: Path) -> bytes | None:
     Raises ``OSError`` if it is there and cannot be read.
     """
     try:
-        return path(root).read_bytes()
+        return documents.read(str(path(root)))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def load(root: Path) -> Plan | None:
-    """The applied plan, validated. Raises ``Damaged``."""
-    raw = read(root)
+    """The applied plan, validated. Raises ``Damaged``, and ``PermissionError`` for a user who may
+    not read it.
+    """
+    try:
+        raw = read(root)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise Damaged(f"cannot read {path(root)}: {error.strerror}") from error
     return None if raw is None else plans.parse(raw, str(path(root)))
 
 

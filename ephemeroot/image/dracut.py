@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image import readback
+from ephemeroot.linux import documents
 
 # Where dracut and the distributions put a kernel's image ({} is its version); with a
 # machine-id, the Boot Loader Specification's places (dracut.sh, "outfile").
@@ -48,7 +49,7 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
     kernel or image that cannot be dealt with.
     """
     try:
-        machine = (root / "etc/machine-id").read_text().strip()
+        machine = documents.read(f"{root}/etc/machine-id", 64).decode("ascii", "replace").strip()
     except OSError:
         machine = ""
     found, unknown = [], []

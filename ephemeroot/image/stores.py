@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks.volumes import MARKER, STATE
-from ephemeroot.linux import paths, removal
+from ephemeroot.linux import documents, paths, removal
 
 VERSION = 1
 PLAN = "plan.json"
@@ -57,7 +57,7 @@ def generation(store: Path) -> int:
     """
     record = store / STATE / GENERATION
     try:
-        return int(record.read_text(encoding="ascii"))
+        return int(documents.read(str(record), 64).decode("ascii"))
     except FileNotFoundError:
         return 0
     except PermissionError:
