@@ -64,7 +64,7 @@ class Site:
 
     @property
     def subvolume(self) -> str:
-        return f"{self.name}/{self.root.name}".strip("/")
+        return str(self.root.relative_to(self.disk.top))
 
     def with_root(self, content: str = "hello") -> Site:
         """Make a root that an installer could have made."""

@@ -62,6 +62,11 @@ class Overlay(Wiper):
     def starts_empty(cls, settings: dict[str, object]) -> bool:
         return False
 
+    @classmethod
+    def occupies(cls, settings: dict[str, object]) -> list[str]:
+        volume = settings.get("volume")
+        return [f"{str(volume).rstrip('/')}/{uppers.FOLDER}"] if volume else []
+
     def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
         below = device or "the device of root="
         line = f"make {target} fresh: a new overlay over {below}, read-only, "

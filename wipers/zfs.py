@@ -103,9 +103,11 @@ class Zfs(Wiper):
         dataset = str(settings.get("dataset") or ("" if named == AUTO else named))
         if dataset and device == dataset:
             return f"{device} is what is made fresh"
+        if settings.get("base") and device == settings["base"]:
+            return f"{device} is the base"
         if settings.get("mode") != ROTATE:
             return ""  # what lies in the root is a dataset of its own, and stays
-        old_roots = str(settings.get("old-roots") or "")
+        old_roots = str(settings.get("old-roots") or _beside(dataset))
         for what, above in (("the root", dataset), ("old-roots", old_roots)):
             if above and datasets.is_below(device, above):
                 return f"{device} lies in {what} ({above})"
@@ -199,7 +201,12 @@ class Zfs(Wiper):
         named = self.settings.get("old-roots")
         if named:
             return str(named)
-        return f"{root.rpartition('/')[0] or root}/old-roots"
+        return _beside(root)
+
+
+def _beside(root: str) -> str:
+    """Where old roots are kept unless the settings say it; empty if the root is not known."""
+    return f"{root.rpartition('/')[0] or root}/old-roots" if root else ""
 
 
 def _rotation_findings(settings: dict[str, object]) -> list[Finding]:
@@ -208,8 +215,9 @@ def _rotation_findings(settings: dict[str, object]) -> list[Finding]:
     if not base:
         hint = "a dataset with the snapshot that fresh roots are clones of"
         return [Finding("base", "must be named to rotate", hint)]
+    named = str(root) if root else ""
     try:
-        _require_apart(str(root) if root else "", str(old_roots) if old_roots else "", base)
+        _require_apart(named, str(old_roots) if old_roots else _beside(named), base)
     except Refused as error:
         findings.append(Finding("old-roots" if old_roots else "base", error.message, error.hint))
     return findings

@@ -35,6 +35,9 @@ class Refusals:
         for store in self.config.stores:
             self._check_store(store)
         histories.check(self._histories(), self._complain)
+        for wiped in self._histories():
+            for old, beside in (("old-roots", "the subvolume"), ("old-bases", "base")):
+                self._check_one_subvolume(wiped, old, beside)
         wiping = self.config.wiping
         if wiping is None:
             return
@@ -283,6 +286,7 @@ class Refusals:
         inside = volume.inside(store.path)
         for wiping, device, subvolume, what in self._wiped():
             self._check_taken(store, volume, wiping, what)
+            self._check_occupied(store, wiping, what)
             if volume.type != "btrfs" or not subvolume:
                 continue
             if device is not None and not volumes.same_device(device, volume.device):
@@ -291,13 +295,56 @@ class Refusals:
             if wiping.plugin is not None:
                 for name, path in wiping.plugin.paths(wiping.settings).items():
                     forbidden[f"{name} ({path}) of {what}"] = path
-            for name, path in forbidden.items():
+            for name, written in forbidden.items():
+                path = written.strip("/")
                 if clean.is_below(inside, path):
                     self._add(
                         store.origin.place,
                         f"the store {store.path} lies inside {name}",
                         f"give it a subvolume of its own, beside {path}",
                     )
+                elif inside and clean.is_below(path, inside):
+                    self._add(
+                        store.origin.place,
+                        f"{name} is inside the store {store.path} ({inside})",
+                        f"name a path beside the subvolume {volume.subvolume or inside}",
+                    )
+
+    def _check_one_subvolume(self, wiped: histories.Wiped, old: str, beside: str) -> None:
+        """What is retired is renamed, which btrfs does within one subvolume only."""
+        paths = wiped.paths()
+        if old not in paths or beside not in paths:
+            return
+        known = [
+            volume.subvolume
+            for volume in self.volumes
+            if volume.type == "btrfs"
+            and volume.subvolume
+            and (not wiped.device or volumes.same_device(wiped.device, volume.device))
+        ]
+        holders = [
+            max((one for one in known if clean.is_below(path, one)), key=len, default="")
+            for path in (paths[old], paths[beside].rpartition("/")[0])
+        ]
+        if holders[0] != holders[1]:
+            self._add(
+                wiped.wiping.origin.of(old),
+                f"{old} ({paths[old]}) is in the subvolume {holders[0] or 'of the top level'}, "
+                f"{paths[beside]} is not: each boot refuses it, unless it is a subvolume itself",
+                f"name a path beside {paths[beside]}",
+                warning=True,
+            )
+
+    def _check_occupied(self, store: StoreEntry, wiping: Wiping, what: str) -> None:
+        if wiping.plugin is None:
+            return
+        for path in wiping.plugin.wiper.occupies(dict(wiping.settings)):
+            if clean.is_below(store.path, path):
+                self._add(
+                    store.origin.place,
+                    f"the store {store.path} is inside {path}, which the wiper of {what} uses",
+                    "name a directory beside it",
+                )
 
     def _check_taken(self, store: StoreEntry, volume: Volume, wiping: Wiping, what: str) -> None:
         """What only the wiper itself can tell."""
