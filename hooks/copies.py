@@ -31,10 +31,14 @@ from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import copying, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.comparison import same
+from ephemeroot.linux.workshop import Workshop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
+
+
+_COPY = "copy"
 
 
 class Copy(Operation):
@@ -217,13 +221,9 @@ class Copy(Operation):
                 if same(source, name, target, new_name, bounds):
                     return "was there"
                 replaced = tree.exists(target, new_name)
-                temporary = f".ephemeroot-new-{os.urandom(8).hex()}"
-                try:
-                    copying.Copier(bounds).copy_file(source, name, target, temporary)
-                    os.rename(temporary, new_name, src_dir_fd=target, dst_dir_fd=target)
-                except BaseException:
-                    _forget(target, temporary)
-                    raise
+                with Workshop(target) as workshop:
+                    copying.Copier(bounds).copy_file(source, name, workshop.fd, _COPY)
+                    os.rename(_COPY, new_name, src_dir_fd=workshop.fd, dst_dir_fd=target)
             finally:
                 os.close(target)
         except OutOfBounds as error:
@@ -298,10 +298,3 @@ def _set_aside(store: int, source: str) -> str:
                 number += 1
     finally:
         os.close(parent)
-
-
-def _forget(directory: int, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass

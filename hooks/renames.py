@@ -16,6 +16,7 @@ from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, records, seed, tree
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import copying, documents, paths
+from ephemeroot.linux.workshop import Workshop
 
 FOLDER = "copies"
 """The directory of copies on their way, below the store's own records."""
@@ -79,20 +80,14 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = f".ephemeroot-new-{temporary}"
-        try:
-            os.unlink(beside, dir_fd=parent)
-        except FileNotFoundError:
-            pass
-        copying.Copier().copy_file(folder, temporary, parent, beside)
-        # O_NONBLOCK: users may write to that directory, and put a fifo there meanwhile.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(beside, flags, dir_fd=parent)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        with Workshop(parent) as workshop:
+            copying.Copier().copy_file(folder, temporary, workshop.fd, temporary)
+            fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC, dir_fd=workshop.fd)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, name, src_dir_fd=workshop.fd, dst_dir_fd=parent)
         os.unlink(temporary, dir_fd=folder)
 
 

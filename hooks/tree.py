@@ -137,11 +137,22 @@ def make_directory(
 
     It is made under a temporary name and renamed, so that a power cut cannot leave one
     that would count as existing with root's owner. An existing *name* is left alone.
-    Where users can write to *parent*, they could exchange it meanwhile: the open directory
-    *workshop* on the same filesystem, root's alone, is where it is made then.
+    Where users can write to *parent*, they could exchange it meanwhile: then it is made in the open
+    directory *workshop* on the same filesystem, which only root can write, or in a ``Workshop``.
     """
-    temporary = f".ephemeroot-new-{os.getpid()}-{os.urandom(6).hex()}"
     place = parent if workshop is None else workshop
+    if is_roots_alone(os.fstat(place)):
+        _make_in(place, parent, name, (user, group, mode, label))
+        return
+    from ephemeroot.linux.workshop import Workshop
+
+    with Workshop(parent) as made:
+        _make_in(made.fd, parent, name, (user, group, mode, label))
+
+
+def _make_in(place: int, parent: int, name: str, wanted: tuple[int, int, int, str | None]) -> None:
+    user, group, mode, label = wanted
+    temporary = f".ephemeroot-new-{os.getpid()}-{os.urandom(6).hex()}"
     os.mkdir(temporary, 0o700, dir_fd=place)
     try:
         fd = paths.open_beneath(place, temporary, os.O_RDONLY | os.O_DIRECTORY)

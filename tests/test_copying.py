@@ -25,7 +25,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A filesystem of its own, and as few descriptors as a process may have anywhere."""
     command: list[str | Path]
     if request.param == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "none", tmp_path]
+        command = ["mount", "-t", "tmpfs", "-o", "mode=0755", "none", tmp_path]
     else:
         image = tmp_path.parent / f"{tmp_path.name}.image"
         with image.open("wb") as file:

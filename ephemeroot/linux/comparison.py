@@ -18,7 +18,7 @@ def same(
     name: str,
     other_directory: int,
     other_name: str,
-    bounds: Bounds | Meter | None = None,
+    bounds: Bounds | Meter,
 ) -> bool:
     """Whether both are regular files with the same content, owner, mode and attributes.
 
@@ -26,7 +26,7 @@ def same(
     and shared extents are not read. Raises ``OutOfBounds`` when what must be read exceeds
     *bounds*; a ``Meter`` counts over several files.
     """
-    meter = bounds if isinstance(bounds, Meter) else Meter(bounds or Bounds())
+    meter = bounds if isinstance(bounds, Meter) else Meter(bounds)
     fds: list[int] = []
     try:
         for where, which in ((directory, name), (other_directory, other_name)):

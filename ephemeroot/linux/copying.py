@@ -14,9 +14,9 @@ import stat
 
 from ephemeroot.linux import attributes, contents, paths
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
-from ephemeroot.linux.comparison import same
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.linux.walk import Walk
+from ephemeroot.linux.workshop import is_roots_alone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ OF_A_DISK = (
 
 # Bounds that one entry can exceed and the next one not.
 _OF_AN_ENTRY = ("file_bytes", "depth")
-
-TooLarge = OutOfBounds
-
-
-__all__ = ["Copier", "TooLarge", "same"]
 
 
 class Copier:
@@ -68,16 +63,14 @@ class Copier:
 
     def __init__(
         self,
-        bounds: Bounds | int | None = None,
+        bounds: Bounds | None = None,
         *,
         progress: Callable[[str], None] | None = None,
         skipped: Skipped | None = None,
         partial: bool = False,
         of_the_whole: tuple[int, ...] = OF_THE_WHOLE,
     ) -> None:
-        if not isinstance(bounds, Bounds):
-            bounds = Bounds(bytes_copied=bounds)
-        self.meter = Meter(bounds)
+        self.meter = Meter(Bounds() if bounds is None else bounds)
         self.progress = progress
         self.skipped = skipped
         self.partial = partial and skipped is not None
@@ -93,12 +86,12 @@ class Copier:
     def copy(self, source: int, name: str, target: int, new_name: str) -> None:
         """Copy the entry *name* of the directory *source* into *target* as *new_name*.
 
-        Where users can write to *target*, it must be a ``Workshop``. Raises ``FileExistsError`` if
-        *new_name* exists. Sockets are passed over, they are nothing without their process. So is
-        what is mounted in a tree: the copy has a directory for it, and no more.
+        Only root may be able to write to *target*, else ``PermissionError``: a ``Workshop`` is
+        such a directory. Raises ``FileExistsError`` if *new_name* exists. Sockets are passed over,
+        they are nothing without their process. So is what is mounted in a tree: the copy has a
+        directory for it, and no more.
         """
-        self._links.clear()
-        self.exhausted = None
+        self._begin(target)
         if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
             _Tree(self, source, name, target, new_name).copy()
         else:
@@ -106,8 +99,7 @@ class Copier:
 
     def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
         """The same for what must be a regular file; ``OSError`` (EBUSY) if it is not."""
-        self._links.clear()
-        self.exhausted = None
+        self._begin(target)
         old = _open_leaf(source, name)
         try:
             if not stat.S_ISREG(os.fstat(old).st_mode):
@@ -115,6 +107,12 @@ class Copier:
             self._copy_file(old, target, new_name, "")
         finally:
             os.close(old)
+
+    def _begin(self, target: int) -> None:
+        self._links.clear()
+        self.exhausted = None
+        if not is_roots_alone(target):
+            raise OSError(errno.EPERM, "users can write to the directory that gets the copy")
 
     def report(self, path: str) -> None:
         """Tell ``progress`` that something of *path* has been copied."""

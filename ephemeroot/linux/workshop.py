@@ -54,7 +54,7 @@ class Workshop:
 
     def __init__(self, place: int, preferred: int = -1) -> None:
         self.place = place
-        fits = preferred >= 0 and _is_roots_alone(preferred) and _can_rename(preferred, place)
+        fits = preferred >= 0 and is_roots_alone(preferred) and _can_rename(preferred, place)
         self._parent = _duplicate(preferred if fits else place)
         self._outer = self.fd = -1
         self.name = ""
@@ -209,10 +209,11 @@ def is_certain(parent: int, present: os.stat_result, owner: int) -> bool:
     """
     if stat.S_ISREG(present.st_mode) and present.st_nlink != 1:
         return False
-    return present.st_uid == owner or _is_roots_alone(parent)
+    return present.st_uid == owner or is_roots_alone(parent)
 
 
-def _is_roots_alone(fd: int) -> bool:
+def is_roots_alone(fd: int) -> bool:
+    """Whether only root can put something into the open directory."""
     status = os.fstat(fd)
     return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
