@@ -16,7 +16,7 @@ MACHINES := --numprocesses 3 --dist worksteal
 # Seconds for which `make vm-test` cuts the power between writes in random orders; 20 by default.
 CRASH_SECONDS :=
 # How often `make attack` lets the attacker try.
-ROUNDS := 5000
+ROUNDS := 2000
 
 # `make test` prints where its minutes went; within .ci/run that is printed once, at the end.
 ifndef EPHEMEROOT_MINUTES
@@ -59,9 +59,10 @@ vm-test:  ## boots in virtual machines; BOOTS='unstable' for those of Debian uns
 	EPHEMEROOT_CRASH_SECONDS=$(CRASH_SECONDS) $(PYTEST) vm-tests -m '$(BOOTS)' $(MACHINES)
 
 .PHONY: attack
-attack:  ## the hostile stores again, with ROUNDS=5000 of an attacker who swaps what is walked
+attack:  ## a user who exchanges what root works on, ROUNDS=2000 a verb; hostile stores, likewise
 	@tools/setup test
-	EPHEMEROOT_ROUNDS=$(ROUNDS) $(PYTEST) tests/test_hostile_store.py -k swapped
+	EPHEMEROOT_ROUNDS=$(ROUNDS) $(PYTEST) tests/test_attack.py tests/test_hostile_store.py \
+	  -k 'exchanging or swapped'
 
 .PHONY: vm
 vm:  ## a shell in a virtual machine; ARGS='--fresh' for a new disk, ARGS=--help for more
