@@ -178,6 +178,7 @@ class Descent:
     def _extra(self, level: _Level) -> list[str]:
         """What the target has and the source does not, each counted."""
         names = []
+        os.lseek(self.there.fd, 0, os.SEEK_SET)  # see paths.names
         with os.scandir(self.there.fd) as found:
             for entry in found:
                 if entry.name not in level.names:

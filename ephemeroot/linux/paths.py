@@ -68,6 +68,16 @@ def open_regular(directory: int, path: str, flags: int = os.O_RDONLY) -> int:
         os.close(item)
 
 
+def names(directory: int) -> list[str]:
+    """What is in the open *directory* now.
+
+    ``os.listdir`` alone shows on btrfs what was in it when it was opened or last listed (since
+    Linux 6.5; fs/btrfs/inode.c, btrfs_opendir and btrfs_dir_llseek).
+    """
+    os.lseek(directory, 0, os.SEEK_SET)
+    return os.listdir(directory)
+
+
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
     """Open *path* as a process whose root directory is *root* would.
 

@@ -96,7 +96,7 @@ class Workshop:
 
     def clear(self) -> None:
         """Remove what is in it. Raises ``OSError``, such as EXDEV for a subvolume."""
-        for name in os.listdir(self.fd):
+        for name in paths.names(self.fd):
             removal.remove(self.fd, name)
 
     def close(self) -> None:
