@@ -71,7 +71,7 @@ class OrdinaryUser:
     def close(self) -> None:
         """End all processes of the namespace, and with them its mounts."""
         os.kill(self.first, signal.SIGKILL)
-        self._outside.communicate(timeout=10)
+        self._outside.communicate(timeout=120)
 
     def outside(self, path: str) -> Path:
         """The user's *path* as root sees it from outside of the namespace.
@@ -111,7 +111,7 @@ class OrdinaryUser:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program as the user."""
         done = subprocess.run(
-            self.command(words, environment or {}), capture_output=True, text=True, timeout=60
+            self.command(words, environment or {}), capture_output=True, text=True, timeout=120
         )
         if check:
             assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
@@ -125,7 +125,7 @@ class OrdinaryUser:
         """Run a shell script as root in the namespace, for what the machine's owner does."""
         done = subprocess.run(
             ["nsenter", f"--target={self.first}", "--mount", "--pid", "sh", "-ec", script],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -209,7 +209,7 @@ class OrdinaryUser:
         return sorted(line for line in lines if not line.startswith(".config"))
 
 
-def wait_until(condition: Any, what: str, seconds: float = 10) -> None:
+def wait_until(condition: Any, what: str, seconds: float = 120) -> None:
     """Wait until *condition()* is true."""
     deadline = time.monotonic() + seconds
     while not condition():

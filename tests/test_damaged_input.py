@@ -41,7 +41,7 @@ from proof import sample
 
 CODES = (0, 1, 2, 3, 10)
 """What `ephemeroot` exits with, by its manual."""
-SECONDS = 60
+SECONDS = 300
 """After which a reader waits for something that will not come."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

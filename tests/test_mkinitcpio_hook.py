@@ -261,7 +261,7 @@ def ran(tmp_path: Path, function: str, boot: str, answer: str = "exit 9") -> Ran
         env={"PATH": "/usr/bin:/bin", "ANSWER": answer},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     return Ran((tmp_path / "log").read_text().splitlines(), done.stdout)
 

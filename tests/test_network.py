@@ -177,7 +177,9 @@ def test_without_an_interface_the_message_says_so(cable: Cable) -> None:
 def test_waiting_costs_nothing_between_events(cable: Cable) -> None:
     """Not by polling: a second of waiting is one sleep in the kernel."""
     have_carrier(cable)
-    time.sleep(0.5)
+    with network.Network() as net:
+        net.wait(lambda: "" if "eth0 up, carrier" in net.describe() else "no carrier yet",
+                 time.monotonic() + 120)  # fmt: skip
     looked = []
 
     def missing() -> str:
@@ -264,7 +266,7 @@ def test_no_network_is_a_missing_store_within_the_timeout(cable: Cable, tmp_path
     started = time.monotonic()
     with pytest.raises(StoreMissing) as caught:
         mount(tmp_path, timeout=1)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert caught.value.message == (
         "10.9.0.1:/srv (nfs4) cannot be reached within 1 s: there is no route to 10.9.0.1 "
         "(eth0 down, no carrier, no address; no default route)"
@@ -292,7 +294,7 @@ def test_a_server_that_comes_late(
     have_address(cable)
     cable.there("address", "add", "10.9.0.1/24", "dev", "eth1")
     later(0.5, lambda: cable.serve("10.9.0.1", 2049))
-    network.connect("10.9.0.1", 2049, time.monotonic() + 20)
+    network.connect("10.9.0.1", 2049, time.monotonic() + 120)
 
 
 def test_an_image_that_has_nothing_for_the_network(
@@ -311,7 +313,7 @@ def test_a_kernel_without_the_filesystem(cable: Cable, tmp_path: Path) -> None:
     cable.there("address", "add", "10.9.0.1/24", "dev", "eth1")
     cable.serve("10.9.0.1", 2049)
     with pytest.raises(StoreMissing, match=r"cannot mount 10\.9\.0\.1:/srv \(none4\)") as caught:
-        volumes.mount("none4", "10.9.0.1:/srv", ["port=2049", *OPTIONS], str(tmp_path), 5)
+        volumes.mount("none4", "10.9.0.1:/srv", ["port=2049", *OPTIONS], str(tmp_path), 120)
     assert "the image lacks the kernel module" in caught.value.hint
 
 
@@ -321,7 +323,7 @@ def test_what_hangs_in_the_kernel_is_killed() -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         network.within(signal.pause, time.monotonic() + 0.3)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     os.close(writer)
     assert select.select([reader], [], [], 0)[0], "nobody is left who holds the other end"
     os.close(reader)
@@ -332,12 +334,12 @@ def test_what_fails_in_the_child_is_said_here() -> None:
         raise OSError(13, "Permission denied: no such export", "/srv")
 
     with pytest.raises(PermissionError, match="no such export"):
-        network.within(fail, time.monotonic() + 5)
+        network.within(fail, time.monotonic() + 120)
 
 
 def test_what_dies_in_the_child_is_a_failure() -> None:
     with pytest.raises(OSError, match="without a word"):
-        network.within(lambda: os._exit(7), time.monotonic() + 5)
+        network.within(lambda: os._exit(7), time.monotonic() + 120)
 
 
 @pytest.mark.parametrize(
