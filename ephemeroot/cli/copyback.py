@@ -21,7 +21,8 @@ HELP = 'store what has changed in files with method = "copy" (called by ephemero
 
 _PARTLY = 10
 
-_FORM = {"files": [{str: str}], "stores": {str: str}, "limit": int}
+_FILE = {"path": str, "store": str, "source": str, "user": int}
+_FORM = {"files": [_FILE], "stores": {str: str}, "limit": int}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,8 @@ def _recorded(record: Path) -> Recorded | None:
     if not _FORM.keys() <= content.keys() or not documents.fits(content, _FORM):
         raise Damaged(f"{record} is damaged: it has another form")
     try:
-        files = [{key: one[key] for key in ("path", "store", "source")} for one in content["files"]]
+        files = [{key: one[key] for key in _FILE if key != "user" or key in one}
+                 for one in content["files"]]  # fmt: skip
     except KeyError:
         raise Damaged(f"{record} is damaged: a file has another form") from None
     return Recorded(files, content["stores"], content["limit"])
