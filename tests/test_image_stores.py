@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from ephemeroot.config import markers
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image import stores
+from ephemeroot.linux import paths
+from interrupting import Interrupter
 
 
 @pytest.fixture
@@ -126,3 +129,33 @@ def test_another_configuration_in_the_store_is_kept(store: Path, tmp_path: Path)
     (live / "plan.json").write_text("another plan")
     assert stores.copy_configuration(store, tmp_path) is None
     assert (kept / "plan.json").exists()
+
+
+def test_another_configuration_is_lost_at_no_interruption(store: Path, tmp_path: Path) -> None:
+    live = tmp_path / "etc/ephemeroot"
+    (live / "conf.d").mkdir(parents=True)
+    (live / "conf.d/mine.toml").write_text("live")
+    kept = store / "etc/ephemeroot"
+    interrupter = Interrupter((stores, paths), ("copy_configuration", "_keep_aside", "rename"))
+
+    def another(content: str) -> None:
+        for folder in (kept, store / ".ephemeroot"):
+            shutil.rmtree(folder, ignore_errors=True)
+        kept.mkdir(parents=True)
+        (kept / "other.toml").write_text(content)
+
+    def found() -> list[str]:
+        return [path.read_text() for path in store.rglob("other.toml")]
+
+    another("first")
+    assert interrupter.run(lambda: stores.copy_configuration(store, tmp_path))
+    assert "first" in found()
+    steps = interrupter.steps
+    assert steps > 100
+    for step in range(steps):
+        another(f"another {step}")
+        interrupter.run(lambda: stores.copy_configuration(store, tmp_path), at=step)
+        assert f"another {step}" in found(), interrupter.place
+        stores.copy_configuration(store, tmp_path)
+        assert f"another {step}" in found(), interrupter.place
+        assert (kept / "conf.d/mine.toml").read_text() == "live"

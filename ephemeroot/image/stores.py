@@ -114,13 +114,36 @@ def copy_configuration(store: Path, root: Path) -> Path | None:
     elif _files(kept) == _files(fresh):
         _remove(_exchange(fresh, kept))
     else:
-        folder = _own_folder(store) / REPLACED
-        folder.mkdir(mode=0o700, exist_ok=True)
-        aside = (
-            folder / f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-        )
-        _exchange(fresh, kept).rename(aside)
+        aside = _keep_aside(fresh, kept, _own_folder(store) / REPLACED)
     paths.sync_directory(str(kept.parent))
+    return aside
+
+
+def _keep_aside(fresh: Path, kept: Path, folder: Path) -> Path:
+    """Give *fresh* the name of *kept*, which is kept in *folder*; return where.
+
+    *fresh* is moved there before: so *kept* is at no moment under a name that the next run clears.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    name = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    aside = folder / name
+    try:
+        fresh.rename(aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = kept.with_name(f".ephemeroot.{name}")  # etc is a subvolume by itself
+        fresh.rename(aside)
+    try:
+        paths.rename(-1, str(aside), -1, str(kept), flags=paths.RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # NFS cannot: for a moment there is none, and the next `apply` would write it again.
+        new = aside.with_name(f"{aside.name}.new")
+        aside.rename(new)
+        kept.rename(aside)
+        new.rename(kept)
     return aside
 
 
