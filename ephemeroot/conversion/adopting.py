@@ -98,7 +98,7 @@ class Work:
         except OutOfBounds as error:
             removal.remove(folder, name)
             raise EphemerootError(
-                f"{self.adoption.path} is not adopted: {error}", "see the bounds in docs/bounds.md"
+                f"{self.adoption.path} is not adopted: {error}", "see 'Limits' in docs/persistence.md"
             ) from error
         except OSError as error:
             removal.remove(folder, name)
@@ -168,7 +168,7 @@ class Work:
         except OutOfBounds as error:
             raise EphemerootError(
                 f"{self.adoption.path} is not complete in the store: {error}",
-                "see the bounds in docs/bounds.md",
+                "see 'Limits' in docs/persistence.md",
             ) from error
         finally:
             os.close(old)

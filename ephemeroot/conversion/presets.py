@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from ephemeroot.linux import bounds, walk
+from ephemeroot.linux.bounds import Meter, OutOfBounds
+
 _PROGRAMS = ("usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin", "bin", "sbin")
 _UNITS = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system",
           "usr/local/lib/systemd/system")  # fmt: skip
@@ -105,8 +108,17 @@ def _is_filled(root: str, path: str) -> bool:
     """Whether a file is anywhere below the directory; empty ones come with packages."""
     if not _is(root, path, stat.S_ISDIR):
         return False
-    top = os.path.join(root, path.lstrip("/"))
-    return any(names for _, _, names in os.walk(top))
+    try:
+        top = os.open(os.path.join(root, path.lstrip("/")), os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        inside = walk.below(top, ".", Meter(bounds.attended()))
+        return any(not stat.S_ISDIR(status.st_mode) for _, status in inside)
+    except (OSError, OutOfBounds):  # not ours to read
+        return False
+    finally:
+        os.close(top)
 
 
 def _matching(root: str, pattern: str) -> list[str]:

@@ -41,19 +41,19 @@ def _copied(store: Path, bare: int, path: str, below: set[str]) -> int:
     size = 0
     seen: set[tuple[int, int]] = set()
     inside = {os.path.relpath(one, store) for one in below}
-    parent = os.open(store.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    there = -1
+    top = there = -1
     try:
+        top = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         there = paths.open_beneath(bare, path)
-        for name, one in walk.below(parent, store.name, Meter(bounds.attended()), inside):
+        for name, one in walk.below(top, ".", Meter(bounds.attended()), inside):
             if stat.S_ISREG(one.st_mode) and _is_copied(there, name, one):
                 size += seeds.disk_size(one, seen)
     except (OSError, OutOfBounds):  # a file, or nothing yet, or more than can be looked at
         pass
     finally:
-        os.close(parent)
-        if there >= 0:
-            os.close(there)
+        for fd in (top, there):
+            if fd >= 0:
+                os.close(fd)
     return size
 
 

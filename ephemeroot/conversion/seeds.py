@@ -138,21 +138,23 @@ def measure(path: Path, without: Collection[str] = frozenset()) -> tuple[int, in
     """
     size = entries = 0
     seen: set[tuple[int, int]] = set()
-    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return disk_size(status, seen), 0
+    inside = {os.path.relpath(one, path) for one in without if one.startswith(f"{path}/")}
     try:
-        status = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode):
-            return disk_size(status, seen), 0
-        inside = {os.path.relpath(one, path) for one in without if one.startswith(f"{path}/")}
-        try:
-            for _, status in walk.below(parent, path.name, Meter(bounds.attended()), inside):
-                entries += 1
-                if stat.S_ISREG(status.st_mode):
-                    size += disk_size(status, seen)
-        except OutOfBounds:
-            pass
+        top = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # gone meanwhile
+        return 0, 0
+    try:
+        for _, status in walk.below(top, ".", Meter(bounds.attended()), inside):
+            entries += 1
+            if stat.S_ISREG(status.st_mode):
+                size += disk_size(status, seen)
+    except (OSError, OutOfBounds):
+        pass
     finally:
-        os.close(parent)
+        os.close(top)
     return size, entries
 
 

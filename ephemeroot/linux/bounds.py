@@ -69,7 +69,7 @@ class Bounds:
 
 def attended() -> Bounds:
     """What one path may cost a verb that an administrator runs, sees the progress of and can
-    interrupt. docs/bounds.md has these numbers.
+    interrupt. docs/persistence.md has these numbers.
     """
     return Bounds(
         bytes_read=1 << 42, entries=50_000_000, depth=16_384, deadline=time.monotonic() + 86_400

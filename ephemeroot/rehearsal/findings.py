@@ -18,7 +18,8 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import dracut
-from ephemeroot.linux import devices, mountinfo, mounts, paths
+from ephemeroot.linux import devices, mountinfo, mounts, paths, walk
+from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 from ephemeroot.rehearsal.services import Services
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -321,14 +322,16 @@ def _listing(path: Path) -> set[tuple[str, int, int]]:
             return {("", status.st_size, status.st_mtime_ns)}
     except OSError:
         return found
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                status = os.lstat(os.path.join(folder, name))
-            except OSError:
-                continue
-            relative = os.path.relpath(os.path.join(folder, name), path)
-            found.add((relative, status.st_size, status.st_mtime_ns))
-        if len(found) > _MOST:
-            break
+    try:
+        top = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return found
+    try:
+        for name, status in walk.below(top, ".", Meter(Bounds(entries=_MOST))):
+            if not stat.S_ISDIR(status.st_mode):
+                found.add((name, status.st_size, status.st_mtime_ns))
+    except (OSError, OutOfBounds):
+        pass
+    finally:
+        os.close(top)
     return found
