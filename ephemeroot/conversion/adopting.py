@@ -98,7 +98,8 @@ class Work:
         except OutOfBounds as error:
             removal.remove(folder, name)
             raise EphemerootError(
-                f"{self.adoption.path} is not adopted: {error}", "see 'Limits' in docs/persistence.md"
+                f"{self.adoption.path} is not adopted: {error}",
+                "see 'Limits' in docs/persistence.md",
             ) from error
         except OSError as error:
             removal.remove(folder, name)
