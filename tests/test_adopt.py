@@ -495,3 +495,21 @@ def test_one_at_a_time(machine: MachineTree) -> None:
     finally:
         os.close(folder)
     assert Machine.of(str(machine.path)) is not None
+
+
+@pytest.mark.parametrize("machine", ["one btrfs"], indirect=True)
+def test_path_on_a_subvolume_of_its_own_in_the_store(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No rename leads there from the store's records; the copy is finished beside its place."""
+    place = machine.path / "persistent/srv"
+    btrfsutil.create_subvolume(str(place))
+    os.chown(place, 1000, 1000)
+    before = shape(machine.path / "srv/app")
+    assert adopt(machine, "/srv/app") == 0
+    assert shape(place / "app") == before
+    assert os.listdir(place) == ["app"]
+    assert records(machine) == []
+    (machine.path / "srv/app/new").touch()
+    assert adopt(machine, "/srv/app", "--replace") == 1
+    assert "cannot be kept aside" in capsys.readouterr().err

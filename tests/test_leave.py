@@ -15,7 +15,7 @@ import pytest
 
 from btrfs_image import fresh_disk
 from ephemeroot import cli
-from ephemeroot.conversion import completion, departure
+from ephemeroot.conversion import completion, departure, returning
 from ephemeroot.conversion.completion import Finish
 from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import Refused, StoreMissing
@@ -25,6 +25,8 @@ from ephemeroot.hooks.files import File
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.image import applied, stores
+from ephemeroot.linux import bounds
+from ephemeroot.linux.bounds import Bounds
 from ephemeroot.wipers.marks import mark_lived
 from test_stages import STORE, Machine
 
@@ -402,3 +404,44 @@ def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: Lived) -> 
     assert not (root / "persistent/.ephemeroot-store").exists()
     machine.finish(root)
     assert (root / "srv/late").read_text() == "late"
+
+
+def test_path_of_a_user_that_exceeds_its_bounds_stops_no_other(
+    machine: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root's come first; the user's is reported, and what was under way is kept for a look."""
+    root = machine.start()
+    os.chown(machine.top / "persistent/srv", 4242, 4242)
+    assert leave(root, "--yes") == 0
+    for number in range(100):
+        (root / f"srv/{number}").touch()
+    (root / "var/lib/b").write_text("of the last minute")
+    root = machine.reboot_plain()
+    monkeypatch.setattr(bounds, "unattended", lambda: Bounds(entries=50))
+    seen: list[str] = []
+    bring = returning.bring
+
+    def noted(*words: object) -> None:
+        seen.append(str(words[4]))
+        bring(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(returning, "bring", noted)
+    finish = machine.finish(root)
+    assert [p for p in finish.problems if p.startswith("/srv: ")] == finish.problems
+    assert "more than 50 entries" in finish.problems[0]
+    assert (root / "var/lib/b").read_text() == "of the last minute"
+    assert seen[-1] == "/srv"
+    assert not (root / departure.RECORD).exists()
+    assert (root / departure.FAILED).exists()
+
+
+def test_finish_exits_with_partly_done(
+    machine: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    (root / "srv/more").touch()
+    root = machine.reboot_plain()
+    monkeypatch.setattr(bounds, "unattended", lambda: Bounds(entries=1))
+    assert cli.main(["leave", "--finish", "--root", str(root)]) == 10
+    assert "not brought over: /srv: " in capsys.readouterr().err

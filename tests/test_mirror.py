@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 from ephemeroot.conversion.mirror import Mirror, settle
 from ephemeroot.linux.workshop import Workshop
 
-pytestmark = pytest.mark.requires_root
+pytestmark = pytest.mark.requires_loop
+
+EVE = 4242
 
 
 class Trees:
@@ -208,3 +211,99 @@ def test_a_swapper_gets_nothing(trees: Trees, tmp_path: Path, attacked: str) -> 
     assert shape(secret) == before
     assert not list(trees.target.rglob("key"))
     assert stat.S_ISDIR(secret.lstat().st_mode)
+
+
+def test_holes_stay_holes(trees: Trees) -> None:
+    """In what is new, and in a file that is filled in place."""
+    with (trees.source / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(1 << 39)
+        file.write(b"data")
+    trees.run()
+    copied = trees.target / "sparse"
+    assert (copied.stat().st_size, copied.stat().st_blocks < 1000) == (1 << 40, True)
+    (trees.target / "declared").write_text("old")
+    source = os.open(trees.source / "sparse", os.O_RDONLY)
+    parent = os.open(trees.target, os.O_RDONLY)
+    Mirror().file(source, parent, "declared", "declared")
+    os.close(source)
+    os.close(parent)
+    filled = trees.target / "declared"
+    assert (filled.stat().st_size, filled.stat().st_blocks < 1000) == (1 << 40, True)
+    with filled.open("rb") as file:
+        file.seek(1 << 39)
+        assert file.read(4) == b"data"
+    assert trees.run(content=True).removed == ["declared"]
+
+
+def test_no_depth_matters(trees: Trees) -> None:
+    """In both trees, and what is new at the bottom arrives."""
+    for top in (trees.source, trees.target):
+        here = os.open(top, os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("d", dir_fd=here)
+            deeper = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = deeper
+        if top == trees.source:
+            os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        bottom = os.dup(here)
+        os.close(here)
+    assert trees.run().changed == ["/".join(["d"] * 3000) + "/bottom"]
+    assert os.listdir(bottom) == ["bottom"]
+    os.close(bottom)
+    assert trees.run().changed == []
+    subprocess.run(["rm", "-rf", trees.source / "d", trees.target / "d"], check=True)
+
+
+def test_entry_that_cannot_be_copied_is_named_and_stops_nothing(trees: Trees) -> None:
+    """The target is ext4, or tmpfs, and the attribute is too large for it."""
+    image = trees.source.parent / "image"
+    with image.open("wb") as file:
+        file.truncate(120 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, trees.source], check=True)
+    try:
+        (trees.source / "a").write_text("a")
+        (trees.source / "deep/b").mkdir(parents=True)
+        (trees.source / "deep/b/file").write_text("b")
+        os.setxattr(trees.source / "deep/b/file", "user.x", b"a" * 9000)
+        (trees.source / "z").write_text("z")
+        small = trees.target / "small"
+        small.mkdir()
+        trees.target = small
+        mirror = trees.run()
+        assert [path for path, _ in mirror.skipped] == ["deep/b/file"]
+        names = {str(p.relative_to(small)) for p in small.rglob("*")}
+        assert names == {"a", "deep", "deep/b", "z"}
+    finally:
+        subprocess.run(["umount", trees.source], check=True)
+
+
+def test_existing_directory_of_another_owner_is_replaced_where_a_user_could_exchange_it(
+    trees: Trees,
+) -> None:
+    """What has the name may be another directory of root's: it is not given away."""
+    (trees.source / "work").mkdir()
+    os.chown(trees.source / "work", EVE, EVE)
+    for top in (trees.source, trees.target):
+        os.chown(top, EVE, EVE)
+    (trees.target / "work").mkdir(mode=0o700)
+    held = os.open(trees.target / "work", os.O_RDONLY)
+    trees.run()
+    assert (os.fstat(held).st_uid, os.fstat(held).st_mode & 0o7777) == (0, 0o700)
+    assert (trees.target / "work").stat().st_uid == EVE
+    os.close(held)
+
+
+def test_file_with_a_second_name_is_replaced_and_its_other_name_untouched(trees: Trees) -> None:
+    (trees.source / "file").write_text("new")
+    (trees.target / "elsewhere").write_text("of another")
+    (trees.target / "file").hardlink_to(trees.target / "elsewhere")
+    source = os.open(trees.source / "file", os.O_RDONLY)
+    parent = os.open(trees.target, os.O_RDONLY)
+    Mirror().file(source, parent, "file", "file")
+    os.close(source)
+    os.close(parent)
+    assert (trees.target / "file").read_text() == "new"
+    assert (trees.target / "elsewhere").read_text() == "of another"
