@@ -238,6 +238,7 @@ def test_holes_stay_holes(trees: Trees) -> None:
 
 def test_no_depth_matters(trees: Trees) -> None:
     """In both trees, and what is new at the bottom arrives."""
+    bottom = -1
     for top in (trees.source, trees.target):
         here = os.open(top, os.O_RDONLY)
         for _ in range(3000):
@@ -247,8 +248,9 @@ def test_no_depth_matters(trees: Trees) -> None:
             here = deeper
         if top == trees.source:
             os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-        bottom = os.dup(here)
-        os.close(here)
+        if bottom >= 0:
+            os.close(bottom)
+        bottom = here
     assert trees.run().changed == ["/".join(["d"] * 3000) + "/bottom"]
     assert os.listdir(bottom) == ["bottom"]
     os.close(bottom)
