@@ -22,10 +22,10 @@ from ephemeroot.linux.paths import names
 from ephemeroot.linux.removal import remove
 from ephemeroot.linux.workshop import Workshop
 
-pytestmark = pytest.mark.requires_loop
+pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.xfs")]
 
-FILESYSTEMS = ("btrfs", "ext4", "tmpfs")
-SIZE = 200 << 20
+FILESYSTEMS = ("btrfs", "ext4", "tmpfs", "xfs")
+SIZE = 320 << 20
 
 entry_names = st.binary(min_size=1, max_size=255).filter(
     lambda name: name not in (b".", b"..") and not {0, ord("/")} & set(name)
@@ -199,12 +199,13 @@ def places(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> It
         filesystem("btrfs", folder) as btrfs,
         filesystem("ext4", folder) as ext4,
         filesystem("tmpfs", folder) as tmpfs,
+        filesystem("xfs", folder) as xfs,
     ):
-        yield [btrfs, ext4, tmpfs]
+        yield [btrfs, ext4, tmpfs, xfs]
 
 
 @settings(max_examples=proof.rounds(40, 1500), deadline=None)
-@given(tree=trees, source=st.integers(0, 2), target=st.integers(0, 2))
+@given(tree=trees, source=st.integers(0, 3), target=st.integers(0, 3))
 def test_copy_of_any_tree_between_any_filesystems_is_like_it(
     places: list[Path], tree: dict[bytes, Any], source: int, target: int
 ) -> None:
@@ -279,7 +280,7 @@ def test_seven_exabytes_of_hole_are_copied_and_compared_without_reading(place: i
     assert 0 < meter.read <= 8192
 
 
-@pytest.mark.parametrize("place", ["btrfs"], indirect=True)
+@pytest.mark.parametrize("place", ["btrfs", "xfs"], indirect=True)
 def test_shared_extents_are_not_read_and_changed_ones_are(place: int) -> None:
     write(place, "one", (0, os.urandom(8 << 20)))
     Copier(Bounds(bytes_copied=0)).copy_file(place, "one", place, "two")
@@ -303,7 +304,7 @@ stretch_lists = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6)), max_s
 @settings(max_examples=proof.rounds(60, 3000), deadline=None)
 @given(
     one=stretch_lists, other=stretch_lists, punched=stretch_lists, shares=st.booleans(),
-    where=st.integers(0, 2),
+    where=st.integers(0, 3),
 )  # fmt: skip
 def test_comparison_says_what_reading_everything_says(
     places: list[Path],
