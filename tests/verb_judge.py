@@ -158,7 +158,9 @@ def _alike(one: Entry | None, other: Entry | None) -> bool:
 def _is_temporary(name: str) -> bool:
     """Whether it is, or is in, something that only the program has a use for."""
     return "/.ephemeroot/" in name or any(
-        ".ephemeroot" in part[1:] or part.startswith(".ephemeroot-") or part.endswith(".new")
+        ".ephemeroot" in part[1:]
+        or part.startswith(".ephemeroot-")
+        or part.endswith((".new", ".unused"))
         for part in name.split("/")
     )
 
@@ -166,7 +168,8 @@ def _is_temporary(name: str) -> bool:
 def _renamed(state: State, before: State) -> State:
     """*state* with what got its name from the clock since *before* numbered instead."""
     known = {m for name in before for m in _STAMP.findall(name)}
-    new = sorted({m for name in state for m in _STAMP.findall(name)} - known)
+    found = {m for name in state for m in _STAMP.findall(name)} - known
+    new = sorted(stamp for stamp in found if not stamp.endswith(".unused"))
     numbers = {stamp: f"new-{index}" for index, stamp in enumerate(new)}
 
     def rename(match: re.Match[str]) -> str:

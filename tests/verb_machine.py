@@ -233,7 +233,7 @@ class VerbMachine:
         lines = Path(f"/proc/{self.first}/mountinfo").read_text().splitlines()
         fields = [line.split() for line in lines]
         ours = f"/{self.folder.name}/"  # of the files that a copy has beside its image
-        return sorted(f"{f[3].removeprefix(ours)} {f[4]} {f[f.index('-') + 1]}" for f in fields)
+        return sorted(f"{f[3].rpartition(ours)[2]} {f[4]} {f[f.index('-') + 1]}" for f in fields)
 
     def state(self) -> dict[str, Entry]:
         """Everything that lasts, see ``state_of``; ``/run`` too, for it tells what a boot did."""
