@@ -77,16 +77,16 @@ def _child(
     action: Callable[[], dict[str, Any]], tidy: Callable[[], bool], write: int, parent: int
 ) -> None:
     code = 1
+    signals = _Signals()
     try:
         try:
-            for number in _SIGNALS:
-                signal.signal(number, _end)
+            signals.catch()
             kernel.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
             if os.getppid() != parent:
                 raise Ended
             os.write(write, json.dumps(_answer(action)).encode())
         finally:
-            _ignore()
+            signals.block()
     except Ended:
         pass
     except BaseException:  # noqa: BLE001  # whatever it is, two processes must not go on
@@ -99,18 +99,32 @@ def _child(
         os._exit(code)
 
 
+class _Signals:
+    """The first of several signals ends the action; none disturbs what tidies up.
+
+    Ctrl-C is followed by the signal of the process that waits. Python has then noted both, and
+    would complain of the second one if it were ignored from the first one on.
+    """
+
+    def __init__(self) -> None:
+        self._blocked = False
+
+    def catch(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._arrived)
+
+    def block(self) -> None:
+        self._blocked = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self._blocked:
+            self.block()
+            raise Ended
+
+
 def _answer(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return {"result": action()}
     except EphemerootError as error:
         return {"error": [error.message, error.hint]}
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    _ignore()  # once is enough, and what tidies up is not disturbed
-    raise Ended
-
-
-def _ignore() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
