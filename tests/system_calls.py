@@ -81,7 +81,7 @@ class Event:
 class Moment:
     """Where a signal is sent: instead of the call of ``event``, or after it.
 
-    At ``entry`` the call is not made: it fails with EINTR, as one does that a signal came before.
+    At ``entry`` the call is not made: it fails with EINTR, and the signal's handler runs.
     ``to`` is the process that makes the call (``caller``), the first one (``first``), or the
     group of the first one (``group``), as a terminal sends it.
     """
