@@ -202,12 +202,12 @@ def test_another_user_is_told_to_be_root(tmp_path: Path) -> None:
     [
         ("mount -t tmpfs -o nr_inodes=1 none /run", "No space left on device", "df -i /run"),
         (
-            "mount -t tmpfs none /run; ln -s /etc /run/ephemeroot",
+            "mount -t tmpfs none /run; ln -s /etc /run/ephemeroot.mounts",
             "Too many levels of symbolic links",
             "ls -ld",
         ),
         (
-            "mount -t tmpfs none /run; mkdir /run/ephemeroot; touch /run/ephemeroot/mounts",
+            "mount -t tmpfs none /run; touch /run/ephemeroot.mounts",
             "Not a directory",
             "ls -ld",
         ),

@@ -174,12 +174,12 @@ def test_finishing_to_leave_mounts_the_store_itself_and_leaves_it(
 @pytest.mark.parametrize("verb", ["roots list", "rehearse", "base list", "diff"])
 def test_without_free_inodes_in_run_a_verb_says_so(verb_image: Image, verb: str) -> None:
     with verb_image.machine() as machine:
-        shutil.rmtree(machine.folder / "run/ephemeroot/mounts", ignore_errors=True)
+        shutil.rmtree(machine.folder / "run/ephemeroot.mounts", ignore_errors=True)
         full = "mount -t tmpfs -o size=4k,nr_inodes=1 none /run"
         assert machine.run("sh", "-ec", full).code == 0
         before, mounts = machine.state(), machine.mounts()
         done = machine.ephemeroot(*verb.split())
         assert done.code == 1, done
-        assert "cannot mount at /run/ephemeroot/mounts: No space left on device" in done.err
+        assert "cannot mount at /run/ephemeroot.mounts: No space left on device" in done.err
         assert "df -i /run" in done.err
         assert (machine.state(), machine.mounts()) == (before, mounts)

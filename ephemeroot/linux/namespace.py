@@ -24,7 +24,8 @@ import os
 from ephemeroot.errors import Refused
 from ephemeroot.linux import kernel, mounts, paths
 
-_RUN, _FOLDER = "/run", "ephemeroot/mounts"
+# Not in /run/ephemeroot: that this exists says that the initramfs has made it.
+_RUN, _FOLDER = "/run", "ephemeroot.mounts"
 
 POINT = f"{_RUN}/{_FOLDER}"
 """Where the program mounts: root's own empty directory, covered by a tmpfs in the namespace."""
@@ -137,7 +138,7 @@ def _cover() -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "'df /run' and 'df -i /run' show whether space or inodes are used up"
         elif error.errno in (errno.ELOOP, errno.ENOTDIR):
-            hint = f"'ls -ld /run/ephemeroot {POINT}' must show directories: remove what is not"
+            hint = f"'ls -ld {POINT}' must show a directory: remove what is not"
         raise Refused(f"cannot mount at {POINT}: {error.strerror}", hint) from error
 
 
@@ -145,16 +146,10 @@ def _open_point() -> int:
     """``POINT``, open, made if it is missing."""
     run = os.open(_RUN, _READ)
     try:
-        path = ""
-        for name, mode in zip(_FOLDER.split("/"), (0o755, 0o700), strict=True):
-            path = f"{path}/{name}".lstrip("/")
-            try:
-                os.close(paths.open_beneath(run, path, os.O_PATH | os.O_DIRECTORY))
-            except FileNotFoundError:
-                try:
-                    os.mkdir(path, mode, dir_fd=run)
-                except FileExistsError:
-                    pass  # another run was first
-        return paths.open_beneath(run, path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.mkdir(_FOLDER, 0o700, dir_fd=run)
+        except FileExistsError:
+            pass  # of another run
+        return paths.open_beneath(run, _FOLDER, os.O_PATH | os.O_DIRECTORY)
     finally:
         os.close(run)

@@ -8,7 +8,7 @@ import json
 
 from vm.machine import Machine
 
-POINT = "/run/ephemeroot/mounts"
+POINT = "/run/ephemeroot.mounts"
 
 # TMPDIR leads through a link, which once led a removal into the filesystem.
 _SETUP = "mkdir -p /tmp/real && ln -sfn real /tmp/link"
