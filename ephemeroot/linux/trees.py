@@ -1,0 +1,192 @@
+"""Copying one directory with all that is in it, however deep."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.linux import attributes
+from ephemeroot.linux.bounds import OutOfBounds
+from ephemeroot.linux.walk import Walk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.linux.copying import Copier
+
+# Bounds that one entry can exceed and the next one not.
+_OF_AN_ENTRY = ("file_bytes", "depth")
+
+
+class Tree:
+    """The copy of one directory, however deep it is: with a few descriptors on either side."""
+
+    __slots__ = ("copier", "here", "left", "source", "target", "there")
+
+    def __init__(self, copier: Copier, source: int, name: str, target: int, new_name: str) -> None:
+        self.copier = copier
+        self.target = target
+        self.here = Walk(source, name)
+        self.left: list[list[str]] = []
+        self.there: Walk | None = None
+        try:
+            self.left.append(self._names())
+            os.mkdir(new_name, 0o700, dir_fd=target)
+            self.there = Walk(target, new_name)
+            _require_new(self.there.fd)
+            copier.entries += 1
+        except BaseException:
+            self._close()
+            raise
+
+    def copy(self) -> None:
+        """Copy it all; raises as ``Copier`` says."""
+        try:
+            while True:
+                if self.left[-1]:
+                    self._one(self.left[-1].pop())
+                    continue
+                self._finish()
+                if len(self.left) == 1:
+                    return
+                self._leave()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self.here.close()
+        if self.there is not None:
+            self.there.close()
+
+    @property
+    def _new(self) -> Walk:
+        if self.there is None:
+            raise ValueError("the copy has not begun")
+        return self.there
+
+    def _path(self, name: str = "") -> str:
+        inside = self.here.path.partition("/")[2]
+        return f"{inside}/{name}".strip("/") if name else inside
+
+    def _names(self) -> list[str]:
+        """The names in the directory at hand, each of them counted."""
+        names: list[str] = []
+        with os.scandir(self.here.fd) as found:
+            for entry in found:
+                self.copier.meter.count_entry(self._path())
+                if len(names) % 1024 == 0:
+                    self.copier.meter.check_time(self._path())
+                names.append(entry.name)
+        return names
+
+    def _one(self, name: str) -> None:
+        copier = self.copier
+        try:
+            copier.meter.check_time(self._path(name))
+            status = os.stat(name, dir_fd=self.here.fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                self._enter(name, status)
+            else:
+                self._leaf(name)
+        except OutOfBounds as reason:
+            if copier.skipped is None or not (copier.partial or reason.bound in _OF_AN_ENTRY):
+                raise
+            if reason.bound not in _OF_AN_ENTRY and copier.exhausted is None:
+                copier.exhausted = reason
+            copier.skipped(self._path(name), reason.reason)
+            if reason.bound in ("deadline", "entries"):
+                self._leave_out_rest(reason)
+        except OSError as error:
+            if copier.skipped is None or error.errno in copier.of_the_whole:
+                raise
+            copier.skipped(self._path(name), error.strerror or str(error))
+
+    def _leave_out_rest(self, reason: OutOfBounds) -> None:
+        """There is no time, or no room for names, for anything more: each directory says how much
+        of it is missing.
+        """
+        inside = self._path().split("/") if self._path() else []
+        for depth, names in enumerate(self.left):
+            if names and self.copier.skipped is not None:
+                count = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+                path = "/".join(inside[:depth])
+                self.copier.skipped(path, f"{count} in it left out: {reason.reason}")
+                names.clear()
+
+    def _leaf(self, name: str) -> None:
+        new = self._new
+        try:
+            place = (self.target, new.path)
+            self.copier.copy_leaf(self.here.fd, name, new.fd, name, self._path(name), place)
+        except (OSError, OutOfBounds):
+            if self.copier.skipped is not None:
+                _discard(new.fd, name)
+            raise
+
+    def _enter(self, name: str, status: os.stat_result) -> None:
+        new = self._new
+        self.copier.meter.check_depth(self.here.depth + 1, self._path(name))
+        try:
+            self.here.enter(name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._make(name)
+            os.fchown(new.fd, status.st_uid, status.st_gid)
+            os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
+            new.leave()
+            return
+        try:
+            names = self._names()
+            self._make(name)
+        except BaseException:
+            self.here.climb()
+            raise
+        self.left.append(names)
+
+    def _make(self, name: str) -> None:
+        os.mkdir(name, 0o700, dir_fd=self._new.fd)
+        self._new.enter(name)
+        _require_new(self._new.fd)
+        self.copier.entries += 1
+
+    def _finish(self) -> None:
+        """All entries are there: the directory gets its attributes."""
+        skipped, failed = self.copier.skipped, None
+        if skipped is not None:
+            path = self._path()
+
+            def failed(name: str, error: OSError) -> None:
+                skipped(path, error.strerror or str(error))
+
+        attributes.copy(self.here.fd, self._new.fd, failed)
+
+    def _leave(self) -> None:
+        """Go up; what was not copied of directories that another process moved away is lost from
+        sight.
+        """
+        self.left.pop()
+        path = self._path()
+        names = self.here.climb()
+        self._new.leave()
+        for _ in names[1:]:
+            self.left.pop()
+            self._new.leave()
+        if len(names) > 1:
+            if self.copier.skipped is None:
+                raise OSError(errno.EBUSY, "moved away while it was copied", path)
+            self.copier.skipped(self._path(names[0]), "moved away while it was copied")
+
+
+def _require_new(fd: int) -> None:
+    """Whether the directory is what was made a moment ago: root's, closed to all others."""
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o777 != 0o700:
+        raise OSError(errno.EBUSY, "exchanged while it was made")
+
+
+def _discard(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
