@@ -6,13 +6,12 @@ import fcntl
 import hashlib
 import os
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vm import folders
 from vm.command import note
 from vm.times import BUILDING, WAITING, times
 
@@ -97,17 +96,18 @@ class Cache:
             # Only the holder of the lock builds this key, so a leftover with its name is a dead
             # run's.
             for leftover in path.parent.glob(f".{key}.*"):
-                shutil.rmtree(leftover)
+                folders.remove(leftover)
             begun = time.monotonic()
             note(f"building {kind} {key[:8]} …")
-            fresh = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=path.parent))
+            fresh = folders.make(f".{key}.", path.parent)
             try:
                 fresh.chmod(0o755)  # trees in it are run by users other than root (apt's, for one)
                 with times.spent(BUILDING):
                     build(fresh)
                 fresh.rename(path)
             except BaseException:
-                shutil.rmtree(fresh, ignore_errors=True)
+                with suppress(OSError):
+                    folders.remove(fresh)
                 raise
             note(f"built {kind} {key[:8]} in {time.monotonic() - begun:.1f} s")
         os.utime(path)
@@ -136,8 +136,8 @@ class Cache:
         """A folder on the cache's filesystem that goes away at the end."""
         base = self.root / "scratch"
         base.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{purpose}-", dir=base) as name:
-            yield Path(name)
+        with folders.temporary(f"{purpose}-", base) as folder:
+            yield folder
 
     def folder(self, name: str) -> Path:
         """A folder that is kept and never pruned (a person's own disk, say)."""
@@ -164,6 +164,6 @@ class Cache:
             except BlockingIOError:
                 continue  # another run stands on it
             else:
-                shutil.rmtree(old, ignore_errors=True)
+                folders.remove(old)
             finally:
                 os.close(lock)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import loop_device
-from vm.command import CommandFailed, Unavailable, run
-
-_BUSY_TRIES = 10
+from vm import folders
+from vm.command import Unavailable, run
 
 
 def require() -> None:
@@ -41,24 +38,12 @@ def mounted(
 
     The machine that uses the image must be off. Raises CommandFailed.
     """
-    with tempfile.TemporaryDirectory(prefix="vm-disk-") as name:
+    with folders.temporary("vm-disk-") as folder:
         with attached(image, offset) as device:
-            run(["mount", "-t", kind, "-o", options or "rw", device, name])
+            run(["mount", "-t", kind, "-o", options or "rw", device, folder])
             # From here on the device lives as long as the mount does, which ends with the mount
             # namespace of this run even if the run is killed.
         try:
-            yield Path(name)
+            yield folder
         finally:
-            _unmount(name)
-
-
-def _unmount(folder: str) -> None:
-    for left in reversed(range(_BUSY_TRIES)):
-        try:
             run(["umount", folder])
-            return
-        except CommandFailed as error:
-            # A program that just ended may still be letting go of its working folder.
-            if left == 0 or "busy" not in error.output:
-                raise
-            time.sleep(0.2)
