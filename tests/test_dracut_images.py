@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import contents, dracut, readback
+from ephemeroot.image import contents, readback
+from ephemeroot.image.generators.dracut import images as dracut
 from image_archives import Member, archive, file, of_tree
 from image_plans import plan, put_together
 

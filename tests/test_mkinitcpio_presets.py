@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import contents, initramfs, presets
-from ephemeroot.image.presets import Preset
+from ephemeroot.image import contents, initramfs
+from ephemeroot.image.generators.mkinitcpio import presets
+from ephemeroot.image.generators.mkinitcpio.presets import Preset
 from image_archives import archive, file, of_tree, unified
 from image_plans import plan
 

@@ -23,7 +23,9 @@ from ephemeroot.conversion import lock, seeds
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import applied, dracut, mounted, presets, stores
+from ephemeroot.image import applied, mounted, stores
+from ephemeroot.image.generators.dracut import images as dracut
+from ephemeroot.image.generators.mkinitcpio import presets
 from ephemeroot.linux import paths
 
 NAME = "apply"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ephemeroot.cli import access
 from ephemeroot.errors import Damaged, Misconfigured
-from ephemeroot.image import applied, block_devices, contents, initramfs, mkinitcpio, nics, tree
+from ephemeroot.image import applied, block_devices, contents, initramfs, nics, tree
 from ephemeroot.image.contents import Contents
+from ephemeroot.image.generators.mkinitcpio import hooks as mkinitcpio
 from ephemeroot.linux import removal
 
 NAME = "image"

@@ -18,7 +18,9 @@ from ephemeroot.conversion.completion import Finish
 from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import applied, dracut, presets
+from ephemeroot.image import applied
+from ephemeroot.image.generators.dracut import images as dracut
+from ephemeroot.image.generators.mkinitcpio import presets
 from ephemeroot.linux.namespace import Namespace
 
 NAME = "leave"

@@ -3,5 +3,5 @@
 `applied` is where the plan comes from; `tracer` and `closure` find the Python modules,
 `elf` and `libraries` what those link to; `wipers` asks what the plan's wipers need; `tree` is
 the folder; `units` what systemd reads; `verification` runs the result in a chroot; `contents`
-puts all of it in order. `dracut` builds images with it and `archive` reads them back.
+puts all of it in order. `generators` build images with it and `archive` reads them back.
 """

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import plan as plans
-from ephemeroot.image import applied, archive, contents, dracut, presets
+from ephemeroot.image import applied, archive, contents
+from ephemeroot.image.generators.dracut import images as dracut
+from ephemeroot.image.generators.mkinitcpio import presets
 
 _PLAN = contents.PLAN.lstrip("/")
 _REASON = contents.REASON.lstrip("/")

@@ -17,7 +17,7 @@ from ephemeroot.conversion import presets
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import dracut
+from ephemeroot.image.generators.dracut import images as dracut
 from ephemeroot.linux import devices, mountinfo, mounts, paths, walk
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 from ephemeroot.rehearsal.services import Services

@@ -1,0 +1,1 @@
+"""The initramfs generators that this program works with, one folder each."""

@@ -1,0 +1,1 @@
+"""mkinitcpio: its presets, its HOOKS, and what an image of it needs."""
