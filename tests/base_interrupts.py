@@ -17,8 +17,8 @@ from ephemeroot.base.place import Bases, Opened, Place
 from ephemeroot.cli.base import place_of
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers import filing, fresh, recovery, rotation, subvolumes
-from ephemeroot.wipers.toplevel import Toplevel
+from ephemeroot.wipers.btrfs import filing, fresh, recovery, rotation, subvolumes
+from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from interrupting import Interrupter
 from proof import sample
 

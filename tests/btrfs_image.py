@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import Installed
-from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 from loop_device import attached
 
 btrfsutil = pytest.importorskip(

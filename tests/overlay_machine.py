@@ -12,8 +12,8 @@ from btrfs_image import loop_device
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import Installed
 from ephemeroot.wipers.overlay import Overlay
-from ephemeroot.wipers.upper_history import UpperHistory
-from ephemeroot.wipers.uppers import FOLDER
+from ephemeroot.wipers.overlay.history import UpperHistory
+from ephemeroot.wipers.overlay.uppers import FOLDER
 
 DEFAULTS: dict[str, object] = {option.name: option.default for option in Overlay.OPTIONS}
 DAY = 86400

@@ -31,8 +31,8 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo
 from ephemeroot.wipers import retention
 from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.oldroot import OldRoot
-from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 

@@ -28,7 +28,7 @@ def names(found: Closure) -> set[str]:
 def test_the_boot_code_and_what_it_loads(found: Closure) -> None:
     assert {
         "ephemeroot.hooks.__main__",
-        "ephemeroot.wipers.btrfs",
+        "ephemeroot.wipers.btrfs.wiper",
         "ephemeroot.linux.mounts",
         "json",
         "encodings.utf_8",

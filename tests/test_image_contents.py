@@ -49,7 +49,7 @@ def test_what_is_packed(armed: Contents) -> None:
         "/usr/lib/ephemeroot/boot.pyc",
         "/usr/lib/ephemeroot/plan.json",
         "/usr/lib/ephemeroot/ephemeroot/hooks/persist.pyc",
-        "/usr/lib/ephemeroot/ephemeroot/wipers/btrfs.pyc",
+        "/usr/lib/ephemeroot/ephemeroot/wipers/btrfs/wiper.pyc",
         f"{library}/os.pyc",
         f"{library}/encodings/utf_8.pyc",
         "/usr/lib/systemd/system/ephemeroot-wipe.service",
@@ -280,7 +280,8 @@ def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, in
     files = {path.name for path in tree.rglob("*")}
     assert "plan.json" in files
     assert [name for name in files if "crypto" in name or "ssl" in name] == []
-    assert ("btrfs.pyc" in files) == (operation is not TMPFS)
+    wipers = tree / "usr/lib/ephemeroot/ephemeroot/wipers"
+    assert (wipers / "btrfs/wiper.pyc").exists() == (operation is not TMPFS)
     left_out = [f"--exclude={name}" for name in ("libc.so.6", "libm.so.6", "ld-linux*")]
     subprocess.run(["tar", "-cf", packed, *left_out, "-C", tree, "."], check=True)
     subprocess.run(["zstd", "-q", "-15", packed], check=True)

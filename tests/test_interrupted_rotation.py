@@ -11,7 +11,8 @@ import pytest
 
 from btrfs_image import NOON, Disk, Site, btrfsutil, fresh_disk, uuid
 from ephemeroot.linux import paths
-from ephemeroot.wipers import filing, fresh, recovery, rotation, uppers
+from ephemeroot.wipers.btrfs import filing, fresh, recovery, rotation
+from ephemeroot.wipers.overlay import uppers
 from ephemeroot.wipers.retention import Policy
 from interrupting import Interrupter
 from proof import sample

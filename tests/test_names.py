@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ephemeroot.wipers import leftovers, names
-from ephemeroot.wipers.leftovers import Leftover
+from ephemeroot.wipers import names
+from ephemeroot.wipers.btrfs import leftovers
+from ephemeroot.wipers.btrfs.leftovers import Leftover
 from ephemeroot.wipers.names import LATEST, Name
 
 NAMES = st.builds(

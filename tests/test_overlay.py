@@ -18,7 +18,7 @@ from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image.contents import put_together
 from ephemeroot.image.initramfs import SYSTEMD
 from ephemeroot.wipers.overlay import Overlay
-from ephemeroot.wipers.uppers import Uppers
+from ephemeroot.wipers.overlay.uppers import Uppers
 from machine_tree import DEVICE, STORE, MachineTree
 from overlay_machine import (
     DAY,

@@ -12,9 +12,9 @@ from btrfs_image import DEFAULTS, NOON, Disk, Site, btrfsutil, fresh_disk
 from ephemeroot.base.place import Bases
 from ephemeroot.config import Problem
 from ephemeroot.errors import Refused
+from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.overlay import Overlay
-from ephemeroot.wipers.toplevel import Toplevel
-from ephemeroot.wipers.uppers import FOLDER
+from ephemeroot.wipers.overlay.uppers import FOLDER
 from ephemeroot.wipers.zfs import Zfs
 from machine_tree import DEVICE, MachineTree
 from proof import sample

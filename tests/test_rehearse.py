@@ -18,7 +18,7 @@ from btrfs_image import Disk, btrfsutil, fresh_disk, loop_device
 from ephemeroot import cli
 from ephemeroot.linux import mountinfo
 from ephemeroot.rehearsal import throwaway
-from ephemeroot.wipers.toplevel import Toplevel
+from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from machine_tree import MAIN, MachineTree
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]

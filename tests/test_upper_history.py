@@ -14,9 +14,9 @@ from ephemeroot.errors import EphemerootError, Locked, Misconfigured
 from ephemeroot.linux import mounts
 from ephemeroot.wipers import changes, marks
 from ephemeroot.wipers.overlay import Overlay
+from ephemeroot.wipers.overlay.history import UpperHistory
+from ephemeroot.wipers.overlay.uppers import FOLDER
 from ephemeroot.wipers.pruning import Clock
-from ephemeroot.wipers.upper_history import UpperHistory
-from ephemeroot.wipers.uppers import FOLDER
 from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine, unmount
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]

@@ -22,9 +22,8 @@ from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import contents, initramfs
 from ephemeroot.linux import mountinfo, programs
-from ephemeroot.wipers import channel, datasets, rollback
 from ephemeroot.wipers.contract import Boot
-from ephemeroot.wipers.zfs import Zfs
+from ephemeroot.wipers.zfs import Zfs, channel, datasets, rollback
 from machine_tree import MAIN, MachineTree
 
 DEFAULTS: dict[str, object] = {option.name: option.default for option in Zfs.OPTIONS}

@@ -22,11 +22,11 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo, mounts
-from ephemeroot.wipers import changes, channel, datasets, names
+from ephemeroot.wipers import changes, names
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import History, Installed
 from ephemeroot.wipers.pruning import Pruning
-from ephemeroot.wipers.zfs import Zfs
+from ephemeroot.wipers.zfs import Zfs, channel, datasets
 
 POOL = "cases"
 TOP = f"{POOL}/ROOT"

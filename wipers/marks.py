@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.btrfs import subvolumes
 
 NEW = "new"
 LIVED = "lived"

@@ -6,7 +6,7 @@ from ephemeroot.wipers import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.leftovers import Leftover
+    from ephemeroot.wipers.btrfs.leftovers import Leftover
     from ephemeroot.wipers.names import Name
 
 RETIRED = "retired"

@@ -19,10 +19,11 @@ from ephemeroot.base.record import Record
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import proofs
 from ephemeroot.image import archive
-from ephemeroot.wipers import marks, subvolumes
+from ephemeroot.wipers import marks
+from ephemeroot.wipers.btrfs import subvolumes
+from ephemeroot.wipers.btrfs.recovery import Recovery
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
-from ephemeroot.wipers.recovery import Recovery
 
 Log = Callable[[str], None]
 

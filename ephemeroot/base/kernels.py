@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.linux import copying, paths, removal
-from ephemeroot.wipers import directories
+from ephemeroot.wipers.btrfs import directories
 
 PLACES = ("usr/lib/modules", "lib/modules")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers import directories, subvolumes
-from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.btrfs import Btrfs, directories, subvolumes
+from ephemeroot.wipers.btrfs.history import SubvolumeHistory
+from ephemeroot.wipers.btrfs.rotation import Rotation
+from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.pruning import Clock, Pruning
 from ephemeroot.wipers.retention import Policy
-from ephemeroot.wipers.rotation import Rotation
-from ephemeroot.wipers.subvolume_history import SubvolumeHistory
-from ephemeroot.wipers.toplevel import Toplevel
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ephemeroot.base import bootfiles, kernels
 from ephemeroot.base.place import Opened
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.linux import copying, documents, paths, removal
-from ephemeroot.wipers import directories, subvolumes
+from ephemeroot.wipers.btrfs import directories, subvolumes
 
 VERSION = 1
 _MODULES = "modules"

@@ -21,8 +21,7 @@ from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers import subvolumes
-from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.btrfs import Btrfs, subvolumes
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 

@@ -27,9 +27,9 @@ from ephemeroot.rehearsal.performance import Performance
 from ephemeroot.rehearsal.scene import Scene
 from ephemeroot.rehearsal.throwaway import Throwaway
 from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.tmpfs import Tmpfs
-from ephemeroot.wipers.toplevel import Toplevel
 
 NAME = "rehearse"
 HELP = "play the next boot on a throw-away root, and say what it would lack"

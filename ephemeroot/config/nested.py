@@ -8,7 +8,7 @@ import os
 from ephemeroot.config import clean, volumes
 from ephemeroot.config.examination import Examination
 from ephemeroot.config.problem import Problem
-from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.btrfs import subvolumes
 
 
 def warnings(examination: Examination) -> list[Problem]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import applied
-from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.btrfs import subvolumes
 
 FOLDER = "adopting"
 """Below a store's own records: copies on their way, and what is under way."""

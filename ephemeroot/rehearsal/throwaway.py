@@ -13,8 +13,8 @@ import stat
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux.mounts import fd_path
-from ephemeroot.wipers import subvolumes
-from ephemeroot.wipers.toplevel import Toplevel
+from ephemeroot.wipers.btrfs import subvolumes
+from ephemeroot.wipers.btrfs.toplevel import Toplevel
 
 PREFIX = ".ephemeroot-rehearsal-"
 

@@ -7,9 +7,10 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
-from ephemeroot.wipers import channel, datasets, oldroot, retention
+from ephemeroot.wipers import oldroot, retention
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
+from ephemeroot.wipers.zfs import channel, datasets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

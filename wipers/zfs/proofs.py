@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
-from ephemeroot.wipers import datasets
+from ephemeroot.wipers.zfs import datasets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.dataset_history import DatasetHistory
-    from ephemeroot.wipers.datasets import Dataset
+    from ephemeroot.wipers.zfs.datasets import Dataset
+    from ephemeroot.wipers.zfs.history import DatasetHistory
 
 
 def pool(name: str) -> str:

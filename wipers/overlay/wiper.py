@@ -11,12 +11,13 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import attributes, names, placement, retention, uppers
+from ephemeroot.wipers import attributes, names, placement, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
+from ephemeroot.wipers.overlay import uppers
+from ephemeroot.wipers.overlay.history import OPTIONS, UpperHistory
+from ephemeroot.wipers.overlay.uppers import Uppers
 from ephemeroot.wipers.placement import Places
 from ephemeroot.wipers.retention import Policy
-from ephemeroot.wipers.upper_history import OPTIONS, UpperHistory
-from ephemeroot.wipers.uppers import Uppers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,20 +12,21 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import paths
-from ephemeroot.wipers import filing, marks, names, retention, subvolumes
+from ephemeroot.wipers import marks, names, retention
+from ephemeroot.wipers.btrfs import filing, subvolumes
+from ephemeroot.wipers.btrfs.fresh import FreshRoot
+from ephemeroot.wipers.btrfs.leftovers import Leftover
+from ephemeroot.wipers.btrfs.recovery import Recovery
 from ephemeroot.wipers.changes import attempt
 from ephemeroot.wipers.contract import Outcome
-from ephemeroot.wipers.fresh import FreshRoot
-from ephemeroot.wipers.leftovers import Leftover
-from ephemeroot.wipers.recovery import Recovery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ephemeroot.wipers.btrfs.history import SubvolumeHistory
     from ephemeroot.wipers.contract import Boot
     from ephemeroot.wipers.pruning import Pruning
-    from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _MAKE_BASE = (

@@ -7,11 +7,11 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import subvolumes, touched
+from ephemeroot.wipers.btrfs import subvolumes, touched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.toplevel import Toplevel
+    from ephemeroot.wipers.btrfs.toplevel import Toplevel
 
 
 class Present:

@@ -6,7 +6,7 @@ import errno
 import os
 
 from ephemeroot.errors import Locked, Refused
-from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.btrfs import subvolumes
 
 
 def subvolume(directory: int, text: str) -> int:

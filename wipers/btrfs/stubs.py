@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.wipers import attributes, subvolumes
+from ephemeroot.wipers import attributes
+from ephemeroot.wipers.btrfs import subvolumes
 
 
 def mend(source: int, fresh: int) -> int:

@@ -8,7 +8,7 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo, mounts
-from ephemeroot.wipers import channel
+from ephemeroot.wipers.zfs import channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,17 +7,8 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mounts, paths
-from ephemeroot.wipers import (
-    directories,
-    filing,
-    leftovers,
-    marks,
-    names,
-    oldroot,
-    qgroups,
-    subvolumes,
-    toplevel,
-)
+from ephemeroot.wipers import marks, names, oldroot
+from ephemeroot.wipers.btrfs import directories, filing, leftovers, qgroups, subvolumes, toplevel
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import Facts, OldRoot
 
@@ -25,11 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ephemeroot.wipers.leftovers import Leftover
+    from ephemeroot.wipers.btrfs.leftovers import Leftover
+    from ephemeroot.wipers.btrfs.present import Present
+    from ephemeroot.wipers.btrfs.toplevel import Toplevel
     from ephemeroot.wipers.names import Name
-    from ephemeroot.wipers.present import Present
     from ephemeroot.wipers.retention import Policy
-    from ephemeroot.wipers.toplevel import Toplevel
 
 _MOUNTED_FOR = 0.2  # seconds for which mountinfo is believed
 
@@ -281,7 +272,7 @@ class SubvolumeHistory(History):
         return None if found is None else lambda path, inode: inode in found
 
     def _present(self) -> Present:
-        from ephemeroot.wipers.present import Present
+        from ephemeroot.wipers.btrfs.present import Present
 
         if self.live is None:
             raise EphemerootError(f"{self.root} is not mounted")

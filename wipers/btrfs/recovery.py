@@ -11,13 +11,14 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import paths
-from ephemeroot.wipers import directories, filing, marks, subvolumes
+from ephemeroot.wipers import marks
+from ephemeroot.wipers.btrfs import directories, filing, subvolumes
+from ephemeroot.wipers.btrfs.leftovers import Leftover
 from ephemeroot.wipers.contract import Change
-from ephemeroot.wipers.leftovers import Leftover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.subvolume_history import SubvolumeHistory
+    from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 
 
 class Recovery(Change):

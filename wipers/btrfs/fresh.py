@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.wipers import attributes, directories, marks, qgroups, skeleton, stubs, subvolumes
+from ephemeroot.wipers import attributes, marks, skeleton
+from ephemeroot.wipers.btrfs import directories, qgroups, stubs, subvolumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ephemeroot.wipers.subvolume_history import SubvolumeHistory
+    from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 
 
 class FreshRoot:

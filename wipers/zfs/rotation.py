@@ -11,13 +11,13 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
-from ephemeroot.wipers import channel, dataset_history, datasets, names, retention
-from ephemeroot.wipers import dataset_proofs as proofs
+from ephemeroot.wipers import names, retention
 from ephemeroot.wipers.changes import attempt
 from ephemeroot.wipers.contract import Outcome
-from ephemeroot.wipers.dataset_history import SNAPSHOT, DatasetHistory
-from ephemeroot.wipers.datasets import NEW, STATE, Dataset, Private
-from ephemeroot.wipers.rollback import require_root
+from ephemeroot.wipers.zfs import channel, datasets, history, proofs
+from ephemeroot.wipers.zfs.datasets import NEW, STATE, Dataset, Private
+from ephemeroot.wipers.zfs.history import SNAPSHOT, DatasetHistory
+from ephemeroot.wipers.zfs.rollback import require_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,12 +154,12 @@ class DatasetRotation:
         """A fresh root that never got its place goes, unless somebody has worked with it."""
         line = f"delete {self.new}, a fresh root that never got its place"
         try:
-            dataset_history.delete(self.new, leftover.createtxg, act="look")
+            history.delete(self.new, leftover.createtxg, act="look")
         except EphemerootError:
             self._file(leftover)
             return
         self.boot.log(line)
-        dataset_history.delete(self.new, leftover.createtxg)
+        history.delete(self.new, leftover.createtxg)
         self.outcome.recovered.append(line)
 
     def _file(self, leftover: Dataset) -> None:
@@ -292,7 +292,7 @@ class DatasetRotation:
     def _discard(self, made: Dataset) -> None:
         """Delete a clone that never got its place. A failure is left to the next recovery."""
         try:
-            dataset_history.delete(self.new, made.createtxg)
+            history.delete(self.new, made.createtxg)
         except (EphemerootError, OSError):
             return
 

@@ -7,7 +7,7 @@ import os
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices, mountinfo, mounts
-from ephemeroot.wipers import subvolumes
+from ephemeroot.wipers.btrfs import subvolumes
 
 _SUPER = 0x10000
 _DEVICES = 0x88  # num_devices in struct btrfs_super_block

@@ -6,14 +6,14 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import paths
-from ephemeroot.wipers import directories, subvolumes
+from ephemeroot.wipers.btrfs import directories, subvolumes
 from ephemeroot.wipers.oldroot import RETIRED, OldRoot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.leftovers import Leftover
+    from ephemeroot.wipers.btrfs.history import SubvolumeHistory
+    from ephemeroot.wipers.btrfs.leftovers import Leftover
     from ephemeroot.wipers.names import Name
-    from ephemeroot.wipers.subvolume_history import SubvolumeHistory
 
 
 def file(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str:

@@ -11,8 +11,8 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.wipers import channel, datasets
 from ephemeroot.wipers.contract import Outcome
+from ephemeroot.wipers.zfs import channel, datasets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The ZFS wiper: the root goes back to a snapshot, or gets a successor cloned from a base.
 
 ``rollback`` keeps nothing and takes one transaction group; ``rotate`` keeps the previous
-roots, as the btrfs wiper does. See ``rollback`` and ``dataset_rotation`` for the steps.
+roots, as the btrfs wiper does. See ``rollback`` and ``rotation`` for the steps.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.wipers import datasets
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
-from ephemeroot.wipers.dataset_history import DatasetHistory
-from ephemeroot.wipers.dataset_rotation import DatasetRotation, temporary
-from ephemeroot.wipers.datasets import AUTO, LIVED, NEW, STATE
 from ephemeroot.wipers.pruning import Clock
 from ephemeroot.wipers.retention import Policy
-from ephemeroot.wipers.rollback import Rollback
+from ephemeroot.wipers.zfs import datasets
+from ephemeroot.wipers.zfs.datasets import AUTO, LIVED, NEW, STATE
+from ephemeroot.wipers.zfs.history import DatasetHistory
+from ephemeroot.wipers.zfs.rollback import Rollback
+from ephemeroot.wipers.zfs.rotation import DatasetRotation, temporary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Zfs(Wiper):
         return Needs(
             kernel_modules=("zfs",),
             programs=("zpool", "zfs") if settings.get("mode") == ROTATE else ("zpool",),
-            exercise=("ephemeroot.wipers.channel:exercise",),
+            exercise=("ephemeroot.wipers.zfs.channel:exercise",),
         )
 
     @classmethod
@@ -130,7 +130,7 @@ class Zfs(Wiper):
         if boot.target == "/" and datasets.of_root(boot.root) == AUTO:
             _require_bootfs(root)
         if self.settings["mode"] == ROLLBACK:
-            from ephemeroot.wipers import channel
+            from ephemeroot.wipers.zfs import channel
 
             lock = channel.lock()
             try:

@@ -9,9 +9,10 @@ import stat
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import mountinfo, mounts, removal
 from ephemeroot.linux.walk import Walk
-from ephemeroot.wipers import marks, names, uppers
+from ephemeroot.wipers import marks, names
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
+from ephemeroot.wipers.overlay import uppers
 from ephemeroot.wipers.placement import Places
 
 TYPE_CHECKING = False
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from ephemeroot.wipers.history import Installed
     from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.overlay.uppers import Uppers
     from ephemeroot.wipers.retention import Policy
-    from ephemeroot.wipers.uppers import Uppers
 
 # With the others, what is above would belong to this very state of what is below, and a
 # changed root below would fail with ESTALE (Documentation/filesystems/overlayfs.rst).

@@ -10,13 +10,14 @@ import errno
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.wipers import marks, retention, subvolumes, toplevel
+from ephemeroot.wipers import marks, retention
+from ephemeroot.wipers.btrfs import subvolumes, toplevel
+from ephemeroot.wipers.btrfs.history import SubvolumeHistory
+from ephemeroot.wipers.btrfs.rotation import Rotation
+from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.pruning import Clock, Pruning
 from ephemeroot.wipers.retention import Policy
-from ephemeroot.wipers.rotation import Rotation
-from ephemeroot.wipers.subvolume_history import SubvolumeHistory
-from ephemeroot.wipers.toplevel import Toplevel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
