@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot.linux import mountinfo, mounts
-from ephemeroot.wipers import marks
+from ephemeroot.wipers.btrfs import Btrfs
 
 SIZE = 512 << 20
 ADA = 1000
@@ -153,7 +153,7 @@ class Machine:
         run("mount", "-t", "btrfs", "-o", "subvol=root,ro", self.device, self.sysroot)
         self._stage("persist", state)
         run("mount", "-o", "remount,rw,bind", self.sysroot)  # as systemd-remount-fs.service does
-        marks.mark_lived(str(self.sysroot))  # as ephemeroot-lived.service does
+        Btrfs({}).mark_lived(str(self.sysroot))  # as ephemeroot-lived.service does
         report = json.loads((state / "boot.json").read_text())
         return {stage: report[stage]["operations"] for stage in ("wipe", "persist")}
 

@@ -27,7 +27,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.image import applied, stores
 from ephemeroot.linux import bounds
 from ephemeroot.linux.bounds import Bounds
-from ephemeroot.wipers.marks import mark_lived
+from ephemeroot.wipers.btrfs import Btrfs
 from test_stages import STORE, Machine
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
@@ -81,7 +81,7 @@ class Lived(Machine):
         subprocess.run(["mount", "-o", "remount,rw", root], check=True)
         (root / "persistent/etc/later").write_text("through the link")
         (root / "opt/app/added").write_text("in the overlay")
-        assert mark_lived(str(root))
+        assert Btrfs({}).mark_lived(str(root))
         return root
 
     def armed(self) -> dict[str, str]:

@@ -29,7 +29,7 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.wipers.marks import mark_lived
+from ephemeroot.wipers.btrfs import Btrfs
 
 pytestmark = pytest.mark.requires_loop
 
@@ -182,7 +182,7 @@ def test_three_boots(machine: Machine) -> None:
             note.write(f"{number}\n")
         subprocess.run(["mount", "-o", "remount,rw", root], check=True)
         (root / "stray").write_text(f"made on day {number}")
-        assert mark_lived(str(root))
+        assert Btrfs({}).mark_lived(str(root))
         machine.next_boot()
     assert (machine.top / "persistent/srv/note").read_text() == "0\n1\n2\n"
     old = machine.old()
@@ -200,7 +200,7 @@ def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> Non
     root = machine.boot()
     subprocess.run(["mount", "-o", "remount,rw", root], check=True)
     (root / "etc/adjtime").write_text("first\n")
-    assert mark_lived(str(root))
+    assert Btrfs({}).mark_lived(str(root))
     machine.next_boot()
     assert not stored.exists()
     root = machine.boot()
@@ -211,7 +211,7 @@ def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> Non
     if meanwhile == "the store changed":
         stored.write_text("from a backup\n")
     if meanwhile != "never lived":
-        assert mark_lived(str(root))
+        assert Btrfs({}).mark_lived(str(root))
     machine.next_boot()
     root = machine.boot()
     expected = {
@@ -412,7 +412,7 @@ def test_where_the_first_content_comes_from(
         root = machine.boot()
         subprocess.run(["mount", "-o", "remount,rw", root], check=True)
         write(root, text)
-        assert not lived or mark_lived(str(root))
+        assert not lived or Btrfs({}).mark_lived(str(root))
         machine.next_boot()
     values = {"store": STORE, "initial": initial}
     machine.persist += [
@@ -492,7 +492,7 @@ def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) 
     name = "hostname"
     machine.persist[2] = Copy(path=f"/etc/{name}", store=STORE, source=f"etc/{name}")
     machine.boot()
-    mark_lived(str(machine.top / "root"))
+    Btrfs({}).mark_lived(str(machine.top / "root"))
     content = os.urandom(1 << 18).hex()
     changed = machine.top / f"root/etc/{name}"
     changed.unlink()

@@ -16,7 +16,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
-from ephemeroot.wipers.marks import mark_lived
+from ephemeroot.wipers.btrfs import Btrfs
 from test_stages import STORE, Machine
 
 pytestmark = pytest.mark.requires_loop
@@ -83,7 +83,7 @@ def test_both_are_fresh_at_every_boot(machine: WithHome) -> None:
         assert (root / "home/kept/letter").read_text() == "declared just now"
         assert not (root / "stray").exists()
         (root / "home/stray").write_text(f"day {number}")
-        assert mark_lived(str(root / "home"))
+        assert Btrfs({}).mark_lived(str(root / "home"))
         machine.next_boot()
     old = machine.old_of_home()
     assert len(old) == 3

@@ -1,16 +1,14 @@
 """The mark on a root that we made: ``new`` until a boot of it was complete, then ``lived``.
 
-An extended attribute on the subvolume's own directory: it moves with the subvolume,
-can be read wherever that is, and only root can set it. It names the subvolume's UUID,
-so that a snapshot, which copies it, does not have it.
+An extended attribute on the root's own directory: it moves with the root, can be read
+wherever that is, and only root can set it. It names its owner, which is the subvolume's UUID
+for btrfs, so that a snapshot, which copies it, does not have it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-
-from ephemeroot.wipers.btrfs import subvolumes
 
 NEW = "new"
 LIVED = "lived"
@@ -25,15 +23,33 @@ _SEEN = "trusted.ephemeroot.seen"
 _FIRST = "trusted.ephemeroot.first"
 
 
-def state(fd: int, uuid: str) -> str:
-    """``NEW``, ``LIVED`` or ``UNMARKED`` for the open subvolume *fd* with this *uuid*."""
-    word, _, owner = _get(fd, _STATE).partition(" ")
-    return word if owner == uuid and word in (NEW, LIVED) else UNMARKED
+def state(fd: int, owner: str) -> str:
+    """``NEW``, ``LIVED`` or ``UNMARKED`` for the open root *fd*, whose mark names *owner*."""
+    word, _, named = _get(fd, _STATE).partition(" ")
+    return word if named == owner and word in (NEW, LIVED) else UNMARKED
 
 
-def set_state(fd: int, uuid: str, word: str) -> None:
-    """Mark the open subvolume *fd* with this *uuid* as ``NEW`` or ``LIVED``."""
-    os.setxattr(fd, _STATE, f"{word} {uuid}".encode())
+def set_state(fd: int, owner: str, word: str) -> None:
+    """Mark the open root *fd* as ``NEW`` or ``LIVED``."""
+    os.setxattr(fd, _STATE, f"{word} {owner}".encode())
+
+
+def is_marked(fd: int) -> bool:
+    """Whether the open root *fd* has a mark, whatever owner that names."""
+    return bool(_get(fd, _STATE))
+
+
+def mark_lived(fd: int, owner: str) -> bool:
+    """Record that the open root *fd* was booted to the end.
+
+    Returns False if it has no mark of ours: it was not made by a wipe. Raises ``OSError``, for one
+    on a filesystem that is read-only.
+    """
+    found = state(fd, owner)
+    if found == NEW:
+        set_state(fd, owner, LIVED)
+        os.fsync(fd)  # a power cut within the next seconds must not undo it
+    return found != UNMARKED
 
 
 def made(fd: int) -> float | None:
@@ -45,26 +61,6 @@ def made(fd: int) -> float | None:
 def set_made(fd: int, now: float) -> None:
     """Record that the open root *fd* was made *now*."""
     os.setxattr(fd, _MADE, str(int(now)).encode())
-
-
-def mark_lived(path: str) -> bool:
-    """Record that the root mounted at *path* was booted to the end.
-
-    Returns False if it carries no mark of ours: nobody wiped it, nothing to record.
-    Raises ``OSError``, for one on a filesystem that is read-only.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if not subvolumes.is_subvolume(fd) or not _get(fd, _STATE):
-            return False
-        uuid = subvolumes.identify(fd).uuid
-        found = state(fd, uuid)
-        if found == NEW:
-            set_state(fd, uuid, LIVED)
-            os.fsync(fd)  # a power cut within the next seconds must not undo it
-        return found != UNMARKED
-    finally:
-        os.close(fd)
 
 
 def seen(old_roots: int) -> int:

@@ -6,7 +6,6 @@ from ephemeroot.wipers import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.btrfs.leftovers import Leftover
     from ephemeroot.wipers.names import Name
 
 RETIRED = "retired"
@@ -21,11 +20,10 @@ class OldRoot:
     with a ``name`` of ours), ``RECIPE`` (a subvolume named by the well-known shell
     recipe) and ``FOREIGN`` (everything else: listed, never touched). ``serial`` grows with
     each root that the filesystem ever made (btrfs: the subvolume's id) and tells what is
-    what whatever its name is by then; 0 if there is none. ``leftover``, btrfs's own, is set
-    for one that had to be retired in place, beside the root.
+    what whatever its name is by then; 0 if there is none.
     """
 
-    __slots__ = ("kind", "leftover", "name", "serial", "text")
+    __slots__ = ("kind", "name", "serial", "text")
 
     def __init__(
         self,
@@ -33,13 +31,11 @@ class OldRoot:
         kind: str,
         serial: int = 0,
         name: Name | None = None,
-        leftover: Leftover | None = None,
     ) -> None:
         self.text = text
         self.kind = kind
         self.serial = serial
         self.name = name
-        self.leftover = leftover
 
     @property
     def label(self) -> str:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.names import Name
 
 
+class InPlace(OldRoot):
+    """An old root that stays beside the root, under the temporary name *leftover*."""
+
+    __slots__ = ("leftover",)
+
+    def __init__(self, leftover: Leftover, serial: int) -> None:
+        super().__init__(leftover.text, RETIRED, serial, leftover.name)
+        self.leftover = leftover
+
+
 def file(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str:
     """Move the retired root *leftover* in the open *directory* to its name in old-roots.
 
@@ -60,7 +70,7 @@ def stays_in_place(fd: int, identity: subvolumes.Identity) -> bool:
     return identity.received and subvolumes.is_read_only(fd)
 
 
-def in_place(history: SubvolumeHistory) -> list[OldRoot]:
+def in_place(history: SubvolumeHistory) -> list[InPlace]:
     """The old roots that stay beside the root, under their temporary names."""
     found = []
     for directory, leftover in history.leftovers():
@@ -72,7 +82,7 @@ def in_place(history: SubvolumeHistory) -> list[OldRoot]:
         try:
             identity = subvolumes.identify(fd)
             if identity.uuid == leftover.uuid and stays_in_place(fd, identity):
-                found.append(OldRoot(leftover.text, RETIRED, identity.id, leftover.name, leftover))
+                found.append(InPlace(leftover, identity.id))
         finally:
             os.close(fd)
     return found

@@ -9,6 +9,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mounts, paths
 from ephemeroot.wipers import marks, names, oldroot
 from ephemeroot.wipers.btrfs import directories, filing, leftovers, qgroups, subvolumes, toplevel
+from ephemeroot.wipers.btrfs.filing import InPlace
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import Facts, OldRoot
 
@@ -179,12 +180,12 @@ class SubvolumeHistory(History):
 
     def path(self, entry: OldRoot) -> str:
         """Where *entry* lies, from the top of the filesystem."""
-        directory = self.beside if entry.leftover is not None else self.old_roots
+        directory = self.beside if isinstance(entry, InPlace) else self.old_roots
         return f"{directory}/{entry.text}".strip("/")
 
     def directory(self, entry: OldRoot) -> int:
         """The open directory that *entry* lies in."""
-        return self.parent if entry.leftover is not None else self.old
+        return self.parent if isinstance(entry, InPlace) else self.old
 
     def open(self, entry: OldRoot) -> int:
         """Open *entry*, which must still be the subvolume that was listed.
@@ -324,7 +325,7 @@ class SubvolumeHistory(History):
     def rename(self, entry: OldRoot, name: Name) -> str:
         """Give *entry* another *name* of ours; returns the name it got."""
         self.open_and_close(entry)
-        if entry.leftover is None:
+        if not isinstance(entry, InPlace):
             return filing.rename(self, self.old, entry.text, name)
         target = entry.leftover.renamed(name).text
         flags = paths.RENAME_NOREPLACE

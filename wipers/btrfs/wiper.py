@@ -126,7 +126,13 @@ class Btrfs(Wiper):
 
     def mark_lived(self, target: str) -> bool:
         """Record that the root mounted at *target* was booted to the end."""
-        return marks.mark_lived(target)
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if not subvolumes.is_subvolume(fd) or not marks.is_marked(fd):
+                return False
+            return marks.mark_lived(fd, subvolumes.identify(fd).uuid)
+        finally:
+            os.close(fd)
 
     def nested(self, target: str) -> list[str]:
         """Paths of the subvolumes in the one mounted at *target*: they will age with it."""

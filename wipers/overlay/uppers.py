@@ -275,11 +275,7 @@ def mark_lived(path: str) -> bool:
     """Mark the layer above the overlay root at *path*; False if that has no mark of ours."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found = marks.state(fd, OWNER)
-        if found == marks.NEW:
-            marks.set_state(fd, OWNER, marks.LIVED)
-            os.fsync(fd)
-        return found != marks.UNMARKED
+        return marks.mark_lived(fd, OWNER)
     finally:
         os.close(fd)
 
