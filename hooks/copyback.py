@@ -55,7 +55,7 @@ def remember(stage: Stage) -> None:
 
 
 def _remember(stage: Stage) -> None:
-    ids = {o.path: o.id for o in stage.plan.wipe if isinstance(o, Store)}
+    ids = {store.path: store.id for store in stage.plan.stores()}
     stage.remember(
         COPIES,
         {

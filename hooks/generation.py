@@ -9,7 +9,7 @@ from __future__ import annotations
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import limits, records
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.volumes import STATE, Store
+from ephemeroot.hooks.volumes import STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,17 +54,15 @@ def newer_plan(stage: Stage) -> Plan | None:
 def _recorded(stage: Stage) -> list[tuple[str, int]]:
     """Each store of the plan with the newest generation it knows; 0 if it knows none."""
     found = []
-    for operation in stage.plan.wipe:
-        if not isinstance(operation, Store):
-            continue
+    for path in [store.path for store in stage.plan.stores()]:
         try:
-            text = read_record(stage.store(operation.path), RECORD).decode("ascii")
-            found.append((operation.path, int(text)))
+            text = read_record(stage.store(path), RECORD).decode("ascii")
+            found.append((path, int(text)))
         except FileNotFoundError:
-            found.append((operation.path, 0))
+            found.append((path, 0))
         except (OSError, ValueError, EphemerootError) as error:
             raise Refused(
-                f"the generation recorded in the store {operation.path} cannot be read: {error}",
+                f"the generation recorded in the store {path} cannot be read: {error}",
                 "run 'ephemeroot apply'",
             ) from None
     return found

@@ -73,15 +73,13 @@ def _forget_request(stage: Stage) -> None:
 
 def _sweep(stage: Stage) -> None:
     """What an interrupted boot left in a store is in nobody's way: a warning at most."""
-    for operation in stage.plan.wipe:
-        if isinstance(operation, Store):
-            try:
-                seed.sweep(stage.store(operation.path))
-            except OSError as error:
-                stage.report.problem(
-                    f"{operation.path}: what was left unfinished stays: {error.strerror}",
-                    level=WARNING,
-                )
+    for store in stage.plan.stores():
+        try:
+            seed.sweep(stage.store(store.path))
+        except OSError as error:
+            stage.report.problem(
+                f"{store.path}: what was left unfinished stays: {error.strerror}", level=WARNING
+            )
 
 
 def _record_made(stage: Stage) -> None:
@@ -214,14 +212,12 @@ def _hint(error: EphemerootError | OSError) -> str:
 
 def _leave_volumes(stage: Stage) -> None:
     """Drop the private mounts: what was attached under the new root is what stays."""
-    for operation in reversed(stage.plan.wipe):
-        if isinstance(operation, Volume) and stage.is_mounted(stage.volume(operation.name)):
+    for place in [stage.volume(volume.name) for volume in reversed(stage.plan.volumes())]:
+        if stage.is_mounted(place):
             try:
-                mounts.detach(stage.volume(operation.name))
+                mounts.detach(place)
             except OSError as error:
-                stage.report.problem(
-                    f"cannot unmount {stage.volume(operation.name)}: {error.strerror}"
-                )
+                stage.report.problem(f"cannot unmount {place}: {error.strerror}")
 
 
 def _stop_if_needed(stage: Stage, failed: list[Operation]) -> None:

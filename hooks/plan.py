@@ -12,7 +12,7 @@ import json
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks import network
+from ephemeroot.hooks import machine_id, network
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
@@ -98,10 +98,57 @@ class Plan:
             "persist": [operation.to_json() for operation in self.persist],
         }
 
+    def wipes(self) -> list[Wipe]:
+        """What is made fresh, in the order in which that happens."""
+        return [operation for operation in self.wipe if isinstance(operation, Wipe)]
+
+    def root_wipe(self) -> Wipe | None:
+        """What makes the root fresh; ``None`` if only volumes are, or nothing is."""
+        return next((wipe for wipe in self.wipes() if wipe.target == "/"), None)
+
+    def volumes(self) -> list[Volume]:
+        """What is mounted privately before the wipe."""
+        return [operation for operation in self.wipe if isinstance(operation, Volume)]
+
+    def stores(self) -> list[Store]:
+        """The stores, in the order in which they were declared."""
+        return [operation for operation in self.wipe if isinstance(operation, Store)]
+
+    def attached(self) -> list[Attach]:
+        """The volumes that are attached under the new root, with their mount points there."""
+        return [operation for operation in self.persist if isinstance(operation, Attach)]
+
+    def declared(self) -> dict[str, str]:
+        """The declared paths, each with its store."""
+        found = {}
+        for operation in self.persist:
+            if isinstance(operation, Directory | File | Copy | Overlay):
+                found[operation.path] = operation.store
+            elif isinstance(operation, MachineId):
+                found[machine_id.PATH] = operation.store
+        return found
+
+    def changed(
+        self,
+        *,
+        wipe: list[Operation] | None = None,
+        persist: list[Operation] | None = None,
+        generation: int | None = None,
+    ) -> Plan:
+        """The same plan with other operations, or of another generation."""
+        return Plan(
+            wipe=self.wipe if wipe is None else wipe,
+            persist=self.persist if persist is None else persist,
+            on_failure=self.on_failure,
+            generation=self.generation if generation is None else generation,
+            host=self.host,
+            seed_limit=self.seed_limit,
+        )
+
     @property
     def mode(self) -> int:
         """The mode of a file with it: root's alone if a volume's options have a password."""
-        options = [o for v in self.wipe if isinstance(v, Volume) for o in v.options]
+        options = [option for volume in self.volumes() for option in volume.options]
         return 0o600 if any(network.is_secret(o) for o in options) else 0o644
 
     def dump(self) -> bytes:

@@ -62,9 +62,8 @@ def _assemble(stage: Stage, fresh: str, trial: str) -> None:
     try:
         root = os.open(trial, tree.DIRECTORY | os.O_CLOEXEC)
         try:
-            for operation in stage.plan.persist:
-                if isinstance(operation, Attach):
-                    _bind_volume(stage, operation, root)
+            for volume in stage.plan.attached():
+                _bind_volume(stage, volume, root)
         finally:
             os.close(root)
     except BaseException:

@@ -13,7 +13,7 @@ import os
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import generation
-from ephemeroot.hooks.volumes import STATE, Store
+from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import documents, paths
 
 TYPE_CHECKING = False
@@ -143,4 +143,4 @@ def remove(store: int) -> bool:
 
 
 def _stores(stage: Stage) -> list[str]:
-    return [operation.path for operation in stage.plan.wipe if isinstance(operation, Store)]
+    return [store.path for store in stage.plan.stores()]

@@ -163,7 +163,7 @@ class Stage:
 
     def wiped_above(self, path: str) -> str | None:
         """What has *path* in it of what the plan makes fresh; ``None`` if nothing has."""
-        targets = [getattr(o, "target", "") for o in self.plan.wipe if o.KIND == "wipe"]
+        targets = [wipe.target for wipe in self.plan.wipes()]
         above = [t for t in targets if f"{path}/".startswith(t.rstrip("/") + "/")]
         return max(above, key=len, default=None)
 

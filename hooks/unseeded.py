@@ -267,10 +267,8 @@ def _is_elsewhere(stage: Stage, path: str) -> bool:
     unsaved = (stage.recall(WIPED) or {}).get(UNSAVED)
     if isinstance(unsaved, list) and target in unsaved:
         return True
-    for operation in stage.plan.wipe:
-        if operation.KIND == "wipe" and getattr(operation, "target", "") == target:
-            return not operation.load().boots_previous  # type: ignore[attr-defined]
-    return False
+    wipe = next((wipe for wipe in stage.plan.wipes() if wipe.target == target), None)
+    return wipe is not None and not wipe.load().boots_previous
 
 
 def is_missing(root: int, omission: Omission) -> bool:

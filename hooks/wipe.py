@@ -11,7 +11,6 @@ from ephemeroot.hooks import clock, proofs, remount, waiting
 from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.stage import WIPED
-from ephemeroot.hooks.volumes import Attach, Volume
 from ephemeroot.linux import devices
 from ephemeroot.wipers import contract
 
@@ -112,12 +111,8 @@ class Wipe(Operation):
             root=stage.cmdline.get("root"),
             root_flags=stage.cmdline.root_flags(),
             mount_point=stage.target,
-            mount_points=[o.mount_point for o in stage.plan.persist if isinstance(o, Attach)],
-            volumes={
-                o.mount_point: stage.volume(o.name)
-                for o in stage.plan.wipe
-                if isinstance(o, Volume)
-            },
+            mount_points=[o.mount_point for o in stage.plan.attached()],
+            volumes={o.mount_point: stage.volume(o.name) for o in stage.plan.volumes()},
         )
         # What a wipe has done must be known to the rest of the boot.
         stage.reserve(WIPED)
@@ -168,7 +163,7 @@ class Wipe(Operation):
             proofs.require_bootable(stage, path)
 
     def _hand_over(self, stage: Stage, wiper: contract.Wiper) -> HandOver:
-        targets = {o.target for o in stage.plan.wipe if isinstance(o, Wipe)}
+        targets = {o.target for o in stage.plan.wipes()}
         return HandOver(stage, self.target, targets, marks_kept=wiper.marks_kept)
 
     def _settle(self, stage: Stage, hand_over: HandOver) -> None:

@@ -25,7 +25,7 @@ def run(stage: Stage) -> str:
     next boot completes.
     """
     record = stage.recall(WIPED) or {}
-    wipes = [o for o in stage.plan.wipe if isinstance(o, Wipe)]
+    wipes = stage.plan.wipes()
     if "kept" in record or (wipes and all(o.target in record for o in wipes)):
         return f"already done in this boot: {record.get('kept', 'wiped')}"
     allowed = stage.cmdline.allows("ephemeroot.wipe")
@@ -89,7 +89,7 @@ def _follow_request(stage: Stage) -> str:
 
 def has_nothing_to_keep(stage: Stage) -> bool:
     """Whether the root is new at each boot by its nature, so that none could be kept."""
-    return any(isinstance(o, Wipe) and o.leaves_nothing(stage) for o in stage.plan.wipe)
+    return any(wipe.leaves_nothing(stage) for wipe in stage.plan.wipes())
 
 
 def has_fresh_root(stage: Stage) -> bool:
@@ -100,9 +100,7 @@ def has_fresh_root(stage: Stage) -> bool:
 def require_fresh(stage: Stage) -> None:
     """Raise ``Refused`` if what is mounted, the new root or a volume, is not what the wipe made."""
     record = stage.recall(WIPED)
-    for operation in stage.plan.wipe:
-        if not isinstance(operation, Wipe):
-            continue
+    for operation in stage.plan.wipes():
         if record is None:
             stage.report.problem("the wipe stage left no record: the root was not made fresh")
             return
@@ -121,9 +119,9 @@ def require_fresh(stage: Stage) -> None:
 
 def _mounted_at(stage: Stage, target: str) -> str:
     """Where what was made fresh for *target* is mounted while the persistence stage runs."""
-    for operation in stage.plan.wipe:
-        if isinstance(operation, Volume) and operation.mount_point == target:
-            return stage.volume(operation.name)
+    for volume in stage.plan.volumes():
+        if volume.mount_point == target:
+            return stage.volume(volume.name)
     return stage.target
 
 

@@ -148,7 +148,7 @@ def test_the_booted_plan_is_what_counts(
     found = applied.booted()
     assert found is not None
     assert found.dump() == plan.dump()
-    assert applied.declared(found) == {
+    assert found.declared() == {
         "/etc/ephemeroot": "/persistent",
         "/etc/machine-id": "/persistent",
         "/var/log": "/persistent",

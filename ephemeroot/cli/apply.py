@@ -22,7 +22,6 @@ from ephemeroot.config import (
 from ephemeroot.conversion import lock, seeds
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied, mounted, stores
 from ephemeroot.image.generators.dracut import images as dracut
 from ephemeroot.image.generators.mkinitcpio import presets
@@ -102,7 +101,8 @@ class Application:
         self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
         self.old = self._applied()
         self.booted = applied.booted() if root == Path("/") else None
-        before = applied.declared(self.booted or self.old)
+        followed = self.booted or self.old
+        before = followed.declared() if followed is not None else {}
         self.seeds = seeds.foresee(self.compilation.plan, root, before)
         self.generation = self._generation()
         self.plan = b""
@@ -148,8 +148,9 @@ class Application:
 
     def forgotten(self) -> list[tuple[str, str]]:
         """Paths, each with its store, that persisted so far and will not any more."""
-        before = applied.declared(self.booted or self.old)
-        after = applied.declared(self.compilation.plan)
+        followed = self.booted or self.old
+        before = followed.declared() if followed is not None else {}
+        after = self.compilation.plan.declared()
         return [(path, before[path]) for path in before if path not in after]
 
     def require_seeds(self) -> None:
@@ -294,6 +295,6 @@ def _ask(arguments: argparse.Namespace, application: Application) -> None:
     """Raise ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no."""
     if arguments.yes:
         return
-    wiped = [o.target for o in application.compilation.plan.wipe if isinstance(o, Wipe)]
+    wiped = [wipe.target for wipe in application.compilation.plan.wipes()]
     what = f"the next boot makes {' and '.join(wiped)} fresh" if wiped else "nothing is wiped"
     histories.confirm(f"{what}. Apply?")

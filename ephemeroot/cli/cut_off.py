@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError, Locked
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied
 
 
@@ -22,8 +21,8 @@ def is_possible(root: str) -> bool:
     if not os.path.samestat(os.stat(root), os.stat("/")):
         return False  # what is saved and put back is what is mounted on the running machine
     plan = applied.load(Path(root))
-    wipes = [o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"] if plan else []
-    return any(o.wiper == "btrfs" and o.settings.get("base") for o in wipes)
+    wipe = plan.root_wipe() if plan is not None else None
+    return wipe is not None and wipe.wiper == "btrfs" and bool(wipe.settings.get("base"))
 
 
 def end(root: str, log: Callable[[str], None]) -> None:

@@ -15,7 +15,6 @@ from ephemeroot.cli.histories import Keeper
 from ephemeroot.cli.looking import BASE, FRESH
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Store
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots.comparison import Difference
 
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         which, found, problems = _compare(arguments, plan, keeper, private)
     prefix = "" if keeper.target == "/" else keeper.target
     found = [dataclasses.replace(d, path=prefix + d.path) for d in found]
-    stores = [o.path for o in plan.wipe if isinstance(o, Store)]
+    stores = [store.path for store in plan.stores()]
     text = differences.lines(found, stores[0]) if stores else []
     if arguments.json:
         _print_json(keeper, which, found, problems)

@@ -14,7 +14,6 @@ from ephemeroot.config import Machine, fstab
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied
 from ephemeroot.linux.namespace import Namespace
@@ -99,10 +98,8 @@ def keepers(root: str, volume: str | None = None) -> list[Keeper]:
 def made_fresh(root: str) -> list[Keeper]:
     """Everything that the applied plan of the machine below *root* makes fresh."""
     plan, machine = applied_plan(root), Machine.of(root)
-    volumes = {
-        o.mount_point: _below(root, o.mount_point) for o in plan.wipe if isinstance(o, Volume)
-    }
-    return [_keeper(o, machine, root, volumes) for o in plan.wipe if isinstance(o, Wipe)]
+    volumes = {volume.mount_point: _below(root, volume.mount_point) for volume in plan.volumes()}
+    return [_keeper(wipe, machine, root, volumes) for wipe in plan.wipes()]
 
 
 def fresh_at(root: str, target: str) -> Keeper:

@@ -11,7 +11,6 @@ from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import seed
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import applied
 from ephemeroot.linux import mounts
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots import noise, persisted
@@ -115,5 +114,5 @@ def patterns(given: Sequence[str], *, everything: bool) -> list[str]:
 
 def elsewhere(plan: Plan, keeper: Keeper) -> frozenset[str]:
     """See ``persisted.elsewhere``."""
-    declared = applied.declared(plan)
+    declared = plan.declared()
     return frozenset(persisted.elsewhere(plan, declared, keeper.live, keeper.target))

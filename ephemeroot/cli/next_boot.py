@@ -15,7 +15,7 @@ from ephemeroot.config import markers
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import request as requests
 from ephemeroot.hooks.request import Request
-from ephemeroot.hooks.volumes import MARKER, Store
+from ephemeroot.hooks.volumes import MARKER
 from ephemeroot.linux import documents, paths
 from ephemeroot.linux.namespace import Namespace
 
@@ -77,16 +77,15 @@ def _request(arguments: argparse.Namespace) -> Request | None:
 def _stores(root: str) -> list[Path]:
     """The stores that the next boot will read, those of the applied plan. Each must be there."""
     found = []
-    for operation in histories.applied_plan(root).wipe:
-        if isinstance(operation, Store):
-            store = Path(root, operation.path.lstrip("/"))
-            if markers.read(str(store)) != operation.id:
-                raise Refused(
-                    f"{store} is not the store that the applied plan names: its {MARKER} is "
-                    "missing or another one",
-                    "is its volume mounted?",
-                )
-            found.append(store)
+    for declared in histories.applied_plan(root).stores():
+        store = Path(root, declared.path.lstrip("/"))
+        if markers.read(str(store)) != declared.id:
+            raise Refused(
+                f"{store} is not the store that the applied plan names: its {MARKER} is "
+                "missing or another one",
+                "is its volume mounted?",
+            )
+        found.append(store)
     if not found:
         raise Misconfigured("the applied plan has no store to leave a request in")
     return found

@@ -11,7 +11,6 @@ from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import tree, unseeded
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.unseeded import Omission
-from ephemeroot.hooks.volumes import Store
 from ephemeroot.wipers import names
 from ephemeroot.wipers.contract import Change
 
@@ -23,17 +22,15 @@ def read(root: Path, plan: Plan, problems: list[str]) -> list[Omission]:
     Raises ``PermissionError``.
     """
     found = []
-    for operation in plan.wipe:
-        if not isinstance(operation, Store):
-            continue
+    for path in [store.path for store in plan.stores()]:
         try:
-            with _opened(root, operation.path) as store:
-                if store >= 0:
-                    found += unseeded.read(store, operation.path)
+            with _opened(root, path) as fd:
+                if fd >= 0:
+                    found += unseeded.read(fd, path)
         except PermissionError:
             raise
         except (EphemerootError, OSError) as error:
-            problems.append(f"cannot read what could not be seeded into {operation.path}: {error}")
+            problems.append(f"cannot read what could not be seeded into {path}: {error}")
     return found
 
 

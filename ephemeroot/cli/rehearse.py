@@ -18,7 +18,6 @@ from ephemeroot.config import Machine, examine, read
 from ephemeroot.conversion import seeds
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.rehearsal import actors, findings, scene, throwaway
@@ -92,7 +91,7 @@ def _prepare(arguments: argparse.Namespace) -> _Stage:
     config = read(machine, arguments.config)
     plan = compile_examination(examine(config, machine)).plan
     root = Path(machine.root)
-    wipe = next((o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"), None)
+    wipe = plan.root_wipe()
     if wipe is None:
         raise Misconfigured("the configuration makes no root fresh: there is nothing to rehearse")
     wiper = wipe.load()

@@ -16,7 +16,6 @@ from ephemeroot.cli.histories import Keeper
 from ephemeroot.cli.looking import Tree
 from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.image import applied
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots import persisted, restoring
 from ephemeroot.oldroots.restoring import Plan, Step
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     # A path may begin with two slashes (POSIX), and means the same here.
     wanted = ["/" + path.lstrip("/") for path in wanted]
     keeper = _keeper(arguments, wanted)
-    declared = applied.declared(histories.applied_plan(arguments.root))
+    declared = histories.applied_plan(arguments.root).declared()
     with Namespace() as private, ExitStack() as trees:
         with keeper.history(private) as history:
             entry = history.find(arguments.name)

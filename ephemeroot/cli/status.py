@@ -21,8 +21,6 @@ from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.hooks.unseeded import Omission
-from ephemeroot.hooks.volumes import Store
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import age, applied
 from ephemeroot.linux import documents
 
@@ -164,9 +162,7 @@ def collect(root: str) -> Status:
     boot = boot_report.read(folder)
     status = Status(boot, plan, _booted(folder), unknown=unknown, damage=damage)
     if plan is not None:
-        status.stores = [
-            _store(folder, o.path, o.id) for o in plan.wipe if isinstance(o, Store)
-        ]  # fmt: skip
+        status.stores = [_store(folder, store.path, store.id) for store in plan.stores()]
         status.images = age.findings(folder)
         status.unseeded = _unseeded(folder, plan, status)
     status.next_boot = _next_boot(folder, status)
@@ -230,7 +226,7 @@ def _next_boot(root: Path, status: Status) -> list[str]:
         lines.append(f"it is asked to {request.describe()} ('ephemeroot next-boot')")
         if request.word == requests.KEEP:
             return lines
-    wipes = [o for o in plan.wipe if isinstance(o, Wipe)]
+    wipes = plan.wipes()
     if not wipes:
         lines.append("nothing is made fresh: no wiper is configured")
     lines += [wipe.describe() for wipe in wipes]
@@ -240,11 +236,9 @@ def _next_boot(root: Path, status: Status) -> list[str]:
 
 
 def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
-    for operation in plan.wipe:
-        if not isinstance(operation, Store):
-            continue
+    for store in plan.stores():
         try:
-            record = root / operation.path.lstrip("/") / requests.RECORD
+            record = root / store.path.lstrip("/") / requests.RECORD
             return requests.parse(documents.read(str(record)))
         except PermissionError:
             status.unknown.append("a request for the next boot")

@@ -26,7 +26,7 @@ from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import MARKER, Store, Volume
+from ephemeroot.hooks.volumes import MARKER, Volume
 from ephemeroot.image import applied
 from ephemeroot.linux import bounds, devices, documents, mounts, udev, workshop
 from ephemeroot.linux.bounds import OutOfBounds
@@ -61,7 +61,7 @@ class Finish:
             return False
         plan, since = record
         booted = applied.booted() if self.root == Path("/") else None
-        if booted is not None and applied.declared(booted):
+        if booted is not None and booted.declared():
             raise Refused("this boot has bound the declared paths: it was none after leaving")
         try:
             self._bring_all(plan, since, log)
@@ -138,14 +138,12 @@ def _is_ours_by_now(operation: Operation) -> bool:
 def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
     """Where each store is mounted; one that nothing has mounted is mounted below *private*."""
     found: dict[str, Path] = {}
-    volumes = {o.name: o for o in plan.wipe if isinstance(o, Volume)}
-    for operation in plan.wipe:
-        if not isinstance(operation, Store):
-            continue
-        place = root / operation.path.lstrip("/")
+    volumes = {volume.name: volume for volume in plan.volumes()}
+    for store in plan.stores():
+        place = root / store.path.lstrip("/")
         if (place / MARKER).exists():
             continue
-        volume = volumes[operation.volume]
+        volume = volumes[store.volume]
         point = private / volume.name
         if not os.path.ismount(point):
             point.mkdir(parents=True, exist_ok=True)
@@ -153,7 +151,7 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
             # Nothing is written to a store: what changed in it goes to the root.
             mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=str(point))
             mounts.attach_at(mount, str(point))
-        found[operation.path] = point / operation.below
+        found[store.path] = point / store.below
     return found
 
 

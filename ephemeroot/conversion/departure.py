@@ -25,7 +25,6 @@ from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Store
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied, stores
 from ephemeroot.linux import bounds, mountinfo, paths
@@ -173,15 +172,12 @@ class Departure:
             returning.sync(root)
         finally:
             os.close(root)
-        places = [self.root / o.path.lstrip("/") for o in self.plan.wipe if isinstance(o, Store)]
+        places = [self.root / store.path.lstrip("/") for store in self.plan.stores()]
         newest = max([self.plan.generation, *(stores.generation(place) for place in places)])
-        nothing = Plan(
+        nothing = self.plan.changed(
             wipe=[o for o in self.plan.wipe if not isinstance(o, Wipe)],
             persist=[],
-            on_failure=self.plan.on_failure,
             generation=newest + 1,
-            host=self.plan.host,
-            seed_limit=self.plan.seed_limit,
         )
         for place in places:
             stores.record(place, nothing.dump(), nothing.generation)
@@ -216,8 +212,8 @@ def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
     """*plan* with what *configured* has beside it and this machine has bound already: adopted,
     and not applied yet. What is not bound is the root's own as it is.
     """
-    known = applied.declared(plan)
-    there = {o.path for o in plan.wipe if isinstance(o, Store)}
+    known = plan.declared()
+    there = {store.path for store in plan.stores()}
     adopted = [
         o
         for o in configured.persist
@@ -226,14 +222,7 @@ def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
         and o.store in there
         and _is_bound(root, o)
     ]
-    return Plan(
-        wipe=plan.wipe,
-        persist=[*plan.persist, *adopted],
-        on_failure=plan.on_failure,
-        generation=plan.generation,
-        host=plan.host,
-        seed_limit=plan.seed_limit,
-    )
+    return plan.changed(persist=[*plan.persist, *adopted])
 
 
 def _is_bound(root: Path, operation: Directory | File) -> bool:
@@ -251,19 +240,17 @@ def open_stores(root: Path, plan: Plan, where: dict[str, Path] | None = None) ->
     """
     opened: dict[str, int] = {}
     try:
-        for operation in plan.wipe:
-            if not isinstance(operation, Store):
-                continue
-            place = (where or {}).get(operation.path, root / operation.path.lstrip("/"))
+        for store in plan.stores():
+            place = (where or {}).get(store.path, root / store.path.lstrip("/"))
             try:
                 fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
                 raise StoreMissing(
-                    f"the store {operation.path} is not there: {error.strerror}", "mount its volume"
+                    f"the store {store.path} is not there: {error.strerror}", "mount its volume"
                 ) from error
-            opened[operation.path] = fd
-            found = operation.read_marker(fd)
-            if found != operation.id:
+            opened[store.path] = fd
+            found = store.read_marker(fd)
+            if found != store.id:
                 raise StoreMissing(f"{place} is another store ({found})", "mount the right one")
     except BaseException:
         for fd in opened.values():

@@ -22,7 +22,6 @@ from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import bounds, mountinfo, walk
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.mountinfo import Mount
@@ -120,14 +119,11 @@ def _is(path: Path, wanted: object) -> bool:
 
 def _keeps_nothing(plan: Plan) -> bool:
     """Whether the wiper has no previous root to take anything over from."""
-    for operation in plan.wipe:
-        if isinstance(operation, Wipe) and operation.target == "/":
-            try:
-                wiper = operation.load()
-            except Damaged:
-                return False
-            return wiper.EPHEMERAL
-    return False
+    wipe = plan.root_wipe()
+    try:
+        return wipe is not None and wipe.load().EPHEMERAL
+    except Damaged:
+        return False
 
 
 def measure(path: Path, without: Collection[str] = frozenset()) -> tuple[int, int]:

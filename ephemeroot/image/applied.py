@@ -9,13 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks import machine_id
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.machine_id import MachineId
-from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.linux import documents
@@ -58,17 +52,6 @@ def booted() -> Plan | None:
         return plans.load(f"{RUN}/{plans.FOLLOWED}")
     except Damaged:
         return None
-
-
-def declared(plan: Plan | None) -> dict[str, str]:
-    """The declared paths of *plan*, each with its store."""
-    found = {}
-    for operation in plan.persist if plan is not None else ():
-        if isinstance(operation, Directory | File | Copy | Overlay):
-            found[operation.path] = operation.store
-        elif isinstance(operation, MachineId):
-            found[machine_id.PATH] = operation.store
-    return found
 
 
 def say_the_same(one: Plan, other: Plan) -> bool:

@@ -13,7 +13,6 @@ from ephemeroot.hooks import checks, network
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import closure as closures
 from ephemeroot.image import (
     data,
@@ -125,8 +124,8 @@ def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
             "build it with dracut's module dracut-systemd, or mkinitcpio's hook systemd",
         )
     contents = Contents(top)
-    needs = [wipers.needs(operation) for operation in plan.wipe if isinstance(operation, Wipe)]
-    volumes = [operation for operation in plan.wipe if isinstance(operation, Volume)]
+    needs = [wipers.needs(wipe) for wipe in plan.wipes()]
+    volumes = plan.volumes()
     remote = [volume for volume in volumes if volume.type in network.TYPES]
     devices = waited_for(plan)
     calls = [call for need in needs for call in need.exercise] + nics.EXERCISE * bool(remote)
@@ -168,14 +167,13 @@ def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
 
 
 def _is_on_zfs(plan: Plan) -> bool:
-    return any(
-        (isinstance(o, Wipe) and o.wiper == "zfs") or (isinstance(o, Volume) and o.type == "zfs")
-        for o in plan.wipe
+    return any(wipe.wiper == "zfs" for wipe in plan.wipes()) or any(
+        volume.type == "zfs" for volume in plan.volumes()
     )
 
 
 def _imports(plan: Plan, needs: list[Needs]) -> list[str]:
-    modules = [o.attribute.partition(":")[0] for o in plan.wipe if isinstance(o, Wipe)]
+    modules = [wipe.attribute.partition(":")[0] for wipe in plan.wipes()]
     return sorted({*modules, *(name for need in needs for name in need.python)})
 
 
@@ -296,14 +294,17 @@ def waited_for(plan: Plan) -> list[units.Device]:
     """What the wipe waits for, each device once. Raises ``Damaged``."""
     found: dict[str, units.Device] = {}
     try:
-        for operation in plan.wipe:
-            if isinstance(operation, Volume) and units.is_on_device(operation.type):
-                device = units.Device(operation.device, operation.type, operation.timeout)
-            elif isinstance(operation, Wipe) and operation.device is not None:
-                device = units.Device(operation.device, operation.wiper, 90)
+        devices = [
+            units.Device(volume.device, volume.type, volume.timeout)
+            for volume in plan.volumes()
+            if units.is_on_device(volume.type)
+        ]
+        for wipe in plan.wipes():
+            if wipe.device is not None:
+                device = units.Device(wipe.device, wipe.wiper, 90)
                 device.check = False  # the wiper's own business
-            else:
-                continue
+                devices.append(device)
+        for device in devices:
             known = found.setdefault(device.path, device)
             known.check |= device.check
     except ValueError as error:

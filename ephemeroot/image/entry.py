@@ -34,12 +34,10 @@ def verify() -> int:
     for name in names:
         __import__(name)
     from ephemeroot.hooks import plan as plans
-    from ephemeroot.hooks.wipe import Wipe
 
     plan = plans.load(f"{FOLDER}/plan.json")
-    for operation in plan.wipe:
-        if isinstance(operation, Wipe):
-            operation.load()
+    for wipe in plan.wipes():
+        wipe.load()
     plan.dump()
     sys.stdout.write(f"{POSITIVE} {len(names)} {plan.generation}\n")
     return 0

@@ -50,7 +50,7 @@ def drivers(folder: str = _DRIVERS) -> list[str]:
 
 def dracut_modules(plan: Plan) -> list[str]:
     """The modules of dracut that an image with this plan builds on."""
-    if not any(isinstance(o, Volume) and o.type in network.TYPES for o in plan.wipe):
+    if not any(volume.type in network.TYPES for volume in plan.volumes()):
         return []
     static = any(isinstance(operation, Network) for operation in plan.wipe)
     return ["kernel-network-modules"] if static else ["network"]

@@ -46,7 +46,5 @@ def needs(operation: Wipe) -> Needs:
 
 def of_root(plan: Plan) -> Wiper | None:
     """The wiper of the root, if the plan has one. Raises ``Damaged``."""
-    for operation in plan.wipe:
-        if isinstance(operation, Wipe) and operation.target == "/":
-            return operation.load()
-    return None
+    wipe = plan.root_wipe()
+    return wipe.load() if wipe is not None else None

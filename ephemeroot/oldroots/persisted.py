@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable
 
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
 
 
@@ -16,8 +14,8 @@ def elsewhere(plan: Plan, declared: Iterable[str], live: str, target: str = "/")
     and what is mounted there. As seen from *target*, ``/x``.
     """
     found = set(declared)
-    found |= {o.mount_point for o in plan.persist if isinstance(o, Attach)}
-    found |= {o.target for o in plan.wipe if isinstance(o, Wipe)}
+    found |= {volume.mount_point for volume in plan.attached()}
+    found |= {wipe.target for wipe in plan.wipes()}
     inside = {below(path, target) for path in found}
     top = os.path.realpath(live)
     inside |= {below(mount.point, top) for mount in mountinfo.mounts()}

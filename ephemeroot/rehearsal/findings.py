@@ -15,8 +15,6 @@ from ephemeroot.config import fstab
 from ephemeroot.config.accounts import Accounts
 from ephemeroot.conversion import presets
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image.generators.dracut import images as dracut
 from ephemeroot.linux import devices, mountinfo, mounts, paths, walk
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
@@ -76,11 +74,9 @@ class Inspection:
 
     def kernel_modules(self) -> list[Finding]:
         """Modules that the boot needs, for each kernel that can be booted here."""
-        wanted = {o.type for o in self.plan.wipe if isinstance(o, Volume)}
-        for operation in self.plan.wipe:
-            if isinstance(operation, Wipe):
-                needs = operation.load().needs(operation.settings)
-                wanted |= set(needs.kernel_modules)
+        wanted = {volume.type for volume in self.plan.volumes()}
+        for wipe in self.plan.wipes():
+            wanted |= set(wipe.load().needs(wipe.settings).kernel_modules)
         found = []
         images, _ = dracut.images(self.live)
         running = os.uname().release if self.live == Path("/") else None
@@ -120,7 +116,7 @@ class Inspection:
     def mounts(self) -> list[Finding]:
         """Lines of the fresh root's fstab that would fail."""
         found = []
-        own = {o.mount_point for o in self.plan.wipe if isinstance(o, Volume)}
+        own = {volume.mount_point for volume in self.plan.volumes()}
         for line in fstab.parse(self._text("/etc/fstab")):
             if "noauto" in line.options or line.mount_point == "/" or line.mount_point in own:
                 continue
@@ -193,7 +189,7 @@ class Inspection:
         users = {user.uid for user in self.accounts.users.values()}
         groups = set(self.accounts.groups.values())
         found = []
-        for path in declared(self.plan):
+        for path in self.plan.declared():
             try:
                 status = os.stat(self.fresh / path.lstrip("/"), follow_symlinks=False)
             except OSError:
@@ -255,7 +251,7 @@ class Inspection:
     def _would_lose(self, path: str) -> bool:
         """Whether something is there now that the fresh root has not."""
         live, fresh = self.live / path.lstrip("/"), self.fresh / path.lstrip("/")
-        if path in declared(self.plan):
+        if path in self.plan.declared():
             return False
         if not os.path.lexists(live) or live.is_symlink():
             return False
@@ -278,12 +274,6 @@ class Inspection:
             return ""
         with open(fd, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
-
-
-def declared(plan: Plan) -> list[str]:
-    """The declared paths of *plan*."""
-    kinds = ("directory", "file", "copy", "overlay")
-    return [str(getattr(o, "path", "")) for o in plan.persist if o.KIND in kinds]
 
 
 def _try_to_mount(device: str, line: fstab.FstabLine) -> str:

@@ -80,7 +80,7 @@ class Performance:
 
     def _wipes(self) -> list[Wipe]:
         """The root's. Volumes that are made fresh take part as they are, in a layer."""
-        wipes = [o for o in self.plan.wipe if isinstance(o, Wipe)]
+        wipes = self.plan.wipes()
         for wipe in wipes:
             if wipe.target != "/":
                 self.scene.notes.append(f"{wipe.target} is made fresh at boot, and not here")
@@ -135,13 +135,13 @@ class Performance:
         """The real one, but for what names the root, and what is asked of one boot alone."""
         ours = ("root=", "rootflags=", "ephemeroot", "subvol=")
         words = [word for word in self.line.split() if not word.startswith(ours)]
-        for operation in plan.wipe:
-            if isinstance(operation, Wipe) and operation.target == "/":
-                if not operation.load().ON_DEVICE:
-                    return " ".join([*words, "root=tmpfs"])
-                words.append(f"root={self.device}")
-                if operation.subvolume:
-                    words.append(f"rootflags=subvol={operation.subvolume}")
+        wipe = plan.root_wipe()
+        if wipe is not None:
+            if not wipe.load().ON_DEVICE:
+                return " ".join([*words, "root=tmpfs"])
+            words.append(f"root={self.device}")
+            if wipe.subvolume:
+                words.append(f"rootflags=subvol={wipe.subvolume}")
         return " ".join(words)
 
     @contextmanager
@@ -166,7 +166,7 @@ class Performance:
         """What the distribution does between the stages."""
         if mountinfo.mounted_at(str(self.scene.target)) is not None:
             return  # the wiper has
-        wipe = next((o for o in plan.wipe if isinstance(o, Wipe) and o.target == "/"), None)
+        wipe = plan.root_wipe()
         if wipe is None:
             raise EphemerootError("the configuration makes no root fresh: nothing to rehearse")
         mount = mounts.create("btrfs", str(self.device), [f"subvol={wipe.subvolume}"])

@@ -17,7 +17,6 @@ from ephemeroot.hooks import request
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import devices, mountinfo, mounts
 
 GENERATION = 1 << 40
@@ -56,8 +55,8 @@ class Scene:
         """Mount what *plan* mounts before the wipe, and return its operations changed so that
         they find it. Raises ``StoreMissing`` as the boot would.
         """
-        with_store = {o.volume for o in plan.wipe if isinstance(o, Store)}
-        fresh = {o.target for o in plan.wipe if isinstance(o, Wipe)}
+        with_store = {store.volume for store in plan.stores()}
+        fresh = {wipe.target for wipe in plan.wipes()}
         found: list[Operation] = []
         for operation in plan.wipe:
             if isinstance(operation, Volume):
