@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ephemeroot.config import (
@@ -14,6 +14,7 @@ from ephemeroot.config import (
     Problem,
     clean,
     examine,
+    identity,
     network,
     volumes,
 )
@@ -38,6 +39,8 @@ from ephemeroot.linux import mounts
 
 NO_MARKER = "(no marker yet)"
 """The id of a store that has no marker: fine to look at, never to boot with."""
+
+_NOT_A_ROOT: Mapping[str, str] = {}
 
 HIDE = "x-gvfs-hide"
 TRASH = "x-gvfs-trash"
@@ -124,7 +127,8 @@ def _wipe_stage(examination: Examination) -> _Stage:
         stage.add(_store(store.path, examination), store.origin.place)
     wiping = examination.config.wiping
     if wiping is not None:
-        stage.add(_wipe("/", wiping), wiping.origin.place)
+        known = identity.of_root(wiping, examination.machine)
+        stage.add(_wipe("/", wiping, known), wiping.origin.place)
     for volume in needed:
         if volume.wipe is not None:
             stage.add(_wipe(volume.mount_point, volume.wipe), volume.wipe.origin.place)
@@ -168,7 +172,7 @@ def _store(path: str, examination: Examination) -> Store:
     )
 
 
-def _wipe(target: str, wiping: Wiping) -> Wipe:
+def _wipe(target: str, wiping: Wiping, known: Mapping[str, str] = _NOT_A_ROOT) -> Wipe:
     if wiping.plugin is None:  # examine() refuses a wiper that is not there
         raise EphemerootError(f"there is no wiper {wiping.wiper}")
     return Wipe(
@@ -178,6 +182,7 @@ def _wipe(target: str, wiping: Wiping) -> Wipe:
         device=wiping.device,
         subvolume=wiping.subvolume,
         settings=dict(wiping.settings),
+        identity=dict(known),
     )
 
 

@@ -30,6 +30,19 @@ class Refused(EphemerootError):
     """A proof failed before anything was changed: the root is as it was."""
 
 
+class ForeignRoot(EphemerootError):
+    """The root of this boot is not the one that the plan was applied for: it boots untouched.
+
+    An outcome of its own and not a failure. ``kind`` is one of ``root`` (another subvolume, dataset
+    or device is named), ``filesystem`` (the same name on another filesystem or pool), ``layer``
+    (another program puts something over the root) and ``crash`` (a crash kernel).
+    """
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+
+
 class DeviceMissing(Refused):
     """A block device is not there. Where it is the root's, there is nothing to keep either."""
 

@@ -1,7 +1,8 @@
 """The one entry: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
 
 The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something was
-reported; 71 reboot; 72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
+reported; 11 go on, another root than the plan's boots and nothing was done to it; 71 reboot; 72
+power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
 Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
 program could decide nothing: then the policy that was baked into the image decides. 1 is
 no decision either: the interpreter ends so when it cannot even find its own library.
@@ -13,9 +14,16 @@ import errno
 import os
 import sys
 
-from ephemeroot.errors import Damaged, DeviceMissing, EphemerootError, Locked, StoreMissing
+from ephemeroot.errors import (
+    Damaged,
+    DeviceMissing,
+    EphemerootError,
+    ForeignRoot,
+    Locked,
+    StoreMissing,
+)
 from ephemeroot.hooks import cmdline as kernel_cmdline
-from ephemeroot.hooks import persist, wiping
+from ephemeroot.hooks import ownership, persist, wiping
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.report import CRITICAL, WARNING, Report
 from ephemeroot.hooks.stage import RUN, Stage
@@ -25,8 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.cmdline import CommandLine
 
-DONE, EMERGENCY, USAGE, LOCKED, DONE_WITH_PROBLEMS, NO_PLAN, BUG, REBOOT, POWEROFF = (
-    0, 73, 2, 3, 10, 20, 70, 71, 72,
+DONE, EMERGENCY, USAGE, LOCKED, DONE_WITH_PROBLEMS, FOREIGN, NO_PLAN, BUG, REBOOT, POWEROFF = (
+    0, 73, 2, 3, 10, 11, 20, 70, 71, 72,
 )  # fmt: skip
 
 _EXIT = {
@@ -135,7 +143,11 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
     stage.wait = options.wait
     try:
         _lock(stage, options.stage)
+        ownership.require_no_crash_kernel(line)
         result = (wiping if options.stage == "wipe" else persist).run(stage)
+    except ForeignRoot as error:
+        report.finish(ownership.remember(stage, error))
+        return FOREIGN
     except Locked as error:
         report.log(f"{error.message} ({error.hint})", WARNING)
         return LOCKED

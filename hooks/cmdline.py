@@ -8,7 +8,7 @@ parameters; booleans are systemd's. What is not understood is reported, never gu
 from __future__ import annotations
 
 from ephemeroot.errors import Refused
-from ephemeroot.linux import paths
+from ephemeroot.linux import devices, paths
 
 TRUE = ("1", "yes", "y", "true", "t", "on")
 FALSE = ("0", "no", "n", "false", "f", "off")
@@ -96,7 +96,11 @@ class CommandLine:
         if root is None:
             return None
         root = root.removeprefix("block:").strip('"')
-        return root if root.startswith("/") or "=" in root else None
+        try:
+            devices.link(root)
+        except ValueError:
+            return None
+        return root
 
     def root_flags(self) -> list[str]:
         """The options of all ``rootflags=`` words, in order."""
@@ -108,18 +112,35 @@ class CommandLine:
         Raises ``Refused`` for ``subvolid=``: a root that is made anew has another
         id at each boot.
         """
-        subvolume = None
+        number = self._last_root_flag("subvolid")
+        if number is not None:
+            raise Refused(
+                f"kernel command line: rootflags=subvolid={number} names a root by its id, "
+                "and a fresh root has a new one",
+                "write rootflags=subvol=NAME instead",
+            )
+        return self.named_subvolume()
+
+    def named_subvolume(self) -> str | None:
+        """The same, whether or not there is a ``subvolid=`` too."""
+        subvolume = self._last_root_flag("subvol")
+        return None if subvolume is None else subvolume.strip("/")
+
+    def root_subvolume_id(self) -> int | None:
+        """``subvolid=`` of ``rootflags=``, as the kernel reads it; ``None`` for nonsense."""
+        number = self._last_root_flag("subvolid")
+        try:
+            return None if number is None else int(number, 0)
+        except ValueError:
+            return None
+
+    def _last_root_flag(self, name: str) -> str | None:
+        found = None
         for option in self.root_flags():
             key, _, value = option.partition("=")
-            if key == "subvol":
-                subvolume = value.strip("/")
-            elif key == "subvolid":
-                raise Refused(
-                    f"kernel command line: rootflags={option} names a root by its id, "
-                    "and a fresh root has a new one",
-                    "write rootflags=subvol=NAME instead",
-                )
-        return subvolume
+            if key == name:
+                found = value
+        return found
 
 
 def read() -> CommandLine:

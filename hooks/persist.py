@@ -36,9 +36,11 @@ class PathFailed(EphemerootError):
 def run(stage: Stage) -> str:
     """Carry out the persistence stage; return what became of it in a few words.
 
-    Raises ``StoreMissing``, ``Refused`` (the root is not the one that was made fresh),
-    ``PathFailed`` for an entry that is ``required`` or whose policy says so.
+    Raises ``ForeignRoot`` if the root is not the plan's, ``StoreMissing``, ``Refused`` (the
+    root is not the one that was made fresh), ``PathFailed`` for an entry
+    that is ``required`` or whose policy says so.
     """
+    wiping.require_ours(stage)
     if not stage.cmdline.allows("ephemeroot.persist"):
         _forget_request(stage)
         return "nothing bound: ephemeroot.persist=no"

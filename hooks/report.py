@@ -48,8 +48,10 @@ class Report:
             "problems": [],
         }
 
-    def log(self, line: str, level: int = INFO) -> None:
-        """Send one line to the log. Nobody may be listening: that stops no stage half-way."""
+    def log(self, line: str, level: int = INFO, *, console: bool = False) -> None:
+        """Send one line to the log, and to the console too if it is an error or *console* is set.
+        A log that takes nothing stops no stage half-way.
+        """
         if not self.boot:
             if level <= INFO or self.verbose:
                 _say(2, f"ephemeroot: {line}\n")
@@ -58,7 +60,7 @@ class Report:
             _say(2, f"<{level}>{_one_line(line)}\n")
         else:
             _write("/dev/kmsg", f"<{level}>ephemeroot: {_one_line(line)}\n")
-        if level <= ERROR:
+        if console or level <= ERROR:
             _write("/dev/console", f"ephemeroot: {line}\r\n")
 
     def operation(self, operation: Operation, result: str, seconds: float) -> None:

@@ -6,8 +6,8 @@ import os
 import sys
 import time
 
-from ephemeroot.errors import Damaged, DeviceMissing, EphemerootError, Refused
-from ephemeroot.hooks import clock, proofs, remount, waiting
+from ephemeroot.errors import Damaged, EphemerootError, Refused
+from ephemeroot.hooks import clock, ownership, proofs, remount
 from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.stage import WIPED
@@ -18,16 +18,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
-DEVICE_TIMEOUT = 90
-"""Seconds that a device with something to wipe is waited for; systemd's own default."""
-
 
 class Wipe(Operation):
     """Make the root of ``target`` fresh.
 
     ``attribute`` is the wiper's class as ``module:attribute``. ``device`` and
     ``subvolume`` are what the configuration names; left out, the kernel command line
-    decides; given and different from it, nothing is wiped.
+    decides. ``identity`` is the root that the plan was applied for (``Wiper.identify``): one that
+    is another is not wiped, see ``ownership``.
     """
 
     KIND = "wipe"
@@ -38,14 +36,16 @@ class Wipe(Operation):
         ("device", "text", None),
         ("subvolume", "relative path", None),
         ("settings", "table", {}),
+        ("identity", "table", {}),
     )
-    __slots__ = ("attribute", "device", "settings", "subvolume", "target", "wiper")
+    __slots__ = ("attribute", "device", "identity", "settings", "subvolume", "target", "wiper")
     target: str
     wiper: str
     attribute: str
     device: str | None
     subvolume: str | None
     settings: dict[str, object]
+    identity: dict[str, object]
 
     def leaves_nothing(self, stage: Stage) -> bool:
         """Whether the machine has no root but the one that this makes: none can be kept."""
@@ -184,13 +184,14 @@ class Wipe(Operation):
         return "", None
 
     def _what(self, stage: Stage) -> tuple[str, str | None]:
-        """Device path and subvolume: the plan's, the command line's, never two truths."""
+        """Device path and subvolume: the plan's, else the command line's. That both name the same
+        root has been proven (``ownership.require_same``).
+        """
         if self.target != "/":
             if self.device is None:
                 raise Damaged(f"the wipe of {self.target} names no device")
-            return _device(stage, self.device, bootable=True), self.subvolume
-        asked = stage.cmdline.root_device()
-        asked_subvolume = stage.cmdline.root_subvolume()
+            return ownership.device(stage, self.device, bootable=True), self.subvolume
+        asked = ownership.booted_device(stage.cmdline)
         spec = self.device or asked
         if spec is None:
             raise Refused(
@@ -198,26 +199,9 @@ class Wipe(Operation):
                 "set device in the wiper's table",
             )
         # What the kernel command line boots may be there all the same.
-        path = _device(stage, spec, bootable=spec != asked and _is_there(asked))
-        if self.device is not None and asked is not None:
-            _require_same_device(stage, self.device, path, asked)
-        if self.subvolume is not None and asked_subvolume not in (None, self.subvolume):
-            raise Refused(
-                f"the root to wipe is the subvolume {self.subvolume}, "
-                f"the kernel command line boots {asked_subvolume}",
-                "make rootflags=subvol= and the configuration agree",
-            )
-        return path, self.subvolume if self.subvolume is not None else asked_subvolume
-
-
-def _device(stage: Stage, spec: str, *, bootable: bool = False) -> str:
-    """*bootable*: there is a root to boot also without that device."""
-    try:
-        return waiting.device(stage, spec, DEVICE_TIMEOUT, f"the root's device {spec}")
-    except DeviceMissing as error:
-        if not bootable:
-            raise
-        raise Refused(error.message, error.hint) from None
+        path = ownership.device(stage, spec, bootable=spec != asked and _is_there(asked))
+        known = self.identity.get("subvolume", self.subvolume)
+        return path, stage.cmdline.root_subvolume() if known is None else str(known)
 
 
 def _is_there(spec: str | None) -> bool:
@@ -225,16 +209,3 @@ def _is_there(spec: str | None) -> bool:
         return spec is not None and os.path.exists(devices.link(spec))
     except ValueError:
         return False
-
-
-def _require_same_device(stage: Stage, configured: str, path: str, asked: str) -> None:
-    asked_path = _device(stage, asked)
-    if devices.number(path) == devices.number(asked_path):
-        return
-    uuid = devices.btrfs_uuid(path)
-    if uuid is not None and uuid == devices.btrfs_uuid(asked_path):
-        return  # two devices of one filesystem
-    raise Refused(
-        f"the root to wipe is on {configured}, the kernel command line boots {asked}",
-        "make root= and the configuration agree",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ephemeroot.errors import Refused
-from ephemeroot.hooks import generation, request, resume
+from ephemeroot.hooks import generation, ownership, request, resume
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.stage import WIPED
 from ephemeroot.hooks.volumes import Volume
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 def run(stage: Stage) -> str:
     """Carry out the wipe stage; return what became of it in a few words.
 
-    Raises ``StoreMissing`` if a volume or a store is missing or the wrong one,
-    ``Refused`` if another proof failed (nothing was changed in either case), and
-    ``EphemerootError`` or ``OSError`` if the wipe failed half-way, in a state that the
-    next boot completes.
+    Raises ``ForeignRoot`` if another root than the plan's boots, ``StoreMissing`` if a volume
+    or a store is missing or the wrong one, ``Refused`` if another proof failed (nothing was
+    changed in either case), and ``EphemerootError`` or ``OSError`` if the wipe failed half-way,
+    in a state that the next boot completes.
     """
+    foreign = ownership.recalled(stage)
+    if foreign is not None:
+        raise foreign
     record = stage.recall(WIPED) or {}
     wipes = stage.plan.wipes()
     if "kept" in record or (wipes and all(o.target in record for o in wipes)):
         return f"already done in this boot: {record.get('kept', 'wiped')}"
+    root = root_wipe(stage)
+    if root is not None:
+        ownership.require_named(stage, root)
     allowed = stage.cmdline.allows("ephemeroot.wipe")
     if not allowed and not has_nothing_to_keep(stage):
         remember_kept(stage, "ephemeroot.wipe=no")
@@ -36,6 +42,8 @@ def run(stage: Stage) -> str:
     if unknown:
         raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
     resume.require_none_pending(stage.cmdline)
+    if root is not None and root.target not in record:
+        ownership.require_same(stage, root)
     kept = "" if allowed else "ephemeroot.wipe=no"
     asked = False
     for operation in stage.plan.wipe:
@@ -87,6 +95,11 @@ def _follow_request(stage: Stage) -> str:
     return found.words() if found.word == request.KEEP else ""
 
 
+def root_wipe(stage: Stage) -> Wipe | None:
+    """The operation that makes the root fresh, if the plan has one."""
+    return next((o for o in stage.plan.wipe if isinstance(o, Wipe) and o.target == "/"), None)
+
+
 def has_nothing_to_keep(stage: Stage) -> bool:
     """Whether the root is new at each boot by its nature, so that none could be kept."""
     return any(wipe.leaves_nothing(stage) for wipe in stage.plan.wipes())
@@ -95,6 +108,20 @@ def has_nothing_to_keep(stage: Stage) -> bool:
 def has_fresh_root(stage: Stage) -> bool:
     """Whether this boot has made its root fresh, whatever failed after that."""
     return "/" in stage.fresh or "/" in (stage.recall(WIPED) or {})
+
+
+def require_ours(stage: Stage) -> None:
+    """Raise ``ForeignRoot`` if the root of this boot is not the plan's: the wipe stage has found
+    that, or did not run, or kept the root before it knew.
+    """
+    foreign = ownership.recalled(stage)
+    if foreign is not None:
+        raise foreign
+    root = root_wipe(stage)
+    if root is None or root.target in (stage.recall(WIPED) or {}):
+        return
+    ownership.require_named(stage, root)
+    ownership.require_mounted(stage, root)
 
 
 def require_fresh(stage: Stage) -> None:

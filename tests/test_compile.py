@@ -92,6 +92,7 @@ def test_the_sample_of_the_design(tree: MachineTree) -> None:
         {"operation": "store", "path": "/persistent", "volume": "persistent", "id": IDENTITY},
         {"operation": "wipe", "target": "/", "wiper": "btrfs",
          "attribute": "ephemeroot.wipers.btrfs:Btrfs",
+         "identity": {"filesystem": DEVICE.removeprefix("UUID="), "subvolume": "root"},
          "settings": {"base": "root-base", "old-roots": "old_roots", "keep-days": 30,
                       "keep-last": 3, "old-bases": "old_bases", "keep-bases": 3,
                       "min-free": "10%", "set-default": False, "mount-options": []}},

@@ -9,6 +9,10 @@ its settings and building its image never need its library.
 
 from __future__ import annotations
 
+import os
+
+from ephemeroot.linux import devices, mountinfo
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -221,6 +225,33 @@ class Boot:
         return bool(self.previous(path, lived))
 
 
+class Named:
+    """The root that a boot, or ``apply``, names: ``device`` is its path, empty while no device may
+    be looked at; ``root`` the value of ``root=``; ``subvolume`` and ``subvolume_id`` what
+    ``rootflags=`` says. ``reads`` says whether devices and pools may be read, and ``private`` is an
+    empty directory to mount below (and unmount again), empty where nothing may be mounted.
+    """
+
+    __slots__ = ("device", "private", "reads", "root", "subvolume", "subvolume_id")
+
+    def __init__(
+        self,
+        *,
+        device: str = "",
+        root: str | None = None,
+        subvolume: str | None = None,
+        subvolume_id: int | None = None,
+        reads: bool = False,
+        private: str = "",
+    ) -> None:
+        self.device = device
+        self.reads = reads
+        self.root = root
+        self.subvolume = subvolume
+        self.subvolume_id = subvolume_id
+        self.private = private
+
+
 class Outcome:
     """What a wipe did. All values are plain JSON; they go into the boot report.
 
@@ -308,6 +339,45 @@ class Wiper:
         wiper makes fresh; empty if it is. Asked if the wiper is not ``ON_DEVICE``.
         """
         return ""
+
+    @classmethod
+    def foreign(cls, settings: dict[str, object], root: str | None) -> str:
+        """Why *root*, the value of ``root=``, names another root, which boots untouched; empty if
+        it does not, or if that cannot be told. Not asked for one that is ``ON_DEVICE``: see
+        ``identify``.
+        """
+        return "" if cls.ON_DEVICE else cls.mismatch(settings, root)
+
+    def identify(self, named: Named) -> dict[str, str]:
+        """What the named root is, as far as *named* tells, in words that no reboot and no new root
+        changes, and never a device's name: ``filesystem`` (UUID) and ``subvolume`` (path), or
+        others. ``apply`` puts it into the plan; a boot that finds another value wipes nothing.
+
+        Raises ``OSError`` or ``EphemerootError`` if it cannot be found out.
+        """
+        found = {}
+        if named.device and named.reads and self.ON_DEVICE:
+            uuid = devices.filesystem_uuid(named.device)
+            if uuid is not None:
+                found["filesystem"] = uuid
+        if named.subvolume is not None and self.ON_DEVICE:
+            found["subvolume"] = named.subvolume
+        return found
+
+    def identify_mounted(self, target: str) -> dict[str, str]:
+        """The same for the root that is mounted at *target*, which no wipe of this boot has made.
+        Empty if that cannot be told.
+        """
+        mount = mountinfo.mounted_at(os.path.realpath(target))
+        if mount is None or not self.ON_DEVICE or not mount.source.startswith("/"):
+            return {}
+        found = {}
+        uuid = devices.filesystem_uuid(mount.source)
+        if uuid is not None:
+            found["filesystem"] = uuid
+        if mount.fstype == "btrfs":
+            found["subvolume"] = mount.root.strip("/")
+        return found
 
     @classmethod
     def takes(cls, settings: dict[str, object], root: str | None, device: str) -> str:

@@ -8,7 +8,16 @@ import difflib
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import access, apply_listing, cut_off, histories, setup, step, terminal
+from ephemeroot.cli import (
+    access,
+    apply_listing,
+    cut_off,
+    foreign,
+    histories,
+    setup,
+    step,
+    terminal,
+)
 from ephemeroot.cli.step import Step
 from ephemeroot.compile import Compilation, compile_examination
 from ephemeroot.config import (
@@ -21,6 +30,7 @@ from ephemeroot.config import (
 )
 from ephemeroot.conversion import lock, seeds
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
+from ephemeroot.hooks import ownership
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied, mounted, stores
 from ephemeroot.image.generators.dracut import images as dracut
@@ -96,6 +106,7 @@ class Application:
         self.machine = machine
         self.examination: Examination = examine(config, machine)
         self.compilation: Compilation = compile_examination(self.examination)
+        self._require_this_root()
         if not config.stores:
             raise Misconfigured("no store is declared: nothing would survive a boot")
         self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
@@ -106,6 +117,31 @@ class Application:
         self.seeds = seeds.foresee(self.compilation.plan, root, before)
         self.generation = self._generation()
         self.plan = b""
+
+    def _require_this_root(self) -> None:
+        """Raise ``Refused`` in a boot of another root than the plan's, unless the configuration
+        names it: what is applied there would leave the plan's own root unwiped for ever.
+        """
+        found = foreign.of_boot(self.root)
+        if found is None or found.kind == ownership.FILESYSTEM:
+            return
+        wiping = self.config.wiping
+        named = wiping is not None and (wiping.subvolume or wiping.settings.get("dataset"))
+        if found.kind == ownership.ROOT and named and self._is_mounted():
+            return
+        raise Refused(
+            f"this boot is of another root: {found.message}",
+            "boot the root that is made fresh, and apply there; to make this one fresh instead, "
+            "name it in the wiper's table (subvolume, dataset)",
+        )
+
+    def _is_mounted(self) -> bool:
+        """Whether the root that the new plan is for is the one that runs."""
+        wipe = next((o for o in self.compilation.plan.wipe if isinstance(o, Wipe)), None)
+        if wipe is None or wipe.target != "/":
+            return False
+        found = wipe.load().identify_mounted(str(self.root))
+        return all(wipe.identity.get(key) == value for key, value in found.items())
 
     def _applied(self) -> Plan | None:
         try:

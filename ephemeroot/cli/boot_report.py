@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot.errors import Damaged
+from ephemeroot.hooks import ownership
 from ephemeroot.hooks import report as reports
 from ephemeroot.hooks.stage import RUN, WIPED
 from ephemeroot.linux import documents
@@ -29,6 +30,7 @@ _WIPED = {
 _STAGE = {
     "boot-id": str,
     "policy": str,
+    ownership.RECORD: {"kind": str, "reason": str, "hint": str},
     "seconds": (int, float),
     "started": (int, float),
     "operations": [{"operation": str, "line": str, "result": str, "seconds": (int, float)}],
@@ -40,9 +42,10 @@ _RECORD = {"boot-id": str, "kept": str}
 @dataclass
 class BootReport:
     """One boot. ``state`` is ``ephemeral`` (``/`` was made fresh), ``kept`` (for ``reason``),
-    ``failed``, or ``none`` (no stage ran, for ``reason``). ``stages`` has the report's own
-    tables; ``wiped`` what was made fresh, by target; ``outcomes`` the declared paths' lines by
-    what became of them, ``seeded`` and ``hiding`` beside that.
+    ``foreign`` (another root than the plan's, for ``reason``), ``failed``, or ``none`` (no stage
+    ran, for ``reason``). ``stages`` has the report's own tables; ``wiped`` what was made fresh, by
+    target; ``outcomes`` the declared paths' lines by what became of them, ``seeded`` and
+    ``hiding`` beside that.
     """
 
     state: str
@@ -109,7 +112,10 @@ def read(root: Path) -> BootReport:
         kept = result.removeprefix("root kept: ")
     elif result.startswith("failed: ") and wipe.get("policy") == "keep":
         kept = result.removeprefix("failed: ")
-    if "/" in report.wiped:
+    foreign = [s[ownership.RECORD] for s in stages.values() if ownership.RECORD in s]
+    if foreign:
+        report.state, report.reason = "foreign", foreign[-1].get("reason", "")
+    elif "/" in report.wiped:
         report.state, report.reason = "ephemeral", kept
     elif kept:
         report.state, report.reason = "kept", kept

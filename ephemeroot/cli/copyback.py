@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.cli import access, terminal
+from ephemeroot.cli import access, foreign, terminal
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.copyback import COPIES, CopyBack, Recorded
 from ephemeroot.hooks.stage import RUN
@@ -32,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy back what this boot's persistence stage has recorded; a line for each file."""
+    if foreign.of_boot(Path("/")) is not None:
+        return 0
     with _one_at_a_time(Path(RUN, "copy.lock")):
         recorded = _recorded(Path(RUN, COPIES))
         if recorded is None:

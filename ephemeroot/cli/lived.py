@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, cut_off
+from ephemeroot.cli import access, cut_off, foreign
 from ephemeroot.conversion import lock
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks.stage import RUN, WIPED
@@ -26,6 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Mark every root and volume that this boot has made fresh; a kept one already is."""
+    other = foreign.of_boot(Path(arguments.root))
+    if other is not None:
+        sys.stdout.write(f"nothing is recorded: {other.message}\n")
+        return 0
     for wipe in _made_fresh(Path(RUN, WIPED)):
         try:
             marked = wipe.load().mark_lived(wipe.target)

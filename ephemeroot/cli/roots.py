@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, diff, histories, omissions, restore, roots_look, terminal
+from ephemeroot.cli import (
+    access,
+    diff,
+    foreign,
+    histories,
+    omissions,
+    restore,
+    roots_look,
+    terminal,
+)
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import clock
@@ -104,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.action == "list":
             return _list(arguments, private)
         if arguments.action == "prune":
+            foreign.require_own(Path(arguments.root), "nothing is pruned")
             return _prune(arguments, private)
         return _change_one(arguments, private)
 

@@ -259,6 +259,7 @@ def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
 _STATES = {
     "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),
     "kept": ("this root was kept as it was", terminal.YELLOW),
+    "foreign": ("this boot is of another root, left untouched", terminal.YELLOW),
     "failed": ("this root could not be made fresh", terminal.RED),
     "none": ("this root is not ephemeral", terminal.YELLOW),
 }

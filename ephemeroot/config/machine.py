@@ -44,7 +44,8 @@ class Machine:
     that is not in it, ``store_id`` reads the store's marker. ``generation`` is the
     plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it is not this machine
     that is looked at. ``another`` is true for a machine of which nothing but name and id is
-    known: what boots it, and what its stores are, is not.
+    known: what boots it, and what its stores are, is not. ``root_mount`` is the mount of ``root``,
+    ``live`` whether this is the running machine.
     """
 
     root: str = "/"
@@ -62,6 +63,8 @@ class Machine:
     labels: Labels = field(default_factory=Labels)
     memory: int = 0
     another: bool = False
+    live: bool = False
+    root_mount: mountinfo.Mount | None = None
 
     @classmethod
     def of(cls, root: str = "/") -> Machine:
@@ -88,6 +91,8 @@ class Machine:
             host_keys=_existing(root, _HOST_KEYS),
             labels=Labels.of(root),
             memory=_memory() if live else 0,
+            live=live,
+            root_mount=mountinfo.mounted_at(os.path.realpath(root)),
         )
 
     def as_another(self, host_name: str | None, machine_id: str | None) -> Machine:
@@ -108,6 +113,8 @@ class Machine:
             host_keys=(),
             memory=0,
             another=True,
+            live=False,
+            root_mount=None,
         )
 
     def show(self, path: str) -> str:

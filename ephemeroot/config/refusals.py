@@ -12,6 +12,7 @@ from ephemeroot.config.model import Configuration, StoreEntry, Wiping
 from ephemeroot.config.problem import Place, Problem
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Damaged
+from ephemeroot.hooks import ownership
 from ephemeroot.wipers.contract import Wiper
 
 
@@ -75,6 +76,7 @@ class Refusals:
     def _check_root(self, wiping: Wiping) -> None:
         if wiping.plugin is None:
             return
+        self._check_layers()
         self._check_wipers_volumes(wiping, wiping.plugin.volumes(wiping.settings))
         if not wiping.plugin.wiper.ON_DEVICE:
             self._check_match(wiping, wiping.plugin.wiper)
@@ -99,6 +101,21 @@ class Refusals:
                 wiping, self.subvolume, lambda reason, hint: self._add(
                     wiping.origin.place, reason, hint)
             )  # fmt: skip
+
+    def _check_layers(self) -> None:
+        """A boot in which another program decides what the root is wipes nothing. A warning: the
+        line may be changed before the next boot; but an ostree deployment always is such a boot.
+        """
+        for file, text in self.machine.command_lines:
+            word = ownership.layer(machine.command_line(text))
+            if word:
+                self._add(
+                    Place(file, word.partition("=")[0]),
+                    f"{word}: another program decides what the root is, such a boot wipes nothing "
+                    "and binds nothing",
+                    f"take {word} off the kernel command line",
+                    warning=not word.startswith("ostree="),
+                )
 
     def _check_wipers_volumes(self, wiping: Wiping, settings: dict[str, str]) -> None:
         """A volume that the wiper keeps something on must be there before it runs."""

@@ -1,8 +1,8 @@
 #!/bin/sh
 # boot wipe|persist|inert [TARGET]: run one stage, and know what to do when it cannot even start.
 #
-# The stage itself is Python (boot.pyc beside this file). Its exit status: 0 and 10 go on,
-# 71 reboot, 72 power off, 73 fail closed. Anything else means that it decided nothing (no
+# The stage itself is Python (boot.pyc beside this file). Its exit status: 0, 10 and 11 go on
+# (11: another root than the plan's boots, untouched), 71 reboot, 72 power off, 73 fail closed. Anything else means that it decided nothing (no
 # interpreter, a crash, a damaged plan): then the policies baked in below decide.
 
 folder=${0%/*}
@@ -35,6 +35,7 @@ is_off() {
 # The last one counts, as everywhere on the kernel command line.
 read_command_line() {
     everything=on wiping=on persistence=on override=
+    [ -e /proc/vmcore ] && crash=on || crash=
     set -f
     read -r line < /proc/cmdline
     for word in $line; do
@@ -44,6 +45,7 @@ read_command_line() {
             ephemeroot.wipe=*) is_off "$value" && wiping=off || wiping=on ;;
             ephemeroot.persist=*) is_off "$value" && persistence=off || persistence=on ;;
             ephemeroot.on[-_]failure=*) override=$value ;;
+            elfcorehdr=*) crash=on ;;
         esac
     done
     set +f
@@ -113,6 +115,11 @@ esac
 
 read_command_line
 [ "$everything" = off ] && exit 0
+# Its root is the one that crashed, and its memory is small: no interpreter is started.
+if [ -n "$crash" ]; then
+    say "this is a crash kernel: nothing is wiped and nothing bound"
+    exit 0
+fi
 require_checked
 
 # The kernel drops what comes faster than ten lines in five seconds; systemd turns that off, too.
@@ -125,7 +132,7 @@ status=$?
 unset LD_LIBRARY_PATH
 { echo "${limit:-ratelimit}" > "$rate"; } 2> /dev/null
 case $status in
-    0 | 10) exit 0 ;;
+    0 | 10 | 11) exit 0 ;;
     71) leave reboot ;;
     72) leave poweroff ;;
     73) exit 1 ;;

@@ -98,6 +98,48 @@ def btrfs_uuid(path: str) -> str | None:
     return format_uuid(block[0x20:0x30])
 
 
+def filesystem_uuid(path: str) -> str | None:
+    """The UUID of the filesystem on the block device *path*, as blkid(8) prints it; ``None`` if
+    there is none, or it is of a type that is not known here and udev has not looked at it.
+
+    Raises ``OSError`` if the device cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        found = _uuid_of_udev(path)
+        if found is None:
+            raise
+        return found
+    try:
+        head = os.pread(fd, 0x4B0, 0)
+        btrfs = os.pread(fd, 0x48, _BTRFS_SUPER)
+    finally:
+        os.close(fd)
+    if btrfs[0x40:0x48] == _BTRFS_MAGIC:
+        return format_uuid(btrfs[0x20:0x30])
+    if head[:4] == b"XFSB":  # fs/xfs/libxfs/xfs_format.h: sb_uuid
+        return format_uuid(head[0x20:0x30])
+    if head[0x438:0x43A] == b"\x53\xef":  # fs/ext4/ext4.h: s_uuid
+        return format_uuid(head[0x468:0x478])
+    if head[0x400:0x404] == b"\x10\x20\xf5\xf2":  # include/linux/f2fs_fs.h: uuid
+        return format_uuid(head[0x46C:0x47C])
+    return _uuid_of_udev(path)
+
+
+def _uuid_of_udev(path: str) -> str | None:
+    """ID_FS_UUID of the device in udev's database (systemd, src/libsystemd/sd-device)."""
+    device = os.stat(path).st_rdev
+    try:
+        raw = paths.read(f"/run/udev/data/b{os.major(device)}:{os.minor(device)}", 1 << 20)
+    except OSError:
+        return None
+    for line in raw.split(b"\n"):
+        if line.startswith(b"E:ID_FS_UUID="):
+            return os.fsdecode(line.partition(b"=")[2])
+    return None
+
+
 def format_uuid(raw: bytes) -> str:
     """Sixteen bytes as people write a UUID."""
     text = raw.hex()

@@ -122,6 +122,11 @@ def default(fd: int) -> int:
     return int(library().get_default_subvolume(fd_path(fd)))
 
 
+def path(fd: int, id: int) -> str:
+    """The path of the subvolume *id* from the top level, empty for the top level itself."""
+    return "" if id == TOP_LEVEL else str(library().subvolume_path(fd_path(fd), id))
+
+
 def set_default(fd: int, id: int) -> None:
     """Make the subvolume *id* the one that is mounted when no ``subvol=`` is given."""
     library().set_default_subvolume(fd_path(fd), id)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from typing import Any
 
-    from ephemeroot.wipers.contract import Boot, Outcome
+    from ephemeroot.wipers.contract import Boot, Named, Outcome
     from ephemeroot.wipers.history import History, Installed
 
 
@@ -123,6 +123,15 @@ class Btrfs(Wiper):
             raise
         finally:
             os.close(fd)
+
+    def identify(self, named: Named) -> dict[str, str]:
+        """Without ``subvol=`` the kernel mounts the default subvolume: it is resolved."""
+        found = super().identify(named)
+        if "subvolume" not in found and named.device and named.private:
+            with Toplevel(named.device, self._mount_options, named.private, writable=False) as top:
+                number = named.subvolume_id or subvolumes.default(top.fd)
+                found["subvolume"] = subvolumes.path(top.fd, number)
+        return found
 
     def mark_lived(self, target: str) -> bool:
         """Record that the root mounted at *target* was booted to the end."""

@@ -7,7 +7,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.linux import mountinfo, mounts, programs
 from ephemeroot.wipers.zfs import channel
 
 TYPE_CHECKING = False
@@ -144,6 +144,17 @@ def of_root(root: str | None) -> str:
 def pool(name: str) -> str:
     """The pool that *name* is in."""
     return name.partition("/")[0].partition("@")[0]
+
+
+def pool_guid(name: str) -> str:
+    """The guid of the pool that *name* is in. Raises ``Refused`` if the pool is not imported."""
+    try:
+        return programs.run("zpool", "get", "-Hpo", "value", "guid", pool(name)).strip()
+    except EphemerootError as error:
+        raise Refused(
+            f"the pool {pool(name)} cannot be asked for its guid: {error.message}",
+            "is it imported? 'zpool import' shows the pools that can be",
+        ) from None
 
 
 def is_below(name: str, above: str) -> bool:

@@ -20,7 +20,7 @@ from ephemeroot.wipers.zfs.rotation import DatasetRotation, temporary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.wipers.contract import Boot, Outcome
+    from ephemeroot.wipers.contract import Boot, Named, Outcome
     from ephemeroot.wipers.history import History, Installed
 
 ROLLBACK = "rollback"
@@ -96,6 +96,26 @@ class Zfs(Wiper):
         if wanted and named != wanted:
             return f"the dataset to make fresh is {wanted}"
         return ""
+
+    @classmethod
+    def foreign(cls, settings: dict[str, object], root: str | None) -> str:
+        # Of the pool's bootfs only the pool knows which dataset it is.
+        return "" if datasets.of_root(root) == AUTO else cls.mismatch(settings, root)
+
+    def identify(self, named: Named) -> dict[str, str]:
+        dataset = datasets.of_root(named.root)
+        if dataset == AUTO:
+            dataset = str(self.settings.get("dataset") or "")
+        if not dataset:
+            return {}
+        found = {"dataset": dataset}
+        if named.reads:
+            found["pool"] = datasets.pool_guid(dataset)
+        return found
+
+    def identify_mounted(self, target: str) -> dict[str, str]:
+        dataset = datasets.mounted_at(target)
+        return {"dataset": dataset} if dataset else {}
 
     @classmethod
     def takes(cls, settings: dict[str, object], root: str | None, device: str) -> str:
