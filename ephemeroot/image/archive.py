@@ -60,7 +60,7 @@ def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
         elif data[position : position + 6] in _NEWC:
             position = _members(data, position, archive, wanted, path)
         else:
-            rest = _decompress(data[position:], path)
+            rest = decompress(data[position:], path)
             _members(rest, 0, archive, wanted, path)
             break
     if not archive.names:
@@ -112,7 +112,16 @@ def _aligned(position: int) -> int:
     return (position + 3) & ~3
 
 
-def _decompress(data: bytes, path: Path) -> bytes:
+def is_compressed(data: bytes) -> bool:
+    """Whether *data*, of the beginning at least, is compressed in a way that is known here."""
+    return data.startswith(tuple(magic for magic, _ in _PROGRAMS))
+
+
+def decompress(data: bytes, path: Path) -> bytes:
+    """What the compressed *data* of the file *path* decompresses to.
+
+    Raises ``Damaged`` if it does not, ``EphemerootError`` if the program for it is missing.
+    """
     for magic, command in _PROGRAMS:
         if data.startswith(magic):
             try:
@@ -127,4 +136,4 @@ def _decompress(data: bytes, path: Path) -> bytes:
                 return done.stdout
             said = done.stderr.decode(errors="replace").strip()
             raise Damaged(f"{path} cannot be decompressed: {said}")
-    raise Damaged(f"{path} is compressed in an unknown way, or is no initramfs image")
+    raise Damaged(f"{path} is not compressed in a known way, and is not an initramfs image")
