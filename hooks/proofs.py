@@ -13,7 +13,7 @@ import stat
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.volumes import Attach
-from ephemeroot.linux import mounts, paths
+from ephemeroot.linux import kernel_modules, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 INIT = ("/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init",
         "/bin/init")  # fmt: skip
-MODULES = ("/usr/lib/modules", "/lib/modules")
 
 
 def require_bootable(stage: Stage, fresh: str) -> None:
@@ -125,9 +124,7 @@ def _require_init(root: int, asked: str | None) -> None:
 
 
 def _require_modules(root: int, release: str) -> None:
-    kernels: set[str] = set()
-    for path in MODULES:
-        kernels.update(_names(root, path))
+    kernels = kernel_modules.releases(root)
     if kernels and release not in kernels:
         raise Refused(
             f"the fresh root has no modules for the running kernel {release}, "
@@ -145,18 +142,5 @@ def _mode(root: int, path: str) -> int | None:
         raise
     try:
         return os.fstat(fd).st_mode
-    finally:
-        os.close(fd)
-
-
-def _names(root: int, path: str) -> list[str]:
-    try:
-        fd = paths.open_in_root(root, path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return []
-        raise
-    try:
-        return os.listdir(fd)
     finally:
         os.close(fd)
