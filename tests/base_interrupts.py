@@ -14,6 +14,7 @@ from typing import Any
 
 from ephemeroot.base import assembly, bootfiles, change, kernels, record
 from ephemeroot.base.place import Bases, Opened, Place
+from ephemeroot.base.work import Order
 from ephemeroot.cli.base import place_of
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
@@ -74,7 +75,7 @@ class Trial:
     def act(self, opened: Opened) -> None:
         if self.verb == "run":
             words = ["sh", "-ec", COMMAND]
-            change.run(opened, words, lambda line: None, confirm=lambda: None)
+            change.run(opened, Order(words, lambda: None, lambda *_: None), lambda line: None)
         else:
             old = [entry for entry in opened.bases.retired() if ".unused" not in entry.label]
             newest = max(old, key=lambda entry: entry.serial)

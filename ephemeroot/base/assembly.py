@@ -1,4 +1,5 @@
-"""A base as a booted system would have it: with everything that is mounted on this one.
+"""A base as a booted system would have it: with everything that is mounted on this one, and without
+the overlays that are over the root's own directories.
 
 The tree is attached in the mount namespace of this process (``linux.namespace``): other processes
 do not see it, and the kernel removes it when this one ends.
@@ -9,13 +10,16 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from ephemeroot.base import boot_places, extensions
+from ephemeroot.base.boot_filesystems import BootFilesystem
+from ephemeroot.errors import Refused
 from ephemeroot.linux import mountinfo, mounts, namespace, paths
 from ephemeroot.linux.mountinfo import Mount
 
-_NOT_COPIED = ("autofs",)
 _RESOLV_CONF = "/etc/resolv.conf"
 _RELPATHS = ("/usr/bin/grub-mkrelpath", "/usr/bin/grub2-mkrelpath")
 
@@ -36,13 +40,15 @@ _FOLDER = "/run/ephemeroot-base"
 
 @dataclass
 class Assembly:
-    """The tree at ``path``. ``made`` are the mount points that were made for it. Unless it is
-    ``writable`` nothing can be written through what it has of this machine's mounts.
+    """The tree at ``path``. ``made`` are the mount points that were made for it, ``left_out`` the
+    overlays that it does not have. Unless it is ``writable`` nothing can be written through what it
+    has of this machine's mounts.
     """
 
     path: str
     writable: bool = True
     made: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def detach(self) -> None:
         """Unmount everything."""
@@ -52,13 +58,21 @@ class Assembly:
             os.rmdir(_FOLDER)
 
 
-def assemble(base: int, private: str, *, temporary: str = "", root: str = "") -> Assembly:
-    """Mount the open subvolume *base* below the directory *private*, and in it a copy of
-    every mount of this machine.
+def assemble(
+    base: int,
+    private: str,
+    *,
+    temporary: str = "",
+    root: str = "",
+    boot: Sequence[BootFilesystem] = (),
+) -> Assembly:
+    """Mount the open subvolume *base* below the directory *private*, and in it a copy of every
+    mount of this machine but the extensions of its own directories (``extensions``).
 
     *temporary* is the subvolume's path from the top level and *root* the root's: boot loaders are
-    told the latter. Without *root* no command can run in the tree, it can only be looked at.
-    Raises ``OSError``.
+    told the latter. Without *root* no command can run in the tree, it can only be looked at. The
+    filesystems *boot*, parents first, stay mounted in the tree whatever this machine unmounts.
+    Raises ``OSError``, and ``Refused`` if one of *boot* has no place in *base*.
     """
     path = os.path.realpath(private) + "/assembly"
     os.makedirs(path, 0o700, exist_ok=True)
@@ -67,8 +81,11 @@ def assemble(base: int, private: str, *, temporary: str = "", root: str = "") ->
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for one in _present():
-                _copy_mount(assembly, fd, one.point)
+            for point in _present(assembly, base, boot):
+                _copy_mount(assembly, fd, point)
+            for one in boot:
+                _copy_mount(assembly, fd, one.point, alone=True)
+                _require_there(fd, one)
             if root:
                 if _lacks_names(fd):
                     _copy_mount(assembly, fd, _RESOLV_CONF)
@@ -129,24 +146,55 @@ def remove_made(base: int, made: list[str]) -> None:
             os.close(parent)
 
 
-def _present() -> list[Mount]:
-    """What is mounted directly on the root, each place once, parents first."""
+def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> list[str]:
+    """Where something is mounted directly on the root, each place once, parents first; what is
+    mounted on an automount point, or in what is left out, is as good as on the root.
+    """
     found = mountinfo.mounts()
     root = [mount for mount in found if mount.point == "/"][-1]
-    places: dict[str, Mount] = {}
-    for mount in found:
-        if (
-            mount.parent == root.id
-            and mount.point != "/"
-            and mount.fstype not in _NOT_COPIED
-            and mount.point != namespace.POINT
-        ):
-            places[mount.point] = mount
-    return sorted(places.values(), key=lambda mount: mount.point.count("/"))
+    apart = [one.point for one in boot]
+    declared = {one.point for one in boot_places.declared(base) if one.device}
+    places: set[str] = set()
+    for mount in _children(found, root.id):
+        if mount.point == namespace.POINT or any(_is_below(mount.point, p) for p in apart):
+            continue
+        inner: Iterator[Mount] = iter(())
+        if mount.fstype == "autofs":
+            inner = _children(found, mount.id)
+        elif extensions.is_one(mount, base, declared):
+            assembly.left_out.append(mount.point)
+            inner = _children(found, mount.id)
+        else:
+            places.add(mount.point)
+        places.update(one.point for one in inner if one.fstype != "autofs")
+    return sorted(places, key=lambda point: (point.count("/"), point))
 
 
-def _copy_mount(assembly: Assembly, root: int, point: str) -> None:
-    """Bind what is at *point* of this machine, with all that is mounted in it."""
+def _children(found: list[Mount], parent: int) -> Iterator[Mount]:
+    return (mount for mount in found if mount.parent == parent and mount.point != "/")
+
+
+def _is_below(path: str, above: str) -> bool:
+    return path == above or path.startswith(f"{above}/")
+
+
+def _require_there(root: int, one: BootFilesystem) -> None:
+    fd = paths.open_in_root(root, one.point)
+    try:
+        if os.path.samestat(os.fstat(fd), os.stat(one.point)):
+            return
+    finally:
+        os.close(fd)
+    raise Refused(
+        f"{one.point} cannot be mounted in the base, which has something else there",
+        f"'ls -ld {one.point}' must show a directory in the base, as it does on this root",
+    )
+
+
+def _copy_mount(assembly: Assembly, root: int, point: str, *, alone: bool = False) -> None:
+    """Bind what is at *point* of this machine, with all that is mounted in it; or *alone*, and so
+    that no unmounting elsewhere reaches it.
+    """
     try:
         source = os.open(point, os.O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -157,7 +205,10 @@ def _copy_mount(assembly: Assembly, root: int, point: str) -> None:
         if place < 0:
             return
         try:
-            _bind(source, place, point, recursive=True, writable=assembly.writable)
+            _bind(
+                source, place, point,
+                recursive=not alone, writable=assembly.writable, private=alone,
+            )  # fmt: skip
         finally:
             os.close(place)
     finally:
@@ -273,13 +324,21 @@ def _bind_inside(root: int, source: int, named: str, target: str) -> None:
 
 
 def _bind(
-    source: int, place: int, name: str, *, recursive: bool = False, writable: bool = True
+    source: int,
+    place: int,
+    name: str,
+    *,
+    recursive: bool = False,
+    writable: bool = True,
+    private: bool = False,
 ) -> None:
     mount = mounts.clone(source, recursive=recursive, name=name)
     try:
         if not writable:
             flags = mounts.MOUNT_ATTR_RDONLY
             mounts.set_flags(mount, set_=flags, recursive=recursive, name=name)
+        if private:
+            mounts.set_flags(mount, private=True, name=name)
         mounts.attach(mount, place, name=name)
     finally:
         os.close(mount)

@@ -16,16 +16,8 @@ from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
 
-MOUNT_POINTS = ("/boot", "/boot/efi", "/boot/firmware", "/efi")
-"""Where distributions mount them, parents first."""
-
 _NAMING = (".cfg", ".conf", ".csv", ".txt", "grubenv")
 _TEMPORARY = ".ephemeroot-new"
-
-
-def mounted(root: str = "/") -> list[str]:
-    """Which of ``MOUNT_POINTS`` are file systems of their own below *root*."""
-    return [p for p in MOUNT_POINTS if os.path.ismount(os.path.join(root, p.lstrip("/")))]
 
 
 def files(top: Path) -> dict[str, os.stat_result]:
@@ -109,6 +101,22 @@ def _remove(top: Path, names: list[str]) -> None:
                 break
             parent.rmdir()
     _sync(top)
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Replace the content of the file *path* by a rename; owner, mode and times stay."""
+    temporary = path.with_name(path.name + _TEMPORARY)
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.write_bytes(content)
+        _copy_attributes(path, temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
 
 
 def _put(source: Path, target: Path) -> None:

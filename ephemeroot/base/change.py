@@ -6,34 +6,27 @@ base that was stays for a while. Until that step nothing has changed that is not
 
 from __future__ import annotations
 
+import errno
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.base import assembly, bootfiles, command, kernels
+from ephemeroot.base import assembly, boot_filesystems, inspection, kernels
 from ephemeroot.base.assembly import Assembly
+from ephemeroot.base.boot_kernels import Area, find
 from ephemeroot.base.place import Opened
 from ephemeroot.base.record import Record
-from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
+from ephemeroot.base.work import DIRECTORY, Order, Work, mark
+from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.hooks import proofs
-from ephemeroot.image import archive
-from ephemeroot.wipers import marks
+from ephemeroot.linux import kernel_modules
 from ephemeroot.wipers.btrfs import subvolumes
 from ephemeroot.wipers.btrfs.recovery import Recovery
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 
 Log = Callable[[str], None]
-
-_KERNEL = re.compile(r"vmlinuz-(\d+\.\d.*)")
-_SMALL = 1 << 20
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class CommandFailed(EphemerootError):
-    """The command that was to change the base did not succeed; the base is unchanged."""
 
 
 def recover(opened: Opened, log: Log) -> None:
@@ -49,8 +42,10 @@ def _recover(opened: Opened, log: Log, *, cut_off: bool) -> None:
             log(line)
 
 
-def create(opened: Opened, log: Log, *, dry_run: bool) -> Outcome:
-    """Make the first base, a copy of the running root. Raises ``Refused``."""
+def create(opened: Opened, log: Log, *, dry_run: bool, kept: Collection[str] = ()) -> Outcome:
+    """Make the first base, a copy of the running root. *kept* are paths that a new root does not
+    take from it. Raises ``Refused``.
+    """
     place = opened.place
     if opened.uuid(place.base) is not None:
         raise Misconfigured(
@@ -62,45 +57,75 @@ def create(opened: Opened, log: Log, *, dry_run: bool) -> Outcome:
             f"the running root is not the subvolume {place.root!r} on {place.device}",
             "boot it, or name the right one: 'findmnt /' shows what is mounted",
         )
+    _require_sound(opened, kept)
 
     def prove(path: str) -> None:
-        fd = os.open(path, _DIRECTORY)
+        fd = os.open(path, DIRECTORY)
         try:
             _prove_whole(opened, fd, os.uname().release)
             if not dry_run:
-                _mark(fd)
+                mark(fd)
         finally:
             os.close(fd)
 
     with _settled(opened, log, dry_run=dry_run):
-        return opened.rotation(prove, log, source=place.root, dry_run=dry_run).run()
+        try:
+            return opened.rotation(prove, log, source=place.root, dry_run=dry_run).run()
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+            raise Refused(
+                f"the root {place.root} cannot be copied while a swap file in it is in use",
+                "'swapon --show' names it: run 'swapoff' for it",
+            ) from error
 
 
-def run(
-    opened: Opened,
-    words: Sequence[str] | None,
-    log: Log,
-    *,
-    confirm: Callable[[], None],
-    output: int | None = None,
-) -> Outcome:
-    """Run *words* (``None``: a shell, and then ``confirm``) in a copy of the base, which then
-    takes its place. What is printed there goes to the descriptor *output* if there is one.
+def _require_sound(opened: Opened, kept: Collection[str]) -> None:
+    """Raise ``Refused`` for all that the running root has and a base must not have."""
+    active = inspection.active_swap_files(os.stat("/").st_dev)
+    if active:
+        raise Refused(
+            f"the swap file {active[0]} is in the root and in use: no copy of the root can be made "
+            "while it is, and none could use it",
+            inspection.swap_remedy(active[0]),
+        )
+    fd = opened.subvolume(opened.place.root)
+    try:
+        found = inspection.inspect(fd, kept)
+    finally:
+        os.close(fd)
+    if found:
+        raise Refused("; ".join(one.text for one in found), "; ".join(one.hint for one in found))
 
-    Raises ``CommandFailed``, ``Interrupted``, whatever ``confirm`` raises, and ``Refused``
-    if what came of it could not boot: everything is then as it was.
+
+def run(opened: Opened, order: Order, log: Log) -> Outcome:
+    """Carry out *order* in a copy of the base, which then takes its place.
+
+    Raises ``CommandFailed``, ``Interrupted``, whatever ``order.confirm`` and ``order.ask`` raise,
+    and ``Refused`` if what came of it could not boot: everything is then as it was.
     """
     base = _writable_base(opened)
     record = Record(opened)
     try:
+        boot_filesystems.require_mounted(base)
+        boot = boot_filesystems.find()
         with _settled(opened, log):
-            record.write(log)
-            work = _Work(opened, record, base, words, confirm, output)
-            outcome = opened.rotation(work, log).run()
+            record.write(boot, log)
+            outcome = opened.rotation(Work(opened, record, base, boot, order, log), log).run()
             record.conclude(log)
     finally:
         os.close(base)
     return outcome
+
+
+def foresee(opened: Opened) -> None:
+    """Raise what ``run`` would raise before it changes anything."""
+    base = _writable_base(opened)
+    try:
+        boot_filesystems.require_mounted(base, awake=False)
+        boot_filesystems.find()
+    finally:
+        os.close(base)
 
 
 def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outcome:
@@ -111,7 +136,7 @@ def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outc
     """
 
     def prove(path: str) -> None:
-        fd = os.open(path, _DIRECTORY)
+        fd = os.open(path, DIRECTORY)
         try:
             if dry_run:
                 return
@@ -123,7 +148,8 @@ def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outc
                 if base >= 0:
                     os.close(base)
             _prove_whole(opened, fd, None)
-            _mark(fd)
+            _name_lost_kernels(fd, log)
+            mark(fd)
         finally:
             os.close(fd)
 
@@ -146,118 +172,16 @@ def _settled(opened: Opened, log: Log, *, dry_run: bool = False) -> Iterator[Non
         raise
 
 
-class _Work:
-    """What happens in the copy before it takes the base's place: called with its path."""
-
-    def __init__(
-        self,
-        opened: Opened,
-        record: Record,
-        base: int,
-        words: Sequence[str] | None,
-        confirm: Callable[[], None],
-        output: int | None,
-    ) -> None:
-        self.opened = opened
-        self.record = record
-        self.base = base
-        self.words = words
-        self.confirm = confirm
-        self.output = output
-
-    def __call__(self, path: str) -> None:
-        fd = os.open(path, _DIRECTORY)
-        try:
-            self._work(fd, self.opened.relative(path))
-        except BaseException:
-            # What the command made of subvolumes would keep the copy from being deleted.
-            self._delete_nested(fd)
-            raise
-        finally:
-            os.close(fd)
-
-    def _work(self, copy: int, temporary: str) -> None:
-        tree = assembly.assemble(
-            copy, self.opened.private, temporary=temporary, root=self.opened.place.root
-        )
-        try:
-            self._share_modules(tree)
-            words = self.words or command.shell(tree.path)
-            status = command.run(tree.path, words, self.output)
-            if self.words is None:
-                self.confirm()
-            elif status:
-                raise CommandFailed(
-                    f"{self.words[0]} ended with exit status {status}", "the base is unchanged"
-                )
-            _require_whole(tree)
-        finally:
-            tree.detach()
-        assembly.remove_made(copy, tree.made)
-        self._take_modules(copy)
-        self._require_kernels(copy)
-        self._require_no_mention(temporary)
-        _mark(copy)
-
-    def _share_modules(self, tree: Assembly) -> None:
-        """New kernels put their modules into the base that is still in its place: if the
-        power fails now, it is what boots, perhaps with that kernel.
-        """
-        folder = kernels.folder(self.base)
-        if folder is None:
-            return
-        parent = kernels.parent(self.base)
-        try:
-            modules = os.open(os.path.basename(folder), _DIRECTORY, dir_fd=parent)
-            try:
-                assembly.bind(modules, tree, f"/{folder}")
-            finally:
-                os.close(modules)
-        finally:
-            os.close(parent)
-
-    def _take_modules(self, copy: int) -> None:
-        ours = kernels.parent(self.base)
-        if ours < 0:
-            return
-        try:
-            theirs = kernels.parent(copy)
-            if theirs < 0:
-                raise Refused("the command has removed the directory of the kernel modules")
-            try:
-                kernels.put(ours, "modules", theirs, "modules")
-            finally:
-                os.close(theirs)
-        finally:
-            os.close(ours)
-
-    def _require_kernels(self, copy: int) -> None:
-        known = kernels.releases(copy)
-        for point in bootfiles.mounted() if known else []:
-            for name in bootfiles.files(Path(point)):
-                match = _KERNEL.fullmatch(os.path.basename(name))
-                if match and match[1] not in known:
-                    raise Refused(
-                        f"{point}/{name} would find no modules in the new base",
-                        f"install or remove the kernel {match[1]} completely",
-                    )
-
-    def _require_no_mention(self, temporary: str) -> None:
-        """Nothing that boots may name the copy: that name is gone a moment later."""
-        for number, point in enumerate(bootfiles.mounted()):
-            saved = self.record.folder / f"boot-{number}"
-            for name in bootfiles.changed(saved, Path(point)):
-                if _mentions(Path(point, name), os.fsencode(temporary)):
-                    raise Refused(
-                        f"{point}/{name} was made for the temporary subvolume {temporary}",
-                        'for dracut, set hostonly_cmdline="no" and name the root on the '
-                        "kernel command line",
-                    )
-
-    def _delete_nested(self, copy: int) -> None:
-        top = self.opened.top.fd
-        for _, number in subvolumes.nested(copy, subvolumes.identify(copy).id):
-            subvolumes.delete(top, number)
+def _name_lost_kernels(base: int, log: Log) -> None:
+    """Warn of kernels that boot and that neither base has modules for."""
+    known = kernel_modules.releases(base)
+    if not known:
+        return
+    for kernel in find([Area(one.point, Path(one.point)) for one in boot_filesystems.find()]):
+        if kernel.problem:
+            log(f"warning: {kernel.problem}")
+        elif kernel.release not in known:
+            log(f"warning: {kernel.shown} ({kernel.release}) would find no modules in this base")
 
 
 def _writable_base(opened: Opened) -> int:
@@ -287,21 +211,16 @@ def _prove_whole(opened: Opened, copy: int, release: str | None) -> None:
 
 
 def _require_whole(tree: Assembly, release: str | None = None) -> None:
-    fd = os.open(tree.path, _DIRECTORY)
+    fd = os.open(tree.path, DIRECTORY)
     try:
         proofs.require_whole(fd, None, release)
     finally:
         os.close(fd)
 
 
-def _mark(copy: int) -> None:
-    """It is no fresh root that may be thrown away."""
-    marks.set_state(copy, subvolumes.identify(copy).uuid, marks.LIVED)
-
-
 def _running() -> str | None:
     """The UUID of the subvolume that is mounted at /; ``None`` if that is none."""
-    fd = os.open("/", _DIRECTORY)
+    fd = os.open("/", DIRECTORY)
     try:
         if not subvolumes.is_subvolume(fd):
             return None
@@ -310,17 +229,3 @@ def _running() -> str | None:
         return None
     finally:
         os.close(fd)
-
-
-def _mentions(path: Path, name: bytes) -> bool:
-    if path.is_symlink():
-        return False
-    if path.stat().st_size <= _SMALL:
-        return name in path.read_bytes()
-    if not path.name.startswith(("initr", "initramfs")):
-        return False
-    try:
-        image = archive.read(path, lambda member: member.startswith("etc/cmdline"))
-    except Damaged:
-        return False  # not an image after all
-    return any(name in content for content in image.files.values())

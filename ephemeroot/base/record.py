@@ -2,9 +2,9 @@
 
 ::
 
-    .<base>.ephemeroot-run/record.json   which base, and which file systems were saved
+    .<base>.ephemeroot-run/record.json   which base, and which filesystems were saved
     .<base>.ephemeroot-run/modules/      the kernel modules of that base
-    .<base>.ephemeroot-run/boot-0/ …     the files of each file system of the boot loader
+    .<base>.ephemeroot-run/boot-0/ …     the files of each filesystem of the boot loader
 
 The folder gets this name once it is complete and on the disk. Whether the run got as far
 as replacing the base is not written down: the base's UUID tells.
@@ -14,28 +14,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.base import bootfiles, kernels
+from ephemeroot.base import boot_filesystems, bootfiles, kernels
+from ephemeroot.base.boot_filesystems import BootFilesystem
+from ephemeroot.base.boot_kernels import Area
 from ephemeroot.base.place import Opened
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.linux import copying, documents, paths, removal
 from ephemeroot.wipers.btrfs import directories, subvolumes
 
-VERSION = 1
+VERSION = 2
+_KNOWN = (1, 2)
 _MODULES = "modules"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The base's UUID before the run, and the mount points whose files were saved."""
+    """The base's UUID before the run, and the filesystems whose files were saved."""
 
     base: str
-    points: list[str]
+    filesystems: list[BootFilesystem]
 
 
 class Record:
@@ -51,11 +54,19 @@ class Record:
         """Whether a run has begun and not ended."""
         return os.path.lexists(self.folder)
 
-    def write(self, log: Callable[[str], None]) -> None:
-        """Save everything, before the first command runs. Raises ``EphemerootError``."""
+    def areas(self, filesystems: Sequence[BootFilesystem]) -> list[Area]:
+        """Each of *filesystems* with what ``write`` saved of it."""
+        return [
+            Area(one.point, Path(one.point), self.folder / f"boot-{number}")
+            for number, one in enumerate(filesystems)
+        ]
+
+    def write(self, filesystems: Sequence[BootFilesystem], log: Callable[[str], None]) -> None:
+        """Save the base's modules and the files of *filesystems*, before the first command runs.
+        Raises ``EphemerootError``.
+        """
         fresh = self.folder.with_name(self.name + ".new")
         self._remove(fresh.name)
-        mounted = bootfiles.mounted()
         try:
             fresh.mkdir(mode=0o700)
             base = self._base()
@@ -68,13 +79,13 @@ class Record:
                     os.close(modules)
             finally:
                 os.close(base)
-            for number, point in enumerate(mounted):
-                log(f"save {point}")
-                bootfiles.save(Path(point), fresh / f"boot-{number}")
+            for number, one in enumerate(filesystems):
+                log(f"save {one.point}")
+                bootfiles.save(Path(one.point), fresh / f"boot-{number}")
             content = {
                 "version": VERSION,
                 "base": self.opened.uuid(self.opened.place.base),
-                "saved": mounted,
+                "saved": [{"point": one.point, "filesystem": one.identity} for one in filesystems],
             }
             (fresh / "record.json").write_text(json.dumps(content) + "\n")
         except OSError as error:
@@ -92,16 +103,22 @@ class Record:
 
         The boot loader's files first: what they no longer name may lose its modules.
         """
-        for number, point in enumerate(self._read().points):
-            if not os.path.ismount(point):
+        saved = self._read().filesystems
+        for one in saved:
+            boot_filesystems.wake(one.point)
+            if not boot_filesystems.is_mounted(one):
+                what = f"the filesystem {one.identity}" if one.identity else "its filesystem"
                 raise EphemerootError(
-                    f"{point} was saved by a run that was cut off, and is not mounted now",
-                    f"mount it: the next boot, or 'base run', puts it back from {self.name}",
+                    f"{one.point} was saved by a run that was cut off, and {what} is not mounted "
+                    "there now",
+                    f"run 'mount {one.point}': the next boot, or 'base run', puts its files back "
+                    f"from {self.name}",
                 )
-            restored = bootfiles.restore(self.folder / f"boot-{number}", Path(point))
+        for area in self.areas(saved):
+            restored = bootfiles.restore(area.saved or area.path, area.path)
             if restored:
                 files = "1 file" if len(restored) == 1 else f"{len(restored)} files"
-                log(f"put back {files} of {point}")
+                log(f"put back {files} of {area.shown}")
         self._put_modules_back(self._base(), log)
         self.remove()
 
@@ -174,9 +191,9 @@ class Record:
     def _read(self) -> Saved:
         try:
             content = documents.parse(documents.read(f"{self.folder}/record.json"))
-            if content["version"] != VERSION or not isinstance(content["saved"], list):
+            if content["version"] not in _KNOWN or not isinstance(content["saved"], list):
                 raise ValueError(f"version {content['version']}")
-            return Saved(str(content["base"]), [str(point) for point in content["saved"]])
+            return Saved(str(content["base"]), [_filesystem(one) for one in content["saved"]])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(
                 f"the record of an earlier run, {self.name}, is damaged: {error}",
@@ -193,6 +210,13 @@ class Record:
         except FileNotFoundError:
             return
         removal.remove(parent, gone)
+
+
+def _filesystem(one: object) -> BootFilesystem:
+    """An entry of the record; the first version wrote nothing but the mount point."""
+    if isinstance(one, dict):
+        return BootFilesystem(str(one["point"]), str(one["filesystem"]))
+    return BootFilesystem(str(one), "")
 
 
 @contextmanager

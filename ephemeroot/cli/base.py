@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.base import change, kernels
+from ephemeroot.base import boot_filesystems, change, kernels
 from ephemeroot.base.place import Opened, Place, opened
 from ephemeroot.base.record import Record
+from ephemeroot.base.work import Order
 from ephemeroot.cli import access, histories, terminal
 from ephemeroot.config import InvalidConfiguration, Machine, read
 from ephemeroot.conversion import lock
-from ephemeroot.errors import Misconfigured
-from ephemeroot.linux import paths
+from ephemeroot.errors import Misconfigured, Refused
+from ephemeroot.linux import mountinfo, paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.btrfs import Btrfs, subvolumes
 from ephemeroot.wipers.contract import Outcome
@@ -54,7 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     access.declare(
         run_, "the filesystem of the base, and for the command all mounts of this machine"
     )
-    back.add_argument("--yes", action="store_true", help="do not ask")
+    for one in (run_, back):
+        one.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
@@ -74,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
             _list(arguments, place)
         return 0
     verb = f"ephemeroot base {arguments.action}"
+    if access.may_write(arguments):
+        boot_filesystems.trigger()
     with (
         lock.hold(Path(arguments.root), verb, dry_run=arguments.dry_run),
         Namespace() as private,
@@ -124,7 +128,8 @@ def _change(arguments: argparse.Namespace, place: Opened, lines: list[str]) -> O
             terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
 
     if arguments.action == "create":
-        return change.create(place, log, dry_run=arguments.dry_run)
+        kept = _kept(arguments)
+        return change.create(place, log, dry_run=arguments.dry_run, kept=kept)
     if arguments.action == "rollback":
         entry = _entry(place, arguments.name)
         if not arguments.dry_run and not arguments.yes:
@@ -132,16 +137,38 @@ def _change(arguments: argparse.Namespace, place: Opened, lines: list[str]) -> O
         return change.rollback(place, entry, log, dry_run=arguments.dry_run)
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.dry_run:
+        change.foresee(place)
         log(f"run {' '.join(words) or 'a shell'} in a copy of {place.place.base}")
         return place.rotation(lambda path: None, log, dry_run=True).run()
     if not words and not sys.stdin.isatty():
         raise Misconfigured("there is no terminal for a shell", "name a command: base run -- apt …")
+
+    def confirm() -> None:
+        if not arguments.yes:
+            histories.confirm("Make this the base?")
+
+    def ask(message: str, hint: str) -> None:
+        if arguments.yes:
+            terminal.warning(message, hint)
+        elif not sys.stdin.isatty():
+            raise Refused(message, f"{hint}; 'base run --yes' makes it the base all the same")
+        else:
+            histories.confirm("Make this the base all the same?", [message, hint])
+
     output = sys.stderr.fileno() if arguments.json else None
-    return change.run(place, words or None, log, confirm=_confirm, output=output)
+    return change.run(place, Order(words or None, confirm, ask, output, _kept(arguments)), log)
 
 
-def _confirm() -> None:
-    histories.confirm("Make this the base from now on?")
+def _kept(arguments: argparse.Namespace) -> frozenset[str]:
+    """What a new root does not take from the base: declared paths, and what is mounted."""
+    machine = Machine.of(arguments.root)
+    configuration = read(machine, arguments.config)
+    found = {entry.path for store in configuration.stores for entry in store.entries}
+    found |= {store.path for store in configuration.stores}
+    found |= {volume.mount_point for volume in configuration.volumes}
+    found |= {line.mount_point for line in machine.fstab}
+    found |= {mount.point for mount in mountinfo.mounts()}
+    return frozenset(found - {"/"})
 
 
 def _entry(place: Opened, name: str | None) -> OldRoot:

@@ -1,0 +1,259 @@
+"""The filesystems that the boot loader uses: found wherever they are mounted, and required to be.
+
+A command that installs a kernel writes to ``/boot`` or ``/efi``, whatever is there. If the
+filesystem that belongs there is not mounted, the files arrive in the root's own directory, which
+does not boot anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeroot.base import boot_places
+from ephemeroot.base.boot_places import Declared
+from ephemeroot.errors import Refused
+from ephemeroot.image import kernel_image
+from ephemeroot.linux import devices, mountinfo, mounts, namespace
+from ephemeroot.linux.mountinfo import Mount
+
+LARGEST = 2 << 30
+"""Bytes in use above which a filesystem with boot files, in an unusual place, is not saved."""
+
+_VIRTUAL = frozenset((
+    "autofs", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
+    "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs",
+    "sysfs", "tracefs",
+))  # fmt: skip
+# What a boot loader reads, at the top of the filesystem, in small letters: files, and directories
+# with at least one file that ends so.
+_FILES = frozenset((
+    "grub.cfg", "grubenv", "limine.conf", "limine.cfg", "extlinux.conf", "syslinux.cfg",
+    "isolinux.cfg", "refind.conf", "boot.scr", "uenv.txt", "uboot.env",
+))  # fmt: skip
+_DIRECTORIES = {
+    "efi": (".efi",), "loader": ("loader.conf", "entries.srel", ".conf"), "grub": (".cfg", ".mod"),
+    "grub2": (".cfg", ".mod"), "extlinux": (".conf",), "syslinux": (".cfg", ".c32", ".sys"),
+    "limine": (".conf", ".cfg"), "refind": (".conf",), "arm64-efi": (".mod",),
+    "i386-pc": (".mod",), "x86_64-efi": (".mod",),
+}  # fmt: skip
+_DEPTH, _ENTRIES = 3, 1000
+_INITRAMFS = ("initrd", "initramfs")
+# How a filesystem is mounted so that looking at it does not change it.
+_ONLY_TO_LOOK = {
+    "vfat": ("ro",), "msdos": ("ro",), "exfat": ("ro",), "ext2": ("ro",), "ext3": ("ro", "noload"),
+    "ext4": ("ro", "noload"), "xfs": ("ro", "norecovery"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BootFilesystem:
+    """A mounted filesystem with files of the boot loader: ``point`` is where, ``identity`` tells
+    it from another one at the same place: the UUID, or the device's path, and the directory in it.
+    """
+
+    point: str
+    identity: str
+
+    @classmethod
+    def of(cls, mount: Mount) -> BootFilesystem:
+        """The filesystem of *mount*."""
+        return cls(mount.point, identity(mount))
+
+
+def trigger() -> None:
+    """Have the automounts mounted that the boot loader's files are behind.
+
+    To be called in the machine's own mount namespace, before a private one is made. Raises
+    ``Refused`` for one that cannot be mounted.
+    """
+    behind = {one.point: one for one in _declared_here() if one.device}
+    for mount in mountinfo.mounts():
+        if mount.fstype != "autofs" or boot_places.is_never(mount.point):
+            continue
+        one = behind.get(mount.point)
+        if _is_known_by_place(mount.point) or (one is not None and _has_boot_files(one)):
+            wake(mount.point)
+
+
+def wake(point: str) -> None:
+    """Have the automount at *point* mounted, if there is one. Raises ``Refused``."""
+    found = mountinfo.mounted_at(point)
+    if found is None or found.fstype != "autofs":
+        return
+    try:
+        os.close(os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        reason = "it stays empty"
+    except OSError as error:
+        reason = str(error.strerror)
+    found = mountinfo.mounted_at(point)
+    if found is None or found.fstype == "autofs":
+        raise Refused(
+            f"the automount at {point} does not mount its filesystem: {reason}",
+            f"'systemctl status $(systemd-escape --path --suffix=mount {point})' shows why",
+        )
+
+
+def find() -> list[BootFilesystem]:
+    """What is mounted now, parents first. Raises ``Refused`` for one that is too large to be saved
+    and need not be mounted.
+    """
+    root = mountinfo.mounted_at("/")
+    own = root.major_minor if root is not None else ""
+    known = {one.point for one in _declared_here()}
+    found: dict[str, BootFilesystem] = {}
+    for point in dict.fromkeys(mount.point for mount in mountinfo.mounts()):
+        mount = mountinfo.mounted_at(point)
+        if mount is None or not _can_be_one(mount):
+            continue
+        if not _is_known_by_place(point):
+            # A directory of a store that is bound, or another subvolume, is not a filesystem of
+            # its own.
+            if mount.major_minor == own or mount.root != "/" or not _looks_like_one(point):
+                continue
+            if point not in known:
+                _require_small(point)
+        found[point] = BootFilesystem.of(mount)
+    return sorted(found.values(), key=lambda one: (one.point.count("/"), one.point))
+
+
+def require_mounted(base: int, *, awake: bool = True) -> None:
+    """Raise ``Refused`` if this machine, or the open *base*, declares a filesystem for the boot
+    loader that is not mounted. Unless automounts are *awake*, one that waits is good enough.
+    """
+    for one in boot_places.declared(base):
+        point = os.path.realpath(one.point)
+        if one.point == "/" or boot_places.is_never(one.point):
+            continue
+        mount = mountinfo.mounted_at(point)
+        if mount is not None and (mount.fstype != "autofs" or not awake):
+            continue
+        if one.type == "swap" or not (_is_known_by_place(one.point) or _has_boot_files(one)):
+            continue
+        raise Refused(
+            f"{one.point} is not mounted, and {one.origin} has a filesystem for it: what the "
+            "command writes there would not be what boots",
+            f"run 'mount {one.point}', or remove what names it if nothing belongs there",
+        )
+
+
+@contextmanager
+def held(filesystems: Sequence[BootFilesystem]) -> Iterator[None]:
+    """Keep *filesystems* in use, so that no automount unmounts them when they are idle."""
+    with ExitStack() as stack:
+        for one in filesystems:
+            fd = os.open(one.point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+        yield
+
+
+def is_mounted(one: BootFilesystem) -> bool:
+    """Whether *one*, and not another filesystem, is where it was."""
+    mount = mountinfo.mounted_at(one.point)
+    if mount is None or mount.fstype == "autofs":
+        return False
+    return not one.identity or BootFilesystem.of(mount) == one
+
+
+def _declared_here() -> list[Declared]:
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return boot_places.declared(root)
+    finally:
+        os.close(root)
+
+
+def _is_known_by_place(point: str) -> bool:
+    if boot_places.is_named(point):
+        return True
+    return point != "/" and any(
+        place == point or place.startswith(f"{point}/") for place in boot_places.holders()
+    )
+
+
+def _can_be_one(mount: Mount) -> bool:
+    if mount.fstype in _VIRTUAL or mount.point in ("/", namespace.POINT):
+        return False
+    # A file is bound there, or another mount is over it.
+    return os.path.isdir(mount.point) and not boot_places.is_never(mount.point)
+
+
+def identity(mount: Mount) -> str:
+    """What tells the filesystem of *mount*, and the directory of it, from others at its place."""
+    source = mount.source
+    if source.startswith("/dev/"):
+        folder = "/dev/disk/by-uuid"
+        try:
+            for name in sorted(os.listdir(folder)):
+                if os.path.realpath(f"{folder}/{name}") == os.path.realpath(source):
+                    source = f"UUID={name}"
+                    break
+        except OSError:
+            pass  # without udev the device's path has to do
+    return f"{source} {mount.root}"
+
+
+def _has_boot_files(one: Declared) -> bool:
+    """Whether the filesystem of *one*, which need not be mounted, has files of a boot loader."""
+    try:
+        device = os.path.realpath(devices.link(one.device))
+        options = _ONLY_TO_LOOK.get(one.type)
+        if options is None or not os.path.exists(device):
+            return False
+        mount = mounts.create(one.type, device, list(options))
+    except (OSError, ValueError):
+        return False
+    try:
+        # Through the descriptor: the mount is not attached anywhere.
+        return _looks_like_one(mounts.fd_path(mount))
+    finally:
+        os.close(mount)
+
+
+def _looks_like_one(top: str) -> bool:
+    """Whether what is mounted at *top* has files of a boot loader, or a kernel, in it."""
+    try:
+        with os.scandir(top) as found:
+            for entry in found:
+                name = entry.name.lower()
+                if entry.is_dir(follow_symlinks=False):
+                    endings = _DIRECTORIES.get(name)
+                    if endings is not None and _has_file(entry.path, endings):
+                        return True
+                elif entry.is_file(follow_symlinks=False):
+                    if name in _FILES or name.startswith(_INITRAMFS):
+                        return True
+                    if kernel_image.is_named_like_a_kernel(Path(top, entry.name)):
+                        return True
+    except OSError:
+        return False
+    return False
+
+
+def _has_file(folder: str, endings: tuple[str, ...]) -> bool:
+    left, folders = _ENTRIES, [(folder, 0)]
+    for place, depth in folders:
+        for entry in os.scandir(place):
+            left -= 1
+            if left < 0:
+                return False
+            if entry.is_dir(follow_symlinks=False):
+                if depth < _DEPTH:
+                    folders.append((entry.path, depth + 1))
+            elif entry.name.lower().endswith(endings):
+                return True
+    return False
+
+
+def _require_small(point: str) -> None:
+    status = os.statvfs(point)
+    used = (status.f_blocks - status.f_bfree) * status.f_frsize
+    if used > LARGEST:
+        raise Refused(
+            f"{point} has files of a boot loader and {used >> 30} GiB on it, too much to be saved "
+            "before the command runs",
+            f"run 'umount {point}', or give it a line in /etc/fstab if this machine boots from it",
+        )

@@ -1,0 +1,144 @@
+"""Where a machine says that something the boot loader uses is mounted.
+
+A place is named by /etc/fstab, by a unit (systemd.mount(5), systemd.automount(5)) or by an
+automount point. Whether the boot loader uses it is seen by where it is, or by what is on it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ephemeroot.config import fstab
+from ephemeroot.linux import documents, mountinfo, paths
+
+USUAL = ("/boot", "/boot/efi", "/boot/firmware", "/efi", "/esp")
+"""Where distributions have what boots, if they have not a filesystem of its own for it."""
+
+_NAME = re.compile(r"/(boot|efi|esp)[^/]*(/.*)?|/.*/(efi|esp|xbootldr)\d*", re.IGNORECASE)
+_UNITS = (
+    "/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator.early",
+    "/run/systemd/generator", "/run/systemd/generator.late", "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system", "/lib/systemd/system",
+)  # fmt: skip
+# Where what is mounted has nothing to do with how this machine boots, whatever its name.
+_NEVER = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp")  # not a file of ours
+_LONGEST = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A mount that *origin* declares: *device* and *type* are as it has them, perhaps empty."""
+
+    point: str
+    device: str
+    type: str
+    origin: str
+
+
+def is_named(point: str) -> bool:
+    """Whether *point* is a place by whose name boot loaders are known."""
+    return bool(_NAME.fullmatch(point)) and not is_never(point)
+
+
+def is_never(point: str) -> bool:
+    """Whether nothing that is mounted at *point* boots this machine."""
+    return any(point == place or point.startswith(f"{place}/") for place in _NEVER)
+
+
+def holders() -> list[str]:
+    """The usual places of this machine, links resolved: what is mounted around one of them has
+    it on it.
+    """
+    return sorted({os.path.realpath(place) for place in USUAL if os.path.lexists(place)})
+
+
+def declared(base: int) -> list[Declared]:
+    """All that this machine declares, and then what the open *base* does: what boots is the base.
+
+    The first of several for one place stands.
+    """
+    here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = [*_of_tree(here, ""), *_automounts(), *_of_tree(base, " of the base")]
+    finally:
+        os.close(here)
+    places: dict[str, Declared] = {}
+    for one in found:
+        places.setdefault(one.point, one)
+    return list(places.values())
+
+
+def _automounts() -> Iterator[Declared]:
+    for mount in mountinfo.mounts():
+        if mount.fstype == "autofs":
+            yield Declared(mount.point, "", "", "an automount point")
+
+
+def _of_tree(root: int, of: str) -> Iterator[Declared]:
+    for line in fstab.parse(text_of(root, "/etc/fstab")):
+        yield Declared(line.mount_point, line.device, line.type, f"/etc/fstab{of}")
+    for unit in units_of(root, (".mount", ".automount")):
+        where = unit.values.get("Where", "")
+        if where.startswith("/"):
+            point = "/" + "/".join(filter(None, where.split("/")))
+            values = unit.values
+            yield Declared(
+                point, values.get("What", ""), values.get("Type", ""), f"{unit.path}{of}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit of systemd at ``path``, and its settings, whatever their section."""
+
+    path: str
+    values: dict[str, str]
+
+
+def units_of(root: int, endings: tuple[str, ...]) -> Iterator[Unit]:
+    """The units of the open tree *root* whose names end with one of *endings*."""
+    known: set[str] = set()
+    for folder in _UNITS:
+        for name in _listing(root, folder):
+            if name not in known and name.endswith(endings):
+                known.add(name)  # what is earlier in the order hides it, a mask too
+                path = f"{folder}/{name}"
+                yield Unit(path, _settings(text_of(root, path)))
+
+
+def _settings(text: str) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, separator, value = line.partition("=")
+        if separator and not line.lstrip().startswith(("#", ";")):
+            values[key.strip()] = value.strip().replace("%%", "%")
+    return values
+
+
+def _listing(root: int, folder: str) -> list[str]:
+    try:
+        fd = paths.open_in_root(root, folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return []
+    try:
+        return sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+
+
+def text_of(root: int, path: str) -> str:
+    """The text of the regular file *path* of the open tree *root*; empty if there is none."""
+    try:
+        fd = paths.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        raw = documents.read_open(fd, path, _LONGEST)
+    except OSError:
+        return ""  # a device, as a mask is
+    finally:
+        os.close(fd)
+    return raw.decode("utf-8", "surrogateescape")

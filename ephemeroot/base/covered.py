@@ -1,0 +1,65 @@
+"""What a base has in the directories that filesystems are mounted on: it must not change.
+
+A file that arrives there was meant for the filesystem: a command has unmounted it, or has gone
+around it. It would be in the base, invisible below the mount, and not where it boots.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from ephemeroot.errors import Refused
+from ephemeroot.linux import paths
+
+Listing = dict[str, tuple[int, int, int, int]]
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+def look(base: int, points: Iterable[str]) -> dict[str, Listing]:
+    """What the open subvolume *base* itself has at each of *points*, and below it."""
+    return {point: _listing(base, point) for point in points}
+
+
+def require_same(base: int, before: dict[str, Listing]) -> None:
+    """Raise ``Refused`` if the open subvolume *base* has something else there than it had."""
+    for point, listed in before.items():
+        now = _listing(base, point)
+        changed = sorted(name for name in now if listed.get(name) != now[name])
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise Refused(
+                f"the command wrote {point}/{changed[0]}{more} into the base, below the mount "
+                f"point {point}, and not to the filesystem that is mounted there",
+                f"let the command leave {point} mounted; 'findmnt {point}' shows what it is",
+            )
+
+
+def _listing(base: int, point: str) -> Listing:
+    try:
+        fd = paths.open_in_root(base, point, _DIRECTORY)
+    except OSError:
+        return {}
+    found: Listing = {}
+    try:
+        _walk(fd, "", found)
+    finally:
+        os.close(fd)
+    return found
+
+
+def _walk(directory: int, below: str, found: Listing) -> None:
+    with os.scandir(directory) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        status = entry.stat(follow_symlinks=False)
+        name = f"{below}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            found[name] = (status.st_ino, status.st_mode, 0, 0)
+            inner = os.open(entry.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                _walk(inner, f"{name}/", found)
+            finally:
+                os.close(inner)
+        else:
+            found[name] = (status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns)

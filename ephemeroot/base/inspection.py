@@ -1,0 +1,243 @@
+"""What a base would give to every new root though it belongs in none, or in one.
+
+A root that is installed once does these things once. A base is copied at every boot, so a job for
+"the next boot" is done at all of them, a nested subvolume is empty in all of them, and a swap file
+shares its extents with the base in all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from ephemeroot.base.boot_places import text_of, units_of
+from ephemeroot.linux import kernel_modules, paths
+from ephemeroot.wipers.btrfs import subvolumes
+
+# Path, what happens at each boot, and the remedy: which program looks for it and removes it itself.
+_MARKERS = (
+    (
+        "/.autorelabel", "SELinux labels all files anew and restarts",
+        "end the command with 'restorecon -RF /etc /usr /var && rm /.autorelabel'",
+    ),
+    (
+        "/system-update", "systemd installs offline updates and restarts (systemd.offline-updates)",
+        "install the updates with 'ephemeroot base run', and remove /system-update",
+    ),
+    (
+        "/etc/system-update", "systemd installs offline updates and restarts",
+        "install the updates with 'ephemeroot base run', and remove /etc/system-update",
+    ),
+    (
+        "/forcefsck", "all filesystems are checked",
+        "remove it; 'fsck.mode=force' on the kernel command line does it once",
+    ),
+    (
+        "/forcequotacheck", "all quotas are checked",
+        "remove it; 'quotacheck.mode=force' on the kernel command line does it once",
+    ),
+    (
+        "/.unconfigured", "the first configuration is asked for",
+        "finish the first configuration, and remove it",
+    ),
+    (
+        "/etc/reconfigSys", "the first configuration is asked for",
+        "finish the first configuration, and remove it",
+    ),
+    (
+        "/var/lib/YaST2/reconfig_system", "the first configuration is asked for",
+        "finish the first configuration, and remove it",
+    ),
+)  # fmt: skip
+_MACHINE_ID = "/etc/machine-id"
+
+# Nested subvolumes that hold what a new root does not need: snapshots, scratch space, machines and
+# images, which systemd-tmpfiles(8) and the programs make themselves.
+_NO_LOSS = (
+    "/.snapshots", "/home", "/srv", "/root", "/tmp", "/var/tmp", "/var/cache", "/var/log",
+    "/var/spool", "/var/lib/machines", "/var/lib/portables", "/var/lib/docker",
+    "/var/lib/containers", "/var/lib/containerd", "/var/lib/libvirt", "/var/lib/lxc",
+    "/var/lib/lxd", "/var/lib/incus", "/timeshift",
+)  # fmt: skip
+_USUAL_SWAP_FILES = (
+    "/swapfile", "/swap.img", "/swap.file", "/.swapfile", "/swap/swapfile", "/var/swap",
+    "/var/swapfile", "/var/lib/swapfile",
+)  # fmt: skip
+_SIGNATURE, _PAGE = b"SWAPSPACE2", 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something in every new root: what, and what to do. ``grave`` is whether a new root would
+    lack part of the system or do something at every boot.
+    """
+
+    text: str
+    hint: str
+    grave: bool = True
+
+
+def inspect(root: int, kept: Collection[str]) -> list[Fault]:
+    """What is wrong with the open subvolume *root* as a base. *kept* are paths that a new root does
+    not take from it: persistent ones, and mount points.
+    """
+    return [*markers(root, kept), *nested(root, kept), *swap_files(root, kept)]
+
+
+def is_kept(path: str, kept: Collection[str]) -> bool:
+    """Whether *path* is one of *kept*, or is in one of them."""
+    return any(path == one or path.startswith(f"{one}/") for one in kept if one != "/")
+
+
+def markers(root: int, kept: Collection[str]) -> Iterator[Fault]:
+    """Files that ask the next boot for a job that is done once."""
+    for path, what, hint in _MARKERS:
+        if not is_kept(path, kept) and _exists(root, path):
+            yield Fault(f"{path} would be in every new root: at each boot {what}", hint)
+    if not is_kept(_MACHINE_ID, kept) and text_of(root, _MACHINE_ID).strip() == "uninitialized":
+        yield Fault(
+            f"{_MACHINE_ID} says that the machine was never booted: at each boot it is set up as "
+            "for the first time (systemd-firstboot(1))",
+            f"declare {_MACHINE_ID}, or run 'systemd-machine-id-setup' in the base",
+        )
+
+
+def nested(root: int, kept: Collection[str]) -> Iterator[Fault]:
+    """Subvolumes in the open subvolume *root* with something in them: a snapshot of *root* has an
+    empty directory in the place of each.
+    """
+    for path, _ in sorted(subvolumes.nested(root, subvolumes.identify(root).id)):
+        place = f"/{path}"
+        if is_kept(place, kept):
+            continue
+        fd = subvolumes.open_directory(root, path)
+        try:
+            empty, snapshot = not os.listdir(fd), subvolumes.is_read_only(fd)
+        finally:
+            os.close(fd)
+        if empty or snapshot or is_kept(place, _NO_LOSS):
+            continue
+        yield Fault(
+            f"{place} is a subvolume of its own in the root, and would be empty in every new root",
+            f"make it a directory ('mv {place} {place}.old && cp -a --reflink=auto {place}.old "
+            f'{place}\'), give it a line in /etc/fstab, or declare "{place}"',
+        )
+
+
+def swap_files(root: int, kept: Collection[str]) -> Iterator[Fault]:
+    """Swap files in *root*: the copies share their extents, and swapon(8) refuses them."""
+    named = dict.fromkeys([*_in_fstab(root), *_in_units(root), *_USUAL_SWAP_FILES])
+    for path in named:
+        if not is_kept(path, kept) and _is_swap_file(root, path):
+            yield Fault(
+                f"the swap file {path} would be in every new root, and cannot be activated there: "
+                "its extents are shared with the base",
+                swap_remedy(path),
+            )
+
+
+def active_swap_files(device: int) -> list[str]:
+    """The swap files in use on the filesystem, or btrfs subvolume, *device* (``st_dev``)."""
+    found = []
+    try:
+        lines = paths.read("/proc/swaps").decode("utf-8", "surrogateescape").splitlines()[1:]
+    except OSError:
+        return []  # a kernel without swap
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 2 or fields[1] != "file":
+            continue
+        path = fields[0].replace("\\040", " ")
+        try:
+            if os.stat(path).st_dev == device:
+                found.append(path)
+        except OSError:
+            continue  # of another mount namespace
+    return found
+
+
+def swap_remedy(path: str) -> str:
+    """What to do about the swap file *path* in a root that is made new at each boot."""
+    return (
+        f"run 'swapoff {path}', remove it and its line in /etc/fstab, and have swap in a subvolume "
+        "that is mounted at /swap, or on a partition: 'ephemeroot init' shows the commands"
+    )
+
+
+def built_modules(live: int, base: int) -> Iterator[Fault]:
+    """Kernel modules that the open root *live* has and the open *base* lacks, for kernels that both
+    have: built on this root (DKMS, akmods) after the base was made.
+    """
+    for release in sorted(kernel_modules.releases(live) & kernel_modules.releases(base)):
+        here, there = module_names(live, release), module_names(base, release)
+        missing = sorted(here - there) if there else []
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            yield Fault(
+                f"the base lacks modules that this root has for the kernel {release}: "
+                f"{', '.join(missing[:3])}{more}",
+                "build them in the base: 'ephemeroot base run -- dkms autoinstall -k "
+                f"{release}', or '… akmods --kernels {release}'",
+                grave=False,
+            )
+
+
+def module_names(root: int, release: str) -> set[str]:
+    """The modules of *release*, in files or built in, as the lists of depmod(8) have them."""
+    names: set[str] = set()
+    for place in kernel_modules.PLACES:
+        for listing in ("modules.dep", "modules.builtin"):
+            for line in text_of(root, f"{place}/{release}/{listing}").splitlines():
+                name = line.partition(":")[0].rpartition("/")[2].partition(".ko")[0]
+                if name:
+                    names.add(name.replace("-", "_"))
+    return names
+
+
+def _exists(root: int, path: str) -> bool:
+    parent, _, name = path.rpartition("/")
+    try:
+        fd = paths.open_in_root(root, parent or "/", os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        # A link that leads nowhere counts: it is the name that is looked for.
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(fd)
+
+
+def _in_fstab(root: int) -> Iterator[str]:
+    for line in text_of(root, "/etc/fstab").splitlines():
+        fields = line.split()
+        if len(fields) > 2 and fields[2] == "swap" and fields[0].startswith("/"):
+            if not fields[0].startswith("/dev/"):
+                yield fields[0]
+
+
+def _in_units(root: int) -> Iterator[str]:
+    for unit in units_of(root, (".swap",)):
+        what = unit.values.get("What", "")
+        if what.startswith("/") and not what.startswith("/dev/"):
+            yield what
+
+
+def _is_swap_file(root: int, path: str) -> bool:
+    try:
+        fd = paths.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+        return os.pread(fd, 10, _PAGE - len(_SIGNATURE)) == _SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

@@ -1,0 +1,198 @@
+"""What happens in the copy of a base before it takes the base's place: the command, and the proofs
+of what it did.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeroot.base import (
+    assembly,
+    boot_filesystems,
+    command,
+    covered,
+    inspection,
+    kernels,
+    mentions,
+)  # fmt: skip
+from ephemeroot.base.assembly import Assembly
+from ephemeroot.base.boot_filesystems import BootFilesystem
+from ephemeroot.base.boot_kernels import Area, Check
+from ephemeroot.base.place import Opened
+from ephemeroot.base.record import Record
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.hooks import proofs
+from ephemeroot.wipers import marks
+from ephemeroot.wipers.btrfs import subvolumes
+
+Log = Callable[[str], None]
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BOOT = "/boot"
+
+
+class CommandFailed(EphemerootError):
+    """The command that was to change the base did not succeed; the base is unchanged."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run and whom to ask: ``words`` (``None``: a shell, and then ``confirm``), printing to
+    the descriptor ``output`` if there is one. ``ask`` gets message and hint of what only the
+    administrator can decide, and raises ``EphemerootError`` for a no. ``kept`` are paths that a
+    new root does not take from the base.
+    """
+
+    words: Sequence[str] | None
+    confirm: Callable[[], None]
+    ask: Callable[[str, str], None]
+    output: int | None = None
+    kept: Collection[str] = ()
+
+
+class Work:
+    """Called with the path of the copy of the open *base*. The filesystems *boot* are saved in
+    *record* already.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        record: Record,
+        base: int,
+        boot: Sequence[BootFilesystem],
+        order: Order,
+        log: Log,
+    ) -> None:
+        self.opened = opened
+        self.record = record
+        self.base = base
+        self.boot = boot
+        self.order = order
+        self.log = log
+
+    def __call__(self, path: str) -> None:
+        fd = os.open(path, DIRECTORY)
+        try:
+            with boot_filesystems.held(self.boot):
+                self._work(fd, self.opened.relative(path))
+        except BaseException:
+            # What the command made of subvolumes would keep the copy from being deleted.
+            self._delete_nested(fd)
+            raise
+        finally:
+            os.close(fd)
+
+    def _work(self, copy: int, temporary: str) -> None:
+        faults = {one.text for one in inspection.inspect(self.base, self.order.kept)}
+        points = [one.point for one in self.boot]
+        before = covered.look(copy, points)
+        tree = assembly.assemble(
+            copy,
+            self.opened.private,
+            temporary=temporary,
+            root=self.opened.place.root,
+            boot=self.boot,
+        )
+        try:
+            for point in tree.left_out:
+                self.log(f"leave out {point}, which is merged over the root's own: the next boot "
+                         "begins without it")  # fmt: skip
+            self._share_modules(tree)
+            self._run(tree)
+        finally:
+            tree.detach()
+        assembly.remove_made(copy, tree.made)
+        covered.require_same(copy, before)
+        self._take_modules(copy)
+        self._require_no_new_fault(copy, faults)
+        areas = self.record.areas(self.boot)
+        mentions.settle(areas, temporary, self.opened.place.base, self.log)
+        mark(copy)
+
+    def _run(self, tree: Assembly) -> None:
+        with ExitStack() as stack:
+            root = os.open(tree.path, DIRECTORY)
+            stack.callback(os.close, root)
+            check = Check(self.log, self.order.ask)
+            check.begin(root)
+            words = self.order.words or command.shell(tree.path)
+            status = command.run(tree.path, words, self.order.output)
+            if self.order.words is None:
+                self.order.confirm()
+            elif status:
+                raise CommandFailed(
+                    f"{self.order.words[0]} ended with exit status {status}",
+                    "the base is unchanged",
+                )
+            proofs.require_whole(root, None, None)
+            check.require(root, [*self.record.areas(self.boot), *self._own_boot(tree)])
+
+    def _own_boot(self, tree: Assembly) -> list[Area]:
+        """``/boot`` of the copy, where it is a directory of the copy itself."""
+        present = Path(tree.path + _BOOT)
+        if present.is_symlink() or not present.is_dir() or os.path.ismount(present):
+            return []
+        saved = Path(self.opened.path(self.opened.place.base) + _BOOT)
+        return [Area(_BOOT, present, saved if saved.is_dir() else None)]
+
+    def _share_modules(self, tree: Assembly) -> None:
+        """New kernels put their modules into the base that is still in its place: if the
+        power fails now, it is what boots, perhaps with that kernel.
+        """
+        folder = kernels.folder(self.base)
+        if folder is None:
+            return
+        parent = kernels.parent(self.base)
+        try:
+            modules = os.open(os.path.basename(folder), DIRECTORY, dir_fd=parent)
+            try:
+                assembly.bind(modules, tree, f"/{folder}")
+            finally:
+                os.close(modules)
+        finally:
+            os.close(parent)
+
+    def _take_modules(self, copy: int) -> None:
+        ours = kernels.parent(self.base)
+        if ours < 0:
+            return
+        try:
+            theirs = kernels.parent(copy)
+            if theirs < 0:
+                raise Refused("the command has removed the directory of the kernel modules")
+            try:
+                kernels.put(ours, "modules", theirs, "modules")
+            finally:
+                os.close(theirs)
+        finally:
+            os.close(ours)
+
+    def _require_no_new_fault(self, copy: int, before: Collection[str]) -> None:
+        """What the command brought is refused; what the base had before is only named, for the
+        command that removes it must be able to run.
+        """
+        for one in inspection.inspect(copy, self.order.kept):
+            if one.text not in before:
+                raise Refused(one.text, one.hint)
+            self.log(f"warning: {one.text}; {one.hint}")
+        here = os.open("/", DIRECTORY)
+        try:
+            for one in inspection.built_modules(here, copy):
+                self.log(f"warning: {one.text}; {one.hint}")
+        finally:
+            os.close(here)
+
+    def _delete_nested(self, copy: int) -> None:
+        top = self.opened.top.fd
+        for _, number in subvolumes.nested(copy, subvolumes.identify(copy).id):
+            subvolumes.delete(top, number)
+
+
+def mark(copy: int) -> None:
+    """It is no fresh root that may be thrown away."""
+    marks.set_state(copy, subvolumes.identify(copy).uuid, marks.LIVED)
