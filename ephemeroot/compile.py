@@ -18,7 +18,7 @@ from ephemeroot.config import (
     network,
     volumes,
 )
-from ephemeroot.config.declared import WELL_KNOWN, Declared, Home, Owner
+from ephemeroot.config.declared import WELL_KNOWN, Declared, Owner
 from ephemeroot.config.entries import MACHINE_ID
 from ephemeroot.config.labels import Labels
 from ephemeroot.config.model import Wiping
@@ -144,7 +144,7 @@ def _set_up_network(examination: Examination, needed: list[MountedVolume], stage
         interface=entry.interface,
         addresses=list(entry.addresses),
         gateways=list(entry.gateways),
-        timeout=max(volume.timeout for volume in needed if network.is_on_network(volume)),
+        timeout=network.patience(needed),
     )
     stage.add(operation, entry.origin.place)
 
@@ -331,13 +331,9 @@ class _Parents:
         for above in (path, *clean.parents(path)):
             home = self.homes.get(above)
             if home is not None:
-                default = _in_home(home, path)
+                default = Owner(home.user, home.group, 0o700)
         asked = self.asked.get(path)
         return default if asked is None else asked.parent.over(default)
-
-
-def _in_home(home: Home, path: str) -> Owner:
-    return Owner(home.user, home.group, 0o700 if path == home.path else 0o755)
 
 
 def _hide(examination: Examination, stage: _Stage) -> None:

@@ -50,7 +50,7 @@ class Network(Operation):
     def execute(self, stage: Stage) -> str:
         """Raises ``StoreMissing`` if the interface does not appear or cannot be set up."""
         network = _library()
-        deadline = time.monotonic() + self.timeout
+        deadline = _deadline(self.timeout)
         try:
             with network.Network() as net:
                 net.wait(lambda: net.missing_link(self.interface), deadline)
@@ -67,6 +67,11 @@ class Network(Operation):
                 f"the network cannot be set up on {self.interface}{what}: {error.strerror}"
             ) from error
         return "set up" if changed else "was set up"
+
+
+def _deadline(timeout: int) -> float:
+    """On the monotonic clock; a *timeout* of 0 is without end."""
+    return time.monotonic() + timeout if timeout else float("inf")
 
 
 def _library() -> ModuleType:
@@ -113,7 +118,7 @@ def mount(kind: str, source: str, options: list[str], point: str, timeout: int) 
     Raises ``StoreMissing`` with what was tried, and what of the network is up.
     """
     network = _library()
-    deadline = time.monotonic() + timeout
+    deadline = _deadline(timeout)
     server = address(options, kind)
     if server is None:
         raise StoreMissing(f"the plan has no address for {source}", "run 'ephemeroot apply'")

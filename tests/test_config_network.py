@@ -219,6 +219,118 @@ def test_without_a_network_volume_it_does_nothing(tmp_path: Path) -> None:
     assert not any(isinstance(o, Network) for o in tree.plan().wipe)
 
 
+NO_MACHINES = {
+    4: {"224.0.0.5": "multicast", "127.0.0.1": "loopback", "0.0.0.0": "unspecified"},
+    6: {"ff02::1": "multicast", "::1": "loopback", "::": "unspecified"},
+}
+"""Addresses that no machine can have, with a word of the reason, by version."""
+
+
+@pytest.mark.parametrize("key", ["address", "gateway"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_refuses_addresses_that_no_machine_can_have(
+    tree: MachineTree, key: str, version: int
+) -> None:
+    length = 24 if version == 4 else 64
+    for text, word in NO_MACHINES[version].items():
+        value = f"{text}/{length}" if key == "address" else text
+        table = (
+            f'[network]\ninterface = "enp1s0"\naddress = "{value}"\n'
+            if key == "address"
+            else f'{NETWORK}gateway = "{value}"\n'
+        )
+        assert f"'{value}' is " in with_volume(tree, nfs(), table).complaint()
+        assert f"{word} address" in tree.complaint()
+
+
+@pytest.mark.parametrize(
+    ("address", "word"),
+    [
+        ("10.9.0.0/24", "the address of the network"),
+        ("10.9.0.255/24", "the broadcast address"),
+        ("10.9.3.255/22", "the broadcast address"),
+        ("fd00::/64", "the address of the network"),
+        ("10.9.0.0/31", None),  # RFC 3021: both of the two are machines
+        ("10.9.0.1/31", None),
+        ("10.9.0.7/32", None),
+        ("10.9.0.255/22", None),
+        ("fd00::/127", None),
+    ],
+)
+def test_refuses_the_addresses_of_a_network_itself(
+    tree: MachineTree, address: str, word: str | None
+) -> None:
+    server = "[fd00::1]" if ":" in address else "10.9.0.2"
+    table = f'[network]\ninterface = "enp1s0"\naddress = "{address}"\n'
+    if word is not None:
+        assert word in with_volume(tree, nfs(f"{server}:/srv"), table).complaint()
+        return
+    with_volume(tree, nfs(f"{server}:/srv"), f'{table}gateway = "{server.strip("[]")}"\n')
+    assert "the address of the network" not in "".join(map(str, tree.errors()))
+    assert "broadcast" not in "".join(map(str, tree.errors()))
+
+
+@pytest.mark.parametrize("address", ["10.9.0.7/24", "fd00::7/64"])
+def test_the_router_and_the_server_are_other_machines(tree: MachineTree, address: str) -> None:
+    own = address.partition("/")[0]
+    server = f"[{own}]" if ":" in own else own
+    table = f'[network]\ninterface = "enp1s0"\naddress = "{address}"\n'
+    other = own.replace("7", "1")
+    volume = nfs(f"{server.replace(own, other)}:/srv")
+    with_volume(tree, volume, f'{table}gateway = "{own}"\n')
+    assert f"the gateway {own} is this machine's own address" in tree.complaint()
+    with_volume(tree, nfs(f"{server}:/srv"), table)
+    assert f"the server {own} of /persistent is this machine's own address" in tree.complaint()
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs"])
+def test_a_name_in_an_address_option_is_looked_up_like_the_servers(
+    tree: MachineTree, kind: str
+) -> None:
+    key = "addr" if kind == "nfs4" else "ip"
+    device = "10.9.0.1:/srv" if kind == "nfs4" else "//10.9.0.1/srv"
+    options = f'"{key}=nas.lan"' + (', "guest", "uid=0"' if kind == "cifs" else "")
+    volume = nfs(device, options, kind).replace("/persistent", "/srv/media")
+    with_volume(tree, nfs() + volume, NETWORK)
+    assert "the address of the server nas.lan is not known" in tree.complaint()
+    tree.write("etc/hosts", "10.9.0.8 nas.lan\n")
+    media = next(o for o in tree.plan().wipe if isinstance(o, Volume) and "srv" in o.mount_point)
+    assert media.options[-1] == f"{key}=10.9.0.8"
+
+
+@pytest.mark.parametrize("where", ["device", "option", "hosts"])
+def test_a_link_local_server_keeps_its_interface(tree: MachineTree, where: str) -> None:
+    def declared(address: str) -> MachineTree:
+        table = NETWORK.replace("10.9.0.7/24", "fe80::5/64")
+        if where == "device":
+            return with_volume(tree, nfs(f"[{address}]:/srv"), table)
+        if where == "option":
+            return with_volume(tree, nfs("nas:/srv", f'"addr={address}"'), table)
+        tree.write("etc/hosts", f"{address} nas\n")
+        return with_volume(tree, nfs("nas:/srv"), table)
+
+    assert declared("fe80::1%eth0").errors() == []
+    operation = next(o for o in tree.plan().wipe if isinstance(o, Volume))
+    assert operation.options[-1] == "addr=fe80::1%eth0"
+    assert "valid on one link only" in declared("fe80::1").complaint()
+
+
+def test_a_link_local_server_of_a_share_is_refused(tree: MachineTree) -> None:
+    volume = nfs("//[fe80::1%eth0]/media", '"guest", "uid=0"', "cifs")
+    with_volume(tree, nfs() + volume.replace("/persistent", "/srv/media"), NETWORK)
+    assert "cifs does not accept the name of an interface" in tree.complaint()
+
+
+@pytest.mark.parametrize("port", ["65536", "99999", "-1", "nfs", "²"])
+@pytest.mark.parametrize("kind", ["nfs4", "cifs"])
+def test_a_port_is_a_number_of_sixteen_bits(tree: MachineTree, port: str, kind: str) -> None:
+    device = "10.9.0.1:/srv" if kind == "nfs4" else "//10.9.0.1/srv"
+    volume = nfs(device, f'"port={port}", "guest", "uid=0"', kind).replace(
+        "/persistent", "/srv/media"
+    )
+    assert f"port={port} is not a port" in with_volume(tree, nfs() + volume, NETWORK).complaint()
+
+
 @pytest.mark.parametrize(
     ("line", "more", "warned"),
     [

@@ -67,6 +67,24 @@ def test_a_volume_of_the_configuration(tree: MachineTree) -> None:
     assert data.name == "srv-data"
 
 
+@pytest.mark.parametrize("value", ["0", '"0"', '"0s"', '"0 min 0s"', '"infinity"'])
+def test_a_timeout_of_zero_waits_without_end(tree: MachineTree, value: str) -> None:
+    kind = 'mount-point = "/srv/data"\ndevice = "LABEL=data"\ntype = "ext4"\n'
+    tree.write(MAIN, volume(f"{kind}timeout = {value}\n"))
+    assert found(tree)["/srv/data"].timeout == 0
+    for bad in ('"-1"', "-1", '"soon"', '"infinite"', "1.5", '""'):
+        tree.write(MAIN, volume(f"{kind}timeout = {bad}\n"))
+        assert tree.complaint()
+
+
+@pytest.mark.parametrize("value", ["0", "0s", "infinity"])
+def test_so_does_a_line_of_fstab(tree: MachineTree, value: str) -> None:
+    line = f"{LINE},x-initrd.mount,x-systemd.device-timeout={value} 0 0\n"
+    tree.write("etc/fstab", FSTAB + line)
+    tree.write(MAIN, ROOT + STORE)
+    assert found(tree)["/persistent"].timeout == 0
+
+
 def test_a_line_with_x_initrd_mount_is_a_volume(tree: MachineTree) -> None:
     tree.write("etc/fstab", FSTAB + f"{LINE},x-initrd.mount,x-systemd.device-timeout=2min 0 0\n")
     tree.write(MAIN, ROOT + STORE)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ephemeroot.cli import main
-from ephemeroot.config import Machine
+from ephemeroot.config import Machine, read
 from ephemeroot.errors import Misconfigured
 from machine_tree import MAIN, SOUND, MachineTree
 
@@ -171,6 +173,7 @@ def test_everything_comes_from_the_system_that_is_built(tmp_path: Path) -> None:
     [
         ("# a comment\n\nlab-7.example.net\nsecond\n", "", "lab-7.example.net"),
         ("", 'NAME=x\nDEFAULT_HOSTNAME="kiosk"\n', "kiosk"),
+        ("localhost\n", 'NAME=x\nDEFAULT_HOSTNAME="kiosk"\n', "kiosk"),
         (None, "NAME=x\n", "localhost"),
         (None, None, "localhost"),
     ],
@@ -185,6 +188,47 @@ def test_the_name_of_a_system_that_is_built(
     if os_release is not None:
         tree.write("usr/lib/os-release", os_release)
     assert tree.machine.host_name == expected
+
+
+def test_openrc_has_the_name_in_a_file_of_its_own(tmp_path: Path) -> None:
+    tree = MachineTree(tmp_path)
+    (tmp_path / "etc/hostname").unlink()
+    tree.write("etc/conf.d/hostname", '# the name\nhostname="kiosk-9"\n')
+    assert tree.machine.host_name == "kiosk-9"
+
+
+@pytest.mark.parametrize("live", ["kiosk-7", "KIOSK-7", "dhcp-10-0-0-7", "localhost"])
+@pytest.mark.parametrize("pattern", ["kiosk-*", "dhcp-*", "*"])
+def test_the_static_name_counts_and_another_live_one_is_warned_about(
+    tmp_path: Path, live: str, pattern: str
+) -> None:
+    tree = MachineTree(tmp_path)
+    tree.write("etc/hostname", "kiosk-7\n")
+    drop_in = tree.write(
+        "etc/ephemeroot/conf.d/10.toml",
+        f'[match]\nhost-name = "{pattern}"\n'
+        '[persistence."/persistent"]\ndirectories = ["/srv/pos-data"]\n',
+    )
+    machine = replace(tree.machine, live_name=live)
+    configuration = read(machine)
+    used = str(drop_in) in configuration.files
+    assert used == fnmatch.fnmatchcase("kiosk-7", pattern)
+    warned = [p for p in configuration.problems if live in p.reason and "kiosk-7" in p.reason]
+    assert bool(warned) == (used != fnmatch.fnmatchcase(live.lower(), pattern))
+
+
+@pytest.mark.requires_root
+@pytest.mark.requires_program("unshare")
+def test_a_name_from_the_network_does_not_change_what_persists(tmp_path: Path) -> None:
+    """As after DHCP has named the machine: hostname(1) sets what it would."""
+    script = (
+        "set -e; mount -t tmpfs none /etc; echo kiosk-7 > /etc/hostname; hostname dhcp-10-0-0-7; "
+        'exec "$1" -P -c "from ephemeroot.config import Machine as M; m = M.of(); '
+        'print(m.host_name, m.live_name)"'
+    )
+    words = ["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script, "sh"]
+    done = subprocess.run([*words, sys.executable], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("kiosk-7 dhcp-10-0-0-7\n", "")
 
 
 def test_links_in_it_do_not_lead_out_of_it(tmp_path: Path) -> None:
@@ -207,7 +251,7 @@ def test_in_a_chroot_the_kernel_is_not_ours(tmp_path: Path) -> None:
     script = (
         "import os, sys\nfrom ephemeroot.config import Machine, read\n"
         "import ephemeroot.config.examination\n"
-        "assert Machine.of().command_lines and Machine.of().host_name == os.uname().nodename\n"
+        "assert Machine.of().command_lines and Machine.of().live_name == os.uname().nodename\n"
         f"os.chroot({str(tree.path)!r})\nos.chdir('/')\nmachine = Machine.of()\n"
         "print(machine.host_name, machine.command_lines, machine.memory)\n"
     )

@@ -30,7 +30,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # Listens on a port, takes one connection after another, and says that it is ready.
 SERVER = """
 import socket, sys
-listening = socket.create_server((sys.argv[1], int(sys.argv[2])))
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+listening = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)
 print("ready", flush=True)
 while True:
     listening.accept()[0].close()
@@ -260,6 +261,28 @@ OPTIONS = ["vers=4.2", "addr=10.9.0.1"]
 
 def mount(tmp_path: Path, options: list[str] = OPTIONS, timeout: int = 2) -> None:
     volumes.mount("nfs4", "10.9.0.1:/srv", options, str(tmp_path), timeout)
+
+
+def test_a_link_local_server_is_reached_through_its_interface(
+    cable: Cable, tmp_path: Path, later: Callable[[float, Callable[[], None]], None]
+) -> None:
+    cable.there("address", "add", "fe80::1/64", "dev", "eth1", "nodad")
+    cable.plug_in()
+    ip("address", "add", "fe80::5/64", "dev", "eth0", "nodad")
+    ip("link", "set", "eth0", "up")
+    cable.serve("::", 2049)
+    with network.Network() as net:
+        net.wait(lambda: net.missing_route("fe80::1%eth0"), time.monotonic() + 60)
+        assert "no interface eth9" in net.missing_route("fe80::1%eth9")
+    network.connect("fe80::1%eth0", 2049, time.monotonic() + 60)
+
+
+def test_a_timeout_of_zero_waits_until_the_network_is_there(
+    cable: Cable, tmp_path: Path, later: Callable[[float, Callable[[], None]], None]
+) -> None:
+    later(0.5, lambda: ip("link", "add", "late0", "type", "veth"))
+    made = operation(interface="late0", timeout=0)
+    assert made.execute(None) == "set up"  # type: ignore[arg-type]
 
 
 def test_no_network_is_a_missing_store_within_the_timeout(cable: Cable, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from ephemeroot.config import clean
 from ephemeroot.errors import Misconfigured
 from ephemeroot.home import requirements, unit
 from ephemeroot.home.application import Application, exclusive
+from ephemeroot.home.exposure import exposures
 from ephemeroot.home.model import HomeConfiguration
 from ephemeroot.home.reader import read
 from ephemeroot.home.unit import Unit
@@ -156,12 +158,18 @@ def _status(arguments: argparse.Namespace, user: User) -> int:
     application = Application(user, configuration.entries, dry_run=True)
     findings = application.findings()
     undeclared = application.undeclared()
+    exposed = exposures(configuration.entries, user.home)
     if arguments.json:
-        listed = [{"target": t, "source": s} for t, s in undeclared.items()]
-        entries = home_listing.findings_json(findings)
-        home_listing.print_json("status", entries=entries, undeclared=listed)
+        home_listing.print_json(
+            "status",
+            entries=home_listing.findings_json(findings),
+            undeclared=[{"target": t, "source": s} for t, s in undeclared.items()],
+            exposed=home_listing.exposures_json(exposed),
+        )
     else:
         home_listing.print_table(user, findings, undeclared)
+        for one in exposed:
+            terminal.warning(one.describe(), f"chmod {one.right_mode:04o} {shlex.quote(one.path)}")
         home_listing.print_count(findings)
     return 0 if all(finding.is_in_place for finding in findings) and not undeclared else PARTLY
 

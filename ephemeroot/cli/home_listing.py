@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from ephemeroot.cli import terminal
 from ephemeroot.config import Problem
 from ephemeroot.home.application import Event
+from ephemeroot.home.exposure import Exposure
 from ephemeroot.home.model import HomeConfiguration
 from ephemeroot.home.observation import Finding
 from ephemeroot.home.user import User
@@ -74,6 +75,19 @@ def findings_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
             "hint": finding.hint,
         }
         for finding in findings
+    ]
+
+
+def exposures_json(exposed: Sequence[Exposure]) -> list[dict[str, object]]:
+    """Directories that let more users in than their counterparts, for ``print_json``."""
+    return [
+        {
+            "path": one.path,
+            "mode": f"{one.mode:04o}",
+            "like": one.like,
+            "right-mode": f"{one.right_mode:04o}",
+        }
+        for one in exposed
     ]
 
 

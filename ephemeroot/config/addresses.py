@@ -49,7 +49,31 @@ class InterfaceAddresses(Patterns):
                 f"{text!r} does not say how large its network is",
                 f'write "{text}/{24 if address.version == 4 else 64}" if that is its length',
             )
+        _require_unicast(address.ip, text)
+        network = address.network
+        if network.num_addresses > 2 and address.ip == network.network_address:
+            raise Mistake(
+                f"{text!r} is the address of the network, not of a machine in it",
+                f'write this machine\'s own address, such as "{network[1]}/{network.prefixlen}"',
+            )
+        if address.version == 4 and network.num_addresses > 2:
+            if address.ip == network.broadcast_address:
+                raise Mistake(
+                    f"{text!r} is the broadcast address of its network",
+                    "write this machine's own address",
+                )
         return str(address)
+
+
+def _require_unicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
+    """Raise ``Mistake`` for an address that no interface and no router of a network can have."""
+    for is_so, word in (
+        (address.is_multicast, "a multicast address"),
+        (address.is_loopback, "a loopback address"),
+        (address.is_unspecified, "the unspecified address"),
+    ):
+        if is_so:
+            raise Mistake(f"{text!r} is {word}", "write the address of one machine")
 
 
 class Gateways(Patterns):
@@ -64,6 +88,12 @@ class Gateways(Patterns):
                 found.append(ipaddress.ip_address(text))
             except ValueError:
                 raise Mistake(f"{text!r} is no address of a router") from None
+            _require_unicast(found[-1], text)
+            if "%" in text:
+                plain = text.partition("%")[0]
+                raise Mistake(
+                    f"{text!r} names an interface, which [network] does already", f'write "{plain}"'
+                )
         if len({address.version for address in found}) < len(found):
             raise Mistake("several default routers of one protocol", "name one of each")
         return [str(address) for address in found]

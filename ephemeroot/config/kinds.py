@@ -229,6 +229,25 @@ class Seconds(Kind):
         return {"type": ["integer", "string"], "minimum": 1, "maximum": self.longest}
 
 
+class Patience(Seconds):
+    """A time span for which something is waited for; 0 and ``infinity`` are without end."""
+
+    word = 'a time such as 90, "10s" or "2min"; 0 waits without end'
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            endless = value == 0
+        else:
+            text = self.text(value)
+            endless = text == "infinity" or self._NOTHING.fullmatch(text) is not None
+        return 0 if endless else super().parse(value)
+
+    _NOTHING = re.compile(r"\s*+(?:0+\s*+(?:sec|s|min|m|h|)\s*+)++", re.ASCII)
+
+    def schema(self) -> Schema:
+        return {**super().schema(), "minimum": 0}
+
+
 class Size(Kind):
     """A number of bytes: ``1048576`` or ``512M`` (powers of 1024)."""
 

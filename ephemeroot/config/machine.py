@@ -37,11 +37,12 @@ _HOST_KEYS = "etc/ssh/ssh_host_*_key"
 class Machine:
     """One machine's facts.
 
-    ``root`` is the directory that is its root now. ``command_lines`` are kernel command
-    lines by the file they were read from, the one that counts most first. ``mounted``
-    are the mount points in use now, if this is the running machine. The lists of paths
-    are as the machine sees them. ``store_ids`` are the ids of stores by path; for one
-    that is not in it, ``store_id`` reads the store's marker. ``generation`` is the
+    ``root`` is the directory that is its root now. ``host_name`` is the static name, which does
+    not change with the network, ``live_name`` the one that the running machine has now.
+    ``command_lines`` are kernel command lines by the file they were read from, the one that
+    counts most first. ``mounted`` are the mount points in use now, if this is the running
+    machine. The lists of paths are as the machine sees them. ``store_ids`` are the ids of
+    stores by path; for one that is not in it, ``store_id`` reads the store's marker. ``generation`` is the
     plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it is not this machine
     that is looked at. ``another`` is true for a machine of which nothing but name and id is
     known: what boots it, and what its stores are, is not. ``root_mount`` is the mount of ``root``,
@@ -50,6 +51,7 @@ class Machine:
 
     root: str = "/"
     host_name: str = ""
+    live_name: str = ""
     machine_id: str | None = None
     fstab: tuple[fstab.FstabLine, ...] = ()
     accounts: Accounts = field(default_factory=Accounts)
@@ -78,9 +80,11 @@ class Machine:
             raise Misconfigured(f"{root} is no directory", "--root names the root of a machine")
         live = root == "/" and is_booted()
         identity = (sources.read_text(root, "/etc/machine-id") or "").strip()
+        live_name = os.uname().nodename
         return cls(
             root=root,
-            host_name=os.uname().nodename if live else _host_name(root),
+            host_name=_static_host_name(root) or (live_name if live else _default_host_name(root)),
+            live_name=live_name if live else "",
             machine_id=identity if _MACHINE_ID.fullmatch(identity) else None,
             fstab=tuple(fstab.parse(sources.read_text(root, "/etc/fstab") or "")),
             accounts=Accounts.of(root),
@@ -106,6 +110,7 @@ class Machine:
         return replace(
             self,
             host_name=host_name or "",
+            live_name="",
             machine_id=machine_id,
             command_lines=(),
             mounted=frozenset(),
@@ -150,11 +155,24 @@ def parse_id(text: str) -> str:
     return plain
 
 
-def _host_name(root: str) -> str:
-    """What a machine that boots *root* calls itself (hostname(5), os-release(5))."""
+def _static_host_name(root: str) -> str:
+    """The name that the administrator gave to a machine that boots *root* (hostname(5), OpenRC's
+    /etc/conf.d/hostname), or nothing. ``localhost`` is none: the network may then name the machine.
+    """
     for line in (sources.read_text(root, "/etc/hostname") or "").splitlines():
         if line.strip() and not line.startswith("#"):
-            return line.strip()
+            name = line.strip()
+            return "" if name.lower().partition(".")[0] == "localhost" else name
+    for line in (sources.read_text(root, "/etc/conf.d/hostname") or "").splitlines():
+        key, _, value = line.partition("=")
+        name = value.strip("\"' ")
+        if key.strip() == "hostname" and name and name != "localhost":
+            return name
+    return ""
+
+
+def _default_host_name(root: str) -> str:
+    """What a machine that boots *root* calls itself if nobody names it (os-release(5))."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         for line in (sources.read_text(root, path) or "").splitlines():
             key, _, value = line.partition("=")

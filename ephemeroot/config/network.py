@@ -64,6 +64,14 @@ def is_needed(mounted: Iterable[Volume]) -> bool:
     return any(is_on_network(volume) for volume in mounted)
 
 
+def patience(mounted: Iterable[Volume]) -> int:
+    """Seconds that the network itself may take to come up: the longest of its volumes; 0 is
+    without end.
+    """
+    timeouts = [volume.timeout for volume in mounted if is_on_network(volume)]
+    return 0 if 0 in timeouts else max(timeouts)
+
+
 def check_overlays(
     declared: Iterable[Declared], mounted: Iterable[Volume], problems: list[Problem]
 ) -> None:
@@ -92,7 +100,9 @@ def _for_kernel(volume: Volume, machine: Machine, problems: list[Problem]) -> Vo
     else:
         server, options = _cifs(volume, options, problems)
         key = "ip="
-    address = fstab.option(options, key[:-1]) or _address(server, machine)
+    _check_port(options)
+    address = _address(fstab.option(options, key[:-1]) or server, machine)
+    _check_scope(address, volume.type)
     options = [o for o in options if not o.startswith(key)]
     return dataclasses.replace(volume, options=(*options, f"{key}{address}"))
 
@@ -110,11 +120,38 @@ def _require_virtio(volume: Volume, problems: list[Problem]) -> None:
         )
 
 
+def _check_port(options: list[str]) -> None:
+    given = fstab.option(options, "port")
+    if given is not None and not (given.isascii() and given.isdigit() and int(given) < 1 << 16):
+        raise Mistake(f"port={given} is not a port", "write a number from 1 to 65535")
+
+
+def _check_scope(address: str, type_: str) -> None:
+    """A link-local address is one only together with the interface. The kernel's NFS knows that by
+    name (net/sunrpc/addr.c), its SMB by number only (fs/smb/client/netmisc.c), and numbers are not
+    the same at each boot.
+    """
+    parsed = ipaddress.ip_address(address)
+    if not (parsed.version == 6 and parsed.is_link_local):
+        return
+    if type_ not in _NFS:
+        raise Mistake(
+            f"the server's address {address} is valid on one link only, and the kernel's {type_} "
+            "does not accept the name of an interface",
+            "use another address of the server, or nfs4",
+        )
+    if not parsed.scope_id:
+        raise Mistake(
+            f"the server's address {address} is valid on one link only",
+            f"name the interface: {address}%eth0",
+        )
+
+
 def _address(server: str, machine: Machine) -> str:
-    """The numeric address of *server*. Raises ``Mistake``."""
+    """The numeric address of *server*, with its scope. Raises ``Mistake``."""
     plain = server.strip("[]")
     try:
-        return str(ipaddress.ip_address(plain.partition("%")[0]))
+        return str(ipaddress.ip_address(plain))
     except ValueError:
         pass
     for line in (sources.read_text(machine.root, "/etc/hosts") or "").splitlines():
@@ -229,10 +266,31 @@ def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -
                     "compare it with address, and with its length",
                 )
             )
+    own = {ipaddress.ip_interface(address).ip for address in entry.addresses}
+    problems.extend(
+        Problem.at(
+            entry.origin.of("gateway"),
+            f"the gateway {gateway} is this machine's own address",
+            "write the router's address ('ip route' shows it)",
+        )
+        for gateway in entry.gateways
+        if ipaddress.ip_address(gateway) in own
+    )
     versions = {ipaddress.ip_address(gateway).version for gateway in entry.gateways}
     for volume in remote:
         named = network.address(list(volume.options), volume.type)
         server = ipaddress.ip_address(named or "")
+        if server in own:
+            problems.append(
+                Problem.at(
+                    volume.place,
+                    f"the server {server} of {volume.mount_point} is this machine's own address",
+                    f"compare it with address in [network] ({place})",
+                )
+            )
+            continue
+        if server.version == 6 and server.is_link_local:
+            continue  # reached on its link, without a router
         if server.version not in versions and not any(server in n for n in networks):
             problems.append(
                 Problem.at(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,10 +81,24 @@ def _applies(node: Node, source: sources.Source, machine: Machine, reading: Read
         reading.add(match.place, "[match] says nothing", "name host-name or machine-id")
         return False
     # Host names know no case (RFC 1123), and ConditionHost= of systemd.unit(5) does not either.
-    name = machine.host_name.lower()
-    if hosts is not None and not any(fnmatch.fnmatchcase(name, host.lower()) for host in hosts):
-        return False
+    if hosts is not None:
+        fits = _fits(machine.host_name, hosts)
+        if machine.live_name and _fits(machine.live_name, hosts) != fits:
+            reading.add(
+                match.place,
+                f"the machine is called {machine.live_name} at the moment, but its static name "
+                f"{machine.host_name} counts: the file is "
+                + ("used" if fits else "for other machines"),
+                "'hostnamectl' shows both names; the static one is in /etc/hostname",
+                warning=True,
+            )
+        if not fits:
+            return False
     return ids is None or machine.machine_id in [i.replace("-", "").lower() for i in ids]
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
 
 
 def _configuration(

@@ -128,7 +128,7 @@ VOLUME = Table((
     Setting("type", kinds.Text(), "the filesystem's type", required=True),
     Setting("options", kinds.Options(), "mount options", ()),
     Setting("needed-for-boot", kinds.Boolean(), "mount it in the initramfs, before the wipe", True),
-    Setting("timeout", kinds.Seconds(), "how long to wait for the device", 90),
+    Setting("timeout", kinds.Patience(), "how long to wait for the device; 0 is without end", 90),
 ))  # fmt: skip
 """Its key ``wipe`` depends on the wiper it names, see ``plugins.volume_table``."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ephemeroot.config import clean
 from ephemeroot.config.fstab import FstabLine, option
-from ephemeroot.config.kinds import Seconds
+from ephemeroot.config.kinds import Patience
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
 from ephemeroot.config.problem import Mistake, Place, Problem
@@ -170,7 +170,7 @@ def _for_kernel(options: Iterable[str]) -> tuple[str, ...]:
 def _line_timeout(line: FstabLine) -> int:
     value = line.option(_TIMEOUT)
     try:
-        return 90 if value is None else Seconds().parse(value)
+        return 90 if value is None else Patience().parse(value)
     except Mistake:
         return 90  # systemd's own default; the line is systemd's to judge
 

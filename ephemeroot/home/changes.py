@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ephemeroot.config import clean
+from ephemeroot.home.exposure import counterparts
 from ephemeroot.home.model import Entry
 from ephemeroot.home.observation import Condition, Finding, observe
 from ephemeroot.home.operations import (
@@ -54,7 +55,7 @@ def between(view: View, entries: Sequence[Entry]) -> Changes:
     changing = {f.entry.target: f.entry for f in findings if not (f.is_in_place or f.is_blocked)}
     removals = _Removals(view, {entry.target for entry in entries}, changing)
     changes = Changes(tuple(findings), removals.operations())
-    addition = _Addition(changes.removals)
+    addition = _Addition(view.user.home, changes.removals)
     for number, finding in enumerate(findings):
         entry = finding.entry
         if removals.turns(entry.target):
@@ -134,7 +135,8 @@ class _Removals:
 class _Addition:
     """What puts entries in their places after *removals*; keeps account of what there will be."""
 
-    def __init__(self, removals: Sequence[Operation]) -> None:
+    def __init__(self, home: str, removals: Sequence[Operation]) -> None:
+        self.home = home
         self.gone = {o.path for o in removals if isinstance(o, (RemoveLink, RemoveDirectory))}
         self.made: set[str] = set()
         self.mounted: dict[str, str] = {}
@@ -142,16 +144,17 @@ class _Addition:
     def operations(self, entry: Entry) -> Iterable[Operation]:
         """For one entry; ask for parents before what lies below them."""
         source = entry.source if entry.is_directory else os.path.dirname(entry.source)
+        in_home = dict(counterparts(entry, self.home))
+        in_store = {home: store for store, home in in_home.items()}
         for path in [*clean.parents(source), source]:
             if clean.is_below(path, entry.store) and not self._is_directory(path):
-                like = entry.target if path == entry.source else ""
-                yield self._make(path, in_store=True, like=like)
+                yield self._make(path, in_home.get(path, ""), in_store=True)
         for path in clean.parents(entry.target):
             if not self._is_directory(path):
-                yield self._make(path)
+                yield self._make(path, in_store.get(path, ""))
         if entry.is_mounted:
             if not self._is_directory(entry.target):
-                yield self._make(entry.target)
+                yield self._make(entry.target, entry.source)
             self.mounted[entry.target] = entry.source
             yield MountDirectory(entry)
             return
@@ -159,9 +162,9 @@ class _Addition:
             yield RemoveDirectory(entry.target, any_empty=True)
         yield MakeLink(entry)
 
-    def _make(self, path: str, *, in_store: bool = False, like: str = "") -> MakeDirectory:
+    def _make(self, path: str, like: str, *, in_store: bool = False) -> MakeDirectory:
         self.made.add(path)
-        return MakeDirectory(path, in_store=in_store, like=like)
+        return MakeDirectory(path, like, in_store=in_store)
 
     def _is_directory(self, path: str) -> bool:
         """Whether *path* will be a directory when it is the turn of this entry."""

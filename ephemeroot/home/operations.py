@@ -141,10 +141,11 @@ class RemoveDirectory(Operation):
 class MakeDirectory(Operation):
     """Make a directory: in the home, where it is remembered as ours, or in the store.
 
-    One in the store takes over the mode of ``like``, if there is such a directory.
+    It takes the mode of ``like``, the directory that it stands for on the other side. Without one
+    it is 0700: what is private only by its directory must not be exposed by a new one.
     """
 
-    def __init__(self, path: str, *, in_store: bool = False, like: str = "") -> None:
+    def __init__(self, path: str, like: str, *, in_store: bool = False) -> None:
         super().__init__(path)
         self.in_store = in_store
         self.like = like
@@ -156,7 +157,7 @@ class MakeDirectory(Operation):
     def execute(self, work: Work) -> str:
         """See ``Operation``."""
         try:
-            os.mkdir(self.path)
+            os.mkdir(self.path, 0o700)
         except FileExistsError:
             if os.path.isdir(self.path):
                 return ""

@@ -22,6 +22,7 @@ _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 
 _EEXIST = 17
+_ENDLESS = float("inf")
 
 
 def is_v6(address: str) -> bool:
@@ -64,7 +65,8 @@ class Network:
     def wait(self, missing: Callable[[], str], deadline: float) -> None:
         """Wait until *missing* returns nothing; it is asked again after each event.
 
-        *deadline* is on the monotonic clock. Raises ``TimeoutError`` with its last word.
+        *deadline* is on the monotonic clock, or infinite. Raises ``TimeoutError`` with its last
+        word.
         """
         while True:
             word = missing()
@@ -75,8 +77,7 @@ class Network:
 
     def _event(self, deadline: float) -> bool:
         """Wait for at least one event and take all that are there; false: time is up."""
-        patience = max(0.0, deadline - time.monotonic())
-        if not self._poll.poll(patience * 1000):
+        if not self._poll.poll(_milliseconds(deadline)):
             return False
         while self._poll.poll(0):
             try:
@@ -88,8 +89,11 @@ class Network:
     def missing_route(self, address: str) -> str:
         """What lacks for packets to *address*: a route, its link's carrier, a source address.
 
-        Empty if nothing does.
+        Empty if nothing does. A link-local *address* names its interface (``fe80::1%eth0``).
         """
+        _, _, interface = address.partition("%")
+        if interface and (missing := self.missing_link(interface)):
+            return missing
         route = self._route(address)
         if route is None:
             return f"there is no route to {address}"
@@ -112,8 +116,10 @@ class Network:
         from pyroute2.netlink.exceptions import NetlinkError
 
         family = socket.AF_INET6 if is_v6(address) else socket.AF_INET
+        plain, _, interface = address.partition("%")
+        way = {"oif": self.find(interface)["index"]} if interface else {}
         try:
-            found = list(self._kernel.route("get", dst=address, family=family))
+            found = list(self._kernel.route("get", dst=plain, family=family, **way))
         except NetlinkError:  # ENETUNREACH, EHOSTUNREACH, or a route that prohibits
             return None
         return found[0] if found else None
@@ -199,6 +205,12 @@ class Network:
         return f"{link.get_attr('IFLA_IFNAME')} {up}, {carrier}, {' '.join(found) or 'no address'}"
 
 
+def _milliseconds(deadline: float) -> float | None:
+    """What is left until *deadline*, for poll(2); ``None`` waits without end."""
+    left = max(0.0, deadline - time.monotonic())
+    return None if left == _ENDLESS else left * 1000
+
+
 def _flags(address: Any) -> int:
     return int(address.get_attr("IFA_FLAGS") or address["flags"])
 
@@ -219,6 +231,14 @@ def _names(link: Any) -> list[str]:
     return names
 
 
+def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Numbers only: with the name of an interface in it, the resolver would be asked."""
+    import socket
+
+    plain, _, interface = address.partition("%")
+    return (plain, port, 0, socket.if_nametoindex(interface)) if interface else (plain, port)
+
+
 def connect(address: str, port: int, deadline: float) -> None:
     """Wait until the server takes a connection; it may be booting as well.
 
@@ -234,9 +254,9 @@ def connect(address: str, port: int, deadline: float) -> None:
             raise TimeoutError(last)
         # Not create_connection(): it asks the resolver, which is not there, even about numbers.
         attempt = socket.socket(socket.AF_INET6 if is_v6(address) else socket.AF_INET)
-        attempt.settimeout(left)
+        attempt.settimeout(None if left == _ENDLESS else left)
         try:
-            attempt.connect((address, port))
+            attempt.connect(_socket_address(address, port))
         except TimeoutError:
             raise TimeoutError("it did not answer") from None
         except OSError as error:
@@ -273,7 +293,7 @@ def within(work: Callable[[], None], deadline: float) -> None:
         try:
             poll = select.poll()
             poll.register(ended, select.POLLIN)
-            in_time = bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            in_time = bool(poll.poll(_milliseconds(deadline)))
             if not in_time:
                 os.kill(child, 9)
                 poll.poll(5000)
