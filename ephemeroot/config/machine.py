@@ -42,11 +42,11 @@ class Machine:
     ``command_lines`` are kernel command lines by the file they were read from, the one that
     counts most first. ``mounted`` are the mount points in use now, if this is the running
     machine. The lists of paths are as the machine sees them. ``store_ids`` are the ids of
-    stores by path; for one that is not in it, ``store_id`` reads the store's marker. ``generation`` is the
-    plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it is not this machine
-    that is looked at. ``another`` is true for a machine of which nothing but name and id is
-    known: what boots it, and what its stores are, is not. ``root_mount`` is the mount of ``root``,
-    ``live`` whether this is the running machine.
+    stores by path; for one that is not in it, ``store_id`` reads the store's marker.
+    ``generation`` is the plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it
+    is not this machine that is looked at. ``another`` is true for a machine of which nothing
+    but name and id is known: what boots it, and what its stores are, is not. ``root_mount`` is
+    the mount of ``root``, ``live`` whether this is the running machine.
     """
 
     root: str = "/"
