@@ -137,8 +137,8 @@ class Application:
 
     def _is_mounted(self) -> bool:
         """Whether the root that the new plan is for is the one that runs."""
-        wipe = next((o for o in self.compilation.plan.wipe if isinstance(o, Wipe)), None)
-        if wipe is None or wipe.target != "/":
+        wipe = self.compilation.plan.root_wipe()
+        if wipe is None:
             return False
         found = wipe.load().identify_mounted(str(self.root))
         return all(wipe.identity.get(key) == value for key, value in found.items())
