@@ -9,8 +9,9 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import contents, initramfs
+from ephemeroot.image import assembly
 from ephemeroot.image.contents import Contents
+from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.btrfs import Btrfs
 
 UUID = "3c2bc5a1-0000-4000-8000-123456789abc"
@@ -51,6 +52,6 @@ def plan(*more: Operation, on_failure: dict[str, str] | None = None, generation:
 
 def put_together(top: Path, *more: Operation) -> Contents:
     """An armed tree; a failure shows the reason."""
-    made = contents.put_together(top, plan(*more).dump(), initramfs.SYSTEMD)
+    made = assembly.put_together(top, plan(*more).dump(), DracutTarget())
     assert made.reason is None
     return made

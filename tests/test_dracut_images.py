@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import contents, readback
+from ephemeroot.image import assembly, readback
 from ephemeroot.image.generators.dracut import images as dracut
+from ephemeroot.image.generators.dracut.target import DracutTarget
 from image_archives import Member, archive, file, of_tree
 from image_plans import plan, put_together
 
 KERNEL = "6.12.0"
+ADVICE = dracut.Image(Path("/boot/initrd"), KERNEL).advice
 PLAN = plan().dump()
 
 
@@ -32,7 +34,7 @@ def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
 def verify(tmp_path: Path, members: dict[str, Member], raw: bytes = PLAN) -> str:
     image = tmp_path / "initrd"
     image.write_bytes(archive(members))
-    return readback.verify(image, raw)
+    return readback.verify(image, raw, ADVICE)
 
 
 @pytest.mark.requires_root
@@ -82,7 +84,7 @@ def test_nothing_of_ours(tmp_path: Path) -> None:
 
 
 def test_an_inert_image_is_no_success(tmp_path: Path) -> None:
-    made = contents.inert(tmp_path / "tree", "the moon was full")
+    made = assembly.inert(tmp_path / "tree", "the moon was full", DracutTarget())
     with pytest.raises(EphemerootError, match="inert: the moon was full"):
         verify(tmp_path, of_tree(made.tree.top))
 
@@ -90,7 +92,7 @@ def test_an_inert_image_is_no_success(tmp_path: Path) -> None:
 def test_something_else(tmp_path: Path) -> None:
     (tmp_path / "initrd").write_bytes(b"no image at all")
     with pytest.raises(EphemerootError, match="is no initramfs image"):
-        readback.verify(tmp_path / "initrd", PLAN)
+        readback.verify(tmp_path / "initrd", PLAN, ADVICE)
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_an_image_that_fails_stays(root: Path, monkeypatch: pytest.MonkeyPatch) 
         script.write_text(f"#!/bin/sh\n{body}\n")
         script.chmod(0o755)
         with pytest.raises(EphemerootError, match=said):
-            dracut.rebuild(image, PLAN)
+            image.rebuild(PLAN)
         assert image.path.read_bytes() == b"the old one"
         assert list(image.path.parent.iterdir()) == [image.path]
 
@@ -167,7 +169,7 @@ def test_an_image_that_is_right_takes_the_name(
     script = programs / "dracut"
     script.write_text(f'#!/bin/sh\n[ "$3" = {KERNEL} ] && cp {root}/right "$2"\n')
     script.chmod(0o755)
-    assert "interpreter" in dracut.rebuild(image, PLAN)
+    assert "interpreter" in image.rebuild(PLAN)
     assert image.path.read_bytes() == archive(armed)
     assert stat.S_IMODE(image.path.stat().st_mode) == 0o600
     assert list(image.path.parent.iterdir()) == [image.path]

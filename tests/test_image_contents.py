@@ -14,9 +14,11 @@ import pytest
 
 import ephemeroot
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import contents, initramfs, verification
+from ephemeroot.image import assembly, contents, verification
 from ephemeroot.image.closure import Broken
 from ephemeroot.image.contents import Contents
+from ephemeroot.image.generators.dracut.target import DracutTarget
+from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget
 from image_plans import plan, put_together, wipe
 
 pytestmark = pytest.mark.requires_root
@@ -126,15 +128,15 @@ def test_a_missing_library_is_noticed(tmp_path: Path) -> None:
 
 
 def test_without_a_plan_nothing_is_added(tmp_path: Path) -> None:
-    made = contents.put_together(tmp_path / "tree", None, initramfs.SYSTEMD)
+    made = assembly.put_together(tmp_path / "tree", None, DracutTarget())
     assert not made.armed
     assert made.reason is None
     assert names(made) == set()
 
 
-def broken(tmp_path: Path, raw: bytes, init: str = initramfs.SYSTEMD) -> str:
+def broken(tmp_path: Path, raw: bytes, init: str = "systemd") -> str:
     """The reason of an image that must be inert: no stage in it, and it says why."""
-    made = contents.put_together(tmp_path / "tree", raw, init)
+    made = assembly.put_together(tmp_path / "tree", raw, DracutTarget(init))
     assert not made.armed
     assert made.reason is not None
     assert names(made) == {
@@ -160,10 +162,10 @@ def test_an_initramfs_without_emergency_shell_is_inert(tmp_path: Path) -> None:
 def test_who_mounts_the_root_is_said_to_mkinitcpios_init(tmp_path: Path) -> None:
     """With its own init alone: systemd has a condition for that (test_image_units)."""
     raw = plan(TMPFS).dump()
-    mark = contents.MOUNTS_ROOT
-    made = contents.put_together(tmp_path / "tree", raw, initramfs.BUSYBOX)
+    mark, own_init = contents.MOUNTS_ROOT, MkinitcpioTarget(("base", "udev", "ephemeroot"))
+    made = assembly.put_together(tmp_path / "tree", raw, own_init)
     assert (made.armed, mark in names(made)) == (True, True), made.reason
-    made = contents.put_together(tmp_path / "other", plan().dump(), initramfs.BUSYBOX)
+    made = assembly.put_together(tmp_path / "other", plan().dump(), own_init)
     assert (made.armed, mark in names(made)) == (True, False), made.reason
 
 
@@ -230,8 +232,10 @@ def test_a_third_partys_wiper_is_packed(tmp_path: Path, odd: Path) -> None:
 
 HERE = str(Path(ephemeroot.__path__[0]).parent)
 BUILD = """
-import sys; from pathlib import Path; from ephemeroot.image import contents, initramfs
-made = contents.put_together(Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), sys.argv[3])
+import sys; from pathlib import Path; from ephemeroot.image import assembly
+from ephemeroot.image.generators.dracut.target import DracutTarget
+target = DracutTarget(sys.argv[3])
+made = assembly.put_together(Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), target)
 print(sys.prefix != sys.base_prefix, made.armed, made.reason)
 """
 
@@ -262,7 +266,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.requires_program("zstd")
 @pytest.mark.parametrize("operation", [wipe(), TMPFS], ids=["btrfs", "tmpfs"])
-@pytest.mark.parametrize("init", [initramfs.SYSTEMD, initramfs.DRACUT])
+@pytest.mark.parametrize("init", ["systemd", "dracut"])
 def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, init: str) -> None:
     """All that is needed and no more: 3.5 MB compressed (zstd) is the limit.
 
@@ -292,7 +296,7 @@ def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, in
 
 def test_the_policies_are_baked_in(tmp_path: Path) -> None:
     raw = plan(on_failure={"wipe": "poweroff", "store": "reboot"}).dump()
-    made = contents.put_together(tmp_path / "tree", raw, initramfs.SYSTEMD)
+    made = assembly.put_together(tmp_path / "tree", raw, DracutTarget())
     settings = (made.tree.top / contents.SETTINGS.lstrip("/")).read_text()
     assert "wipe=poweroff\n" in settings
     assert "store=reboot\n" in settings

@@ -12,8 +12,10 @@ from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import contents, entry, initramfs, nics, units, verification
+from ephemeroot.image import assembly, contents, entry, nics, units, verification
 from ephemeroot.image.contents import Contents
+from ephemeroot.image.generators.dracut import generator as dracut
+from ephemeroot.image.generators.dracut.target import DracutTarget
 from image_plans import plan, volume
 
 STATIC = Network(interface="lo", addresses=["10.9.0.7/24"], gateways=["10.9.0.1"])
@@ -45,8 +47,8 @@ def with_network(*first: Network, kind: str = "nfs4", options: tuple[str, ...] =
     return made
 
 
-def put_together(top: Path, made: Plan, init: str = initramfs.SYSTEMD) -> Contents:
-    done = contents.put_together(top, made.dump(), init)
+def put_together(top: Path, made: Plan, init: str = "systemd") -> Contents:
+    done = assembly.put_together(top, made.dump(), DracutTarget(init))
     assert done.reason is None
     return done
 
@@ -108,7 +110,7 @@ def test_the_modules_of_a_version(kind: str, options: tuple[str, ...], expected:
 )
 def test_what_is_asked_of_dracut(made: Plan, expected: list[str]) -> None:
     assert any(isinstance(operation, Wipe) for operation in made.wipe)
-    assert nics.dracut_modules(made) == expected
+    assert dracut.modules(made) == expected
 
 
 def test_the_drivers_of_this_machine(tmp_path: Path) -> None:

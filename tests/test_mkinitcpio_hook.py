@@ -37,7 +37,7 @@ build
 note complete
 """
 
-BUSYBOX = "base udev autodetect block encrypt lvm2 resume ephemeroot filesystems fsck"
+OWN_INIT = "base udev autodetect block encrypt lvm2 resume ephemeroot filesystems fsck"
 SYSTEMD = "base systemd autodetect block sd-encrypt ephemeroot filesystems"
 
 
@@ -70,7 +70,7 @@ class Mkinitcpio:
     def apply(self, raw: bytes) -> None:
         (self.root / "etc/ephemeroot/plan.json").write_bytes(raw)
 
-    def build(self, hooks: str = BUSYBOX, configured: str | None = None) -> Built:
+    def build(self, hooks: str = OWN_INIT, configured: str | None = None) -> Built:
         done = subprocess.run(
             ["bash", "-c", MKINITCPIO],
             capture_output=True,
@@ -176,8 +176,8 @@ def test_a_wrong_order_is_inert(mkinitcpio: Mkinitcpio, hooks: str, said: str, l
 
 def test_the_fallback_image_has_nothing(mkinitcpio: Mkinitcpio) -> None:
     mkinitcpio.apply(ARMED)
-    without = BUSYBOX.replace("autodetect ", "")
-    built = mkinitcpio.build(without, BUSYBOX)
+    without = OWN_INIT.replace("autodetect ", "")
+    built = mkinitcpio.build(without, OWN_INIT)
     assert (built.status, built.names) == (0, set())
     assert any("fallback" in line for line in built.lines)
     assert "runscript ephemeroot" not in built.lines
@@ -191,7 +191,7 @@ def test_never_applied(mkinitcpio: Mkinitcpio) -> None:
     assert not any(line.startswith("error") for line in built.lines)
 
 
-@pytest.mark.parametrize("hooks", [BUSYBOX, SYSTEMD])
+@pytest.mark.parametrize("hooks", [OWN_INIT, SYSTEMD])
 def test_a_program_that_does_not_run_is_inert(mkinitcpio: Mkinitcpio, hooks: str) -> None:
     mkinitcpio.apply(ARMED)
     mkinitcpio.program.unlink()

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import contents, initramfs
+from ephemeroot.image import assembly
 from ephemeroot.image.generators.mkinitcpio import presets
 from ephemeroot.image.generators.mkinitcpio.presets import Preset
+from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget
 from image_archives import archive, file, of_tree, unified
 from image_plans import plan
 
@@ -98,7 +99,7 @@ def generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator:
 @pytest.fixture(scope="module")
 def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, bytes]]:
     top = tmp_path_factory.mktemp("image") / "tree"
-    made = contents.put_together(top, PLAN, initramfs.BUSYBOX)
+    made = assembly.put_together(top, PLAN, MkinitcpioTarget(("base", "udev", "ephemeroot")))
     assert made.reason is None
     members = of_tree(made.tree.top)
     members["hooks/ephemeroot"] = file(b"run_hook() { :; }\n")
@@ -120,7 +121,7 @@ class TestRebuild:
         generator.will_make(armed)
         one = preset(root)
         one.path.chmod(0o600)
-        assert "hooks, kernel modules" in presets.rebuild(one, PLAN)
+        assert "hooks, kernel modules" in one.rebuild(PLAN)
         assert one.path.read_bytes() == generator.image.read_bytes()
         assert one.path.stat().st_mode & 0o777 == 0o600
         fresh = root / "boot/.initramfs-linux.img.ephemeroot-new"
@@ -133,7 +134,7 @@ class TestRebuild:
         generator.will_make({name: m for name, m in armed.items() if name != gone})
         one = preset(root)
         with pytest.raises(EphemerootError, match=gone):
-            presets.rebuild(one, PLAN)
+            one.rebuild(PLAN)
         assert [p.read_text() for p in (root / "boot").iterdir()] == ["the old one"]
 
     def test_nor_one_that_was_built_with_errors(
@@ -142,7 +143,7 @@ class TestRebuild:
         generator.will_make(armed, status=1)
         one = preset(root)
         with pytest.raises(EphemerootError, match="module not found"):
-            presets.rebuild(one, PLAN)
+            one.rebuild(PLAN)
         assert one.path.read_text() == "the old one"
 
     def test_a_fallback_image_has_nothing_of_ours(
@@ -151,9 +152,9 @@ class TestRebuild:
         one = preset(root, "-S", "autodetect")
         generator.will_make(armed)
         with pytest.raises(EphemerootError, match="fallback"):
-            presets.rebuild(one, PLAN)
+            one.rebuild(PLAN)
         generator.will_make({"init": file(b"")})
-        assert "never wipes" in presets.rebuild(one, PLAN)
+        assert "never wipes" in one.rebuild(PLAN)
 
     def test_a_unified_image(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
@@ -161,7 +162,7 @@ class TestRebuild:
         one = replace(preset(root), unified=True)
         generator.will_make(armed)
         generator.image.write_bytes(unified(generator.image.read_bytes()))
-        assert "hooks, kernel modules" in presets.rebuild(one, PLAN)
+        assert "hooks, kernel modules" in one.rebuild(PLAN)
         assert " -U " in generator.called.read_text()
         assert one.path.read_bytes() == generator.image.read_bytes()
 
@@ -175,8 +176,8 @@ class TestRebuild:
         generator.image.write_bytes(unified(generator.image.read_bytes(), signed=signed))
         before = one.path.read_bytes()
         if signed:
-            presets.rebuild(one, PLAN)
+            one.rebuild(PLAN)
         else:
             with pytest.raises(EphemerootError, match="is signed, and the new one is not"):
-                presets.rebuild(one, PLAN)
+                one.rebuild(PLAN)
         assert (one.path.read_bytes() == before) == (not signed)

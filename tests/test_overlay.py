@@ -15,8 +15,8 @@ from ephemeroot.errors import EphemerootError, Locked, Refused
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image.contents import put_together
-from ephemeroot.image.initramfs import SYSTEMD
+from ephemeroot.image.assembly import put_together
+from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.overlay.uppers import Uppers
 from machine_tree import DEVICE, STORE, MachineTree
@@ -418,7 +418,7 @@ def test_a_volume_that_comes_too_late(tree: MachineTree) -> None:
 
 def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
     configure(tree, 'type = "xfs"\nvolume = "/persistent"')
-    contents = put_together(tmp_path / "image", tree.plan().dump(), SYSTEMD)
+    contents = put_together(tmp_path / "image", tree.plan().dump(), DracutTarget())
     assert contents.reason is None
     assert {"overlay", "xfs", "ext4"} <= set(contents.modules)
     names = [contents.tree.name(path) for path in contents.tree.files()]

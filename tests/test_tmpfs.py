@@ -21,8 +21,8 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image.contents import put_together
-from ephemeroot.image.initramfs import SYSTEMD
+from ephemeroot.image.assembly import put_together
+from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.tmpfs import Tmpfs
 from machine_tree import DEVICE, STORE, VOLUME, MachineTree
@@ -232,7 +232,7 @@ def test_a_volume_cannot_be_made_a_tmpfs(tree: MachineTree) -> None:
 
 def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
     """Without btrfs's library, and with the order not to mount a second root."""
-    contents = put_together(tmp_path / "image", tree.plan().dump(), SYSTEMD)
+    contents = put_together(tmp_path / "image", tree.plan().dump(), DracutTarget())
     assert contents.reason is None
     assert contents.armed
     names = [contents.tree.name(path) for path in contents.tree.files()]

@@ -20,7 +20,9 @@ from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image import contents, initramfs
+from ephemeroot.image import assembly
+from ephemeroot.image.generators.dracut.target import DracutTarget
+from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget
 from ephemeroot.linux import mountinfo, programs
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.zfs import Zfs, channel, datasets, rollback
@@ -257,8 +259,9 @@ def test_an_init_that_imports_the_pool_with_the_root(tmp_path: Path) -> None:
     wipe = Wipe(
         target="/", wiper="zfs", attribute="ephemeroot.wipers.zfs:Zfs", settings=dict(DEFAULTS)
     )
-    for kind in (initramfs.DRACUT, initramfs.BUSYBOX):
-        made = contents.put_together(tmp_path / kind, Plan(wipe=[wipe], persist=[]).dump(), kind)
+    raw = Plan(wipe=[wipe], persist=[]).dump()
+    for target in (DracutTarget("dracut"), MkinitcpioTarget(("base", "udev", "ephemeroot"))):
+        made = assembly.put_together(tmp_path / target.init, raw, target)
         assert not made.armed
         assert made.reason is not None
         assert "a pool is imported only when the root is mounted" in made.reason

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.image import archive, contents, readback
+from ephemeroot.image import archive, contents
+from ephemeroot.image.generators.dracut.images import Image
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.command import Unavailable
@@ -47,7 +48,7 @@ def test_wiped_and_persisted(
     initrd = ephemeral.initrd(cache, options)
     plan = contents.PLAN.lstrip("/")
     found = archive.read(initrd, lambda name: name == plan)
-    print(readback.verify(initrd, found.files[plan]))
+    print(Image(initrd, kernel="").read_back(initrd, found.files[plan]))
     target = disk(ephemeral.layout(), ephemeral.system)
     with target.mounted() as top:
         (top / "root/etc/lost").write_text("")

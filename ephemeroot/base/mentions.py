@@ -17,17 +17,16 @@ from ephemeroot.base import bootfiles
 from ephemeroot.base.boot_kernels import Area
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image import archive, unified
+from ephemeroot.image.generators import installed
 
 _LARGEST_LIST = 4 << 20
 _LARGEST_IMAGE = 1 << 30
 # The words by which programs that list snapshots name what they write.
 _LIST = re.compile(r"snap|btrfs|timeshift", re.IGNORECASE)
 _IMAGE_NAMES = ("initr", "initramfs", "minirfs")
+# What to do about a file by its name; about an initramfs ("") its generator knows.
 _HINTS = (
-    (
-        re.compile(r"(.*/)?(initr|initramfs|minirfs)[^/]*|.*\.efi", re.IGNORECASE),
-        'for dracut, set hostonly_cmdline="no" and name the root on the kernel command line',
-    ),
+    (re.compile(r"(.*/)?(initr|initramfs|minirfs)[^/]*|.*\.efi", re.IGNORECASE), ""),
     (
         re.compile(r"(.*/)?loader/entries/[^/]*\.conf"),
         "kernel-install writes it: put root= and rootflags= of the root into /etc/kernel/cmdline",
@@ -106,6 +105,7 @@ def _is_list(name: str, path: Path, word: bytes, base: bytes) -> bool:
 
 def _refusal(area: Area, name: str, temporary: str) -> Refused:
     hint = next((hint for pattern, hint in _HINTS if pattern.fullmatch(name)), _ANY)
+    hint = hint or installed.base_hints()
     writer = _writer(area.path / name)
     by = f" by {writer}" if writer else ""
     return Refused(

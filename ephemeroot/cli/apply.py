@@ -14,7 +14,6 @@ from ephemeroot.cli import (
     cut_off,
     foreign,
     histories,
-    setup,
     step,
     terminal,
 )
@@ -33,8 +32,8 @@ from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import ownership
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied, mounted, stores
-from ephemeroot.image.generators.dracut import images as dracut
-from ephemeroot.image.generators.mkinitcpio import presets
+from ephemeroot.image.generators import installed
+from ephemeroot.image.generators.contract import Image
 from ephemeroot.linux import paths
 
 NAME = "apply"
@@ -258,58 +257,40 @@ class Application:
         stores.record(self.stores[store], self.plan, self.generation)
         return "recorded"
 
-    def _rebuild(self, image: dracut.Image) -> str:
-        return dracut.rebuild(image, self.plan)
-
-    def _rebuild_preset(self, preset: presets.Preset) -> str:
-        return presets.rebuild(preset, self.plan)
+    def _rebuild(self, image: Image) -> str:
+        return image.rebuild(self.plan)
 
     def _images(self) -> list[Step]:
+        names = installed.names()
         if self.root != Path("/"):
+            generator = installed.on(str(self.root)) or installed.recommended()
             raise Misconfigured(
                 "images are built on the machine itself, not with --root",
-                "add --no-images, and run dracut in that root",
+                f"add --no-images, and run {generator.NAME} in that root",
             )
-        hooked = setup.hooked()
-        if not hooked:
+        generators = installed.set_up()
+        if not generators:
+            setups = " or ".join(f"`ephemeroot setup {name}`" for name in names)
             raise Misconfigured(
-                "there is neither a dracut nor an mkinitcpio that has ephemeroot's module",
-                "install one of them, and run `ephemeroot setup dracut` or `… setup mkinitcpio` "
-                "unless a package has installed ephemeroot",
+                f"no initramfs generator ({', '.join(names)}) is installed and has ephemeroot's "
+                "module",
+                f"install one of them, and run {setups} unless a package has installed ephemeroot",
             )
-        steps = self._dracut_images() if "dracut" in hooked else []
-        if "mkinitcpio" in hooked:
-            steps += self._presets()
+        steps = []
+        for generator in generators:
+            found, unknown = generator.images(self.root)
+            _warn_of(unknown)
+            steps += [
+                Step(image.describe(armed=True), partial(self._rebuild, image), image=True)
+                for image in found
+            ]
         if not steps:
             raise Misconfigured(
                 "no image of an installed kernel was found",
-                f"build one with {' or '.join(hooked)} first, or add --no-images",
+                f"build one with {' or '.join(g.NAME for g in generators)} first, or add "
+                "--no-images",
             )
         return steps
-
-    def _dracut_images(self) -> list[Step]:
-        found, unknown = dracut.images(self.root)
-        _warn_of(unknown)
-        return [
-            Step(
-                f"rebuild {image.path} for the kernel {image.kernel}, and read it back",
-                partial(self._rebuild, image),
-                image=True,
-            )
-            for image in found
-        ]
-
-    def _presets(self) -> list[Step]:
-        found, unknown = presets.presets(self.root)
-        _warn_of(unknown)
-        return [
-            Step(
-                f"rebuild {preset.path} ({preset.name}) with mkinitcpio, and read it back",
-                partial(self._rebuild_preset, preset),
-                image=True,
-            )
-            for preset in found
-        ]
 
 
 def _warn_of(unknown: list[str]) -> None:

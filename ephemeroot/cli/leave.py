@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import access, cut_off, histories, setup, step, terminal
+from ephemeroot.cli import access, cut_off, histories, step, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.cli.step import Result, Step
 from ephemeroot.compile import compile_examination
@@ -19,8 +19,7 @@ from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import applied
-from ephemeroot.image.generators.dracut import images as dracut
-from ephemeroot.image.generators.mkinitcpio import presets
+from ephemeroot.image.generators import installed
 from ephemeroot.linux.namespace import Namespace
 
 NAME = "leave"
@@ -128,24 +127,10 @@ def _steps(leaving: Departure, root: Path, *, images: bool) -> list[Step]:
         raise Misconfigured(
             "images are built on the machine itself, not with --root", "add --no-images"
         )
-    hooked = setup.hooked()
-    if "dracut" in hooked:
+    for generator in installed.set_up():
         steps += [
-            Step(
-                f"rebuild {image.path} for the kernel {image.kernel} without ephemeroot",
-                partial(dracut.rebuild, image, None),
-                image=True,
-            )
-            for image in dracut.images(root)[0]
-        ]
-    if "mkinitcpio" in hooked:
-        steps += [
-            Step(
-                f"rebuild {preset.path} ({preset.name}) without ephemeroot",
-                partial(presets.rebuild, preset, None),
-                image=True,
-            )
-            for preset in presets.presets(root)[0]
+            Step(image.describe(armed=False), partial(image.rebuild, None), image=True)
+            for image in generator.images(root)[0]
         ]
     return steps
 

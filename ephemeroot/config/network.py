@@ -311,8 +311,7 @@ def _ask_for_network(volume: Volume, machine: Machine, problems: list[Problem]) 
                 Problem.at(
                     Place(file, "ip"),
                     f"nothing here sets up the network for {volume.mount_point} in the initramfs",
-                    'add "rd.neednet=1 ip=dhcp" to the kernel command line (dracut; for '
-                    'mkinitcpio\'s hook net "ip=dhcp"), or write [network]',
+                    'add "rd.neednet=1 ip=dhcp" to the kernel command line, or write [network]',
                     warning=True,
                 )
             )

@@ -48,11 +48,13 @@ def _off_volumes(one: Found, survey: Survey) -> Found:
 
 def _header(survey: Survey, layout: Layout) -> str:
     where = f"the {survey.type} on {survey.device}"
+    unknown = survey.unsupported or "nothing that is known here"
+    maker = survey.generator.NAME if survey.generator else unknown
     if survey.type == "btrfs":
         where = f"the subvolume {survey.inner} of {where}" if survey.inner else f"all of {where}"
     return _comment(
         f"Proposed by `ephemeroot init` for {survey.machine.host_name or 'this machine'}: its root "
-        f"is {where}, its initramfs is made by {survey.generator or 'nothing that is known here'}. "
+        f"is {where}, its initramfs is made by {maker}. "
         "It is a beginning: look through it, take out and add what you know better. Only "
         "`ephemeroot apply` makes it count, and it says before what it does.\n\n"
         f"{layout.explanation}"

@@ -9,6 +9,7 @@ from ephemeroot.config.fstab import INITRD, FstabLine
 from ephemeroot.config.machine import command_line
 from ephemeroot.conversion.layout import LABEL, Layout
 from ephemeroot.conversion.survey import Survey
+from ephemeroot.image.generators import installed
 
 _TOP = "/mnt"
 _FILE = "/etc/ephemeroot/ephemeroot.toml"
@@ -53,11 +54,12 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
 
 
 def _generator(survey: Survey) -> Step | None:
-    if survey.generator in ("dracut", "mkinitcpio"):
+    if survey.generator is not None:
         return None
-    command = "apt install dracut" if survey.has("usr/bin/apt-get") else "# install dracut"
-    made = f"{survey.generator} cannot carry it" if survey.generator else "none was found here"
-    return Step(f"An initramfs made by dracut ({made}):", (command,))
+    wanted = installed.recommended()
+    made = f"{survey.unsupported} cannot carry it" if survey.unsupported else "none was found here"
+    title = f"An initramfs made by {wanted.NAME} ({made}):"
+    return Step(title, (wanted.installation(survey.has),))
 
 
 def _own_root(survey: Survey, layout: Layout) -> Step | None:
@@ -223,12 +225,10 @@ def _configuration() -> Step:
 
 
 def _module(survey: Survey) -> Step | None:
-    generator = survey.generator if survey.generator == "mkinitcpio" else "dracut"
-    commands = [] if survey.has_module else [f"ephemeroot setup {generator}"]
-    if generator == "mkinitcpio":
-        commands.append("# put ephemeroot after block, encrypt, lvm2 and resume, before "
-                        "filesystems, into HOOKS in /etc/mkinitcpio.conf")  # fmt: skip
-    return Step(f"The module for {generator}:", tuple(commands)) if commands else None
+    generator = survey.generator or installed.recommended()
+    install = () if survey.has_module else (f"ephemeroot setup {generator.NAME}",)
+    commands = (*install, *generator.NOTES)
+    return Step(f"The module for {generator.NAME}:", commands) if commands else None
 
 
 def _base() -> Step:

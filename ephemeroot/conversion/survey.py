@@ -10,19 +10,9 @@ from ephemeroot.config import Machine, fstab, volumes
 from ephemeroot.config.fstab import FstabLine
 from ephemeroot.config.machine import command_line
 from ephemeroot.errors import EphemerootError
+from ephemeroot.image.generators import installed
+from ephemeroot.image.generators.contract import Generator
 from ephemeroot.linux import mountinfo
-
-GENERATORS = {
-    "dracut": ("usr/bin/dracut", "usr/sbin/dracut", "sbin/dracut"),
-    "mkinitcpio": ("usr/bin/mkinitcpio",),
-    "initramfs-tools": ("usr/sbin/update-initramfs", "sbin/update-initramfs"),
-}
-"""Initramfs generators, and the programs by which they are known."""
-
-_MODULES = {
-    "dracut": "usr/lib/dracut/modules.d/??ephemeroot/module-setup.sh",
-    "mkinitcpio": "usr/lib/initcpio/install/ephemeroot",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +20,8 @@ class Survey:
     """One machine. ``type``, ``device`` and ``inner`` are of the root's filesystem: ``inner``
     is the subvolume or dataset that is mounted, empty for the top level. ``named`` is
     whether the boot asks for it by that name. ``uuid`` of the filesystem, empty if nobody
-    knows it. ``generator`` is empty if there is none we know.
+    knows it. ``generator`` is ``None`` if the stages cannot run in an initramfs of this machine;
+    ``unsupported`` names the generator in that case, if it is known.
     """
 
     machine: Machine
@@ -38,7 +29,8 @@ class Survey:
     device: str
     inner: str
     named: bool
-    generator: str
+    generator: Generator | None
+    unsupported: str
     has_module: bool
     boot_loader: str
 
@@ -85,10 +77,7 @@ def of(root: str) -> Survey:
             "line for /",
             "mount the root of that machine there",
         )
-    generator = next(
-        (name for name, programs in GENERATORS.items() if _any(machine.root, programs)), ""
-    )
-    module = _MODULES.get(generator)
+    generator = installed.on(machine.root)
     return Survey(
         machine=machine,
         type=type_,
@@ -96,13 +85,10 @@ def of(root: str) -> Survey:
         inner=source if type_ == "zfs" else inner,
         named=_is_named(machine, line, inner),
         generator=generator,
-        has_module=module is not None and _has(machine.root, module),
+        unsupported="" if generator else installed.unsupported(machine.root),
+        has_module=generator is not None and generator.has_module(machine.root),
         boot_loader=_boot_loader(machine.root),
     )
-
-
-def _has(root: str, pattern: str) -> bool:
-    return bool(glob.glob(pattern, root_dir=root))
 
 
 def _any(root: str, names: tuple[str, ...]) -> bool:

@@ -2,6 +2,6 @@
 
 `applied` is where the plan comes from; `tracer` and `closure` find the Python modules,
 `elf` and `libraries` what those link to; `wipers` asks what the plan's wipers need; `tree` is
-the folder; `units` what systemd reads; `verification` runs the result in a chroot; `contents`
+the folder; `units` what systemd reads; `verification` runs the result in a chroot; `assembly`
 puts all of it in order. `generators` build images with it and `archive` reads them back.
 """

@@ -8,8 +8,7 @@ from pathlib import Path
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import plan as plans
 from ephemeroot.image import applied, archive, contents
-from ephemeroot.image.generators.dracut import images as dracut
-from ephemeroot.image.generators.mkinitcpio import presets
+from ephemeroot.image.generators import installed
 
 _PLAN = contents.PLAN.lstrip("/")
 _REASON = contents.REASON.lstrip("/")
@@ -24,9 +23,7 @@ def findings(root: Path) -> list[str]:
     plan = applied.load(root)
     if plan is None:
         return []
-    found = [image.path for image in dracut.images(root)[0]]
-    found += [path for kernel in dracut.kernels(root) for path in dracut.unified(root, kernel)]
-    found += [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
+    found = [path for generator in installed.every() for path in generator.files(root)]
     readable = [
         path for path in dict.fromkeys(found) if path.is_file() and os.access(path, os.R_OK)
     ]

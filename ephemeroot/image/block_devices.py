@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import contents
+from ephemeroot.image import units
 from ephemeroot.linux import devices
 
 # fs/btrfs/sysfs.c: a link to each device of a mounted filesystem
@@ -23,7 +23,7 @@ def of(plan: Plan) -> list[str]:
     Raises ``Damaged`` for a plan that names none.
     """
     found: list[str] = []
-    for device in contents.waited_for(plan):
+    for device in units.waited_for(plan):
         if os.path.exists(device.path):
             path = os.path.realpath(device.path)
             found += [path, *_siblings(path)]

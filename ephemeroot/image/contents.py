@@ -1,36 +1,12 @@
-"""The whole of it: from the applied plan to a folder that the generators copy."""
+"""What an image gets: a folder that the generators copy, and what they add by themselves."""
 
 from __future__ import annotations
 
 import os
-import py_compile
-import shlex
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.hooks import checks, network
-from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
-from ephemeroot.image import closure as closures
-from ephemeroot.image import (
-    data,
-    elf,
-    entry,
-    initramfs,
-    kernel_modules,
-    nics,
-    tree,
-    units,
-    verification,
-    wipers,
-)
-from ephemeroot.image.closure import Broken, Closure
-from ephemeroot.image.initramfs import SYSTEMD
-from ephemeroot.image.libraries import Libraries
 from ephemeroot.image.tree import FOLDER, Tree
-from ephemeroot.wipers.contract import Needs
 
 PLAN = f"{FOLDER}/plan.json"
 BOOT = f"{FOLDER}/boot"
@@ -38,303 +14,50 @@ REASON = f"{FOLDER}/inert"
 SETTINGS = f"{FOLDER}/settings"
 MODULES = f"{FOLDER}/kernel-modules"
 DEVICES = f"{FOLDER}/devices"
+"""What a generator's loop waits for: a line with seconds and a path for each device."""
+
 MOUNTS_ROOT = f"{FOLDER}/mounts-root"
-"""There if the wiper mounts the root: mkinitcpio's own init must leave that to it."""
+"""Present if the wiper mounts the root and the generator's own init must leave that to it."""
 
-ENDLESS = 86400
-"""Seconds that stand for a volume that is waited for without end."""
 
-# Loaded only when a device must be waited for, and with a library that no import tells of.
-_WAITING = "ephemeroot.linux.udev:load"
+@dataclass(frozen=True)
+class Script:
+    """A script of ours that the generator's module adds when it reads ``line``. Its name in the
+    image ends in ``end``; ``title`` is for people.
+    """
 
-# The standard library and ours do without their docstrings (as under `python3 -OO`), a good part of
-# them; what others wrote may look at its own.
-_BARE = 2
-
-_UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
+    line: str
+    end: str
+    title: str
 
 
 class Contents:
     """What the generators copy and add: ``tree``, the kernel modules ``modules``,
     ``waits``, what the initramfs waits for (paths in /dev with seconds, 0 is for ever), and
-    ``hooks``, for dracut's own init.
+    ``scripts``, for an init of the generator's own.
 
     ``reason`` is why the image is inert, or ``None``; ``armed`` whether it wipes.
     """
 
-    __slots__ = ("armed", "hooks", "modules", "reason", "tree", "waits")
+    __slots__ = ("armed", "modules", "reason", "scripts", "tree", "waits")
 
     def __init__(self, top: Path) -> None:
         self.tree = Tree(top)
         self.modules: list[str] = []
         self.waits: dict[str, int] = {}
-        self.hooks: list[initramfs.Hook] = []
+        self.scripts: list[Script] = []
         self.reason: str | None = None
         self.armed = False
 
+    def lines(self) -> list[str]:
+        """What every generator's module reads, a line each with tabs between: ``copy SOURCE
+        DESTINATION``, ``link TARGET NAME``, ``folder NAME``, ``module NAME`` (a kernel module).
+        """
+        lines = [self._line(path) for path in self.tree.files()]
+        lines += [f"folder\t{self.tree.name(path)}" for path in self.tree.empty_folders()]
+        return lines + [f"module\t{name}" for name in self.modules]
 
-def put_together(
-    top: Path, raw: bytes | None, init: str, *, loop: bool = False, when: int = 0
-) -> Contents:
-    """Fill the empty folder *top* with everything that the plan *raw* needs at boot.
-
-    Without a plan nothing is put there. If anything at all is wrong, only what says so is:
-    an image must have the whole or nothing, for half of it is a machine without data. *loop*
-    says that dracut's initqueue runs in the initramfs.
-    """
-    if raw is None:
-        return Contents(top)
-    try:
-        contents = _armed(top, raw, init, loop=loop)
-    except (EphemerootError, OSError, py_compile.PyCompileError) as error:
-        tree.remove(top)
-        contents = inert(top, _reason(error))
-    contents.tree.settle(when)
-    return contents
-
-
-def inert(top: Path, reason: str) -> Contents:
-    """Fill *top* with what says at boot that nothing is wiped, nothing persists, and why."""
-    contents = Contents(top)
-    contents.reason = reason
-    lines = (
-        "THIS INITRAMFS IS INERT: nothing was wiped, and nothing that was declared persists.",
-        f"The reason: {reason}",
-        "Repair it and run `ephemeroot apply`; an older image may be in the boot menu.",
-    )
-    contents.tree.copy(data.boot(), BOOT, why="entry")
-    contents.tree.place(BOOT).chmod(0o755)
-    contents.tree.write(REASON, "\n".join(lines) + "\n", why="the reason")
-    units.add_inert(contents.tree)
-    contents.hooks = initramfs.inert_hooks()
-    return contents
-
-
-def _armed(top: Path, raw: bytes, init: str, *, loop: bool) -> Contents:
-    if init == initramfs.NONE:
-        raise Broken(
-            "this initramfs has systemd without an emergency shell",
-            "build it with dracut's module dracut-systemd, or without systemd",
-        )
-    plan = plans.parse(raw, "the applied plan")
-    if init != SYSTEMD and _is_on_zfs(plan):
-        # OpenZFS's hooks for these import the pool in the very step that mounts the root.
-        raise Broken(
-            "a pool is imported only when the root is mounted, which is too late",
-            "build it with dracut's module dracut-systemd, or mkinitcpio's hook systemd",
-        )
-    contents = Contents(top)
-    needs = [wipers.needs(wipe) for wipe in plan.wipes()]
-    volumes = plan.volumes()
-    remote = [volume for volume in volumes if volume.type in network.TYPES]
-    devices = waited_for(plan)
-    calls = [call for need in needs for call in need.exercise] + nics.EXERCISE * bool(remote)
-    closure = closures.trace(
-        _imports(plan, needs) + nics.PYTHON * bool(remote),
-        calls + [_WAITING] * (init != SYSTEMD and bool(devices)),
-    )
-    names = _add_python(contents.tree, closure)
-    programs = [_program(name) for n in needs for name in n.programs]
-    programs += _checkers(volumes)
-    programs += [_program("mount.zfs") for _ in {v.type for v in volumes} & {"zfs"}]
-    _add_programs(contents.tree, closure, programs)
-    _add_entry(contents.tree, raw, names, [call for n in needs for call in n.exercise])
-    root = wipers.of_root(plan)
-    mounts_root = root is not None and root.MOUNTS_ROOT
-    if remote and init == SYSTEMD:
-        nics.add_order(contents.tree)
-    if init == SYSTEMD:
-        units.add(contents.tree, devices, mounts_root=mounts_root, initqueue=loop)
-    if loop and devices:
-        lines = [f"{device.timeout or ENDLESS} {device.path}\n" for device in devices]
-        contents.tree.write(DEVICES, "".join(lines), why="volumes")
-    if init == initramfs.BUSYBOX and mounts_root:
-        contents.tree.write(MOUNTS_ROOT, "", why="mounted by the wiper")
-    if init == initramfs.DRACUT:
-        contents.hooks = initramfs.dracut_hooks(root)
-    _add_rules(contents.tree, volumes)
-    settings = _settings(plan, closure, devices, contents, init)
-    contents.tree.write(SETTINGS, settings, why="entry")
-    modules = kernel_modules.needed(plan, volumes, needs)
-    contents.tree.write(MODULES, "".join(f"{m}\n" for m in modules), why="to verify")
-    optional = kernel_modules.optional(volumes)
-    contents.modules = sorted({*modules, *optional, *(nics.drivers() if remote else ())})
-    contents.waits = {device.path: device.timeout for device in devices}
-    command = [str(closure.program), "-I", "-S", "-B", f"{FOLDER}/boot.pyc", "verify"]
-    verification.verify(contents.tree, command)
-    contents.armed = True
-    return contents
-
-
-def _is_on_zfs(plan: Plan) -> bool:
-    return any(wipe.wiper == "zfs" for wipe in plan.wipes()) or any(
-        volume.type == "zfs" for volume in plan.volumes()
-    )
-
-
-def _imports(plan: Plan, needs: list[Needs]) -> list[str]:
-    modules = [wipe.attribute.partition(":")[0] for wipe in plan.wipes()]
-    return sorted({*modules, *(name for need in needs for name in need.python)})
-
-
-def _add_python(tree: Tree, closure: Closure) -> list[str]:
-    """The interpreter and the modules; returns the modules' names, for the verification."""
-    tree.copy(closure.program, why="interpreter")
-    tree.place(str(closure.program)).chmod(0o755)
-    usual = Path("/usr/bin/python3")
-    if usual.resolve() == closure.program:
-        tree.copy(usual, why="interpreter, for a rescue shell")
-    names = []
-    for module in closure.modules:
-        names.append(module.name)
-        standard = closure.is_standard(module)
-        own = closures.is_own(module.name)
-        why = "standard library" if standard else "boot code" if own else "Python library"
-        if module.kind == "extension":
-            name = (
-                str(module.file)
-                if standard
-                else f"{FOLDER}/{_folder(module.name)}{module.file.name}"
-            )
-            tree.copy(module.file, name, why=why)
-            continue
-        below = module.name.replace(".", "/") + ("/__init__" if module.package else "")
-        folder = str(closure.stdlib) if standard else FOLDER
-        bare = _BARE if standard or own else -1
-        tree.compile(module.file, f"{folder}/{below}.pyc", why=why, optimize=bare)
-    # What the interpreter looks for to find its library (CPython, Modules/getpath.py).
-    landmark = f"{closure.stdlib}/os.pyc"
-    tree.compile(closure.stdlib / "os.py", landmark, why="landmark", optimize=_BARE)
-    tree.folder(f"{closure.stdlib}/lib-dynload")
-    return sorted(names)
-
-
-def _folder(module: str) -> str:
-    head = module.rpartition(".")[0]
-    return head.replace(".", "/") + "/" if head else ""
-
-
-def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
-    """The programs, and the libraries of everything."""
-    for program in programs:
-        tree.copy(program, why="program")
-    extensions = [module.file for module in closure.modules if module.kind == "extension"]
-    libraries = Libraries().needed_by([closure.program, *extensions, *programs])
-    for library, needing in libraries.items():
-        tree.copy(library, why=f"library, for {needing.name}")
-    # Loaded by a way that no ELF header tells of (dlopen): wanted all the same, by the name
-    # that the loader will be asked for and not by that of the file behind it.
-    known = {path.resolve() for path in (closure.program, *extensions, *libraries)}
-    for path in closure.mapped:
-        if path.resolve() not in known and path.exists():
-            tree.copy(path, why="library, opened at run time")
-            _link_soname(tree, path)
-
-
-def _link_soname(tree: Tree, library: Path) -> None:
-    """A mapped file goes by its own name; who opens it asks for its soname."""
-    facts = elf.read(library)
-    if facts is not None and facts.soname not in ("", library.name):
-        name = str(library.with_name(facts.soname))
-        tree.link(name, library.name, why="library, opened at run time")
-
-
-def _add_entry(tree: Tree, raw: bytes, names: list[str], calls: list[str]) -> None:
-    tree.copy(data.boot(), BOOT, why="entry")
-    tree.place(BOOT).chmod(0o755)
-    tree.compile(Path(entry.__file__), f"{FOLDER}/boot.pyc", why="entry", optimize=_BARE)
-    tree.write(f"{FOLDER}/modules", "\n".join(names) + "\n", why="entry")
-    tree.write(f"{FOLDER}/exercise", "".join(f"{call}\n" for call in calls), why="to verify")
-    tree.write(PLAN, raw, why="plan")
-
-
-def _add_rules(tree: Tree, volumes: list[Volume]) -> None:
-    """udev's rules without which a filesystem of several devices is not ready."""
-    for kind in {volume.type for volume in volumes}:
-        rules = Path(_UDEV_RULES.get(kind, "/nonexistent"))
-        if rules.exists():
-            tree.copy(rules, why=f"for {kind}")
-
-
-def _settings(
-    plan: Plan, closure: Closure, devices: list[units.Device], contents: Contents, init: str
-) -> str:
-    """What `boot` must know when the interpreter does not start, and whoever reads the image
-    back (``hooks``), as shell assignments.
-    """
-    checked = [device.fsck for device in devices if device.check] if init == SYSTEMD else []
-    values = {
-        "init": init,
-        "python": str(closure.program),
-        "libraries": ":".join(_unusual_folders(contents.tree)),
-        "checks": " ".join(checked),
-        # Units check file systems and wait for devices; without them the stage has to.
-        "options": "" if init == SYSTEMD else "--check --wait",
-        "wipe": plan.on_failure["wipe"],
-        "store": plan.on_failure["store"],
-        "hooks": " ".join(initramfs.hook_name(hook) for hook in contents.hooks),
-    }
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-
-
-def _unusual_folders(tree: Tree) -> list[str]:
-    """Folders of libraries that a loader without its cache does not search (ld.so(8))."""
-    usual = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"]
-    folders = {os.path.dirname(name) for name, why in tree.why.items() if why.startswith("library")}
-    loaders = {os.path.dirname(name) for name in _loaders(tree)}
-    return sorted(f for f in folders if f not in usual and f not in loaders)
-
-
-def _loaders(tree: Tree) -> list[str]:
-    """The dynamic loaders in *tree*; the folder of one is searched by itself."""
-    return [n for n in tree.why if os.path.basename(n).startswith(("ld-linux", "ld-musl", "ld64"))]
-
-
-def waited_for(plan: Plan) -> list[units.Device]:
-    """What the wipe waits for, each device once. Raises ``Damaged``."""
-    found: dict[str, units.Device] = {}
-    try:
-        devices = [
-            units.Device(volume.device, volume.type, volume.timeout)
-            for volume in plan.volumes()
-            if units.is_on_device(volume.type)
-        ]
-        for wipe in plan.wipes():
-            if wipe.device is not None:
-                device = units.Device(wipe.device, wipe.wiper, 90)
-                device.check = False  # the wiper's own business
-                devices.append(device)
-        for device in devices:
-            known = found.setdefault(device.path, device)
-            known.check |= device.check
-    except ValueError as error:
-        raise Damaged(f"the plan names a device that is none: {error}") from None
-    return list(found.values())
-
-
-def _program(name: str) -> Path:
-    found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if found is None:
-        raise Broken(f"the program {name} is not installed", "install the package that has it")
-    return Path(found)
-
-
-def _checkers(volumes: list[Volume]) -> list[Path]:
-    """fsck and what it calls. A type without a checker of its own is mounted unchecked, as
-    systemd does it.
-    """
-    checked = {v.type for v in volumes if checks.is_checked(v.type)}
-    found = [shutil.which(f"fsck.{kind}", path="/usr/sbin:/sbin") for kind in sorted(checked)]
-    programs = [Path(path) for path in found if path]
-    return [_program("fsck"), *programs] if programs else []
-
-
-def _reason(error: Exception) -> str:
-    """One line."""
-    if isinstance(error, EphemerootError):
-        text = f"{error.message} ({error.hint})" if error.hint else error.message
-    elif isinstance(error, OSError):
-        text = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-    else:
-        text = str(error)
-    return " ".join(text.split())
+    def _line(self, path: Path) -> str:
+        if path.is_symlink():
+            return f"link\t{os.readlink(path)}\t{self.tree.name(path)}"
+        return f"copy\t{path}\t{self.tree.name(path)}"

@@ -48,12 +48,14 @@ def drivers(folder: str = _DRIVERS) -> list[str]:
     return sorted(found)
 
 
-def dracut_modules(plan: Plan) -> list[str]:
-    """The modules of dracut that an image with this plan builds on."""
-    if not any(volume.type in network.TYPES for volume in plan.volumes()):
-        return []
-    static = any(isinstance(operation, Network) for operation in plan.wipe)
-    return ["kernel-network-modules"] if static else ["network"]
+def is_needed(plan: Plan) -> bool:
+    """Whether a volume is on the network."""
+    return any(volume.type in network.TYPES for volume in plan.volumes())
+
+
+def is_static(plan: Plan) -> bool:
+    """Whether the stage sets the network up itself, by ``[network]``."""
+    return any(isinstance(operation, Network) for operation in plan.wipe)
 
 
 def add_order(tree: Tree) -> None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import archive, contents, initramfs, units
+from ephemeroot.image import archive, contents, units
 from ephemeroot.image.archive import Archive
 from ephemeroot.image.tree import FOLDER
 from ephemeroot.linux import paths
 
 _BUILTIN = "/modules.builtin"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do about an image: with nothing of ours in it (``absent``), with files missing
+    (``incomplete``), or without kernel modules (``kernel_modules``).
+    """
+
+    absent: str
+    incomplete: str
+    kernel_modules: str
 
 
 def put_in_place(fresh: Path, target: Path) -> None:
@@ -25,8 +37,8 @@ def put_in_place(fresh: Path, target: Path) -> None:
     paths.sync_directory(str(target.parent))
 
 
-def verify(path: Path, plan: bytes) -> str:
-    """Read the image *path* back and return what is right about it.
+def verify(path: Path, plan: bytes, advice: Advice) -> str:
+    """Read the image *path* back and return what is right about it; *advice* is its generator's.
 
     Raises ``EphemerootError`` saying what is not: an image without ephemeroot in it, with
     another plan, inert, or incomplete.
@@ -39,19 +51,15 @@ def verify(path: Path, plan: bytes) -> str:
         why = [line for line in text.splitlines() if line.startswith("The reason: ")]
         raise EphemerootError(f"{path} is inert: {why[0][12:] if why else 'it does not say why'}")
     if contents.PLAN.lstrip("/") not in found.names:
-        raise EphemerootError(
-            f"{path} has nothing of ephemeroot in it",
-            "run `ephemeroot setup`; mkinitcpio.conf's HOOKS must name it, and dracut.conf's "
-            "omit_dracutmodules must not",
-        )
+        raise EphemerootError(f"{path} has nothing of ephemeroot in it", advice.absent)
     if found.files.get(contents.PLAN.lstrip("/")) != plan:
         raise EphemerootError(f"{path} has another plan than the applied one")
     missing = [name for name in _required(found) if name.lstrip("/") not in found.names]
     missing += _missing_hooks(found)
     if missing:
-        raise EphemerootError(f"{path} lacks {', '.join(missing)}", "look at what dracut says")
-    _require_kernel_modules(found, path)
-    stages = "units" if _setting(found, "init") == initramfs.SYSTEMD else "hooks"
+        raise EphemerootError(f"{path} lacks {', '.join(missing)}", advice.incomplete)
+    _require_kernel_modules(found, path, advice)
+    stages = "units" if _has_units(found) else "hooks"
     return f"plan of {len(plan)} bytes, entry, interpreter, {stages}, kernel modules"
 
 
@@ -71,16 +79,19 @@ def verify_without(path: Path) -> str:
 
 def _required(found: Archive) -> list[str]:
     required = [contents.BOOT, f"{FOLDER}/boot.pyc", contents.SETTINGS, _setting(found, "python")]
-    if _setting(found, "init") == initramfs.SYSTEMD:
+    if _has_units(found):
         required += [*units.required(), f"{units.FOLDER}/emergency.service"]
     return [name for name in required if name]
 
 
+def _has_units(found: Archive) -> bool:
+    """Whether systemd starts the stages; else the init of a generator does, by hooks."""
+    return _setting(found, "init") == units.SYSTEMD
+
+
 def _missing_hooks(found: Archive) -> list[str]:
-    if _setting(found, "init") == initramfs.BUSYBOX:
-        return [] if "hooks/ephemeroot" in found.names else ["/hooks/ephemeroot"]
     wanted = _setting(found, "hooks").split()
-    return [end for end in wanted if not any(name.endswith(end) for name in found.names)]
+    return [end for end in wanted if not any(f"/{name}".endswith(end) for name in found.names)]
 
 
 def _setting(found: Archive, name: str) -> str:
@@ -90,7 +101,7 @@ def _setting(found: Archive, name: str) -> str:
     return values[0] if values else ""
 
 
-def _require_kernel_modules(found: Archive, path: Path) -> None:
+def _require_kernel_modules(found: Archive, path: Path, advice: Advice) -> None:
     """Each is a file of the image, or built into the kernel."""
     wanted = found.files.get(contents.MODULES.lstrip("/"), b"").decode().split()
     files = {_module_name(name) for name in found.names if ".ko" in name}
@@ -100,8 +111,7 @@ def _require_kernel_modules(found: Archive, path: Path) -> None:
     missing = [name for name in wanted if name.replace("-", "_") not in files]
     if missing:
         raise EphemerootError(
-            f"{path} lacks the kernel modules {', '.join(missing)}",
-            "are they installed for this kernel, and not in dracut's omit_drivers?",
+            f"{path} lacks the kernel modules {', '.join(missing)}", advice.kernel_modules
         )
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ephemeroot.errors import Damaged
 from ephemeroot.hooks import checks
+from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import data
 from ephemeroot.image.tree import Tree
-from ephemeroot.linux import devices
+from ephemeroot.linux.devices import link
 from ephemeroot.linux.units import escape_path
+
+SYSTEMD = "systemd"
+"""How an image's settings name the init that reads these units."""
 
 FOLDER = "/usr/lib/systemd/system"
 
@@ -26,14 +33,22 @@ _REQUIRED_BY = {
 # with a delay (the events are rate-limited), so it is told to look before it mounts a second one.
 _ROOT_UNITS = ("sysroot.mount", "systemd-fsck-root.service")
 
-# Seconds that dracut's loop waits before it gives up, rd.retry= (dracut.cmdline(7)); and what
-# udev may need for a device that the loop's last job has made.
-_INITQUEUE = 180
+# Seconds that udev may need for a device that the loop's last job has made.
 _SETTLE = 10
 
 _ON_NO_DEVICE = frozenset(
     ("nfs", "nfs4", "overlay", "tmpfs", "virtiofs", "zfs", "9p", "cifs", "smb3")
 )
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A generator's loop that makes devices appear: ``unit`` runs it beside systemd, ``seconds``
+    is how long it waits before it gives up.
+    """
+
+    unit: str
+    seconds: int
 
 
 class Device:
@@ -44,7 +59,7 @@ class Device:
     __slots__ = ("check", "path", "timeout")
 
     def __init__(self, spec: str, kind: str, timeout: int) -> None:
-        self.path = devices.link(spec)
+        self.path = link(spec)
         self.timeout = timeout
         self.check = checks.is_checked(kind)
 
@@ -53,11 +68,11 @@ class Device:
         """The device's unit."""
         return escape_path(self.path) + ".device"
 
-    def limit(self, initqueue: bool) -> str:
-        """How long its unit waits, as systemd writes it: what dracut's loop has not waited yet."""
+    def limit(self, loop: Loop | None) -> str:
+        """How long its unit waits, as systemd writes it: what *loop* has not waited yet."""
         if not self.timeout:
             return "infinity"
-        return str(max(self.timeout - _INITQUEUE, _SETTLE) if initqueue else self.timeout)
+        return str(max(self.timeout - loop.seconds, _SETTLE) if loop else self.timeout)
 
     @property
     def fsck(self) -> str:
@@ -70,6 +85,28 @@ def is_on_device(kind: str) -> bool:
     return kind not in _ON_NO_DEVICE
 
 
+def waited_for(plan: Plan) -> list[Device]:
+    """What the wipe waits for, each device once. Raises ``Damaged``."""
+    found: dict[str, Device] = {}
+    try:
+        devices = [
+            Device(volume.device, volume.type, volume.timeout)
+            for volume in plan.volumes()
+            if is_on_device(volume.type)
+        ]
+        for wipe in plan.wipes():
+            if wipe.device is not None:
+                device = Device(wipe.device, wipe.wiper, 90)
+                device.check = False  # the wiper's own business
+                devices.append(device)
+        for device in devices:
+            known = found.setdefault(device.path, device)
+            known.check |= device.check
+    except ValueError as error:
+        raise Damaged(f"the plan names a device that is none: {error}") from None
+    return list(found.values())
+
+
 def required() -> list[str]:
     """The names that an armed image must have, for reading one back."""
     names = []
@@ -80,13 +117,13 @@ def required() -> list[str]:
 
 
 def add(
-    tree: Tree, waited_for: list[Device], *, mounts_root: bool = False, initqueue: bool = False
+    tree: Tree, devices: list[Device], *, mounts_root: bool = False, loop: Loop | None = None
 ) -> None:
     """Put the units of both stages into *tree*, ready to start.
 
     *mounts_root*: the wiper mounts the root itself, and systemd only if that was not done.
-    *initqueue*: dracut's loop runs, which starts an array that lacks a disk only late, and
-    waits for the devices itself (`dracut/50ephemeroot/ephemeroot-wait.sh`).
+    *loop*: one that waits for the devices itself runs before; dracut's, for one, starts an array
+    that lacks a disk only late.
     The stages wait for their devices but do not require them: a device that is missing is
     for the stage to report, and for its policy to decide.
     """
@@ -102,22 +139,22 @@ def add(
                 "[Unit]\nConditionPathIsMountPoint=!/sysroot\n",
                 why="mounted by the wiper",
             )
-    names = sorted({d.unit for d in waited_for} | {d.fsck for d in waited_for if d.check})
+    names = sorted({d.unit for d in devices} | {d.fsck for d in devices if d.check})
     if names:
         lines = "".join(f"Wants={name}\nAfter={name}\n" for name in names)
         tree.write(f"{FOLDER}/{WIPE}.d/volumes.conf", f"[Unit]\n{lines}", why="volumes")
-    for device in waited_for:
+    for device in devices:
         if device.check:
             tree.write(f"{FOLDER}/{device.fsck}", data.unit(FSCK), why="volumes")
         # The name sorts behind the generators' own: dracut's says that the root's device is
         # waited for without end, and then no policy for a missing store would ever be asked.
         # A job that waits for others is not running yet: time that people take to type a
         # passphrase does not count.
-        after = "cryptsetup.target dracut-initqueue.service" if initqueue else "cryptsetup.target"
+        after = f"cryptsetup.target {loop.unit}" if loop else "cryptsetup.target"
         tree.write(
             f"{FOLDER}/{device.unit}.d/zz-ephemeroot.conf",
             f"[Unit]\nAfter={after}\n"
-            f"JobTimeoutSec=infinity\nJobRunningTimeoutSec={device.limit(initqueue)}\n",
+            f"JobTimeoutSec=infinity\nJobRunningTimeoutSec={device.limit(loop)}\n",
             why=device.path,
         )
 

@@ -15,7 +15,7 @@ from ephemeroot.config import fstab
 from ephemeroot.config.accounts import Accounts
 from ephemeroot.conversion import presets
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image.generators.dracut import images as dracut
+from ephemeroot.image.generators import installed
 from ephemeroot.linux import devices, mountinfo, mounts, paths, walk
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 from ephemeroot.rehearsal.services import Services
@@ -78,11 +78,8 @@ class Inspection:
         for wipe in self.plan.wipes():
             wanted |= set(wipe.load().needs(wipe.settings).kernel_modules)
         found = []
-        images, _ = dracut.images(self.live)
         running = os.uname().release if self.live == Path("/") else None
-        for kernel in sorted(
-            {image.kernel for image in images} | ({running} if running else set())
-        ):
+        for kernel in sorted(installed.releases(self.live) | ({running} if running else set())):
             folder = f"/usr/lib/modules/{kernel}"
             known = self._modules(folder) or self._modules(f"/lib/modules/{kernel}")
             if not known:

@@ -1,8 +1,4 @@
-"""dracut's images: which there are, building one anew, and reading it back.
-
-An image is built beside the old one, read back, and only then takes its name: whatever
-fails, the machine still has the image that it had.
-"""
+"""dracut's images: which there are, and building one."""
 
 from __future__ import annotations
 
@@ -11,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import readback
+from ephemeroot.image.generators import contract
+from ephemeroot.image.readback import Advice
 from ephemeroot.linux import documents
 
 # Where dracut and the distributions put a kernel's image ({} is its version); with a
@@ -27,12 +24,53 @@ _MACHINE_PLACES = ("boot/{id}/{}/initrd", "boot/efi/{id}/{}/initrd", "efi/{id}/{
 _UNIFIED = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
 
+_ADVICE = Advice(
+    absent="run `ephemeroot setup dracut`; dracut.conf's omit_dracutmodules must not name it",
+    incomplete="look at what dracut says",
+    kernel_modules="are they installed for this kernel, and not in dracut's omit_drivers?",
+)
+
+
 @dataclass(frozen=True)
-class Image:
+class Image(contract.Image):
     """An image file of a kernel."""
 
     path: Path
     kernel: str
+
+    @property
+    def release(self) -> str:
+        """dracut names images after it."""
+        return self.kernel
+
+    @property
+    def advice(self) -> Advice:
+        """With dracut's settings."""
+        return _ADVICE
+
+    def describe(self, *, armed: bool) -> str:
+        """With the kernel that it is for."""
+        what = f"rebuild {self.path} for the kernel {self.kernel}"
+        return f"{what}, and read it back" if armed else f"{what} without ephemeroot"
+
+    def build(self, path: Path) -> None:
+        """Call dracut."""
+        try:
+            done = subprocess.run(
+                ["dracut", "--force", str(path), self.kernel],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise EphemerootError("the program dracut is not installed", "install dracut") from None
+        if done.returncode != 0 or not path.exists():
+            said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+            tail = "; ".join(said[-3:]) or f"exit status {done.returncode}"
+            raise EphemerootError(
+                f"dracut could not build the image of {self.kernel}: {tail}",
+                f"run `dracut --force {path.parent}/IMAGE {self.kernel}` to see all it says",
+            )
 
 
 def kernels(root: Path) -> list[str]:
@@ -69,37 +107,3 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
 def unified(root: Path, kernel: str) -> list[Path]:
     """The unified images of *kernel*, whoever made them and signs them."""
     return [p for folder in _UNIFIED for p in (root / folder).glob(f"*{kernel}*.efi")]
-
-
-def rebuild(image: Image, plan: bytes | None) -> str:
-    """Build *image* anew and put it in place once it has been read back: with *plan* in it,
-    or nothing of ephemeroot if that is ``None``.
-
-    Returns what was verified. Raises ``EphemerootError``; the old image is then untouched.
-    """
-    fresh = image.path.with_name(f".{image.path.name}.ephemeroot-new")
-    try:
-        _build(fresh, image.kernel)
-        size = fresh.stat().st_size
-        verified = readback.verify_without(fresh) if plan is None else readback.verify(fresh, plan)
-        fresh.chmod(image.path.stat().st_mode & 0o7777)
-        readback.put_in_place(fresh, image.path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return f"{verified}; {size / 1e6:.1f} MB"
-
-
-def _build(path: Path, kernel: str) -> None:
-    try:
-        done = subprocess.run(
-            ["dracut", "--force", str(path), kernel], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise EphemerootError("the program dracut is not installed", "install dracut") from None
-    if done.returncode != 0 or not path.exists():
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        tail = "; ".join(said[-3:]) or f"exit status {done.returncode}"
-        raise EphemerootError(
-            f"dracut could not build the image of {kernel}: {tail}",
-            f"run `dracut --force {path.parent}/IMAGE {kernel}` to see all it says",
-        )

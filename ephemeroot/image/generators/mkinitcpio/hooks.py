@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ephemeroot.errors import Misconfigured
-from ephemeroot.image.initramfs import BUSYBOX, NONE, SYSTEMD
+from ephemeroot.image.generators.contract import NONE
+from ephemeroot.image.units import SYSTEMD
 
 NAME = "ephemeroot"
+
+SHELL = "mkinitcpio"
+"""mkinitcpio's own init, a shell script: the stages are a hook that it sources."""
 
 # What makes devices appear, or must have its turn before anything is written to a disk:
 # a wipe before `resume` destroys a hibernated machine.
@@ -34,7 +38,7 @@ def init(hooks: Sequence[str]) -> str:
     """What runs in the initramfs that *hooks* make."""
     if "systemd" in hooks:
         return SYSTEMD
-    return BUSYBOX if {"base", "udev"} <= set(hooks) else NONE
+    return SHELL if {"base", "udev"} <= set(hooks) else NONE
 
 
 def require_order(hooks: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
-"""mkinitcpio's images: which there are, by its presets, and building one anew.
+"""mkinitcpio's images: which there are, by its presets, and building one.
 
-As with dracut's, an image is built beside the old one, read back, and only then takes its
-name (``mkinitcpio -P`` would write over all of them first).
+Each is built by itself: ``mkinitcpio -P`` would write over all of them first.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.image import archive, readback, unified
+from ephemeroot.image import archive, unified
+from ephemeroot.image.generators import contract
+from ephemeroot.image.readback import Advice
 from ephemeroot.image.tree import FOLDER
 
 PRESETS = "etc/mkinitcpio.d"
@@ -32,8 +33,15 @@ done
 _FIELDS = 6
 
 
+_ADVICE = Advice(
+    absent="run `ephemeroot setup mkinitcpio`; HOOKS in mkinitcpio.conf must name it",
+    incomplete="look at what mkinitcpio says",
+    kernel_modules="are they installed for this kernel?",
+)
+
+
 @dataclass(frozen=True)
-class Preset:
+class Preset(contract.Image):
     """One image of one kernel. ``kernel`` is a version or the kernel's file, ``config`` and
     ``options`` are empty or what mkinitcpio is called with; ``unified``: with the kernel in it.
     """
@@ -49,6 +57,59 @@ class Preset:
     def is_fallback(self) -> bool:
         """Whether it is built for any machine; it has nothing of ours then."""
         return "autodetect" in " ".join(self.options).replace(",", " ").split()
+
+    @property
+    def release(self) -> str:
+        """Empty if the preset names the kernel's file."""
+        return "" if self.kernel.startswith("/") else self.kernel
+
+    @property
+    def advice(self) -> Advice:
+        """With mkinitcpio's settings."""
+        return _ADVICE
+
+    def describe(self, *, armed: bool) -> str:
+        """With the preset's name."""
+        what = f"rebuild {self.path} ({self.name})"
+        return (
+            f"{what} with mkinitcpio, and read it back" if armed else f"{what} without ephemeroot"
+        )
+
+    def build(self, path: Path) -> None:
+        """Call mkinitcpio."""
+        kind = "-U" if self.unified else "-g"
+        command = ["mkinitcpio", "-k", self.kernel, kind, str(path), *self.options]
+        if self.config:
+            command += ["-c", self.config]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise EphemerootError(
+                "the program mkinitcpio is not installed", "install mkinitcpio"
+            ) from None
+        if done.returncode != 0 or not path.exists():
+            said = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR" in line]
+            raise EphemerootError(
+                f"mkinitcpio could not build {self.path}: "
+                + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
+                f"run `{' '.join(command[:3])} {' '.join(self.options)}` to see all it says",
+            )
+
+    def read_back(self, fresh: Path, plan: bytes | None) -> str:
+        """A fallback image has nothing of ours, with or without a plan."""
+        return _verify_fallback(fresh) if self.is_fallback else super().read_back(fresh, plan)
+
+    def require_bootable(self, fresh: Path) -> None:
+        """Programs that sign images may know only those in their places: Secure Boot would refuse
+        one without a signature.
+        """
+        if not self.unified or not unified.is_signed(self.path.read_bytes()):
+            return
+        if not unified.is_signed(fresh.read_bytes()):
+            raise EphemerootError(
+                f"the image in place of {self.path} is signed, and the new one is not",
+                f"run `mkinitcpio -p` with its preset and sign {self.path} as ever",
+            )
 
 
 def presets(root: Path) -> tuple[list[Preset], list[str]]:
@@ -67,62 +128,6 @@ def presets(root: Path) -> tuple[list[Preset], list[str]]:
                     place, words = root / path.lstrip("/"), tuple(options.split())
                     found.append(Preset(name, place, kernel, config, words, with_kernel))
     return found, unknown
-
-
-def rebuild(preset: Preset, plan: bytes | None) -> str:
-    """Build its image anew and put it in place once it has been read back: with *plan* in it,
-    or nothing of ephemeroot if that is ``None``.
-
-    Returns what was verified. Raises ``EphemerootError``; the old image is then untouched.
-    """
-    fresh = preset.path.with_name(f".{preset.path.name}.ephemeroot-new")
-    try:
-        _build(preset, fresh)
-        size = fresh.stat().st_size
-        if preset.is_fallback:
-            verified = _verify_fallback(fresh)
-        elif plan is None:
-            verified = readback.verify_without(fresh)
-        else:
-            verified = readback.verify(fresh, plan)
-        if preset.path.exists():
-            _require_as_signed(preset, fresh)
-            fresh.chmod(preset.path.stat().st_mode & 0o7777)
-        readback.put_in_place(fresh, preset.path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return f"{verified}; {size / 1e6:.1f} MB"
-
-
-def _build(preset: Preset, path: Path) -> None:
-    kind = "-U" if preset.unified else "-g"
-    command = ["mkinitcpio", "-k", preset.kernel, kind, str(path), *preset.options]
-    if preset.config:
-        command += ["-c", preset.config]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise EphemerootError(
-            "the program mkinitcpio is not installed", "install mkinitcpio"
-        ) from None
-    if done.returncode != 0 or not path.exists():
-        said = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR" in line]
-        raise EphemerootError(
-            f"mkinitcpio could not build {preset.path}: "
-            + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
-            f"run `{' '.join(command[:3])} {' '.join(preset.options)}` to see all it says",
-        )
-
-
-def _require_as_signed(preset: Preset, fresh: Path) -> None:
-    """Whoever signs images may know only those in their places: Secure Boot would not boot this."""
-    if not preset.unified or not unified.is_signed(preset.path.read_bytes()):
-        return
-    if not unified.is_signed(fresh.read_bytes()):
-        raise EphemerootError(
-            f"the image in place of {preset.path} is signed, and the new one is not",
-            f"run `mkinitcpio -p` with its preset and sign {preset.path} as ever",
-        )
 
 
 def _verify_fallback(path: Path) -> str:

@@ -1,0 +1,107 @@
+"""What dracut answers to the contract."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.image import block_devices, data, installation, nics
+from ephemeroot.image.generators import contract
+from ephemeroot.image.generators.dracut import images
+from ephemeroot.image.generators.dracut.target import DRACUT, DracutTarget
+from ephemeroot.image.installation import Item
+from ephemeroot.image.units import SYSTEMD
+
+_MODULE = "/usr/lib/dracut/modules.d/50ephemeroot"
+_CONF = "/usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf"
+
+# A script of bash's, sourced (dracut.conf(5)). Without it a host-only image unlocks and assembles
+# only what the root is on.
+_CONF_TEXT = """\
+# Ephemeroot: what is below the volumes needed for boot (LUKS, LVM, MD) belongs into the image,
+# as it does for the root.
+add_device+=" $(/usr/bin/ephemeroot image --devices 2> /dev/null) "
+"""
+
+
+class Dracut(contract.Generator):
+    """dracut (dracut(8))."""
+
+    NAME = "dracut"
+    PROGRAM = "dracut"
+    PLACES = ("usr/bin/dracut", "usr/sbin/dracut", "sbin/dracut")
+    MODULE = "usr/lib/dracut/modules.d/??ephemeroot/module-setup.sh"
+    FOLDERS = (_MODULE,)
+    BASE_HINT = 'for dracut, set hostonly_cmdline="no" and name the root on the kernel command line'
+
+    def installation(self, has: Callable[[str], bool]) -> str:
+        """By the distribution's package manager."""
+        return "apt install dracut" if has("usr/bin/apt-get") else "# install dracut"
+
+    def items(self, program: str) -> list[Item]:
+        """The module, and the file of configuration that names the plan's devices."""
+        ours = data.folder("dracut") / "50ephemeroot"
+        inert = ours / "ephemeroot-inert.sh"
+        return [
+            *installation.for_module(_MODULE, program),
+            Item(f"{_MODULE}/{inert.name}", inert.read_bytes(), 0o755),
+            Item(_CONF, _CONF_TEXT.replace(installation.PROGRAM, program).encode()),
+            # Last: dracut uses the module as soon as this file exists.
+            Item(f"{_MODULE}/module-setup.sh", (ours / "module-setup.sh").read_bytes(), 0o755),
+        ]
+
+    def images(self, root: Path) -> tuple[list[contract.Image], list[str]]:
+        """By the installed kernels; rescue images are left out."""
+        found, unknown = images.images(root)
+        return [*found], unknown
+
+    def files(self, root: Path) -> list[Path]:
+        """Unified images too, which another program builds from dracut's."""
+        found = [image.path for image in images.images(root)[0]]
+        return found + [p for kernel in images.kernels(root) for p in images.unified(root, kernel)]
+
+    def declare(self, parser: argparse.ArgumentParser) -> None:
+        """The options that module-setup.sh and our dracut.conf use."""
+        parser.add_argument(
+            "--init",
+            choices=(SYSTEMD, DRACUT, contract.NONE),
+            default=SYSTEMD,
+            help="what runs in the initramfs; none: nothing that the stages could run under",
+        )
+        parser.add_argument(
+            "--initqueue",
+            action="store_true",
+            help="dracut's loop runs in the initramfs, beside systemd (without systemd it always "
+            "does)",
+        )
+        parser.add_argument(
+            "--devices",
+            action="store_true",
+            help="only name the block devices of the applied plan: dracut looks what is below them",
+        )
+        parser.add_argument(
+            "--dracut-modules",
+            action="store_true",
+            help="only name the modules of dracut that the plan's volumes need",
+        )
+
+    def answer(self, arguments: argparse.Namespace, plan: Plan | None) -> list[str] | None:
+        """The plan's block devices that this machine has, or modules of dracut."""
+        if arguments.devices:
+            return block_devices.of(plan) if plan else []
+        if arguments.dracut_modules:
+            return modules(plan) if plan else []
+        return None
+
+    def target(self, arguments: argparse.Namespace) -> DracutTarget:
+        """By ``--init`` and ``--initqueue``."""
+        return DracutTarget(arguments.init, initqueue=arguments.initqueue)
+
+
+def modules(plan: Plan) -> list[str]:
+    """The modules of dracut that an image with this plan builds on."""
+    if not nics.is_needed(plan):
+        return []
+    return ["kernel-network-modules"] if nics.is_static(plan) else ["network"]

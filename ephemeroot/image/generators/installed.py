@@ -1,0 +1,92 @@
+"""The generators that this program knows, found by entry point."""
+
+from __future__ import annotations
+
+import functools
+import os
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.image.generators.contract import Generator
+
+GROUP = "ephemeroot.generators"
+
+_RECOMMENDED = "dracut"
+
+_UNSUPPORTED = {"initramfs-tools": ("usr/sbin/update-initramfs", "sbin/update-initramfs")}
+"""Generators that cannot carry the stages, and where a system has their programs."""
+
+
+def names() -> list[str]:
+    """The names of all generators, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+@functools.cache
+def every() -> tuple[Generator, ...]:
+    """All generators, sorted by name. Raises ``EphemerootError`` if one cannot be loaded."""
+    return tuple(find(name) for name in names())
+
+
+@functools.cache
+def find(name: str) -> Generator:
+    """The generator called *name*. Raises ``EphemerootError``."""
+    entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if len(entries) != 1:
+        found = f"found {', '.join(sorted(entries))}" if entries else "not installed"
+        raise EphemerootError(
+            f"the initramfs generator {name}'s part of ephemeroot: {found}",
+            "reinstall ephemeroot",
+        )
+    return _load(name, *entries.values())
+
+
+def _load(name: str, entry: EntryPoint) -> Generator:
+    try:
+        kind = entry.load()
+    except Exception as error:  # another package's module may raise anything
+        raise EphemerootError(
+            f"the generator {name} ({entry.value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}",
+            "repair or reinstall the package that brings it",
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Generator)):
+        raise EphemerootError(
+            f"{entry.value} is not a generator", "it must be a class derived from Generator"
+        )
+    return kind()
+
+
+def recommended() -> Generator:
+    """The generator for a system that has none."""
+    return find(_RECOMMENDED)
+
+
+def set_up() -> list[Generator]:
+    """Those on this machine that have our module."""
+    return [generator for generator in every() if generator.is_set_up()]
+
+
+def on(root: str) -> Generator | None:
+    """The generator of the system below *root*."""
+    return next((generator for generator in every() if generator.is_on(root)), None)
+
+
+def unsupported(root: str) -> str:
+    """The name of a generator below *root* that cannot carry the stages; empty if none."""
+    for name, places in _UNSUPPORTED.items():
+        if any(os.path.lexists(os.path.join(root, place)) for place in places):
+            return name
+    return ""
+
+
+def releases(root: Path) -> set[str]:
+    """The kernel releases that the system below *root* has images for, as far as known."""
+    images = [image for generator in every() for image in generator.images(root)[0]]
+    return {image.release for image in images if image.release}
+
+
+def base_hints() -> str:
+    """What to change where an image names the root that it was built in."""
+    return "; ".join(generator.BASE_HINT for generator in every() if generator.BASE_HINT)

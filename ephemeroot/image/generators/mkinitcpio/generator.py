@@ -1,0 +1,74 @@
+"""What mkinitcpio answers to the contract."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ephemeroot.image import data, installation
+from ephemeroot.image.generators import contract
+from ephemeroot.image.generators.mkinitcpio import presets
+from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget
+from ephemeroot.image.installation import Item
+
+_INITCPIO = "/usr/lib/initcpio"
+_OURS = f"{_INITCPIO}/ephemeroot"
+
+_ORDER = (
+    "# put ephemeroot after block, encrypt, lvm2 and resume, before filesystems, "
+    "into HOOKS in /etc/mkinitcpio.conf"
+)
+
+
+class Mkinitcpio(contract.Generator):
+    """mkinitcpio (mkinitcpio(8))."""
+
+    NAME = "mkinitcpio"
+    PROGRAM = "mkinitcpio"
+    PLACES = ("usr/bin/mkinitcpio",)
+    MODULE = "usr/lib/initcpio/install/ephemeroot"
+    FOLDERS = (_OURS,)
+    NOTES = (_ORDER,)
+
+    def installation(self, has: Callable[[str], bool]) -> str:
+        """By the distribution's package manager."""
+        return "pacman -S mkinitcpio" if has("usr/bin/pacman") else "# install mkinitcpio"
+
+    def items(self, program: str) -> list[Item]:
+        """The hook, in mkinitcpio's two halves."""
+        source = data.folder("mkinitcpio")
+        hook, install = source / "hooks/ephemeroot", source / "install/ephemeroot"
+        return [
+            *installation.for_module(_OURS, program),
+            Item(f"{_INITCPIO}/hooks/ephemeroot", hook.read_bytes()),
+            Item(f"{_INITCPIO}/install/ephemeroot", install.read_bytes(), 0o755),
+        ]
+
+    def images(self, root: Path) -> tuple[list[contract.Image], list[str]]:
+        """By its presets."""
+        found, unknown = presets.presets(root)
+        return [*found], unknown
+
+    def files(self, root: Path) -> list[Path]:
+        """Fallback images have nothing of ours."""
+        return [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
+
+    def declare(self, parser: argparse.ArgumentParser) -> None:
+        """The options that its install hook uses."""
+        parser.add_argument(
+            "--hooks", metavar="HOOKS", help="instead of --init, mkinitcpio's hooks for this image"
+        )
+        parser.add_argument(
+            "--configured-hooks", metavar="HOOKS", help="HOOKS as mkinitcpio.conf has them"
+        )
+
+    def is_caller(self, arguments: argparse.Namespace) -> bool:
+        """By ``--hooks``."""
+        return arguments.hooks is not None
+
+    def target(self, arguments: argparse.Namespace) -> MkinitcpioTarget:
+        """By ``--hooks`` and ``--configured-hooks``."""
+        return MkinitcpioTarget(
+            (arguments.hooks or "").split(), (arguments.configured_hooks or "").split()
+        )
