@@ -31,7 +31,7 @@ def run(stage: Stage) -> str:
     wipes = stage.plan.wipes()
     if "kept" in record or (wipes and all(o.target in record for o in wipes)):
         return f"already done in this boot: {record.get('kept', 'wiped')}"
-    root = root_wipe(stage)
+    root = stage.plan.root_wipe()
     if root is not None:
         ownership.require_named(stage, root)
     allowed = stage.cmdline.allows("ephemeroot.wipe")
@@ -95,11 +95,6 @@ def _follow_request(stage: Stage) -> str:
     return found.words() if found.word == request.KEEP else ""
 
 
-def root_wipe(stage: Stage) -> Wipe | None:
-    """The operation that makes the root fresh, if the plan has one."""
-    return next((o for o in stage.plan.wipe if isinstance(o, Wipe) and o.target == "/"), None)
-
-
 def has_nothing_to_keep(stage: Stage) -> bool:
     """Whether the root is new at each boot by its nature, so that none could be kept."""
     return any(wipe.leaves_nothing(stage) for wipe in stage.plan.wipes())
@@ -117,7 +112,7 @@ def require_ours(stage: Stage) -> None:
     foreign = ownership.recalled(stage)
     if foreign is not None:
         raise foreign
-    root = root_wipe(stage)
+    root = stage.plan.root_wipe()
     if root is None or root.target in (stage.recall(WIPED) or {}):
         return
     ownership.require_named(stage, root)

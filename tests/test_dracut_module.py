@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,11 @@ class Dracut:
     def apply(self, raw: bytes) -> None:
         (self.root / "etc/ephemeroot/plan.json").write_bytes(raw)
 
-    def build(self, included: str = "base dracut-systemd") -> Built:
+    def build(
+        self,
+        included: str = "base dracut-systemd",
+        environment: Mapping[str, str] | None = None,
+    ) -> Built:
         done = subprocess.run(
             ["bash", "-c", DRACUT],
             capture_output=True,
@@ -90,6 +95,7 @@ class Dracut:
                 "DRACUT_TMPDIR": str(self.folder / "tmp"),
                 "dracutsysrootdir": str(self.root),
                 "included": included,
+                **(environment or {}),
             },
         )
         names = {
@@ -406,6 +412,33 @@ def test_never_applied(dracut: Dracut) -> None:
     built = dracut.build("base")
     assert (built.status, built.names) == (0, set())
     assert not any(line.startswith(("programs", "hook")) for line in built.lines)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"IN_KDUMP": "1"},
+        {"dracutmodules": "bash systemd kdump base"},
+        {"add_dracutmodules": " kdumpbase "},
+        {"force_add_dracutmodules": " kdump"},
+    ],
+    ids=lambda found: next(iter(found)),
+)
+def test_stays_out_of_the_image_of_a_crash_kernel(
+    dracut: Dracut, environment: dict[str, str]
+) -> None:
+    """As kdump-utils, openSUSE's kdump and SteamOS's call dracut."""
+    dracut.apply(plan(wipe()).dump())
+    assert dracut.build(environment=environment).status == 99, "check() says no"
+    assert dracut.build(environment={"add_dracutmodules": " btrfs kdumper "}).status == 0
+
+
+def test_adds_nothing_beside_a_module_that_writes_dumps(dracut: Dracut) -> None:
+    """A configuration file of dracut's may add kdumpbase without telling our check()."""
+    dracut.apply(plan(wipe()).dump())
+    built = dracut.build("base dracut-systemd kdumpbase")
+    assert built.names == set()
+    assert built.lines[-1] == "complete"
 
 
 def test_a_rescue_image_has_nothing(dracut: Dracut) -> None:

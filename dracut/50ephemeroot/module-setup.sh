@@ -8,7 +8,16 @@
 # called by dracut
 check() {
     [[ $mount_needs ]] && return 1
+    ephemeroot_for_a_crash && return 1
     return 0
+}
+
+# An image for a crash kernel writes a dump and must neither wipe nor bind: kdump-utils (Fedora) sets
+# IN_KDUMP and adds kdumpbase, openSUSE's kdump and SteamOS's name their module kdump.
+ephemeroot_for_a_crash() {
+    [[ ${IN_KDUMP-} == 1 ]] && return 0
+    local asked=" ${dracutmodules-} ${add_dracutmodules-} ${force_add_dracutmodules-} "
+    [[ $asked == *\ kdump\ * || $asked == *\ kdumpbase\ * ]]
 }
 
 # called by dracut: what the plan's volumes need of others. A module that is not there would take
@@ -29,6 +38,10 @@ install() {
     local made="$DRACUT_TMPDIR/ephemeroot" init=none loop=() status kind hook priority file
     if dracut_module_included rescue; then
         dinfo "ephemeroot: a rescue image never wipes: nothing added"
+        return 0
+    fi
+    if dracut_module_included kdumpbase || ephemeroot_for_a_crash; then
+        dinfo "ephemeroot: an image for a crash kernel never wipes: nothing added"
         return 0
     fi
     # Without an emergency shell a stage that fails closed would hang.

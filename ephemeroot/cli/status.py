@@ -114,6 +114,8 @@ class Status:
         lines = [*self.damage, *(p.get("problem", "") for p in self.boot.problems)]
         if self.boot.state == "failed" or (self.boot.state == "none" and self.plan is not None):
             lines.append(f"this root is not ephemeral: {self.boot.reason}")
+        if self.boot.state == "foreign":
+            return [*lines, *self.images]  # no store is mounted, and none is missed
         for store in self.stores:
             if store.state != "ok":
                 lines.append(f"the store {store.path}: {store.state}")

@@ -44,7 +44,7 @@ def of_root(wiping: Wiping, machine: Machine) -> dict[str, str]:
 def _identify(
     wiper: Wiper, machine: Machine, spec: str, subvolume: str | None, root: str | None
 ) -> dict[str, str]:
-    device = _device(machine, spec) if wiper.ON_DEVICE else ""
+    device = _device(machine, spec, subvolume) if wiper.ON_DEVICE else ""
     written = Named(root=root, subvolume=subvolume)
     if not device and not machine.live:
         return wiper.identify(written)
@@ -54,13 +54,16 @@ def _identify(
         return wiper.identify(written)
 
 
-def _device(machine: Machine, spec: str) -> str:
+def _device(machine: Machine, spec: str, subvolume: str | None) -> str:
     """The root's block device; empty if it cannot be looked at. The mounted root tells it, unless
-    something is mounted over it (an overlay).
+    something is mounted over it (an overlay). A tree in a directory of this machine's own disk,
+    bound to where it is built, is on no device of its own.
     """
     mount = machine.root_mount
     if mount is not None and mount.source.startswith("/") and mount.fstype != "overlay":
-        return mount.source
+        inner = mount.root.strip("/")
+        if machine.live or inner == (subvolume or "" if mount.fstype == "btrfs" else ""):
+            return mount.source
     try:
         path = devices.link(spec) if machine.live else ""
     except ValueError:
