@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
-from ephemeroot.cli import PLUMBING, VERBS, main, terminal
+from ephemeroot.cli import PLUMBING, VERBS, arguments, main, terminal
 from ephemeroot.errors import EphemerootError, Locked, Misconfigured, Refused
 from machine_tree import MAIN, SOUND, MachineTree
 
@@ -30,7 +31,7 @@ def tree(tmp_path: Path) -> MachineTree:
     ("arguments", "complaint"),
     [
         ([], "the following arguments are required: VERB"),
-        (["chekc"], "invalid choice: 'chekc'"),
+        (["chekc"], "there is no VERB 'chekc'"),
         (["check", "--no-such-option"], "unrecognized arguments: --no-such-option"),
         (["check", "--jso"], "unrecognized arguments: --jso"),
         (["roots", "delete", "x", "--ye"], "unrecognized arguments: --ye"),
@@ -64,8 +65,116 @@ def test_help_lists_the_verbs_for_people(capsys: pytest.CaptureFixture[str]) -> 
     assert set(PLUMBING) < set(VERBS)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in PLUMBING])
+def test_a_mistyped_verb_gets_a_suggestion(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    mistyped = verb[1] + verb[0] + verb[2:] if verb[0] != verb[1] else verb + "x"
+    assert main([mistyped]) == 2
+    assert f"did you mean {verb}? see 'ephemeroot --help'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", PLUMBING)
+def test_a_hidden_verb_is_no_suggestion(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"{verb}x"]) == 2
+    assert verb not in capsys.readouterr().err.partition("'ephemeroot")[0].replace(f"{verb}x", "")
+
+
+def every_option() -> list[tuple[list[str], str]]:
+    """Each long option of each verb and action, with the words that lead to it."""
+    found: list[tuple[list[str], str]] = []
+
+    def walk(parser: argparse.ArgumentParser, words: list[str]) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, inner in action.choices.items():
+                    walk(inner, [*words, name])
+            found.extend((words, name) for name in action.option_strings if name[:2] == "--")
+
+    walk(arguments.parser(VERBS), [])
+    return [(words, name) for words, name in found if words]
+
+
+@pytest.mark.parametrize(("words", "option"), every_option())
+def test_a_mistyped_option_gets_a_suggestion(
+    words: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, f"{option}x"]) == 2
+    error = capsys.readouterr().err
+    if f"unrecognized arguments: {option}x" in error:  # else another argument is missing first
+        assert f"did you mean {option}? see 'ephemeroot {' '.join(words)} --help'" in error
+
+
+def test_help_of_a_verb_has_two_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["check"], ["roots"], ["roots", "list"]):
+        assert main(["help", *words]) == 0
+        one = capsys.readouterr().out
+        assert main([*words, "--help"]) == 0
+        assert one == capsys.readouterr().out
+        assert one.startswith(f"usage: {' '.join(['ephemeroot', *words])}")
+
+
+def imported(*words: str) -> set[str]:
+    """The modules of the program that a command line imports."""
+    script = (
+        "import sys\nfrom ephemeroot.cli import main\nmain(sys.argv[1:])\n"
+        "print(*(m for m in sys.modules if m.startswith('ephemeroot')), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *words], capture_output=True, text=True
+    )
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["help"], ["chekc"]])
+def test_no_verb_is_imported_for_the_help(words: list[str]) -> None:
+    assert imported(*words) <= {
+        "ephemeroot", "ephemeroot.cli", "ephemeroot.cli.arguments", "ephemeroot.cli.terminal",
+        "ephemeroot.cli.verbs", "ephemeroot.errors",
+        # Nothing to do with verbs: how an error of the configuration is recognized.
+        *([] if words != ["chekc"] else [m for m in imported("chekc") if "config" in m or
+                                         "linux" in m or "hooks" in m or "wipers" in m]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["schema"], ["--json", "schema"], ["--root", "/", "schema"]])
+def test_only_the_verb_that_is_asked_for_is_imported(words: list[str]) -> None:
+    verbs = {f"ephemeroot.cli.{verb.replace('-', '_')}" for verb in VERBS}
+    assert imported(*words) & verbs == {"ephemeroot.cli.schema"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--json", "chekc"], 2),
+        (["check", "--json", "--nonsense"], 2),
+        (["check", "--json", "--root", "/no/such/directory"], 2),
+        (["plan", "--json", "--config", "/no/such/file"], 2),
+        (["status", "--json", "--root", "/etc/passwd"], 1),
+    ],
+)
+def test_errors_are_json_where_json_was_asked_for(
+    words: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == code
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert captured.err == ""
+    assert (found["format"], found["version"]) == ("ephemeroot-error", 1)
+    assert found["exit-code"] == code
+    assert found["error"]
+
+
+def test_mistakes_in_the_configuration_are_json_too(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree.write(MAIN, SOUND.replace("files =", "fils ="))
+    assert main(["plan", "--json", "--root", str(tree.path)]) == 2
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert any("fils" in json.dumps(problem) for problem in problems)
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([option]) == 0
     assert capsys.readouterr().out == f"ephemeroot {ephemeroot.__version__}\n"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
-from ephemeroot.cli import access
+from ephemeroot.cli import access, arguments
 from ephemeroot.config import plugins, settings
 from ephemeroot.config.settings import Listed, Named, Table
 from ephemeroot.home import settings as home_settings
@@ -81,7 +81,7 @@ def test_our_own_pages_are_there(name: str) -> None:
 
 def commands() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
     """Each verb, with each of its actions (or ``""``), and the parser of its arguments."""
-    for verb, parser in _children(cli._parser(cli.VERBS)):
+    for verb, parser in _children(arguments.parser(cli.VERBS)):
         actions = list(_children(parser))
         for action, inner in actions:
             yield verb, action, inner

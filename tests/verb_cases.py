@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import btrfsutil
 
 from ephemeroot import cli
+from ephemeroot.cli import arguments
 from verb_machine import HOME, NEWEST, OLD_BASE, OLDEST, RECIPE, USER, VerbMachine
 
 
@@ -266,7 +267,7 @@ CASES = (
 
 def verbs() -> list[str]:
     """Every verb of the parser with the actions it has, as ``roots list``."""
-    parser: argparse.ArgumentParser = cli._parser(cli.VERBS)
+    parser: argparse.ArgumentParser = arguments.parser(cli.VERBS)
     return sorted(_leaves(parser, ()))
 
 

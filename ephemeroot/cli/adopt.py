@@ -18,9 +18,6 @@ from ephemeroot.conversion.writers import Writer
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux.copying import Copier
 
-NAME = "adopt"
-HELP = "copy what is on the running root into the store, and declare it"
-
 FORMAT = "ephemeroot-adopt"
 VERSION = 1
 PARTLY = 10

@@ -36,9 +36,6 @@ from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Image
 from ephemeroot.linux import paths
 
-NAME = "apply"
-HELP = "make the configuration count: mark the stores, write the plan, rebuild all images"
-
 PARTLY = 10
 
 

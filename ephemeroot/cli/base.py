@@ -26,9 +26,6 @@ from ephemeroot.wipers.btrfs import Btrfs, subvolumes
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 
-NAME = "base"
-HELP = "make, change, list and take back the base that fresh roots are copies of (btrfs)"
-
 FORMAT = "ephemeroot-base"
 VERSION = 1
 PARTLY = 10

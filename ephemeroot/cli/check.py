@@ -14,9 +14,6 @@ from ephemeroot.config import Configuration, Examination, Machine, Problem, exam
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.image import age, applied
 
-NAME = "check"
-HELP = "look for mistakes in the configuration and show all of them"
-
 FORMAT = "ephemeroot-check"
 VERSION = 1
 

@@ -16,9 +16,6 @@ from ephemeroot.hooks.copyback import COPIES, CopyBack, Recorded
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.linux import documents
 
-NAME = "copyback"
-HELP = 'store what has changed in files with method = "copy" (called by ephemeroot-copy.service)'
-
 _PARTLY = 10
 
 _FILE = {"path": str, "store": str, "source": str, "user": int}

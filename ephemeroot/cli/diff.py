@@ -18,9 +18,6 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots.comparison import Difference
 
-NAME = "diff"
-HELP = "show what on this root would be lost at the next boot"
-
 FORMAT = "ephemeroot-diff"
 VERSION = 1
 PARTLY = 10

@@ -21,9 +21,6 @@ from ephemeroot.home.reader import read
 from ephemeroot.home.unit import Unit
 from ephemeroot.home.user import User
 
-NAME = "home"
-HELP = "persist directories and files below your home, without root (bindfs and links)"
-
 PARTLY = 10
 
 WAIT = 5.0

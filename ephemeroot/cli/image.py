@@ -18,9 +18,6 @@ from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator, Target
 from ephemeroot.linux import removal
 
-NAME = "image"
-HELP = "put together what the initramfs needs (called by initramfs generators)"
-
 INERT = 10
 
 

@@ -10,9 +10,6 @@ from ephemeroot.cli import access
 from ephemeroot.conversion import proposal, survey
 from ephemeroot.conversion.proposal import Proposal
 
-NAME = "init"
-HELP = "look at this machine and print a configuration for it, with what is left to do"
-
 FORMAT = "ephemeroot-init"
 VERSION = 1
 

@@ -22,9 +22,6 @@ from ephemeroot.image import applied
 from ephemeroot.image.generators import installed
 from ephemeroot.linux.namespace import Namespace
 
-NAME = "leave"
-HELP = "copy what persists back into the root, disarm the boot, and leave the stores as they are"
-
 FORMAT = "ephemeroot-leave"
 VERSION = 1
 PARTLY = 10

@@ -15,9 +15,6 @@ from ephemeroot.hooks.stage import RUN, WIPED
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import documents
 
-NAME = "lived"
-HELP = "record that this boot was complete (called by ephemeroot-lived.service)"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""

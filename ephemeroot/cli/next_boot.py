@@ -19,9 +19,6 @@ from ephemeroot.hooks.volumes import MARKER
 from ephemeroot.linux import documents, paths
 from ephemeroot.linux.namespace import Namespace
 
-NAME = "next-boot"
-HELP = "ask the next boot, once, to keep the root, or to boot an old one"
-
 FORMAT = "ephemeroot-next-boot-status"
 VERSION = 1
 

@@ -12,9 +12,6 @@ from ephemeroot.config import Configuration, Place, read
 from ephemeroot.hooks import limits
 from ephemeroot.hooks.operation import Operation
 
-NAME = "plan"
-HELP = "show what a boot will do, and where each step was declared"
-
 WIDEST = 100
 """Columns up to which steps are padded, so that one long step does not push all places away."""
 

@@ -30,9 +30,6 @@ from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.tmpfs import Tmpfs
 
-NAME = "rehearse"
-HELP = "play the next boot on a throw-away root, and say what it would lack"
-
 FORMAT = "ephemeroot-rehearse"
 VERSION = 1
 

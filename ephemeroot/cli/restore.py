@@ -20,7 +20,6 @@ from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots import persisted, restoring
 from ephemeroot.oldroots.restoring import Plan, Step
 
-NAME = "restore"
 HELP = "bring back files and directories that an old root has"
 
 FORMAT = "ephemeroot-roots-restore"

@@ -33,9 +33,6 @@ from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import RECIPE, RETIRED, OldRoot
 from ephemeroot.wipers.pruning import Clock, Pruning
 
-NAME = "roots"
-HELP = "list, compare, mount, restore from, keep and delete the old roots"
-
 FORMAT = "ephemeroot-roots"
 VERSION = 1
 PARTLY = 10

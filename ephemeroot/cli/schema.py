@@ -9,9 +9,6 @@ import sys
 from ephemeroot.cli import access
 from ephemeroot.config.schema import schema
 
-NAME = "schema"
-HELP = "print the JSON Schema of the configuration, for editors"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""

@@ -17,9 +17,6 @@ from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
 from ephemeroot.image.installation import Item
 
-NAME = "setup"
-HELP = "install the initramfs generator's module and the units (a package does this for you)"
-
 FORMAT = "ephemeroot-setup"
 VERSION = 1
 

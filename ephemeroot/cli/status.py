@@ -24,9 +24,6 @@ from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.image import age, applied
 from ephemeroot.linux import documents
 
-NAME = "status"
-HELP = "show what this boot made fresh and bound, and what the next one will do"
-
 FORMAT = "ephemeroot-status"
 VERSION = 1
 PROBLEMS = 10

@@ -1,0 +1,109 @@
+"""The command line's parser: nothing is imported for verbs that are not asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from ephemeroot import __version__
+from ephemeroot.cli import verbs
+from ephemeroot.errors import Misconfigured
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, and takes no abbreviations: a new option must not change what an
+    old command line means. What is mistyped gets a suggestion.
+    """
+
+    verb = ""
+    """Set for the parser of a verb whose module is yet to be imported."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def load(self) -> None:
+        """Import the verb's module and declare its arguments, unless that has been done."""
+        if self.verb:
+            module = import_module(f"{__package__}.{verbs.module(self.verb)}")
+            self.verb = ""
+            module.configure(self)
+            self.set_defaults(run=module.run)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the library's, but what is left over is an error here, where its options are known."""
+        self.load()
+        found, left_over = super().parse_known_args(args, namespace)
+        if left_over:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            self._reject(
+                f"unrecognized arguments: {' '.join(left_over)}",
+                left_over[0].partition("=")[0],
+                known,
+            )
+        return found, left_over
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        listed: Iterable[str] = map(str, action.choices)
+        if isinstance(action, argparse._SubParsersAction):  # without those that stay hidden
+            listed = [choice.dest for choice in action._choices_actions]
+        name = action.metavar or action.dest
+        self._reject(f"there is no {name} {value!r}", str(value), list(listed))
+
+    def _reject(self, message: str, word: str, known: Sequence[str]) -> NoReturn:
+        import difflib  # 3 ms that only a mistake costs
+
+        close = difflib.get_close_matches(word, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise Misconfigured(message, f"{hint}see '{self.prog} --help'")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``Misconfigured``."""
+        raise Misconfigured(message, f"see '{self.prog} --help'")
+
+
+def parser(load: Iterable[str] = ()) -> Parser:
+    """The parser of the whole command line, in which the verbs in *load* are complete. Others are
+    when they are used.
+    """
+    top = Parser(prog="ephemeroot", description="A root that is new at every boot.")
+    version = f"ephemeroot {__version__}"
+    top.add_argument("-V", "--version", action="version", version=version)
+    top.set_defaults(config=None, root="/", json=False)
+    _add_common(top)
+    actions = top.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    for name in verbs.installed():
+        line = verbs.VERBS[name]
+        listed: dict[str, Any] = {} if name in verbs.PLUMBING else {"help": line}
+        made = actions.add_parser(name, description=line, **listed)
+        _add_common(made)
+        made.verb = name
+        if name in load:
+            made.load()
+    return top
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Options that may stand before and after the verb (SUPPRESS: the later must not reset
+    the earlier).
+    """
+    group = parser.add_argument_group("for every verb")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="read this configuration only (default: /etc/ephemeroot/ephemeroot.toml "
+        "and its drop-ins)",
+    )
+    group.add_argument(
+        "--root",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="act for the machine whose root is DIR (default: this one)",
+    )
+    group.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
+    )
