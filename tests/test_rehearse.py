@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import kernel_images
 from btrfs_image import Disk, btrfsutil, fresh_disk, loop_device
 from ephemeroot import cli
 from ephemeroot.linux import mountinfo
@@ -187,6 +188,54 @@ def test_a_base_that_cannot_boot_is_an_error(
     (machine.disk.top / "root-base/usr/lib/os-release").unlink()
     document = rehearse(machine, capsys, 1)
     assert any("os-release" in text for text in texts(document))
+
+
+def test_warns_of_what_every_new_root_would_be_given(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modules = f"usr/lib/modules/{KERNEL}"
+    machine.write(f"{modules}/modules.dep", "kernel/fs/btrfs/btrfs.ko:\n")
+    root = f"{machine.disk.loop} / btrfs subvol=root 0 0\n"
+    machine.write("etc/fstab", f"{root}/sw none swap s 0 0\n")
+    machine.write(".autorelabel", "")
+    (machine.path / "sw").write_bytes(b"\0" * 4086 + b"SWAPSPACE2")
+    btrfsutil.create_subvolume(str(machine.path / "opt"))
+    machine.write("opt/program", "x")
+    machine.base()
+    built = "kernel/fs/btrfs/btrfs.ko:\nupdates/dkms/gpu.ko.zst:\n"
+    machine.write(f"{modules}/modules.dep", built)
+    warnings = texts(rehearse(machine, capsys), "warning")
+    for said in ("/.autorelabel would be in every new root", "the swap file /sw would be in every",
+                 "/opt is a subvolume of its own", f"for the kernel {KERNEL}: gpu"):  # fmt: skip
+        assert [said in text for text in warnings].count(True) == 1, (said, warnings)
+    # A base that has all of it itself is no matter of the subvolume that the root has.
+    machine.disk.sync()
+    base = machine.disk.top / "root-base"
+    (base / ".autorelabel").unlink()
+    (base / "sw").unlink()
+    (base / "opt").rmdir()
+    (base / "opt").mkdir()
+    (base / "opt/program").write_text("x")
+    (base / f"{modules}/modules.dep").write_text(built)
+    warnings = texts(rehearse(machine, capsys), "warning")
+    assert [text for text in warnings if "/sw is not in the fresh root" not in text] == []
+
+
+def test_warns_of_each_kernel_that_would_find_no_modules(
+    machine: Living, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.write(f"usr/lib/modules/{KERNEL}/modules.dep", "kernel/fs/btrfs/btrfs.ko:\n")
+    for name, release in {"vmlinuz-linux": "9.9.1-a", "efi/EFI/Linux/os.efi": "9.9.2-b"}.items():
+        machine.write(f"boot/{name}", "")
+        kind = "unified" if name.endswith(".efi") else "bzimage"
+        (machine.path / "boot" / name).write_bytes(kernel_images.FORMATS[kind](release))
+    machine.write("boot/vmlinuz-odd", "")
+    (machine.path / "boot/vmlinuz-odd").write_bytes(b"\xa5" * 0x10000)
+    machine.base()
+    warnings = texts(rehearse(machine, capsys), "warning")
+    for said in ("no modules for the kernel 9.9.1-a", "no modules for the kernel 9.9.2-b",
+                 "cannot read which kernel /boot/vmlinuz-odd is"):  # fmt: skip
+        assert [said in text for text in warnings].count(True) == 1, (said, warnings)
 
 
 def test_modules_of_this_kernel_are_asked_for(

@@ -8,12 +8,13 @@ shares its extents with the base in all of them.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ephemeroot.base.boot_places import text_of, units_of
-from ephemeroot.linux import kernel_modules, paths
+from ephemeroot.linux import kernel_modules, mountinfo, paths
 from ephemeroot.wipers.btrfs import subvolumes
 
 # Path, what happens at each boot, and the remedy: which program looks for it and removes it itself.
@@ -70,13 +71,11 @@ _SIGNATURE, _PAGE = b"SWAPSPACE2", 4096
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something in every new root: what, and what to do. ``grave`` is whether a new root would
-    lack part of the system or do something at every boot.
-    """
+    """Something in every new root at ``path``: what, and what to do."""
 
+    path: str
     text: str
     hint: str
-    grave: bool = True
 
 
 def inspect(root: int, kept: Collection[str]) -> list[Fault]:
@@ -95,9 +94,10 @@ def markers(root: int, kept: Collection[str]) -> Iterator[Fault]:
     """Files that ask the next boot for a job that is done once."""
     for path, what, hint in _MARKERS:
         if not is_kept(path, kept) and _exists(root, path):
-            yield Fault(f"{path} would be in every new root: at each boot {what}", hint)
+            yield Fault(path, f"{path} would be in every new root: at each boot {what}", hint)
     if not is_kept(_MACHINE_ID, kept) and text_of(root, _MACHINE_ID).strip() == "uninitialized":
         yield Fault(
+            _MACHINE_ID,
             f"{_MACHINE_ID} says that the machine was never booted: at each boot it is set up as "
             "for the first time (systemd-firstboot(1))",
             f"declare {_MACHINE_ID}, or run 'systemd-machine-id-setup' in the base",
@@ -105,9 +105,11 @@ def markers(root: int, kept: Collection[str]) -> Iterator[Fault]:
 
 
 def nested(root: int, kept: Collection[str]) -> Iterator[Fault]:
-    """Subvolumes in the open subvolume *root* with something in them: a snapshot of *root* has an
-    empty directory in the place of each.
+    """Subvolumes in the open *root*, if it is one, with something in them: a snapshot of *root* has
+    an empty directory in the place of each.
     """
+    if not _is_subvolume(root):
+        return
     for path, _ in sorted(subvolumes.nested(root, subvolumes.identify(root).id)):
         place = f"/{path}"
         if is_kept(place, kept):
@@ -119,10 +121,12 @@ def nested(root: int, kept: Collection[str]) -> Iterator[Fault]:
             os.close(fd)
         if empty or snapshot or is_kept(place, _NO_LOSS):
             continue
+        quoted, old = shlex.quote(place), shlex.quote(f"{place}.old")
         yield Fault(
+            place,
             f"{place} is a subvolume of its own in the root, and would be empty in every new root",
-            f"make it a directory ('mv {place} {place}.old && cp -a --reflink=auto {place}.old "
-            f'{place}\'), give it a line in /etc/fstab, or declare "{place}"',
+            f"make it a directory ('mv {quoted} {old} && cp -a --reflink=auto {old} {quoted}'), "
+            f'give it a line in /etc/fstab, or declare "{place}"',
         )
 
 
@@ -132,6 +136,7 @@ def swap_files(root: int, kept: Collection[str]) -> Iterator[Fault]:
     for path in named:
         if not is_kept(path, kept) and _is_swap_file(root, path):
             yield Fault(
+                path,
                 f"the swap file {path} would be in every new root, and cannot be activated there: "
                 "its extents are shared with the base",
                 swap_remedy(path),
@@ -149,7 +154,7 @@ def active_swap_files(device: int) -> list[str]:
         fields = line.split()
         if len(fields) < 2 or fields[1] != "file":
             continue
-        path = fields[0].replace("\\040", " ")
+        path = mountinfo.unescape(fields[0])
         try:
             if os.stat(path).st_dev == device:
                 found.append(path)
@@ -161,8 +166,9 @@ def active_swap_files(device: int) -> list[str]:
 def swap_remedy(path: str) -> str:
     """What to do about the swap file *path* in a root that is made new at each boot."""
     return (
-        f"run 'swapoff {path}', remove it and its line in /etc/fstab, and have swap in a subvolume "
-        "that is mounted at /swap, or on a partition: 'ephemeroot init' shows the commands"
+        f"run 'swapoff {shlex.quote(path)}', remove the file and its fstab line, and have "
+        "swap in a subvolume that is mounted at /swap, or on a partition: 'ephemeroot init' shows "
+        "the commands"
     )
 
 
@@ -176,11 +182,11 @@ def built_modules(live: int, base: int) -> Iterator[Fault]:
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             yield Fault(
+                f"/lib/modules/{release}",
                 f"the base lacks modules that this root has for the kernel {release}: "
                 f"{', '.join(missing[:3])}{more}",
                 "build them in the base: 'ephemeroot base run -- dkms autoinstall -k "
                 f"{release}', or '… akmods --kernels {release}'",
-                grave=False,
             )
 
 
@@ -194,6 +200,14 @@ def module_names(root: int, release: str) -> set[str]:
                 if name:
                     names.add(name.replace("-", "_"))
     return names
+
+
+def _is_subvolume(root: int) -> bool:
+    try:
+        subvolumes.filesystem(root)
+    except OSError:  # another filesystem
+        return False
+    return subvolumes.is_subvolume(root)
 
 
 def _exists(root: int, path: str) -> bool:
@@ -218,7 +232,7 @@ def _in_fstab(root: int) -> Iterator[str]:
         fields = line.split()
         if len(fields) > 2 and fields[2] == "swap" and fields[0].startswith("/"):
             if not fields[0].startswith("/dev/"):
-                yield fields[0]
+                yield mountinfo.unescape(fields[0])
 
 
 def _in_units(root: int) -> Iterator[str]:

@@ -20,7 +20,7 @@ from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.rehearsal import actors, findings, scene, throwaway
+from ephemeroot.rehearsal import actors, copies, findings, scene, throwaway
 from ephemeroot.rehearsal.findings import ERROR, Finding, Inspection
 from ephemeroot.rehearsal.performance import Performance
 from ephemeroot.rehearsal.scene import Scene
@@ -151,11 +151,7 @@ def _simulate(stage: _Stage, private: Namespace, name: str, *, verbose: bool) ->
     except (EphemerootError, OSError) as error:
         found.append(_failure(performance, error))
     else:
-        inspection = Inspection(stage.root, place.target, stage.plan)
-        try:
-            found += inspection.all()
-        finally:
-            inspection.close()
+        found += _inspect(stage, place)
     operations: list[Any] = []
     for report in performance.reports:
         content: Any = report.content
@@ -181,6 +177,18 @@ def _simulate(stage: _Stage, private: Namespace, name: str, *, verbose: bool) ->
             {"severity": one.severity, "text": one.text, "hint": one.hint} for one in found
         ],
     }
+
+
+def _inspect(stage: _Stage, place: Scene) -> list[Finding]:
+    kernels = list(copies.boot_kernels_of(stage.root))
+    unread = [Finding(findings.WARNING, one.problem, one.hint) for one in kernels if one.problem]
+    bootable = frozenset(one.release for one in kernels if one.release)
+    inspection = Inspection(stage.root, place.target, stage.plan, bootable)
+    try:
+        found = inspection.all()
+    finally:
+        inspection.close()
+    return [*found, *copies.inspect(stage.root, place.target, stage.plan), *unread]
 
 
 def _failure(performance: Performance, error: EphemerootError | OSError) -> Finding:

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot.base.inspection import module_names
 from ephemeroot.config import fstab
 from ephemeroot.config.accounts import Accounts
 from ephemeroot.conversion import presets
@@ -42,13 +43,17 @@ class Finding:
 class Inspection:
     """Looks at the rehearsed root ``fresh`` beside the present one, ``live``.
 
-    Both are directories where those roots are mounted with all that belongs in them.
+    Both are directories where those roots are mounted with all that belongs in them. ``bootable``
+    are the releases of the kernels that the boot loader can start.
     """
 
-    def __init__(self, live: Path, fresh: Path, plan: Plan) -> None:
+    def __init__(
+        self, live: Path, fresh: Path, plan: Plan, bootable: frozenset[str] = frozenset()
+    ) -> None:
         self.live = live
         self.fresh = fresh
         self.plan = plan
+        self.bootable = bootable
         self.root = os.open(fresh, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.accounts = Accounts.of(str(fresh))
         self.services = Services(live, fresh)
@@ -79,9 +84,9 @@ class Inspection:
             wanted |= set(wipe.load().needs(wipe.settings).kernel_modules)
         found = []
         running = os.uname().release if self.live == Path("/") else None
-        for kernel in sorted(installed.releases(self.live) | ({running} if running else set())):
-            folder = f"/usr/lib/modules/{kernel}"
-            known = self._modules(folder) or self._modules(f"/lib/modules/{kernel}")
+        kernels = installed.releases(self.live) | ({running} if running else set())
+        for kernel in sorted(kernels | self.bootable):
+            known = module_names(self.root, kernel)
             if not known:
                 if kernel != running or self._exists("/usr/lib/modules"):
                     found.append(Finding(
@@ -99,14 +104,6 @@ class Inspection:
                     "install the package with it in the base",
                 ))  # fmt: skip
         return found
-
-    def _modules(self, folder: str) -> set[str]:
-        names: set[str] = set()
-        for listing in ("modules.dep", "modules.builtin"):
-            for line in self._text(f"{folder}/{listing}").splitlines():
-                name = line.partition(":")[0].rpartition("/")[2].partition(".ko")[0]
-                names.add(name.replace("-", "_"))
-        return names
 
     # fstab and crypttab
 

@@ -1,0 +1,68 @@
+"""What every new root is given, again and again, by what it is a copy of: jobs for one boot, empty
+directories in the place of subvolumes, swap files, and not the modules that were built since.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ephemeroot.base import boot_filesystems, boot_kernels, boot_places, inspection
+from ephemeroot.base.boot_kernels import Area, Kernel
+from ephemeroot.base.inspection import Fault
+from ephemeroot.config import fstab
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.rehearsal.findings import WARNING, Finding
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def inspect(live: Path, fresh: Path, plan: Plan) -> list[Finding]:
+    """What is wrong with the rehearsed root *fresh* that is wrong with every new root, beside the
+    present one, *live*. Raises ``OSError``.
+    """
+    here, there = os.open(live, _DIRECTORY), os.open(fresh, _DIRECTORY)
+    try:
+        kept = _kept(there, plan)
+        faults = [
+            *inspection.markers(there, kept),
+            *inspection.swap_files(there, kept),
+            *_emptied(here, fresh, kept),
+            *inspection.built_modules(here, there),
+        ]
+    finally:
+        os.close(here)
+        os.close(there)
+    return [Finding(WARNING, one.text, one.hint) for one in faults]
+
+
+def boot_kernels_of(live: Path) -> Iterator[Kernel]:
+    """The kernels that the boot loader of the machine below *live* can start, as far as their
+    filesystems are mounted. Raises ``OSError``.
+    """
+    points = set(boot_places.USUAL)
+    if live == Path("/"):
+        points |= {one.point for one in boot_filesystems.find()}
+    found = {point: live / point.lstrip("/") for point in sorted(points)}
+    areas = [Area(point, path) for point, path in found.items() if path.is_dir()]
+    seen: set[str] = set()
+    for kernel in boot_kernels.find(areas):
+        if kernel.shown not in seen:
+            seen.add(kernel.shown)
+            yield kernel
+
+
+def _emptied(live: int, fresh: Path, kept: frozenset[str]) -> Iterator[Fault]:
+    """Subvolumes in the open root *live* that *fresh* has nothing of."""
+    for fault in inspection.nested(live, kept):
+        place = fresh / fault.path.lstrip("/")
+        if not place.is_dir() or not os.listdir(place):
+            yield fault
+
+
+def _kept(root: int, plan: Plan) -> frozenset[str]:
+    """What a new root does not take from the base: declared paths, and what is mounted in it."""
+    found = set(plan.declared()) | {volume.mount_point for volume in plan.volumes()}
+    found |= {line.mount_point for line in fstab.parse(boot_places.text_of(root, "/etc/fstab"))}
+    return frozenset(found - {"/"})
