@@ -18,13 +18,14 @@ from ephemeroot.base.work import Order
 from ephemeroot.cli.base import place_of
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers.btrfs import filing, fresh, recovery, rotation, subvolumes
+from ephemeroot.wipers import filing
+from ephemeroot.wipers.btrfs import fresh, recovery, retirement, rotation, subvolumes
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from interrupting import Interrupter
 from proof import sample
 
-CODE = (change, record, bootfiles, kernels, fresh, rotation, filing, recovery, paths)
-EXCHANGE = ("_place_once", "_exchange", "rename", "discard", "_settled")
+CODE = (change, record, bootfiles, kernels, fresh, rotation, retirement, filing, recovery, paths)
+EXCHANGE = ("_place_once", "_exchange", "rename", "file", "discard", "_settled")
 
 # One file in the base and one in /boot: they must be of the same run.
 COMMAND = "cat /run/content > /etc/content; cat /run/content > /boot/content"

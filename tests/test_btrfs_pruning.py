@@ -25,7 +25,6 @@ from btrfs_image import (
 )
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.wipers import changes, pruning
-from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.pruning import Clock
 
@@ -88,7 +87,7 @@ def test_unused_roots_go_by_age_and_never_count(disk: Disk) -> None:
     site.retire(*lived, *unused)
     with site.history() as history:
         clock = Clock(NOON, synchronised=True)
-        result = Btrfs(site.settings).pruning(history, clock).run(log=site.log.append)
+        result = pruning.by_settings(history, clock).run(log=site.log.append)
     assert result.pruned == unused
     assert site.old() == [*lived, "2026-10-14T12-00-00Z.keep"]
 
@@ -276,7 +275,7 @@ def test_a_symlink_in_place_of_a_victim_is_not_followed(site: Site) -> None:
 def prune(site: Site, now: float, *, synchronised: bool) -> list[str]:
     with site.history() as history:
         clock = Clock(now, synchronised=synchronised)
-        return Btrfs(site.settings).pruning(history, clock).run(log=site.log.append).pruned
+        return pruning.by_settings(history, clock).run(log=site.log.append).pruned
 
 
 def test_a_clock_that_is_not_trusted_prunes_nothing_and_marks_the_name(site: Site) -> None:
@@ -517,7 +516,7 @@ def test_a_history_without_old_roots_is_empty(disk: Disk) -> None:
     with site.history() as history:
         assert history.entries() == []
         clock = Clock(NOON, synchronised=True)
-        assert Btrfs(site.settings).pruning(history, clock).run(log=site.log.append).pruned == []
+        assert pruning.by_settings(history, clock).run(log=site.log.append).pruned == []
     assert not site.old_roots.exists()
 
 

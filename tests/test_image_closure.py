@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
+from ephemeroot.config import plugins
 from ephemeroot.image import closure, elf
 from ephemeroot.image.closure import Broken, Closure
 from ephemeroot.image.libraries import Libraries
@@ -39,6 +40,17 @@ def test_nothing_of_the_installed_side(found: Closure) -> None:
     for name in names(found):
         assert not name.startswith(("ephemeroot.cli", "ephemeroot.config", "ephemeroot.image"))
     assert not {"typing", "site", "argparse", "ssl", "subprocess"} & names(found)
+
+
+def test_a_backend_brings_no_code_of_another() -> None:
+    """Each installed backend, with what its functions import when they are called."""
+    parts = {plugins.find(name).attribute.partition(":")[0] for name in plugins.names()}
+    assert {"ephemeroot.wipers.btrfs", "ephemeroot.wipers.tmpfs"} <= parts
+    for own in parts:
+        found = names(closure.trace([own]))
+        assert any(name == own for name in found)
+        for other in parts - {own}:
+            assert not [n for n in found if n == other or n.startswith(f"{other}.")], own
 
 
 def test_the_interpreter_is_no_virtual_environments(found: Closure) -> None:

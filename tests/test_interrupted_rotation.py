@@ -11,7 +11,8 @@ import pytest
 
 from btrfs_image import NOON, Disk, Site, btrfsutil, fresh_disk, uuid
 from ephemeroot.linux import paths
-from ephemeroot.wipers.btrfs import filing, fresh, recovery, rotation
+from ephemeroot.wipers import filing
+from ephemeroot.wipers.btrfs import fresh, recovery, retirement, rotation
 from ephemeroot.wipers.overlay import uppers
 from ephemeroot.wipers.retention import Policy
 from interrupting import Interrupter
@@ -19,7 +20,7 @@ from proof import sample
 
 pytestmark = pytest.mark.requires_loop
 
-EXCHANGE = ("_place_once", "_exchange", "rename", "discard")
+EXCHANGE = ("_place_once", "_exchange", "rename", "file", "discard")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def everything(site: Site) -> dict[str, Path]:
 def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) -> None:
     site = disk.site().with_root().with_base()
     site.settings["keep-last"] = 1 << 20
-    interrupter = Interrupter((fresh, rotation, filing, recovery, paths), EXCHANGE)
+    interrupter = Interrupter((fresh, rotation, retirement, filing, recovery, paths), EXCHANGE)
     site.rotate(NOON)
     site.live("content 0")
     assert interrupter.run(lambda: site.rotate(NOON + 1))

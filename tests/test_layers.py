@@ -15,6 +15,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(ephemeroot.__file__).parent
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
+# The contracts in pyproject.toml.
+ONE_WAY = "imports point one way"
+BACKENDS = "a backend is built on what backends share, and knows of no other"
+NO_CIRCLES = "no circles in the boot code"
+
 BOOT_CODE = {
     "ephemeroot.hooks": CHECKOUT / "hooks",
     "ephemeroot.wipers": CHECKOUT / "wipers",
@@ -75,6 +80,15 @@ def lint_imports(tree: Path, config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=tree, capture_output=True, text=True)
 
 
+def breaks(copied: Path, module: str, text: str, contract: str) -> bool:
+    """Whether *contract* does not hold any more with *text* at the end of *module*."""
+    with (copied / "ephemeroot" / module).open("a") as file:
+        file.write(f"\n{text}\n")
+    linted = lint_imports(copied, CHECKOUT / "pyproject.toml")
+    assert linted.returncode in (0, 1), linted.stdout + linted.stderr
+    return linted.returncode == 1 and f"{contract} BROKEN" in linted.stdout
+
+
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """A folder with a copy of the package in it, to break."""
@@ -85,7 +99,8 @@ def copied(tmp_path: Path) -> Path:
 def test_imports_point_one_way() -> None:
     linted = lint_imports(PACKAGE.parent, CHECKOUT / "pyproject.toml")
     assert linted.returncode == 0, linted.stdout + linted.stderr
-    assert "imports point one way KEPT" in linted.stdout
+    for contract in (ONE_WAY, BACKENDS, NO_CIRCLES):
+        assert f"{contract} KEPT" in linted.stdout
 
 
 @pytest.mark.parametrize(
@@ -101,11 +116,25 @@ def test_imports_point_one_way() -> None:
     ],
 )
 def test_an_import_in_the_other_direction_is_found(copied: Path, module: str, line: str) -> None:
-    with (copied / "ephemeroot" / module).open("a") as file:
-        file.write(f"\n{line}\n")
-    linted = lint_imports(copied, CHECKOUT / "pyproject.toml")
-    assert linted.returncode == 1, linted.stdout + linted.stderr
-    assert "imports point one way BROKEN" in linted.stdout
+    assert breaks(copied, module, line, ONE_WAY)
+
+
+@pytest.mark.parametrize("form", ["{}", "if TYPE_CHECKING:\n    {}", "def f():\n    {}"])
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("wipers/zfs/history.py", "from ephemeroot.wipers.btrfs import subvolumes", BACKENDS),
+        ("wipers/tmpfs.py", "from ephemeroot.wipers.overlay import Overlay", BACKENDS),
+        ("wipers/skeleton.py", "from ephemeroot.wipers.btrfs import subvolumes", BACKENDS),
+        ("wipers/history.py", "from ephemeroot.wipers import pruning", BACKENDS),
+        ("wipers/btrfs/subvolumes.py", "from ephemeroot.wipers.btrfs import history", NO_CIRCLES),
+        ("wipers/zfs/datasets.py", "from ephemeroot.wipers.zfs import rotation", NO_CIRCLES),
+    ],
+)
+def test_an_import_between_backends_or_in_a_circle_is_found(
+    copied: Path, module: str, line: str, contract: str, form: str
+) -> None:
+    assert breaks(copied, module, form.format(line), contract)
 
 
 def test_a_module_outside_the_layers_is_found(copied: Path) -> None:

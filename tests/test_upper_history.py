@@ -12,7 +12,7 @@ import pytest
 
 from ephemeroot.errors import EphemerootError, Locked, Misconfigured
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import changes, marks
+from ephemeroot.wipers import changes, marks, pruning
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.overlay.history import UpperHistory
 from ephemeroot.wipers.overlay.uppers import FOLDER
@@ -115,7 +115,7 @@ def test_pruning_by_the_same_rules(machine: Machine) -> None:
     machine.settings = machine.settings | {"keep-last": 1}
     with machine.history() as history:
         clock = Clock(NOON + 33 * DAY, synchronised=True)
-        result = history.pruning(clock).run(log=lambda line: None)
+        result = pruning.by_settings(history, clock).run(log=lambda line: None)
         assert (result.pruned, result.problems) == ([FIRST], [])
         assert history.seen() == NOON + 33 * DAY
     assert machine.old() == [SECOND]

@@ -6,7 +6,6 @@ What a dry run prints and what is done are the same objects.
 from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.wipers.contract import Change
 from ephemeroot.wipers.oldroot import RECIPE, RETIRED
 
 TYPE_CHECKING = False
@@ -16,6 +15,23 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.history import History
     from ephemeroot.wipers.names import Name
     from ephemeroot.wipers.oldroot import OldRoot
+
+
+class Change:
+    """One change to a history: it describes itself, and is proven when it is carried out.
+
+    A dry run prints ``describe`` of the same object whose ``execute`` does the work.
+    """
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        """One line that says what ``execute`` will do."""
+        raise NotImplementedError
+
+    def execute(self) -> str:
+        """Do it and return the name concerned. Raises ``EphemerootError`` or ``OSError``."""
+        raise NotImplementedError
 
 
 class Deletion(Change):

@@ -112,23 +112,6 @@ class Needs:
         self.exercise = exercise
 
 
-class Change:
-    """One change to a history: it describes itself, and is proven when it is carried out.
-
-    A dry run prints ``describe`` of the same object whose ``execute`` does the work.
-    """
-
-    __slots__ = ()
-
-    def describe(self) -> str:
-        """One line that says what ``execute`` will do."""
-        raise NotImplementedError
-
-    def execute(self) -> str:
-        """Do it and return the name concerned. Raises ``EphemerootError`` or ``OSError``."""
-        raise NotImplementedError
-
-
 class Boot:
     """What the wipe stage gives a wiper.
 

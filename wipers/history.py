@@ -14,10 +14,9 @@ from ephemeroot.wipers.retention import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Iterable
 
     from ephemeroot.wipers.names import Name
-    from ephemeroot.wipers.pruning import Clock, Pruning
 
 
 class Installed:
@@ -206,12 +205,6 @@ class History:
 
     def commit(self) -> None:
         """Make everything done so far survive a power cut."""
-
-    def pruning(self, clock: Clock, *, pinned: Container[str] = ()) -> Pruning:
-        """Pruning by the settings."""
-        from ephemeroot.wipers.pruning import Pruning
-
-        return Pruning(self, self.policy, clock, min_free=self.min_free, pinned=pinned)
 
 
 def require_mountable(entry: OldRoot) -> None:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from ephemeroot.wipers.contract import Change
+    from ephemeroot.wipers.changes import Change
     from ephemeroot.wipers.history import History
     from ephemeroot.wipers.names import Name
     from ephemeroot.wipers.oldroot import OldRoot
@@ -190,6 +190,11 @@ class Pruning:
         latest = time.monotonic() + _SETTLE
         deadline = latest if deadline is None else min(deadline, latest)
         self.history.settle(deadline)
+
+
+def by_settings(history: History, clock: Clock, *, pinned: Container[str] = ()) -> Pruning:
+    """Pruning of *history* as the settings have it."""
+    return Pruning(history, history.policy, clock, min_free=history.min_free, pinned=pinned)
 
 
 def _is_over(deadline: float | None) -> bool:

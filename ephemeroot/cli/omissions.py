@@ -12,7 +12,7 @@ from ephemeroot.hooks import tree, unseeded
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.wipers import names
-from ephemeroot.wipers.contract import Change
+from ephemeroot.wipers.changes import Change
 
 
 def read(root: Path, plan: Plan, problems: list[str]) -> list[Omission]:

@@ -26,9 +26,8 @@ from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import clock
 from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers import changes
-from ephemeroot.wipers.changes import Deletion
-from ephemeroot.wipers.contract import Change
+from ephemeroot.wipers import changes, pruning
+from ephemeroot.wipers.changes import Change, Deletion
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import RECIPE, RETIRED, OldRoot
 from ephemeroot.wipers.pruning import Clock, Pruning
@@ -254,7 +253,7 @@ class _Done:
 
 def _pruning(history: History) -> Pruning:
     now = Clock(time.time(), synchronised=clock.is_synchronised())
-    return history.pruning(now)
+    return pruning.by_settings(history, now)
 
 
 def _prune(arguments: argparse.Namespace, private: Namespace) -> int:

@@ -23,7 +23,7 @@ from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
 from ephemeroot.oldroots.comparison import opened
 from ephemeroot.wipers import attributes
-from ephemeroot.wipers.contract import Change
+from ephemeroot.wipers.changes import Change
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _COPY = "copy"

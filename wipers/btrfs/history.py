@@ -7,9 +7,9 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mounts, paths
-from ephemeroot.wipers import marks, names, oldroot
-from ephemeroot.wipers.btrfs import directories, filing, leftovers, qgroups, subvolumes, toplevel
-from ephemeroot.wipers.btrfs.filing import InPlace
+from ephemeroot.wipers import filing, marks, names, oldroot
+from ephemeroot.wipers.btrfs import directories, leftovers, qgroups, subvolumes, toplevel
+from ephemeroot.wipers.btrfs.leftovers import InPlace
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import Facts, OldRoot
 
@@ -132,8 +132,23 @@ class SubvolumeHistory(History):
             for text, serial in directories.names_and_serials(self.old):
                 if leftovers.parse(self.root_name, text) is None:
                     found.append(oldroot.classify(text, serial))
-        found.extend(filing.in_place(self))
+        found.extend(self._in_place())
         return sorted(found, key=lambda entry: (entry.kind, entry.label))
+
+    def _in_place(self) -> list[InPlace]:
+        """The old roots that stay beside the root, under their temporary names."""
+        found = []
+        for directory, leftover in self.leftovers():
+            fd = directories.subvolume(directory, leftover.text) if directory == self.parent else -1
+            if fd < 0:
+                continue
+            try:
+                identity = subvolumes.identify(fd)
+                if identity.uuid == leftover.uuid and subvolumes.stays_in_place(fd, identity):
+                    found.append(InPlace(leftover, identity.id))
+            finally:
+                os.close(fd)
+        return found
 
     def leftovers(self) -> list[tuple[int, Leftover]]:
         """What an interrupted run left, each with the directory it lies in."""
@@ -326,7 +341,7 @@ class SubvolumeHistory(History):
         """Give *entry* another *name* of ours; returns the name it got."""
         self.open_and_close(entry)
         if not isinstance(entry, InPlace):
-            return filing.rename(self, self.old, entry.text, name)
+            return filing.file(self.old, entry.text, self.old, name, self.free)
         target = entry.leftover.renamed(name).text
         flags = paths.RENAME_NOREPLACE
         paths.rename(self.parent, entry.text, self.parent, target, flags=flags)

@@ -12,6 +12,7 @@ import binascii
 import os
 
 from ephemeroot.wipers import names
+from ephemeroot.wipers.oldroot import RETIRED, OldRoot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ class Leftover:
     def renamed(self, name: Name) -> Leftover:
         """The same one, to be retired as *name*."""
         return Leftover(self.root, name, self.uuid, read_only=self.read_only)
+
+
+class InPlace(OldRoot):
+    """An old root that stays beside the root, under the temporary name *leftover*."""
+
+    __slots__ = ("leftover",)
+
+    def __init__(self, leftover: Leftover, serial: int) -> None:
+        super().__init__(leftover.text, RETIRED, serial, leftover.name)
+        self.leftover = leftover
 
 
 def prefix(root: str) -> str:

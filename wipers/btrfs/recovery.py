@@ -12,9 +12,9 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import paths
 from ephemeroot.wipers import marks
-from ephemeroot.wipers.btrfs import directories, filing, subvolumes
+from ephemeroot.wipers.btrfs import directories, retirement, subvolumes
 from ephemeroot.wipers.btrfs.leftovers import Leftover
-from ephemeroot.wipers.contract import Change
+from ephemeroot.wipers.changes import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Recovery(Change):
             identity = subvolumes.identify(fd)
             if identity.uuid != self.leftover.uuid:
                 return self._fresh(fd, identity)
-            return "" if filing.stays_in_place(fd, identity) else self._previous(identity)
+            return "" if subvolumes.stays_in_place(fd, identity) else self._previous(identity)
         finally:
             os.close(fd)
 
@@ -67,7 +67,7 @@ class Recovery(Change):
         top = self.history.top.fd
         if self.default_to and subvolumes.default(top) == identity.id:
             subvolumes.set_default(top, self.default_to)
-        filed = filing.file(self.history, self.directory, self.leftover)
+        filed = retirement.retire(self.history, self.directory, self.leftover)
         return f"retired the previous {self.history.NOUN} as {filed}"
 
     def _fresh(self, fd: int, identity: subvolumes.Identity) -> str:
@@ -83,6 +83,6 @@ class Recovery(Change):
         paths.rename(
             self.directory, text, self.directory, unused.text, flags=paths.RENAME_NOREPLACE
         )
-        filed = filing.file(self.history, self.directory, unused)
+        filed = retirement.retire(self.history, self.directory, unused)
         noun = self.history.NOUN
         return f"retired {text}, a fresh {noun} that never got its place, as {filed}"

@@ -13,7 +13,7 @@ import os
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import paths
 from ephemeroot.wipers import marks, names, retention
-from ephemeroot.wipers.btrfs import filing, subvolumes
+from ephemeroot.wipers.btrfs import retirement, subvolumes
 from ephemeroot.wipers.btrfs.fresh import FreshRoot
 from ephemeroot.wipers.btrfs.leftovers import Leftover
 from ephemeroot.wipers.btrfs.recovery import Recovery
@@ -316,7 +316,7 @@ class Rotation:
 
     def _file(self, leftover: Leftover) -> None:
         first = not leftover.name.unused and not self.history.has_first()
-        self.outcome.retired = filing.file(self.history, self.history.parent, leftover)
+        self.outcome.retired = retirement.retire(self.history, self.history.parent, leftover)
         if first:
             marks.set_first(self.history.old, self.outcome.retired)
 

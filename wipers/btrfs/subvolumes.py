@@ -93,6 +93,11 @@ def set_read_only(fd: int, read_only: bool) -> None:
     library().set_subvolume_read_only(fd_path(fd), read_only)
 
 
+def stays_in_place(fd: int, identity: Identity) -> bool:
+    """Whether the open subvolume must never be made writable, not even for a moment."""
+    return identity.received and is_read_only(fd)
+
+
 def create(parent: int, name: str, groups: list[int]) -> None:
     """Create an empty subvolume; *groups* are the quota groups it will be in."""
     library().create_subvolume(f"{fd_path(parent)}/{name}", **_inheriting(groups))

@@ -10,22 +10,21 @@ import errno
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.wipers import marks, retention
+from ephemeroot.wipers import marks, pruning, retention
 from ephemeroot.wipers.btrfs import subvolumes, toplevel
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.btrfs.rotation import Rotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
-from ephemeroot.wipers.pruning import Clock, Pruning
+from ephemeroot.wipers.pruning import Clock
 from ephemeroot.wipers.retention import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
     from typing import Any
 
     from ephemeroot.wipers.contract import Boot, Named, Outcome
-    from ephemeroot.wipers.history import History, Installed
+    from ephemeroot.wipers.history import Installed
 
 
 class Btrfs(Wiper):
@@ -92,7 +91,7 @@ class Btrfs(Wiper):
                 return Rotation(
                     boot,
                     history,
-                    self.pruning(history, clock, pinned=boot.pinned),
+                    pruning.by_settings(history, clock, pinned=boot.pinned),
                     base=self._base,
                     set_default=bool(self.settings.get("set-default")),
                 ).run()
@@ -173,10 +172,6 @@ class Btrfs(Wiper):
         except BaseException:
             top.close()
             raise
-
-    def pruning(self, history: History, clock: Clock, *, pinned: Container[str] = ()) -> Pruning:
-        """Pruning of *history* by these settings."""
-        return history.pruning(clock, pinned=pinned)
 
     def _keeping(self, top: Toplevel) -> dict[str, Any]:
         """What the settings say of keeping old roots."""

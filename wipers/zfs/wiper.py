@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import Refused
+from ephemeroot.wipers import pruning
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.pruning import Clock
 from ephemeroot.wipers.retention import Policy
@@ -159,8 +160,8 @@ class Zfs(Wiper):
                 os.close(lock)
         with self._history(root) as history:
             clock = Clock(boot.now, synchronised=boot.synchronised)
-            pruning = history.pruning(clock, pinned=boot.pinned)
-            return DatasetRotation(boot, history, pruning, base=str(self.settings["base"])).run()
+            prune = pruning.by_settings(history, clock, pinned=boot.pinned)
+            return DatasetRotation(boot, history, prune, base=str(self.settings["base"])).run()
 
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
         return datasets.mounted_at(target) == fresh.get("dataset", "?") and datasets.fsid(

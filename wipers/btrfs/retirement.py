@@ -1,0 +1,44 @@
+"""How a retired root gets from its temporary name to the one in old-roots."""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import paths
+from ephemeroot.wipers import filing
+from ephemeroot.wipers.btrfs import directories, subvolumes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.wipers.btrfs.history import SubvolumeHistory
+    from ephemeroot.wipers.btrfs.leftovers import Leftover
+
+
+def retire(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str:
+    """Move the retired root *leftover* in the open *directory* to its name in old-roots.
+
+    Returns that name, which has another number if it was taken meanwhile. A
+    read-only one cannot change its directory (EROFS), so it is made writable for
+    that move, and read-only again while it still has the name that says so. What
+    ``btrfs receive`` made stays in place: writable once, it would no longer be
+    what was received.
+    """
+    text = leftover.text
+    fd = directories.subvolume(directory, text)
+    if fd < 0:
+        raise EphemerootError(f"{text} is no subvolume")
+    try:
+        if subvolumes.stays_in_place(fd, subvolumes.identify(fd)):
+            return str(leftover.name)
+        if not leftover.read_only:
+            return filing.file(directory, text, history.old, leftover.name, history.free)
+        if directory != history.old:
+            if subvolumes.is_read_only(fd):
+                subvolumes.set_read_only(fd, False)
+            paths.rename(directory, text, history.old, text, flags=paths.RENAME_NOREPLACE)
+        if not subvolumes.is_read_only(fd):
+            subvolumes.set_read_only(fd, True)
+        return filing.file(history.old, text, history.old, leftover.name, history.free)
+    finally:
+        os.close(fd)
