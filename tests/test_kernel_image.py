@@ -33,6 +33,11 @@ def test_reads_the_release_of_each_format_under_each_name(
         assert kernel_image.read(where) == release
 
 
+def by_name(value: object) -> str:
+    """What a case is called: content that gzip dates differs between workers."""
+    return value if isinstance(value, str) else ""
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -52,8 +57,9 @@ def test_reads_the_release_of_each_format_under_each_name(
         ("vmlinuz-6.1", b"a placeholder"),
         ("EFI/Linux/os.efi", b"nothing that boots"),
     ],
+    ids=by_name,
 )
-def test_is_no_kernel(tmp_path: Path, name: str, content: bytes) -> None:
+def test_is_not_a_kernel(tmp_path: Path, name: str, content: bytes) -> None:
     assert kernel_image.read(put(tmp_path / name, content)) is None
 
 
@@ -68,6 +74,7 @@ def test_is_no_kernel(tmp_path: Path, name: str, content: bytes) -> None:
         ("EFI/Linux/os.efi", kernel_images.unified(b"\xa5" * 0x10000)),
         ("EFI/Linux/os.efi", kernel_images.FORMATS["unified"]("6.1.0")[:0x90]),
     ],
+    ids=by_name,
 )
 def test_names_a_kernel_that_cannot_be_read(tmp_path: Path, name: str, content: bytes) -> None:
     path = put(tmp_path / name, content)
