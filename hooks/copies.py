@@ -28,7 +28,7 @@ from ephemeroot.hooks import (
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.stage import WIPED
-from ephemeroot.linux import copying, paths, removal
+from ephemeroot.linux import copying, inode_flags, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.comparison import same
 from ephemeroot.linux.workshop import Workshop
@@ -197,15 +197,10 @@ class Copy(Operation):
         temporary = f"{crc32(os.fsencode(self.source)):08x}"
         parent, name = tree.open_parent(store, self.source)
         try:
-            removal.remove(seeding, temporary)
+            removal.remove(seeding, temporary, unlock=True)
             bounds = limits.bounds(limits.ACCOUNTS, stage.allowance.deadline)
             copying.Copier(bounds).copy_file(parent, name, seeding, temporary)
-            fd = os.open(temporary, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=seeding)
-            try:
-                paths.write_whole(fd, content)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _write(seeding, temporary, content)
             renames.move(seeding, temporary, parent, name)
             seed.sync(seeding)
         finally:
@@ -223,7 +218,7 @@ class Copy(Operation):
                 replaced = tree.exists(target, new_name)
                 with Workshop(target) as workshop:
                     copying.Copier(bounds).copy_file(source, name, workshop.fd, _COPY)
-                    os.rename(_COPY, new_name, src_dir_fd=workshop.fd, dst_dir_fd=target)
+                    inode_flags.rename(workshop.fd, _COPY, target, new_name)
             finally:
                 os.close(target)
         except OutOfBounds as error:
@@ -240,6 +235,21 @@ class Copy(Operation):
         finally:
             os.close(source)
         return "copied over the root's" if replaced else "copied"
+
+
+def _write(directory: int, name: str, content: bytes) -> None:
+    """Give our own copy *name*, which may be immutable, another *content*."""
+    copy = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with inode_flags.Lifted(copy):
+            fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                paths.write_whole(fd, content)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    finally:
+        os.close(copy)
 
 
 def _was_kept(stage: Stage) -> bool:
@@ -292,7 +302,7 @@ def _set_aside(store: int, source: str) -> str:
         while True:
             aside = f"{name}.damaged" if number == 1 else f"{name}.damaged.{number}"
             try:
-                paths.rename(parent, name, parent, aside, flags=paths.RENAME_NOREPLACE)
+                inode_flags.rename(parent, name, parent, aside, how=paths.RENAME_NOREPLACE)
                 return aside
             except FileExistsError:
                 number += 1

@@ -308,7 +308,7 @@ class CopyBack:
         """Copy one file to the store's own directory; whether it is fit to be stored."""
         temporary = f"{file.temporary}.new"
         try:
-            removal.remove(folder, temporary)
+            removal.remove(folder, temporary, unlock=True)
             parent, name = tree.open_parent(self._root, file.path)
             try:
                 copier = copying.Copier(limits.bounds(self._limit, deadline))
@@ -343,7 +343,7 @@ class CopyBack:
 
 def _remove(folder: int, name: str) -> None:
     try:
-        removal.remove(folder, name)
+        removal.remove(folder, name, unlock=True)
     except OSError:
         pass  # the next copy of this file begins by removing it
 

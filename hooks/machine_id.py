@@ -12,7 +12,7 @@ import os
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import paths
+from ephemeroot.linux import inode_flags, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,6 +126,6 @@ def write(root: int, path: str, identity: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        inode_flags.rename(parent, temporary, parent, name)
     finally:
         os.close(parent)

@@ -15,7 +15,7 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, records, seed, tree
 from ephemeroot.hooks.volumes import STATE
-from ephemeroot.linux import copying, documents, paths
+from ephemeroot.linux import copying, documents, inode_flags, paths, removal
 from ephemeroot.linux.workshop import Workshop
 
 FOLDER = "copies"
@@ -76,7 +76,7 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
     it. What is on another subvolume cannot be renamed there (EXDEV): it is copied first.
     """
     try:
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=parent)
+        inode_flags.rename(folder, temporary, parent, name)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -87,8 +87,8 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            os.rename(temporary, name, src_dir_fd=workshop.fd, dst_dir_fd=parent)
-        os.unlink(temporary, dir_fd=folder)
+            inode_flags.rename(workshop.fd, temporary, parent, name)
+        removal.remove(folder, temporary, unlock=True)
 
 
 def publish(folder: int, names: list[str]) -> None:
@@ -96,7 +96,7 @@ def publish(folder: int, names: list[str]) -> None:
     that is still to be done may name it: a copy that is not complete must never have it.
     """
     for name in names:
-        os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+        inode_flags.rename(folder, f"{name}.new", folder, name)
 
 
 def commit(folder: int, renames: list[list[str]]) -> None:

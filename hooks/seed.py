@@ -19,8 +19,9 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.unseeded import Omission, adopt_line
 from ephemeroot.hooks.volumes import STATE
-from ephemeroot.linux import copying, kernel, paths, removal
+from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume
 from ephemeroot.linux.bounds import OutOfBounds
+from ephemeroot.linux.workshop import PREFIX, sweep_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ def sweep(store: int) -> None:
     deadline = time.monotonic() + limits.CLEANING
     try:
         for name in os.listdir(seeding) if os.fstat(seeding).st_uid == 0 else ():
-            removal.remove(seeding, name, deadline)
+            if name.startswith(PREFIX):
+                sweep_one(seeding, name)
+            else:
+                removal.remove(seeding, name, deadline, subvolumes=True, unlock=True)
     finally:
         os.close(seeding)
 
@@ -242,13 +246,14 @@ class _Seeding:
         workshop = -1
         try:
             workshop, temporary = _workshop(store, place, self.source, self.path)
-            if not removal.remove(workshop, temporary, _cleaned_by()):
+            if not _clear(workshop, temporary):
                 raise OSError(errno.EBUSY, "what an earlier boot has left is not removed yet")
             try:
                 copier.copy(parent, name, workshop, temporary)
                 _give(workshop, temporary, self.owner)
                 sync(workshop)
-                paths.rename(workshop, temporary, place, new_name, flags=paths.RENAME_NOREPLACE)
+                how = paths.RENAME_NOREPLACE
+                inode_flags.rename(workshop, temporary, place, new_name, how=how)
             except (OSError, OutOfBounds):
                 _remove_quietly(workshop, temporary)
                 raise
@@ -261,6 +266,8 @@ class _Seeding:
         if self.left_out.count and allowance.omissions is not None:
             allowance.omissions.append(self.left_out)
             result += f", {self.left_out.count} left out"
+        if copier.flattened:
+            result += f", {subvolume.flattened(copier.flattened, self.path)}"
         return result
 
 
@@ -296,8 +303,9 @@ def _give(directory: int, name: str, owner: Owner) -> None:
     fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         present = stat.S_IMODE(os.fstat(fd).st_mode)
-        os.fchown(fd, -1 if user is None else user, -1 if group is None else group)
-        os.fchmod(fd, present if mode is None else mode)  # after chown, which clears setuid
+        with inode_flags.Lifted(fd):
+            os.fchown(fd, -1 if user is None else user, -1 if group is None else group)
+            os.fchmod(fd, present if mode is None else mode)  # after chown, which clears setuid
     finally:
         os.close(fd)
 
@@ -320,13 +328,15 @@ def open_records(store: int, folder: str) -> int:
     return fd
 
 
-def _cleaned_by() -> float:
-    return time.monotonic() + limits.CLEANING
+def _clear(directory: int, name: str) -> bool:
+    """Remove an unfinished copy of ours; whether it is gone."""
+    deadline = time.monotonic() + limits.CLEANING
+    return removal.remove(directory, name, deadline, subvolumes=True, unlock=True)
 
 
 def _remove_quietly(directory: int, name: str) -> None:
     try:
-        removal.remove(directory, name, _cleaned_by())
+        _clear(directory, name)
     except OSError:
         pass  # the next seeding of this path begins by removing it
 

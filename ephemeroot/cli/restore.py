@@ -16,6 +16,7 @@ from ephemeroot.cli.histories import Keeper
 from ephemeroot.cli.looking import Tree
 from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.linux import subvolume
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.oldroots import persisted, restoring
 from ephemeroot.oldroots.restoring import Plan, Step
@@ -184,6 +185,8 @@ class _Restore:
         self.lines.append(line)
         if isinstance(step, restoring.Copy):
             self.problems += [f"{path} is not restored: {why}" for path, why in step.left_out]
+            if step.flattened:
+                self.notes.append((subvolume.flattened(step.flattened, step.target.shown), ""))
         if not self.arguments.json:
             progress.clear()
             terminal.say(f"{line}: not done: dry run" if self.arguments.dry_run else line)

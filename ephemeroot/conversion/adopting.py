@@ -17,7 +17,7 @@ from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import stores
-from ephemeroot.linux import bounds, paths, removal
+from ephemeroot.linux import bounds, inode_flags, paths, removal, subvolume
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -65,7 +65,7 @@ class Work:
         adoption, name = self.adoption, underway.name(self.source)
         folder = seed.open_records(self.store, underway.FOLDER)
         try:
-            removal.remove(folder, name)
+            _clear(folder, name)
             parent, last = self._live()
             try:
                 self._copy(parent, last, folder, name)
@@ -95,14 +95,17 @@ class Work:
     def _copy(self, parent: int, last: str, folder: int, name: str) -> None:
         try:
             self.copier.copy(parent, last, folder, name)
+            if self.copier.flattened:
+                note = subvolume.flattened(self.copier.flattened, self.adoption.path)
+                self.adoption.notes.append(f"{note} in the store")
         except OutOfBounds as error:
-            removal.remove(folder, name)
+            _clear(folder, name)
             raise EphemerootError(
                 f"{self.adoption.path} is not adopted: {error}",
                 "see 'Limits' in docs/persistence.md",
             ) from error
         except OSError as error:
-            removal.remove(folder, name)
+            _clear(folder, name)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise EphemerootError(
                     f"the store {self.adoption.store} is too full to take {self.adoption.path}",
@@ -184,7 +187,8 @@ class Work:
         target, last = tree.open_parent(self.store, self.source)
         try:
             try:
-                paths.rename(folder, name, target, last, flags=paths.RENAME_NOREPLACE)
+                how = paths.RENAME_NOREPLACE
+                inode_flags.rename(folder, name, target, last, how=how)
             except FileExistsError:
                 self._require_replace()
                 self._exchange(folder, name, target, last)
@@ -212,7 +216,7 @@ class Work:
         no rename leads there from *folder*, and the copy is copied once more, in a workshop there.
         """
         with Workshop(target) as workshop:
-            Copier().copy(folder, name, workshop.fd, COPY)
+            Copier().copy(folder, name, workshop.fd, COPY, subvolume=True)
             seed.sync(workshop.fd)
             self._record(folder, workshop.fd, COPY)
             try:
@@ -220,7 +224,7 @@ class Work:
             except FileExistsError:
                 self._require_replace()
                 raise self._cannot_keep() from None
-        removal.remove(folder, name)
+        _clear(folder, name)
 
     def _cannot_keep(self) -> EphemerootError:
         return EphemerootError(
@@ -237,11 +241,11 @@ class Work:
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
         kept = f"{moment}-{os.urandom(3).hex()}-{os.path.basename(self.source)[:40]}"
         try:
-            paths.rename(folder, name, aside, kept, flags=paths.RENAME_NOREPLACE)
+            inode_flags.rename(folder, name, aside, kept, how=paths.RENAME_NOREPLACE)
             try:
-                paths.rename(aside, kept, target, last, flags=paths.RENAME_EXCHANGE)
+                inode_flags.rename(aside, kept, target, last, how=paths.RENAME_EXCHANGE)
             except OSError as error:
-                removal.remove(aside, kept)
+                _clear(aside, kept)
                 if error.errno == errno.EXDEV:
                     raise self._cannot_keep() from None
                 raise
@@ -269,3 +273,8 @@ class Work:
         finally:
             os.close(parent)
         return True
+
+
+def _clear(directory: int, name: str) -> None:
+    """Remove a copy of ours."""
+    removal.remove(directory, name, subvolumes=True, unlock=True)

@@ -28,7 +28,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Volume
 from ephemeroot.image import applied
-from ephemeroot.linux import bounds, devices, documents, mounts, udev, workshop
+from ephemeroot.linux import bounds, devices, documents, mounts, subvolume, udev, workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -112,6 +112,8 @@ class Finish:
         self.problems += [f"{inside(path, name)}: {why}" for name, why in mirror.skipped]
         if count:
             log(f"{path}: {count} change{'' if count == 1 else 's'} brought over")
+        if mirror.flattened:
+            log(subvolume.flattened(mirror.flattened, path))
 
 
 def read(root: Path) -> tuple[Plan, int] | None:

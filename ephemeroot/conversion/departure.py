@@ -27,7 +27,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied, stores
-from ephemeroot.linux import bounds, mountinfo, paths
+from ephemeroot.linux import bounds, mountinfo, paths, subvolume
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 
@@ -149,7 +149,12 @@ class Departure:
         self.left_out += [f"{inside(item.path, name)} was not copied: {why}"
                           for name, why in mirror.skipped]  # fmt: skip
         count = len(mirror.changed) + len(mirror.removed)
-        return f"{count} change{'' if count == 1 else 's'}" if count else "is there already"
+        if not count:
+            return "is there already"
+        result = f"{count} change{'' if count == 1 else 's'}"
+        if mirror.flattened:
+            result += f", {subvolume.flattened(mirror.flattened, item.path)}"
+        return result
 
     def below(self, item: Item) -> list[str]:
         """What other declarations have below that path, relative to it."""

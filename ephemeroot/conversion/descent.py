@@ -9,7 +9,7 @@ from types import TracebackType
 
 from ephemeroot.conversion import likeness
 from ephemeroot.conversion.likeness import lstat
-from ephemeroot.linux import workshop
+from ephemeroot.linux import inode_flags, workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import OF_THE_WHOLE
 from ephemeroot.linux.walk import Walk
@@ -26,13 +26,14 @@ COPY = "copy"
 @dataclass(slots=True)
 class _Level:
     """One directory on the way down. ``certain`` is whether its attributes may be changed in
-    place, see ``workshop.is_certain``.
+    place, see ``workshop.is_certain``. ``lifted`` are the flags that the target's had.
     """
 
     names: frozenset[str]
     pending: list[str]
     certain: bool
     workshop: Workshop | None = None
+    lifted: int = 0
 
     def close(self) -> None:
         if self.workshop is not None:
@@ -171,7 +172,9 @@ class Descent:
             return
         if level.certain:
             likeness.give(old, new, lambda _, error: self.mirror.skip(path, error))
-        elif not likeness.same_owner(old, new):
+            return
+        inode_flags.set_last(new, level.lifted & inode_flags.LAST)
+        if not likeness.same_owner(old, new):
             reason = "its owner was not changed: a user could exchange it"
             self.mirror.skipped.append((path, reason))
 
@@ -238,5 +241,7 @@ class Descent:
 
     def _workshop(self, level: _Level) -> Workshop:
         if level.workshop is None:
+            level.lifted |= inode_flags.flags(self.there.fd) or 0
+            inode_flags.clear_last(self.there.fd)
             level.workshop = Workshop(self.there.fd)
         return level.workshop

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ephemeroot.linux import attributes, comparison, paths
+from ephemeroot.linux import attributes, comparison, inode_flags, paths
 from ephemeroot.linux.bounds import Meter
 from ephemeroot.linux.mounts import fd_path
 
@@ -73,20 +73,37 @@ def same_owner(source: int, target: int) -> bool:
 
 
 def same_facts(source: int, target: int) -> bool:
-    """Whether mode, owner, extended attributes and, of directories, the time are the same."""
+    """Whether mode, owner, attributes, flags and, of directories, the time are the same."""
     one, other = os.fstat(source), os.fstat(target)
     if one.st_mode != other.st_mode or not same_owner(source, target):
         return False
     if stat.S_ISDIR(one.st_mode) and one.st_mtime_ns != other.st_mtime_ns:
         return False
-    return _attributes(source) == _attributes(target)
+    return _same_flags(source, target) and _attributes(source) == _attributes(target)
+
+
+def _same_flags(source: int, target: int) -> bool:
+    """Of directories those as well that new files inherit from them, on a filesystem of the same
+    kind.
+    """
+    if not inode_flags.same(source, target):
+        return False
+    if not stat.S_ISDIR(os.fstat(source).st_mode):
+        return True
+    return os.fstat(source).st_dev != os.fstat(target).st_dev or inode_flags.same_storage(
+        source, target
+    )
 
 
 def give(source: int, target: int, failed: Callable[[str, OSError], None] | None = None) -> None:
     """Make them so; *failed* is told of an extended attribute that cannot be set."""
+    inode_flags.clear_last(target)
     for name in set(_attributes(target)) - set(_attributes(source)):
         os.removexattr(target, name)
+    if stat.S_ISDIR(os.fstat(source).st_mode):
+        inode_flags.begin(source, target)
     attributes.copy(source, target, failed)
+    inode_flags.finish(source, target)
 
 
 def _attributes(fd: int) -> dict[str, bytes]:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from ephemeroot.conversion import likeness
 from ephemeroot.conversion.descent import COPY, Descent
 from ephemeroot.conversion.likeness import lstat
-from ephemeroot.linux import attributes, contents, paths
+from ephemeroot.linux import attributes, contents, inode_flags, paths
 from ephemeroot.linux.bounds import Meter
 from ephemeroot.linux.copying import Copier
+from ephemeroot.linux.mounts import fd_path
 from ephemeroot.linux.workshop import Workshop, is_certain
 
 
@@ -32,6 +33,7 @@ class Mirror:
 
     ``changed`` and ``removed`` list paths as they are done, ``copier`` counts bytes. ``skipped``
     has the path and the reason of each entry that could not be copied; the others are copied.
+    ``flattened`` are subvolumes that became directories.
     Raises ``OutOfBounds`` for more than the bounds of ``copier`` allow, and ``OSError`` for what
     concerns the whole (no space, read-only).
     """
@@ -58,6 +60,7 @@ class Mirror:
         self.removed: list[str] = []
         self.kept: list[str] = []
         self.skipped: list[tuple[str, str]] = []
+        self.flattened: list[str] = []
         self._protected: set[tuple[int, int]] = set()
 
     def directory(self, source: int, parent: int, name: str, *, pinned: bool = False) -> None:
@@ -92,6 +95,7 @@ class Mirror:
                 os.mkdir(COPY, 0o700, dir_fd=workshop.fd)
                 made = open_directory(workshop.fd, COPY)
                 try:
+                    inode_flags.begin(source, made)
                     attributes.copy(source, made, lambda _, error: self.skip("", error))
                 finally:
                     os.close(made)
@@ -113,7 +117,7 @@ class Mirror:
         if there is None:
             self._make_file(source, parent, name, path, None)
             return
-        target = paths.open_regular(parent, name, os.O_RDWR)
+        target = paths.open_regular(parent, name)
         present = os.fstat(target)
         try:
             if likeness.same_file(source, target, self.meter, path, content=self.content):
@@ -123,7 +127,7 @@ class Mirror:
                 return
             wanted = os.fstat(source)
             if is_certain(parent, present, wanted.st_uid) and present.st_mode == wanted.st_mode:
-                self._fill(source, target, path)
+                self._fill(source, target, parent, path)
                 return
             try:
                 self._make_file(source, parent, name, path, present)
@@ -131,14 +135,20 @@ class Mirror:
                 # A mount point is never renamed, so it cannot have been exchanged.
                 if error.errno != errno.EBUSY or os.fstat(target).st_nlink != 1:
                     raise
-                self._fill(source, target, path)
+                self._fill(source, target, parent, path)
         finally:
             os.close(target)
 
-    def _fill(self, source: int, target: int, path: str) -> None:
-        os.fchmod(target, 0o600)
-        os.ftruncate(target, 0)
-        contents.copy(source, target, self.copier, path)
+    def _fill(self, source: int, target: int, parent: int, path: str) -> None:
+        with inode_flags.Lifted(target):
+            new = os.open(fd_path(target), os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fchmod(new, 0o600)
+                os.ftruncate(new, 0)
+                inode_flags.begin(source, new, directory=parent)
+                contents.copy(source, new, self.copier, path)
+            finally:
+                os.close(new)
         likeness.give(source, target)
         self.changed.append(path)
 
@@ -149,8 +159,8 @@ class Mirror:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             new = os.open(COPY, flags, 0o600, dir_fd=workshop.fd)
             try:
-                contents.copy(source, new, self.copier, path)
-                attributes.copy(source, new)
+                inode_flags.begin(source, new, directory=workshop.fd)
+                self.copier.fill(source, new, path)
                 os.fsync(new)
             finally:
                 os.close(new)
@@ -176,7 +186,8 @@ class Mirror:
             self.skipped.append((f"{path}/{inside}".strip("/"), reason))
 
         self.copier.skipped = skipped
-        self.copier.copy(source, name, workshop.fd, COPY)
+        self.copier.copy(source, name, workshop.fd, COPY, subvolume=name != ".")
+        self.flattened += [f"{path}/{inside}".strip("/") for inside in self.copier.flattened]
 
     def arrive(
         self, workshop: Workshop, name: str, path: str, present: os.stat_result | None

@@ -89,11 +89,11 @@ class Meter:
     what was refused is not counted.
     """
 
-    __slots__ = ("bounds", "copied", "entries", "read")
+    __slots__ = ("bounds", "copied", "entries", "read", "reserved")
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
-        self.copied = self.read = self.entries = 0
+        self.copied = self.read = self.reserved = self.entries = 0
 
     def check_time(self, path: str) -> None:
         """Raise ``OutOfBounds`` after the deadline."""
@@ -133,3 +133,11 @@ class Meter:
         limit = self.bounds.bytes_copied
         if limit is not None and self.copied + size > limit:
             raise OutOfBounds("bytes_copied", limit, path)
+
+    def may_reserve(self, size: int) -> bool:
+        """Count *size* bytes that are preallocated, unless more must not be copied."""
+        limit = self.bounds.bytes_copied
+        if limit is not None and self.copied + self.reserved + size > limit:
+            return False
+        self.reserved += size
+        return True

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from ephemeroot.linux import attributes, extents, paths
+from ephemeroot.linux import attributes, extents, inode_flags, paths
 from ephemeroot.linux.bounds import Bounds, Meter
 from ephemeroot.linux.mounts import fd_path
 
@@ -20,7 +20,7 @@ def same(
     other_name: str,
     bounds: Bounds | Meter,
 ) -> bool:
-    """Whether both are regular files with the same content, owner, mode and attributes.
+    """Whether both are regular files with the same content, owner, mode, attributes and flags.
 
     Neither a symlink nor a mount is followed; a fifo does not block, a device is not opened. Holes
     and shared extents are not read. Raises ``OutOfBounds`` when what must be read exceeds
@@ -42,6 +42,8 @@ def same(
         for number in (0, 1):
             fds.append(os.open(fd_path(fds[number]), os.O_RDONLY | os.O_CLOEXEC))
         one, other = fds[2:]
+        if not inode_flags.same(one, other):
+            return False
         return attributes.extended(one) == attributes.extended(other) and same_content(
             one, other, statuses[0].st_size, meter, name
         )

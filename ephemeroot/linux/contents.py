@@ -1,4 +1,7 @@
-"""Copying what is in a file: shared where the filesystem can, else without its holes."""
+"""Copying what is in a file: shared where the filesystem can, else without its holes.
+
+What is preallocated and not written stays preallocated, where there is room for it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import errno
 import fcntl
 import os
 
-from ephemeroot.linux import extents
+from ephemeroot.linux import extents, preallocation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +31,14 @@ def copy(old: int, new: int, copier: Copier, path: str) -> None:
     *path* names the file in errors and in the progress. Raises ``OSError``, and ``OutOfBounds``
     before a stretch is copied that exceeds the bounds.
     """
-    size = os.fstat(old).st_size
-    if size == 0:
-        return
+    status = os.fstat(old)
+    if status.st_size:
+        _copy_data(old, new, status.st_size, copier, path)
+    if status.st_blocks:
+        preallocation.copy(old, new, status, copier.meter)
+
+
+def _copy_data(old: int, new: int, size: int, copier: Copier, path: str) -> None:
     try:
         fcntl.ioctl(new, FICLONE, old)
         copier.shared += size

@@ -1,4 +1,4 @@
-"""Copying a tree as it is: owners, modes, times, extended attributes, links, holes.
+"""Copying a tree as it is: owners, modes, times, extended attributes, flags, links, holes.
 
 Source and destination are open directories and nothing is followed, so a tree that another
 process changes meanwhile can spoil its own copy and nothing else. Every attribute is set through a
@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 
-from ephemeroot.linux import attributes, contents, paths
+from ephemeroot.linux import attributes, contents, inode_flags, paths
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.linux.trees import Tree
@@ -51,11 +51,15 @@ class Copier:
     errors *of_the_whole*, an error of the tree's own directory, and the other bounds. With
     *partial* the other bounds do not raise either: what does not fit is reported and left out,
     whole directories in one line, and ``exhausted`` is the first bound that was exceeded.
+
+    Subvolumes in a tree become subvolumes again, read-only ones too. Those that became directories
+    are in ``flattened`` by their path relative to the tree, ``""`` for the tree itself: it is a
+    directory unless ``copy`` is told to keep it.
     """
 
     __slots__ = (
-        "_links", "entries", "exhausted", "meter", "of_the_whole", "partial", "progress", "shared",
-        "skipped",
+        "_links", "entries", "exhausted", "flattened", "meter", "of_the_whole", "partial",
+        "progress", "shared", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +77,7 @@ class Copier:
         self.partial = partial and skipped is not None
         self.of_the_whole = of_the_whole
         self.exhausted: OutOfBounds | None = None
+        self.flattened: list[str] = []
         self.shared = self.entries = 0
         self._links: dict[tuple[int, int], str] = {}
 
@@ -80,17 +85,19 @@ class Copier:
     def copied(self) -> int:
         return self.meter.copied
 
-    def copy(self, source: int, name: str, target: int, new_name: str) -> None:
+    def copy(
+        self, source: int, name: str, target: int, new_name: str, *, subvolume: bool = False
+    ) -> None:
         """Copy the entry *name* of the directory *source* into *target* as *new_name*.
 
         Only root may be able to write to *target*, else ``PermissionError``: a ``Workshop`` is
         such a directory. Raises ``FileExistsError`` if *new_name* exists. Sockets are passed over,
         they are nothing without their process. So is what is mounted in a tree: the copy has a
-        directory for it, and no more.
+        directory for it, and no more. With *subvolume* a subvolume becomes one as well.
         """
         self._begin(target)
         if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
-            Tree(self, source, name, target, new_name).copy()
+            Tree(self, source, name, target, new_name, subvolume=subvolume).copy()
         else:
             self.copy_leaf(source, name, target, new_name, "")
 
@@ -101,13 +108,14 @@ class Copier:
         try:
             if not stat.S_ISREG(os.fstat(old).st_mode):
                 raise OSError(errno.EBUSY, "changed while it was copied", name)
-            self._copy_file(old, target, new_name, "")
+            self._copy_file(old, source, target, new_name, "")
         finally:
             os.close(old)
 
     def _begin(self, target: int) -> None:
         self._links.clear()
         self.exhausted = None
+        self.flattened = []
         if not is_roots_alone(target):
             raise OSError(errno.EPERM, "users can write to the directory that gets the copy")
 
@@ -133,7 +141,7 @@ class Copier:
             if kind == stat.S_IFREG:
                 several = place if status.st_nlink > 1 else None
                 if several is None or not self._link(status, target, new_name, several):
-                    self._copy_file(old, target, new_name, path)
+                    self._copy_file(old, source, target, new_name, path)
                     if several is not None:
                         self._links[status.st_dev, status.st_ino] = f"{several[1]}/{new_name}"
                 return
@@ -157,20 +165,28 @@ class Copier:
         finally:
             os.close(old)
 
-    def _copy_file(self, item: int, target: int, new_name: str, path: str) -> None:
-        """Copy the regular file that *item* has open with ``O_PATH``."""
+    def _copy_file(self, item: int, source: int, target: int, new_name: str, path: str) -> None:
+        """Copy the regular file that *item* has open with ``O_PATH``, of the open *source*."""
         old = os.open(fd_path(item), os.O_RDONLY | os.O_CLOEXEC)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
             new = os.open(new_name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
             try:
-                contents.copy(old, new, self, path or new_name)
-                attributes.copy(old, new)
+                inode_flags.begin(old, new, source, target)
+                self.fill(old, new, path or new_name)
             finally:
                 os.close(new)
         finally:
             os.close(old)
         self.entries += 1
+
+    def fill(self, old: int, new: int, path: str) -> None:
+        """Give the open, empty file *new* all that the open file *old* has, except for what a file
+        must have before its content (``inode_flags.begin``).
+        """
+        contents.copy(old, new, self, path)
+        attributes.copy(old, new)
+        inode_flags.finish(old, new)
 
     def _link(
         self, status: os.stat_result, target: int, new_name: str, place: tuple[int, str]
@@ -191,9 +207,10 @@ class Copier:
                 return False
             raise
         try:
-            os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False)
+            inode_flags.link(directory, name, target, new_name)
         except OSError as error:
-            if error.errno == errno.EMLINK:
+            # EXDEV: a directory with a project of its own, or in another subvolume.
+            if error.errno in (errno.EMLINK, errno.EXDEV):
                 return False
             raise
         finally:

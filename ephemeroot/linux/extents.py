@@ -9,9 +9,15 @@ import os
 
 from ephemeroot.linux import ioctl
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # include/uapi/linux/fiemap.h
 _FIEMAP_FLAG_SYNC = 1
 _EXTENT_SHARED = 0x2000
+_EXTENT_UNWRITTEN = 0x800
+_EXTENT_LAST = 0x1
 # Of these the physical address says nothing about the content: UNKNOWN, DELALLOC, ENCODED,
 # DATA_ENCRYPTED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN. ENCODED: for a compressed extent
 # btrfs reports the sum of its address and of the offset in its uncompressed data, and two different
@@ -121,14 +127,31 @@ class Sharing:
         return known[0]
 
 
-def _extents(fd: int, start: int, end: int) -> list[_Stretch]:
+def _extents(fd: int, start: int, end: int, how: int = _FIEMAP_FLAG_SYNC) -> list[_Stretch]:
     """The first extents between *start* and *end*: logical, physical, length and flags of each.
 
     Dirty pages are written first: until then the old block is reported for what has changed.
     """
-    request = _Fiemap(start, end - start, _FIEMAP_FLAG_SYNC, 0, _AT_ONCE, 0)
+    request = _Fiemap(start, end - start, how, 0, _AT_ONCE, 0)
     fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
     return [(e.logical, e.physical, e.length, e.flags) for e in request.extents[: request.mapped]]
+
+
+def unwritten(fd: int) -> Iterator[tuple[int, int]]:
+    """Start and length of what is preallocated in the open file and not written, also after its
+    end. Raises ``OSError`` where the filesystem does not tell.
+    """
+    position, end = 0, (1 << 63) - 1
+    while position < end:
+        found = _extents(fd, position, end, 0)
+        for logical, _, length, flags in found:
+            if flags & _EXTENT_UNWRITTEN:
+                yield logical, length
+            position = logical + length
+            if flags & _EXTENT_LAST:
+                return
+        if not found:
+            return
 
 
 def _filesystem(fd: int) -> bytes | None:

@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 
-from ephemeroot.linux import attributes
+from ephemeroot.linux import attributes, inode_flags, removal
+from ephemeroot.linux import subvolume as subvolumes
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.walk import Walk
 
@@ -23,7 +24,10 @@ class Tree:
 
     __slots__ = ("copier", "here", "left", "source", "target", "there")
 
-    def __init__(self, copier: Copier, source: int, name: str, target: int, new_name: str) -> None:
+    def __init__(
+        self, copier: Copier, source: int, name: str, target: int, new_name: str, *,
+        subvolume: bool,
+    ) -> None:  # fmt: skip
         self.copier = copier
         self.target = target
         self.here = Walk(source, name)
@@ -31,9 +35,17 @@ class Tree:
         self.there: Walk | None = None
         try:
             self.left.append(self._names())
-            os.mkdir(new_name, 0o700, dir_fd=target)
-            self.there = Walk(target, new_name)
+            if subvolumes.is_one(self.here.fd):
+                if subvolume and subvolumes.create(target, new_name):
+                    self.there = Walk(target, new_name)
+                    os.fchmod(self.there.fd, 0o700)
+                else:
+                    copier.flattened.append("")
+            if self.there is None:
+                os.mkdir(new_name, 0o700, dir_fd=target)
+                self.there = Walk(target, new_name)
             _require_new(self.there.fd)
+            inode_flags.begin(self.here.fd, self.there.fd)
             copier.entries += 1
         except BaseException:
             self._close()
@@ -131,23 +143,31 @@ class Tree:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._make(name)
+            self._make(name, subvolume=False)
             os.fchown(new.fd, status.st_uid, status.st_gid)
             os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
             new.leave()
             return
         try:
             names = self._names()
-            self._make(name)
+            self._make(name, subvolume=subvolumes.is_one(self.here.fd))
+            inode_flags.begin(self.here.fd, new.fd)
         except BaseException:
             self.here.climb()
             raise
         self.left.append(names)
 
-    def _make(self, name: str) -> None:
-        os.mkdir(name, 0o700, dir_fd=self._new.fd)
-        self._new.enter(name)
-        _require_new(self._new.fd)
+    def _make(self, name: str, *, subvolume: bool) -> None:
+        new = self._new
+        made = subvolume and subvolumes.create(new.fd, name)
+        if not made:
+            os.mkdir(name, 0o700, dir_fd=new.fd)
+        new.enter(name)
+        if made:
+            os.fchmod(new.fd, 0o700)  # only root can have entered it: the workshop is closed
+        elif subvolume:
+            self.copier.flattened.append(self._path())
+        _require_new(new.fd)
         self.copier.entries += 1
 
     def _finish(self) -> None:
@@ -159,7 +179,16 @@ class Tree:
             def failed(name: str, error: OSError) -> None:
                 skipped(path, error.strerror or str(error))
 
-        attributes.copy(self.here.fd, self._new.fd, failed)
+        old, new = self.here.fd, self._new.fd
+        attributes.copy(old, new, failed)
+        try:
+            inode_flags.finish(old, new)
+        except OSError as error:
+            if failed is None:
+                raise
+            failed("", error)
+        if subvolumes.is_read_only(old) and subvolumes.is_one(new):
+            subvolumes.set_read_only(new, True)
 
     def _leave(self) -> None:
         """Go up; what was not copied of directories that another process moved away is lost from
@@ -186,7 +215,4 @@ def _require_new(fd: int) -> None:
 
 
 def _discard(directory: int, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
+    removal.remove(directory, name, unlock=True)

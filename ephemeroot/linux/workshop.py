@@ -16,16 +16,10 @@ import stat
 import sys
 import time
 
-from ephemeroot.linux import ioctl, kernel, paths, removal
+from ephemeroot.linux import inode_flags, kernel, paths, removal
 
 PREFIX = ".ephemeroot-new-"
 """How the names of workshops begin, in directories of users as well."""
-
-# include/uapi/linux/fs.h; struct fsxattr: the first word are flags, the fourth is the project.
-_FS_IOC_FSGETXATTR = ioctl.reading(0x58, 31, 28)
-_XFLAG_PROJINHERIT = 0x200
-_FS_IOC_GETFLAGS = ioctl.reading(0x66, 1, 8 if sys.maxsize > 1 << 32 else 4)
-_ENCRYPTED = 0x800
 
 _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
@@ -34,6 +28,7 @@ _CLOCK_REALTIME_COARSE = 5
 
 _INSIDE = "work"
 _MARK = "trusted.ephemeroot.workshop"
+_OURS, _FOREIGN = b"1", b"2"  # all that is in it was made there; something may have been taken in
 
 
 class Workshop:
@@ -50,10 +45,11 @@ class Workshop:
     Use it in a ``with`` statement: leaving it removes it with all that is still in it.
     """
 
-    __slots__ = ("_outer", "_parent", "fd", "name", "place")
+    __slots__ = ("_foreign", "_outer", "_parent", "fd", "name", "place")
 
     def __init__(self, place: int, preferred: int = -1) -> None:
         self.place = place
+        self._foreign = False
         fits = preferred >= 0 and is_roots_alone(preferred) and _can_rename(preferred, place)
         self._parent = _duplicate(preferred if fits else place)
         self._outer = self.fd = -1
@@ -79,7 +75,7 @@ class Workshop:
             self._outer = -1
             return False
         _forget_inherited(self.fd)
-        _mark(self.fd)
+        _mark(self.fd, _OURS)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
         if os.fstat(self.fd).st_nlink:
             return True
@@ -97,14 +93,20 @@ class Workshop:
     def clear(self) -> None:
         """Remove what is in it. Raises ``OSError``, such as EXDEV for a subvolume."""
         for name in paths.names(self.fd):
-            removal.remove(self.fd, name)
+            removal.remove(self.fd, name, subvolumes=not self._foreign, unlock=True)
+
+    def _expect_foreign(self) -> None:
+        """Record that something of the place may be in here: its subvolumes are not ours."""
+        if not self._foreign:
+            self._foreign = True
+            _mark(self.fd, _FOREIGN)
 
     def close(self) -> None:
         """Remove what is left in it, and itself. Never raises ``OSError``: what cannot be removed
         now is unused, and only root can enter it (``sweep``).
         """
         if self._outer >= 0:
-            _remove(self._parent, self.name, self._outer)
+            _remove(self._parent, self.name, self._outer, subvolumes=not self._foreign)
         for fd in (self.fd, self._outer, self._parent):
             if fd >= 0:
                 os.close(fd)
@@ -115,7 +117,8 @@ class Workshop:
 
         Raises ``FileExistsError`` if that exists by now: nothing is ever replaced.
         """
-        paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_NOREPLACE)
+        how = paths.RENAME_NOREPLACE
+        inode_flags.rename(self.fd, name, self.place, new_name, how=how)
 
     def replace(self, name: str, new_name: str, expected: os.stat_result) -> bool:
         """Exchange what is finished as *name* with what the place has as *new_name*.
@@ -125,17 +128,18 @@ class Workshop:
         ``OSError``: EBUSY if the place has a mount point there.
         """
         mine = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        self._expect_foreign()
         try:
-            paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_EXCHANGE)
+            inode_flags.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
         except OSError as error:
             # NFS and 9p exchange nothing. A plain rename replaces no directory by another thing.
             if error.errno != errno.EINVAL or stat.S_ISDIR(mine.st_mode):
                 raise
-            os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=self.place)
+            inode_flags.rename(self.fd, name, self.place, new_name)
             return True
         if _is(self.fd, name, expected):
             return True
-        paths.rename(self.fd, name, self.place, new_name, flags=paths.RENAME_EXCHANGE)
+        inode_flags.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
         if not os.path.samestat(os.stat(name, dir_fd=self.fd, follow_symlinks=False), mine):
             self._give_back(name, new_name)  # exchanged once more meanwhile
         return False
@@ -147,7 +151,9 @@ class Workshop:
         back then. Raises ``FileNotFoundError`` if it is gone.
         """
         taken = os.urandom(8).hex()
-        paths.rename(self.place, name, self.fd, taken, flags=paths.RENAME_NOREPLACE)
+        self._expect_foreign()
+        how = paths.RENAME_NOREPLACE
+        inode_flags.rename(self.place, name, self.fd, taken, how=how)
         if _is(self.fd, taken, expected):
             return taken
         self._give_back(taken, name)
@@ -187,10 +193,11 @@ def sweep_one(directory: int, name: str) -> bool:
         fds.append(_open_directory(fds[0], _INSIDE))
         if os.listdir(fds[0]) != [_INSIDE]:
             return False
-        if os.listdir(fds[1]) and os.getxattr(fds[1], _MARK) != b"1":
+        mark = os.getxattr(fds[1], _MARK) if os.listdir(fds[1]) else _OURS
+        if mark not in (_OURS, _FOREIGN):
             return False
         fcntl.flock(fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the run that works in it
-        _remove(directory, name, fds[0])
+        _remove(directory, name, fds[0], subvolumes=mark == _OURS)
     except OSError:
         return False
     finally:
@@ -239,7 +246,10 @@ def _make(parent: int, name: str) -> int:
     this process' user can enter it, it is empty, and it was made just now.
     """
     before = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-    os.mkdir(name, 0o700, dir_fd=parent)
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except PermissionError as error:
+        raise inode_flags.explained(error, parent) from None
     fd = _open_directory(parent, name)
     try:
         status = os.fstat(fd)
@@ -277,23 +287,23 @@ def _forget_inherited(fd: int) -> None:
     os.fchmod(fd, 0o700)
 
 
-def _mark(fd: int) -> None:
+def _mark(fd: int, value: bytes) -> None:
     """Only root can set such an attribute; where there are none, an interrupted run leaves what
     only the administrator removes.
     """
     try:
-        os.setxattr(fd, _MARK, b"1")
+        os.setxattr(fd, _MARK, value)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
             raise
 
 
-def _remove(parent: int, name: str, outer: int) -> None:
+def _remove(parent: int, name: str, outer: int, *, subvolumes: bool) -> None:
     """Remove what is in the open *outer*, and that if it still is what *name* says: a user may have
     renamed it meanwhile, and then an empty directory stays where only that user sees it.
     """
     try:
-        removal.remove(outer, _INSIDE)
+        removal.remove(outer, _INSIDE, subvolumes=subvolumes, unlock=True)
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if os.path.samestat(status, os.fstat(outer)):
             os.rmdir(name, dir_fd=parent)
@@ -307,10 +317,13 @@ def _can_rename(source: int, target: int) -> bool:
     """
     if os.fstat(source).st_dev != os.fstat(target).st_dev or _mount(source) != _mount(target):
         return False
-    flags, project = _project(target)
-    if flags & _XFLAG_PROJINHERIT:
-        return _project(source) == (flags, project) and not _is_encrypted(target)
-    return not _is_encrypted(target)
+    flags = inode_flags.flags(target) or 0
+    if flags & inode_flags.ENCRYPTED:
+        return False
+    if not flags & inode_flags.PROJECT_INHERIT:
+        return True
+    also = (inode_flags.flags(source) or 0) & inode_flags.PROJECT_INHERIT
+    return bool(also) and inode_flags.project(source) == inode_flags.project(target)
 
 
 def _mount(fd: int) -> bytes:
@@ -318,23 +331,3 @@ def _mount(fd: int) -> bytes:
         if line.startswith(b"mnt_id:"):
             return line
     return b""
-
-
-def _project(fd: int) -> tuple[int, int]:
-    """``PROJINHERIT`` and the project number of the directory; zeros where there are none."""
-    answer = bytearray(28)
-    try:
-        fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, answer)
-    except OSError:
-        return 0, 0
-    flags, project = (int.from_bytes(answer[n : n + 4], sys.byteorder) for n in (0, 12))
-    return flags & _XFLAG_PROJINHERIT, project
-
-
-def _is_encrypted(fd: int) -> bool:
-    answer = bytearray(8)
-    try:
-        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, answer)
-    except OSError:
-        return False
-    return bool(int.from_bytes(answer[:4], sys.byteorder) & _ENCRYPTED)

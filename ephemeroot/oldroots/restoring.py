@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import seed, tree
-from ephemeroot.linux import bounds, comparison, walk, workshop
+from ephemeroot.linux import bounds, comparison, inode_flags, walk, workshop
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -116,6 +116,7 @@ class Parent(Step):
                 os.mkdir(_COPY, 0o700, dir_fd=shop.fd)
                 with opened(shop.fd, _COPY, _DIRECTORY) as made:
                     attributes.copy(pattern, made)
+                    inode_flags.begin(pattern, made)
                 shop.deliver(_COPY, self.target.name)
         return self.target.shown
 
@@ -126,10 +127,10 @@ class Copy(Step):
     Without *replaced* the target must not exist. With it the target, which is not a directory, must
     be what has that status: the copy takes its place. ``FileExistsError`` if another process has
     made or exchanged it. ``left_out`` has the path and the reason of each entry that could not be
-    copied; the rest is restored.
+    copied; the rest is restored. ``flattened`` are subvolumes that became directories.
     """
 
-    __slots__ = ("left_out", "replaced")
+    __slots__ = ("flattened", "left_out", "replaced")
 
     def __init__(
         self, source: Place, target: Place, size: int, *, replaced: os.stat_result | None
@@ -137,6 +138,7 @@ class Copy(Step):
         super().__init__(source, target, size)
         self.replaced = replaced
         self.left_out: list[tuple[str, str]] = []
+        self.flattened: list[str] = []
 
     def describe(self) -> str:
         origin = self.source.shown
@@ -174,7 +176,8 @@ class Copy(Step):
 
         copier = Copier(bounds.attended(), progress=report, skipped=skipped)
         try:
-            copier.copy(source, self.source.name, shop.fd, _COPY)
+            copier.copy(source, self.source.name, shop.fd, _COPY, subvolume=True)
+            self.flattened = copier.flattened
         except OutOfBounds as error:
             raise EphemerootError(
                 f"{self.source.shown} is not restored: {error}", "restore some part of it"
@@ -245,7 +248,11 @@ class Plan:
             what = "a directory" if stat.S_ISDIR(now.st_mode) else "no directory"
             self.kept.append((target.shown, f"there is {what} now: move it away first"))
         elif overwrite:
-            self._add_copy(source, target, old, now)
+            protection = _protection(target)
+            if protection:
+                self.kept.append((target.shown, f"it is {protection} now: see chattr(1)"))
+            else:
+                self._add_copy(source, target, old, now)
         else:
             newer = now.st_mtime_ns > old.st_mtime_ns
             reason = "what is there now is newer" if newer else "what is there now differs"
@@ -309,6 +316,18 @@ class Plan:
                 for _, status in walk.below(top, ".", Meter(self.meter.bounds))
                 if stat.S_ISREG(status.st_mode)
             )
+
+
+def _protection(place: Place) -> str:
+    """``immutable`` or ``append-only`` if what is there must not be replaced; else empty."""
+    with opened(place.root, place.parent, _DIRECTORY) as parent:
+        fd = inode_flags.open_entry(parent, place.name)
+    if fd < 0:
+        return ""
+    try:
+        return inode_flags.described(fd)
+    finally:
+        os.close(fd)
 
 
 def was_persisted(root: int, path: str) -> str | None:

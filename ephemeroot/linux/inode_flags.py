@@ -1,0 +1,359 @@
+"""Flags and project numbers of inodes (chattr(1)): what a copy needs beside extended attributes.
+
+Some of them must be there before the content (NOCOW takes effect on an empty file only, new files
+inherit from their directory), and two must come last: an immutable or append-only inode can be
+neither changed nor renamed. A filesystem that does not know a flag does not stop a copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+
+from ephemeroot.linux import ioctl, paths, subvolume
+from ephemeroot.linux.mounts import fd_path
+
+# include/uapi/linux/fs.h; the kernel reads and writes an int although the size says long.
+_LONG = 8 if sys.maxsize > 1 << 32 else 4
+_GETFLAGS = ioctl.reading(0x66, 1, _LONG)
+_SETFLAGS = ioctl.writing(0x66, 2, _LONG)
+# struct fsxattr: the fourth word is the project.
+_FSGETXATTR = ioctl.reading(0x58, 31, 28)
+_FSSETXATTR = ioctl.writing(0x58, 32, 28)
+
+SYNC, IMMUTABLE, APPEND, NODUMP, NOATIME = 0x8, 0x10, 0x20, 0x40, 0x80
+COMPRESS, NOCOMPRESS, NOCOW = 0x4, 0x400, 0x800000
+ENCRYPTED, PROJECT_INHERIT = 0x800, 0x20000000
+_JOURNAL, _NOTAIL, _DIRSYNC, _TOPDIR, _DAX, _CASEFOLD = (
+    0x4000, 0x8000, 0x10000, 0x20000, 0x2000000, 0x40000000,
+)  # fmt: skip
+
+FIRST = (
+    SYNC | NODUMP | NOATIME | COMPRESS | NOCOMPRESS | NOCOW | PROJECT_INHERIT
+    | _JOURNAL | _NOTAIL | _DIRSYNC | _TOPDIR | _DAX | _CASEFOLD
+)  # fmt: skip
+"""Flags that a copy gets before its content."""
+
+LAST = IMMUTABLE | APPEND
+"""Flags that a copy gets when all the rest is done."""
+
+_COMPARED = LAST | NODUMP
+_STORAGE = COMPRESS | NOCOMPRESS | NOCOW
+_COMPRESSION = "btrfs.compression"  # btrfs-property(8)
+_UNKNOWN = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+
+def flags(fd: int) -> int | None:
+    """The flags of the open file or directory; ``None`` where there are none."""
+    answer = bytearray(_LONG)
+    try:
+        fcntl.ioctl(fd, _GETFLAGS, answer)
+    except OSError:
+        return None
+    return int.from_bytes(answer[:4], sys.byteorder)
+
+
+def set_flags(fd: int, value: int) -> None:
+    """Give the open file or directory these flags. Raises ``OSError``."""
+    fcntl.ioctl(fd, _SETFLAGS, bytearray(value.to_bytes(4, sys.byteorder) + bytes(_LONG - 4)))
+
+
+def project(fd: int) -> int:
+    """The project number of the open file or directory; 0 where there is none."""
+    return int.from_bytes(_extended(fd)[12:16], sys.byteorder)
+
+
+def set_project(fd: int, number: int) -> None:
+    """Give the open file or directory this project number. Raises ``OSError``."""
+    value = _extended(fd)
+    value[12:16] = number.to_bytes(4, sys.byteorder)
+    fcntl.ioctl(fd, _FSSETXATTR, value)
+
+
+def _extended(fd: int) -> bytearray:
+    answer = bytearray(28)
+    try:
+        fcntl.ioctl(fd, _FSGETXATTR, answer)
+    except OSError:
+        return bytearray(28)
+    return answer
+
+
+def begin(old: int, new: int, old_directory: int = -1, directory: int = -1) -> None:
+    """Give the open, still empty *new* the flags of the open *old* that must be there first, its
+    compression, and its project. They are in the open *directory* and *old_directory*; directories
+    know themselves where they are.
+
+    What *new* has inherited and *old* does not have is cleared, except for what the place of the
+    whole copy hands down as a project: its quota applies to what has no project of its own.
+    """
+    wanted, present = flags(old), flags(new)
+    number = project(old)
+    exact = number != 0
+    if (present or 0) & PROJECT_INHERIT or project(new):
+        exact = exact or _has_from_above(old, old_directory, PROJECT_INHERIT)
+    if exact:
+        try:
+            set_project(new, number)
+        except OSError:
+            pass  # another filesystem may have no projects
+    if wanted is None or present is None:
+        return
+    cleared = present & FIRST & ~wanted
+    if not exact:
+        cleared &= ~PROJECT_INHERIT
+    if cleared & NOCOW and not _has_from_above(new, directory, NOCOW):
+        cleared &= ~NOCOW  # of the whole mount (nodatacow)
+    _set_what_can_be(new, present, present & ~cleared | wanted & FIRST)
+    if wanted & (COMPRESS | NOCOMPRESS):
+        _copy_compression(old, new)
+
+
+def _has_from_above(fd: int, directory: int, flag: int) -> bool:
+    if directory >= 0:
+        return bool((flags(directory) or 0) & flag)
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        return False
+    above = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        return bool((flags(above) or 0) & flag)
+    finally:
+        os.close(above)
+
+
+def _copy_compression(old: int, new: int) -> None:
+    """Without this a zstd file would become one of the default method."""
+    try:
+        os.setxattr(new, _COMPRESSION, os.getxattr(old, _COMPRESSION))
+    except OSError:
+        pass
+
+
+def _set_what_can_be(fd: int, present: int, wanted: int) -> None:
+    """Set *wanted*, or as many single flags of it as the filesystem knows."""
+    if wanted == present:
+        return
+    try:
+        set_flags(fd, wanted)
+        return
+    except OSError:
+        pass
+    for number in range(32):
+        bit = 1 << number
+        if (wanted ^ present) & bit:
+            try:
+                set_flags(fd, present ^ bit)
+                present ^= bit
+            except OSError:
+                pass
+
+
+def finish(old: int, new: int) -> None:
+    """Make the open *new*, which is complete, immutable or append-only if the open *old* is.
+
+    Raises ``OSError`` (EPERM) if this process must not do that.
+    """
+    wanted = flags(old)
+    if wanted is not None and wanted & LAST:
+        set_last(new, wanted & LAST)
+
+
+def set_last(fd: int, wanted: int) -> None:
+    """Add the flags *wanted*, some of ``LAST``. Raises ``OSError`` (EPERM) if this process must not
+    do that; a filesystem that does not know them is no error.
+    """
+    present = flags(fd)
+    if present is None or present & wanted == wanted:
+        return
+    try:
+        set_flags(fd, present | wanted)
+    except OSError as error:
+        if error.errno in _UNKNOWN:
+            return
+        raise OSError(
+            error.errno, f"cannot be made {_described(wanted)} (chattr(1)): {error.strerror}"
+        ) from None
+
+
+def clear_last(fd: int) -> None:
+    """Make the open *fd* neither immutable nor append-only. Raises ``OSError``."""
+    present = flags(fd) or 0
+    if present & LAST:
+        set_flags(fd, present & ~LAST)
+
+
+def same(one: int, other: int) -> bool:
+    """Whether the flags i, a and d of two open files are the same, as far as both filesystems have
+    flags. The others are about how the filesystem stores a file.
+    """
+    mine, others = flags(one), flags(other)
+    return mine is None or others is None or not (mine ^ others) & _COMPARED
+
+
+def same_storage(one: int, other: int) -> bool:
+    """Whether the flags C, c and m of two open files of one filesystem are the same."""
+    mine, others = flags(one), flags(other)
+    return mine is None or others is None or not (mine ^ others) & _STORAGE
+
+
+class Lifted:
+    """The open *fd* without the flags i and a, and a subvolume not read-only; ``restore`` sets that
+    again.
+    """
+
+    __slots__ = ("_fd", "_flags", "_project", "_read_only")
+
+    def __init__(self, fd: int, to_project: int | None = None) -> None:
+        self._fd = os.dup(fd)
+        self._flags = 0
+        self._project = -1
+        self._read_only = False
+        try:
+            if subvolume.is_read_only(fd):
+                subvolume.set_read_only(fd, False)
+                self._read_only = True
+            present = flags(fd) or 0
+            if present & LAST:
+                set_flags(fd, present & ~LAST)
+                self._flags = present & LAST
+            if to_project is not None and project(fd) != to_project:
+                self._project = project(fd)
+                set_project(fd, to_project)
+        except BaseException:
+            self.restore()
+            raise
+
+    def __enter__(self) -> Lifted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Set what was lifted again. Raises ``OSError``."""
+        try:
+            if self._project >= 0:
+                set_project(self._fd, self._project)
+                self._project = -1
+            if self._flags:
+                set_last(self._fd, self._flags)
+                self._flags = 0
+            if self._read_only:
+                subvolume.set_read_only(self._fd, True)
+                self._read_only = False
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+
+def open_entry(directory: int, name: str) -> int:
+    """Open the file or directory *name* of the open *directory* for reading, without following a
+    symlink or a mount; -1 if it is neither, or is gone.
+    """
+    try:
+        item = paths.open_entry(directory, name, os.O_PATH | os.O_NOFOLLOW)
+    except OSError:
+        return -1
+    try:
+        kind = stat.S_IFMT(os.fstat(item).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            return -1
+        return os.open(fd_path(item), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    finally:
+        os.close(item)
+
+
+class _Both:
+    """Two entries without the flags i and a; the first also fits the project of *target*."""
+
+    __slots__ = ("_lifted",)
+
+    def __init__(self, source: int, name: str, target: int, new_name: str) -> None:
+        self._lifted: list[Lifted] = []
+        for directory, entry in ((source, name), (target, new_name)):
+            fd = open_entry(directory, entry)
+            if fd < 0:
+                continue
+            try:
+                to_project = None
+                if directory == source and (flags(target) or 0) & PROJECT_INHERIT:
+                    to_project = project(target)
+                self._lifted.append(Lifted(fd, to_project))
+            finally:
+                os.close(fd)
+
+    def __enter__(self) -> _Both:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for lifted in self._lifted:
+            lifted.restore()
+
+
+def rename(source: int, name: str, target: int, new_name: str, *, how: int = 0) -> None:
+    """``paths.rename`` of entries that may be immutable, append-only or read-only subvolumes, or
+    have another project than *target* hands down; they keep all that.
+
+    Raises ``OSError``: EPERM, with the reason, if one of the directories is such.
+    """
+    try:
+        paths.rename(source, name, target, new_name, flags=how)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EROFS, errno.EXDEV):
+            raise
+        if error.errno == errno.EXDEV and os.fstat(source).st_dev != os.fstat(target).st_dev:
+            raise
+    with _Both(source, name, target, new_name):
+        try:
+            paths.rename(source, name, target, new_name, flags=how)
+        except PermissionError as error:
+            raise explained(error, target, source) from None
+
+
+def link(source: int, name: str, target: int, new_name: str) -> None:
+    """link(2) of a file that may be immutable or append-only, and keeps that."""
+    try:
+        os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        return
+    except PermissionError:
+        fd = open_entry(source, name)
+        if fd < 0:
+            raise
+    try:
+        with Lifted(fd):
+            os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    finally:
+        os.close(fd)
+
+
+def explained(error: OSError, *directories: int) -> OSError:
+    """*error* (EPERM), with the reason if one of the open *directories* is immutable or
+    append-only.
+    """
+    for directory in directories:
+        found = (flags(directory) or 0) & LAST
+        if found:
+            where = os.readlink(f"/proc/self/fd/{directory}")
+            return OSError(
+                errno.EPERM,
+                f"the directory is {_described(found)} (see chattr(1) and lsattr(1))",
+                where,
+            )
+    return error
+
+
+def described(fd: int) -> str:
+    """``immutable``, ``append-only``, both, or empty if the open *fd* is neither."""
+    return _described((flags(fd) or 0) & LAST)
+
+
+def _described(found: int) -> str:
+    words = (("immutable", IMMUTABLE), ("append-only", APPEND))
+    return " and ".join(word for word, bit in words if found & bit)
