@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ephemeroot import cli
+from ephemeroot.errors import EphemerootError
 from ephemeroot.image import contents, units
 from ephemeroot.image.contents import Contents
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
+from image_archives import archive, file, of_tree
+from machine_tree import SOUND, MachineTree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 GENERATORS = "ephemeroot/image/generators"
@@ -26,12 +30,9 @@ EXCEPTIONS = {
 
 def product_files() -> list[str]:
     """The product's Python outside of the generators' own folders."""
-    found = [
-        file
-        for folder in ("ephemeroot", "hooks", "wipers")
-        for file in (CHECKOUT / folder).rglob("*.py")
-    ]
-    names = sorted(str(file.relative_to(CHECKOUT)) for file in found)
+    folders = [CHECKOUT / name for name in ("ephemeroot", "hooks", "wipers")]
+    found = [path for folder in folders for path in folder.rglob("*.py")]
+    names = sorted(str(path.relative_to(CHECKOUT)) for path in found)
     return [name for name in names if not name.startswith(f"{GENERATORS}/")]
 
 
@@ -76,10 +77,10 @@ def test_a_product_file_names_no_generator(name: str) -> None:
 
 @pytest.mark.parametrize("name", installed.names())
 def test_a_generator_names_no_other(name: str) -> None:
-    files = list((CHECKOUT / GENERATORS / name).glob("*.py"))
+    files = list((CHECKOUT / GENERATORS / name.replace("-", "_")).glob("*.py"))
     assert files
-    for file in files:
-        assert generators_named(file.read_text(), but=name) == [], file
+    for path in files:
+        assert generators_named(path.read_text(), but=name) == [], path
 
 
 def test_the_contract_names_no_generator() -> None:
@@ -121,9 +122,43 @@ def generator(request: pytest.FixtureRequest) -> Generator:
     return installed.find(str(request.param))
 
 
-def test_both_are_found_by_entry_point() -> None:
-    assert installed.names() == ["dracut", "mkinitcpio"]
+def test_each_folder_is_found_by_entry_point() -> None:
+    folders = [folder.parent.name for folder in (CHECKOUT / GENERATORS).glob("*/__init__.py")]
+    assert [name.replace("-", "_") for name in installed.names()] == sorted(folders)
     assert [one.NAME for one in installed.every()] == installed.names()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The entry points of another installed package, and its module `foreign`."""
+    folder = tmp_path / "foreign-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1\n")
+    (tmp_path / "foreign.py").write_text("NUMBER = 1\n")
+    (tmp_path / "broken_foreign.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder / "entry_points.txt"
+    installed.find.cache_clear()
+    installed.every.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "said"),
+    [
+        ("odd = broken_foreign:Odd", "odd", "ModuleNotFoundError: No module named 'no_such"),
+        ("odd = foreign:NUMBER", "odd", "foreign:NUMBER is not an initramfs generator"),
+        ("odd = foreign:Missing", "odd", "AttributeError"),
+        ("even = foreign:NUMBER", "odd", "no installed package has it"),
+        ("dracut = foreign:NUMBER", "dracut", "several installed packages"),
+    ],
+)
+def test_a_generator_that_cannot_be_loaded_is_an_error(
+    package: Path, entry: str, name: str, said: str
+) -> None:
+    package.write_text(f"[{installed.GROUP}]\n{entry}\n")
+    installed.find.cache_clear()
+    with pytest.raises(EphemerootError, match=said):
+        installed.find(name)
 
 
 def test_a_generator_is_known_by_its_program_and_its_module(
@@ -212,3 +247,123 @@ def test_the_generator_is_known_by_its_options_or_by_name(
     assert "a fallback image never wipes" in capsys.readouterr().err
     assert cli.main([*words, *fallback, "--generator", "dracut"]) == 0
     assert "nothing was ever applied" in capsys.readouterr().err
+
+
+ODD = """
+from pathlib import Path
+from ephemeroot.image.contents import Script
+from ephemeroot.image.generators import contract
+from ephemeroot.image.installation import Item
+from ephemeroot.image.readback import Advice
+
+
+class Image(contract.Image):
+    def __init__(self, path):
+        self.path = path
+
+    release = "6.1-odd"
+    advice = Advice("add it", "look", "load them")
+
+    def describe(self, *, armed):
+        return f"make {self.path} odd" if armed else f"make {self.path} even"
+
+    def build(self, path):
+        path.write_bytes(Path(f"{self.path}.made").read_bytes())
+
+
+class Target(contract.Target):
+    init = "odd-init"
+    systemd_advice = "there is none"
+
+    def require(self):
+        pass
+
+    def add(self, contents, root):
+        contents.scripts.append(Script("oddity\\t1", "/odd/wipe", "the odd script"))
+
+    def add_inert(self, contents):
+        contents.scripts.append(Script("oddity\\t0", "/odd/wipe", "the odd script"))
+
+
+class Odd(contract.Generator):
+    NAME = PROGRAM = "odd-maker"
+    PLACES = ("usr/bin/odd-maker",)
+    MODULE = "usr/lib/odd/ephemeroot"
+    NOTES = ("# edit /etc/odd.conf",)
+
+    def installation(self, has):
+        return "install odd-maker"
+
+    def items(self, program):
+        return [Item("/usr/lib/odd/ephemeroot", program.encode())]
+
+    def images(self, root):
+        found = [Image(path) for path in (root / "boot").glob("*.odd")]
+        return found, [] if found else ["nothing odd"]
+
+    def files(self, root):
+        return [image.path for image in self.images(root)[0]]
+
+    def target(self, arguments):
+        return Target()
+"""
+
+
+@pytest.fixture
+def odd(package: Path) -> Generator:
+    """A generator of another package, about which this program has no file."""
+    (package.parent.parent / "foreign.py").write_text(ODD)
+    package.write_text(f"[{installed.GROUP}]\nodd-maker = foreign:Odd\n")
+    sys.modules.pop("foreign", None)
+    installed.find.cache_clear()
+    installed.every.cache_clear()
+    return installed.find("odd-maker")
+
+
+@pytest.mark.requires_root
+def test_a_generator_of_another_package_goes_through_every_verb(
+    tmp_path: Path, odd: Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    external = SOUND.replace('wiper = "btrfs"', 'wiper = "btrfs"\nexternal-boot = true')
+    tree = MachineTree(tmp_path / "machine", external)
+    root = str(tree.path)
+    tree.write("usr/bin/odd-maker", "")
+    assert installed.on(root) is odd
+    assert cli.main(["init", "--root", root]) == 0
+    proposed = capsys.readouterr().out
+    assert "its initramfs is made by odd-maker" in " ".join(proposed.replace("\n#", "").split())
+    assert "ephemeroot setup odd-maker" in proposed
+    assert "# edit /etc/odd.conf" in proposed
+    assert cli.main(["setup", "odd-maker", "--root", root]) == 0
+    capsys.readouterr()
+    assert cli.main(["init", "--root", root]) == 0
+    assert "ephemeroot setup" not in capsys.readouterr().out
+
+    assert cli.main(["apply", "--yes", "--root", root]) == 2
+    assert "run odd-maker in that root" in capsys.readouterr().err
+    assert cli.main(["apply", "--yes", "--no-images", "--root", root]) == 0
+    plan = (tree.path / "etc/ephemeroot/plan.json").read_bytes()
+    into = tmp_path / "into"
+    words = ["image", "--root", root, "--generator", "odd-maker", "--into", str(into)]
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "oddity\t1"
+    assert cli.main([*words, "--explain"]) == 0
+    assert "the odd script" in capsys.readouterr().out
+
+    tree.write("boot/linux.odd", "")
+    (tree.path / "boot/linux.odd").write_bytes(archive({"init": file(b"")}))
+    assert cli.main(["check", "--root", root]) == 0
+    assert "linux.odd has nothing of ephemeroot in it" in capsys.readouterr().out
+    (image,), unknown = odd.images(tree.path)
+    assert (installed.releases(tree.path), unknown) == ({"6.1-odd"}, [])
+    members = of_tree(into / "tree")
+    members["lib/modules/6.1-odd/modules.builtin"] = file(b"kernel/fs/btrfs/btrfs.ko\n")
+    made = tree.path / "boot/linux.odd.made"
+    made.write_bytes(archive(members))
+    with pytest.raises(EphemerootError, match="lacks /odd/wipe"):
+        image.rebuild(plan)
+    made.write_bytes(archive({**members, "scripts/odd/wipe": file(b"")}))
+    assert "hooks, kernel modules" in image.rebuild(plan)
+    assert cli.main(["check", "--root", root]) == 0
+    assert "linux.odd" not in capsys.readouterr().out

@@ -33,11 +33,16 @@ def every() -> tuple[Generator, ...]:
 def find(name: str) -> Generator:
     """The generator called *name*. Raises ``EphemerootError``."""
     entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
-    if len(entries) != 1:
-        found = f"found {', '.join(sorted(entries))}" if entries else "not installed"
+    if not entries:
         raise EphemerootError(
-            f"the initramfs generator {name}'s part of ephemeroot: {found}",
+            f"cannot load the initramfs generator {name!r}: no installed package has it",
             "reinstall ephemeroot",
+        )
+    if len(entries) > 1:
+        raise EphemerootError(
+            f"several installed packages have an initramfs generator {name!r}: "
+            + ", ".join(sorted(entries)),
+            "uninstall all but one",
         )
     return _load(name, *entries.values())
 
@@ -47,13 +52,14 @@ def _load(name: str, entry: EntryPoint) -> Generator:
         kind = entry.load()
     except Exception as error:  # another package's module may raise anything
         raise EphemerootError(
-            f"the generator {name} ({entry.value}) cannot be loaded: "
+            f"cannot load the initramfs generator {name!r} ({entry.value}): "
             f"{type(error).__name__}: {error}",
-            "repair or reinstall the package that brings it",
+            "repair or reinstall the package that has it",
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Generator)):
         raise EphemerootError(
-            f"{entry.value} is not a generator", "it must be a class derived from Generator"
+            f"{entry.value} is not an initramfs generator",
+            "it must be a class derived from Generator",
         )
     return kind()
 
