@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ephemeroot.conversion import presets
 from ephemeroot.errors import Misconfigured
 from ephemeroot.oldroots import noise
 
@@ -45,3 +48,58 @@ def test_none_and_all_that_is_known() -> None:
 def test_a_pattern_that_means_nothing(pattern: str) -> None:
     with pytest.raises(Misconfigured):
         noise.matcher([pattern])
+
+
+# State is not noise.
+
+LISTED = Path(__file__).with_name("state_directories.txt")
+UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system", "/etc/systemd/system")
+INSIDE = (
+    "", "/state", "/a/b/data.db", "/private/key", "/cache.db", "/x.lock", "/stamp-backup.timer",
+    "/.hidden", "/clock", "/lock", "/lists", "/x.swp", "/journal/1/system@1.journal~",
+)  # fmt: skip
+
+
+def state_directories() -> list[str]:
+    """What the list has, and the units of the machine that runs the tests."""
+    names = {line for line in LISTED.read_text().splitlines() if line and line[0] != "#"}
+    for folder in UNITS:
+        for unit in Path(folder).glob("*.service"):
+            for line in unit.read_text(errors="replace").splitlines():
+                if line.startswith("StateDirectory="):
+                    names |= {word.split(":")[0] for word in line.partition("=")[2].split()}
+    return sorted(f"/var/lib/{prefix}{name}" for name in names for prefix in ("", "private/"))
+
+
+def named_by_presets() -> list[str]:
+    keys = ("directories", "filled", "files", "copies")
+    return sorted({path for one in presets.load() for key in keys for path in one.get(key, ())})
+
+
+@pytest.mark.parametrize("path", [*state_directories(), *named_by_presets()])
+def test_state_of_a_service_or_a_preset_is_not_noise(path: str) -> None:
+    matches = noise.matcher(noise.known())
+    path = path.replace("*", "x")
+    above = [path[:n] for n, char in enumerate(path) if char == "/" and n]
+    assert [found for found in above if matches(found)] == []
+    assert [path + inside for inside in INSIDE if matches(path + inside)] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/resolv.conf",  # a static one; a link into /run is one in the base, too
+        "/var/lib/systemd/credential.secret",
+        "/var/lib/systemd/timers/stamp-backup.timer",
+        "/var/lib/systemd/deb-systemd-helper-enabled/x.service.dsh-also",
+        "/var/lib/logrotate/status",
+        "/var/lib/PackageKit/transactions.db",
+        "/var/log/journal/0123/system@0005f7.journal~",
+        "/var/tmp/vi.recover/x",
+        "/etc/own.lock",
+        "/home/u/.thesis.tex.swp",
+        "/lost+found/#12345",
+    ],
+)
+def test_what_no_boot_makes_anew_is_not_noise(path: str) -> None:
+    assert not noise.matcher(noise.known())(path)
