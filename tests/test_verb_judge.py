@@ -104,6 +104,14 @@ def test_reports_a_base_that_is_under_no_name() -> None:
     assert "disk/.root-base.ephemeroot.x" in left_over(completed)
 
 
+def test_accepts_what_is_unfinished_in_an_old_base() -> None:
+    """The record of the run is there until the next run, which puts its modules back."""
+    unfinished = DONE | {f"disk/old_bases/{NEW}/lib/.modules.ephemeroot": DIRECTORY}
+    assert COURSE.judge_interrupted(seen(unfinished)) == []
+    completed = COURSE.judge_completed(seen(unfinished, "/old /mnt btrfs"), 0)
+    assert len(left_over(completed)) == len(completed) == 1
+
+
 def test_reports_mounts_of_others() -> None:
     (line,) = COURSE.judge_interrupted(seen(BEFORE, "/old /run/x btrfs"))
     assert line == "the mount '/old /run/x btrfs' is left behind"

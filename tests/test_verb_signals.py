@@ -9,10 +9,11 @@ them, other runs through a sample in which every verb, family of calls and signa
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -47,10 +48,11 @@ def test_loses_nothing_when_interrupted(
     record_property("cases", len(moments))
     words = dict(calls)
     failures = []
-    for moment in moments:
-        problems = _interrupt(course, moment, verb_image)
-        if problems:
-            failures.append("\n    ".join([describe(moment, words[moment.event]), *problems]))
+    with Trials(course, verb_image) as trials:
+        for moment in moments:
+            problems = trials.interrupt(moment)
+            if problems:
+                failures.append("\n    ".join([describe(moment, words[moment.event]), *problems]))
     assert not failures, f"{len(failures)} of {len(moments)} cases\n" + "\n".join(failures)
 
 
@@ -86,25 +88,80 @@ def _undisturbed(case: Case, image: Image) -> tuple[Course, list[tuple[Event, st
     return course, first.calls
 
 
-def _interrupt(course: Course, moment: Moment, image: Image) -> list[str]:
-    """What is wrong after the signal, or after the run that follows."""
-    case = course.case
-    with _machine(case, image) as machine:
+class Trials:
+    """The machines on which one verb is interrupted, one after the other.
+
+    A machine on which an interrupted run has changed nothing at all is used again: it is what a
+    copy of the image would be, and a second run on it is the undisturbed first run.
+    """
+
+    def __init__(self, course: Course, image: Image) -> None:
+        self.course = course
+        self.image = image
+        self._held = ExitStack()
+        self._machine: VerbMachine | None = None
+        self._surroundings: frozenset[str] = frozenset()
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+
+    def interrupt(self, moment: Moment) -> list[str]:
+        """What is wrong after the signal, or after the run that follows."""
+        course, case = self.course, self.course.case
+        machine = self._current()
         ended = _run(case, machine, moment=moment)
         if not ended.met:
+            self._drop()
             return ["this run made no such call"]
-        problems = course.judge_interrupted(Seen.of(machine))
+        seen = Seen.of(machine)
+        problems = course.judge_interrupted(seen)
         if "Traceback" in ended.err:
             problems.append(ended.err)
-        rerun = _run(case, machine)
-        completed = course.judge_completed(Seen.of(machine), rerun.code)
-        if rerun.code not in (case.code, case.again):
-            completed.append(f"it said: {rerun.out[-300:]}{rerun.err[-600:]}")
-        names = left_over(completed)
-        if names and len(names) == len(completed):
-            completed = _after_a_boot(machine, case, names)
-        problems += completed
-    return problems
+        if not self._is_as_before(machine, seen):
+            problems += _complete(course, machine)
+            self._drop()
+        return problems
+
+    def _current(self) -> VerbMachine:
+        if self._machine is None:
+            self._machine = self._held.enter_context(_machine(self.course.case, self.image))
+            self._surroundings = _surroundings(self._machine)
+        return self._machine
+
+    def _is_as_before(self, machine: VerbMachine, seen: Seen) -> bool:
+        case = self.course.case
+        if case.daemons or case.start is not None:  # processes are not part of what is seen
+            return False
+        return seen == self.course.before and _surroundings(machine) == self._surroundings
+
+    def _drop(self) -> None:
+        self._machine = None
+        self._held.close()
+
+
+def _surroundings(machine: VerbMachine) -> frozenset[str]:
+    """The names in the machine's temporary directories, which `Seen` leaves out."""
+    found: set[str] = set()
+    for top in ("/run", "/tmp", "/dev"):  # the machine's own
+        for folder, directories, files in os.walk(machine.inside(top)):
+            found.update(f"{folder}/{name}" for name in (*directories, *files))
+    return frozenset(found)
+
+
+def _complete(course: Course, machine: VerbMachine) -> list[str]:
+    """What is wrong after a second run."""
+    case = course.case
+    rerun = _run(case, machine)
+    completed = course.judge_completed(Seen.of(machine), rerun.code)
+    if rerun.code not in (case.code, case.again):
+        completed.append(f"it said: {rerun.out[-300:]}{rerun.err[-600:]}")
+    names = left_over(completed)
+    if names and len(names) == len(completed):
+        completed = _after_a_boot(machine, case, names)
+    return completed
 
 
 def _after_a_boot(machine: VerbMachine, case: Case, names: list[str]) -> list[str]:

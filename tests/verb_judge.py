@@ -179,13 +179,15 @@ def _renamed(state: State, before: State) -> State:
 
 
 def _trees(state: State) -> dict[str, str]:
-    """Each subvolume's name, and a digest of all that is in it but for other subvolumes."""
+    """Each subvolume's name, and a digest of all that is in it but for other subvolumes and what
+    an interrupted run will remove.
+    """
     tops = [name for name, entry in state.items() if entry.kind == "subvolume"]
     tops = [name for name in tops if name != "disk"]
     content: dict[str, list[str]] = {name: [] for name in tops}
     for name, entry in state.items():
         top = max((t for t in tops if name.startswith(f"{t}/")), key=len, default=None)
-        if top is not None:
+        if top is not None and not _is_temporary(name[len(top) :]):
             content[top].append(f"{name[len(top) :]} {entry.alike}")
     return {
         name: hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

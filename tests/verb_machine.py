@@ -9,6 +9,7 @@ as on a machine that was booted, and everything ends with that process.
 
 from __future__ import annotations
 
+import compileall
 import dataclasses
 import hashlib
 import json
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ephemeroot
 from btrfs_image import btrfsutil, subvolume_id
 from loop_device import LoopDevice
 from system_calls import Event, Moment
@@ -361,6 +363,8 @@ class Image:
         self.folder = folder
         self._variants: dict[str, Path] = {}
         self._copies = 0
+        # Some thousand runs of the program, none of which may write this itself.
+        compileall.compile_dir(str(Path(ephemeroot.__file__).parent), quiet=2)
         ready = folder / "ready"
         (ready / "run").mkdir(parents=True)
         (ready / "boot").mkdir()
