@@ -56,6 +56,7 @@ _RESCUE = {
 _USAGE = """\
     wipe|persist --plan FILE --target DIR [--cmdline STRING] [--report FILE] [--run DIR]
                  [--boot] [--check] [--wait] [--verbose]
+    wipe --dry-run …     describe the wipe; nothing is changed, and no report is written
 """
 
 
@@ -66,6 +67,7 @@ class Options:
         "boot",
         "check",
         "cmdline",
+        "dry_run",
         "plan",
         "report",
         "run",
@@ -80,12 +82,12 @@ class Options:
         self.run = RUN
         self.cmdline: str | None = None
         self.report: str | None = None
-        self.boot = self.check = self.verbose = self.wait = False
+        self.boot = self.check = self.dry_run = self.verbose = self.wait = False
         left = list(arguments)
         while left:
             word = left.pop(0)
-            if word in ("--boot", "--check", "--verbose", "--wait"):
-                setattr(self, word[2:], True)
+            if word in ("--boot", "--check", "--dry-run", "--verbose", "--wait"):
+                setattr(self, word[2:].replace("-", "_"), True)
             elif word in ("--plan", "--target", "--cmdline", "--report", "--run") and left:
                 setattr(self, word[2:], left.pop(0))
             elif word in ("wipe", "persist") and not self.stage:
@@ -94,7 +96,11 @@ class Options:
                 raise ValueError(word)
         if not (self.stage and self.plan and self.target):
             raise ValueError("stage, --plan and --target are needed")
-        if self.report is None:
+        if self.dry_run and self.stage != "wipe":
+            raise ValueError("only a wipe has a dry run")
+        if self.dry_run:
+            self.report = None
+        elif self.report is None:
             self.report = self.run + "/boot.json"
 
 
@@ -140,6 +146,7 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
     report.set("generation", plan.generation)
     stage = Stage(plan, line, report, target=options.target, run=options.run, boot_id=_boot_id())
     stage.check = options.check
+    stage.dry_run = options.dry_run
     stage.wait = options.wait
     try:
         _lock(stage, options.stage)

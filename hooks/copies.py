@@ -122,6 +122,15 @@ class Copy(Operation):
             return self._catch_up(stage, previous)
         return seed.seed_file(stage, self, previous) if self.initial == "previous" else ""
 
+    def describe_carry_over(self, stage: Stage) -> str:
+        try:
+            os.close(paths.open_regular(stage.store(self.store), self.source))
+        except FileNotFoundError:
+            return seed.describe(self.path, self.store) if self.initial == "previous" else ""
+        return (
+            f"copy back {self.path} to the store {self.store}, if the previous root has a newer one"
+        )
+
     def _catch_up(self, stage: Stage, root: int) -> str:
         store = stage.store(self.store)
         try:
@@ -193,7 +202,7 @@ class Copy(Operation):
 
     def _replace(self, stage: Stage, store: int, content: bytes) -> None:
         """Give the store's file another *content*, atomically and durably."""
-        seeding = seed.open_records(store, seed.SEEDING)
+        seeding = records.open_folder(store, seed.SEEDING)
         temporary = f"{crc32(os.fsencode(self.source)):08x}"
         parent, name = tree.open_parent(store, self.source)
         try:

@@ -15,7 +15,7 @@ import time
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, StoreMissing
-from ephemeroot.hooks import accounts, limits, machine_id, order, renames, seed, tree
+from ephemeroot.hooks import accounts, limits, machine_id, order, records, renames, seed, tree
 from ephemeroot.hooks.volumes import Store
 from ephemeroot.linux import comparison, copying, documents, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
@@ -88,7 +88,7 @@ def _write_copied(root: int, stores: dict[str, int], files: list[CopiedFile]) ->
         stamp = _stamp(stores[entry.store], entry.source)
         if stamp is not None:
             stamps[entry.path] = [entry.store, entry.source, *stamp]
-    seed.write_record(root, COPIED, json.dumps(stamps, sort_keys=True).encode())
+    records.write(root, COPIED, json.dumps(stamps, sort_keys=True).encode())
 
 
 def _stamp(store: int, source: str) -> list[int] | None:
@@ -109,7 +109,7 @@ def has_newer(root: int, path: str, store_path: str, store: int, source: str) ->
     if it is another one by now, it is newer, and only the power was faster.
     """
     try:
-        stamps = documents.parse(seed.read_record(root, COPIED) or b"{}")
+        stamps = documents.parse(records.read_usable(root, COPIED) or b"{}")
         return bool(stamps.get(path) == [store_path, source, *(_stamp(store, source) or [])])
     except (ValueError, AttributeError):
         return False
@@ -247,7 +247,7 @@ class CopyBack:
         changed = [file for file in files if self._has_changed(store, file, deadline)]
         if not changed:
             return
-        folder = seed.open_records(store, renames.FOLDER)
+        folder = records.open_folder(store, renames.FOLDER)
         try:
             staged = [file for file in changed if self._stage(folder, file, deadline)]
             if not staged:

@@ -86,6 +86,11 @@ class Parent(Operation):
             place = self.path
         return "created" if self._have_in_store(store, previous, place) else ""
 
+    def describe_carry_over(self, stage: Stage) -> str:
+        if tree.is_directory(stage.store(self.store), self.source):
+            return ""
+        return f"create {self.path} in the store {self.store}"
+
     def _have_in_store(self, store: int, root: int, place: str) -> bool:
         """Whether the directory had to be created in the store."""
         if tree.is_directory(store, self.source):
@@ -169,9 +174,14 @@ class Directory(Operation):
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Seed the store with the previous root's directory if it has none yet."""
-        if self.initial != "previous" or tree.is_directory(stage.store(self.store), self.source):
-            return ""
-        return self._seed(stage, previous)
+        return self._seed(stage, previous) if self._is_to_be_seeded(stage) else ""
+
+    def describe_carry_over(self, stage: Stage) -> str:
+        return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
+
+    def _is_to_be_seeded(self, stage: Stage) -> bool:
+        store = stage.store(self.store)
+        return self.initial == "previous" and not tree.is_directory(store, self.source)
 
     def _have_source(self, stage: Stage, store: int) -> str:
         """How the store's directory came to be, empty if it was there."""

@@ -99,13 +99,18 @@ class File(Operation):
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Seed the store with the previous root's file if it has none yet."""
+        return seed.seed_file(stage, self, previous) if self._is_to_be_seeded(stage) else ""
+
+    def describe_carry_over(self, stage: Stage) -> str:
+        return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
+
+    def _is_to_be_seeded(self, stage: Stage) -> bool:
         if self.initial != "previous":
-            return ""
+            return False
         source = self._open_source(stage.store(self.store))
         if source >= 0:
             os.close(source)
-            return ""
-        return seed.seed_file(stage, self, previous)
+        return source < 0
 
     def _open_source(self, store: int) -> int:
         """The store's file, -1 if it has none. A symlink or a device there is an error."""

@@ -57,6 +57,19 @@ class HandOver:
             if self.target != "/":
                 mounts.detach(self.stage.private("previous") + self.target)
 
+    def describe(self) -> list[str]:
+        """What ``run`` would save, a line each, in its order; nothing is changed."""
+        found = []
+        for group in order.grouped([o for o in self.stage.plan.persist if self._covers(o)]):
+            for operation in group.operations:
+                try:
+                    line = operation.describe_carry_over(self.stage)
+                except (EphemerootError, OSError) as error:
+                    line = f"{operation.describe()}: will not be seeded: {error}"
+                if line:
+                    found.append(line)
+        return found
+
     def settle(self) -> None:
         """The wipe is done: the old root has its name. Raises ``EphemerootError``, ``OSError``."""
         if not self._root_name:

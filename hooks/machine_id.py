@@ -81,6 +81,11 @@ class MachineId(Operation):
             ) from error
         return "stored"
 
+    def describe_carry_over(self, stage: Stage) -> str:
+        if read(stage.store(self.store), self.source) is not None:
+            return ""
+        return f"keep the previous root's machine id in the store {self.store}"
+
     def _let_systemd_make_one(self, stage: Stage) -> str:
         place = stage.resolve_leaf(PATH)
         write(stage.root(), place, "uninitialized")

@@ -70,6 +70,12 @@ class Operation:
         """
         return ""
 
+    def describe_carry_over(self, stage: Stage) -> str:
+        """One line that says what ``carry_over`` will save, empty for nothing. The stores are
+        looked at, and nothing is changed.
+        """
+        return ""
+
 
 def _key(name: str) -> str:
     return name.replace("_", "-")

@@ -13,6 +13,7 @@ from ephemeroot.hooks import (
     limits,
     machine_id,
     order,
+    records,
     request,
     seed,
     wiping,
@@ -87,7 +88,7 @@ def _sweep(stage: Stage) -> None:
 def _record_made(stage: Stage) -> None:
     """A root too full for the record boots all the same: its worst is an empty seed."""
     try:
-        seed.write_made(stage.root(), stage.made)
+        records.write_made(stage.root(), stage.made)
     except OSError as error:
         stage.report.problem(f"cannot record what was made in the root: {error.strerror}")
 

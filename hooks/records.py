@@ -6,8 +6,12 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import limits
+from ephemeroot.hooks import limits, tree
+from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import paths
+
+MADE = ".ephemeroot/made"
+"""The file in a root that lists what the persistence stage made there, NUL-terminated."""
 
 
 def read(top: int, path: str, limit: int = limits.RECORD) -> bytes:
@@ -81,3 +85,42 @@ def remove(top: int, path: str) -> None:
         pass
     finally:
         os.close(parent)
+
+
+def read_usable(top: int, path: str) -> bytes:
+    """The record *path* of the open *top*; empty if there is none that can be used."""
+    try:
+        return read(top, path)
+    except (OSError, EphemerootError):
+        return b""
+
+
+def open_folder(store: int, folder: str) -> int:
+    """The directory *folder* of our own records: root's alone, on the store's filesystem."""
+    for name in (STATE, f"{STATE}/{folder}"):
+        try:
+            parent, last = tree.open_parent(store, name)
+            try:
+                os.mkdir(last, 0o700, dir_fd=parent)
+            finally:
+                os.close(parent)
+        except FileExistsError:
+            pass
+    fd = paths.open_beneath(store, f"{STATE}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+    if os.fstat(fd).st_uid != 0:
+        os.close(fd)
+        raise EphemerootError(f"{STATE} in the store is not root's")
+    return fd
+
+
+def made(root: int) -> frozenset[str]:
+    """What the persistence stage of its boot made in the open *root*."""
+    raw = read_usable(root, MADE)
+    return frozenset(os.fsdecode(path) for path in raw.split(b"\0") if path)
+
+
+def write_made(root: int, made_here: list[str]) -> None:
+    """Add to the record of what was made in the open *root*."""
+    if made_here:
+        everything = sorted(made(root) | set(made_here))
+        write(root, MADE, b"".join(os.fsencode(path) + b"\0" for path in everything))

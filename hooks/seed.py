@@ -19,9 +19,9 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.unseeded import Omission, adopt_line
 from ephemeroot.hooks.volumes import STATE
-from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume
+from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume, workshop
 from ephemeroot.linux.bounds import OutOfBounds
-from ephemeroot.linux.workshop import PREFIX, sweep_one
+from ephemeroot.linux.workshop import Workshop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 SEEDING = "seeding"
 """The directory of unfinished copies, below the store's own records."""
 
-MADE = ".ephemeroot/made"
-"""The file in a root that lists what the persistence stage made there, NUL-terminated."""
+_COPY = "copy"
 
 
 def seed(
@@ -68,6 +67,11 @@ def seed(
         os.close(parent)
 
 
+def describe(path: str, store_path: str) -> str:
+    """The line of a dry run for a path that its store lacks."""
+    return f"seed {path} into the store {store_path}, if the previous root has it"
+
+
 def seed_file(stage: Stage, file: File | Copy, root: int) -> str:
     """The same for a declared file: what was asked for is given to the store's."""
     owner = (file.user, file.group, file.mode)
@@ -83,7 +87,7 @@ def make_directory(
     does not lie about in the store, and no user can exchange it. Below a mount or another
     subvolume that is not possible, and it is made where it will be.
     """
-    workshop = open_records(store, SEEDING)
+    workshop = records.open_folder(store, SEEDING)
     try:
         parent, name = tree.open_parent(store, source)
         try:
@@ -107,9 +111,9 @@ def sweep(store: int) -> None:
         return
     deadline = time.monotonic() + limits.CLEANING
     try:
-        for name in os.listdir(seeding) if os.fstat(seeding).st_uid == 0 else ():
-            if name.startswith(PREFIX):
-                sweep_one(seeding, name)
+        for name in paths.names(seeding) if os.fstat(seeding).st_uid == 0 else ():
+            if name.startswith(workshop.PREFIX):
+                _forget(store, seeding, name)
             else:
                 removal.remove(seeding, name, deadline, subvolumes=True, unlock=True)
     finally:
@@ -157,7 +161,7 @@ def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
     except FileNotFoundError:
         os.close(parent)
         return None
-    if stat.S_IFMT(status.st_mode) != kind or place in made(root):
+    if stat.S_IFMT(status.st_mode) != kind or place in records.made(root):
         os.close(parent)
         return None
     return parent, name
@@ -198,10 +202,6 @@ class _Seeding:
             if whole or not self._may_be_left_out(parent, name):
                 raise self._too_much(error) from None
             reason = error.reason
-        except _NoPlace as error:
-            if not self._may_be_left_out(parent, name):
-                raise Refused(error.message, error.hint) from None
-            reason = error.message
         omissions = self.stage.allowance.omissions
         if omissions is None:
             raise AssertionError("what may not be left out was left out")
@@ -243,24 +243,17 @@ class _Seeding:
             of_the_whole=_OF_THE_WHOLE,
         )
         place, new_name = tree.open_parent(store, self.source)
-        workshop = -1
         try:
-            workshop, temporary = _workshop(store, place, self.source, self.path)
-            if not _clear(workshop, temporary):
-                raise OSError(errno.EBUSY, "what an earlier boot has left is not removed yet")
+            seeding = records.open_folder(store, SEEDING)
             try:
-                copier.copy(parent, name, workshop, temporary)
-                _give(workshop, temporary, self.owner)
-                sync(workshop)
-                how = paths.RENAME_NOREPLACE
-                inode_flags.rename(workshop, temporary, place, new_name, how=how)
-            except (OSError, OutOfBounds):
-                _remove_quietly(workshop, temporary)
-                raise
+                if workshop.can_rename(seeding, place):
+                    self._make(copier, parent, name, seeding, place, new_name)
+                else:
+                    self._make_beside(copier, parent, name, seeding, place, new_name)
+            finally:
+                os.close(seeding)
         finally:
-            for fd in (place, workshop):
-                if fd >= 0:
-                    os.close(fd)
+            os.close(place)
         entries = "1 entry" if copier.entries == 1 else f"{copier.entries} entries"
         result = f"seeded, {entries}, {copier.copied + copier.shared} bytes"
         if self.left_out.count and allowance.omissions is not None:
@@ -270,29 +263,47 @@ class _Seeding:
             result += f", {subvolume.flattened(copier.flattened, self.path)}"
         return result
 
+    def _make(
+        self, copier: copying.Copier, parent: int, name: str, seeding: int, place: int,
+        new_name: str,
+    ) -> None:  # fmt: skip
+        """Make the copy in the store's own directory."""
+        temporary = f"{crc32(os.fsencode(self.source)):08x}"
+        if not _clear(seeding, temporary):
+            raise OSError(errno.EBUSY, "what an earlier boot has left is not removed yet")
+        try:
+            copier.copy(parent, name, seeding, temporary)
+            _give(seeding, temporary, self.owner)
+            sync(seeding)
+            how = paths.RENAME_NOREPLACE
+            inode_flags.rename(seeding, temporary, place, new_name, how=how)
+        except (OSError, OutOfBounds):
+            _remove_quietly(seeding, temporary)
+            raise
 
-class _NoPlace(EphemerootError):
-    """Where the path goes in the store, users could exchange it while it is made."""
+    def _make_beside(
+        self, copier: copying.Copier, parent: int, name: str, seeding: int, place: int,
+        new_name: str,
+    ) -> None:  # fmt: skip
+        """Make it in a workshop beside its place, for no rename leads there from the store's own
+        directory: it is on another subvolume, or has a project or an encryption policy of its own.
+        """
+        above = self.source.rpartition("/")[0]
+        noted: list[str] = []
 
+        def note(shop: str) -> None:
+            os.symlink(above or ".", shop, dir_fd=seeding)
+            noted.append(shop)
 
-def _workshop(store: int, place: int, source: str, path: str) -> tuple[int, str]:
-    """Where the copy is made, and under which name: in the store's own directory, or, if
-    *place* is on another subvolume, beside where it will be. Not where a user could exchange
-    it meanwhile.
-    """
-    temporary = f"{crc32(os.fsencode(source)):08x}"
-    seeding = open_records(store, SEEDING)
-    if os.fstat(seeding).st_dev == os.fstat(place).st_dev:
-        return seeding, temporary
-    os.close(seeding)
-    beside = paths.open_beneath(place, ".", os.O_RDONLY | os.O_DIRECTORY)
-    if not tree.is_roots_alone(os.fstat(beside)):
-        os.close(beside)
-        raise _NoPlace(
-            f"{path} goes to a subvolume of its own in the store, where users write",
-            adopt_line(path),
-        )
-    return beside, f".ephemeroot-new-{temporary}"
+        try:
+            with Workshop(place, announce=note) as shop:
+                copier.copy(parent, name, shop.fd, _COPY)
+                _give(shop.fd, _COPY, self.owner)
+                sync(shop.fd)
+                shop.deliver(_COPY, new_name)
+        finally:
+            for one in noted:
+                _forget(self.stage.store(self.store_path), seeding, one)
 
 
 def _give(directory: int, name: str, owner: Owner) -> None:
@@ -310,22 +321,23 @@ def _give(directory: int, name: str, owner: Owner) -> None:
         os.close(fd)
 
 
-def open_records(store: int, folder: str) -> int:
-    """The directory *folder* of our own records: root's alone, on the store's filesystem."""
-    for name in (STATE, f"{STATE}/{folder}"):
-        try:
-            parent, last = tree.open_parent(store, name)
-            try:
-                os.mkdir(last, 0o700, dir_fd=parent)
-            finally:
-                os.close(parent)
-        except FileExistsError:
-            pass
-    fd = paths.open_beneath(store, f"{STATE}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
-    if os.fstat(fd).st_uid != 0:
-        os.close(fd)
-        raise EphemerootError(f"{STATE} in the store is not root's")
-    return fd
+def _forget(store: int, seeding: int, name: str) -> None:
+    """Remove the workshop *name*: it is in the open directory *seeding*, or where a link of that
+    name leads.
+    """
+    try:
+        above = os.readlink(name, dir_fd=seeding)
+    except OSError:
+        workshop.sweep_one(seeding, name)
+        return
+    try:
+        place = tree.open_parent(store, f"{above}/{name}")[0]
+    except OSError:
+        pass  # a user has moved that directory
+    else:
+        workshop.sweep_one(place, name)
+        os.close(place)
+    os.unlink(name, dir_fd=seeding)
 
 
 def _clear(directory: int, name: str) -> bool:
@@ -345,29 +357,3 @@ def sync(fd: int) -> None:
     """Make everything on the filesystem of the open *fd* survive a power cut."""
     if kernel.libc.syncfs(fd) != 0:
         kernel.raise_errno("syncfs")
-
-
-def made(root: int) -> frozenset[str]:
-    """What the persistence stage of its boot made in the open *root*."""
-    raw = read_record(root, MADE)
-    return frozenset(os.fsdecode(path) for path in raw.split(b"\0") if path)
-
-
-def read_record(root: int, path: str) -> bytes:
-    """The record *path* of the open *root*; empty if there is none that can be used."""
-    try:
-        return records.read(root, path)
-    except (OSError, EphemerootError):
-        return b""
-
-
-def write_made(root: int, made_here: list[str]) -> None:
-    """Add to the record of what was made in the open *root*."""
-    if made_here:
-        everything = sorted(made(root) | set(made_here))
-        write_record(root, MADE, b"".join(os.fsencode(path) + b"\0" for path in everything))
-
-
-def write_record(root: int, path: str, content: bytes) -> None:
-    """Write the record *path* (``.ephemeroot/…``) into the open *root*, atomically."""
-    records.write(root, path, content)

@@ -35,13 +35,14 @@ class Stage:
     ``made`` collects the paths that the persistence stage makes in the new root,
     ``copies`` the files that it copies there and that are copied back. ``old_root`` names
     the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
-    ``allowance`` is what the entry at hand may cost. ``fresh`` has what this process has made
-    fresh, whether or not that could be recorded.
+    With ``dry_run`` a wipe only describes itself. ``allowance`` is what the entry at hand may
+    cost. ``fresh`` has what this process has made fresh, whether or not that could be recorded.
     """
 
     __slots__ = (
         "_lock", "_owners", "_root", "_stores", "allowance", "boot_id", "check", "cmdline",
-        "copies", "fresh", "made", "old_root", "plan", "report", "run", "shared", "target", "wait",
+        "copies", "dry_run", "fresh", "made", "old_root", "plan", "report", "run", "shared",
+        "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class Stage:
         self.run = os.path.realpath(run)
         self.boot_id = boot_id
         self.check = False
+        self.dry_run = False
         self.wait = False
         self.made: list[str] = []
         self.old_root: str | None = None

@@ -107,6 +107,8 @@ class Wipe(Operation):
             previous=lambda path, lived: (
                 lived and hand_over.run(path, boot.handed, boots=boot.handed_boots)
             ),
+            dry_run=stage.dry_run,
+            handed_over=hand_over.describe,
             request=stage.old_root if self.target == "/" else None,
             root=stage.cmdline.get("root"),
             root_flags=stage.cmdline.root_flags(),
@@ -114,6 +116,9 @@ class Wipe(Operation):
             mount_points=[o.mount_point for o in stage.plan.attached()],
             volumes={o.mount_point: stage.volume(o.name) for o in stage.plan.volumes()},
         )
+        if stage.dry_run:
+            wiper.wipe(boot)
+            return "not done: dry run"
         # What a wipe has done must be known to the rest of the boot.
         stage.reserve(WIPED)
         outcome = wiper.wipe(boot)

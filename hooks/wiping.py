@@ -69,6 +69,8 @@ def run(stage: Stage) -> str:
             operation.require_single()
         result = operation.execute(stage)
         stage.report.operation(operation, result, time.monotonic() - started)
+    if stage.dry_run:
+        return "nothing done: dry run"
     return "wiped" if wipes else "nothing to wipe"
 
 
@@ -153,6 +155,8 @@ def remember_kept(stage: Stage, reason: str) -> None:
     What already was stays on record: it must be marked as lived. A record that cannot be
     written is a problem: the next stage says then that it does not know.
     """
+    if stage.dry_run:
+        return
     record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
     record["kept"] = reason
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import btrfsutil
 
 from btrfs_image import DEFAULTS, NOON, Disk, fresh_disk, mounted
-from ephemeroot.hooks import seed
+from ephemeroot.hooks import records
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
@@ -114,7 +114,7 @@ class LivingMachine:
             source.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", source, self.root / name], check=True)
         fd = os.open(self.root, os.O_RDONLY)
-        seed.write_made(fd, made)
+        records.write_made(fd, made)
         os.close(fd)
         Btrfs(self.settings).mark_lived(str(self.root))
 

@@ -203,7 +203,7 @@ class SeedingMachine:
 
     # The stages
 
-    def stage(self, name: str) -> int:
+    def stage(self, name: str, *options: str) -> int:
         plan = self.base / "plan.json"
         plan.write_bytes(self.plan().dump())
         device = self.installed if self.wiper == "overlay" else self.loop
@@ -213,7 +213,7 @@ class SeedingMachine:
         if self.wiper == "kept":
             words += " ephemeroot.wipe=no"
         return main([name, "--plan", str(plan), "--target", str(self.target), "--run",
-                     str(self.run), "--cmdline", words])  # fmt: skip
+                     str(self.run), "--cmdline", words, *options])  # fmt: skip
 
     def boot(self) -> tuple[int, int]:
         """Both stages; their exit codes. The root is left mounted."""

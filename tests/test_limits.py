@@ -19,6 +19,7 @@ from ephemeroot.hooks.copyback import CopyBack
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.linux.bounds import Bounds, Budget, Meter
 
 pytestmark = pytest.mark.requires_root
 
@@ -266,6 +267,28 @@ def test_no_user_uses_up_the_time_of_the_others(count: int) -> None:
         shares.append(allowed.share(waiting) - time.monotonic())
         allowed.end -= shares[-1]  # as if that much time had passed
     assert shares == pytest.approx([70.0 / count] * count, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_no_user_uses_up_the_budget_of_the_others(count: int) -> None:
+    """Whatever of it: bytes copied, bytes read, names, time."""
+    start = time.monotonic()
+    whole = Bounds(bytes_copied=700, bytes_read=1400, entries=2100, deadline=start + 70)
+    budget = Budget(whole)
+    for waiting in range(count, 0, -1):
+        share = budget.share(waiting)
+        assert (share.bytes_copied, share.bytes_read, share.entries) == (
+            700 // count, 1400 // count, 2100 // count,
+        )  # fmt: skip
+        assert share.deadline is not None
+        assert share.deadline <= time.monotonic() + 70 / waiting
+        meter = Meter(share)
+        meter.copied, meter.read, meter.entries = 700 // count, 1400 // count, 2100 // count
+        budget.spend(meter)
+    assert (budget.left.bytes_copied, budget.left.entries) == (0, 0)
+    one = Budget(whole).within(Bounds(entries=5, depth=3, file_bytes=2))
+    assert (one.entries, one.depth, one.file_bytes, one.bytes_copied) == (5, 3, 2, 700)
+    assert one.deadline == whole.deadline
 
 
 def test_the_manual_has_the_numbers() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,10 @@ from ephemeroot.hooks import persist
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.volumes import Attach
 from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux.workshop import Workshop
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -418,10 +420,49 @@ def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
     assert (stored / "srv/full/file").read_text() == "content"
     assert owner_and_mode(boot.root("/srv/new")) == (0, 0, "0o711")
     assert owner_and_mode(boot.root("/eve/new"))[0] == 4242
-    assert "subvolume of its own in the store, where users write" in boot.results()[5]
-    assert sorted(os.listdir(stored / "srv")) == ["full", "new"]
-    assert os.listdir(stored / "eve") == ["new"]
-    assert (boot.root("/eve/full") / "file").read_text() == "content"
+    assert (stored / "eve/full/file").read_text() == "content"
+    assert boot.problems() == []
+    for name in ("srv", "eve"):
+        assert sorted(os.listdir(stored / name)) == ["full", "new"]
+        assert boot.root(f"/{name}/full").is_mount()
+    assert os.listdir(stored / ".ephemeroot/seeding") == []
+    boot.unmount()
+
+
+@pytest.mark.parametrize("declared", [directory, file, copy], ids=["directory", "bind", "copy"])
+@pytest.mark.parametrize("owner", [0, 4242], ids=["root", "user"])
+def test_seeding_into_a_subvolume_of_the_store_that_is_cut_off(
+    tmp_path: Path, declared: Callable[..., Operation], owner: int
+) -> None:
+    """A power cut before the last step: the next boot removes what it left, and seeds the path."""
+    boot = Boot(tmp_path, "btrfs")
+    btrfsutil.create_subvolume(str(boot.store / "home"))
+    boot.root("/home").mkdir()
+    path = boot.root("/home/mine")
+    if declared is directory:
+        path.mkdir()
+        (path / "file").write_text("content")
+    else:
+        path.write_text("content")
+    for one in (boot.store / "home", boot.root("/home"), path):
+        os.chown(one, owner, owner)
+    operations = (parent("/home"), declared("/home/mine"))
+    pid = os.fork()
+    if pid == 0:
+        Workshop.deliver = lambda *_: os._exit(7)  # type: ignore[method-assign]
+        boot.persist(*operations)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    (left,) = os.listdir(boot.root(STORE) / "home")
+    assert os.stat(boot.root(STORE) / "home" / left).st_mode & 0o777 == 0o700
+    boot.next_boot(wiped=False)
+    boot.persist(*operations)
+    stored = boot.root(STORE) / "home"
+    assert os.listdir(stored) == ["mine"]
+    content = stored / "mine/file" if declared is directory else stored / "mine"
+    assert content.read_text() == "content"
+    assert os.stat(stored / "mine").st_uid == owner
+    assert os.listdir(boot.root(STORE) / ".ephemeroot/seeding") == []
     boot.unmount()
 
 

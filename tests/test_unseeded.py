@@ -159,6 +159,41 @@ def assert_stays_so(machine: SeedingMachine, outcome: str) -> None:
             assert (machine.target / machine.path[1:] / "good0").exists()
 
 
+@pytest.mark.parametrize(
+    ("wiper", "kind"),
+    [case for case in itertools.product(WIPERS, KINDS) if case[0] != "kept"],
+)
+def test_a_dry_run_describes_what_the_wipe_seeds_and_changes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], wiper: str, kind: str
+) -> None:
+    with seeding_machine(tmp_path, wiper, "none", kind=kind, users=True) as machine:
+        prepare(machine, "none")
+        before = [everything(machine.store), everything(machine.top)]
+        assert machine.stage("wipe", "--dry-run") == 0
+        said = capfd.readouterr().err
+        line = f"seed {machine.path} into the store /persistent, if the previous root has it"
+        assert line in said
+        assert said.index("create /home/u in the store") < said.index(line)
+        assert [everything(machine.store), everything(machine.top)] == before
+        assert not (machine.run / "boot.json").exists()
+        assert machine.boot()[0] == 0
+        operations: list[dict[str, str]] = machine.report("wipe")["operations"]  # type: ignore[assignment]
+        assert [
+            one for one in operations
+            if machine.path in one["line"] and one["result"].startswith("seeded")
+        ]  # fmt: skip
+        capfd.readouterr()
+        machine.live()
+        assert machine.stage("wipe", "--dry-run") == 0
+        assert "seed " not in capfd.readouterr().err, "the store has it by now"
+
+
+def everything(top: Path) -> list[tuple[str, int, int]]:
+    """What is below *top*, and when it was changed."""
+    found = [(str(path), path.lstat()) for path in sorted(top.rglob("*"))]
+    return [(name, status.st_ino, status.st_ctime_ns) for name, status in found]
+
+
 def test_a_missing_path_begins_anew_once_it_is_decided(tmp_path: Path) -> None:
     """``roots unkeep`` removes the record: the administrator needs nothing of the old root."""
     with seeding_machine(tmp_path, "btrfs", "size", kind="copy", users=True) as machine:

@@ -14,6 +14,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -65,12 +66,8 @@ def _machine(case: Case, image: Image) -> Iterator[VerbMachine]:
         yield machine
 
 
-def _run(
-    case: Case, machine: VerbMachine, *, traced: bool = False, moment: Moment | None = None
-) -> Ended:
-    return machine.ephemeroot(
-        *case.argv, user=case.user, daemons=case.daemons, traced=traced, moment=moment
-    )
+def _run(case: Case, machine: VerbMachine, **how: Any) -> Ended:
+    return machine.ephemeroot(*case.argv, user=case.user, daemons=case.daemons, **how)
 
 
 def _undisturbed(case: Case, image: Image) -> tuple[Course, list[tuple[Event, str]]]:
@@ -112,7 +109,7 @@ class Trials:
         """What is wrong after the signal, or after the run that follows."""
         course, case = self.course, self.course.case
         machine = self._current()
-        ended = _run(case, machine, moment=moment)
+        ended = _run(case, machine, moment=moment, forked=True)
         if not ended.met:
             self._drop()
             return ["this run made no such call"]
@@ -154,7 +151,7 @@ def _surroundings(machine: VerbMachine) -> frozenset[str]:
 def _complete(course: Course, machine: VerbMachine) -> list[str]:
     """What is wrong after a second run."""
     case = course.case
-    rerun = _run(case, machine)
+    rerun = _run(case, machine, forked=True)
     completed = course.judge_completed(Seen.of(machine), rerun.code)
     if rerun.code not in (case.code, case.again):
         completed.append(f"it said: {rerun.out[-300:]}{rerun.err[-600:]}")

@@ -87,8 +87,7 @@ FILES = {
     "etc/kernel/cmdline": f"{COMMAND_LINE}\n",
     "etc/ephemeroot/ephemeroot.toml": CONFIGURATION,
     "etc/dracut.conf": "",
-    "usr/lib/os-release": "ID=test\n",
-    "usr/sbin/init": "#!/bin/sh\n",
+    "sbin/init": "#!/bin/sh\n",
     f"lib/modules/{RUNNING}/modules.dep": "",
     "var/log/syslog": "first line\n",
     "srv/data/thesis": "years of work\n" * 400,
@@ -186,9 +185,11 @@ class VerbMachine:
         daemons: Sequence[str] = (),
         traced: bool = False,
         moment: Moment | None = None,
+        forked: bool = False,
     ) -> Ended:
         """Run a program in the machine, as root or as *user*, until it and all that it started
-        have ended, but for *daemons*.
+        have ended, but for *daemons*. With *forked* root's is not a new process of the interpreter
+        but a fork of one that has imported it.
         """
         home = HOME if user else "/root"
         variables = {
@@ -200,7 +201,10 @@ class VerbMachine:
         if user:
             argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
                     "--inh-caps=-all", *argv]  # fmt: skip
-        request: dict[str, Any] = {"argv": argv, "env": variables, "daemons": list(daemons)}
+        request: dict[str, Any] = {
+            "argv": argv, "env": variables, "daemons": list(daemons),
+            "forked": [path for path in sys.path if path] if forked and not user else [],
+        }  # fmt: skip
         if traced or moment is not None:
             request["moment"] = None if moment is None else dataclasses.asdict(moment)
         assert self._init is not None
@@ -447,10 +451,11 @@ def _install(folder: Path, identity: str) -> None:
         for name in ("root", "persistent"):
             btrfsutil.create_subvolume(str(top / name))
         root = top / "root"
-        for name in ("boot", "dev", "persistent", "proc", "root", "run", "sys", "tmp", "usr/bin",
+        for name in ("boot", "dev", "persistent", "proc", "root", "run", "sys", "tmp", "usr",
                      "mnt", "opt"):  # fmt: skip
             (root / name).mkdir(parents=True)
-        for name in ("bin", "sbin", "lib64"):
+        # Empty but for what is mounted there: an overlay over content is taken for an extension.
+        for name in ("bin", "lib64"):
             (root / name).symlink_to(f"usr/{name}")
         (root / "etc").mkdir()
         (root / "etc/mtab").symlink_to("/proc/self/mounts")
@@ -462,7 +467,7 @@ def _install(folder: Path, identity: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text.replace("@UUID@", identity))
         shutil.copy("/etc/ld.so.cache", root / "etc/ld.so.cache")
-        (root / "usr/sbin/init").chmod(0o755)
+        (root / "sbin/init").chmod(0o755)
         os.setxattr(root / "srv/app/data", "user.origin", b"the network")
         (root / "srv/app/deep").chmod(0o710)
         os.chown(root / "srv/app/deep/er/file", USER, 0)

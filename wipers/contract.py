@@ -129,7 +129,8 @@ class Boot:
     called with the mounted previous root (if there is one; the newest in the history that
     lived, if that one did not) once every proof has held and before the fresh root takes its
     place. ``log(line)`` reports one step. ``dry_run``: describe, change nothing; ``prove``
-    gets what the fresh root would be a copy of.
+    gets what the fresh root would be a copy of, and ``describe_hand_over`` is called in the place
+    of ``hand_over``.
 
     ``device`` is empty for a wiper that is not ``ON_DEVICE``; ``root`` and ``root_flags``
     are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the
@@ -144,9 +145,9 @@ class Boot:
     """
 
     __slots__ = (
-        "boot_id", "budget", "device", "dry_run", "handed", "handed_boots", "log", "mount_point",
-        "mount_points", "now", "pinned", "previous", "private", "prove", "request", "root",
-        "root_flags", "shared", "subvolume", "synchronised", "target", "volumes",
+        "boot_id", "budget", "device", "dry_run", "handed", "handed_boots", "handed_over", "log",
+        "mount_point", "mount_points", "now", "pinned", "previous", "private", "prove", "request",
+        "root", "root_flags", "shared", "subvolume", "synchronised", "target", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -162,6 +163,7 @@ class Boot:
         prove: Callable[[str], None],
         log: Callable[[str], None],
         previous: Callable[[str, bool], bool | None] = lambda path, lived: None,
+        handed_over: Callable[[], Iterable[str]] = tuple,
         request: str | None = None,
         budget: float = 1.0,
         dry_run: bool = False,
@@ -175,6 +177,7 @@ class Boot:
     ) -> None:
         self.handed = ""
         self.handed_boots = True
+        self.handed_over = handed_over
         self.shared = shared
         self.volumes = volumes or {}
         self.root = root
@@ -206,6 +209,11 @@ class Boot:
         self.handed = name
         self.handed_boots = boots
         return bool(self.previous(path, lived))
+
+    def describe_hand_over(self) -> None:
+        """Log what ``hand_over`` would seed from a root of which a boot was complete."""
+        for line in self.handed_over():
+            self.log(line)
 
 
 class Named:

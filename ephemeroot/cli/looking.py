@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.hooks import seed
+from ephemeroot.hooks import records
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mounts
 from ephemeroot.linux.namespace import Namespace
@@ -36,7 +36,7 @@ class Tree:
 
     def made(self) -> frozenset[str]:
         """What the persistence stage has made in it."""
-        return frozenset() if self.fd is None else seed.made(self.fd)
+        return frozenset() if self.fd is None else records.made(self.fd)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ephemeroot.conversion import underway
 from ephemeroot.conversion.descent import COPY
 from ephemeroot.conversion.mirror import Mirror, open_directory, settle
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, tree
+from ephemeroot.hooks import records, seed, tree
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.volumes import STATE
@@ -63,7 +63,7 @@ class Work:
     def copy(self) -> list[str]:
         """Copy under a temporary name, verify, declare, rename; what kept changing."""
         adoption, name = self.adoption, underway.name(self.source)
-        folder = seed.open_records(self.store, underway.FOLDER)
+        folder = records.open_folder(self.store, underway.FOLDER)
         try:
             _clear(folder, name)
             parent, last = self._live()
@@ -117,7 +117,7 @@ class Work:
         """Bring into the store's directory what it lacks of the root's, beside what is declared
         below it; or what changed since an interrupted run.
         """
-        folder = seed.open_records(self.store, underway.FOLDER)
+        folder = records.open_folder(self.store, underway.FOLDER)
         try:
             place = os.stat(self.source, dir_fd=self.store, follow_symlinks=False)
             underway.write(folder, self.source, self.adopter.root, place)
@@ -237,7 +237,7 @@ class Work:
         """Swap the copy for what the store has. The copy is moved to where the other will be kept
         before: so that one is at no moment under a name that the next run clears.
         """
-        aside = seed.open_records(self.store, stores.REPLACED)
+        aside = records.open_folder(self.store, stores.REPLACED)
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
         kept = f"{moment}-{os.urandom(3).hex()}-{os.path.basename(self.source)[:40]}"
         try:

@@ -29,7 +29,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Volume
 from ephemeroot.image import applied
 from ephemeroot.linux import bounds, devices, documents, mounts, subvolume, udev, workshop
-from ephemeroot.linux.bounds import OutOfBounds
+from ephemeroot.linux.bounds import Budget, OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
 
@@ -86,14 +86,22 @@ class Finish:
         opened = open_stores(self.root, plan, with_places)
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for item in departure.ordered(opened):
-                copier = Copier(bounds.unattended())
-                mirror = Mirror(excluded=departure.below(item), since=since, copier=copier)
-                try:
-                    self._bring(mirror, item.operation, opened[item.operation.store], root)
-                except (OSError, OutOfBounds, EphemerootError) as error:
-                    self.problems.append(f"{item.path}: {reason(error)}")
-                self._note(item.path, mirror, log)
+            budget = Budget(bounds.unattended_in_all())
+            groups = departure.grouped(opened)
+            for number, group in enumerate(groups):
+                # Root's own may use all of it; then each user has an equal share of what is left.
+                share = Budget(budget.share(len(groups) - number if number else 1))
+                for item in group:
+                    copier = Copier(share.within(bounds.unattended()))
+                    mirror = Mirror(excluded=departure.below(item), since=since, copier=copier)
+                    try:
+                        self._bring(mirror, item.operation, opened[item.operation.store], root)
+                    except (OSError, OutOfBounds, EphemerootError) as error:
+                        self.problems.append(f"{item.path}: {reason(error)}")
+                    self._note(item.path, mirror, log)
+                    for meter in (copier.meter, mirror.meter):
+                        share.spend(meter)
+                        budget.spend(meter)
             returning.remove(root, applied.PLAN.lstrip("/"))
         finally:
             for fd in (root, *opened.values()):

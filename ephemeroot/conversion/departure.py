@@ -20,7 +20,7 @@ from ephemeroot.conversion import returning
 from ephemeroot.conversion.mirror import Mirror
 from ephemeroot.conversion.returning import Taken
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
-from ephemeroot.hooks import seed
+from ephemeroot.hooks import records
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.overlays import Overlay
@@ -80,20 +80,22 @@ class Departure:
         """
         return [Item(o) for o in self.plan.persist if isinstance(o, Taken)]
 
-    def ordered(self, stores: dict[str, int]) -> list[Item]:
-        """The same in the order of ``leave --finish``: root's own first, then what users own or
-        what is below that. Parents stay before children.
+    def grouped(self, stores: dict[str, int]) -> list[list[Item]]:
+        """The same in the order of ``leave --finish``: root's own first, then what each user owns,
+        with what is below that. Parents stay before children.
         """
-        users: list[str] = []
-        mine, theirs = [], []
+        users: dict[str, int] = {}
+        groups: dict[int, list[Item]] = {0: []}
         for item in self.items():
-            below = any(item.path.startswith(f"{path.rstrip('/')}/") for path in users)
-            if below or _owner(stores[item.operation.store], item.operation.source) != 0:
-                users.append(item.path)
-                theirs.append(item)
+            above = [path for path in users if item.path.startswith(f"{path.rstrip('/')}/")]
+            if above:
+                user = users[max(above, key=len)]
             else:
-                mine.append(item)
-        return mine + theirs
+                user = _owner(stores[item.operation.store], item.operation.source)
+            if user:
+                users[item.path] = user
+            groups.setdefault(user, []).append(item)
+        return list(groups.values())
 
     def prove(self) -> None:
         """Raise ``Refused`` or ``StoreMissing`` if this root is none to leave into, or a store
@@ -173,7 +175,7 @@ class Departure:
         root = returning.bare_root(self.root, writable=True)
         try:
             returning.remove(root, applied.PLAN.lstrip("/"))
-            seed.write_record(root, RECORD, self._record())
+            records.write(root, RECORD, self._record())
             returning.sync(root)
         finally:
             os.close(root)

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _Number = TypeVar("_Number", int, float)
+
 
 class OutOfBounds(Exception):
     """The work needs more than ``bound`` allows (the name of a field of ``Bounds``).
@@ -82,6 +88,74 @@ def unattended() -> Bounds:
         bytes_copied=1 << 36, bytes_read=1 << 36, entries=5_000_000, depth=16_384,
         deadline=time.monotonic() + 600,
     )  # fmt: skip
+
+
+def unattended_in_all() -> Bounds:
+    """What all its paths together may cost such a program: root's own may use all of it."""
+    return Bounds(
+        bytes_copied=1 << 38, bytes_read=1 << 38, entries=20_000_000,
+        deadline=time.monotonic() + 1800,
+    )  # fmt: skip
+
+
+class Budget:
+    """Bounds of a whole (``bytes_copied``, ``bytes_read``, ``entries`` and ``deadline``) that are
+    divided among those who wait for it. What one does not spend is for the next.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, whole: Bounds) -> None:
+        self.left = whole
+
+    def share(self, waiting: int) -> Bounds:
+        """An equal part of what is left for the next of *waiting*."""
+        left = self.left
+        deadline = left.deadline
+        if deadline is not None:
+            now = time.monotonic()
+            deadline = now + max(deadline - now, 0.0) / waiting
+        return Bounds(
+            bytes_copied=_part(left.bytes_copied, waiting),
+            bytes_read=_part(left.bytes_read, waiting),
+            entries=_part(left.entries, waiting),
+            deadline=deadline,
+        )
+
+    def within(self, bounds: Bounds) -> Bounds:
+        """*bounds*, each of them at most what is left."""
+        left = self.left
+        return Bounds(
+            bytes_copied=_least(bounds.bytes_copied, left.bytes_copied),
+            bytes_read=_least(bounds.bytes_read, left.bytes_read),
+            file_bytes=bounds.file_bytes,
+            entries=_least(bounds.entries, left.entries),
+            depth=bounds.depth,
+            deadline=_least(bounds.deadline, left.deadline),
+        )
+
+    def spend(self, meter: Meter) -> None:
+        """Take off what *meter* has counted."""
+        left = self.left
+        self.left = Bounds(
+            bytes_copied=_less(left.bytes_copied, meter.copied),
+            bytes_read=_less(left.bytes_read, meter.read),
+            entries=_less(left.entries, meter.entries),
+            deadline=left.deadline,
+        )
+
+
+def _part(whole: int | None, count: int) -> int | None:
+    return None if whole is None else whole // count
+
+
+def _least(one: _Number | None, other: _Number | None) -> _Number | None:
+    given = [limit for limit in (one, other) if limit is not None]
+    return min(given, default=None)
+
+
+def _less(whole: int | None, spent: int) -> int | None:
+    return None if whole is None else max(whole - spent, 0)
 
 
 class Meter:

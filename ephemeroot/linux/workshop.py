@@ -18,6 +18,10 @@ import time
 
 from ephemeroot.linux import inode_flags, kernel, paths, removal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PREFIX = ".ephemeroot-new-"
 """How the names of workshops begin, in directories of users as well."""
 
@@ -45,13 +49,16 @@ class Workshop:
     Use it in a ``with`` statement: leaving it removes it with all that is still in it.
     """
 
-    __slots__ = ("_foreign", "_outer", "_parent", "fd", "name", "place")
+    __slots__ = ("_announce", "_foreign", "_outer", "_parent", "fd", "name", "place")
 
-    def __init__(self, place: int, preferred: int = -1) -> None:
+    def __init__(
+        self, place: int, preferred: int = -1, announce: Callable[[str], None] | None = None
+    ) -> None:
         self.place = place
         self._foreign = False
-        fits = preferred >= 0 and is_roots_alone(preferred) and _can_rename(preferred, place)
+        fits = preferred >= 0 and is_roots_alone(preferred) and can_rename(preferred, place)
         self._parent = _duplicate(preferred if fits else place)
+        self._announce = None if fits else announce
         self._outer = self.fd = -1
         self.name = ""
         try:
@@ -66,6 +73,8 @@ class Workshop:
         they look like what an interrupted run has left (``sweep_one``).
         """
         self.name = f"{PREFIX}{os.urandom(8).hex()}"
+        if self._announce is not None:
+            self._announce(self.name)
         self._outer = _make(self._parent, self.name)
         try:
             os.mkdir(_INSIDE, 0o700, dir_fd=self._outer)
@@ -311,7 +320,7 @@ def _remove(parent: int, name: str, outer: int, *, subvolumes: bool) -> None:
         pass
 
 
-def _can_rename(source: int, target: int) -> bool:
+def can_rename(source: int, target: int) -> bool:
     """Whether an entry that is made in the directory *source* can be renamed into *target*:
     both are on the same mount and subvolume, and the entry fits its project and encryption.
     """

@@ -16,7 +16,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.hooks import seed, tree
+from ephemeroot.hooks import records, seed, tree
 from ephemeroot.linux import bounds, comparison, inode_flags, walk, workshop
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
@@ -332,7 +332,7 @@ def _protection(place: Place) -> str:
 
 def was_persisted(root: int, path: str) -> str | None:
     """What in the open old *root*, *path* or above it, was only a place for what persists."""
-    made = seed.made(root)
+    made = records.made(root)
     while path not in ("/", ""):
         if path in made:
             return path

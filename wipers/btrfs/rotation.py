@@ -336,6 +336,8 @@ class Rotation:
             self.boot.prove(f"{self.history.top.path}/{self.source_path}")
         leftover = self._leftover()
         self.boot.log(self._creation)
+        if self.previous >= 0 and (not leftover.name.unused or self.history.newest_lived()):
+            self.boot.describe_hand_over()
         self.boot.log(self._placement)
         if leftover.uuid is not None:
             self.boot.log(self._retirement(leftover))

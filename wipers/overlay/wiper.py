@@ -179,9 +179,9 @@ class Overlay(Wiper):
             # Upper layers have no colons in their names, and the rest of the path is ours.
             stack = [*OPTIONS, f"lowerdir={above}/{lived}:{below}", "ro"]
             previous = places.attach(_overlay(stack), "previous")
-            if not boot.dry_run and boot.hand_over(
-                previous, True, _identity(lived, name), boots=False
-            ):
+            if boot.dry_run:
+                boot.describe_hand_over()
+            elif boot.hand_over(previous, True, _identity(lived, name), boots=False):
                 if lived == uppers.UPPER:
                     keep = True
                 else:

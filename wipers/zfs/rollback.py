@@ -115,11 +115,14 @@ class Rollback:
             boot.prove(fresh.path)
         for snapshot in later:
             boot.log(f"destroy the snapshot {snapshot}")
+        lived = found[self.root].state != datasets.NEW
+        if boot.dry_run and lived:
+            boot.describe_hand_over()
         boot.log(f"roll {self.root} back to {self.blank}")
         if boot.dry_run:
             return self.outcome
         with datasets.Private(self.root, f"{boot.private}/previous") as previous:
-            boot.hand_over(previous.path, found[self.root].state != datasets.NEW)
+            boot.hand_over(previous.path, lived)
             identity = previous.fsid
         self._program("do", stays)
         self.outcome.fresh = {"dataset": self.root, "fsid": identity}

@@ -348,7 +348,10 @@ class DatasetRotation:
         with Private(source, f"{self.boot.private}/fresh") as fresh:
             self.boot.prove(fresh.path)
         self.boot.log(self._creation(source))
-        self.boot.log(self._retirement(self._name(previous)))
+        name = self._name(previous)
+        if not name.unused or self.history.newest_lived() is not None:
+            self.boot.describe_hand_over()
+        self.boot.log(self._retirement(name))
         self.boot.log(self._placement)
         for change in self.pruning.changes():
             self.boot.log(change.describe())
