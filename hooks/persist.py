@@ -22,7 +22,7 @@ from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.linux import mountinfo, mounts, paths
+from ephemeroot.linux import inode_flags, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,8 +186,11 @@ def _carried_out(stage: Stage, operation: Operation) -> bool:
     try:
         result = operation.execute(stage)
     except (EphemerootError, OSError) as error:
-        result = f"failed: {_reason(error)}"
-        stage.report.problem(f"{operation.describe()}: {_reason(error)}", _hint(error))
+        reason, hint = _reason(error), _hint(error)
+        if isinstance(error, PermissionError):
+            reason, hint = _locked(stage, operation) or (reason, hint)
+        result = f"failed: {reason}"
+        stage.report.problem(f"{operation.describe()}: {reason}", hint)
         stage.report.operation(operation, result, time.monotonic() - started)
         if isinstance(operation, Attach):
             raise
@@ -207,6 +210,23 @@ def _reason(error: EphemerootError | OSError) -> str:
     if isinstance(error, EphemerootError):
         return error.message
     return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+
+
+def _locked(stage: Stage, operation: Operation) -> tuple[str, str] | None:
+    """What is immutable of the path of *operation*, in the root or in the store, and the command
+    that makes it writable; ``None`` if nothing is.
+    """
+    places = [(stage.root(), getattr(operation, "path", ""), "")]
+    store, source = getattr(operation, "store", ""), getattr(operation, "source", "")
+    if store and source:
+        places.append((stage.store(store), source, store))
+    for root, path, shown in places:
+        found, word = inode_flags.culprit(root, path) if path else ("", "")
+        if found:
+            place = f"{shown}{found}" if found != "/" or not shown else shown
+            where = "" if shown else ", and in the base that the root is made from"
+            return f"{place} is {word}", f"run 'chattr -i -a {place}'{where}"
+    return None
 
 
 def _hint(error: EphemerootError | OSError) -> str:

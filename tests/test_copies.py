@@ -87,6 +87,29 @@ def test_a_file_is_copied_with_all_it_is(boot: Boot) -> None:
     assert boot.results()[-1] == "copied"
 
 
+@pytest.mark.parametrize("flag", ["i", "a"])
+def test_an_immutable_file_of_the_root_is_replaced(boot: Boot, flag: str) -> None:
+    fill(boot.store / "etc/resolv.conf", "the store's")
+    fill(boot.root("/etc/resolv.conf"), "the base's")
+    subprocess.run(["chattr", f"+{flag}", boot.root("/etc/resolv.conf")], check=True)
+    boot.persist(parent("/etc"), copy("/etc/resolv.conf"))
+    assert boot.root("/etc/resolv.conf").read_text() == "the store's"
+    assert boot.results()[-1] == "copied over the root's"
+
+
+def test_an_immutable_directory_of_the_root_is_named_with_the_command(boot: Boot) -> None:
+    fill(boot.store / "etc/resolv.conf", "the store's")
+    boot.root("/etc").mkdir(exist_ok=True)
+    subprocess.run(["chattr", "+i", boot.root("/etc")], check=True)
+    try:
+        boot.persist(copy("/etc/resolv.conf"))
+        assert boot.results()[-1] == "failed: /etc is immutable"
+        report = json.loads((boot.run / "boot.json").read_text())
+        assert "run 'chattr -i -a /etc'" in json.dumps(report)
+    finally:
+        subprocess.run(["chattr", "-i", boot.root("/etc")], check=True)
+
+
 def written(path: Path) -> tuple[int, int]:
     """What would be another one if the file were replaced or written to. Reading it is fine."""
     status = path.stat()

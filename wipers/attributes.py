@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
-import sys
 
-from ephemeroot.linux import ioctl
+from ephemeroot.linux import inode_flags
 from ephemeroot.wipers import marks
 
-# include/uapi/linux/fs.h; the kernel reads and writes an int although the size says long
-_LONG = ctypes.sizeof(ctypes.c_long)
-_GETFLAGS = ioctl.reading(0x66, 1, _LONG)
-_SETFLAGS = ioctl.writing(0x66, 2, _LONG)
 # Flags that are somebody's choice for a directory's content: c, C, m (chattr(1)).
 _KEPT_FLAGS = 0x00000004 | 0x00800000 | 0x00000400
 
@@ -61,18 +55,11 @@ def _copy_attribute(source: int, target: int, name: str) -> None:
 
 def flags(fd: int) -> int:
     """The inode flags of *fd* that ``copy_flags`` copies."""
-    import fcntl
-
-    answer = bytearray(_LONG)
-    fcntl.ioctl(fd, _GETFLAGS, answer)
-    return int.from_bytes(answer[:4], sys.byteorder) & _KEPT_FLAGS
+    return (inode_flags.flags(fd) or 0) & _KEPT_FLAGS
 
 
 def copy_flags(source: int, target: int) -> None:
     """Give *target* the flags c, C and m (chattr(1)) that *source* has."""
-    import fcntl
-
     wanted = flags(source)
     if wanted:
-        argument = bytearray(wanted.to_bytes(4, sys.byteorder) + bytes(_LONG - 4))
-        fcntl.ioctl(target, _SETFLAGS, argument)
+        inode_flags.set_flags(target, wanted)

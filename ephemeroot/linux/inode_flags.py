@@ -349,6 +349,31 @@ def explained(error: OSError, *directories: int) -> OSError:
     return error
 
 
+def culprit(root: int, path: str) -> tuple[str, str]:
+    """The first of *path*, as seen from the open *root*, and of the directories above it that is
+    immutable or append-only, and which it is; empty if none is.
+    """
+    parts = [part for part in path.split("/") if part]
+    for count in range(len(parts) + 1):
+        place = "/" + "/".join(parts[:count])
+        try:
+            item = paths.open_in_root(root, place)
+            try:
+                if stat.S_IFMT(os.fstat(item).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                    break
+            finally:
+                os.close(item)
+            fd = paths.open_in_root(root, place, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            break
+        try:
+            if word := described(fd):
+                return place, word
+        finally:
+            os.close(fd)
+    return "", ""
+
+
 def described(fd: int) -> str:
     """``immutable``, ``append-only``, both, or empty if the open *fd* is neither."""
     return _described((flags(fd) or 0) & LAST)

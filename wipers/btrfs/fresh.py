@@ -48,6 +48,7 @@ class FreshRoot:
         try:
             identity = subvolumes.identify(fd)
             self.id, self.uuid = identity.id, identity.uuid
+            subvolumes.unlock(fd)  # as the base's own directory may be
             # First of all: unmarked, nobody could tell it from somebody's own.
             marks.set_state(fd, identity.uuid, marks.NEW)
             self._fill(fd)
@@ -68,10 +69,10 @@ class FreshRoot:
                 return
             try:
                 identity = subvolumes.identify(fd)
+                if self.uuid and identity.uuid == self.uuid:
+                    subvolumes.delete_open(self.history.top.fd, fd, identity.id)
             finally:
                 os.close(fd)
-            if self.uuid and identity.uuid == self.uuid:
-                subvolumes.delete(self.history.top.fd, identity.id)
         except OSError:
             return
 

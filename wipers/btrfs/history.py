@@ -6,7 +6,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import mounts, paths
+from ephemeroot.linux import inode_flags, mounts, paths
 from ephemeroot.wipers import filing, marks, names, oldroot
 from ephemeroot.wipers.btrfs import directories, leftovers, qgroups, subvolumes, toplevel
 from ephemeroot.wipers.btrfs.leftovers import InPlace
@@ -322,7 +322,10 @@ class SubvolumeHistory(History):
         fd = self.open(entry)
         try:
             self._prove_unused(entry, fd)
-            subvolumes.delete_tree(self.top.fd, fd, entry.serial)
+            try:
+                subvolumes.delete_tree(self.top.fd, fd, entry.serial)
+            except PermissionError as error:
+                raise inode_flags.explained(error, self.old) from None
         finally:
             os.close(fd)
 
@@ -344,7 +347,7 @@ class SubvolumeHistory(History):
             return filing.file(self.old, entry.text, self.old, name, self.free)
         target = entry.leftover.renamed(name).text
         flags = paths.RENAME_NOREPLACE
-        paths.rename(self.parent, entry.text, self.parent, target, flags=flags)
+        inode_flags.rename(self.parent, entry.text, self.parent, target, how=flags)
         return str(name)
 
     def open_and_close(self, entry: OldRoot) -> None:

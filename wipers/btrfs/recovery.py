@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import paths
+from ephemeroot.linux import inode_flags, paths
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.btrfs import directories, retirement, subvolumes
 from ephemeroot.wipers.btrfs.leftovers import Leftover
@@ -73,15 +73,15 @@ class Recovery(Change):
     def _fresh(self, fd: int, identity: subvolumes.Identity) -> str:
         text = self.leftover.text
         if marks.state(fd, identity.uuid) == marks.NEW and not subvolumes.nested(fd, identity.id):
-            subvolumes.delete(self.history.top.fd, identity.id)
+            subvolumes.delete_open(self.history.top.fd, fd, identity.id)
             return f"deleted {text}, a fresh {self.history.NOUN} that never got its place"
         # Somebody has worked in it, or it was cut before it was marked: it stays a while.
         name = self.leftover.name.changed(unused=True, keep=False)
         # From now on it has its own UUID in its name: cut again, it is a previous root.
         name = self.history.free(name, self.leftover)
         unused = Leftover(self.leftover.root, name, identity.uuid, read_only=False)
-        paths.rename(
-            self.directory, text, self.directory, unused.text, flags=paths.RENAME_NOREPLACE
+        inode_flags.rename(
+            self.directory, text, self.directory, unused.text, how=paths.RENAME_NOREPLACE
         )
         filed = retirement.retire(self.history, self.directory, unused)
         noun = self.history.NOUN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import paths
+from ephemeroot.linux import inode_flags, paths
 from ephemeroot.wipers import filing
 from ephemeroot.wipers.btrfs import directories, subvolumes
 
@@ -36,7 +36,8 @@ def retire(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str
         if directory != history.old:
             if subvolumes.is_read_only(fd):
                 subvolumes.set_read_only(fd, False)
-            paths.rename(directory, text, history.old, text, flags=paths.RENAME_NOREPLACE)
+            flags = paths.RENAME_NOREPLACE
+            inode_flags.rename(directory, text, history.old, text, how=flags)
         if not subvolumes.is_read_only(fd):
             subvolumes.set_read_only(fd, True)
         return filing.file(history.old, text, history.old, leftover.name, history.free)

@@ -11,7 +11,7 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import paths
+from ephemeroot.linux import inode_flags, paths
 from ephemeroot.wipers import marks, names, retention
 from ephemeroot.wipers.btrfs import retirement, subvolumes
 from ephemeroot.wipers.btrfs.fresh import FreshRoot
@@ -216,6 +216,7 @@ class Rotation:
         try:
             return self._place_once(leftover)
         except OSError as error:
+            self._explain(error)
             if error.errno not in _NO_SPACE:
                 raise
         self.boot.log("no space for a fresh root: old roots that are due go first")
@@ -230,6 +231,16 @@ class Rotation:
                 f"no space for a fresh root on {self.history.top.device}: the root stays as it is",
                 "delete files or, with 'ephemeroot roots delete', old roots",
             ) from error
+
+    def _explain(self, error: OSError) -> None:
+        """Raise ``EphemerootError`` for what the system's own words do not explain."""
+        if error.errno == errno.ETXTBSY:
+            raise EphemerootError(
+                f"cannot make a snapshot of {self.source_path}: a swap file in it is in use",
+                "'swapon --show' names it: run 'swapoff' for it, and keep it outside of the base",
+            ) from error
+        if error.errno == errno.EPERM:  # btrfsutil's errors are no PermissionError
+            raise inode_flags.explained(error, self.history.parent) from error
 
     def _place_once(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:
         fresh = FreshRoot(
@@ -288,7 +299,7 @@ class Rotation:
         if kept.text != leftover.text:
             parent = self.history.parent
             flags = paths.RENAME_NOREPLACE
-            paths.rename(parent, leftover.text, parent, kept.text, flags=flags)
+            inode_flags.rename(parent, leftover.text, parent, kept.text, how=flags)
             fresh.text = kept.text
         return kept
 
@@ -296,7 +307,7 @@ class Rotation:
         parent, name = self.history.parent, self.history.root_name
         flags = paths.RENAME_EXCHANGE if self.previous >= 0 else paths.RENAME_NOREPLACE
         self.boot.log(self._placement)
-        paths.rename(parent, leftover.text, parent, name, flags=flags)
+        inode_flags.rename(parent, leftover.text, parent, name, how=flags)
 
     def _retire(self, leftover: Leftover, fresh: FreshRoot) -> None:
         if leftover.uuid is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from ephemeroot.linux import inode_flags
 from ephemeroot.wipers import attributes
 from ephemeroot.wipers.btrfs import subvolumes
 
@@ -30,10 +31,16 @@ def mend(source: int, fresh: int) -> int:
                 continue
             raise
         try:
-            count += _mend_one(source, path, directory, name)
+            count += _mend_unlocked(source, path, directory, name)
         finally:
             os.close(directory)
     return count
+
+
+def _mend_unlocked(source: int, path: str, directory: int, name: str) -> bool:
+    """In a directory that is immutable, too: it is so again afterwards."""
+    with inode_flags.Lifted(directory):
+        return _mend_one(source, path, directory, name)
 
 
 def _mend_one(source: int, path: str, directory: int, name: str) -> bool:

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 
-from ephemeroot.linux import ioctl, mounts, paths
+from ephemeroot.linux import inode_flags, ioctl, mounts, paths
 from ephemeroot.linux.devices import format_uuid
 from ephemeroot.linux.mounts import fd_path
 
@@ -197,8 +197,39 @@ def delete(fd: int, id: int) -> None:
     fcntl.ioctl(fd, _SNAP_DESTROY_V2, arguments)
 
 
+def unlock(fd: int) -> bool:
+    """Clear the immutable and the append-only attribute of the open subvolume's own directory,
+    which would keep it from being renamed, marked or deleted; whether there was one.
+
+    Not of one that was received: writable for a moment, it would no longer be what was sent.
+    """
+    if not (inode_flags.flags(fd) or 0) & inode_flags.LAST:
+        return False
+    read_only = is_read_only(fd)
+    if read_only:
+        if identify(fd).received:
+            return False
+        set_read_only(fd, False)
+    try:
+        inode_flags.clear_last(fd)
+    finally:
+        if read_only:
+            set_read_only(fd, True)
+    return True
+
+
+def delete_open(top: int, fd: int, id: int) -> None:
+    """``delete`` of the open subvolume *fd*, immutable or not."""
+    try:
+        delete(top, id)
+    except PermissionError:
+        if not unlock(fd):
+            raise
+        delete(top, id)
+
+
 def delete_tree(top: int, fd: int, id: int) -> None:
-    """Delete the open subvolume *fd* with the *id*, nested ones first.
+    """Delete the open subvolume *fd* with the *id*, nested ones first, immutable or not.
 
     *top* is the open top level. Everything must have been proven before: what fails
     half-way leaves the rest, but what is gone is gone.
@@ -212,9 +243,26 @@ def delete_tree(top: int, fd: int, id: int) -> None:
                 set_read_only(holder, False)
         finally:
             os.close(holder)
-    for _, inner_id in inner:
-        delete(top, inner_id)
-    delete(top, id)
+    for path, inner_id in inner:
+        try:
+            delete(top, inner_id)
+        except PermissionError:
+            _unlock_nested(fd, path)
+            delete(top, inner_id)
+    delete_open(top, fd, id)
+
+
+def _unlock_nested(fd: int, path: str) -> None:
+    """Unlock the subvolume *path* in the open *fd*, and the directory that it is in."""
+    for place, is_its_own in ((path, True), (os.path.dirname(path) or ".", False)):
+        directory = open_directory(fd, place)
+        try:
+            if is_its_own:
+                unlock(directory)
+            else:
+                inode_flags.clear_last(directory)
+        finally:
+            os.close(directory)
 
 
 def _holders(inner: list[tuple[str, int]]) -> set[str]:

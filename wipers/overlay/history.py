@@ -185,7 +185,7 @@ class UpperHistory(History):
         self.prove(entry)
         # First the name: what is half removed must not look like a root that was.
         text = uppers.condemn(self._old, entry.text)
-        removal.remove(self._old, text)
+        removal.remove(self._old, text, unlock=True)
 
     def commit(self) -> None:
         if self.layers is not None and self.layers.old >= 0:

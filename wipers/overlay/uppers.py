@@ -18,7 +18,7 @@ import os
 import time
 
 from ephemeroot.errors import Locked, Refused
-from ephemeroot.linux import kernel, mounts, paths, removal
+from ephemeroot.linux import inode_flags, kernel, mounts, paths, removal
 from ephemeroot.wipers import attributes, marks, names, retention
 from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.retention import Candidate, Policy
@@ -118,7 +118,7 @@ class Uppers:
         if name is None:
             return None
         name = name.changed(keep=keep)
-        paths.rename(self.fd, UPPER, self.old, str(name), flags=paths.RENAME_NOREPLACE)
+        inode_flags.rename(self.fd, UPPER, self.old, str(name), how=paths.RENAME_NOREPLACE)
         os.fsync(self.old)
         os.fsync(self.fd)
         return name
@@ -223,7 +223,7 @@ class Uppers:
     def _remove(self, text: str, deadline: float, problems: list[str]) -> None:
         """Remove one; what is left of it when time is up is the next boot's."""
         try:
-            removal.remove(self.old, text, deadline)
+            removal.remove(self.old, text, deadline, unlock=True)
         except OSError as error:
             problems.append(f"cannot remove {OLD}/{text}: {error.strerror}: {error.filename}")
 
@@ -255,7 +255,7 @@ def condemn(old: int, text: str) -> str:
         # A clock that always begins at the same time gives the same names again.
         removing = f"{REMOVING}{text}" + (f".{number}" if number > 1 else "")
         try:
-            paths.rename(old, text, old, removing, flags=paths.RENAME_NOREPLACE)
+            inode_flags.rename(old, text, old, removing, how=paths.RENAME_NOREPLACE)
             return removing
         except FileExistsError:
             number += 1
@@ -265,7 +265,7 @@ def rename(old: int, text: str, name: Name) -> str:
     """Rename the old upper *text* to *name*, or to the next that is free; return it."""
     while True:
         try:
-            paths.rename(old, text, old, str(name), flags=paths.RENAME_NOREPLACE)
+            inode_flags.rename(old, text, old, str(name), how=paths.RENAME_NOREPLACE)
             return str(name)
         except FileExistsError:
             name = name.at((name.time, name.number + 1))
