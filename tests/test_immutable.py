@@ -121,7 +121,8 @@ def test_the_directory_of_old_roots_is_named(site: Site, flag: str) -> None:
     try:
         with site.history() as history:
             entry = history.find("2020-01-01T00-00-00Z")
-            with pytest.raises(OSError, match=r"the directory is (immutable|append-only)") as caught:
+            immutable = r"the directory is (immutable|append-only)"
+            with pytest.raises(OSError, match=immutable) as caught:
                 history.delete(entry)
     finally:
         subprocess.run(["chattr", f"-{flag}", site.old_roots], check=True)
