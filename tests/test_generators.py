@@ -196,29 +196,40 @@ def test_an_empty_system_has_no_images(tmp_path: Path, generator: Generator) -> 
     assert generator.files(tmp_path) == []
 
 
-def target_words(own_init: bool) -> dict[str, list[str]]:
-    """How each generator's module calls `ephemeroot image`."""
-    hooks = "base udev block ephemeroot" if own_init else "base systemd block ephemeroot"
-    return {
-        "dracut": ["--init", "dracut" if own_init else "systemd"],
-        "mkinitcpio": ["--hooks", hooks, "--configured-hooks", hooks],
-    }
+OWN, WITH_SYSTEMD = "base udev block ephemeroot", "base systemd block ephemeroot"
+
+CALLS = [
+    ("dracut", True, ["--init", "dracut"]),
+    ("dracut", False, ["--init", "systemd"]),
+    ("mkinitcpio", True, ["--hooks", OWN, "--configured-hooks", OWN]),
+    ("mkinitcpio", False, ["--hooks", WITH_SYSTEMD, "--configured-hooks", WITH_SYSTEMD]),
+]
+"""How each generator's module calls `ephemeroot image`, and whether the image then has an init of
+the generator's own."""
+
+
+def test_every_generator_is_called_here() -> None:
+    assert {name for name, _, _ in CALLS} == set(installed.names())
 
 
 @pytest.mark.requires_root
-@pytest.mark.parametrize("own_init", [True, False])
+@pytest.mark.parametrize(("name", "own_init", "options"), CALLS)
 def test_an_inert_image_says_why_under_each_init(
-    tmp_path: Path, generator: Generator, own_init: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    name: str,
+    own_init: bool,
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Units under systemd; under an init of the generator's own it is told to add a script."""
     (tmp_path / "etc/ephemeroot").mkdir(parents=True)
     (tmp_path / "etc/ephemeroot/plan.json").write_text("{}")
-    words = target_words(own_init)[generator.NAME]
-    into = tmp_path / "made"
-    assert cli.main(["image", "--root", str(tmp_path), "--into", str(into), *words]) == 10
+    words = ["image", "--generator", name, "--root", str(tmp_path), *options]
+    assert cli.main([*words, "--into", str(tmp_path / "made")]) == 10
     lines = capsys.readouterr().out.splitlines()
     kinds = {line.partition("\t")[0] for line in lines}
-    assert bool(kinds & {"hook", "runscript"}) == own_init
+    assert kinds >= {"copy", "link"}
+    assert bool(kinds - {"copy", "link"}) == own_init
     assert any(line.endswith(f"/{units.INERT}") for line in lines)
     assert any(line.endswith(f"\t{contents.REASON}") for line in lines)
 
