@@ -19,6 +19,7 @@ LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 ONE_WAY = "imports point one way"
 BACKENDS = "a backend is built on what backends share, and knows of no other"
 NO_CIRCLES = "no circles in the boot code"
+IMAGE = "no circles in what makes images"
 
 BOOT_CODE = {
     "ephemeroot.hooks": CHECKOUT / "hooks",
@@ -129,6 +130,7 @@ def test_an_import_in_the_other_direction_is_found(copied: Path, module: str, li
         ("wipers/history.py", "from ephemeroot.wipers import pruning", BACKENDS),
         ("wipers/btrfs/subvolumes.py", "from ephemeroot.wipers.btrfs import history", NO_CIRCLES),
         ("wipers/zfs/datasets.py", "from ephemeroot.wipers.zfs import rotation", NO_CIRCLES),
+        ("image/readback.py", "from ephemeroot.image.generators import contract", IMAGE),
     ],
 )
 def test_an_import_between_backends_or_in_a_circle_is_found(
