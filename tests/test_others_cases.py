@@ -266,8 +266,8 @@ files = [".config/persistence_test"]
             assert site.is_same(path, "/persistent")
         assert site.stat("/home/bird/owned/by/other/user")[1] == uid("fish")
         for path in ("owned", "owned/by", "owned/by/other", ".local", ".local/share"):
-            assert site.stat(f"/home/bird/{path}") == owned("bird", "0755")
-            assert site.stat(f"/persistent/home/bird/{path}") == owned("bird", "0755")
+            assert site.stat(f"/home/bird/{path}") == owned("bird", "0700")
+            assert site.stat(f"/persistent/home/bird/{path}") == owned("bird", "0700")
         assert site.stat("/home/bird") == owned("bird", "0700")
         site.reboot()
         # What exists is bound from now on, but for what insists on a link.
@@ -311,7 +311,7 @@ directories = [
     assert site.at("/home/wonderland/.rabbit_hole").is_mount()
     assert site.stat("/home/wonderland/.rabbit_hole") == owned("alice", "0755")
     for path in ("foo", "foo/bar"):
-        assert site.stat(f"/home/butz/{path}") == owned("butz", "0755")
+        assert site.stat(f"/home/butz/{path}") == owned("butz", "0700")
     assert site.stat("/state/home/butz") == site.stat("/home/butz") == owned("butz", "0700")
     for name in ("symlinked_user_dir", ".toplevel_symlink"):
         assert os.readlink(site.at(f"/home/butz/{name}")) == f"/state/home/butz/{name}"

@@ -138,14 +138,16 @@ LINKS = {
 PERMISSIONS = {
     "/etc/nixos": "bird:users 700",
     "/home/bird": "bird:bird 700",
-    **{f"/home/bird/{name}": "bird:bird 755" for name in ("owned", "owned/by", "owned/by/other",
-                                                          ".local", ".local/share", "Downloads")},
+    # A missing parent in a home is private here; both projects make it 0755.
+    **{f"/home/bird/{name}": "bird:bird 700" for name in ("owned", "owned/by", "owned/by/other",
+                                                          ".local", ".local/share")},
+    "/home/bird/Downloads": "bird:bird 755",
     "/home/bird/owned/by/other/user": "fish:bird 755",
     "/home/wonderland": "alice:alice 700",
     "/home/wonderland/.rabbit_hole": "alice:alice 755",
     "/home/butz": "butz:butz 700",
-    **{f"/home/butz/{name}": "butz:butz 755" for name in ("foo", "foo/bar", "foo/bar/baz",
-                                                          ".symlinks", "symlinked_user_dir")},
+    **{f"/home/butz/{name}": "butz:butz 700" for name in ("foo", "foo/bar", ".symlinks")},
+    **{f"/home/butz/{name}": "butz:butz 755" for name in ("foo/bar/baz", "symlinked_user_dir")},
     "/foo": "root:root 755",
     "/foo/bar": "root:root 755",
     "/foo/bar/bazz": "benny:benny 700",
@@ -159,9 +161,9 @@ PERMISSIONS = {
 }  # fmt: skip
 IN_STORES = {
     "/persistent/home/bird": "bird:bird 700",
-    "/persistent/home/bird/owned/by/other": "bird:bird 755",
+    "/persistent/home/bird/owned/by/other": "bird:bird 700",
     "/state/home/butz": "butz:butz 700",
-    "/state/home/butz/foo": "butz:butz 755",
+    "/state/home/butz/foo": "butz:butz 700",
     "/others/abc/foo/bar": "root:root 755",
     "/others/abc/foo/bar/bazz": "benny:benny 700",
     "/others/abc/one/two/three": "cat:cat 755",

@@ -158,7 +158,7 @@ class Resolver:
         self._entry(store, entry, entry.path, default, store.binding)
 
     def _users_entry(self, store: StoreEntry, entry: Entry, user: User, above: Binding) -> None:
-        default = Owner(user.uid, user.gid, 0o700)
+        default = Owner(user.uid, user.gid, 0o755)
         self._entry(store, entry, f"{user.home}/{entry.path}", default, above)
 
     def _entry(
