@@ -88,6 +88,7 @@ def compile_examination(examination: Examination) -> Compilation:
         generation=machine.generation,
         host=machine.host_name,
         seed_limit=config.seed_limit,
+        system=machine.system,
     )
     unmarked = tuple(s.path for s in config.stores if machine.store_id(s.path) is None)
     return Compilation(

@@ -52,6 +52,8 @@ PERSIST_STAGE: dict[str, type[Operation]] = {
 SEED_LIMIT = 256 << 20
 """How many bytes seeding may really copy in the initramfs, unless the plan says otherwise."""
 
+_SYSTEM = frozenset("0123456789abcdef")
+
 
 class Plan:
     """A validated plan.
@@ -59,10 +61,12 @@ class Plan:
     ``wipe`` and ``persist`` are the two stages' operations, in the order in which they
     are carried out. ``on_failure`` maps ``wipe``, ``store`` and ``path`` to a policy.
     ``seed_limit`` is how many bytes may be copied for one newly declared path during the
-    boot (bytes shared by reflink do not count). ``host`` is for people only.
+    boot (bytes shared by reflink do not count). ``host`` is for people only. ``system`` is the
+    id of the system that the plan is for, which owns its old roots; empty before ``apply`` has
+    made one.
     """
 
-    __slots__ = ("generation", "host", "on_failure", "persist", "seed_limit", "wipe")
+    __slots__ = ("generation", "host", "on_failure", "persist", "seed_limit", "system", "wipe")
 
     def __init__(
         self,
@@ -73,7 +77,9 @@ class Plan:
         generation: int = 0,
         host: str = "",
         seed_limit: int = SEED_LIMIT,
+        system: str = "",
     ) -> None:
+        self.system = system
         self.seed_limit = seed_limit
         self.generation = generation
         self.host = host
@@ -92,6 +98,7 @@ class Plan:
             "version": VERSION,
             "generation": self.generation,
             "host": self.host,
+            "system": self.system,
             "seed-limit": self.seed_limit,
             "on-failure": self.on_failure,
             "wipe": [operation.to_json() for operation in self.wipe],
@@ -143,6 +150,7 @@ class Plan:
             generation=self.generation if generation is None else generation,
             host=self.host,
             seed_limit=self.seed_limit,
+            system=self.system,
         )
 
     @property
@@ -197,10 +205,13 @@ def parse(raw: bytes, name: str = "plan") -> Plan:
 def _from_json(content: dict[str, object]) -> Plan:
     generation = content.get("generation")
     host = content.get("host", "")
+    system = content.get("system", "")
     seed_limit = content.get("seed-limit", SEED_LIMIT)
     on_failure = content.get("on-failure", {})
     if not _is_count(generation) or not isinstance(host, str):
         raise Damaged("generation or host has the wrong type")
+    if not isinstance(system, str) or not set(system) <= _SYSTEM or len(system) > 64:
+        raise Damaged("system is not an id")
     if not _is_count(seed_limit):
         raise Damaged("seed-limit is not a number of bytes")
     if not isinstance(on_failure, dict):
@@ -211,6 +222,7 @@ def _from_json(content: dict[str, object]) -> Plan:
         on_failure=on_failure,
         generation=generation,
         host=host,
+        system=system,
         seed_limit=seed_limit,
     )
 

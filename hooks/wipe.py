@@ -114,6 +114,7 @@ class Wipe(Operation):
             root_flags=stage.cmdline.root_flags(),
             mount_point=stage.target,
             mount_points=[o.mount_point for o in stage.plan.attached()],
+            system=stage.plan.system,
             volumes={o.mount_point: stage.volume(o.name) for o in stage.plan.volumes()},
         )
         if stage.dry_run:

@@ -322,6 +322,7 @@ ELSEWHERE = {
     "base rollback": "renames bases as a whole",
     "roots keep": "renames an old root as a whole",
     "roots unkeep": "renames an old root as a whole",
+    "roots claim": "marks the directory of the old roots, which no user can reach",
     "roots delete": "deletes an old root as a subvolume, which no user can reach",
     "roots prune": "deletes old roots as subvolumes, which no user can reach",
     "lived": "marks the root's own directory",

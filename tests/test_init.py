@@ -151,7 +151,7 @@ def test_debian_as_its_installer_leaves_it(
     text = installation.init(capsys)
     configuration = tomllib.loads(text)
     assert configuration["root"]["btrfs"]["base"] == "@rootfs-base"
-    assert configuration["root"]["btrfs"]["old-roots"] == "@old_roots"
+    assert configuration["root"]["btrfs"]["old-roots"] == "@rootfs-old_roots"
     store = configuration["persistence"]["/persistent"]
     assert {"/var/log", "/etc/NetworkManager/system-connections", "/var/lib/postgresql"} <= set(
         store["directories"]

@@ -86,7 +86,8 @@ def test_what_writes_mounts_where_its_caller_does_not_see_it(verb_image: Image, 
 # So that nothing passes because it was not looked at: the cases that mount the top level of a
 # filesystem, and those of them that must write to it.
 CHANGE_A_HISTORY = {
-    "rehearse", "roots-prune", "roots-delete", "roots-keep", "roots-unkeep", "base-create",
+    "rehearse", "roots-prune", "roots-delete", "roots-keep", "roots-unkeep", "roots-claim",
+    "base-create",
     "base-run", "base-rollback", "lived", "apply", "leave",
 }  # fmt: skip
 OPEN_A_HISTORY = CHANGE_A_HISTORY | {

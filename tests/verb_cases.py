@@ -16,6 +16,7 @@ import btrfsutil
 
 from ephemeroot import cli
 from ephemeroot.cli import arguments
+from ephemeroot.wipers import marks
 from verb_machine import HOME, NEWEST, OLD_BASE, OLDEST, RECIPE, USER, VerbMachine
 
 
@@ -82,6 +83,16 @@ def _no_base(machine: VerbMachine) -> None:
 
 def _keep(machine: VerbMachine) -> None:
     machine.must("roots", "keep", OLDEST)
+
+
+def _anothers(machine: VerbMachine) -> None:
+    """The old roots are those of a system that was installed here before."""
+    fd = os.open(machine.top / "old_roots", os.O_RDONLY)
+    try:
+        marks.set_system(fd, "f" * 32)
+    finally:
+        os.close(fd)
+    btrfsutil.sync(str(machine.top))
 
 
 def _change_after_leaving(machine: VerbMachine) -> None:
@@ -158,6 +169,7 @@ CASES = (
     Case("roots delete", (NEWEST, "--yes"), changes=(f"{OLD}/{NEWEST}*",), again=2),
     Case("roots keep", (OLDEST,), changes=(f"{OLD}/{OLDEST}*",)),
     Case("roots unkeep", (f"{OLDEST}.keep",), changes=(f"{OLD}/{OLDEST}*",), prepare=_keep),
+    Case("roots claim", ("--yes",), changes=(OLD,), prepare=_anothers),
     Case(
         "adopt",
         ("/srv/app", "--yes"),

@@ -1,4 +1,4 @@
-"""A root that the plan was not applied for boots untouched, with the very image of the plan's own."""
+"""A root that the plan was not applied for boots untouched, with the image of the plan's own."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def test_boots_a_snapshot_of_the_boot_menu_untouched(
     machine = bench.up(own, name)
     assert machine.settle() == "running", machine.failed_units()
     machine.run("echo of today > /etc/work; echo of the store > /var/log/kept")
-    machine.run(f"mkdir -p /mnt && mount -o subvolid=5 /dev/vda /mnt && mkdir -p /mnt/{SNAPSHOT}"
-                f" && rmdir /mnt/{SNAPSHOT} && btrfs subvolume snapshot / /mnt/{SNAPSHOT}")  # fmt: skip
+    parent = SNAPSHOT.rpartition("/")[0]
+    machine.run(f"mkdir -p /mnt && mount -o subvolid=5 /dev/vda /mnt && mkdir -p /mnt/{parent}")
+    machine.run(f"btrfs subvolume snapshot / /mnt/{SNAPSHOT} && umount /mnt")
     machine.poweroff()
     with disks[0].mounted() as top:
         before = sorted(path.name for path in (top / "old_roots").iterdir())

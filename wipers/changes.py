@@ -78,6 +78,23 @@ class Deletion(Change):
             )
 
 
+class Claim(Change):
+    """Take over a *history*: it belongs to its ``system`` then, and is filed into and pruned."""
+
+    __slots__ = ("history",)
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+
+    def describe(self) -> str:
+        before = self.history.owner() or "no system"
+        return f"take over {self.history.where}, which belongs to {before}"
+
+    def execute(self) -> str:
+        self.history.set_owner(self.history.system)
+        return self.history.where
+
+
 class Renaming(Change):
     """Give one old root another name of ours; ``why`` is for people."""
 

@@ -139,6 +139,8 @@ class Boot:
     will be attached, for a root that starts empty. ``volumes`` maps the mount points of the
     volumes that are mounted already, privately, to where they are.
 
+    ``system`` is the id of the system that boots, which owns its history (``History.system``).
+
     ``shared`` is where a wiper may leave, under a name of its own choice, what another wipe
     of the same boot can use again (a mount of the same filesystem); the stage calls
     ``close`` on each when all wipes are done. ``None``: there will be no other.
@@ -147,7 +149,8 @@ class Boot:
     __slots__ = (
         "boot_id", "budget", "device", "dry_run", "handed", "handed_boots", "handed_over", "log",
         "mount_point", "mount_points", "now", "pinned", "previous", "private", "prove", "request",
-        "root", "root_flags", "shared", "subvolume", "synchronised", "target", "volumes",
+        "root", "root_flags", "shared", "subvolume", "synchronised", "system", "target",
+        "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -174,7 +177,9 @@ class Boot:
         mount_points: Iterable[str] = (),
         volumes: dict[str, str] | None = None,
         shared: dict[str, Closing] | None = None,
+        system: str = "",
     ) -> None:
+        self.system = system
         self.handed = ""
         self.handed_boots = True
         self.handed_over = handed_over

@@ -7,9 +7,9 @@ pruning are the same for all, here and in ``changes`` and ``pruning``.
 
 from __future__ import annotations
 
-from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.wipers import names
-from ephemeroot.wipers.oldroot import RECIPE, RETIRED, Facts, OldRoot
+from ephemeroot.wipers.oldroot import FOREIGN, RECIPE, RETIRED, Facts, OldRoot
 from ephemeroot.wipers.retention import Policy
 
 TYPE_CHECKING = False
@@ -31,8 +31,8 @@ class Installed:
     """
 
     __slots__ = (
-        "device", "live", "private", "root", "root_flags", "subvolume", "target", "volumes",
-        "writable",
+        "device", "live", "private", "root", "root_flags", "subvolume", "system", "target",
+        "volumes", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +47,9 @@ class Installed:
         root: str | None = None,
         root_flags: Iterable[str] = (),
         volumes: dict[str, str] | None = None,
+        system: str = "",
     ) -> None:
+        self.system = system
         self.device = device
         self.private = private
         self.writable = writable
@@ -62,6 +64,9 @@ class Installed:
 class History:
     """The old roots of what one wiper makes fresh, locked until ``close``.
 
+    A history belongs to one system, whose id ``apply`` has made: ``system`` is the id of this one.
+    Another's is neither filed into nor pruned, and all of its entries are foreign.
+
     ``where`` is what messages call the place they are in. ``policy`` and ``min_free`` (bytes,
     0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one,
     ``LISTED_BY`` the verb that lists them.
@@ -73,9 +78,12 @@ class History:
     LISTED_BY = "roots list"
     SNAPSHOTS = False
 
-    __slots__ = ("min_free", "policy", "where")
+    __slots__ = ("min_free", "policy", "system", "where")
 
-    def __init__(self, where: str, policy: Policy | None = None, min_free: int = 0) -> None:
+    def __init__(
+        self, where: str, policy: Policy | None = None, min_free: int = 0, system: str = ""
+    ) -> None:
+        self.system = system
         self.where = where
         self.policy = policy or Policy(0, 0)
         self.min_free = min_free
@@ -88,6 +96,36 @@ class History:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # Whose it is
+
+    def owner(self) -> str:
+        """The id of the system that it belongs to; empty if it has no owner yet, or does not
+        exist. To be implemented by a history that can be in reach of several systems.
+        """
+        return ""
+
+    def set_owner(self, system: str) -> None:
+        """Record that it belongs to *system*. To be implemented with ``owner``."""
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether it belongs to another system than this one."""
+        owner = self.owner()
+        return owner not in ("", self.system)
+
+    def require_own(self) -> None:
+        """Take a history without an owner. Raises ``Refused`` for another system's."""
+        owner = self.owner()
+        require_owner(self.where, owner, self.system)
+        if self.system and not owner:
+            self.set_owner(self.system)
+
+    def owned(self, found: list[OldRoot]) -> list[OldRoot]:
+        """*found*, or all of it as foreign if the history is another system's."""
+        if not self.is_anothers:
+            return found
+        return [OldRoot(entry.text, FOREIGN, entry.serial) for entry in found]
 
     # What is there
 
@@ -205,6 +243,16 @@ class History:
 
     def commit(self) -> None:
         """Make everything done so far survive a power cut."""
+
+
+def require_owner(where: str, owner: str, system: str) -> None:
+    """Raise ``Refused`` if the history *where* belongs to another system than *system*."""
+    if owner not in ("", system):
+        raise Refused(
+            f"{where} is the history of another system ({owner})",
+            "name a place of this system's own; if this system was installed anew, "
+            "'ephemeroot roots claim' takes the history over",
+        )
 
 
 def require_mountable(entry: OldRoot) -> None:

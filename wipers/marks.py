@@ -18,9 +18,11 @@ _STATE = "trusted.ephemeroot.state"
 _MADE = "trusted.ephemeroot.made"  # where the filesystem does not know when
 PREFIX = "trusted.ephemeroot."
 
-# On old-roots itself: the latest time of a synchronised clock, and which root was first.
+# On old-roots itself: the latest time of a synchronised clock, and which root was first,
+# and which system it belongs to.
 _SEEN = "trusted.ephemeroot.seen"
 _FIRST = "trusted.ephemeroot.first"
+_SYSTEM = "trusted.ephemeroot.system"
 
 
 def state(fd: int, owner: str) -> str:
@@ -82,6 +84,17 @@ def first(old_roots: int) -> str:
 def set_first(old_roots: int, name: str) -> None:
     """Record that the root called *name* was the first."""
     os.setxattr(old_roots, _FIRST, name.encode())
+
+
+def system(old_roots: int) -> str:
+    """The id of the system whose history this is, empty for a history without an owner."""
+    return _get(old_roots, _SYSTEM)
+
+
+def set_system(old_roots: int, system: str) -> None:
+    """Record that the history belongs to the system with this id."""
+    os.setxattr(old_roots, _SYSTEM, system.encode())
+    os.fsync(old_roots)
 
 
 def _get(fd: int, attribute: str) -> str:

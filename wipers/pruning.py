@@ -145,6 +145,8 @@ class Pruning:
         """
         deadline = None if budget is None else time.monotonic() + budget
         result = Result()
+        if self.history.is_anothers:
+            return result
         for change in self.redatings():
             attempt(change.describe(), change.execute, result.problems, log)
         for deletion in self.due():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import uuid
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ephemeroot.config import (
     Examination,
     Machine,
     examine,
+    identity,
     read,
     volumes,
 )
@@ -99,20 +101,36 @@ class Application:
     def __init__(self, root: Path, config: Configuration, machine: Machine) -> None:
         self.root = root
         self.config = config
-        self.machine = machine
-        self.examination: Examination = examine(config, machine)
+        self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
+        self.old = self._applied()
+        self.machine = dataclasses.replace(machine, system=self._system(machine))
+        self.examination: Examination = examine(config, self.machine)
         self.compilation: Compilation = compile_examination(self.examination)
         self._require_this_root()
         if not config.stores:
             raise Misconfigured("no store is declared: nothing would survive a boot")
-        self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
-        self.old = self._applied()
         self.booted = applied.booted() if root == Path("/") else None
         followed = self.booted or self.old
         before = followed.declared() if followed is not None else {}
         self.seeds = seeds.foresee(self.compilation.plan, root, before)
         self.generation = self._generation()
         self.plan = b""
+
+    def _system(self, machine: Machine) -> str:
+        """The id of this system: the one that it has been applied with, which the stores know too
+        after a reinstallation; a new one for another root, such as a copy of this one.
+        """
+        wiping = self.config.wiping
+        known = identity.of_root(wiping, machine) if wiping is not None else {}
+        plans = [self.old, *(stores.plan(path) for path in self.stores.values())]
+        for plan in plans:
+            if plan is None or not plan.system:
+                continue
+            wipe = plan.root_wipe()
+            before = wipe.identity if wipe is not None else {}
+            if all(known.get(key, value) == value for key, value in before.items()):
+                return plan.system
+        return uuid.uuid4().hex
 
     def _require_this_root(self) -> None:
         """Raise ``Refused`` in a boot of another root than the plan's, unless the configuration

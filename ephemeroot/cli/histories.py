@@ -37,6 +37,7 @@ class Keeper:
     root: str | None
     root_flags: tuple[str, ...]
     volumes: dict[str, str]
+    system: str
 
     @contextmanager
     def history(self, private: Namespace, *, writable: bool = False) -> Iterator[History]:
@@ -63,6 +64,7 @@ class Keeper:
             root=self.root,
             root_flags=self.root_flags,
             volumes=self.volumes,
+            system=self.system,
         )
         history = self.wiper.history(installed)
         try:
@@ -99,7 +101,7 @@ def made_fresh(root: str) -> list[Keeper]:
     """Everything that the applied plan of the machine below *root* makes fresh."""
     plan, machine = applied_plan(root), Machine.of(root)
     volumes = {volume.mount_point: _below(root, volume.mount_point) for volume in plan.volumes()}
-    return [_keeper(wipe, machine, root, volumes) for wipe in plan.wipes()]
+    return [_keeper(wipe, machine, root, volumes, plan.system) for wipe in plan.wipes()]
 
 
 def fresh_at(root: str, target: str) -> Keeper:
@@ -112,9 +114,13 @@ def fresh_at(root: str, target: str) -> Keeper:
     raise Misconfigured(f"{target} is not made fresh", f"made fresh at boot: {targets}")
 
 
-def _keeper(wipe: Wipe, machine: Machine, root: str, volumes: dict[str, str]) -> Keeper:
+def _keeper(
+    wipe: Wipe, machine: Machine, root: str, volumes: dict[str, str], system: str
+) -> Keeper:
     wiper = wipe.load()
-    device, subvolume = wipe.device, wipe.subvolume
+    # The plan's root, whatever this boot's command line names.
+    device = wipe.device
+    subvolume = str(wipe.identity.get("subvolume") or "") or wipe.subvolume
     argument: str | None = None
     root_flags: tuple[str, ...] = ()
     if wipe.target == "/":
@@ -129,7 +135,9 @@ def _keeper(wipe: Wipe, machine: Machine, root: str, volumes: dict[str, str]) ->
             "set device in the wiper's table, and 'ephemeroot apply'",
         )
     live = _below(root, wipe.target)
-    return Keeper(wipe.target, live, wiper, device or "", subvolume, argument, root_flags, volumes)
+    return Keeper(
+        wipe.target, live, wiper, device or "", subvolume, argument, root_flags, volumes, system
+    )
 
 
 def where(

@@ -27,7 +27,7 @@ from ephemeroot.hooks import clock
 from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import changes, pruning
-from ephemeroot.wipers.changes import Change, Deletion
+from ephemeroot.wipers.changes import Change, Claim, Deletion
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import RECIPE, RETIRED, OldRoot
 from ephemeroot.wipers.pruning import Clock, Pruning
@@ -62,20 +62,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also those that the well-known shell recipe left, whatever their age",
     )
+    claim = _action(
+        actions, "claim", "take over the old roots of another system, after a reinstallation"
+    )
     delete = _action(actions, "delete", "delete this old root, whatever its age")
     keep = _action(actions, "keep", "never prune this old root")
     unkeep = _action(actions, "unkeep", "let this old root be pruned again")
     for one in (show, mount, delete, keep, unkeep):
         one.add_argument("name", metavar="NAME", help="as 'roots list' shows it")
     mount.add_argument("directory", metavar="DIR", help="an empty directory")
-    for one in (mount, prune, delete, keep, unkeep):
+    for one in (mount, prune, claim, delete, keep, unkeep):
         one.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    for one in (prune, delete):
+    for one in (prune, claim, delete):
         one.add_argument("--yes", action="store_true", help="do not ask")
     for one in (listing, show, compare, mount):
         access.declare(one, access.NOTHING)
     access.declare(restored, "the directories that the paths are restored to")
-    for one in (prune, keep):
+    for one in (prune, claim, keep):
         access.declare(one, "the filesystem of the old roots")
     for one in (delete, unkeep):
         access.declare(one, "the filesystem of the old roots, and the record in the store")
@@ -111,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.action == "prune":
             foreign.require_own(Path(arguments.root), "nothing is pruned")
             return _prune(arguments, private)
+        if arguments.action == "claim":
+            return _claim(arguments, private)
         return _change_one(arguments, private)
 
 
@@ -131,6 +136,25 @@ def _change_one(arguments: argparse.Namespace, private: Namespace) -> int:
             history.commit()
         elif not arguments.json:
             terminal.say(f"{arguments.name}: is so already")
+    return _finish(arguments, [done])
+
+
+def _claim(arguments: argparse.Namespace, private: Namespace) -> int:
+    """Take the history over for this system, which ``apply`` has given an id."""
+    (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
+    if not keeper.system:
+        raise Misconfigured("this system has no id yet", "run 'ephemeroot apply' first")
+    foreign.require_own(Path(arguments.root), "nothing is claimed")
+    with keeper.history(private, writable=access.may_write(arguments)) as history:
+        done = _Done(keeper)
+        if history.owner() != history.system:
+            change = Claim(history)
+            if not arguments.yes and not arguments.dry_run:
+                histories.confirm("Claim it for this system?", [change.describe()])
+            _carry_out([change], arguments, done)
+            history.commit()
+        elif not arguments.json:
+            terminal.say(f"{history.where}: nothing to change")
     return _finish(arguments, [done])
 
 
@@ -170,6 +194,7 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
     for keeper in histories.keepers(arguments.root, arguments.volume):
         with keeper.history(private) as history:
             entries = _entries(history, _pruning(history))
+            owner = history.owner() if history.is_anothers else ""
         for entry in entries:
             of_it = omissions.of_root(recorded, keeper.target, entry["name"])
             entry["kept-for"] = [one.describe() for one in of_it]
@@ -177,6 +202,7 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
             "target": keeper.target,
             "device": keeper.device,
             "old-roots": history.where,
+            "of-another-system": owner or None,
             "entries": entries,
         })  # fmt: skip
     if arguments.json:
@@ -186,6 +212,11 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
         terminal.say(_NOTHING)
     for one in found:
         sys.stdout.write(terminal.heading(f"old roots of {one['target']}:") + "\n")
+        if one["of-another-system"]:
+            terminal.say(
+                f"  of another system ({one['of-another-system']}); after a reinstallation, "
+                "'ephemeroot roots claim' takes them over"
+            )
         _print_entries(one["entries"])
     return 0
 
@@ -265,6 +296,12 @@ def _prune(arguments: argparse.Namespace, private: Namespace) -> int:
 
 
 def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) -> _Done:
+    if history.is_anothers:
+        terminal.warning(
+            f"{history.where} is the history of another system: nothing is pruned",
+            "'ephemeroot roots claim' takes it over after a reinstallation",
+        )
+        return _Done(keeper)
     pruning = _pruning(history)
     if not pruning.clock.synchronised:
         terminal.warning(

@@ -47,6 +47,7 @@ class Machine:
     is not this machine that is looked at. ``another`` is true for a machine of which nothing
     but name and id is known: what boots it, and what its stores are, is not. ``root_mount`` is
     the mount of ``root``, ``live`` whether this is the running machine.
+    ``system`` is the id under which it owns its old roots, see ``Plan.system``.
     """
 
     root: str = "/"
@@ -66,6 +67,7 @@ class Machine:
     memory: int = 0
     another: bool = False
     live: bool = False
+    system: str = ""
     root_mount: mountinfo.Mount | None = None
 
     @classmethod

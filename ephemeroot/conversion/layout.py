@@ -113,6 +113,8 @@ def _btrfs(survey: Survey, line: FstabLine | None) -> Layout:
     parent, _, name = root.rpartition("/")
     beside = f"{parent}/" if parent else ""
     at = "@" if name.startswith("@") else ""
+    # Of one root alone: another system on this filesystem has a history of its own.
+    of_it = {"root": "", "@": "@"}.get(name, f"{name}-")
     subvolume = (line.option("subvol") or "").strip("/") if line is not None else ""
     return Layout(
         wiper="btrfs",
@@ -122,8 +124,8 @@ def _btrfs(survey: Survey, line: FstabLine | None) -> Layout:
         line=line,
         root=root,
         base=f"{root}-base",
-        old_roots=f"{beside}{at}old_roots",
-        old_bases=f"{beside}{at}old_bases",
+        old_roots=f"{beside}{of_it}old_roots",
+        old_bases=f"{beside}{of_it}old_bases",
         subvolume=subvolume or f"{beside}{at}persistent",
     )
 

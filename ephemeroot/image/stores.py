@@ -15,6 +15,8 @@ import uuid
 from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, STATE
 from ephemeroot.linux import documents, paths, removal
 
@@ -66,6 +68,15 @@ def generation(store: Path) -> int:
         raise Damaged(
             f"cannot read {record}: {error}", "write the newest generation's number into it"
         ) from error
+
+
+def plan(store: Path) -> Plan | None:
+    """The plan that was applied last with this store; ``None`` if none can be read."""
+    try:
+        record = store / STATE / PLAN
+        return plans.parse(documents.read(str(record)), str(record))
+    except (OSError, Damaged):
+        return None
 
 
 def record(store: Path, plan: bytes, number: int) -> None:

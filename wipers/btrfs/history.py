@@ -55,8 +55,9 @@ class SubvolumeHistory(History):
         min_free: int = 0,
         base: str | None = None,
         live: str | None = None,
+        system: str = "",
     ) -> None:
-        super().__init__(old_roots, policy, min_free)
+        super().__init__(old_roots, policy, min_free, system)
         self.base = base
         self.live = live
         self.top = top
@@ -96,6 +97,15 @@ class SubvolumeHistory(History):
             self.old = directories.open_real(self.top.fd, self.old_roots, "old-roots")
         self._check_old_roots()
         directories.lock(self.old, self.old_roots)
+        if create:
+            self.require_own()
+
+    def owner(self) -> str:
+        return marks.system(self.old) if self.old >= 0 else ""
+
+    def set_owner(self, system: str) -> None:
+        if self.old >= 0:
+            marks.set_system(self.old, system)
 
     def _check_old_roots(self) -> None:
         """A directory of the subvolume that has the root in it, or a subvolume itself."""
@@ -133,7 +143,7 @@ class SubvolumeHistory(History):
                 if leftovers.parse(self.root_name, text) is None:
                     found.append(oldroot.classify(text, serial))
         found.extend(self._in_place())
-        return sorted(found, key=lambda entry: (entry.kind, entry.label))
+        return sorted(self.owned(found), key=lambda entry: (entry.kind, entry.label))
 
     def _in_place(self) -> list[InPlace]:
         """The old roots that stay beside the root, under their temporary names."""

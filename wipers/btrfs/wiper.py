@@ -85,7 +85,12 @@ class Btrfs(Wiper):
         top = self._top(boot)
         try:
             with SubvolumeHistory(
-                top, root, self._old_roots, create=not boot.dry_run, **self._keeping(top)
+                top,
+                root,
+                self._old_roots,
+                create=not boot.dry_run,
+                system=boot.system,
+                **self._keeping(top),
             ) as history:
                 clock = Clock(boot.now, synchronised=boot.synchronised)
                 return Rotation(
@@ -167,7 +172,7 @@ class Btrfs(Wiper):
         try:
             return SubvolumeHistory(
                 top, root, self._old_roots, create=False, own=True, base=self._base,
-                live=installed.live, **self._keeping(top),
+                live=installed.live, system=installed.system, **self._keeping(top),
             )  # fmt: skip
         except BaseException:
             top.close()

@@ -79,7 +79,14 @@ class UpperHistory(History):
                 found.append(OldRoot(text, RETIRED, 0, ours[text]))
             elif not text.startswith(uppers.REMOVING):
                 found.append(OldRoot(text, FOREIGN))
-        return sorted(found, key=lambda entry: (entry.kind, entry.label))
+        return sorted(self.owned(found), key=lambda entry: (entry.kind, entry.label))
+
+    def owner(self) -> str:
+        return self.layers.owner() if self.layers is not None else ""
+
+    def set_owner(self, system: str) -> None:
+        if self.layers is not None and self.layers.fd >= 0:
+            marks.set_system(self.layers.fd, system)
 
     def path(self, entry: OldRoot) -> str:
         return f"{self.where}/{entry.text}"

@@ -20,6 +20,7 @@ import time
 from ephemeroot.errors import Locked, Refused
 from ephemeroot.linux import inode_flags, kernel, mounts, paths, removal
 from ephemeroot.wipers import attributes, marks, names, retention
+from ephemeroot.wipers.history import require_owner
 from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.retention import Candidate, Policy
 
@@ -70,6 +71,19 @@ class Uppers:
             if fd >= 0:
                 os.close(fd)
         self.old = self.fd = -1
+
+    def owner(self) -> str:
+        """The id of the system whose layers these are, empty without an owner."""
+        return marks.system(self.fd) if self.fd >= 0 else ""
+
+    def require_own(self, system: str, *, take: bool) -> None:
+        """Raise ``Refused`` if the layers, the present one among them, are another system's.
+        With *take*, those without an owner get this one.
+        """
+        owner = self.owner()
+        require_owner(f"{FOLDER} on the volume", owner, system)
+        if take and system and not owner:
+            marks.set_system(self.fd, system)
 
     def mount(self) -> int:
         """A detached mount of the folder, so that paths into it cannot lead elsewhere."""

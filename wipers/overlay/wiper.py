@@ -172,6 +172,7 @@ class Overlay(Wiper):
 
     def _on_disk(self, boot: Boot, places: Places, below: str, layers: Uppers) -> Outcome:
         above = places.attach(layers.mount(), "layers")
+        layers.require_own(boot.system, take=not boot.dry_run)
         lived = layers.newest_lived()
         name = layers.next_name(boot, self._policy)
         keep = False

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 SNAPSHOT = "ephemeroot-"
 """How the snapshots begin that we take of old roots, to boot them: they go with those."""
 
-# On old-roots itself: the latest time of a synchronised clock, and which root was first.
+# On old-roots itself: the latest time of a synchronised clock, and which root was first,
+# and which system it belongs to.
 _SEEN = "ephemeroot:seen"
 _FIRST = "ephemeroot:first"
+_SYSTEM = "ephemeroot:system"
 
 # argv: the dataset, its createtxg, how our own snapshots begin, "do" or "look". Never
 # recursive: what has anything in it that we did not make stays.
@@ -78,8 +80,9 @@ class DatasetHistory(History):
         source: str,
         policy: Policy | None = None,
         min_free: object = None,
+        system: str = "",
     ) -> None:
-        super().__init__(old_roots, policy)
+        super().__init__(old_roots, policy, system=system)
         self.root = root
         self.old_roots = old_roots
         self.source = source
@@ -113,6 +116,15 @@ class DatasetHistory(History):
         """Create it, never mounted. Raises ``EphemerootError``."""
         options = ("-o", "canmount=off", "-o", "mountpoint=none")
         programs.run("zfs", "create", *options, self.old_roots)
+        self.require_own()
+
+    def owner(self) -> str:
+        found = self.container()
+        return found.own.get(_SYSTEM, "") if found is not None else ""
+
+    def set_owner(self, system: str) -> None:
+        if self.container() is not None:
+            datasets.mark(self.old_roots, _SYSTEM, system)
 
     def entries(self) -> list[OldRoot]:
         found: list[OldRoot] = []
@@ -121,7 +133,7 @@ class DatasetHistory(History):
         for child, (kind, born) in datasets.children(self.old_roots).items():
             text = child[len(self.old_roots) + 1 :]
             found.append(oldroot.classify(text, born if kind == "filesystem" else 0))
-        return sorted(found, key=lambda entry: (entry.kind, entry.label))
+        return sorted(self.owned(found), key=lambda entry: (entry.kind, entry.label))
 
     def path(self, entry: OldRoot) -> str:
         return f"{self.old_roots}/{entry.text}"

@@ -11,6 +11,7 @@ import os
 from ephemeroot.errors import Refused
 from ephemeroot.wipers import pruning
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
+from ephemeroot.wipers.history import require_owner
 from ephemeroot.wipers.pruning import Clock
 from ephemeroot.wipers.retention import Policy
 from ephemeroot.wipers.zfs import datasets
@@ -158,7 +159,11 @@ class Zfs(Wiper):
                 return Rollback(boot, root, str(self.settings["snapshot"])).run()
             finally:
                 os.close(lock)
-        with self._history(root) as history:
+        with self._history(root, boot.system) as history:
+            if boot.dry_run:
+                require_owner(history.where, history.owner(), boot.system)
+            else:
+                history.require_own()
             clock = Clock(boot.now, synchronised=boot.synchronised)
             prune = pruning.by_settings(history, clock, pinned=boot.pinned)
             return DatasetRotation(boot, history, prune, base=str(self.settings["base"])).run()
@@ -189,9 +194,10 @@ class Zfs(Wiper):
 
     def history(self, installed: Installed) -> History:
         """The old roots; after a rollback none, but what the root was made of."""
-        return self._history(self._root(installed.root if installed.target == "/" else None))
+        root = self._root(installed.root if installed.target == "/" else None)
+        return self._history(root, installed.system)
 
-    def _history(self, root: str) -> DatasetHistory:
+    def _history(self, root: str, system: str) -> DatasetHistory:
         rotates = self.settings["mode"] == ROTATE
         old_roots = self._old_roots(root) if rotates else ""
         if rotates:
@@ -205,6 +211,7 @@ class Zfs(Wiper):
             source=self._source if rotates else f"{root}@{self.settings['snapshot']}",
             policy=Policy(days, last),
             min_free=self.settings.get("min-free"),
+            system=system,
         )
 
     @property
