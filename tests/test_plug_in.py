@@ -18,6 +18,7 @@ import pytest
 from btrfs_image import loop_device
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux import devices
 from machine_tree import DEVICE, STORE, MachineTree
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
@@ -179,6 +180,8 @@ def wipe_with(tree: Path, folder: Path) -> None:
         plan = plans.load(str(tree / FOLDER / "plan.json"))
         # The store's device is not there; what is tested is the wiper.
         plan.wipe = [operation for operation in plan.wipe if isinstance(operation, Wipe)]
+    for operation in plan.wipes():
+        operation.identity = {"filesystem": devices.filesystem_uuid(device)}
         (folder / "plan.json").write_bytes(plan.dump())
         sysroot = folder / "sysroot"
         sysroot.mkdir()

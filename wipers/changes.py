@@ -79,7 +79,7 @@ class Deletion(Change):
 
 
 class Claim(Change):
-    """Take over a *history*: it belongs to its ``system`` then, and is filed into and pruned."""
+    """Claim a *history*: it belongs to its ``system`` then, and is filed into and pruned."""
 
     __slots__ = ("history",)
 
@@ -88,7 +88,7 @@ class Claim(Change):
 
     def describe(self) -> str:
         before = self.history.owner() or "no system"
-        return f"take over {self.history.where}, which belongs to {before}"
+        return f"claim {self.history.where}, which belongs to {before}"
 
     def execute(self) -> str:
         self.history.set_owner(self.history.system)

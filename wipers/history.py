@@ -251,7 +251,7 @@ def require_owner(where: str, owner: str, system: str) -> None:
         raise Refused(
             f"{where} is the history of another system ({owner})",
             "name a place of this system's own; if this system was installed anew, "
-            "'ephemeroot roots claim' takes the history over",
+            "'ephemeroot roots claim' makes it this system's",
         )
 
 

@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also those that the well-known shell recipe left, whatever their age",
     )
     claim = _action(
-        actions, "claim", "take over the old roots of another system, after a reinstallation"
+        actions, "claim", "make the old roots of another system this one's, after a reinstallation"
     )
     delete = _action(actions, "delete", "delete this old root, whatever its age")
     keep = _action(actions, "keep", "never prune this old root")
@@ -215,7 +215,7 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
         if one["of-another-system"]:
             terminal.say(
                 f"  of another system ({one['of-another-system']}); after a reinstallation, "
-                "'ephemeroot roots claim' takes them over"
+                "'ephemeroot roots claim' makes them this one's"
             )
         _print_entries(one["entries"])
     return 0
@@ -299,7 +299,7 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
     if history.is_anothers:
         terminal.warning(
             f"{history.where} is the history of another system: nothing is pruned",
-            "'ephemeroot roots claim' takes it over after a reinstallation",
+            "'ephemeroot roots claim' makes it this one's after a reinstallation",
         )
         return _Done(keeper)
     pruning = _pruning(history)
