@@ -176,6 +176,31 @@ def test_debian_as_its_installer_leaves_it(
     assert btrfsutil.is_subvolume(str(top / "@persistent"))
 
 
+def test_a_swap_file_moves_into_a_subvolume_of_its_own(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    debian(installation)
+    (installation.root / "swapfile").write_bytes(b"\0" * 4086 + b"SWAPSPACE2" + b"\0" * (1 << 20))
+    fstab = installation.root / "etc/fstab"
+    fstab.write_text(fstab.read_text() + "/swapfile none swap sw,pri=5 0 0\n")
+    text = installation.init(capsys)
+    assert "Swap off the root (/swapfile is on it)" in text
+    commands = installation.steps(capsys)
+    swapon = [command for command in commands if command.startswith("swapon")]
+    assert swapon == ["swapon /swap/swapfile"]
+    installation.do([command for command in commands if command not in swapon])
+    assert not (installation.root / "swapfile").exists()
+    lines = fstab.read_text()
+    assert f"UUID={installation.uuid} /swap btrfs subvol=@swap,noatime 0 0\n" in lines
+    assert "\n/swap/swapfile none swap sw,pri=5 0 0\n" in lines
+    assert "/swapfile none swap" not in lines.replace("/swap/swapfile", "")
+    moved = installation.disk.top / "@swap/swapfile"
+    assert moved.stat().st_size == 4096 + (1 << 20)
+    subprocess.run(["swapon", moved], check=True)
+    subprocess.run(["swapoff", moved], check=True)
+    assert "Swap off the root" not in installation.init(capsys)
+
+
 def test_it_can_be_asked_again_when_all_is_done(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from ephemeroot.base.boot_kernels import Area, find
 from ephemeroot.base.place import Opened
 from ephemeroot.base.record import Record
 from ephemeroot.base.work import DIRECTORY, Order, Work, mark
+from ephemeroot.config import swap
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.hooks import proofs
 from ephemeroot.linux import kernel_modules
@@ -82,7 +83,7 @@ def create(opened: Opened, log: Log, *, dry_run: bool, kept: Collection[str] = (
 
 def _require_sound(opened: Opened, kept: Collection[str]) -> None:
     """Raise ``Refused`` for all that the running root has and a base must not have."""
-    active = inspection.active_swap_files(os.stat("/").st_dev)
+    active = swap.active(os.stat("/").st_dev)
     if active:
         raise Refused(
             f"the swap file {active[0]} is in the root and in use: no copy of the root can be made "

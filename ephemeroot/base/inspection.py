@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from ephemeroot.base.boot_places import text_of, units_of
-from ephemeroot.linux import kernel_modules, mountinfo, paths
+from ephemeroot.config import swap
+from ephemeroot.config.units import text_of
+from ephemeroot.linux import kernel_modules, paths
 from ephemeroot.wipers.btrfs import subvolumes
 
 # Path, what happens at each boot, and the remedy: which program looks for it and removes it itself.
@@ -62,11 +62,6 @@ _NO_LOSS = (
     "/var/lib/containers", "/var/lib/containerd", "/var/lib/libvirt", "/var/lib/lxc",
     "/var/lib/lxd", "/var/lib/incus", "/timeshift",
 )  # fmt: skip
-_USUAL_SWAP_FILES = (
-    "/swapfile", "/swap.img", "/swap.file", "/.swapfile", "/swap/swapfile", "/var/swap",
-    "/var/swapfile", "/var/lib/swapfile",
-)  # fmt: skip
-_SIGNATURE, _PAGE = b"SWAPSPACE2", 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,35 +127,14 @@ def nested(root: int, kept: Collection[str]) -> Iterator[Fault]:
 
 def swap_files(root: int, kept: Collection[str]) -> Iterator[Fault]:
     """Swap files in *root*: the copies share their extents, and swapon(8) refuses them."""
-    named = dict.fromkeys([*_in_fstab(root), *_in_units(root), *_USUAL_SWAP_FILES])
-    for path in named:
-        if not is_kept(path, kept) and _is_swap_file(root, path):
+    for path in swap.files(root):
+        if not is_kept(path, kept):
             yield Fault(
                 path,
                 f"the swap file {path} would be in every new root, and cannot be activated there: "
                 "its extents are shared with the base",
                 swap_remedy(path),
             )
-
-
-def active_swap_files(device: int) -> list[str]:
-    """The swap files in use on the filesystem, or btrfs subvolume, *device* (``st_dev``)."""
-    found = []
-    try:
-        lines = paths.read("/proc/swaps").decode("utf-8", "surrogateescape").splitlines()[1:]
-    except OSError:
-        return []  # a kernel without swap
-    for line in lines:
-        fields = line.split()
-        if len(fields) < 2 or fields[1] != "file":
-            continue
-        path = mountinfo.unescape(fields[0])
-        try:
-            if os.stat(path).st_dev == device:
-                found.append(path)
-        except OSError:
-            continue  # of another mount namespace
-    return found
 
 
 def swap_remedy(path: str) -> str:
@@ -223,35 +197,5 @@ def _exists(root: int, path: str) -> bool:
         return False
     else:
         return True
-    finally:
-        os.close(fd)
-
-
-def _in_fstab(root: int) -> Iterator[str]:
-    for line in text_of(root, "/etc/fstab").splitlines():
-        fields = line.split()
-        if len(fields) > 2 and fields[2] == "swap" and fields[0].startswith("/"):
-            if not fields[0].startswith("/dev/"):
-                yield mountinfo.unescape(fields[0])
-
-
-def _in_units(root: int) -> Iterator[str]:
-    for unit in units_of(root, (".swap",)):
-        what = unit.values.get("What", "")
-        if what.startswith("/") and not what.startswith("/dev/"):
-            yield what
-
-
-def _is_swap_file(root: int, path: str) -> bool:
-    try:
-        fd = paths.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return False
-        return os.pread(fd, 10, _PAGE - len(_SIGNATURE)) == _SIGNATURE
-    except OSError:
-        return False
     finally:
         os.close(fd)

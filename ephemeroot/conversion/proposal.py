@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ephemeroot.config.toml_text import array, quote
 from ephemeroot.conversion import presets, steps
+from ephemeroot.conversion.commands import Step
 from ephemeroot.conversion.layout import Layout
 from ephemeroot.conversion.presets import Found
-from ephemeroot.conversion.steps import Step
 from ephemeroot.conversion.survey import Survey
 
 _WIDTH = 94

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 
 from ephemeroot.config.fstab import INITRD, FstabLine
 from ephemeroot.config.machine import command_line
+from ephemeroot.conversion import swap_steps
+from ephemeroot.conversion.commands import TOP, Step, append, mounted_top, replaced, top
 from ephemeroot.conversion.layout import LABEL, Layout
 from ephemeroot.conversion.survey import Survey
 from ephemeroot.image.generators import installed
 
-_TOP = "/mnt"
 _FILE = "/etc/ephemeroot/ephemeroot.toml"
 
 _GRUB = {
@@ -22,24 +22,20 @@ _GRUB = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """``commands`` are for a shell of root's, one a line; a few only say what to edit (``#``)."""
-
-    title: str
-    commands: tuple[str, ...]
-
-
 def of(survey: Survey, layout: Layout) -> list[Step]:
     """The steps, in the order in which they must be taken."""
     found = [_generator(survey)]
     if layout.wiper == "btrfs":
         found += [_own_root(survey, layout), _by_name(survey, layout)]
-        found += [_boot(survey, layout), _subvolume(layout)]
+        found += [
+            _boot(survey, layout),
+            _subvolume(layout),
+            *swap_steps.into_subvolume(survey, layout),
+        ]
     elif layout.wiper == "zfs":
         found += [_by_dataset(survey, layout), _boot_off_dataset(survey), _dataset(layout)]
     else:
-        found += [_filesystem(survey, layout)]
+        found += [_filesystem(survey, layout), *swap_steps.off_overlay(survey)]
     found += [_configuration(), _module(survey)]
     if layout.wiper == "btrfs":
         found += [_base()]
@@ -66,18 +62,18 @@ def _own_root(survey: Survey, layout: Layout) -> Step | None:
     """A root that cannot be exchanged: the top level, or a snapshot of snapper's."""
     if survey.inner == layout.root:
         return None
-    source = f"{_TOP}/{survey.inner}".rstrip("/")
+    source = f"{TOP}/{survey.inner}".rstrip("/")
     line = survey.root_line
     renamed = (
-        [_replaced(line, line.with_subvolume(layout.root), f"{_TOP}/{layout.root}")] if line else []
+        [replaced(line, line.with_subvolume(layout.root), f"{TOP}/{layout.root}")] if line else []
     )
     return Step(
         f"A subvolume for the root alone, {layout.root}, and a boot into it; the present one "
         f"({survey.inner or 'the top level'}) stays as it is:",
         (
-            *_mounted_top(
+            *mounted_top(
                 layout,
-                f"btrfs subvolume snapshot {shlex.quote(source)} {_top(layout.root)}",
+                f"btrfs subvolume snapshot {shlex.quote(source)} {top(layout.root)}",
                 *renamed,
             ),
             *_command_line(survey, layout),
@@ -140,12 +136,12 @@ def _boot(survey: Survey, layout: Layout) -> Step | None:
     )
     commands = [
         *(f"umount {shlex.quote(point)}" for point in reversed(inner)),
-        *_mounted_top(
+        *mounted_top(
             layout,
-            f"btrfs subvolume create {_top(subvolume)}",
-            f"cp -a --reflink=auto /boot/. {_top(subvolume)}/",
+            f"btrfs subvolume create {top(subvolume)}",
+            f"cp -a --reflink=auto /boot/. {top(subvolume)}/",
         ),
-        _append(f"{layout.device} /boot btrfs subvol={subvolume} 0 0"),
+        append(f"{layout.device} /boot btrfs subvol={subvolume} 0 0"),
         "mount /boot",
         *(f"mount {shlex.quote(point)}" for point in inner),
     ]
@@ -172,9 +168,9 @@ def _subvolume(layout: Layout) -> Step | None:
     return Step(
         "A subvolume for what persists, which the initramfs mounts:",
         (
-            *_mounted_top(layout, f"btrfs subvolume create {_top(layout.subvolume)}"),
+            *mounted_top(layout, f"btrfs subvolume create {top(layout.subvolume)}"),
             f"mkdir -p {shlex.quote(layout.store)}",
-            _append(line),
+            append(line),
             f"mount {shlex.quote(layout.store)}",
         ),
     )
@@ -194,7 +190,7 @@ def _filesystem(survey: Survey, layout: Layout) -> Step | None:
     commands = [
         f"mkfs.ext4 -L {LABEL} DEVICE    # a partition or logical volume that is free",
         f"mkdir -p {layout.store}",
-        _append(f"LABEL={LABEL} {layout.store} ext4 noatime,{INITRD} 0 0"),
+        append(f"LABEL={LABEL} {layout.store} ext4 noatime,{INITRD} 0 0"),
         f"mount {layout.store}",
     ]
     if "/mapper/" in survey.device or survey.has("sbin/lvm") or survey.has("usr/sbin/lvm"):
@@ -211,7 +207,7 @@ def _needed(line: FstabLine) -> Step | None:
         f"The initramfs must mount {line.mount_point}: make its line in /etc/fstab this one, and "
         "mount it if it is not:",
         (
-            _replaced(line, line.with_initrd()),
+            replaced(line, line.with_initrd()),
             f"mountpoint -q {point} || mount {point}",
         ),
     )
@@ -271,7 +267,7 @@ def _dataset(layout: Layout) -> Step | None:
         (
             f"zfs create -o mountpoint=legacy {shlex.quote(layout.subvolume)}",
             f"mkdir -p {shlex.quote(layout.store)}",
-            _append(line),
+            append(line),
             f"mount {shlex.quote(layout.store)}",
         ),
     )
@@ -287,19 +283,3 @@ def _base_dataset(layout: Layout) -> Step:
             f"zfs send {root}@blank | zfs receive -u -o canmount=noauto -o mountpoint=none {base}",
         ),
     )
-
-
-def _mounted_top(layout: Layout, *commands: str) -> tuple[str, ...]:
-    return (f"mount -t btrfs -o subvolid=5 {layout.device} {_TOP}", *commands, f"umount {_TOP}")
-
-
-def _top(path: str) -> str:
-    return shlex.quote(f"{_TOP}/{path}")
-
-
-def _replaced(line: FstabLine, text: str, root: str = "") -> str:
-    return f"sed -i '{line.number}c\\{text}' {shlex.quote(f'{root}/etc/fstab')}"
-
-
-def _append(line: str) -> str:
-    return f"echo {shlex.quote(line)} >> /etc/fstab"

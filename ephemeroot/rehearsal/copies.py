@@ -12,6 +12,7 @@ from ephemeroot.base import boot_filesystems, boot_kernels, boot_places, inspect
 from ephemeroot.base.boot_kernels import Area, Kernel
 from ephemeroot.base.inspection import Fault
 from ephemeroot.config import fstab
+from ephemeroot.config.units import text_of
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.rehearsal.findings import WARNING, Finding
 
@@ -64,5 +65,5 @@ def _emptied(live: int, fresh: Path, kept: frozenset[str]) -> Iterator[Fault]:
 def _kept(root: int, plan: Plan) -> frozenset[str]:
     """What a new root does not take from the base: declared paths, and what is mounted in it."""
     found = set(plan.declared()) | {volume.mount_point for volume in plan.volumes()}
-    found |= {line.mount_point for line in fstab.parse(boot_places.text_of(root, "/etc/fstab"))}
+    found |= {line.mount_point for line in fstab.parse(text_of(root, "/etc/fstab"))}
     return frozenset(found - {"/"})
