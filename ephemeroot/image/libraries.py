@@ -6,6 +6,7 @@ modules have none; mkinitcpio does for what it is told to. So it is done here.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,16 +67,12 @@ class Libraries:
 
 def _linker_cache() -> dict[str, list[Path]]:
     """ldconfig's list: name to paths. Empty where there is no glibc, as on musl."""
-    try:
-        done = subprocess.run(
-            ["/sbin/ldconfig", "-p"],
-            capture_output=True,
-            text=True,
-            env={"LC_ALL": "C"},
-            check=False,
-        )
-    except OSError:
+    program = shutil.which("ldconfig", path="/usr/sbin:/sbin:/usr/bin")
+    if program is None:
         return {}
+    done = subprocess.run(
+        [program, "-p"], capture_output=True, text=True, env={"LC_ALL": "C"}, check=False
+    )
     cache: dict[str, list[Path]] = {}
     for line in done.stdout.splitlines():
         name, arrow, path = line.strip().partition(" => ")
