@@ -180,8 +180,8 @@ def wipe_with(tree: Path, folder: Path) -> None:
         plan = plans.load(str(tree / FOLDER / "plan.json"))
         # The store's device is not there; what is tested is the wiper.
         plan.wipe = [operation for operation in plan.wipe if isinstance(operation, Wipe)]
-    for operation in plan.wipes():
-        operation.identity = {"filesystem": devices.filesystem_uuid(device)}
+        for operation in plan.wipes():
+            operation.identity = {"filesystem": devices.filesystem_uuid(device)}
         (folder / "plan.json").write_bytes(plan.dump())
         sysroot = folder / "sysroot"
         sysroot.mkdir()
