@@ -226,7 +226,7 @@ class Directory(Operation):
 def _count(directory: int) -> int:
     """How many entries *directory* has, as far as anybody wants to know."""
     count = 0
-    with os.scandir(directory) as entries:
+    with paths.entries(directory) as entries:
         for _ in entries:
             count += 1
             if count == _COUNTED:

@@ -53,7 +53,7 @@ def _with_baked_in(cmdline: CommandLine, etc: str) -> CommandLine:
     a host-only image of a machine with swap may say resume= here, and only here.
     """
     folder = f"{etc}/cmdline.d"
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = paths.names(folder) if os.path.isdir(folder) else []
     files = [f"{folder}/{name}" for name in sorted(names) if name.endswith(".conf")]
     whole = CommandLine("")
     for path in (*files, f"{etc}/cmdline"):

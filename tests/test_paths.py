@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from btrfs_image import fresh_disk
 from ephemeroot.linux import paths
 
 
@@ -25,3 +27,23 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_beside_it(tmp_path: Path)
     assert file.read_bytes() == b"old"
     paths.write_atomically(str(file), b"new", 0o600)
     assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"new", 0o600)
+
+
+@pytest.mark.requires_loop
+@pytest.mark.usefixtures("private_mounts")
+@pytest.mark.parametrize("listed_before", [False, True])
+def test_lists_what_is_in_an_open_directory_now(tmp_path: Path, listed_before: bool) -> None:
+    """On btrfs a descriptor shows what was there when it was opened."""
+    with fresh_disk(tmp_path) as disk:
+        directory = os.open(disk.top, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for number in range(3):
+                if listed_before:
+                    paths.names(directory)
+                (disk.top / f"new{number}").touch()
+                expected = {entry.name for entry in disk.top.iterdir()}
+                assert set(paths.names(directory)) == expected
+                with paths.entries(directory) as found:
+                    assert {entry.name for entry in found} == expected
+        finally:
+            os.close(directory)

@@ -17,7 +17,7 @@ from ephemeroot.base import boot_places
 from ephemeroot.base.boot_places import Declared
 from ephemeroot.errors import Refused
 from ephemeroot.image import kernel_image
-from ephemeroot.linux import devices, mountinfo, mounts, namespace
+from ephemeroot.linux import devices, mountinfo, mounts, namespace, paths
 from ephemeroot.linux.mountinfo import Mount
 
 LARGEST = 2 << 30
@@ -187,7 +187,7 @@ def identity(mount: Mount) -> str:
     if source.startswith("/dev/"):
         folder = "/dev/disk/by-uuid"
         try:
-            for name in sorted(os.listdir(folder)):
+            for name in sorted(paths.names(folder)):
                 if os.path.realpath(f"{folder}/{name}") == os.path.realpath(source):
                     source = f"UUID={name}"
                     break
@@ -216,7 +216,7 @@ def _has_boot_files(one: Declared) -> bool:
 def _looks_like_one(top: str) -> bool:
     """Whether what is mounted at *top* has files of a boot loader, or a kernel, in it."""
     try:
-        with os.scandir(top) as found:
+        with paths.entries(top) as found:
             for entry in found:
                 name = entry.name.lower()
                 if entry.is_dir(follow_symlinks=False):
@@ -236,7 +236,7 @@ def _looks_like_one(top: str) -> bool:
 def _has_file(folder: str, endings: tuple[str, ...]) -> bool:
     left, folders = _ENTRIES, [(folder, 0)]
     for place, depth in folders:
-        for entry in os.scandir(place):
+        for entry in paths.entries(place):
             left -= 1
             if left < 0:
                 return False

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import paths
 
 _NAMING = (".cfg", ".conf", ".csv", ".txt", "grubenv")
 _TEMPORARY = ".ephemeroot-new"
@@ -26,7 +27,7 @@ def files(top: Path) -> dict[str, os.stat_result]:
 
 
 def _walk(top: Path, below: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
-    with os.scandir(top / below) as found:
+    with paths.entries(top / below) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         status = entry.stat(follow_symlinks=False)

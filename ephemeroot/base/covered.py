@@ -49,7 +49,7 @@ def _listing(base: int, point: str) -> Listing:
 
 
 def _walk(directory: int, below: str, found: Listing) -> None:
-    with os.scandir(directory) as entries:
+    with paths.entries(directory) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
         status = entry.stat(follow_symlinks=False)

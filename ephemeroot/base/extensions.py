@@ -40,6 +40,6 @@ def _has_content(base: int, path: str) -> bool:
     except OSError:
         return False
     try:
-        return bool(os.listdir(fd))
+        return bool(paths.names(fd))
     finally:
         os.close(fd)

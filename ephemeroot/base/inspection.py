@@ -111,7 +111,7 @@ def nested(root: int, kept: Collection[str]) -> Iterator[Fault]:
             continue
         fd = subvolumes.open_directory(root, path)
         try:
-            empty, snapshot = not os.listdir(fd), subvolumes.is_read_only(fd)
+            empty, snapshot = not paths.names(fd), subvolumes.is_read_only(fd)
         finally:
             os.close(fd)
         if empty or snapshot or is_kept(place, _NO_LOSS):

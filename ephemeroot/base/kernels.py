@@ -35,7 +35,7 @@ def releases(base: int) -> list[str]:
         return []
     fd = paths.open_beneath(base, path, _DIRECTORY)
     try:
-        with os.scandir(fd) as found:
+        with paths.entries(fd) as found:
             return sorted(
                 entry.name
                 for entry in found

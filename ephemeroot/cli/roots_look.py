@@ -14,7 +14,7 @@ from typing import Any
 from ephemeroot import amounts
 from ephemeroot.cli import diff, differences, histories, looking, omissions, terminal
 from ephemeroot.errors import Misconfigured
-from ephemeroot.linux import mounts
+from ephemeroot.linux import mounts, paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.marks import LIVED, NEW
@@ -138,7 +138,7 @@ def _open_place(where: str, *, may_hide: bool) -> int:
     except (FileNotFoundError, NotADirectoryError):
         raise Misconfigured(f"{where} is not a directory", f"'mkdir {where}' makes it") from None
     try:
-        if os.listdir(place) and not may_hide:
+        if paths.names(place) and not may_hide:
             raise Misconfigured(f"{where} is not empty", "name an empty directory")
     except BaseException:
         os.close(place)

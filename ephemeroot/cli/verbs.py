@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ephemeroot.linux import paths
+
 VERBS = {
     "init": "look at this machine and print a configuration for it, with what is left to do",
     "check": "look for mistakes in the configuration and show all of them",
@@ -34,7 +36,7 @@ PLUMBING = ("copyback", "image", "lived", "schema")
 
 def installed() -> list[str]:
     """The verbs whose modules are there: a distribution may leave some to another package."""
-    there = {name.partition(".")[0] for name in os.listdir(os.path.dirname(__file__))}
+    there = {name.partition(".")[0] for name in paths.names(os.path.dirname(__file__))}
     return [name for name in VERBS if module(name) in there]
 
 

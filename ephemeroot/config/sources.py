@@ -119,7 +119,7 @@ def _names(root: str, path: str) -> list[str]:
     finally:
         os.close(directory)
     try:
-        names = os.listdir(fd)
+        names = paths.names(fd)
     finally:
         os.close(fd)
     return sorted(n for n in names if n.endswith(".toml") and not n.startswith("."))

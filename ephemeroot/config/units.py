@@ -50,7 +50,7 @@ def _listing(root: int, folder: str) -> list[str]:
     except OSError:
         return []
     try:
-        return sorted(os.listdir(fd))
+        return sorted(paths.names(fd))
     finally:
         os.close(fd)
 

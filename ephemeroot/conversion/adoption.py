@@ -34,7 +34,7 @@ from ephemeroot.hooks.files import File
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.image import applied, mounted
-from ephemeroot.linux import mountinfo
+from ephemeroot.linux import mountinfo, paths
 from ephemeroot.linux.copying import Copier
 
 
@@ -317,7 +317,7 @@ def _is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
     try:
         while todo:
             above = todo.pop()
-            with os.scandir(place / above) as found:
+            with paths.entries(place / above) as found:
                 for entry in found:
                     path = f"{above}/{entry.name}".lstrip("/")
                     if path in inner:

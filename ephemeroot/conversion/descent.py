@@ -9,7 +9,7 @@ from types import TracebackType
 
 from ephemeroot.conversion import likeness
 from ephemeroot.conversion.likeness import lstat
-from ephemeroot.linux import inode_flags, workshop
+from ephemeroot.linux import inode_flags, paths, workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import OF_THE_WHOLE
 from ephemeroot.linux.walk import Walk
@@ -90,7 +90,7 @@ class Descent:
 
     def _level(self, *, certain: bool) -> _Level:
         names = []
-        with os.scandir(self.here.fd) as found:
+        with paths.entries(self.here.fd) as found:
             for entry in found:
                 self.mirror.meter.count_entry(self._path())
                 names.append(entry.name)
@@ -182,7 +182,7 @@ class Descent:
         """What the target has and the source does not, each counted."""
         names = []
         os.lseek(self.there.fd, 0, os.SEEK_SET)  # see paths.names
-        with os.scandir(self.there.fd) as found:
+        with paths.entries(self.there.fd) as found:
             for entry in found:
                 if entry.name not in level.names:
                     self.mirror.meter.count_entry(self._path(entry.name))

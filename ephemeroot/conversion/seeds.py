@@ -22,7 +22,7 @@ from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.linux import bounds, mountinfo, walk
+from ephemeroot.linux import bounds, mountinfo, paths, walk
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.mountinfo import Mount
 
@@ -105,7 +105,7 @@ def _hides(operation: Operation, live: Path, store: Path, before: Collection[str
     if not any(path.startswith(f"{operation.path}/") for path in before):
         return False
     try:
-        return bool(set(os.listdir(live)) - set(os.listdir(store / operation.source)))
+        return bool(set(paths.names(live)) - set(paths.names(store / operation.source)))
     except OSError:
         return False
 

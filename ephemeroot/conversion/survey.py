@@ -12,7 +12,7 @@ from ephemeroot.config.machine import command_line
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
-from ephemeroot.linux import mountinfo
+from ephemeroot.linux import mountinfo, paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def _device(machine: Machine, line: FstabLine | None, source: str) -> str:
 def _by_uuid(source: str) -> str:
     folder = "/dev/disk/by-uuid"
     try:
-        for name in os.listdir(folder):
+        for name in paths.names(folder):
             if os.path.realpath(f"{folder}/{name}") == os.path.realpath(source):
                 return f"UUID={name}"
     except OSError:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ephemeroot.linux import paths
+
 PROC = "/proc"
 
 
@@ -27,7 +29,7 @@ def of(point: str) -> list[Holder]:
     Others' processes show nothing to a user, nor do one's own setuid ones.
     """
     found = []
-    for pid in sorted(int(name) for name in os.listdir(PROC) if name.isdigit()):
+    for pid in sorted(int(name) for name in paths.names(PROC) if name.isdigit()):
         how = next(_uses(f"{PROC}/{pid}", point), None)
         if how is not None:
             found.append(Holder(pid, _name(pid), how))
@@ -69,7 +71,7 @@ def _readlink(path: str) -> str:
 
 def _names(directory: str) -> list[str]:
     try:
-        return os.listdir(directory)
+        return paths.names(directory)
     except OSError:
         return []
 

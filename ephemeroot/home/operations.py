@@ -201,7 +201,7 @@ class MountDirectory(Operation):
         view.look()
         if view.mount_at(entry.target) is not None or view.mounts_below(entry.target):
             raise Refused(f"{entry.target}: something has been mounted there meanwhile")
-        if os.path.islink(entry.target) or os.listdir(entry.target):
+        if os.path.islink(entry.target) or paths.names(entry.target):
             hint = f"move what is in it to {entry.source}"
             raise Refused(f"{entry.target} is no empty directory: it would be covered", hint)
         work.bindfs.mount(entry)

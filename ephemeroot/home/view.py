@@ -110,7 +110,7 @@ class View:
 
         Raises ``OSError`` if one cannot look.
         """
-        return all(self._is_nothing_else(f"{directory}/{name}") for name in os.listdir(directory))
+        return all(self._is_nothing_else(f"{directory}/{name}") for name in paths.names(directory))
 
     def _is_nothing_else(self, path: str) -> bool:
         mount = self.mount_at(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import units
-from ephemeroot.linux import devices
+from ephemeroot.linux import devices, paths
 
 # fs/btrfs/sysfs.c: a link to each device of a mounted filesystem
 _BTRFS = Path("/sys/fs/btrfs")
@@ -34,7 +34,7 @@ def _siblings(path: str) -> list[str]:
     """The other devices of the btrfs on *path*: its name leads to one of them only."""
     try:
         uuid = devices.btrfs_uuid(path)
-        names = os.listdir(_BTRFS / uuid / "devices") if uuid else []
+        names = paths.names(_BTRFS / uuid / "devices") if uuid else []
     except OSError:
         return []
     return [f"/dev/{name.replace('!', '/')}" for name in sorted(names)]

@@ -149,7 +149,7 @@ def format_uuid(raw: bytes) -> str:
 def block_devices() -> list[str]:
     """The names in /sys/class/block, for messages that say what *is* there."""
     try:
-        return sorted(os.listdir("/sys/class/block"))
+        return sorted(paths.names("/sys/class/block"))
     except OSError:
         return []
 

@@ -25,7 +25,7 @@ def releases(root: int) -> set[str]:
                 continue
             raise
         try:
-            with os.scandir(fd) as entries:
+            with paths.entries(fd) as entries:
                 found.update(
                     entry.name
                     for entry in entries

@@ -77,7 +77,7 @@ def everywhere() -> list[str]:
     """The text of mountinfo in each mount namespace, each namespace once."""
     texts = []
     namespaces: set[str] = set()
-    for process in ["self", *filter(str.isdigit, os.listdir("/proc"))]:
+    for process in ["self", *filter(str.isdigit, paths.names("/proc"))]:
         try:
             namespace = os.readlink(f"/proc/{process}/ns/mnt")
             if namespace in namespaces:

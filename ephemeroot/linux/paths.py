@@ -68,14 +68,23 @@ def open_regular(directory: int, path: str, flags: int = os.O_RDONLY) -> int:
         os.close(item)
 
 
-def names(directory: int) -> list[str]:
-    """What is in the open *directory* now.
+def names(directory: int | str | os.PathLike[str]) -> list[str]:
+    """What is in *directory* now, an open one or a path.
 
-    ``os.listdir`` alone shows on btrfs what was in it when it was opened or last listed (since
-    Linux 6.5; fs/btrfs/inode.c, btrfs_opendir and btrfs_dir_llseek).
+    ``os.listdir`` alone shows on btrfs what was in an open directory when it was opened or last
+    listed (since Linux 6.5; fs/btrfs/inode.c, btrfs_opendir and btrfs_dir_llseek).
     """
-    os.lseek(directory, 0, os.SEEK_SET)
-    return os.listdir(directory)
+    if isinstance(directory, int):
+        os.lseek(directory, 0, os.SEEK_SET)
+    return os.listdir(directory)  # noqa: TID251  # what it is banned for has just been prevented
+
+
+def entries(directory: int | str | os.PathLike[str]) -> os._ScandirIterator[str]:
+    """The same as ``os.scandir`` has it: for a ``with`` statement."""
+    if isinstance(directory, int):
+        os.lseek(directory, 0, os.SEEK_SET)
+        return os.scandir(directory)  # noqa: TID251  # as above
+    return os.scandir(os.fspath(directory))  # noqa: TID251  # a path is opened anew
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 
-from ephemeroot.linux import inode_flags, subvolume
+from ephemeroot.linux import inode_flags, paths, subvolume
 from ephemeroot.linux.walk import Walk
 
 
@@ -75,7 +75,7 @@ def _require_device(here: Walk, device: int | None) -> None:
 def _unlink_all_but_directories(directory: int, deadline: float | None, unlock: bool) -> list[str]:
     """The directories that are left; when time is up, whatever has been seen by then."""
     found = []
-    for name in os.listdir(directory):
+    for name in paths.names(directory):
         if deadline is not None and time.monotonic() >= deadline:
             break
         if _is_directory_after_unlink(directory, name, unlock):

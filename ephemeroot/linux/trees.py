@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from ephemeroot.linux import attributes, inode_flags, removal
+from ephemeroot.linux import attributes, inode_flags, paths, removal
 from ephemeroot.linux import subvolume as subvolumes
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.walk import Walk
@@ -83,7 +83,7 @@ class Tree:
     def _names(self) -> list[str]:
         """The names in the directory at hand, each of them counted."""
         names: list[str] = []
-        with os.scandir(self.here.fd) as found:
+        with paths.entries(self.here.fd) as found:
             for entry in found:
                 self.copier.meter.count_entry(self._path())
                 if len(names) % 1024 == 0:

@@ -65,7 +65,7 @@ def _ambiguous_link(spec: str) -> str | None:
 
 def _claims(link: str, database: str) -> list[Claim]:
     try:
-        names = sorted(name for name in os.listdir(database) if name.startswith("b"))
+        names = sorted(name for name in paths.names(database) if name.startswith("b"))
     except OSError:
         return []
     wanted = b"S:" + os.fsencode(link)
@@ -93,7 +93,7 @@ def holders(number: str, sysfs: str) -> set[str]:
     while below:
         folder = f"{below.pop()}/holders"
         try:
-            names = os.listdir(folder)
+            names = paths.names(folder)
         except OSError:
             continue
         for name in names:

@@ -6,8 +6,6 @@ is missing there is mostly the reason.
 
 from __future__ import annotations
 
-import os
-
 from ephemeroot.linux import paths, twins
 
 
@@ -16,7 +14,7 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
     folder = database or twins.DATABASE
     found = []
     try:
-        names = sorted(name for name in os.listdir(folder) if name.startswith("b"))
+        names = sorted(name for name in paths.names(folder) if name.startswith("b"))
     except OSError:
         return ""
     for name in names:

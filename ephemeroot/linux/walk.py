@@ -151,7 +151,7 @@ def below(
 def _names(here: Walk, meter: Meter) -> list[str]:
     meter.check_time(here.path)
     names = []
-    with os.scandir(here.fd) as found:
+    with paths.entries(here.fd) as found:
         for entry in found:
             meter.count_entry(here.path)
             names.append(entry.name)

@@ -180,7 +180,7 @@ def sweep(place: int) -> None:
     """Remove the workshops that interrupted runs have left in the open directory *place*."""
     directory = _duplicate(place)
     try:
-        with os.scandir(directory) as found:
+        with paths.entries(directory) as found:
             names = [entry.name for entry in found if entry.name.startswith(PREFIX)]
         for name in names:
             sweep_one(directory, name)
@@ -196,13 +196,13 @@ def sweep_one(directory: int, name: str) -> bool:
     fds: list[int] = []
     try:
         fds.append(_open_directory(directory, name))
-        if not os.listdir(fds[0]):
+        if not paths.names(fds[0]):
             os.rmdir(name, dir_fd=directory)
             return True
         fds.append(_open_directory(fds[0], _INSIDE))
-        if os.listdir(fds[0]) != [_INSIDE]:
+        if paths.names(fds[0]) != [_INSIDE]:
             return False
-        mark = os.getxattr(fds[1], _MARK) if os.listdir(fds[1]) else _OURS
+        mark = os.getxattr(fds[1], _MARK) if paths.names(fds[1]) else _OURS
         if mark not in (_OURS, _FOREIGN):
             return False
         fcntl.flock(fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the run that works in it
@@ -264,7 +264,7 @@ def _make(parent: int, name: str) -> int:
         status = os.fstat(fd)
         # A directory with the setgid bit hands that on.
         mine = status.st_uid == os.geteuid() and status.st_mode & 0o5777 == 0o700
-        if not mine or os.listdir(fd) or _birth(fd, before) < before:
+        if not mine or paths.names(fd) or _birth(fd, before) < before:
             raise OSError(errno.EBUSY, "exchanged while it was made", name)
     except BaseException:
         os.close(fd)

@@ -258,7 +258,7 @@ class Comparison:
             with opened(root, path, _DIRECTORY) as directory:
                 found["."] = os.fstat(directory)
                 self.meter.check_time(path)
-                for name in os.listdir(directory):
+                for name in paths.names(directory):
                     self.meter.count_entry(path)
                     if name in without:
                         continue
@@ -291,7 +291,7 @@ def opened(root: int, path: str, flags: int = _FILE) -> Iterator[int]:
 
 def _inodes(directory: int) -> dict[str, int]:
     """Names and inode numbers of all but directories in the open *directory*."""
-    with os.scandir(directory) as found:
+    with paths.entries(directory) as found:
         return {e.name: e.inode() for e in found if not e.is_dir(follow_symlinks=False)}
 
 

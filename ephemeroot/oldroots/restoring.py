@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import records, seed, tree
-from ephemeroot.linux import bounds, comparison, inode_flags, walk, workshop
+from ephemeroot.linux import bounds, comparison, inode_flags, paths, walk, workshop
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -285,7 +285,7 @@ class Plan:
 
     def _names(self, place: Place) -> list[str]:
         names = []
-        with opened(place.root, place.path, _DIRECTORY) as fd, os.scandir(fd) as found:
+        with opened(place.root, place.path, _DIRECTORY) as fd, paths.entries(fd) as found:
             for entry in found:
                 self.meter.count_entry(place.path)
                 names.append(entry.name)

@@ -14,6 +14,7 @@ from ephemeroot.base.inspection import Fault
 from ephemeroot.config import fstab
 from ephemeroot.config.units import text_of
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.linux import paths
 from ephemeroot.rehearsal.findings import WARNING, Finding
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -58,7 +59,7 @@ def _emptied(live: int, fresh: Path, kept: frozenset[str]) -> Iterator[Fault]:
     """Subvolumes in the open root *live* that *fresh* has nothing of."""
     for fault in inspection.nested(live, kept):
         place = fresh / fault.path.lstrip("/")
-        if not place.is_dir() or not os.listdir(place):
+        if not place.is_dir() or not paths.names(place):
             yield fault
 
 

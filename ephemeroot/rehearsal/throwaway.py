@@ -12,6 +12,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import paths
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.wipers.btrfs import subvolumes
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
@@ -63,7 +64,7 @@ def sweep(top: Toplevel, ours: str = "") -> list[str]:
     problems = []
     # Opened anew: what was made since a directory was opened is not listed on some kernels
     # (Linux 6.5; e60aa5da14d0, "btrfs: refresh dir last index during a rewinddir(3) call").
-    for name in sorted(os.listdir(fd_path(top.fd))):
+    for name in sorted(paths.names(fd_path(top.fd))):
         if not name.startswith(PREFIX):
             continue
         try:
@@ -98,7 +99,7 @@ def _remove(top: Toplevel, name: str, *, locked: bool) -> None:
 
 def _empty(top: Toplevel, directory: int, default: int) -> None:
     """Delete the subvolumes in the open *directory*, and the plain directories that held them."""
-    for name in os.listdir(directory):
+    for name in paths.names(directory):
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode):
             os.unlink(name, dir_fd=directory)

@@ -6,6 +6,7 @@ import errno
 import os
 
 from ephemeroot.errors import Locked, Refused
+from ephemeroot.linux import paths
 from ephemeroot.wipers.btrfs import subvolumes
 
 
@@ -29,7 +30,7 @@ def names_and_inodes(directory: int) -> list[tuple[str, int]]:
     Through a new descriptor: btrfs shows a descriptor only what was there when it was
     opened (Linux commit 9b378f6ad48c).
     """
-    with os.scandir(f"/proc/self/fd/{directory}") as found:
+    with paths.entries(f"/proc/self/fd/{directory}") as found:
         return [(entry.name, entry.inode()) for entry in found]
 
 

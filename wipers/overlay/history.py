@@ -7,7 +7,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import mountinfo, mounts, removal
+from ephemeroot.linux import mountinfo, mounts, paths, removal
 from ephemeroot.linux.walk import Walk
 from ephemeroot.wipers import marks, names
 from ephemeroot.wipers.history import History, require_mountable
@@ -241,7 +241,7 @@ def _entries(top: int, name: str) -> Iterator[tuple[str, os.stat_result]]:
         return
     here = Walk(top, name)
     try:
-        left = [os.listdir(here.fd)]
+        left = [paths.names(here.fd)]
         while left:
             if not left[-1]:
                 left.pop()
@@ -252,6 +252,6 @@ def _entries(top: int, name: str) -> Iterator[tuple[str, os.stat_result]]:
             yield f"/{here.path}/{name}", status
             if stat.S_ISDIR(status.st_mode):
                 here.enter(name)
-                left.append(os.listdir(here.fd))
+                left.append(paths.names(here.fd))
     finally:
         here.close()

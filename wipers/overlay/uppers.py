@@ -333,4 +333,4 @@ def _lock(fd: int) -> None:
 def listed(directory: int) -> list[str]:
     """The names in the open *directory*, however often it was listed before."""
     # Through a new descriptor: one that was listed stands at its end.
-    return os.listdir(mounts.fd_path(directory))
+    return paths.names(mounts.fd_path(directory))
