@@ -738,3 +738,14 @@ def test_systemd_understands_the_unit(user: OrdinaryUser) -> None:
     )
     assert "ephemeroot-home" not in done.stderr
     assert 'Environment="XDG_STATE_HOME=/mnt/my state"' in user.sh(f"cat {unit}").stdout
+
+
+def test_more_files_than_a_sessions_soft_limit_are_open_at_once(user: OrdinaryUser) -> None:
+    user.declare(one('"Games"'))
+    user.sh(f"mkdir -p {STORE}/Games; cd {STORE}/Games; seq 3000 | xargs touch")
+    user.sh(f"ulimit -Sn 1024; {PROGRAM} home apply")
+    opened = user.sh(
+        "ulimit -Sn $(ulimit -Hn); python3 -c '"
+        'files = [open(f"Games/{n}") for n in range(1, 3001)]; print(len(files))\''
+    )
+    assert opened.stdout == "3000\n"

@@ -8,15 +8,18 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, differences, histories, looking, terminal
+from ephemeroot.cli import access, declared_paths, differences, histories, looking, terminal
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.cli.looking import BASE, FRESH
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.oldroots import persisted
 from ephemeroot.oldroots.comparison import Difference
+from ephemeroot.oldroots.in_effect import NotInEffect
 
 FORMAT = "ephemeroot-diff"
 VERSION = 1
@@ -68,25 +71,34 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, whatever was found; 10 if something could not be looked at."""
     plan = histories.applied_plan(arguments.root)
     keeper = histories.fresh_at(arguments.root, arguments.volume)
+    lost = declared_paths.look(Path(arguments.root))
     with Namespace() as private:
-        which, found, problems = _compare(arguments, plan, keeper, private)
+        which, found, problems = _compare(arguments, plan, keeper, private, lost)
     prefix = "" if keeper.target == "/" else keeper.target
     found = [dataclasses.replace(d, path=prefix + d.path) for d in found]
     stores = [store.path for store in plan.stores()]
-    text = differences.lines(found, stores[0]) if stores else []
+    declared = tuple(one.path for one in lost)
+    undeclared = [d for d in found if not _is_in(d.path, declared)]
+    text = differences.lines(undeclared, stores[0]) if stores else []
     if arguments.json:
-        _print_json(keeper, which, found, problems)
+        _print_json(keeper, which, found, problems, lost)
     elif arguments.lines:
         sys.stdout.writelines(line + "\n" for line in text)
     else:
         _show(arguments, keeper, which, found, text)
+    if not arguments.json:
+        declared_paths.warn(lost)
     for problem in problems:
         terminal.warning(problem, "it was passed over")
     return PARTLY if problems else 0
 
 
 def _compare(
-    arguments: argparse.Namespace, plan: Plan, keeper: Keeper, private: Namespace
+    arguments: argparse.Namespace,
+    plan: Plan,
+    keeper: Keeper,
+    private: Namespace,
+    lost: Sequence[NotInEffect],
 ) -> tuple[str, list[Difference], list[str]]:
     which = arguments.against or FRESH
     touched = None
@@ -108,12 +120,23 @@ def _compare(
         comparison = looking.prepare(
             history,
             [old, new],
-            elsewhere=looking.elsewhere(plan, keeper),
+            elsewhere=looking.elsewhere(plan, keeper, [one.path for one in lost]),
+            shown=_of_the_root(lost, keeper),
             patterns=looking.patterns(arguments.exclude, everything=arguments.all),
             touched=touched,
             content=arguments.content,
         )
         return which, looking.run(comparison, old, new), comparison.problems
+
+
+def _of_the_root(lost: Sequence[NotInEffect], keeper: Keeper) -> frozenset[str]:
+    """The declared paths that are not in effect, as seen from what is made fresh."""
+    inside = (persisted.below(one.path, keeper.target) for one in lost)
+    return frozenset(path for path in inside if path is not None)
+
+
+def _is_in(path: str, declared: Sequence[str]) -> bool:
+    return any(path == one or path.startswith(f"{one}/") for one in declared)
 
 
 _WHAT = {FRESH: "the fresh root of this boot", BASE: "what fresh roots are made of"}
@@ -142,7 +165,11 @@ def _show(
 
 
 def _print_json(
-    keeper: Keeper, which: str, found: Sequence[Difference], problems: Sequence[str]
+    keeper: Keeper,
+    which: str,
+    found: Sequence[Difference],
+    problems: Sequence[str],
+    lost: Sequence[NotInEffect],
 ) -> None:
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -151,5 +178,6 @@ def _print_json(
         "against": which,
         "differences": differences.to_json(found),
         "problems": list(problems),
+        "not-in-effect": declared_paths.to_json(lost),
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")

@@ -83,14 +83,15 @@ def prepare(
     patterns: Sequence[str] = (),
     touched: Callable[[str, int], bool] | None = None,
     content: bool = False,
+    shown: frozenset[str] = frozenset(),
 ) -> Comparison:
     """A comparison of *trees* that passes over what is not theirs: what is *elsewhere*, what
-    matches one of the *patterns*, and what the persistence stage made.
+    matches one of the *patterns*, and what the persistence stage made, except for what is *shown*.
     """
     is_noise = noise.matcher(patterns)
     made = {*_STRUCTURE, *(f"/{name}" for name in skeleton.NAMES)}
     for tree in trees:
-        made |= tree.made()
+        made |= tree.made() - shown
     return Comparison(
         skip=lambda path: path in elsewhere or is_noise(path),
         made=made,
@@ -112,7 +113,7 @@ def patterns(given: Sequence[str], *, everything: bool) -> list[str]:
     return [*([] if everything else noise.known()), *given]
 
 
-def elsewhere(plan: Plan, keeper: Keeper) -> frozenset[str]:
-    """See ``persisted.elsewhere``."""
-    declared = plan.declared()
+def elsewhere(plan: Plan, keeper: Keeper, without: Sequence[str] = ()) -> frozenset[str]:
+    """See ``persisted.elsewhere``. Declared paths in *without* are not in effect."""
+    declared = [path for path in plan.declared() if path not in without]
     return frozenset(persisted.elsewhere(plan, declared, keeper.live, keeper.target))

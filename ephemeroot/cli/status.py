@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import amounts
-from ephemeroot.cli import access, boot_report, omissions, terminal
+from ephemeroot.cli import access, boot_report, declared_paths, omissions, terminal
 from ephemeroot.cli.boot_report import BootReport
 from ephemeroot.config import Machine, markers
 from ephemeroot.errors import Damaged
@@ -23,6 +23,7 @@ from ephemeroot.hooks.stage import RUN
 from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.image import age, applied
 from ephemeroot.linux import documents
+from ephemeroot.oldroots.in_effect import NotInEffect
 
 FORMAT = "ephemeroot-status"
 VERSION = 1
@@ -105,6 +106,7 @@ class Status:
     unknown: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     unseeded: list[Unseeded] = field(default_factory=list)
+    not_in_effect: list[NotInEffect] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
         """What is not as it should be, a line each."""
@@ -118,6 +120,7 @@ class Status:
                 lines.append(f"the store {store.path}: {store.state}")
             elif store.size and store.free < store.size * (1 - _FULL):
                 lines.append(f"the store {store.path} is nearly full")
+        lines += [declared_paths.line(one) for one in self.not_in_effect]
         return [*lines, *(one.line for one in self.unseeded), *self.images]
 
     def to_json(self) -> dict[str, Any]:
@@ -139,6 +142,7 @@ class Status:
                 for s in self.stores
             ],
             "unseeded": [one.to_json() for one in self.unseeded],
+            "not-in-effect": declared_paths.to_json(self.not_in_effect),
             "images": self.images,
             "next-boot": self.next_boot,
             "complaints": self.complaints(),
@@ -164,6 +168,10 @@ def collect(root: str) -> Status:
         status.stores = [_store(folder, store.path, store.id) for store in plan.stores()]
         status.images = age.findings(folder)
         status.unseeded = _unseeded(folder, plan, status)
+    try:
+        status.not_in_effect = declared_paths.look(folder, boot)
+    except PermissionError:
+        unknown.append("whether declared paths are in effect")
     status.next_boot = _next_boot(folder, status)
     return status
 
@@ -276,6 +284,7 @@ def _show(status: Status, *, long: bool) -> None:
         _section("hidden by what is bound over it", boot.outcomes.get("hiding", []))
         _section("taken over by the stores", boot.outcomes.get("seeded", []))
     _show_problems(boot)
+    declared_paths.show(status.not_in_effect)
     _section("damaged", status.damage)
     if status.stores:
         sys.stdout.write(terminal.heading("stores") + "\n")
@@ -306,7 +315,10 @@ def _boot_rows(status: Status) -> list[list[str]]:
         rows.append([name, f"{stage.get('result', 'not finished')}{took}{when}"])
     paths = {k: v for k, v in boot.outcomes.items() if k not in ("seeded", "hiding")}
     if paths:
-        rows.append(["paths", ", ".join(f"{len(v)} {k}" for k, v in sorted(paths.items()))])
+        parts = [f"{len(v)} {k}" for k, v in sorted(paths.items())]
+        if status.not_in_effect:
+            parts.append(f"{len(status.not_in_effect)} of them not in effect now")
+        rows.append(["paths", ", ".join(parts)])
     if status.plan is not None and status.booted is not None:
         same = status.booted == status.plan.generation
         newer = "" if same else f", generation {status.plan.generation} was applied since then"

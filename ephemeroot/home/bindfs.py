@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from dataclasses import dataclass
 
 from ephemeroot.errors import EphemerootError
@@ -51,6 +52,7 @@ class Bindfs:
         options = [f"fsname={fsname(entry.source)}", "subtype=bindfs"]
         if not entry.allow_other:
             options.insert(0, "no-allow-other")
+        _allow_many_files()
         done = fuse.run(self.program, "-o", ",".join(options), entry.source, entry.target)
         if done.returncode != 0:
             said = "; ".join(done.stderr.split("\n")).strip("; ")
@@ -58,6 +60,15 @@ class Bindfs:
                 f"bindfs cannot mount {entry.source} on {entry.target}: "
                 f"{said or f'exit status {done.returncode}'}"
             )
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one, for bindfs inherits it: it opens each
+    file that any process has open in the mount. 1,024 is the usual soft limit of a session, which
+    is low for the sake of select(2) (systemd's NEWS of version 240), and bindfs uses none.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def fsname(source: str) -> str:

@@ -264,7 +264,7 @@ def _make(parent: int, name: str) -> int:
         status = os.fstat(fd)
         # A directory with the setgid bit hands that on.
         mine = status.st_uid == os.geteuid() and status.st_mode & 0o5777 == 0o700
-        if not mine or paths.names(fd) or _birth(fd, before) < before:
+        if not mine or paths.names(fd) or birth(fd, before) < before:
             raise OSError(errno.EBUSY, "exchanged while it was made", name)
     except BaseException:
         os.close(fd)
@@ -272,7 +272,7 @@ def _make(parent: int, name: str) -> int:
     return fd
 
 
-def _birth(fd: int, default: int) -> int:
+def birth(fd: int, default: int) -> int:
     """When the open *fd* was made, in nanoseconds; *default* where that is not recorded."""
     statx = getattr(kernel.libc, "statx", None)
     answer = ctypes.create_string_buffer(256)
