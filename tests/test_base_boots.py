@@ -314,3 +314,19 @@ def test_a_swap_file_in_use_is_named(tmp_path: Path) -> None:
         assert "Text file busy" not in done.stderr
         assert not machine.path.exists()
         assert machine.strays() == []
+
+
+def test_a_boot_directory_of_the_root_itself_is_looked_at_too(machine: Machine) -> None:
+    for tree in (machine.top / "root", machine.path):
+        (tree / "boot/grub").mkdir(parents=True)
+    (machine.run_folder / "kernel").write_bytes(kernel_images.FORMATS["bzimage"](NEW))
+    unmounted = "umount -l /boot"
+    done = run(machine, unmounted, "cp /run/kernel /boot/vmlinuz-linux")
+    assert done.returncode == 1
+    assert "/boot/vmlinuz-linux would find no modules in the new base" in done.stderr
+    write = f'copy=$({COPY}); echo "{ENTRY}" > /boot/grub'
+    done = run(machine, unmounted, f"{write}/grub.cfg")
+    assert (done.returncode, "/boot/grub/grub.cfg was made for" in done.stderr) == (1, True)
+    done = run(machine, unmounted, f"{write}/grub-btrfs.cfg")
+    assert done.returncode == 0, done.stderr
+    assert "subvol=root-base\n" in (machine.path / "boot/grub/grub-btrfs.cfg").read_text()

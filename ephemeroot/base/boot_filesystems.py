@@ -28,6 +28,12 @@ _VIRTUAL = frozenset((
     "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs",
     "sysfs", "tracefs",
 ))  # fmt: skip
+# No boot loader of this machine reads these, unless they are at a place of its own: servers, which
+# may not answer, containers, and images that nothing can change.
+_NEVER_LOOKED_AT = frozenset((
+    "9p", "afs", "ceph", "cifs", "erofs", "glusterfs", "iso9660", "nfs", "nfs4", "overlay", "smb3",
+    "squashfs", "udf", "virtiofs",
+))  # fmt: skip
 # What a boot loader reads, at the top of the filesystem, in small letters: files, and directories
 # with at least one file that ends so.
 _FILES = frozenset((
@@ -177,6 +183,9 @@ def _is_known_by_place(point: str) -> bool:
 def _can_be_one(mount: Mount) -> bool:
     if mount.fstype in _VIRTUAL or mount.point in ("/", namespace.POINT):
         return False
+    if mount.fstype in _NEVER_LOOKED_AT or mount.fstype.startswith("fuse"):
+        if not _is_known_by_place(mount.point):
+            return False
     # A file is bound there, or another mount is over it.
     return os.path.isdir(mount.point) and not boot_places.is_never(mount.point)
 

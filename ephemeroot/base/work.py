@@ -110,7 +110,7 @@ class Work:
         covered.require_same(copy, before)
         self._take_modules(copy)
         self._require_no_new_fault(copy, faults)
-        areas = self.record.areas(self.boot)
+        areas = [*self.record.areas(self.boot), *self._own_boot(self.opened.path(temporary))]
         mentions.settle(areas, temporary, self.opened.place.base, self.log)
         mark(copy)
 
@@ -130,12 +130,14 @@ class Work:
                     "the base is unchanged",
                 )
             proofs.require_whole(root, None, None)
-            check.require(root, [*self.record.areas(self.boot), *self._own_boot(tree)])
+            check.require(root, [*self.record.areas(self.boot), *self._own_boot(tree.path)])
 
-    def _own_boot(self, tree: Assembly) -> list[Area]:
-        """``/boot`` of the copy, where it is a directory of the copy itself."""
-        present = Path(tree.path + _BOOT)
-        if present.is_symlink() or not present.is_dir() or os.path.ismount(present):
+    def _own_boot(self, copy: str) -> list[Area]:
+        """``/boot`` of the copy at the path *copy*, where it is a directory of the copy itself."""
+        present = Path(copy + _BOOT)
+        if any(one.point == _BOOT for one in self.boot):
+            return []
+        if present.is_symlink() or not present.is_dir():
             return []
         saved = Path(self.opened.path(self.opened.place.base) + _BOOT)
         return [Area(_BOOT, present, saved if saved.is_dir() else None)]

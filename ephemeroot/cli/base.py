@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             _list(arguments, place)
         return 0
     verb = f"ephemeroot base {arguments.action}"
-    if access.may_write(arguments):
+    if arguments.action == "run" and access.may_write(arguments):
         boot_filesystems.trigger()
     with (
         lock.hold(Path(arguments.root), verb, dry_run=arguments.dry_run),
