@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,25 @@ def test_pruning_by_the_same_rules(machine: Machine) -> None:
         assert (result.pruned, result.problems) == ([FIRST], [])
         assert history.seen() == NOON + 33 * DAY
     assert machine.old() == [SECOND]
+
+
+@pytest.mark.parametrize("flag", ["i", "a"])
+def test_what_is_immutable_is_pruned_and_retired(machine: Machine, flag: str) -> None:
+    old = machine.folder / "old-uppers" / FIRST
+    for upper in (old, machine.folder / "upper"):
+        places = [upper / "etc/lost", upper / "etc", upper]
+        subprocess.run(["chattr", f"+{flag}", *places], check=True)
+    machine.settings = machine.settings | {"keep-last": 1}
+    with machine.history() as history:
+        clock = Clock(NOON + 33 * DAY, synchronised=True)
+        result = pruning.by_settings(history, clock).run(log=lambda line: None)
+        assert (result.pruned, result.problems) == ([FIRST], [])
+    unmount(machine.sysroot)
+    assert machine.wipe(NOON + 34 * DAY).problems == []
+    third = next(name for name in machine.old() if name != SECOND)
+    assert (machine.folder / "old-uppers" / third / "etc/lost").read_text() == "day 2"
+    places = [machine.folder / "old-uppers" / third / name for name in ("", "etc", "etc/lost")]
+    subprocess.run(["chattr", f"-{flag}", *places], check=True)
 
 
 def test_what_is_touched(machine: Machine) -> None:

@@ -77,12 +77,19 @@ def trigger() -> None:
     ``Refused`` for one that cannot be mounted.
     """
     behind = {one.point: one for one in _declared_here() if one.device}
-    for mount in mountinfo.mounts():
-        if mount.fstype != "autofs" or boot_places.is_never(mount.point):
-            continue
-        one = behind.get(mount.point)
-        if _is_known_by_place(mount.point) or (one is not None and _has_boot_files(one)):
-            wake(mount.point)
+    woken: set[str] = set()
+    while waiting := _waiting() - woken:
+        # One of them may have another in it: /boot, and /boot/efi.
+        point = min(waiting, key=len)
+        woken.add(point)
+        one = behind.get(point)
+        if _is_known_by_place(point) or (one is not None and _has_boot_files(one)):
+            wake(point)
+
+
+def _waiting() -> set[str]:
+    found = {mount.point for mount in mountinfo.mounts() if mount.fstype == "autofs"}
+    return {point for point in found if not boot_places.is_never(point)}
 
 
 def wake(point: str) -> None:
