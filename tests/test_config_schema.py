@@ -111,7 +111,7 @@ def test_a_sound_configuration_fits(tmp_path: Path) -> None:
         ('method = "copy"', 'method = "overlay"'),
         ('base = "root-base"', "base = 1"),
         ('base = "root-base"', 'bass = "root-base"'),
-        ('timeout = "10s"', "timeout = 0"),
+        ('timeout = "10s"', "timeout = -1"),
         ('[persistence."/persistent".users', '[persistence."persistent".users'),
     ],
 )

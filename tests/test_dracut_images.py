@@ -91,7 +91,7 @@ def test_an_inert_image_is_no_success(tmp_path: Path) -> None:
 
 def test_something_else(tmp_path: Path) -> None:
     (tmp_path / "initrd").write_bytes(b"no image at all")
-    with pytest.raises(EphemerootError, match="is no initramfs image"):
+    with pytest.raises(EphemerootError, match="is not an initramfs image"):
         readback.verify(tmp_path / "initrd", PLAN, ADVICE)
 
 
@@ -145,7 +145,7 @@ def test_an_image_that_fails_stays(root: Path, monkeypatch: pytest.MonkeyPatch) 
     for body, said in (
         ("echo 'dracut[F]: no space' >&2; exit 1", "no space"),
         ("exit 0", "could not build"),
-        ("echo nonsense > $2", "no initramfs image"),
+        ("echo nonsense > $2", "not an initramfs image"),
     ):
         script.write_text(f"#!/bin/sh\n{body}\n")
         script.chmod(0o755)
