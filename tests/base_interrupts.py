@@ -19,12 +19,25 @@ from ephemeroot.cli.base import place_of
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import filing
+from ephemeroot.wipers import rotation as shared
 from ephemeroot.wipers.btrfs import fresh, recovery, retirement, rotation, subvolumes
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from interrupting import Interrupter
 from proof import sample
 
-CODE = (change, record, bootfiles, kernels, fresh, rotation, retirement, filing, recovery, paths)
+CODE = (
+    change,
+    record,
+    bootfiles,
+    kernels,
+    fresh,
+    rotation,
+    shared,
+    retirement,
+    filing,
+    recovery,
+    paths,
+)
 EXCHANGE = ("_place_once", "_exchange", "rename", "file", "discard", "_settled")
 
 # One file in the base and one in /boot: they must be of the same run.

@@ -12,14 +12,16 @@ import pytest
 from btrfs_image import NOON, Disk, Site, btrfsutil, fresh_disk, uuid
 from ephemeroot.linux import paths
 from ephemeroot.wipers import filing
+from ephemeroot.wipers import rotation as shared
 from ephemeroot.wipers.btrfs import fresh, recovery, retirement, rotation
+from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.overlay import uppers
-from ephemeroot.wipers.retention import Policy
 from interrupting import Interrupter
 from proof import sample
 
 pytestmark = pytest.mark.requires_loop
 
+CODE = (fresh, rotation, shared, retirement, filing, recovery, paths)
 EXCHANGE = ("_place_once", "_exchange", "rename", "file", "discard")
 
 
@@ -42,7 +44,7 @@ def everything(site: Site) -> dict[str, Path]:
 def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) -> None:
     site = disk.site().with_root().with_base()
     site.settings["keep-last"] = 1 << 20
-    interrupter = Interrupter((fresh, rotation, retirement, filing, recovery, paths), EXCHANGE)
+    interrupter = Interrupter(CODE, EXCHANGE)
     site.rotate(NOON)
     site.live("content 0")
     assert interrupter.run(lambda: site.rotate(NOON + 1))
@@ -75,11 +77,12 @@ def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) ->
 
 def test_a_layer_that_is_interrupted_at_any_step_takes_no_other_with_it(disk: Disk) -> None:
     site = disk.site("layers")
-    interrupter = Interrupter((uppers, paths), ("make", "retire", "rename"))
+    interrupter = Interrupter((uppers, filing, paths), ("make", "retire", "file", "rename"))
     now = float(NOON)
 
     def boot(layers: uppers.Uppers, pattern: int) -> None:
-        layers.retire(site.boot(now), Policy(1 << 20, 1))
+        if layers.state() is not None:
+            layers.retire(Name(now), lambda name: name)
         layers.make(pattern, now)
 
     def run(at: int | None = None) -> bool:

@@ -179,8 +179,9 @@ def test_little_space(machine: Machine) -> None:
     machine.settings |= {"keep-last": 2, "min-free": str(free + (5 << 20))}
     lines: list[str] = []
     assert machine.wipe(NOON, log=lines.append).pruned == names[:2]
-    assert [line for line in lines if "remove the old" in line] == [
-        f"remove the old upper {name}" for name in names[:2]
+    short = f"less than {free + (5 << 20)} bytes free"
+    assert [line for line in lines if line.startswith("delete old")] == [
+        f"delete old root {name} ({short})" for name in names[:2]
     ]
     machine.settings |= {"min-free": "100%"}
     machine.live()

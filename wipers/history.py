@@ -70,6 +70,8 @@ class History:
     ``where`` is what messages call the place they are in. ``policy`` and ``min_free`` (bytes,
     0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one,
     ``LISTED_BY`` the verb that lists them.
+    ``deadline`` (``time.monotonic()``, ``None`` for none) is set by pruning: a history that can go
+    on with a deletion in its next run may leave the rest of it then.
     ``SNAPSHOTS``: an unchanged file has the same inode number and ctime in all of them.
     Every method may raise ``EphemerootError`` or ``OSError``; what is to be implemented says so.
     """
@@ -78,13 +80,14 @@ class History:
     LISTED_BY = "roots list"
     SNAPSHOTS = False
 
-    __slots__ = ("min_free", "policy", "system", "where")
+    __slots__ = ("deadline", "min_free", "policy", "system", "where")
 
     def __init__(
         self, where: str, policy: Policy | None = None, min_free: int = 0, system: str = ""
     ) -> None:
         self.system = system
         self.where = where
+        self.deadline: float | None = None
         self.policy = policy or Policy(0, 0)
         self.min_free = min_free
 
@@ -139,6 +142,24 @@ class History:
     def retired(self) -> list[OldRoot]:
         """Only what is an old root with a name of ours."""
         return [entry for entry in self.entries() if entry.kind == RETIRED]
+
+    def newest_lived(self) -> OldRoot | None:
+        """The old root that was the last one to be booted to the end."""
+        lived = [e for e in self.retired() if e.name is not None and not e.name.unused]
+        return max(lived, key=_age, default=None)
+
+    def first(self) -> str:
+        """The name under which the first root that lived was retired here, if that was recorded."""
+        return ""
+
+    def record_first(self, label: str) -> None:
+        """Record that *label* is the name of the first root that lived, for ``first``."""
+
+    def has_first(self) -> bool:
+        """Whether a root that lived was ever retired here. The first one is marked ``.keep``: it is
+        the only copy of all that was forgotten.
+        """
+        return bool(self.first()) or self.newest_lived() is not None
 
     def find(self, text: str) -> OldRoot:
         """The entry called *text*; flags such as ``.keep`` may be left out of a name.
@@ -253,6 +274,10 @@ def require_owner(where: str, owner: str, system: str) -> None:
             "name a place of this system's own; if this system was installed anew, "
             "'ephemeroot roots claim' makes it this system's",
         )
+
+
+def _age(entry: OldRoot) -> tuple[int, tuple[int, int]]:
+    return entry.serial, entry.name.identity if entry.name is not None else (0, 0)
 
 
 def require_mountable(entry: OldRoot) -> None:

@@ -144,6 +144,7 @@ class Pruning:
         to it that the fresh root is on the disk before this is called.
         """
         deadline = None if budget is None else time.monotonic() + budget
+        self.history.deadline = deadline
         result = Result()
         if self.history.is_anothers:
             return result

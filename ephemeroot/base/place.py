@@ -12,7 +12,7 @@ from ephemeroot.errors import Refused
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.btrfs import Btrfs, directories, subvolumes
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
-from ephemeroot.wipers.btrfs.rotation import Rotation
+from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.pruning import Clock, Pruning
@@ -127,7 +127,7 @@ class Opened:
         source: str | None = None,
         old: str | None = None,
         dry_run: bool = False,
-    ) -> Rotation:
+    ) -> SubvolumeRotation:
         """Make a base that is a copy of the subvolume *source* (the base itself), or of the
         *old* base of that name, and put it in the place of the base.
 
@@ -150,7 +150,7 @@ class Opened:
             budget=60.0,
         )
         pruning = Pruning(self.bases, Policy(0, self.place.keep), Clock(now, synchronised=True))
-        return Rotation(
+        return SubvolumeRotation(
             boot, self.bases, pruning, base=source or self.place.base, set_default=False
         )
 

@@ -192,16 +192,11 @@ class SubvolumeHistory(History):
         if self.old >= 0:
             marks.set_seen(self.old, now)
 
-    def newest_lived(self) -> OldRoot | None:
-        """The old root that was the last one to be booted to the end."""
-        lived = [e for e in self.retired() if e.name is not None and not e.name.unused]
-        return max(lived, key=lambda entry: entry.serial, default=None)
+    def first(self) -> str:
+        return marks.first(self.old) if self.old >= 0 else ""
 
-    def has_first(self) -> bool:
-        """Whether a root that lived was ever retired here."""
-        if self.old >= 0 and marks.first(self.old):
-            return True
-        return self.newest_lived() is not None
+    def record_first(self, label: str) -> None:
+        marks.set_first(self.old, label)
 
     def path(self, entry: OldRoot) -> str:
         """Where *entry* lies, from the top of the filesystem."""

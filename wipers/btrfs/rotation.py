@@ -12,20 +12,21 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import inode_flags, paths
-from ephemeroot.wipers import marks, names, retention
+from ephemeroot.wipers import marks
 from ephemeroot.wipers.btrfs import retirement, subvolumes
 from ephemeroot.wipers.btrfs.fresh import FreshRoot
 from ephemeroot.wipers.btrfs.leftovers import Leftover
 from ephemeroot.wipers.btrfs.recovery import Recovery
-from ephemeroot.wipers.changes import attempt
-from ephemeroot.wipers.contract import Outcome
+from ephemeroot.wipers.rotation import Rotation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ephemeroot.wipers.btrfs.history import SubvolumeHistory
-    from ephemeroot.wipers.contract import Boot
+    from ephemeroot.wipers.contract import Boot, Outcome
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.oldroot import OldRoot
     from ephemeroot.wipers.pruning import Pruning
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -35,17 +36,15 @@ _MAKE_BASE = (
 )
 
 
-class Rotation:
+class SubvolumeRotation(Rotation):
     """One rotation of the root of *history*, with *pruning* at its end.
 
     *base* is a path from the top level, or ``None`` for an empty root. *set_default*
     moves the default subvolume along.
     """
 
-    __slots__ = (
-        "base", "boot", "history", "outcome", "previous", "pruning", "set_default", "source",
-        "source_path",
-    )  # fmt: skip
+    __slots__ = ("base", "previous", "set_default", "source", "source_path")
+    history: SubvolumeHistory
 
     def __init__(
         self,
@@ -56,12 +55,9 @@ class Rotation:
         base: str | None,
         set_default: bool,
     ) -> None:
-        self.boot = boot
-        self.history = history
-        self.pruning = pruning
+        super().__init__(boot, history, pruning)
         self.base = base
         self.set_default = set_default
-        self.outcome = Outcome(fresh={})
         self.previous = -1
         self.source = -1
         self.source_path = ""
@@ -87,13 +83,15 @@ class Rotation:
             "subvolume-uuid": fresh.uuid,
         }
         self._retire(leftover, fresh)
-        try:
-            if self._attempt("make it survive a power cut", self.history.top.commit):
-                self._prune()
-            self.outcome.kept = [entry.label for entry in self.history.retired()]
-        except (EphemerootError, OSError) as error:
-            self.outcome.problems.append(f"{self.history.where}: {error}")
+        self.finish(lambda: self.attempt("make it survive a power cut", self.history.top.commit))
         return self.outcome
+
+    def show(self, entry: OldRoot | None, give: Callable[[str], bool]) -> bool:
+        path = self.history.root if entry is None else self.history.path(entry)
+        return give(f"{self.history.top.path}/{path}")
+
+    def is_full(self, error: Exception) -> bool:
+        return isinstance(error, OSError) and error.errno in _NO_SPACE
 
     # Proofs: nothing is changed here
 
@@ -189,24 +187,13 @@ class Rotation:
 
     def _leftover(self) -> Leftover:
         """The temporary name, which decides under which name the previous root retires."""
-        boot, history = self.boot, self.history
-        plausible = retention.is_plausible(
-            [entry.name for entry in history.retired() if entry.name is not None],
-            boot.now,
-            synchronised=boot.synchronised,
-            seen=history.seen(),
-            keep_days=self.pruning.policy.keep_days,
-        )
-        name = names.Name(boot.now, unsynced=not plausible)
+        root = self.history.root_name
         if self.previous < 0:
-            return Leftover(history.root_name, history.free(name), None, read_only=False)
+            name = self.name(unused=False).changed(keep=False)
+            return Leftover(root, name, None, read_only=False)
         uuid = subvolumes.identify(self.previous).uuid
-        unused = marks.state(self.previous, uuid) == marks.NEW
-        # The first one is the only copy of all that was forgotten.
-        first = not unused and not history.has_first()
-        name = history.free(name.changed(unused=unused, keep=first))
-        read_only = subvolumes.is_read_only(self.previous)
-        return Leftover(history.root_name, name, uuid, read_only=read_only)
+        name = self.name(unused=marks.state(self.previous, uuid) == marks.NEW)
+        return Leftover(root, name, uuid, read_only=subvolumes.is_read_only(self.previous))
 
     def _place(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:
         """Put a fresh root in its place; without space for it prune what is due, once.
@@ -214,18 +201,10 @@ class Rotation:
         Returns the temporary name that the previous root has then, too.
         """
         try:
-            return self._place_once(leftover)
+            return self.with_room(lambda: self._place_once(leftover))
         except OSError as error:
             self._explain(error)
-            if error.errno not in _NO_SPACE:
-                raise
-        self.boot.log("no space for a fresh root: old roots that are due go first")
-        self._prune()
-        self.pruning.settle(None)
-        try:
-            return self._place_once(leftover)
-        except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if not self.is_full(error):
                 raise
             raise EphemerootError(
                 f"no space for a fresh root on {self.history.top.device}: the root stays as it is",
@@ -253,8 +232,8 @@ class Rotation:
         self.boot.log(self._creation)
         fresh.make(self.boot.prove)
         try:
-            if self._hand_over(leftover):
-                leftover = self._keep(leftover, fresh)
+            if self.previous >= 0:
+                leftover = self._renamed(leftover, self.hand_over(leftover.name), fresh)
             self._exchange(leftover)
         except BaseException:
             fresh.discard()
@@ -274,34 +253,17 @@ class Rotation:
     def _retirement(self, leftover: Leftover) -> str:
         return f"retire the previous {self.history.NOUN} as {leftover.name}"
 
-    def _hand_over(self, leftover: Leftover) -> bool:
-        """Seed the stores from the newest root that lived; whether the previous root is that one
-        and must be kept. Another one that must be kept is marked at once.
+    def _renamed(self, leftover: Leftover, name: Name, fresh: FreshRoot) -> Leftover:
+        """Have the previous root retired as *name*, with ``.keep``: it is in the name of the fresh
+        root until both are exchanged, so a power cut cannot separate the root from its mark.
         """
-        if self.previous < 0:
-            return False
-        top = self.history.top.path
-        newest = self.history.newest_lived() if leftover.name.unused else None
-        if newest is None or newest.name is None:
-            path = f"{top}/{self.history.root}"
-            return self.boot.hand_over(path, not leftover.name.unused, leftover.name.text)
-        path = f"{top}/{self.history.path(newest)}"
-        keep = self.boot.hand_over(path, True, newest.name.text, boots=False)
-        if keep and not newest.name.keep:
-            self.history.rename(newest, newest.name.changed(keep=True))
-        return False
-
-    def _keep(self, leftover: Leftover, fresh: FreshRoot) -> Leftover:
-        """Have the previous root retired with ``.keep``: its name is that of the fresh root until
-        both are exchanged, so that a power cut cannot separate the root from its mark.
-        """
-        kept = leftover.renamed(leftover.name.changed(keep=True))
-        if kept.text != leftover.text:
+        renamed = leftover.renamed(name)
+        if renamed.text != leftover.text:
             parent = self.history.parent
             flags = paths.RENAME_NOREPLACE
-            inode_flags.rename(parent, leftover.text, parent, kept.text, how=flags)
-            fresh.text = kept.text
-        return kept
+            inode_flags.rename(parent, leftover.text, parent, renamed.text, how=flags)
+            fresh.text = renamed.text
+        return renamed
 
     def _exchange(self, leftover: Leftover) -> None:
         parent, name = self.history.parent, self.history.root_name
@@ -313,8 +275,8 @@ class Rotation:
         if leftover.uuid is None:
             return
         if self.set_default:
-            self._attempt("keep the default subvolume", lambda: self._move_default(leftover, fresh))
-        self._attempt(self._retirement(leftover), lambda: self._file(leftover))
+            self.attempt("keep the default subvolume", lambda: self._move_default(leftover, fresh))
+        self.attempt(self._retirement(leftover), lambda: self._file(leftover))
 
     def _move_default(self, leftover: Leftover, fresh: FreshRoot) -> None:
         top = self.history.top.fd
@@ -329,15 +291,7 @@ class Rotation:
         first = not leftover.name.unused and not self.history.has_first()
         self.outcome.retired = retirement.retire(self.history, self.history.parent, leftover)
         if first:
-            marks.set_first(self.history.old, self.outcome.retired)
-
-    def _prune(self) -> None:
-        result = self.pruning.run(budget=self.boot.budget, log=self.boot.log)
-        self.outcome.pruned += result.pruned
-        self.outcome.problems += result.problems
-
-    def _attempt(self, line: str, action: Callable[[], object]) -> bool:
-        return attempt(line, action, self.outcome.problems, self.boot.log)
+            self.history.record_first(self.outcome.retired)
 
     def _describe(self) -> None:
         """What ``run`` would do, in the same lines."""
@@ -347,10 +301,9 @@ class Rotation:
             self.boot.prove(f"{self.history.top.path}/{self.source_path}")
         leftover = self._leftover()
         self.boot.log(self._creation)
-        if self.previous >= 0 and (not leftover.name.unused or self.history.newest_lived()):
-            self.boot.describe_hand_over()
+        if self.previous >= 0:
+            self.describe_hand_over(leftover.name)
         self.boot.log(self._placement)
         if leftover.uuid is not None:
             self.boot.log(self._retirement(leftover))
-        for change in self.pruning.changes():
-            self.boot.log(change.describe())
+        self.foresee()

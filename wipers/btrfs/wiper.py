@@ -13,7 +13,7 @@ from ephemeroot.errors import Refused
 from ephemeroot.wipers import marks, pruning, retention
 from ephemeroot.wipers.btrfs import subvolumes, toplevel
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
-from ephemeroot.wipers.btrfs.rotation import Rotation
+from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.pruning import Clock
@@ -93,7 +93,7 @@ class Btrfs(Wiper):
                 **self._keeping(top),
             ) as history:
                 clock = Clock(boot.now, synchronised=boot.synchronised)
-                return Rotation(
+                return SubvolumeRotation(
                     boot,
                     history,
                     pruning.by_settings(history, clock, pinned=boot.pinned),

@@ -9,10 +9,10 @@ import stat
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import mountinfo, mounts, paths, removal
 from ephemeroot.linux.walk import Walk
-from ephemeroot.wipers import marks, names
+from ephemeroot.wipers import filing, marks, names
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
-from ephemeroot.wipers.overlay import uppers
+from ephemeroot.wipers.overlay import stack, uppers
 from ephemeroot.wipers.placement import Places
 
 TYPE_CHECKING = False
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.names import Name
     from ephemeroot.wipers.overlay.uppers import Uppers
     from ephemeroot.wipers.retention import Policy
-
-# With the others, what is above would belong to this very state of what is below, and a
-# changed root below would fail with ESTALE (Documentation/filesystems/overlayfs.rst).
-OPTIONS = ["index=off", "metacopy=off", "redirect_dir=off"]
 
 
 class UpperHistory(History):
@@ -47,7 +43,8 @@ class UpperHistory(History):
         policy: Policy | None = None,
         min_free: int = 0,
     ) -> None:
-        super().__init__(f"{uppers.FOLDER}/{uppers.OLD}", policy, min_free)
+        where = f"{uppers.FOLDER}/{uppers.OLD}"
+        super().__init__(where, policy, min_free, installed.system)
         self.layers = layers
         self.installed = installed
         self.fstype = fstype
@@ -88,6 +85,14 @@ class UpperHistory(History):
         if self.layers is not None and self.layers.fd >= 0:
             marks.set_system(self.layers.fd, system)
 
+    def free(self, wanted: Name) -> Name:
+        going = self.layers.going() if self.layers is not None and self.layers.old >= 0 else []
+        return names.free(super().free(wanted), {name.identity for name in going})
+
+    def has_first(self) -> bool:
+        """The first layer is not special: the installed root is below, and is never retired."""
+        return True
+
     def path(self, entry: OldRoot) -> str:
         return f"{self.where}/{entry.text}"
 
@@ -120,12 +125,12 @@ class UpperHistory(History):
             os.close(upper)
         below = self.places.attach(self.mount_base(), "below")
         # The source is how ``prove`` knows what is mounted. Neither path has a colon in it.
-        options = [*OPTIONS, f"lowerdir={above}:{below}", "ro"]
+        options = [*stack.OPTIONS, f"lowerdir={above}:{below}", "ro"]
         return mounts.create("overlay", f"{uppers.OLD}/{entry.text}", options)
 
     def mount_base(self) -> int:
         """The installed root."""
-        flags = [o for o in self.installed.root_flags if o not in ("rw", "ro")]
+        flags = stack.neither(self.installed.root_flags)
         try:
             return mounts.create(self.fstype, self.installed.device, [*flags, "ro"])
         except OSError as error:
@@ -174,7 +179,7 @@ class UpperHistory(History):
 
     def rename(self, entry: OldRoot, name: Name) -> str:
         os.close(self._open(entry))
-        return uppers.rename(self._old, entry.text, name)
+        return filing.file(self._old, entry.text, self._old, name, self.free)
 
     def prove(self, entry: OldRoot) -> None:
         os.close(self._open(entry))
@@ -192,7 +197,7 @@ class UpperHistory(History):
         self.prove(entry)
         # First the name: what is half removed must not look like a root that was.
         text = uppers.condemn(self._old, entry.text)
-        removal.remove(self._old, text, unlock=True)
+        removal.remove(self._old, text, self.deadline, unlock=True)
 
     def commit(self) -> None:
         if self.layers is not None and self.layers.old >= 0:

@@ -15,21 +15,17 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 
 from ephemeroot.errors import Locked, Refused
 from ephemeroot.linux import inode_flags, kernel, mounts, paths, removal
-from ephemeroot.wipers import attributes, marks, names, retention
+from ephemeroot.wipers import attributes, filing, marks, names
 from ephemeroot.wipers.history import require_owner
-from ephemeroot.wipers.names import Name
-from ephemeroot.wipers.retention import Candidate, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable
 
-    from ephemeroot.wipers.contract import Boot
-    from ephemeroot.wipers.retention import Verdict
+    from ephemeroot.wipers.names import Name
 
 FOLDER = "ephemeroot-overlay"
 UPPER, WORK, OLD = "upper", "work", "old-uppers"
@@ -95,47 +91,23 @@ class Uppers:
         mine = [n for n in found if n is not None and self._is_directory(str(n))]
         return sorted(mine, key=lambda name: name.identity)
 
-    def newest_lived(self) -> str | None:
-        """The layer of the last boot that was complete, relative to the folder."""
-        if self._state() == marks.LIVED:
-            return UPPER
-        lived = [name for name in self.retired() if not name.unused]
-        return f"{OLD}/{lived[-1]}" if lived else None
-
-    def next_name(self, boot: Boot, policy: Policy) -> Name | None:
-        """The name under which the present layer will be retired; ``None`` if there is none."""
-        state = self._state()
-        if state is None:
+    def state(self) -> str | None:
+        """The mark of the present layer (``marks.LIVED``, …); ``None`` if there is none."""
+        try:
+            upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
+        except FileNotFoundError:
             return None
-        retired = self.retired()
-        plausible = retention.is_plausible(
-            retired,
-            boot.now,
-            synchronised=boot.synchronised,
-            seen=marks.seen(self.old),
-            keep_days=policy.keep_days,
-        )
-        wanted = Name(boot.now, unsynced=not plausible, unused=state != marks.LIVED)
-        return names.free(wanted, {other.identity for other in (*retired, *self._going())})
+        try:
+            return marks.state(upper, OWNER)
+        finally:
+            os.close(upper)
 
-    def mark_kept(self, text: str) -> None:
-        """Mark the old layer *text*, as ``newest_lived`` has found it, ``.keep``."""
-        text = text.rpartition("/")[2]
-        found = names.parse(text)
-        if found is not None and not found.keep:
-            rename(self.old, text, found.changed(keep=True))
-            os.fsync(self.old)
-
-    def retire(self, boot: Boot, policy: Policy, *, keep: bool = False) -> Name | None:
-        """Move the present layer to old-uppers; ``None`` if there is none."""
-        name = self.next_name(boot, policy)
-        if name is None:
-            return None
-        name = name.changed(keep=keep)
-        inode_flags.rename(self.fd, UPPER, self.old, str(name), how=paths.RENAME_NOREPLACE)
+    def retire(self, name: Name, free: Callable[[Name], Name]) -> str:
+        """Move the present layer to old-uppers as *name*, or the next that is *free*; return it."""
+        retired = filing.file(self.fd, UPPER, self.old, name, free)
         os.fsync(self.old)
         os.fsync(self.fd)
-        return name
+        return retired
 
     def make(self, pattern: int, now: float) -> None:
         """Make a new layer, with owner, mode and labels of the open directory *pattern*.
@@ -166,35 +138,25 @@ class Uppers:
             os.close(upper)
         os.fsync(self.fd)
 
-    def prune(
-        self, boot: Boot, policy: Policy, problems: list[str], min_free: int = 0
-    ) -> list[str]:
-        """Remove what is due, and what may go early while less than *min_free* bytes are free,
-        within ``boot.budget``; return the names that are gone.
-
-        What fails is one of the *problems*: the fresh root is in its place by now.
+    def clean(self, deadline: float) -> list[str]:
+        """Remove what earlier runs had no time for; what is left at *deadline*
+        (``time.monotonic()``) is the next one's. Returns what failed, one line each.
         """
-        deadline = time.monotonic() + boot.budget
-        pruned: list[str] = []
-        try:
-            for text in self._begun():
-                self._remove(text, deadline, problems)
-            for verdict in self._judge(boot, policy, boot.pinned):
-                if time.monotonic() >= deadline:
-                    break
-                if not verdict.due and not (verdict.spare and self._is_short(min_free)):
-                    continue
-                name = str(verdict.candidate.name)
-                # First the name: what is half removed must not look like a root that was.
-                text = condemn(self.old, name)
-                boot.log(f"remove the old upper {name}")
-                pruned.append(name)
-                self._remove(text, deadline, problems)
-            if boot.synchronised:
-                marks.set_seen(self.old, int(boot.now))
-        except OSError as error:
-            problems.append(f"cannot prune {OLD}: {error.strerror}")
-        return pruned
+        problems = []
+        for text in self._begun():
+            try:
+                removal.remove(self.old, text, deadline, unlock=True)
+            except OSError as error:
+                problems.append(f"cannot remove {OLD}/{text}: {error.strerror}: {error.filename}")
+        return problems
+
+    def going(self) -> list[Name]:
+        """The names of the layers that are being removed: they are not given away meanwhile."""
+        found = (names.parse(text.removeprefix(REMOVING)) for text in self._begun())
+        return [name for name in found if name is not None]
+
+    def _begun(self) -> list[str]:
+        return [text for text in listed(self.old) if text.startswith(REMOVING)]
 
     def space(self) -> tuple[int, int]:
         """Bytes available and bytes in all, on the volume."""
@@ -205,52 +167,6 @@ class Uppers:
         """Make what was removed count as free: btrfs does it with its next commit."""
         if kernel.libc.syncfs(self.old) != 0:
             kernel.raise_errno("syncfs")
-
-    def _is_short(self, min_free: int) -> bool:
-        if self.space()[0] >= min_free:
-            return False
-        self.settle()
-        return self.space()[0] < min_free
-
-    def _judge(self, boot: Boot, policy: Policy, pinned: Container[str]) -> list[Verdict]:
-        retired = self.retired()
-        now = retention.measure(
-            retired,
-            boot.now,
-            synchronised=boot.synchronised,
-            seen=marks.seen(self.old),
-            keep_days=policy.keep_days,
-        )
-        candidates = [Candidate(name, pinned=str(name) in pinned) for name in retired]
-        # Those that are due first: they may make room enough for the others.
-        return sorted(retention.judge(candidates, policy, now), key=lambda verdict: not verdict.due)
-
-    def _begun(self) -> list[str]:
-        """What an earlier boot had no time to remove."""
-        return [text for text in listed(self.old) if text.startswith(REMOVING)]
-
-    def _going(self) -> list[Name]:
-        """The names of the layers that are being removed: they are not given away meanwhile."""
-        found = (names.parse(text.removeprefix(REMOVING)) for text in self._begun())
-        return [name for name in found if name is not None]
-
-    def _remove(self, text: str, deadline: float, problems: list[str]) -> None:
-        """Remove one; what is left of it when time is up is the next boot's."""
-        try:
-            removal.remove(self.old, text, deadline, unlock=True)
-        except OSError as error:
-            problems.append(f"cannot remove {OLD}/{text}: {error.strerror}: {error.filename}")
-
-    def _state(self) -> str | None:
-        """The mark of the present layer; ``None`` if there is none."""
-        try:
-            upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
-        except FileNotFoundError:
-            return None
-        try:
-            return marks.state(upper, OWNER)
-        finally:
-            os.close(upper)
 
     def _is_directory(self, text: str) -> bool:
         try:
@@ -273,16 +189,6 @@ def condemn(old: int, text: str) -> str:
             return removing
         except FileExistsError:
             number += 1
-
-
-def rename(old: int, text: str, name: Name) -> str:
-    """Rename the old upper *text* to *name*, or to the next that is free; return it."""
-    while True:
-        try:
-            inode_flags.rename(old, text, old, str(name), how=paths.RENAME_NOREPLACE)
-            return str(name)
-        except FileExistsError:
-            name = name.at((name.time, name.number + 1))
 
 
 def mark_lived(path: str) -> bool:

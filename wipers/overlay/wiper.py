@@ -6,27 +6,24 @@ a volume, where retired ones stay for a while (``uppers``).
 
 from __future__ import annotations
 
-import errno
 import os
 
-from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.errors import Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import attributes, names, placement, retention
+from ephemeroot.wipers import attributes, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
-from ephemeroot.wipers.overlay import uppers
-from ephemeroot.wipers.overlay.history import OPTIONS, UpperHistory
+from ephemeroot.wipers.history import Installed
+from ephemeroot.wipers.overlay import stack, uppers
+from ephemeroot.wipers.overlay.history import UpperHistory
+from ephemeroot.wipers.overlay.rotation import LayerRotation
 from ephemeroot.wipers.overlay.uppers import Uppers
 from ephemeroot.wipers.placement import Places
+from ephemeroot.wipers.pruning import Clock
 from ephemeroot.wipers.retention import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.wipers.contract import Boot
-    from ephemeroot.wipers.history import Installed
-    from ephemeroot.wipers.names import Name
-
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Overlay(Wiper):
@@ -92,18 +89,14 @@ class Overlay(Wiper):
             boot.prove(below)
             if self._volume is None:
                 return self._in_memory(boot, places, below)
-            layers = Uppers(self._on_volume(boot))
-            try:
-                return self._on_disk(boot, places, below, layers)
-            finally:
-                layers.close()
+            return self._on_disk(boot, places, below)
         finally:
             places.close()
 
     def lower(self, boot: Boot) -> int:
         """A detached mount of the installed root, read-only."""
-        options = [o for o in boot.root_flags if o not in ("rw", "ro")]
-        return mounts.create(str(self.settings["type"]), boot.device, [*options, "ro"])
+        options = [*stack.neither(boot.root_flags), "ro"]
+        return mounts.create(str(self.settings["type"]), boot.device, options)
 
     def mark_lived(self, target: str) -> bool:
         return self._volume is not None and uppers.mark_lived(target)
@@ -131,9 +124,18 @@ class Overlay(Wiper):
         where = installed.volumes.get(self._volume)
         if where is None or not os.path.ismount(where):
             raise Refused(f"the volume {self._volume} with the layers is not mounted", "mount it")
-        layers = Uppers(where, create=False)
-        min_free = self._min_free(layers) if layers.old >= 0 else 0
-        return UpperHistory(layers, installed, fstype, self._policy, min_free)
+        return self._history(Uppers(where, create=False), installed)
+
+    def _history(self, layers: Uppers, installed: Installed) -> UpperHistory:
+        """The history of *layers*, which it closes."""
+        fstype = str(self.settings["type"])
+        try:
+            total = layers.space()[1] if layers.old >= 0 else 0
+            min_free = retention.amount(self.settings.get("min-free"), total)
+            return UpperHistory(layers, installed, fstype, self._policy, min_free)
+        except BaseException:
+            layers.close()
+            raise
 
     @property
     def _volume(self) -> str | None:
@@ -146,9 +148,6 @@ class Overlay(Wiper):
         if not isinstance(days, int) or not isinstance(last, int):
             raise Refused(f"keep-days or keep-last is no number: {days!r}, {last!r}")
         return Policy(days, last)
-
-    def _min_free(self, layers: Uppers) -> int:
-        return retention.amount(self.settings.get("min-free"), layers.space()[1])
 
     def _on_volume(self, boot: Boot) -> str:
         try:
@@ -168,95 +167,23 @@ class Overlay(Wiper):
         os.mkdir(f"{above}/{uppers.WORK}", 0o700)
         os.mkdir(f"{above}/{uppers.UPPER}", 0o700)
         _copy_attributes(below, f"{above}/{uppers.UPPER}")
-        return Outcome(fresh=_mount(boot, places, below, above))
+        return Outcome(fresh=stack.mount_root(boot, places, below, above))
 
-    def _on_disk(self, boot: Boot, places: Places, below: str, layers: Uppers) -> Outcome:
-        above = places.attach(layers.mount(), "layers")
-        layers.require_own(boot.system, take=not boot.dry_run)
-        lived = layers.newest_lived()
-        name = layers.next_name(boot, self._policy)
-        keep = False
-        if lived is not None:
-            # Upper layers have no colons in their names, and the rest of the path is ours.
-            stack = [*OPTIONS, f"lowerdir={above}/{lived}:{below}", "ro"]
-            previous = places.attach(_overlay(stack), "previous")
-            if boot.dry_run:
-                boot.describe_hand_over()
-            elif boot.hand_over(previous, True, _identity(lived, name), boots=False):
-                if lived == uppers.UPPER:
-                    keep = True
-                else:
-                    layers.mark_kept(lived)
-        if boot.dry_run:
-            return Outcome(fresh={})
-        retired = layers.retire(boot, self._policy, keep=keep)
-        outcome = Outcome(fresh={}, retired=str(retired) if retired else None)
-        self._make(boot, below, layers, outcome)
-        outcome.fresh = _mount(boot, places, below, above)
-        self._prune(boot, layers, outcome)
-        outcome.kept = [str(name) for name in layers.retired()]
-        return outcome
-
-    def _make(self, boot: Boot, below: str, layers: Uppers, outcome: Outcome) -> None:
-        """Make a new layer; without space for it prune what is due, once."""
-        pattern = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                layers.make(pattern, boot.now)
-                return
-            except OSError as error:
-                if error.errno not in _NO_SPACE:
-                    raise
-            boot.log("no space for a new layer: old ones that are due go first")
-            self._prune(boot, layers, outcome)
-            try:
-                layers.make(pattern, boot.now)
-            except OSError as error:
-                if error.errno not in _NO_SPACE:
-                    raise
-                raise EphemerootError(
-                    f"no space for a new layer on the volume {self._volume}",
-                    "delete files there or, with 'ephemeroot roots delete', old layers",
-                ) from error
-        finally:
-            os.close(pattern)
-
-    def _prune(self, boot: Boot, layers: Uppers, outcome: Outcome) -> None:
-        min_free = self._min_free(layers)
-        outcome.pruned += layers.prune(boot, self._policy, outcome.problems, min_free)
-
-
-def _mount(boot: Boot, places: Places, below: str, above: str) -> dict[str, str]:
-    """Mount the fresh root at its place; returns what it is known by."""
-    stack = [
-        *OPTIONS,
-        f"lowerdir={below}",
-        f"upperdir={above}/{uppers.UPPER}",
-        f"workdir={above}/{uppers.WORK}",
-    ]
-    path = places.attach(_overlay(stack), "fresh")
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
-        raise EphemerootError(
-            "the overlay can only be mounted read-only", "the kernel's messages say why (dmesg)"
+    def _on_disk(self, boot: Boot, places: Places, below: str) -> Outcome:
+        installed = Installed(
+            device=boot.device,
+            private=boot.private,
+            writable=True,
+            root_flags=boot.root_flags,
+            system=boot.system,
         )
-    placement.put_in_place(path, boot.mount_point)
-    return {"device": str(os.stat(path).st_dev)}
-
-
-def _identity(lived: str, name: Name | None) -> str:
-    """The name, without flags, that the layer *lived* has in the history or gets there."""
-    known = name if lived == uppers.UPPER else names.parse(lived.rpartition("/")[2])
-    return known.text if known is not None else ""
-
-
-def _overlay(options: list[str]) -> int:
-    try:
-        return mounts.create("overlay", "overlay", options)
-    except OSError as error:
-        raise EphemerootError(
-            f"the overlay cannot be mounted: {error.strerror}",
-            "can the volume's filesystem carry one? (not NFS, vfat, or another overlay)",
-        ) from error
+        layers = Uppers(self._on_volume(boot))
+        with self._history(layers, installed) as history:
+            clock = Clock(boot.now, synchronised=boot.synchronised)
+            prune = pruning.by_settings(history, clock, pinned=boot.pinned)
+            return LayerRotation(
+                boot, history, prune, layers, places=places, below=below, volume=str(self._volume)
+            ).run()
 
 
 def _copy_attributes(source: str, target: str) -> None:

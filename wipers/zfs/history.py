@@ -146,20 +146,11 @@ class DatasetHistory(History):
             made=found.creation, state=found.state, size=found.referenced, exclusive=found.used
         )
 
-    def newest_lived(self) -> OldRoot | None:
-        """The old root that was the last one to be booted to the end."""
-        lived = [e for e in self.retired() if e.name is not None and not e.name.unused]
-        return max(lived, key=lambda entry: entry.serial, default=None)
-
-    def has_first(self) -> bool:
-        """Whether a root that lived was ever retired here."""
+    def first(self) -> str:
         found = self.container()
-        if found is not None and _FIRST in found.own:
-            return True
-        return self.newest_lived() is not None
+        return found.own.get(_FIRST, "") if found is not None else ""
 
-    def set_first(self, label: str) -> None:
-        """Record that the root called *label* was the first to be retired here."""
+    def record_first(self, label: str) -> None:
         datasets.mark(self.old_roots, _FIRST, label)
 
     # Looking into it

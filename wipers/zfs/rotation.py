@@ -11,9 +11,8 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
-from ephemeroot.wipers import names, retention
-from ephemeroot.wipers.changes import attempt
-from ephemeroot.wipers.contract import Outcome
+from ephemeroot.wipers import filing, names
+from ephemeroot.wipers.rotation import Rotation
 from ephemeroot.wipers.zfs import channel, datasets, history, proofs
 from ephemeroot.wipers.zfs.datasets import NEW, STATE, Dataset, Private
 from ephemeroot.wipers.zfs.history import SNAPSHOT, DatasetHistory
@@ -23,8 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ephemeroot.wipers.contract import Boot
+    from ephemeroot.wipers.contract import Boot, Outcome
     from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.oldroot import OldRoot
     from ephemeroot.wipers.pruning import Pruning
 
 # On a fresh root: the guid of the root whose place it takes, and what has to follow it.
@@ -58,24 +58,22 @@ return found
 """
 
 
-class DatasetRotation:
+class DatasetRotation(Rotation):
     """One rotation of the root of *history*, with *pruning* at its end.
 
     Fresh roots are clones of ``history.source``; *base* is the dataset that it is a snapshot of.
     """
 
-    __slots__ = ("base", "bootfs", "boot", "history", "new", "outcome", "pruning", "root", "source")
+    __slots__ = ("base", "bootfs", "new", "root", "source")
+    history: DatasetHistory
 
     def __init__(self, boot: Boot, history: DatasetHistory, pruning: Pruning, *, base: str) -> None:
-        self.boot = boot
-        self.history = history
-        self.pruning = pruning
+        super().__init__(boot, history, pruning)
         self.base = base
         self.root = history.root
         self.new = temporary(history.root)
         self.source = history.source
         self.bootfs = ""
-        self.outcome = Outcome(fresh={})
 
     def run(self) -> Outcome:
         """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
@@ -105,22 +103,27 @@ class DatasetRotation:
         self._complete(previous)
         if leftover is not None:
             self._recover(leftover)
-        name = self._name(previous)
+        name = self.name(unused=previous.state == NEW)
         first = name.keep
         name, identity = self._place(name, previous, source)
         # The fresh root is in its place: from here on failures are problems, not errors.
         self.outcome.fresh = {"dataset": self.root, "fsid": identity}
         self.outcome.retired = str(name)
         if first:
-            self._attempt("record that it was the first", lambda: self.history.set_first(str(name)))
+            self.attempt(
+                "record that it was the first", lambda: self.history.record_first(str(name))
+            )
         retired = f"{self.history.old_roots}/{name}"
-        try:
-            self._follow(retired, named=self.bootfs == self.root)
-            self._prune()
-            self.outcome.kept = [entry.label for entry in self.history.retired()]
-        except (EphemerootError, OSError) as error:
-            self.outcome.problems.append(f"{self.history.old_roots}: {error}")
+        self.finish(lambda: self._follow(retired, named=self.bootfs == self.root))
         return self.outcome
+
+    def show(self, entry: OldRoot | None, give: Callable[[str], bool]) -> bool:
+        dataset = self.root if entry is None else self.history.path(entry)
+        with Private(dataset, f"{self.boot.private}/previous") as previous:
+            return give(previous.path)
+
+    def is_full(self, error: Exception) -> bool:
+        return isinstance(error, EphemerootError) and "out of space" in error.message
 
     # What an interrupted boot left
 
@@ -134,7 +137,7 @@ class DatasetRotation:
         # was none, and what it took for an answer would not mount one with mountpoint=legacy.
         unit = f"/usr/lib/systemd/system/{_ENVIRONMENT}"
         if os.path.exists("/run/systemd/system") and os.path.exists(unit):
-            self._attempt(
+            self.attempt(
                 f"start {_ENVIRONMENT} again",
                 lambda: programs.run("systemctl", "--quiet", "start", _ENVIRONMENT),
             )
@@ -164,7 +167,7 @@ class DatasetRotation:
 
     def _file(self, leftover: Dataset) -> None:
         """It has something in it that we did not make: it stays a while."""
-        name = self.history.free(names.Name(self.boot.now, unsynced=True, unused=True))
+        name = filing.leftover_name(self.history, self.boot.now)
         line = f"retire {self.new}, a fresh root that never got its place, as {name}"
         self.boot.log(line)
         self._require_container()
@@ -178,34 +181,20 @@ class DatasetRotation:
 
     # The steps
 
-    def _name(self, previous: Dataset) -> Name:
-        boot, history = self.boot, self.history
-        plausible = retention.is_plausible(
-            [entry.name for entry in history.retired() if entry.name is not None],
-            boot.now,
-            synchronised=boot.synchronised,
-            seen=history.seen(),
-            keep_days=self.pruning.policy.keep_days,
-        )
-        unused = previous.state == NEW
-        # The first one is the only copy of all that was forgotten.
-        first = not unused and not history.has_first()
-        return history.free(names.Name(boot.now, unsynced=not plausible, unused=unused, keep=first))
-
     def _place(self, name: Name, previous: Dataset, source: str) -> tuple[Name, str]:
         """Put a fresh root in its place; returns the name under which the previous one was
         retired, and what the fresh one is known by.
         """
         if "@" not in source:
             source = self._snapshot(source, name)
-        self._make_room_and_clone(source, previous)
+        self.with_room(lambda: self._clone(source, previous))
         made = datasets.look(self.new)[self.new]
         retired = f"{self.history.old_roots}/{name}"
         try:
             with Private(self.new, f"{self.boot.private}/fresh") as fresh:
                 self.boot.prove(fresh.path)
                 identity = fresh.fsid
-            name = self._hand_over(name)
+            name = self.hand_over(name)
             retired = f"{self.history.old_roots}/{name}"
             self._require_container()
             self.boot.log(self._retirement(name))
@@ -240,18 +229,6 @@ class DatasetRotation:
         programs.run("zfs", "snapshot", snapshot)
         return snapshot
 
-    def _make_room_and_clone(self, source: str, previous: Dataset) -> None:
-        try:
-            self._clone(source, previous)
-            return
-        except EphemerootError as error:
-            if "out of space" not in error.message:
-                raise
-        self.boot.log("no space for a fresh root: old roots that are due go first")
-        self._prune()
-        self.pruning.settle(None)
-        self._clone(source, previous)
-
     def _clone(self, source: str, previous: Dataset) -> None:
         self.boot.log(self._creation(source))
         pool = datasets.pool(self.root)
@@ -270,25 +247,6 @@ class DatasetRotation:
         words = [word for key in sorted(wanted) for word in ("-o", f"{key}={wanted[key]}")]
         programs.run("zfs", "clone", *words, source, self.new)
 
-    def _hand_over(self, name: Name) -> Name:
-        """Seed the stores from the newest root that lived; returns *name*, with ``.keep`` if the
-        root that gets it must be kept.
-        """
-        entry = self.history.newest_lived() if name.unused else None
-        shown = self.history.path(entry) if entry is not None else self.root
-        known = entry.name if entry is not None and entry.name is not None else name
-        with Private(shown, f"{self.boot.private}/previous") as previous:
-            lived = not name.unused or entry is not None
-            boots = entry is None
-            keep = self.boot.hand_over(previous.path, lived, known.text, boots=boots)
-        if not keep:
-            return name
-        if entry is None:
-            return name.changed(keep=True)
-        if not known.keep:
-            self.history.rename(entry, known.changed(keep=True))
-        return name
-
     def _discard(self, made: Dataset) -> None:
         """Delete a clone that never got its place. A failure is left to the next recovery."""
         try:
@@ -296,19 +254,20 @@ class DatasetRotation:
         except (EphemerootError, OSError):
             return
 
-    def _follow(self, retired: str, *, named: bool) -> None:
+    def _follow(self, retired: str, *, named: bool) -> bool:
         """What the old root has taken with it under its new name comes back to the root:
         reservations and, if it *named* the root, the pool's bootfs.
         """
         root = datasets.look(self.root)[self.root]
         if named:
             # It is an object number, and went with the old root under its new name.
-            self._attempt(f"let bootfs name {self.root}", self._set_bootfs)
+            self.attempt(f"let bootfs name {self.root}", self._set_bootfs)
         if root.own.get(_RESERVED):
-            self._attempt(
+            self.attempt(
                 f"move the reservations to {self.root}",
                 lambda: self._move_reservations(retired, root.own[_RESERVED].split()),
             )
+        return True
 
     def _set_bootfs(self) -> None:
         programs.run("zpool", "set", f"bootfs={self.root}", datasets.pool(self.root))
@@ -318,14 +277,6 @@ class DatasetRotation:
         programs.run("zfs", "set", *(f"{key}=none" for key in _MOVED), retired)
         programs.run("zfs", "set", *reserved, self.root)
         programs.run("zfs", "inherit", _RESERVED, self.root)
-
-    def _prune(self) -> None:
-        result = self.pruning.run(budget=self.boot.budget, log=self.boot.log)
-        self.outcome.pruned += result.pruned
-        self.outcome.problems += result.problems
-
-    def _attempt(self, line: str, action: Callable[[], object]) -> bool:
-        return attempt(line, action, self.outcome.problems, self.boot.log)
 
     # In words
 
@@ -348,13 +299,11 @@ class DatasetRotation:
         with Private(source, f"{self.boot.private}/fresh") as fresh:
             self.boot.prove(fresh.path)
         self.boot.log(self._creation(source))
-        name = self._name(previous)
-        if not name.unused or self.history.newest_lived() is not None:
-            self.boot.describe_hand_over()
+        name = self.name(unused=previous.state == NEW)
+        self.describe_hand_over(name)
         self.boot.log(self._retirement(name))
         self.boot.log(self._placement)
-        for change in self.pruning.changes():
-            self.boot.log(change.describe())
+        self.foresee()
 
 
 def temporary(root: str) -> str:

@@ -1,0 +1,116 @@
+"""The rotation of the layers on a volume: hand over, retire, make anew, mount, prune."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.wipers import marks
+from ephemeroot.wipers.overlay import stack, uppers
+from ephemeroot.wipers.rotation import Rotation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ephemeroot.wipers.contract import Boot, Outcome
+    from ephemeroot.wipers.names import Name
+    from ephemeroot.wipers.oldroot import OldRoot
+    from ephemeroot.wipers.overlay.history import UpperHistory
+    from ephemeroot.wipers.overlay.uppers import Uppers
+    from ephemeroot.wipers.placement import Places
+    from ephemeroot.wipers.pruning import Pruning
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class LayerRotation(Rotation):
+    """One rotation of the *layers* of *history*, with *pruning* at its end.
+
+    *below* is where the installed root is mounted, *volume* what messages call the place of the
+    layers; *places* are for further mounts.
+    """
+
+    NO_SPACE = "no space for a new layer: old ones that are due go first"
+    BOOTS = False  # without a wipe it is the installed root, with no layer
+
+    __slots__ = ("above", "below", "layers", "places", "volume")
+    history: UpperHistory
+
+    def __init__(
+        self,
+        boot: Boot,
+        history: UpperHistory,
+        pruning: Pruning,
+        layers: Uppers,
+        *,
+        places: Places,
+        below: str,
+        volume: str,
+    ) -> None:
+        super().__init__(boot, history, pruning)
+        self.layers = layers
+        self.places = places
+        self.below = below
+        self.volume = volume
+        self.above = ""
+
+    def run(self) -> Outcome:
+        """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
+        self.above = self.places.attach(self.layers.mount(), "layers")
+        self.layers.require_own(self.boot.system, take=not self.boot.dry_run)
+        state = self.layers.state()
+        # Without a present layer nothing retires, and an old one is handed over as for an unused.
+        name = self.name(unused=state != marks.LIVED)
+        if not name.unused or self.history.newest_lived() is not None:
+            name = self.hand_over(name)
+        if self.boot.dry_run:
+            return self.outcome
+        if state is not None:
+            self.outcome.retired = self.layers.retire(name, self.history.free)
+        self._make()
+        self.outcome.fresh = stack.mount_root(self.boot, self.places, self.below, self.above)
+        self.finish()
+        return self.outcome
+
+    def show(self, entry: OldRoot | None, give: Callable[[str], bool]) -> bool:
+        layer = uppers.UPPER if entry is None else f"{uppers.OLD}/{entry.text}"
+        # Upper layers have no colons in their names, and the rest of the path is ours.
+        options = [*stack.OPTIONS, f"lowerdir={self.above}/{layer}:{self.below}", "ro"]
+        path = self.places.attach(stack.mount(options), "previous")
+        if self.boot.dry_run:  # that it can be mounted is a proof; the rest changes something
+            self.boot.describe_hand_over()
+            return False
+        return give(path)
+
+    def is_full(self, error: Exception) -> bool:
+        return isinstance(error, OSError) and error.errno in _NO_SPACE
+
+    def hand_over(self, name: Name) -> Name:
+        """The same; an old layer that must be kept has its mark durably before one is retired."""
+        name = super().hand_over(name)
+        self.history.commit()
+        return name
+
+    def prune(self) -> None:
+        """The same, after what earlier boots had no time for, and within one budget."""
+        deadline = time.monotonic() + self.boot.budget
+        self.outcome.problems += self.layers.clean(deadline)
+        super().prune()
+
+    def _make(self) -> None:
+        """Make a new layer, with the attributes of the installed root's directory."""
+        pattern = os.open(self.below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.with_room(lambda: self.layers.make(pattern, self.boot.now))
+        except OSError as error:
+            if not self.is_full(error):
+                raise
+            raise EphemerootError(
+                f"no space for a new layer on the volume {self.volume}",
+                "delete files there or, with 'ephemeroot roots delete', old layers",
+            ) from error
+        finally:
+            os.close(pattern)

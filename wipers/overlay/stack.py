@@ -1,0 +1,56 @@
+"""Overlay mounts: what an overlay root is put together of."""
+
+from __future__ import annotations
+
+import os
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.linux import mounts
+from ephemeroot.wipers import placement
+from ephemeroot.wipers.overlay import uppers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ephemeroot.wipers.contract import Boot
+    from ephemeroot.wipers.placement import Places
+
+# With the others, what is above would belong to this very state of what is below, and a
+# changed root below would fail with ESTALE (Documentation/filesystems/overlayfs.rst).
+OPTIONS = ["index=off", "metacopy=off", "redirect_dir=off"]
+
+
+def neither(flags: Iterable[str]) -> list[str]:
+    """Mount options without those that say whether the mount is writable."""
+    return [flag for flag in flags if flag not in ("rw", "ro")]
+
+
+def mount(options: list[str]) -> int:
+    """A detached overlay with these options. Raises ``EphemerootError``."""
+    try:
+        return mounts.create("overlay", "overlay", options)
+    except OSError as error:
+        raise EphemerootError(
+            f"the overlay cannot be mounted: {error.strerror}",
+            "can the volume's filesystem carry one? (not NFS, vfat, or another overlay)",
+        ) from error
+
+
+def mount_root(boot: Boot, places: Places, below: str, above: str) -> dict[str, str]:
+    """Mount the fresh root at its place, the layer in *above* over *below*; returns what it is
+    known by.
+    """
+    options = [
+        *OPTIONS,
+        f"lowerdir={below}",
+        f"upperdir={above}/{uppers.UPPER}",
+        f"workdir={above}/{uppers.WORK}",
+    ]
+    path = places.attach(mount(options), "fresh")
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise EphemerootError(
+            "the overlay can only be mounted read-only", "the kernel's messages say why (dmesg)"
+        )
+    placement.put_in_place(path, boot.mount_point)
+    return {"device": str(os.stat(path).st_dev)}
