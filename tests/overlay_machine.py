@@ -87,7 +87,7 @@ class Machine:
         return outcome
 
     @contextmanager
-    def history(self) -> Iterator[UpperHistory]:
+    def history(self, system: str = "") -> Iterator[UpperHistory]:
         history = Overlay(self.settings).history(
             Installed(
                 device=self.device,
@@ -96,6 +96,7 @@ class Machine:
                 live=str(self.sysroot),
                 root_flags=["errors=remount-ro"],
                 volumes={"/persistent": str(self.volume)},
+                system=system,
             )
         )
         with history:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.errors import EphemerootError, Locked, Misconfigured
+from ephemeroot.errors import EphemerootError, Locked, Misconfigured, Refused
 from ephemeroot.linux import mounts
 from ephemeroot.wipers import changes, marks, pruning
 from ephemeroot.wipers.overlay import Overlay
@@ -179,3 +179,17 @@ def test_locked_by_a_boot(machine: Machine) -> None:
             machine.history().__enter__()
     finally:
         os.close(fd)
+
+
+def test_the_layers_of_another_system_are_foreign_and_stay(machine: Machine) -> None:
+    machine.wipe(NOON + 3 * DAY, system="one")
+    with machine.history("one") as history:
+        assert {entry.label for entry in history.retired()} >= {FIRST, SECOND}
+    machine.settings = machine.settings | {"keep-days": 0, "keep-last": 0}
+    with machine.history("two") as history:
+        assert history.retired() == []
+        clock = Clock(NOON + 33 * DAY, synchronised=True)
+        assert pruning.by_settings(history, clock).run(log=lambda line: None).pruned == []
+    with pytest.raises(Refused, match="another system"):
+        Overlay(machine.settings).wipe(machine.boot(NOON + 4 * DAY, system="two"))
+    assert {FIRST, SECOND} <= set(machine.old())
