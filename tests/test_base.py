@@ -313,6 +313,36 @@ def test_what_persists_is_there_and_leaves_nothing_behind(based: Machine) -> Non
     assert not (based.path / "srv").exists()
 
 
+@pytest.mark.parametrize("way", ["rename", "write", "remove"])
+def test_bound_file_is_the_bases_own_and_a_bound_directory_the_persistent_one(
+    based: Machine, way: str
+) -> None:
+    """A package manager replaces a file by rename, and its scripts find the data of a service."""
+    (based.path / "etc/tool.conf").write_text("version 1\n")
+    command = {
+        "rename": "echo version 2 > /etc/new; mv -f /etc/new /etc/tool.conf",
+        "write": "echo version 2 > /etc/tool.conf",
+        "remove": "rm /etc/tool.conf",
+    }[way]
+    words = based.base_words("run", "--", "sh", "-ec", f"cat /srv/kept/file > /etc/seen; {command}")
+    at = words.index("base") - 1
+    prepare = (
+        "mkdir -p /srv/kept /etc; mount -t tmpfs tmpfs /srv/kept; echo kept > /srv/kept/file; "
+        "echo stored > /srv/kept/tool.conf; touch /etc/tool.conf; "
+        "mount --bind /srv/kept/tool.conf /etc/tool.conf; "
+    )
+    after = '"$@"; test "$(cat /etc/tool.conf)" = stored'
+    done = subprocess.run(
+        [*words[:at], "sh", "-ec", prepare + after, "sh", *words[at:]],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (based.path / "etc/seen").read_text() == "kept\n"
+    own = based.path / "etc/tool.conf"
+    assert (own.read_text() if own.exists() else "") == ("" if way == "remove" else "version 2\n")
+    assert "use the base's own /etc/tool.conf" in done.stdout + done.stderr
+
+
 def test_going_back(based: Machine) -> None:
     assert based.run(install(NEW, removed=RUNNING) + "echo new > /etc/new").returncode == 0
     newer = uuid(based.path)

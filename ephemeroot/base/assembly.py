@@ -21,6 +21,7 @@ from ephemeroot.linux import mountinfo, mounts, namespace, paths
 from ephemeroot.linux.mountinfo import Mount
 
 _RESOLV_CONF = "/etc/resolv.conf"
+_MACHINE_ID = "/etc/machine-id"
 _RELPATHS = ("/usr/bin/grub-mkrelpath", "/usr/bin/grub2-mkrelpath")
 
 # grub-mkconfig asks this program for the subvolume to boot, and would be told the copy's
@@ -40,7 +41,8 @@ _FOLDER = "/run/ephemeroot-base"
 
 @dataclass
 class Assembly:
-    """The tree at ``path``. ``made`` are the mount points that were made for it, ``left_out`` the
+    """The tree at ``path``. ``made`` are the mount points that were made for it, ``files`` the
+    files that are bound on this machine and the base's own in the tree, ``left_out`` the
     overlays that it does not have. Unless it is ``writable`` nothing can be written through what it
     has of this machine's mounts.
     """
@@ -49,6 +51,7 @@ class Assembly:
     writable: bool = True
     made: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     def detach(self) -> None:
         """Unmount everything."""
@@ -164,10 +167,25 @@ def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> l
         elif extensions.is_one(mount, base, declared):
             assembly.left_out.append(mount.point)
             inner = _children(found, mount.id)
+        elif _is_own_file(mount.point):
+            assembly.files.append(mount.point)
         else:
             places.add(mount.point)
         places.update(one.point for one in inner if one.fstype != "autofs")
     return sorted(places, key=lambda point: (point.count("/"), point))
+
+
+def _is_own_file(point: str) -> bool:
+    """Whether a file is mounted there that the base has as its own: a package manager replaces a
+    file by rename, which fails on a mount point (EBUSY). Persistent directories stay persistent,
+    for the scripts of a package must find their data. systemd mounts a machine's id over its file.
+    """
+    if point == _MACHINE_ID:
+        return False
+    try:
+        return stat.S_ISREG(os.lstat(point).st_mode)
+    except OSError:
+        return False
 
 
 def _children(found: list[Mount], parent: int) -> Iterator[Mount]:

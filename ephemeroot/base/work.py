@@ -102,6 +102,9 @@ class Work:
             for point in tree.left_out:
                 self.log(f"leave out {point}, which is merged over the root's own: the next boot "
                          "begins without it")  # fmt: skip
+            if tree.files:
+                self.log(f"use the base's own {', '.join(tree.files)}: persistent files are bound "
+                         "over them on this machine only")  # fmt: skip
             self._share_modules(tree)
             self._run(tree)
         finally:
