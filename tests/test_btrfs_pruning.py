@@ -553,3 +553,21 @@ def test_a_loop_device_is_left_for_nobody(tmp_path: Path) -> None:
             Site(Disk(loop, top, private), "").with_root().rotate()
         # An exclusive open fails while anything has the device mounted.
         os.close(os.open(loop, os.O_RDWR | os.O_EXCL))
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_bounds_the_old_roots_of_a_machine_whose_clock_always_says_1970(
+    site: Site, most: int | None
+) -> None:
+    site.settings |= {"keep-days": 8, "keep-last": 2, "keep-at-most": most}
+    site.boots([10.0] * 20)
+    left = [name for name in site.old() if name.endswith(".unsynced")]
+    assert len(left) == (most or 8)
+
+
+def test_bounds_the_old_roots_of_a_machine_whose_clock_jumps_to_and_fro(site: Site) -> None:
+
+    site.settings |= {"keep-days": 30, "keep-last": 2, "keep-at-most": 6}
+    site.boots([NOON + (n % 2) * 400 * DAY for n in range(16)])
+    left = [name for name in site.old() if not name.endswith(".keep")]
+    assert 6 <= len(left) <= 8, "keep-last by name and by serial number beside the newest six"

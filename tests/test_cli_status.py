@@ -226,3 +226,15 @@ def test_without_root(machine: LivingMachine, monkeypatch: pytest.MonkeyPatch) -
     assert content["root"] == "ephemeral"
     assert content["wiped"]["/"]["wiper"] == "btrfs"
     assert content["unknown"] == ["the applied plan"]
+
+
+def test_says_why_old_roots_do_not_age(machine: LivingMachine) -> None:
+    machine.boot_by_the_stages()
+    machine.boot_by_the_stages()
+    record = machine.root / "run/ephemeroot/wiped"
+    content = json.loads(record.read_text())
+    names = ["2026-11-01T00-00-00Z", "1970-01-01T00-00-10Z.unsynced",
+             "1970-01-01T00-00-10Z.2.unsynced", "1970-01-01T00-00-10Z.3.unsynced.keep"]  # fmt: skip
+    content["/"]["kept"] = names
+    record.write_text(json.dumps(content))
+    assert "/: 2 old roots of unknown age" in machine.call("status").stdout

@@ -94,8 +94,9 @@ def test_the_sample_of_the_design(tree: MachineTree) -> None:
          "attribute": "ephemeroot.wipers.btrfs:Btrfs",
          "identity": {"filesystem": DEVICE.removeprefix("UUID="), "subvolume": "root"},
          "settings": {"base": "root-base", "old-roots": "old_roots", "keep-days": 30,
-                      "keep-last": 3, "old-bases": "old_bases", "keep-bases": 3,
-                      "min-free": "10%", "set-default": False, "mount-options": []}},
+                      "keep-last": 3, "keep-at-most": None, "old-bases": "old_bases",
+                      "keep-bases": 3, "min-free": "10%", "set-default": False,
+                      "mount-options": []}},
     ]  # fmt: skip
     assert content["persist"] == [
         {"operation": "attach", "mount-point": "/persistent", "volume": "persistent"},

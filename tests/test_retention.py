@@ -28,7 +28,10 @@ CANDIDATES = st.lists(
     max_size=40,
     unique_by=(lambda c: c.name.identity, lambda c: c.serial),
 )
-POLICIES = st.builds(Policy, st.integers(0, 60), st.integers(0, 6))
+MOST = st.one_of(st.none(), st.integers(0, 20))
+POLICIES = st.builds(Policy, st.integers(0, 60), st.integers(0, 6), MOST)
+BY_AGE = st.builds(Policy, st.integers(0, 60), st.integers(0, 6), st.just(1000))
+"""Policies whose limit no history of these tests reaches: only ages decide."""
 
 
 def due(candidates: list[Candidate], policy: Policy, now: int) -> list[Candidate]:
@@ -44,7 +47,7 @@ def test_every_candidate_gets_one_verdict(
     assert all(v.reason for v in verdicts)
 
 
-@given(CANDIDATES, POLICIES, TIMES)
+@given(CANDIDATES, BY_AGE, TIMES)
 def test_never_a_young_one(candidates: list[Candidate], policy: Policy, now: int) -> None:
     assume(policy.keep_days > 0)
     for gone in due(candidates, policy, now):
@@ -97,13 +100,19 @@ def test_the_model_agrees(candidates: list[Candidate], policy: Policy, now: int)
     for order in (lambda c: c.serial, lambda c: c.name.identity):
         ranked = sorted(lived, key=order, reverse=True)
         newest |= {id(c) for c in ranked[: policy.keep_last]}
+    ranked = sorted(candidates, key=lambda c: (not c.name.unused, c.serial), reverse=True)
+    counted = [c for c in ranked if not c.name.keep and not c.pinned]
+    if policy.keep_at_most is None:
+        counted = [c for c in counted if c.name.unsynced]
+    most = policy.keep_days if policy.keep_at_most is None else policy.keep_at_most
+    beyond = {id(c) for c in counted[most:]}
     expected = set()
     for candidate in candidates:
         name = candidate.name
         if name.keep or candidate.pinned or id(candidate) in newest:
             continue
         old = not name.unsynced and now - name.time > policy.keep_days * DAY
-        if policy.keep_days == 0 or old:
+        if policy.keep_days == 0 or old or id(candidate) in beyond:
             expected.add(id(candidate))
     assert {id(c) for c in due(candidates, policy, now)} == expected
 
@@ -143,14 +152,27 @@ def test_a_synchronised_clock_is_believed(
 
 
 @given(CANDIDATES, st.integers(1, 60), st.integers(0, 6))
-def test_without_any_trusted_time_nothing_is_due(
+def test_without_any_trusted_time_only_those_beyond_the_limit_are_due(
     candidates: list[Candidate], keep_days: int, keep_last: int
 ) -> None:
     """All names are .unsynced and no clock was ever right: 2099 makes nothing old."""
     names = [c.name.changed(unsynced=True) for c in candidates]
     nameless = [Candidate(n, c.serial) for n, c in zip(names, candidates, strict=True)]
     now = retention.measure(names, 4070908800, synchronised=False, seen=0, keep_days=keep_days)
-    assert due(nameless, Policy(keep_days, keep_last), now) == []
+    assert due(nameless, Policy(keep_days, keep_last, 1000), now) == []
+    counted = [c for c in nameless if not c.name.keep]
+    gone = due(nameless, Policy(keep_days, keep_last), now)
+    assert len(counted) - len(gone) <= max(keep_days, 2 * keep_last)
+    assert len(counted) - len(gone) >= min(keep_days, len(counted))
+
+
+@given(CANDIDATES, POLICIES, TIMES)
+def test_no_more_stay_than_the_limit(candidates: list[Candidate], policy: Policy, now: int) -> None:
+    """``keep-last`` may protect others by name than by serial number where a clock was wrong."""
+    assume(policy.keep_at_most is not None)
+    counted = [c for c in candidates if not c.name.keep and not c.pinned]
+    left = len(counted) - len(due(candidates, policy, now))
+    assert left <= (policy.keep_at_most or 0) + 2 * policy.keep_last
 
 
 @given(st.lists(st.integers(1, 60), min_size=5, max_size=60), st.integers(1, 40))

@@ -38,13 +38,18 @@ class Candidate:
 
 
 class Policy:
-    """``keep_days``: younger ones stay. ``keep_last``: so many stay, whatever their age."""
+    """``keep_days``: younger ones stay. ``keep_last``: so many stay, whatever their age.
+    ``keep_at_most``: no more than so many stay, ``.keep`` and ``keep_last`` aside. ``None``: no
+    more than ``keep_days`` of those whose age is not known, as if there were a boot a day; without
+    a clock nothing would ever go.
+    """
 
-    __slots__ = ("keep_days", "keep_last")
+    __slots__ = ("keep_at_most", "keep_days", "keep_last")
 
-    def __init__(self, keep_days: int, keep_last: int) -> None:
+    def __init__(self, keep_days: int, keep_last: int, keep_at_most: int | None = None) -> None:
         self.keep_days = keep_days
         self.keep_last = keep_last
+        self.keep_at_most = keep_at_most
 
 
 class Verdict:
@@ -69,7 +74,11 @@ def judge(candidates: Iterable[Candidate], policy: Policy, now: int) -> list[Ver
     """
     ordered = sorted(candidates, key=_age_order)
     newest = _newest(ordered, policy.keep_last)
-    return [_judge_one(candidate, policy, now, id(candidate) in newest) for candidate in ordered]
+    excess = _excess(ordered, policy)
+    return [
+        _judge_one(candidate, policy, now, id(candidate) in newest, excess.get(id(candidate), ""))
+        for candidate in ordered
+    ]
 
 
 def _age_order(candidate: Candidate) -> tuple[bool, int, int, int]:
@@ -93,7 +102,20 @@ def _newest(candidates: Sequence[Candidate], count: int) -> set[int]:
     return {id(c) for c in by_serial} | {id(c) for c in by_name}
 
 
-def _judge_one(candidate: Candidate, policy: Policy, now: int, newest: bool) -> Verdict:
+def _excess(ordered: Sequence[Candidate], policy: Policy) -> dict[int, str]:
+    """Those of the candidates, *ordered* by age, that are more than may stay, and why."""
+    kept = [c for c in ordered if not c.name.keep and not c.pinned]
+    if policy.keep_at_most is not None:
+        beyond = kept[: max(len(kept) - policy.keep_at_most, 0)]
+        return {id(c): f"more than {policy.keep_at_most} old ones" for c in beyond}
+    undated = [c for c in kept if c.name.unsynced]
+    beyond = undated[: max(len(undated) - policy.keep_days, 0)]
+    return {id(c): f"more than {policy.keep_days} of unknown age" for c in beyond}
+
+
+def _judge_one(
+    candidate: Candidate, policy: Policy, now: int, newest: bool, excess: str
+) -> Verdict:
     name = candidate.name
     if name.keep:
         return Verdict(candidate, "marked .keep", due=False, spare=False)
@@ -103,6 +125,8 @@ def _judge_one(candidate: Candidate, policy: Policy, now: int, newest: bool) -> 
         return Verdict(candidate, f"one of the newest {policy.keep_last}", due=False, spare=False)
     if policy.keep_days == 0:
         return Verdict(candidate, "keep-days is 0", due=True, spare=True)
+    if excess:
+        return Verdict(candidate, excess, due=True, spare=True)
     if name.unsynced:
         return Verdict(candidate, "its age is not known", due=False, spare=True)
     # A name from the future was written by a wrong clock: as if retired now.
@@ -153,6 +177,11 @@ def _latest(names: Iterable[Name], seen: int) -> int:
 def is_ahead(name: Name, now: float) -> bool:
     """Whether *name* lies in the future of a trusted clock by more than clocks differ."""
     return name.time > now + DAY
+
+
+def limit(value: object) -> int | None:
+    """The setting ``keep-at-most``: a number, or ``None`` for no limit."""
+    return value if isinstance(value, int) and value >= 0 else None
 
 
 def amount(value: object, total: int) -> int:

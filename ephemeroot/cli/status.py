@@ -24,6 +24,7 @@ from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.image import age, applied
 from ephemeroot.linux import documents
 from ephemeroot.oldroots.in_effect import NotInEffect
+from ephemeroot.wipers import names
 
 FORMAT = "ephemeroot-status"
 VERSION = 1
@@ -285,6 +286,7 @@ def _show(status: Status, *, long: bool) -> None:
         _section("taken over by the stores", boot.outcomes.get("seeded", []))
     _show_problems(boot)
     declared_paths.show(status.not_in_effect)
+    _section("old roots", _undated(boot))
     _section("damaged", status.damage)
     if status.stores:
         sys.stdout.write(terminal.heading("stores") + "\n")
@@ -293,6 +295,21 @@ def _show(status: Status, *, long: bool) -> None:
     _section("images", status.images)
     _section("the next boot", status.next_boot)
     _section("not known, for only root may read it", status.unknown)
+
+
+def _undated(boot: BootReport) -> list[str]:
+    """Why old roots do not age: a line for each history with some whose age is not known."""
+    lines = []
+    for target, facts in sorted(boot.wiped.items()):
+        found = [names.parse(str(text)) for text in facts.get("kept") or []]
+        count = sum(1 for name in found if name is not None and name.unsynced and not name.keep)
+        if count:
+            lines.append(
+                f"{target}: {terminal.count(count, 'old root')} of unknown age, retired while the "
+                "clock was not synchronised: only keep-at-most, keep-days as a number, and "
+                "min-free limit them until it is"
+            )
+    return lines
 
 
 def _boot_rows(status: Status) -> list[list[str]]:

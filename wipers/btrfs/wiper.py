@@ -36,6 +36,7 @@ class Btrfs(Wiper):
         Option("old-roots", "path", "old_roots", "directory for retired roots"),
         Option("keep-days", "integer", 30, "days for which every old root is kept"),
         Option("keep-last", "integer", 3, "old roots that are kept whatever their age"),
+        Option("keep-at-most", "integer", None, "old roots at most, however young they are"),
         Option("old-bases", "path", "old_bases", "directory for the bases that were"),
         Option("keep-bases", "integer", 3, "bases that were, kept for 'base rollback'"),
         Option("min-free", "amount", None, "below it the oldest old roots go early"),
@@ -182,7 +183,8 @@ class Btrfs(Wiper):
         """What the settings say of keeping old roots."""
         days, last = _integer(self.settings, "keep-days"), _integer(self.settings, "keep-last")
         min_free = retention.amount(self.settings.get("min-free"), top.free()[1])
-        return {"policy": Policy(days, last), "min_free": min_free}
+        most = retention.limit(self.settings.get("keep-at-most"))
+        return {"policy": Policy(days, last, most), "min_free": min_free}
 
     @property
     def _mount_options(self) -> list[str]:

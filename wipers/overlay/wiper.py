@@ -36,6 +36,7 @@ class Overlay(Wiper):
         Option("size", "amount", None, "how much a layer in memory may hold; by default half"),
         Option("keep-days", "integer", 30, "days for which every old layer is kept"),
         Option("keep-last", "integer", 3, "old layers that are kept whatever their age"),
+        Option("keep-at-most", "integer", None, "old layers at most, however young they are"),
         Option("min-free", "amount", None, "below it the oldest old layers go early"),
     )
     MOUNTS_ROOT = True
@@ -147,7 +148,7 @@ class Overlay(Wiper):
         days, last = self.settings["keep-days"], self.settings["keep-last"]
         if not isinstance(days, int) or not isinstance(last, int):
             raise Refused(f"keep-days or keep-last is no number: {days!r}, {last!r}")
-        return Policy(days, last)
+        return Policy(days, last, retention.limit(self.settings.get("keep-at-most")))
 
     def _on_volume(self, boot: Boot) -> str:
         try:

@@ -13,7 +13,7 @@ from ephemeroot.wipers import pruning
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.history import require_owner
 from ephemeroot.wipers.pruning import Clock
-from ephemeroot.wipers.retention import Policy
+from ephemeroot.wipers.retention import Policy, limit
 from ephemeroot.wipers.zfs import datasets
 from ephemeroot.wipers.zfs.datasets import AUTO, LIVED, NEW, STATE
 from ephemeroot.wipers.zfs.history import DatasetHistory
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROLLBACK = "rollback"
 ROTATE = "rotate"
-_ONLY_ROTATE = ("base", "old-roots", "min-free")
+_ONLY_ROTATE = ("base", "old-roots", "keep-at-most", "min-free")
 
 # zfsconcepts(7): what a name may be made of, and how long it may be in all.
 _CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.: ")
@@ -46,6 +46,7 @@ class Zfs(Wiper):
         Option("old-roots", "dataset", None, "rotate: parent of old roots; 'old-roots' beside it"),
         Option("keep-days", "integer", 30, "rotate: days for which every old root is kept"),
         Option("keep-last", "integer", 3, "rotate: old roots that are kept whatever their age"),
+        Option("keep-at-most", "integer", None, "rotate: old roots at most, however young"),
         Option("min-free", "amount", None, "rotate: below it the oldest old roots go early"),
     )
     ON_DEVICE = False
@@ -209,7 +210,7 @@ class Zfs(Wiper):
             root,
             old_roots,
             source=self._source if rotates else f"{root}@{self.settings['snapshot']}",
-            policy=Policy(days, last),
+            policy=Policy(days, last, limit(self.settings.get("keep-at-most"))),
             min_free=self.settings.get("min-free"),
             system=system,
         )
