@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Sequence
 from email.parser import Parser
@@ -21,6 +22,10 @@ SOURCES = (
     "LICENSE", "README.md", "pyproject.toml",
     "dracut", "ephemeroot", "hooks", "man", "mkinitcpio", "systemd", "wipers",
 )  # fmt: skip
+
+
+FOLDERS = ("dracut", "ephemeroot", "hooks", "mkinitcpio", "systemd", "wipers")
+"""What the wheel is made from."""
 
 
 def run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -84,25 +89,49 @@ def test_one_package_and_nothing_beside_it(wheel: Path) -> None:
     assert data == {f"{name}.data/data/share/man/man{pages[page]}/{page}" for page in pages}
 
 
-def test_every_module_is_in_the_wheel(wheel: Path) -> None:
+def tracked() -> set[str]:
+    """The files of the package that git tracks, by the names that they have when installed. A
+    source archive has no others.
+    """
+    if (CHECKOUT / ".git").exists():
+        command = ["git", "-c", f"safe.directory={CHECKOUT}", "ls-files", "-z", *FOLDERS]
+        listed = run(command, CHECKOUT)
+        assert listed.returncode == 0, listed.stderr
+        files = {name for name in listed.stdout.split("\0") if (CHECKOUT / name).is_file()}
+    else:
+        found = (path for folder in FOLDERS for path in (CHECKOUT / folder).rglob("*"))
+        files = {str(p.relative_to(CHECKOUT)) for p in found if p.is_file()}
+    names = {name if name.startswith("ephemeroot/") else f"ephemeroot/{name}" for name in files}
+    return {name for name in names if "__pycache__" not in name}
+
+
+@pytest.mark.requires_program("git")
+def test_the_wheel_has_the_files_that_git_tracks_and_no_others(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.endswith(".py")}
-    expected = {str(p.relative_to(CHECKOUT)) for p in CHECKOUT.glob("ephemeroot/**/*.py")}
-    for folder in ("hooks", "wipers"):
-        modules = CHECKOUT.glob(f"{folder}/**/*.py")
-        expected |= {f"ephemeroot/{path.relative_to(CHECKOUT)}" for path in modules}
+        packed = {name for name in archive.namelist() if name.startswith("ephemeroot/")}
+    expected = tracked()
+    assert {"ephemeroot/hooks/plan.py", "ephemeroot/wipers/zfs/wiper.py"} <= expected
     assert packed == expected
-    assert {"ephemeroot/hooks/plan.py", "ephemeroot/wipers/contract.py"} <= packed
 
 
-def test_what_is_installed_elsewhere_is_in_the_wheel(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if not name.endswith(".py")}
-    expected = {"ephemeroot/image/boot.sh"}
-    for folder in ("dracut", "mkinitcpio", "systemd"):
-        files = (path for path in CHECKOUT.glob(f"{folder}/**/*") if path.is_file())
-        expected |= {f"ephemeroot/{path.relative_to(CHECKOUT)}" for path in files}
-    assert expected <= packed
+@pytest.mark.requires_program("git")
+def test_the_list_of_packages_names_each_folder_with_modules() -> None:
+    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    listed = set(settings["packages"])
+    modules = {Path(name).parent for name in tracked() if name.endswith(".py")}
+    assert {".".join(folder.parts) for folder in modules} <= listed
+    folders = {parent for name in tracked() for parent in Path(name).parents}
+    assert listed <= {".".join(folder.parts) for folder in folders}
+
+
+@pytest.mark.requires_program("git")
+def test_the_editable_install_has_each_module_and_no_stale_one() -> None:
+    """After a module has been added, moved or removed, tools/setup makes it anew."""
+    package = Path(ephemeroot.__file__).parent
+    found = {str(path.relative_to(package.parent)) for path in package.rglob("*.py")}
+    expected = {name for name in tracked() if name.endswith(".py")}
+    assert found == expected, "run 'tools/setup test'"
+    assert [path for path in package.rglob("*.py") if not path.exists()] == []
 
 
 def test_it_is_typed_and_licensed(wheel: Path) -> None:
