@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ephemeroot.backends.btrfs.bases import Bases, Opened, Place
 from ephemeroot.base import assembly, bootfiles, change, kernels, record
-from ephemeroot.base.place import Bases, Opened, Place
 from ephemeroot.base.work import Order
-from ephemeroot.cli.base import place_of
+from ephemeroot.cli import histories
+from ephemeroot.config import Machine, read
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import filing
@@ -110,7 +111,7 @@ class Trial:
     def judge(self, opened: Opened, before: set[str], when: str) -> None:
         if not before <= self.uuids(opened):
             self.lose(f"{when} {len(before - self.uuids(opened))} bases are gone")
-        base = Path(opened.path(self.place.base))
+        base = opened.path
         if not (base / "etc/os-release").exists():
             self.lose(f"{when} there is no base")
         elif not list((base / "lib/modules").iterdir()):
@@ -127,7 +128,13 @@ class Trial:
 
 def main(verb: str, size: int) -> None:
     with Namespace():
-        print(json.dumps(Trial(verb, place_of("/")).run(size)))
+        machine = Machine.of()
+        wiping = read(machine).wiping
+        assert wiping is not None
+        assert wiping.plugin is not None
+        device, subvolume = histories.where(wiping.device, wiping.subvolume, machine)
+        place = Place.of(wiping.plugin.wiper(dict(wiping.settings)), str(device), subvolume)
+        print(json.dumps(Trial(verb, place).run(size)))
 
 
 if __name__ == "__main__":

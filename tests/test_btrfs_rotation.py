@@ -261,7 +261,11 @@ def test_nested_subvolumes_of_a_live_root_are_told(site: Site, tmp_path: Path) -
     (site.root / "var").mkdir()
     btrfsutil.create_subvolume(str(site.root / "var/portables"))
     with mounted(site.disk.loop, tmp_path / "m", f"subvol={site.subvolume}") as root:
-        assert Btrfs(site.settings).nested(str(root)) == ["machines", "var/portables"]
+        opened = os.open(root, os.O_RDONLY)
+        try:
+            assert Btrfs(site.settings).nested(opened) == ["machines", "var/portables"]
+        finally:
+            os.close(opened)
 
 
 # Nested subvolumes of the base

@@ -16,8 +16,9 @@ import pytest
 
 from btrfs_image import Disk, btrfsutil, fresh_disk
 from ephemeroot import cli
+from ephemeroot.backends import survey
 from ephemeroot.config.toml_text import quote
-from ephemeroot.conversion import presets, survey
+from ephemeroot.conversion import presets
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_image import DEFAULTS, NOON, Disk, Site, btrfsutil, fresh_disk
-from ephemeroot.base.place import Bases
+from ephemeroot.backends.btrfs.bases import Bases
 from ephemeroot.config import Problem
 from ephemeroot.errors import Refused
 from ephemeroot.wipers.btrfs.toplevel import Toplevel

@@ -16,10 +16,11 @@ import pytest
 
 import kernel_images
 from btrfs_image import Disk, btrfsutil, fresh_disk, loop_device
-from ephemeroot import cli
-from ephemeroot.linux import mountinfo
-from ephemeroot.rehearsal import throwaway
-from ephemeroot.wipers.btrfs.toplevel import Toplevel
+from ephemeroot import backends, cli
+from ephemeroot.backends.btrfs import throwaway
+from ephemeroot.compile import compile_machine
+from ephemeroot.config import read
+from ephemeroot.linux import mountinfo, mounts
 from machine_tree import MAIN, MachineTree
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
@@ -257,26 +258,21 @@ def test_the_live_root_and_store_are_not_what_is_wiped(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By construction: whatever is configured, the plan that is played names nothing else."""
-    from ephemeroot.compile import compile_machine
-    from ephemeroot.config import read
-    from ephemeroot.hooks.wipe import Wipe
-    from ephemeroot.rehearsal.performance import Performance
-    from ephemeroot.rehearsal.scene import Scene
-
     machine.base()
     private = machine.path.parent / "away"
-    with Toplevel(machine.disk.loop, [], str(private)) as top:
-        away = throwaway.Throwaway(top, throwaway.new_name())
-        plan = compile_machine(read(machine.machine), machine.machine).plan
-        scene = Scene(machine.path.parent / "scene", machine.path)
-        played = Performance(scene, plan, "", machine.disk.loop, "root", away)
-        (wipe,) = [played._wipe(o) for o in plan.wipe if isinstance(o, Wipe)]
-        inside = away.name + "/"
-        assert wipe.subvolume is not None
-        assert wipe.subvolume.startswith(inside)
-        for key in ("base", "old-roots", "old-bases"):
-            assert str(wipe.settings[key]).startswith(inside)
-        assert throwaway.sweep(top, away.name) == []
+    planned = compile_machine(read(machine.machine), machine.machine).plan.root_wipe()
+    assert planned is not None
+    backend = backends.of(planned.load())
+    rehearsal = backend.rehearsal(planned, machine.disk.loop, "root", machine.path, [])
+    wipe = rehearsal.prepare(str(private))
+    assert wipe.subvolume is not None
+    place, _, name = wipe.subvolume.partition("/")
+    assert place.startswith(throwaway.PREFIX)
+    assert name == "root"
+    for key in ("base", "old-roots", "old-bases"):
+        assert str(wipe.settings[key]).startswith(f"{place}/")
+    mounts.detach(f"{private}/top")
+    assert rehearsal.tidy(str(private)) == []
     assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
 
 
@@ -305,8 +301,8 @@ def test_interrupted_nothing_is_left(machine: Living, number: int, delay: float)
 
 KILL = """
 import os, signal, sys
+from ephemeroot.backends.btrfs import rehearsal, throwaway
 from ephemeroot.cli import main, rehearse
-from ephemeroot.rehearsal import throwaway
 first = os.getpid()
 
 def killing(module, name, after):
@@ -325,7 +321,7 @@ def kill():
         os.kill(first if WHO == "waits" else os.getpid(), signal.SIGKILL)
 
 killing(*{
-    "the top level is mounted": (rehearse, "Toplevel", True),
+    "the top level is mounted": (rehearsal, "Toplevel", True),
     "the directory is made": (os, "mkdir", True),
     "its first snapshot is made": (throwaway.Throwaway, "snapshot", True),
     "all is played": (rehearse, "_tidy", False),

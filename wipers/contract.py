@@ -93,10 +93,11 @@ class Needs:
     looked up in PATH, ``python`` are modules to import for real while the closure is
     traced, ``exercise`` (``module:function``, no arguments) is called while it is
     traced, for what a library loads only at its first call, and once more in the packed
-    image: it must work on a machine that has none of what the library is for.
+    image: it must work on a machine that has none of what the library is for. ``systemd`` says
+    why the initramfs must have systemd as its init; empty if any does.
     """
 
-    __slots__ = ("exercise", "kernel_modules", "programs", "python")
+    __slots__ = ("exercise", "kernel_modules", "programs", "python", "systemd")
 
     def __init__(
         self,
@@ -105,11 +106,13 @@ class Needs:
         programs: tuple[str, ...] = (),
         python: tuple[str, ...] = (),
         exercise: tuple[str, ...] = (),
+        systemd: str = "",
     ) -> None:
         self.kernel_modules = kernel_modules
         self.programs = programs
         self.python = python
         self.exercise = exercise
+        self.systemd = systemd
 
 
 class Boot:
@@ -294,6 +297,14 @@ class Wiper:
     ``BOOTS_OLD_ROOTS`` is True if ``wipe`` understands ``Boot.request``.
     ``MOUNTS_ROOT`` is True if ``wipe`` leaves the fresh root mounted at
     ``Boot.mount_point``; such a wiper makes only roots, no volumes.
+    ``SUBVOLUMES_OF`` is the type of filesystem (mount(8)) of which it makes a subvolume fresh,
+    mounted by its name (``subvol=``) and retired by a rename: its options of the kind ``path``
+    then name other places there, which must be apart. Empty for a wiper that works otherwise.
+
+    ``INSTALLED`` is the other half, as ``module:attribute``: a class derived from
+    ``ephemeroot.backends.contract.Backend`` with what only the installed system asks of a
+    backend (``init``, ``rehearse``, ``base``). It is never imported at boot, no image has it,
+    and a derived wiper does not inherit it. Empty: there is nothing to say.
     """
 
     API = API
@@ -303,6 +314,8 @@ class Wiper:
     ON_DEVICE = True
     MOUNTS_ROOT = False
     BOOTS_OLD_ROOTS = False
+    SUBVOLUMES_OF = ""
+    INSTALLED = ""
 
     __slots__ = ("settings",)
 
@@ -405,6 +418,20 @@ class Wiper:
 
         Returns False if there is nothing to record: no history, or no wipe made that root.
         """
+        return False
+
+    def nested(self, root: int) -> list[str]:
+        """Paths, relative to the open *root*, of what is in it and would be retired and deleted
+        with it although it looks like a filesystem of its own (subvolumes).
+
+        Called on the installed system only. Raises ``PermissionError`` for a user who may not
+        look and ``ImportError`` without the library for it.
+        """
+        return []
+
+    @property
+    def has_base(self) -> bool:
+        """Whether fresh roots are copies of a base that ``ephemeroot base`` changes."""
         return False
 
     @property

@@ -40,6 +40,7 @@ class Tmpfs(Wiper):
     EPHEMERAL = True
     ON_DEVICE = False
     MOUNTS_ROOT = True
+    INSTALLED = "ephemeroot.backends.tmpfs:Tmpfs"
 
     __slots__ = ()
 

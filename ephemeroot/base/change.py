@@ -12,76 +12,69 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ephemeroot.backends.contract import Bases
 from ephemeroot.base import assembly, boot_filesystems, inspection, kernels
 from ephemeroot.base.assembly import Assembly
 from ephemeroot.base.boot_kernels import Area, find
-from ephemeroot.base.place import Opened
 from ephemeroot.base.record import Record
-from ephemeroot.base.work import DIRECTORY, Order, Work, mark
+from ephemeroot.base.work import DIRECTORY, Order, Work
 from ephemeroot.config import swap
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.hooks import proofs
 from ephemeroot.linux import kernel_modules
-from ephemeroot.wipers.btrfs import subvolumes
-from ephemeroot.wipers.btrfs.recovery import Recovery
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 
 Log = Callable[[str], None]
 
 
-def recover(opened: Opened, log: Log) -> None:
+def recover(opened: Bases, log: Log) -> None:
     """Complete or take back what an earlier run left, as it left it."""
     _recover(opened, log, cut_off=True)
 
 
-def _recover(opened: Opened, log: Log, *, cut_off: bool) -> None:
+def _recover(opened: Bases, log: Log, *, cut_off: bool) -> None:
     Record(opened).recover(log, cut_off=cut_off)
-    for directory, leftover in opened.bases.leftovers():
-        line = Recovery(opened.bases, directory, leftover).execute()
-        if line:
-            log(line)
+    opened.recover(log)
 
 
-def create(opened: Opened, log: Log, *, dry_run: bool, kept: Collection[str] = ()) -> Outcome:
+def create(opened: Bases, log: Log, *, dry_run: bool, kept: Collection[str] = ()) -> Outcome:
     """Make the first base, a copy of the running root. *kept* are paths that a new root does not
     take from it. Raises ``Refused``.
     """
-    place = opened.place
-    if opened.uuid(place.base) is not None:
+    if opened.identity() is not None:
         raise Misconfigured(
-            f"there is a base already: {place.base}",
+            f"there is a base already: {opened.name}",
             "'ephemeroot base run' changes it, 'ephemeroot base list' shows it",
         )
-    if opened.uuid(place.root) != _running():
-        raise Refused(
-            f"the running root is not the subvolume {place.root!r} on {place.device}",
-            "boot it, or name the right one: 'findmnt /' shows what is mounted",
-        )
-    _require_sound(opened, kept)
+    root = opened.running()
+    try:
+        _require_sound(opened, root, kept)
+    finally:
+        os.close(root)
 
     def prove(path: str) -> None:
         fd = os.open(path, DIRECTORY)
         try:
             _prove_whole(opened, fd, os.uname().release)
             if not dry_run:
-                mark(fd)
+                opened.keep(fd)
         finally:
             os.close(fd)
 
     with _settled(opened, log, dry_run=dry_run):
         try:
-            return opened.rotation(prove, log, source=place.root, dry_run=dry_run).run()
+            return opened.replace(prove, log, of_root=True, dry_run=dry_run)
         except OSError as error:
             if error.errno != errno.ETXTBSY:
                 raise
             raise Refused(
-                f"the root {place.root} cannot be copied while a swap file in it is in use",
+                f"the root {opened.root} cannot be copied while a swap file in it is in use",
                 "'swapon --show' names it: run 'swapoff' for it",
             ) from error
 
 
-def _require_sound(opened: Opened, kept: Collection[str]) -> None:
+def _require_sound(opened: Bases, root: int, kept: Collection[str]) -> None:
     """Raise ``Refused`` for all that the running root has and a base must not have."""
     active = swap.active(os.stat("/").st_dev)
     if active:
@@ -90,16 +83,12 @@ def _require_sound(opened: Opened, kept: Collection[str]) -> None:
             "while it is, and none could use it",
             inspection.swap_remedy(active[0]),
         )
-    fd = opened.subvolume(opened.place.root)
-    try:
-        found = inspection.inspect(fd, kept)
-    finally:
-        os.close(fd)
+    found = inspection.inspect(root, kept, opened.omitted(root))
     if found:
         raise Refused("; ".join(one.text for one in found), "; ".join(one.hint for one in found))
 
 
-def run(opened: Opened, order: Order, log: Log) -> Outcome:
+def run(opened: Bases, order: Order, log: Log) -> Outcome:
     """Carry out *order* in a copy of the base, which then takes its place.
 
     Raises ``CommandFailed``, ``Interrupted``, whatever ``order.confirm`` and ``order.ask`` raise,
@@ -112,14 +101,14 @@ def run(opened: Opened, order: Order, log: Log) -> Outcome:
         boot = boot_filesystems.find()
         with _settled(opened, log):
             record.write(boot, log)
-            outcome = opened.rotation(Work(opened, record, base, boot, order, log), log).run()
+            outcome = opened.replace(Work(opened, record, base, boot, order, log), log)
             record.conclude(log)
     finally:
         os.close(base)
     return outcome
 
 
-def foresee(opened: Opened) -> None:
+def foresee(opened: Bases) -> None:
     """Raise what ``run`` would raise before it changes anything."""
     base = _writable_base(opened)
     try:
@@ -129,7 +118,7 @@ def foresee(opened: Opened) -> None:
         os.close(base)
 
 
-def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outcome:
+def rollback(opened: Bases, entry: OldRoot, log: Log, *, dry_run: bool) -> Outcome:
     """Put a copy of the old base *entry* in the place of the base, which becomes an old one.
 
     It gets the modules of the kernels that only the present one knows: they are what the
@@ -141,7 +130,7 @@ def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outc
         try:
             if dry_run:
                 return
-            base = opened.subvolume(opened.place.base)
+            base = opened.present()
             try:
                 for release in kernels.carry_over(base, fd) if base >= 0 else []:
                     log(f"take the modules of the kernel {release} along")
@@ -150,16 +139,16 @@ def rollback(opened: Opened, entry: OldRoot, log: Log, *, dry_run: bool) -> Outc
                     os.close(base)
             _prove_whole(opened, fd, None)
             _name_lost_kernels(fd, log)
-            mark(fd)
+            opened.keep(fd)
         finally:
             os.close(fd)
 
     with _settled(opened, log, dry_run=dry_run):
-        return opened.rotation(prove, log, old=entry.label, dry_run=dry_run).run()
+        return opened.replace(prove, log, old=entry.label, dry_run=dry_run)
 
 
 @contextmanager
-def _settled(opened: Opened, log: Log, *, dry_run: bool = False) -> Iterator[None]:
+def _settled(opened: Bases, log: Log, *, dry_run: bool = False) -> Iterator[None]:
     """Complete or take back what is done inside if it fails or is interrupted.
 
     An interruption can arrive after the exchange: which of the two it is is read from the
@@ -185,21 +174,22 @@ def _name_lost_kernels(base: int, log: Log) -> None:
             log(f"warning: {kernel.shown} ({kernel.release}) would find no modules in this base")
 
 
-def _writable_base(opened: Opened) -> int:
-    base = opened.place.base
-    fd = opened.subvolume(base)
+def _writable_base(opened: Bases) -> int:
+    fd = opened.present()
     if fd < 0:
-        raise Misconfigured(f"there is no base {base} yet", "'ephemeroot base create' makes it")
-    if subvolumes.is_read_only(fd):
+        raise Misconfigured(
+            f"there is no base {opened.name} yet", "'ephemeroot base create' makes it"
+        )
+    if not opened.is_writable(fd):
         os.close(fd)
         raise Refused(
-            f"the base {base} is a read-only subvolume",
+            f"the base {opened.name} is a read-only subvolume",
             "'btrfs property set -ts PATH ro false' makes it writable",
         )
     return fd
 
 
-def _prove_whole(opened: Opened, copy: int, release: str | None) -> None:
+def _prove_whole(opened: Bases, copy: int, release: str | None) -> None:
     """Raise ``Refused`` unless the open *copy*, with all that is mounted on this
     machine, could boot.
     """
@@ -215,18 +205,5 @@ def _require_whole(tree: Assembly, release: str | None = None) -> None:
     fd = os.open(tree.path, DIRECTORY)
     try:
         proofs.require_whole(fd, None, release)
-    finally:
-        os.close(fd)
-
-
-def _running() -> str | None:
-    """The UUID of the subvolume that is mounted at /; ``None`` if that is none."""
-    fd = os.open("/", DIRECTORY)
-    try:
-        if not subvolumes.is_subvolume(fd):
-            return None
-        return subvolumes.identify(fd).uuid
-    except OSError:  # no btrfs at all
-        return None
     finally:
         os.close(fd)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from ephemeroot.config import swap
 from ephemeroot.config.units import text_of
 from ephemeroot.linux import kernel_modules, paths
-from ephemeroot.wipers.btrfs import subvolumes
 
 # Path, what happens at each boot, and the remedy: which program looks for it and removes it itself.
 _MARKERS = (
@@ -73,11 +72,11 @@ class Fault:
     hint: str
 
 
-def inspect(root: int, kept: Collection[str]) -> list[Fault]:
-    """What is wrong with the open subvolume *root* as a base. *kept* are paths that a new root does
-    not take from it: persistent ones, and mount points.
+def inspect(root: int, kept: Collection[str], omitted: Collection[str]) -> list[Fault]:
+    """What is wrong with the open directory *root* as a base. *kept* are paths that a new root does
+    not take from it: persistent ones, and mount points. *omitted*: see ``Bases.omitted``.
     """
-    return [*markers(root, kept), *nested(root, kept), *swap_files(root, kept)]
+    return [*markers(root, kept), *nested(omitted, kept), *swap_files(root, kept)]
 
 
 def is_kept(path: str, kept: Collection[str]) -> bool:
@@ -99,22 +98,11 @@ def markers(root: int, kept: Collection[str]) -> Iterator[Fault]:
         )
 
 
-def nested(root: int, kept: Collection[str]) -> Iterator[Fault]:
-    """Subvolumes in the open *root*, if it is one, with something in them: a snapshot of *root* has
-    an empty directory in the place of each.
-    """
-    if not _is_subvolume(root):
-        return
-    for path, _ in sorted(subvolumes.nested(root, subvolumes.identify(root).id)):
+def nested(omitted: Collection[str], kept: Collection[str]) -> Iterator[Fault]:
+    """Those of *omitted* that are missed: a copy has an empty directory in the place of each."""
+    for path in omitted:
         place = f"/{path}"
-        if is_kept(place, kept):
-            continue
-        fd = subvolumes.open_directory(root, path)
-        try:
-            empty, snapshot = not paths.names(fd), subvolumes.is_read_only(fd)
-        finally:
-            os.close(fd)
-        if empty or snapshot or is_kept(place, _NO_LOSS):
+        if is_kept(place, kept) or is_kept(place, _NO_LOSS):
             continue
         quoted, old = shlex.quote(place), shlex.quote(f"{place}.old")
         yield Fault(
@@ -174,14 +162,6 @@ def module_names(root: int, release: str) -> set[str]:
                 if name:
                     names.add(name.replace("-", "_"))
     return names
-
-
-def _is_subvolume(root: int) -> bool:
-    try:
-        subvolumes.filesystem(root)
-    except OSError:  # another filesystem
-        return False
-    return subvolumes.is_subvolume(root)
 
 
 def _exists(root: int, path: str) -> bool:

@@ -19,13 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot.backends.contract import Bases
 from ephemeroot.base import boot_filesystems, bootfiles, kernels
 from ephemeroot.base.boot_filesystems import BootFilesystem
 from ephemeroot.base.boot_kernels import Area
-from ephemeroot.base.place import Opened
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.linux import copying, documents, paths, removal
-from ephemeroot.wipers.btrfs import directories, subvolumes
 
 VERSION = 2
 _KNOWN = (1, 2)
@@ -44,11 +43,10 @@ class Saved:
 class Record:
     """The record of the base of *opened*. ``folder`` is where it is or will be."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Bases) -> None:
         self.opened = opened
-        beside, _, name = opened.place.base.rpartition("/")
-        self.name = f".{name}.ephemeroot-run"
-        self.folder = Path(opened.path(beside), self.name)
+        self.name = f".{opened.path.name}.ephemeroot-run"
+        self.folder = opened.path.with_name(self.name)
 
     def exists(self) -> bool:
         """Whether a run has begun and not ended."""
@@ -84,7 +82,7 @@ class Record:
                 bootfiles.save(Path(one.point), fresh / f"boot-{number}")
             content = {
                 "version": VERSION,
-                "base": self.opened.uuid(self.opened.place.base),
+                "base": self.opened.identity(),
                 "saved": [{"point": one.point, "filesystem": one.identity} for one in filesystems],
             }
             (fresh / "record.json").write_text(json.dumps(content) + "\n")
@@ -94,9 +92,9 @@ class Record:
                 f"cannot save what would have to be put back: {error.strerror}: {error.filename}",
                 "nothing was changed",
             ) from error
-        self.opened.top.commit()
+        self.opened.commit()
         fresh.rename(self.folder)
-        self.opened.top.commit()
+        self.opened.commit()
 
     def undo(self, log: Callable[[str], None]) -> None:
         """Put everything back as it was saved, and remove the record.
@@ -127,23 +125,12 @@ class Record:
         there, and remove the record.
         """
         replaced = self._read().base
-        for label, fd in self._old_bases():
-            if subvolumes.identify(fd).uuid == replaced and not subvolumes.is_read_only(fd):
+        for label, fd in self.opened.replaced():
+            if self.opened.identify(fd) == replaced and self.opened.is_writable(fd):
                 self._put_modules_back(fd, log, f"old base {label}")
                 break
             os.close(fd)
         self.remove()
-
-    def _old_bases(self) -> Iterator[tuple[str, int]]:
-        """Label and descriptor of each old base, the one that was cut off on its way to old-bases
-        included. The caller closes the descriptor.
-        """
-        for entry in self.opened.bases.retired():
-            yield entry.label, self.opened.bases.open(entry)
-        for directory, leftover in self.opened.bases.leftovers():
-            fd = directories.subvolume(directory, leftover.text)
-            if fd >= 0:
-                yield str(leftover.name), fd
 
     def recover(self, log: Callable[[str], None], *, cut_off: bool = True) -> bool:
         """End what a run began that has not ended by itself; whether there was one.
@@ -153,7 +140,7 @@ class Record:
         self._remove(self.name + ".new")
         if not self.exists():
             return False
-        if self._read().base == self.opened.uuid(self.opened.place.base):
+        if self._read().base == self.opened.identity():
             if cut_off:
                 log("a run of 'base run' was cut off: the base is unchanged")
             self.undo(log)
@@ -165,11 +152,11 @@ class Record:
 
     def remove(self) -> None:
         """Remove the record: the run has ended, one way or the other."""
-        self.opened.top.commit()
+        self.opened.commit()
         self._remove(self.name)
 
     def _base(self) -> int:
-        return self.opened.subvolume(self.opened.place.base)
+        return self.opened.present()
 
     def _put_modules_back(self, base: int, log: Callable[[str], None], name: str = "base") -> None:
         """Into the open *base*, which is closed."""
@@ -201,7 +188,7 @@ class Record:
             ) from None
 
     def _remove(self, name: str) -> None:
-        parent = self.opened.bases.parent
+        parent = self.opened.parent
         # First the name, in one step: half a record must not look like a whole one.
         gone = f"{self.name}.gone"
         removal.remove(parent, gone)

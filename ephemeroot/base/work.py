@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot.backends.contract import Bases
 from ephemeroot.base import (
     assembly,
     boot_filesystems,
@@ -22,12 +23,9 @@ from ephemeroot.base import (
 from ephemeroot.base.assembly import Assembly
 from ephemeroot.base.boot_filesystems import BootFilesystem
 from ephemeroot.base.boot_kernels import Area, Check
-from ephemeroot.base.place import Opened
 from ephemeroot.base.record import Record
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import proofs
-from ephemeroot.wipers import marks
-from ephemeroot.wipers.btrfs import subvolumes
 
 Log = Callable[[str], None]
 
@@ -61,7 +59,7 @@ class Work:
 
     def __init__(
         self,
-        opened: Opened,
+        opened: Bases,
         record: Record,
         base: int,
         boot: Sequence[BootFilesystem],
@@ -79,23 +77,24 @@ class Work:
         fd = os.open(path, DIRECTORY)
         try:
             with boot_filesystems.held(self.boot):
-                self._work(fd, self.opened.relative(path))
+                self._work(fd, path)
         except BaseException:
             # What the command made of subvolumes would keep the copy from being deleted.
-            self._delete_nested(fd)
+            self.opened.empty(fd)
             raise
         finally:
             os.close(fd)
 
-    def _work(self, copy: int, temporary: str) -> None:
-        faults = {one.text for one in inspection.inspect(self.base, self.order.kept)}
+    def _work(self, copy: int, path: str) -> None:
+        temporary = self.opened.temporary(path)
+        faults = {one.text for one in self._faults(self.base)}
         points = [one.point for one in self.boot]
         before = covered.look(copy, points)
         tree = assembly.assemble(
             copy,
             self.opened.private,
             temporary=temporary,
-            root=self.opened.place.root,
+            root=self.opened.root,
             boot=self.boot,
         )
         try:
@@ -113,9 +112,9 @@ class Work:
         covered.require_same(copy, before)
         self._take_modules(copy)
         self._require_no_new_fault(copy, faults)
-        areas = [*self.record.areas(self.boot), *self._own_boot(self.opened.path(temporary))]
-        mentions.settle(areas, temporary, self.opened.place.base, self.log)
-        mark(copy)
+        areas = [*self.record.areas(self.boot), *self._own_boot(path)]
+        mentions.settle(areas, temporary, self.opened.name, self.log)
+        self.opened.keep(copy)
 
     def _run(self, tree: Assembly) -> None:
         with ExitStack() as stack:
@@ -142,7 +141,7 @@ class Work:
             return []
         if present.is_symlink() or not present.is_dir():
             return []
-        saved = Path(self.opened.path(self.opened.place.base) + _BOOT)
+        saved = Path(f"{self.opened.path}{_BOOT}")
         return [Area(_BOOT, present, saved if saved.is_dir() else None)]
 
     def _share_modules(self, tree: Assembly) -> None:
@@ -181,7 +180,7 @@ class Work:
         """What the command brought is refused; what the base had before is only named, for the
         command that removes it must be able to run.
         """
-        for one in inspection.inspect(copy, self.order.kept):
+        for one in self._faults(copy):
             if one.text not in before:
                 raise Refused(one.text, one.hint)
             self.log(f"warning: {one.text}; {one.hint}")
@@ -192,12 +191,5 @@ class Work:
         finally:
             os.close(here)
 
-    def _delete_nested(self, copy: int) -> None:
-        top = self.opened.top.fd
-        for _, number in subvolumes.nested(copy, subvolumes.identify(copy).id):
-            subvolumes.delete(top, number)
-
-
-def mark(copy: int) -> None:
-    """It is no fresh root that may be thrown away."""
-    marks.set_state(copy, subvolumes.identify(copy).uuid, marks.LIVED)
+    def _faults(self, fd: int) -> list[inspection.Fault]:
+        return inspection.inspect(fd, self.order.kept, self.opened.omitted(fd))

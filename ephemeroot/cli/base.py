@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ephemeroot import backends
+from ephemeroot.backends.contract import Bases, no_base
 from ephemeroot.base import boot_filesystems, change, kernels
-from ephemeroot.base.place import Opened, Place, opened
 from ephemeroot.base.record import Record
 from ephemeroot.base.work import Order
 from ephemeroot.cli import access, histories, terminal
@@ -22,7 +23,6 @@ from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.linux import mountinfo, paths
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers.btrfs import Btrfs, subvolumes
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 
@@ -88,37 +88,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Opened]:
+def _opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Bases]:
     writable = access.may_write(arguments)
-    where = place_of(arguments.root, arguments.config)
-    with opened(where, private, writable=writable) as place:
-        yield place
-
-
-def place_of(root: str, config: str | None = None) -> Place:
-    """Where the base of the machine below *root* lies, by its configuration.
-
-    Raises ``Misconfigured`` or ``Refused`` if it has none.
-    """
-    machine = Machine.of(root)
-    configuration = read(machine, config)
+    machine = Machine.of(arguments.root)
+    configuration = read(machine, arguments.config)
     if any(not problem.warning for problem in configuration.problems):
         raise InvalidConfiguration(configuration.problems)
     wiping = configuration.wiping
-    if wiping is None or wiping.plugin is None or not issubclass(wiping.plugin.wiper, Btrfs):
-        raise Misconfigured(
-            "only a root on btrfs is made from a base", 'it has wiper = "btrfs" in [root]'
-        )
+    if wiping is None or wiping.plugin is None:
+        raise no_base()
     device, subvolume = histories.where(wiping.device, wiping.subvolume, machine)
-    if device is None:
-        raise Misconfigured(
-            "neither the configuration nor the kernel command line names the root's device",
-            "set device in [root.btrfs]",
-        )
-    return Place.of(wiping.plugin.wiper(dict(wiping.settings)), device, subvolume)
+    backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
+    with backend.bases(device, subvolume, private, writable=writable) as place:
+        yield place
 
 
-def _change(arguments: argparse.Namespace, place: Opened, lines: list[str]) -> Outcome:
+def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Outcome:
     def log(line: str) -> None:
         lines.append(line)
         if not arguments.json:
@@ -135,8 +120,8 @@ def _change(arguments: argparse.Namespace, place: Opened, lines: list[str]) -> O
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.dry_run:
         change.foresee(place)
-        log(f"run {' '.join(words) or 'a shell'} in a copy of {place.place.base}")
-        return place.rotation(lambda path: None, log, dry_run=True).run()
+        log(f"run {' '.join(words) or 'a shell'} in a copy of {place.name}")
+        return place.replace(lambda path: None, log, dry_run=True)
     if not words and not sys.stdin.isatty():
         raise Misconfigured("there is no terminal for a shell", "name a command: base run -- apt …")
 
@@ -168,10 +153,10 @@ def _kept(arguments: argparse.Namespace) -> frozenset[str]:
     return frozenset(found - {"/"})
 
 
-def _entry(place: Opened, name: str | None) -> OldRoot:
+def _entry(place: Bases, name: str | None) -> OldRoot:
     if name is not None:
-        return place.bases.find(name)
-    found = [e for e in place.bases.retired() if e.name is not None and not e.name.unused]
+        return place.find(name)
+    found = [e for e in place.old() if e.name is not None and not e.name.unused]
     if not found:
         raise Misconfigured("there is no old base to go back to", "'ephemeroot base list' has them")
     return max(found, key=lambda entry: entry.serial)
@@ -195,14 +180,14 @@ def _finish(arguments: argparse.Namespace, lines: list[str], outcome: Outcome) -
 # What is there
 
 
-def _list(arguments: argparse.Namespace, place: Opened) -> None:
+def _list(arguments: argparse.Namespace, place: Bases) -> None:
     rows = []
-    fd = place.subvolume(place.place.base)
+    fd = place.present()
     if fd >= 0:
-        rows.append({"name": place.place.base, "present": True, **_facts(fd)})
+        rows.append({"name": place.name, "present": True, **_facts(place, fd)})
     rows += [
-        {"name": entry.label, "present": False, **_facts(place.bases.open(entry))}
-        for entry in sorted(place.bases.retired(), key=lambda entry: -entry.serial)
+        {"name": entry.label, "present": False, **_facts(place, place.open(entry))}
+        for entry in sorted(place.old(), key=lambda entry: -entry.serial)
     ]
     cut = Record(place).exists()
     if arguments.json:
@@ -215,11 +200,10 @@ def _list(arguments: argparse.Namespace, place: Opened) -> None:
         terminal.warning("a run was cut off", "the next boot, or 'base run', puts things back")
 
 
-def _facts(fd: int) -> dict[str, Any]:
-    """Of the open subvolume *fd*, which is closed."""
+def _facts(place: Bases, fd: int) -> dict[str, Any]:
+    """Of the open base *fd*, which is closed."""
     try:
-        made = subvolumes.library().subvolume_info(f"/proc/self/fd/{fd}").otime
-        return {"made": int(made), "system": _system(fd), "kernels": kernels.releases(fd)}
+        return {"made": place.made(fd), "system": _system(fd), "kernels": kernels.releases(fd)}
     finally:
         os.close(fd)
 

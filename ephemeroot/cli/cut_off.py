@@ -22,7 +22,7 @@ def is_possible(root: str) -> bool:
         return False  # what is saved and put back is what is mounted on the running machine
     plan = applied.load(Path(root))
     wipe = plan.root_wipe() if plan is not None else None
-    return wipe is not None and wipe.wiper == "btrfs" and bool(wipe.settings.get("base"))
+    return wipe is not None and wipe.load().has_base
 
 
 def end(root: str, log: Callable[[str], None]) -> None:
@@ -35,19 +35,19 @@ def end(root: str, log: Callable[[str], None]) -> None:
     if not is_possible(root):
         return
     # Only here: most machines' boots need nothing of it.
+    from ephemeroot import backends
     from ephemeroot.base import change
-    from ephemeroot.base.place import Place, opened
     from ephemeroot.cli import histories
     from ephemeroot.linux.namespace import Namespace
-    from ephemeroot.wipers.btrfs import Btrfs
 
     with ExitStack() as stack:
         try:
             private = stack.enter_context(Namespace())
             (keeper,) = histories.keepers(root, "/")
-            assert isinstance(keeper.wiper, Btrfs)
-            place = Place.of(keeper.wiper, keeper.device, keeper.subvolume)
-            found = stack.enter_context(opened(place, private, writable=True))
+            bases = backends.of(keeper.wiper).bases(
+                keeper.device, keeper.subvolume, private, writable=True
+            )
+            found = stack.enter_context(bases)
         except Locked:
             raise
         except EphemerootError as error:

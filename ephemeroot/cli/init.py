@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 
+from ephemeroot.backends import survey
 from ephemeroot.cli import access
-from ephemeroot.conversion import proposal, survey
+from ephemeroot.conversion import proposal
 from ephemeroot.conversion.proposal import Proposal
 
 FORMAT = "ephemeroot-init"

@@ -12,23 +12,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ephemeroot import backends
+from ephemeroot.backends.contract import Rehearsal
 from ephemeroot.cli import access, histories, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
 from ephemeroot.conversion import seeds
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.rehearsal import actors, copies, findings, scene, throwaway
+from ephemeroot.rehearsal import actors, copies, findings
 from ephemeroot.rehearsal.findings import ERROR, Finding, Inspection
 from ephemeroot.rehearsal.performance import Performance
 from ephemeroot.rehearsal.scene import Scene
-from ephemeroot.rehearsal.throwaway import Throwaway
-from ephemeroot.wipers.btrfs import Btrfs
-from ephemeroot.wipers.btrfs.toplevel import Toplevel
-from ephemeroot.wipers.overlay import Overlay
-from ephemeroot.wipers.tmpfs import Tmpfs
 
 FORMAT = "ephemeroot-rehearse"
 VERSION = 1
@@ -46,10 +42,8 @@ class _Stage:
     root: Path
     plan: Plan
     line: str
-    device: str | None
-    subvolume: str | None
+    rehearsal: Rehearsal
     large: frozenset[str]
-    on_btrfs: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: the boot would work, perhaps with warnings; 1: it would not."""
     stage = _prepare(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    # Named here, for both processes; made by the one that simulates the boot.
-    name = throwaway.new_name()
     with Namespace() as private:
         result = actors.play(
-            lambda: _play(stage, name, verbose=arguments.verbose),
-            lambda: _tidy(stage, private, name),
+            lambda: _play(stage, verbose=arguments.verbose),
+            lambda: _tidy(stage, private),
         )
     if result is None:
         raise EphemerootError("the rehearsal ended before it was over", "run it with --verbose")
@@ -91,60 +83,34 @@ def _prepare(arguments: argparse.Namespace) -> _Stage:
     wipe = plan.root_wipe()
     if wipe is None:
         raise Misconfigured("the configuration makes no root fresh: there is nothing to rehearse")
-    wiper = wipe.load()
-    if not isinstance(wiper, Btrfs) and type(wiper) not in (Tmpfs, Overlay):
-        raise scene.refuse(wipe.wiper)
     device, subvolume = histories.where(wipe.device, wipe.subvolume, machine)
-    if isinstance(wiper, Btrfs) and device is None:
-        raise Misconfigured("nothing names the root's device", "set device in [root.btrfs]")
-    mount = mountinfo.mounted_at(os.path.realpath(root))
-    if mount is not None and mount.fstype == "btrfs" and isinstance(wiper, Btrfs):
-        # What is mounted now is that filesystem, whatever udev has or has not made of its name.
-        device = mount.source
+    rehearsal = backends.of(wipe.load()).rehearsal(wipe, device, subvolume, root, [])
     line = next((text for _, text in machine.command_lines), "")
     large = [s.path for s in seeds.foresee(plan, root) if s.shared and s.size > _LARGE]
-    on_btrfs = isinstance(wiper, Btrfs)
-    return _Stage(root, plan, line.strip(), device, subvolume, frozenset(large), on_btrfs)
+    return _Stage(root, plan, line.strip(), rehearsal, frozenset(large))
 
 
-def _throwaway(stage: _Stage, private: Namespace, name: str) -> Throwaway:
-    """The throw-away directory on the root's btrfs; leftovers of earlier rehearsals go first."""
-    top = Toplevel(str(stage.device), [], private.directory())
-    throwaway.sweep(top)
-    return Throwaway(top, name)
-
-
-def _tidy(stage: _Stage, private: Namespace, name: str) -> bool:
-    """Remove the throw-away subvolumes, as far as they were made; whether none is left.
-
-    Nothing is mounted in them any more: that was in the namespace of the process that simulated
-    the boot, and it has left it or ended.
-    """
-    if not stage.on_btrfs:
-        return True
-    with Toplevel(str(stage.device), [], private.directory()) as top:
-        problems = throwaway.sweep(top, name)
+def _tidy(stage: _Stage, private: Namespace) -> bool:
+    """Throw away what the rehearsal has made, as far as it came; whether nothing is left."""
+    problems = stage.rehearsal.tidy(private.directory())
     for problem in problems:
         terminal.warning(problem, "the next rehearsal tries again")
     return not problems
 
 
-def _play(stage: _Stage, name: str, *, verbose: bool) -> dict[str, Any]:
+def _play(stage: _Stage, *, verbose: bool) -> dict[str, Any]:
     # A namespace of its own: whatever ends this process, the one that waits sees no mount of it.
     with Namespace() as private:
-        return _simulate(stage, private, name, verbose=verbose)
+        return _simulate(stage, private, verbose=verbose)
 
 
-def _simulate(stage: _Stage, private: Namespace, name: str, *, verbose: bool) -> dict[str, Any]:
-    away = _throwaway(stage, private, name) if stage.on_btrfs else None
+def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, Any]:
     if not verbose:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 2)
-    place = Scene(Path(private.directory()), stage.root)
+    place = Scene(Path(private.directory()), stage.root, stage.rehearsal.notes)
     place.set_up()
-    performance = Performance(
-        place, stage.plan, stage.line, stage.device, stage.subvolume, away, stage.large
-    )
+    performance = Performance(place, stage.plan, stage.line, stage.rehearsal, stage.large)
     found: list[Finding] = []
     try:
         performance.run()

@@ -12,7 +12,6 @@ from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, Wiping
 from ephemeroot.config.problem import Place, Problem
 from ephemeroot.config.volumes import Volume
-from ephemeroot.wipers.tmpfs import Tmpfs
 
 REPLACED = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "adjtime", "resolv.conf")
 """Files in /etc that programs replace by rename, which a mount point refuses (EBUSY)."""
@@ -72,7 +71,7 @@ def advise(
 def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Problem]) -> None:
     """A root in memory that may grow beyond it takes the machine down with it."""
     size = wiping.settings.get("size")
-    if wiping.plugin is None or wiping.plugin.wiper is not Tmpfs or not machine.memory:
+    if wiping.plugin is None or not wiping.plugin.wiper.EPHEMERAL or not machine.memory:
         return
     if isinstance(size, str) and size.isdigit() and int(size) > machine.memory:
         reason = (

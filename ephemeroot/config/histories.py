@@ -23,6 +23,12 @@ class Wiped:
     subvolume: str | None
     what: str
 
+    @property
+    def subvolumes_of(self) -> str:
+        """See ``Wiper.SUBVOLUMES_OF``."""
+        plugin = self.wiping.plugin
+        return plugin.wiper.SUBVOLUMES_OF if plugin is not None else ""
+
     def paths(self) -> dict[str, str]:
         """Its subvolume and the paths among its settings, by what they are called."""
         found = {"the subvolume": self.subvolume} if self.subvolume else {}

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from ephemeroot.config import clean, volumes
 from ephemeroot.config.examination import Examination
 from ephemeroot.config.problem import Problem
-from ephemeroot.wipers.btrfs import subvolumes
+from ephemeroot.wipers.contract import Wiper
 
 
 def warnings(examination: Examination) -> list[Problem]:
     """A warning for each subvolume in the machine's root that nothing declared covers.
 
-    Nothing if the root is not made fresh by btrfs, or is no btrfs now. Whoever may not
-    look is told so.
+    What a subvolume is, the wiper says. Whoever may not look is told so.
     """
     wiping = examination.config.wiping
-    if wiping is None or wiping.plugin is None or wiping.wiper != "btrfs":
+    if wiping is None or wiping.plugin is None:
         return []
     place = wiping.origin.place
+    wiper = wiping.plugin.wiper(dict(wiping.settings))
     try:
-        found = _in_root(examination.machine.root)
+        found = _in_root(wiper, examination.machine.root)
     except (PermissionError, ImportError) as error:
         hint = "run it as root" if isinstance(error, PermissionError) else "install btrfsutil"
         reason = "whether the root holds subvolumes that nothing declares cannot be seen"
@@ -40,23 +39,11 @@ def warnings(examination: Examination) -> list[Problem]:
     ]
 
 
-def _in_root(root: str) -> list[str]:
-    """Paths, as the machine sees them, of the subvolumes in the one that is its root."""
+def _in_root(wiper: Wiper, root: str) -> list[str]:
+    """The same paths as the machine sees them."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        subvolumes.filesystem(fd)
-        if not subvolumes.is_subvolume(fd):
-            return []
-        number = subvolumes.identify(fd).id
-        if number == subvolumes.TOP_LEVEL:  # refused as a root, and holds everything
-            return []
-        return sorted(f"/{path}" for path, _ in subvolumes.nested(fd, number))
-    except OSError as error:
-        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):  # no btrfs
-            return []
-        if error.errno == errno.EPERM:
-            raise PermissionError(error.errno, error.strerror, root) from error
-        raise
+        return [f"/{path}" for path in wiper.nested(fd)]
     finally:
         os.close(fd)
 

@@ -92,7 +92,7 @@ class Refusals:
             if line.option("subvolid") is not None:
                 by_id = True
                 self._add(self._fstab(line), "the root is named by subvolid=", hint)
-        if wiping.wiper == "btrfs":
+        if wiping.plugin.wiper.SUBVOLUMES_OF:
             if not by_id:
                 self._require_subvolume(wiping)
             self._check_agreement(wiping)
@@ -304,14 +304,15 @@ class Refusals:
         for wiping, device, subvolume, what in self._wiped():
             self._check_taken(store, volume, wiping, what)
             self._check_occupied(store, wiping, what)
-            if volume.type != "btrfs" or not subvolume:
+            if wiping.plugin is None or not subvolume:
+                continue
+            if volume.type != wiping.plugin.wiper.SUBVOLUMES_OF:
                 continue
             if device is not None and not volumes.same_device(device, volume.device):
                 continue
             forbidden = {f"the subvolume {subvolume} of {what}": subvolume}
-            if wiping.plugin is not None:
-                for name, path in wiping.plugin.paths(wiping.settings).items():
-                    forbidden[f"{name} ({path}) of {what}"] = path
+            for name, path in wiping.plugin.paths(wiping.settings).items():
+                forbidden[f"{name} ({path}) of {what}"] = path
             for name, written in forbidden.items():
                 path = written.strip("/")
                 if clean.is_below(inside, path):
@@ -328,14 +329,14 @@ class Refusals:
                     )
 
     def _check_one_subvolume(self, wiped: histories.Wiped, old: str, beside: str) -> None:
-        """What is retired is renamed, which btrfs does within one subvolume only."""
+        """What is retired is renamed, which works within one subvolume only."""
         paths = wiped.paths()
         if old not in paths or beside not in paths:
             return
         known = [
             volume.subvolume
             for volume in self.volumes
-            if volume.type == "btrfs"
+            if volume.type == wiped.subvolumes_of
             and volume.subvolume
             and (not wiped.device or volumes.same_device(wiped.device, volume.device))
         ]
@@ -387,7 +388,8 @@ class Refusals:
         return found
 
     def _histories(self) -> list[histories.Wiped]:
-        return [histories.Wiped(*wiped) for wiped in self._wiped() if wiped[0].wiper == "btrfs"]
+        found = [histories.Wiped(*wiped) for wiped in self._wiped()]
+        return [one for one in found if one.subvolumes_of]
 
     def _complain(self, wiped: histories.Wiped, reason: str, hint: str) -> None:
         self._add(wiped.wiping.origin.place, reason, hint)

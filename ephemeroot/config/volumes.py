@@ -306,7 +306,7 @@ def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
             "the volume is named by subvolid=, and a fresh one has another id",
             "name it by subvol=",
         )
-    elif volume.type == "btrfs" and not wipe.subvolume:
+    elif volume.type == wipe.plugin.wiper.SUBVOLUMES_OF and not wipe.subvolume:
         add("a volume that is made fresh needs its own subvolume", 'add "subvol=NAME" to options')
     elif wipe.subvolume:
         check_inside(wipe, wipe.subvolume, add)

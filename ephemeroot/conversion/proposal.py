@@ -5,14 +5,19 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
+from ephemeroot import backends
+from ephemeroot.backends.commands import STORE
+from ephemeroot.backends.contract import Layout, Step
+from ephemeroot.backends.survey import Survey
 from ephemeroot.config.toml_text import array, quote
 from ephemeroot.conversion import presets, steps
-from ephemeroot.conversion.commands import Step
-from ephemeroot.conversion.layout import Layout
 from ephemeroot.conversion.presets import Found
-from ephemeroot.conversion.survey import Survey
+from ephemeroot.errors import Refused
 
 _WIDTH = 94
+
+_VOLATILE = ("tmpfs", "ramfs", "overlay", "squashfs", "erofs", "iso9660", "nfs", "nfs4")
+"""Filesystems of roots that nobody has installed anything on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +35,28 @@ class Proposal:
 
 def of(survey: Survey) -> Proposal:
     """The proposal for the machine that was looked at. Raises ``Refused``."""
-    layout = Layout.of(survey)
+    layout = _layout(survey)
     found = [
         _off_volumes(one, survey) for one in presets.found(survey.machine.root, presets.load())
     ]
     found = [one for one in found if one.directories or one.files or one.copies]
-    parts = [_header(survey, layout), layout.tables(), _store(layout, found)]
+    parts = [_header(survey, layout), layout.tables, _store(layout, found)]
     return Proposal(layout, "\n".join(parts), tuple(steps.of(survey, layout)))
+
+
+def _layout(survey: Survey) -> Layout:
+    """What the first backend proposes that has a proposal for the machine. Raises ``Refused``."""
+    line = next((line for line in survey.lines if line.mount_point == STORE), None)
+    if survey.type in _VOLATILE:
+        raise Refused(
+            f"the root is a {survey.type}: there is no installation to convert",
+            "if it is ephemeral already, 'ephemeroot status' says by what",
+        )
+    for backend in backends.installed():
+        layout = backend.proposal(survey, line)
+        if layout is not None:
+            return layout
+    raise Refused(f"no installed wiper has a proposal for a root on {survey.type}")
 
 
 def _off_volumes(one: Found, survey: Survey) -> Found:
@@ -47,14 +67,11 @@ def _off_volumes(one: Found, survey: Survey) -> Found:
 
 
 def _header(survey: Survey, layout: Layout) -> str:
-    where = f"the {survey.type} on {survey.device}"
     unknown = survey.unsupported or "nothing that is known here"
     maker = survey.generator.NAME if survey.generator else unknown
-    if survey.type == "btrfs":
-        where = f"the subvolume {survey.inner} of {where}" if survey.inner else f"all of {where}"
     return _comment(
         f"Proposed by `ephemeroot init` for {survey.machine.host_name or 'this machine'}: its root "
-        f"is {where}, its initramfs is made by {maker}. "
+        f"is {layout.root}, its initramfs is made by {maker}. "
         "It is a beginning: look through it, take out and add what you know better. Only "
         "`ephemeroot apply` makes it count, and it says before what it does.\n\n"
         f"{layout.explanation}"

@@ -79,14 +79,11 @@ def inert(top: Path, reason: str, target: Target) -> Contents:
 
 def _armed(top: Path, raw: bytes, target: Target) -> Contents:
     plan = plans.parse(raw, "the applied plan")
-    if not target.has_systemd and _is_on_zfs(plan):
-        # OpenZFS's hooks for these import the pool in the very step that mounts the root.
-        raise Broken(
-            "a pool is imported only when the root is mounted, which is too late",
-            target.systemd_advice,
-        )
-    contents = Contents(top)
     needs = [wipers.needs(wipe) for wipe in plan.wipes()]
+    reason = next((need.systemd for need in needs if need.systemd), "") or _needs_systemd(plan)
+    if reason and not target.has_systemd:
+        raise Broken(reason, target.systemd_advice)
+    contents = Contents(top)
     volumes = plan.volumes()
     remote = [volume for volume in volumes if volume.type in network.TYPES]
     devices = units.waited_for(plan)
@@ -122,10 +119,12 @@ def _armed(top: Path, raw: bytes, target: Target) -> Contents:
     return contents
 
 
-def _is_on_zfs(plan: Plan) -> bool:
-    return any(wipe.wiper == "zfs" for wipe in plan.wipes()) or any(
-        volume.type == "zfs" for volume in plan.volumes()
-    )
+def _needs_systemd(plan: Plan) -> str:
+    """Why a volume of *plan* asks for systemd in the initramfs; empty if none does."""
+    if any(volume.type == "zfs" for volume in plan.volumes()):
+        # OpenZFS's hooks for others import the pool in the very step that mounts the root.
+        return "a pool is imported only when the root is mounted, which is too late"
+    return ""
 
 
 def _imports(plan: Plan, needs: list[Needs]) -> list[str]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ephemeroot import backends
 from ephemeroot.base import boot_filesystems, boot_kernels, boot_places, inspection
 from ephemeroot.base.boot_kernels import Area, Kernel
 from ephemeroot.base.inspection import Fault
@@ -30,7 +31,7 @@ def inspect(live: Path, fresh: Path, plan: Plan) -> list[Finding]:
         faults = [
             *inspection.markers(there, kept),
             *inspection.swap_files(there, kept),
-            *_emptied(here, fresh, kept),
+            *_emptied(_omitted(here, plan), fresh, kept),
             *inspection.built_modules(here, there),
         ]
     finally:
@@ -55,9 +56,14 @@ def boot_kernels_of(live: Path) -> Iterator[Kernel]:
             yield kernel
 
 
-def _emptied(live: int, fresh: Path, kept: frozenset[str]) -> Iterator[Fault]:
-    """Subvolumes in the open root *live* that *fresh* has nothing of."""
-    for fault in inspection.nested(live, kept):
+def _omitted(live: int, plan: Plan) -> list[str]:
+    wipe = plan.root_wipe()
+    return backends.of(wipe.load()).omitted(live) if wipe is not None else []
+
+
+def _emptied(omitted: list[str], fresh: Path, kept: frozenset[str]) -> Iterator[Fault]:
+    """Those of the present root's *omitted* places that *fresh* has nothing of."""
+    for fault in inspection.nested(omitted, kept):
         place = fresh / fault.path.lstrip("/")
         if not place.is_dir() or not paths.names(place):
             yield fault

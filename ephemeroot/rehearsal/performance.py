@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ephemeroot.errors import EphemerootError
+from ephemeroot.backends.contract import Rehearsal
 from ephemeroot.hooks import persist, wiping
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.copies import Copy
@@ -20,26 +20,6 @@ from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.rehearsal import scene as scenes
 from ephemeroot.rehearsal.scene import Scene
-from ephemeroot.rehearsal.throwaway import Throwaway
-from ephemeroot.wipers.btrfs import Btrfs
-from ephemeroot.wipers.contract import Boot
-from ephemeroot.wipers.overlay import Overlay
-from ephemeroot.wipers.tmpfs import Tmpfs
-
-_OVERLAY = "ephemeroot.rehearsal.performance:RehearsedOverlay"
-
-
-class RehearsedOverlay(Overlay):
-    """The overlay wiper over the root as it is mounted: its device cannot be mounted read-only
-    a second time while it is written to.
-    """
-
-    __slots__ = ()
-
-    root = "/"
-
-    def lower(self, boot: Boot) -> int:
-        return mounts.clone_at(self.root, read_only=True)
 
 
 @dataclass(slots=True)
@@ -53,77 +33,35 @@ class Performance:
     scene: Scene
     plan: Plan
     line: str
-    device: str | None
-    subvolume: str | None
-    throwaway: Throwaway | None
+    rehearsal: Rehearsal
     oversized: frozenset[str] = frozenset()
     reports: list[Report] = field(default_factory=list)
 
     def run(self) -> None:
         """Both stages. Raises what they raise; the fresh root is mounted at ``scene.target``."""
         volumes = self.scene.volumes(self.plan)
-        wiped = [self._wipe(wipe) for wipe in self._wipes()]
+        self._note_volumes()
+        wipe = self.rehearsal.prepare(str(self.scene.private))
         plan = Plan(
-            wipe=[*volumes, *wiped],
+            wipe=[*volumes, wipe],
             persist=[self._persisted(o) for o in self.plan.persist],
             on_failure={"path": "continue"},
             generation=scenes.GENERATION,
             host=self.plan.host,
             seed_limit=self.plan.seed_limit,
         )
-        line = CommandLine(self._command_line(plan))
+        line = CommandLine(self._command_line(wipe))
         with self._stage("wipe", plan, line) as stage:
             wiping.run(stage)
-        self._mount_root(plan, line)
+        self._mount_root(wipe, line)
         with self._stage("persist", plan, line) as stage:
             persist.run(stage)
 
-    def _wipes(self) -> list[Wipe]:
-        """The root's. Volumes that are made fresh take part as they are, in a layer."""
-        wipes = self.plan.wipes()
-        for wipe in wipes:
+    def _note_volumes(self) -> None:
+        """Volumes that are made fresh take part as they are, in a layer."""
+        for wipe in self.plan.wipes():
             if wipe.target != "/":
                 self.scene.notes.append(f"{wipe.target} is made fresh at boot, and not here")
-        return [wipe for wipe in wipes if wipe.target == "/"]
-
-    def _wipe(self, wipe: Wipe) -> Wipe:
-        wiper = wipe.load()
-        settings = dict(wipe.settings)
-        if isinstance(wiper, Btrfs) and self.throwaway is not None:
-            return self._rotation(wipe, settings)
-        if type(wiper) is Tmpfs:
-            return wipe
-        if type(wiper) is Overlay:
-            if settings.get("volume"):
-                self.scene.notes.append("the layer is in memory, and the old layers are not tried")
-            settings["volume"] = None
-            RehearsedOverlay.root = str(self.scene.root)
-            return self._changed(wipe, settings, attribute=_OVERLAY, device=self.device)
-        raise scenes.refuse(wipe.wiper)
-
-    def _rotation(self, wipe: Wipe, settings: dict[str, object]) -> Wipe:
-        """All that the wiper is told lies in the throw-away directory."""
-        assert self.throwaway is not None
-        root = self.throwaway.snapshot(self.subvolume or "", "root")
-        base = settings.get("base")
-        if isinstance(base, str) and base:
-            settings["base"] = self.throwaway.snapshot(base.strip("/"), "base")
-        settings["old-roots"] = f"{self.throwaway.name}/old_roots"
-        if "old-bases" in settings:
-            settings["old-bases"] = f"{self.throwaway.name}/old_bases"
-        settings["min-free"] = None
-        return self._changed(wipe, settings, device=self.device, subvolume=root)
-
-    @staticmethod
-    def _changed(wipe: Wipe, settings: dict[str, object], **values: object) -> Wipe:
-        given = {
-            "target": wipe.target,
-            "wiper": wipe.wiper,
-            "attribute": wipe.attribute,
-            "device": wipe.device,
-            "subvolume": wipe.subvolume,
-        }
-        return Wipe(**{**given, **values}, settings=settings)
 
     def _persisted(self, operation: Operation) -> Operation:
         if isinstance(operation, Directory | File | Copy) and operation.path in self.oversized:
@@ -131,18 +69,11 @@ class Performance:
             return type(operation)(**{**values, "initial": "empty"})
         return operation
 
-    def _command_line(self, plan: Plan) -> str:
+    def _command_line(self, wipe: Wipe) -> str:
         """The real one, but for what names the root, and what is asked of one boot alone."""
         ours = ("root=", "rootflags=", "ephemeroot", "subvol=")
         words = [word for word in self.line.split() if not word.startswith(ours)]
-        wipe = plan.root_wipe()
-        if wipe is not None:
-            if not wipe.load().ON_DEVICE:
-                return " ".join([*words, "root=tmpfs"])
-            words.append(f"root={self.device}")
-            if wipe.subvolume:
-                words.append(f"rootflags=subvol={wipe.subvolume}")
-        return " ".join(words)
+        return " ".join([*words, *self.rehearsal.words(wipe)])
 
     @contextmanager
     def _stage(self, name: str, plan: Plan, line: CommandLine) -> Iterator[Stage]:
@@ -162,14 +93,11 @@ class Performance:
         finally:
             stage.close()
 
-    def _mount_root(self, plan: Plan, line: CommandLine) -> None:
+    def _mount_root(self, wipe: Wipe, line: CommandLine) -> None:
         """What the distribution does between the stages."""
         if mountinfo.mounted_at(str(self.scene.target)) is not None:
             return  # the wiper has
-        wipe = plan.root_wipe()
-        if wipe is None:
-            raise EphemerootError("the configuration makes no root fresh: nothing to rehearse")
-        mount = mounts.create("btrfs", str(self.device), [f"subvol={wipe.subvolume}"])
+        mount = self.rehearsal.mount(wipe)
         if not line.has("rw"):
             mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, name="the fresh root")
         mounts.attach_at(mount, str(self.scene.target))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.errors import Refused, StoreMissing
+from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import request
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
@@ -33,12 +33,17 @@ class Scene:
 
     folder: Path
     root: Path
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def run(self) -> Path:
         """The run directory of the rehearsed boot."""
         return self.folder / "run/ephemeroot"
+
+    @property
+    def private(self) -> Path:
+        """An empty directory for what is thrown away."""
+        return self.folder / "private"
 
     @property
     def target(self) -> Path:
@@ -48,7 +53,7 @@ class Scene:
     def set_up(self) -> None:
         """Mount the memory and make the directories."""
         mounts.attach_at(mounts.create("tmpfs", "tmpfs", ["mode=0700"]), str(self.folder))
-        for folder in (self.run, self.target):
+        for folder in (self.run, self.private, self.target):
             folder.mkdir(parents=True)
 
     def volumes(self, plan: Plan) -> list[Operation]:
@@ -151,11 +156,3 @@ class Scene:
         finally:
             os.close(fd)
         return Store(path=store.path, volume=store.volume, below=store.below, id=identity)
-
-
-def refuse(wiper: str) -> Refused:
-    """The error that says that *wiper* cannot be rehearsed."""
-    return Refused(
-        f"the wiper {wiper} cannot be rehearsed: nothing throws away what it would change",
-        "'ephemeroot plan' says what it will do; btrfs, tmpfs and overlay can be rehearsed",
-    )

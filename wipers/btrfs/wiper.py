@@ -44,6 +44,8 @@ class Btrfs(Wiper):
         Option("mount-options", "strings", [], "options for mounting the top level"),
     )
     BOOTS_OLD_ROOTS = True
+    SUBVOLUMES_OF = "btrfs"
+    INSTALLED = "ephemeroot.backends.btrfs:Btrfs"
 
     __slots__ = ()
 
@@ -148,14 +150,25 @@ class Btrfs(Wiper):
         finally:
             os.close(fd)
 
-    def nested(self, target: str) -> list[str]:
-        """Paths of the subvolumes in the one mounted at *target*: they will age with it."""
-        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    def nested(self, root: int) -> list[str]:
         try:
-            inner = subvolumes.nested(fd, subvolumes.identify(fd).id)
-            return sorted(path for path, _ in inner)
-        finally:
-            os.close(fd)
+            subvolumes.filesystem(root)
+            if not subvolumes.is_subvolume(root):
+                return []
+            number = subvolumes.identify(root).id
+            if number == subvolumes.TOP_LEVEL:  # refused as a root, and holds everything
+                return []
+            return sorted(path for path, _ in subvolumes.nested(root, number))
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):  # no btrfs
+                return []
+            if error.errno == errno.EPERM:
+                raise PermissionError(error.errno, error.strerror) from error
+            raise
+
+    @property
+    def has_base(self) -> bool:
+        return self._base is not None
 
     @property
     def keeps(self) -> bool:

@@ -40,6 +40,7 @@ class Overlay(Wiper):
         Option("min-free", "amount", None, "below it the oldest old layers go early"),
     )
     MOUNTS_ROOT = True
+    INSTALLED = "ephemeroot.backends.overlay:Overlay"
 
     __slots__ = ()
 

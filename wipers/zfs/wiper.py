@@ -51,6 +51,7 @@ class Zfs(Wiper):
     )
     ON_DEVICE = False
     BOOTS_OLD_ROOTS = True
+    INSTALLED = "ephemeroot.backends.zfs:Zfs"
 
     __slots__ = ()
 
@@ -62,6 +63,7 @@ class Zfs(Wiper):
             kernel_modules=("zfs",),
             programs=("zpool", "zfs") if settings.get("mode") == ROTATE else ("zpool",),
             exercise=("ephemeroot.wipers.zfs.channel:exercise",),
+            systemd="a pool is imported only when the root is mounted, which is too late",
         )
 
     @classmethod

@@ -7,14 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from ephemeroot.backends import contract
+from ephemeroot.backends.btrfs import nested
 from ephemeroot.errors import Refused
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers.btrfs import Btrfs, directories, subvolumes
+from ephemeroot.wipers import marks
+from ephemeroot.wipers.btrfs import directories, subvolumes
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
+from ephemeroot.wipers.btrfs.recovery import Recovery
 from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
-from ephemeroot.wipers.contract import Boot
+from ephemeroot.wipers.contract import Boot, Outcome, Wiper
+from ephemeroot.wipers.oldroot import OldRoot
 from ephemeroot.wipers.pruning import Clock, Pruning
 from ephemeroot.wipers.retention import Policy
 
@@ -35,7 +41,7 @@ class Place:
     options: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, wiper: Btrfs, device: str, subvolume: str | None) -> Place:
+    def of(cls, wiper: Wiper, device: str, subvolume: str | None) -> Place:
         """The place that these settings of the root's wiper name. Raises ``Refused``."""
         settings = wiper.settings
         base = str(settings.get("base") or "").strip("/")
@@ -79,7 +85,10 @@ class Bases(SubvolumeHistory):
         return self
 
 
-class Opened:
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Opened(contract.Bases):
     """A place at work: ``top`` is its private mount, ``bases`` the locked history."""
 
     def __init__(self, place: Place, private: str, bases: Bases) -> None:
@@ -87,13 +96,12 @@ class Opened:
         self.private = private
         self.bases = bases
         self.top = bases.top
+        self.name = place.base
+        self.root = place.root
+        self.path = Path(self.top.path, place.base)
+        self.parent = bases.parent
 
-    def path(self, subvolume: str) -> str:
-        """The path of *subvolume* (or of anything from the top level) in the private mount."""
-        return f"{self.top.path}/{subvolume}"
-
-    def relative(self, path: str) -> str:
-        """The same the other way: from the top level."""
+    def temporary(self, path: str) -> str:
         return os.path.relpath(path, self.top.path)
 
     def subvolume(self, path: str) -> int:
@@ -115,29 +123,67 @@ class Opened:
         if fd < 0:
             return None
         try:
-            return subvolumes.identify(fd).uuid
+            return self.identify(fd)
         finally:
             os.close(fd)
 
-    def rotation(
+    def present(self) -> int:
+        return self.subvolume(self.name)
+
+    def identity(self) -> str | None:
+        return self.uuid(self.name)
+
+    def identify(self, fd: int) -> str:
+        return subvolumes.identify(fd).uuid
+
+    def is_writable(self, fd: int) -> bool:
+        return not subvolumes.is_read_only(fd)
+
+    def made(self, fd: int) -> int:
+        return int(subvolumes.library().subvolume_info(f"/proc/self/fd/{fd}").otime)
+
+    def old(self) -> list[OldRoot]:
+        return self.bases.retired()
+
+    def find(self, name: str) -> OldRoot:
+        return self.bases.find(name)
+
+    def open(self, entry: OldRoot) -> int:
+        return self.bases.open(entry)
+
+    def replaced(self) -> Iterator[tuple[str, int]]:
+        for entry in self.bases.retired():
+            yield entry.label, self.bases.open(entry)
+        for directory, leftover in self.bases.leftovers():
+            fd = directories.subvolume(directory, leftover.text)
+            if fd >= 0:
+                yield str(leftover.name), fd
+
+    def running(self) -> int:
+        if self.uuid(self.root) != _running():
+            raise Refused(
+                f"the running root is not the subvolume {self.root!r} on {self.place.device}",
+                "boot it, or name the right one: 'findmnt /' shows what is mounted",
+            )
+        return self.subvolume(self.root)
+
+    def omitted(self, fd: int) -> list[str]:
+        return nested.omitted(fd)
+
+    def replace(
         self,
         prove: Callable[[str], None],
         log: Callable[[str], None],
         *,
-        source: str | None = None,
+        of_root: bool = False,
         old: str | None = None,
         dry_run: bool = False,
-    ) -> SubvolumeRotation:
-        """Make a base that is a copy of the subvolume *source* (the base itself), or of the
-        *old* base of that name, and put it in the place of the base.
-
-        *prove* gets the path of the copy before it takes that place, and may work in it.
-        An administrator's clock is believed: nothing here goes by age.
-        """
+    ) -> Outcome:
+        """An administrator's clock is believed: nothing here goes by age."""
         now = time.time()
         boot = Boot(
             device=self.place.device,
-            subvolume=self.place.base,
+            subvolume=self.name,
             target="/",
             private=self.private,
             boot_id="",
@@ -150,9 +196,37 @@ class Opened:
             budget=60.0,
         )
         pruning = Pruning(self.bases, Policy(0, self.place.keep), Clock(now, synchronised=True))
-        return SubvolumeRotation(
-            boot, self.bases, pruning, base=source or self.place.base, set_default=False
-        )
+        source = self.root if of_root else self.name
+        return SubvolumeRotation(boot, self.bases, pruning, base=source, set_default=False).run()
+
+    def keep(self, copy: int) -> None:
+        marks.set_state(copy, self.identify(copy), marks.LIVED)
+
+    def empty(self, copy: int) -> None:
+        for _, number in subvolumes.nested(copy, subvolumes.identify(copy).id):
+            subvolumes.delete(self.top.fd, number)
+
+    def recover(self, log: Callable[[str], None]) -> None:
+        for directory, leftover in self.bases.leftovers():
+            line = Recovery(self.bases, directory, leftover).execute()
+            if line:
+                log(line)
+
+    def commit(self) -> None:
+        self.top.commit()
+
+
+def _running() -> str | None:
+    """The UUID of the subvolume that is mounted at /; ``None`` if that is none."""
+    fd = os.open("/", _DIRECTORY)
+    try:
+        if not subvolumes.is_subvolume(fd):
+            return None
+        return subvolumes.identify(fd).uuid
+    except OSError:  # no btrfs at all
+        return None
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""The installed half of the btrfs backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ephemeroot.backends.btrfs import proposal
+from ephemeroot.backends.contract import Backend, Bases, Layout, Rehearsal
+from ephemeroot.backends.survey import Survey
+from ephemeroot.config.fstab import FstabLine
+from ephemeroot.errors import Misconfigured
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.linux.namespace import Namespace
+
+
+class Btrfs(Backend):
+    """See the contract for the methods."""
+
+    @classmethod
+    def proposal(cls, survey: Survey, line: FstabLine | None) -> Layout | None:
+        return proposal.of(survey, line) if survey.type == "btrfs" else None
+
+    def omitted(self, fd: int) -> list[str]:
+        from ephemeroot.backends.btrfs import nested
+
+        return nested.omitted(fd)
+
+    def rehearsal(
+        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
+    ) -> Rehearsal:
+        from ephemeroot.backends.btrfs.rehearsal import Snapshots
+
+        return Snapshots(wipe, device, subvolume, root, notes)
+
+    @contextmanager
+    def bases(
+        self, device: str | None, subvolume: str | None, private: Namespace, *, writable: bool
+    ) -> Iterator[Bases]:
+        from ephemeroot.backends.btrfs.bases import Place, opened
+
+        if device is None:
+            raise Misconfigured(
+                "neither the configuration nor the kernel command line names the root's device",
+                "set device in [root.btrfs]",
+            )
+        with opened(Place.of(self.wiper, device, subvolume), private, writable=writable) as found:
+            yield found

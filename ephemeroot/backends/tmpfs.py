@@ -1,0 +1,24 @@
+"""The installed half of the tmpfs backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ephemeroot.backends.contract import Backend, Rehearsal
+from ephemeroot.hooks.wipe import Wipe
+
+
+class Tmpfs(Backend):
+    """No machine is converted to it by ``init``: what it boots from must be built that way."""
+
+    def rehearsal(
+        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
+    ) -> Rehearsal:
+        return AsItIs(wipe, device, subvolume, root, notes)
+
+
+class AsItIs(Rehearsal):
+    """What the boot makes is in memory as well."""
+
+    def words(self, wipe: Wipe) -> list[str]:
+        return ["root=tmpfs"]
