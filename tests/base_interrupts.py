@@ -15,8 +15,8 @@ from typing import Any
 from ephemeroot.backends.btrfs.bases import Bases, Opened, Place
 from ephemeroot.base import assembly, bootfiles, change, kernels, record
 from ephemeroot.base.work import Order
-from ephemeroot.cli import histories
 from ephemeroot.config import Machine, read
+from ephemeroot.config.root import Root
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import filing
@@ -132,8 +132,10 @@ def main(verb: str, size: int) -> None:
         wiping = read(machine).wiping
         assert wiping is not None
         assert wiping.plugin is not None
-        device, subvolume = histories.where(wiping.device, wiping.subvolume, machine)
-        place = Place.of(wiping.plugin.wiper(dict(wiping.settings)), str(device), subvolume)
+        root = Root.named(machine, wiping.device, wiping.subvolume)
+        place = Place.of(
+            wiping.plugin.wiper(dict(wiping.settings)), str(root.device), root.subvolume
+        )
         print(json.dumps(Trial(verb, place).run(size)))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from boot_tree import write
 from btrfs_image import Disk, btrfsutil, fresh_disk
+from ephemeroot.backends.btrfs import nested
 from ephemeroot.base import inspection
 
 pytestmark = pytest.mark.requires_loop
@@ -32,7 +33,8 @@ def root(disk: Disk) -> Path:
 def inspect(root: Path, *kept: str) -> list[tuple[str, str, str]]:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return [(one.path, one.text, one.hint) for one in inspection.inspect(fd, kept)]
+        found = inspection.inspect(fd, kept, nested.omitted(fd))
+        return [(one.path, one.text, one.hint) for one in found]
     finally:
         os.close(fd)
 

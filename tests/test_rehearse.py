@@ -20,6 +20,7 @@ from ephemeroot import backends, cli
 from ephemeroot.backends.btrfs import throwaway
 from ephemeroot.compile import compile_machine
 from ephemeroot.config import read
+from ephemeroot.config.root import Root
 from ephemeroot.linux import mountinfo, mounts
 from machine_tree import MAIN, MachineTree
 
@@ -263,14 +264,15 @@ def test_the_live_root_and_store_are_not_what_is_wiped(
     planned = compile_machine(read(machine.machine), machine.machine).plan.root_wipe()
     assert planned is not None
     backend = backends.of(planned.load())
-    rehearsal = backend.rehearsal(planned, machine.disk.loop, "root", machine.path, [])
+    place = Root(machine.disk.loop, "root", None, ())
+    rehearsal = backend.rehearsal(planned, place, machine.path, [])
     wipe = rehearsal.prepare(str(private))
     assert wipe.subvolume is not None
-    place, _, name = wipe.subvolume.partition("/")
-    assert place.startswith(throwaway.PREFIX)
+    folder, _, name = wipe.subvolume.partition("/")
+    assert folder.startswith(throwaway.PREFIX)
     assert name == "root"
     for key in ("base", "old-roots", "old-bases"):
-        assert str(wipe.settings[key]).startswith(f"{place}/")
+        assert str(wipe.settings[key]).startswith(f"{folder}/")
     mounts.detach(f"{private}/top")
     assert rehearsal.tidy(str(private)) == []
     assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]

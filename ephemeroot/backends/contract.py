@@ -15,6 +15,7 @@ from pathlib import Path
 from ephemeroot import backends
 from ephemeroot.backends.survey import Survey
 from ephemeroot.config.fstab import FstabLine
+from ephemeroot.config.root import Root
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux.namespace import Namespace
@@ -51,21 +52,18 @@ class Layout:
 class Rehearsal:
     """The throw-away of one rehearsal: what the wipe stage may make fresh, and its end.
 
-    ``wipe`` is the root's of the plan, ``device`` and ``subvolume`` are where the root lies,
-    ``root`` the machine's root directory, ``notes`` gets a line for what is done otherwise than at
-    boot. As it is here it suits a wiper that changes nothing on a disk and mounts the fresh root:
-    the very operation of the plan is carried out.
+    ``wipe`` is the root's of the plan, ``place`` says where the root is, ``root`` is the machine's
+    root directory, and ``notes`` gets a line for what is done otherwise than at boot. As it is
+    here it suits a wiper that changes nothing on a disk and mounts the fresh root: the very
+    operation of the plan is carried out.
 
     The object is made before there are two processes: one calls ``prepare``, simulates the boot,
     and calls ``tidy``; the other calls ``tidy`` if that one could not.
     """
 
-    def __init__(
-        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
-    ) -> None:
+    def __init__(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> None:
         self.wipe = wipe
-        self.device = device
-        self.subvolume = subvolume
+        self.place = place
         self.root = root
         self.notes = notes
 
@@ -77,14 +75,16 @@ class Rehearsal:
         return self.wipe
 
     def changed(self, settings: dict[str, object], **values: object) -> Wipe:
-        """The plan's operation with other *settings*, and *values* for other fields."""
+        """The plan's operation with other *settings*, and *values* for other fields. It is for
+        whatever root it finds: the throw-away is not the one that the plan was applied for.
+        """
         fields = {name: getattr(self.wipe, name) for name, _, _ in self.wipe.FIELDS}
-        return Wipe(**{**fields, **values, "settings": settings})
+        return Wipe(**{**fields, "identity": {}, **values, "settings": settings})
 
     def words(self, wipe: Wipe) -> list[str]:
         """What the kernel command line says of the root that is to be made fresh."""
         flags = [f"rootflags=subvol={wipe.subvolume}"] if wipe.subvolume else []
-        return [f"root={self.device}", *flags]
+        return [f"root={self.place.device}", *flags]
 
     def mount(self, wipe: Wipe) -> int:
         """A detached, writable mount of the fresh root; asked if the wiper has not mounted it."""
@@ -216,9 +216,7 @@ class Backend:
         """
         return []
 
-    def rehearsal(
-        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
-    ) -> Rehearsal:
+    def rehearsal(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> Rehearsal:
         """See ``Rehearsal``. Raises ``Refused`` if this backend has no throw-away."""
         names = _joined(backends.answering("rehearsal"), "and")
         raise Refused(
@@ -227,7 +225,7 @@ class Backend:
         )
 
     def bases(
-        self, device: str | None, subvolume: str | None, private: Namespace, *, writable: bool
+        self, place: Root, private: Namespace, *, writable: bool
     ) -> AbstractContextManager[Bases]:
         """The bases, mounted in the namespace *private*, locked until the end. Unless *writable*
         they are mounted read-only; else a missing directory for old ones is made.

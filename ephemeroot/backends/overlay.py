@@ -11,6 +11,7 @@ from ephemeroot.backends.commands import STORE
 from ephemeroot.backends.contract import Backend, Layout, Rehearsal, Step
 from ephemeroot.backends.survey import Survey
 from ephemeroot.config.fstab import INITRD, FstabLine
+from ephemeroot.config.root import Root
 from ephemeroot.config.toml_text import quote
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mounts
@@ -53,10 +54,8 @@ class Overlay(Backend):
             prepare=(*((step,) if step is not None else ()), *_swap(survey)),
         )
 
-    def rehearsal(
-        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
-    ) -> Rehearsal:
-        return InMemory(wipe, device, subvolume, root, notes)
+    def rehearsal(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> Rehearsal:
+        return InMemory(wipe, place, root, notes)
 
 
 class Rehearsed(overlay.Overlay):
@@ -82,7 +81,7 @@ class InMemory(Rehearsal):
         settings["volume"] = None
         Rehearsed.root = str(self.root)
         attribute = f"{__name__}:{Rehearsed.__name__}"
-        return self.changed(settings, attribute=attribute, device=self.device)
+        return self.changed(settings, attribute=attribute, device=self.place.device)
 
 
 def _host(survey: Survey) -> FstabLine | None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from ephemeroot.config import Machine, fstab, volumes
 from ephemeroot.config.fstab import FstabLine
 from ephemeroot.config.machine import command_line
+from ephemeroot.config.root import fstab_lines
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
-from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux import paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Survey:
     @property
     def root_line(self) -> FstabLine | None:
         """The root's line in fstab."""
-        return next((line for line in self.machine.fstab if line.mount_point == "/"), None)
+        return next(iter(fstab_lines(self.machine)), None)
 
     def is_on_volume(self, path: str) -> bool:
         """Whether *path* is on a volume of its own, and so persists anyway."""
@@ -63,8 +64,8 @@ def of(root: str) -> Survey:
     Raises ``EphemerootError`` if nothing tells what its root is.
     """
     machine = Machine.of(root)
-    line = next((line for line in machine.fstab if line.mount_point == "/"), None)
-    mount = mountinfo.mounted_at(os.path.realpath(machine.root))
+    line = next(iter(fstab_lines(machine)), None)
+    mount = machine.root_mount
     if mount is not None:
         type_, inner = mount.fstype, mount.root.strip("/") if mount.fstype == "btrfs" else ""
         source = mount.source

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ephemeroot.backends.contract import Backend, Rehearsal
+from ephemeroot.config.root import Root
 from ephemeroot.hooks.wipe import Wipe
 
 
 class Tmpfs(Backend):
     """No machine is converted to it by ``init``: what it boots from must be built that way."""
 
-    def rehearsal(
-        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
-    ) -> Rehearsal:
-        return AsItIs(wipe, device, subvolume, root, notes)
+    def rehearsal(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> Rehearsal:
+        return AsItIs(wipe, place, root, notes)
 
 
 class AsItIs(Rehearsal):

@@ -19,6 +19,7 @@ from ephemeroot.base.record import Record
 from ephemeroot.base.work import Order
 from ephemeroot.cli import access, histories, terminal
 from ephemeroot.config import InvalidConfiguration, Machine, read
+from ephemeroot.config.root import Root
 from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.linux import mountinfo, paths
@@ -97,9 +98,9 @@ def _opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Bases
     wiping = configuration.wiping
     if wiping is None or wiping.plugin is None:
         raise no_base()
-    device, subvolume = histories.where(wiping.device, wiping.subvolume, machine)
+    root = Root.named(machine, wiping.device, wiping.subvolume)
     backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
-    with backend.bases(device, subvolume, private, writable=writable) as place:
+    with backend.bases(root, private, writable=writable) as place:
         yield place
 
 

@@ -44,9 +44,7 @@ def end(root: str, log: Callable[[str], None]) -> None:
         try:
             private = stack.enter_context(Namespace())
             (keeper,) = histories.keepers(root, "/")
-            bases = backends.of(keeper.wiper).bases(
-                keeper.device, keeper.subvolume, private, writable=True
-            )
+            bases = backends.of(keeper.wiper).bases(keeper.place, private, writable=True)
             found = stack.enter_context(bases)
         except Locked:
             raise

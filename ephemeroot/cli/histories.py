@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.cli import terminal
-from ephemeroot.config import Machine, fstab
+from ephemeroot.config import Machine
+from ephemeroot.config.root import Root
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied
@@ -38,6 +38,11 @@ class Keeper:
     root_flags: tuple[str, ...]
     volumes: dict[str, str]
     system: str
+
+    @property
+    def place(self) -> Root:
+        """Where it lies, as the backend is told it."""
+        return Root(self.device, self.subvolume, self.root, self.root_flags)
 
     @contextmanager
     def history(self, private: Namespace, *, writable: bool = False) -> Iterator[History]:
@@ -119,16 +124,12 @@ def _keeper(
 ) -> Keeper:
     wiper = wipe.load()
     # The plan's root, whatever this boot's command line names.
-    device = wipe.device
     subvolume = str(wipe.identity.get("subvolume") or "") or wipe.subvolume
-    argument: str | None = None
-    root_flags: tuple[str, ...] = ()
     if wipe.target == "/":
-        device, subvolume = where(device, subvolume, machine)
-        lines = [CommandLine(text) for _, text in machine.command_lines]
-        argument = next(filter(None, (line.get("root") for line in lines)), None)
-        root_flags = tuple(next((line.root_flags() for line in lines), []))
-    if device is None and wiper.ON_DEVICE:
+        root_ = Root.named(machine, wipe.device, subvolume)
+    else:
+        root_ = Root(wipe.device, subvolume, None, ())
+    if root_.device is None and wiper.ON_DEVICE:
         raise EphemerootError(
             f"neither the applied plan nor the kernel command line names the device of "
             f"{wipe.target}",
@@ -136,22 +137,15 @@ def _keeper(
         )
     live = _below(root, wipe.target)
     return Keeper(
-        wipe.target, live, wiper, device or "", subvolume, argument, root_flags, volumes, system
-    )
-
-
-def where(
-    device: str | None, subvolume: str | None, machine: Machine
-) -> tuple[str | None, str | None]:
-    """Device and subvolume of the root: those given, else what *machine* boots with."""
-    lines = [CommandLine(text) for _, text in machine.command_lines]
-    roots = [line for line in machine.fstab if line.mount_point == "/"]
-    devices = [*(line.root_device() for line in lines), *(line.device for line in roots)]
-    flags = [line.root_flags() for line in lines] + [list(line.options) for line in roots]
-    named = (fstab.option(options, "subvol") for options in flags)
-    return (
-        device or next(filter(None, devices), None),
-        subvolume or next(filter(None, named), None),
+        wipe.target,
+        live,
+        wiper,
+        root_.device or "",
+        root_.subvolume,
+        root_.argument,
+        root_.flags,
+        volumes,
+        system,
     )
 
 

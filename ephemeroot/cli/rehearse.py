@@ -14,9 +14,10 @@ from typing import Any
 
 from ephemeroot import backends
 from ephemeroot.backends.contract import Rehearsal
-from ephemeroot.cli import access, histories, terminal
+from ephemeroot.cli import access, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
+from ephemeroot.config.root import Root
 from ephemeroot.conversion import seeds
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.plan import Plan
@@ -83,8 +84,8 @@ def _prepare(arguments: argparse.Namespace) -> _Stage:
     wipe = plan.root_wipe()
     if wipe is None:
         raise Misconfigured("the configuration makes no root fresh: there is nothing to rehearse")
-    device, subvolume = histories.where(wipe.device, wipe.subvolume, machine)
-    rehearsal = backends.of(wipe.load()).rehearsal(wipe, device, subvolume, root, [])
+    named = Root.named(machine, wipe.device, wipe.subvolume)
+    rehearsal = backends.of(wipe.load()).rehearsal(wipe, named, root, [])
     line = next((text for _, text in machine.command_lines), "")
     large = [s.path for s in seeds.foresee(plan, root) if s.shared and s.size > _LARGE]
     return _Stage(root, plan, line.strip(), rehearsal, frozenset(large))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.config import fstab
-from ephemeroot.config.machine import Machine, command_line
+from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Wiping
+from ephemeroot.config.root import Root
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import devices
 from ephemeroot.wipers.contract import Named, Wiper
@@ -24,15 +24,9 @@ def of_root(wiping: Wiping, machine: Machine) -> dict[str, str]:
     if wiping.plugin is None:
         return {}
     wiper = wiping.plugin.wiper(dict(wiping.settings))
-    roots = [line for line in machine.fstab if line.mount_point == "/"]
-    lines = [command_line(text) for _, text in machine.command_lines]
-    specs = [wiping.device, *(line.root_device() for line in lines), *(r.device for r in roots)]
-    flags = [line.named_subvolume() for line in lines]
-    flags += [fstab.option(r.options, "subvol") for r in roots]
-    subvolume = wiping.subvolume or next((f.strip("/") for f in flags if f and f.strip("/")), None)
-    spec = next((s for s in specs if s), "")
-    root = next((r for r in (line.get("root") for line in lines) if r), None)
-    found = _identify(wiper, machine, spec, subvolume, root)
+    root = Root.named(machine, wiping.device, wiping.subvolume)
+    spec = root.device or ""
+    found = _identify(wiper, machine, spec, root.subvolume, root.argument)
     uuid = _written_uuid(spec)
     if wiper.ON_DEVICE and uuid and not machine.another:
         found.setdefault("filesystem", uuid)

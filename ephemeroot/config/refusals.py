@@ -10,6 +10,7 @@ from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, StoreEntry, Wiping
 from ephemeroot.config.problem import Place, Problem
+from ephemeroot.config.root import Root, fstab_lines
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import ownership
@@ -25,11 +26,12 @@ class Refusals:
     volumes: Sequence[Volume]
     declared: Sequence[Declared]
     problems: list[Problem]
-    device: str | None = field(init=False)
-    subvolume: str | None = field(init=False)
+    root: Root = field(init=False)
 
     def __post_init__(self) -> None:
-        self.device, self.subvolume = self._root()
+        wiping = self.config.wiping
+        configured = (wiping.device, wiping.subvolume) if wiping is not None else (None, None)
+        self.root = Root.named(self.machine, *configured)
 
     def check(self) -> None:
         """Note everything that must be refused."""
@@ -53,26 +55,6 @@ class Refusals:
 
     # The root
 
-    def _root(self) -> tuple[str | None, str | None]:
-        """Device and subvolume of the root: the configuration's, the kernel command line's,
-        fstab's.
-        """
-        wiping = self.config.wiping
-        devices = [wiping.device if wiping else None]
-        subvolumes = [wiping.subvolume if wiping else None]
-        for _, text in self.machine.command_lines:
-            line = machine.command_line(text)
-            devices.append(line.root_device())
-            subvolumes.append(fstab.option(line.root_flags(), "subvol"))
-        for entry in self._root_lines():
-            devices.append(entry.device)
-            subvolumes.append(entry.option("subvol"))
-        subvolume = next((s.strip("/") for s in subvolumes if s and s.strip("/")), None)
-        return next((device for device in devices if device), None), subvolume
-
-    def _root_lines(self) -> list[fstab.FstabLine]:
-        return [line for line in self.machine.fstab if line.mount_point == "/"]
-
     def _check_root(self, wiping: Wiping) -> None:
         if wiping.plugin is None:
             return
@@ -88,7 +70,7 @@ class Refusals:
             if fstab.option(flags, "subvolid") is not None:
                 by_id = True
                 self._add(Place(file, "rootflags"), "the root is named by subvolid=", hint)
-        for line in self._root_lines():
+        for line in fstab_lines(self.machine):
             if line.option("subvolid") is not None:
                 by_id = True
                 self._add(self._fstab(line), "the root is named by subvolid=", hint)
@@ -96,9 +78,9 @@ class Refusals:
             if not by_id:
                 self._require_subvolume(wiping)
             self._check_agreement(wiping)
-        if self.subvolume:
+        if self.root.subvolume:
             volumes.check_inside(
-                wiping, self.subvolume, lambda reason, hint: self._add(
+                wiping, self.root.subvolume, lambda reason, hint: self._add(
                     wiping.origin.place, reason, hint)
             )  # fmt: skip
 
@@ -156,11 +138,11 @@ class Refusals:
                 )
         if self.machine.command_lines:
             return
-        for line in self._root_lines():
+        for line in fstab_lines(self.machine):
             if not (line.option("subvol") or "").strip("/"):
                 reason = "the root is mounted without subvol="
                 self._add(self._fstab(line), reason, f"{hint} to its options")
-        if not self._root_lines():
+        if not fstab_lines(self.machine):
             self._add(
                 wiping.origin.place,
                 "nothing here says how the root is mounted",
@@ -366,8 +348,7 @@ class Refusals:
 
     def _check_taken(self, store: StoreEntry, volume: Volume, wiping: Wiping, what: str) -> None:
         """What only the wiper itself can tell."""
-        lines = [machine.command_line(text) for _, text in self.machine.command_lines]
-        root = next((line.get("root") for line in lines), None) if what == "the root" else ""
+        root = self.root.argument if what == "the root" else ""
         if wiping.plugin is not None and not wiping.plugin.wiper.ON_DEVICE:
             reason = wiping.plugin.wiper.takes(dict(wiping.settings), root, volume.device)
             if reason:
@@ -380,7 +361,7 @@ class Refusals:
     def _wiped(self) -> list[tuple[Wiping, str | None, str | None, str]]:
         found: list[tuple[Wiping, str | None, str | None, str]] = []
         if self.config.wiping is not None:
-            found.append((self.config.wiping, self.device, self.subvolume, "the root"))
+            found.append((self.config.wiping, self.root.device, self.root.subvolume, "the root"))
         for volume in self.volumes:
             if volume.wipe is not None:
                 wiping = volume.wipe

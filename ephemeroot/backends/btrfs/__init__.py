@@ -10,6 +10,7 @@ from ephemeroot.backends.btrfs import proposal
 from ephemeroot.backends.contract import Backend, Bases, Layout, Rehearsal
 from ephemeroot.backends.survey import Survey
 from ephemeroot.config.fstab import FstabLine
+from ephemeroot.config.root import Root
 from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux.namespace import Namespace
@@ -27,23 +28,21 @@ class Btrfs(Backend):
 
         return nested.omitted(fd)
 
-    def rehearsal(
-        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
-    ) -> Rehearsal:
+    def rehearsal(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> Rehearsal:
         from ephemeroot.backends.btrfs.rehearsal import Snapshots
 
-        return Snapshots(wipe, device, subvolume, root, notes)
+        return Snapshots(wipe, place, root, notes)
 
     @contextmanager
-    def bases(
-        self, device: str | None, subvolume: str | None, private: Namespace, *, writable: bool
-    ) -> Iterator[Bases]:
+    def bases(self, place: Root, private: Namespace, *, writable: bool) -> Iterator[Bases]:
         from ephemeroot.backends.btrfs.bases import Place, opened
 
-        if device is None:
+        if place.device is None:
             raise Misconfigured(
                 "neither the configuration nor the kernel command line names the root's device",
                 "set device in [root.btrfs]",
             )
-        with opened(Place.of(self.wiper, device, subvolume), private, writable=writable) as found:
+        with opened(
+            Place.of(self.wiper, place.device, place.subvolume), private, writable=writable
+        ) as found:
             yield found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ephemeroot.linux import paths
 from ephemeroot.wipers.btrfs import subvolumes
 
 
@@ -21,7 +22,7 @@ def omitted(root: int) -> list[str]:
     for path, _ in sorted(subvolumes.nested(root, subvolumes.identify(root).id)):
         inner = subvolumes.open_directory(root, path)
         try:
-            if os.listdir(inner) and not subvolumes.is_read_only(inner):
+            if paths.names(inner) and not subvolumes.is_read_only(inner):
                 found.append(path)
         finally:
             os.close(inner)

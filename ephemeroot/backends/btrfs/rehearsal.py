@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ephemeroot.backends.btrfs import throwaway
 from ephemeroot.backends.btrfs.throwaway import Throwaway
 from ephemeroot.backends.contract import Rehearsal
+from ephemeroot.config.root import Root
 from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo, mounts
@@ -17,26 +19,24 @@ from ephemeroot.wipers.btrfs.toplevel import Toplevel
 class Snapshots(Rehearsal):
     """All that the wiper is told is in the directory ``name`` at the top level."""
 
-    def __init__(
-        self, wipe: Wipe, device: str | None, subvolume: str | None, root: Path, notes: list[str]
-    ) -> None:
-        if device is None:
+    def __init__(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> None:
+        if place.device is None:
             raise Misconfigured("nothing names the root's device", "set device in [root.btrfs]")
         mount = mountinfo.mounted_at(os.path.realpath(root))
         if mount is not None and mount.fstype == "btrfs":
             # What is mounted now is that filesystem, whatever udev has or has not made of its name.
-            device = mount.source
-        super().__init__(wipe, device, subvolume, root, notes)
+            place = replace(place, device=mount.source)
+        super().__init__(wipe, place, root, notes)
         # Named here, for both processes; made by the one that simulates the boot.
         self.name = throwaway.new_name()
 
     def prepare(self, private: str) -> Wipe:
         """Leftovers of earlier rehearsals go first."""
-        top = Toplevel(str(self.device), [], private)
+        top = Toplevel(str(self.place.device), [], private)
         throwaway.sweep(top)
         away = Throwaway(top, self.name)
         settings = dict(self.wipe.settings)
-        root = away.snapshot(self.subvolume or "", "root")
+        root = away.snapshot(self.place.subvolume or "", "root")
         base = settings.get("base")
         if isinstance(base, str) and base:
             settings["base"] = away.snapshot(base.strip("/"), "base")
@@ -44,14 +44,14 @@ class Snapshots(Rehearsal):
         if "old-bases" in settings:
             settings["old-bases"] = f"{away.name}/old_bases"
         settings["min-free"] = None
-        return self.changed(settings, device=self.device, subvolume=root)
+        return self.changed(settings, device=self.place.device, subvolume=root)
 
     def mount(self, wipe: Wipe) -> int:
-        return mounts.create("btrfs", str(self.device), [f"subvol={wipe.subvolume}"])
+        return mounts.create("btrfs", str(self.place.device), [f"subvol={wipe.subvolume}"])
 
     def tidy(self, private: str) -> list[str]:
         """Nothing is mounted in them any more: that was in the namespace of the process that
         simulated the boot, and it has left it or ended.
         """
-        with Toplevel(str(self.device), [], private) as top:
+        with Toplevel(str(self.place.device), [], private) as top:
             return throwaway.sweep(top, self.name)
