@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from ephemeroot.linux import copying, paths, removal
-from ephemeroot.wipers.btrfs import directories
 
 PLACES = ("usr/lib/modules", "lib/modules")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -57,7 +56,7 @@ def carry_over(source: int, target: int) -> list[str]:
     here = paths.open_beneath(source, path, _DIRECTORY)
     try:
         place = folder(target) or path
-        directories.make(target, place, 0o755)
+        paths.make_directories(target, place, 0o755)
         there = paths.open_beneath(target, place, _DIRECTORY)
         try:
             for release in wanted:

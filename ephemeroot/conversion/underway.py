@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import applied
-from ephemeroot.wipers.btrfs import subvolumes
 
 FOLDER = "adopting"
 """Below a store's own records: copies on their way, and what is under way."""
@@ -60,15 +59,10 @@ def _content(source: str, root: Path, copy: os.stat_result) -> bytes:
 
 def _life(root: Path) -> bytes:
     """Different for each fresh root; for a root that stays the same at every boot."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        subvolumes.filesystem(fd)
-        if subvolumes.is_subvolume(fd):
-            return subvolumes.identify(fd).uuid.encode()
-    except OSError:  # no btrfs
-        pass
-    finally:
-        os.close(fd)
-    if root == Path("/") and applied.booted() is not None:
+    plan = applied.booted() if root == Path("/") else None
+    wipe = plan.root_wipe() if plan is not None else None
+    if plan is not None and (wipe is None or not wipe.load().SUBVOLUMES_OF):
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    return b""
+    # A subvolume's number is part of its id (btrfs_statfs in the kernel's fs/btrfs/super.c), and
+    # no subvolume gets a number again.
+    return f"{os.statvfs(root).f_fsid:016x}".encode()

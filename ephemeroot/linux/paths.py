@@ -68,6 +68,25 @@ def open_regular(directory: int, path: str, flags: int = os.O_RDONLY) -> int:
         os.close(item)
 
 
+def make_directories(root: int, path: str, mode: int) -> None:
+    """Make the directory *path* in the open *root* if it is missing, no symlink followed; those
+    that are new get *mode*, as far as the umask allows.
+    """
+    parent = os.dup(root)
+    try:
+        for part in path.split("/"):
+            try:
+                os.mkdir(part, mode, dir_fd=parent)
+            except FileExistsError:
+                pass
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            deeper = open_beneath(parent, part, flags)
+            os.close(parent)
+            parent = deeper
+    finally:
+        os.close(parent)
+
+
 def names(directory: int | str | os.PathLike[str]) -> list[str]:
     """What is in *directory* now, an open one or a path.
 

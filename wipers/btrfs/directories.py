@@ -71,24 +71,6 @@ def open_real(top: int, path: str, what: str) -> int:
         ) from error
 
 
-def make(top: int, path: str, mode: int) -> None:
-    """Make the directory *path* in the open *top* if it is missing, no symlink followed; those
-    that are new get *mode*, as far as the umask allows.
-    """
-    parent = os.dup(top)
-    try:
-        for part in path.split("/"):
-            try:
-                os.mkdir(part, mode, dir_fd=parent)
-            except FileExistsError:
-                pass
-            deeper = subvolumes.open_directory(parent, part)
-            os.close(parent)
-            parent = deeper
-    finally:
-        os.close(parent)
-
-
 def lock(directory: int, name: str) -> None:
     """Lock the open *directory* until it is closed. Raises ``Locked`` if another run has it."""
     import fcntl

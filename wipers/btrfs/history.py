@@ -93,7 +93,7 @@ class SubvolumeHistory(History):
             if not create:
                 return
             # Root's alone: set-user-id programs grow old in there.
-            directories.make(self.top.fd, self.old_roots, 0o700)
+            paths.make_directories(self.top.fd, self.old_roots, 0o700)
             self.old = directories.open_real(self.top.fd, self.old_roots, "old-roots")
         self._check_old_roots()
         directories.lock(self.old, self.old_roots)
