@@ -5,21 +5,24 @@ Everything happens in a virtual environment of its own, by the installed program
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from btrfs_image import loop_device
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.volumes import MARKER
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.linux import devices
-from machine_tree import DEVICE, STORE, MachineTree
+from ephemeroot.linux import devices, mountinfo
+from machine_tree import DEVICE, MAIN, STORE, MachineTree
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 
@@ -162,21 +165,32 @@ def test_checked_imaged_and_wiped_with(
     wipe_with(tree, tmp_path)
 
 
+@contextmanager
+def mounted(device: str, place: Path) -> Iterator[Path]:
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", device, place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def system(root: Path) -> None:
+    """What boots, as far as a proof of it asks."""
+    for name in ("usr/lib", "sbin", "etc"):
+        (root / name).mkdir(parents=True)
+    (root / "usr/lib/os-release").write_text("ID=test\n")
+    (root / "sbin/init").write_text("#!/bin/sh\n")
+    (root / "sbin/init").chmod(0o755)
+
+
 def wipe_with(tree: Path, folder: Path) -> None:
     """Run the wipe by the image's own code alone, on a real disk."""
     (folder / "disk").write_bytes(b"")
     with loop_device(folder / "disk", 64) as device:
         subprocess.run(["mkfs.ext4", "-q", device], check=True)
-        subprocess.run(["mount", device, tree.parent], check=True)
-        try:
-            system = tree.parent / "system"
-            for name in ("usr/lib", "sbin", "etc"):
-                (system / name).mkdir(parents=True)
-            (system / "usr/lib/os-release").write_text("ID=test\n")
-            (system / "sbin/init").write_text("#!/bin/sh\n")
-            (system / "sbin/init").chmod(0o755)
-        finally:
-            subprocess.run(["umount", tree.parent], check=True)
+        with mounted(device, folder / "top") as top:
+            system(top / "system")
         plan = plans.load(str(tree / FOLDER / "plan.json"))
         # The store's device is not there; what is tested is the wiper.
         plan.wipe = [operation for operation in plan.wipe if isinstance(operation, Wipe)]
@@ -202,6 +216,52 @@ def wipe_with(tree: Path, folder: Path) -> None:
             assert not os.path.ismount(folder / "run/wiper/disk")
         finally:
             subprocess.run(["umount", sysroot], check=False, capture_output=True)
+
+
+def test_init_proposes_it(environment: Environment, machine: MachineTree) -> None:
+    """For a machine that no other wiper is for, and what it proposes is what `check` accepts."""
+    machine.write("etc/fstab", f"{DEVICE} / ext4 defaults 0 0\n")
+    assert 'wiper = "overlay"' in environment.ephemeroot("--root", machine.path, "init").stdout
+    machine.write("system/usr/lib/os-release", "ID=test\n")
+    proposed = environment.ephemeroot("--root", machine.path, "init", "--json")
+    assert proposed.returncode == 0, proposed.stderr
+    content = json.loads(proposed.stdout)
+    assert content["wiper"] == "toram"
+    (step,) = [step for step in content["steps"] if step["title"] == "A volume for what persists:"]
+    (command,) = step["commands"]
+    fstab = machine.path / "etc/fstab"
+    subprocess.run(["sh", "-c", command.replace("/etc/fstab", str(fstab))], check=True)
+    machine.write("etc/ephemeroot/ephemeroot.toml", content["configuration"])
+    checked = environment.ephemeroot("--root", machine.path, "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.usefixtures("private_mounts")
+def test_rehearsed_and_without_old_roots(
+    environment: Environment, machine: MachineTree, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        disks = []
+        for name in ("disk", "store"):
+            (tmp_path / name).write_bytes(b"")
+            disks.append(stack.enter_context(loop_device(tmp_path / name, 64)))
+            subprocess.run(["mkfs.ext4", "-q", disks[-1]], check=True)
+        with mounted(disks[0], tmp_path / "top") as top:
+            system(top / "system")
+        with mounted(disks[1], tmp_path / "top") as top:
+            shutil.copy(machine.path / "persistent" / MARKER, top)
+        text = (machine.path / MAIN).read_text()
+        machine.write(MAIN, text.replace(DEVICE, disks[1]))
+        machine.write("etc/kernel/cmdline", f"root={disks[0]} ro\n")
+        done = environment.ephemeroot("--root", machine.path, "rehearse", "--json")
+        content = json.loads(done.stdout)
+        assert content["would-boot"], done.stdout + done.stderr
+        said = [f"{one['line']}: {one['result']}" for one in content["operations"]]
+        assert "copy system of the device of root= into memory as /: fresh" in said
+        assert not [line for line in mountinfo.mounts() if line.source in disks]
+        apply(environment, machine)
+        listed = environment.ephemeroot("--root", machine.path, "roots", "list")
+        assert listed.returncode == 0, listed.stdout + listed.stderr
 
 
 def test_missing(
