@@ -50,7 +50,7 @@ def asks(source: str) -> list[str]:
     """
     found = []
     for node in ast.walk(ast.parse(source)):
-        found += [f"{node.lineno}: {text}" for text in imported(node)]
+        found += list(imported(node))
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if _is_module(node.value.partition(":")[0]):
                 found.append(f"{node.lineno}: {node.value!r}")
