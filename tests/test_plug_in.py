@@ -227,7 +227,7 @@ def test_init_proposes_it(environment: Environment, machine: MachineTree) -> Non
     assert proposed.returncode == 0, proposed.stderr
     content = json.loads(proposed.stdout)
     assert content["wiper"] == "toram"
-    (step,) = [step for step in content["steps"] if step["title"] == "A volume for what persists:"]
+    (step,) = [step for step in content["steps"] if step["title"] == "A volume for the store:"]
     (command,) = step["commands"]
     fstab = machine.path / "etc/fstab"
     subprocess.run(["sh", "-c", command.replace("/etc/fstab", str(fstab))], check=True)
