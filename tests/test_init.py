@@ -55,6 +55,12 @@ class Installation:
         options = f"subvol={subvolume}"
         subprocess.run(["mount", "-o", options, self.disk.loop, self.root], check=True)
 
+    def boot_as(self, subvolume: str, files: dict[str, str]) -> None:
+        """Install those files in a new subvolume, and boot it."""
+        btrfsutil.create_subvolume(str(self.disk.top / subvolume))
+        self.mount(subvolume)
+        self.write(files)
+
     def unmount(self) -> None:
         subprocess.run(["umount", "-R", "-l", self.root], capture_output=True)
 
@@ -414,3 +420,71 @@ def test_quoted_text_reads_back(text: str) -> None:
 def test_what_is_no_text_cannot_be_quoted() -> None:
     with pytest.raises(UnicodeEncodeError):
         quote("\udcff")
+
+
+@pytest.mark.parametrize("sign", ["cmdline", "sysroot/ostree/repo/config", "run/ostree-booted"])
+def test_refuses_an_ostree_deployment(
+    installation: Installation, capsys: pytest.CaptureFixture[str], sign: str
+) -> None:
+    installation.boot_as("root", ACCOUNTS)
+    if sign == "cmdline":
+        line = "root=UUID=@UUID@ rootflags=subvol=root ostree=/ostree/boot.1/os/0123/0\n"
+        installation.write({"etc/kernel/cmdline": line})
+    else:
+        installation.write({sign: ""})
+    assert cli.main(["init", "--root", str(installation.root)]) == 1
+    assert "ostree deployment" in capsys.readouterr().err
+
+
+def test_refuses_a_root_that_is_a_plain_directory(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation.boot_as("root", ACCOUNTS)
+    inner = installation.root / "deployments/one"
+    inner.mkdir(parents=True)
+    place = installation.where / "bound"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", inner, place], check=True)
+    try:
+        assert cli.main(["init", "--root", str(place)]) == 1
+    finally:
+        _unmount(place)
+    assert "not a subvolume" in capsys.readouterr().err
+
+
+def test_names_the_device_where_no_root_is_on_the_command_line(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation.boot_as("root", ACCOUNTS | {
+        "etc/kernel/cmdline": "rootflags=subvol=root rw quiet\n",
+        "etc/fstab": "UUID=C0DE-F00D /boot vfat rw 0 2\n",
+    })  # fmt: skip
+    text = installation.init(capsys)
+    found = tomllib.loads(text)["root"]["btrfs"]
+    assert found["device"] in (f"UUID={installation.uuid}", installation.disk.loop)
+    installation.configure(text)
+    installation.do(installation.steps(capsys))
+    assert installation.check(capsys)[0] == 0
+    installation.configure(text.replace("device = ", "# device = "))
+    status, said = installation.check(capsys)
+    assert status == 2
+    assert "no root= names the device of the root" in said
+
+
+def test_edits_boot_loader_entries_with_grubby(
+    installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fedora: GRUB_CMDLINE_LINUX and grub2-mkconfig do not reach the entries."""
+    installation.boot_as("root", ACCOUNTS | {
+        "etc/fstab": "UUID=@UUID@ / btrfs subvol=root 0 0\nUUID=C0DE-F00D /boot vfat rw 0 2\n",
+        "etc/kernel/cmdline": "root=UUID=@UUID@ rootflags=compress=zstd:1 ro quiet\n",
+        "etc/default/grub": "GRUB_ENABLE_BLSCFG=true\n",
+        "boot/loader/entries/0-6.9.1.conf": "options root=UUID=@UUID@ ro\n",
+        "usr/sbin/grubby": "",
+        "usr/sbin/grub2-mkconfig": "",
+    })  # fmt: skip
+    steps = installation.steps(capsys)
+    words = "rootflags=compress=zstd:1,subvol=root"
+    assert f"grubby --update-kernel=ALL --args={words}" in steps
+    assert f"sed -i '1s|$| {words}|' /etc/kernel/cmdline" in steps
+    assert not any("grub2-mkconfig" in command for command in steps)

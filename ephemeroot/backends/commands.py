@@ -7,6 +7,7 @@ import shlex
 from ephemeroot.backends.contract import Step
 from ephemeroot.backends.survey import Survey
 from ephemeroot.config.fstab import FstabLine
+from ephemeroot.config.toml_text import quote
 
 STORE = "/persistent"
 
@@ -20,6 +21,12 @@ _GRUB = {
 
 def on_command_line(survey: Survey, words: str) -> list[str]:
     """How *words* get onto the kernel command line."""
+    if survey.has_entries and survey.grubby:
+        # Of the kernels that are installed; kernel-install(8) has a file for those to come.
+        commands = [f"grubby --update-kernel=ALL --args={shlex.quote(words)}"]
+        if survey.has("etc/kernel/cmdline"):
+            commands.append(f"sed -i {shlex.quote(f'1s|$| {words}|')} /etc/kernel/cmdline")
+        return commands
     if survey.boot_loader == "grub":
         return [
             f"# put {words} into GRUB_CMDLINE_LINUX in /etc/default/grub, then",
@@ -30,6 +37,13 @@ def on_command_line(survey: Survey, words: str) -> list[str]:
     if survey.boot_loader == "systemd-boot":
         return [f"# put {words} into the options of each file in loader/entries"]
     return [f"# put {words} on the kernel command line, in the boot loader's configuration"]
+
+
+def device_key(survey: Survey) -> str:
+    """The line of the wiper's table with the root's device, where no ``root=`` names it."""
+    if not survey.root_is_found_by_others:
+        return ""
+    return f"device = {quote(survey.device)}    # no root= names it\n"
 
 
 def update_grub(survey: Survey) -> str:

@@ -46,6 +46,7 @@ class Overlay(Backend):
             ),
             tables=(
                 '[root]\nwiper = "overlay"\n\n[root.overlay]\n'
+                f"{commands.device_key(survey)}"
                 f"type = {quote(survey.type)}\n"
                 f"volume = {quote(host.mount_point if host else store)}"
                 "  # where the layers are kept\n"

@@ -10,7 +10,7 @@ from ephemeroot.config import Machine, fstab, volumes
 from ephemeroot.config.fstab import FstabLine
 from ephemeroot.config.machine import command_line
 from ephemeroot.config.root import fstab_lines
-from ephemeroot.errors import EphemerootError
+from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
 from ephemeroot.linux import paths
@@ -34,6 +34,22 @@ class Survey:
     unsupported: str
     has_module: bool
     boot_loader: str
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether the boot loader reads entries of the boot loader specification (type 1)."""
+        return self.has("boot/loader/entries/*.conf") or self.has("boot/loader/entries/*/*.conf")
+
+    @property
+    def grubby(self) -> bool:
+        """Whether the program is installed that edits such entries, as on Fedora."""
+        return self.has("usr/sbin/grubby") or self.has("usr/bin/grubby")
+
+    @property
+    def root_is_found_by_others(self) -> bool:
+        """Whether no ``root=`` names the root's device: systemd finds the partition."""
+        lines = [command_line(text) for _, text in self.machine.command_lines]
+        return bool(lines) and all(line.root_device() is None for line in lines)
 
     @property
     def lines(self) -> list[FstabLine]:
@@ -64,6 +80,7 @@ def of(root: str) -> Survey:
     Raises ``EphemerootError`` if nothing tells what its root is.
     """
     machine = Machine.of(root)
+    _require_no_deployment(machine)
     line = next(iter(fstab_lines(machine)), None)
     mount = machine.root_mount
     if mount is not None:
@@ -90,6 +107,18 @@ def of(root: str) -> Survey:
         has_module=generator is not None and generator.has_module(machine.root),
         boot_loader=_boot_loader(machine.root),
     )
+
+
+def _require_no_deployment(machine: Machine) -> None:
+    """Raise ``Refused`` for a root that an image-based system (ostree) manages: it is a directory
+    among others, which its own programs replace.
+    """
+    booted = any(command_line(text).has("ostree") for _, text in machine.command_lines)
+    if booted or _any(machine.root, ("run/ostree-booted", "sysroot/ostree/repo", "ostree/deploy")):
+        raise Refused(
+            "the root is an ostree deployment: ostree makes and replaces roots itself",
+            "only a system whose root is a filesystem or subvolume of its own can be converted",
+        )
 
 
 def _any(root: str, names: tuple[str, ...]) -> bool:

@@ -24,8 +24,8 @@ def of_root(wiping: Wiping, machine: Machine) -> dict[str, str]:
     if wiping.plugin is None:
         return {}
     wiper = wiping.plugin.wiper(dict(wiping.settings))
-    root = Root.named(machine, wiping.device, wiping.subvolume)
-    spec = root.device or ""
+    place = Root.named(machine, wiping.device, wiping.subvolume)
+    spec = place.device or ""
     found = _identify(wiper, machine, spec, root.subvolume, root.argument)
     uuid = _written_uuid(spec)
     if wiper.ON_DEVICE and uuid and not machine.another:

@@ -63,6 +63,7 @@ class Refusals:
         if not wiping.plugin.wiper.ON_DEVICE:
             self._check_match(wiping, wiping.plugin.wiper)
             return
+        self._require_device(wiping)
         by_id = False
         hint = "name it by subvol=: a root that is made anew has another id at each boot"
         for file, text in self.machine.command_lines:
@@ -123,6 +124,17 @@ class Refusals:
                     f"root={root} is booted: {reason}",
                     "change root= before the next boot, or nothing will be made fresh",
                     warning=True,
+                )
+
+    def _require_device(self, wiping: Wiping) -> None:
+        """Discoverable partitions: what finds the root then tells the wiper nothing."""
+        for file, text in self.machine.command_lines:
+            line = machine.command_line(text)
+            if wiping.device is None and line.root_device() is None:
+                self._add(
+                    Place(file, "root"),
+                    "no root= names the device of the root",
+                    f"set device in [root.{wiping.wiper}], or add root= to the command line",
                 )
 
     def _require_subvolume(self, wiping: Wiping) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from ephemeroot.backends.survey import Survey
 from ephemeroot.config.fstab import INITRD, FstabLine
 from ephemeroot.config.machine import command_line
 from ephemeroot.config.toml_text import quote
+from ephemeroot.errors import Refused
+from ephemeroot.wipers.btrfs import subvolumes
 
 _TOP = "/mnt"
 _SWAP = "/swap/swapfile"
+_SUBVOLUME = ("subvol", "subvolid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class Places:
 
 
 def of(survey: Survey, line: FstabLine | None) -> Layout:
-    """The proposal; *line* is the store's in fstab."""
+    """The proposal; *line* is the store's in fstab. Raises ``Refused``."""
+    _require_subvolume(survey)
     places = _places(survey, line)
     steps = (
         _own_root(survey, places),
@@ -53,6 +58,7 @@ def of(survey: Survey, line: FstabLine | None) -> Layout:
         ),
         tables=(
             '[root]\nwiper = "btrfs"\n\n[root.btrfs]\n'
+            f"{commands.device_key(survey)}"
             f"base = {quote(places.base)}\n"
             f"old-roots = {quote(places.old_roots)}\n"
             f"old-bases = {quote(places.old_bases)}         # for 'ephemeroot base rollback'\n"
@@ -69,6 +75,16 @@ def of(survey: Survey, line: FstabLine | None) -> Layout:
             ),
         ),
     )
+
+
+def _require_subvolume(survey: Survey) -> None:
+    """Raise ``Refused`` for a plain directory that is bound to where the root is."""
+    root = survey.machine.root
+    if survey.machine.root_mount is not None and os.stat(root).st_ino != subvolumes.ROOT_INODE:
+        raise Refused(
+            f"the root is the directory {survey.inner} of its btrfs, not a subvolume",
+            "only a subvolume can be exchanged: 'btrfs subvolume list /' shows those that exist",
+        )
 
 
 def _places(survey: Survey, line: FstabLine | None) -> Places:
@@ -143,7 +159,11 @@ def _by_name(survey: Survey, places: Places) -> Step | None:
 
 
 def _command_line(survey: Survey, places: Places) -> list[str]:
-    return commands.on_command_line(survey, f"rootflags=subvol={places.root}")
+    """What else rootflags= says stays: a later one takes its place in some initramfs."""
+    lines = [command_line(text).root_flags() for _, text in survey.machine.command_lines]
+    others = [o for o in (lines[0] if lines else []) if o.partition("=")[0] not in _SUBVOLUME]
+    flags = ",".join([*others, f"subvol={places.root}"])
+    return commands.on_command_line(survey, f"rootflags={flags}")
 
 
 def _boot(survey: Survey, places: Places) -> Step | None:
