@@ -26,7 +26,7 @@ def of_root(wiping: Wiping, machine: Machine) -> dict[str, str]:
     wiper = wiping.plugin.wiper(dict(wiping.settings))
     place = Root.named(machine, wiping.device, wiping.subvolume)
     spec = place.device or ""
-    found = _identify(wiper, machine, spec, root.subvolume, root.argument)
+    found = _identify(wiper, machine, spec, place.subvolume, place.argument)
     uuid = _written_uuid(spec)
     if wiper.ON_DEVICE and uuid and not machine.another:
         found.setdefault("filesystem", uuid)
