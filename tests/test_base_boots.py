@@ -330,3 +330,21 @@ def test_a_boot_directory_of_the_root_itself_is_looked_at_too(machine: Machine) 
     done = run(machine, unmounted, f"{write}/grub-btrfs.cfg")
     assert done.returncode == 0, done.stderr
     assert "subvol=root-base\n" in (machine.path / "boot/grub/grub-btrfs.cfg").read_text()
+
+
+def test_what_is_immutable_is_no_obstacle(tmp_path: Path) -> None:
+    with fresh_disk(tmp_path, 512) as disk:
+        machine = Machine(disk, tmp_path / "machine")
+        modules = machine.top / "root/lib/modules" / RUNNING
+        places = [modules / "modules.dep", modules, modules.parent]
+        subprocess.run(["chattr", "+i", *places], check=True)
+        try:
+            machine.create()
+            subprocess.run(["chattr", "+i", machine.path], check=True)
+            for script, status in (("exit 1", 1), ("test -e /etc/os-release", 0), ("true", 0)):
+                assert machine.run(script).returncode == status
+                assert machine.strays() == []
+            done = machine.base("rollback", "--yes")
+            assert done.returncode == 0, done.stderr
+        finally:
+            subprocess.run(["chattr", "-R", "-f", "-i", machine.top], check=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.linux import copying, paths, removal
+from ephemeroot.linux import copying, inode_flags, kernel_modules, paths, removal
 
 PLACES = ("usr/lib/modules", "lib/modules")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -28,20 +28,8 @@ def folder(base: int) -> str | None:
 
 
 def releases(base: int) -> list[str]:
-    """The kernels that the open *base* has modules of."""
-    path = folder(base)
-    if path is None:
-        return []
-    fd = paths.open_beneath(base, path, _DIRECTORY)
-    try:
-        with paths.entries(fd) as found:
-            return sorted(
-                entry.name
-                for entry in found
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-            )
-    finally:
-        os.close(fd)
+    """The kernels that the open *base* has modules of, by the boot proof's own measure."""
+    return sorted(kernel_modules.releases(base))
 
 
 def carry_over(source: int, target: int) -> list[str]:
@@ -49,21 +37,24 @@ def carry_over(source: int, target: int) -> list[str]:
 
     Returns the kernels' releases. Each arrives complete or not at all.
     """
-    wanted = sorted(set(releases(source)) - set(releases(target)))
     path = folder(source)
-    if not wanted or path is None:
+    if path is None:
         return []
     here = paths.open_beneath(source, path, _DIRECTORY)
     try:
+        missing = set(releases(source)) - set(releases(target))
+        wanted = sorted(missing & set(paths.names(here)))
+        if not wanted:
+            return []
         place = folder(target) or path
         paths.make_directories(target, place, 0o755)
         there = paths.open_beneath(target, place, _DIRECTORY)
         try:
             for release in wanted:
-                removal.remove(there, _TEMPORARY)
+                removal.remove(there, _TEMPORARY, unlock=True)
                 copying.Copier().copy(here, release, there, _TEMPORARY)
-                flags = paths.RENAME_NOREPLACE
-                paths.rename(there, _TEMPORARY, there, release, flags=flags)
+                how = paths.RENAME_NOREPLACE
+                inode_flags.rename(there, _TEMPORARY, there, release, how=how)
         finally:
             os.close(there)
     finally:
@@ -75,13 +66,13 @@ def put(source: int, name: str, target: int, new_name: str) -> None:
     """Put a copy of the directory *name* of the open *source* into the open *target* as
     *new_name*, in one step, in the place of what is there.
     """
-    removal.remove(target, _TEMPORARY)
+    removal.remove(target, _TEMPORARY, unlock=True)
     copying.Copier().copy(source, name, target, _TEMPORARY)
     try:
-        paths.rename(target, _TEMPORARY, target, new_name, flags=paths.RENAME_EXCHANGE)
+        inode_flags.rename(target, _TEMPORARY, target, new_name, how=paths.RENAME_EXCHANGE)
     except FileNotFoundError:
-        paths.rename(target, _TEMPORARY, target, new_name, flags=paths.RENAME_NOREPLACE)
-    removal.remove(target, _TEMPORARY)
+        inode_flags.rename(target, _TEMPORARY, target, new_name, how=paths.RENAME_NOREPLACE)
+    removal.remove(target, _TEMPORARY, unlock=True)
 
 
 def parent(base: int) -> int:

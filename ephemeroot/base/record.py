@@ -191,12 +191,12 @@ class Record:
         parent = self.opened.parent
         # First the name, in one step: half a record must not look like a whole one.
         gone = f"{self.name}.gone"
-        removal.remove(parent, gone)
+        removal.remove(parent, gone, unlock=True)
         try:
             paths.rename(parent, name, parent, gone, flags=paths.RENAME_NOREPLACE)
         except FileNotFoundError:
             return
-        removal.remove(parent, gone)
+        removal.remove(parent, gone, unlock=True)
 
 
 def _filesystem(one: object) -> BootFilesystem:
