@@ -122,6 +122,17 @@ def test_a_boot_filesystem_that_is_not_mounted_is_refused(machine: Machine) -> N
     assert machine.state() == before
 
 
+def test_what_only_the_base_declares_cannot_be_written_below_and_can_be_removed(
+    machine: Machine,
+) -> None:
+    (machine.path / "etc/fstab").write_text("/dev/no1 /efi vfat noauto 0 2\n")
+    done = run(machine, "", "mkdir /efi; echo new > /efi/new.efi")
+    assert done.returncode == 1
+    assert "wrote /efi/new.efi into the base, below the mount point /efi" in done.stderr
+    assert run(machine, "", "rm /etc/fstab").returncode == 0
+    assert run(machine, "", "mkdir /efi; echo new > /efi/new.efi").returncode == 0
+
+
 @pytest.mark.parametrize(
     "script",
     [

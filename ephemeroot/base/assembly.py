@@ -156,7 +156,8 @@ def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> l
     found = mountinfo.mounts()
     root = [mount for mount in found if mount.point == "/"][-1]
     apart = [one.point for one in boot]
-    declared = {one.point for one in boot_places.declared(base) if one.device}
+    lines = [*boot_places.here(), *boot_places.of_base(base)]
+    declared = {one.point for one in lines if one.device}
     places: set[str] = set()
     for mount in _children(found, root.id):
         if mount.point == namespace.POINT or any(_is_below(mount.point, p) for p in apart):

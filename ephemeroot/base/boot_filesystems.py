@@ -8,7 +8,7 @@ does not boot anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ def trigger() -> None:
     To be called in the machine's own mount namespace, before a private one is made. Raises
     ``Refused`` for one that cannot be mounted.
     """
-    behind = {one.point: one for one in _declared_here() if one.device}
+    behind = {one.point: one for one in boot_places.here() if one.device}
     woken: set[str] = set()
     while waiting := _waiting() - woken:
         # One of them may have another in it: /boot, and /boot/efi.
@@ -116,7 +116,7 @@ def find() -> list[BootFilesystem]:
     """
     root = mountinfo.mounted_at("/")
     own = root.major_minor if root is not None else ""
-    known = {one.point for one in _declared_here()}
+    known = {one.point for one in boot_places.here()}
     found: dict[str, BootFilesystem] = {}
     for point in dict.fromkeys(mount.point for mount in mountinfo.mounts()):
         mount = mountinfo.mounted_at(point)
@@ -133,24 +133,34 @@ def find() -> list[BootFilesystem]:
     return sorted(found.values(), key=lambda one: (one.point.count("/"), one.point))
 
 
-def require_mounted(base: int, *, awake: bool = True) -> None:
-    """Raise ``Refused`` if this machine, or the open *base*, declares a filesystem for the boot
-    loader that is not mounted. Unless automounts are *awake*, one that waits is good enough.
+def require_mounted(*, awake: bool = True) -> None:
+    """Raise ``Refused`` if this machine declares a filesystem for the boot loader that is not
+    mounted. Unless automounts are *awake*, one that waits is good enough.
     """
-    for one in boot_places.declared(base):
-        point = os.path.realpath(one.point)
-        if one.point == "/" or boot_places.is_never(one.point):
-            continue
-        mount = mountinfo.mounted_at(point)
-        if mount is not None and (mount.fstype != "autofs" or not awake):
-            continue
-        if one.type == "swap" or not (_is_known_by_place(one.point) or _has_boot_files(one)):
-            continue
+    for one in _missing(boot_places.here(), awake=awake):
         raise Refused(
             f"{one.point} is not mounted, and {one.origin} has a filesystem for it: what the "
             "command writes there would not be what boots",
             f"run 'mount {one.point}', or remove what names it if nothing belongs there",
         )
+
+
+def expected(base: int) -> list[str]:
+    """Where the open *base* declares filesystems for the boot loader that are not mounted now. Such
+    a declaration ends no run, for only a run can change it.
+    """
+    return [one.point for one in _missing(boot_places.of_base(base))]
+
+
+def _missing(declared: Iterable[Declared], *, awake: bool = True) -> Iterator[Declared]:
+    for one in declared:
+        if one.point == "/" or one.type == "swap" or boot_places.is_never(one.point):
+            continue
+        mount = mountinfo.mounted_at(os.path.realpath(one.point))
+        if mount is not None and (mount.fstype != "autofs" or not awake):
+            continue
+        if _is_known_by_place(one.point) or _has_boot_files(one):
+            yield one
 
 
 @contextmanager
@@ -169,14 +179,6 @@ def is_mounted(one: BootFilesystem) -> bool:
     if mount is None or mount.fstype == "autofs":
         return False
     return not one.identity or BootFilesystem.of(mount) == one
-
-
-def _declared_here() -> list[Declared]:
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return boot_places.declared(root)
-    finally:
-        os.close(root)
 
 
 def _is_known_by_place(point: str) -> bool:

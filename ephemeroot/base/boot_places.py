@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ephemeroot.config import fstab
@@ -50,16 +50,21 @@ def holders() -> list[str]:
     return sorted({os.path.realpath(place) for place in USUAL if os.path.lexists(place)})
 
 
-def declared(base: int) -> list[Declared]:
-    """All that this machine declares, and then what the open *base* does: what boots is the base.
-
-    The first of several for one place stands.
-    """
-    here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def here() -> list[Declared]:
+    """All that this machine declares; the first of several for one place stands."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found = [*_of_tree(here, ""), *_automounts(), *_of_tree(base, " of the base")]
+        return _first([*_of_tree(root, ""), *_automounts()])
     finally:
-        os.close(here)
+        os.close(root)
+
+
+def of_base(base: int) -> list[Declared]:
+    """All that the open *base* declares, which is what boots next."""
+    return _first(_of_tree(base, " of the base"))
+
+
+def _first(found: Iterable[Declared]) -> list[Declared]:
     places: dict[str, Declared] = {}
     for one in found:
         places.setdefault(one.point, one)

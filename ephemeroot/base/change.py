@@ -97,7 +97,7 @@ def run(opened: Bases, order: Order, log: Log) -> Outcome:
     base = _writable_base(opened)
     record = Record(opened)
     try:
-        boot_filesystems.require_mounted(base)
+        boot_filesystems.require_mounted()
         boot = boot_filesystems.find()
         with _settled(opened, log):
             record.write(boot, log)
@@ -112,7 +112,7 @@ def foresee(opened: Bases) -> None:
     """Raise what ``run`` would raise before it changes anything."""
     base = _writable_base(opened)
     try:
-        boot_filesystems.require_mounted(base, awake=False)
+        boot_filesystems.require_mounted(awake=False)
         boot_filesystems.find()
     finally:
         os.close(base)

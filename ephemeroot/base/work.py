@@ -88,7 +88,7 @@ class Work:
     def _work(self, copy: int, path: str) -> None:
         temporary = self.opened.temporary(path)
         faults = {one.text for one in self._faults(self.base)}
-        points = [one.point for one in self.boot]
+        points = [*(one.point for one in self.boot), *boot_filesystems.expected(copy)]
         before = covered.look(copy, points)
         tree = assembly.assemble(
             copy,
