@@ -198,6 +198,7 @@ def _named(stage: Stage, path: str = "", private: str = "", *, reads: bool = Fal
         root=line.get("root"),
         subvolume=line.named_subvolume(),
         subvolume_id=line.root_subvolume_id(),
+        flags=line.root_flags(),
         reads=reads,
         private=private,
     )

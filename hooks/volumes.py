@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
-from ephemeroot.hooks import checks, network, tree, waiting
+from ephemeroot.hooks import checks, network, rootflags, tree, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import devices, documents, mountinfo, mounts, paths, programs
 
@@ -24,6 +24,8 @@ MARKER = ".ephemeroot-store"
 
 STATE = ".ephemeroot"
 """The directory in a store for our own records; root's alone."""
+
+_DEGRADED = "connect it; to boot without it, add degraded to rootflags= on the kernel command line"
 
 # Devices whose mounts mountinfo gives no number of, only the source's name.
 _NOWHERE = frozenset(("tmpfs", "zfs", "overlay", "9p", "virtiofs"))
@@ -72,11 +74,17 @@ class Volume(Operation):
         if self.type == "zfs":
             self._mount_dataset(point)
             return "mounted"
+        options = self.options
+        if self.type == "btrfs":
+            options = [*options, *rootflags.shared(stage, source)]
         try:
-            mount = mounts.create(self.type, source, self.options)
+            mount = mounts.create(self.type, source, options)
         except OSError as error:
+            lacks = devices.missing_members(source) if self.type == "btrfs" else ""
             raise StoreMissing(
-                f"cannot mount {self.device} ({self.type}) for {self.mount_point}: {error.strerror}"
+                f"cannot mount {self.device} ({self.type}) for {self.mount_point}: "
+                f"{lacks or error.strerror}",
+                _DEGRADED if lacks else "",
             ) from error
         mounts.attach_at(mount, point)
         return "mounted"

@@ -227,11 +227,12 @@ class Boot:
 class Named:
     """The root that a boot, or ``apply``, names: ``device`` is its path, empty while no device may
     be looked at; ``root`` the value of ``root=``; ``subvolume`` and ``subvolume_id`` what
-    ``rootflags=`` says. ``reads`` says whether devices and pools may be read, and ``private`` is an
-    empty directory to mount below (and unmount again), empty where nothing may be mounted.
+    ``rootflags=`` says, ``flags`` all of its options. ``reads`` says whether devices and pools may
+    be read, and ``private`` is an empty directory to mount below (and unmount again), empty where
+    nothing may be mounted.
     """
 
-    __slots__ = ("device", "private", "reads", "root", "subvolume", "subvolume_id")
+    __slots__ = ("device", "flags", "private", "reads", "root", "subvolume", "subvolume_id")
 
     def __init__(
         self,
@@ -242,8 +243,10 @@ class Named:
         subvolume_id: int | None = None,
         reads: bool = False,
         private: str = "",
+        flags: Iterable[str] = (),
     ) -> None:
         self.device = device
+        self.flags = list(flags)
         self.reads = reads
         self.root = root
         self.subvolume = subvolume

@@ -98,6 +98,53 @@ def btrfs_uuid(path: str) -> str | None:
     return format_uuid(block[0x20:0x30])
 
 
+def btrfs_wide(options: list[str]) -> list[str]:
+    """Those of the mount *options* that are about a btrfs as a whole (btrfs(5)), so that each of
+    its mounts needs them while it is not mounted yet.
+    """
+    return [o for o in options if o.partition("=")[0] in ("degraded", "device", "usebackuproot")]
+
+
+def missing_members(path: str) -> str:
+    """What the btrfs of the device *path* lacks, in a few words; empty if all of its devices are
+    visible, or if that is not a btrfs.
+    """
+    found: dict[int, str] = {}
+    total = 0
+    try:
+        uuid = btrfs_uuid(path)
+        for name in block_devices() if uuid is not None else []:
+            device = "/dev/" + name.replace("!", "/")
+            member = _btrfs_member(device, uuid)
+            if member is not None:
+                total = member[1]
+                found.setdefault(member[0], device)
+    except OSError:
+        return ""
+    if not found or len(found) >= total:
+        return ""
+    ids = [number for number in range(1, total + 1) if number not in found]
+    which = f"device {', '.join(map(str, ids))}" if ids else "one"
+    return f"{which} of {total} is missing, visible is {', '.join(sorted(found.values()))}"
+
+
+def _btrfs_member(path: str, uuid: str | None) -> tuple[int, int] | None:
+    """The id of the device *path* in the btrfs with that *uuid*, and how many that has; ``None``
+    if it is not a device of it (struct btrfs_super_block: num_devices, dev_item.devid).
+    """
+    try:
+        if btrfs_uuid(path) != uuid:
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # a drive without a medium
+        return None
+    try:
+        block = os.pread(fd, 0xD1, _BTRFS_SUPER)
+    finally:
+        os.close(fd)
+    return int.from_bytes(block[0xC9:0xD1], "little"), int.from_bytes(block[0x88:0x90], "little")
+
+
 def filesystem_uuid(path: str) -> str | None:
     """The UUID of the filesystem on the block device *path*, as blkid(8) prints it; ``None`` if
     there is none, or it is of a type that is not known here and udev has not looked at it.

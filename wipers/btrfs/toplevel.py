@@ -43,9 +43,11 @@ class Toplevel:
         try:
             mount = self._create([*options, "subvolid=5"])
         except OSError as error:
+            lacks = devices.missing_members(self.device)
             raise Refused(
-                f"cannot mount the btrfs on {self.device}: {error.strerror}",
-                "a filesystem of several devices needs all of them in the initramfs",
+                f"cannot mount the btrfs on {self.device}: {lacks or error.strerror}",
+                "a filesystem of several devices needs all of them in the initramfs, or degraded "
+                "in rootflags= on the kernel command line",
             ) from error
         try:
             flags = 0 if self.writable else mounts.MOUNT_ATTR_RDONLY

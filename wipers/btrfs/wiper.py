@@ -10,6 +10,7 @@ import errno
 import os
 
 from ephemeroot.errors import Refused
+from ephemeroot.linux import devices
 from ephemeroot.wipers import marks, pruning, retention
 from ephemeroot.wipers.btrfs import subvolumes, toplevel
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
@@ -110,13 +111,18 @@ class Btrfs(Wiper):
     def _top(self, boot: Boot) -> Toplevel:
         """The top level: one mount for all that a boot makes fresh on one filesystem."""
         if boot.shared is None:
-            return Toplevel(boot.device, self._mount_options, boot.private)
+            return Toplevel(boot.device, self._options(boot), boot.private)
         uuid = toplevel.find(boot.device)[1]
         top = boot.shared.get(f"btrfs {uuid}")
         if not isinstance(top, Toplevel):
-            top = Toplevel(boot.device, self._mount_options, f"{boot.private}/{uuid}")
+            top = Toplevel(boot.device, self._options(boot), f"{boot.private}/{uuid}")
             boot.shared[f"btrfs {uuid}"] = top
         return top
+
+    def _options(self, boot: Boot) -> list[str]:
+        """What the root's own mount needs as a whole, its top level does too."""
+        wide = devices.btrfs_wide(list(boot.root_flags)) if boot.target == "/" else []
+        return [*self._mount_options, *wide]
 
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
         fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
@@ -135,7 +141,8 @@ class Btrfs(Wiper):
         """Without ``subvol=`` the kernel mounts the default subvolume: it is resolved."""
         found = super().identify(named)
         if "subvolume" not in found and named.device and named.private:
-            with Toplevel(named.device, self._mount_options, named.private, writable=False) as top:
+            options = [*self._mount_options, *devices.btrfs_wide(named.flags)]
+            with Toplevel(named.device, options, named.private, writable=False) as top:
                 number = named.subvolume_id or subvolumes.default(top.fd)
                 found["subvolume"] = subvolumes.path(top.fd, number)
         return found
