@@ -85,9 +85,26 @@ class Merger:
             if path == PASSWD and _number(fields, _NUMBER + 1) in (0, None):
                 self.conflicts.append(f"user {_show(name)}, whose group is root's")
                 continue
+            if path == PASSWD and self._has_other_group(fields):
+                self.conflicts.append(
+                    f"user {_show(name)}, whose group number {_number(fields, _NUMBER + 1)} "
+                    "another group has"
+                )
+                continue
             found.add(name)
             numbers.add(number)
         return found
+
+    def _has_other_group(self, user: list[bytes]) -> bool:
+        """Whether the store has a group of another name with the number of the *user*'s group: the
+        user would have the files of that group.
+        """
+        number = _number(user, _NUMBER + 1)
+        here, there = (
+            {name for name, group in _sound(GROUP, content).items() if _number(group) == number}
+            for content in (self._store.get(GROUP, b""), self._base.get(GROUP, b""))
+        )
+        return bool(here) and not here & there
 
     def merge(self, path: str) -> tuple[bytes, list[str]]:
         """The content that *path* is to have, and the names that were added to it."""

@@ -154,6 +154,13 @@ class Copy(Operation):
                 )
         for problem in back.problems:
             stage.report.problem(problem, level=WARNING)
+        allowance = stage.allowance
+        if back.problems and allowance.omissions is not None:
+            # The store keeps an earlier one: the newer one is in the previous root alone.
+            if allowance.partial or back.too_large:
+                reason = back.problems[0].rpartition(": ")[2]
+                omission = unseeded.Omission(self.path, self.store, self.source, reason)
+                allowance.omissions.append(omission)
         return "stored what was newer in the root" if back.copied else ""
 
     def _entry(self, stage: Stage, place: str) -> dict[str, object]:

@@ -143,12 +143,22 @@ class CopyBack:
     Then each user's, within the user's share of the time, so that no user's file delays or stops
     another's.
 
-    ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``refused``
+    ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``too_large``
+    whether one of those is over the limit; ``refused``
     is the error of a store that takes nothing (``seed.takes_nothing``).
     *limit* is how many bytes of one file may really be copied, as at boot.
     """
 
-    __slots__ = ("_files", "_limit", "_root", "_stores", "copied", "problems", "refused")
+    __slots__ = (
+        "_files",
+        "_limit",
+        "_root",
+        "_stores",
+        "copied",
+        "problems",
+        "refused",
+        "too_large",
+    )
 
     def __init__(
         self, files: Sequence[Mapping[str, object]], stores: dict[str, int], root: int, limit: int
@@ -159,6 +169,7 @@ class CopyBack:
         self._limit = limit
         self.copied: list[str] = []
         self.refused: OSError | None = None
+        self.too_large = False
         self.problems: list[str] = []
 
     def run(self, patience: float = _PATIENCE) -> None:
@@ -322,6 +333,7 @@ class CopyBack:
             found = error.reason
             if error.bound in ("bytes_copied", "file_bytes"):
                 found = "it is larger than the seed limit"
+                self.too_large = True
         except OSError as error:
             self._note(error)
             found = error.strerror or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from ephemeroot.hooks.operation import Operation
     from ephemeroot.hooks.stage import Stage
     from ephemeroot.hooks.unseeded import Omission
+
+# Something else is where the declared path or a directory above it should be.
+_SHAPES = (
+    errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.EEXIST, errno.EBUSY,
+)  # fmt: skip
 
 
 class HandOver:
@@ -95,8 +101,9 @@ class HandOver:
                     stage.report.operation(operation, saved, time.monotonic() - started)
 
     def _saved(self, operation: Operation, root: int) -> str:
-        """Save one path. Only what would be lost for good stops the wipe: a store that cannot take
-        the path, a disk that fails. A hostile shape in the store does not.
+        """Save one path. What would be lost for good stops the wipe: a store that cannot take the
+        path, a disk that fails, an error of an entry of root's. A user's entry stays behind in the
+        old root, which is kept. A hostile shape in the store does neither.
         """
         try:
             return operation.carry_over(self.stage, root)
@@ -108,8 +115,21 @@ class HandOver:
                 raise seed.cannot_take(getattr(operation, "store", "?"), path, error) from error
             if isinstance(error, seed.NotSeeded):
                 raise Refused(error.message, error.hint) from None
+            if isinstance(error, OSError) and _is_to_be_seeded(operation, error):
+                self._leave_behind(operation, error)
+                return ""
             self.stage.report.problem(f"{operation.describe()}: not seeded: {error}")
             return ""
+
+    def _leave_behind(self, operation: Operation, error: OSError) -> None:
+        """Nothing of the path is in the store. Raises ``Refused`` unless it is a user's."""
+        path, store = getattr(operation, "path", "?"), getattr(operation, "store", "?")
+        reason = error.strerror or str(error)
+        allowance = self.stage.allowance
+        if allowance.omissions is None or not allowance.partial:
+            raise Refused(f"cannot copy {path} to {store}: {reason}", unseeded.adopt_line(path))
+        source = getattr(operation, "source", "")
+        allowance.omissions.append(unseeded.Omission(path, store, source, reason))
 
     def _record(self) -> bool:
         """Record what was left out, and report it; whether the previous root must be kept."""
@@ -150,3 +170,10 @@ class HandOver:
         path = getattr(operation, "path", "/") + "/"
         above = [target for target in self.targets if path.startswith(target.rstrip("/") + "/")]
         return max(above, key=len, default="/") == self.target
+
+
+def _is_to_be_seeded(operation: Operation, error: OSError) -> bool:
+    """Whether what *error* prevents is that a declared path is seeded. A directory that leads to
+    one is not missed by itself; and what has another shape than the store's is there already.
+    """
+    return operation.KIND in ("directory", "file", "copy") and error.errno not in _SHAPES

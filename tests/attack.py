@@ -25,7 +25,7 @@ SECRET = "the-secret-of-root"
 STORE = "/persistent"
 CANARY = "root-only"
 TOP = "eve"
-_AT_ONCE = 20
+_AT_ONCE = 5
 
 RECORDS = f"{STORE}/.ephemeroot"
 PLAN = "/etc/ephemeroot/plan.json"

@@ -20,6 +20,9 @@ import sys
 import traceback
 from typing import Any
 
+MOST = 40
+"""Names in a directory of the attacker's above which it is cleared."""
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -87,11 +90,12 @@ def fill(top: str, user: int, number: int) -> None:
         directory = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:  # exchanged in an earlier round
         if os.path.lexists(top):
-            os.rename(top, f"{top}-{number}")
+            os.unlink(top)
         os.mkdir(top, 0o755)
         os.chown(top, user, user)
         directory = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
+        _tidy(directory)
         for n in range(3):
             _file(directory, f"f{n}", f"round {number}\n", user)
             for name, make in (("p", os.mkfifo), ("d", os.mkdir)):
@@ -110,6 +114,18 @@ def fill(top: str, user: int, number: int) -> None:
             os.close(inside)
     finally:
         os.close(directory)
+
+
+def _tidy(directory: int) -> None:
+    """Keep what the attacker has left within bounds: each round is to cost the same."""
+    names = os.listdir(directory)
+    for name in names if len(names) > MOST else ():
+        if name.startswith(".trap-"):
+            continue
+        try:
+            os.unlink(name, dir_fd=directory)
+        except IsADirectoryError:
+            shutil.rmtree(name, dir_fd=directory)
 
 
 def _file(directory: int, name: str, text: str, user: int) -> None:

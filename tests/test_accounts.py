@@ -56,6 +56,20 @@ def test_two_names_never_share_a_number() -> None:
     assert merger.conflicts == ["user sql, whose number 990 another user has"]
 
 
+@pytest.mark.parametrize("number", [b"991", b"100"])
+def test_no_user_of_a_base_gets_another_group_of_the_store(number: bytes) -> None:
+    """The same number is another group there: its files would be the user's."""
+    base = BASE | {PASSWD: BASE[PASSWD].replace(b":991:", b":%s:" % number)}
+    same = {GROUP: STORE[GROUP] + b"sql:x:%s:\n" % number}
+    other = {GROUP: STORE[GROUP] + b"backup:x:%s:\n" % number}
+    if number == b"100":
+        base[GROUP] = BASE[GROUP].replace(b":991:", b":100:")
+    assert b"sql:x:990" in after(STORE | same, base)[PASSWD]
+    merger = Merger(STORE | other, base)
+    assert merger.merge(PASSWD)[0] == STORE[PASSWD]
+    assert f"user sql, whose group number {number.decode()} another group has" in merger.conflicts
+
+
 def test_only_shadow_is_the_stores() -> None:
     only = dict.fromkeys(STORE, b"") | {SHADOW: STORE[SHADOW]}
     assert Merger(only, BASE).merge(SHADOW)[0] == STORE[SHADOW] + b"sql:!:2::::::\n"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.base import bootfiles
+from ephemeroot.base import bootfiles, covered
+from ephemeroot.errors import Refused
 
 OLD = {
     "vmlinuz-1": "kernel 1",
@@ -121,3 +122,29 @@ def test_what_is_mounted_in_it_is_not_its_own(small: Path) -> None:
     write(small.parent, {"vmlinuz-1": "kernel"})
     assert set(bootfiles.files(small.parent)) == {"vmlinuz-1"}
     assert set(bootfiles.files(small)) == {"EFI/BOOT/BOOTX64.EFI"}
+
+
+def test_no_depth_ends_saving_or_comparing(tmp_path: Path) -> None:
+    """Deeper than Python recurses."""
+    deep = tmp_path / "boot"
+    deep.mkdir()
+    for _ in range(1200):
+        deep /= "d"
+        deep.mkdir()
+    (deep / "loader").write_text("deep")
+    saved = tmp_path / "saved"
+    assert bootfiles.save(tmp_path / "boot", saved) == 4
+    (deep / "loader").write_text("other")
+    name = str((deep / "loader").relative_to(tmp_path / "boot"))
+    assert bootfiles.restore(saved, tmp_path / "boot") == [name]
+    assert (deep / "loader").read_text() == "deep"
+    fd = os.open(tmp_path, os.O_RDONLY)
+    before = covered.look(fd, ["/boot"])
+    assert len(before["/boot"]) == 1201
+    covered.require_same(fd, before)
+    (deep / "new").touch()
+    with pytest.raises(Refused, match="wrote /boot/"):
+        covered.require_same(fd, before)
+    os.close(fd)
+    # pytest recurses where it removes old folders.
+    subprocess.run(["rm", "-r", tmp_path / "boot", saved], check=True)

@@ -11,7 +11,16 @@ import pytest
 
 import proof
 from ephemeroot.hooks import limits, unseeded
-from seeding_machine import DEADLINE, SINGLE, UID, WHOLE, WIPERS, SeedingMachine, seeding_machine
+from seeding_machine import (
+    DEADLINE,
+    LIMIT,
+    SINGLE,
+    UID,
+    WHOLE,
+    WIPERS,
+    SeedingMachine,
+    seeding_machine,
+)
 
 pytestmark = pytest.mark.requires_loop
 
@@ -208,6 +217,29 @@ def test_a_missing_path_begins_anew_once_it_is_decided(tmp_path: Path) -> None:
         machine.boot()
         assert machine.said("persist") == ""
         assert machine.report("persist")["operations"][-1]["result"] == "nothing to copy yet"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("users", [False, True], ids=["root", "user"])
+def test_a_copied_file_that_has_become_too_large_keeps_the_old_root(
+    tmp_path: Path, users: bool
+) -> None:
+    """The store has it as it was: what it is now is in the old root alone."""
+    with seeding_machine(tmp_path, "btrfs", "none", kind="copy", users=users) as machine:
+        prepare(machine, "none")
+        machine.boot()
+        assert machine.stored.read_text() == "years of work, too\n"
+        subprocess.run(["mount", "-o", "remount,rw", machine.target], check=True)
+        copied = machine.target / machine.path[1:]
+        copied.write_bytes(os.urandom(LIMIT + 1))
+        now = copied.read_bytes()
+        machine.live()
+        assert machine.boot()[0] == 10
+        assert "larger than the seed limit" in machine.said("wipe")
+        assert kept(machine) == [records(machine)[0].root]
+        name = f"{records(machine)[0].root}.keep"
+        assert (machine.history / name / machine.path[1:]).read_bytes() == now
+        assert machine.stored.read_text() == "years of work, too\n"
+        assert (machine.target / machine.path[1:]).read_text() == "years of work, too\n"
 
 
 def test_what_the_next_root_has_is_seeded_and_the_old_root_stays(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
@@ -23,21 +22,22 @@ _TEMPORARY = ".ephemeroot-new"
 
 def files(top: Path) -> dict[str, os.stat_result]:
     """Every file below *top*, by its path from there; what else is mounted in it is not."""
-    return dict(_walk(top, "", top.stat().st_dev))
-
-
-def _walk(top: Path, below: str, device: int) -> Iterator[tuple[str, os.stat_result]]:
-    with paths.entries(top / below) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        status = entry.stat(follow_symlinks=False)
-        if status.st_dev != device:
-            continue
-        name = f"{below}/{entry.name}".lstrip("/")
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk(top, name, device)
-        elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-            yield name, status
+    device = top.stat().st_dev
+    listed = {}
+    left = [""]
+    while left:
+        below = left.pop()
+        with paths.entries(top / below) as found:
+            for entry in found:
+                status = entry.stat(follow_symlinks=False)
+                name = f"{below}/{entry.name}".lstrip("/")
+                if status.st_dev != device:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    left.append(name)
+                elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                    listed[name] = status
+    return dict(sorted(listed.items()))
 
 
 def save(source: Path, target: Path) -> int:
@@ -46,10 +46,20 @@ def save(source: Path, target: Path) -> int:
     total = 0
     for name, status in files(source).items():
         place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make_directories(place.parent)
         shutil.copy2(source / name, place, follow_symlinks=False)
         total += status.st_size
     return total
+
+
+def _make_directories(path: Path) -> None:
+    """Make *path* and what leads to it; ``Path.mkdir`` recurses, and Python ends that somewhere."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for one in reversed(missing):
+        one.mkdir()
 
 
 def changed(saved: Path, present: Path) -> list[str]:
@@ -121,7 +131,7 @@ def rewrite(path: Path, content: bytes) -> None:
 
 
 def _put(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_directories(target.parent)
     temporary = target.with_name(target.name + _TEMPORARY)
     temporary.unlink(missing_ok=True)
     try:

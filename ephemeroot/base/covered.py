@@ -7,10 +7,12 @@ around it. It would be in the base, invisible below the mount, and not where it 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 
 from ephemeroot.errors import Refused
-from ephemeroot.linux import paths
+from ephemeroot.linux import bounds, paths, walk
+from ephemeroot.linux.bounds import Meter
 
 Listing = dict[str, tuple[int, int, int, int]]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -42,24 +44,10 @@ def _listing(base: int, point: str) -> Listing:
         return {}
     found: Listing = {}
     try:
-        _walk(fd, "", found)
+        for name, status in walk.below(fd, ".", Meter(bounds.attended())):
+            is_directory = stat.S_ISDIR(status.st_mode)
+            content = (0, 0) if is_directory else (status.st_size, status.st_mtime_ns)
+            found[name] = (status.st_ino, status.st_mode, *content)
     finally:
         os.close(fd)
     return found
-
-
-def _walk(directory: int, below: str, found: Listing) -> None:
-    with paths.entries(directory) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    for entry in listed:
-        status = entry.stat(follow_symlinks=False)
-        name = f"{below}{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            found[name] = (status.st_ino, status.st_mode, 0, 0)
-            inner = os.open(entry.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-            try:
-                _walk(inner, f"{name}/", found)
-            finally:
-                os.close(inner)
-        else:
-            found[name] = (status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns)

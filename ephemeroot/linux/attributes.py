@@ -59,7 +59,10 @@ def _copy_one(old: str, where: str, new: int, name: str) -> None:
     except OSError as error:
         # A filesystem without labels or with its own properties (btrfs.compression) must not make
         # a copy of the data impossible. ENODATA: it was removed meanwhile.
-        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODATA):
+        # What a user has set is not lost without a word where attributes of users are supported.
+        if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
+            return
+        if error.errno == errno.EINVAL and not name.startswith("user."):
             return
         too_large = error.errno in (errno.E2BIG, errno.ERANGE) or (
             error.errno == errno.ENOSPC and _has_room(new)
