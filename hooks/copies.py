@@ -18,6 +18,7 @@ from ephemeroot.hooks import (
     accounts,
     copyback,
     limits,
+    nesting,
     order,
     records,
     renames,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _COPY = "copy"
+_WITH_DIRECTORY = "persists with its directory"
 
 
 class Copy(Operation):
@@ -74,43 +76,69 @@ class Copy(Operation):
         return f"copy file {self.path} from {self.store}, and back when it changes"
 
     def execute(self, stage: Stage) -> str:
-        store = stage.store(self.store)
-        renames.recover(store)
+        if nesting.is_in_overlay(stage, self):
+            return _joined([stage.take_prepared(self.path), _WITH_DIRECTORY])
+        renames.recover(stage.store(self.store))
         place = stage.resolve_leaf(self.path)
-        entry = self._entry(stage, place)
+        persists_with = nesting.persists_with(stage, self)
+        entry = self._entry(place, stage.owner(self.path), nesting.through(stage, self))
         results = []
         if _was_kept(stage):
             try:
-                results.append(self._catch_up(stage, stage.root()))
+                results.append(self._catch_up(stage, stage.bare()))
             except Refused:
                 # The root's is the newer one: it stays, and is stored once there is room.
-                stage.copies.append(entry)
+                if persists_with is None:
+                    stage.copies.append(entry)
                 raise
-        found = self._is_sound(stage, store)
-        if not found:
-            lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
-            if lack.may_seed:
-                results.append(seed.seed_file(stage, self, stage.root()))
-                found = self._is_sound(stage, store)
-            if not found:
-                lack.require()
+        # What the store's own directory shows is the store's.
+        found = self._have_source(stage, stage.root() if persists_with is None else stage.bare(),
+                                  results)  # fmt: skip
+        if persists_with is not None:
+            return _joined([*results, _WITH_DIRECTORY])
         if found:
-            if self.path in accounts.MERGED:
-                try:
-                    results.append(self._merge(stage, store))
-                except OSError as error:
-                    # Without the new ones the machine is what it was; without the store's
-                    # users nobody could log in.
-                    stage.report.problem(
-                        f"{self.path}: nothing was taken from the base: {error.strerror}"
-                    )
-            results.append(self._copy(stage, store, place))
+            results.append(self._copy(stage, stage.store(self.store), place))
         else:
             results.append("nothing to copy yet")
         # Not before: what could not be copied to the root must not be replaced by what
         # the root has instead.
         stage.copies.append(entry)
-        return " and ".join(filter(None, results))
+        return _joined(results)
+
+    def prepare(self, stage: Stage) -> str:
+        renames.recover(stage.store(self.store))
+        results = [self._catch_up(stage, stage.bare())] if _was_kept(stage) else []
+        # Without one the overlay shows what the base has.
+        if self._is_sound(stage, stage.store(self.store)):
+            self._take_from_base(stage, results)
+        return _joined(results)
+
+    def _have_source(self, stage: Stage, root: int, results: list[str]) -> bool:
+        """Whether the store has the file, seeded from the open *root* or not, with what the base
+        adds to it.
+        """
+        store = stage.store(self.store)
+        found = self._is_sound(stage, store)
+        if not found:
+            lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
+            if lack.may_seed:
+                results.append(seed.seed_file(stage, self, root))
+                found = self._is_sound(stage, store)
+            if not found:
+                lack.require()
+        if found:
+            self._take_from_base(stage, results)
+        return found
+
+    def _take_from_base(self, stage: Stage, results: list[str]) -> None:
+        if self.path not in accounts.MERGED:
+            return
+        try:
+            results.append(self._merge(stage, stage.store(self.store)))
+        except OSError as error:
+            # Without the new ones the machine is what it was; without the store's
+            # users nobody could log in.
+            stage.report.problem(f"{self.path}: nothing was taken from the base: {error.strerror}")
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Store what the previous root had no time to copy back; seed the store with its
@@ -120,7 +148,9 @@ class Copy(Operation):
         renames.recover(store)
         if self._is_sound(stage, store):
             return self._catch_up(stage, previous)
-        return seed.seed_file(stage, self, previous) if self.initial == "previous" else ""
+        if self.initial != "previous" or nesting.was_through(stage, self, previous):
+            return ""
+        return seed.seed_file(stage, self, previous)
 
     def describe_carry_over(self, stage: Stage) -> str:
         try:
@@ -132,15 +162,21 @@ class Copy(Operation):
         )
 
     def _catch_up(self, stage: Stage, root: int) -> str:
+        """Store what the boot of the open bare *root* has not copied back. Its copy is in the
+        root, or through a directory that persists in another store.
+        """
         store = stage.store(self.store)
         try:
             head, _, name = self.path.rpartition("/")
             place = tree.resolve(root, head or "/").rstrip("/") + "/" + name
         except OSError:
+            place = self.path
+        through = copyback.newer_in(root, place, self.store, store, self.source)
+        if through is None:
             return ""
-        if not copyback.has_newer(root, place, self.store, store, self.source):
-            return ""
-        entry = self._entry(stage, place)
+        if through:
+            root = stage.store(through)
+        entry = self._entry(place, stage.owner(self.path), through)
         back = copyback.CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
         back.store(stage.allowance.deadline)
         if back.refused is not None:
@@ -163,10 +199,12 @@ class Copy(Operation):
                 allowance.omissions.append(omission)
         return "stored what was newer in the root" if back.copied else ""
 
-    def _entry(self, stage: Stage, place: str) -> dict[str, object]:
+    def _entry(self, place: str, user: int, through: str) -> dict[str, object]:
         """What the running system is told of the file, and whose it is."""
-        user = stage.owner(self.path)
-        return {"path": place, "store": self.store, "source": self.source, "user": user}
+        entry: dict[str, object] = {
+            "path": place, "store": self.store, "source": self.source, "user": user,
+        }  # fmt: skip
+        return entry | {"through": through} if through else entry
 
     def _is_sound(self, stage: Stage, store: int) -> bool:
         """Whether the store has the file. One that locks everybody out is set aside."""
@@ -191,9 +229,11 @@ class Copy(Operation):
     def _merge(self, stage: Stage, store: int) -> str:
         folder = os.path.dirname(self.source)
         mine, base = {}, {}
+        nested = stage.nesting().outer(self.path) is not None
+        bare = stage.bare() if nested else stage.root()
         for path in accounts.MERGED:
             mine[path] = _read(store, f"{folder}/{os.path.basename(path)}".lstrip("/"))
-            base[path] = _read(stage.root(), path)
+            base[path] = _read(bare, path)
         merger = accounts.Merger(mine, base)
         content, added = merger.merge(self.path)
         if self.path in (accounts.PASSWD, accounts.GROUP):
@@ -266,6 +306,10 @@ def _write(directory: int, name: str, content: bytes) -> None:
                 os.close(fd)
     finally:
         os.close(copy)
+
+
+def _joined(results: list[str]) -> str:
+    return " and ".join(filter(None, results))
 
 
 def _was_kept(stage: Stage) -> bool:

@@ -1,7 +1,7 @@
 """Copying files from the running root back to the store.
 
 Several files that change together are stored together (``renames``). What is not copied
-back before the power goes is found in the root by the next boot (``has_newer``).
+back before the power goes is found in the root by the next boot (``newer_in``).
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def _write_copied(root: int, stores: dict[str, int], files: list[CopiedFile]) ->
     for entry in files:
         stamp = _stamp(stores[entry.store], entry.source)
         if stamp is not None:
-            stamps[entry.path] = [entry.store, entry.source, *stamp]
+            through = [entry.through] if entry.through else []
+            stamps[entry.path] = [entry.store, entry.source, *stamp, *through]
     records.write(root, COPIED, json.dumps(stamps, sort_keys=True).encode())
 
 
@@ -104,28 +105,36 @@ def _stamp(store: int, source: str) -> list[int] | None:
     return [status.st_ino, status.st_ctime_ns]
 
 
-def has_newer(root: int, path: str, store_path: str, store: int, source: str) -> bool:
-    """Whether the file *path* of the open *root* was copied from what the store still has:
-    if it is another one by now, it is newer, and only the power was faster.
+def newer_in(root: int, path: str, store_path: str, store: int, source: str) -> str | None:
+    """Where the boot of the open *root* had its file *path*, if that was copied from what the
+    store still has: if it is another one by now, it is newer, and only the power was faster.
+
+    The empty string is the root itself, else it is the store through whose directory the file is
+    seen. ``None`` if the file was not copied, or the store has another one since.
     """
     try:
         stamps = documents.parse(records.read_usable(root, COPIED) or b"{}")
-        return bool(stamps.get(path) == [store_path, source, *(_stamp(store, source) or [])])
-    except (ValueError, AttributeError):
-        return False
+        stamp = stamps.get(path) or []
+        if stamp[:4] != [store_path, source, *(_stamp(store, source) or [])]:
+            return None
+        return str(stamp[4]) if len(stamp) > 4 else ""
+    except (ValueError, AttributeError, TypeError):
+        return None
 
 
 class CopiedFile:
     """One file that is copied back: ``path`` in the root, ``source`` in ``store``; ``user`` is
-    whose entry it is (a number).
+    whose entry it is (a number). ``through`` is the other store through whose directory the path
+    is seen, empty if it is the root's own.
     """
 
-    __slots__ = ("path", "source", "store", "user")
+    __slots__ = ("path", "source", "store", "through", "user")
 
     def __init__(self, entry: Mapping[str, object]) -> None:
         self.path = str(entry["path"])
         self.store = str(entry["store"])
         self.source = str(entry["source"])
+        self.through = str(entry.get("through", ""))
         user = entry.get("user", order.ROOT)
         self.user = user if isinstance(user, int) else order.ROOT
 

@@ -6,7 +6,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, tree, unseeded
+from ephemeroot.hooks import nesting, seed, tree, unseeded
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import mounts, paths
 
@@ -63,41 +63,47 @@ class Parent(Operation):
         store = stage.store(self.store)
         place = stage.resolve(self.path)
         made_in_root = not tree.is_directory(stage.root(), place)
-        made_in_store = self._have_in_store(store, stage.root(), place)
+        if made_in_root:
+            stage.leading.append(place)
+        if nesting.is_in_overlay(stage, self):
+            if made_in_root:
+                make_in_root(stage, place, (self.user, self.group, self.mode, self.label))
+            return "created in the overlay" if made_in_root else "already present"
+        made_in_store = self._have_in_store(stage, stage.root(), place)
         if self.store_only:
             return "created in the store" if made_in_store else "was there"
         if made_in_root:
-            parent, name = tree.open_parent(stage.root(), place)
-            try:
-                tree.make_directory(parent, name, 0, 0, 0o700)
-            finally:
-                os.close(parent)
-            stage.made.append(place)
+            make_in_root(stage, place, (0, 0, 0o700, None))
         self._copy_attributes(store, stage.root(), place)
         where = [n for n, made in (("store", made_in_store), ("root", made_in_root)) if made]
         return f"created in the {' and the '.join(where)}" if where else "was there"
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """What is carried over needs its directories; they get the previous root's owners."""
-        store = stage.store(self.store)
+        if nesting.was_through(stage, self, previous) or not nesting.has_place(stage, self):
+            return ""
         try:
             place = tree.resolve(previous, self.path)
         except OSError:
             place = self.path
-        return "created" if self._have_in_store(store, previous, place) else ""
+        return "created" if self._have_in_store(stage, previous, place) else ""
 
     def describe_carry_over(self, stage: Stage) -> str:
         if tree.is_directory(stage.store(self.store), self.source):
             return ""
         return f"create {self.path} in the store {self.store}"
 
-    def _have_in_store(self, store: int, root: int, place: str) -> bool:
+    def _have_in_store(self, stage: Stage, root: int, place: str) -> bool:
         """Whether the directory had to be created in the store."""
+        store = stage.store(self.store)
         if tree.is_directory(store, self.source):
             return False
         user, group, mode = self.user, self.group, self.mode
         if not self.explicit and tree.is_directory(root, place):
             user, group, mode = tree.owner_and_mode(root, place)
+        outer = stage.nesting().outer(self.path)
+        if outer is None or nesting.store_of(outer) != self.store:
+            stage.parents(self.store).add([self.source])
         seed.make_directory(store, self.source, user, group, mode, self.label)
         return True
 
@@ -155,6 +161,10 @@ class Directory(Operation):
         )
 
     def execute(self, stage: Stage) -> str:
+        if nesting.is_in_overlay(stage, self):
+            return self._show_overlay(stage)
+        if stage.nesting().has_copies(self):
+            stage.keep_bare()
         store = stage.store(self.store)
         origin = self._have_source(stage, store)
         is_link = self.method == "symlink"
@@ -164,8 +174,7 @@ class Directory(Operation):
             if is_link and tree.is_in_store(parent, store, self.source):
                 result = "persists with its directory"
             elif is_link:
-                result = tree.make_link(parent, name, f"{self.store}/{self.source}")
-                stage.made.append(place)
+                result = self._link(stage, store, parent, name, place)
             else:
                 result = self._bind(stage, store, parent, name, place)
         finally:
@@ -174,31 +183,67 @@ class Directory(Operation):
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Seed the store with the previous root's directory if it has none yet."""
-        return self._seed(stage, previous) if self._is_to_be_seeded(stage) else ""
+        if not self._is_to_be_seeded(stage) or nesting.was_through(stage, self, previous):
+            return ""
+        return self._seed(stage, previous)
 
     def describe_carry_over(self, stage: Stage) -> str:
         return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
 
     def _is_to_be_seeded(self, stage: Stage) -> bool:
-        store = stage.store(self.store)
-        return self.initial == "previous" and not tree.is_directory(store, self.source)
+        parents = stage.parents(self.store)
+        return self.initial == "previous" and not parents.has_content(self.source)
 
     def _have_source(self, stage: Stage, store: int) -> str:
         """How the store's directory came to be, empty if it was there."""
-        if tree.is_directory(store, self.source):
+        parents = stage.parents(self.store)
+        if parents.has_content(self.source):
             return ""
         lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
         if lack.may_seed and (seeded := self._seed(stage, stage.root())):
             return seeded
         lack.require()
         seed.make_directory(store, self.source, self.user, self.group, self.mode, self.label)
+        if self.source in parents:
+            seed.give_directory(store, self.source, self.user, self.group, self.mode)
+            parents.remove(self.source)
         return "created"
 
     def _seed(self, stage: Stage, root: int) -> str:
         return seed.seed(stage, root, self.path, self.store, self.source, kind=stat.S_IFDIR)
 
+    def _show_overlay(self, stage: Stage) -> str:
+        """The directory persists with the overlay that it is in: bind what that shows, for the
+        options and as a mount point of its own.
+        """
+        place = stage.resolve(self.path)
+        made = not tree.is_directory(stage.root(), place)
+        if made:
+            make_in_root(stage, place, (self.user, self.group, self.mode, self.label))
+        result = "persists with its directory"
+        if self.method == "bind":
+            parent, name = tree.open_parent(stage.root(), place)
+            try:
+                result = bind_shown(parent, name, self.options, self.path)
+            finally:
+                os.close(parent)
+        return f"created and {result}" if made else result
+
+    def _link(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
+        """A link. A directory that the root has there is not removed, but bound over."""
+        try:
+            result = tree.make_link(parent, name, f"{self.store}/{self.source}")
+        except FileExistsError:
+            if not tree.is_directory_entry(parent, name):
+                raise
+            bound = self._bind(stage, store, parent, name, place)
+            return f"{bound}, for a link cannot replace a directory"
+        stage.made.append(place)
+        return result
+
     def _bind(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
         if tree.is_mount_point(parent, name):
+            stage.in_effect[self.path] = self.store
             return "was bound"
         hides = 0
         if tree.exists(parent, name):
@@ -216,6 +261,7 @@ class Directory(Operation):
                 os.close(source)
         finally:
             os.close(target)
+        stage.in_effect[self.path] = self.store
         if not hides:
             return "bound"
         entries = "1 entry" if hides == 1 else f"{hides} entries"
@@ -232,6 +278,30 @@ def _count(directory: int) -> int:
             if count == _COUNTED:
                 break
     return count
+
+
+def make_in_root(stage: Stage, place: str, wanted: tuple[int, int, int, str | None]) -> None:
+    """Make the directory *place* in the new root with the owner, group, mode and label *wanted*."""
+    parent, name = tree.open_parent(stage.root(), place)
+    try:
+        tree.make_directory(parent, name, *wanted)
+    finally:
+        os.close(parent)
+    stage.made.append(place)
+
+
+def bind_shown(parent: int, name: str, options: list[str], path: str) -> str:
+    """Bind the entry *name* of the open *parent* on itself, with *options* in addition to those of
+    the mount that it is in.
+    """
+    if tree.is_mount_point(parent, name):
+        return "was bound"
+    shown = paths.open_beneath(parent, name)
+    try:
+        attach_bind(shown, shown, options, path)
+    finally:
+        os.close(shown)
+    return "bound"
 
 
 def attach_bind(source: int, target: int, options: list[str], name: str) -> None:

@@ -6,8 +6,8 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, tree, unseeded
-from ephemeroot.hooks.directories import attach_bind
+from ephemeroot.hooks import nesting, seed, tree, unseeded
+from ephemeroot.hooks.directories import attach_bind, bind_shown
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
 
@@ -59,6 +59,8 @@ class File(Operation):
         return f"{verb} file {self.path} from {self.store}{options}"
 
     def execute(self, stage: Stage) -> str:
+        if nesting.is_in_overlay(stage, self):
+            return self._show_overlay(stage)
         store = stage.store(self.store)
         source = self._open_source(store)
         seeded = ""
@@ -79,10 +81,11 @@ class File(Operation):
                 if self.method == "symlink" or (self.method == "auto" and (source < 0 or linked)):
                     if tree.is_in_store(parent, store, self.source):
                         return "persists with its directory"
-                    result = tree.make_link(parent, name, target)
-                    stage.made.append(place)
-                    return result
+                    result = self._link(stage, source, parent, name, place)
+                    return f"{seeded} and {result}" if seeded else result
                 if source < 0:
+                    if tree.is_in_store(parent, store, self.source):
+                        return "persists with its directory"
                     raise EphemerootError(
                         f"{self.path} cannot be bound: {self.store} has no {self.source}",
                         f'create {self.store}/{self.source}, or use method = "auto"',
@@ -97,9 +100,34 @@ class File(Operation):
             if source >= 0:
                 os.close(source)
 
+    def _link(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
+        """A link. A file that the root has there is not removed, but bound over."""
+        try:
+            result = tree.make_link(parent, name, f"{self.store}/{self.source}")
+        except FileExistsError:
+            if source < 0 or not tree.is_regular_entry(parent, name):
+                raise
+            bound = self._bind(stage, source, parent, name, place)
+            return f"{bound}, for a link cannot replace a file"
+        stage.made.append(place)
+        return result
+
+    def _show_overlay(self, stage: Stage) -> str:
+        """The file persists with the overlay that it is in; a bind is only for its options."""
+        if self.method == "bind" or self.options:
+            parent, name = tree.open_parent(stage.root(), stage.resolve_leaf(self.path))
+            try:
+                if tree.is_regular_entry(parent, name):
+                    return bind_shown(parent, name, self.options, self.path)
+            finally:
+                os.close(parent)
+        return "persists with its directory"
+
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Seed the store with the previous root's file if it has none yet."""
-        return seed.seed_file(stage, self, previous) if self._is_to_be_seeded(stage) else ""
+        if not self._is_to_be_seeded(stage) or nesting.was_through(stage, self, previous):
+            return ""
+        return seed.seed_file(stage, self, previous)
 
     def describe_carry_over(self, stage: Stage) -> str:
         return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.hooks import tree
+from ephemeroot.hooks import nesting, tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import inode_flags, paths
 
@@ -38,6 +38,7 @@ class MachineId(Operation):
         ("required", "boolean", False),
     )
     __slots__ = ("first_boot", "required", "source", "store")
+    path = PATH
     store: str
     source: str
     first_boot: bool
@@ -47,11 +48,27 @@ class MachineId(Operation):
         return f"copy {PATH} from {self.store}"
 
     def execute(self, stage: Stage) -> str:
+        prepared = stage.take_prepared(PATH)
+        identity, result = self._have_identity(stage)
+        if identity is None:
+            return self._let_systemd_make_one(stage)
+        place = stage.resolve_leaf(PATH)
+        if read(stage.root(), place) == identity:
+            return prepared or "was there"
+        write(stage.root(), place, identity)
+        return result
+
+    def prepare(self, stage: Stage) -> str:
+        identity, result = self._have_identity(stage)
+        return result if identity and result != "copied" else ""
+
+    def _have_identity(self, stage: Stage) -> tuple[str | None, str]:
+        """The store's id, and how it comes to the root; ``None`` if systemd makes it."""
         result = "copied"
         identity = read(stage.store(self.store), self.source)
         if identity is None:
             if self.first_boot:
-                return self._let_systemd_make_one(stage)
+                return None, ""
             identity = os.urandom(16).hex()
             # machine-id(5): a version 4 UUID, so that it can be used as one.
             identity = f"{identity[:12]}4{identity[13:16]}{_variant(identity[16])}{identity[17:]}"
@@ -60,11 +77,7 @@ class MachineId(Operation):
             # under both of its names (btrfs).
             stage.sync_stores()
             result = "made and copied"
-        place = stage.resolve_leaf(PATH)
-        if read(stage.root(), place) == identity:
-            return "was there"
-        write(stage.root(), place, identity)
-        return result
+        return identity, result
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Keep the previous root's id if the store has none."""
@@ -89,6 +102,8 @@ class MachineId(Operation):
     def _let_systemd_make_one(self, stage: Stage) -> str:
         place = stage.resolve_leaf(PATH)
         write(stage.root(), place, "uninitialized")
+        if nesting.persists_with(stage, self):
+            return "left for systemd's first boot"
         # A root in memory is not there any more when the next boot would look for the id.
         entry: dict[str, object] = {"path": place, "store": self.store, "source": self.source}
         stage.copies.append(entry)

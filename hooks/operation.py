@@ -76,6 +76,12 @@ class Operation:
         """
         return ""
 
+    def prepare(self, stage: Stage) -> str:
+        """Before the overlay that the path is inside is mounted from the same store: change what
+        must be changed there. Returns what was done in a word or two, empty for nothing.
+        """
+        return ""
+
 
 def _key(name: str) -> str:
     return name.replace("_", "-")

@@ -6,7 +6,8 @@ import os
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import seed, tree
+from ephemeroot.hooks import nesting, seed, tree
+from ephemeroot.hooks.directories import make_in_root
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import mounts, paths
 
@@ -62,15 +63,62 @@ class Overlay(Operation):
         return f"overlay directory {self.path} with {self.store}{options}"
 
     def execute(self, stage: Stage) -> str:
+        if nesting.persists_with(stage, self):
+            return self._persist_with_directory(stage)
         lower = self._open_lower(stage)
         if lower < 0:
+            stage.in_effect[self.path] = self.store
             return "was mounted"
         try:
-            self._have_upper(stage.store(self.store), lower)
+            self._have_upper(stage, lower)
+            self._prepare_inside(stage)
             self._mount(stage.store(self.store), lower)
         finally:
             os.close(lower)
+        stage.in_effect[self.path] = self.store
         return "mounted"
+
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """Nothing of it is seeded, but what is inside it and in the same store needs its place."""
+        inside = any(nesting.store_of(o) == self.store for o in stage.nesting().inside(self))
+        if not inside or nesting.was_through(stage, self, previous):
+            return ""
+        if tree.is_directory(stage.store(self.store), self.source):
+            return ""
+        try:
+            lower = paths.open_beneath(previous, tree.resolve(previous, self.path), tree.DIRECTORY)
+        except OSError:
+            return ""  # then there is nothing inside it either
+        try:
+            self._have_upper(stage, lower)
+        finally:
+            os.close(lower)
+        stage.seeded.add(self.path)
+        return "created"
+
+    def _persist_with_directory(self, stage: Stage) -> str:
+        """The directory that it is in shows the store's already: nothing is left to lie below."""
+        place = stage.resolve(self.path)
+        if tree.is_directory(stage.root(), place):
+            return "persists with its directory"
+        user, group = self.user or 0, self.group or 0
+        mode = 0o755 if self.mode is None else self.mode
+        make_in_root(stage, place, (user, group, mode, self.label))
+        return "created and persists with its directory"
+
+    def _prepare_inside(self, stage: Stage) -> None:
+        """Before the overlay is mounted: what is inside it and in the same store is changed in the
+        upper directory, which must not change under a mounted overlay.
+        """
+        if stage.nesting().has_copies(self):
+            stage.keep_bare()
+        for operation in stage.nesting().inside(self):
+            if nesting.store_of(operation) == self.store:
+                path = nesting.path_of(operation)
+                try:
+                    stage.prepared[path] = operation.prepare(stage)
+                except (EphemerootError, OSError) as error:
+                    stage.prepared[path] = error  # raised when its turn comes
 
     def _open_lower(self, stage: Stage) -> int:
         """The root's directory, made if there is none; -1 if something is mounted there."""
@@ -86,8 +134,10 @@ class Overlay(Operation):
         finally:
             os.close(parent)
 
-    def _have_upper(self, store: int, lower: int) -> None:
+    def _have_upper(self, stage: Stage, lower: int) -> None:
+        store, parents = stage.store(self.store), stage.parents(self.store)
         if tree.is_directory(store, self.source):
+            parents.remove(self.source)
             return
         status = os.fstat(lower)
         seed.make_directory(

@@ -12,6 +12,7 @@ from ephemeroot.hooks import (
     generation,
     limits,
     machine_id,
+    nesting,
     order,
     records,
     request,
@@ -89,6 +90,7 @@ def _record_made(stage: Stage) -> None:
     """A root too full for the record boots all the same: its worst is an empty seed."""
     try:
         records.write_made(stage.root(), stage.made)
+        nesting.remember(stage)
     except OSError as error:
         stage.report.problem(f"cannot record what was made in the root: {error.strerror}")
 

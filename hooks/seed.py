@@ -16,7 +16,7 @@ import time
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import limits, records, tree
+from ephemeroot.hooks import limits, nesting, records, tree
 from ephemeroot.hooks.unseeded import Omission, adopt_line
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume, workshop
@@ -60,9 +60,9 @@ def seed(
     found = _find(root, path, kind)
     if found is None:
         return ""
-    parent, name = found
+    parent, name, ours = found
     try:
-        return _Seeding(stage, path, store_path, source, owner).run(parent, name)
+        return _Seeding(stage, path, store_path, source, owner, ours).run(parent, name)
     finally:
         os.close(parent)
 
@@ -103,6 +103,16 @@ def make_directory(
         os.close(workshop)
 
 
+def give_directory(store: int, source: str, user: int, group: int, mode: int) -> None:
+    """Give the directory *source* of the open *store* what was declared for it."""
+    fd = paths.open_beneath(store, source, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fchown(fd, user, group)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
 def sweep(store: int) -> None:
     """Remove what an interrupted boot has left in the open *store*'s own directory."""
     try:
@@ -119,6 +129,9 @@ def sweep(store: int) -> None:
     finally:
         os.close(seeding)
 
+
+# Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories".
+_OPAQUE = "trusted.overlay.opaque"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user puts into a file causes none of these.
@@ -147,8 +160,10 @@ def cannot_take(store: str, path: str, error: OSError) -> Refused:
     )
 
 
-def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
-    """The open directory and the name of what is at *path*, if it is of that kind."""
+def _find(root: int, path: str, kind: int) -> tuple[int, str, list[str]] | None:
+    """The open directory and the name of what is at *path*, if it is of that kind; and what the
+    persistence stage made in it, relative to it.
+    """
     try:
         place = tree.resolve(root, path)
         parent, name = tree.open_parent(root, place)
@@ -161,10 +176,34 @@ def _find(root: int, path: str, kind: int) -> tuple[int, str] | None:
     except FileNotFoundError:
         os.close(parent)
         return None
-    if stat.S_IFMT(status.st_mode) != kind or place in records.made(root):
+    ours = records.made(root)
+    if stat.S_IFMT(status.st_mode) != kind or (place in ours and not _has_content(root, place)):
         os.close(parent)
         return None
-    return parent, name
+    above = place.rstrip("/") + "/"
+    return parent, name, [p[len(above) :] for p in ours if p.startswith(above)]
+
+
+def _has_content(root: int, place: str) -> bool:
+    """Whether what the persistence stage made at *place* is more than that: a directory that leads
+    to a declared path may have got content of its own. A place to mount on is no source.
+    """
+    leading = nesting.leading_in(root)
+    if place not in leading:
+        return False
+    ours = records.made(root)
+    waiting = [place]
+    while waiting:
+        directory = waiting.pop()
+        fd = paths.open_beneath(root, directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            inside = [f"{directory}/{name}" for name in paths.names(fd)]
+        finally:
+            os.close(fd)
+        if not ours.issuperset(inside):
+            return True
+        waiting += leading.intersection(inside)
+    return False
 
 
 class NotSeeded(EphemerootError):
@@ -174,9 +213,18 @@ class NotSeeded(EphemerootError):
 class _Seeding:
     """One declared path on its way into a store."""
 
-    __slots__ = ("left_out", "owner", "path", "source", "stage", "store_path")
+    __slots__ = ("left_out", "ours", "owner", "path", "source", "stage", "store_path")
 
-    def __init__(self, stage: Stage, path: str, store_path: str, source: str, owner: Owner) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        path: str,
+        store_path: str,
+        source: str,
+        owner: Owner,
+        ours: list[str],
+    ) -> None:
+        self.ours = ours
         self.stage = stage
         self.path = path
         self.store_path = store_path
@@ -254,6 +302,7 @@ class _Seeding:
                 os.close(seeding)
         finally:
             os.close(place)
+        stage.seeded.add(self.path)
         entries = "1 entry" if copier.entries == 1 else f"{copier.entries} entries"
         result = f"seeded, {entries}, {copier.copied + copier.shared} bytes"
         if self.left_out.count and allowance.omissions is not None:
@@ -273,13 +322,65 @@ class _Seeding:
             raise OSError(errno.EBUSY, "what an earlier boot has left is not removed yet")
         try:
             copier.copy(parent, name, seeding, temporary)
-            _give(seeding, temporary, self.owner)
-            sync(seeding)
-            how = paths.RENAME_NOREPLACE
-            inode_flags.rename(seeding, temporary, place, new_name, how=how)
+            self._finish(seeding, temporary)
+            if self.source in self.stage.parents(self.store_path):
+                self._fill_parent(seeding, temporary, place, new_name)
+            else:
+                how = paths.RENAME_NOREPLACE
+                inode_flags.rename(seeding, temporary, place, new_name, how=how)
         except (OSError, OutOfBounds):
             _remove_quietly(seeding, temporary)
             raise
+
+    def _finish(self, directory: int, name: str) -> None:
+        _give(directory, name, self.owner)
+        self._drop_ours(directory, name)
+        self._hide_base(directory, name)
+        sync(directory)
+
+    def _fill_parent(self, directory: int, name: str, place: int, new_name: str) -> None:
+        """A directory that the store has only as a parent gets what it lacks of the copy. The
+        record of it changes last: until then the next boot completes the rest.
+        """
+        parents = self.stage.parents(self.store_path)
+        parents.fill(directory, name, place, new_name, self.source)
+        sync(directory)
+        parents.remove(self.source)
+
+    def _drop_ours(self, workshop: int, name: str) -> None:
+        """What the persistence stage made in the directory is not content: a link into the store
+        would lead to itself there, and an empty file was a place to bind on.
+        """
+        for path in self.ours:
+            try:
+                parent, last = tree.open_parent(workshop, f"{name}/{path}")
+            except OSError:
+                continue
+            try:
+                status = os.stat(last, dir_fd=parent, follow_symlinks=False)
+                itself = f"{self.store_path}/{self.source}/{path}"
+                empty = stat.S_ISREG(status.st_mode) and not status.st_size
+                if empty or tree.links_to(parent, last, itself):
+                    os.unlink(last, dir_fd=parent)
+            except FileNotFoundError:
+                pass
+            finally:
+                os.close(parent)
+
+    def _hide_base(self, workshop: int, name: str) -> None:
+        """What is seeded into the upper directory of an overlay is all of the path's content: what
+        the base has there does not show through.
+        """
+        outer = self.stage.nesting().outer(self.path)
+        if outer is None or outer.KIND != nesting.OVERLAY:
+            return
+        if nesting.store_of(outer) == self.store_path and tree.is_directory_entry(workshop, name):
+            fd = paths.open_beneath(workshop, name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with inode_flags.Lifted(fd):
+                    os.setxattr(fd, _OPAQUE, b"y")
+            finally:
+                os.close(fd)
 
     def _make_beside(
         self, copier: copying.Copier, parent: int, name: str, seeding: int, place: int,
@@ -298,9 +399,11 @@ class _Seeding:
         try:
             with Workshop(place, announce=note) as shop:
                 copier.copy(parent, name, shop.fd, _COPY)
-                _give(shop.fd, _COPY, self.owner)
-                sync(shop.fd)
-                shop.deliver(_COPY, new_name)
+                self._finish(shop.fd, _COPY)
+                if self.source in self.stage.parents(self.store_path):
+                    self._fill_parent(shop.fd, _COPY, place, new_name)
+                else:
+                    shop.deliver(_COPY, new_name)
         finally:
             for one in noted:
                 _forget(self.stage.store(self.store_path), seeding, one)

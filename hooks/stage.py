@@ -6,8 +6,10 @@ import fcntl
 import json
 import os
 
-from ephemeroot.errors import Locked, StoreMissing
+from ephemeroot.errors import EphemerootError, Locked, StoreMissing
 from ephemeroot.hooks import limits, order, tree
+from ephemeroot.hooks.nesting import Nesting
+from ephemeroot.hooks.parents import Parents
 from ephemeroot.linux import documents, kernel, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
@@ -37,12 +39,15 @@ class Stage:
     the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
     With ``dry_run`` a wipe only describes itself. ``allowance`` is what the entry at hand may
     cost. ``fresh`` has what this process has made fresh, whether or not that could be recorded.
+    ``in_effect`` maps the declared directories that are mounted in the new root to their stores,
+    ``leading`` lists those of ``made`` that only lead to a declared path, ``seeded`` has the paths
+    that this run has seeded, ``prepared`` what ``prepare`` came to, by path.
     """
 
     __slots__ = (
-        "_lock", "_owners", "_root", "_stores", "allowance", "boot_id", "check", "cmdline",
-        "copies", "dry_run", "fresh", "made", "old_root", "plan", "report", "run", "shared",
-        "target", "wait",
+        "_bare", "_lock", "_nesting", "_owners", "_parents", "_root", "_stores", "allowance",
+        "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "in_effect", "leading", "made",
+        "old_root", "plan", "prepared", "report", "run", "seeded", "shared", "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -65,12 +70,19 @@ class Stage:
         self.dry_run = False
         self.wait = False
         self.made: list[str] = []
+        self.leading: list[str] = []
         self.old_root: str | None = None
         self.shared: dict[str, Closing] = {}
         self.copies: list[dict[str, object]] = []
         self.allowance = limits.Allowance()
         self.fresh: set[str] = set()
+        self.in_effect: dict[str, str] = {}
+        self.seeded: set[str] = set()
+        self.prepared: dict[str, str | EphemerootError | OSError] = {}
         self._owners: tuple[Plan, order.Owners] | None = None
+        self._nesting: tuple[Plan, Nesting] | None = None
+        self._parents: dict[str, Parents] = {}
+        self._bare = -1
         self._lock = -1
         self._root = -1
         self._stores: dict[str, int] = {}
@@ -98,10 +110,10 @@ class Stage:
             except OSError as error:
                 self.report.problem(f"cannot unmount {name}: {error.strerror}")
         self.forget_stores()
-        for fd in (self._root, self._lock):
+        for fd in (self._bare, self._root, self._lock):
             if fd >= 0:
                 os.close(fd)
-        self._root = self._lock = -1
+        self._bare = self._root = self._lock = -1
 
     def volume(self, name: str) -> str:
         """Where the volume called *name* is mounted privately."""
@@ -118,6 +130,7 @@ class Stage:
         for fd in self._stores.values():
             os.close(fd)
         self._stores.clear()
+        self._parents.clear()
 
     def add_store(self, path: str, fd: int) -> None:
         """Remember the open directory of the store that is called *path*."""
@@ -134,6 +147,12 @@ class Stage:
         except KeyError:
             raise StoreMissing(f"the store {path} has not been found") from None
 
+    def parents(self, path: str) -> Parents:
+        """The directories that the store *path* has only as parents. Raises ``StoreMissing``."""
+        if path not in self._parents:
+            self._parents[path] = Parents(self.store(path))
+        return self._parents[path]
+
     def sync_stores(self) -> None:
         """Make what has been written to the stores survive a power cut (syncfs(2))."""
         for path, fd in self._stores.items():
@@ -149,6 +168,28 @@ class Stage:
         if self._root < 0:
             self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return self._root
+
+    def keep_bare(self) -> None:
+        """Keep a copy of the root's mounts as they are now, for ``bare``."""
+        if self._bare < 0:
+            self._bare = mounts.clone(self.root(), recursive=True, name=self.target)
+
+    def bare(self) -> int:
+        """The new root as it was at ``keep_bare``, open; else as it is."""
+        return self.root() if self._bare < 0 else self._bare
+
+    def take_prepared(self, path: str) -> str:
+        """What ``prepare`` came to for *path*; raises its error."""
+        result = self.prepared.pop(path, "")
+        if isinstance(result, str):
+            return result
+        raise result
+
+    def nesting(self) -> Nesting:
+        """Which declared paths are inside declared directories."""
+        if self._nesting is None or self._nesting[0] is not self.plan:
+            self._nesting = (self.plan, Nesting(self.plan.persist))
+        return self._nesting[1]
 
     def owner(self, path: str) -> int:
         """The number of the user whose entry *path* is, see ``order``."""

@@ -103,6 +103,22 @@ def is_mount_point(parent: int, name: str) -> bool:
     return False
 
 
+def is_directory_entry(parent: int, name: str) -> bool:
+    """Whether the entry *name* of the open *parent* is a directory itself, not a link to one."""
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def is_regular_entry(parent: int, name: str) -> bool:
+    """Whether the entry *name* of the open *parent* is a regular file, not a link to one."""
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def is_directory(root: int, path: str) -> bool:
     """Whether there is a directory; ``OSError`` if there is something else."""
     try:

@@ -12,6 +12,7 @@ import os
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import limits, records, tree
+from ephemeroot.hooks.parents import Parents
 from ephemeroot.hooks.stage import WIPED
 from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import documents
@@ -275,6 +276,8 @@ def is_missing(root: int, omission: Omission) -> bool:
     """Whether the open store *root* still lacks all of what *omission* is about."""
     if not omission.whole:
         return False
+    if omission.source in Parents(root):
+        return True
     try:
         parent, name = tree.open_parent(root, omission.source)
     except OSError:

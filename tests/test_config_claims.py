@@ -135,3 +135,18 @@ def test_a_mount_below_or_by_hand_covers_nothing(tree: MachineTree) -> None:
                HOME_LINE.replace("/home", "/mnt").replace("subvol=home", "noauto"))  # fmt: skip
     declare(tree, '"/srv", "/mnt/x"')
     assert tree.errors() == []
+
+
+@pytest.mark.parametrize("method", ["bind", "overlay"])
+def test_an_overlays_store_again_below_another_store(tree: MachineTree, method: str) -> None:
+    """What is stored in the upper directory of a mounted overlay is seen only through it."""
+    tree.mark("persistent/nested")
+    declare(
+        tree,
+        f'{{ directory = "/a", method = "{method}" }}, "/a/b/c"',
+        more=f'{NESTED}directories = ["/a/b"]\n',
+    )
+    if method == "overlay":
+        assert "/a/b/c would be stored in the overlay /a, but is inside /a/b" in tree.complaint()
+    else:
+        assert tree.errors() == []

@@ -471,7 +471,7 @@ def test_a_store_that_is_too_full_keeps_the_root(machine: Machine) -> None:
         content = os.urandom(machine.seed_limit)
         (machine.top / "root/srv/data").write_bytes(content)
         fill(top)
-        machine.assert_kept(machine.stage("wipe"), "is too full to take /srv (make room in it)")
+        machine.assert_kept(machine.stage("wipe"), "is too full to take /etc (make room in it)")
         assert (machine.top / "root/srv/data").read_bytes() == content
         assert not (top / "persistent/srv").exists()
 

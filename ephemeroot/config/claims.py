@@ -46,6 +46,7 @@ class Claims:
         parents: dict[str, Declared] = {}
         for entry in first.values():
             self._check_ancestors(entry, first)
+            self._check_overlays(entry, first)
             self._check_parent(entry, first, parents)
             if self._leaves_stores_alone(entry):
                 self._check_volumes(entry)
@@ -85,6 +86,22 @@ class Claims:
                     entry.place,
                     f"{entry.path} lies below {above.path}, which is a link into the store",
                     f"the link brings it along; see {above.place}",
+                )
+
+    def _check_overlays(self, entry: Declared, known: dict[str, Declared]) -> None:
+        """A mounted overlay's upper directory changes only through the overlay: what is in it must
+        not be another store's, and then the first store's again.
+        """
+        above = [known[path] for path in reversed(clean.parents(entry.path)) if path in known]
+        if not above or above[0].store == entry.store:
+            return
+        for outer in above[1:]:
+            if outer.store == entry.store and outer.method == "overlay":
+                self._add(
+                    entry.place,
+                    f"{entry.path} would be stored in the overlay {outer.path}, but is inside "
+                    f"{above[0].path} of the store {above[0].store}",
+                    f"use the store {above[0].store} for it; see {above[0].place}",
                 )
 
     def _check_parent(

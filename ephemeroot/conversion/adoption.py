@@ -279,6 +279,7 @@ class Adopter:
             words = [work.counted()]
             if bind and not (adoption.there and adoption.inner) and work.bind():
                 words.append("bound")
+            stage.parents(adoption.store).remove(adoption.operation.source)
             underway.forget(self._folder(adoption.store), adoption.operation.source)
             unseeded.forget(store, adoption.store, source=adoption.operation.source)
             seed.sync(store)

@@ -21,6 +21,7 @@ from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.parents import Parents
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import bounds, mountinfo, paths, walk
 from ephemeroot.linux.bounds import Meter, OutOfBounds
@@ -75,7 +76,7 @@ def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
         live = root / operation.path.lstrip("/")
         if operation.path == OURS:
             continue
-        if os.path.lexists(store / operation.source):
+        if os.path.lexists(store / operation.source) and not _is_parent(store, operation.source):
             if operation.path not in before and _hides(operation, live, store, before):
                 found.append(Seed(operation.path, operation.store, 0, 0, False, _ONLY_PARENT))
             continue
@@ -94,6 +95,18 @@ def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
             refusal = f"{amounts.size(size)} are more than a boot may copy (seed-limit is {limit})"
         found.append(Seed(operation.path, operation.store, size, entries, shared, refusal))
     return found
+
+
+def _is_parent(store: Path, source: str) -> bool:
+    """Whether the store has *source* only because it leads to something: it is seeded."""
+    try:
+        fd = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return source in Parents(fd)
+    finally:
+        os.close(fd)
 
 
 def _hides(operation: Operation, live: Path, store: Path, before: Collection[str]) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.parents import Parents
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, STATE
 from ephemeroot.linux import documents, paths, removal
@@ -114,7 +115,7 @@ def copy_configuration(store: Path, root: Path) -> Path | None:
     kept; returns where.
     """
     kept = store / CONFIGURATION
-    kept.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _make_parent(store, kept.parent)
     fresh = kept.with_name(_NEW)
     _remove(fresh)
     shutil.copytree(root / CONFIGURATION, fresh, symlinks=True)
@@ -128,6 +129,18 @@ def copy_configuration(store: Path, root: Path) -> Path | None:
         aside = _keep_aside(fresh, kept, _own_folder(store) / REPLACED)
     paths.sync_directory(str(kept.parent))
     return aside
+
+
+def _make_parent(store: Path, parent: Path) -> None:
+    """Make the directory that the configuration is in. It is not content: see ``Parents``."""
+    if parent.is_dir():
+        return
+    fd = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        Parents(fd).add([str(parent.relative_to(store))])
+    finally:
+        os.close(fd)
+    parent.mkdir(mode=0o755)
 
 
 def _keep_aside(fresh: Path, kept: Path, folder: Path) -> Path:

@@ -1,0 +1,183 @@
+"""A directory is declared that the store has already, as the way to something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from btrfs_image import fresh_disk
+from ephemeroot import cli
+from ephemeroot.hooks.parents import Parents
+from nested_machine import NestedMachine
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+WHOLE = ("/etc", "/home", "/root", "/srv", "/var", "/opt")
+
+
+class WholeMachine(NestedMachine):
+    """Its outgoing root has a file in each of ``WHOLE``, and in a directory below it."""
+
+    declared = ""
+
+    def __init__(self, folder: Path, loop: str, top: Path) -> None:
+        super().__init__(folder, loop, top, [])
+        for path in WHOLE:
+            deep = top / "root" / path[1:] / "deep/deeper"
+            deep.mkdir(parents=True, mode=0o750)
+            (deep / "file").write_text(path)
+            (deep.parent.parent / "file").write_text(path)
+        os.chown(top / "root/srv", 5, 6)
+        (top / "root/etc/kernel/cmdline").write_text(f"root={loop} rootflags=subvol=root ro\n")
+        for store in ("one", "two"):
+            (top / store / ".ephemeroot-store").unlink()
+        self.mount()
+
+    def mount(self) -> None:
+        for subvolume, place in (("root", ""), ("one", "one"), ("two", "two")):
+            words = ["-o", f"subvol={subvolume}", self.loop, str(self.target / place)]
+            subprocess.run(["mount", *words], check=True)
+
+    def declare(self, text: str) -> None:
+        self.declared = text
+        self._write_configuration(self.target / "etc/ephemeroot/ephemeroot.toml")
+
+    def declarations(self, cells: object) -> str:
+        return self.declared
+
+    def apply(self) -> None:
+        code = cli.main(["apply", "--yes", "--no-images", "--root", str(self.target)])
+        assert code in (0, 10)
+        plan = (self.target / "etc/ephemeroot/plan.json").read_bytes()
+        (self.folder / "plan.json").write_bytes(plan)
+
+    def next_boot(self) -> None:
+        subprocess.run(["umount", "-R", "-l", self.target], check=True)
+        self.boot()
+
+    def _blame(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[WholeMachine]:
+    with fresh_disk(tmp_path, 300) as disk:
+        machine = WholeMachine(tmp_path, disk.loop, disk.top)
+        try:
+            yield machine
+        finally:
+            machine.unmount()
+
+
+def store(*directories: str, name: str = "/one", files: str = "") -> str:
+    listed = ", ".join(f'"{path}"' if path[0] == "/" else path for path in directories)
+    return f'[persistence."{name}"]\ndirectories = [{listed}]\nfiles = [{files}]\n'
+
+
+def tree(top: Path) -> dict[str, tuple[int, int, int, str]]:
+    """Owner, group, mode and content of everything below *top*, but for our own records."""
+    found = {}
+    for path in [top, *top.rglob("*")]:
+        name = str(path.relative_to(top))
+        if name.startswith("ephemeroot"):
+            continue
+        status = path.lstat()
+        text = path.read_text() if path.is_file() else ""
+        found[name] = (status.st_uid, status.st_gid, status.st_mode, text)
+    return found
+
+
+@pytest.mark.parametrize("method", ["bind", "symlink"])
+def test_whole_directories_declared_before_the_first_apply_have_their_content(
+    machine: WholeMachine, method: str
+) -> None:
+    entries = [f'{{ directory = "{path}", method = "{method}" }}' for path in WHOLE]
+    if method == "symlink":
+        entries[WHOLE.index("/etc")] = '"/etc"'  # stages of a boot look into it
+    machine.declare(store(*entries, files='"/etc/machine-id"'))
+    before = {path: tree(machine.target / path[1:]) for path in WHOLE}
+    machine.apply()
+    for _ in range(2):
+        machine.next_boot()
+        for path in WHOLE:
+            found = tree(machine.target / "one" / path[1:])
+            assert {n: found.get(n) for n in before[path]} == before[path]
+            assert (machine.target / path[1:] / "file").is_file() or method == "symlink"
+    assert (machine.target / "etc/ephemeroot/plan.json").is_file()
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_a_directory_that_led_to_declared_paths_is_seeded_when_it_is_declared(
+    machine: WholeMachine, path: str
+) -> None:
+    inner, link = f"{path}/deep/inner", f"{path}/deep/absent"
+    machine.declare(store(inner, files=f'"/etc/machine-id", "{link}"'))
+    machine.apply()
+    machine.next_boot()
+    (machine.target / inner[1:] / "note").write_text("mine")
+    (machine.target / path[1:] / "deep/new").write_text("new")
+
+    machine.declare(store(path, inner, files='"/etc/machine-id"'))
+    machine.apply()
+    machine.next_boot()
+    place = machine.target / path[1:]
+    assert place.is_mount()
+    assert (place / "deep/new").read_text() == "new"
+    assert (place / "deep/inner/note").read_text() == "mine"
+    assert not os.path.lexists(machine.target / link[1:]), "a link into the store leads to itself"
+
+
+def test_a_declared_directory_that_a_user_emptied_is_not_seeded_again(
+    machine: WholeMachine,
+) -> None:
+    machine.declare(store("/srv", "/srv/inner", files='"/etc/machine-id"'))
+    machine.apply()
+    machine.next_boot()
+    place = machine.target / "srv"
+    subprocess.run(["rm", "-r", place / "deep", place / "file"], check=True)
+    machine.next_boot()
+    # The root itself has something there, which is hidden.
+    (machine.top / "base/srv").mkdir(exist_ok=True)
+    (machine.top / "base/srv/file").write_text("base")
+    machine.next_boot()
+    assert [p.name for p in place.iterdir()] == ["inner"]
+
+
+def test_the_record_names_parents_until_they_are_content(machine: WholeMachine) -> None:
+    machine.declare(store("/srv/a/b", files='"/etc/machine-id"'))
+    machine.apply()
+    machine.next_boot()
+    assert known(machine) >= {"etc", "srv", "srv/a"}
+    machine.declare(store("/srv", files='"/etc/machine-id"'))
+    machine.apply()
+    machine.next_boot()
+    assert known(machine) & {"etc", "srv", "srv/a"} == {"etc"}
+
+
+def known(machine: WholeMachine) -> set[str]:
+    fd = os.open(machine.top / "one", os.O_RDONLY)
+    try:
+        parents = Parents(fd)
+        return {path for path in ("etc", "srv", "srv/a", "srv/a/b") if path in parents}
+    finally:
+        os.close(fd)
+
+
+def test_a_copy_that_ends_half_way_is_completed_by_the_next_boot(machine: WholeMachine) -> None:
+    """The power goes while a parent is filled: some names are in the store, some are not."""
+    machine.declare(store("/srv", "/srv/deep/inner", files='"/etc/machine-id"'))
+    machine.apply()
+    kept = machine.top / "one/srv"
+    (kept / "deep").mkdir(parents=True)
+    (kept / "file").write_text("/srv")
+    record = machine.top / "one/.ephemeroot/parents"
+    record.write_bytes(b"etc\0srv\0srv/deep\0")
+    machine.next_boot()
+    assert (machine.target / "srv/deep/deeper/file").read_text() == "/srv"
+    assert (machine.target / "srv/file").read_text() == "/srv"
+    assert json.loads((machine.run / "boot.json").read_text())["wipe"]["problems"] == []
