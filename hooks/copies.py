@@ -44,7 +44,7 @@ _WITH_DIRECTORY = "persists with its directory"
 
 
 class Copy(Operation):
-    """Have a copy of the store's file ``source`` at ``path``.
+    """Have a copy of the store's file or symbolic link ``source`` at ``path``.
 
     ``user``, ``group`` and ``mode`` are for the file when it is seeded; ``None`` keeps
     the seed's. passwd, group, shadow and gshadow take in the system users that only the
@@ -154,7 +154,7 @@ class Copy(Operation):
 
     def describe_carry_over(self, stage: Stage) -> str:
         try:
-            os.close(paths.open_regular(stage.store(self.store), self.source))
+            _status(stage.store(self.store), self.source)
         except FileNotFoundError:
             return seed.describe(self.path, self.store) if self.initial == "previous" else ""
         return (
@@ -199,6 +199,10 @@ class Copy(Operation):
                 allowance.omissions.append(omission)
         return "stored what was newer in the root" if back.copied else ""
 
+    def kinds(self, stage: Stage) -> tuple[int, ...]:
+        """What can be seeded: a link persists as a link, but for what many programs rely on."""
+        return (stat.S_IFREG,) if self.path in accounts.MERGED else (stat.S_IFREG, stat.S_IFLNK)
+
     def _entry(self, place: str, user: int, through: str) -> dict[str, object]:
         """What the running system is told of the file, and whose it is."""
         entry: dict[str, object] = {
@@ -212,9 +216,12 @@ class Copy(Operation):
             status = _status(store, self.source)
         except FileNotFoundError:
             return False
+        is_account = self.path in accounts.MERGED
+        if stat.S_ISLNK(status.st_mode) and not is_account:
+            return True
         if not stat.S_ISREG(status.st_mode):
             raise EphemerootError(f"{self.store}/{self.source} is no regular file")
-        if self.path not in accounts.MERGED:
+        if not is_account:
             return True
         found = _defect(self.path, store, self.source)
         if found:
@@ -273,7 +280,7 @@ class Copy(Operation):
                     return "was there"
                 replaced = tree.exists(target, new_name)
                 with Workshop(target) as workshop:
-                    copying.Copier(bounds).copy_file(source, name, workshop.fd, _COPY)
+                    copying.Copier(bounds).copy_file_or_link(source, name, workshop.fd, _COPY)
                     inode_flags.rename(workshop.fd, _COPY, target, new_name)
             finally:
                 os.close(target)

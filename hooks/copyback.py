@@ -285,7 +285,7 @@ class CopyBack:
                 self.copied.append(file.path)
 
     def _has_changed(self, store: int, file: CopiedFile, deadline: float) -> bool:
-        """Whether the root has a regular file that is not the store's, and fit to be kept.
+        """Whether the root has a file or link that is not the store's, and fit to be kept.
 
         One that is gone stays in the store: a program that removes a file in order to
         write it anew must not lose it to a power cut.
@@ -304,8 +304,11 @@ class CopyBack:
                 status = os.stat(name, dir_fd=here, follow_symlinks=False)
             except FileNotFoundError:
                 return False
-            if not stat.S_ISREG(status.st_mode):
-                self._problem(file, "it is no regular file any more")
+            if stat.S_ISLNK(status.st_mode) and file.path in accounts.MERGED:
+                self._problem(file, "it is a symbolic link, and was a file")
+                return False
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+                self._problem(file, "it is neither a regular file nor a symbolic link")
                 return False
             there, stored = tree.open_parent(store, file.source)
             try:
@@ -332,7 +335,7 @@ class CopyBack:
             parent, name = tree.open_parent(self._root, file.path)
             try:
                 copier = copying.Copier(limits.bounds(self._limit, deadline))
-                copier.copy_file(parent, name, folder, temporary)
+                copier.copy_file_or_link(parent, name, folder, temporary)
             finally:
                 os.close(parent)
             found = ""

@@ -166,9 +166,10 @@ class Directory(Operation):
         if stage.nesting().has_copies(self):
             stage.keep_bare()
         store = stage.store(self.store)
-        origin = self._have_source(stage, store)
         is_link = self.method == "symlink"
         place = stage.resolve_leaf(self.path) if is_link else stage.resolve(self.path)
+        self._require_directory(stage, place)
+        origin = self._have_source(stage, store)
         parent, name = tree.open_parent(stage.root(), place)
         try:
             if is_link and tree.is_in_store(parent, store, self.source):
@@ -194,6 +195,18 @@ class Directory(Operation):
         parents = stage.parents(self.store)
         return self.initial == "previous" and not parents.has_content(self.source)
 
+    def _require_directory(self, stage: Stage, place: str) -> None:
+        """Raise an error if the root has a file: before the store gets a directory for it."""
+        parent, name = tree.open_parent(stage.root(), place)
+        try:
+            if tree.is_regular_entry(parent, name):
+                raise EphemerootError(
+                    f"{self.path} is declared as a directory, and the root has a file there",
+                    "declare it in files",
+                )
+        finally:
+            os.close(parent)
+
     def _have_source(self, stage: Stage, store: int) -> str:
         """How the store's directory came to be, empty if it was there."""
         parents = stage.parents(self.store)
@@ -210,7 +223,7 @@ class Directory(Operation):
         return "created"
 
     def _seed(self, stage: Stage, root: int) -> str:
-        return seed.seed(stage, root, self.path, self.store, self.source, kind=stat.S_IFDIR)
+        return seed.seed(stage, root, self.path, self.store, self.source, kinds=(stat.S_IFDIR,))
 
     def _show_overlay(self, stage: Stage) -> str:
         """The directory persists with the overlay that it is in: bind what that shows, for the

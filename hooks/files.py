@@ -6,7 +6,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import nesting, seed, tree, unseeded
+from ephemeroot.hooks import nesting, order, seed, tree, unseeded
 from ephemeroot.hooks.directories import attach_bind, bind_shown
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
@@ -62,50 +62,76 @@ class File(Operation):
         if nesting.is_in_overlay(stage, self):
             return self._show_overlay(stage)
         store = stage.store(self.store)
-        source = self._open_source(store)
-        seeded = ""
-        if source < 0:
-            lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
-            if lack.may_seed:
-                seeded = seed.seed_file(stage, self, stage.root())
-                source = self._open_source(store)
-            if source < 0:
-                lack.require()
+        target = f"{self.store}/{self.source}"
+        place = stage.resolve_leaf(self.path)
+        parent, name = tree.open_parent(stage.root(), place)
+        source = -1
         try:
-            place = stage.resolve_leaf(self.path)
-            parent, name = tree.open_parent(stage.root(), place)
-            try:
-                target = f"{self.store}/{self.source}"
-                # A link of ours persists in a directory that itself is another store's.
-                linked = tree.links_to(parent, name, target)
-                if self.method == "symlink" or (self.method == "auto" and (source < 0 or linked)):
-                    if tree.is_in_store(parent, store, self.source):
-                        return "persists with its directory"
-                    result = self._link(stage, source, parent, name, place)
-                    return f"{seeded} and {result}" if seeded else result
-                if source < 0:
-                    if tree.is_in_store(parent, store, self.source):
-                        return "persists with its directory"
-                    raise EphemerootError(
-                        f"{self.path} cannot be bound: {self.store} has no {self.source}",
-                        f'create {self.store}/{self.source}, or use method = "auto"',
-                    )
+            # A link of ours persists in a directory that itself is another store's.
+            linked = tree.links_to(parent, name, target)
+            if not linked:
+                self._require_file(stage, parent, name)
+            source, seeded = self._have_source(stage, store)
+            is_link = self.method == "symlink" or (source >= 0 and not _is_regular(source))
+            if is_link or (self.method == "auto" and (source < 0 or linked)):
+                if tree.is_in_store(parent, store, self.source):
+                    return "persists with its directory"
+                result = self._link(stage, source, parent, name, place)
+            elif source >= 0:
                 if linked:
                     os.unlink(name, dir_fd=parent)
-                bound = self._bind(stage, source, parent, name, place)
-                return f"{seeded} and {bound}" if seeded else bound
-            finally:
-                os.close(parent)
+                result = self._bind(stage, source, parent, name, place)
+            elif tree.is_in_store(parent, store, self.source):
+                return "persists with its directory"
+            else:
+                raise EphemerootError(
+                    f"{self.path} cannot be bound: {self.store} has no {self.source}",
+                    f'create {self.store}/{self.source}, or use method = "auto"',
+                )
+            return f"{seeded} and {result}" if seeded else result
         finally:
-            if source >= 0:
-                os.close(source)
+            for fd in (parent, source):
+                if fd >= 0:
+                    os.close(fd)
+
+    def kinds(self, stage: Stage) -> tuple[int, ...]:
+        """What can be seeded. A user's file may be a directory, which is linked."""
+        if stage.owner(self.path) != order.ROOT and self.method in ("auto", "symlink"):
+            return stat.S_IFREG, stat.S_IFDIR
+        return (stat.S_IFREG,)
+
+    def _require_file(self, stage: Stage, parent: int, name: str) -> None:
+        """Raise an error if the root has something else: before the store gets a file for it."""
+        kind = tree.kind_of(parent, name)
+        if kind == stat.S_IFLNK:
+            raise EphemerootError(
+                f"{self.path} is a symbolic link in the root and cannot be bound over",
+                'set method = "copy", which keeps a link as a link',
+            )
+        if kind == stat.S_IFDIR and kind not in self.kinds(stage):
+            raise EphemerootError(
+                f"{self.path} is declared as a file, and the root has a directory there",
+                "declare it in directories",
+            )
+
+    def _have_source(self, stage: Stage, store: int) -> tuple[int, str]:
+        """The store's file, -1 if it has none, and how it came to be."""
+        source = self._open_source(stage, store)
+        if source >= 0:
+            return source, ""
+        lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
+        seeded = seed.seed_file(stage, self, stage.root()) if lack.may_seed else ""
+        source = self._open_source(stage, store)
+        if source < 0:
+            lack.require()
+        return source, seeded
 
     def _link(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
         """A link. A file that the root has there is not removed, but bound over."""
         try:
             result = tree.make_link(parent, name, f"{self.store}/{self.source}")
         except FileExistsError:
-            if source < 0 or not tree.is_regular_entry(parent, name):
+            if source < 0 or not (_is_regular(source) and tree.is_regular_entry(parent, name)):
                 raise
             bound = self._bind(stage, source, parent, name, place)
             return f"{bound}, for a link cannot replace a file"
@@ -135,18 +161,20 @@ class File(Operation):
     def _is_to_be_seeded(self, stage: Stage) -> bool:
         if self.initial != "previous":
             return False
-        source = self._open_source(stage.store(self.store))
+        source = self._open_source(stage, stage.store(self.store))
         if source >= 0:
             os.close(source)
         return source < 0
 
-    def _open_source(self, store: int) -> int:
-        """The store's file, -1 if it has none. A symlink or a device there is an error."""
+    def _open_source(self, stage: Stage, store: int) -> int:
+        """The store's file, -1 if it has none. Anything else there is an error, but for a user's
+        directory.
+        """
         try:
             fd = paths.open_beneath(store, self.source)
         except FileNotFoundError:
             return -1
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if stat.S_IFMT(os.fstat(fd).st_mode) not in self.kinds(stage):
             os.close(fd)
             raise EphemerootError(f"{self.store}/{self.source} is no regular file")
         return fd
@@ -163,6 +191,10 @@ class File(Operation):
         finally:
             os.close(target)
         return "bound, hiding the root's" if hides else "bound"
+
+
+def _is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 def _have_placeholder(parent: int, name: str, path: str) -> bool:

@@ -72,8 +72,8 @@ def complete(store: int, folder: int) -> dict[str, OSError]:
 
 
 def move(folder: int, temporary: str, parent: int, name: str) -> None:
-    """Give the file *temporary* of the open *folder* the *name* in *parent*, replacing what has
-    it. What is on another subvolume cannot be renamed there (EXDEV): it is copied first.
+    """Give the file or link *temporary* of the open *folder* the *name* in *parent*, replacing what
+    has it. What is on another subvolume cannot be renamed there (EXDEV): it is copied first.
     """
     try:
         inode_flags.rename(folder, temporary, parent, name)
@@ -81,12 +81,8 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
         if error.errno != errno.EXDEV:
             raise
         with Workshop(parent) as workshop:
-            copying.Copier().copy_file(folder, temporary, workshop.fd, temporary)
-            fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC, dir_fd=workshop.fd)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            copying.Copier().copy_file_or_link(folder, temporary, workshop.fd, temporary)
+            seed.sync(workshop.fd)
             inode_flags.rename(workshop.fd, temporary, parent, name)
         removal.remove(folder, temporary, unlock=True)
 

@@ -44,24 +44,27 @@ def seed(
     store_path: str,
     source: str,
     *,
-    kind: int,
+    kinds: tuple[int, ...],
     owner: Owner = (None, None, None),
 ) -> str:
     """Copy *path* of the open *root* to *source* in the store; say how much, or ``""``.
 
     *owner* is the user, group and mode that a file gets, ``None`` keeps the seed's.
-    Nothing is copied if *root* has none, or not the *kind* (``stat.S_IFDIR`` or
-    ``S_IFREG``), or if what it has was made by ourselves.
+    Nothing is copied if *root* has none, or none of the *kinds* (``stat.S_IFDIR``, ``S_IFREG``,
+    ``S_IFLNK``), or if what it has was made by ourselves. A link at *path* itself is followed to a
+    directory only.
 
     What cannot be copied is left out if ``stage.allowance`` has ``omissions``, which then say so.
     Raises ``Refused`` if it is too large or the store takes nothing, and ``NotSeeded`` if it
     cannot be copied: the store is then as it was.
     """
-    found = _find(root, path, kind)
+    found = _find(root, path, kinds)
     if found is None:
         return ""
     parent, name, ours = found
     try:
+        if tree.links_to(parent, name, f"{store_path}/{source}"):
+            return ""
         return _Seeding(stage, path, store_path, source, owner, ours).run(parent, name)
     finally:
         os.close(parent)
@@ -74,8 +77,8 @@ def describe(path: str, store_path: str) -> str:
 
 def seed_file(stage: Stage, file: File | Copy, root: int) -> str:
     """The same for a declared file: what was asked for is given to the store's."""
-    owner = (file.user, file.group, file.mode)
-    return seed(stage, root, file.path, file.store, file.source, kind=stat.S_IFREG, owner=owner)
+    owner, kinds = (file.user, file.group, file.mode), file.kinds(stage)
+    return seed(stage, root, file.path, file.store, file.source, kinds=kinds, owner=owner)
 
 
 def make_directory(
@@ -160,12 +163,12 @@ def cannot_take(store: str, path: str, error: OSError) -> Refused:
     )
 
 
-def _find(root: int, path: str, kind: int) -> tuple[int, str, list[str]] | None:
-    """The open directory and the name of what is at *path*, if it is of that kind; and what the
-    persistence stage made in it, relative to it.
+def _find(root: int, path: str, kinds: tuple[int, ...]) -> tuple[int, str, list[str]] | None:
+    """The open directory and the name of what is at *path*, if it is of one of the *kinds*; and
+    what the persistence stage made in it, relative to it.
     """
     try:
-        place = tree.resolve(root, path)
+        place = (tree.resolve if kinds == (stat.S_IFDIR,) else tree.resolve_leaf)(root, path)
         parent, name = tree.open_parent(root, place)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -177,7 +180,9 @@ def _find(root: int, path: str, kind: int) -> tuple[int, str, list[str]] | None:
         os.close(parent)
         return None
     ours = records.made(root)
-    if stat.S_IFMT(status.st_mode) != kind or (place in ours and not _has_content(root, place)):
+    if stat.S_IFMT(status.st_mode) not in kinds or (
+        place in ours and not _has_content(root, place)
+    ):
         os.close(parent)
         return None
     above = place.rstrip("/") + "/"
@@ -414,6 +419,11 @@ def _give(directory: int, name: str, owner: Owner) -> None:
     if owner == (None, None, None):
         return
     user, group, mode = owner
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if stat.S_ISLNK(status.st_mode):
+        user, group = (-1 if number is None else number for number in (user, group))
+        os.chown(name, user, group, dir_fd=directory, follow_symlinks=False)
+        return
     fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         present = stat.S_IMODE(os.fstat(fd).st_mode)

@@ -258,8 +258,7 @@ class Stage:
 
     def resolve_leaf(self, path: str) -> str:
         """The same, but the last component is left as it is, a symlink or not."""
-        head, _, name = path.rpartition("/")
-        return self.resolve(head or "/").rstrip("/") + "/" + name
+        return tree.resolve_leaf(self.root(), path)
 
     def utab(self) -> str:
         """libmount's table, beside the run directory: /run/mount/utab in a boot."""

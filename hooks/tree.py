@@ -50,6 +50,12 @@ def resolve(root: int, path: str) -> str:
     return "/" + "/".join(done)
 
 
+def resolve_leaf(root: int, path: str) -> str:
+    """The same, but the last component is left as it is, a symlink or not."""
+    head, _, name = path.rpartition("/")
+    return resolve(root, head or "/").rstrip("/") + "/" + name
+
+
 def _link(directory: int, name: str, path: str, *, missing_is_fine: bool) -> str | None:
     """What the trusted symlink *name* points to; ``None`` if it is no symlink."""
     try:
@@ -103,20 +109,22 @@ def is_mount_point(parent: int, name: str) -> bool:
     return False
 
 
+def kind_of(parent: int, name: str) -> int:
+    """The type of the entry *name* of the open *parent* (``stat.S_IFREG``, …); 0 for none."""
+    try:
+        return stat.S_IFMT(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return 0
+
+
 def is_directory_entry(parent: int, name: str) -> bool:
     """Whether the entry *name* of the open *parent* is a directory itself, not a link to one."""
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
+    return kind_of(parent, name) == stat.S_IFDIR
 
 
 def is_regular_entry(parent: int, name: str) -> bool:
     """Whether the entry *name* of the open *parent* is a regular file, not a link to one."""
-    try:
-        return stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
+    return kind_of(parent, name) == stat.S_IFREG
 
 
 def is_directory(root: int, path: str) -> bool:

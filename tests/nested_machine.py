@@ -19,6 +19,7 @@ from pathlib import Path
 import btrfsutil
 
 from btrfs_image import DEFAULTS, fresh_disk
+from ephemeroot import cli
 from ephemeroot.compile import compile_machine
 from ephemeroot.config import Machine, Problem, examine, read
 from ephemeroot.hooks.__main__ import main
@@ -390,6 +391,62 @@ def _write(top: Path, path: str, content: str) -> None:
     place = top / path[1:]
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(content)
+
+
+class DeclaredMachine(NestedMachine):
+    """Declares what a test says, and is applied by the program. The outgoing root is mounted."""
+
+    declared = ""
+
+    def __init__(self, folder: Path, loop: str, top: Path) -> None:
+        super().__init__(folder, loop, top, [])
+        (top / "root/etc/kernel/cmdline").write_text(f"root={loop} rootflags=subvol=root ro\n")
+        for store in ("one", "two"):
+            (top / store / ".ephemeroot-store").unlink()
+        self.mount()
+
+    def mount(self) -> None:
+        for subvolume, place in (("root", ""), ("one", "one"), ("two", "two")):
+            words = ["-o", f"subvol={subvolume}", self.loop, str(self.target / place)]
+            subprocess.run(["mount", *words], check=True)
+
+    def declare(self, text: str) -> None:
+        self.declared = text
+        self._write_configuration(self.target / "etc/ephemeroot/ephemeroot.toml")
+
+    def declarations(self, cells: object) -> str:
+        return self.declared
+
+    def apply(self) -> None:
+        code = cli.main(["apply", "--yes", "--no-images", "--root", str(self.target)])
+        assert code in (0, 10)
+        plan = (self.target / "etc/ephemeroot/plan.json").read_bytes()
+        (self.folder / "plan.json").write_bytes(plan)
+
+    def next_boot(self) -> None:
+        subprocess.run(["umount", "-R", "-l", self.target], check=True)
+        self.boot()
+
+    def power_off(self, *, copy_back: bool) -> None:
+        """Switch off, and mount nothing."""
+        self.switch_off(copy_back=copy_back and (self.run / "copies").exists())
+
+    def report(self, stage: str = "persist") -> dict[str, str]:
+        """What became of each operation, by its line."""
+        report = json.loads((self.run / "boot.json").read_text())
+        return {o["line"]: o["result"] for o in report[stage]["operations"]}
+
+    def _blame(self, text: str) -> None:
+        self.problems.setdefault(self.boots, []).append(text)
+
+    def said(self) -> list[str]:
+        """The problems of the present boot."""
+        return self.problems.get(self.boots, [])
+
+
+def persistence(*directories: str, name: str = "/one", files: str = "") -> str:
+    listed = ", ".join(f'"{path}"' if path[0] == "/" else path for path in directories)
+    return f'[persistence."{name}"]\ndirectories = [{listed}]\nfiles = [{files}]\n'
 
 
 @contextmanager

@@ -152,9 +152,11 @@ def test_what_is_gone_or_no_file_any_more_stays_in_the_store(boot: Boot) -> None
     os.mkfifo(etc / "fifo")
     (etc / "folder").mkdir()
     back = copy_back(boot)
-    assert back.copied == []
-    assert len(back.problems) == 3
-    for name in ("gone", "link", "fifo", "folder"):
+    # A link is kept as what it is, a link.
+    assert back.copied == ["/etc/link"]
+    assert os.readlink(boot.root(STORE) / "etc/link") == "/etc/shadow"
+    assert len(back.problems) == 2
+    for name in ("gone", "fifo", "folder"):
         assert (boot.root(STORE) / "etc" / name).read_text() == name
 
 

@@ -11,72 +11,28 @@ from pathlib import Path
 import pytest
 
 from btrfs_image import fresh_disk
-from ephemeroot import cli
 from ephemeroot.hooks.parents import Parents
-from nested_machine import NestedMachine
+from nested_machine import DeclaredMachine, persistence
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 WHOLE = ("/etc", "/home", "/root", "/srv", "/var", "/opt")
 
 
-class WholeMachine(NestedMachine):
-    """Its outgoing root has a file in each of ``WHOLE``, and in a directory below it."""
-
-    declared = ""
-
-    def __init__(self, folder: Path, loop: str, top: Path) -> None:
-        super().__init__(folder, loop, top, [])
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[DeclaredMachine]:
+    with fresh_disk(tmp_path, 300) as disk:
+        machine = DeclaredMachine(tmp_path, disk.loop, disk.top)
         for path in WHOLE:
-            deep = top / "root" / path[1:] / "deep/deeper"
+            deep = machine.target / path[1:] / "deep/deeper"
             deep.mkdir(parents=True, mode=0o750)
             (deep / "file").write_text(path)
             (deep.parent.parent / "file").write_text(path)
-        os.chown(top / "root/srv", 5, 6)
-        (top / "root/etc/kernel/cmdline").write_text(f"root={loop} rootflags=subvol=root ro\n")
-        for store in ("one", "two"):
-            (top / store / ".ephemeroot-store").unlink()
-        self.mount()
-
-    def mount(self) -> None:
-        for subvolume, place in (("root", ""), ("one", "one"), ("two", "two")):
-            words = ["-o", f"subvol={subvolume}", self.loop, str(self.target / place)]
-            subprocess.run(["mount", *words], check=True)
-
-    def declare(self, text: str) -> None:
-        self.declared = text
-        self._write_configuration(self.target / "etc/ephemeroot/ephemeroot.toml")
-
-    def declarations(self, cells: object) -> str:
-        return self.declared
-
-    def apply(self) -> None:
-        code = cli.main(["apply", "--yes", "--no-images", "--root", str(self.target)])
-        assert code in (0, 10)
-        plan = (self.target / "etc/ephemeroot/plan.json").read_bytes()
-        (self.folder / "plan.json").write_bytes(plan)
-
-    def next_boot(self) -> None:
-        subprocess.run(["umount", "-R", "-l", self.target], check=True)
-        self.boot()
-
-    def _blame(self, text: str) -> None:
-        raise AssertionError(text)
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[WholeMachine]:
-    with fresh_disk(tmp_path, 300) as disk:
-        machine = WholeMachine(tmp_path, disk.loop, disk.top)
+        os.chown(machine.target / "srv", 5, 6)
         try:
             yield machine
         finally:
             machine.unmount()
-
-
-def store(*directories: str, name: str = "/one", files: str = "") -> str:
-    listed = ", ".join(f'"{path}"' if path[0] == "/" else path for path in directories)
-    return f'[persistence."{name}"]\ndirectories = [{listed}]\nfiles = [{files}]\n'
 
 
 def tree(top: Path) -> dict[str, tuple[int, int, int, str]]:
@@ -94,16 +50,17 @@ def tree(top: Path) -> dict[str, tuple[int, int, int, str]]:
 
 @pytest.mark.parametrize("method", ["bind", "symlink"])
 def test_whole_directories_declared_before_the_first_apply_have_their_content(
-    machine: WholeMachine, method: str
+    machine: DeclaredMachine, method: str
 ) -> None:
     entries = [f'{{ directory = "{path}", method = "{method}" }}' for path in WHOLE]
     if method == "symlink":
         entries[WHOLE.index("/etc")] = '"/etc"'  # stages of a boot look into it
-    machine.declare(store(*entries, files='"/etc/machine-id"'))
+    machine.declare(persistence(*entries, files='"/etc/machine-id"'))
     before = {path: tree(machine.target / path[1:]) for path in WHOLE}
     machine.apply()
     for _ in range(2):
         machine.next_boot()
+        assert machine.said() == []
         for path in WHOLE:
             found = tree(machine.target / "one" / path[1:])
             assert {n: found.get(n) for n in before[path]} == before[path]
@@ -113,16 +70,16 @@ def test_whole_directories_declared_before_the_first_apply_have_their_content(
 
 @pytest.mark.parametrize("path", WHOLE)
 def test_a_directory_that_led_to_declared_paths_is_seeded_when_it_is_declared(
-    machine: WholeMachine, path: str
+    machine: DeclaredMachine, path: str
 ) -> None:
     inner, link = f"{path}/deep/inner", f"{path}/deep/absent"
-    machine.declare(store(inner, files=f'"/etc/machine-id", "{link}"'))
+    machine.declare(persistence(inner, files=f'"/etc/machine-id", "{link}"'))
     machine.apply()
     machine.next_boot()
     (machine.target / inner[1:] / "note").write_text("mine")
     (machine.target / path[1:] / "deep/new").write_text("new")
 
-    machine.declare(store(path, inner, files='"/etc/machine-id"'))
+    machine.declare(persistence(path, inner, files='"/etc/machine-id"'))
     machine.apply()
     machine.next_boot()
     place = machine.target / path[1:]
@@ -133,9 +90,9 @@ def test_a_directory_that_led_to_declared_paths_is_seeded_when_it_is_declared(
 
 
 def test_a_declared_directory_that_a_user_emptied_is_not_seeded_again(
-    machine: WholeMachine,
+    machine: DeclaredMachine,
 ) -> None:
-    machine.declare(store("/srv", "/srv/inner", files='"/etc/machine-id"'))
+    machine.declare(persistence("/srv", "/srv/inner", files='"/etc/machine-id"'))
     machine.apply()
     machine.next_boot()
     place = machine.target / "srv"
@@ -148,18 +105,18 @@ def test_a_declared_directory_that_a_user_emptied_is_not_seeded_again(
     assert [p.name for p in place.iterdir()] == ["inner"]
 
 
-def test_the_record_names_parents_until_they_are_content(machine: WholeMachine) -> None:
-    machine.declare(store("/srv/a/b", files='"/etc/machine-id"'))
+def test_the_record_names_parents_until_they_are_content(machine: DeclaredMachine) -> None:
+    machine.declare(persistence("/srv/a/b", files='"/etc/machine-id"'))
     machine.apply()
     machine.next_boot()
     assert known(machine) >= {"etc", "srv", "srv/a"}
-    machine.declare(store("/srv", files='"/etc/machine-id"'))
+    machine.declare(persistence("/srv", files='"/etc/machine-id"'))
     machine.apply()
     machine.next_boot()
     assert known(machine) & {"etc", "srv", "srv/a"} == {"etc"}
 
 
-def known(machine: WholeMachine) -> set[str]:
+def known(machine: DeclaredMachine) -> set[str]:
     fd = os.open(machine.top / "one", os.O_RDONLY)
     try:
         parents = Parents(fd)
@@ -168,9 +125,9 @@ def known(machine: WholeMachine) -> set[str]:
         os.close(fd)
 
 
-def test_a_copy_that_ends_half_way_is_completed_by_the_next_boot(machine: WholeMachine) -> None:
+def test_a_copy_that_ends_half_way_is_completed_by_the_next_boot(machine: DeclaredMachine) -> None:
     """The power goes while a parent is filled: some names are in the store, some are not."""
-    machine.declare(store("/srv", "/srv/deep/inner", files='"/etc/machine-id"'))
+    machine.declare(persistence("/srv", "/srv/deep/inner", files='"/etc/machine-id"'))
     machine.apply()
     kept = machine.top / "one/srv"
     (kept / "deep").mkdir(parents=True)

@@ -79,6 +79,8 @@ def lines(found: Iterable[Difference], store: str) -> list[str]:
             folder, name = os.path.split(difference.path)
             replaced = folder == "/etc" and name in REPLACED
             files.append(f'{{ file = {path}, method = "copy" }}' if replaced else path)
+        elif difference.kind == "link":
+            files.append(f'{{ file = {path}, method = "copy" }}')
         else:
             odd.append(f"# {path}: a {difference.kind} is kept only with its directory")
     text = [f"[persistence.{toml_text.quote(store)}]"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ephemeroot.config import advice, network, volumes
+from ephemeroot.config import advice, network, presence, volumes
 from ephemeroot.config.claims import Claims
 from ephemeroot.config.declared import Declared, Home, Resolver
 from ephemeroot.config.machine import Machine
@@ -43,6 +43,7 @@ def examine(config: Configuration, machine: Machine) -> Examination:
     stores = [store.path for store in config.stores]
     Claims(resolver.declared, stores, mounted, problems).check()
     Refusals(config, machine, mounted, resolver.declared, problems).check()
+    presence.check(machine, resolver.declared, resolver.homes, problems)
     advice.advise(config, machine, mounted, resolver.declared, problems)
     return Examination(
         config,

@@ -167,7 +167,12 @@ class Adopter:
                 f"{path}: {error.strerror}", "only what is there can be adopted"
             ) from None
         if stat.S_ISLNK(mode):
-            raise Refused(f"{path} is a link to {os.readlink(live)}", "adopt what it leads to")
+            hint = "adopt what it leads to"
+            if not live.is_dir():
+                hint = (
+                    f'declare {{ file = "{path}", method = "copy" }}: the next boot stores the link'
+                )
+            raise Refused(f"{path} is a link to {os.readlink(live)}", hint)
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
             raise Refused(f"{path} is neither a directory nor a regular file")
         return stat.S_ISDIR(mode)

@@ -1,7 +1,7 @@
 """Presets: what usually persists, by what is on the machine. Data files, read in their order.
 
 A ``[[preset]]`` has a ``title``, perhaps a ``why``, a condition and paths. ``directories``
-and ``copies`` (files that are copied, glob patterns) count if they exist, ``filled`` if
+and ``copies`` (files and links that are copied, glob patterns) count if they exist, ``filled`` if
 something is in them, ``files`` if they exist or the preset is ``always``. Of ``paths``,
 ``programs`` and ``units`` one must be there, if any is named.
 """
@@ -123,4 +123,8 @@ def _is_filled(root: str, path: str) -> bool:
 
 def _matching(root: str, pattern: str) -> list[str]:
     paths = [f"/{name}" for name in glob.glob(pattern.lstrip("/"), root_dir=root)]
-    return [path for path in sorted(paths) if _is(root, path, stat.S_ISREG)]
+    return [path for path in sorted(paths) if _is(root, path, _is_file_or_link)]
+
+
+def _is_file_or_link(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)

@@ -1,4 +1,4 @@
-"""Whether two files are the same, with a bound on what is read to find out."""
+"""Whether two files or links are the same, with a bound on what is read to find out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def same(
     other_name: str,
     bounds: Bounds | Meter,
 ) -> bool:
-    """Whether both are regular files with the same content, owner, mode, attributes and flags.
+    """Whether both are regular files with the same content, owner, mode, attributes and flags, or
+    symbolic links of one owner that lead to the same.
 
     Neither a symlink nor a mount is followed; a fifo does not block, a device is not opened. Holes
     and shared extents are not read. Raises ``OutOfBounds`` when what must be read exceeds
@@ -35,7 +36,11 @@ def same(
                 return False
             fds.append(fd)
         statuses = [os.fstat(fd) for fd in fds]
-        if not stat.S_ISREG(statuses[0].st_mode) or _facts(statuses[0]) != _facts(statuses[1]):
+        if _facts(statuses[0]) != _facts(statuses[1]):
+            return False
+        if stat.S_ISLNK(statuses[0].st_mode):
+            return os.readlink("", dir_fd=fds[0]) == os.readlink("", dir_fd=fds[1])
+        if not stat.S_ISREG(statuses[0].st_mode):
             return False
         if os.path.samestat(*statuses):
             return True

@@ -112,6 +112,17 @@ class Copier:
         finally:
             os.close(old)
 
+    def copy_file_or_link(self, source: int, name: str, target: int, new_name: str) -> None:
+        """The same for what must be a regular file or a symbolic link, which stays a link."""
+        if stat.S_ISLNK(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+            self._begin(target)
+            self.copy_leaf(source, name, target, new_name, "")
+            if stat.S_ISLNK(os.stat(new_name, dir_fd=target, follow_symlinks=False).st_mode):
+                return
+            os.unlink(new_name, dir_fd=target)
+            raise OSError(errno.EBUSY, "changed while it was copied", name)
+        self.copy_file(source, name, target, new_name)
+
     def _begin(self, target: int) -> None:
         self._links.clear()
         self.exhausted = None

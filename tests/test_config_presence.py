@@ -1,0 +1,76 @@
+"""What `check` reports of declared paths that the live root has as something else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from machine_tree import MAIN, ROOT, VOLUME, MachineTree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> MachineTree:
+    return MachineTree(tmp_path)
+
+
+def declare(tree: MachineTree, directories: str = "", files: str = "", more: str = "") -> None:
+    tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent"]\n'
+               f'directories = ["/var/log", {directories}]\n'
+               f'files = ["/etc/machine-id", {files}]\n{more}')  # fmt: skip
+
+
+def warnings(tree: MachineTree) -> list[str]:
+    return [f"{p.reason} ({p.hint})" for p in tree.problems() if p.warning]
+
+
+@pytest.mark.parametrize("method", ["bind", "symlink", "overlay"])
+def test_a_directory_that_is_a_file(tree: MachineTree, method: str) -> None:
+    tree.write("etc/tool.conf", "settings")
+    declare(tree, f'{{ directory = "/etc/tool.conf", method = "{method}" }}')
+    expected = "/etc/tool.conf is declared as a directory, and is a file (declare it in files)"
+    assert tree.complaint() == expected
+
+
+@pytest.mark.parametrize("method", ["auto", "bind", "symlink", "copy"])
+def test_a_file_that_is_a_directory(tree: MachineTree, method: str) -> None:
+    (tree.path / "etc/net").mkdir()
+    declare(tree, files=f'{{ file = "/etc/net", method = "{method}" }}')
+    expected = "/etc/net is declared as a file, and is a directory (declare it in directories)"
+    assert tree.complaint() == expected
+
+
+def test_a_users_file_may_be_a_directory(tree: MachineTree) -> None:
+    (tree.path / "home/talyz/.games").mkdir(parents=True)
+    declare(tree, more='[persistence."/persistent".users.talyz]\nfiles = [".games"]\n')
+    assert tree.errors() == []
+
+
+@pytest.mark.parametrize("method", ["auto", "bind", "symlink", "copy"])
+def test_a_link_is_to_be_copied(tree: MachineTree, method: str) -> None:
+    (tree.path / "etc/localtime").symlink_to("../usr/share/zoneinfo/UTC")
+    declare(tree, files=f'{{ file = "/etc/localtime", method = "{method}" }}')
+    assert tree.errors() == []
+    said = [text for text in warnings(tree) if "/etc/localtime is a symbolic link" in text]
+    assert len(said) == (method != "copy")
+    assert all('set method = "copy"' in text for text in said)
+
+
+def test_a_link_into_the_store_is_ours(tree: MachineTree) -> None:
+    os.symlink("/persistent/etc/tool", tree.path / "etc/tool")
+    declare(tree, files='"/etc/tool"')
+    assert not any("symbolic link" in text for text in warnings(tree))
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_a_link_where_the_root_has_something_is_bound(tree: MachineTree, kind: str) -> None:
+    if kind == "directory":
+        (tree.path / "srv/tool").mkdir(parents=True)
+        declare(tree, '{ directory = "/srv/tool", method = "symlink" }')
+    else:
+        tree.write("srv/tool", "settings")
+        declare(tree, files='{ file = "/srv/tool", method = "symlink" }')
+    assert tree.errors() == []
+    reason = f"the live root has a {kind} at /srv/tool, which a link does not replace"
+    assert any(reason in text for text in warnings(tree))
