@@ -144,7 +144,8 @@ def test_a_wiper_without_an_installed_half_has_no_throwaway_and_no_base(wiper: W
     wipe = Wipe(target="/", wiper="silent", attribute="nowhere:Silent")
     with pytest.raises(Refused, match="cannot be rehearsed") as refused:
         backend.rehearsal(wipe, NOWHERE, CHECKOUT, [])
-    assert "btrfs, overlay and tmpfs can be rehearsed" in refused.value.hint
+    for name in backends.answering("rehearsal"):
+        assert name in refused.value.hint
     with pytest.raises(Misconfigured, match="only a root on btrfs is made from a base"):
         backend.bases(NOWHERE, Namespace(), writable=False)
     assert backend.omitted(0) == []

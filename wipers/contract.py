@@ -50,6 +50,19 @@ class Option:
         self.help = help
 
 
+def retention(what: str = "old root", only: str = "") -> tuple[Option, ...]:
+    """The options of a wiper that keeps old roots, the same for each (see ``retention``): *what*
+    it calls one, and *only* in which mode it keeps them, with a colon.
+    """
+    when = f"{only} " if only else ""
+    return (
+        Option("keep-days", "integer", 30, f"{when}days for which every {what} is kept"),
+        Option("keep-last", "integer", 3, f"{when}{what}s that are kept whatever their age"),
+        Option("keep-at-most", "integer", None, f"{when}{what}s at most, however young they are"),
+        Option("min-free", "amount", None, f"{when}below it the oldest {what}s go early"),
+    )
+
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,), "path": (str,), "integer": (int,), "boolean": (bool,), "size": (int,),
     "amount": (str,), "mode": (int,), "volume": (str,), "dataset": (str,), "strings": (list, tuple),

@@ -7,6 +7,8 @@ here looks at a disk, so every rule can be tried against a model.
 
 from __future__ import annotations
 
+from ephemeroot.errors import Refused
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -179,9 +181,19 @@ def is_ahead(name: Name, now: float) -> bool:
     return name.time > now + DAY
 
 
-def limit(value: object) -> int | None:
-    """The setting ``keep-at-most``: a number, or ``None`` for no limit."""
-    return value if isinstance(value, int) and value >= 0 else None
+def policy(settings: dict[str, object]) -> Policy:
+    """The policy of a wiper's settings (``contract.retention``). Raises ``Refused`` for one that
+    is not a number: a plan is input that may be damaged.
+    """
+    most = _count(settings, "keep-at-most") if settings.get("keep-at-most") is not None else None
+    return Policy(_count(settings, "keep-days"), _count(settings, "keep-last"), most)
+
+
+def _count(settings: dict[str, object], key: str) -> int:
+    value = settings.get(key)
+    if not isinstance(value, int) or value < 0:
+        raise Refused(f"the setting {key} is not a number: {value!r}")
+    return value
 
 
 def amount(value: object, total: int) -> int:

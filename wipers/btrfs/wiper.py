@@ -11,14 +11,13 @@ import os
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices
-from ephemeroot.wipers import marks, pruning, retention
+from ephemeroot.wipers import contract, marks, pruning, retention
 from ephemeroot.wipers.btrfs import subvolumes, toplevel
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.pruning import Clock
-from ephemeroot.wipers.retention import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,12 +34,9 @@ class Btrfs(Wiper):
     OPTIONS = (
         Option("base", "path", None, "subvolume that fresh roots are snapshots of; none: empty"),
         Option("old-roots", "path", "old_roots", "directory for retired roots"),
-        Option("keep-days", "integer", 30, "days for which every old root is kept"),
-        Option("keep-last", "integer", 3, "old roots that are kept whatever their age"),
-        Option("keep-at-most", "integer", None, "old roots at most, however young they are"),
+        *contract.retention(),
         Option("old-bases", "path", "old_bases", "directory for the bases that were"),
         Option("keep-bases", "integer", 3, "bases that were, kept for 'base rollback'"),
-        Option("min-free", "amount", None, "below it the oldest old roots go early"),
         Option("set-default", "boolean", False, "move the default subvolume along"),
         Option("mount-options", "strings", [], "options for mounting the top level"),
     )
@@ -201,10 +197,8 @@ class Btrfs(Wiper):
 
     def _keeping(self, top: Toplevel) -> dict[str, Any]:
         """What the settings say of keeping old roots."""
-        days, last = _integer(self.settings, "keep-days"), _integer(self.settings, "keep-last")
         min_free = retention.amount(self.settings.get("min-free"), top.free()[1])
-        most = retention.limit(self.settings.get("keep-at-most"))
-        return {"policy": Policy(days, last, most), "min_free": min_free}
+        return {"policy": retention.policy(self.settings), "min_free": min_free}
 
     @property
     def _mount_options(self) -> list[str]:
@@ -248,10 +242,3 @@ def _overlap(one: str, other: str) -> bool:
 
 def _strings(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
-
-
-def _integer(settings: dict[str, object], key: str) -> int:
-    value = settings.get(key)
-    if not isinstance(value, int) or value < 0:
-        raise Refused(f"the setting {key} is no number: {value!r}")
-    return value

@@ -10,7 +10,7 @@ import os
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import attributes, pruning, retention
+from ephemeroot.wipers import attributes, contract, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.history import Installed
 from ephemeroot.wipers.overlay import stack, uppers
@@ -34,10 +34,7 @@ class Overlay(Wiper):
         Option("type", "string", "ext4", "the type of the installed root's filesystem"),
         Option("volume", "volume", None, "mount point of the volume with the layers; none: memory"),
         Option("size", "amount", None, "how much a layer in memory may hold; by default half"),
-        Option("keep-days", "integer", 30, "days for which every old layer is kept"),
-        Option("keep-last", "integer", 3, "old layers that are kept whatever their age"),
-        Option("keep-at-most", "integer", None, "old layers at most, however young they are"),
-        Option("min-free", "amount", None, "below it the oldest old layers go early"),
+        *contract.retention("old layer"),
     )
     MOUNTS_ROOT = True
     INSTALLED = "ephemeroot.backends.overlay:Overlay"
@@ -146,10 +143,7 @@ class Overlay(Wiper):
 
     @property
     def _policy(self) -> Policy:
-        days, last = self.settings["keep-days"], self.settings["keep-last"]
-        if not isinstance(days, int) or not isinstance(last, int):
-            raise Refused(f"keep-days or keep-last is no number: {days!r}, {last!r}")
-        return Policy(days, last, retention.limit(self.settings.get("keep-at-most")))
+        return retention.policy(self.settings)
 
     def _on_volume(self, boot: Boot) -> str:
         try:

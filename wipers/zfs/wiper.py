@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.wipers import pruning
+from ephemeroot.wipers import contract, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.history import require_owner
 from ephemeroot.wipers.pruning import Clock
-from ephemeroot.wipers.retention import Policy, limit
 from ephemeroot.wipers.zfs import datasets
 from ephemeroot.wipers.zfs.datasets import AUTO, LIVED, NEW, STATE
 from ephemeroot.wipers.zfs.history import DatasetHistory
@@ -44,10 +43,7 @@ class Zfs(Wiper):
         Option("snapshot", "string", "blank", "the snapshot's name: of the root, or of the base"),
         Option("base", "dataset", None, "rotate: fresh roots are clones of its snapshot"),
         Option("old-roots", "dataset", None, "rotate: parent of old roots; 'old-roots' beside it"),
-        Option("keep-days", "integer", 30, "rotate: days for which every old root is kept"),
-        Option("keep-last", "integer", 3, "rotate: old roots that are kept whatever their age"),
-        Option("keep-at-most", "integer", None, "rotate: old roots at most, however young"),
-        Option("min-free", "amount", None, "rotate: below it the oldest old roots go early"),
+        *contract.retention(only="rotate:"),
     )
     ON_DEVICE = False
     BOOTS_OLD_ROOTS = True
@@ -205,14 +201,11 @@ class Zfs(Wiper):
         old_roots = self._old_roots(root) if rotates else ""
         if rotates:
             _require_apart(root, old_roots, self.settings.get("base"))
-        days, last = self.settings["keep-days"], self.settings["keep-last"]
-        if not isinstance(days, int) or not isinstance(last, int):
-            raise Refused(f"keep-days or keep-last is no number: {days!r}, {last!r}")
         return DatasetHistory(
             root,
             old_roots,
             source=self._source if rotates else f"{root}@{self.settings['snapshot']}",
-            policy=Policy(days, last, limit(self.settings.get("keep-at-most"))),
+            policy=retention.policy(self.settings),
             min_free=self.settings.get("min-free"),
             system=system,
         )
