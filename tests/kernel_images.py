@@ -87,7 +87,8 @@ FORMATS: dict[str, Callable[[str], bytes]] = {
 
 NAMES = (
     "vmlinuz-linux", "vmlinuz", "vmlinuz-6.6.6-not-this-one", "vmlinux-x", "Image", "bzImage",
-    "kernel-genkernel-x86_64", "{token}/{release}/linux", "EFI/Linux/arch-linux.efi",
-    "EFI/Linux/{token}-{release}+3-1.efi", "loader/boot/vmlinuz-linux-lts",
+    "kernel8.img", "kernel-genkernel-x86_64", "{token}/{release}/linux",
+    "EFI/Linux/arch-linux.efi", "EFI/Linux/{token}-{release}+3-1.efi",
+    "loader/boot/vmlinuz-linux-lts",
 )  # fmt: skip
 """Names of kernels as distributions, kernel-install and administrators choose them."""

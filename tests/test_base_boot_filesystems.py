@@ -178,3 +178,8 @@ def test_a_large_filesystem_that_need_not_be_mounted_is_refused(
     """
     kind, text = inside(tmp_path, find, script)
     assert (kind, "run 'umount /media/stick'" in text) == ("Refused", True)
+
+    def only_look() -> list[str]:
+        return [one.point for one in boot_filesystems.find(to_save=False)]
+
+    assert inside(tmp_path, only_look, script) == ["/media/stick"]

@@ -110,9 +110,9 @@ def wake(point: str) -> None:
         )
 
 
-def find() -> list[BootFilesystem]:
-    """What is mounted now, parents first. Raises ``Refused`` for one that is too large to be saved
-    and need not be mounted.
+def find(*, to_save: bool = True) -> list[BootFilesystem]:
+    """What is mounted now, parents first. If it is *to_save*, raises ``Refused`` for one that is
+    too large for that and need not be mounted.
     """
     root = mountinfo.mounted_at("/")
     own = root.major_minor if root is not None else ""
@@ -127,7 +127,7 @@ def find() -> list[BootFilesystem]:
             # its own.
             if mount.major_minor == own or mount.root != "/" or not _looks_like_one(point):
                 continue
-            if point not in known:
+            if to_save and point not in known:
                 _require_small(point)
         found[point] = BootFilesystem.of(mount)
     return sorted(found.values(), key=lambda one: (one.point.count("/"), one.point))

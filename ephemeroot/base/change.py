@@ -167,7 +167,9 @@ def _name_lost_kernels(base: int, log: Log) -> None:
     known = kernel_modules.releases(base)
     if not known:
         return
-    for kernel in find([Area(one.point, Path(one.point)) for one in boot_filesystems.find()]):
+    for kernel in find(
+        [Area(one.point, Path(one.point)) for one in boot_filesystems.find(to_save=False)]
+    ):
         if kernel.problem:
             log(f"warning: {kernel.problem}")
         elif kernel.release not in known:

@@ -23,7 +23,8 @@ _RELEASE = re.compile(r"\d+\.\d[0-9A-Za-z.+_~-]*")
 # Kernels as distributions, kernel-install(8) and genkernel call them; initramfs images are
 # compressed as some kernels are, and only the name tells them apart.
 _KERNEL_NAME = re.compile(
-    r"(vmlinu[xz]|(b?z|u|)image|kernel)([-._].*)?|linux([-._]?\d.*|\.efi)?", re.IGNORECASE
+    r"(vmlinu[xz]|(b?z|u|)image|kernel)([-._].*)?|kernel\w*\.img|linux([-._]?\d.*|\.efi)?",
+    re.IGNORECASE,
 )
 _NOT_A_KERNEL = re.compile(r".*(\.(sig|sha\d*|hmac|old-dkms|conf|cfg|txt|map|b64|json)|\.hmac~)$")
 

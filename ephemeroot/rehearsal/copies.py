@@ -46,7 +46,7 @@ def boot_kernels_of(live: Path) -> Iterator[Kernel]:
     """
     points = set(boot_places.USUAL)
     if live == Path("/"):
-        points |= {one.point for one in boot_filesystems.find()}
+        points |= {one.point for one in boot_filesystems.find(to_save=False)}
     found = {point: live / point.lstrip("/") for point in sorted(points)}
     areas = [Area(point, path) for point, path in found.items() if path.is_dir()]
     seen: set[str] = set()
