@@ -12,7 +12,7 @@ from ephemeroot import cli
 from ephemeroot.cli import foreign
 from ephemeroot.hooks import ownership
 from living_machine import LivingMachine, living_machine
-from machine_tree import MachineTree
+from machine_tree import MAIN, MachineTree
 
 WORDS = "systemd.volatile=overlay"
 
@@ -62,6 +62,17 @@ def test_apply_refuses_in_another_root(
     assert apply(tree) == 1
     assert "this boot is of another root: another root" in capsys.readouterr().err
     assert not (tree.path / "etc/ephemeroot/plan.json").exists()
+
+
+def test_apply_goes_on_in_another_subvolume_that_the_configuration_names(
+    tree: MachineTree,
+) -> None:
+    recorded(tree.path, ownership.ROOT)
+    text = (tree.path / MAIN).read_text()
+    tree.write(MAIN, text.replace("[root.btrfs]\n", '[root.btrfs]\nsubvolume = "root"\n'))
+    assert apply(tree) == 0
+    recorded(tree.path, ownership.LAYER)
+    assert apply(tree) == 1
 
 
 def test_apply_goes_on_in_a_filesystem_made_anew(tree: MachineTree) -> None:

@@ -12,6 +12,7 @@ from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.disk import Btrfs, Disk, Subvolume
 from vm.ephemeral import CONFIGURATION, UUID, Ephemeral, make
+from vm.layer import Content
 from vm.machine import Machine
 from vm.system import System
 
@@ -66,12 +67,12 @@ def twins(
                           others={"etc/kernel/cmdline": words})  # fmt: skip
     subvolumes: list[Subvolume] = []
     for root, machine in made.items():
-        fstab = f"/dev/vda / btrfs subvol={root} 0 0\n"
+        own: dict[str, Content] = {"etc/fstab": f"/dev/vda / btrfs subvol={root} 0 0\n"}
         subvolumes += [
-            Subvolume(f"{root}-base", tree=root == FIRST, files={"etc/fstab": fstab})
+            Subvolume(f"{root}-base", tree=root == FIRST, files=own)
             if root == FIRST
             else Subvolume(f"{root}-base", snapshot_of=f"{FIRST}-base",
-                           files={"etc/fstab": fstab} | _own(machine)),
+                           files={**own, **_own(machine)}),
             Subvolume(root, snapshot_of=f"{root}-base"),
             Subvolume(f"{root}-persistent", files=machine.store),
         ]  # fmt: skip
@@ -84,9 +85,9 @@ def twins(
     return found[0], found[1]
 
 
-def _own(machine: Ephemeral) -> dict[str, bytes]:
+def _own(machine: Ephemeral) -> dict[str, Content]:
     """What of the second system differs from the first: its configuration and its plan."""
-    found = {}
+    found: dict[str, Content] = {}
     for layer in machine.system.layers:
         for path in sorted((layer / "etc/ephemeroot").rglob("*")):
             if path.is_file():
