@@ -43,10 +43,10 @@ def test_a_crash_kernel_writes_its_dump_into_the_root_that_crashed(
     release, initrd = dumping.system.release, dumping.initrd(cache)
     with device.mounted() as top:
         for root in ("root", "root-base"):
-            boot = top / root / "boot"
-            boot.mkdir(exist_ok=True)
-            shutil.copyfile(dumping.system.kernel, boot / f"vmlinux-{release}")
-            shutil.copyfile(initrd, boot / f"initrd.img-{release}")
+            folder = top / root / "boot"
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(dumping.system.kernel, folder / f"vmlinux-{release}")
+            shutil.copyfile(initrd, folder / f"initrd.img-{release}")
     hardware = Hardware(memory=1536)
     boot = Boot(dumping.system, initrd, disks, arguments=("crashkernel=640M",), hardware=hardware)
 
