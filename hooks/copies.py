@@ -26,6 +26,7 @@ from ephemeroot.hooks import (
     tree,
     unseeded,
 )
+from ephemeroot.hooks.omission import Omission
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.stage import WIPED
@@ -81,7 +82,7 @@ class Copy(Operation):
         renames.recover(stage.store(self.store))
         place = stage.resolve_leaf(self.path)
         persists_with = nesting.persists_with(stage, self)
-        entry = self._entry(place, stage.owner(self.path), nesting.through(stage, self))
+        entry = self._entry(place, stage.plan.owner(self.path), nesting.through(stage, self))
         results = []
         if _was_kept(stage):
             try:
@@ -176,14 +177,14 @@ class Copy(Operation):
             return ""
         if through:
             root = stage.store(through)
-        entry = self._entry(place, stage.owner(self.path), through)
+        entry = self._entry(place, stage.plan.owner(self.path), through)
         back = copyback.CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
         back.store(stage.allowance.deadline)
         if back.refused is not None:
             raise seed.cannot_take(self.store, f"what is new in {self.path}", back.refused)
         deadline = stage.allowance.deadline
         if back.problems and deadline is not None and time.monotonic() >= deadline:
-            if stage.owner(self.path) == order.ROOT:
+            if stage.plan.owner(self.path) == order.ROOT:
                 raise Refused(
                     f"there was no time to store the newer {self.path}",
                     "run 'ephemeroot copyback' before the next boot",
@@ -195,7 +196,7 @@ class Copy(Operation):
             # The store keeps an earlier one: the newer one is in the previous root alone.
             if allowance.partial or back.too_large:
                 reason = back.problems[0].rpartition(": ")[2]
-                omission = unseeded.Omission(self.path, self.store, self.source, reason)
+                omission = Omission(self.path, self.store, self.source, reason)
                 allowance.omissions.append(omission)
         return "stored what was newer in the root" if back.copied else ""
 
@@ -236,7 +237,7 @@ class Copy(Operation):
     def _merge(self, stage: Stage, store: int) -> str:
         folder = os.path.dirname(self.source)
         mine, base = {}, {}
-        nested = stage.nesting().outer(self.path) is not None
+        nested = stage.plan.nesting().outer(self.path) is not None
         bare = stage.bare() if nested else stage.root()
         for path in accounts.MERGED:
             mine[path] = _read(store, f"{folder}/{os.path.basename(path)}".lstrip("/"))

@@ -101,7 +101,7 @@ class Parent(Operation):
         user, group, mode = self.user, self.group, self.mode
         if not self.explicit and tree.is_directory(root, place):
             user, group, mode = tree.owner_and_mode(root, place)
-        outer = stage.nesting().outer(self.path)
+        outer = stage.plan.nesting().outer(self.path)
         if outer is None or nesting.store_of(outer) != self.store:
             stage.parents(self.store).add([self.source])
         seed.make_directory(store, self.source, user, group, mode, self.label)
@@ -163,7 +163,7 @@ class Directory(Operation):
     def execute(self, stage: Stage) -> str:
         if nesting.is_in_overlay(stage, self):
             return self._show_overlay(stage)
-        if stage.nesting().has_copies(self):
+        if stage.plan.nesting().has_copies(self):
             stage.keep_bare()
         store = stage.store(self.store)
         is_link = self.method == "symlink"

@@ -96,7 +96,7 @@ class File(Operation):
 
     def kinds(self, stage: Stage) -> tuple[int, ...]:
         """What can be seeded. A user's file may be a directory, which is linked."""
-        if stage.owner(self.path) != order.ROOT and self.method in ("auto", "symlink"):
+        if stage.plan.owner(self.path) != order.ROOT and self.method in ("auto", "symlink"):
             return stat.S_IFREG, stat.S_IFDIR
         return (stat.S_IFREG,)
 

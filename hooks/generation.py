@@ -9,7 +9,7 @@ from __future__ import annotations
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import limits, records
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.volumes import STATE
+from ephemeroot.hooks.records import STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, machine_id, order, proofs, seed, unseeded
+from ephemeroot.hooks.omission import Allowance, Omission, adopt_line
 from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import mounts
 
@@ -15,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.operation import Operation
     from ephemeroot.hooks.stage import Stage
-    from ephemeroot.hooks.unseeded import Omission
 
 # Something else is where the declared path or a directory above it should be.
 _SHAPES = (
@@ -58,7 +58,7 @@ class HandOver:
                 raise
             return keep
         finally:
-            self.stage.allowance = limits.Allowance()
+            self.stage.allowance = Allowance()
             os.close(root)
             if self.target != "/":
                 mounts.detach(self.stage.private("previous") + self.target)
@@ -89,7 +89,7 @@ class HandOver:
         stage = self.stage
         groups = order.grouped([o for o in stage.plan.persist if self._covers(o)])
         for group, deadline in order.timed(groups, limits.SEEDING):
-            stage.allowance = limits.Allowance(
+            stage.allowance = Allowance(
                 deadline,
                 omissions=self.omissions if self.marks_kept else None,
                 partial=group.user != order.ROOT,
@@ -127,9 +127,9 @@ class HandOver:
         reason = error.strerror or str(error)
         allowance = self.stage.allowance
         if allowance.omissions is None or not allowance.partial:
-            raise Refused(f"cannot copy {path} to {store}: {reason}", unseeded.adopt_line(path))
+            raise Refused(f"cannot copy {path} to {store}: {reason}", adopt_line(path))
         source = getattr(operation, "source", "")
-        allowance.omissions.append(unseeded.Omission(path, store, source, reason))
+        allowance.omissions.append(Omission(path, store, source, reason))
 
     def _record(self) -> bool:
         """Record what was left out, and report it; whether the previous root must be kept."""

@@ -10,10 +10,6 @@ import time
 
 from ephemeroot.linux.bounds import Bounds
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ephemeroot.hooks.unseeded import Omission
-
 SEEDING = 120.0
 """Seconds for seeding in the wipe stage, from the root that is about to be wiped."""
 
@@ -67,28 +63,6 @@ def describe(seed_limit: int) -> str:
         f"{ENTRIES:,} names and {DEPTH:,} directories inside one another for each path; "
         f"{SEEDING:.0f} s before the wipe, {PERSISTENCE:.0f} s after it"
     )
-
-
-class Allowance:
-    """What working on one entry may cost, and what becomes of it where that is not enough.
-
-    ``deadline`` is a time of ``time.monotonic()``, ``None`` for none. With ``omissions`` what
-    cannot be seeded is added to it, and the rest is seeded; with ``partial``, for a user's
-    entry, also where time or another bound runs out. Without, all of a path is seeded or nothing.
-    """
-
-    __slots__ = ("deadline", "omissions", "partial")
-
-    def __init__(
-        self,
-        deadline: float | None = None,
-        *,
-        omissions: list[Omission] | None = None,
-        partial: bool = False,
-    ) -> None:
-        self.deadline = deadline
-        self.omissions = omissions
-        self.partial = partial and omissions is not None
 
 
 class Time:

@@ -73,7 +73,7 @@ def store_of(operation: Operation) -> str:
 
 def outer_in_effect(stage: Stage, path: str) -> Operation | None:
     """The declared directory that *path* is inside, if this boot has mounted it."""
-    outer = stage.nesting().outer(path)
+    outer = stage.plan.nesting().outer(path)
     return outer if outer is not None and path_of(outer) in stage.in_effect else None
 
 
@@ -95,7 +95,7 @@ def has_place(stage: Stage, operation: Operation) -> bool:
     """Whether the store has the directory that the source of *operation* goes into, as far as that
     is declared itself: an overlay's upper directory may not be made before the overlay.
     """
-    outer = stage.nesting().outer(path_of(operation))
+    outer = stage.plan.nesting().outer(path_of(operation))
     if outer is None or store_of(outer) != store_of(operation):
         return True
     return tree.is_directory(stage.store(store_of(outer)), getattr(outer, "source", ""))
@@ -143,7 +143,7 @@ def was_through(stage: Stage, operation: Operation, previous: int) -> bool:
     Without a record (its boot was cut off, or was an older version's) it is taken to be so if the
     store had the directory before this boot.
     """
-    outer = stage.nesting().outer(path_of(operation))
+    outer = stage.plan.nesting().outer(path_of(operation))
     if outer is None:
         return False
     try:

@@ -80,7 +80,7 @@ class Overlay(Operation):
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Nothing of it is seeded, but what is inside it and in the same store needs its place."""
-        inside = any(nesting.store_of(o) == self.store for o in stage.nesting().inside(self))
+        inside = any(nesting.store_of(o) == self.store for o in stage.plan.nesting().inside(self))
         if not inside or nesting.was_through(stage, self, previous):
             return ""
         if tree.is_directory(stage.store(self.store), self.source):
@@ -110,9 +110,9 @@ class Overlay(Operation):
         """Before the overlay is mounted: what is inside it and in the same store is changed in the
         upper directory, which must not change under a mounted overlay.
         """
-        if stage.nesting().has_copies(self):
+        if stage.plan.nesting().has_copies(self):
             stage.keep_bare()
-        for operation in stage.nesting().inside(self):
+        for operation in stage.plan.nesting().inside(self):
             if nesting.store_of(operation) == self.store:
                 path = nesting.path_of(operation)
                 try:

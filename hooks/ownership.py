@@ -21,9 +21,21 @@ from ephemeroot.wipers.contract import Named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from ephemeroot.hooks.cmdline import CommandLine
     from ephemeroot.hooks.stage import Stage
-    from ephemeroot.hooks.wipe import Wipe
+    from ephemeroot.wipers.contract import Wiper
+
+    class Wipe(Protocol):
+        """The operation that makes the root fresh (``wipe.Wipe``), as far as it is asked here."""
+
+        device: str | None
+        subvolume: str | None
+        settings: dict[str, object]
+        identity: dict[str, object]
+
+        def load(self) -> Wiper: ...
 
 
 RECORD = "foreign"

@@ -11,7 +11,7 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records, tree
-from ephemeroot.hooks.volumes import STATE
+from ephemeroot.hooks.records import STATE
 from ephemeroot.linux import attributes, inode_flags, paths
 
 RECORD = f"{STATE}/parents"

@@ -21,6 +21,7 @@ from ephemeroot.hooks import (
 )
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.omission import Allowance
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.linux import inode_flags, mountinfo, mounts, paths
@@ -156,10 +157,10 @@ def _carry_out(stage: Stage) -> list[Operation]:
     groups = order.deferred(stage.plan.persist, owners, lambda o: _is_long(stage, o))
     try:
         for group, deadline in order.timed(groups, limits.PERSISTENCE):
-            stage.allowance = limits.Allowance(deadline)
+            stage.allowance = Allowance(deadline)
             failed += [o for o in group.operations if not _carried_out(stage, o)]
     finally:
-        stage.allowance = limits.Allowance()
+        stage.allowance = Allowance()
     return failed
 
 

@@ -12,12 +12,13 @@ import json
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks import machine_id, network
+from ephemeroot.hooks import machine_id, network, order
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.nesting import Nesting
 from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.volumes import Attach, Store, Volume
@@ -66,7 +67,10 @@ class Plan:
     made one.
     """
 
-    __slots__ = ("generation", "host", "on_failure", "persist", "seed_limit", "system", "wipe")
+    __slots__ = (
+        "_nesting", "_owners", "generation", "host", "on_failure", "persist", "seed_limit",
+        "system", "wipe",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,6 +94,8 @@ class Plan:
             self.on_failure[kind] = policy
         self.wipe = wipe
         self.persist = persist
+        self._owners: order.Owners | None = None
+        self._nesting: Nesting | None = None
 
     def to_json(self) -> dict[str, object]:
         """The plan's content without its checksum."""
@@ -134,6 +140,18 @@ class Plan:
             elif isinstance(operation, MachineId):
                 found[machine_id.PATH] = operation.store
         return found
+
+    def owner(self, path: str) -> int:
+        """The number of the user whose entry *path* is, see ``order``."""
+        if self._owners is None:
+            self._owners = order.Owners(self.persist)
+        return self._owners.of(path)
+
+    def nesting(self) -> Nesting:
+        """Which declared paths are inside declared directories."""
+        if self._nesting is None:
+            self._nesting = Nesting(self.persist)
+        return self._nesting
 
     def changed(
         self,

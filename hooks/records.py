@@ -7,11 +7,13 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, tree
-from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import paths
 
 MADE = ".ephemeroot/made"
 """The file in a root that lists what the persistence stage made there, NUL-terminated."""
+
+STATE = ".ephemeroot"
+"""The directory in a store for our own records; root's alone."""
 
 
 def read(top: int, path: str, limit: int = limits.RECORD) -> bytes:

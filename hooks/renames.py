@@ -14,7 +14,7 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, records, seed, tree
-from ephemeroot.hooks.volumes import STATE
+from ephemeroot.hooks.records import STATE
 from ephemeroot.linux import copying, documents, inode_flags, paths, removal
 from ephemeroot.linux.workshop import Workshop
 

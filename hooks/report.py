@@ -15,7 +15,15 @@ from ephemeroot.linux import documents, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.hooks.operation import Operation
+    from typing import Protocol
+
+    class Described(Protocol):
+        """What a stage carries out: an operation."""
+
+        KIND: str
+
+        def describe(self) -> str: ...
+
 
 VERSION = 1
 
@@ -63,7 +71,7 @@ class Report:
         if console or level <= ERROR:
             _write("/dev/console", f"ephemeroot: {line}\r\n")
 
-    def operation(self, operation: Operation, result: str, seconds: float) -> None:
+    def operation(self, operation: Described, result: str, seconds: float) -> None:
         """Record that *operation* ended with *result* after *seconds*."""
         line = operation.describe()
         self._append(

@@ -13,7 +13,7 @@ import os
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import generation
-from ephemeroot.hooks.volumes import STATE
+from ephemeroot.hooks.records import STATE
 from ephemeroot.linux import documents, paths
 
 TYPE_CHECKING = False

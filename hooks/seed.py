@@ -17,19 +17,32 @@ from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, nesting, records, tree
-from ephemeroot.hooks.unseeded import Omission, adopt_line
-from ephemeroot.hooks.volumes import STATE
+from ephemeroot.hooks.omission import Omission, adopt_line
+from ephemeroot.hooks.records import STATE
 from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume, workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.workshop import Workshop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.hooks.copies import Copy
-    from ephemeroot.hooks.files import File
+    from typing import Protocol
+
     from ephemeroot.hooks.stage import Stage
 
     Owner = tuple[int | None, int | None, int | None]
+
+    class DeclaredFile(Protocol):
+        """An operation for a declared file, however the file is put in its place."""
+
+        path: str
+        store: str
+        source: str
+        user: int | None
+        group: int | None
+        mode: int | None
+
+        def kinds(self, stage: Stage) -> tuple[int, ...]: ...
+
 
 SEEDING = "seeding"
 """The directory of unfinished copies, below the store's own records."""
@@ -75,7 +88,7 @@ def describe(path: str, store_path: str) -> str:
     return f"seed {path} into the store {store_path}, if the previous root has it"
 
 
-def seed_file(stage: Stage, file: File | Copy, root: int) -> str:
+def seed_file(stage: Stage, file: DeclaredFile, root: int) -> str:
     """The same for a declared file: what was asked for is given to the store's."""
     owner, kinds = (file.user, file.group, file.mode), file.kinds(stage)
     return seed(stage, root, file.path, file.store, file.source, kinds=kinds, owner=owner)
@@ -376,7 +389,7 @@ class _Seeding:
         """What is seeded into the upper directory of an overlay is all of the path's content: what
         the base has there does not show through.
         """
-        outer = self.stage.nesting().outer(self.path)
+        outer = self.stage.plan.nesting().outer(self.path)
         if outer is None or outer.KIND != nesting.OVERLAY:
             return
         if nesting.store_of(outer) == self.store_path and tree.is_directory_entry(workshop, name):

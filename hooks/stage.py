@@ -7,8 +7,8 @@ import json
 import os
 
 from ephemeroot.errors import EphemerootError, Locked, StoreMissing
-from ephemeroot.hooks import limits, order, tree
-from ephemeroot.hooks.nesting import Nesting
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.omission import Allowance
 from ephemeroot.hooks.parents import Parents
 from ephemeroot.linux import documents, kernel, mountinfo, mounts, paths
 
@@ -45,7 +45,7 @@ class Stage:
     """
 
     __slots__ = (
-        "_bare", "_lock", "_nesting", "_owners", "_parents", "_root", "_stores", "allowance",
+        "_bare", "_lock", "_parents", "_root", "_stores", "allowance",
         "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "in_effect", "leading", "made",
         "old_root", "plan", "prepared", "report", "run", "seeded", "shared", "target", "wait",
     )  # fmt: skip
@@ -74,13 +74,11 @@ class Stage:
         self.old_root: str | None = None
         self.shared: dict[str, Closing] = {}
         self.copies: list[dict[str, object]] = []
-        self.allowance = limits.Allowance()
+        self.allowance = Allowance()
         self.fresh: set[str] = set()
         self.in_effect: dict[str, str] = {}
         self.seeded: set[str] = set()
         self.prepared: dict[str, str | EphemerootError | OSError] = {}
-        self._owners: tuple[Plan, order.Owners] | None = None
-        self._nesting: tuple[Plan, Nesting] | None = None
         self._parents: dict[str, Parents] = {}
         self._bare = -1
         self._lock = -1
@@ -184,18 +182,6 @@ class Stage:
         if isinstance(result, str):
             return result
         raise result
-
-    def nesting(self) -> Nesting:
-        """Which declared paths are inside declared directories."""
-        if self._nesting is None or self._nesting[0] is not self.plan:
-            self._nesting = (self.plan, Nesting(self.plan.persist))
-        return self._nesting[1]
-
-    def owner(self, path: str) -> int:
-        """The number of the user whose entry *path* is, see ``order``."""
-        if self._owners is None or self._owners[0] is not self.plan:
-            self._owners = (self.plan, order.Owners(self.plan.persist))
-        return self._owners[1].of(path)
 
     def is_fresh(self, path: str) -> bool:
         """Whether what is made fresh at boot and has *path* in it was made fresh by this boot."""

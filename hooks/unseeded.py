@@ -12,9 +12,10 @@ import os
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import limits, records, tree
+from ephemeroot.hooks.omission import Omission, adopt_line
 from ephemeroot.hooks.parents import Parents
+from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import WIPED
-from ephemeroot.hooks.volumes import STATE
 from ephemeroot.linux import documents
 
 TYPE_CHECKING = False
@@ -28,89 +29,6 @@ be handed over.
 
 RECORD = f"{STATE}/unseeded"
 VERSION = 1
-
-
-class Omission:
-    """What of one declared *path* could not be seeded into the *store* as *source*.
-
-    ``files`` are names relative to *path* with the reason for each (``limits.NAMED`` at most),
-    ``count`` is how many there are. ``whole``: the store got nothing of *path*. ``target`` is what
-    was wiped, ``root`` the name, without flags, of its old root that has all of it; ``retired``
-    whether that root is known to have that name and to be marked ``.keep``.
-    """
-
-    __slots__ = (
-        "count", "files", "path", "reason", "retired", "root", "source", "store", "target", "whole",
-    )  # fmt: skip
-
-    def __init__(self, path: str, store: str, source: str, reason: str = "") -> None:
-        self.path = path
-        self.store = store
-        self.source = source
-        self.reason = reason
-        self.whole = bool(reason)
-        self.files: list[tuple[str, str]] = []
-        self.count = 0
-        self.target = "/"
-        self.root = ""
-        self.retired = False
-
-    def add(self, name: str, reason: str) -> None:
-        """One more that was left out; *name* is relative to ``path``."""
-        self.count += 1
-        if len(self.files) < limits.NAMED:
-            self.files.append((name, reason))
-
-    def describe(self) -> str:
-        """What is missing, in one line."""
-        if self.whole:
-            return f"{self.path} could not be seeded: {self.reason}"
-        named = [f"{_show(name) or '.'} ({reason})" for name, reason in self.files]
-        more = f" and {self.count - len(named)} more" if self.count > len(named) else ""
-        return f"{self.path} was seeded without {', '.join(named)}{more}"
-
-    def hint(self) -> str:
-        """What the administrator can do about it."""
-        if not self.root:
-            return adopt_line(self.path)
-        volume = "" if self.target == "/" else f" --volume {_quoted(self.target)}"
-        names = [f"{self.path}/{name}".rstrip("/") for name, _ in self.files[:1]] or [self.path]
-        return (
-            f"old root {self.root} is kept for it: run 'ephemeroot roots restore "
-            f"{_quoted(names[0])} --from {self.root}', and when nothing more is needed of it, "
-            f"'ephemeroot roots unkeep{volume} {self.root}'"
-        )
-
-    def to_json(self) -> dict[str, object]:
-        """The record's form of it. Names that are not UTF-8 survive as surrogates."""
-        return {
-            "path": self.path,
-            "source": self.source,
-            "reason": self.reason,
-            "whole": self.whole,
-            "files": [list(file) for file in self.files],
-            "count": self.count,
-            "target": self.target,
-            "root": self.root,
-            "retired": self.retired,
-        }
-
-
-def adopt_line(path: str) -> str:
-    """What to run for a declared *path* that a boot cannot seed."""
-    return f"run 'ephemeroot adopt {_quoted(path)}'"
-
-
-def _show(name: str) -> str:
-    """*name* without what a terminal would obey: users choose the names of their files."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in name)
-
-
-def _quoted(path: str) -> str:
-    """*path* as a word for a shell (shlex would import re)."""
-    if all(c.isalnum() or c in "/._-+@%:," for c in path):
-        return path
-    return '"' + _show("".join(f"\\{c}" if c in '\\"$`' else c for c in path)) + '"'
 
 
 def read(store: int, path: str) -> list[Omission]:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 MARKER = ".ephemeroot-store"
 """The file in a store that says it is one. Written by ``apply``, never at boot."""
 
-STATE = ".ephemeroot"
-"""The directory in a store for our own records; root's alone."""
-
 _DEGRADED = "connect it; to boot without it, add degraded to rootflags= on the kernel command line"
 
 # Devices whose mounts mountinfo gives no number of, only the source's name.

@@ -25,6 +25,7 @@ from ephemeroot.conversion import drop_in, underway
 from ephemeroot.conversion.adoption import Adopter
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.hooks import unseeded
+from ephemeroot.hooks.omission import Omission
 from ephemeroot.linux import paths
 from machine_tree import MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
@@ -111,7 +112,7 @@ def test_a_directory_is_copied_and_declared(
 def test_what_a_boot_could_not_seed_is_resolved(machine: MachineTree) -> None:
     """Of the path that is adopted, and of no other."""
     store = os.open(machine.path / "persistent", os.O_RDONLY)
-    left = [unseeded.Omission(f"/srv/{n}", "/persistent", f"srv/{n}", "x") for n in ("app", "b")]
+    left = [Omission(f"/srv/{n}", "/persistent", f"srv/{n}", "x") for n in ("app", "b")]
     unseeded.write(store, left)
     assert adopt(machine, "/srv/app") == 0
     assert [one.path for one in unseeded.read(store, "/persistent")] == ["/srv/b"]

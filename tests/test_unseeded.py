@@ -11,6 +11,7 @@ import pytest
 
 import proof
 from ephemeroot.hooks import limits, unseeded
+from ephemeroot.hooks.omission import Omission
 from seeding_machine import (
     DEADLINE,
     LIMIT,
@@ -146,7 +147,7 @@ def kept(machine: SeedingMachine) -> list[str]:
     return [name.removesuffix(".keep") for name in machine.old() if name.endswith(".keep")]
 
 
-def records(machine: SeedingMachine) -> list[unseeded.Omission]:
+def records(machine: SeedingMachine) -> list[Omission]:
     fd = os.open(machine.store, os.O_RDONLY)
     try:
         return unseeded.read(fd, "/persistent")

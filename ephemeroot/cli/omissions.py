@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import tree, unseeded
+from ephemeroot.hooks.omission import Omission
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.wipers import names
 from ephemeroot.wipers.changes import Change
 

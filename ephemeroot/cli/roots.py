@@ -24,7 +24,7 @@ from ephemeroot.cli import (
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import clock
-from ephemeroot.hooks.unseeded import Omission
+from ephemeroot.hooks.omission import Omission
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import changes, pruning
 from ephemeroot.wipers.changes import Change, Claim, Deletion

@@ -18,9 +18,9 @@ from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks import request as requests
 from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.omission import Omission
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.stage import RUN
-from ephemeroot.hooks.unseeded import Omission
 from ephemeroot.image import age, applied
 from ephemeroot.linux import documents
 from ephemeroot.oldroots.in_effect import NotInEffect

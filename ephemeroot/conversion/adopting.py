@@ -14,8 +14,8 @@ from ephemeroot.conversion.mirror import Mirror, open_directory, settle
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records, seed, tree
 from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.volumes import STATE
 from ephemeroot.image import stores
 from ephemeroot.linux import bounds, inode_flags, paths, removal, subvolume
 from ephemeroot.linux.bounds import OutOfBounds

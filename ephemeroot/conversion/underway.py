@@ -11,7 +11,7 @@ import os
 from binascii import crc32
 from pathlib import Path
 
-from ephemeroot.hooks.volumes import STATE
+from ephemeroot.hooks.records import STATE
 from ephemeroot.image import applied
 
 FOLDER = "adopting"
