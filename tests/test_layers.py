@@ -130,6 +130,9 @@ def test_an_import_in_the_other_direction_is_found(copied: Path, module: str, li
         ("wipers/history.py", "from ephemeroot.wipers import pruning", BACKENDS),
         ("wipers/btrfs/subvolumes.py", "from ephemeroot.wipers.btrfs import history", NO_CIRCLES),
         ("wipers/zfs/datasets.py", "from ephemeroot.wipers.zfs import rotation", NO_CIRCLES),
+        ("hooks/seed.py", "from ephemeroot.hooks.copies import Copy", NO_CIRCLES),
+        ("hooks/limits.py", "from ephemeroot.hooks import unseeded", NO_CIRCLES),
+        ("hooks/operation.py", "from ephemeroot.hooks.wipe import Wipe", NO_CIRCLES),
         ("image/readback.py", "from ephemeroot.image.generators import contract", IMAGE),
     ],
 )
