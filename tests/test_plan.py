@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from ephemeroot.errors import Damaged
@@ -91,3 +94,43 @@ def test_an_operation_of_the_other_stage_is_damage(plan: Plan) -> None:
     content = plan.changed(wipe=[Hide(paths=["/var/log"])])
     with pytest.raises(Damaged, match="unknown operation 'hide'"):
         plans.parse(content.dump())
+
+
+KINDS = {"Wipe", "Volume", "Store", "Attach"}
+CHECKOUT = Path(__file__).resolve().parent.parent
+IN_ORDER = {
+    "hooks/plan.py": "the answers themselves",
+    "hooks/wiping.py": "carries out a stage: what differs between its operations is decided there",
+    "hooks/persist.py": "the same; an Attach that fails ends the stage",
+    "ephemeroot/rehearsal/scene.py": "rebuilds the first part of the stage in its order",
+    "ephemeroot/conversion/departure.py": "the plan of a machine that has left wipes nothing",
+}
+"""Who may go through a plan's operations and ask each what it is, and why."""
+
+
+def looked_for(source: str) -> set[str]:
+    """The kinds of operations, of those that ``Plan`` answers for, that *source* looks for."""
+    return {
+        name.id
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+        for name in ast.walk(node.args[1])
+        if isinstance(name, ast.Name) and name.id in KINDS
+    }
+
+
+def test_nothing_else_looks_through_a_plans_operations() -> None:
+    found = {
+        str(file.relative_to(CHECKOUT))
+        for folder in ("ephemeroot", "hooks", "wipers")
+        for file in (CHECKOUT / folder).rglob("*.py")
+        if looked_for(file.read_text())
+    }
+    assert found == set(IN_ORDER)
+
+
+def test_a_loop_over_operations_is_found() -> None:
+    assert looked_for("[o for o in plan.wipe if isinstance(o, Volume | Store)]") == {
+        "Volume",
+        "Store",
+    }
