@@ -34,7 +34,7 @@ def test_every_problem_and_a_summary(tree: MachineTree, capsys: pytest.CaptureFi
             'is another machine to its journal and its network (declare "/etc/machine-id")'
         ),
         (
-            f"error: {tree.show()}:9: volumes[0].options: 'noatime,ro' is several options "
+            f"error: {tree.show()}:9: volumes[0].options[1]: 'noatime,ro' is several options "
             "(write one string for each)"
         ),
         (

@@ -141,8 +141,9 @@ def test_match(tree: MachineTree, match: str, counts: bool) -> None:
 
 def test_a_machine_without_an_id_matches_none(tree: MachineTree) -> None:
     tree.write("etc/machine-id", "uninitialized\n")
-    tree.write(f"{LOCAL}/10-a.toml", '[match]\nmachine-id = "uninitialized"\n[no-such-key]')
-    assert not tree.errors()
+    for name in ("0123456789abcdef0123456789abcdef", "f" * 32):
+        tree.write(f"{LOCAL}/10-a.toml", f'[match]\nmachine-id = "{name}"\n[no-such-key]')
+        assert not tree.errors()
 
 
 @pytest.mark.parametrize("match", ["", "host-name = 3", 'hostname = "x"'])

@@ -7,23 +7,59 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import machine_tree
+from btrfs_image import Disk, btrfsutil, fresh_disk
 from ephemeroot import cli
 from ephemeroot.config import markers
 from ephemeroot.hooks import plan as plans
 from ephemeroot.image import stores
-from machine_tree import MAIN, SOUND, MachineTree
+from ephemeroot.linux import devices
+from machine_tree import DEVICE, MAIN, MachineTree
+
+pytestmark = pytest.mark.requires_loop
+
+SOUND = machine_tree.SOUND.replace(DEVICE, "LABEL=golden")
+"""Sound for every machine that has a device of that label, such as the copies of an image."""
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    with fresh_disk(tmp_path_factory.mktemp("disk")) as disk:
+        yield disk
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> MachineTree:
-    """A machine with a sound configuration and a store that has no marker yet."""
-    tree = MachineTree(tmp_path)
+def bare(tmp_path: Path) -> MachineTree:
+    """A machine with a sound configuration, whose store is not mounted."""
+    tree = MachineTree(tmp_path, SOUND)
     (tmp_path / "persistent/.ephemeroot-store").unlink()
     return tree
+
+
+@pytest.fixture
+def machine(bare: MachineTree, disk: Disk) -> Iterator[MachineTree]:
+    """The same with its store mounted, which has no marker yet."""
+    with mounted(disk, bare, "persistent"):
+        yield bare
+
+
+@contextmanager
+def mounted(disk: Disk, tree: MachineTree, subvolume: str, point: str = "") -> Iterator[None]:
+    """A new *subvolume* of *disk* at the place of the store, or at *point* in the machine."""
+    place = str(tree.path / (point or "persistent"))
+    btrfsutil.create_subvolume(str(disk.top / subvolume))
+    subprocess.run(["mount", "-o", f"subvol={subvolume}", disk.loop, place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+        btrfsutil.delete_subvolume(str(disk.top / subvolume))
 
 
 def apply(machine: MachineTree, *words: str) -> int:
@@ -51,6 +87,60 @@ def test_everything_is_written(machine: MachineTree, capsys: pytest.CaptureFixtu
     assert "changes since nothing applied:" in out
     assert "+ before the root is mounted: rotate /" in out
     assert "no boot wipes" in out
+
+
+@pytest.mark.parametrize("words", [["--yes"], ["--dry-run"], ["--yes", "--json"]])
+def test_refuses_to_mark_a_store_that_is_not_mounted_below_the_root(
+    bare: MachineTree, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(bare.path)
+    assert apply(bare, *words) == 1
+    assert content(bare.path) == before
+    captured = capsys.readouterr()
+    said = captured.out if "--json" in words else captured.err
+    assert f"the volume {bare.path}/persistent is not mounted" in said
+    assert f"mount LABEL=golden at {bare.path}/persistent first" in said
+
+
+def test_refuses_to_mark_a_store_on_another_subvolume(
+    bare: MachineTree, disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(bare.path)
+    with mounted(disk, bare, "other"):
+        assert apply(bare, "--yes") == 1
+        assert list((bare.path / "persistent").iterdir()) == []
+    assert content(bare.path) == before
+    assert "the subvolume /other is mounted" in capsys.readouterr().err
+
+
+def test_refuses_to_mark_a_store_on_another_type(
+    bare: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(bare.path / "persistent")
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    try:
+        assert apply(bare, "--yes") == 1
+        assert os.listdir(place) == []
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert "is mounted as tmpfs, declared is btrfs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_store_declared_by_its_uuid_is_compared_with_what_is_mounted(
+    bare: MachineTree, disk: Disk, same: bool
+) -> None:
+    uuid = devices.btrfs_uuid(disk.loop) if same else "3c2a1b0e-0000-4000-8000-0000000000ff"
+    bare.write(MAIN, SOUND.replace("LABEL=golden", f"UUID={uuid}"))
+    with mounted(disk, bare, "persistent"):
+        assert apply(bare, "--yes") == (0 if same else 1)
+        assert (bare.path / "persistent/.ephemeroot-store").exists() == same
+
+
+def test_a_root_may_be_named_through_a_link(machine: MachineTree) -> None:
+    link = machine.path.with_name("link-to-machine")
+    link.symlink_to(machine.path)
+    assert cli.main(["apply", "--no-images", "--yes", "--root", str(link)]) == 0
 
 
 def test_again_is_the_same(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:

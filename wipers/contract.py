@@ -34,10 +34,10 @@ class Option:
     """One key of the wiper's configuration table.
 
     ``kind`` is one of ``string``, ``path`` (relative to the top of the filesystem),
-    ``integer`` (>= 0), ``boolean``, ``size`` (``512M``), ``amount`` (a size or a
-    percentage), ``mode``, ``volume`` (the mount point of a volume needed for boot, on
-    which something can be kept), ``dataset`` (the full name of a ZFS dataset) and
-    ``strings``. ``default`` is what the plan gets if the
+    ``integer`` (0 to 1,000,000,000), ``days`` (0 to 100,000), ``boolean``, ``size``
+    (``512M``), ``amount`` (a size or a percentage), ``mode``, ``volume`` (the mount point of
+    a volume needed for boot, on which something can be kept), ``dataset`` (the full name of
+    a ZFS dataset) and ``strings``. ``default`` is what the plan gets if the
     key is left out. ``help`` is one line for the manual and the JSON Schema.
     """
 
@@ -56,7 +56,7 @@ def retention(what: str = "old root", only: str = "") -> tuple[Option, ...]:
     """
     when = f"{only} " if only else ""
     return (
-        Option("keep-days", "integer", 30, f"{when}days for which every {what} is kept"),
+        Option("keep-days", "days", 30, f"{when}days for which every {what} is kept"),
         Option("keep-last", "integer", 3, f"{when}{what}s that are kept whatever their age"),
         Option("keep-at-most", "integer", None, f"{when}{what}s at most, however young they are"),
         Option("min-free", "amount", None, f"{when}below it the oldest {what}s go early"),
@@ -64,8 +64,9 @@ def retention(what: str = "old root", only: str = "") -> tuple[Option, ...]:
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,), "path": (str,), "integer": (int,), "boolean": (bool,), "size": (int,),
-    "amount": (str,), "mode": (int,), "volume": (str,), "dataset": (str,), "strings": (list, tuple),
+    "string": (str,), "path": (str,), "integer": (int,), "days": (int,), "boolean": (bool,),
+    "size": (int,), "amount": (str,), "mode": (int,), "volume": (str,), "dataset": (str,),
+    "strings": (list, tuple),
 }  # fmt: skip
 """What a plan has for each kind. ``None`` is a key that was left out."""
 

@@ -27,6 +27,10 @@ _KNOWN = (
 _KEYS = {"size": "size", "mode": "mode", "nr_inodes": "nr-inodes"}
 
 
+_SMALLEST = 1 << 20
+"""Bytes. A smaller root is a mistake in the unit."""
+
+
 class Tmpfs(Wiper):
     """Mounts a new tmpfs as the root. See the contract for the methods."""
 
@@ -50,7 +54,7 @@ class Tmpfs(Wiper):
 
     @classmethod
     def validate(cls, settings: dict[str, object]) -> list[Finding]:
-        findings = []
+        findings = _size_findings(settings.get("size"))
         for option in _strings(settings.get("mount-options")):
             key = option.partition("=")[0]
             if key in _KEYS:
@@ -122,6 +126,20 @@ class Tmpfs(Wiper):
                 skeleton.make_mount_point(top, path)
         finally:
             os.close(top)
+
+
+def _size_findings(size: object) -> list[Finding]:
+    """Sizes that the kernel takes for no limit at all (mm/shmem.c), or that no system fits into."""
+    text = str(size).rstrip("%")
+    if size is None or not text.isdigit():
+        return []
+    if int(text) == 0:
+        reason = "0 is no limit for a tmpfs: what fills the root takes all memory"
+        return [Finding("size", reason, 'write a size such as "2G" or "50%"')]
+    if text == size and int(text) < _SMALLEST:
+        reason = f"a root of {size} bytes has no room for a running system"
+        return [Finding("size", reason, 'write a size such as "2G" or "50%"')]
+    return []
 
 
 def _strings(value: object) -> list[str]:

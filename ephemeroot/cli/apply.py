@@ -243,8 +243,8 @@ class Application:
 
     def _mark(self, path: str) -> Step:
         volume = volumes.covering(path, self.examination.volumes)
-        if self.root == Path("/") and volume is not None:
-            mounted.require(volume)
+        if volume is not None:
+            mounted.require(volume, str(self.root))
 
         def mark() -> str:
             self.stores[path].mkdir(parents=True, exist_ok=True)

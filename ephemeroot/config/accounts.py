@@ -37,16 +37,16 @@ class Accounts:
     ask: bool = False
 
     @classmethod
-    def of(cls, root: str) -> Accounts:
-        """The accounts in the root directory *root*."""
+    def of(cls, root: str, unread: list[sources.Source] | None = None) -> Accounts:
+        """The accounts in the root directory *root*; files that cannot be read go to *unread*."""
         users: dict[str, User] = {}
         groups: dict[str, int] = {}
         for directory in _PLACES:
-            for fields in _lines(root, f"{directory}/passwd", 7):
+            for fields in _lines(root, f"{directory}/passwd", 7, unread):
                 if fields[2].isdigit() and fields[3].isdigit():
                     user = User(fields[0], int(fields[2]), int(fields[3]), fields[5])
                     users.setdefault(user.name, user)
-            for fields in _lines(root, f"{directory}/group", 4):
+            for fields in _lines(root, f"{directory}/group", 4, unread):
                 if fields[2].isdigit():
                     groups.setdefault(fields[0], int(fields[2]))
         return cls(users, groups, ask=root == "/")
@@ -98,8 +98,10 @@ def _number(name: str) -> int | None:
     return number if number < 2**32 - 1 else None
 
 
-def _lines(root: str, path: str, fields: int) -> list[list[str]]:
-    text = sources.read_text(root, path) or ""
+def _lines(
+    root: str, path: str, fields: int, unread: list[sources.Source] | None
+) -> list[list[str]]:
+    text = sources.read_text(root, path, unread) or ""
     split = [line.split(":") for line in text.split("\n") if line and not line.startswith("#")]
     # +name and -name are NIS's (nsswitch.conf(5), compat).
     return [parts for parts in split if len(parts) == fields and parts[0][:1] not in ("+", "-")]

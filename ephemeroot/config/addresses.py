@@ -36,10 +36,7 @@ class InterfaceAddresses(Patterns):
 
     word = 'an address such as "192.168.1.7/24", or a list of them'
 
-    def parse(self, value: object) -> list[str]:
-        return [self._one(text) for text in super().parse(value)]
-
-    def _one(self, text: str) -> str:
+    def item(self, text: str) -> str:
         try:
             address = ipaddress.ip_interface(text)
         except ValueError:
@@ -82,18 +79,20 @@ class Gateways(Patterns):
     word = "the address of a router, or a list of them"
 
     def parse(self, value: object) -> list[str]:
-        found = []
-        for text in super().parse(value):
-            try:
-                found.append(ipaddress.ip_address(text))
-            except ValueError:
-                raise Mistake(f"{text!r} is no address of a router") from None
-            _require_unicast(found[-1], text)
-            if "%" in text:
-                plain = text.partition("%")[0]
-                raise Mistake(
-                    f"{text!r} names an interface, which [network] does already", f'write "{plain}"'
-                )
-        if len({address.version for address in found}) < len(found):
+        found = super().parse(value)
+        if len({ipaddress.ip_address(text).version for text in found}) < len(found):
             raise Mistake("several default routers of one protocol", "name one of each")
-        return [str(address) for address in found]
+        return found
+
+    def item(self, text: str) -> str:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            raise Mistake(f"{text!r} is no address of a router") from None
+        _require_unicast(address, text)
+        if "%" in text:
+            plain = text.partition("%")[0]
+            raise Mistake(
+                f"{text!r} names an interface, which [network] does already", f'write "{plain}"'
+            )
+        return str(address)

@@ -36,6 +36,9 @@ class Examination:
 def examine(config: Configuration, machine: Machine) -> Examination:
     """Look everything up in *machine* and note every mistake; raises nothing."""
     problems = list(config.problems)
+    for source in machine.unread:
+        reason = f"cannot be read: {source.error}"
+        problems.append(Problem(source.path, "", reason, source.hint))
     mounted = network.resolve(config, machine, volumes.resolve(config, machine, problems), problems)
     resolver = Resolver(config, machine, problems)
     resolver.resolve()

@@ -7,13 +7,16 @@ wants and raises ``Mistake`` for everything else.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ephemeroot.config import clean, modes
-from ephemeroot.config.problem import Mistake
+from ephemeroot.config.problem import Mistake, Mistakes
 from ephemeroot.linux import mounts
 
 Schema = dict[str, object]
+T = TypeVar("T")
 
 
 class Kind:
@@ -41,9 +44,9 @@ class Kind:
         if not isinstance(value, str):
             raise self.wrong_type(value)
         if value == "":
-            raise Mistake("must not be empty")
+            raise Mistake("must not be empty", "write a value, or remove it")
         if "\0" in value:
-            raise Mistake("contains a NUL character")
+            raise Mistake("contains a NUL character", "remove it")
         return value
 
 
@@ -56,6 +59,20 @@ def type_word(value: object) -> str:
         if isinstance(value, type_):
             return word
     return "a date or time"
+
+
+def each(items: Iterable[T], parse: Callable[[T], str]) -> list[str]:
+    """What *parse* makes of all *items*. Raises ``Mistakes`` with every ``Mistake`` of it."""
+    parsed: list[str] = []
+    found: list[tuple[int, Mistake]] = []
+    for position, item in enumerate(items):
+        try:
+            parsed.append(parse(item))
+        except Mistake as mistake:
+            found.append((position, mistake))
+    if found:
+        raise Mistakes(found)
+    return parsed
 
 
 class Boolean(Kind):
@@ -73,19 +90,30 @@ class Boolean(Kind):
 
 
 class Integer(Kind):
-    """A whole number, not negative."""
+    """A whole number from 0 to ``largest``."""
 
     word = "a whole number"
+    largest = 1_000_000_000
+    too_large = "write a smaller number"
 
     def parse(self, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.wrong_type(value)
         if value < 0:
             raise Mistake(f"{value} must not be negative")
+        if value > self.largest:
+            raise Mistake(f"{value} is more than {self.largest}", self.too_large)
         return value
 
     def schema(self) -> Schema:
-        return {"type": "integer", "minimum": 0}
+        return {"type": "integer", "minimum": 0, "maximum": self.largest}
+
+
+class Days(Integer):
+    """A number of days for which something is kept."""
+
+    largest = 100_000
+    too_large = "'ephemeroot roots keep' keeps an old root for ever"
 
 
 class Text(Kind):
@@ -308,14 +336,18 @@ class Dataset(Kind):
 
 
 class Strings(Kind):
-    """A list of strings."""
+    """A list of strings. All mistakes in its items are reported at once (``Mistakes``)."""
 
     word = "a list of strings"
 
     def parse(self, value: object) -> list[str]:
         if not isinstance(value, list):
             raise self.wrong_type(value)
-        return [self.text(item) for item in value]
+        return each(value, lambda item: self.item(self.text(item)))
+
+    def item(self, text: str) -> str:
+        """One item as the program wants it. Raises ``Mistake``."""
+        return text
 
     def schema(self) -> Schema:
         return {"type": "array", "items": {"type": "string", "minLength": 1}}
@@ -327,6 +359,8 @@ class Patterns(Strings):
     word = "a string or a list of strings"
 
     def parse(self, value: object) -> list[str]:
+        if value == []:
+            raise Mistake("the list is empty", f"write {self.word}, or remove the key")
         return super().parse(value if isinstance(value, list) else [self.text(value)])
 
     def schema(self) -> Schema:
@@ -342,26 +376,23 @@ class Options(Strings):
         if isinstance(value, str):
             listed = ", ".join(f'"{o}"' for o in value.split(","))
             raise Mistake("must be a list, not a string", f"write [{listed}]")
-        options = super().parse(value)
-        for option in options:
-            self.check(option)
-        return options
+        return super().parse(value)
 
-    def check(self, option: str) -> None:
-        """Raise ``Mistake`` if *option* is none."""
-        if "," in option and "=" not in option:
-            raise Mistake(f"{option!r} is several options", "write one string for each")
+    def item(self, text: str) -> str:
+        if "," in text and "=" not in text:
+            raise Mistake(f"{text!r} is several options", "write one string for each")
+        return text
 
 
 class BindOptions(Options):
     """Options of a bind mount: flags of the mount itself, and what only programs read."""
 
-    def check(self, option: str) -> None:
-        super().check(option)
-        if option in mounts.MOUNT_FLAGS or option.startswith(("x-", "X-")):
-            return
+    def item(self, text: str) -> str:
+        super().item(text)
+        if text in mounts.MOUNT_FLAGS or text.startswith(("x-", "X-")):
+            return text
         flags = ", ".join(mounts.MOUNT_FLAGS)
         raise Mistake(
-            f"{option!r} is no option of a bind mount, it belongs to the whole filesystem",
+            f"{text!r} is no option of a bind mount, it belongs to the whole filesystem",
             f"set it on the volume; a bind knows {flags} and x-…",
         )

@@ -31,15 +31,19 @@ class Labels:
     substitutions: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, root: str) -> Labels:
-        """Those of the machine whose root is *root*; none if its SELinux is off."""
-        settings = _settings(sources.read_text(root, "/etc/selinux/config") or "")
+    def of(cls, root: str, unread: list[sources.Source] | None = None) -> Labels:
+        """Those of the machine whose root is *root*; none if its SELinux is off. Files that cannot
+        be read go to *unread*.
+        """
+        settings = _settings(sources.read_text(root, "/etc/selinux/config", unread) or "")
         policy = settings.get("SELINUXTYPE", "")
         if not policy or "/" in policy or settings.get("SELINUX", "disabled") == "disabled":
             return cls()
         folder = f"/etc/selinux/{policy}/contexts/files"
-        texts = [sources.read_text(root, f"{folder}/{name}") or "" for name in _FILES]
-        pairs = [sources.read_text(root, f"{folder}/{name}") or "" for name in _SUBSTITUTIONS]
+        texts = [sources.read_text(root, f"{folder}/{name}", unread) or "" for name in _FILES]
+        pairs = [
+            sources.read_text(root, f"{folder}/{name}", unread) or "" for name in _SUBSTITUTIONS
+        ]
         return cls(
             tuple(_rules(line for text in texts for line in text.splitlines())),
             tuple(

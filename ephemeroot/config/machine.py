@@ -46,7 +46,8 @@ class Machine:
     ``generation`` is the plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it
     is not this machine that is looked at. ``another`` is true for a machine of which nothing
     but name and id is known: what boots it, and what its stores are, is not. ``root_mount`` is
-    the mount of ``root``, ``live`` whether this is the running machine.
+    the mount of ``root``, ``live`` whether this is the running machine. ``unread`` are files of the
+    machine that exist and could not be read.
     ``system`` is the id under which it owns its old roots, see ``Plan.system``.
     """
 
@@ -69,6 +70,7 @@ class Machine:
     live: bool = False
     system: str = ""
     root_mount: mountinfo.Mount | None = None
+    unread: tuple[sources.Source, ...] = ()
 
     @classmethod
     def of(cls, root: str = "/") -> Machine:
@@ -81,23 +83,26 @@ class Machine:
         if not os.path.isdir(root):
             raise Misconfigured(f"{root} is no directory", "--root names the root of a machine")
         live = root == "/" and is_booted()
-        identity = (sources.read_text(root, "/etc/machine-id") or "").strip()
+        unread: list[sources.Source] = []
+        identity = (sources.read_text(root, "/etc/machine-id", unread) or "").strip()
+        name = _static_host_name(root, unread)
         live_name = os.uname().nodename
         return cls(
             root=root,
-            host_name=_static_host_name(root) or (live_name if live else _default_host_name(root)),
+            host_name=name or (live_name if live else _default_host_name(root)),
             live_name=live_name if live else "",
             machine_id=identity if _MACHINE_ID.fullmatch(identity) else None,
-            fstab=tuple(fstab.parse(sources.read_text(root, "/etc/fstab") or "")),
-            accounts=Accounts.of(root),
-            command_lines=_command_lines(root, live=live),
+            fstab=tuple(fstab.parse(sources.read_text(root, "/etc/fstab", unread) or "")),
+            accounts=Accounts.of(root, unread),
+            command_lines=_command_lines(root, unread, live=live),
             mounted=frozenset(m.point for m in mountinfo.mounts()) if root == "/" else frozenset(),
             boot_files=_existing(root, *_BOOT_FILES),
             package_databases=_existing(root, *(path[1:] for path in PACKAGE_DATABASES)),
             host_keys=_existing(root, _HOST_KEYS),
-            labels=Labels.of(root),
+            labels=Labels.of(root, unread),
             memory=_memory() if live else 0,
             live=live,
+            unread=tuple(unread),
             root_mount=mountinfo.mounted_at(os.path.realpath(root)),
         )
 
@@ -157,15 +162,15 @@ def parse_id(text: str) -> str:
     return plain
 
 
-def _static_host_name(root: str) -> str:
+def _static_host_name(root: str, unread: list[sources.Source]) -> str:
     """The name that the administrator gave to a machine that boots *root* (hostname(5), OpenRC's
     /etc/conf.d/hostname), or nothing. ``localhost`` is none: the network may then name the machine.
     """
-    for line in (sources.read_text(root, "/etc/hostname") or "").splitlines():
+    for line in (sources.read_text(root, "/etc/hostname", unread) or "").splitlines():
         if line.strip() and not line.startswith("#"):
             name = line.strip()
             return "" if name.lower().partition(".")[0] == "localhost" else name
-    for line in (sources.read_text(root, "/etc/conf.d/hostname") or "").splitlines():
+    for line in (sources.read_text(root, "/etc/conf.d/hostname", unread) or "").splitlines():
         key, _, value = line.partition("=")
         name = value.strip("\"' ")
         if key.strip() == "hostname" and name and name != "localhost":
@@ -188,11 +193,13 @@ def command_line(text: str) -> CommandLine:
     return CommandLine(text)
 
 
-def _command_lines(root: str, *, live: bool) -> tuple[tuple[str, str], ...]:
+def _command_lines(
+    root: str, unread: list[sources.Source], *, live: bool
+) -> tuple[tuple[str, str], ...]:
     """The running kernel's, if it is this machine's, and what kernel-install(8) will use."""
     files = ["/proc/cmdline"] if live else []
     files.append("/etc/kernel/cmdline")
-    texts = [(sources.show(root, path), sources.read_text(root, path)) for path in files]
+    texts = [(sources.show(root, path), sources.read_text(root, path, unread)) for path in files]
     return tuple((path, text) for path, text in texts if text is not None)
 
 

@@ -21,6 +21,7 @@ KINDS: dict[str, kinds.Kind] = {
     "string": kinds.Text(),
     "path": kinds.InnerPath(),
     "integer": kinds.Integer(),
+    "days": kinds.Days(),
     "boolean": kinds.Boolean(),
     "size": kinds.Size(),
     "amount": kinds.Amount(),

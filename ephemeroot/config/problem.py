@@ -70,6 +70,14 @@ class Mistake(Exception):
         self.hint = hint
 
 
+class Mistakes(Mistake):
+    """Mistakes in several items of one list. ``found`` has each with the position of its item."""
+
+    def __init__(self, found: list[tuple[int, Mistake]]) -> None:
+        super().__init__("; ".join(mistake.reason for _, mistake in found), found[0][1].hint)
+        self.found = found
+
+
 class InvalidConfiguration(Misconfigured):
     """The configuration cannot be used; ``problems`` has everything, warnings included."""
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from ephemeroot.config import entries, lines, nodes, plugins, settings, sources, toml
+from ephemeroot.config import (
+    belonging,
+    entries,
+    lines,
+    misplaced,
+    nodes,
+    plugins,
+    settings,
+    sources,
+    toml,
+)
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, NetworkEntry, Origin, VolumeEntry, Wiping
 from ephemeroot.config.nodes import Node
@@ -24,6 +35,8 @@ def read(machine: Machine, main: str | None = None) -> Configuration:
     """
     found = sources.find(machine.root, main)
     reading = Reading()
+    for stray in misplaced.find(machine.root) if main is None else ():
+        reading.add(Place(stray.path), "is not read", stray.hint, warning=True)
     merged: Node | None = None
     complete = True
     files, elsewhere = [], []
@@ -39,6 +52,7 @@ def read(machine: Machine, main: str | None = None) -> Configuration:
             merged = node if merged is None else nodes.merge(merged, node)
     if merged is None:
         merged = Node({}, Place(found[0].path))
+    reading.belongs = partial(belonging.hint, wiper=_named_wiper(merged))
     config = _configuration(merged, tuple(files), complete, reading)
     return replace(
         config,
@@ -55,7 +69,7 @@ def parse(source: sources.Source, reading: Reading) -> Node | None:
     """The file's content, or ``None`` after noting why there is none."""
     place = Place(source.path)
     if source.error:
-        reading.add(place, f"cannot be read: {source.error}")
+        reading.add(place, f"cannot be read: {source.error}", source.hint)
         return None
     try:
         document, text = toml.parse(source.content)
@@ -99,6 +113,12 @@ def _applies(node: Node, source: sources.Source, machine: Machine, reading: Read
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
+
+
+def _named_wiper(merged: Node) -> str:
+    root = (merged.table() or {}).get("root", merged)
+    named = (root.table() or {}).get("wiper")
+    return named.value if named is not None and isinstance(named.value, str) else ""
 
 
 def _configuration(
@@ -150,7 +170,15 @@ def _root(
     unused = [key for key in known if key != name and key in (node.table() or {})]
     for key in unused:
         # Settings of a wiper that a drop-in has replaced must still be right.
-        _wiping(key, (node.table() or {})[key], record.origin(), reading)
+        table = (node.table() or {})[key]
+        _wiping(key, table, record.origin(), reading)
+        if named is not None and key not in [older.value for older in named.overridden]:
+            reading.add(
+                table.place,
+                f"has no effect: the wiper is {name!r}",
+                f'set wiper = "{key}", or remove the table',
+                warning=True,
+            )
     if name is None:
         return None, record.values["external-boot"]
     own = (node.table() or {}).get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from ephemeroot.config import clean, nodes
 from ephemeroot.config.kinds import Kind, type_word
 from ephemeroot.config.model import Origin
 from ephemeroot.config.nodes import Node
-from ephemeroot.config.problem import Mistake, Place, Problem
+from ephemeroot.config.problem import Mistake, Mistakes, Place, Problem
 from ephemeroot.config.settings import Listed, Named, Setting, Table
 
 _HINTED = 100
@@ -45,12 +45,14 @@ class Record:
 
 class Reading:
     """One run over a configuration: its ``problems``, and whether something was ``lost``
-    so that later checks must not complain about its absence.
+    so that later checks must not complain about its absence. ``belongs`` says of a key in which
+    table it belongs, empty if in none.
     """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.lost = False
+        self.belongs: Callable[[str], str] = lambda key: ""
 
     def add(self, place: Place, reason: str, hint: str = "", *, warning: bool = False) -> None:
         """Note a problem."""
@@ -76,13 +78,17 @@ class Reading:
             elif key not in known:
                 # Comparing words takes time, and nobody reads the thousandth hint.
                 hinted = len(self.problems) < _HINTED
-                hint = clean.meant(key, known) if hinted else ""
+                hint = self._hint(key, known) if hinted else ""
                 self.add(child.place, f"unknown key `{key}`", hint)
                 if hinted:
                     record.meant.add(clean.closest(key, known))
         for setting in table.settings:
             self._complete(setting, record, values)
         return record
+
+    def _hint(self, key: str, known: list[str]) -> str:
+        hints = [clean.close(key, known), self.belongs(key)]
+        return " ".join(filter(None, hints)) or clean.meant(key, known)
 
     def _setting(self, setting: Setting, node: Node, record: Record) -> None:
         record.places[setting.name] = node.place
@@ -114,6 +120,12 @@ class Reading:
         self._overridden(node, lambda older: self._value(setting, older))
         try:
             return kind.parse(plain(node))
+        except Mistakes as mistakes:
+            items = node.items()
+            for position, mistake in mistakes.found:
+                place = items[position].place if items else node.place
+                self.add(place, mistake.reason, mistake.hint)
+            return None
         except Mistake as mistake:
             self.add(node.place, mistake.reason, mistake.hint)
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ephemeroot.config import addresses, kinds
+from ephemeroot.config import addresses, device_names, kinds, match
 from ephemeroot.hooks.plan import POLICIES, SEED_LIMIT
 
 
@@ -140,8 +140,8 @@ ROOT = Table((
 """Beside these, a table for each wiper."""
 
 WHAT_TO_WIPE = (
-    Setting("device", kinds.Text(), "the device with the root; by default root= of the kernel "
-            "command line"),
+    Setting("device", device_names.Device(), "the device with the root; by default root= of the "
+            "kernel command line"),
     Setting("subvolume", kinds.InnerPath(), "the root's name on it; by default subvol= in "
             "rootflags= of the kernel command line"),
 )  # fmt: skip
@@ -163,8 +163,8 @@ ON_FAILURE = Table(tuple(
 ))  # fmt: skip
 
 MATCH = Table((
-    Setting("host-name", kinds.Patterns(), "host names (glob patterns), of which one must fit"),
-    Setting("machine-id", kinds.Patterns(), "machine ids, of which one must be this machine's"),
+    Setting("host-name", match.HostNames(), "host names (glob patterns), of which one must fit"),
+    Setting("machine-id", match.MachineIds(), "machine ids, of which one must be this machine's"),
 ))  # fmt: skip
 
 TOP = Table((

@@ -7,9 +7,10 @@ and an empty file or a link to /dev/null only masks it (systemd.unit(5), sysuser
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import documents, paths
@@ -22,12 +23,15 @@ LARGEST = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file. ``path`` is how people find it; ``error`` says why it could not be read."""
+    """One file. ``path`` is how people find it; ``error`` is why it could not be read, ``hint``
+    what to do then.
+    """
 
     path: str
     content: bytes = b""
     error: str = ""
     drop_in: bool = False
+    hint: str = ""
 
 
 def find(root: str, main: str | None = None) -> list[Source]:
@@ -47,14 +51,25 @@ def find(root: str, main: str | None = None) -> list[Source]:
         )  # fmt: skip
     found: dict[str, Source] = {}
     for directory in DROP_INS:
-        for name in _names(root, directory):
+        try:
+            names = _names(root, directory)
+        except OSError as error:
+            unread = _unread(show(root, directory), error)
+            hint = "make it a directory" if isinstance(error, NotADirectoryError) else unread.hint
+            found[directory] = replace(unread, drop_in=True, hint=hint)
+            continue
+        for name in names:
             path = f"{directory}/{name}"
             found.pop(name, None)
             source = _open(root, path)
             if source is None:
-                source = Source(show(root, path), error="it is a link that leads nowhere")
+                source = Source(
+                    show(root, path),
+                    error="it is a link that leads nowhere",
+                    hint="remove the link",
+                )
             if source.error or source.content:
-                found[name] = Source(source.path, source.content, source.error, drop_in=True)
+                found[name] = replace(source, drop_in=True)
     return [content, *(found[name] for name in sorted(found))]
 
 
@@ -69,7 +84,7 @@ def _read_given(path: str) -> Source:
     except (FileNotFoundError, NotADirectoryError):
         raise Misconfigured(f"there is no configuration: {path} does not exist") from None
     except OSError as error:
-        return Source(path, error=error.strerror or "")
+        return _unread(path, error)
     except ValueError:  # a NUL in the path
         raise Misconfigured(f"{path!r} is not a path") from None
 
@@ -86,15 +101,24 @@ def _open(root: str, path: str) -> Source | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Source(shown, error=os.strerror(error.errno or errno.EIO))
+        return _unread(shown, OSError(error.errno or errno.EIO, os.strerror(error.errno or 5)))
     finally:
         os.close(directory)
     try:
         return Source(shown, documents.read_open(fd, shown, LARGEST))
     except OSError as error:
-        return Source(shown, error=error.strerror or "")
+        return _unread(shown, error)
     finally:
         os.close(fd)
+
+
+def _unread(path: str, error: OSError) -> Source:
+    hint = "put a regular file in its place, or remove it"
+    if error.errno == errno.EIO:
+        hint = "restore it from a backup, and check the disk"
+    elif isinstance(error, PermissionError):
+        hint = "run it as root"
+    return Source(path, error=error.strerror or "", hint=hint)
 
 
 def _is_masked(directory: int, path: str) -> bool:
@@ -114,7 +138,7 @@ def _names(root: str, path: str) -> list[str]:
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = paths.open_in_root(directory, path, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
     finally:
         os.close(directory)
@@ -125,9 +149,22 @@ def _names(root: str, path: str) -> list[str]:
     return sorted(n for n in names if n.endswith(".toml") and not n.startswith("."))
 
 
-def read_text(root: str, path: str) -> str | None:
-    """The text of the file *path* of the machine, ``None`` if it cannot be read."""
+def read_text(root: str, path: str, unread: list[Source] | None = None) -> str | None:
+    """The text of the file *path* of the machine, ``None`` if it does not exist or cannot be read.
+
+    A file that exists and is no use as text is added to *unread*.
+    """
     source = _open(root, path)
-    if source is None or source.error:
+    if source is None or source.error == os.strerror(errno.ENOTDIR):
+        return None
+    if source.content.startswith(codecs.BOM_UTF8):
+        source = replace(
+            source,
+            error="it begins with a byte order mark, which becomes a part of its first word",
+            hint="save it without a mark (BOM)",
+        )
+    if source.error:
+        if unread is not None:
+            unread.append(source)
         return None
     return source.content.decode("utf-8", "surrogateescape")

@@ -6,6 +6,7 @@ numbers have 64 bits, as TOML asks of a parser (toml.io, v1.0.0, "Integer").
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from typing import Any
@@ -35,6 +36,13 @@ def parse(content: bytes) -> tuple[dict[str, Any], str]:
         raise SyntaxMistake(
             f"is larger than {LARGEST >> 20} MiB", hint="split it into files in conf.d"
         )
+    for mark in (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        if content.startswith(mark):
+            raise SyntaxMistake(
+                "begins with a byte order mark, which TOML does not allow",
+                1,
+                "save it as UTF-8 without a mark (BOM)",
+            )
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -69,11 +77,15 @@ def _check(document: dict[str, Any]) -> None:
             elif isinstance(value, list):
                 inner += value
             elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-                raise SyntaxMistake("has a number that does not fit into 64 bits")
+                raise SyntaxMistake(
+                    "has a number that does not fit into 64 bits", hint="write a smaller one"
+                )
         level = inner
     if level:
         raise _too_deep()
 
 
 def _too_deep(line: int | None = None) -> SyntaxMistake:
-    return SyntaxMistake(f"is nested more than {DEEPEST} levels deep", line)
+    return SyntaxMistake(
+        f"is nested more than {DEEPEST} levels deep", line, "'man ephemeroot.toml' has every table"
+    )

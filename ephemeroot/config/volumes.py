@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ephemeroot.config import clean
+from ephemeroot.config import clean, device_names
 from ephemeroot.config.fstab import FstabLine, option
 from ephemeroot.config.kinds import Patience
 from ephemeroot.config.machine import Machine
@@ -25,7 +25,6 @@ _OWNERLESS = ("cifs", "smb3", "vfat", "msdos", "exfat")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs")
 _UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
 _NAMED = ("zfs", "bcachefs")
-_TAGS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "ID=")
 _TIMEOUT = "x-systemd.device-timeout"
 
 
@@ -274,18 +273,13 @@ def _needs_programs(type_: str) -> bool:
 
 def _check_device(volume: Volume) -> None:
     device = volume.device
-    if not device or device.startswith("/") or volume.is_volatile:
+    if not device or volume.is_volatile:
         return  # empty: that it is missing has been said
     if volume.type in _NAMED or _needs_programs(volume.type):
         return
     if volume.type in _NETWORK:
         return  # see config/network.py
-    if device.startswith(_TAGS) and not device.endswith("="):
-        return
-    raise Mistake(
-        f"{device!r} is no device",
-        "write /dev/…, UUID=…, LABEL=…, PARTUUID=… or PARTLABEL=…",
-    )
+    device_names.require(device)
 
 
 def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:

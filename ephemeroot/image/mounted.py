@@ -6,36 +6,56 @@ not mounted) would be gone at the next boot, and the store with it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices, mountinfo
 
+_CORRECT = "mount the declared one there, or correct the declaration"
 
-def require(volume: Volume) -> None:
-    """Raise ``Refused`` unless *volume* is what is mounted at its mount point now."""
-    mount = mountinfo.mounted_at(volume.mount_point)
+
+def require(volume: Volume, root: str = "/") -> None:
+    """Raise ``Refused`` unless *volume* is what is mounted at its mount point now, in the machine
+    whose root directory is *root*.
+
+    Devices have other names on the machine that builds an image: below another root than ``/`` only
+    a btrfs that is declared by its UUID is compared.
+    """
+    point = volume.mount_point
+    if root != "/":
+        point = os.path.realpath(root).rstrip("/") + point
+    mount = mountinfo.mounted_at(point)
     if mount is None:
         raise Refused(
-            f"the volume {volume.mount_point} is not mounted: nothing can be written to it",
-            f"mount {volume.device} at {volume.mount_point} first",
+            f"the volume {point} is not mounted: nothing can be written to it",
+            f"mount {volume.device} at {point} first",
         )
     if mount.fstype != volume.type and volume.type != "auto":
+        raise Refused(f"{point} is mounted as {mount.fstype}, declared is {volume.type}", _CORRECT)
+    same = _is_same_device if root == "/" else _may_be_same_device
+    if not same(mount.source, volume.device):
         raise Refused(
-            f"{volume.mount_point} is mounted as {mount.fstype}, declared is {volume.type}"
-        )
-    if not _is_same_device(mount.source, volume.device):
-        raise Refused(
-            f"{mount.source} is mounted at {volume.mount_point}, declared is {volume.device}",
-            "mount the declared one there, or correct the declaration",
+            f"{mount.source} is mounted at {point}, declared is {volume.device}", _CORRECT
         )
     if volume.subvolume and mount.root.strip("/") != volume.subvolume:
         raise Refused(
-            f"the subvolume {mount.root} is mounted at {volume.mount_point}, "
-            f"declared is {volume.subvolume}",
-            "mount the declared one there, or correct the declaration",
+            f"the subvolume {mount.root} is mounted at {point}, declared is {volume.subvolume}",
+            _CORRECT,
         )
+
+
+def _may_be_same_device(source: str, declared: str) -> bool:
+    """Whether *source* is what another machine calls *declared*, as far as can be known here."""
+    tag, _, value = declared.partition("=")
+    if tag != "UUID" or not source.startswith("/"):
+        return True
+    try:
+        uuid = devices.btrfs_uuid(source)
+    except OSError:
+        return True
+    return uuid is None or uuid == value.strip('"').lower()
 
 
 def _is_same_device(source: str, declared: str) -> bool:
