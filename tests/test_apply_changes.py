@@ -16,7 +16,7 @@ from ephemeroot import cli
 from ephemeroot.conversion import seeds
 from ephemeroot.hooks import plan as plans
 from ephemeroot.image import applied
-from machine_tree import MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
+from machine_tree import DEVICE, MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
 MEMORY = """\
 [root]
@@ -36,15 +36,6 @@ def machine(tmp_path: Path) -> MachineTree:
 
 def apply(machine: MachineTree, *words: str) -> int:
     return cli.main(["apply", "--no-images", "--root", str(machine.path), *words])
-
-
-def test_a_store_without_a_marker_is_nothing_to_warn_of(
-    machine: MachineTree, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (machine.path / "persistent/.ephemeroot-store").unlink()
-    assert apply(machine, "--yes") == 0
-    assert "marker yet" not in capsys.readouterr().err
-    assert (machine.path / "persistent/.ephemeroot-store").exists()
 
 
 def test_what_persists_no_longer_is_said(
@@ -184,6 +175,15 @@ class TestOnOneBtrfs:
                 subprocess.run(["mount", "-o", f"subvol={name}", disk.loop, where], check=True)
             yield MachineTree(root)
             subprocess.run(["umount", "-R", root], check=True)
+
+    def test_a_store_without_a_marker_is_nothing_to_warn_of(
+        self, machine: MachineTree, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        machine.write(MAIN, SOUND.replace(DEVICE, "LABEL=golden"))
+        (machine.path / "persistent/.ephemeroot-store").unlink()
+        assert apply(machine, "--yes") == 0
+        assert "marker yet" not in capsys.readouterr().err
+        assert (machine.path / "persistent/.ephemeroot-store").exists()
 
     def test_what_is_shared_may_be_large(
         self, machine: MachineTree, capsys: pytest.CaptureFixture[str]

@@ -204,6 +204,12 @@ class History:
         """A mount of what fresh roots are made of; ``None`` if they begin empty."""
         return None
 
+    def missing_base(self) -> str:
+        """Why no new root can be made of the base, which does not exist or is not one; empty if it
+        can, or if new roots begin empty.
+        """
+        return ""
+
     def mount_fresh(self) -> int | None:
         """A mount of what the present root was made of, as it was then; ``None`` for nothing.
 

@@ -15,6 +15,7 @@ from ephemeroot.cli import (
     cut_off,
     foreign,
     histories,
+    missing_bases,
     step,
     terminal,
 )
@@ -107,6 +108,8 @@ class Application:
         self.examination: Examination = examine(config, self.machine)
         self.compilation: Compilation = compile_examination(self.examination)
         self._require_this_root()
+        for missing in missing_bases.look(str(root), self.compilation.plan):
+            raise Refused(missing.line, missing_bases.HINT)
         if not config.stores:
             raise Misconfigured("no store is declared: nothing would survive a boot")
         self.booted = applied.booted() if root == Path("/") else None
@@ -239,7 +242,11 @@ class Application:
         for path in self.stores:
             line = f"record generation {self.generation} in {path}"
             steps.append(Step(line, partial(self._record, path)))
-        return steps + (self._images() if images else [])
+        if images:
+            return steps + self._images()
+        for omission in installed.omissions(self.root):
+            terminal.warning(f"{omission.place}: {omission.reason}", omission.hint)
+        return steps
 
     def _mark(self, path: str) -> Step:
         volume = volumes.covering(path, self.examination.volumes)
@@ -276,6 +283,8 @@ class Application:
         return image.rebuild(self.plan)
 
     def _images(self) -> list[Step]:
+        for omission in installed.omissions(self.root):
+            raise Misconfigured(f"{omission.place}: {omission.reason}", omission.hint)
         names = installed.names()
         if self.root != Path("/"):
             generator = installed.on(str(self.root)) or installed.recommended()

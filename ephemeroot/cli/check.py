@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import access, hosts, terminal
+from ephemeroot.cli import access, hosts, missing_bases, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Configuration, Examination, Machine, Problem, examine, nested, read
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.image import age, applied
+from ephemeroot.image.generators import installed
 
 FORMAT = "ephemeroot-check"
 VERSION = 1
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     problems = [
         *examination.problems,
         *nested.warnings(examination),
+        *_missing_bases(examination),
+        *_omissions(examination),
         *_outdated(examination),
     ]
     if arguments.json:
@@ -41,6 +44,32 @@ def run(arguments: argparse.Namespace) -> int:
             terminal.say(line)
         _print(config.files, problems)
     return Misconfigured.exit_code if _errors(problems) else 0
+
+
+def _omissions(examination: Examination) -> list[Problem]:
+    """What ``apply`` refuses before it builds an image."""
+    if examination.machine.another or examination.config.wiping is None:
+        return []
+    return [
+        Problem(omission.place, "", omission.reason, omission.hint)
+        for omission in installed.omissions(Path(examination.machine.root))
+    ]
+
+
+def _missing_bases(examination: Examination) -> list[Problem]:
+    """A warning for each: ``base create`` needs the configuration that names it."""
+    if examination.machine.another or examination.errors:
+        return []
+    places = {volume.mount_point: volume.place for volume in examination.volumes}
+    wiping = examination.config.wiping
+    if wiping is not None:
+        places["/"] = wiping.origin.of("base")
+    return [
+        Problem.at(places[missing.target], missing.line, missing_bases.HINT, warning=True)
+        for missing in missing_bases.look(
+            examination.machine.root, compile_examination(examination).plan
+        )
+    ]
 
 
 def _outdated(examination: Examination) -> list[Problem]:

@@ -102,9 +102,9 @@ def keepers(root: str, volume: str | None = None) -> list[Keeper]:
     return found
 
 
-def made_fresh(root: str) -> list[Keeper]:
-    """Everything that the applied plan of the machine below *root* makes fresh."""
-    plan, machine = applied_plan(root), Machine.of(root)
+def made_fresh(root: str, plan: Plan | None = None) -> list[Keeper]:
+    """Everything that *plan*, else the applied one, makes fresh on the machine below *root*."""
+    plan, machine = plan or applied_plan(root), Machine.of(root)
     volumes = {volume.mount_point: _below(root, volume.mount_point) for volume in plan.volumes()}
     return [_keeper(wipe, machine, root, volumes, plan.system) for wipe in plan.wipes()]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import amounts
-from ephemeroot.cli import access, boot_report, declared_paths, omissions, terminal
+from ephemeroot.cli import access, boot_report, declared_paths, missing_bases, omissions, terminal
 from ephemeroot.cli.boot_report import BootReport
+from ephemeroot.cli.missing_bases import Missing
 from ephemeroot.config import Machine, markers
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
@@ -108,6 +109,7 @@ class Status:
     damage: list[str] = field(default_factory=list)
     unseeded: list[Unseeded] = field(default_factory=list)
     not_in_effect: list[NotInEffect] = field(default_factory=list)
+    missing_bases: list[Missing] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
         """What is not as it should be, a line each."""
@@ -121,6 +123,7 @@ class Status:
                 lines.append(f"the store {store.path}: {store.state}")
             elif store.size and store.free < store.size * (1 - _FULL):
                 lines.append(f"the store {store.path} is nearly full")
+        lines += [f"{one.line} ({missing_bases.HINT})" for one in self.missing_bases]
         lines += [declared_paths.line(one) for one in self.not_in_effect]
         return [*lines, *(one.line for one in self.unseeded), *self.images]
 
@@ -168,6 +171,7 @@ def collect(root: str) -> Status:
     if plan is not None:
         status.stores = [_store(folder, store.path, store.id) for store in plan.stores()]
         status.images = age.findings(folder)
+        status.missing_bases = missing_bases.look(root, plan)
         status.unseeded = _unseeded(folder, plan, status)
     try:
         status.not_in_effect = declared_paths.look(folder, boot)
@@ -292,9 +296,11 @@ def _show(status: Status, *, long: bool) -> None:
         sys.stdout.write(terminal.heading("stores") + "\n")
         terminal.table([_store_row(store) for store in status.stores], right=(1, 2))
     _show_unseeded(status.unseeded)
+    _section("bases", [f"{one.line} ({missing_bases.HINT})" for one in status.missing_bases])
     _section("images", status.images)
     _section("the next boot", status.next_boot)
     _section("not known, for only root may read it", status.unknown)
+    _section(f"not as it should be (exit code {PROBLEMS})", status.complaints())
 
 
 def _undated(boot: BootReport) -> list[str]:

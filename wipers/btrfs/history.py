@@ -259,15 +259,27 @@ class SubvolumeHistory(History):
         finally:
             os.close(fd)
 
+    def missing_base(self) -> str:
+        if self.base is None:
+            return ""
+        try:
+            fd = subvolumes.open_directory(self.top.fd, self.base)
+        except FileNotFoundError:
+            return f"the base {self.base} does not exist"
+        except OSError as error:
+            return f"the base {self.base} cannot be opened: {error.strerror}"
+        try:
+            return "" if subvolumes.is_subvolume(fd) else f"the base {self.base} is not a subvolume"
+        finally:
+            os.close(fd)
+
     def mount_base(self) -> int | None:
         if self.base is None:
             return None
-        try:
-            fd = subvolumes.open_directory(self.top.fd, self.base)
-        except OSError as error:
-            raise EphemerootError(
-                f"the base {self.base} cannot be opened: {error.strerror}"
-            ) from error
+        reason = self.missing_base()
+        if reason:
+            raise EphemerootError(reason, "run 'ephemeroot base create'")
+        fd = subvolumes.open_directory(self.top.fd, self.base)
         try:
             return subvolumes.mount(fd, self.base)
         finally:
@@ -277,6 +289,11 @@ class SubvolumeHistory(History):
         """A mount of the subvolume that the present root is a snapshot of."""
         with self._present() as present:
             origin = present.origin()
+            if origin < 0 and self.base is not None:
+                raise EphemerootError(
+                    f"no boot has made this root from the base {self.base}",
+                    "compare with --against base",
+                )
             if origin < 0:
                 return None
             try:

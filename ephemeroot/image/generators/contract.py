@@ -13,6 +13,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.hooks.plan import Plan
@@ -131,6 +132,15 @@ class Target(ABC):
         return []
 
 
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """A setting of a generator in the file ``place`` by which its images have nothing of ours."""
+
+    place: str
+    reason: str
+    hint: str
+
+
 class Generator(ABC):
     """An initramfs generator."""
 
@@ -186,6 +196,11 @@ class Generator(ABC):
     @abstractmethod
     def files(self, root: Path) -> list[Path]:
         """The image files that must carry the applied plan, whether or not `images` has them."""
+
+    def omissions(self, root: Path) -> list[Omission]:
+        """Settings below *root* that keep its module, which is installed, out of its images."""
+        del root
+        return []
 
     def declare(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options with which its module calls ``ephemeroot image``."""

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image.generators.contract import Generator
+from ephemeroot.image.generators.contract import Generator, Omission
 
 GROUP = "ephemeroot.generators"
 
@@ -91,6 +91,18 @@ def releases(root: Path) -> set[str]:
     """The kernel releases that the system below *root* has images for, as far as known."""
     images = [image for generator in every() for image in generator.images(root)[0]]
     return {image.release for image in images if image.release}
+
+
+def omissions(root: Path) -> list[Omission]:
+    """Settings of the generators below *root* by which their images have nothing of ours, though
+    our module is installed.
+    """
+    return [
+        omission
+        for generator in every()
+        if generator.is_on(str(root)) and generator.has_module(str(root))
+        for omission in generator.omissions(root)
+    ]
 
 
 def base_hints() -> str:

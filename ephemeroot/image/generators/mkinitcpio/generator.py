@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ephemeroot.image import data, installation
 from ephemeroot.image.generators import contract
-from ephemeroot.image.generators.mkinitcpio import presets
+from ephemeroot.image.generators.mkinitcpio import configuration, presets
 from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget
 from ephemeroot.image.installation import Item
 
@@ -53,6 +53,10 @@ class Mkinitcpio(contract.Generator):
     def files(self, root: Path) -> list[Path]:
         """Fallback images have nothing of ours."""
         return [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
+
+    def omissions(self, root: Path) -> list[contract.Omission]:
+        """HOOKS without our hook."""
+        return configuration.omissions(root, presets.presets(root)[0])
 
     def declare(self, parser: argparse.ArgumentParser) -> None:
         """The options that its install hook uses."""

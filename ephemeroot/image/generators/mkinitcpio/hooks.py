@@ -47,7 +47,7 @@ def require_order(hooks: Sequence[str]) -> None:
     if kind == NONE:
         raise Misconfigured(
             "HOOKS in mkinitcpio.conf has neither systemd nor base and udev",
-            f"write {_line(('base', 'udev', *hooks))}",
+            f"write {line(('base', 'udev', *hooks))}",
         )
     if kind == SYSTEMD or NAME not in hooks:
         return
@@ -58,7 +58,7 @@ def require_order(hooks: Sequence[str]) -> None:
     found += [f"{NAME} behind {', '.join(late)}"] if late else []
     if found:
         raise Misconfigured(
-            f"HOOKS in mkinitcpio.conf has {' and '.join(found)}", f"write {_line(hooks)}"
+            f"HOOKS in mkinitcpio.conf has {' and '.join(found)}", f"write {line(hooks)}"
         )
 
 
@@ -67,7 +67,7 @@ def sets_up_network(hooks: Sequence[str]) -> bool:
     return any("net" in hook for hook in hooks)
 
 
-def _line(hooks: Sequence[str]) -> str:
+def line(hooks: Sequence[str]) -> str:
     """HOOKS with the same words in a right order: ours directly behind the last that matters."""
     others = [hook for hook in dict.fromkeys(hooks) if hook != NAME]
     place = max((others.index(hook) for hook in others if hook in _BEFORE), default=-1) + 1
