@@ -49,10 +49,6 @@ VOLUMES = replace(
 WITH_SERVICES = replace(
     PACKAGES, packages=(*PACKAGES.packages, "network-manager", "openssh-server", "acl")
 )
-# A kernel that has crashed is dumped by another one, with the same image: kdump.
-WITH_KDUMP = replace(
-    PACKAGES, packages=(*PACKAGES.packages, "kdump-tools", "kexec-tools", "makedumpfile")
-)
 # What an mkinitcpio of somewhere else needs to run on a Debian.
 FOR_MKINITCPIO = replace(
     PACKAGES, packages=(*PACKAGES.packages, "busybox", "libarchive-tools", "gawk")
