@@ -102,7 +102,7 @@ def test_the_stage_is_called(machine: Machine) -> None:
     assert "--target /new_root" in machine.boot("persist", "/new_root").called[0]
 
 
-@pytest.mark.parametrize(("status", "expected"), [(0, 0), (10, 0), (73, 1)])
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (10, 0), (11, 0), (73, 1)])
 @pytest.mark.parametrize("stage", ["wipe", "persist"])
 def test_a_stage_that_decided(machine: Machine, stage: str, status: int, expected: int) -> None:
     """It has spoken for itself; nothing is added, and no policy asked again."""
@@ -209,6 +209,18 @@ def test_ephemeroot_no_does_nothing_at_all(machine: Machine, stage: str, word: s
     machine.cmdline += f" ephemeroot={word}"
     result = machine.boot(stage)
     assert (result.status, result.called, result.console) == (0, [], "")
+
+
+@pytest.mark.parametrize("stage", ["wipe", "persist"])
+def test_does_nothing_in_a_crash_kernel(machine: Machine, stage: str) -> None:
+    """Not even with a policy that would end the machine: it has a dump to write."""
+    machine.settings.update(wipe="poweroff", store="poweroff")
+    machine.cmdline += " elfcorehdr=0x5ffff000 nr_cpus=1"
+    machine.interpreter("exit 127")
+    result = machine.boot(stage)
+    assert (result.status, result.called) == (0, [])
+    assert "this is a crash kernel: nothing is wiped and nothing bound" in result.console
+    assert "this is a crash kernel" in result.log
 
 
 def test_other_words_are_not_taken_for_ours(machine: Machine) -> None:
