@@ -129,7 +129,8 @@ def _require_modules(root: int, release: str) -> None:
         raise Refused(
             f"the fresh root has no modules for the running kernel {release}, "
             f"only for {', '.join(sorted(kernels))}",
-            "boot a kernel that the base has, or install this one in the base",
+            "choose a kernel that it has modules for in the boot menu, or install this one in the "
+            "base",
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.cli import access, histories, terminal
+from ephemeroot.cli import access, bootable, histories, terminal
 from ephemeroot.config import markers
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import request as requests
@@ -89,7 +89,9 @@ def _stores(root: str) -> list[Path]:
 
 
 def _require(root: str, name: str) -> None:
-    """Raise ``Misconfigured`` if the root's history has no old root of that *name*."""
+    """Raise ``Misconfigured`` if the root's history has no old root of that *name*, and ``Refused``
+    if no kernel can boot it.
+    """
     for keeper in histories.keepers(root, "/"):
         if not keeper.wiper.BOOTS_OLD_ROOTS:
             raise Misconfigured(
@@ -98,6 +100,7 @@ def _require(root: str, name: str) -> None:
             )
         with Namespace() as private, keeper.history(private) as history:
             history.facts(history.find(name))
+            bootable.require(private, history, name, histories.applied_plan(root), root)
 
 
 def _leave(stores: list[Path], request: Request | None) -> None:
