@@ -51,6 +51,9 @@ def _outcome(words: Sequence[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
+    except ModuleNotFoundError as error:
+        complain(_missing_module(error))
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         complain(EphemerootError(f"{where}{error.strerror or error}", _permission_hint(error)))
@@ -58,6 +61,18 @@ def _outcome(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         terminal.error("interrupted")
         return INTERRUPTED
+
+
+def _missing_module(error: ModuleNotFoundError) -> EphemerootError:
+    """What installs another project's module. Raises *error* for any other: that is a bug."""
+    from ephemeroot.config import python_modules
+
+    name = error.name or ""
+    if not python_modules.is_known(name):
+        raise error
+    return EphemerootError(
+        f"the Python module {name} is not installed", python_modules.how_to_install(name)
+    )
 
 
 def _allow_every_character() -> None:

@@ -1,0 +1,66 @@
+"""Python modules of other projects, and the packages that have them on each distribution."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+_PYPI = {
+    "btrfsutil": "btrfsutil",
+    "libzfs_core": "pyzfs",
+    "pyroute2": "pyroute2",
+    "pyudev": "pyudev",
+}
+
+# Which package manager a system has, how it installs, and the package of each module. A module that
+# is not in a list is not packaged there. Debian and its derivatives: packages.debian.org; Fedora
+# and openSUSE: btrfs-progs.spec builds python3-btrfsutil; Arch: btrfs-progs contains the module.
+_DISTRIBUTIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("usr/bin/apt-get", "apt install", {
+        "btrfsutil": "python3-btrfsutil", "libzfs_core": "python3-pyzfs",
+        "pyroute2": "python3-pyroute2", "pyudev": "python3-pyudev",
+    }),
+    ("usr/bin/dnf", "dnf install", {
+        "btrfsutil": "python3-btrfsutil", "libzfs_core": "python3-pyzfs",
+        "pyroute2": "python3-pyroute2", "pyudev": "python3-pyudev",
+    }),
+    ("usr/bin/zypper", "zypper install", {
+        "btrfsutil": "python3-btrfsutil", "pyroute2": "python3-pyroute2",
+        "pyudev": "python3-pyudev",
+    }),
+    ("usr/bin/pacman", "pacman -S", {
+        "btrfsutil": "btrfs-progs", "pyroute2": "python-pyroute2", "pyudev": "python-pyudev",
+    }),
+)  # fmt: skip
+
+
+def is_known(module: str) -> bool:
+    """Whether *module* is one of another project's that this program uses."""
+    return module.partition(".")[0] in _PYPI
+
+
+def how_to_install(module: str, root: str = "/") -> str:
+    """The command that installs *module* for this interpreter, as a hint.
+
+    An isolated virtual environment does not see the distribution's packages.
+    """
+    name = module.partition(".")[0]
+    isolated = sys.prefix != sys.base_prefix and not _sees_system_packages()
+    if not isolated:
+        for program, command, packages in _DISTRIBUTIONS:
+            if name in packages and os.path.lexists(os.path.join(root, program)):
+                return f"run '{command} {packages[name]}'"
+    return f"run '{shlex.quote(sys.executable)} -m pip install {_PYPI[name]}'"
+
+
+def _sees_system_packages() -> bool:
+    try:
+        with open(os.path.join(sys.prefix, "pyvenv.cfg"), encoding="utf-8") as file:
+            lines = [line.partition("=") for line in file]
+    except OSError:
+        return False
+    return any(
+        key.strip() == "include-system-site-packages" and value.strip().lower() == "true"
+        for key, _, value in lines
+    )

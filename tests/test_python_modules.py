@@ -1,0 +1,67 @@
+"""A module of another project that is missing is named with what installs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ephemeroot import cli
+from ephemeroot.config import python_modules
+from ephemeroot.config.python_modules import _DISTRIBUTIONS, _PYPI
+from machine_tree import MachineTree
+
+
+@pytest.mark.parametrize("module", _PYPI)
+@pytest.mark.parametrize(("program", "command", "packages"), _DISTRIBUTIONS)
+def test_names_the_package_of_the_distribution(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    program: str,
+    command: str,
+    packages: dict[str, str],
+) -> None:
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    (tmp_path / program).parent.mkdir(parents=True)
+    (tmp_path / program).touch()
+    hint = python_modules.how_to_install(f"{module}.inner", str(tmp_path))
+    if module in packages:
+        assert hint == f"run '{command} {packages[module]}'"
+    else:
+        assert hint.endswith(f"-m pip install {_PYPI[module]}'")
+
+
+@pytest.mark.parametrize("shared", ["true", "false"])
+def test_an_isolated_environment_needs_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: str
+) -> None:
+    MachineTree(tmp_path).write("usr/bin/apt-get", "")
+    (tmp_path / "pyvenv.cfg").write_text(f"include-system-site-packages = {shared}\n")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    hint = python_modules.how_to_install("btrfsutil", str(tmp_path))
+    assert ("apt install" in hint) == (shared == "true")
+
+
+@pytest.mark.parametrize("module", _PYPI)
+def test_the_program_reports_a_missing_module_with_a_hint(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: object) -> int:
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["base", "list"]) == 1
+    said = capsys.readouterr().err
+    assert f"the Python module {module} is not installed" in said
+    assert "hint: run '" in said
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(words: object) -> int:
+        raise ModuleNotFoundError("No module named 'ephemeroot.x'", name="ephemeroot.x")
+
+    monkeypatch.setattr(cli, "_run", run)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["base", "list"])
