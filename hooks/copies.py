@@ -29,7 +29,6 @@ from ephemeroot.hooks import (
 from ephemeroot.hooks.omission import Omission
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.report import WARNING
-from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import copying, inode_flags, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.comparison import same
@@ -84,7 +83,7 @@ class Copy(Operation):
         persists_with = nesting.persists_with(stage, self)
         entry = self._entry(place, stage.plan.owner(self.path), nesting.through(stage, self))
         results = []
-        if _was_kept(stage):
+        if stage.was_kept():
             try:
                 results.append(self._catch_up(stage, stage.bare()))
             except Refused:
@@ -108,7 +107,7 @@ class Copy(Operation):
 
     def prepare(self, stage: Stage) -> str:
         renames.recover(stage.store(self.store))
-        results = [self._catch_up(stage, stage.bare())] if _was_kept(stage) else []
+        results = [self._catch_up(stage, stage.bare())] if stage.was_kept() else []
         # Without one the overlay shows what the base has.
         if self._is_sound(stage, stage.store(self.store)):
             self._take_from_base(stage, results)
@@ -318,14 +317,6 @@ def _write(directory: int, name: str, content: bytes) -> None:
 
 def _joined(results: list[str]) -> str:
     return " and ".join(filter(None, results))
-
-
-def _was_kept(stage: Stage) -> bool:
-    """Whether this is the root of the boot before. A fresh one may have such records from
-    its base, and what they say is of another time.
-    """
-    record = stage.recall(WIPED)
-    return record is not None and "/" not in record
 
 
 def _status(root: int, path: str) -> os.stat_result:

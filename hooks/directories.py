@@ -6,7 +6,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import nesting, seed, tree, unseeded
+from ephemeroot.hooks import nesting, replaced, seed, tree, unseeded
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import mounts, paths
 
@@ -166,6 +166,7 @@ class Directory(Operation):
         if stage.plan.nesting().has_copies(self):
             stage.keep_bare()
         store = stage.store(self.store)
+        settled = replaced.settle(stage, self, (stat.S_IFDIR,))
         is_link = self.method == "symlink"
         place = stage.resolve_leaf(self.path) if is_link else stage.resolve(self.path)
         self._require_directory(stage, place)
@@ -180,15 +181,21 @@ class Directory(Operation):
                 result = self._bind(stage, store, parent, name, place)
         finally:
             os.close(parent)
-        return f"{origin} and {result}" if origin else result
+        return " and ".join(filter(None, (settled, origin, result)))
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Seed the store with the previous root's directory if it has none yet."""
-        if not self._is_to_be_seeded(stage) or nesting.was_through(stage, self, previous):
+        if nesting.was_through(stage, self, previous):
             return ""
+        taken = replaced.take(stage, self, previous, (stat.S_IFDIR,))
+        if taken or not self._is_to_be_seeded(stage):
+            return taken
         return self._seed(stage, previous)
 
     def describe_carry_over(self, stage: Stage) -> str:
+        taken = replaced.describe(stage, self)
+        if taken:
+            return taken
         return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
 
     def _is_to_be_seeded(self, stage: Stage) -> bool:

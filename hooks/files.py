@@ -6,7 +6,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import nesting, order, seed, tree, unseeded
+from ephemeroot.hooks import nesting, order, replaced, seed, tree, unseeded
 from ephemeroot.hooks.directories import attach_bind, bind_shown
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import paths
@@ -62,6 +62,7 @@ class File(Operation):
         if nesting.is_in_overlay(stage, self):
             return self._show_overlay(stage)
         store = stage.store(self.store)
+        settled = replaced.settle(stage, self, self.kinds(stage))
         target = f"{self.store}/{self.source}"
         place = stage.resolve_leaf(self.path)
         parent, name = tree.open_parent(stage.root(), place)
@@ -88,7 +89,7 @@ class File(Operation):
                     f"{self.path} cannot be bound: {self.store} has no {self.source}",
                     f'create {self.store}/{self.source}, or use method = "auto"',
                 )
-            return f"{seeded} and {result}" if seeded else result
+            return " and ".join(filter(None, (settled, seeded, result)))
         finally:
             for fd in (parent, source):
                 if fd >= 0:
@@ -151,11 +152,17 @@ class File(Operation):
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Seed the store with the previous root's file if it has none yet."""
-        if not self._is_to_be_seeded(stage) or nesting.was_through(stage, self, previous):
+        if nesting.was_through(stage, self, previous):
             return ""
+        taken = replaced.take(stage, self, previous, self.kinds(stage))
+        if taken or not self._is_to_be_seeded(stage):
+            return taken
         return seed.seed_file(stage, self, previous)
 
     def describe_carry_over(self, stage: Stage) -> str:
+        taken = replaced.describe(stage, self)
+        if taken:
+            return taken
         return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
 
     def _is_to_be_seeded(self, stage: Stage) -> bool:

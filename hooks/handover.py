@@ -7,7 +7,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import limits, machine_id, order, proofs, seed, unseeded
+from ephemeroot.hooks import limits, machine_id, order, proofs, replaced, seed, unseeded
 from ephemeroot.hooks.omission import Allowance, Omission, adopt_line
 from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import mounts
@@ -51,6 +51,7 @@ class HandOver:
             try:
                 self._save_all(root)
                 keep = self._record()
+                replaced.forget(self.stage, self._covers)
                 self.stage.sync_stores()
             except (EphemerootError, OSError):
                 if not boots:

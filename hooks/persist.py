@@ -14,7 +14,9 @@ from ephemeroot.hooks import (
     machine_id,
     nesting,
     order,
+    owner_names,
     records,
+    replaced,
     request,
     seed,
     wiping,
@@ -53,9 +55,13 @@ def run(stage: Stage) -> str:
     _record_plan(stage)
     _sweep(stage)
     writable = _make_writable(stage)
+    if not stage.was_kept():
+        replaced.forget(stage)
     try:
         failed = _carry_out(stage)
         _record_made(stage)
+        replaced.remember(stage, failed)
+        owner_names.check(stage)
         copyback.remember(stage)
     finally:
         if not writable:
@@ -71,6 +77,8 @@ def _forget_request(stage: Stage) -> None:
     """What was asked of this boot was asked of it alone. The stores may be what is broken."""
     try:
         _find_stores(stage)
+        if not stage.was_kept():
+            replaced.forget(stage)
         request.consume(stage)
     except (EphemerootError, OSError) as error:
         stage.report.log(f"a request for the next boot would be left: {error}")

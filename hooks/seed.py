@@ -88,6 +88,17 @@ def describe(path: str, store_path: str) -> str:
     return f"seed {path} into the store {store_path}, if the previous root has it"
 
 
+def store(
+    stage: Stage, path: str, store_path: str, source: str, parent: int, name: str, aside: str = ""
+) -> str:
+    """Copy the entry *name* of the open *parent* to *source* in the store, for the declared *path*.
+    What is there is moved to the name *aside*, or removed if that exists. Say how much was
+    copied; raises as ``seed``.
+    """
+    owner: Owner = (None, None, None)
+    return _Seeding(stage, path, store_path, source, owner, [], aside).run(parent, name)
+
+
 def seed_file(stage: Stage, file: DeclaredFile, root: int) -> str:
     """The same for a declared file: what was asked for is given to the store's."""
     owner, kinds = (file.user, file.group, file.mode), file.kinds(stage)
@@ -231,7 +242,7 @@ class NotSeeded(EphemerootError):
 class _Seeding:
     """One declared path on its way into a store."""
 
-    __slots__ = ("left_out", "ours", "owner", "path", "source", "stage", "store_path")
+    __slots__ = ("aside", "left_out", "ours", "owner", "path", "source", "stage", "store_path")
 
     def __init__(
         self,
@@ -241,7 +252,9 @@ class _Seeding:
         source: str,
         owner: Owner,
         ours: list[str],
+        aside: str = "",
     ) -> None:
+        self.aside = aside
         self.ours = ours
         self.stage = stage
         self.path = path
@@ -344,8 +357,11 @@ class _Seeding:
             if self.source in self.stage.parents(self.store_path):
                 self._fill_parent(seeding, temporary, place, new_name)
             else:
+                self._make_way(place, new_name, seeding, f"{temporary}.old")
                 how = paths.RENAME_NOREPLACE
                 inode_flags.rename(seeding, temporary, place, new_name, how=how)
+                if self.aside:
+                    _remove_quietly(seeding, f"{temporary}.old")
         except (OSError, OutOfBounds):
             _remove_quietly(seeding, temporary)
             raise
@@ -421,10 +437,27 @@ class _Seeding:
                 if self.source in self.stage.parents(self.store_path):
                     self._fill_parent(shop.fd, _COPY, place, new_name)
                 else:
+                    self._make_way(place, new_name, shop.fd, "old")
                     shop.deliver(_COPY, new_name)
         finally:
             for one in noted:
                 _forget(self.stage.store(self.store_path), seeding, one)
+
+    def _make_way(self, place: int, new_name: str, private: int, old: str) -> None:
+        """Move the store's content of that name aside; into the directory *private*, where only
+        root gets and which is cleared, if it has been kept once already.
+        """
+        if not self.aside:
+            return
+        how = paths.RENAME_NOREPLACE
+        try:
+            inode_flags.rename(place, new_name, place, self.aside, how=how)
+        except FileNotFoundError:
+            pass
+        except FileExistsError:
+            if not _clear(private, old):
+                raise OSError(errno.EBUSY, "an earlier boot's is not removed yet") from None
+            inode_flags.rename(place, new_name, private, old, how=how)
 
 
 def _give(directory: int, name: str, owner: Owner) -> None:

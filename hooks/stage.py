@@ -190,6 +190,13 @@ class Stage:
         # Without a record that is not known: nothing may be taken from a root that may be fresh.
         return target is not None and (record is None or target in record)
 
+    def was_kept(self) -> bool:
+        """Whether this is the root of the boot before. A fresh one may have records from its base,
+        and what they say is of another time.
+        """
+        record = self.recall(WIPED)
+        return record is not None and "/" not in record
+
     def wiped_above(self, path: str) -> str | None:
         """What has *path* in it of what the plan makes fresh; ``None`` if nothing has."""
         targets = [wipe.target for wipe in self.plan.wipes()]

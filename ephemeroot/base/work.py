@@ -19,6 +19,7 @@ from ephemeroot.base import (
     inspection,
     kernels,
     mentions,
+    owners,
 )  # fmt: skip
 from ephemeroot.base.assembly import Assembly
 from ephemeroot.base.boot_filesystems import BootFilesystem
@@ -26,6 +27,8 @@ from ephemeroot.base.boot_kernels import Area, Check
 from ephemeroot.base.record import Record
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import proofs
+from ephemeroot.hooks.accounts import GROUP, PASSWD
+from ephemeroot.image import applied
 
 Log = Callable[[str], None]
 
@@ -188,8 +191,20 @@ class Work:
         try:
             for one in inspection.built_modules(here, copy):
                 self.log(f"warning: {one.text}; {one.hint}")
+            for text, hint in owners.look(here, copy, _with_the_bases_owners()):
+                self.log(f"warning: {text}; {hint}")
         finally:
             os.close(here)
 
     def _faults(self, fd: int) -> list[inspection.Fault]:
         return inspection.inspect(fd, self.order.kept, self.opened.omitted(fd))
+
+
+def _with_the_bases_owners() -> list[str]:
+    """The declared paths, unless the store's accounts take precedence over those of a base."""
+    try:
+        plan = applied.load(Path("/"))
+    except EphemerootError:
+        return []
+    declared = plan.declared() if plan is not None else {}
+    return [] if PASSWD in declared and GROUP in declared else list(declared)

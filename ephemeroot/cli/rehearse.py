@@ -128,6 +128,8 @@ def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, 
                     one["problem"], one["hint"])
             for one in content["problems"]
         ] + found  # fmt: skip
+    # The stages and the look at their result may find the same.
+    found = list({one.text: one for one in found}.values())
     # What was taken over from the same root hides nothing that anybody would miss.
     taken_over = {o["line"] for o in operations if "seeded" in o["result"]}
     hidden = [o for o in operations if "hiding" in o["result"] and o["line"] not in taken_over]

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot.base import owners
 from ephemeroot.base.inspection import module_names
 from ephemeroot.config import fstab
 from ephemeroot.config.accounts import Accounts
@@ -197,7 +198,12 @@ class Inspection:
                         "declare /etc/passwd, /etc/shadow, /etc/group and /etc/gshadow with "
                         'method = "copy", or make the user in the base',
                     ))  # fmt: skip
-        return found
+        live = os.open(self.live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            moved = owners.look(live, self.root, self.plan.declared())
+        finally:
+            os.close(live)
+        return [*found, *(Finding(WARNING, *one) for one in moved)]
 
     # Units
 
