@@ -1,0 +1,67 @@
+"""Whether users reach what their links lead to: a link needs a way through the store."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+
+from ephemeroot.config import clean
+from ephemeroot.config.declared import Declared, Home
+from ephemeroot.config.machine import Machine
+from ephemeroot.config.problem import Problem
+
+
+def check(
+    machine: Machine, declared: Sequence[Declared], homes: Sequence[Home], problems: list[Problem]
+) -> None:
+    """Note a warning for each link into a store that its user cannot follow."""
+    if machine.another:
+        return
+    for entry in declared:
+        if entry.method not in ("symlink", "auto"):
+            continue
+        user, group = _user(entry, homes)
+        if user == 0 or (entry.method == "auto" and os.path.exists(machine.show(entry.in_store))):
+            continue
+        closed = _closed(machine, entry.in_store, user, group)
+        if closed is not None:
+            problems.append(
+                Problem.at(
+                    entry.place,
+                    f"the user {user} cannot search {closed}, and {entry.path} is a link "
+                    "through it",
+                    f"run 'chmod o+x {closed}', or set method = \"bind\"",
+                    warning=True,
+                )
+            )
+
+
+def _user(entry: Declared, homes: Sequence[Home]) -> tuple[int, int]:
+    """Who uses the path: whom it belongs to, or whose home it is in."""
+    for home in homes:
+        if clean.is_below(entry.path, home.path):
+            return home.user, home.group
+    return entry.owner.user or 0, entry.owner.group or 0
+
+
+def _closed(machine: Machine, path: str, user: int, group: int) -> str | None:
+    """The first directory on the way to *path* that *user* cannot search; ``None`` if there is none
+    that can be seen.
+    """
+    for directory in clean.parents(path):
+        try:
+            status = os.stat(machine.show(directory))
+        except OSError:
+            return None  # yet to be made, and then as the root's is
+        if not _may_search(status, user, group):
+            return directory
+    return None
+
+
+def _may_search(status: os.stat_result, user: int, group: int) -> bool:
+    if status.st_uid == user:
+        return bool(status.st_mode & stat.S_IXUSR)
+    if status.st_gid == group:
+        return bool(status.st_mode & stat.S_IXGRP)
+    return bool(status.st_mode & stat.S_IXOTH)
