@@ -206,7 +206,7 @@ def _persist_stage(examination: Examination) -> _Stage:
 
 
 def _entry(entry: Declared, labels: Labels) -> Operation:
-    source = entry.path.lstrip("/")
+    source = entry.source
     if entry.path == MACHINE_ID:
         return MachineId(
             store=entry.store, source=source, first_boot=entry.first_boot, required=entry.required

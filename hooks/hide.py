@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import utab
 
@@ -30,7 +31,7 @@ class Hide(Operation):
         places = []
         for path in self.paths:
             try:
-                places.append(stage.resolve(path))
+                places.append(tree.resolve(stage.root(), path))
             except OSError:
                 continue  # its own operation has failed and said so
         marked = utab.add(stage.utab(), stage.target, places, self.options)

@@ -246,12 +246,23 @@ class Stage:
         return mountinfo.mounted_at(path) is not None
 
     def resolve(self, path: str) -> str:
-        """*path* of the new root without symlinks, see ``tree.resolve``."""
-        return tree.resolve(self.root(), path)
+        """*path* of the new root, see ``tree.resolve``. The plan has paths without symlinks: raises
+        ``EphemerootError`` if this root has one on the way.
+        """
+        return self._as_planned(path, tree.resolve(self.root(), path))
 
     def resolve_leaf(self, path: str) -> str:
         """The same, but the last component is left as it is, a symlink or not."""
-        return tree.resolve_leaf(self.root(), path)
+        return self._as_planned(path, tree.resolve_leaf(self.root(), path))
+
+    def _as_planned(self, path: str, found: str) -> str:
+        if found != path:
+            raise EphemerootError(
+                f"{path} leads to {found} in this root; the plan was made for a root without that "
+                "link",
+                "run 'ephemeroot apply', or remove the link from the base",
+            )
+        return path
 
     def utab(self) -> str:
         """libmount's table, beside the run directory: /run/mount/utab in a boot."""

@@ -246,7 +246,7 @@ class Attach(Operation):
         """
         place = ""
         for component in self.mount_point.strip("/").split("/"):
-            place = stage.resolve(f"{place}/{component}")
+            place = tree.resolve(stage.root(), f"{place}/{component}")
             parent, name = tree.open_parent(stage.root(), place)
             try:
                 if not tree.exists(parent, name):

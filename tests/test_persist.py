@@ -179,12 +179,22 @@ def test_odd_names(boot: Boot) -> None:
     assert boot.results()[-1] == f"marked {len(names)}"
 
 
-def test_links_in_the_root_are_followed_inside_it(boot: Boot) -> None:
-    boot.root("/run").mkdir()
-    boot.root("/var").mkdir()
-    boot.root("/var/run").symlink_to("/run")
-    boot.persist(parent("/var"), parent("/var/run"), directory("/var/run/thing"))
-    assert boot.root("/run/thing").is_mount()
+@pytest.mark.parametrize("where", ["on the way", "at the path"])
+def test_a_link_that_the_plan_does_not_know_is_an_error_for_that_path(
+    boot: Boot, where: str
+) -> None:
+    """`check` resolves paths: here another root was planned for."""
+    (boot.root("/data/thing")).mkdir(parents=True)
+    boot.root("/srv").mkdir()
+    if where == "on the way":
+        boot.root("/srv").rmdir()
+        boot.root("/srv").symlink_to("data")
+    else:
+        boot.root("/srv/thing").symlink_to("../data/thing")
+    boot.persist(directory("/srv/thing"), directory("/after"))
+    assert "/srv/thing leads to /data/thing in this root" in boot.results()[-2]
+    assert not boot.root("/data/thing").is_mount()
+    assert boot.root("/after").is_mount()
 
 
 def test_a_users_link_in_the_root_is_not_followed(boot: Boot) -> None:

@@ -57,7 +57,7 @@ class Claims:
             return False
         for place in volumes.KERNELS_OWN:
             if clean.is_below(entry.path, place):
-                reason = f"{entry.path} is below {place}, which every boot mounts anew"
+                reason = f"{entry.shown} is below {place}, which every boot mounts anew"
                 self._add(entry.place, reason, "remove the entry")
                 return False
         return True
@@ -65,9 +65,9 @@ class Claims:
     def _twice(self, entry: Declared, other: Declared) -> None:
         if entry.is_directory != other.is_directory:
             kinds = ("file", "directory") if other.is_directory else ("directory", "file")
-            reason = f"{entry.path} is declared as a {kinds[0]} here and as a {kinds[1]} elsewhere"
+            reason = f"{entry.shown} is declared as a {kinds[0]} here and as a {kinds[1]} elsewhere"
         else:
-            reason = f"{entry.path} is declared twice"
+            reason = f"{entry.shown} is declared twice"
         self._add(entry.place, reason, f"the other one: {other.place}")
 
     def _check_ancestors(self, entry: Declared, known: dict[str, Declared]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
-from ephemeroot.config import clean
+from ephemeroot.config import clean, resolution
 from ephemeroot.config.accounts import Accounts, User
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import (
@@ -97,11 +98,20 @@ class Declared:
     required: bool
     first_boot: bool
     place: Place
+    declared: str
+    source: str
 
     @property
     def in_store(self) -> str:
         """Where the store has it, as a path of the machine."""
-        return f"{self.store.rstrip('/')}{self.path}"
+        return f"{self.store.rstrip('/')}/{self.source}"
+
+    @property
+    def shown(self) -> str:
+        """The path for messages: as it was written, and what it leads to."""
+        if self.declared == self.path:
+            return self.path
+        return f"{self.declared} (which leads to {self.path})"
 
 
 class Resolver:
@@ -109,9 +119,14 @@ class Resolver:
 
     def __init__(self, config: Configuration, machine: Machine, problems: list[Problem]) -> None:
         self.config = config
+        self.machine = machine
         self.accounts = machine.accounts
         self.problems = problems
-        self.homes = {home.path: home for home in _peoples_homes(machine.accounts)}
+        self.stores = [store.path for store in config.stores]
+        self.homes = {}
+        for home in _peoples_homes(machine.accounts):
+            path = self._resolve(home.path)
+            self.homes[path] = replace(home, path=path)
         self.declared: list[Declared] = []
 
     def resolve(self) -> None:
@@ -145,14 +160,29 @@ class Resolver:
         if home == "/":
             self._add(entry.origin.place, f"the home of {user.name} is /", "set home")
             return None
-        self.homes[home] = Home(home, user.uid, user.gid)
+        place = self._resolve(home)
+        self.homes[place] = Home(place, user.uid, user.gid)
         return replace(user, home=home)
+
+    def _resolve(self, path: str, *, follow_last: bool = True) -> str:
+        """Where *path* is in the live root; as written for another machine, which has its own."""
+        if self.machine.another:
+            return path
+        root = self.machine.root
+        return resolution.resolve(root, path, self.stores, follow_last=follow_last)
+
+    def _source(self, store: str, written: str, place: str) -> str:
+        """Where the store has it. It may have it from a time when links were not resolved."""
+        older = f"{store.rstrip('/')}{written}"
+        if place != written and os.path.lexists(self.machine.show(older)):
+            return written[1:]
+        return place[1:]
 
     def _people(self) -> list[str]:
         return [user.name for user in self.accounts.users.values() if user.uid in _PEOPLE]
 
     def _system_entry(self, store: StoreEntry, entry: Entry) -> None:
-        home = self.homes.get(entry.path) if entry.is_directory else None
+        home = self.homes.get(self._resolve(entry.path)) if entry.is_directory else None
         mode = WELL_KNOWN.get(entry.path, 0o755)
         default = Owner(home.user, home.group, 0o700) if home else Owner(0, 0, mode)
         self._entry(store, entry, entry.path, default, store.binding)
@@ -170,9 +200,14 @@ class Resolver:
         if entry.is_directory and entry.method != "overlay":
             full = wanted.over(default)
             wanted = Wanted(full.user, full.group, full.mode)
+        follow_last = entry.is_directory and entry.method != "symlink"
+        place = self._resolve(path, follow_last=follow_last)
+        where = self._store(store, entry)
         declared = Declared(
-            path=path,
-            store=self._store(store, entry),
+            path=place,
+            declared=path,
+            source=self._source(where, path, place),
+            store=where,
             is_directory=entry.is_directory,
             owner=wanted,
             parent=parent,
@@ -231,6 +266,8 @@ class Resolver:
         self.declared.append(
             Declared(
                 path=OURS,
+                declared=OURS,
+                source=OURS[1:],
                 store=store.path,
                 is_directory=True,
                 owner=Wanted(0, 0, 0o755),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ephemeroot.config import clean, fstab, histories, machine, markers, volumes
+from ephemeroot.config import clean, fstab, histories, machine, markers, resolution, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, StoreEntry, Wiping
@@ -232,9 +232,10 @@ class Refusals:
 
     def _check_package_databases(self) -> None:
         usr, read_only = self._keeper("/usr")
-        for path in machine.PACKAGE_DATABASES:
+        databases = {self._database(path): path for path in machine.PACKAGE_DATABASES}
+        for path, written in databases.items():
             named = [d.place for d in self.declared if clean.is_below(d.path, path)]
-            if path not in self.machine.package_databases and not named:
+            if written not in self.machine.package_databases and not named:
                 continue
             database = named[0] if named else self._keeper(path)[0]
             if database is not None and usr is None:
@@ -250,6 +251,12 @@ class Refusals:
                     f"both must be on one side: declare {path}",
                     warning=read_only,  # nothing can be installed there
                 )
+
+    def _database(self, path: str) -> str:
+        """Where the live root has it: Fedora's and openSUSE's /var/lib/rpm is a link."""
+        if self.machine.another:
+            return path
+        return resolution.resolve(self.machine.root, path, follow_last=True)
 
     # Stores
 

@@ -18,7 +18,15 @@ from pathlib import Path
 
 from ephemeroot import amounts
 from ephemeroot.compile import compile_examination
-from ephemeroot.config import Configuration, Examination, Machine, clean, examine, volumes
+from ephemeroot.config import (
+    Configuration,
+    Examination,
+    Machine,
+    clean,
+    examine,
+    resolution,
+    volumes,
+)
 from ephemeroot.config.advice import REPLACED
 from ephemeroot.config.problem import Mistake
 from ephemeroot.conversion import departure, drop_in, seeds, underway
@@ -100,7 +108,7 @@ class Adopter:
         if not config.stores:
             raise Misconfigured("no store is declared", "'ephemeroot init' proposes one")
         self.store = self._store(config, store)
-        everything = set(map(self._clean, asked))
+        everything = {self._resolved(self._clean(text)) for text in asked}
         wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
         declared = {d.path for d in self.before.declared}
         new = [self._declaration(path) for path in wanted if path not in declared]
@@ -134,6 +142,12 @@ class Adopter:
                 "adopt the directory it is in",
             ) from None
         return path
+
+    def _resolved(self, path: str) -> str:
+        """What the path leads to, as it is declared; a link that is not to a directory persists."""
+        follow = (self.root / path.lstrip("/")).is_dir()
+        known = [store.path for store in self.before.config.stores]
+        return resolution.resolve(str(self.root), path, known, follow_last=follow)
 
     def _is_settled(self, path: str, asked: set[str]) -> bool:
         """Whether it persists by something above it, or goes with it now."""
