@@ -184,16 +184,16 @@ def test_a_link_that_the_plan_does_not_know_is_an_error_for_that_path(
     boot: Boot, where: str
 ) -> None:
     """`check` resolves paths: here another root was planned for."""
-    (boot.root("/data/thing")).mkdir(parents=True)
-    boot.root("/srv").mkdir()
+    boot.root("/top/data/thing").mkdir(parents=True)
+    boot.root("/top/srv").mkdir()
     if where == "on the way":
-        boot.root("/srv").rmdir()
-        boot.root("/srv").symlink_to("data")
+        boot.root("/top/srv").rmdir()
+        boot.root("/top/srv").symlink_to("data")
     else:
-        boot.root("/srv/thing").symlink_to("../data/thing")
-    boot.persist(directory("/srv/thing"), directory("/after"))
-    assert "/srv/thing leads to /data/thing in this root" in boot.results()[-2]
-    assert not boot.root("/data/thing").is_mount()
+        boot.root("/top/srv/thing").symlink_to("../data/thing")
+    boot.persist(parent("/top"), directory("/top/srv/thing"), directory("/after"))
+    assert "/top/srv/thing leads to /top/data/thing in this root" in boot.results()[-2]
+    assert not boot.root("/top/data/thing").is_mount()
     assert boot.root("/after").is_mount()
 
 
