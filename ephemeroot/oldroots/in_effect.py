@@ -92,6 +92,8 @@ class _Look:
     def _is_link(self) -> bool:
         """Whether this boot has made a link."""
         method = self.operation.method if isinstance(self.operation, Directory | File) else ""
+        if "bound" in self.result:  # where a link could not replace what the base has
+            return False
         return method == "symlink" or "link" in self.result
 
     def _link(self) -> NotInEffect | None:
