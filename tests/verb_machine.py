@@ -427,8 +427,8 @@ def _build(folder: Path) -> None:
     _install(folder, identity)
     machine = VerbMachine(folder)
     try:
-        machine.must("apply", "--yes", "--no-images")
         machine.must("base", "create")
+        machine.must("apply", "--yes", "--no-images")
         machine.must("base", "run", "--", "sh", "-c", "echo one > /etc/version")
     finally:
         machine.close()
@@ -500,7 +500,7 @@ def _boot(folder: Path) -> None:
     (folder / "run").mkdir()
     machine = VerbMachine(folder, subvolume="", booted=False)
     try:
-        plan = machine.top / "root/etc/ephemeroot/plan.json"
+        plan = machine.top / "persistent/etc/ephemeroot/plan.json"
         machine.inside("/etc/plan.json").write_bytes(plan.read_bytes())
         for stage in ("wipe", "persist"):
             done = machine.run(

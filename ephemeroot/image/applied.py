@@ -55,9 +55,11 @@ def booted() -> Plan | None:
 
 
 def say_the_same(one: Plan, other: Plan) -> bool:
-    """Whether the boot would do the same by both; generation and host are for people."""
+    """Whether the boot would do the same by both. Generation and host are for people, and the
+    system's id is only known to `apply`.
+    """
     first, second = one.to_json(), other.to_json()
-    for key in ("generation", "host"):
+    for key in ("generation", "host", "system"):
         del first[key], second[key]
     return first == second
 

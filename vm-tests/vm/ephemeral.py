@@ -49,14 +49,22 @@ directories = ["Downloads", {{ directory = ".ssh", mode = "0700" }}]
 files = [".screenrc"]
 """
 
-# An administrator's steps, in a root that is not the running one: `apply` will not mark a store
-# that is not mounted, and in a chroot nothing is.
+# An administrator's steps, in a root that is not the running one. `apply` does not mark a store
+# that is not mounted, and here none is: the first arguments, up to `--`, are stores that have
+# their marker already, as one that another installation made.
 _APPLY = """\
 set -e
 useradd --create-home --uid 1000 talyz
 mkdir /run/machine
 mount --rbind / /run/machine
-mkdir -p "$@"
+while [ "$1" != -- ]; do
+  mkdir -p "$1"
+  printf '{"version": 1, "id": "%s"}' "$(cat /proc/sys/kernel/random/uuid)" \
+    > "$1/.ephemeroot-store"
+  shift
+done
+shift
+[ $# = 0 ] || mkdir -p "$@"
 ephemeroot --root /run/machine apply --yes --no-images
 """
 
@@ -135,7 +143,7 @@ def make(
     """
     files = {"etc/ephemeroot/ephemeroot.toml": configuration, **(others or {})}
     installed = project.installed(cache, image, package, files)
-    there = [*stores, *(f"{stores[0]}/{name}" for name in adopted)]
+    there = [*stores, "--", *(f"{stores[0]}/{name}" for name in adopted)]
     system = installed.changed_by(cache, "sh", "-c", _APPLY, "apply", *there)
     made = {path: files_below(system.layers[-1] / path.lstrip("/")) for path in stores}
     return Ephemeral(system, made[stores[0]], made)
