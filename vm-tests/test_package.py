@@ -46,7 +46,8 @@ update_kernel unconfigured
 useradd --uid 1000 talyz
 mkdir -p /persistent /run/machine
 # A store that is not mounted gets no marker; this one has been a store before.
-printf '{"version": 1, "id": "0e2b7c1a-5d3f-4a68-9b70-c1d2e3f4a5b6"}' > /persistent/.ephemeroot-store
+echo '{"version": 1, "id": "0e2b7c1a-5d3f-4a68-9b70-c1d2e3f4a5b6"}' > \
+  /persistent/.ephemeroot-store
 cp /usr/src/configuration /etc/ephemeroot/ephemeroot.toml
 mount --rbind / /run/machine
 ephemeroot --root /run/machine apply --yes --no-images > /dev/null
