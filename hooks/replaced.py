@@ -16,8 +16,8 @@ import stat
 from ephemeroot.hooks import limits, records, seed, tree
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.linux import paths
-from ephemeroot.linux.bounds import OutOfBounds
-from ephemeroot.linux.comparison import same
+from ephemeroot.linux.bounds import Meter, OutOfBounds
+from ephemeroot.linux.comparison import same_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _keep_aside(
 def _is_same(stage: Stage, parent: int, name: str, stored: int, last: str) -> bool:
     try:
         bounds = limits.bounds(stage.plan.seed_limit, stage.allowance.deadline)
-        return same(parent, name, stored, last, bounds)
+        return same_tree(parent, name, stored, last, Meter(bounds))
     except (OSError, OutOfBounds):
         return False
 

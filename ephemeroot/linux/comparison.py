@@ -9,6 +9,7 @@ import stat
 from ephemeroot.linux import attributes, extents, inode_flags, paths
 from ephemeroot.linux.bounds import Bounds, Meter
 from ephemeroot.linux.mounts import fd_path
+from ephemeroot.linux.walk import Walk
 
 _AT_ONCE = 1 << 20
 
@@ -55,6 +56,78 @@ def same(
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def same_tree(
+    directory: int,
+    name: str,
+    other_directory: int,
+    other_name: str,
+    meter: Meter,
+) -> bool:
+    """As ``same``, and whether two directories have the same owner and mode and, at every depth,
+    the same entries. A mount in one of them makes them differ.
+
+    Raises ``OutOfBounds``, and ``OSError`` if a directory cannot be read.
+    """
+    if not _are_directories(directory, name, other_directory, other_name):
+        return same(directory, name, other_directory, other_name, meter)
+    here, there = Walk(directory, name), Walk(other_directory, other_name)
+    try:
+        left: list[list[str]] = []
+        while here.path:
+            if len(left) < here.depth:
+                below = _same_entries(here.fd, there.fd, meter)
+                if below is None:
+                    return False
+                left.append(below)
+            if left[-1]:
+                each = left[-1].pop()
+                meter.check_depth(here.depth + 1, each)
+                here.enter(each)
+                there.enter(each)
+            else:
+                left.pop()
+                here.leave()
+                there.leave()
+        return True
+    finally:
+        here.close()
+        there.close()
+
+
+def _same_entries(one: int, other: int, meter: Meter) -> list[str] | None:
+    """The directories in two open directories, which are still to be compared; ``None`` if anything
+    else in them, or they themselves, differ.
+    """
+    if _owner(os.fstat(one)) != _owner(os.fstat(other)):
+        return None
+    names = sorted(paths.names(one))
+    if names != sorted(paths.names(other)):
+        return None
+    below = []
+    for each in names:
+        meter.count_entry(each)
+        if _are_directories(one, each, other, each):
+            below.append(each)
+        elif not same(one, each, other, each, meter):
+            return None
+    return below
+
+
+def _owner(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mode, status.st_uid, status.st_gid
+
+
+def _are_directories(one: int, name: str, other: int, other_name: str) -> bool:
+    try:
+        modes = [
+            os.stat(each, dir_fd=where, follow_symlinks=False).st_mode
+            for where, each in ((one, name), (other, other_name))
+        ]
+    except FileNotFoundError:
+        return False
+    return all(stat.S_ISDIR(mode) for mode in modes)
 
 
 def _open_entry(directory: int, name: str) -> int:
