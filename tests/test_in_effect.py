@@ -116,7 +116,7 @@ EVENTS: dict[str, dict[Event, str]] = {
     },
     "copy": {
         nothing: "", written: "", by_file: "", by_directory: "a directory is in the place",
-        by_link: "a symbolic link is in the place",
+        by_link: "",  # copied as a link
     },
 }  # fmt: skip
 

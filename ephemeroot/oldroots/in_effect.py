@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ephemeroot.hooks import accounts
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
@@ -87,7 +88,15 @@ class _Look:
             return None
         if self._is_link():
             return self._link()
+        if live is None and self._is_inside():
+            return None  # a program may create it, in the store
         return self._bind(source, live)
+
+    def _is_inside(self) -> bool:
+        """Whether the directory of the path is the store's: all that is made there is kept."""
+        live = self._status(os.path.dirname(self.operation.path))
+        stored = self._status(os.path.dirname(self.stored), follow=False)
+        return live is not None and stored is not None and os.path.samestat(live, stored)
 
     def _is_link(self) -> bool:
         """Whether this boot has made a link."""
@@ -144,6 +153,8 @@ class _Look:
         leaf = self._status(self.operation.path, follow=False)
         if leaf is None or stat.S_ISREG(leaf.st_mode):
             return None
+        if stat.S_ISLNK(leaf.st_mode) and self.operation.path not in accounts.MERGED:
+            return None  # copied as a link
         kind = _KINDS.get(stat.S_IFMT(leaf.st_mode), "something else")
         return self._found(
             f"{kind} is in the place of the file, and is not copied back", self._birth(), ""
