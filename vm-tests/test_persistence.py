@@ -279,7 +279,8 @@ def test_programs_at_work(
     """Only a boot shows services that replace, generate and lock their files, a power cut and a
     shutdown.
     """
-    made = machines.make(cache, services, package, CONFIGURATION)
+    stores = ("/persistent", *others.STORES)
+    made = machines.make(cache, services, package, CONFIGURATION, stores=stores)
     boot = Boot(
         made.system,
         made.initrd(cache),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import loop_device
 from vm import folders
+from vm.cache import Cache
 from vm.command import Unavailable, run
 
 
@@ -31,6 +33,21 @@ def attached(image: Path, offset: int = 0) -> Iterator[Path]:
 
 
 @contextmanager
+def _one_mount() -> Iterator[None]:
+    """One process of this host at a time. The disks of many machines have one UUID, and while one
+    is being mounted another is refused with EEXIST (fs/btrfs/volumes.c, device_list_add).
+    """
+    root = Cache.from_environment().root
+    root.mkdir(parents=True, exist_ok=True)
+    fd = os.open(root / "mounting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def mounted(
     image: Path, kind: str = "btrfs", options: str = "subvolid=5", offset: int = 0
 ) -> Iterator[Path]:
@@ -39,7 +56,7 @@ def mounted(
     The machine that uses the image must be off. Raises CommandFailed.
     """
     with folders.temporary("vm-disk-") as folder:
-        with attached(image, offset) as device:
+        with attached(image, offset) as device, _one_mount():
             run(["mount", "-t", kind, "-o", options or "rw", device, folder])
             # From here on the device lives as long as the mount does, which ends with the mount
             # namespace of this run even if the run is killed.
