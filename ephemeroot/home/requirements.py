@@ -94,6 +94,9 @@ def _declared_by_system() -> list[Declared]:
         configuration = reader.read(machine)
     except Misconfigured:  # there is none
         return []
+    if not configuration.complete:
+        unread = next(problem for problem in configuration.problems if not problem.warning)
+        raise EphemerootError(unread.reason, unread.hint)
     # Mistakes in it are the administrator's business.
     resolver = Resolver(configuration, machine, [])
     resolver.resolve()
