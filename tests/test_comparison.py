@@ -39,29 +39,50 @@ def test_copies_are_the_same(pair: tuple[Path, Path]) -> None:
     assert compared(*pair)
 
 
+def link_elsewhere(top: Path) -> None:
+    (top / "a/link").unlink()
+    (top / "a/link").symlink_to("c")
+
+
+def link_to_directory(top: Path) -> None:
+    (top / "a/link").unlink()
+    (top / "a/link").mkdir()
+
+
+def directory_to_file(top: Path) -> None:
+    (top / "a/empty").rmdir()
+    (top / "a/empty").write_text("")
+
+
+def one_more_directory(top: Path) -> None:
+    (top / "a/empty/new").mkdir()
+
+
+def one_directory_less(top: Path) -> None:
+    (top / "a/empty").rmdir()
+
+
+def one_file_less(top: Path) -> None:
+    (top / "a/b/c/file").unlink()
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "content": lambda top: (top / "a/b/c/file").write_text("tent"),
     "size": lambda top: (top / "a/b/c/file").write_text("texts"),
-    "mode of a file": lambda top: (top / "a/b/c/file").chmod(0o600),
+    "mode of a file": lambda top: os.chmod(top / "a/b/c/file", 0o600),
     "owner of a file": lambda top: os.chown(top / "a/b/c/file", 7, 0),
     "attribute of a file": lambda top: os.setxattr(top / "a/b/c/file", "user.x", b"y"),
-    "mode of a directory": lambda top: (top / "a/b").chmod(0o700),
+    "mode of a directory": lambda top: os.chmod(top / "a/b", 0o700),
     "owner of a directory": lambda top: os.chown(top / "a/empty", 0, 7),
-    "mode of the top": lambda top: top.chmod(0o711),
+    "mode of the top": lambda top: os.chmod(top, 0o711),
     "one more file": lambda top: (top / "a/b/new").write_text(""),
-    "one more directory": lambda top: (top / "a/empty/new").mkdir(),
-    "one file less": lambda top: (top / "a/b/c/file").unlink(),
-    "one directory less": lambda top: (top / "a/empty").rmdir(),
-    "where a link leads": lambda top: ((top / "a/link").unlink(), (top / "a/link").symlink_to("c")),
-    "a directory instead of a link": lambda top: (
-        (top / "a/link").unlink(),
-        (top / "a/link").mkdir(),
-    ),
-    "a file instead of a directory": lambda top: (
-        (top / "a/empty").rmdir(),
-        (top / "a/empty").write_text(""),
-    ),
     "a name": lambda top: (top / "a/empty").rename(top / "a/Empty"),
+    "one more directory": one_more_directory,
+    "one directory less": one_directory_less,
+    "one file less": one_file_less,
+    "where a link leads": link_elsewhere,
+    "a directory instead of a link": link_to_directory,
+    "a file instead of a directory": directory_to_file,
 }
 
 
