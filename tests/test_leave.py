@@ -294,6 +294,31 @@ def test_interrupted_while_it_disarms(
         assert content(root) == AFTER
 
 
+def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
+    machine: Lived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = machine.start()
+    generation = machine.plan().generation
+
+    class Cut(Exception):
+        pass
+
+    def cut(*_: object, **__: object) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", cut)  # of the plan, after the stores have the new one
+        leaving = Departure(root, machine.plan())
+        for item in leaving.items():
+            leaving.copy(item)
+        with pytest.raises(Cut):
+            leaving.disarm()
+    store = root / "persistent"
+    assert stores.generation(store) == generation + 1
+    assert leave(root, "--yes") == 0
+    assert stores.generation(store) == generation + 1
+
+
 def test_what_changed_in_the_root_since_is_never_overwritten(machine: Lived) -> None:
     """The unit did not run in the first boot, for one: the package was gone."""
     root = machine.start()

@@ -180,18 +180,31 @@ class Departure:
         finally:
             os.close(root)
         places = [self.root / store.path.lstrip("/") for store in self.plan.stores()]
-        newest = max([self.plan.generation, *(stores.generation(place) for place in places)])
-        nothing = self.plan.changed(
-            wipe=[o for o in self.plan.wipe if not isinstance(o, Wipe)],
-            persist=[],
-            generation=newest + 1,
-        )
+        nothing = self._nothing(places)
         for place in places:
             stores.record(place, nothing.dump(), nothing.generation)
         live = applied.path(self.root)
         live.unlink(missing_ok=True)
         paths.sync_directory(str(live.parent))
         return f"generation {nothing.generation} does nothing"
+
+    def _nothing(self, places: list[Path]) -> Plan:
+        """The plan that does nothing. An interrupted run may have recorded it in some of the stores
+        at *places*: it keeps its generation then.
+        """
+        known = {place: stores.generation(place) for place in places}
+        newest = max(self.plan.generation, *known.values())
+        nothing = self.plan.changed(
+            wipe=[o for o in self.plan.wipe if not isinstance(o, Wipe)],
+            persist=[],
+            generation=newest,
+        )
+        have = [place for place, generation in known.items() if generation == newest]
+        if newest > self.plan.generation and all(
+            stores.recorded(place) == nothing.dump() for place in have
+        ):
+            return nothing
+        return nothing.changed(generation=newest + 1)
 
     def _record(self) -> bytes:
         content = {

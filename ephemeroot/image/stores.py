@@ -89,6 +89,14 @@ def record(store: Path, plan: bytes, number: int) -> None:
     paths.sync_directory(str(store))
 
 
+def recorded(store: Path) -> bytes:
+    """The plan that the store keeps; empty if it has none that can be read."""
+    try:
+        return documents.read(str(store / STATE / PLAN))
+    except OSError:
+        return b""
+
+
 def _own_folder(store: Path) -> Path:
     """Where the store has our records: root's alone."""
     folder = store / STATE
