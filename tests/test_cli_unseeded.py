@@ -66,12 +66,15 @@ def machine(tmp_path: Path) -> Iterator[LivingMachine]:
 
 
 def unseedable(path: Path) -> None:
-    """A file that a store with another idea of compression cannot share, and too large to copy."""
-    path.touch()
-    subprocess.run(["chattr", "+C", path], check=True)
+    """A file without checksums, which the store cannot share, and too large to copy."""
+    found = ["findmnt", "--noheadings", "--output", "TARGET", "--target", path.parent]
+    point = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run(["mount", "-o", "remount,nodatasum", point], check=True)
     with path.open("wb") as content:
         for _ in range(5):
             content.write(os.urandom(1 << 20))
+        os.fsync(content.fileno())
+    subprocess.run(["mount", "-o", "remount,datasum", point], check=True)
 
 
 def name_of(machine: LivingMachine) -> str:
