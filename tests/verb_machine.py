@@ -427,8 +427,11 @@ def _build(folder: Path) -> None:
     _install(folder, identity)
     machine = VerbMachine(folder)
     try:
-        machine.must("base", "create")
+        # The base is made of a root to which the plan has been applied, and `apply` wants a base.
+        btrfsutil.create_subvolume(str(machine.top / "root-base"))
         machine.must("apply", "--yes", "--no-images")
+        btrfsutil.delete_subvolume(str(machine.top / "root-base"))
+        machine.must("base", "create")
         machine.must("base", "run", "--", "sh", "-c", "echo one > /etc/version")
     finally:
         machine.close()
@@ -500,7 +503,7 @@ def _boot(folder: Path) -> None:
     (folder / "run").mkdir()
     machine = VerbMachine(folder, subvolume="", booted=False)
     try:
-        plan = machine.top / "persistent/etc/ephemeroot/plan.json"
+        plan = machine.top / "root/etc/ephemeroot/plan.json"
         machine.inside("/etc/plan.json").write_bytes(plan.read_bytes())
         for stage in ("wipe", "persist"):
             done = machine.run(
