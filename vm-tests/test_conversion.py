@@ -130,7 +130,7 @@ def test_what_the_guide_says_on_the_way(converted: tuple[Disk, Path, str, System
     assert "1 image of generation 1 read back" in said
     with disk.mounted() as top:
         names = sorted(p.name for p in top.iterdir())
-        assert names == ["@boot", "@old_bases", "@persistent", "@rootfs", "@rootfs-base"]
+        assert names == ["@boot", "@persistent", "@rootfs", "@rootfs-base", "@rootfs-old_bases"]
         assert not (top / "@rootfs-base/etc/lost").exists()
 
 
@@ -184,7 +184,7 @@ def test_from_a_stock_installation_and_back(
     ordinary(machine)
     assert machine.poweroff().complaints == ()
     with disk.mounted() as top:
-        assert len(list((top / "@old_roots").iterdir())) == 1, "no boot has wiped since"
+        assert len(list((top / "@rootfs-old_roots").iterdir())) == 1, "no boot has wiped since"
         assert (top / "@persistent/srv/photos/late").read_text() == "after leaving\n"
 
 

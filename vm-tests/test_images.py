@@ -48,6 +48,7 @@ echo "root=$device rootflags=subvol=root ro" > /run/cmdline
 mount --bind /run/cmdline /proc/cmdline
 mount "$device" /mnt
 btrfs --quiet subvolume create /mnt/persistent
+btrfs --quiet subvolume create /mnt/root-base
 mkdir /persistent
 mount -o subvol=persistent "$device" /persistent
 sed -i "s,@DEVICE@,$device," /etc/ephemeroot/ephemeroot.toml
