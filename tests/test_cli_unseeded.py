@@ -67,7 +67,7 @@ def machine(tmp_path: Path) -> Iterator[LivingMachine]:
 
 def unseedable(path: Path) -> None:
     """A file without checksums, which the store cannot share, and too large to copy."""
-    found = ["findmnt", "--noheadings", "--output", "TARGET", "--target", path.parent]
+    found = ["findmnt", "--noheadings", "--output", "TARGET", "--target", str(path.parent)]
     point = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
     subprocess.run(["mount", "-o", "remount,nodatasum", point], check=True)
     with path.open("wb") as content:
