@@ -7,9 +7,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+_FORKS = ("clone", "clone3", "fork", "vfork")
 CALLS = (
     "open_tree", "fsopen", "fsmount", "mount_setattr", "move_mount", "mount", "umount2",
-    "unshare", "setns", "clone", "clone3", "fork", "vfork", "close",
+    "unshare", "setns", "close", *_FORKS,
 )  # fmt: skip
 
 STRACE = ("strace", "-qq", "-s", "200", "-e", f"trace={','.join(CALLS)}", "-e", "signal=none")
@@ -42,16 +43,30 @@ class _Process:
     made: dict[int, Made] = field(default_factory=dict)
     contexts: dict[int, str] = field(default_factory=dict)
 
+    def copy(self) -> _Process:
+        """What a child of it begins with."""
+        return _Process([*self.namespaces], dict(self.made), dict(self.contexts))
+
 
 def read(trace: str) -> list[Made]:
     """The mounts of all processes in the *trace*, in their order."""
     processes: dict[str, _Process] = {}
     found: list[Made] = []
-    for pid, call, arguments, result in _calls(trace):
-        process = processes.setdefault(pid, _Process())
+    calls = _calls(trace)
+    parents = {str(result): pid for pid, call, _, result in calls if call in _FORKS}
+    for pid, call, arguments, result in calls:
+        # A child may be seen before the call that made it has returned: its parent waits in that
+        # call, and is as it was when the child was made.
+        if pid not in processes:
+            parent = processes.get(parents.get(pid, ""))
+            processes[pid] = _Process() if parent is None else parent.copy()
+        process = processes[pid]
         if result < 0:
             continue
-        _follow(processes, process, call, arguments, result, found)
+        if call in _FORKS:
+            processes.setdefault(str(result), process.copy())
+        else:
+            _follow(process, call, arguments, result, found)
     return found
 
 
@@ -71,7 +86,6 @@ def _calls(trace: str) -> list[tuple[str, str, str, int]]:
 
 
 def _follow(
-    processes: dict[str, _Process],
     process: _Process,
     call: str,
     arguments: str,
@@ -79,11 +93,7 @@ def _follow(
     found: list[Made],
 ) -> None:
     first = arguments.partition(",")[0]
-    if call in ("clone", "clone3", "fork", "vfork"):
-        processes[str(result)] = _Process(
-            [*process.namespaces], dict(process.made), dict(process.contexts)
-        )
-    elif call == "unshare" and "CLONE_NEWNS" in arguments:
+    if call == "unshare" and "CLONE_NEWNS" in arguments:
         process.namespaces.append(False)  # its mounts are still shared with the other's
     elif call == "setns" and "CLONE_NEWNS" in arguments:
         process.namespaces.pop()

@@ -52,6 +52,27 @@ def traced(image: Image, case: Case, *more: str) -> list[Made]:
         return mount_trace.read(machine.inside(TRACE).read_text())
 
 
+@pytest.mark.parametrize("early", [0, 1, 2, 3])
+def test_the_trace_knows_the_namespace_of_a_child_that_is_quicker_than_its_parent(
+    early: int,
+) -> None:
+    """So many of the child's calls come before the line that names it."""
+    child = [
+        '2 fsopen("btrfs", 0) = 3',
+        "2 fsmount(3, 0, MOUNT_ATTR_RDONLY) = 4",
+        '2 move_mount(4, "", 5, "", 0) = 0',
+    ]
+    lines = [
+        "1 unshare(CLONE_NEWNS) = 0",
+        '1 mount("none", "/", NULL, MS_REC|MS_PRIVATE, NULL) = 0',
+        "1 clone(child_stack=NULL, flags=SIGCHLD <unfinished ...>",
+        *child[:early],
+        "1 <... clone resumed>) = 2",
+        *child[early:],
+    ]
+    assert mount_trace.read("\n".join(lines)) == [Made("btrfs", read_only=True, private=True)]
+
+
 READING = [case for case in CASES if not writes(case)]
 WRITING = [case for case in CASES if writes(case)]
 REHEARSED = [case for case in WRITING if has_dry_run(case)]
