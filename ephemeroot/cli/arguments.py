@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         if self.verb:
             module = import_module(f"{__package__}.{verbs.module(self.verb)}")
             self.verb = ""
+            _add_common(self)
             module.configure(self)
             self.set_defaults(run=module.run)
 
@@ -79,7 +80,6 @@ def parser(load: Iterable[str] = ()) -> Parser:
         line = verbs.VERBS[name]
         listed: dict[str, Any] = {} if name in verbs.PLUMBING else {"help": line}
         made = actions.add_parser(name, description=line, **listed)
-        _add_common(made)
         made.verb = name
         if name in load:
             made.load()

@@ -12,6 +12,7 @@ from ephemeroot.cli import access, hosts, missing_bases, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Configuration, Examination, Machine, Problem, examine, nested, read
 from ephemeroot.errors import Damaged, Misconfigured
+from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import age, applied
 from ephemeroot.image.generators import installed
 
@@ -30,12 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
     machine = hosts.machine(arguments)
     config = read(machine, arguments.config)
     examination = examine(config, machine)
+    plan = None
+    if not (machine.another or examination.errors):
+        plan = compile_examination(examination).plan
     problems = [
         *examination.problems,
         *nested.warnings(examination),
-        *_missing_bases(examination),
+        *_missing_bases(examination, plan),
         *_omissions(examination),
-        *_outdated(examination),
+        *_outdated(examination, plan),
     ]
     if arguments.json:
         _print_json(config, machine, problems)
@@ -56,9 +60,9 @@ def _omissions(examination: Examination) -> list[Problem]:
     ]
 
 
-def _missing_bases(examination: Examination) -> list[Problem]:
+def _missing_bases(examination: Examination, plan: Plan | None) -> list[Problem]:
     """A warning for each: ``base create`` needs the configuration that names it."""
-    if examination.machine.another or examination.errors:
+    if plan is None:
         return []
     places = {volume.mount_point: volume.place for volume in examination.volumes}
     wiping = examination.config.wiping
@@ -66,13 +70,11 @@ def _missing_bases(examination: Examination) -> list[Problem]:
         places["/"] = wiping.origin.of("base")
     return [
         Problem.at(places[missing.target], missing.line, missing_bases.HINT, warning=True)
-        for missing in missing_bases.look(
-            examination.machine.root, compile_examination(examination).plan
-        )
+        for missing in missing_bases.look(examination.machine.root, plan)
     ]
 
 
-def _outdated(examination: Examination) -> list[Problem]:
+def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:
     """What was applied, and the images that boot, against this configuration."""
     if examination.machine.another:
         return []
@@ -86,10 +88,8 @@ def _outdated(examination: Examination) -> list[Problem]:
         return [Problem(file, "", f"the applied plan cannot be read: {reason}", hint, warning=True)]
     if plan is None:
         return []
-    if not examination.errors:
-        compiled = compile_examination(examination).plan
-        if not applied.say_the_same(plan, compiled):
-            lines.insert(0, f"generation {plan.generation} was applied, which says something else")
+    if compiled is not None and not applied.say_the_same(plan, compiled):
+        lines.insert(0, f"generation {plan.generation} was applied, which says something else")
     return [Problem(file, "", line, hint, warning=True) for line in lines]
 
 
