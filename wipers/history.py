@@ -7,7 +7,7 @@ pruning are the same for all, here and in ``changes`` and ``pruning``.
 
 from __future__ import annotations
 
-from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.errors import EphemerootError, Locked, Misconfigured, Refused
 from ephemeroot.wipers import names
 from ephemeroot.wipers.oldroot import FOREIGN, RECIPE, RETIRED, Facts, OldRoot
 from ephemeroot.wipers.retention import Policy
@@ -270,6 +270,20 @@ class History:
 
     def commit(self) -> None:
         """Make everything done so far survive a power cut."""
+
+
+def lock(fd: int, what: str) -> None:
+    """Lock the open file or directory *fd* until it is closed. Raises ``Locked`` if another run
+    works on it; *what* is its name in the message.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked(
+            f"another run of ephemeroot is working on {what}", "wait until it is done"
+        ) from None
 
 
 def require_owner(where: str, owner: str, system: str) -> None:

@@ -1,11 +1,11 @@
-"""Directories on a btrfs by open descriptors: open, list, create, lock."""
+"""Directories on a btrfs by open descriptors: open, list."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-from ephemeroot.errors import Locked, Refused
+from ephemeroot.errors import Refused
 from ephemeroot.linux import paths
 from ephemeroot.wipers.btrfs import subvolumes
 
@@ -69,15 +69,3 @@ def open_real(top: int, path: str, what: str) -> int:
             f"{what}, {path!r}, is no directory that can be used: {error.strerror}",
             "it must be a real directory, and no symlink may lead to it",
         ) from error
-
-
-def lock(directory: int, name: str) -> None:
-    """Lock the open *directory* until it is closed. Raises ``Locked`` if another run has it."""
-    import fcntl
-
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Locked(
-            f"another run of ephemeroot is working on {name}", "wait until it is done"
-        ) from None

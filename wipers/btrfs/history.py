@@ -10,7 +10,7 @@ from ephemeroot.linux import inode_flags, mounts, paths
 from ephemeroot.wipers import filing, marks, names, oldroot
 from ephemeroot.wipers.btrfs import directories, leftovers, qgroups, subvolumes, toplevel
 from ephemeroot.wipers.btrfs.leftovers import InPlace
-from ephemeroot.wipers.history import History, require_mountable
+from ephemeroot.wipers.history import History, lock, require_mountable
 from ephemeroot.wipers.oldroot import Facts, OldRoot
 
 TYPE_CHECKING = False
@@ -96,7 +96,7 @@ class SubvolumeHistory(History):
             paths.make_directories(self.top.fd, self.old_roots, 0o700)
             self.old = directories.open_real(self.top.fd, self.old_roots, "old-roots")
         self._check_old_roots()
-        directories.lock(self.old, self.old_roots)
+        lock(self.old, self.old_roots)
         if create:
             self.require_own()
 

@@ -71,7 +71,7 @@ class UpperHistory(History):
             return []
         ours = {str(name): name for name in self.layers.retired()}
         found = []
-        for text in uppers.listed(self.layers.old):
+        for text in paths.names(self.layers.old):
             if text in ours:
                 found.append(OldRoot(text, RETIRED, 0, ours[text]))
             elif not text.startswith(uppers.REMOVING):
@@ -235,7 +235,7 @@ def _everything(top: int) -> Iterator[tuple[str, os.stat_result]]:
     """Everything below the open directory *top*, however deep: absolute paths from it, and what
     each is. (os.fwalk recurses.)
     """
-    for name in uppers.listed(top):
+    for name in paths.names(top):
         yield from _entries(top, name)
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.errors import Locked, Refused
+from ephemeroot.errors import Refused
 from ephemeroot.linux import inode_flags, kernel, mounts, paths, removal
 from ephemeroot.wipers import attributes, filing, marks, names
-from ephemeroot.wipers.history import require_owner
+from ephemeroot.wipers.history import lock, require_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Uppers:
         if self.fd < 0:
             return
         try:
-            _lock(self.fd)
+            lock(self.fd, FOLDER)
             self.old = _open_own(self.fd, OLD, create)
         except BaseException:
             self.close()
@@ -87,7 +87,7 @@ class Uppers:
 
     def retired(self) -> list[Name]:
         """The names of ours in old-uppers, the oldest first; others are foreign."""
-        found = [names.parse(text) for text in listed(self.old)]
+        found = [names.parse(text) for text in paths.names(self.old)]
         mine = [n for n in found if n is not None and self._is_directory(str(n))]
         return sorted(mine, key=lambda name: name.identity)
 
@@ -156,7 +156,7 @@ class Uppers:
         return [name for name in found if name is not None]
 
     def _begun(self) -> list[str]:
-        return [text for text in listed(self.old) if text.startswith(REMOVING)]
+        return [text for text in paths.names(self.old) if text.startswith(REMOVING)]
 
     def space(self) -> tuple[int, int]:
         """Bytes available and bytes in all, on the volume."""
@@ -223,20 +223,3 @@ def _open_own(parent: int, name: str, create: bool) -> int:
         os.close(fd)
         raise Refused(f"{name} on the volume can be written to by others", "move it away")
     return fd
-
-
-def _lock(fd: int) -> None:
-    import fcntl
-
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Locked(
-            f"another run of ephemeroot is working on {FOLDER}", "wait until it is done"
-        ) from None
-
-
-def listed(directory: int) -> list[str]:
-    """The names in the open *directory*, however often it was listed before."""
-    # Through a new descriptor: one that was listed stands at its end.
-    return paths.names(mounts.fd_path(directory))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.errors import EphemerootError, Locked, Refused
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.wipers import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,8 +160,6 @@ def lock() -> int:
 
     Raises ``Locked``, or ``Refused`` if there is no ZFS.
     """
-    import fcntl
-
     try:
         fd = os.open(DEVICE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -169,10 +168,8 @@ def lock() -> int:
             "modprobe zfs",
         ) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        history.lock(fd, "ZFS")
+    except BaseException:
         os.close(fd)
-        raise Locked(
-            "another run of ephemeroot is working on ZFS", "wait until it is done"
-        ) from None
+        raise
     return fd
