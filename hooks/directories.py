@@ -7,6 +7,7 @@ import stat
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import nesting, replaced, seed, tree, unseeded
+from ephemeroot.hooks.linkable import Linkable
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.linux import mounts, paths
 
@@ -119,7 +120,7 @@ class Parent(Operation):
             os.close(source)
 
 
-class Directory(Operation):
+class Directory(Linkable):
     """Put the store's directory ``source`` at ``path``, by ``method`` bind or symlink."""
 
     KIND = "directory"
@@ -166,7 +167,7 @@ class Directory(Operation):
         if stage.plan.nesting().has_copies(self):
             stage.keep_bare()
         store = stage.store(self.store)
-        settled = replaced.settle(stage, self, (stat.S_IFDIR,))
+        settled = replaced.settle(stage, self, self.kinds(stage))
         is_link = self.method == "symlink"
         place = stage.resolve_leaf(self.path) if is_link else stage.resolve(self.path)
         self._require_directory(stage, place)
@@ -183,20 +184,8 @@ class Directory(Operation):
             os.close(parent)
         return " and ".join(filter(None, (settled, origin, result)))
 
-    def carry_over(self, stage: Stage, previous: int) -> str:
-        """Seed the store with the previous root's directory if it has none yet."""
-        if nesting.was_through(stage, self, previous):
-            return ""
-        taken = replaced.take(stage, self, previous, (stat.S_IFDIR,))
-        if taken or not self._is_to_be_seeded(stage):
-            return taken
-        return self._seed(stage, previous)
-
-    def describe_carry_over(self, stage: Stage) -> str:
-        taken = replaced.describe(stage, self)
-        if taken:
-            return taken
-        return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
+    def kinds(self, stage: Stage) -> tuple[int, ...]:
+        return (stat.S_IFDIR,)
 
     def _is_to_be_seeded(self, stage: Stage) -> bool:
         parents = stage.parents(self.store)
@@ -230,7 +219,7 @@ class Directory(Operation):
         return "created"
 
     def _seed(self, stage: Stage, root: int) -> str:
-        return seed.seed(stage, root, self.path, self.store, self.source, kinds=(stat.S_IFDIR,))
+        return seed.seed(stage, root, self.path, self.store, self.source, kinds=self.kinds(stage))
 
     def _show_overlay(self, stage: Stage) -> str:
         """The directory persists with the overlay that it is in: bind what that shows, for the

@@ -8,7 +8,8 @@ import stat
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import nesting, order, replaced, seed, tree, unseeded
 from ephemeroot.hooks.directories import attach_bind, bind_shown
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.linkable import Linkable
+from ephemeroot.hooks.operation import REQUIRED
 from ephemeroot.linux import paths
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
 
-class File(Operation):
+class File(Linkable):
     """Put the store's file ``source`` at ``path``.
 
     ``method`` ``auto`` binds it if it exists in the store and links to it otherwise, as
@@ -121,7 +122,7 @@ class File(Operation):
         if source >= 0:
             return source, ""
         lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
-        seeded = seed.seed_file(stage, self, stage.root()) if lack.may_seed else ""
+        seeded = self._seed(stage, stage.root()) if lack.may_seed else ""
         source = self._open_source(stage, store)
         if source < 0:
             lack.require()
@@ -150,21 +151,6 @@ class File(Operation):
                 os.close(parent)
         return "persists with its directory"
 
-    def carry_over(self, stage: Stage, previous: int) -> str:
-        """Seed the store with the previous root's file if it has none yet."""
-        if nesting.was_through(stage, self, previous):
-            return ""
-        taken = replaced.take(stage, self, previous, self.kinds(stage))
-        if taken or not self._is_to_be_seeded(stage):
-            return taken
-        return seed.seed_file(stage, self, previous)
-
-    def describe_carry_over(self, stage: Stage) -> str:
-        taken = replaced.describe(stage, self)
-        if taken:
-            return taken
-        return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
-
     def _is_to_be_seeded(self, stage: Stage) -> bool:
         if self.initial != "previous":
             return False
@@ -172,6 +158,9 @@ class File(Operation):
         if source >= 0:
             os.close(source)
         return source < 0
+
+    def _seed(self, stage: Stage, root: int) -> str:
+        return seed.seed_file(stage, self, root)
 
     def _open_source(self, stage: Stage, store: int) -> int:
         """The store's file, -1 if it has none. Anything else there is an error, but for a user's
