@@ -11,6 +11,8 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError
@@ -116,37 +118,40 @@ def _remove(top: Path, names: list[str]) -> None:
 
 def rewrite(path: Path, content: bytes) -> None:
     """Replace the content of the file *path* by a rename; owner, mode and times stay."""
-    temporary = path.with_name(path.name + _TEMPORARY)
-    temporary.unlink(missing_ok=True)
-    try:
+    with _replacing(path) as temporary:
         temporary.write_bytes(content)
-        _copy_attributes(path, temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+        _finish(path, temporary)
 
 
 def _put(source: Path, target: Path) -> None:
     _make_directories(target.parent)
-    temporary = target.with_name(target.name + _TEMPORARY)
-    temporary.unlink(missing_ok=True)
-    try:
+    with _replacing(target) as temporary:
         if source.is_symlink():
             temporary.symlink_to(os.readlink(source))
         else:
             shutil.copyfile(source, temporary)
-            _copy_attributes(source, temporary)
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            _finish(source, temporary)
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A name beside *target* for what takes its place at the end, in one step."""
+    temporary = target.with_name(target.name + _TEMPORARY)
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync(target.parent)
+
+
+def _finish(source: Path, temporary: Path) -> None:
+    """Give the new file the attributes of *source*, and make it survive a power cut."""
+    _copy_attributes(source, temporary)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _copy_attributes(source: Path, target: Path) -> None:

@@ -70,15 +70,9 @@ def _entries(root: str, path: str) -> list[tuple[str, int]]:
     if it cannot be read.
     """
     try:
-        top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = sources.open_directory(root, path)
     except OSError:
         return []
-    try:
-        fd = paths.open_in_root(top, path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return []
-    finally:
-        os.close(top)
     try:
         return [
             (name, os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)

@@ -134,14 +134,22 @@ def _is_masked(directory: int, path: str) -> bool:
         os.close(fd)
 
 
-def _names(root: str, path: str) -> list[str]:
-    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def open_directory(root: str, path: str) -> int:
+    """The directory *path* of the machine, links resolved as the machine itself would. Raises
+    ``OSError``.
+    """
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = paths.open_in_root(directory, path, os.O_RDONLY | os.O_DIRECTORY)
+        return paths.open_in_root(top, path, os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        os.close(top)
+
+
+def _names(root: str, path: str) -> list[str]:
+    try:
+        fd = open_directory(root, path)
     except FileNotFoundError:
         return []
-    finally:
-        os.close(directory)
     try:
         names = paths.names(fd)
     finally:

@@ -66,9 +66,10 @@ def same_tree(
     meter: Meter,
 ) -> bool:
     """As ``same``, and whether two directories have the same owner and mode and, at every depth,
-    the same entries. A mount in one of them makes them differ.
+    the same entries.
 
-    Raises ``OutOfBounds``, and ``OSError`` if a directory cannot be read.
+    Raises ``OutOfBounds``, and ``OSError`` if a directory cannot be read: EXDEV where something is
+    mounted.
     """
     if not _are_directories(directory, name, other_directory, other_name):
         return same(directory, name, other_directory, other_name, meter)
@@ -141,7 +142,7 @@ def _open_entry(directory: int, name: str) -> int:
 
 
 def _facts(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_mode, status.st_uid, status.st_gid, status.st_size
+    return *_owner(status), status.st_size
 
 
 def same_content(one: int, other: int, size: int, meter: Meter, path: str) -> bool:
