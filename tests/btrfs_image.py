@@ -40,6 +40,25 @@ class Disk:
         self.private = private
         self.sites = itertools.count()
 
+    def mount(self, subvolume: str, place: Path) -> None:
+        """Mount that subvolume."""
+        subprocess.run(["mount", "-o", f"subvol={subvolume}", self.loop, place], check=True)
+
+    @contextmanager
+    def mounted_root(self, place: Path) -> Iterator[Path]:
+        """New subvolumes ``root`` and ``persistent``, the first mounted at the new directory
+        *place*, in which there is a directory for the other one.
+        """
+        for name in ("root", "persistent"):
+            btrfsutil.create_subvolume(str(self.top / name))
+        place.mkdir()
+        self.mount("root", place)
+        (place / "persistent").mkdir()
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "-R", "-l", place], check=True)
+
     def site(self, name: str = "") -> Site:
         site = Site(self, name or f"site{next(self.sites)}")
         site.path.mkdir()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from ordinary_user import OrdinaryUser
     from verb_machine import Image
 
 # How long an example takes says how busy the machine is, no more. Where everything must pass (CI)
@@ -56,3 +57,13 @@ def verb_image(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -
     subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
     yield Image(folder)
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def user() -> Iterator[OrdinaryUser]:
+    """The user of `ordinary_user`, with an empty home and an empty store."""
+    from ordinary_user import OrdinaryUser
+
+    made = OrdinaryUser()
+    yield made
+    made.close()

@@ -393,6 +393,17 @@ def _write(top: Path, path: str, content: str) -> None:
     place.write_text(content)
 
 
+@contextmanager
+def declared_machine(folder: Path) -> Iterator[DeclaredMachine]:
+    """A ``DeclaredMachine`` on a disk of its own, for as long as a `with` lasts."""
+    with fresh_disk(folder, 300) as disk:
+        machine = DeclaredMachine(folder, disk.loop, disk.top)
+        try:
+            yield machine
+        finally:
+            machine.unmount()
+
+
 class DeclaredMachine(NestedMachine):
     """Declares what a test says, and is applied by the program. The outgoing root is mounted."""
 

@@ -23,6 +23,15 @@ import pytest
 
 import ephemeroot
 
+NEEDS = [
+    pytest.mark.requires_root,
+    *(
+        pytest.mark.requires_program(name)
+        for name in ("bindfs", "fusermount3", "nsenter", "setpriv", "unshare")
+    ),
+]
+"""The marks of tests with this user."""
+
 UID = 4242
 NAME = "talyz"
 HOME = f"/home/{NAME}"

@@ -37,16 +37,10 @@ DROP_IN = "etc/ephemeroot/conf.d/adopted.toml"
 @pytest.fixture(params=["one btrfs", "two filesystems"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MachineTree]:
     """A machine with root and store mounted, once where contents can be shared, once not."""
-    with fresh_disk(tmp_path) as disk:
-        for name in ("root", "persistent"):
-            btrfsutil.create_subvolume(str(disk.top / name))
-        root = tmp_path / "machine"
-        root.mkdir()
-        subprocess.run(["mount", "-o", "subvol=root", disk.loop, root], check=True)
+    with fresh_disk(tmp_path) as disk, disk.mounted_root(tmp_path / "machine") as root:
         store = root / "persistent"
-        store.mkdir()
         if request.param == "one btrfs":
-            subprocess.run(["mount", "-o", "subvol=persistent", disk.loop, store], check=True)
+            disk.mount("persistent", store)
         else:
             subprocess.run(["mount", "-t", "tmpfs", "none", store], check=True)
         tree = MachineTree(root)
@@ -59,7 +53,6 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MachineT
         os.setxattr(root / "srv/app/deep/file", "user.note", b"kept")
         (root / "srv").chmod(0o711)
         yield tree
-        subprocess.run(["umount", "-R", "-l", root], check=True)
 
 
 def adopt(machine: MachineTree, *words: str) -> int:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_image import fresh_disk
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
 from machine_tree import MAIN, ROOT, VOLUME, MachineTree
-from nested_machine import DeclaredMachine, persistence
+from nested_machine import DeclaredMachine, declared_machine, persistence
 
 pytestmark = pytest.mark.requires_root
 
@@ -137,12 +136,8 @@ def test_the_state_of_a_dynamic_user_is_in_private(
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[DeclaredMachine]:
-    with fresh_disk(tmp_path, 300) as disk:
-        machine = DeclaredMachine(tmp_path, disk.loop, disk.top)
-        try:
-            yield machine
-        finally:
-            machine.unmount()
+    with declared_machine(tmp_path) as machine:
+        yield machine
 
 
 @pytest.mark.requires_loop

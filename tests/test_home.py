@@ -6,20 +6,13 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 
 import pytest
 
+import ordinary_user
 from ordinary_user import CONFIGURATION, HOME, NAME, PROGRAM, STORE, UID, OrdinaryUser, wait_until
 
-pytestmark = [
-    pytest.mark.requires_root,
-    pytest.mark.requires_program("bindfs"),
-    pytest.mark.requires_program("fusermount3"),
-    pytest.mark.requires_program("nsenter"),
-    pytest.mark.requires_program("setpriv"),
-    pytest.mark.requires_program("unshare"),
-]
+pytestmark = ordinary_user.NEEDS
 
 RECORD = ".local/state/ephemeroot/home.json"
 
@@ -29,13 +22,6 @@ directories = ["Downloads", { directory = ".local/share/Steam", method = "symlin
 files = [".screenrc"]
 """
 NOTHING = '[persistence."STORE"]\n'
-
-
-@pytest.fixture
-def user() -> Iterator[OrdinaryUser]:
-    made = OrdinaryUser()
-    yield made
-    made.close()
 
 
 def one(directory: str, *more: str) -> str:

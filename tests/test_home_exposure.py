@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 
 import pytest
 
+import ordinary_user
 from ordinary_user import HOME, PROGRAM, STORE, OrdinaryUser
 
-pytestmark = [
-    pytest.mark.requires_root,
-    pytest.mark.requires_program("bindfs"),
-    pytest.mark.requires_program("fusermount3"),
-    pytest.mark.requires_program("nsenter"),
-    pytest.mark.requires_program("setpriv"),
-    pytest.mark.requires_program("unshare"),
-]
+pytestmark = ordinary_user.NEEDS
 
 MODES = ("", "0700", "0710", "0755", "0770")
 """Of a directory on the way; an empty one is missing."""
@@ -27,13 +20,6 @@ DECLARED = {
     "linked": 'directories = [{{ directory = "{0}/inbox", method = "symlink" }}]',
 }
 ANOTHER = "setpriv --reuid=4343 --regid=4343 --clear-groups"
-
-
-@pytest.fixture
-def user() -> Iterator[OrdinaryUser]:
-    made = OrdinaryUser()
-    yield made
-    made.close()
 
 
 def modes(user: OrdinaryUser, *places: str) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import btrfsutil
 import pytest
 
 from boot import STORE, Boot, copy
@@ -204,25 +203,16 @@ def test_seeding_says_which_subvolumes_become_directories(tmp_path: Path) -> Non
 
 
 def test_adopting_keeps_every_flag(tmp_path: Path) -> None:
-    with fresh_disk(tmp_path) as disk:
-        for name in ("root", "persistent"):
-            btrfsutil.create_subvolume(str(disk.top / name))
-        root = tmp_path / "machine"
-        root.mkdir()
-        subprocess.run(["mount", "-o", "subvol=root", disk.loop, root], check=True)
+    with fresh_disk(tmp_path) as disk, disk.mounted_root(tmp_path / "machine") as root:
         store = root / "persistent"
-        store.mkdir()
-        subprocess.run(["mount", "-o", "subvol=persistent", disk.loop, store], check=True)
-        try:
-            machine = MachineTree(root)
-            machine.write("srv/app/file", "content")
-            furnish(root / "srv/app", BTRFS, subvolumes=True)
-            expected = picture(root / "srv/app")
-            assert cli.main(["adopt", "--root", str(root), "/srv/app"]) == 0
-            assert picture(store / "srv/app") == expected
-            assert picture(root / "srv/app") == expected
-        finally:
-            subprocess.run(["umount", "-R", "-l", root], check=True)
+        disk.mount("persistent", store)
+        machine = MachineTree(root)
+        machine.write("srv/app/file", "content")
+        furnish(root / "srv/app", BTRFS, subvolumes=True)
+        expected = picture(root / "srv/app")
+        assert cli.main(["adopt", "--root", str(root), "/srv/app"]) == 0
+        assert picture(store / "srv/app") == expected
+        assert picture(root / "srv/app") == expected
 
 
 def test_restoring_keeps_every_flag(tmp_path: Path) -> None:

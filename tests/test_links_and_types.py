@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_image import fresh_disk
-from nested_machine import DeclaredMachine, persistence
+from nested_machine import DeclaredMachine, declared_machine, persistence
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -18,12 +17,8 @@ ZONES = ("UTC", "Europe/Oslo", "Asia/Tokyo", "Europe/Rome", "Africa/Lagos")
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[DeclaredMachine]:
-    with fresh_disk(tmp_path, 300) as disk:
-        machine = DeclaredMachine(tmp_path, disk.loop, disk.top)
-        try:
-            yield machine
-        finally:
-            machine.unmount()
+    with declared_machine(tmp_path) as machine:
+        yield machine
 
 
 def declare(machine: DeclaredMachine, *directories: str, files: str = "") -> None:

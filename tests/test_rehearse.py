@@ -83,20 +83,12 @@ class Living(MachineTree):
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Living]:
-    with fresh_disk(tmp_path) as disk:
-        for name in ("root", "persistent"):
-            btrfsutil.create_subvolume(str(disk.top / name))
-        root = tmp_path / "machine"
-        root.mkdir()
-        subprocess.run(["mount", "-o", "subvol=root", disk.loop, root], check=True)
-        store = root / "persistent"
-        store.mkdir()
-        subprocess.run(["mount", "-o", "subvol=persistent", disk.loop, store], check=True)
+    with fresh_disk(tmp_path) as disk, disk.mounted_root(tmp_path / "machine") as root:
+        disk.mount("persistent", root / "persistent")
         tree = Living(root, btrfs(disk.loop))
         tree.disk = disk
         tree.fill()
         yield tree
-        subprocess.run(["umount", "-R", "-l", root], check=True)
 
 
 def rehearse(

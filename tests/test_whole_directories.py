@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_image import fresh_disk
 from ephemeroot.hooks.parents import Parents
-from nested_machine import DeclaredMachine, persistence
+from nested_machine import DeclaredMachine, declared_machine, persistence
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -21,18 +20,14 @@ WHOLE = ("/etc", "/home", "/root", "/srv", "/var", "/opt")
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[DeclaredMachine]:
-    with fresh_disk(tmp_path, 300) as disk:
-        machine = DeclaredMachine(tmp_path, disk.loop, disk.top)
+    with declared_machine(tmp_path) as machine:
         for path in WHOLE:
             deep = machine.target / path[1:] / "deep/deeper"
             deep.mkdir(parents=True, mode=0o750)
             (deep / "file").write_text(path)
             (deep.parent.parent / "file").write_text(path)
         os.chown(machine.target / "srv", 5, 6)
-        try:
-            yield machine
-        finally:
-            machine.unmount()
+        yield machine
 
 
 def tree(top: Path) -> dict[str, tuple[int, int, int, str]]:
