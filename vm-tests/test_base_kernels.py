@@ -7,18 +7,24 @@ place that the Boot Loader Specification gives it, and to plain `vmlinuz`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from vm import ephemeral as machines
-from vm import layer, packages
 from vm.bench import ROOT, Bench, Boot
-from vm.boot_partition import DRACUT, FSTAB, ODD_MODULE, BootDisk, kernel_package
+from vm.boot_partition import (
+    ODD_MODULE,
+    BootDisk,
+    booted_from,
+    kernel_package,
+    layout,
+    with_repository,
+)
 from vm.cache import Cache
 from vm.command import run
-from vm.disk import Btrfs, Disk, Subvolume
+from vm.disk import Btrfs, Disk
 from vm.installed import installed
 from vm.layer import File
 from vm.system import System
@@ -52,37 +58,16 @@ class Upgrade:
 def upgrade(cache: Cache, image: System, package: Path) -> Upgrade:
     kernel = kernel_package(cache, image)
     wanted = kernel.name.partition("_")[0]
-    system = image.on_top(
-        layer.make(
-            cache,
-            files={
-                "etc/fstab": FSTAB,
-                "etc/dracut.conf.d/vm.conf": DRACUT,
-                "etc/apt/sources.list": "deb [trusted=yes] file:/persistent/repository ./\n",
-                "etc/kernel/postinst.d/zz-rename": File(RENAME.encode(), 0o755),
-            },
-        )
-    )
-    made = machines.make(cache, system, package)
+    script = {"etc/kernel/postinst.d/zz-rename": File(RENAME.encode(), 0o755)}
+    made = machines.make(cache, with_repository(cache, image, script), package)
     initrd = made.initrd(cache)
-    files = {
-        f"persistent/repository/{file}".removeprefix("persistent/"): File(content)
-        for file, content in packages.repository([kernel]).items()
-    }
-    layout = Btrfs(
-        subvolumes=(
-            Subvolume("root-base", tree=True, files={"etc/fstab": FSTAB}),
-            Subvolume("root", snapshot_of="root-base"),
-            Subvolume("persistent", files={**made.store, **files}),
-        ),
-        uuid=machines.UUID,
-    )
     present = {
         f"{TOKEN}/{image.release}/linux": File(image.kernel.read_bytes()),
         f"initrd.img-{image.release}": File(initrd.read_bytes()),
     }
     release = wanted.removeprefix("linux-image-")
-    return Upgrade(made.system, initrd, layout, BootDisk(present), wanted, release)
+    root = layout(made, [kernel])
+    return Upgrade(made.system, initrd, root, BootDisk(present), wanted, release)
 
 
 def without_modules(release: str) -> str:
@@ -137,12 +122,8 @@ def test_a_renamed_kernel_boots_with_its_modules(
     machine.run(f"test -e {linux}")
     assert machine.poweroff().complaints == ()
 
-    with disks[1].mounted("ext4", "ro") as partition:
-        kernel, initrd = scratch / "vmlinuz", scratch / "initrd"
-        kernel.write_bytes((partition / linux.removeprefix("/boot/")).read_bytes())
-        initrd.write_bytes((partition / f"initrd.img-{upgrade.release}").read_bytes())
-    system = replace(boot.system, kernel=kernel, release=upgrade.release)
-    machine = bench.up(replace(boot, system=system, initrd=initrd), name)
+    kernel = linux.removeprefix("/boot/")
+    machine = bench.up(booted_from(boot, disks[1], kernel, upgrade.release, scratch), name)
     assert machine.settle() == "running", machine.failed_units()
     assert machine.run("uname -r").out.strip() == upgrade.release
     machine.run(f"modprobe {ODD_MODULE}")

@@ -8,18 +8,25 @@ what was rolled back to. All packages are Debian's own; the kernel has fewer dri
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from vm import ephemeral as machines
-from vm import layer, packages
+from vm import packages
 from vm.bench import ROOT, Bench, Boot
-from vm.boot_partition import DRACUT, FSTAB, ODD_MODULE, BootDisk, kernel_package
+from vm.boot_partition import (
+    ODD_MODULE,
+    BootDisk,
+    booted_from,
+    kernel_package,
+    layout,
+    with_repository,
+)
 from vm.cache import Cache
 from vm.command import run
-from vm.disk import Btrfs, Disk, Subvolume
+from vm.disk import Btrfs, Disk
 from vm.installed import installed
 from vm.layer import File
 from vm.machine import Machine
@@ -52,12 +59,8 @@ class Story:
 
     def with_its_kernel(self, scratch: Path) -> Boot:
         """Booted with the new kernel and its image from /boot, as a boot loader would."""
-        with self.boot.disks[1].mounted("ext4", "ro") as boot:
-            kernel, initrd = scratch / "vmlinuz", scratch / "initrd"
-            kernel.write_bytes((boot / f"vmlinuz-{self.release}").read_bytes())
-            initrd.write_bytes((boot / f"initrd.img-{self.release}").read_bytes())
-        system = replace(self.boot.system, kernel=kernel, release=self.release)
-        return replace(self.boot, system=system, initrd=initrd)
+        kernel = f"vmlinuz-{self.release}"
+        return booted_from(self.boot, self.boot.disks[1], kernel, self.release, scratch)
 
 
 def version(machine: Machine) -> str:
@@ -92,37 +95,16 @@ def upgrade(cache: Cache, image: System, package: Path) -> Upgrade:
     kernel = kernel_package(cache, image)
     newer, older = greeter(cache, "trixie"), greeter(cache, "bookworm")
     wanted = kernel.name.partition("_")[0]
-    system = image.on_top(
-        layer.make(
-            cache,
-            files={
-                "etc/fstab": FSTAB,
-                "etc/dracut.conf.d/vm.conf": DRACUT,
-                "etc/apt/sources.list": "deb [trusted=yes] file:/persistent/repository ./\n",
-                "srv/older.deb": File(older.read_bytes()),
-            },
-        )
-    ).changed_by(cache, "dpkg", "-i", "/srv/older.deb")
+    debs = {"srv/older.deb": File(older.read_bytes())}
+    system = with_repository(cache, image, debs).changed_by(cache, "dpkg", "-i", "/srv/older.deb")
     made = machines.make(cache, system, package)
     initrd = made.initrd(cache)
-    files = {
-        f"persistent/repository/{file}".removeprefix("persistent/"): File(content)
-        for file, content in packages.repository([kernel, newer]).items()
-    }
-    layout = Btrfs(
-        subvolumes=(
-            Subvolume("root-base", tree=True, files={"etc/fstab": FSTAB}),
-            Subvolume("root", snapshot_of="root-base"),
-            Subvolume("persistent", files={**made.store, **files}),
-        ),
-        uuid=machines.UUID,
-    )
     present = {
         f"vmlinuz-{image.release}": File(image.kernel.read_bytes()),
         f"initrd.img-{image.release}": File(initrd.read_bytes()),
     }
     return Upgrade(
-        made.system, initrd, layout, BootDisk(present), wanted,
+        made.system, initrd, layout(made, [kernel, newer]), BootDisk(present), wanted,
         wanted.removeprefix("linux-image-"), older.name.replace("%3a", ":"), newer.name,
     )  # fmt: skip
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vm import layer, packages
+from vm import ephemeral, layer, packages
+from vm.bench import Boot
 from vm.cache import Cache
-from vm.layer import Content
+from vm.disk import Btrfs, Disk, Subvolume
+from vm.ephemeral import Ephemeral
+from vm.layer import Content, File
 from vm.system import System
 from vm.tools import Tools
 
@@ -63,3 +66,39 @@ def kernel_package(cache: Cache, system: System) -> Path:
         return "/kernel/" not in name or any(driver in name for driver in DRIVERS)
 
     return packages.repacked(cache, deb, wanted, DRIVERS)
+
+
+def with_repository(cache: Cache, image: System, files: Mapping[str, Content]) -> System:
+    """The *image* with its kernels on a partition, with a package repository in its store and with
+    those *files*.
+    """
+    common: dict[str, Content] = {
+        "etc/fstab": FSTAB,
+        "etc/dracut.conf.d/vm.conf": DRACUT,
+        "etc/apt/sources.list": "deb [trusted=yes] file:/persistent/repository ./\n",
+    }
+    return image.on_top(layer.make(cache, files={**common, **files}))
+
+
+def layout(made: Ephemeral, debs: Sequence[Path]) -> Btrfs:
+    """The disk of that machine; the repository has *debs*."""
+    files = {f"repository/{name}": File(data) for name, data in packages.repository(debs).items()}
+    return Btrfs(
+        subvolumes=(
+            Subvolume("root-base", tree=True, files={"etc/fstab": FSTAB}),
+            Subvolume("root", snapshot_of="root-base"),
+            Subvolume("persistent", files={**made.store, **files}),
+        ),
+        uuid=ephemeral.UUID,
+    )
+
+
+def booted_from(boot: Boot, partition: Disk, kernel: str, release: str, scratch: Path) -> Boot:
+    """*boot* with the file *kernel* of the partition and the image of that *release* beside, as a
+    boot loader would.
+    """
+    with partition.mounted("ext4", "ro") as top:
+        linux, initrd = scratch / "vmlinuz", scratch / "initrd"
+        linux.write_bytes((top / kernel).read_bytes())
+        initrd.write_bytes((top / f"initrd.img-{release}").read_bytes())
+    return replace(boot, system=replace(boot.system, kernel=linux, release=release), initrd=initrd)
