@@ -205,7 +205,7 @@ def _find(root: int, path: str, kinds: tuple[int, ...]) -> tuple[int, str, list[
         return None
     ours = records.made(root)
     if stat.S_IFMT(status.st_mode) not in kinds or (
-        place in ours and not _has_content(root, place)
+        place in ours and not _has_content(root, place, ours)
     ):
         os.close(parent)
         return None
@@ -213,14 +213,14 @@ def _find(root: int, path: str, kinds: tuple[int, ...]) -> tuple[int, str, list[
     return parent, name, [p[len(above) :] for p in ours if p.startswith(above)]
 
 
-def _has_content(root: int, place: str) -> bool:
-    """Whether what the persistence stage made at *place* is more than that: a directory that leads
-    to a declared path may have got content of its own. A place to mount on is no source.
+def _has_content(root: int, place: str, ours: frozenset[str]) -> bool:
+    """Whether *place*, which is one of *ours* (what the persistence stage made in *root*), has more
+    in it: a directory that leads to a declared path may have got content of its own. A place to
+    mount on is no source.
     """
     leading = nesting.leading_in(root)
     if place not in leading:
         return False
-    ours = records.made(root)
     waiting = [place]
     while waiting:
         directory = waiting.pop()
