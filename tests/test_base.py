@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import proof
 from base_machine import RUNNING, Machine, install
 from btrfs_image import btrfsutil, fresh_disk, uuid
 
@@ -228,11 +229,8 @@ def test_a_run_that_was_cut_off_is_taken_back(based: Machine) -> None:
     done = based.run("true")
     assert "the base is unchanged" in done.stdout
     assert done.returncode == 0, done.stderr
-    after = based.state()
-    (old,) = based.old()
-    assert uuid(based.top / "old_bases" / old) == before["uuid"]
-    changed = {key for key in before if before[key] != after.get(key)}
-    assert changed == {"id", "uuid", "old"}
+    assert "the command has changed nothing in the base" in done.stdout
+    assert based.state() == before
     assert based.strays() == []
 
 
@@ -373,9 +371,53 @@ def test_going_back_to_nothing(based: Machine) -> None:
     assert "ephemeroot base list" in done.stderr
 
 
+NOTHING = (
+    "true", "touch -a /etc/os-release", "touch /etc/x; rm /etc/x", "echo stays > /boot/new.cfg",
+    "chmod 0755 /etc; chmod 0644 /etc/passwd", "cat /etc/os-release",
+    f"rm -r /lib/modules/{RUNNING}/none 2>&1 || true",
+)  # fmt: skip
+SOMETHING = (
+    "touch /etc/x", "touch -d 2001-01-01 /etc/os-release", "echo x >> /etc/os-release",
+    "chmod 0700 /etc/ephemeroot", "chmod 0600 /etc/os-release", "chown 1:1 /etc/passwd",
+    "mkdir /etc/empty", "rm /etc/passwd", "ln -s x /etc/link", "chattr +C /etc/ephemeroot",
+    "mv /etc/passwd /etc/passwd-", "cp -a /etc/os-release /x; mv /x /etc/os-release",
+    "mknod /etc/p p", f"echo > /lib/modules/{RUNNING}/new", f"mkdir /lib/modules/{NEW}",
+    "ln /etc/passwd /etc/hard", "setfattr -n user.x -v y /etc/passwd",
+)  # fmt: skip
+
+
+def test_a_command_that_changes_nothing_makes_no_new_base(based: Machine) -> None:
+    before = uuid(based.path)
+    for script in proof.sample(NOTHING, 3):
+        dated = based.path.stat().st_mtime_ns
+        done = based.run(script)
+        assert done.returncode == 0, (script, done.stderr)
+        assert (uuid(based.path), based.old()) == (before, []), (script, done.stdout)
+        assert "no old base is made" in done.stdout
+        assert based.path.stat().st_mtime_ns == dated
+        assert based.strays() == []
+    done = based.base("run", "--json", "--", "sh", "-c", "echo stays > /boot/new.cfg")
+    assert json.loads(done.stdout)["changed"] is False
+    assert (based.boot / "new.cfg").read_text() == "stays\n"
+
+
+def test_a_command_that_changes_anything_makes_a_new_base(based: Machine) -> None:
+    for script in proof.sample(SOMETHING, 3):
+        before = uuid(based.path)
+        done = based.run(script)
+        assert done.returncode == 0, (script, done.stderr)
+        assert uuid(based.path) != before, (script, done.stdout)
+        assert "no old base is made" not in done.stdout
+
+
 def test_old_bases_beyond_keep_bases_go(based: Machine) -> None:
+    said = ""
     for number in range(4):
-        assert based.run(f"echo {number} > /etc/number").returncode == 0
+        done = based.run(f"echo {number} > /etc/number")
+        assert done.returncode == 0
+        said += done.stdout
     assert len(based.old()) == 2
+    assert said.count("(keep-bases is 2)") == 2
+    assert "keep-days" not in said + based.base("rollback", "--dry-run").stdout
     numbers = [(based.top / "old_bases" / name / "etc/number").read_text() for name in based.old()]
     assert numbers == ["1\n", "2\n"]

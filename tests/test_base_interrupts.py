@@ -33,7 +33,7 @@ def based(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.mark.parametrize("verb", ["run", "rollback"])
 def test_an_interruption_at_any_step_loses_no_base(based: Machine, verb: str) -> None:
-    assert based.run("true").returncode == 0
+    assert based.run("echo another > /etc/base").returncode == 0
     words = [sys.executable, "-P", base_interrupts.__file__, verb, str(SAMPLE)]
     environment = ["env", f"PYTHONPATH={Path(base_interrupts.__file__).parent}"]
     done = subprocess.run(
@@ -50,8 +50,14 @@ def test_an_interruption_at_any_step_loses_no_base(based: Machine, verb: str) ->
 @pytest.mark.requires_program("strace")
 @pytest.mark.parametrize("verb", ["run", "rollback"])
 def test_a_signal_at_any_rename_loses_no_base(based: Machine, tmp_path: Path, verb: str) -> None:
-    assert based.run("true").returncode == 0
-    script = ("run", "--", "sh", "-ec", "cp /proc/sys/kernel/random/uuid /boot/content")
+    assert based.run("echo another > /etc/base").returncode == 0
+    script = (
+        "run",
+        "--",
+        "sh",
+        "-ec",
+        "cp /proc/sys/kernel/random/uuid /etc/content; cp /etc/content /boot",
+    )
     words = based.base_words(*(script if verb == "run" else ("rollback", "--yes")))
     trace = tmp_path / "trace"
 

@@ -120,7 +120,7 @@ def test_the_list(installed: Installed) -> None:
     assert lines[0] == "old roots of /:"
     of_root = lines[1 : lines.index("old roots of /home:")]
     (due,) = (line for line in of_root if line.split()[:1] == [OLD[1]])
-    assert re.search(r" \d+ days  due: ", due)
+    assert re.search(r" \d+ days  0 B  due: ", due)
     assert len({line.index(" days") for line in of_root if " days  " in line}) == 1, "aligned"
     assert any("my snapshot\\nof *" in line and "never touched" in line for line in lines)
     assert "old roots of /home:" in lines

@@ -190,6 +190,14 @@ class History:
         """
         raise NotImplementedError
 
+    def measure(self, entry: OldRoot, deadline: float) -> int | None:
+        """Bytes that only *entry* holds; ``None`` if that is not known by *deadline*
+        (``time.monotonic()``). Without a way to find out it is what ``facts`` knows.
+
+        Raises as ``facts`` does.
+        """
+        return self.facts(entry).exclusive
+
     # Looking into it: each returns a detached mount (open_tree(2), fsmount(2)), read-only for
     # whoever gets it, that outlives this history. The caller attaches it and closes it.
 

@@ -43,15 +43,24 @@ class Policy:
     """``keep_days``: younger ones stay. ``keep_last``: so many stay, whatever their age.
     ``keep_at_most``: no more than so many stay, ``.keep`` and ``keep_last`` aside. ``None``: no
     more than ``keep_days`` of those whose age is not known, as if there were a boot a day; without
-    a clock nothing would ever go.
+    a clock nothing would ever go. ``counted_by`` is the setting that ``keep_last`` comes from where
+    no age is asked for (``keep_days`` is 0 then); messages name it.
     """
 
-    __slots__ = ("keep_at_most", "keep_days", "keep_last")
+    __slots__ = ("counted_by", "keep_at_most", "keep_days", "keep_last")
 
-    def __init__(self, keep_days: int, keep_last: int, keep_at_most: int | None = None) -> None:
+    def __init__(
+        self,
+        keep_days: int,
+        keep_last: int,
+        keep_at_most: int | None = None,
+        *,
+        counted_by: str = "",
+    ) -> None:
         self.keep_days = keep_days
         self.keep_last = keep_last
         self.keep_at_most = keep_at_most
+        self.counted_by = counted_by
 
 
 class Verdict:
@@ -125,6 +134,9 @@ def _judge_one(
         return Verdict(candidate, "still needed to fill the store", due=False, spare=False)
     if newest:
         return Verdict(candidate, f"one of the newest {policy.keep_last}", due=False, spare=False)
+    if policy.counted_by:
+        reason = f"{policy.counted_by} is {policy.keep_last}"
+        return Verdict(candidate, reason, due=True, spare=True)
     if policy.keep_days == 0:
         return Verdict(candidate, "keep-days is 0", due=True, spare=True)
     if excess:

@@ -11,6 +11,9 @@ from ephemeroot.config.toml_text import quote
 
 STORE = "/persistent"
 
+MIN_FREE = 'min-free = "10%"                     # with less free space the oldest go early\n'
+"""A line of each wiper's table: a disk that is full of old roots stops the machine."""
+
 _GRUB = {
     "usr/sbin/update-grub": "update-grub",
     "usr/sbin/grub2-mkconfig": "grub2-mkconfig -o /boot/grub2/grub.cfg",

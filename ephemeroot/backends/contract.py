@@ -172,6 +172,12 @@ class Bases:
         """
         raise NotImplementedError
 
+    def touched(self, copy: int, base: int) -> Callable[[str, int], bool] | None:
+        """See ``History.touched``: what may differ between the open *base* and the open *copy* that
+        was made of it. ``None``: anything may.
+        """
+        return None
+
     def temporary(self, path: str) -> str:
         """What the copy at *path* is called on its filesystem for now, as ``root`` is."""
         raise NotImplementedError

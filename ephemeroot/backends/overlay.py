@@ -50,7 +50,9 @@ class Overlay(Backend):
                 f"type = {quote(survey.type)}\n"
                 f"volume = {quote(host.mount_point if host else store)}"
                 "  # where the layers are kept\n"
-                "keep-days = 30\nkeep-last = 3\n"
+                "keep-days = 30                       # old layers go after that,\n"
+                "keep-last = 3                        # but never the last three\n"
+                f"{commands.MIN_FREE}"
             ),
             prepare=(*((step,) if step is not None else ()), *_swap(survey)),
         )

@@ -46,6 +46,7 @@ class Zfs(Backend):
                 f"old-roots = {quote(old_roots)}\n"
                 "keep-days = 30                       # old roots go after that,\n"
                 "keep-last = 3                        # but never the last three\n"
+                f"{commands.MIN_FREE}"
             ),
             prepare=tuple(step for step in steps if step is not None),
             finish=(_base(shlex.quote(root), shlex.quote(base)),),

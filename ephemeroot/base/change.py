@@ -17,6 +17,7 @@ from ephemeroot.base import assembly, boot_filesystems, inspection, kernels
 from ephemeroot.base.assembly import Assembly
 from ephemeroot.base.boot_kernels import Area, find
 from ephemeroot.base.record import Record
+from ephemeroot.base.unchanged import Unchanged
 from ephemeroot.base.work import DIRECTORY, Order, Work
 from ephemeroot.config import swap
 from ephemeroot.errors import Misconfigured, Refused
@@ -88,8 +89,9 @@ def _require_sound(opened: Bases, root: int, kept: Collection[str]) -> None:
         raise Refused("; ".join(one.text for one in found), "; ".join(one.hint for one in found))
 
 
-def run(opened: Bases, order: Order, log: Log) -> Outcome:
-    """Carry out *order* in a copy of the base, which then takes its place.
+def run(opened: Bases, order: Order, log: Log) -> Outcome | None:
+    """Carry out *order* in a copy of the base, which then takes its place; ``None`` if the command
+    has changed nothing in it, which leaves what it did elsewhere.
 
     Raises ``CommandFailed``, ``Interrupted``, whatever ``order.confirm`` and ``order.ask`` raise,
     and ``Refused`` if what came of it could not boot: everything is then as it was.
@@ -101,7 +103,12 @@ def run(opened: Bases, order: Order, log: Log) -> Outcome:
         boot = boot_filesystems.find()
         with _settled(opened, log):
             record.write(boot, log)
-            outcome = opened.replace(Work(opened, record, base, boot, order, log), log)
+            try:
+                outcome = opened.replace(Work(opened, record, base, boot, order, log), log)
+            except Unchanged as unchanged:
+                log(f"{unchanged.message}: it stays, and no old base is made")
+                record.remove()
+                return None
             record.conclude(log)
     finally:
         os.close(base)

@@ -59,6 +59,12 @@ class Record:
             for number, one in enumerate(filesystems)
         ]
 
+    def modules(self) -> int:
+        """The open directory that has the saved kernel modules; -1 if the base had none."""
+        if not (self.folder / _MODULES).is_dir():
+            return -1
+        return os.open(self.folder, _DIRECTORY)
+
     def write(self, filesystems: Sequence[BootFilesystem], log: Callable[[str], None]) -> None:
         """Save the base's modules and the files of *filesystems*, before the first command runs.
         Raises ``EphemerootError``.

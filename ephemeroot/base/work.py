@@ -20,6 +20,7 @@ from ephemeroot.base import (
     kernels,
     mentions,
     owners,
+    unchanged,
 )  # fmt: skip
 from ephemeroot.base.assembly import Assembly
 from ephemeroot.base.boot_filesystems import BootFilesystem
@@ -57,7 +58,7 @@ class Order:
 
 class Work:
     """Called with the path of the copy of the open *base*. The filesystems *boot* are saved in
-    *record* already.
+    *record* already. Raises ``Unchanged`` if the copy is not needed.
     """
 
     def __init__(
@@ -113,10 +114,14 @@ class Work:
             tree.detach()
         assembly.remove_made(copy, tree.made)
         covered.require_same(copy, before)
-        self._take_modules(copy)
+        changed = unchanged.is_changed(self.opened, self.base, copy, self.record.modules())
+        if changed:
+            self._take_modules(copy)
         self._require_no_new_fault(copy, faults)
         areas = [*self.record.areas(self.boot), *self._own_boot(path)]
         mentions.settle(areas, temporary, self.opened.name, self.log)
+        if not changed:
+            raise unchanged.Unchanged("the command has changed nothing in the base")
         self.opened.keep(copy)
 
     def _run(self, tree: Assembly) -> None:

@@ -104,7 +104,9 @@ def _opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Bases
         yield place
 
 
-def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Outcome:
+def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Outcome | None:
+    """What was done; ``None`` if there was nothing to change."""
+
     def log(line: str) -> None:
         lines.append(line)
         if not arguments.json:
@@ -163,19 +165,21 @@ def _entry(place: Bases, name: str | None) -> OldRoot:
     return max(found, key=lambda entry: entry.serial)
 
 
-def _finish(arguments: argparse.Namespace, lines: list[str], outcome: Outcome) -> int:
+def _finish(arguments: argparse.Namespace, lines: list[str], outcome: Outcome | None) -> int:
+    problems = outcome.problems if outcome is not None else []
     if arguments.json:
         _print_json({
             "dry-run": arguments.dry_run,
+            "changed": outcome is not None,
             "changes": lines,
-            "retired": outcome.retired,
-            "problems": outcome.problems,
+            "retired": outcome.retired if outcome is not None else None,
+            "problems": problems,
         })  # fmt: skip
-    for line in outcome.problems:
+    for line in problems:
         terminal.error(line)
-    if not arguments.dry_run and not arguments.json:
+    if outcome is not None and not arguments.dry_run and not arguments.json:
         terminal.say("done: the next boot's root is a copy of the new base")
-    return PARTLY if outcome.problems else 0
+    return PARTLY if problems else 0
 
 
 # What is there

@@ -7,23 +7,34 @@ import json
 import os
 import shlex
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ephemeroot import amounts
-from ephemeroot.cli import diff, differences, histories, looking, omissions, terminal
+from ephemeroot.cli import (
+    diff,
+    differences,
+    histories,
+    history_size,
+    looking,
+    omissions,
+    terminal,
+)
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import mounts, paths
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers.history import History
 from ephemeroot.wipers.marks import LIVED, NEW
 from ephemeroot.wipers.oldroot import Facts, OldRoot
+from ephemeroot.wipers.retention import DAWN
 
 FORMAT_SHOW = "ephemeroot-roots-show"
 FORMAT_DIFF = "ephemeroot-roots-diff"
 FORMAT_MOUNT = "ephemeroot-roots-mount"
 VERSION = 1
+
+_MEASURING = 60  # seconds
 
 
 # show
@@ -35,7 +46,9 @@ def show(arguments: argparse.Namespace) -> int:
     with Namespace() as private, keeper.history(private) as history:
         entry = history.find(arguments.name)
         facts = history.facts(entry)
-        content = _to_json(history, entry, facts)
+        if facts.exclusive is None:
+            facts.exclusive = history_size.measure(history, entry, time.monotonic() + _MEASURING)
+        content = to_json(history.path(entry), entry, facts)
     problems: list[str] = []
     plan = histories.applied_plan(arguments.root)
     recorded = omissions.read(Path(arguments.root), plan, problems)
@@ -48,19 +61,22 @@ def show(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         sys.stdout.write(terminal.heading(f"old root {terminal.printable(entry.label)}") + "\n")
-        terminal.table(_rows(content, entry, facts))
+        terminal.table(rows(content, entry, facts))
     return 0
 
 
-def _to_json(history: History, entry: OldRoot, facts: Facts) -> dict[str, Any]:
+def to_json(path: str, entry: OldRoot, facts: Facts) -> dict[str, Any]:
+    """What is known about the old root at *path*, for programs."""
     name = entry.name
     retired = name.time if name is not None else None
-    lived = retired - facts.made if retired is not None and facts.made is not None else None
+    made = facts.made if facts.made is not None and facts.made >= DAWN else None
+    trusted = retired if name is not None and not name.unsynced else None
+    lived = trusted - made if trusted is not None and made is not None else None
     return {
         "name": entry.label,
         "kind": entry.kind,
-        "path": history.path(entry),
-        "made": facts.made,
+        "path": path,
+        "made": made,
         "retired": retired,
         "age": lived if lived is None or lived >= 0 else None,
         "state": facts.state or None,
@@ -73,25 +89,27 @@ def _to_json(history: History, entry: OldRoot, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str]]:
+def rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str]]:
+    """The same for people."""
     unknown = "not known"
     made, retired, age = content["made"], content["retired"], content["age"]
+    term = f"{terminal.duration(age)}, until the boot after it" if age is not None else unknown
     states = {LIVED: "yes", NEW: "no: no boot of it was complete"}
     retirement = terminal.moment(retired) if retired is not None else unknown
     if content["unsynced"]:
         retirement += ", by a clock that could not be trusted"
     no_quotas = f"{unknown} (quotas are off)"
     return [
-        ["lies in", content["path"]],
+        ["path", content["path"]],
         ["made", terminal.moment(made) if made is not None else unknown],
         ["retired", retirement],
-        ["was the root for", terminal.duration(age) if age is not None else unknown],
-        ["lived", states.get(facts.state, "not made by a wipe")],
+        ["was the root for", term],
+        ["boot complete", states.get(facts.state, "not made by a wipe")],
         ["kept for ever", "yes" if content["keep"] else "no"],
         *(["kept because", line] for line in content["kept-for"]),
         ["size", amounts.size(facts.size) if facts.size is not None else no_quotas],
-        ["its own alone", amounts.size(facts.exclusive) if facts.exclusive is not None
-         else no_quotas],
+        ["only it has", f"{amounts.size(facts.exclusive)} of data"
+         if facts.exclusive is not None else f"{unknown} (not measured within {_MEASURING} s)"],
     ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _FIEMAP_FLAG_SYNC = 1
 _EXTENT_SHARED = 0x2000
 _EXTENT_UNWRITTEN = 0x800
+_EXTENT_INLINE = 0x200
 _EXTENT_LAST = 0x1
 # Of these the physical address says nothing about the content: UNKNOWN, DELALLOC, ENCODED,
 # DATA_ENCRYPTED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN. ENCODED: for a compressed extent
@@ -152,6 +153,24 @@ def unwritten(fd: int) -> Iterator[tuple[int, int]]:
                 return
         if not found:
             return
+
+
+def exclusive(fd: int) -> int:
+    """Bytes of data of the open file that no other file has, by what its filesystem reports; for
+    compressed data their size when read. Raises ``OSError`` where it does not tell.
+    """
+    total, position, end = 0, 0, (1 << 63) - 1
+    while position < end:
+        found = _extents(fd, position, end, 0)
+        for logical, _, length, flags in found:
+            if not flags & (_EXTENT_SHARED | _EXTENT_INLINE):
+                total += length
+            position = logical + length
+            if flags & _EXTENT_LAST:
+                return total
+        if not found:
+            return total
+    return total
 
 
 def _filesystem(fd: int) -> bytes | None:

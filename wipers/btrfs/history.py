@@ -249,6 +249,18 @@ class SubvolumeHistory(History):
         size, exclusive = qgroups.usage(self.top.fd, entry.serial)
         return Facts(made=info.otime, state=state, size=size, exclusive=exclusive)
 
+    def measure(self, entry: OldRoot, deadline: float) -> int | None:
+        from ephemeroot.wipers.btrfs import exclusive
+
+        known = qgroups.usage(self.top.fd, entry.serial)[1]
+        if known is not None:
+            return known
+        fd = self.open(entry)
+        try:
+            return exclusive.measure(self.top.fd, fd, deadline)
+        finally:
+            os.close(fd)
+
     # Looking into it
 
     def mount(self, entry: OldRoot) -> int:

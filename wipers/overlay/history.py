@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import mountinfo, mounts, paths, removal
@@ -102,6 +103,13 @@ class UpperHistory(History):
             state = marks.state(fd, uppers.OWNER)
             size = _usage(fd)
             return Facts(made=marks.made(fd), state=state, size=size, exclusive=size)
+        finally:
+            os.close(fd)
+
+    def measure(self, entry: OldRoot, deadline: float) -> int | None:
+        fd = self._open(entry)
+        try:
+            return _usage(fd, deadline)
         finally:
             os.close(fd)
 
@@ -213,11 +221,13 @@ def _made_at(live: str) -> float | None:
         os.close(fd)
 
 
-def _usage(fd: int) -> int:
-    """Bytes on the disk of everything below the open directory."""
+def _usage(fd: int, deadline: float | None = None) -> int | None:
+    """Bytes on the disk of everything below the open directory; ``None`` if *deadline* passes."""
     total = os.fstat(fd).st_blocks * 512
     seen = set()
     for _, status in _everything(fd):
+        if deadline is not None and time.monotonic() > deadline:
+            return None
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             if status.st_ino in seen:
                 continue

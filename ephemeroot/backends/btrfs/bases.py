@@ -14,7 +14,7 @@ from ephemeroot.backends.btrfs import nested
 from ephemeroot.errors import Refused
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import marks
-from ephemeroot.wipers.btrfs import directories, subvolumes
+from ephemeroot.wipers.btrfs import directories, subvolumes, touched
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.btrfs.recovery import Recovery
 from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
@@ -195,9 +195,15 @@ class Opened(contract.Bases):
             dry_run=dry_run,
             budget=60.0,
         )
-        pruning = Pruning(self.bases, Policy(0, self.place.keep), Clock(now, synchronised=True))
+        policy = Policy(0, self.place.keep, counted_by="keep-bases")
+        pruning = Pruning(self.bases, policy, Clock(now, synchronised=True))
         source = self.root if of_root else self.name
         return SubvolumeRotation(boot, self.bases, pruning, base=source, set_default=False).run()
+
+    def touched(self, copy: int, base: int) -> Callable[[str, int], bool] | None:
+        info = subvolumes.library().subvolume_info(f"/proc/self/fd/{copy}")
+        found = touched.since(copy, info.otransid + 1, origin=base)
+        return None if found is None else lambda path, inode: inode in found
 
     def keep(self, copy: int) -> None:
         marks.set_state(copy, self.identify(copy), marks.LIVED)

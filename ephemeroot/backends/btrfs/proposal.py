@@ -64,7 +64,7 @@ def of(survey: Survey, line: FstabLine | None) -> Layout:
             f"old-bases = {quote(places.old_bases)}         # for 'ephemeroot base rollback'\n"
             "keep-days = 30                       # old roots go after that,\n"
             "keep-last = 3                        # but never the last three\n"
-            '# min-free = "10%"                   # less space than that: the oldest go early\n'
+            f"{commands.MIN_FREE}"
         ),
         prepare=tuple(step for step in steps if step is not None),
         # Last: what was set up before must be in it.

@@ -1,0 +1,21 @@
+"""How much data only one old root holds, for the verbs that show it."""
+
+from __future__ import annotations
+
+import time
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.wipers.history import History
+from ephemeroot.wipers.oldroot import FOREIGN, OldRoot
+
+
+def measure(history: History, entry: OldRoot, deadline: float) -> int | None:
+    """Bytes that only *entry* holds; ``None`` for what is foreign, or is not known by *deadline*
+    (``time.monotonic()``).
+    """
+    if entry.kind == FOREIGN or time.monotonic() > deadline:
+        return None
+    try:
+        return history.measure(entry, deadline)
+    except (EphemerootError, OSError):
+        return None
