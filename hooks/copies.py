@@ -85,7 +85,7 @@ class Copy(Operation):
         results = []
         if stage.was_kept():
             try:
-                results.append(self._catch_up(stage, stage.bare()))
+                results.append(self._catch_up_kept(stage))
             except Refused:
                 # The root's is the newer one: it stays, and is stored once there is room.
                 if persists_with is None:
@@ -107,7 +107,7 @@ class Copy(Operation):
 
     def prepare(self, stage: Stage) -> str:
         renames.recover(stage.store(self.store))
-        results = [self._catch_up(stage, stage.bare())] if stage.was_kept() else []
+        results = [self._catch_up_kept(stage)] if stage.was_kept() else []
         # Without one the overlay shows what the base has.
         if self._is_sound(stage, stage.store(self.store)):
             self._take_from_base(stage, results)
@@ -160,6 +160,11 @@ class Copy(Operation):
         return (
             f"copy back {self.path} to the store {self.store}, if the previous root has a newer one"
         )
+
+    def _catch_up_kept(self, stage: Stage) -> str:
+        """The same for a root that was kept, after the layer of the boot before."""
+        layer = self._catch_up(stage, stage.behind) if stage.behind >= 0 else ""
+        return _joined([layer, self._catch_up(stage, stage.bare())])
 
     def _catch_up(self, stage: Stage, root: int) -> str:
         """Store what the boot of the open bare *root* has not copied back. Its copy is in the

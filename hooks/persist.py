@@ -8,6 +8,7 @@ import time
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import (
+    booted,
     copyback,
     generation,
     limits,
@@ -57,12 +58,15 @@ def run(stage: Stage) -> str:
     writable = _make_writable(stage)
     if not stage.was_kept():
         replaced.forget(stage)
+    if any(operation.KIND == "copy" for operation in stage.plan.persist):
+        stage.behind = booted.open_layer_behind(stage)
     try:
         failed = _carry_out(stage)
         _record_made(stage)
         replaced.remember(stage, failed)
         owner_names.check(stage)
         copyback.remember(stage)
+        booted.remember(stage)
     finally:
         if not writable:
             _make_read_only(stage)
@@ -79,6 +83,7 @@ def _forget_request(stage: Stage) -> None:
         _find_stores(stage)
         if not stage.was_kept():
             replaced.forget(stage)
+        booted.remember(stage)
         request.consume(stage)
     except (EphemerootError, OSError) as error:
         stage.report.log(f"a request for the next boot would be left: {error}")

@@ -41,11 +41,12 @@ class Stage:
     cost. ``fresh`` has what this process has made fresh, whether or not that could be recorded.
     ``in_effect`` maps the declared directories that are mounted in the new root to their stores,
     ``leading`` lists those of ``made`` that only lead to a declared path, ``seeded`` has the paths
-    that this run has seeded, ``prepared`` what ``prepare`` came to, by path.
+    that this run has seeded, ``prepared`` what ``prepare`` came to, by path. ``behind`` is what the
+    boot before wrote if that is not in this root: an open directory, or -1.
     """
 
     __slots__ = (
-        "_bare", "_lock", "_parents", "_root", "_stores", "allowance",
+        "_bare", "_lock", "_parents", "_root", "_stores", "allowance", "behind",
         "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "in_effect", "leading", "made",
         "old_root", "plan", "prepared", "report", "run", "seeded", "shared", "target", "wait",
     )  # fmt: skip
@@ -78,6 +79,7 @@ class Stage:
         self.fresh: set[str] = set()
         self.in_effect: dict[str, str] = {}
         self.seeded: set[str] = set()
+        self.behind = -1
         self.prepared: dict[str, str | EphemerootError | OSError] = {}
         self._parents: dict[str, Parents] = {}
         self._bare = -1
@@ -108,10 +110,10 @@ class Stage:
             except OSError as error:
                 self.report.problem(f"cannot unmount {name}: {error.strerror}")
         self.forget_stores()
-        for fd in (self._bare, self._root, self._lock):
+        for fd in (self.behind, self._bare, self._root, self._lock):
             if fd >= 0:
                 os.close(fd)
-        self._bare = self._root = self._lock = -1
+        self.behind = self._bare = self._root = self._lock = -1
 
     def volume(self, name: str) -> str:
         """Where the volume called *name* is mounted privately."""

@@ -11,7 +11,7 @@ import json
 import os
 
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.hooks import limits, records, tree
+from ephemeroot.hooks import booted, limits, records, tree
 from ephemeroot.hooks.omission import Omission, adopt_line
 from ephemeroot.hooks.parents import Parents
 from ephemeroot.hooks.records import STATE
@@ -84,7 +84,8 @@ def write(store: int, omissions: list[Omission]) -> None:
 
 def add(store: int, path: str, found: list[Omission], target: str, root: str) -> bool:
     """Record what was *found* while the old root of *target* that is, or will be, called *root*
-    was handed over. Whether that root must be marked ``.keep``.
+    was handed over; *root* is empty for one that is never retired. Whether that root must be marked
+    ``.keep``.
 
     For one path one old root is kept: otherwise a user could have all of them kept, one boot
     after the other.
@@ -104,7 +105,7 @@ def add(store: int, path: str, found: list[Omission], target: str, root: str) ->
         # That of a boot whose power went, or whose wipe failed, before the root had its name.
         if omission.target == target and (not omission.retired or omission.root == root):
             omission.root = root
-            omission.retired = False
+            omission.retired = not root  # without a name it is the installed root, which stays
             keep = True
     if keep:
         write(store, known)
@@ -187,7 +188,9 @@ def _is_elsewhere(stage: Stage, path: str) -> bool:
     if isinstance(unsaved, list) and target in unsaved:
         return True
     wipe = next((wipe for wipe in stage.plan.wipes() if wipe.target == target), None)
-    return wipe is not None and not wipe.load().boots_previous
+    if wipe is None or wipe.load().boots_previous:
+        return False
+    return not booted.was_kept(stage)  # two kept boots in a row have the same root
 
 
 def is_missing(root: int, omission: Omission) -> bool:

@@ -7,7 +7,7 @@ import sys
 import time
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
-from ephemeroot.hooks import clock, ownership, proofs, remount
+from ephemeroot.hooks import booted, clock, ownership, proofs, remount
 from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.stage import WIPED
@@ -115,6 +115,7 @@ class Wipe(Operation):
             mount_point=stage.target,
             mount_points=[o.mount_point for o in stage.plan.attached()],
             system=stage.plan.system,
+            booted=booted.read(stage) if wiper.LAYERED else (),
             volumes={o.mount_point: stage.volume(o.name) for o in stage.plan.volumes()},
         )
         if stage.dry_run:

@@ -81,7 +81,7 @@ def test_a_layer_that_is_interrupted_at_any_step_takes_no_other_with_it(disk: Di
     now = float(NOON)
 
     def boot(layers: uppers.Uppers, pattern: int) -> None:
-        if layers.state() is not None:
+        if layers.present() is not None:
             layers.retire(Name(now), lambda name: name)
         layers.make(pattern, now)
 

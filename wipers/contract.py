@@ -157,6 +157,9 @@ class Boot:
     volumes that are mounted already, privately, to where they are.
 
     ``system`` is the id of the system that boots, which owns its history (``History.system``).
+    ``booted`` says which roots the last boots used, the newest first: ``{"fresh": …}`` is what
+    ``Outcome.fresh`` said, ``{"kept": …}`` what ``identify_mounted`` said of a root that was not
+    made fresh. Empty if that is not known; recorded for a wiper that is ``LAYERED``.
 
     ``shared`` is where a wiper may leave, under a name of its own choice, what another wipe
     of the same boot can use again (a mount of the same filesystem); the stage calls
@@ -164,9 +167,9 @@ class Boot:
     """
 
     __slots__ = (
-        "boot_id", "budget", "device", "dry_run", "handed", "handed_boots", "handed_over", "log",
-        "mount_point", "mount_points", "now", "pinned", "previous", "private", "prove", "request",
-        "root", "root_flags", "shared", "subvolume", "synchronised", "system", "target",
+        "boot_id", "booted", "budget", "device", "dry_run", "handed", "handed_boots", "handed_over",
+        "log", "mount_point", "mount_points", "now", "pinned", "previous", "private", "prove",
+        "request", "root", "root_flags", "shared", "subvolume", "synchronised", "system", "target",
         "volumes",
     )  # fmt: skip
 
@@ -195,8 +198,10 @@ class Boot:
         volumes: dict[str, str] | None = None,
         shared: dict[str, Closing] | None = None,
         system: str = "",
+        booted: Iterable[dict[str, dict[str, str]]] = (),
     ) -> None:
         self.system = system
+        self.booted = list(booted)
         self.handed = ""
         self.handed_boots = True
         self.handed_over = handed_over
@@ -311,6 +316,9 @@ class Wiper:
     ``ON_DEVICE`` is True if what it wipes is on one block device: the stage then finds
     that device and its ``subvolume``, and refuses if configuration and command line
     disagree. False: the wiper reads ``Boot.root`` itself, and ``mismatch`` judges it.
+    ``LAYERED`` is True if the fresh root is a layer over an installed root, which stays as it is
+    and boots if nothing is made fresh. Boots of the two alternate then, and which root the boot
+    before used is recorded (``Boot.booted``).
     ``BOOTS_OLD_ROOTS`` is True if ``wipe`` understands ``Boot.request``.
     ``MOUNTS_ROOT`` is True if ``wipe`` leaves the fresh root mounted at
     ``Boot.mount_point``; such a wiper makes only roots, no volumes.
@@ -330,6 +338,7 @@ class Wiper:
     EPHEMERAL = False
     ON_DEVICE = True
     MOUNTS_ROOT = False
+    LAYERED = False
     BOOTS_OLD_ROOTS = False
     SUBVOLUMES_OF = ""
     INSTALLED = ""
@@ -429,6 +438,12 @@ class Wiper:
         has the previous root or a complete fresh one.
         """
         raise NotImplementedError
+
+    def open_layer(self, installed: Installed, booted: Iterable[dict[str, dict[str, str]]]) -> int:
+        """The open directory of the layer that the boot before used, see ``Boot.booted``; -1 if
+        there is none. Asked of one that is ``LAYERED``, in a boot whose root was kept.
+        """
+        return -1
 
     def mark_lived(self, target: str) -> bool:
         """Record that the root mounted at *target* was booted to the end.

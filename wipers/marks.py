@@ -16,6 +16,7 @@ UNMARKED = ""
 
 _STATE = "trusted.ephemeroot.state"
 _MADE = "trusted.ephemeroot.made"  # where the filesystem does not know when
+_SERIAL = "trusted.ephemeroot.serial"  # where the filesystem does not number what it makes
 PREFIX = "trusted.ephemeroot."
 
 # On old-roots itself: the latest time of a synchronised clock, and which root was first,
@@ -34,6 +35,11 @@ def state(fd: int, owner: str) -> str:
 def set_state(fd: int, owner: str, word: str) -> None:
     """Mark the open root *fd* as ``NEW`` or ``LIVED``."""
     os.setxattr(fd, _STATE, f"{word} {owner}".encode())
+
+
+def owner(fd: int) -> str:
+    """The owner that the mark of the open root *fd* names, empty without a mark."""
+    return _get(fd, _STATE).partition(" ")[2]
 
 
 def is_marked(fd: int) -> bool:
@@ -63,6 +69,33 @@ def made(fd: int) -> float | None:
 def set_made(fd: int, now: float) -> None:
     """Record that the open root *fd* was made *now*."""
     os.setxattr(fd, _MADE, str(int(now)).encode())
+
+
+def identity(fd: int) -> str:
+    """What ``set_identity`` has given to the open root *fd*, else empty."""
+    return _get(fd, _SERIAL)
+
+
+def set_identity(fd: int, serial: int) -> str:
+    """Give the open root *fd* the number *serial* and an identity that no other root has; return
+    that.
+    """
+    made = f"{serial} {os.urandom(6).hex()}"
+    os.setxattr(fd, _SERIAL, made.encode())
+    return made
+
+
+def serial(fd: int) -> int:
+    """The number of the open root *fd*, or the last one given in the open directory *fd* of all
+    roots; 0 without one.
+    """
+    text = _get(fd, _SERIAL).partition(" ")[0]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+def set_serial(fd: int, number: int) -> None:
+    """Record in the open directory *fd* of all roots that *number* is the last one given."""
+    os.setxattr(fd, _SERIAL, str(number).encode())
 
 
 def seen(old_roots: int) -> int:

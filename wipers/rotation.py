@@ -75,8 +75,11 @@ class Rotation:
         Returns *name*, with ``.keep`` if the previous root must be kept; an old root that must be
         is marked at once.
         """
+        return self.hand_over_from(self.history.newest_lived() if name.unused else None, name)
+
+    def hand_over_from(self, entry: OldRoot | None, name: Name) -> Name:
+        """The same from *entry*; ``None``: from the previous root."""
         boot = self.boot
-        entry = self.history.newest_lived() if name.unused else None
         if entry is None or entry.name is None:
             lived = not name.unused
             keep = self.show(

@@ -14,6 +14,7 @@ from ephemeroot.wipers import filing, marks, names
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
 from ephemeroot.wipers.overlay import stack, uppers
+from ephemeroot.wipers.overlay.uppers import Layer
 from ephemeroot.wipers.placement import Places
 
 TYPE_CHECKING = False
@@ -73,11 +74,25 @@ class UpperHistory(History):
         ours = {str(name): name for name in self.layers.retired()}
         found = []
         for text in paths.names(self.layers.old):
-            if text in ours:
-                found.append(OldRoot(text, RETIRED, 0, ours[text]))
+            layer = self.layers.look(ours[text]) if text in ours else None
+            if layer is not None and layer.state != uppers.FOREIGN:
+                found.append(OldRoot(text, RETIRED, layer.serial, ours[text]))
             elif not text.startswith(uppers.REMOVING):
                 found.append(OldRoot(text, FOREIGN))
         return sorted(self.owned(found), key=lambda entry: (entry.kind, entry.label))
+
+    def newest_lived(self) -> OldRoot | None:
+        """The same; a layer that does not say which root is below is not seeded from."""
+        found = [entry for entry in self.retired() if self.layer(entry).state == marks.LIVED]
+        return max(found, key=lambda entry: entry.serial, default=None)
+
+    def layer(self, entry: OldRoot) -> Layer:
+        """What the layer of *entry* says of itself."""
+        fd = self._open(entry)
+        try:
+            return Layer(fd, self.layers.below if self.layers is not None else "")
+        finally:
+            os.close(fd)
 
     def owner(self) -> str:
         return self.layers.owner() if self.layers is not None else ""
@@ -100,7 +115,7 @@ class UpperHistory(History):
     def facts(self, entry: OldRoot) -> Facts:
         fd = self._open(entry)
         try:
-            state = marks.state(fd, uppers.OWNER)
+            state = marks.state(fd, marks.owner(fd))
             size = _usage(fd)
             return Facts(made=marks.made(fd), state=state, size=size, exclusive=size)
         finally:
@@ -112,6 +127,14 @@ class UpperHistory(History):
             return _usage(fd, deadline)
         finally:
             os.close(fd)
+
+    def open_layer(self, entry: OldRoot | None) -> int:
+        """The open directory of the layer of *entry*, of the present one if that is ``None``."""
+        if entry is not None:
+            return self._open(entry)
+        if self.layers is None:
+            raise EphemerootError("layers in memory leave no old ones")
+        return os.open(uppers.UPPER, uppers.DIRECTORY, dir_fd=self.layers.fd)
 
     def _open(self, entry: OldRoot) -> int:
         try:

@@ -7,8 +7,8 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.wipers import marks
 from ephemeroot.wipers.overlay import stack, uppers
+from ephemeroot.wipers.overlay.previous import INSTALLED, LAYER, find
 from ephemeroot.wipers.rotation import Rotation
 
 TYPE_CHECKING = False
@@ -61,17 +61,16 @@ class LayerRotation(Rotation):
         """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
         self.above = self.places.attach(self.layers.mount(), "layers")
         self.layers.require_own(self.boot.system, take=not self.boot.dry_run)
-        state = self.layers.state()
-        # Without a present layer nothing retires, and an old one is handed over as for an unused.
-        name = self.name(unused=state != marks.LIVED)
-        if not name.unused or self.history.newest_lived() is not None:
-            name = self.hand_over(name)
+        layer = self.layers.present()
+        name = self.name(unused=layer is None or not layer.lived)
+        name = self.hand_over(name)
         if self.boot.dry_run:
             return self.outcome
-        if state is not None:
+        if layer is not None:
             self.outcome.retired = self.layers.retire(name, self.history.free)
-        self._make()
-        self.outcome.fresh = stack.mount_root(self.boot, self.places, self.below, self.above)
+        made = self._make()
+        fresh = stack.mount_root(self.boot, self.places, self.below, self.above)
+        self.outcome.fresh = {**fresh, LAYER: made}
         self.finish()
         return self.outcome
 
@@ -89,10 +88,24 @@ class LayerRotation(Rotation):
         return isinstance(error, OSError) and error.errno in _NO_SPACE
 
     def hand_over(self, name: Name) -> Name:
-        """The same; an old layer that must be kept has its mark durably before one is retired."""
-        name = super().hand_over(name)
-        self.history.commit()
+        """Seed the stores from the root of the boot before: the present layer, an old one, or the
+        installed root if that was kept. Returns *name*, with ``.keep`` if the present layer must be
+        kept; an old one that must be has its mark durably before another is retired.
+        """
+        previous = find(self.boot.booted, self.boot.device, self.layers, self.history)
+        if previous.kind == INSTALLED:
+            self._hand_over_installed()
+        elif previous.kind == LAYER:
+            name = self.hand_over_from(previous.entry, name)
+            self.history.commit()
         return name
+
+    def _hand_over_installed(self) -> None:
+        """It is never retired, so that nothing of it need be kept."""
+        if self.boot.dry_run:
+            self.boot.describe_hand_over()
+        else:
+            self.boot.hand_over(self.below, True)
 
     def prune(self) -> None:
         """The same, after what earlier boots had no time for, and within one budget."""
@@ -100,11 +113,11 @@ class LayerRotation(Rotation):
         self.outcome.problems += self.layers.clean(deadline)
         super().prune()
 
-    def _make(self) -> None:
+    def _make(self) -> str:
         """Make a new layer, with the attributes of the installed root's directory."""
         pattern = os.open(self.below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.with_room(lambda: self.layers.make(pattern, self.boot.now))
+            return self.with_room(lambda: self.layers.make(pattern, self.boot.now))
         except OSError as error:
             if not self.is_full(error):
                 raise

@@ -9,6 +9,9 @@
 
 A layer is retired by one rename. After a power cut there is an upper or none, and neither
 needs to be recovered: the next boot begins with a new one in either case.
+
+Each layer names the root below it (``below``) and has a number that grows with each layer. Over
+another root a layer means nothing: it is foreign there, and no clock says which one is the newest.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ import errno
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.linux import inode_flags, kernel, mounts, paths, removal
+from ephemeroot.linux import devices, inode_flags, kernel, mounts, paths, removal
 from ephemeroot.wipers import attributes, filing, marks, names
 from ephemeroot.wipers.history import lock, require_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ephemeroot.wipers.names import Name
 
@@ -31,22 +34,55 @@ FOLDER = "ephemeroot-overlay"
 UPPER, WORK, OLD = "upper", "work", "old-uppers"
 
 REMOVING = ".removing-"
-OWNER = "upper"  # in the mark, where btrfs has a subvolume's UUID
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+FOREIGN = "foreign"
+"""The state of a layer over another root, beside those of ``marks``."""
+
+
+def below(device: str, fstype: str, subvolume: str | None, root_flags: Iterable[str]) -> str:
+    """What the mark of each layer over the root on *device* names, where btrfs has a subvolume's
+    UUID: the UUID of the root's filesystem and, on a btrfs, the subvolume's path.
+
+    Raises ``OSError`` if the device cannot be read.
+    """
+    uuid = devices.filesystem_uuid(device) or ""
+    if fstype != "btrfs":
+        return uuid
+    named = [flag[len("subvol=") :] for flag in root_flags if flag.startswith("subvol=")]
+    return f"{uuid} {(named[-1] if named else subvolume or '').strip('/')}"
+
+
+class Layer:
+    """What a layer says of itself: its ``state`` over this root (``FOREIGN``, or one of ``marks``),
+    whether it has ``lived`` over any, its ``serial`` and its ``identity``.
+    """
+
+    __slots__ = ("identity", "lived", "serial", "state")
+
+    def __init__(self, fd: int, below: str) -> None:
+        owner = marks.owner(fd)
+        self.lived = marks.state(fd, owner) == marks.LIVED
+        self.state = marks.state(fd, below) if owner in ("", below) else FOREIGN
+        self.serial = marks.serial(fd)
+        self.identity = marks.identity(fd)
+
+
 class Uppers:
-    """The layers on the volume that is mounted at *volume*; ``close`` them.
+    """The layers on the volume that is mounted at *volume*, over the root *below* (``below``);
+    ``close`` them.
 
     They are locked meanwhile. Raises ``Locked``, and ``Refused`` if what is there was not
     made by this program. Without *create* what is missing is not made: ``fd`` or ``old`` is
     -1 then.
     """
 
-    __slots__ = ("fd", "old")
+    __slots__ = ("below", "fd", "old")
 
-    def __init__(self, volume: str, *, create: bool = True) -> None:
+    def __init__(self, volume: str, below: str = "", *, create: bool = True) -> None:
         top = os.open(volume, DIRECTORY)
+        self.below = below
         self.old = -1
         try:
             self.fd = _open_own(top, FOLDER, create)
@@ -91,16 +127,23 @@ class Uppers:
         mine = [n for n in found if n is not None and self._is_directory(str(n))]
         return sorted(mine, key=lambda name: name.identity)
 
-    def state(self) -> str | None:
-        """The mark of the present layer (``marks.LIVED``, …); ``None`` if there is none."""
+    def present(self) -> Layer | None:
+        """The present layer; ``None`` if there is none."""
         try:
-            upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
+            return self._look(self.fd, UPPER)
         except FileNotFoundError:
             return None
+
+    def look(self, name: Name) -> Layer:
+        """The retired layer *name*."""
+        return self._look(self.old, str(name))
+
+    def _look(self, parent: int, text: str) -> Layer:
+        fd = os.open(text, DIRECTORY, dir_fd=parent)
         try:
-            return marks.state(upper, OWNER)
+            return Layer(fd, self.below)
         finally:
-            os.close(upper)
+            os.close(fd)
 
     def retire(self, name: Name, free: Callable[[Name], Name]) -> str:
         """Move the present layer to old-uppers as *name*, or the next that is *free*; return it."""
@@ -109,8 +152,9 @@ class Uppers:
         os.fsync(self.fd)
         return retired
 
-    def make(self, pattern: int, now: float) -> None:
-        """Make a new layer, with owner, mode and labels of the open directory *pattern*.
+    def make(self, pattern: int, now: float) -> str:
+        """Make a new layer, with owner, mode and labels of the open directory *pattern*; return
+        its identity (``Layer``).
 
         *now*, in seconds since 1970, is when. Nothing is left of it if that fails.
         """
@@ -122,21 +166,30 @@ class Uppers:
         # Outside of the clean-up: a layer that exists is the previous one.
         os.mkdir(UPPER, 0o700, dir_fd=self.fd)
         try:
-            self._fill(pattern, now)
+            return self._fill(pattern, now)
         except BaseException:
             removal.remove(self.fd, UPPER)
             raise
 
-    def _fill(self, pattern: int, now: float) -> None:
+    def _fill(self, pattern: int, now: float) -> str:
         upper = os.open(UPPER, DIRECTORY, dir_fd=self.fd)
         try:
-            marks.set_state(upper, OWNER, marks.NEW)
+            marks.set_state(upper, self.below, marks.NEW)
             marks.set_made(upper, now)
+            made = marks.set_identity(upper, self._next_serial())
             attributes.copy(pattern, upper)
             os.fsync(upper)
         finally:
             os.close(upper)
         os.fsync(self.fd)
+        return made
+
+    def _next_serial(self) -> int:
+        """A number above all that were ever given here, to layers that are removed by now too."""
+        kept = [self.look(name).serial for name in self.retired()]
+        number = max([marks.serial(self.fd), *kept]) + 1
+        marks.set_serial(self.fd, number)
+        return number
 
     def clean(self, deadline: float) -> list[str]:
         """Remove what earlier runs had no time for; what is left at *deadline*
@@ -195,7 +248,7 @@ def mark_lived(path: str) -> bool:
     """Mark the layer above the overlay root at *path*; False if that has no mark of ours."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return marks.mark_lived(fd, OWNER)
+        return marks.mark_lived(fd, marks.owner(fd))
     finally:
         os.close(fd)
 

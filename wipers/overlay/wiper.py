@@ -13,7 +13,7 @@ from ephemeroot.linux import mounts
 from ephemeroot.wipers import attributes, contract, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.history import Installed
-from ephemeroot.wipers.overlay import stack, uppers
+from ephemeroot.wipers.overlay import previous, stack, uppers
 from ephemeroot.wipers.overlay.history import UpperHistory
 from ephemeroot.wipers.overlay.rotation import LayerRotation
 from ephemeroot.wipers.overlay.uppers import Uppers
@@ -23,6 +23,8 @@ from ephemeroot.wipers.retention import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ephemeroot.wipers.contract import Boot
 
 
@@ -37,6 +39,7 @@ class Overlay(Wiper):
         *contract.retention("old layer"),
     )
     MOUNTS_ROOT = True
+    LAYERED = True
     INSTALLED = "ephemeroot.backends.overlay:Overlay"
 
     __slots__ = ()
@@ -97,6 +100,16 @@ class Overlay(Wiper):
         options = [*stack.neither(boot.root_flags), "ro"]
         return mounts.create(str(self.settings["type"]), boot.device, options)
 
+    def open_layer(self, installed: Installed, booted: Iterable[dict[str, dict[str, str]]]) -> int:
+        if self._volume is None:
+            return -1
+        with self.history(installed) as history:
+            layers = history.layers
+            if layers is None or layers.old < 0 or history.is_anothers:
+                return -1
+            found = previous.find(booted, installed.device, layers, history)
+            return history.open_layer(found.entry) if found.kind == previous.LAYER else -1
+
     def mark_lived(self, target: str) -> bool:
         return self._volume is not None and uppers.mark_lived(target)
 
@@ -123,7 +136,8 @@ class Overlay(Wiper):
         where = installed.volumes.get(self._volume)
         if where is None or not os.path.ismount(where):
             raise Refused(f"the volume {self._volume} with the layers is not mounted", "mount it")
-        return self._history(Uppers(where, create=False), installed)
+        below = uppers.below(installed.device, fstype, installed.subvolume, installed.root_flags)
+        return self._history(Uppers(where, below, create=False), installed)
 
     def _history(self, layers: Uppers, installed: Installed) -> UpperHistory:
         """The history of *layers*, which it closes."""
@@ -155,6 +169,8 @@ class Overlay(Wiper):
             ) from None
 
     def _in_memory(self, boot: Boot, places: Places, below: str) -> Outcome:
+        if boot.booted and "kept" in boot.booted[0]:
+            self._hand_over(boot, below)
         if boot.dry_run:
             return Outcome(fresh={})
         size = self.settings.get("size")
@@ -165,6 +181,15 @@ class Overlay(Wiper):
         _copy_attributes(below, f"{above}/{uppers.UPPER}")
         return Outcome(fresh=stack.mount_root(boot, places, below, above))
 
+    def _hand_over(self, boot: Boot, below: str) -> None:
+        """Seed the stores from the installed root, which the boot before used."""
+        if not previous.is_installed(boot.booted[0]["kept"], boot.device):
+            return
+        if boot.dry_run:
+            boot.describe_hand_over()
+        else:
+            boot.hand_over(below, True)
+
     def _on_disk(self, boot: Boot, places: Places, below: str) -> Outcome:
         installed = Installed(
             device=boot.device,
@@ -173,7 +198,9 @@ class Overlay(Wiper):
             root_flags=boot.root_flags,
             system=boot.system,
         )
-        layers = Uppers(self._on_volume(boot))
+        fstype = str(self.settings["type"])
+        name = uppers.below(boot.device, fstype, boot.subvolume, boot.root_flags)
+        layers = Uppers(self._on_volume(boot), name)
         with self._history(layers, installed) as history:
             clock = Clock(boot.now, synchronised=boot.synchronised)
             prune = pruning.by_settings(history, clock, pinned=boot.pinned)

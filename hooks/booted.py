@@ -1,0 +1,129 @@
+"""Which roots the last boots used, recorded in the stores.
+
+Needed where boots alternate between roots (``Wiper.LAYERED``): neither a clock nor the newest layer
+says what the boot before used, for that may have been the installed root, or a layer in memory.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import records
+from ephemeroot.hooks.records import STATE
+from ephemeroot.hooks.report import WARNING
+from ephemeroot.hooks.stage import WIPED
+from ephemeroot.linux import documents, mountinfo
+from ephemeroot.wipers.history import Installed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+    Boots = list[dict[str, dict[str, str]]]
+
+RECORD = f"{STATE}/booted"
+"""The record in a store: a list of ``Boot.booted`` for each system, by its id."""
+
+VERSION = 1
+
+_FORM = {"version": int, "systems": {str: [{str: {str: str}}]}}
+
+_MOST = 32
+"""Entries for one system. Boots that are never complete are passed over, back to one that was."""
+
+
+def read(stage: Stage) -> Boots:
+    """The roots that the last boots of this system used, the newest first; empty if that is not
+    known.
+    """
+    for _, store in stage.stores():
+        found = _systems(store).get(stage.plan.system)
+        if found:
+            return found
+    return []
+
+
+def was_kept(stage: Stage) -> bool:
+    """Whether the boot before used the root that boots if nothing is made fresh."""
+    found = read(stage)
+    return bool(found) and "kept" in found[0]
+
+
+def open_layer_behind(stage: Stage) -> int:
+    """What the boot before wrote, if this boot's root was kept and that one's was a layer over it:
+    the open directory of the layer; -1 if there is none.
+    """
+    wipe = stage.plan.root_wipe()
+    mount = mountinfo.mounted_at(stage.target)
+    if wipe is None or mount is None or not stage.was_kept():
+        return -1
+    wiper = wipe.load()
+    if not wiper.LAYERED:
+        return -1
+    installed = Installed(
+        device=mount.source,
+        private=stage.private("wiper"),
+        live=stage.target,
+        subvolume=mount.root.strip("/"),
+        volumes={volume.mount_point: stage.volume(volume.name) for volume in stage.plan.volumes()},
+        system=stage.plan.system,
+    )
+    try:
+        return wiper.open_layer(installed, read(stage))
+    except (EphemerootError, OSError) as error:
+        stage.report.problem(f"cannot look into the layer of the boot before: {error}",
+                             level=WARNING)  # fmt: skip
+        return -1
+
+
+def remember(stage: Stage) -> None:
+    """Record which root this boot uses. Without the record the next boot seeds from the newest
+    layer: a problem, and no reason to stop this boot.
+    """
+    used = _used(stage)
+    if used is None:
+        return
+    for path, store in stage.stores():
+        systems = _systems(store)
+        known = systems.get(stage.plan.system, [])
+        if known[:1] == [used]:
+            continue
+        systems[stage.plan.system] = [used, *known][:_MOST]
+        content = {"version": VERSION, "systems": systems}
+        try:
+            records.write(store, RECORD, json.dumps(content, sort_keys=True).encode() + b"\n")
+        except OSError as error:
+            stage.report.problem(
+                f"{path}: cannot record which root this boot uses: {error.strerror}",
+                level=WARNING,
+            )
+
+
+def _used(stage: Stage) -> dict[str, dict[str, str]] | None:
+    """What this boot uses as its root; ``None`` if that is not known, or need not be."""
+    wipe = stage.plan.root_wipe()
+    record = stage.recall(WIPED)
+    if wipe is None or record is None:
+        return None
+    wiper = wipe.load()
+    if not wiper.LAYERED:
+        return None
+    facts = record.get(wipe.target)
+    if not isinstance(facts, dict):
+        return {"kept": wiper.identify_mounted(stage.target)}
+    return {"fresh": facts["fresh"]}
+
+
+def _systems(store: int) -> dict[str, Boots]:
+    try:
+        content = documents.parse(records.read_usable(store, RECORD) or b"{}")
+    except ValueError:
+        return {}
+    if not documents.fits(content, _FORM) or content.get("version") != VERSION:
+        return {}
+    systems: dict[str, Boots] = content.get("systems", {})
+    return {
+        system: [boot for boot in boots if boot.keys() & {"kept", "fresh"}]
+        for system, boots in systems.items()
+    }

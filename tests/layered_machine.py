@@ -1,0 +1,150 @@
+"""An installed root on one ext4 that boots below layers, by both stages; a store on another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from btrfs_image import loop_device
+from ephemeroot.hooks.__main__ import main as entry
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.wipers.overlay import Overlay
+from overlay_machine import DEFAULTS, InstalledRoot, Machine, mount, unmount
+
+STORE = "/persistent"
+IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
+
+KEPT = "ephemeroot.wipe=no"
+
+
+class LayeredMachine:
+    """Boots of the root of *disks*. The store and, unless in *memory*, the layers are on its
+    volume; with *layers* those are on that device instead.
+    """
+
+    def __init__(
+        self, disks: Machine, store: str, *, memory: bool = False, layers: str = "",
+        system: str = "",
+    ) -> None:  # fmt: skip
+        self.disks = disks
+        self.system = system
+        self.generation = 1
+        self.on_failure: dict[str, str] = {}
+        self.persist: list[Operation] = []
+        self.settings: dict[str, object] = dict(DEFAULTS)
+        self.devices = {STORE: store}
+        if layers:
+            self.devices["/layers"] = layers
+        if not memory:
+            self.settings["volume"] = "/layers" if layers else STORE
+        marker = {"version": 1, "id": IDENTITY, "path": STORE}
+        (disks.volume / ".ephemeroot-store").write_text(json.dumps(marker))
+        with InstalledRoot(disks) as top:
+            for point in (*self.devices, "/run"):
+                (top / point[1:]).mkdir(exist_ok=True)
+
+    @property
+    def root(self) -> Path:
+        return self.disks.sysroot
+
+    @property
+    def store(self) -> Path:
+        """The store, at another mount of its volume."""
+        return self.disks.volume
+
+    @property
+    def run(self) -> Path:
+        return self.disks.base / "run/ephemeroot"
+
+    def plan(self) -> Plan:
+        volumes = [
+            Volume(mount_point=point, name=point[1:], device=device, type="ext4")
+            for point, device in self.devices.items()
+        ]
+        wipe = Wipe(
+            target="/",
+            wiper="overlay",
+            attribute="ephemeroot.wipers.overlay:Overlay",
+            settings=self.settings,
+        )
+        store = Store(path=STORE, volume=STORE[1:], id=IDENTITY)
+        attached = [Attach(mount_point=v.mount_point, volume=v.name) for v in volumes]
+        return Plan(
+            generation=self.generation,
+            system=self.system,
+            on_failure=self.on_failure,
+            wipe=[*volumes, store, wipe],
+            persist=[*attached, *self.persist],
+        )
+
+    def stage(self, stage: str, words: str = "") -> int:
+        """The entry, in this process: an interpreter for each of many boots takes too long."""
+        plan = self.disks.base / "plan.json"
+        plan.write_bytes(self.plan().dump())
+        where = ["--plan", str(plan), "--target", str(self.root), "--run", str(self.run)]
+        line = f"root={self.disks.device} ro {words}"
+        return entry([stage, *where, "--cmdline", line])
+
+    def boot(self, words: str = "", *, complete: bool = True) -> list[int]:
+        """Both stages of the next boot, which ends by a power cut unless it is *complete*; returns
+        their exit codes.
+        """
+        self.power_off()
+        codes = [self.stage("wipe", words)]
+        if codes[0] not in (0, 10, 11, 12):
+            return codes
+        if not os.path.ismount(self.root):
+            mount(self.disks.device, self.root, "-o", "ro")
+        codes.append(self.stage("persist", words))
+        if subprocess.run(["mount", "-o", "remount,rw", self.root], check=False).returncode:
+            raise AssertionError("the root cannot be made writable")
+        if complete and words != KEPT:
+            Overlay(self.settings).mark_lived(str(self.root))
+        return codes
+
+    def power_off(self) -> None:
+        unmount(self.root)
+        for point in self.devices:
+            unmount(self.run / "volumes" / point[1:])
+        subprocess.run(["rm", "-r", "-f", self.run], check=True)
+
+    def report(self, stage: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.run / "boot.json").read_text())[stage]
+        return found
+
+    def type_of_root(self) -> str:
+        words = ["findmnt", "-no", "FSTYPE", "--mountpoint", str(self.root)]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextmanager
+def two_disks(base: Path, *, size: int = 32) -> Iterator[tuple[Machine, str]]:
+    """An installed root, and the device of a volume, which is mounted at ``Machine.volume``."""
+    base.mkdir(exist_ok=True)
+    with loop_device(base / "root.img", size) as root, loop_device(base / "v.img", size) as volume:
+        for device in (root, volume):
+            subprocess.run(["mkfs.ext4", "-q", device], check=True)
+        made = Machine(base, root, volume)
+        try:
+            yield made, volume
+        finally:
+            unmount(made.sysroot)
+            for point in (base / "run/ephemeroot/volumes").glob("*"):
+                unmount(point)
+            unmount(made.volume)
+
+
+@contextmanager
+def layered_machine(
+    base: Path, *, memory: bool = False, size: int = 32
+) -> Iterator[LayeredMachine]:
+    with two_disks(base, size=size) as (disks, volume):
+        yield LayeredMachine(disks, volume, memory=memory)

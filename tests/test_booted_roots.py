@@ -1,0 +1,197 @@
+"""Which root the boot before used: its layer, an older one, or the installed root that was kept.
+
+Boots of an overlay root alternate between layers and the installed root. What is seeded and what is
+copied back comes from the root of the last complete boot, whatever the clock says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+import proof
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.operation import Operation
+from layered_machine import KEPT, STORE, LayeredMachine, layered_machine, two_disks
+from overlay_machine import DAY, NOON, InstalledRoot, overlay_machine
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
+
+ETC = Parent(path="/etc", store=STORE, source="etc")
+
+
+def declared(number: int) -> Operation:
+    return File(path=f"/etc/new{number}", store=STORE, source=f"etc/new{number}")
+
+
+def test_path_declared_in_kept_boot_is_seeded_from_installed_root(tmp_path: Path) -> None:
+    with layered_machine(tmp_path) as machine:
+        with InstalledRoot(machine.disks) as top:
+            (top / "etc/app.conf").write_text("by the installer")
+            (top / "opt").mkdir()
+        machine.boot()
+        (machine.root / "etc/app.conf").write_text("an edit that is thrown away")
+        (machine.root / "opt").rmdir()
+        machine.boot(KEPT)
+        assert machine.type_of_root() == "ext4"
+        (machine.root / "etc/app.conf").write_text("by the administrator")
+        (machine.root / "opt/app").mkdir()
+        (machine.root / "opt/app/data").write_text("installed in the kept boot")
+        machine.generation = 2
+        machine.persist = [
+            ETC, File(path="/etc/app.conf", store=STORE, source="etc/app.conf"),
+            Parent(path="/opt", store=STORE, source="opt"),
+            Directory(path="/opt/app", store=STORE, source="opt/app"),
+        ]  # fmt: skip
+        assert machine.boot() == [0, 0]
+        assert (machine.root / "etc/app.conf").read_text() == "by the administrator"
+        assert (machine.root / "opt/app/data").read_text() == "installed in the kept boot"
+
+
+def test_second_kept_boot_seeds_from_the_installed_root_itself(tmp_path: Path) -> None:
+    with layered_machine(tmp_path) as machine:
+        machine.boot()
+        machine.boot(KEPT)
+        (machine.root / "etc/new0").write_text("made in the first kept boot")
+        machine.persist = [ETC, declared(0)]
+        assert machine.boot(KEPT) == [0, 0]
+        assert (machine.store / "etc/new0").read_text() == "made in the first kept boot"
+
+
+BOOTS = {"layer": "", "kept": KEPT, "cut": ""}
+"""Kinds of boot: over the installed root, of the installed root itself, one never complete."""
+
+SEQUENCES = [
+    (*kinds, "layer")
+    for length in (1, 2, 3, 4)
+    for kinds in itertools.product(BOOTS, repeat=length)
+]
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["volume", "memory"])
+@pytest.mark.parametrize("kinds", proof.sample(SEQUENCES, 2), ids="-".join)
+def test_boots_in_any_order_seed_from_the_last_complete_one(
+    tmp_path: Path, kinds: tuple[str, ...], memory: bool
+) -> None:
+    """Each boot leaves a file that the next boots declare, and edits one with ``method = "copy"``
+    of which the power cut leaves nothing in the store.
+    """
+    with layered_machine(tmp_path, memory=memory) as machine:
+        machine.persist = [ETC, Copy(path="/etc/diary", store=STORE, source="etc/diary")]
+        with InstalledRoot(machine.disks) as top:
+            (top / "etc/diary").write_text("")
+        diary = ""
+        for number, kind in enumerate(kinds):
+            if number:
+                machine.persist.append(declared(number - 1))
+                machine.generation += 1
+            codes = machine.boot(BOOTS[kind], complete=kind != "cut")
+            assert codes[0] == 0
+            assert (machine.root / "etc/diary").read_text() == diary, number
+            if kind == "cut" or (memory and kind == "layer"):
+                continue  # what such a boot wrote is gone, or was never seen
+            diary = f"boot {number}"
+            (machine.root / "etc/diary").write_text(diary)
+            (machine.root / f"etc/new{number}").write_text(diary)
+        complete = [
+            number
+            for number, kind in enumerate(kinds[:-1])
+            if kind == "kept" or (kind == "layer" and not memory)
+        ]
+        for number in complete[-1:] if kinds[-2] != "cut" else ():
+            assert (machine.store / f"etc/new{number}").read_text() == f"boot {number}"
+
+
+def shadow(name: str) -> str:
+    return f"root:{name}:19000:0:99999:7:::\n"
+
+
+def test_layer_over_another_root_is_foreign(tmp_path: Path) -> None:
+    """Two roots without an id, or one root that was installed anew, with one volume for layers."""
+    with (
+        two_disks(tmp_path / "one") as (first, layers),
+        two_disks(tmp_path / "two") as (second, store),
+    ):
+        one = LayeredMachine(first, layers)
+        two = LayeredMachine(second, store, layers=layers)
+        for machine in (one, two):
+            machine.settings |= {"keep-days": 0, "keep-last": 0}
+            with InstalledRoot(machine.disks) as top:
+                (top / "etc/shadow").write_text(shadow(machine.disks.base.name))
+        one.boot()
+        one.boot()
+        assert (one.root / "etc/shadow").read_text() == shadow("one")
+        (one.root / "etc/lost").write_text("of one")
+        one.power_off()
+        before = one.disks.old()
+        two.persist = [ETC, Copy(path="/etc/shadow", store=STORE, source="etc/shadow"),
+                       File(path="/etc/lost", store=STORE, source="etc/lost")]  # fmt: skip
+        for _ in range(3):
+            assert two.boot()[0] == 0
+            assert (two.store / "etc/shadow").read_text() == shadow("two")
+            assert not (two.store / "etc/lost").exists()
+            two.power_off()
+        # The other root's layers stay, and so does what the first one is seeded from.
+        assert len(one.disks.old()) >= len(before) + 1
+        one.persist, one.generation = (
+            [ETC, File(path="/etc/lost", store=STORE, source="etc/lost")],
+            2,
+        )
+        assert one.boot() == [0, 0]
+        assert (one.store / "etc/lost").read_text() == "of one"
+
+
+def test_clock_that_went_back_does_not_make_the_oldest_layer_the_newest(tmp_path: Path) -> None:
+    """A machine without a battery: 1970 again at each boot."""
+    seen: list[str] = []
+
+    def previous(path: str, lived: bool) -> None:
+        seen.append(Path(path, "etc/word").read_text())
+
+    with overlay_machine(tmp_path) as machine:
+        for number, now in enumerate([NOON, NOON + DAY, 0, 7, 3, 3]):
+            machine.wipe(now, synchronised=now > DAY, previous=previous)
+            (machine.sysroot / "etc/word").write_text(str(number))
+            machine.live()
+        machine.wipe(5, synchronised=False, previous=previous)  # is never complete
+        machine.wipe(4, synchronised=False, previous=previous)
+        assert seen == ["0", "1", "2", "3", "4", "5", "5"]
+        with machine.history() as history:
+            newest = history.newest_lived()
+            assert newest is not None
+            word = machine.folder / "old-uppers" / newest.text / "etc/word"
+            assert word.read_text() == "5"
+
+
+def test_number_of_a_layer_is_never_given_twice(tmp_path: Path) -> None:
+    with overlay_machine(tmp_path) as machine:
+        machine.settings |= {"keep-days": 0, "keep-last": 0}
+        given = [machine.wipe(NOON + number).fresh["layer"] for number in range(4)]
+        assert machine.old() == []
+        numbers = [int(identity.split()[0]) for identity in given]
+        assert numbers == [1, 2, 3, 4]
+
+
+DAMAGE = (b"", b"[]", b'{"version": 1, "systems": {"": [{"x": 1}]}}', b'{"version": 2}')
+
+
+def test_damaged_record_stops_no_boot(tmp_path: Path) -> None:
+    with layered_machine(tmp_path) as machine:
+        machine.persist = [ETC]
+        for number, damage in enumerate(DAMAGE):
+            assert machine.boot() == [0, 0]
+            (machine.root / f"etc/new{number}").write_text("of the newest layer")
+            machine.power_off()
+            record = machine.store / ".ephemeroot/booted"
+            assert json.loads(record.read_bytes())["systems"][""]
+            record.write_bytes(damage)
+            machine.persist.append(declared(number))
+            machine.generation += 1
+        machine.boot()
+        for number in range(len(DAMAGE)):
+            assert (machine.store / f"etc/new{number}").read_text() == "of the newest layer"
