@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 
+import proof
+from ephemeroot.cli import unapplied
 from ephemeroot.cli.status import collect
 from image_archives import archive, file
 from living_machine import LivingMachine, living_machine
+from machine_tree import MAIN, SOUND, MachineTree
 
 pytestmark = pytest.mark.requires_loop
 
@@ -61,11 +65,106 @@ def test_an_ephemeral_root(machine: LivingMachine) -> None:
     assert f"the one before is old root {facts['retired']}" in shown
     assert any(line.startswith("  wipe     wiped in ") for line in lines), shown
     assert "  paths    2 bound, 2 copied, 1 linked" in lines
-    assert "hiding" in shown
+    assert "/var/log hides 1 entry of the root; /persistent has nothing there" in shown
     assert "% full" in shown
     steps = machine.call("status", "--long").stdout
     assert "attach the volume /persistent" in steps
     assert "\x1b[" not in shown + steps
+
+
+def test_an_ordinary_bind_hides_nothing(machine: LivingMachine) -> None:
+    (machine.disk.top / "base/var/log/of-the-base").touch()
+    (machine.disk.top / "store/var/log/of-the-store").touch()
+    machine.boot_by_the_stages()
+    assert len(status(machine)["outcomes"]["hiding"]) == 1
+    assert status(machine)["hidden"] == []
+    assert "hid" not in machine.call("status").stdout
+    (machine.disk.top / "store/var/log/of-the-store").unlink()
+    (line,) = status(machine)["hidden"]
+    assert line.startswith("/var/log hides ")
+
+
+def fill(path: Path, leave: int) -> None:
+    """Write to the file *path* until at most *leave* bytes are free."""
+    with open(path, "wb", buffering=0) as file:
+        while (free := os.statvfs(path.parent)).f_bavail * free.f_frsize > leave:
+            try:
+                file.write(os.urandom(1 << 20))
+                os.fsync(file.fileno())
+            except OSError:
+                break
+
+
+@pytest.mark.parametrize("where", ["an old root", "the store", "this root"])
+def test_a_full_disk_is_a_problem_with_its_culprit(machine: LivingMachine, where: str) -> None:
+    (machine.disk.top / "store/srv/data/kept").mkdir(parents=True)
+    machine.boot_by_the_stages()
+    if where == "an old root":
+        fill(machine.root / "etc/huge", 8 << 20)
+        machine.boot_by_the_stages()
+        expected = "1 old root of /"
+    elif where == "the store":
+        fill(machine.disk.top / "store/srv/data/kept/huge", 8 << 20)
+        expected = "/persistent/srv/data/kept"
+    else:
+        fill(machine.root / "var/huge", 8 << 20)
+        expected = "files of this root that do not persist, the largest /var/huge"
+    machine.disk.sync()
+    content = status(machine, 10)
+    (full,) = content["full"]
+    assert full["paths"] == ["/", "/persistent"]
+    assert full["holders"][0]["name"] == expected
+    assert full["holders"][0]["size"] > full["size"] / 2
+    (line,) = [one for one in content["complaints"] if "is nearly full" in one]
+    assert line.startswith("the filesystem of / and /persistent is nearly full: ")
+    assert f"largest: {expected} (" in line
+    shown = machine.call("status").stdout
+    assert line in shown.partition("problems (each makes status exit with 10)\n")[2]
+
+
+PATHS = ("/srv/a", "/srv/b", "/var/lib/app", "/opt/tool", "/etc/app")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    proof.sample(
+        [
+            (frozenset(one), frozenset(other))
+            for size in range(4)
+            for one in itertools.combinations(PATHS, size)
+            for other in itertools.combinations(PATHS, 2)
+        ],
+        6,
+    ),
+)
+def test_what_is_declared_and_not_applied(
+    tmp_path: Path, before: frozenset[str], after: frozenset[str]
+) -> None:
+    def configuration(paths: frozenset[str]) -> str:
+        listed = ", ".join(f'"{path}"' for path in ["/var/log", *sorted(paths)])
+        return SOUND.replace('directories = ["/var/log"]', f"directories = [{listed}]")
+
+    tree = MachineTree(tmp_path, configuration(before))
+    plan = tree.plan()
+    assert unapplied.look(tree.path, plan).lines() == []
+    tree.write(MAIN, configuration(after))
+    adopted = min(after)
+    tree.write(f"persistent{adopted}/content", "x")
+    found = unapplied.look(tree.path, plan)
+    assert set(found.added) == after - before
+    assert set(found.removed) == before - after
+    assert set(found.stored) == {adopted} - before
+    assert len(found.lines()) == len(before ^ after)
+    assert len(found.complaints) == len(after - before)
+    assert all("is declared and not applied" in line for line in found.complaints)
+    tree.write(MAIN, configuration(after).replace("/srv", "srv"))
+    if any(path.startswith("/srv") for path in after):
+        assert "run 'ephemeroot check'" in unapplied.look(tree.path, plan).lines()[0]
+    tree.write(MAIN, configuration(before).replace('"root-base"', '"another-base"'))
+    (line,) = unapplied.look(tree.path, plan).lines()
+    assert "the configuration was changed and is not applied" in line
+    (tree.path / MAIN).unlink()
+    assert unapplied.look(tree.path, plan).lines() == []
 
 
 def test_what_was_seeded(machine: LivingMachine) -> None:

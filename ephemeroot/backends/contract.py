@@ -138,6 +138,10 @@ class Bases:
         """The old base called *name*. Raises ``EphemerootError`` if there is none."""
         raise NotImplementedError
 
+    def measure(self, entry: OldRoot, deadline: float) -> int | None:
+        """See ``History.measure``."""
+        return None
+
     def open(self, entry: OldRoot) -> int:
         """The old base *entry*, open."""
         raise NotImplementedError

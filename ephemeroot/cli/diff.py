@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
     keeper = histories.fresh_at(arguments.root, arguments.volume)
     lost = declared_paths.look(Path(arguments.root))
     with Namespace() as private:
-        which, found, problems = _compare(arguments, plan, keeper, private, lost)
+        compared = compare(
+            plan,
+            keeper,
+            private,
+            lost,
+            patterns=looking.patterns(arguments.exclude, everything=arguments.all),
+            against=arguments.against,
+            content=arguments.content,
+        )
+    if compared.instead:
+        terminal.warning(f"{compared.instead}: compared with the base")
+    which, found, problems = compared.which, compared.differences, compared.problems
     prefix = "" if keeper.target == "/" else keeper.target
     found = [dataclasses.replace(d, path=prefix + d.path) for d in found]
     stores = [store.path for store in plan.stores()]
@@ -93,28 +105,45 @@ def run(arguments: argparse.Namespace) -> int:
     return PARTLY if problems else 0
 
 
-def _compare(
-    arguments: argparse.Namespace,
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What was compared with ``which``; ``instead`` says why it is not the fresh root."""
+
+    which: str
+    differences: list[Difference]
+    problems: list[str]
+    instead: str = ""
+
+
+def compare(
     plan: Plan,
     keeper: Keeper,
     private: Namespace,
     lost: Sequence[NotInEffect],
-) -> tuple[str, list[Difference], list[str]]:
-    which = arguments.against or FRESH
+    *,
+    patterns: Sequence[str],
+    against: str | None = None,
+    content: bool = False,
+) -> Compared:
+    """Compare the present root of *keeper* with *against*, else with the fresh one. *lost* are the
+    declared paths that are not in effect, *patterns* what is left out.
+    """
+    which = against or FRESH
+    instead = ""
     touched = None
     with ExitStack() as trees:
         with keeper.past(private) as history:
             try:
                 mount = looking.against(history, which)
             except EphemerootError as error:
-                if arguments.against is not None or which == BASE:
+                if against is not None or which == BASE:
                     raise
-                terminal.warning(f"{error.message}: compared with the base")
+                instead = error.message
                 which = BASE
                 mount = looking.against(history, which)
             old = trees.enter_context(looking.attached(private, which, mount))
             if history is not None and which == FRESH and old.fd is not None:
-                touched = None if arguments.content else history.touched()
+                touched = None if content else history.touched()
         present = looking.live(keeper)
         new = trees.enter_context(looking.attached(private, "this root", present))
         comparison = looking.prepare(
@@ -122,11 +151,11 @@ def _compare(
             [old, new],
             elsewhere=looking.elsewhere(plan, keeper, [one.path for one in lost]),
             shown=_of_the_root(lost, keeper),
-            patterns=looking.patterns(arguments.exclude, everything=arguments.all),
+            patterns=patterns,
             touched=touched,
-            content=arguments.content,
+            content=content,
         )
-        return which, looking.run(comparison, old, new), comparison.problems
+        return Compared(which, looking.run(comparison, old, new), comparison.problems, instead)
 
 
 def _of_the_root(lost: Sequence[NotInEffect], keeper: Keeper) -> frozenset[str]:

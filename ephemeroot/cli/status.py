@@ -10,10 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ephemeroot import amounts
-from ephemeroot.cli import access, boot_report, declared_paths, missing_bases, omissions, terminal
+from ephemeroot.cli import (
+    access,
+    boot_report,
+    declared_paths,
+    full_disks,
+    hidden,
+    missing_bases,
+    omissions,
+    status_listing,
+    unapplied,
+)
 from ephemeroot.cli.boot_report import BootReport
+from ephemeroot.cli.full_disks import Full
 from ephemeroot.cli.missing_bases import Missing
+from ephemeroot.cli.unapplied import Unapplied
 from ephemeroot.config import Machine, markers
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
@@ -25,14 +36,12 @@ from ephemeroot.hooks.stage import RUN
 from ephemeroot.image import age, applied
 from ephemeroot.linux import documents
 from ephemeroot.oldroots.in_effect import NotInEffect
-from ephemeroot.wipers import names
 
 FORMAT = "ephemeroot-status"
 VERSION = 1
 PROBLEMS = 10
 
 _AS_ROOT = "not known: run it as root"
-_FULL = 0.95  # of a store
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(status.to_json(), indent=2) + "\n")
     else:
-        _show(status, long=arguments.long)
+        status_listing.show(status, long=arguments.long)
     return PROBLEMS if status.complaints() else 0
 
 
@@ -110,6 +119,9 @@ class Status:
     unseeded: list[Unseeded] = field(default_factory=list)
     not_in_effect: list[NotInEffect] = field(default_factory=list)
     missing_bases: list[Missing] = field(default_factory=list)
+    unapplied: Unapplied = field(default_factory=Unapplied)
+    full: list[Full] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
         """What is not as it should be, a line each."""
@@ -118,11 +130,8 @@ class Status:
             lines.append(f"this root is not ephemeral: {self.boot.reason}")
         if self.boot.state == "foreign":
             return [*lines, *self.images]  # no store is mounted, and none is missed
-        for store in self.stores:
-            if store.state != "ok":
-                lines.append(f"the store {store.path}: {store.state}")
-            elif store.size and store.free < store.size * (1 - _FULL):
-                lines.append(f"the store {store.path} is nearly full")
+        lines += [f"the store {s.path}: {s.state}" for s in self.stores if s.state != "ok"]
+        lines += [*(one.line for one in self.full), *self.unapplied.complaints]
         lines += [f"{one.line} ({missing_bases.HINT})" for one in self.missing_bases]
         lines += [declared_paths.line(one) for one in self.not_in_effect]
         return [*lines, *(one.line for one in self.unseeded), *self.images]
@@ -147,6 +156,22 @@ class Status:
             ],
             "unseeded": [one.to_json() for one in self.unseeded],
             "not-in-effect": declared_paths.to_json(self.not_in_effect),
+            "not-applied": {
+                "added": self.unapplied.added,
+                "removed": self.unapplied.removed,
+                "errors": self.unapplied.errors,
+                "differs": self.unapplied.differs,
+            },
+            "full": [
+                {
+                    "paths": one.paths,
+                    "size": one.size,
+                    "free": one.free,
+                    "holders": [{"name": h.name, "size": h.size} for h in one.holders],
+                }
+                for one in self.full
+            ],
+            "hidden": self.hidden,
             "images": self.images,
             "next-boot": self.next_boot,
             "complaints": self.complaints(),
@@ -173,6 +198,12 @@ def collect(root: str) -> Status:
         status.images = age.findings(folder)
         status.missing_bases = missing_bases.look(root, plan)
         status.unseeded = _unseeded(folder, plan, status)
+        status.full = full_disks.look(root, plan)
+        try:
+            status.unapplied = unapplied.look(folder, plan)
+        except PermissionError:
+            unknown.append("whether the configuration is applied")
+    status.hidden = hidden.look(folder, boot)
     try:
         status.not_in_effect = declared_paths.look(folder, boot)
     except PermissionError:
@@ -264,134 +295,3 @@ def _request(root: Path, plan: Plan, status: Status) -> requests.Request | None:
             status.damage.append(f"cannot read {error.filename}: {error.strerror}")
             return None
     return None
-
-
-# Printing
-
-_STATES = {
-    "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),
-    "kept": ("this root was kept as it was", terminal.YELLOW),
-    "foreign": ("this boot is of another root, left untouched", terminal.YELLOW),
-    "failed": ("this root could not be made fresh", terminal.RED),
-    "none": ("this root is not ephemeral", terminal.YELLOW),
-}
-
-
-def _show(status: Status, *, long: bool) -> None:
-    boot = status.boot
-    words, colour = _STATES[boot.state]
-    line = f"{words}: {boot.reason}" if boot.reason else words
-    sys.stdout.write(terminal.paint(terminal.printable(line), colour, sys.stdout) + "\n")
-    terminal.table(_boot_rows(status))
-    if long:
-        _show_steps(boot)
-    else:
-        _section("hidden by what is bound over it", boot.outcomes.get("hiding", []))
-        _section("taken over by the stores", boot.outcomes.get("seeded", []))
-    _show_problems(boot)
-    declared_paths.show(status.not_in_effect)
-    _section("old roots", _undated(boot))
-    _section("damaged", status.damage)
-    if status.stores:
-        sys.stdout.write(terminal.heading("stores") + "\n")
-        terminal.table([_store_row(store) for store in status.stores], right=(1, 2))
-    _show_unseeded(status.unseeded)
-    _section("bases", [f"{one.line} ({missing_bases.HINT})" for one in status.missing_bases])
-    _section("images", status.images)
-    _section("the next boot", status.next_boot)
-    _section("not known, for only root may read it", status.unknown)
-    _section(f"not as it should be (exit code {PROBLEMS})", status.complaints())
-
-
-def _undated(boot: BootReport) -> list[str]:
-    """Why old roots do not age: a line for each history with some whose age is not known."""
-    lines = []
-    for target, facts in sorted(boot.wiped.items()):
-        found = [names.parse(str(text)) for text in facts.get("kept") or []]
-        count = sum(1 for name in found if name is not None and name.unsynced and not name.keep)
-        if count:
-            lines.append(
-                f"{target}: {terminal.count(count, 'old root')} of unknown age, retired while the "
-                "clock was not synchronised: only keep-at-most, keep-days as a number, and "
-                "min-free limit them until it is"
-            )
-    return lines
-
-
-def _boot_rows(status: Status) -> list[list[str]]:
-    boot = status.boot
-    rows = []
-    for target, facts in sorted(boot.wiped.items()):
-        parts = [f"made fresh by {facts.get('wiper')}"]
-        if facts.get("retired"):
-            parts.append(f"the one before is old root {facts['retired']}")
-        if facts.get("pruned"):
-            parts.append(f"{len(facts['pruned'])} old ones deleted")
-        if facts.get("kept"):
-            parts.append(f"{len(facts['kept'])} kept")
-        rows.append([target, ", ".join(parts)])
-    for name, stage in boot.stages.items():
-        began = boot.began(name)
-        when = f", at {terminal.moment(began)}" if began is not None else ""
-        seconds = stage.get("seconds")
-        took = f" in {terminal.duration(seconds)}" if isinstance(seconds, (int, float)) else ""
-        rows.append([name, f"{stage.get('result', 'not finished')}{took}{when}"])
-    paths = {k: v for k, v in boot.outcomes.items() if k not in ("seeded", "hiding")}
-    if paths:
-        parts = [f"{len(v)} {k}" for k, v in sorted(paths.items())]
-        if status.not_in_effect:
-            parts.append(f"{len(status.not_in_effect)} of them not in effect now")
-        rows.append(["paths", ", ".join(parts)])
-    if status.plan is not None and status.booted is not None:
-        same = status.booted == status.plan.generation
-        newer = "" if same else f", generation {status.plan.generation} was applied since then"
-        rows.append(["plan", f"generation {status.booted}{newer}"])
-    return rows
-
-
-def _show_steps(boot: BootReport) -> None:
-    for name, stage in boot.stages.items():
-        sys.stdout.write(terminal.heading(name) + "\n")
-        rows = [
-            [terminal.duration(entry.get("seconds", 0)), str(entry.get("result", "")),
-             str(entry.get("line", ""))]
-            for entry in stage.get("operations", [])
-        ]  # fmt: skip
-        terminal.table(rows, right=(0,))
-
-
-def _show_problems(boot: BootReport) -> None:
-    if not boot.problems:
-        return
-    sys.stdout.write(terminal.heading("what failed") + "\n")
-    for problem in boot.problems:
-        line = terminal.printable(problem.get("problem", ""))
-        sys.stdout.write("  " + terminal.paint(line, terminal.RED, sys.stdout) + "\n")
-        if problem.get("hint"):
-            terminal.say(f"    hint: {problem['hint']}")
-
-
-def _show_unseeded(found: list[Unseeded]) -> None:
-    if not found:
-        return
-    sys.stdout.write(terminal.heading("not seeded") + "\n")
-    for one in found:
-        line = terminal.printable(one.line)
-        sys.stdout.write("  " + terminal.paint(line, terminal.YELLOW, sys.stdout) + "\n")
-        terminal.say(f"    hint: {one.omission.hint()}")
-
-
-def _store_row(store: StoreStatus) -> list[str]:
-    if not store.size:
-        return [store.path, "", "", store.state]
-    used = 100 * (store.size - store.free) // store.size
-    state = "" if store.state == "ok" else store.state
-    return [store.path, f"{used}% full", f"{amounts.size(store.free)} free", state]
-
-
-def _section(title: str, lines: list[str]) -> None:
-    if not lines:
-        return
-    sys.stdout.write(terminal.heading(title) + "\n")
-    for line in lines:
-        terminal.say(f"  {line}")

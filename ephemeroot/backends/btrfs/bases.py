@@ -151,6 +151,9 @@ class Opened(contract.Bases):
     def open(self, entry: OldRoot) -> int:
         return self.bases.open(entry)
 
+    def measure(self, entry: OldRoot, deadline: float) -> int | None:
+        return self.bases.measure(entry, deadline)
+
     def replaced(self) -> Iterator[tuple[str, int]]:
         for entry in self.bases.retired():
             yield entry.label, self.bases.open(entry)
