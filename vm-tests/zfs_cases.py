@@ -1,259 +1,61 @@
 """What the ZFS wiper does with real pools; run by python3 inside a machine, see test_zfs.py.
 
-Prints a line for each case, with a traceback if it fails, and at the end how many passed.
+Prints a line for each case, with a traceback if it fails, and at the end how many passed. The cases
+of zfs_faults.py belong to it. With arguments: only the cases of these names.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.errors import EphemerootError, Refused
+import zfs_faults
+from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.wipers import changes, names
-from ephemeroot.wipers.contract import Boot, Outcome
-from ephemeroot.wipers.history import History, Installed
 from ephemeroot.wipers.pruning import Pruning
-from ephemeroot.wipers.zfs import Zfs, channel, datasets
-
-POOL = "cases"
-TOP = f"{POOL}/ROOT"
-ROOT = f"{TOP}/the root"  # a blank is allowed
-BASE = f"{TOP}/base"
-OLD = f"{TOP}/old-roots"
-NEW = f"{ROOT}.ephemeroot-new"
-NOW = 1800000000
-DAY = 86400
-KEY = Path("/run/cases.key")
-NOAUTO = 2  # ZFS_CANMOUNT_NOAUTO, include/sys/fs/zfs.h
-
-Prove = Callable[[str], None]
-Previous = Callable[[str, bool], None]
-
-
-# Programs start slowly in a machine without KVM: what can be done without one, is.
-
-_GET = """
-local argv = (...)["argv"]
-if not zfs.exists(argv[1]) then return nil end
-local found = zfs.get_prop(argv[1], argv[2])
-return tostring(found)
-"""
-
-_LIST = """
-local argv = (...)["argv"]
-local found = {}
-local function look(name)
-  for child in zfs.list.children(name) do
-    if argv[2] == "filesystem" then found[#found + 1] = child end
-    look(child)
-  end
-  if argv[2] == "snapshot" then
-    for snapshot in zfs.list.snapshots(name) do found[#found + 1] = snapshot end
-  end
-  if argv[2] == "bookmark" then
-    for bookmark in zfs.list.bookmarks(name) do found[#found + 1] = bookmark end
-  end
-end
-if zfs.exists(argv[1]) then look(argv[1]) end
-return found
-"""
-
-_STATE = """
-local found = {}
-local function note(name, kind)
-  local line = name
-  for _, property in ipairs({"guid", "createtxg", "origin", "canmount", "mountpoint",
-      "ephemeroot:state", "userrefs"}) do
-    line = line .. " " .. tostring((zfs.get_prop(name, property)))
-  end
-  found[#found + 1] = line
-end
-local function look(name)
-  note(name)
-  for snapshot in zfs.list.snapshots(name) do note(snapshot) end
-  for bookmark in zfs.list.bookmarks(name) do found[#found + 1] = bookmark end
-  for child in zfs.list.children(name) do look(child) end
-end
-look((...)["argv"][1])
-return found
-"""
-
-
-def run(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, (words, done.stdout + done.stderr)
-    return done.stdout
-
-
-def names_of(kind: str, top: str) -> list[str]:
-    return sorted(channel.listed(channel.read(POOL, _LIST, top, kind)))
-
-
-def exists(name: str) -> bool:
-    return bool(channel.library().lzc_exists(name.encode()))
-
-
-def value(name: str, key: str) -> str:
-    found = channel.read(POOL, _GET, name, key)
-    return str(found)
-
-
-def bootfs() -> str:
-    return run("zpool", "get", "-Ho", "value", "bootfs", POOL).strip()
-
-
-def create(name: str, mountpoint: str) -> None:
-    channel.library().lzc_create(name.encode(), props={b"mountpoint": mountpoint.encode()})
-
-
-def snapshot(*names: str) -> None:
-    for name in names:
-        channel.library().lzc_snapshot([name.encode()])
-
-
-def clone(origin: str, name: str, mountpoint: str) -> None:
-    props = {b"mountpoint": mountpoint.encode(), b"canmount": NOAUTO}
-    channel.library().lzc_clone(name.encode(), origin.encode(), props)
-
-
-def destroy(name: str) -> None:
-    """One dataset or snapshot, with nothing in it."""
-    code = channel.change(POOL, 'return zfs.sync.destroy((...)["argv"][1])', name)
-    assert code == 0, (name, code)
-
-
-@contextmanager
-def mounted(name: str) -> Iterator[Path]:
-    """It mounts by the system call, to which all mount points are legacy ones."""
-    with tempfile.TemporaryDirectory() as folder:
-        mounts.attach_at(mounts.create("zfs", name, ["ro"] if "@" in name else []), folder)
-        try:
-            yield Path(folder)
-        finally:
-            datasets.unmount(folder)
-
-
-def write(name: str, file: str, text: str) -> None:
-    with mounted(name) as top:
-        (top / file).write_text(text)
-
-
-def content(name: str) -> dict[str, str]:
-    with mounted(name) as top:
-        return {path.name: path.read_text() for path in top.iterdir()}
-
-
-def start(*, mountpoint: str = "legacy", at: str = TOP) -> None:
-    """A base with a blank snapshot, and a root that is a clone of it, with a blank one too."""
-    for name in (TOP, f"{POOL}/locked"):
-        if exists(name):
-            run("zfs", "destroy", "-R", name)
-    create(TOP, "none")
-    if at != TOP:
-        KEY.write_text("x" * 32)
-        options = ("encryption=on", "keyformat=raw", f"keylocation=file://{KEY}", "mountpoint=none")
-        run("zfs", "create", *(w for o in options for w in ("-o", o)), at)
-    base, root = f"{at}/base", f"{at}/the root"
-    create(base, "legacy")
-    write(base, "release", "base")
-    snapshot(f"{base}@blank")
-    clone(f"{base}@blank", root, mountpoint)
-    snapshot(f"{root}@blank")
-
-
-class Told:
-    """What a wipe said and showed."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.proven: list[list[str]] = []
-        self.previous: list[tuple[list[str], bool]] = []
-
-
-def wipe(
-    mode: str,
-    *,
-    root: str = ROOT,
-    told: Told | None = None,
-    log: Callable[[str], None] | None = None,
-    now: float = NOW,
-    request: str | None = None,
-    dry_run: bool = False,
-    fail: str = "",
-    keep: bool = False,
-    line: str | None = None,
-    **settings: Any,
-) -> Outcome:
-    seen = told or Told()
-
-    def prove(path: str) -> None:
-        seen.proven.append(sorted(os.listdir(path)))
-        if fail == "prove":
-            raise Refused("it could not boot")
-
-    def previous(path: str, lived: bool) -> bool:
-        seen.previous.append((sorted(os.listdir(path)), lived))
-        if fail == "previous":
-            raise Refused("the store is full")
-        return keep
-
-    at = root.rpartition("/")[0]
-    wanted: dict[str, object] = {"mode": mode, "dataset": root}
-    if mode == "rotate":
-        wanted |= {"base": f"{at}/base", "old-roots": f"{at}/old-roots"}
-    private = "/run/cases"
-    shutil.rmtree(private, ignore_errors=True)
-    os.makedirs(private)
-    boot = Boot(
-        device="", subvolume=None, target="/", private=private, boot_id="case", now=now,
-        synchronised=True, prove=prove, previous=previous, log=log or seen.lines.append,
-        request=request, dry_run=dry_run, budget=60.0,
-        root=line if line is not None else f"zfs:{root.replace(' ', '+')}",
-    )  # fmt: skip
-    return Zfs(wanted | settings).wipe(boot)
-
-
-def refused(mode: str, *words: str, **arguments: Any) -> None:
-    """The wipe is refused in these words, and nothing has changed."""
-    before = state()
-    said = complaint(Refused, lambda: wipe(mode, **arguments))
-    assert all(word in said for word in words), (words, said)
-    assert state() == before
-
-
-def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
-    """What *action* says when it fails; empty if it does not."""
-    try:
-        action()
-    except kind as error:
-        return f"{error.message} ({error.hint})"
-    return ""
-
-
-def state() -> list[str]:
-    """All that there is in the pool."""
-    return channel.listed(channel.read(POOL, _STATE, POOL))
-
-
-def live(root: str = ROOT) -> None:
-    """What a boot to the end does: it is mounted, and marked."""
-    with mounted(root) as top:
-        assert Zfs({"mode": "rotate"}).mark_lived(str(top))
-    assert datasets.look(root)[root].state == "lived"
-
+from ephemeroot.wipers.zfs import Zfs, datasets
+from zfs_pool import (
+    BASE,
+    DAY,
+    IMAGE,
+    NEW,
+    NOW,
+    OLD,
+    POOL,
+    ROOT,
+    TOP,
+    Told,
+    bootfs,
+    clone,
+    complaint,
+    content,
+    create,
+    cut_at,
+    destroy,
+    exists,
+    history,
+    live,
+    mounted,
+    names_of,
+    refused,
+    run,
+    snapshot,
+    start,
+    state,
+    unsynchronised,
+    value,
+    wipe,
+    write,
+)
 
 # Rollback
 
@@ -263,6 +65,7 @@ def case_rollback() -> None:
     write(ROOT, "lost", "x")
     snapshot(f"{ROOT}@later")
     write(ROOT, "lost-too", "x")
+    run("zfs", "set", "ephemeroot:state=lived", ROOT)
     told = Told()
     outcome = wipe("rollback", told=told)
     assert told.proven == [["release"]]
@@ -291,13 +94,14 @@ def case_rollback() -> None:
 def case_rollback_is_forbidden() -> None:
     start()
     write(ROOT, "lost", "x")
+    run("zfs", "set", "ephemeroot:state=lived", ROOT)
     # One that could go is not gone when another cannot.
     snapshot(f"{ROOT}@first", f"{ROOT}@held", f"{ROOT}@last")
     run("zfs", "hold", "mine", f"{ROOT}@held")
     refused("rollback", f"{ROOT}@held is held (mine)", "zfs release")
     run("zfs", "release", "mine", f"{ROOT}@held")
     clone(f"{ROOT}@last", f"{TOP}/copy", "none")
-    refused("rollback", f"{ROOT}@last has the clone {TOP}/copy", "zfs promote")
+    refused("rollback", f"{ROOT}@last has the clone {TOP}/copy", "zfs destroy")
     destroy(f"{TOP}/copy")
     run("zfs", "bookmark", f"{ROOT}@first", f"{ROOT}#mark")
     refused("rollback", f"{ROOT}#mark is a bookmark", "zfs destroy")
@@ -332,7 +136,7 @@ def case_rollback_without_space() -> None:
     snapshot(f"{ROOT}@large", f"{ROOT}@later")
     with mounted(ROOT) as top:
         (top / "large").unlink()
-    run("zfs", "set", "refquota=2M", ROOT)
+    run("zfs", "set", "refquota=2M", "ephemeroot:state=lived", ROOT)
     refused("rollback", "larger than the dataset's refquota", snapshot="large")
     run("zfs", "set", "refquota=none", ROOT)
     wipe("rollback", snapshot="large")
@@ -341,7 +145,9 @@ def case_rollback_without_space() -> None:
 
 def case_what_is_missing() -> None:
     start()
-    refused("rollback", f"{ROOT}@none does not exist", f"zfs snapshot {ROOT}@none", snapshot="none")
+    refused(
+        "rollback", f"{ROOT}@none does not exist", f'zfs snapshot "{ROOT}@none"', snapshot="none"
+    )
     missing = f"{TOP}/none"
     refused("rollback", f"{missing} does not exist", "zfs list", root=missing)
     refused("rollback", "pool nowhere is not imported", "zpool import -N nowhere", root="nowhere/x")
@@ -439,7 +245,7 @@ def case_rotation_is_forbidden() -> None:
     destroy(f"{ROOT}/inside")
     run("zfs", "set", "mountpoint=/cases", ROOT)
     run("zfs", "set", "-u", "canmount=on", ROOT)
-    refused("rotate", "canmount=on", f"zfs set canmount=noauto {ROOT}")
+    refused("rotate", "canmount=on", f'zfs set canmount=noauto "{ROOT}"')
     run("zfs", "set", "canmount=noauto", ROOT)
     refused("rotate", f"the base {TOP}/none does not exist", base=f"{TOP}/none")
     refused("rotate", "lies in the root", base=f"{ROOT}/base")
@@ -482,68 +288,6 @@ def case_encryption() -> None:
         refused(mode, "key", "is not loaded", f"zfs load-key {at}", root=root)
     run("zfs", "load-key", at)
     wipe("rotate", root=root, now=NOW + 60)
-
-
-def case_power_cut_at_each_step() -> None:
-    step = 0
-    while True:
-        step += 1
-        start()
-        run("zpool", "set", f"bootfs={ROOT}", POOL)
-        run("zfs", "set", "refreservation=4M", ROOT)
-        write(ROOT, "precious", "x")
-        guid = value(ROOT, "guid")
-        if not cut_at(step):
-            break
-        there = exists(ROOT)
-        # Whatever happened: the one that was is there, under its name or that of an old root.
-        old = [ROOT, *(names_of("filesystem", OLD) if exists(OLD) else [])]
-        kept = [name for name in old if exists(name) and value(name, "guid") == guid]
-        assert len(kept) == 1, (step, old)
-        assert "precious" in content(kept[0])
-        if there and kept[0] != ROOT:
-            assert content(ROOT) == {"release": "base"}
-        told = Told()
-        outcome = wipe("rotate", told=told, now=NOW + 60)
-        assert outcome.problems == [], outcome.problems
-        assert content(ROOT) == {"release": "base"}
-        assert not exists(NEW)
-        assert told.previous == [(["precious", "release"], True)]
-        retired = [n for n in names_of("filesystem", OLD) if value(n, "guid") == guid]
-        assert len(retired) == 1
-        assert retired[0].endswith(".keep")
-        assert content(retired[0])["precious"] == "x"
-        assert value(retired[0], "refreservation") == "0"
-        assert value(ROOT, "refreservation") == str(4 << 20), step
-        assert bootfs() == ROOT, step
-        print(f"  cut before step {step}: {told.lines[0]}", flush=True)
-    assert step > 6, step
-
-
-def cut_at(step: int) -> bool:
-    """End a process that rotates before its *step*; whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def log(line: str) -> None:
-            nonlocal count
-            count += 1
-            if count == step:
-                os._exit(9)
-
-        try:
-            wipe("rotate", log=log)
-        except BaseException:  # noqa: BLE001  # the child must not go on as its parent
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9), code
-    for mount in mountinfo.mounts():
-        if mount.point.startswith("/run/cases/"):
-            datasets.unmount(mount.point)
-    return code == 9
 
 
 def case_a_leftover_with_work_in_it() -> None:
@@ -631,20 +375,6 @@ def case_retention() -> None:
         assert "is not the dataset it was" in said, said
         available, total = opened.space()
         assert 0 < available < total
-
-
-def unsynchronised(now: float) -> Outcome:
-    at: dict[str, object] = {"mode": "rotate", "dataset": ROOT, "base": BASE, "old-roots": OLD}
-    boot = Boot(
-        device="", subvolume=None, target="/", private="/run/cases", boot_id="case", now=now,
-        synchronised=False, prove=lambda path: None, log=lambda line: None, root=f"ZFS={ROOT}",
-    )  # fmt: skip
-    return Zfs(at).wipe(boot)
-
-
-def history() -> History:
-    at: dict[str, object] = {"mode": "rotate", "dataset": ROOT, "base": BASE}
-    return Zfs(at).history(Installed(device="", private="/run/cases", live="/"))
 
 
 def case_an_old_root_is_booted() -> None:
@@ -736,13 +466,12 @@ def differences(said: Any) -> dict[str, str]:
 
 def main() -> None:
     only = sys.argv[1:]
-    # In memory: of a file on a disk every change would wait for that disk's filesystem.
-    image = Path("/dev/shm/cases.img")
     subprocess.run(["zpool", "destroy", "-f", POOL], capture_output=True)
-    with image.open("wb") as file:
+    with IMAGE.open("wb") as file:
         file.truncate(1 << 30)
-    run("zpool", "create", "-f", "-O", "mountpoint=none", POOL, str(image))
-    cases = [(n, c) for n, c in globals().items() if n.startswith("case_")]
+    run("zpool", "create", "-f", "-O", "mountpoint=none", POOL, str(IMAGE))
+    known = [*globals().items(), *vars(zfs_faults).items()]
+    cases = [(n, c) for n, c in known if n.startswith("case_")]
     passed = 0
     for name, case in cases:
         if only and name.removeprefix("case_") not in only:
@@ -757,7 +486,7 @@ def main() -> None:
         passed += 1
         print(f"{name}: {time.monotonic() - begun:.1f} s", flush=True)
     run("zpool", "destroy", "-f", POOL)
-    image.unlink()
+    IMAGE.unlink()
     print(f"passed {passed} of {len(cases)}")
 
 

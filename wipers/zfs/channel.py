@@ -95,6 +95,16 @@ def _run(pool: str, program: str, arguments: tuple[str, ...], *, change: bool) -
             f"the pool {pool} is not imported",
             f"'zpool import' lists what can be; 'zpool import -N {pool}' imports it",
         ) from error
+    except zfs.exceptions.ReadOnlyPool as error:
+        raise Refused(
+            f"the pool {pool} is imported read-only: nothing in it can be changed",
+            f"'zpool export {pool}', then 'zpool import -N {pool}'",
+        ) from error
+    except zfs.exceptions.SuspendedPool as error:
+        raise Refused(
+            f"the pool {pool} is suspended: a device of it has failed",
+            f"connect the device, then 'zpool clear {pool}'; 'zpool status {pool}' names it",
+        ) from error
     except zfs.exceptions.ZFSError as error:
         raise EphemerootError(f"ZFS on {pool}: {_said(error)}") from error
     return _text(found)

@@ -61,6 +61,11 @@ local argv = (...)["argv"]
 return zfs.sync.set_prop(argv[1], argv[2], argv[3])
 """
 
+_UNMARK = """
+local argv = (...)["argv"]
+return zfs.sync.inherit(argv[1], argv[2])
+"""
+
 
 class Dataset:
     """What is known about one dataset: ``own`` are the user properties set on itself.
@@ -121,6 +126,13 @@ def mark(name: str, key: str, value: str) -> None:
         raise EphemerootError(f"cannot set {key} on {name}: {os.strerror(code)}")
 
 
+def unmark(name: str, key: str) -> None:
+    """Remove a user property. Raises ``EphemerootError``."""
+    code = channel.change(pool(name), _UNMARK, name, key)
+    if code:
+        raise EphemerootError(f"cannot remove {key} from {name}: {os.strerror(code)}")
+
+
 # Names
 
 
@@ -155,6 +167,11 @@ def pool_guid(name: str) -> str:
             f"the pool {pool(name)} cannot be asked for its guid: {error.message}",
             "is it imported? 'zpool import' shows the pools that can be",
         ) from None
+
+
+def quoted(name: str) -> str:
+    """*name* for a shell: of the characters that it may have, only a blank needs quotes."""
+    return f'"{name}"' if " " in name else name
 
 
 def is_below(name: str, above: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
 from ephemeroot.wipers.zfs import datasets
+from ephemeroot.wipers.zfs.rollback import missing_snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ def rotation(
         raise Refused(
             f"the root {root} has datasets in it ({', '.join(children[:3])}): they would "
             "be renamed with it",
-            f"'zfs rename {children[0]} …' moves one beside the root",
+            f"'zfs rename {datasets.quoted(children[0])} NAME' moves one beside the root",
         )
     if previous.canmount == "on" and previous.mountpoint not in ("legacy", "none"):
         raise Refused(
             f"{root} has canmount=on: 'zfs mount -a' would mount its old roots over it",
-            f"zfs set canmount=noauto {root}",
+            f"zfs set canmount=noauto {datasets.quoted(root)}",
         )
     _base(history, base, found, previous)
     _container(history, previous)
@@ -62,18 +63,27 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
         if origin and datasets.is_below(origin, above):
             raise Refused(
                 f"the base {name} is a clone of {base.origin}: something was promoted over it",
-                f"zfs promote {name}",
+                f"zfs promote {datasets.quoted(name)}",
             )
     if history.source not in found:
-        raise Refused(
-            f"the snapshot {history.source} of the base does not exist",
-            f"when the base is as fresh roots should be: 'zfs snapshot {history.source}'",
-        )
+        raise missing_snapshot(base, history.source)
+    _require_apart("the base", base, previous)
     if base.encryption_root != previous.encryption_root:
         raise Refused(
             f"the base {name} has {_encryption(base)}, the root {history.root} has "
             f"{_encryption(previous)}",
             "a clone has the key of its origin: make the base where the root's key is",
+        )
+
+
+def _require_apart(what: str, found: Dataset, previous: Dataset) -> None:
+    """Raise ``Refused`` if 'zfs mount -a' would mount *found* over the root *previous*."""
+    points = {"/", previous.mountpoint} - {"legacy", "none"}
+    if found.canmount == "on" and found.mountpoint in points:
+        raise Refused(
+            f"{what} {found.name} has canmount=on and mountpoint={found.mountpoint}: "
+            "'zfs mount -a' would mount it over the root",
+            f"zfs set canmount=noauto {datasets.quoted(found.name)}",
         )
 
 
@@ -87,8 +97,10 @@ def _container(history: DatasetHistory, previous: Dataset) -> None:
         if found is None:
             raise Refused(
                 f"there is no dataset {place} for old-roots",
-                f"'zfs create -o mountpoint=none {place}', or name another place",
+                f"'zfs create -o mountpoint=none {datasets.quoted(place)}', or name another place",
             )
+    else:
+        _require_apart("old-roots", found, previous)
     if found.encryption_root != previous.encryption_root:
         raise Refused(
             f"old-roots in {place} has {_encryption(found)}, the root {history.root} has "

@@ -16,7 +16,7 @@ from ephemeroot.wipers.zfs import channel, datasets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from ephemeroot.wipers.contract import Boot
 
@@ -41,8 +41,9 @@ for bookmark in zfs.list.bookmarks(root) do
   if not stays[bookmark] then refuse("bookmark", bookmark, "") end
 end
 for snapshot in zfs.list.snapshots(root) do
-  if zfs.get_prop(snapshot, "createtxg") > since then
-    later[#later + 1] = snapshot
+  local born = zfs.get_prop(snapshot, "createtxg")
+  if born > since then
+    later[#later + 1] = {snapshot, born}
     local known = #refused
     for tag in zfs.list.holds(snapshot) do refuse("held", snapshot, tag) end
     for clone in zfs.list.clones(snapshot) do refuse("cloned", snapshot, clone) end
@@ -70,22 +71,24 @@ if code ~= 0 then
   refuse("mark", root, tostring(code))
   return {refused = refused}
 end
-for done, snapshot in ipairs(later) do
-  code = zfs.sync.destroy(snapshot)
-  if code ~= 0 then return {failed = snapshot, code = code, done = done - 1} end
+for done, one in ipairs(later) do
+  code = zfs.sync.destroy(one[1])
+  if code ~= 0 then return {failed = one[1], code = code, done = done - 1} end
 end
 code = zfs.sync.rollback(root)
 if code ~= 0 then return {failed = root, code = code, done = #later} end
 return {later = later}
 """
 
-_HINTS = {
-    "held": "'zfs release TAG SNAPSHOT' lets it go",
-    "cloned": "'zfs promote CLONE' makes the clone independent, 'zfs destroy CLONE' deletes it",
-    "bookmark": "'zfs destroy DATASET#BOOKMARK' deletes a bookmark",
-    "refquota": "raise refquota, or take a smaller blank snapshot",
-    "space": "free space in the pool, or lower refreservation",
-}
+# A rollback writes the block of the object set again (dsl_dataset_zero_zil in OpenZFS's
+# module/zfs/dsl_dataset.c): 4 KiB in at most three copies, on sectors of at most 64 KiB.
+_OBJECT_SET = 1 << 20
+
+# argv: the dataset. Its newest snapshot, and how many bytes were written since that.
+_STATE = """
+local name = (...)["argv"][1]
+return {(zfs.get_prop(name, "prevsnap")), (zfs.get_prop(name, "written"))}
+"""
 
 
 class Rollback:
@@ -111,6 +114,8 @@ class Rollback:
         self._require(found)
         stays = self._bookmarks(found[self.blank].createtxg)
         later = self._program("look", stays)
+        if later and not found[self.root].state:
+            self._refuse_first(later)
         with datasets.Private(self.blank, f"{boot.private}/fresh") as fresh:
             boot.prove(fresh.path)
         for snapshot in later:
@@ -125,16 +130,14 @@ class Rollback:
             boot.hand_over(previous.path, lived)
             identity = previous.fsid
         self._program("do", stays)
+        self._require_done()
         self.outcome.fresh = {"dataset": self.root, "fsid": identity}
         return self.outcome
 
     def _require(self, found: dict[str, datasets.Dataset]) -> None:
         require_root(found.get(self.root), self.root)
         if self.blank not in found:
-            raise Refused(
-                f"the snapshot {self.blank} does not exist",
-                f"when {self.root} is as fresh ones should be: 'zfs snapshot {self.blank}'",
-            )
+            raise missing_snapshot(found[self.root], self.blank)
 
     def _bookmarks(self, since: int) -> list[str]:
         """The bookmarks older than the blank snapshot. Raises ``Refused`` for a newer one."""
@@ -143,6 +146,27 @@ class Rollback:
         if newer:
             self._refuse([{"what": "bookmark", "name": name, "by": ""} for name in newer])
         return sorted(found)
+
+    def _refuse_first(self, later: list[str]) -> NoReturn:
+        """Before the first rollback of a root its snapshots are the administrator's, or a backup's:
+        later ones are taken with the knowledge that they go at the next boot.
+        """
+        shown = ", ".join(later[:3]) + (f" and {len(later) - 3} more" if len(later) > 3 else "")
+        raise Refused(
+            f"the first rollback of {self.root} would destroy snapshots newer than {self.blank}: "
+            f"{shown}",
+            f"'zfs destroy {datasets.quoted(later[0] + '%')}' destroys them all; exclude "
+            f"{self.root} from the programs that take them",
+        )
+
+    def _require_done(self) -> None:
+        """Raise ``EphemerootError`` unless the root has what the blank snapshot has."""
+        newest, written = channel.listed(channel.read(datasets.pool(self.root), _STATE, self.root))
+        if newest != self.blank or written > _OBJECT_SET:
+            raise EphemerootError(
+                f"{self.root} was rolled back to {self.blank}, but its newest snapshot is "
+                f"{newest}, and {written} bytes were written since"
+            )
 
     def _program(self, act: str, stays: list[str]) -> list[str]:
         pool = datasets.pool(self.root)
@@ -156,14 +180,38 @@ class Rollback:
                 f"{said['failed']}: {os.strerror(int(said['code']))}, after {said['done']} later "
                 "snapshots were destroyed: the root is as it was but for them"
             )
-        return [str(name) for name in channel.listed(said.get("later"))]
+        later = [channel.listed(one) for one in channel.listed(said.get("later"))]
+        return [str(name) for name, _ in sorted(later, key=lambda one: int(one[1]))]
 
-    def _refuse(self, refused: list[dict[str, Any]]) -> None:
+    def _refuse(self, refused: list[dict[str, Any]]) -> NoReturn:
         lines = [_reason(str(one["what"]), str(one["name"]), str(one["by"])) for one in refused]
         raise Refused(
             f"{self.root} cannot be rolled back to {self.blank}: {'; '.join(lines)}",
-            _HINTS.get(str(refused[0]["what"]), ""),
+            self._hint(str(refused[0]["what"]), str(refused[0]["name"]), str(refused[0]["by"])),
         )
+
+    def _hint(self, what: str, name: str, by: str) -> str:
+        quoted = datasets.quoted
+        if what == "held":
+            return (
+                f"'zfs release {quoted(by)} {quoted(name)}' lets it go; if a backup program holds "
+                f"it, exclude {self.root} from that first"
+            )
+        if what == "cloned":
+            return (
+                f"'zfs destroy {quoted(by)}' deletes the clone; do not promote it, or "
+                f"{self.blank} becomes a snapshot of {by}"
+            )
+        if what == "bookmark":
+            return (
+                f"'zfs destroy {quoted(name)}' deletes it; if a backup program made it, exclude "
+                f"{self.root} from that first"
+            )
+        if what == "refquota":
+            return f"'zfs set refquota=none {quoted(self.root)}', or take a smaller blank snapshot"
+        if what == "space":
+            return f"free space in the pool, or 'zfs set refreservation=none {quoted(self.root)}'"
+        return ""
 
 
 def _reason(what: str, name: str, by: str) -> str:
@@ -185,6 +233,34 @@ def _reason(what: str, name: str, by: str) -> str:
     return f"{name}: {os.strerror(code)}"
 
 
+def missing_snapshot(found: datasets.Dataset, name: str) -> Refused:
+    """The error for *name*, a snapshot that the dataset *found* does not have. ``zfs promote``
+    moves a snapshot, and all that are older, to the clone that is promoted: then taking another
+    snapshot of the same name would make a used root the blank one.
+    """
+    short = name.partition("@")[2]
+    chain = [found]
+    while chain[-1].origin:
+        origin = chain[-1].origin
+        above = origin.partition("@")[0]
+        seen = datasets.look(above, origin, f"{above}@{short}")
+        if above not in seen or origin not in seen:
+            break
+        moved = seen.get(f"{above}@{short}")
+        if moved is not None and moved.createtxg <= seen[origin].createtxg:
+            commands = [f"zfs promote {datasets.quoted(one.name)}" for one in reversed(chain)]
+            return Refused(
+                f"the snapshot {name} does not exist; {above}, of which {chain[-1].name} is a "
+                f"clone, has {moved.name}",
+                f"if it was moved by promoting {above}, '{' && '.join(commands)}' moves it back",
+            )
+        chain.append(seen[above])
+    return Refused(
+        f"the snapshot {name} does not exist",
+        f"when {found.name} is as new roots should be: 'zfs snapshot {datasets.quoted(name)}'",
+    )
+
+
 def require_root(found: datasets.Dataset | None, name: str) -> datasets.Dataset:
     """*found*, if a root can be made fresh there. Raises ``Refused``."""
     if found is None:
@@ -195,9 +271,10 @@ def require_root(found: datasets.Dataset | None, name: str) -> datasets.Dataset:
     if found.type != "filesystem":
         raise Refused(f"{name} is a {found.type}, not a filesystem")
     if found.key_status == "unavailable":
+        at = datasets.quoted(found.encryption_root)
         raise Refused(
             f"the key of {name} is not loaded",
-            f"'zfs load-key {found.encryption_root}' loads it; the initramfs must, before the wipe",
+            f"'zfs load-key {at}' loads it; the initramfs must, before the wipe",
         )
     if datasets.is_mounted(name):
         raise Refused(

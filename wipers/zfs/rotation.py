@@ -13,8 +13,9 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
 from ephemeroot.wipers import filing, names
 from ephemeroot.wipers.rotation import Rotation
-from ephemeroot.wipers.zfs import channel, datasets, history, proofs
-from ephemeroot.wipers.zfs.datasets import NEW, STATE, Dataset, Private
+from ephemeroot.wipers.zfs import channel, clone, datasets, history, proofs
+from ephemeroot.wipers.zfs.clone import BOOTFS, MOVED, OF, RESERVED
+from ephemeroot.wipers.zfs.datasets import NEW, Dataset, Private
 from ephemeroot.wipers.zfs.history import SNAPSHOT, DatasetHistory
 from ephemeroot.wipers.zfs.rollback import require_root
 
@@ -27,35 +28,10 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.oldroot import OldRoot
     from ephemeroot.wipers.pruning import Pruning
 
-# On a fresh root: the guid of the root whose place it takes, and what has to follow it.
-_OF = "ephemeroot:of"
-_BOOTFS = "ephemeroot:bootfs"
-_RESERVED = "ephemeroot:reserved"
-
-_OURS = "ephemeroot:"
-# Two datasets at once cannot have these; they move when the new root has its place.
-_MOVED = ("reservation", "refreservation")
-# Come with the clone's origin, and cannot be set.
-_NOT_COPIED = ("canmount", "keylocation", "keyformat", "pbkdf2iters", "encryption", *_MOVED)
+# On the root: the name of an old-roots that is about to be created.
+_CREATES = "ephemeroot:creates"
 
 _ENVIRONMENT = "zfs-env-bootfs.service"
-
-# The properties set on argv[1] itself, as text.
-_PROPERTIES = """
-local name = (...)["argv"][1]
-local found = {}
-for _, property in ipairs(zfs.list.system_properties(name)) do
-  local value, source = zfs.get_prop(name, property)
-  if source == name and (type(value) == "string" or type(value) == "number") then
-    if value == -1 then value = "none" end
-    found[property] = tostring(value)
-  end
-end
-for property, value, source in zfs.list.user_properties(name) do
-  if source == name then found[property] = value end
-end
-return found
-"""
 
 
 class DatasetRotation(Rotation):
@@ -79,23 +55,28 @@ class DatasetRotation(Rotation):
         """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
         found = datasets.look(self.root, self.new, self.base, self.source)
         self.bootfs = proofs.pool(datasets.pool(self.root))
-        finish = self.root not in found and _OF in getattr(found.get(self.new), "own", {})
-        if finish and not self.boot.dry_run:
+        waiting = found.get(self.new)
+        if self.root not in found and waiting is not None and OF in waiting.own:
+            self._require_retired(waiting)
+            if self.boot.dry_run:
+                self.boot.log(f"put {self.new}, of an interrupted boot, in its place")
+                return self.outcome
             self._finish()
             found = datasets.look(self.root, self.new, self.base, self.source)
-        if finish and self.boot.dry_run:
-            self.boot.log(f"put {self.new}, of an interrupted boot, in its place")
-            return self.outcome
         previous = require_root(found.get(self.root), self.root)
+        self._complete_container(previous)
         proofs.rotation(self.history, self.base, found, previous)
         source = self.source
         if self.boot.request is not None:
             source = proofs.requested(self.history, self.boot.request)
         leftover = found.get(self.new)
-        if leftover is not None and _OF not in leftover.own:
+        if leftover is not None and not (
+            OF in leftover.own or clone.is_unfinished(leftover, previous, self.bootfs)
+        ):
+            new = datasets.quoted(self.new)
             raise Refused(
                 f"{self.new} exists and was not made by ephemeroot",
-                f"'zfs rename {self.new} NAME' keeps it, 'zfs destroy {self.new}' deletes it",
+                f"'zfs rename {new} NAME' keeps it, 'zfs destroy {new}' deletes it",
             )
         if self.boot.dry_run:
             self._describe(leftover, previous, source)
@@ -127,6 +108,38 @@ class DatasetRotation(Rotation):
 
     # What an interrupted boot left
 
+    def _require_retired(self, waiting: Dataset) -> None:
+        """Raise ``Refused`` unless the root whose place *waiting* takes has been retired."""
+        if self._retired_as(waiting.own[OF]):
+            return
+        name, root = datasets.quoted(self.new), datasets.quoted(self.root)
+        raise Refused(
+            f"{self.root} is missing, and the root that {self.new} was made to replace is not in "
+            f"{self.history.old_roots}: something else has renamed or destroyed it",
+            f"'zfs rename NAME {root}' gives it its name again, if it still exists; "
+            f"'zfs rename {name} {root}' boots a fresh root instead",
+        )
+
+    def _retired_as(self, guid: str) -> str:
+        """The dataset in old-roots that has that guid; empty if there is none."""
+        found = datasets.children(self.history.old_roots)
+        names = [child for child, (kind, _) in found.items() if kind == "filesystem"]
+        if not names:
+            return ""
+        return next((n for n, one in datasets.look(*names).items() if one.guid == guid), "")
+
+    def _complete_container(self, root: Dataset) -> None:
+        """``zfs create`` commits a dataset before its properties: the power went between them."""
+        found = self.history.container()
+        if found is None or root.own.get(_CREATES) != found.name or found.canmount == "off":
+            return
+        self.boot.log(f"complete {found.name}, which an interrupted boot has created")
+        if self.boot.dry_run:
+            return
+        # In this order: what can be mounted would be, as soon as it gets a mount point.
+        for setting in ("canmount=off", "mountpoint=none"):
+            programs.run("zfs", "set", setting, found.name)
+
     def _finish(self) -> None:
         """The root was renamed away and the fresh one waits: complete that."""
         line = f"put {self.new}, of an interrupted boot, in its place"
@@ -144,29 +157,29 @@ class DatasetRotation(Rotation):
 
     def _complete(self, root: Dataset) -> None:
         """What has to follow a new root and did not before the power went."""
-        if _OF not in root.own or not (_BOOTFS in root.own or _RESERVED in root.own):
+        if OF not in root.own or not (BOOTFS in root.own or RESERVED in root.own):
             return
-        for child, (kind, _) in datasets.children(self.history.old_roots).items():
-            if kind == "filesystem":
-                found = datasets.look(child).get(child)
-                if found is not None and found.guid == root.own[_OF]:
-                    self._follow(child, named=_BOOTFS in root.own and self.bootfs == child)
-                    return
+        retired = self._retired_as(root.own[OF])
+        if retired:
+            self._follow(retired, named=BOOTFS in root.own and self.bootfs == retired)
 
     def _recover(self, leftover: Dataset) -> None:
         """A fresh root that never got its place goes, unless somebody has worked with it."""
         line = f"delete {self.new}, a fresh root that never got its place"
+        if OF not in leftover.own:
+            self._file()
+            return
         try:
             history.delete(self.new, leftover.createtxg, act="look")
         except EphemerootError:
-            self._file(leftover)
+            self._file()
             return
         self.boot.log(line)
         history.delete(self.new, leftover.createtxg)
         self.outcome.recovered.append(line)
 
-    def _file(self, leftover: Dataset) -> None:
-        """It has something in it that we did not make: it stays a while."""
+    def _file(self) -> None:
+        """It may have something in it that we did not make: it stays a while."""
         name = filing.leftover_name(self.history, self.boot.now)
         line = f"retire {self.new}, a fresh root that never got its place, as {name}"
         self.boot.log(line)
@@ -177,6 +190,7 @@ class DatasetRotation(Rotation):
     def _require_container(self) -> None:
         if self.history.container() is None:
             self.boot.log(f"create {self.history.old_roots}")
+            datasets.mark(self.root, _CREATES, self.history.old_roots)
             self.history.make_container()
 
     # The steps
@@ -231,26 +245,13 @@ class DatasetRotation(Rotation):
 
     def _clone(self, source: str, previous: Dataset) -> None:
         self.boot.log(self._creation(source))
-        pool = datasets.pool(self.root)
-        own = channel.read(pool, _PROPERTIES, self.root) or {}
-        wanted = {
-            key: value
-            for key, value in own.items()
-            if key not in _NOT_COPIED and not key.startswith(_OURS)
-        }
-        wanted |= {"canmount": "noauto", STATE: NEW, _OF: previous.guid}
-        if self.bootfs == self.root:
-            wanted[_BOOTFS] = "on"
-        reserved = [f"{key}={own[key]}" for key in _MOVED if own.get(key, "0") not in ("0", "none")]
-        if reserved:
-            wanted[_RESERVED] = " ".join(reserved)
-        words = [word for key in sorted(wanted) for word in ("-o", f"{key}={wanted[key]}")]
-        programs.run("zfs", "clone", *words, source, self.new)
+        clone.make(self.new, source, previous, self.bootfs)
 
     def _discard(self, made: Dataset) -> None:
         """Delete a clone that never got its place. A failure is left to the next recovery."""
         try:
             history.delete(self.new, made.createtxg)
+            clone.forget(self.root)
         except (EphemerootError, OSError):
             return
 
@@ -262,10 +263,10 @@ class DatasetRotation(Rotation):
         if named:
             # It is an object number, and went with the old root under its new name.
             self.attempt(f"let bootfs name {self.root}", self._set_bootfs)
-        if root.own.get(_RESERVED):
+        if root.own.get(RESERVED):
             self.attempt(
                 f"move the reservations to {self.root}",
-                lambda: self._move_reservations(retired, root.own[_RESERVED].split()),
+                lambda: self._move_reservations(retired, root.own[RESERVED].split()),
             )
         return True
 
@@ -274,9 +275,9 @@ class DatasetRotation(Rotation):
         self.bootfs = self.root
 
     def _move_reservations(self, retired: str, reserved: list[str]) -> None:
-        programs.run("zfs", "set", *(f"{key}=none" for key in _MOVED), retired)
+        programs.run("zfs", "set", *(f"{key}=none" for key in MOVED), retired)
         programs.run("zfs", "set", *reserved, self.root)
-        programs.run("zfs", "inherit", _RESERVED, self.root)
+        programs.run("zfs", "inherit", RESERVED, self.root)
 
     # In words
 

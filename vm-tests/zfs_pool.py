@@ -1,0 +1,287 @@
+"""A pool on a file and wipes of datasets in it, for zfs_cases.py and zfs_faults.py."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.wipers.contract import Boot, Outcome
+from ephemeroot.wipers.history import History, Installed
+from ephemeroot.wipers.zfs import Zfs, channel, datasets
+
+POOL = "cases"
+TOP = f"{POOL}/ROOT"
+ROOT = f"{TOP}/the root"  # a blank is allowed
+BASE = f"{TOP}/base"
+OLD = f"{TOP}/old-roots"
+NEW = f"{ROOT}.ephemeroot-new"
+NOW = 1800000000
+DAY = 86400
+KEY = Path("/run/cases.key")
+IMAGE = Path("/dev/shm/cases.img")  # of a file on a disk every change would wait for that
+WHOLE = os.environ.get("EPHEMEROOT_PROOF") == "1"
+NOAUTO = 2  # ZFS_CANMOUNT_NOAUTO, include/sys/fs/zfs.h
+
+Prove = Callable[[str], None]
+Previous = Callable[[str, bool], None]
+
+
+# Programs start slowly in a machine without KVM: what can be done without one, is.
+
+_GET = """
+local argv = (...)["argv"]
+if not zfs.exists(argv[1]) then return nil end
+local found = zfs.get_prop(argv[1], argv[2])
+return tostring(found)
+"""
+
+_LIST = """
+local argv = (...)["argv"]
+local found = {}
+local function look(name)
+  for child in zfs.list.children(name) do
+    if argv[2] == "filesystem" then found[#found + 1] = child end
+    look(child)
+  end
+  if argv[2] == "snapshot" then
+    for snapshot in zfs.list.snapshots(name) do found[#found + 1] = snapshot end
+  end
+  if argv[2] == "bookmark" then
+    for bookmark in zfs.list.bookmarks(name) do found[#found + 1] = bookmark end
+  end
+end
+if zfs.exists(argv[1]) then look(argv[1]) end
+return found
+"""
+
+_STATE = """
+local found = {}
+local function note(name, kind)
+  local line = name
+  for _, property in ipairs({"guid", "createtxg", "origin", "canmount", "mountpoint",
+      "ephemeroot:state", "userrefs"}) do
+    line = line .. " " .. tostring((zfs.get_prop(name, property)))
+  end
+  found[#found + 1] = line
+end
+local function look(name)
+  note(name)
+  for snapshot in zfs.list.snapshots(name) do note(snapshot) end
+  for bookmark in zfs.list.bookmarks(name) do found[#found + 1] = bookmark end
+  for child in zfs.list.children(name) do look(child) end
+end
+look((...)["argv"][1])
+return found
+"""
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, (words, done.stdout + done.stderr)
+    return done.stdout
+
+
+def names_of(kind: str, top: str) -> list[str]:
+    return sorted(channel.listed(channel.read(POOL, _LIST, top, kind)))
+
+
+def exists(name: str) -> bool:
+    return bool(channel.library().lzc_exists(name.encode()))
+
+
+def value(name: str, key: str) -> str:
+    found = channel.read(POOL, _GET, name, key)
+    return str(found)
+
+
+def bootfs() -> str:
+    return run("zpool", "get", "-Ho", "value", "bootfs", POOL).strip()
+
+
+def create(name: str, mountpoint: str) -> None:
+    channel.library().lzc_create(name.encode(), props={b"mountpoint": mountpoint.encode()})
+
+
+def snapshot(*names: str) -> None:
+    for name in names:
+        channel.library().lzc_snapshot([name.encode()])
+
+
+def clone(origin: str, name: str, mountpoint: str) -> None:
+    props = {b"mountpoint": mountpoint.encode(), b"canmount": NOAUTO}
+    channel.library().lzc_clone(name.encode(), origin.encode(), props)
+
+
+def destroy(name: str) -> None:
+    """One dataset or snapshot, with nothing in it."""
+    code = channel.change(POOL, 'return zfs.sync.destroy((...)["argv"][1])', name)
+    assert code == 0, (name, code)
+
+
+@contextmanager
+def mounted(name: str) -> Iterator[Path]:
+    """It mounts by the system call, to which all mount points are legacy ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        mounts.attach_at(mounts.create("zfs", name, ["ro"] if "@" in name else []), folder)
+        try:
+            yield Path(folder)
+        finally:
+            datasets.unmount(folder)
+
+
+def write(name: str, file: str, text: str) -> None:
+    with mounted(name) as top:
+        (top / file).write_text(text)
+
+
+def content(name: str) -> dict[str, str]:
+    with mounted(name) as top:
+        return {path.name: path.read_text() for path in top.iterdir()}
+
+
+def start(*, mountpoint: str = "legacy", at: str = TOP) -> None:
+    """A base with a blank snapshot, and a root that is a clone of it, with a blank one too."""
+    for name in (TOP, f"{POOL}/locked"):
+        if exists(name):
+            run("zfs", "destroy", "-R", name)
+    create(TOP, "none")
+    if at != TOP:
+        KEY.write_text("x" * 32)
+        options = ("encryption=on", "keyformat=raw", f"keylocation=file://{KEY}", "mountpoint=none")
+        run("zfs", "create", *(w for o in options for w in ("-o", o)), at)
+    base, root = f"{at}/base", f"{at}/the root"
+    create(base, "legacy")
+    write(base, "release", "base")
+    snapshot(f"{base}@blank")
+    clone(f"{base}@blank", root, mountpoint)
+    snapshot(f"{root}@blank")
+
+
+class Told:
+    """What a wipe said and showed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.proven: list[list[str]] = []
+        self.previous: list[tuple[list[str], bool]] = []
+
+
+def wipe(
+    mode: str,
+    *,
+    root: str = ROOT,
+    told: Told | None = None,
+    log: Callable[[str], None] | None = None,
+    now: float = NOW,
+    request: str | None = None,
+    dry_run: bool = False,
+    fail: str = "",
+    keep: bool = False,
+    line: str | None = None,
+    **settings: Any,
+) -> Outcome:
+    seen = told or Told()
+
+    def prove(path: str) -> None:
+        seen.proven.append(sorted(os.listdir(path)))
+        if fail == "prove":
+            raise Refused("it could not boot")
+
+    def previous(path: str, lived: bool) -> bool:
+        seen.previous.append((sorted(os.listdir(path)), lived))
+        if fail == "previous":
+            raise Refused("the store is full")
+        return keep
+
+    at = root.rpartition("/")[0]
+    wanted: dict[str, object] = {"mode": mode, "dataset": root}
+    if mode == "rotate":
+        wanted |= {"base": f"{at}/base", "old-roots": f"{at}/old-roots"}
+    private = "/run/cases"
+    shutil.rmtree(private, ignore_errors=True)
+    os.makedirs(private)
+    boot = Boot(
+        device="", subvolume=None, target="/", private=private, boot_id="case", now=now,
+        synchronised=True, prove=prove, previous=previous, log=log or seen.lines.append,
+        request=request, dry_run=dry_run, budget=60.0,
+        root=line if line is not None else f"zfs:{root.replace(' ', '+')}",
+    )  # fmt: skip
+    return Zfs(wanted | settings).wipe(boot)
+
+
+def refused(mode: str, *words: str, **arguments: Any) -> None:
+    """The wipe is refused in these words, and nothing has changed."""
+    before = state()
+    said = complaint(Refused, lambda: wipe(mode, **arguments))
+    assert all(word in said for word in words), (words, said)
+    assert state() == before
+
+
+def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
+    """What *action* says when it fails; empty if it does not."""
+    try:
+        action()
+    except kind as error:
+        return f"{error.message} ({error.hint})"
+    return ""
+
+
+def state() -> list[str]:
+    """All that there is in the pool."""
+    return channel.listed(channel.read(POOL, _STATE, POOL))
+
+
+def live(root: str = ROOT) -> None:
+    """What a boot to the end does: it is mounted, and marked."""
+    with mounted(root) as top:
+        assert Zfs({"mode": "rotate"}).mark_lived(str(top))
+    assert datasets.look(root)[root].state == "lived"
+
+
+def cut_at(step: int) -> bool:
+    """End a process that rotates before its *step*; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def log(line: str) -> None:
+            nonlocal count
+            count += 1
+            if count == step:
+                os._exit(9)
+
+        try:
+            wipe("rotate", log=log)
+        except BaseException:  # noqa: BLE001  # the child must not go on as its parent
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9), code
+    for mount in mountinfo.mounts():
+        if mount.point.startswith("/run/cases/"):
+            datasets.unmount(mount.point)
+    return code == 9
+
+
+def unsynchronised(now: float) -> Outcome:
+    at: dict[str, object] = {"mode": "rotate", "dataset": ROOT, "base": BASE, "old-roots": OLD}
+    boot = Boot(
+        device="", subvolume=None, target="/", private="/run/cases", boot_id="case", now=now,
+        synchronised=False, prove=lambda path: None, log=lambda line: None, root=f"ZFS={ROOT}",
+    )  # fmt: skip
+    return Zfs(at).wipe(boot)
+
+
+def history() -> History:
+    at: dict[str, object] = {"mode": "rotate", "dataset": ROOT, "base": BASE}
+    return Zfs(at).history(Installed(device="", private="/run/cases", live="/"))
