@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ephemeroot.errors import Refused
+from ephemeroot.errors import Damaged, Refused
 from ephemeroot.hooks import generation, ownership, request, resume
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.stage import WIPED
@@ -34,17 +34,16 @@ def run(stage: Stage) -> str:
     root = stage.plan.root_wipe()
     if root is not None:
         ownership.require_named(stage, root)
-    allowed = stage.cmdline.allows("ephemeroot.wipe")
-    if not allowed and not has_nothing_to_keep(stage):
-        remember_kept(stage, "ephemeroot.wipe=no")
-        return "root kept: ephemeroot.wipe=no"
+    kept = _kept_by_command_line(stage)
+    if kept and not has_nothing_to_keep(stage):
+        remember_kept(stage, kept)
+        return f"root kept: {kept}"
     unknown = stage.cmdline.unknown()
     if unknown:
         raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
     resume.require_none_pending(stage.cmdline)
     if root is not None and root.target not in record:
         ownership.require_same(stage, root)
-    kept = "" if allowed else "ephemeroot.wipe=no"
     asked = False
     for operation in stage.plan.wipe:
         started = time.monotonic()
@@ -72,6 +71,19 @@ def run(stage: Stage) -> str:
     if stage.dry_run:
         return "nothing done: dry run"
     return "wiped" if wipes else "nothing to wipe"
+
+
+def _kept_by_command_line(stage: Stage) -> str:
+    """The word of the kernel command line with which nothing is made fresh, or ``""``."""
+    if not stage.cmdline.allows("ephemeroot.wipe"):
+        return "ephemeroot.wipe=no"
+    root = stage.plan.root_wipe()
+    try:
+        words = root.load().KEPT_BY if root is not None else ()
+    except Damaged:
+        return ""  # the wipe reports it
+    present = [word for word in words if stage.cmdline.has(word)]
+    return f"{present[0]} on the kernel command line" if present else ""
 
 
 def _follow_request(stage: Stage) -> str:

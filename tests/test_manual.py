@@ -18,6 +18,7 @@ from ephemeroot.config.settings import Listed, Named, Table
 from ephemeroot.home import settings as home_settings
 from ephemeroot.hooks import cmdline
 from ephemeroot.hooks.plan import POLICIES
+from ephemeroot.wipers.zfs import Zfs
 from machine_tree import MachineTree
 
 MAN = Path(__file__).resolve().parent.parent / "man"
@@ -282,7 +283,7 @@ def test_the_pages_example_is_right(tmp_path: Path) -> None:
 def test_every_word_of_the_kernel_command_line_is_explained() -> None:
     explained = items(sections("ephemeroot-boot.7")["KERNEL COMMAND LINE"], "Cm")
     words = {word.partition("=")[0] for word in explained}
-    assert words == {*cmdline._OURS, "noresume"}
+    assert words == {*cmdline._OURS, "noresume", *Zfs.KEPT_BY}
 
 
 def test_every_policy_and_boolean_is_told() -> None:

@@ -308,3 +308,26 @@ def test_a_program_is_run_and_heard() -> None:
         programs.run("no-such-program")
     # More than a pipe holds.
     assert len(programs.run("sh", "-c", "head -c 300000 /dev/zero | tr '\\0' x")) == 300000
+
+
+@pytest.mark.parametrize("word", ["bootfs.snapshot", "bootfs.rollback=yesterday"])
+def test_a_root_that_another_program_rolls_back_is_kept(tmp_path: Path, word: str) -> None:
+    """OpenZFS's dracut module has these words (zfs-rollback-bootfs.service)."""
+    wipe = Wipe(
+        target="/", wiper="zfs", attribute="ephemeroot.wipers.zfs:Zfs", settings=dict(DEFAULTS)
+    )
+    (tmp_path / "plan.json").write_bytes(Plan(wipe=[wipe], persist=[]).dump())
+    done = subprocess.run(
+        [
+            sys.executable, "-P", "-m", "ephemeroot.hooks", "wipe", "--plan",
+            tmp_path / "plan.json", "--target", tmp_path, "--run", tmp_path / "run", "--verbose",
+            "--cmdline", f"root=zfs:tank/ROOT/debian {word}",
+        ],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "run/boot.json").read_bytes())["wipe"]
+    assert done.returncode == 0, done.stderr
+    assert report["problems"] == [], report
+    kept = f"root kept: {word.partition('=')[0]} on the kernel command line"
+    assert report["result"] == kept, report

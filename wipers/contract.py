@@ -326,6 +326,10 @@ class Wiper:
     mounted by its name (``subvol=``) and retired by a rename: its options of the kind ``path``
     then name other places there, which must be apart. Empty for a wiper that works otherwise.
 
+    ``KEPT_BY`` are words of the kernel command line with which another program of the initramfs
+    takes a snapshot of the root or rolls it back, before it is mounted: with one of them nothing is
+    made fresh, for it would be undone, or be what that program works on.
+
     ``INSTALLED`` is the other half, as ``module:attribute``: a class derived from
     ``ephemeroot.backends.contract.Backend`` with what only the installed system asks of a
     backend (``init``, ``rehearse``, ``base``). It is never imported at boot, no image has it,
@@ -341,6 +345,7 @@ class Wiper:
     LAYERED = False
     BOOTS_OLD_ROOTS = False
     SUBVOLUMES_OF = ""
+    KEPT_BY: tuple[str, ...] = ()
     INSTALLED = ""
 
     __slots__ = ("settings",)

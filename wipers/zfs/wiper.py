@@ -47,6 +47,8 @@ class Zfs(Wiper):
     )
     ON_DEVICE = False
     BOOTS_OLD_ROOTS = True
+    # OpenZFS's dracut module: zfs-snapshot-bootfs.service and zfs-rollback-bootfs.service.
+    KEPT_BY = ("bootfs.snapshot", "bootfs.rollback")
     INSTALLED = "ephemeroot.backends.zfs:Zfs"
 
     __slots__ = ()
