@@ -10,6 +10,7 @@ import time
 import pytest
 
 import ordinary_user
+from ephemeroot.home import view
 from ordinary_user import CONFIGURATION, HOME, NAME, PROGRAM, STORE, UID, OrdinaryUser, wait_until
 
 pytestmark = ordinary_user.NEEDS
@@ -56,6 +57,22 @@ def test_applying_twice_changes_nothing(user: OrdinaryUser) -> None:
     assert user.home("apply").stdout == "3 entries: all in place\n"
     assert json.loads(user.home("apply", "--json").stdout)["operations"] == []
     assert (user.sh("cat /proc/self/mountinfo").stdout, user.tree(), user.tree(STORE)) == before
+
+
+@pytest.mark.parametrize("then", [("stop", "--all"), ("apply",)], ids=" ".join)
+def test_a_link_that_an_interrupted_run_has_set_aside_is_removed(
+    user: OrdinaryUser, then: tuple[str, ...]
+) -> None:
+    """The signal comes after the rename that `stop` begins with."""
+    user.declare(PLAIN)
+    user.home("apply")
+    before = user.tree()
+    directory = f"{HOME}/.local/share"
+    place = view.aside(f"{directory}/Steam")
+    user.sh(f"mv -T {directory}/Steam {place}")
+    user.home(*then)
+    assert user.sh(f"test -L {place}", check=False).returncode != 0
+    assert user.tree() == (before if then == ("apply",) else [])
 
 
 def test_a_dry_run_changes_nothing_and_says_what_is_done(user: OrdinaryUser) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -24,6 +25,7 @@ from ephemeroot.home.reader import read
 from ephemeroot.home.record import Record
 from ephemeroot.home.user import User
 from ephemeroot.home.view import View
+from ephemeroot.linux import paths
 
 PATHS = ("a", "a/b", "a/b/c", "d", "d/e", ".local", ".local/state", ".local/state/ephemeroot", "f")
 STORES = ("one", "two")
@@ -155,15 +157,15 @@ def test_what_takes_a_links_place_at_the_last_moment_is_put_back() -> None:
             """Is overtaken by a program that renames its own file onto the link."""
 
             def execute(self, work: Work) -> str:
-                rename = os.rename
+                rename = paths.rename
 
-                def late(source: str, target: str) -> None:
-                    os.rename = rename
+                def late(*where: Any, flags: int) -> None:
+                    paths.rename = rename
                     Path(f"{path}.new").write_text("precious\n")
-                    rename(f"{path}.new", path)
-                    rename(source, target)
+                    os.rename(f"{path}.new", path)
+                    rename(*where, flags=flags)
 
-                os.rename = late  # type: ignore[assignment]
+                paths.rename = late  # type: ignore[assignment]
                 return super().execute(work)
 
         with pytest.raises(Refused, match="it stays"):

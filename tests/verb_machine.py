@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import stat
@@ -235,11 +236,19 @@ class VerbMachine:
         return done.out
 
     def mounts(self) -> list[str]:
-        """What is mounted in the machine: a line with root, point and type each, sorted."""
+        """What is mounted in the machine: a line with root, point and type each, sorted.
+
+        Without the subtypes of FUSE: libfuse mounts without one if fusermount fails with it
+        (lib/mount.c, fuse_kern_mount).
+        """
         lines = Path(f"/proc/{self.first}/mountinfo").read_text().splitlines()
         fields = [line.split() for line in lines]
         ours = f"/{self.folder.name}/"  # of the files that a copy has beside its image
-        return sorted(f"{f[3].rpartition(ours)[2]} {f[4]} {f[f.index('-') + 1]}" for f in fields)
+        types = [re.sub(r"^fuse\..*", "fuse", f[f.index("-") + 1]) for f in fields]
+        return sorted(
+            f"{f[3].rpartition(ours)[2]} {f[4]} {type_}"
+            for f, type_ in zip(fields, types, strict=True)
+        )
 
     def state(self) -> dict[str, Entry]:
         """Everything that lasts, see ``state_of``; ``/run`` too, for it tells what a boot did."""

@@ -198,7 +198,8 @@ class Application:
                 del record.mounts[path]
         for path in list(record.links):
             # One that is declared stays: if a program replaces it, we can say so.
-            if path not in declared and not view.is_our_link(path):
+            present = view.is_our_link(path) or view.is_set_aside(path)
+            if path not in declared and not present:
                 del record.links[path]
         for path in list(record.directories):
             if path not in record.mounts and not view.is_our_directory(path):

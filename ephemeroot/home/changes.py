@@ -119,6 +119,8 @@ class _Removals:
             if self.view.is_our_link(path):
                 if path not in self.declared or path in self.changing or self.turns(path):
                     yield RemoveLink(path, source)
+            elif self.view.is_set_aside(path):
+                yield RemoveLink(path, source)
 
     def _directories(self) -> Iterable[Operation]:
         needed = {path for target in self.declared for path in clean.parents(target)}

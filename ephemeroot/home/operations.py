@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import time
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.home import fuse, holders
 from ephemeroot.home.bindfs import Bindfs
 from ephemeroot.home.model import Entry
-from ephemeroot.home.view import View, is_dead, readlink
+from ephemeroot.home.view import View, aside, is_dead, readlink
 from ephemeroot.linux import paths
 
 
@@ -103,6 +102,7 @@ class RemoveLink(Operation):
 
     def execute(self, work: Work) -> str:
         """See ``Operation``."""
+        _remove_aside(self.path, self.source)
         if readlink(self.path) == self.source:
             _withdraw(self.path, self.source)
         work.view.record.links.pop(self.path, None)
@@ -245,24 +245,32 @@ def _find_bindfs() -> Bindfs | EphemerootError:
         return error
 
 
+def _remove_aside(path: str, source: str) -> None:
+    """Remove the link to *source* that an interrupted run has moved away from *path*."""
+    if readlink(aside(path)) == source:
+        os.unlink(aside(path))
+
+
 def _withdraw(path: str, source: str) -> None:
     """Remove the link at *path*, under a name of our own: what a program puts in its place
     at the last moment is put back.
     """
     directory, _, name = path.rpartition("/")
-    aside = f".ephemeroot-{secrets.token_hex(8)}"
-    os.rename(path, f"{directory}/{aside}")
-    if readlink(f"{directory}/{aside}") == source:
-        os.unlink(f"{directory}/{aside}")
-        return
+    place = aside(path)
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        paths.rename(fd, aside, fd, name, flags=paths.RENAME_NOREPLACE)
-    except OSError as error:
-        raise Refused(
-            f"{path} became something else meanwhile; it is now {directory}/{aside} and could "
-            f"not be put back: {error.strerror}"
-        ) from error
+        temporary = os.path.basename(place)
+        paths.rename(fd, name, fd, temporary, flags=paths.RENAME_NOREPLACE)
+        if readlink(place) == source:
+            os.unlink(place)
+            return
+        try:
+            paths.rename(fd, temporary, fd, name, flags=paths.RENAME_NOREPLACE)
+        except OSError as error:
+            raise Refused(
+                f"{path} became something else meanwhile; it is now {place} and could "
+                f"not be put back: {error.strerror}"
+            ) from error
     finally:
         os.close(fd)
     raise Refused(f"{path} became something else meanwhile: it stays")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 
@@ -84,6 +85,10 @@ class View:
         """Whether there is a link at *path* that leads where the record says it should."""
         return path in self.record.links and readlink(path) == self.record.links[path]
 
+    def is_set_aside(self, path: str) -> bool:
+        """Whether an interrupted run has moved our link at *path* aside, and not removed it."""
+        return path in self.record.links and readlink(aside(path)) == self.record.links[path]
+
     def is_our_directory(self, path: str) -> bool:
         """Whether the directory at *path* is the very one that the record says we made."""
         inode = self.record.directories.get(path)
@@ -118,6 +123,8 @@ class View:
             return self.is_ours(mount)
         if self.is_our_link(path) or path in (self.user.state, f"{self.user.state}.new"):
             return True
+        if any(aside(link) == path and self.is_set_aside(link) for link in self.record.links):
+            return True
         return self.is_our_directory(path) and self.has_only_ours(path)
 
 
@@ -125,6 +132,14 @@ def real(path: str) -> str:
     """*path* with the symlinks on the way to its last component resolved."""
     directory, _, name = path.rpartition("/")
     return f"{os.path.realpath(directory or '/').rstrip('/')}/{name}"
+
+
+def aside(path: str) -> str:
+    """The path under which a link at *path* is looked at once more before it is removed. The same
+    in each run, so that the next one finds what an interrupted one has left.
+    """
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.ephemeroot-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
 def readlink(path: str) -> str | None:
