@@ -184,6 +184,29 @@ class Directory(Linkable):
             os.close(parent)
         return " and ".join(filter(None, (settled, origin, result)))
 
+    def prepare(self, stage: Stage) -> str:
+        """An empty directory hides what the base has at its place in the overlay."""
+        store = stage.store(self.store)
+        if self.initial != "empty" or tree.is_directory(store, self.source):
+            return ""
+        self._have_parents(stage, store)
+        wanted = (self.user, self.group, self.mode, self.label)
+        seed.make_directory(store, self.source, *wanted, opaque=True)
+        return "created"
+
+    def _have_parents(self, stage: Stage, store: int) -> None:
+        """Have what leads to the directory in the upper directory, as the base has it."""
+        above = [name for name in self.source.split("/")[:-1] if name]
+        for number in range(len(above)):
+            source = "/".join(above[: number + 1])
+            if tree.is_directory(store, source):
+                continue
+            place = self.path.rsplit("/", len(above) - number)[0]
+            wanted = (0, 0, 0o755)
+            if tree.is_directory(stage.root(), place):
+                wanted = tree.owner_and_mode(stage.root(), place)
+            seed.make_directory(store, source, *wanted)
+
     def kinds(self, stage: Stage) -> tuple[int, ...]:
         return (stat.S_IFDIR,)
 
@@ -226,8 +249,9 @@ class Directory(Linkable):
         options and as a mount point of its own.
         """
         place = stage.resolve(self.path)
-        made = not tree.is_directory(stage.root(), place)
-        if made:
+        made = bool(stage.take_prepared(self.path))
+        if not tree.is_directory(stage.root(), place):
+            made = True
             make_in_root(stage, place, (self.user, self.group, self.mode, self.label))
         result = "persists with its directory"
         if self.method == "bind":

@@ -106,7 +106,14 @@ def seed_file(stage: Stage, file: DeclaredFile, root: int) -> str:
 
 
 def make_directory(
-    store: int, source: str, user: int, group: int, mode: int, label: str | None = None
+    store: int,
+    source: str,
+    user: int,
+    group: int,
+    mode: int,
+    label: str | None = None,
+    *,
+    opaque: bool = False,
 ) -> None:
     """Create the directory *source* of the open *store*, see ``tree.make_directory``.
 
@@ -117,13 +124,14 @@ def make_directory(
     workshop = records.open_folder(store, SEEDING)
     try:
         parent, name = tree.open_parent(store, source)
+        wanted = (parent, name, user, group, mode, label)
         try:
             try:
-                tree.make_directory(parent, name, user, group, mode, label, workshop=workshop)
+                tree.make_directory(*wanted, workshop=workshop, opaque=opaque)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                tree.make_directory(parent, name, user, group, mode, label)
+                tree.make_directory(*wanted, opaque=opaque)
         finally:
             os.close(parent)
     finally:
@@ -156,9 +164,6 @@ def sweep(store: int) -> None:
     finally:
         os.close(seeding)
 
-
-# Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories".
-_OPAQUE = "trusted.overlay.opaque"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user puts into a file causes none of these.
@@ -412,7 +417,7 @@ class _Seeding:
             fd = paths.open_beneath(workshop, name, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 with inode_flags.Lifted(fd):
-                    os.setxattr(fd, _OPAQUE, b"y")
+                    os.setxattr(fd, tree.OPAQUE, b"y")
             finally:
                 os.close(fd)
 

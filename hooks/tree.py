@@ -14,6 +14,10 @@ import stat
 from ephemeroot.linux import paths
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY
+
+OPAQUE = "trusted.overlay.opaque"
+"""Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"."""
+
 _LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
 
@@ -155,6 +159,7 @@ def make_directory(
     label: str | None = None,
     *,
     workshop: int | None = None,
+    opaque: bool = False,
 ) -> None:
     """Create a directory that from its first moment under *name* has owner, mode and, where
     the filesystem has them, the SELinux *label*.
@@ -163,18 +168,26 @@ def make_directory(
     that would count as existing with root's owner. An existing *name* is left alone.
     Where users can write to *parent*, they could exchange it meanwhile: then it is made in the open
     directory *workshop* on the same filesystem, which only root can write, or in a ``Workshop``.
+    In an overlay an *opaque* one shows nothing of the directory below it.
     """
     place = parent if workshop is None else workshop
     if is_roots_alone(os.fstat(place)):
-        _make_in(place, parent, name, (user, group, mode, label))
+        _make_in(place, parent, name, (user, group, mode, label), opaque=opaque)
         return
     from ephemeroot.linux.workshop import Workshop
 
     with Workshop(parent) as made:
-        _make_in(made.fd, parent, name, (user, group, mode, label))
+        _make_in(made.fd, parent, name, (user, group, mode, label), opaque=opaque)
 
 
-def _make_in(place: int, parent: int, name: str, wanted: tuple[int, int, int, str | None]) -> None:
+def _make_in(
+    place: int,
+    parent: int,
+    name: str,
+    wanted: tuple[int, int, int, str | None],
+    *,
+    opaque: bool,
+) -> None:
     user, group, mode, label = wanted
     temporary = f".ephemeroot-new-{os.getpid()}-{os.urandom(6).hex()}"
     os.mkdir(temporary, 0o700, dir_fd=place)
@@ -185,6 +198,8 @@ def _make_in(place: int, parent: int, name: str, wanted: tuple[int, int, int, st
             os.fchmod(fd, mode)
             if label:
                 _set_label(fd, label)
+            if opaque:
+                os.setxattr(fd, OPAQUE, b"y")
         finally:
             os.close(fd)
         paths.rename(place, temporary, parent, name, flags=paths.RENAME_NOREPLACE)

@@ -150,3 +150,25 @@ def test_an_overlays_store_again_below_another_store(tree: MachineTree, method: 
         assert "/a/b/c would be stored in the overlay /a, but is inside /a/b" in tree.complaint()
     else:
         assert tree.errors() == []
+
+
+OVERLAY = '{ directory = "/opt/app", method = "overlay" }'
+EMPTY = '{ directory = "/opt/app", method = "overlay", initial = "empty" }'
+CONF = '{ file = "/opt/app/conf", initial = "empty" }'
+
+
+@pytest.mark.parametrize(
+    ("directories", "files", "reason"),
+    [
+        (EMPTY, "", "an overlay shows what the base has"),
+        (OVERLAY, CONF, "it is part of the overlay /opt/app, which shows the base's file"),
+    ],
+    ids=["itself", "a file in it"],
+)
+def test_nothing_begins_empty_over_the_base(
+    tree: MachineTree, directories: str, files: str, reason: str
+) -> None:
+    declare(tree, directories, files)
+    (error,) = tree.errors()
+    path = "/opt/app/conf" if files else "/opt/app"
+    assert error.reason == f'{path} cannot have initial = "empty": {reason}'

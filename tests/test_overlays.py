@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from boot import STORE, Boot, overlay, parent
+from boot import STORE, Boot, directory, overlay, parent
 from btrfs_image import fresh_disk
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
@@ -64,6 +64,30 @@ def test_nothing_is_seeded(boot: Boot) -> None:
     boot.persist(parent("/opt"), overlay("/opt/app"))
     assert (app / "default").read_text() == "1"
     assert list((boot.root(STORE) / "opt/app").iterdir()) == []
+
+
+@pytest.mark.parametrize("inner", ["/opt/app/data", "/opt/app/between/data"])
+@pytest.mark.parametrize("method", ["bind", "symlink"])
+def test_a_directory_in_it_that_begins_empty_hides_the_bases(
+    boot: Boot, inner: str, method: str
+) -> None:
+    operations = (
+        parent("/opt"), overlay("/opt/app"), directory(inner, method=method, initial="empty"),
+    )  # fmt: skip
+    for number in range(3):
+        app = base(boot)
+        place = boot.root(inner)
+        place.mkdir(parents=True)
+        place.parent.chmod(0o711)
+        (place / "default").write_text("of the base")
+        (place.parent / "beside").write_text("of the base")
+        boot.persist(*operations)
+        assert sorted(p.name for p in place.iterdir()) == [f"of {n}" for n in range(number)]
+        (place / f"of {number}").write_text("")
+        assert (place.parent / "beside").read_text() == "of the base"
+        if place.parent != app:
+            assert stat.S_IMODE(place.parent.stat().st_mode) == 0o711
+        boot.next_boot()
 
 
 def test_options_that_tie_it_to_one_base_are_off(boot: Boot) -> None:

@@ -46,6 +46,7 @@ class Claims:
         parents: dict[str, Declared] = {}
         for entry in first.values():
             self._check_ancestors(entry, first)
+            self._check_initial(entry, first)
             self._check_overlays(entry, first)
             self._check_parent(entry, first, parents)
             if self._leaves_stores_alone(entry):
@@ -103,6 +104,28 @@ class Claims:
                     f"{above[0].path} of the store {above[0].store}",
                     f"use the store {above[0].store} for it; see {above[0].place}",
                 )
+
+    def _check_initial(self, entry: Declared, known: dict[str, Declared]) -> None:
+        """An overlay shows the base's content where its upper directory has none."""
+        if entry.initial != "empty":
+            return
+        if entry.method == "overlay":
+            self._add(
+                entry.place,
+                f'{entry.path} cannot have initial = "empty": an overlay shows what the base has',
+                'set method = "bind", or remove initial',
+            )
+            return
+        above = [known[path] for path in reversed(clean.parents(entry.path)) if path in known]
+        if entry.is_directory or not above or above[0].method != "overlay":
+            return
+        if above[0].store == entry.store:
+            self._add(
+                entry.place,
+                f'{entry.path} cannot have initial = "empty": it is part of the overlay '
+                f"{above[0].path}, which shows the base's file",
+                f"remove initial; see {above[0].place}",
+            )
 
     def _check_parent(
         self, entry: Declared, known: dict[str, Declared], parents: dict[str, Declared]
