@@ -115,11 +115,16 @@ def test_a_wrong_type_leaves_nothing_that_breaks_the_corrected_declaration(
     wrong = f'{{ directory = "/etc/tool.conf", method = "{method}" }}'
     # `check` refuses both: the plan is what an older program, or another root, has made.
     machine.declare(persistence(wrong, files='"/etc/machine-id", "/etc/net"'))
-    for place in ("etc/net", "etc/tool.conf"):
-        (machine.target / place).rename(machine.target / f"{place}.away")
+    places = [
+        top / name
+        for top in (machine.top / "base", machine.target)
+        for name in ("etc/net", "etc/tool.conf")
+    ]
+    for place in places:
+        place.rename(place.with_name(f"{place.name}.away"))
     machine.apply()
-    for place in ("etc/net", "etc/tool.conf"):
-        (machine.target / f"{place}.away").rename(machine.target / place)
+    for place in places:
+        place.with_name(f"{place.name}.away").rename(place)
     machine.next_boot()
     assert sorted("declared as a" in text for text in machine.said()) == [True, True]
     assert not os.path.lexists(machine.top / "one/etc/net")

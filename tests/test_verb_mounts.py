@@ -113,7 +113,7 @@ CHANGE_A_HISTORY = {
 }  # fmt: skip
 OPEN_A_HISTORY = CHANGE_A_HISTORY | {
     "diff", "diff-against", "roots-list", "roots-show", "roots-diff", "roots-mount",
-    "roots-restore", "base-list", "next-boot-root", "check", "status",
+    "roots-restore", "base-list", "next-boot-root", "check", "status", "plan", "adopt",
 }  # fmt: skip
 
 

@@ -81,10 +81,7 @@ def _of_tree(root: int, of: str) -> Iterator[Declared]:
     for line in fstab.parse(text_of(root, "/etc/fstab")):
         yield Declared(line.mount_point, line.device, line.type, f"/etc/fstab{of}")
     for unit in units_of(root, (".mount", ".automount")):
-        where = unit.values.get("Where", "")
+        where = unit.last("Where")
         if where.startswith("/"):
             point = "/" + "/".join(filter(None, where.split("/")))
-            values = unit.values
-            yield Declared(
-                point, values.get("What", ""), values.get("Type", ""), f"{unit.path}{of}"
-            )
+            yield Declared(point, unit.last("What"), unit.last("Type"), f"{unit.path}{of}")

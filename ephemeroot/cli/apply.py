@@ -28,6 +28,7 @@ from ephemeroot.config import (
     examine,
     identity,
     read,
+    sources,
     volumes,
 )
 from ephemeroot.conversion import lock, seeds
@@ -233,7 +234,7 @@ class Application:
         before the first image is built.
         """
         steps = [self._mark(path) for path in self.compilation.unmarked]
-        steps.append(Step(f"write the plan to {applied.PLAN}", self._write_plan))
+        steps.append(Step(f"write the plan to {sources.PLAN}", self._write_plan))
         first = next(iter(self.stores))
         if not stores.keeps_configuration(self.stores[first], self.root):
             steps.append(

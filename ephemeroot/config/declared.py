@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from ephemeroot.config import clean, resolution
+from ephemeroot.config import clean, sources
 from ephemeroot.config.accounts import Accounts, User
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import (
@@ -18,6 +18,14 @@ from ephemeroot.config.model import (
     UserEntry,
 )
 from ephemeroot.config.problem import Mistake, Place, Problem
+from ephemeroot.config.resolution import Roots
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.linux import paths
 
 OURS = "/etc/ephemeroot"
 """Persisted without being declared: a machine that forgets its configuration wipes no more."""
@@ -82,11 +90,14 @@ class Home:
 class Declared:
     """A directory or file that persists in ``store``.
 
+    ``path`` is where the next boot's root has it, ``live`` where the live root has it; both are
+    without symbolic links on the way. ``declared`` is the path as written.
     ``owner`` is for when the store does not have it yet; a file's has only what was asked
     for. ``parent`` is what was asked for the directory it lies in, at ``parent_place``.
     """
 
     path: str
+    live: str
     store: str
     is_directory: bool
     owner: Wanted
@@ -115,14 +126,26 @@ class Declared:
 
 
 class Resolver:
-    """Resolves one configuration against one machine, noting mistakes in ``problems``."""
+    """Resolves one configuration against one machine, noting mistakes in ``problems``.
 
-    def __init__(self, config: Configuration, machine: Machine, problems: list[Problem]) -> None:
+    Paths are resolved in *roots*, by default in the live root alone.
+    """
+
+    def __init__(
+        self,
+        config: Configuration,
+        machine: Machine,
+        problems: list[Problem],
+        roots: Roots | None = None,
+    ) -> None:
         self.config = config
         self.machine = machine
         self.accounts = machine.accounts
         self.problems = problems
-        self.stores = [store.path for store in config.stores]
+        stores = [store.path for store in config.stores]
+        self.roots = Roots(machine.root, stores=stores) if roots is None else roots
+        self.applied = {} if machine.another else _applied(machine)
+        self._keep()
         self.homes = {}
         for home in _peoples_homes(machine.accounts):
             path = self._resolve(home.path)
@@ -164,18 +187,54 @@ class Resolver:
         self.homes[place] = Home(place, user.uid, user.gid)
         return replace(user, home=home)
 
-    def _resolve(self, path: str, *, follow_last: bool = True) -> str:
-        """Where *path* is in the live root; as written for another machine, which has its own."""
+    def _resolve(self, path: str, *, follow_last: bool = True, live: bool = False) -> str:
+        """Where *path* is in the next root; as written for another machine, which has its own."""
         if self.machine.another:
             return path
-        root = self.machine.root
-        return resolution.resolve(root, path, self.stores, follow_last=follow_last)
+        return self.roots.resolve(path, follow_last=follow_last, live=live)
 
-    def _source(self, store: str, written: str, place: str) -> str:
-        """Where the store has it. It may have it from a time when links were not resolved."""
-        older = f"{store.rstrip('/')}{written}"
-        if place != written and os.path.lexists(self.machine.show(older)):
-            return written[1:]
+    def _keep(self) -> None:
+        """Tell ``roots`` what the next root has in declared directories: the store's content, or
+        what is seeded from the live root.
+        """
+        if self.machine.another or self.roots.base is None:
+            return
+        found = [
+            (self._store(store, entry, quiet=True), entry)
+            for store in self.config.stores
+            for entry in store.entries
+            if entry.is_directory
+        ]
+        found.sort(key=lambda pair: clean.components(pair[1].path))
+        before = -1
+        while before != len(self.roots.kept):  # a link may lead into what is declared further on
+            before = len(self.roots.kept)
+            for store, entry in found:
+                path = self._resolve(entry.path, follow_last=entry.method != "symlink")
+                content = self._content(store, entry, path)
+                if content:
+                    self.roots.kept.setdefault(path, content)
+
+    def _content(self, store: str, entry: Entry, path: str) -> str:
+        """The directory that has what the next root has at *path*; empty if that is the base's."""
+        if entry.method == "overlay":  # the base is below it
+            return path if os.path.ismount(self.machine.show(path)) else ""
+        for name in (entry.path, path):
+            if _has(self.machine.show(store), name):
+                return f"{store.rstrip('/')}{name}"
+        seeded = entry.initial == "previous" and os.path.isdir(self.machine.show(path))
+        return path if seeded else ""
+
+    def _source(self, store: str, entry: Entry, written: str, live: str, place: str) -> str:
+        """Where the store has it. It may have it from a time when links were not resolved, or led
+        elsewhere: the applied plan knows.
+        """
+        used = self.applied.get((store, place)) or self.applied.get((store, live))
+        for older in (used, written[1:], live[1:]):
+            if older and _has(self.machine.show(store), older):
+                return older
+        if used and entry.method == "copy" and os.path.lexists(self.machine.show(live)):
+            return used  # where it is copied back to
         return place[1:]
 
     def _people(self) -> list[str]:
@@ -202,11 +261,13 @@ class Resolver:
             wanted = Wanted(full.user, full.group, full.mode)
         follow_last = entry.is_directory and entry.method != "symlink"
         place = self._resolve(path, follow_last=follow_last)
+        live = self._resolve(path, follow_last=follow_last, live=True)
         where = self._store(store, entry)
         declared = Declared(
             path=place,
+            live=live,
             declared=path,
-            source=self._source(where, path, place),
+            source=self._source(where, entry, path, live, place),
             store=where,
             is_directory=entry.is_directory,
             owner=wanted,
@@ -226,13 +287,15 @@ class Resolver:
             return
         self.declared.append(declared)
 
-    def _store(self, store: StoreEntry, entry: Entry) -> str:
+    def _store(self, store: StoreEntry, entry: Entry, *, quiet: bool = False) -> str:
         """The store's path, or that of the one that the entry asks for."""
         if entry.store is None:
             return store.path
         known = [declared.path for declared in self.config.stores]
         if entry.store in known:
             return entry.store
+        if quiet:
+            return store.path
         place = entry.origin.of("store")
         if entry.store in self.config.disabled:
             self._add(place, f"the store {entry.store} is not enabled", "remove its enable = false")
@@ -266,6 +329,7 @@ class Resolver:
         self.declared.append(
             Declared(
                 path=OURS,
+                live=OURS,
                 declared=OURS,
                 source=OURS[1:],
                 store=store.path,
@@ -284,6 +348,34 @@ class Resolver:
 
     def _add(self, place: Place, reason: str, hint: str = "") -> None:
         self.problems.append(Problem.at(place, reason, hint))
+
+
+def _applied(machine: Machine) -> dict[tuple[str, str], str]:
+    """Where stores have declared paths by the applied plan, as far as it can be read."""
+    try:
+        plan = plans.load(machine.show(sources.PLAN))
+    except Damaged:
+        return {}
+    return {
+        (operation.store, operation.path): operation.source
+        for operation in plan.persist
+        if isinstance(operation, Directory | File | Copy | Overlay)
+    }
+
+
+def _has(store: str, path: str) -> bool:
+    """Whether the directory *store* has *path*, as the boot looks for it: through no link."""
+    try:
+        top = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.close(paths.open_beneath(top, path, os.O_PATH | os.O_NOFOLLOW))
+    except OSError:
+        return False
+    finally:
+        os.close(top)
+    return True
 
 
 def _peoples_homes(accounts: Accounts) -> list[Home]:

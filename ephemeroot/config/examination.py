@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ephemeroot.config import access, advice, network, presence, volumes
+from ephemeroot.config import access, advice, base_tree, network, presence, volumes
 from ephemeroot.config.claims import Claims
 from ephemeroot.config.declared import Declared, Home, Resolver
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration
 from ephemeroot.config.problem import Problem, ordered
 from ephemeroot.config.refusals import Refusals
+from ephemeroot.config.resolution import Roots
 from ephemeroot.config.volumes import Volume
 
 
@@ -40,13 +41,16 @@ def examine(config: Configuration, machine: Machine) -> Examination:
         reason = f"cannot be read: {source.error}"
         problems.append(Problem(source.path, "", reason, source.hint))
     mounted = network.resolve(config, machine, volumes.resolve(config, machine, problems), problems)
-    resolver = Resolver(config, machine, problems)
-    resolver.resolve()
-    network.check_overlays(resolver.declared, mounted, problems)
     stores = [store.path for store in config.stores]
+    with base_tree.opened(config, machine, mounted, problems) as base:
+        kept = [volume.mount_point for volume in mounted if volume.needed_for_boot]
+        roots = Roots(machine.root, base, stores, kept)
+        resolver = Resolver(config, machine, problems, roots)
+        resolver.resolve()
+        Refusals(config, machine, mounted, resolver.declared, problems, roots).check()
+        presence.check(machine, roots, resolver.declared, resolver.homes, problems)
+    network.check_overlays(resolver.declared, mounted, problems)
     Claims(resolver.declared, stores, mounted, problems).check()
-    Refusals(config, machine, mounted, resolver.declared, problems).check()
-    presence.check(machine, resolver.declared, resolver.homes, problems)
     access.check(machine, resolver.declared, list(resolver.homes.values()), problems)
     advice.advise(config, machine, mounted, resolver.declared, problems)
     return Examination(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ephemeroot.config import clean, fstab, histories, machine, markers, resolution, volumes
+from ephemeroot.config import clean, fstab, histories, machine, markers, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, StoreEntry, Wiping
 from ephemeroot.config.problem import Place, Problem
+from ephemeroot.config.resolution import Roots
 from ephemeroot.config.root import Root, fstab_lines
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Damaged
@@ -19,13 +20,14 @@ from ephemeroot.wipers.contract import Wiper
 
 @dataclass(slots=True)
 class Refusals:
-    """One configuration on one machine, with everything looked up."""
+    """One configuration on one machine, with everything looked up in *roots*."""
 
     config: Configuration
     machine: Machine
     volumes: Sequence[Volume]
     declared: Sequence[Declared]
     problems: list[Problem]
+    roots: Roots
     root: Root = field(init=False)
 
     def __post_init__(self) -> None:
@@ -253,10 +255,10 @@ class Refusals:
                 )
 
     def _database(self, path: str) -> str:
-        """Where the live root has it: Fedora's and openSUSE's /var/lib/rpm is a link."""
+        """Where the next root has it: Fedora's and openSUSE's /var/lib/rpm is a link."""
         if self.machine.another:
             return path
-        return resolution.resolve(self.machine.root, path, follow_last=True)
+        return self.roots.resolve(path, follow_last=True)
 
     # Stores
 

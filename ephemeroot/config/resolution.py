@@ -8,66 +8,157 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
-from ephemeroot.config import clean, sources
+from ephemeroot.config import clean, dynamic_users, sources
+from ephemeroot.config.dynamic_users import DynamicDirectory
 from ephemeroot.hooks import tree
+from ephemeroot.linux import paths
 
 _LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
-_STATES = ("/var/lib", "/var/cache", "/var/log")
+STATES = ("/var/lib/", "/var/cache/", "/var/log/")
 """Where systemd keeps a service's directories; those of DynamicUser= are in ``private`` there, and
 have a link beside it (systemd.exec(5)).
 """
 
 
-def resolve(root: str, path: str, stores: Sequence[str] = (), *, follow_last: bool) -> str:
-    """*path* of the system below *root* without symbolic links; what is missing stays as written.
+class Roots:
+    """The live root, which is the directory *live* here, and the root that the next boot makes.
 
-    Only links are followed that root made where only root can make them, as at boot, and none into
-    one of the *stores*: a boot has made that. *follow_last*: a link at *path* itself is followed.
+    The latter begins as the open directory *base*, if that is given. ``kept`` has its volumes and
+    declared directories, and for each a directory of the live root with the same content. Without
+    *base* the next root is taken to be as the live one.
     """
-    left = list(reversed(clean.components(path)))
-    done: list[str] = []
-    links = 0
-    while left:
-        part = left.pop()
-        if part == "..":
-            del done[-1:]
-            continue
-        target = _target(root, done, part, stores) if left or follow_last else None
-        if target is None:
-            done.append(part)
-            continue
-        links += 1
-        if links > _LINKS:
-            return path
-        if target.startswith("/"):
-            done.clear()
-        left += [name for name in reversed(target.split("/")) if name not in ("", ".")]
-    found = "/" + "/".join(done)
-    return _private(root, found) if follow_last else found
 
+    def __init__(
+        self,
+        live: str,
+        base: int | None = None,
+        stores: Sequence[str] = (),
+        kept: Iterable[str] = (),
+    ) -> None:
+        self.live = live
+        self.base = base
+        self.stores = stores
+        self.kept = {path: path for path in kept}
 
-def _target(root: str, above: list[str], name: str, stores: Sequence[str]) -> str | None:
-    directory = "/" + "/".join(above)
-    place = sources.show(root, f"{directory.rstrip('/')}/{name}")
-    try:
-        status = os.lstat(place)
-        if not stat.S_ISLNK(status.st_mode) or status.st_uid != 0:
-            return None
-        if not tree.is_roots_alone(os.stat(sources.show(root, directory))):
-            return None
-        target = os.readlink(place)
-    except OSError:
+    def resolve(self, path: str, *, follow_last: bool, live: bool = False) -> str:
+        """*path* without symbolic links in the next root, or in the *live* one; what is missing
+        stays as written.
+
+        Only links are followed that root made where only root can make them, as at boot, and none
+        into a store: a boot has made that. *follow_last*: a link at *path* itself is followed.
+        """
+        left = list(reversed(clean.components(path)))
+        done: list[str] = []
+        links = 0
+        while left:
+            part = left.pop()
+            if part == "..":
+                del done[-1:]
+                continue
+            target = self._target(done, part, live=live) if left or follow_last else None
+            if target is None:
+                done.append(part)
+                continue
+            links += 1
+            if links > _LINKS:
+                return path
+            if target.startswith("/"):
+                done.clear()
+            left += [name for name in reversed(target.split("/")) if name not in ("", ".")]
+        found = "/" + "/".join(done)
+        return self._private(found, live=live) if follow_last else found
+
+    def kind(self, path: str, *, live: bool = False) -> int:
+        """The type of the next root's *path* itself (``stat.S_IFREG``, …), or of the *live* root's;
+        0 if it is missing or cannot be seen.
+        """
+        directory, _, name = path.rpartition("/")
+        try:
+            fd = self._open(directory or "/", live=live)
+        except OSError:
+            return 0
+        try:
+            return tree.kind_of(fd, name)
+        except OSError:
+            return 0
+        finally:
+            os.close(fd)
+
+    def link(self, path: str, *, live: bool = False) -> str:
+        """What the symbolic link *path* says; empty if it is not one."""
+        directory, _, name = path.rpartition("/")
+        try:
+            fd = self._open(directory or "/", live=live)
+        except OSError:
+            return ""
+        try:
+            return os.readlink(name, dir_fd=fd)
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
+
+    def _open(self, directory: str, *, live: bool) -> int:
+        shown = directory if live or self.base is None else self._kept(directory)
+        if shown is None:
+            assert self.base is not None
+            return paths.open_beneath(self.base, directory, tree.DIRECTORY)
+        return os.open(sources.show(self.live, shown), tree.DIRECTORY | os.O_CLOEXEC)
+
+    def _kept(self, directory: str) -> str | None:
+        """Where the live root has the content of the next root's *directory*, unless the base has
+        it.
+        """
+        for path in (directory, *reversed(clean.parents(directory))):
+            if path in self.kept:
+                return self.kept[path] + directory[len(path) :]
         return None
-    return None if any(clean.is_below(target, store) for store in stores) else target
 
+    def _target(self, above: list[str], name: str, *, live: bool) -> str | None:
+        try:
+            fd = self._open("/" + "/".join(above), live=live)
+        except OSError:
+            return None
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode) or status.st_uid != 0:
+                return None
+            if not tree.is_roots_alone(os.fstat(fd)):
+                return None
+            target = os.readlink(name, dir_fd=fd)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return None if any(clean.is_below(target, store) for store in self.stores) else target
 
-def _private(root: str, path: str) -> str:
-    """Where the state of a service with DynamicUser= is, also before it has made its link."""
-    above, _, name = path.rpartition("/")
-    private = f"{above}/private/{name}"
-    if above not in _STATES or name == "private" or os.path.lexists(sources.show(root, path)):
-        return path
-    return private if os.path.isdir(sources.show(root, private)) else path
+    def _private(self, path: str, *, live: bool) -> str:
+        """Where the state of a service with DynamicUser= is, also before it has made its link.
+
+        The service makes both: the base need not have them, nor the live root before it has run.
+        """
+        if not path.startswith(STATES) or self.kind(path, live=live):
+            return path
+        above, _, name = path.rpartition("/")
+        private = f"{above}/private/{name}"
+        here = (self.kind(private, live=live), self.kind(private, live=True))
+        if f"{above}/" in STATES and name != "private" and stat.S_IFDIR in here:
+            return private
+        found = self.dynamic.get(path)
+        return path if found is None else found.private
+
+    @cached_property
+    def dynamic(self) -> dict[str, DynamicDirectory]:
+        """Directories of services with DynamicUser= in both roots, by the path without private."""
+        opened = os.open(self.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found = dynamic_users.directories(opened)
+        finally:
+            os.close(opened)
+        if self.base is not None:
+            found = {**dynamic_users.directories(self.base), **found}
+        return found

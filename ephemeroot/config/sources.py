@@ -16,6 +16,9 @@ from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import documents, paths
 
 MAIN = "/etc/ephemeroot/ephemeroot.toml"
+PLAN = "/etc/ephemeroot/plan.json"
+"""The applied plan, which ``apply`` writes: what the boot follows."""
+
 DROP_INS = ("/usr/lib/ephemeroot/conf.d", "/etc/ephemeroot/conf.d")
 LARGEST = 1 << 24
 """Bytes of any file that is read here; see ``toml`` for a configuration's."""

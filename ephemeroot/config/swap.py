@@ -52,7 +52,7 @@ def _in_fstab(root: int) -> Iterator[str]:
 
 def _in_units(root: int) -> Iterator[str]:
     for unit in units_of(root, (".swap",)):
-        what = unit.values.get("What", "")
+        what = unit.last("What")
         if what.startswith("/") and not what.startswith("/dev/"):
             yield what
 

@@ -18,10 +18,16 @@ _LONGEST = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit of systemd at ``path``, and its settings, whatever their section."""
+    """A unit of systemd at ``path``, and its settings, whatever their section: those of its
+    drop-ins are the later ones. An empty value takes back the earlier ones.
+    """
 
     path: str
-    values: dict[str, str]
+    lists: dict[str, list[str]]
+
+    def last(self, key: str) -> str:
+        """The value of *key* that takes effect where only one does; empty without one."""
+        return (self.lists.get(key) or [""])[-1]
 
 
 def units_of(root: int, endings: tuple[str, ...]) -> Iterator[Unit]:
@@ -32,16 +38,37 @@ def units_of(root: int, endings: tuple[str, ...]) -> Iterator[Unit]:
             if name not in known and name.endswith(endings):
                 known.add(name)  # what is earlier in the order hides it, a mask too
                 path = f"{folder}/{name}"
-                yield Unit(path, _settings(text_of(root, path)))
+                texts = (text_of(root, one) for one in (path, *_drop_ins(root, name)))
+                yield Unit(path, _settings("\n".join(texts)))
 
 
-def _settings(text: str) -> dict[str, str]:
-    values: dict[str, str] = {}
+def is_true(value: str) -> bool:
+    """Whether *value* is a boolean that is true (systemd.syntax(7))."""
+    return value.lower() in ("1", "yes", "y", "true", "t", "on")
+
+
+def _drop_ins(root: int, name: str) -> list[str]:
+    """The drop-ins of the unit *name*, in their order: one hides those of its name further on."""
+    found: dict[str, str] = {}
+    for folder in _UNITS:
+        for one in _listing(root, f"{folder}/{name}.d"):
+            if one.endswith(".conf"):
+                found.setdefault(one, f"{folder}/{name}.d/{one}")
+    return [found[one] for one in sorted(found)]
+
+
+def _settings(text: str) -> dict[str, list[str]]:
+    lists: dict[str, list[str]] = {}
     for line in text.splitlines():
         key, separator, value = line.partition("=")
-        if separator and not line.lstrip().startswith(("#", ";")):
-            values[key.strip()] = value.strip().replace("%%", "%")
-    return values
+        if not separator or line.lstrip().startswith(("#", ";")):
+            continue
+        key, value = key.strip(), value.strip().replace("%%", "%")
+        if value:
+            lists.setdefault(key, []).append(value)
+        else:
+            lists[key] = []
+    return lists
 
 
 def _listing(root: int, folder: str) -> list[str]:

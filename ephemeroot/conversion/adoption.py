@@ -24,11 +24,11 @@ from ephemeroot.config import (
     Machine,
     clean,
     examine,
-    resolution,
     volumes,
 )
 from ephemeroot.config.advice import REPLACED
 from ephemeroot.config.problem import Mistake
+from ephemeroot.config.resolution import Roots
 from ephemeroot.conversion import departure, drop_in, seeds, underway
 from ephemeroot.conversion.adopting import Work
 from ephemeroot.conversion.drop_in import Declaration
@@ -110,7 +110,7 @@ class Adopter:
         self.store = self._store(config, store)
         everything = {self._resolved(self._clean(text)) for text in asked}
         wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
-        declared = {d.path for d in self.before.declared}
+        declared = {d.live for d in self.before.declared}
         new = [self._declaration(path) for path in wanted if path not in declared]
         after = examine(drop_in.foreseen(config, new), machine)
         if after.errors:
@@ -147,7 +147,7 @@ class Adopter:
         """What the path leads to, as it is declared; a link that is not to a directory persists."""
         follow = (self.root / path.lstrip("/")).is_dir()
         known = [store.path for store in self.before.config.stores]
-        return resolution.resolve(str(self.root), path, known, follow_last=follow)
+        return Roots(str(self.root), stores=known).resolve(path, follow_last=follow)
 
     def _is_settled(self, path: str, asked: set[str]) -> bool:
         """Whether it persists by something above it, or goes with it now."""
@@ -192,7 +192,13 @@ class Adopter:
         return stat.S_ISDIR(mode)
 
     def _add(self, path: str, declare: Declaration | None, after: Examination) -> None:
-        declared = next(d for d in after.declared if d.path == path)
+        self._require_own_directory(path)
+        declared = next(d for d in after.declared if path in (d.path, d.live))
+        if declared.path != declared.live:
+            raise Refused(
+                f"{path} is {declared.path} in the base: nothing there is read from {path}",
+                "'ephemeroot check' says which link differs",
+            )
         operation = next(
             (o for o in self.plan.persist
              if isinstance(o, Directory | File | Copy) and o.path == path), None
@@ -246,6 +252,15 @@ class Adopter:
             return one.samefile(other)
         except OSError:
             return False
+
+    def _require_own_directory(self, path: str) -> None:
+        """Nothing may be bound where systemd makes a link: see ``dynamic_users``."""
+        dynamic = Roots(str(self.root)).dynamic.get(path)
+        if dynamic is not None:
+            raise Refused(
+                f"{dynamic.service} has DynamicUser=: systemd moves {path} to {dynamic.private}",
+                f"run 'systemctl restart {dynamic.service}', and adopt {dynamic.private}",
+            )
 
     def _require_on_root(self, path: str, live: str) -> None:
         """What is copied is the root's own; what something else has mounted is not seen there."""

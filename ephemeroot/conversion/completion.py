@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ephemeroot.config import sources
 from ephemeroot.conversion import returning
 from ephemeroot.conversion.departure import (
     FAILED,
@@ -102,7 +103,7 @@ class Finish:
                     for meter in (copier.meter, mirror.meter):
                         share.spend(meter)
                         budget.spend(meter)
-            returning.remove(root, applied.PLAN.lstrip("/"))
+            returning.remove(root, sources.PLAN.lstrip("/"))
         finally:
             for fd in (root, *opened.values()):
                 os.close(fd)

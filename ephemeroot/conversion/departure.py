@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ephemeroot.config import sources
 from ephemeroot.conversion import returning
 from ephemeroot.conversion.mirror import Mirror
 from ephemeroot.conversion.returning import Taken
@@ -174,7 +175,7 @@ class Departure:
             )
         root = returning.bare_root(self.root, writable=True)
         try:
-            returning.remove(root, applied.PLAN.lstrip("/"))
+            returning.remove(root, sources.PLAN.lstrip("/"))
             records.write(root, RECORD, self._record())
             returning.sync(root)
         finally:

@@ -1,9 +1,10 @@
 """Presets: what usually persists, by what is on the machine. Data files, read in their order.
 
-A ``[[preset]]`` has a ``title``, perhaps a ``why``, a condition and paths. ``directories``
-and ``copies`` (files and links that are copied, glob patterns) count if they exist, ``filled`` if
-something is in them, ``files`` if they exist or the preset is ``always``. Of ``paths``,
-``programs`` and ``units`` one must be there, if any is named.
+A ``[[preset]]`` has a ``title``, perhaps a ``why``, a condition and paths. ``directories`` and
+``copies`` (files and links that are copied, glob patterns) count if they exist, directories also if
+systemd will make them for a service with DynamicUser=; ``filled`` if something is in them,
+``files`` if they exist or the preset is ``always``. Of ``paths``, ``programs`` and ``units`` one
+must be there, if any is named.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from ephemeroot.config import dynamic_users
+from ephemeroot.config.dynamic_users import DynamicDirectory
 from ephemeroot.linux import bounds, walk
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 
@@ -56,12 +59,17 @@ def found(root: str, presets: Iterable[dict[str, Any]]) -> list[Found]:
     """What of *presets* fits the machine whose root is the directory *root*; each path once."""
     taken: set[str] = set()
     results = []
+    dynamic = _dynamic(root)
+    to_come = {os.path.dirname(one.private) for one in dynamic.values()}
     for preset in presets:
         if not _fits(root, preset):
             continue
         always = bool(preset.get("always"))
-        directories = [p for p in preset.get("directories", ()) if _is(root, p, stat.S_ISDIR)]
+        directories = [
+            p for p in preset.get("directories", ()) if _is(root, p, stat.S_ISDIR) or p in to_come
+        ]
         directories += [p for p in preset.get("filled", ()) if _is_filled(root, p)]
+        directories = [dynamic[p].private if p in dynamic else p for p in directories]
         plain = [p for p in preset.get("files", ()) if always or _is(root, p, stat.S_ISREG)]
         copies = [p for pattern in preset.get("copies", ()) for p in _matching(root, pattern)]
         one = Found(
@@ -74,6 +82,14 @@ def found(root: str, presets: Iterable[dict[str, Any]]) -> list[Found]:
         if one.directories or one.files or one.copies:
             results.append(one)
     return results
+
+
+def _dynamic(root: str) -> dict[str, DynamicDirectory]:
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return dynamic_users.directories(fd)
+    finally:
+        os.close(fd)
 
 
 def _new(paths: list[str], taken: set[str]) -> tuple[str, ...]:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ephemeroot.config import sources
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.linux import documents
 
-PLAN = "/etc/ephemeroot/plan.json"
-
 
 def path(root: Path) -> Path:
     """Where the system below *root* keeps its applied plan."""
-    return root / PLAN.lstrip("/")
+    return root / sources.PLAN.lstrip("/")
 
 
 def read(root: Path) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,7 +69,7 @@ class Services:
                     if "%" in folder or folder.startswith("/"):
                         continue
                     private = f"{top}/private/{folder}"
-                    if self.is_dynamic(name) and os.path.isdir(self.live / private.lstrip("/")):
+                    if self.is_dynamic(name) and top != "/etc":
                         yield private
                     else:
                         yield f"{top}/{folder}"
