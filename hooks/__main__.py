@@ -1,7 +1,8 @@
 """The one entry: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
 
 The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something was
-reported; 11 go on, another root than the plan's boots and nothing was done to it; 71 reboot; 72
+reported; 11 go on, another root than the plan's boots and nothing was done to it; 12 go on, the
+layer above the installed root is in memory, for none could be made where it belongs; 71 reboot; 72
 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
 Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
 program could decide nothing: then the policy that was baked into the image decides. 1 is
@@ -33,9 +34,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.cmdline import CommandLine
 
-DONE, EMERGENCY, USAGE, LOCKED, DONE_WITH_PROBLEMS, FOREIGN, NO_PLAN, BUG, REBOOT, POWEROFF = (
-    0, 73, 2, 3, 10, 11, 20, 70, 71, 72,
+DONE, EMERGENCY, USAGE, LOCKED, DONE_WITH_PROBLEMS, FOREIGN, IN_MEMORY, NO_PLAN, BUG = (
+    0, 73, 2, 3, 10, 11, 12, 20, 70,
 )  # fmt: skip
+REBOOT, POWEROFF = 71, 72
 
 _EXIT = {
     "emergency": EMERGENCY,
@@ -204,6 +206,16 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
     message = error.message if isinstance(error, EphemerootError) else _os_message(error)
     hint = error.hint if isinstance(error, EphemerootError) else ""
     stage.report.problem(f"{name} failed: {message}", hint, CRITICAL)
+    if name == "wipe" and _EXIT[policy] == DONE_WITH_PROBLEMS:
+        try:
+            if wiping.fall_back(stage, message):
+                wiping.remember_kept(stage, message)
+                stage.report.finish(f"the layer is in memory: {message}")
+                return IN_MEMORY
+        except (EphemerootError, OSError) as failure:
+            # The installed root below is not for boots that write to it.
+            stage.report.problem(f"no layer in memory could be mounted: {failure}", "", CRITICAL)
+            kind, policy = "wipe", "emergency"
     if _EXIT[policy] == DONE_WITH_PROBLEMS:
         if name == "wipe":
             stage.report.log(wiping.what_is_kept(stage), WARNING)

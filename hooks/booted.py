@@ -12,7 +12,7 @@ from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.report import WARNING
-from ephemeroot.hooks.stage import WIPED
+from ephemeroot.hooks.stage import FALLBACK, WIPED
 from ephemeroot.linux import documents, mountinfo
 from ephemeroot.wipers.history import Installed
 
@@ -51,21 +51,23 @@ def was_kept(stage: Stage) -> bool:
 
 
 def open_layer_behind(stage: Stage) -> int:
-    """What the boot before wrote, if this boot's root was kept and that one's was a layer over it:
-    the open directory of the layer; -1 if there is none.
+    """What the boot before wrote, if that has not been handed over and is in a layer that is not
+    this boot's: the open directory of the layer; -1 if there is none.
     """
     wipe = stage.plan.root_wipe()
     mount = mountinfo.mounted_at(stage.target)
-    if wipe is None or mount is None or not stage.was_kept():
+    if wipe is None or mount is None or not (stage.was_kept() or fell_back(stage)):
         return -1
     wiper = wipe.load()
     if not wiper.LAYERED:
         return -1
+    facts = (stage.recall(WIPED) or {}).get(wipe.target)
+    fallen = isinstance(facts, dict)
     installed = Installed(
-        device=mount.source,
+        device=str(facts.get("device")) if isinstance(facts, dict) else mount.source,
         private=stage.private("wiper"),
         live=stage.target,
-        subvolume=mount.root.strip("/"),
+        subvolume=stage.cmdline.named_subvolume() if fallen else mount.root.strip("/"),
         volumes={volume.mount_point: stage.volume(volume.name) for volume in stage.plan.volumes()},
         system=stage.plan.system,
     )
@@ -75,6 +77,14 @@ def open_layer_behind(stage: Stage) -> int:
         stage.report.problem(f"cannot look into the layer of the boot before: {error}",
                              level=WARNING)  # fmt: skip
         return -1
+
+
+def fell_back(stage: Stage) -> bool:
+    """Whether this boot's layer is in memory for lack of another, and the root of the boot before
+    has not been handed over.
+    """
+    facts = (stage.recall(WIPED) or {}).get("/")
+    return isinstance(facts, dict) and FALLBACK in facts and not facts.get("handed-over")
 
 
 def remember(stage: Stage) -> None:
@@ -112,6 +122,8 @@ def _used(stage: Stage) -> dict[str, dict[str, str]] | None:
     facts = record.get(wipe.target)
     if not isinstance(facts, dict):
         return {"kept": wiper.identify_mounted(stage.target)}
+    if FALLBACK in facts and not facts.get("handed-over"):
+        return None  # the root of the boot before is still to be handed over
     return {"fresh": facts["fresh"]}
 
 

@@ -83,9 +83,9 @@ class Copy(Operation):
         persists_with = nesting.persists_with(stage, self)
         entry = self._entry(place, stage.plan.owner(self.path), nesting.through(stage, self))
         results = []
-        if stage.was_kept():
+        if stage.was_kept() or stage.behind >= 0:
             try:
-                results.append(self._catch_up_kept(stage))
+                results.append(self._catch_up_late(stage))
             except Refused:
                 # The root's is the newer one: it stays, and is stored once there is room.
                 if persists_with is None:
@@ -107,7 +107,7 @@ class Copy(Operation):
 
     def prepare(self, stage: Stage) -> str:
         renames.recover(stage.store(self.store))
-        results = [self._catch_up_kept(stage)] if stage.was_kept() else []
+        results = [self._catch_up_late(stage)]
         # Without one the overlay shows what the base has.
         if self._is_sound(stage, stage.store(self.store)):
             self._take_from_base(stage, results)
@@ -161,10 +161,13 @@ class Copy(Operation):
             f"copy back {self.path} to the store {self.store}, if the previous root has a newer one"
         )
 
-    def _catch_up_kept(self, stage: Stage) -> str:
-        """The same for a root that was kept, after the layer of the boot before."""
+    def _catch_up_late(self, stage: Stage) -> str:
+        """The same in the persistence stage, for what was not handed over before the wipe: from the
+        layer of the boot before, and from a root that was kept.
+        """
         layer = self._catch_up(stage, stage.behind) if stage.behind >= 0 else ""
-        return _joined([layer, self._catch_up(stage, stage.bare())])
+        kept = self._catch_up(stage, stage.bare()) if stage.was_kept() else ""
+        return _joined([layer, kept])
 
     def _catch_up(self, stage: Stage, root: int) -> str:
         """Store what the boot of the open bare *root* has not copied back. Its copy is in the

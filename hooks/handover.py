@@ -57,6 +57,7 @@ class HandOver:
                 if not boots:
                     self._remember_unsaved()
                 raise
+            self.stage.handed.add(self.target)
             return keep
         finally:
             self.stage.allowance = Allowance()

@@ -24,6 +24,9 @@ RUN = "/run/ephemeroot"
 WIPED = "wiped"
 """The record in the run directory that says what this boot has made fresh."""
 
+FALLBACK = "fallback"
+"""In what ``WIPED`` says of a root: why its layer is in memory although that is not configured."""
+
 _RESERVED = 256 << 10  # bytes: a record names all old roots
 
 
@@ -38,7 +41,8 @@ class Stage:
     ``copies`` the files that it copies there and that are copied back. ``old_root`` names
     the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
     With ``dry_run`` a wipe only describes itself. ``allowance`` is what the entry at hand may
-    cost. ``fresh`` has what this process has made fresh, whether or not that could be recorded.
+    cost. ``fresh`` has what this process has made fresh, whether or not that could be recorded, and
+    ``handed`` the targets whose previous root has been handed over.
     ``in_effect`` maps the declared directories that are mounted in the new root to their stores,
     ``leading`` lists those of ``made`` that only lead to a declared path, ``seeded`` has the paths
     that this run has seeded, ``prepared`` what ``prepare`` came to, by path. ``behind`` is what the
@@ -47,8 +51,9 @@ class Stage:
 
     __slots__ = (
         "_bare", "_lock", "_parents", "_root", "_stores", "allowance", "behind",
-        "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "in_effect", "leading", "made",
-        "old_root", "plan", "prepared", "report", "run", "seeded", "shared", "target", "wait",
+        "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "handed", "in_effect",
+        "leading", "made", "old_root", "plan", "prepared", "report", "run", "seeded", "shared",
+        "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +82,7 @@ class Stage:
         self.copies: list[dict[str, object]] = []
         self.allowance = Allowance()
         self.fresh: set[str] = set()
+        self.handed: set[str] = set()
         self.in_effect: dict[str, str] = {}
         self.seeded: set[str] = set()
         self.behind = -1

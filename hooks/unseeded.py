@@ -160,7 +160,7 @@ def lack(stage: Stage, path: str, store: str, source: str, initial: str) -> Lack
     if initial != "previous":
         return Lack(may_seed=initial == "fresh")
     fresh = stage.is_fresh(path)
-    other = not fresh and _is_elsewhere(stage, path)
+    other = (not fresh and _is_elsewhere(stage, path)) or _is_in_layer(stage, path)
     for omission in read(stage.store(store), store):
         if omission.source == source and omission.whole:
             error = EphemerootError(
@@ -177,6 +177,14 @@ def lack(stage: Stage, path: str, store: str, source: str, initial: str) -> Lack
         )
         return Lack(may_seed=False, error=error)
     return Lack(may_seed=True)
+
+
+def _is_in_layer(stage: Stage, path: str) -> bool:
+    """Whether the boot before has left *path* in a layer, and this one could not use it."""
+    root = stage.plan.root_wipe()
+    if root is None or stage.wiped_above(path) != root.target or not booted.fell_back(stage):
+        return False
+    return root.load().keeps and not booted.was_kept(stage)
 
 
 def _is_elsewhere(stage: Stage, path: str) -> bool:

@@ -10,7 +10,7 @@ from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import booted, clock, ownership, proofs, remount
 from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.hooks.stage import WIPED
+from ephemeroot.hooks.stage import FALLBACK, WIPED
 from ephemeroot.linux import devices
 from ephemeroot.wipers import contract
 
@@ -90,16 +90,56 @@ class Wipe(Operation):
         """Raises ``Refused`` if a proof failed and nothing was changed."""
         wiper = self.load()
         device, subvolume = self._what(stage) if wiper.ON_DEVICE else self._no_device(stage, wiper)
-        now = time.time()
         hand_over = self._hand_over(stage, wiper)
+        boot = self._boot(stage, wiper, (device, subvolume), hand_over)
+        if stage.dry_run:
+            wiper.wipe(boot)
+            return "not done: dry run"
+        # What a wipe has done must be known to the rest of the boot.
+        stage.reserve(WIPED)
+        outcome = wiper.wipe(boot)
+        stage.fresh.add(self.target)
+        for line in outcome.problems:
+            stage.report.problem(line)
+        self._settle(stage, hand_over)
+        facts = self._facts(outcome)
+        stage.report.set(f"wiped {self.target}", facts)
+        self._record(stage, facts)
+        if wiper.MOUNTS_ROOT:
+            self._keep_mounted(stage)
+        return f"retired {outcome.retired}" if outcome.retired else "fresh"
+
+    def fall_back(self, stage: Stage, reason: str) -> None:
+        """Mount a root with a layer in memory, since nothing could be made fresh for *reason*.
+
+        Raises ``EphemerootError`` or ``OSError``.
+        """
+        wiper = self.load()
+        what = self._what(stage) if wiper.ON_DEVICE else ("", None)
+        boot = self._boot(stage, wiper, what, self._hand_over(stage, wiper))
+        stage.reserve(WIPED)
+        outcome = wiper.fall_back(boot)
+        stage.fresh.add(self.target)
+        facts = self._facts(outcome) | {
+            FALLBACK: reason,
+            "device": what[0],
+            "handed-over": self.target in stage.handed,
+        }
+        stage.report.set(f"wiped {self.target}", facts)
+        self._record(stage, facts)
+        self._keep_mounted(stage)
+
+    def _boot(
+        self, stage: Stage, wiper: contract.Wiper, what: tuple[str, str | None], hand_over: HandOver
+    ) -> contract.Boot:
         boot = contract.Boot(
-            device=device,
-            subvolume=subvolume,
+            device=what[0],
+            subvolume=what[1],
             target=self.target,
             private=stage.private("wiper"),
             shared=stage.shared,
             boot_id=stage.boot_id,
-            now=now,
+            now=time.time(),
             synchronised=clock.is_synchronised(),
             prove=lambda path: self._prove(stage, path),
             log=stage.report.log,
@@ -118,17 +158,10 @@ class Wipe(Operation):
             booted=booted.read(stage) if wiper.LAYERED else (),
             volumes={o.mount_point: stage.volume(o.name) for o in stage.plan.volumes()},
         )
-        if stage.dry_run:
-            wiper.wipe(boot)
-            return "not done: dry run"
-        # What a wipe has done must be known to the rest of the boot.
-        stage.reserve(WIPED)
-        outcome = wiper.wipe(boot)
-        stage.fresh.add(self.target)
-        for line in outcome.problems:
-            stage.report.problem(line)
-        self._settle(stage, hand_over)
-        facts: dict[str, object] = {
+        return boot
+
+    def _facts(self, outcome: contract.Outcome) -> dict[str, object]:
+        return {
             "target": self.target,
             "wiper": self.wiper,
             "attribute": self.attribute,
@@ -139,17 +172,15 @@ class Wipe(Operation):
             "kept": outcome.kept,
             "recovered": outcome.recovered,
         }
-        stage.report.set(f"wiped {self.target}", facts)
-        self._record(stage, facts)
-        if wiper.MOUNTS_ROOT:
-            try:
-                remount.prevent(stage)
-            except OSError as error:
-                stage.report.problem(
-                    f"systemd-remount-fs.service would remount the new root: {error.strerror}",
-                    "mask it on the installed system",
-                )
-        return f"retired {outcome.retired}" if outcome.retired else "fresh"
+
+    def _keep_mounted(self, stage: Stage) -> None:
+        try:
+            remount.prevent(stage)
+        except OSError as error:
+            stage.report.problem(
+                f"systemd-remount-fs.service would remount the new root: {error.strerror}",
+                "mask it on the installed system",
+            )
 
     def _record(self, stage: Stage, facts: dict[str, object]) -> None:
         """Leave the facts for the rest of the boot. The root is fresh, whatever fails now."""

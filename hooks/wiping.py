@@ -180,6 +180,33 @@ def remember_kept(stage: Stage, reason: str) -> None:
         )
 
 
+def fall_back(stage: Stage, reason: str) -> bool:
+    """Boot a layer in memory, for nothing could be made fresh for *reason* and the installed root
+    must not be written to; False if there is no such layer above this machine's root.
+
+    Raises ``EphemerootError`` or ``OSError`` if that fails too: nothing may be booted then.
+    """
+    root = stage.plan.root_wipe()
+    if stage.dry_run or not is_layered(root) or has_fresh_root(stage):
+        return False
+    if root is not None:
+        root.fall_back(stage, reason)
+    stage.report.log(
+        f"this boot has its layer in memory: undeclared files are lost at power-off ({reason})",
+        WARNING,
+        console=True,
+    )
+    return True
+
+
+def is_layered(root: Wipe | None) -> bool:
+    """Whether the root is made fresh by a layer above an installed one, see ``Wiper.LAYERED``."""
+    try:
+        return root is not None and root.load().LAYERED
+    except Damaged:
+        return False
+
+
 def what_is_kept(stage: Stage) -> str:
     """A line for people on what a wipe that failed has left."""
     recorded = {key for key in stage.recall(WIPED) or {} if key.startswith("/")}

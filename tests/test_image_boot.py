@@ -203,6 +203,17 @@ def test_policies(
     assert ended == ([f"systemctl --force {ends}"] if ends else [])
 
 
+@pytest.mark.parametrize("policy", ["keep", "continue"])
+def test_installed_root_below_layers_is_booted_only_by_name(machine: Machine, policy: str) -> None:
+    machine.interpreter("exit 139")
+    machine.settings.update(wipe=policy, layered="yes")
+    result = machine.boot("wipe")
+    assert result.status == 1
+    assert "no layer is above the installed root" in result.console
+    machine.cmdline += " ephemeroot.wipe=no"
+    assert machine.boot("wipe").status == 0
+
+
 @pytest.mark.parametrize("stage", ["wipe", "persist"])
 @pytest.mark.parametrize("word", ["no", "NO", "0", "off", "False", "n"])
 def test_ephemeroot_no_does_nothing_at_all(machine: Machine, stage: str, word: str) -> None:

@@ -444,6 +444,13 @@ class Wiper:
         """
         raise NotImplementedError
 
+    def fall_back(self, boot: Boot) -> Outcome:
+        """Mount a fresh root with its layer in memory, since ``wipe`` has failed: the installed one
+        must not be booted writable. Nothing is proven, handed over or changed on a disk.
+        Asked of one that is ``LAYERED``; raises as ``wipe``.
+        """
+        raise NotImplementedError
+
     def open_layer(self, installed: Installed, booted: Iterable[dict[str, dict[str, str]]]) -> int:
         """The open directory of the layer that the boot before used, see ``Boot.booted``; -1 if
         there is none. Asked of one that is ``LAYERED``, in a boot whose root was kept.

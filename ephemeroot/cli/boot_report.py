@@ -10,7 +10,7 @@ from typing import Any
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import ownership
 from ephemeroot.hooks import report as reports
-from ephemeroot.hooks.stage import RUN, WIPED
+from ephemeroot.hooks.stage import FALLBACK, RUN, WIPED
 from ephemeroot.linux import documents
 
 REPORT = "boot.json"
@@ -26,6 +26,7 @@ _BECAME = (
 
 _WIPED = {
     "wiper": str, "retired": (str, type(None)), "pruned": [str], "kept": [str], "problems": [str],
+    FALLBACK: str,
 }  # fmt: skip
 _STAGE = {
     "boot-id": str,
@@ -41,7 +42,8 @@ _RECORD = {"boot-id": str, "kept": str}
 
 @dataclass
 class BootReport:
-    """One boot. ``state`` is ``ephemeral`` (``/`` was made fresh), ``kept`` (for ``reason``),
+    """One boot. ``state`` is ``ephemeral`` (``/`` was made fresh), ``in-memory`` (so it was, with a
+    layer in memory, for ``reason``), ``kept`` (for ``reason``),
     ``foreign`` (another root than the plan's, for ``reason``), ``failed``, or ``none`` (no stage
     ran, for ``reason``). ``stages`` has the report's own tables; ``wiped`` what was made fresh, by
     target; ``outcomes`` the declared paths' lines by what became of them, ``seeded`` and
@@ -115,6 +117,8 @@ def read(root: Path) -> BootReport:
     foreign = [s[ownership.RECORD] for s in stages.values() if ownership.RECORD in s]
     if foreign:
         report.state, report.reason = "foreign", foreign[-1].get("reason", "")
+    elif FALLBACK in report.wiped.get("/", {}):
+        report.state, report.reason = "in-memory", report.wiped["/"][FALLBACK]
     elif "/" in report.wiped:
         report.state, report.reason = "ephemeral", kept
     elif kept:

@@ -128,6 +128,11 @@ class Status:
         lines = [*self.damage, *(p.get("problem", "") for p in self.boot.problems)]
         if self.boot.state == "failed" or (self.boot.state == "none" and self.plan is not None):
             lines.append(f"this root is not ephemeral: {self.boot.reason}")
+        if self.boot.state == "in-memory":
+            lines.append(
+                "this root has its layer in memory: undeclared files are lost at power-off "
+                f"({self.boot.reason})"
+            )
         if self.boot.state == "foreign":
             return [*lines, *self.images]  # no store is mounted, and none is missed
         lines += [f"the store {s.path}: {s.state}" for s in self.stores if s.state != "ok"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _STATES = {
     "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),
+    "in-memory": ("this root is new, with its layer in memory", terminal.RED),
     "kept": ("this root was kept as it was", terminal.YELLOW),
     "foreign": ("this boot is of another root, left untouched", terminal.YELLOW),
     "failed": ("this root could not be made fresh", terminal.RED),

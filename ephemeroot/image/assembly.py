@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.hooks import checks, network
+from ephemeroot.hooks import checks, network, wiping
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Volume
@@ -229,6 +229,7 @@ def _settings(
         "checks": " ".join(checked),
         # Units check file systems and wait for devices; without them the stage has to.
         "options": "" if target.has_systemd else "--check --wait",
+        "layered": "yes" if wiping.is_layered(plan.root_wipe()) else "",
         "wipe": plan.on_failure["wipe"],
         "store": plan.on_failure["store"],
         "hooks": " ".join(script.end for script in contents.scripts),

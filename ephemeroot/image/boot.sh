@@ -1,8 +1,9 @@
 #!/bin/sh
 # boot wipe|persist|inert [TARGET]: run one stage, and know what to do when it cannot even start.
 #
-# The stage itself is Python (boot.pyc beside this file). Its exit status: 0, 10 and 11 go on
-# (11: another root than the plan's boots, untouched), 71 reboot, 72 power off, 73 fail closed. Anything else means that it decided nothing (no
+# The stage itself is Python (boot.pyc beside this file). Its exit status: 0, 10, 11 and 12 go on
+# (11: another root than the plan's boots, untouched; 12: the layer above the installed root is in
+# memory), 71 reboot, 72 power off, 73 fail closed. Anything else means that it decided nothing (no
 # interpreter, a crash, a damaged plan): then the policies baked in below decide.
 
 folder=${0%/*}
@@ -13,6 +14,7 @@ python=/usr/bin/python3
 libraries=
 checks=
 options=
+layered=
 wipe=keep
 store=emergency
 # shellcheck source=/dev/null  # written by `ephemeroot image`
@@ -68,8 +70,11 @@ follow() {
     case $override in keep | continue | emergency | reboot | poweroff) policy=$override ;; esac
     case $policy:$stage in
         keep:wipe | continue:wipe)
-            say "the root is kept as it is: nothing was wiped"
-            exit 0
+            if [ -z "$layered" ]; then
+                say "the root is kept as it is: nothing was wiped"
+                exit 0
+            fi
+            say "no layer is above the installed root, which is not booted by itself"
             ;;
         keep:* | continue:*)
             say "the boot goes on: NOTHING THAT WAS DECLARED PERSISTS"
@@ -132,7 +137,7 @@ status=$?
 unset LD_LIBRARY_PATH
 { echo "${limit:-ratelimit}" > "$rate"; } 2> /dev/null
 case $status in
-    0 | 10 | 11) exit 0 ;;
+    0 | 10 | 11 | 12) exit 0 ;;
     71) leave reboot ;;
     72) leave poweroff ;;
     73) exit 1 ;;

@@ -100,6 +100,14 @@ class Overlay(Wiper):
         options = [*stack.neither(boot.root_flags), "ro"]
         return mounts.create(str(self.settings["type"]), boot.device, options)
 
+    def fall_back(self, boot: Boot) -> Outcome:
+        places = Places(boot.private)
+        try:
+            below = places.attach(self.lower(boot), "below")
+            return self._make_in_memory(boot, places, below)
+        finally:
+            places.close()
+
     def open_layer(self, installed: Installed, booted: Iterable[dict[str, dict[str, str]]]) -> int:
         if self._volume is None:
             return -1
@@ -171,8 +179,9 @@ class Overlay(Wiper):
     def _in_memory(self, boot: Boot, places: Places, below: str) -> Outcome:
         if boot.booted and "kept" in boot.booted[0]:
             self._hand_over(boot, below)
-        if boot.dry_run:
-            return Outcome(fresh={})
+        return Outcome(fresh={}) if boot.dry_run else self._make_in_memory(boot, places, below)
+
+    def _make_in_memory(self, boot: Boot, places: Places, below: str) -> Outcome:
         size = self.settings.get("size")
         options = ["mode=0700", *([f"size={size}"] if size is not None else [])]
         above = places.attach(mounts.create("tmpfs", "tmpfs", options), "layers")
