@@ -19,10 +19,17 @@ import ephemeroot
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 SOURCES = (
-    "LICENSE", "README.md", "pyproject.toml",
+    "LICENSE", "README.md", "completions", "pyproject.toml",
     "dracut", "ephemeroot", "hooks", "man", "mkinitcpio", "systemd", "wipers",
 )  # fmt: skip
 
+
+COMPLETIONS = {
+    "bash-completion/completions/ephemeroot",
+    "fish/vendor_completions.d/ephemeroot.fish",
+    "zsh/site-functions/_ephemeroot",
+}
+"""Where the shells look for them, below share."""
 
 FOLDERS = ("dracut", "ephemeroot", "hooks", "mkinitcpio", "systemd", "wipers")
 """What the wheel is made from."""
@@ -86,7 +93,8 @@ def test_one_package_and_nothing_beside_it(wheel: Path) -> None:
     assert top == {"ephemeroot", f"{name}.dist-info", f"{name}.data"}
     pages = {path.name: path.suffix[1:] for path in (CHECKOUT / "man").iterdir()}
     assert pages
-    assert data == {f"{name}.data/data/share/man/man{pages[page]}/{page}" for page in pages}
+    shared = {f"man/man{pages[page]}/{page}" for page in pages} | COMPLETIONS
+    assert data == {f"{name}.data/data/share/{path}" for path in shared}
 
 
 def tracked() -> set[str]:

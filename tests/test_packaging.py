@@ -21,8 +21,8 @@ ARCH = PACKAGING / "arch"
 
 # What a clone has that a package is made of.
 SOURCES = (
-    "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "docs", "dracut", "ephemeroot",
-    "hooks", "man", "mkinitcpio", "packaging", "systemd", "wipers",
+    "CHANGELOG.md", "LICENSE", "README.md", "completions", "pyproject.toml", "docs", "dracut",
+    "ephemeroot", "hooks", "man", "mkinitcpio", "packaging", "systemd", "wipers",
 )  # fmt: skip
 
 MAKEPKG = """\
@@ -96,6 +96,9 @@ def test_arch_what_is_in_the_package(arch: Path) -> None:
         "usr/share/licenses/ephemeroot/LICENSE",
         *(f"usr/share/doc/ephemeroot/docs/{p.name}" for p in (CHECKOUT / "docs").iterdir()),
         *(f"usr/share/man/man{p.suffix[1:]}/{p.name}" for p in (CHECKOUT / "man").iterdir()),
+        "usr/share/bash-completion/completions/ephemeroot",
+        "usr/share/fish/vendor_completions.d/ephemeroot.fish",
+        "usr/share/zsh/site-functions/_ephemeroot",
     } <= installed
     assert {name for name in installed if not name.startswith("usr/")} == {"etc/ephemeroot/conf.d"}
     assert (arch / "usr/bin/ephemeroot").read_text().startswith("#!")

@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SOURCES = (
-    "LICENSE", "README.md", "pyproject.toml", "dracut", "ephemeroot", "hooks", "mkinitcpio",
-    "systemd", "man", "wipers",
+    "LICENSE", "README.md", "completions", "pyproject.toml", "dracut", "ephemeroot", "hooks",
+    "mkinitcpio", "systemd", "man", "wipers",
 )  # fmt: skip
 FOLDER = "usr/lib/ephemeroot"
 

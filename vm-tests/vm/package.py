@@ -38,7 +38,7 @@ _PROGRAM = (
     *("LICENSE", "pyproject.toml", "packaging"),
     *("dracut", "ephemeroot", "hooks", "mkinitcpio", "systemd", "wipers"),
 )
-_DOCUMENTS = ("CHANGELOG.md", "README.md", "docs", "man")
+_DOCUMENTS = ("CHANGELOG.md", "README.md", "completions", "docs", "man")
 
 # Not all of build-essential is there: nothing is compiled.
 _BUILD = """\
