@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MARKER = ".ephemeroot-store"
 """The file in a store that says it is one. Written by ``apply``, never at boot."""
 
+SUBDIRECTORY = "X-mount.subdir="
+"""mount(8)'s option for a directory of the filesystem in the place of all of it."""
+
 _DEGRADED = "connect it; to boot without it, add degraded to rootflags= on the kernel command line"
 
 # Devices whose mounts mountinfo gives no number of, only the source's name.
@@ -84,7 +87,44 @@ class Volume(Operation):
                 _DEGRADED if lacks else "",
             ) from error
         mounts.attach_at(mount, point)
+        if self._directory:
+            self._take_directory(point)
         return "mounted"
+
+    @property
+    def _directory(self) -> str:
+        """The directory of the filesystem that is the volume; empty for all of it."""
+        found = [o for o in self.options if o.startswith(SUBDIRECTORY)]
+        return found[-1].partition("=")[2].strip("/") if found else ""
+
+    @property
+    def inside(self) -> str:
+        """What of the filesystem is mounted, if subvolume or directory are given; else empty."""
+        subvolumes = [o.partition("=")[2].strip("/") for o in self.options if o[:7] == "subvol="]
+        return "/".join(part for part in (*subvolumes[-1:], self._directory) if part)
+
+    def _take_directory(self, point: str) -> None:
+        """Mount the directory in the place of the filesystem at *point*, which is attached: kernels
+        before 6.15 clone no detached mount (open_tree(2), EINVAL).
+        """
+        top = os.open(point, tree.DIRECTORY | os.O_CLOEXEC)
+        try:
+            directory = paths.open_beneath(top, self._directory, tree.DIRECTORY)
+            try:
+                mount = mounts.clone(directory, name=self.mount_point)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            mounts.detach(point)
+            raise StoreMissing(
+                f"the directory {self._directory} of {self.device}, for {self.mount_point}, "
+                f"cannot be mounted: {error.strerror}",
+                "boot with ephemeroot.wipe=no, and make it",
+            ) from error
+        finally:
+            os.close(top)
+        mounts.detach(point)
+        mounts.attach_at(mount, point)
 
     def _mount_dataset(self, point: str) -> None:
         """By ZFS's own helper: what the dataset's properties say of its mount is its business."""
@@ -135,13 +175,13 @@ class Volume(Operation):
                 f"the volume of {self.mount_point} is the dataset {mounted.source}, "
                 f"declared is {self.device}"
             )
-        for option in self.options:
-            key, _, value = option.partition("=")
-            if key == "subvol" and mounted.root.strip("/") != value.strip("/"):
-                raise StoreMissing(
-                    f"the volume of {self.mount_point} is the subvolume {mounted.root}, "
-                    f"declared is {value}"
-                )
+        wanted = self.inside
+        if wanted and mounted.root.strip("/") != wanted:
+            kind = "directory" if self._directory else "subvolume"
+            raise StoreMissing(
+                f"the volume of {self.mount_point} is the {kind} {mounted.root}, "
+                f"declared is {wanted}"
+            )
 
 
 class Store(Operation):

@@ -12,6 +12,7 @@ from ephemeroot.config.kinds import Patience
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
 from ephemeroot.config.problem import Mistake, Place, Problem
+from ephemeroot.hooks.volumes import SUBDIRECTORY
 from ephemeroot.linux import devices, mounts, twins, units
 
 PRIVATE = "/run/ephemeroot/volumes"
@@ -71,10 +72,18 @@ class Volume:
         """``subvol=`` without leading slashes; empty for the default or the top level."""
         return (option(self.options, "subvol") or "").strip("/")
 
+    @property
+    def directory(self) -> str:
+        """The directory of the filesystem that is mounted (X-mount.subdir=, mount(8)) without
+        slashes around it; empty for all of it.
+        """
+        return (option(self.options, SUBDIRECTORY.rstrip("=")) or "").strip("/")
+
     def inside(self, path: str) -> str:
         """Where the machine's *path*, which is on this volume, is on the filesystem itself."""
         below = path if self.mount_point == "/" else path[len(self.mount_point) :]
-        return f"{self.subvolume}/{below.strip('/')}".strip("/")
+        parts = (self.subvolume, self.directory, below.strip("/"))
+        return "/".join(part for part in parts if part)
 
     def how_to_need(self) -> str:
         """The hint that makes it needed for boot."""
@@ -162,8 +171,12 @@ def _from_entry(entry: VolumeEntry) -> Volume:
 
 
 def _for_kernel(options: Iterable[str]) -> tuple[str, ...]:
-    """Without what mount(8) and systemd keep to themselves, but for ``_netdev``."""
-    return tuple(o for o in options if o == "_netdev" or not mounts.is_userspace_option(o))
+    """Without what mount(8) and systemd keep to themselves, but for what the boot does itself."""
+    return tuple(
+        o
+        for o in options
+        if o == "_netdev" or o.startswith(SUBDIRECTORY) or not mounts.is_userspace_option(o)
+    )
 
 
 def _line_timeout(line: FstabLine) -> int:
@@ -259,6 +272,11 @@ def _check_type(volume: Volume) -> None:
             f"a {volume.type} cannot be mounted in the initramfs: it needs programs that keep "
             "running",
             "use nfs4, cifs, 9p or virtiofs, or set needed-for-boot = false",
+        )
+    if volume.directory and volume.type in (*_VOLATILE, *_NETWORK, *_NAMED):
+        raise Mistake(
+            f"a directory of a {volume.type} cannot be mounted in the initramfs",
+            f"leave {SUBDIRECTORY}{volume.directory} out",
         )
     if volume.type == "auto":
         raise Mistake(

@@ -27,6 +27,8 @@ def require(volume: Volume, root: str = "/") -> None:
     if root != "/":
         point = os.path.realpath(root).rstrip("/") + point
     mount = mountinfo.mounted_at(point)
+    if mount is None and volume.directory:
+        mount = _holder(volume, point)
     if mount is None:
         raise Refused(
             f"the volume {point} is not mounted: nothing can be written to it",
@@ -39,11 +41,27 @@ def require(volume: Volume, root: str = "/") -> None:
         raise Refused(
             f"{mount.source} is mounted at {point}, declared is {volume.device}", _CORRECT
         )
-    if volume.subvolume and mount.root.strip("/") != volume.subvolume:
+    wanted = volume.inside(volume.mount_point)
+    if wanted and mount.point == point and mount.root.strip("/") != wanted:
+        kind = "directory" if volume.directory else "subvolume"
         raise Refused(
-            f"the subvolume {mount.root} is mounted at {point}, declared is {volume.subvolume}",
-            _CORRECT,
+            f"the {kind} {mount.root} is mounted at {point}, declared is {wanted}", _CORRECT
         )
+
+
+def _holder(volume: Volume, point: str) -> mountinfo.Mount | None:
+    """The mount that has the directory of *volume* at *point* already, as the root has it where no
+    layer is above it; ``None`` if that is another directory.
+    """
+    real = os.path.realpath(point)
+    if not os.path.isdir(real):
+        return None
+    above = [m for m in mountinfo.mounts() if f"{real}/".startswith(f"{m.point.rstrip('/')}/")]
+    mount = max(above, key=lambda m: len(m.point), default=None)
+    if mount is None:
+        return None
+    inside = f"{mount.root.rstrip('/')}/{real[len(mount.point.rstrip('/')) :].strip('/')}"
+    return mount if inside.strip("/") == volume.inside(volume.mount_point) else None
 
 
 def _may_be_same_device(source: str, declared: str) -> bool:

@@ -16,7 +16,7 @@ from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import request
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import MARKER, Store, Volume
+from ephemeroot.hooks.volumes import MARKER, SUBDIRECTORY, Store, Volume
 from ephemeroot.linux import devices, mountinfo, mounts
 
 GENERATION = 1 << 40
@@ -98,18 +98,19 @@ class Scene:
         """
         live = os.path.realpath(self.root / volume.mount_point.lstrip("/"))
         there = mountinfo.mounted_at(live)
-        subvolume = next(
-            (o.partition("=")[2].strip("/") for o in volume.options if o.startswith("subvol=")), ""
-        )
-        wanted = (volume.type, subvolume or None)
+        wanted = (volume.type, volume.inside or None)
         if there is not None:
-            found = there.root.strip("/") if subvolume else None
+            found = there.root.strip("/") if volume.inside else None
             if (there.fstype, found) != wanted:
                 raise StoreMissing(
                     f"what is mounted at {volume.mount_point} is {there.fstype} "
-                    f"{there.root}, declared is {volume.type} {subvolume}".rstrip(),
+                    f"{there.root}, declared is {volume.type} {volume.inside}".rstrip(),
                     "the boot would mount what is declared",
                 )
+            return mounts.clone_at(live, read_only=True)
+        if any(option.startswith(SUBDIRECTORY) for option in volume.options):
+            if not os.path.isdir(live):
+                raise StoreMissing(f"{volume.mount_point} is missing", f"mkdir {live}")
             return mounts.clone_at(live, read_only=True)
         mount = self._new_mount(volume)
         mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=live)

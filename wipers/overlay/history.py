@@ -8,7 +8,7 @@ import stat
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import mountinfo, mounts, paths, removal
+from ephemeroot.linux import devices, mountinfo, mounts, paths, removal
 from ephemeroot.linux.walk import Walk
 from ephemeroot.wipers import filing, marks, names
 from ephemeroot.wipers.history import History, require_mountable
@@ -161,17 +161,12 @@ class UpperHistory(History):
 
     def mount_base(self) -> int:
         """The installed root."""
-        flags = stack.neither(self.installed.root_flags)
+        device = self.installed.device
         try:
-            return mounts.create(self.fstype, self.installed.device, [*flags, "ro"])
-        except OSError as error:
-            # Mounted already, and writable: booted without a layer above it. The kernel gives
-            # the same filesystem again, and only as it is.
-            if error.errno != errno.EBUSY:
-                raise
-        mount = mounts.create(self.fstype, self.installed.device, flags)
-        mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, name=self.installed.device)
-        return mount
+            device = devices.canonical(devices.link(device))
+        except ValueError:
+            pass  # not a name that stands for another
+        return stack.installed(self.fstype, device, self.installed.root_flags)
 
     def touched(self) -> Callable[[str, int], bool] | None:
         """What the present layer has in it, and the directories above."""

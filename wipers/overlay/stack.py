@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ephemeroot.errors import EphemerootError
@@ -24,6 +25,21 @@ OPTIONS = ["index=off", "metacopy=off", "redirect_dir=off"]
 def neither(flags: Iterable[str]) -> list[str]:
     """Mount options without those that say whether the mount is writable."""
     return [flag for flag in flags if flag not in ("rw", "ro")]
+
+
+def installed(fstype: str, device: str, flags: Iterable[str]) -> int:
+    """A detached read-only mount of the installed root."""
+    kept = neither(flags)
+    try:
+        return mounts.create(fstype, device, [*kept, "ro"])
+    except OSError as error:
+        # Mounted already, and writable: a directory of it is a volume, or the root has no layer
+        # above it. The kernel gives the same filesystem again, and only as it is.
+        if error.errno != errno.EBUSY:
+            raise
+    mount = mounts.create(fstype, device, kept)
+    mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, name=device)
+    return mount
 
 
 def mount(options: list[str]) -> int:

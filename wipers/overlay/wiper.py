@@ -97,8 +97,7 @@ class Overlay(Wiper):
 
     def lower(self, boot: Boot) -> int:
         """A detached mount of the installed root, read-only."""
-        options = [*stack.neither(boot.root_flags), "ro"]
-        return mounts.create(str(self.settings["type"]), boot.device, options)
+        return stack.installed(str(self.settings["type"]), boot.device, boot.root_flags)
 
     def fall_back(self, boot: Boot) -> Outcome:
         places = Places(boot.private)
