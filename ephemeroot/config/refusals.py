@@ -15,6 +15,7 @@ from ephemeroot.config.root import Root, fstab_lines
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import ownership
+from ephemeroot.hooks.volumes import SUBDIRECTORY
 from ephemeroot.wipers.contract import Wiper
 
 
@@ -203,11 +204,20 @@ class Refusals:
         lost = [path for path in self.machine.boot_files if self._is_on_root(path)]
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            hint = (
+                "mount /boot from a partition of its own (/etc/fstab), or set external-boot = true "
+                "in [root] if this machine is booted from elsewhere"
+            )
+            if wiping.plugin is not None and wiping.plugin.wiper.MOUNTS_ROOT:
+                top = lost[0].split("/")[1]
+                hint = (
+                    f'declare the directory as a volume: [[volumes]] with mount-point = "/{top}", '
+                    f'the device of the root and options = ["{SUBDIRECTORY}{top}"]'
+                )
             self._add(
                 wiping.origin.place,
                 f"kernel, initramfs or boot loader are on the root that is wiped: {lost[0]}{more}",
-                "mount /boot from a partition of its own (/etc/fstab), or set external-boot = true "
-                "in [root] if this machine is booted from elsewhere",
+                hint,
             )
 
     def _is_on_root(self, path: str) -> bool:
