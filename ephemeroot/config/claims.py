@@ -195,6 +195,11 @@ class Claims:
             return
         if volume.is_volatile or volume.type == "none" or "bind" in volume.options:
             hint = "remove that line"
+        elif volume.persists:
+            hint = (
+                f"remove the entry: {volume.mount_point} is a volume, which persists anyway; to "
+                f"bind there all the same, {volume.how_to_need()}"
+            )
         else:
             hint = volume.how_to_need()
         self._add(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ephemeroot.linux.mountinfo import unescape
 
 INITRD = "x-initrd.mount"
 """The option that makes the initramfs mount a line (systemd.mount(5))."""
+
+_VOLATILE = ("tmpfs", "ramfs", "overlay", "swap", "proc", "sysfs", "devtmpfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ class FstabLine:
         """Whether the initramfs mounts it."""
         return INITRD in self.options and "noauto" not in self.options
 
+    @property
+    def persists(self) -> bool:
+        """Whether the machine mounts it at each boot, and what is on it is there afterwards."""
+        mounted = "noauto" not in self.options or "x-systemd.automount" in self.options
+        return mounted and self.type not in _VOLATILE
+
     def with_initrd(self) -> str:
         """The line as it must be for the initramfs to mount it."""
         kept = [o for o in self.options if o not in ("defaults", "noauto", INITRD)]
@@ -44,6 +53,19 @@ class FstabLine:
     def option(self, name: str) -> str | None:
         """The last value of ``name=value``."""
         return option(self.options, name)
+
+
+def keeper(lines: Iterable[FstabLine], path: str) -> FstabLine | None:
+    """The line of *lines* for the filesystem that *path* is on and persists on; ``None`` if it is
+    on the root, or on something that persists nothing.
+    """
+    above = [
+        line
+        for line in lines
+        if line.mount_point != "/" and f"{path}/".startswith(f"{line.mount_point}/")
+    ]
+    nearest = max(above, key=lambda line: len(line.mount_point), default=None)
+    return nearest if nearest is not None and nearest.persists else None
 
 
 def option(options: tuple[str, ...] | list[str], name: str) -> str | None:

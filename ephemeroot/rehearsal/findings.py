@@ -251,12 +251,16 @@ class Inspection:
     def _would_lose(self, path: str) -> bool:
         """Whether something is there now that the fresh root has not."""
         live, fresh = self.live / path.lstrip("/"), self.fresh / path.lstrip("/")
-        if path in self.plan.declared():
+        if path in self.plan.declared() or self._is_mounted_later(path):
             return False
         if not os.path.lexists(live) or live.is_symlink():
             return False
         before = _listing(live)
         return bool(before) and bool(before - _listing(fresh))
+
+    def _is_mounted_later(self, path: str) -> bool:
+        """Whether a line of the fresh root's fstab mounts what *path* is on, and it persists."""
+        return fstab.keeper(fstab.parse(self._text("/etc/fstab")), path) is not None
 
     # The fresh root, with links resolved as the machine itself will
 
