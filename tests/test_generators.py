@@ -300,7 +300,9 @@ class Odd(contract.Generator):
     NAME = PROGRAM = "odd-maker"
     PLACES = ("usr/bin/odd-maker",)
     MODULE = "usr/lib/odd/ephemeroot"
-    NOTES = ("# edit /etc/odd.conf",)
+
+    def enabling(self, root):
+        return ["echo ephemeroot >> /etc/odd.conf"]
 
     def installation(self, has):
         return "install odd-maker"
@@ -344,7 +346,7 @@ def test_a_generator_of_another_package_goes_through_every_verb(
     proposed = capsys.readouterr().out
     assert "its initramfs is made by odd-maker" in " ".join(proposed.replace("\n#", "").split())
     assert "ephemeroot setup odd-maker" in proposed
-    assert "# edit /etc/odd.conf" in proposed
+    assert "echo ephemeroot >> /etc/odd.conf" in proposed
     assert cli.main(["setup", "odd-maker", "--root", root]) == 0
     capsys.readouterr()
     assert cli.main(["init", "--root", root]) == 0

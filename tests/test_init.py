@@ -230,6 +230,7 @@ def test_arch_with_subvolumes(
                      "UUID=C0DE-F00D /boot vfat rw 0 2\n",
         "etc/kernel/cmdline": "root=UUID=@UUID@ rootflags=subvol=@ rw\n",
         "home/ada/.": "",
+        "etc/mkinitcpio.conf": "HOOKS=(base udev block encrypt filesystems)\n",
         "boot/vmlinuz-linux": "kernel",
     })  # fmt: skip
     (installation.root / "usr/bin/dracut").unlink()
@@ -242,7 +243,8 @@ def test_arch_with_subvolumes(
     configuration = tomllib.loads(text)
     assert "/home" not in configuration["persistence"]["/persistent"]["directories"]
     assert configuration["root"]["btrfs"]["base"] == "@-base"
-    assert "HOOKS" in text
+    right = "HOOKS=(base udev block encrypt ephemeroot filesystems)"
+    assert f"sed -i 's|^HOOKS=.*|{right}|' /etc/mkinitcpio.conf\n" in text
     installation.configure(text)
     assert installation.check(capsys)[0] == 2
     installation.do(installation.steps(capsys))
@@ -251,6 +253,7 @@ def test_arch_with_subvolumes(
     line = (installation.root / "etc/fstab").read_text().splitlines()[0]
     assert "subvolid" not in line
     assert "subvol=/@" in line
+    assert (installation.root / "etc/mkinitcpio.conf").read_text() == f"{right}\n"
 
 
 def test_opensuse_with_snapper(
@@ -312,7 +315,7 @@ def test_a_root_at_the_top_level(
 def test_ext4_gets_an_overlay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], home: bool
 ) -> None:
-    """With a volume for /home the store goes there, else a filesystem has to be made."""
+    """With a volume for /home the store goes there, else it is a directory of the root."""
     root = tmp_path / "machine"
     volume = "LABEL=home /home ext4 defaults 0 2\n" if home else ""
     machine = {
@@ -333,12 +336,15 @@ def test_ext4_gets_an_overlay(
     assert list(configuration["persistence"]) == [store]
     (root / "etc/ephemeroot").mkdir()
     (root / "etc/ephemeroot/ephemeroot.toml").write_text(text)
-    assert cli.main(["check", "--root", str(root)]) == 2
+    volumes = {one["mount-point"]: one["options"] for one in configuration.get("volumes", [])}
+    wanted = {} if home else {"/persistent": ["X-mount.subdir=persistent"]}
+    assert volumes == wanted
+    assert cli.main(["check", "--root", str(root)]) == (2 if home else 0)
     capsys.readouterr()
     assert cli.main(["init", "--json", "--root", str(root)]) == 0
     document = json.loads(capsys.readouterr().out)
     edits = [c for s in document["steps"] for c in s["commands"] if "/etc/fstab" in c]
-    assert edits
+    assert bool(edits) == home
     for edit in edits:
         command = edit.replace("/etc/fstab", str(root / "etc/fstab"))
         subprocess.run(["sh", "-ec", command], check=True)
@@ -359,13 +365,19 @@ def test_zfs_is_rotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     document = json.loads(capsys.readouterr().out)
     configuration = tomllib.loads(document["configuration"])
     assert configuration["root"]["zfs"]["base"] == "tank/ROOT/base"
-    commands = [c for s in document["steps"] for c in s["commands"]]
-    assert "zfs snapshot tank/ROOT/debian@blank" in commands
-    assert any("root=zfs:tank/ROOT/debian" in c for c in commands)
+    first = [c for s in document["steps"] for c in s["commands"]]
+    assert any("root=zfs:tank/ROOT/debian" in c for c in first)
+    assert (first[-1], document["again-after-reboot"]) == ("reboot", True)
     (tmp_path / "etc/ephemeroot").mkdir()
     (tmp_path / "etc/ephemeroot/ephemeroot.toml").write_text(document["configuration"])
     assert cli.main(["check", "--root", str(tmp_path)]) == 2
     (tmp_path / "etc/kernel/cmdline").write_text("root=zfs:tank/ROOT/debian\n")
+    capsys.readouterr()
+    assert cli.main(["init", "--json", "--root", str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    commands = [c for s in document["steps"] for c in s["commands"]]
+    assert "zfs snapshot tank/ROOT/debian@blank" in commands
+    assert not document["again-after-reboot"]
     for command in commands:
         if "/etc/fstab" in command:
             edit = command.replace("/etc/fstab", str(tmp_path / "etc/fstab"))

@@ -16,30 +16,61 @@ MIN_FREE = 'min-free = "10%"                     # with less free space the olde
 
 _GRUB = {
     "usr/sbin/update-grub": "update-grub",
+    "usr/bin/update-grub": "update-grub",
     "usr/sbin/grub2-mkconfig": "grub2-mkconfig -o /boot/grub2/grub.cfg",
+    "usr/bin/grub2-mkconfig": "grub2-mkconfig -o /boot/grub2/grub.cfg",
     "usr/bin/grub-mkconfig": "grub-mkconfig -o /boot/grub/grub.cfg",
     "usr/sbin/grub-mkconfig": "grub-mkconfig -o /boot/grub/grub.cfg",
 }
 
+_ENTRIES = ("boot/loader/entries", "efi/loader/entries", "boot/efi/loader/entries")
+"""Directories of entries of the boot loader specification, type 1."""
+
 
 def on_command_line(survey: Survey, words: str) -> list[str]:
-    """How *words* get onto the kernel command line."""
+    """The commands that put *words* on the kernel command line, for each way in which that
+    machine's boot loader is told. A comment is printed only where none is known.
+    """
+    return [*set_on_command_line(survey, words), *update_boot_loader(survey)]
+
+
+def set_on_command_line(survey: Survey, words: str) -> list[str]:
+    """The commands that edit files; ``update_boot_loader`` makes them take effect."""
+    found = []
+    if survey.has("etc/kernel/cmdline"):
+        # Of the kernels that will be installed: kernel-install(8).
+        found.append(f"sed -i {shlex.quote(f'1s|$| {words}|')} /etc/kernel/cmdline")
     if survey.has_entries and survey.grubby:
-        # Of the kernels that are installed; kernel-install(8) has a file for those to come.
-        commands = [f"grubby --update-kernel=ALL --args={shlex.quote(words)}"]
-        if survey.has("etc/kernel/cmdline"):
-            commands.append(f"sed -i {shlex.quote(f'1s|$| {words}|')} /etc/kernel/cmdline")
-        return commands
+        return [f"grubby --update-kernel=ALL --args={shlex.quote(words)}", *found]
     if survey.boot_loader == "grub":
-        return [
-            f"# put {words} into GRUB_CMDLINE_LINUX in /etc/default/grub, then",
-            update_grub(survey),
-        ]
-    if survey.boot_loader == "kernel-install":
-        return [f"# put {words} into /etc/kernel/cmdline, and run kernel-install again"]
-    if survey.boot_loader == "systemd-boot":
-        return [f"# put {words} into the options of each file in loader/entries"]
-    return [f"# put {words} on the kernel command line, in the boot loader's configuration"]
+        # A file of the shell, which grub-mkconfig reads: what is assigned last takes effect.
+        text = f'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {words}"'
+        return [f"echo {shlex.quote(text)} >> /etc/default/grub", *found]
+    edit = shlex.quote(f"/^options/s|$| {words}|")
+    found += [f"sed -i {edit} /{f}/*.conf" for f in _ENTRIES if survey.has(f"{f}/*.conf")]
+    for path, place in (("boot/firmware/cmdline.txt", "1"), ("boot/cmdline.txt", "1"),
+                        ("boot/extlinux/extlinux.conf", r"/^\s*append\s/I")):  # fmt: skip
+        if survey.has(path):
+            found.append(f"sed -i {shlex.quote(f'{place}s|$| {words}|')} /{path}")
+            break
+    return found or [
+        f"# put {words} on the kernel command line, in the boot loader's configuration"
+    ]
+
+
+def update_boot_loader(survey: Survey) -> list[str]:
+    """The commands after which the boot loader follows its edited files."""
+    if survey.has_entries and survey.grubby:
+        return []
+    if survey.boot_loader == "grub":
+        return [update_grub(survey)]
+    if not survey.has("etc/kernel/cmdline"):
+        return []
+    if survey.has("usr/bin/sdbootutil"):
+        return ["sdbootutil update-all-entries"]
+    generator = survey.generator
+    rebuild = generator.REBUILD if generator is not None else ""
+    return [rebuild] if rebuild else []
 
 
 def device_key(survey: Survey) -> str:
@@ -52,6 +83,17 @@ def device_key(survey: Survey) -> str:
 def update_grub(survey: Survey) -> str:
     """What writes GRUB's configuration on that machine."""
     return next((command for path, command in _GRUB.items() if survey.has(path)), "update-grub")
+
+
+def install_grub(survey: Survey) -> list[str]:
+    """What writes GRUB's first stage again on that machine, after /boot has moved."""
+    name = "grub2-install" if survey.has("usr/*bin/grub2-install") else "grub-install"
+    if survey.is_efi:
+        return [name]
+    disks = survey.boot_disks
+    if disks:
+        return [f"{name} {shlex.quote(disk)}" for disk in disks]
+    return [f"# {name} DISK    (the disk that the machine boots from)"]
 
 
 def lost_boot_file(survey: Survey) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +12,14 @@ from ephemeroot.backends import commands, swap
 from ephemeroot.backends.commands import STORE
 from ephemeroot.backends.contract import Backend, Layout, Rehearsal, Step
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config.fstab import INITRD, FstabLine
+from ephemeroot.config.fstab import FstabLine
 from ephemeroot.config.root import Root
 from ephemeroot.config.toml_text import quote
+from ephemeroot.hooks.volumes import SUBDIRECTORY
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mounts
 from ephemeroot.wipers import overlay
 from ephemeroot.wipers.contract import Boot
-
-_LABEL = "persistent"
-"""Of the store's filesystem, where one has to be made."""
 
 _LOCAL = ("ext4", "ext3", "xfs", "btrfs", "f2fs")
 """Filesystems on which a store can be beside something else."""
@@ -34,27 +34,30 @@ class Overlay(Backend):
     def proposal(cls, survey: Survey, line: FstabLine | None) -> Layout | None:
         host = None if line is not None else _host(survey)
         store = f"{host.mount_point}{STORE}" if host is not None else STORE
-        step = _filesystem(survey, line, host, store)
+        kept = _kept(survey, store if line is None and host is None else None)
+        steps = (_store(line, host, store), *_swap(survey, store, line or host))
+        written = f" ({', '.join(kept)} excepted)" if kept else ""
         return Layout(
             wiper="overlay",
             root=f"the {survey.type} on {survey.device}",
             store=store,
             explanation=(
-                "At every boot a new layer lies above the installed root, which stays as it is, "
-                f"read-only. What is declared below comes from {store}. To change the "
-                "installation itself, boot with ephemeroot.wipe=no."
+                "At every boot a new layer is above the installed root, which stays as it is, "
+                f"read-only{written}. What is declared below comes from {store}. To change the "
+                "installation itself, for an upgrade, run 'ephemeroot next-boot keep' and reboot."
             ),
             tables=(
                 '[root]\nwiper = "overlay"\n\n[root.overlay]\n'
                 f"{commands.device_key(survey)}"
                 f"type = {quote(survey.type)}\n"
                 f"volume = {quote(host.mount_point if host else store)}"
-                "  # where the layers are kept\n"
+                "  # where the layers are kept; in memory if left out\n"
                 "keep-days = 30                       # old layers go after that,\n"
                 "keep-last = 3                        # but never the last three\n"
                 f"{commands.MIN_FREE}"
+                f"{''.join(_volume(survey, path) for path in kept)}"
             ),
-            prepare=(*((step,) if step is not None else ()), *_swap(survey)),
+            prepare=tuple(step for step in steps if step is not None),
         )
 
     def rehearsal(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> Rehearsal:
@@ -97,34 +100,63 @@ def _host(survey: Survey) -> FstabLine | None:
     return None
 
 
-def _swap(survey: Survey) -> Iterator[Step]:
-    """No swap file can be activated in an overlay, not even one that the layer below has."""
-    for path, _ in swap.files(survey):
+def _kept(survey: Survey, store: str | None) -> list[str]:
+    """Directories of the installed root that no layer covers: what boots the machine, a kernel and
+    its modules together, and the *store*, if that has no filesystem of its own.
+    """
+    found = ["/boot"] if commands.lost_boot_file(survey) else []
+    root = survey.machine.root
+    # Where /usr is merged, /lib is a link.
+    merged = os.path.islink(os.path.join(root, "lib"))
+    modules = "/usr/lib/modules" if merged else "/lib/modules"
+    if os.path.isdir(os.path.join(root, modules.lstrip("/"))) and not survey.is_on_volume(modules):
+        found.append(modules)
+    return [*found, *([store] if store is not None else [])]
+
+
+def _volume(survey: Survey, path: str) -> str:
+    """The table that makes the directory *path* of the installed root a volume."""
+    why = {"/boot": "# what boots the machine, and the modules of its kernels\n",
+           STORE: "# the store, a directory of the installed root\n"}  # fmt: skip
+    return (
+        f"\n{why.get(path, '')}[[volumes]]\nmount-point = {quote(path)}\n"
+        f"device = {quote(survey.device)}\ntype = {quote(survey.type)}\n"
+        f"options = [{quote(SUBDIRECTORY + path.lstrip('/'))}]\n"
+    )
+
+
+def _swap(survey: Survey, store: str, volume: FstabLine | None) -> Iterator[Step]:
+    """No swap file can be activated in an overlay, not even one that the layer below has: it moves
+    beside the *store*, to the *volume* of that or to the installed root's own directory.
+    """
+    for path, size in swap.files(survey):
+        target = f"{volume.mount_point if volume is not None else store}/{path.rpartition('/')[2]}"
+        old, new = shlex.quote(path), shlex.quote(target)
+        moved = [f"mv {old} {new}"]  # a rename: its extents stay
+        if volume is not None:
+            moved = [f"rm {old}", f"touch {new}"]
+            moved += [f"chattr +C {new}"] if volume.type == "btrfs" else []
+            moved += [f"chmod 600 {new}", f"fallocate -l {size} {new}", f"mkswap {new}"]
         yield Step(
             f"Swap off the root ({path} is on it), which an overlay does not support:",
-            ("# make a partition for swap or a file on a volume, and change its fstab line",),
+            (
+                f"! grep -q '^{path} ' /proc/swaps || swapoff {old}",
+                *moved,
+                f"sed -i -E 's|^{re.escape(path)}(\\s)|{target}\\1|' /etc/fstab",
+                f"swapon {new}",
+            ),
         )
 
 
-def _filesystem(
-    survey: Survey, line: FstabLine | None, host: FstabLine | None, store: str
-) -> Step | None:
-    """A place for the store beside an installed root that stays as it is."""
+def _store(line: FstabLine | None, host: FstabLine | None, store: str) -> Step | None:
+    """A place for the store: a filesystem that exists, else a directory of the installed root."""
     if line is not None:
         return commands.needed(line)
-    if host is not None:
-        step = commands.needed(host)
-        make = f"mkdir -p -m 0755 {shlex.quote(store)}"
-        return Step(
-            f"The store, on the volume {host.mount_point}:",
-            (*(step.commands if step else ()), make),
-        )
-    steps = [
-        f"mkfs.ext4 -L {_LABEL} DEVICE    # a partition or logical volume that is free",
-        f"mkdir -p {store}",
-        commands.append(f"LABEL={_LABEL} {store} ext4 noatime,{INITRD} 0 0"),
-        f"mount {store}",
-    ]
-    if "/mapper/" in survey.device or survey.has("sbin/lvm") or survey.has("usr/sbin/lvm"):
-        steps.insert(0, "# with LVM: lvcreate -n persistent -L 20G VOLUME-GROUP")
-    return Step("A filesystem for what persists, for the root itself is read-only:", tuple(steps))
+    make = f"mkdir -p -m 0755 {shlex.quote(store)}"
+    if host is None:
+        return Step("The store, a directory of the installed root:", (make,))
+    step = commands.needed(host)
+    return Step(
+        f"The store, on the volume {host.mount_point}:",
+        (*(step.commands if step else ()), make),
+    )

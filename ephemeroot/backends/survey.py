@@ -13,7 +13,7 @@ from ephemeroot.config.root import fstab_lines
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
-from ephemeroot.linux import paths
+from ephemeroot.linux import disks, paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,18 @@ class Survey:
         return self.has("usr/sbin/grubby") or self.has("usr/bin/grubby")
 
     @property
+    def is_efi(self) -> bool:
+        """Whether this machine runs, and its firmware is an EFI."""
+        return self.machine.live and os.path.isdir("/sys/firmware/efi")
+
+    @property
+    def boot_disks(self) -> list[str]:
+        """The disks that the root is on, as far as this machine has them."""
+        if not self.machine.live or self.machine.root_mount is None:
+            return []
+        return disks.below(self.machine.root_mount.source)
+
+    @property
     def root_is_found_by_others(self) -> bool:
         """Whether no ``root=`` names the root's device: systemd finds the partition."""
         lines = [command_line(text) for _, text in self.machine.command_lines]
@@ -63,11 +75,7 @@ class Survey:
 
     def is_on_volume(self, path: str) -> bool:
         """Whether *path* is on a volume of its own, and so persists anyway."""
-        return any(
-            (path + "/").startswith(line.mount_point + "/")
-            for line in self.lines
-            if line.type not in ("tmpfs", "swap")
-        )
+        return fstab.keeper(self.lines, path) is not None
 
     def has(self, pattern: str) -> bool:
         """Whether the machine has something at *pattern* (relative to its root)."""

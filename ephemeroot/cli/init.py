@@ -8,7 +8,7 @@ import sys
 
 from ephemeroot.backends import survey
 from ephemeroot.cli import access
-from ephemeroot.conversion import proposal
+from ephemeroot.conversion import proposal, steps
 from ephemeroot.conversion.proposal import Proposal
 
 FORMAT = "ephemeroot-init"
@@ -40,6 +40,7 @@ def _print_json(proposed: Proposal) -> None:
         "wiper": proposed.layout.wiper,
         "store": proposed.layout.store,
         "configuration": proposed.configuration,
+        "again-after-reboot": steps.goes_on(proposed.steps),
         "steps": [{"title": s.title, "commands": list(s.commands)} for s in proposed.steps],
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")

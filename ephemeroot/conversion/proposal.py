@@ -118,6 +118,8 @@ def _left_to_do(todo: tuple[Step, ...]) -> str:
     for number, step in enumerate(todo, 1):
         lines += textwrap.wrap(f"{number}. {step.title}", _WIDTH, subsequent_indent="   ")
         lines += [f"     {command}" for command in step.commands]
+    if steps.goes_on(todo):
+        lines += ["", "After the reboot run `ephemeroot init` again: it has the steps that follow."]
     return "\n".join(lines)
 
 

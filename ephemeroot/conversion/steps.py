@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from ephemeroot.backends.contract import Layout, Step
 from ephemeroot.backends.survey import Survey
 from ephemeroot.image.generators import installed
 
+APPLY, REBOOT = "ephemeroot apply", "reboot"
 _FILE = "/etc/ephemeroot/ephemeroot.toml"
 
 
 def of(survey: Survey, layout: Layout) -> list[Step]:
-    """The steps, in the order in which they must be taken."""
+    """The steps, in the order in which they must be taken, as far as the first reboot. After it the
+    machine is another one: see ``goes_on``.
+    """
     found = [
         _generator(survey),
         *layout.prepare,
@@ -19,9 +25,18 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
         *layout.finish,
         Step("Look for mistakes, and try a boot without booting:",
              ("ephemeroot check", "ephemeroot rehearse")),
-        Step("Make it count, and boot the first ephemeral root:", ("ephemeroot apply", "reboot")),
+        Step("Make it count, and boot the first ephemeral root:", (APPLY, REBOOT)),
     ]  # fmt: skip
-    return [step for step in found if step is not None]
+    steps = [step for step in found if step is not None]
+    for number, step in enumerate(steps[:-1], 1):
+        if REBOOT in step.commands:
+            return steps[:number]  # what comes then is seen in the boot after it
+    return steps
+
+
+def goes_on(steps: Sequence[Step]) -> bool:
+    """Whether ``init`` has more to say after the reboot that these *steps* end with."""
+    return APPLY not in steps[-1].commands
 
 
 def _generator(survey: Survey) -> Step | None:
@@ -43,5 +58,5 @@ def _configuration() -> Step:
 def _module(survey: Survey) -> Step | None:
     generator = survey.generator or installed.recommended()
     install = () if survey.has_module else (f"ephemeroot setup {generator.NAME}",)
-    commands = (*install, *generator.NOTES)
+    commands = (*install, *generator.enabling(Path(survey.machine.root)))
     return Step(f"The module for {generator.NAME}:", commands) if commands else None

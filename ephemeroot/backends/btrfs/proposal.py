@@ -118,6 +118,7 @@ def _own_root(survey: Survey, places: Places) -> Step | None:
         return None
     source = f"{_TOP}/{survey.inner}".rstrip("/")
     line = survey.root_line
+    words = _words(survey, places)
     renamed = (
         [commands.replaced(line, line.with_subvolume(places.root), f"{_TOP}/{places.root}")]
         if line
@@ -127,12 +128,15 @@ def _own_root(survey: Survey, places: Places) -> Step | None:
         f"A subvolume for the root alone, {places.root}, and a boot into it; the present one "
         f"({survey.inner or 'the top level'}) stays as it is:",
         (
+            # Before: the boot loader's settings are in the snapshot too.
+            *commands.set_on_command_line(survey, words),
             *_mounted_top(
                 survey,
                 f"btrfs subvolume snapshot {shlex.quote(source)} {_top(places.root)}",
                 *renamed,
             ),
-            *_command_line(survey, places),
+            # After: a boot loader that follows must find what it is told to boot.
+            *commands.update_boot_loader(survey),
             "reboot",
         ),
     )
@@ -159,11 +163,15 @@ def _by_name(survey: Survey, places: Places) -> Step | None:
 
 
 def _command_line(survey: Survey, places: Places) -> list[str]:
+    return commands.on_command_line(survey, _words(survey, places))
+
+
+def _words(survey: Survey, places: Places) -> str:
     """What else rootflags= says stays: a later one takes its place in some initramfs."""
     lines = [command_line(text).root_flags() for _, text in survey.machine.command_lines]
     others = [o for o in (lines[0] if lines else []) if o.partition("=")[0] not in _SUBVOLUME]
     flags = ",".join([*others, f"subvol={places.root}"])
-    return commands.on_command_line(survey, f"rootflags={flags}")
+    return f"rootflags={flags}"
 
 
 def _boot(survey: Survey, places: Places) -> Step | None:
@@ -189,12 +197,8 @@ def _boot(survey: Survey, places: Places) -> Step | None:
         *(f"mount {shlex.quote(point)}" for point in inner),
     ]
     if survey.boot_loader == "grub":
-        steps += ["# GRUB looks for itself in another place from now on:"]
-        if survey.machine.root == "/" and survey.has("sys/firmware/efi"):
-            steps += ["grub-install"]
-        else:
-            steps += ["# grub-install DISK    (the disk that the machine boots from)"]
-        steps += [commands.update_grub(survey)]
+        # GRUB's first stage names the place where it looks for the rest of it.
+        steps += [*commands.install_grub(survey), commands.update_grub(survey)]
     return Step(
         f"Kernels and boot loader off the root ({lost} is on it), into a subvolume of their "
         "own; a partition for /boot does as well:",

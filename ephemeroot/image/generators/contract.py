@@ -159,8 +159,10 @@ class Generator(ABC):
     FOLDERS: tuple[str, ...] = ()
     """Our own directories among those of ``items``, removed with the last item."""
 
-    NOTES: tuple[str, ...] = ()
-    """What is left to do after ``ephemeroot setup``, as comments of a shell."""
+    REBUILD: str = ""
+    """The command of a shell that builds the images of all kernels, with those of kernel-install
+    or of the presets.
+    """
 
     BASE_HINT: str = ""
     """What to change where its images name the root that they were built in."""
@@ -196,6 +198,13 @@ class Generator(ABC):
     @abstractmethod
     def files(self, root: Path) -> list[Path]:
         """The image files that must carry the applied plan, whether or not `images` has them."""
+
+    def enabling(self, root: Path) -> list[str]:
+        """The commands of a shell after which the images of the system below *root* have our
+        module, which ``ephemeroot setup`` has installed. They are relative to that system.
+        """
+        del root
+        return []
 
     def omissions(self, root: Path) -> list[Omission]:
         """Settings below *root* that keep its module, which is installed, out of its images."""

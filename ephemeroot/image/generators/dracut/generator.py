@@ -34,6 +34,7 @@ class Dracut(contract.Generator):
     PLACES = ("usr/bin/dracut", "usr/sbin/dracut", "sbin/dracut")
     MODULE = "usr/lib/dracut/modules.d/??ephemeroot/module-setup.sh"
     FOLDERS = (_MODULE,)
+    REBUILD = 'kernel-install add "$(uname -r)" "/usr/lib/modules/$(uname -r)/vmlinuz"'
     BASE_HINT = 'for dracut, set hostonly_cmdline="no" and name the root on the kernel command line'
 
     def installation(self, has: Callable[[str], bool]) -> str:

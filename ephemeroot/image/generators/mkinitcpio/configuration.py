@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ CONFIG = "/etc/mkinitcpio.conf"
 DROP_INS = "/etc/mkinitcpio.conf.d"
 
 # The configuration is shell (mkinitcpio.conf(5)).
+_WHOLE = re.compile(r"HOOKS=\([^()#]*\)")
 _READ = 'for file; do . "$file" || exit; done; printf "%s\\0" "${HOOKS[@]}"'
 
 
@@ -24,28 +27,71 @@ def omissions(root: Path, found: Sequence[Preset]) -> list[Omission]:
     the wrong place. Fallback images have nothing of ours.
     """
     lines: dict[Omission, None] = {}
+    for config, words in _configured(root, found):
+        place = str(root / config.lstrip("/"))
+        if words is None:
+            lines[Omission(place, "mkinitcpio's configuration cannot be read", "repair it")] = None
+            continue
+        reason, line = _fault(words)
+        if reason:
+            lines[Omission(place, reason, line and f"write {line}")] = None
+    return list(lines)
+
+
+def enabling(root: Path, found: Sequence[Preset]) -> list[str]:
+    """The commands that give HOOKS of each such configuration our hook, in its place."""
+    commands: dict[str, None] = {}
+    configured = _configured(root, found) or [(CONFIG, _hooks(root, CONFIG, drop_ins=True))]
+    for config, words in configured:
+        if words is None:
+            continue
+        reason, line = _fault(words)
+        if reason and line:
+            commands[_written(root, config, line)] = None
+    return list(commands)
+
+
+def _configured(root: Path, found: Sequence[Preset]) -> list[tuple[str, list[str] | None]]:
+    """Each configuration with the HOOKS of a preset that it is used for."""
+    result: list[tuple[str, list[str] | None]] = []
     for preset in found:
         if preset.is_fallback:
             continue
         config = preset.config or CONFIG
         words = _hooks(root, config, drop_ins=not preset.config)
-        place = str(root / config.lstrip("/"))
-        if words is None:
-            lines[Omission(place, "mkinitcpio's configuration cannot be read", "repair it")] = None
-            continue
-        words = _with_options(words, preset.options)
-        reason, hint = f"HOOKS lacks {hooks.NAME}: the images have nothing of it and never wipe", ""
-        if hooks.NAME not in words:
-            init = () if hooks.init(words) != NONE else ("base", "udev")
-            hint = f"write {hooks.line((*init, *words))}"
-        else:
-            try:
-                hooks.require_order(words)
-                continue
-            except Misconfigured as error:
-                reason, hint = error.message, error.hint
-        lines[Omission(place, reason, hint)] = None
-    return list(lines)
+        result.append((config, None if words is None else _with_options(words, preset.options)))
+    return result
+
+
+def _fault(words: Sequence[str]) -> tuple[str, str]:
+    """What is wrong with HOOKS, and the line that is right; both empty if nothing is."""
+    if hooks.NAME not in words:
+        init = () if hooks.init(words) != NONE else ("base", "udev")
+        reason = f"HOOKS lacks {hooks.NAME}: the images have nothing of it and never wipe"
+        return reason, hooks.line((*init, *words))
+    try:
+        hooks.require_order(words)
+    except Misconfigured as error:
+        return error.message, error.hint.removeprefix("write ")
+    return "", ""
+
+
+def _written(root: Path, config: str, line: str) -> str:
+    """The command that makes *line* take effect: in the place of the only assignment, else behind
+    all others, for the file is the shell's.
+    """
+    files = [config]
+    if config == CONFIG:
+        files += [f"{DROP_INS}/{p.name}" for p in sorted((root / DROP_INS[1:]).glob("*.conf"))]
+    assigned = [
+        (file, text.rstrip())
+        for file in files
+        for text in (root / file.lstrip("/")).read_text(errors="replace").splitlines()
+        if text.lstrip().startswith("HOOKS")
+    ]
+    if len(assigned) == 1 and _WHOLE.fullmatch(assigned[0][1]):
+        return f"sed -i {shlex.quote(f's|^HOOKS=.*|{line}|')} {shlex.quote(assigned[0][0])}"
+    return f"echo {shlex.quote(line)} >> {shlex.quote(files[-1])}"
 
 
 def _hooks(root: Path, config: str, *, drop_ins: bool) -> list[str] | None:

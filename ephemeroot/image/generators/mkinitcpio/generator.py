@@ -15,11 +15,6 @@ from ephemeroot.image.installation import Item
 _INITCPIO = "/usr/lib/initcpio"
 _OURS = f"{_INITCPIO}/ephemeroot"
 
-_ORDER = (
-    "# put ephemeroot after block, encrypt, lvm2 and resume, before filesystems, "
-    "into HOOKS in /etc/mkinitcpio.conf"
-)
-
 
 class Mkinitcpio(contract.Generator):
     """mkinitcpio (mkinitcpio(8))."""
@@ -29,7 +24,7 @@ class Mkinitcpio(contract.Generator):
     PLACES = ("usr/bin/mkinitcpio",)
     MODULE = "usr/lib/initcpio/install/ephemeroot"
     FOLDERS = (_OURS,)
-    NOTES = (_ORDER,)
+    REBUILD = "mkinitcpio -P"
 
     def installation(self, has: Callable[[str], bool]) -> str:
         """By the distribution's package manager."""
@@ -53,6 +48,10 @@ class Mkinitcpio(contract.Generator):
     def files(self, root: Path) -> list[Path]:
         """Fallback images have nothing of ours."""
         return [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
+
+    def enabling(self, root: Path) -> list[str]:
+        """HOOKS with our hook in its place."""
+        return configuration.enabling(root, presets.presets(root)[0])
 
     def omissions(self, root: Path) -> list[contract.Omission]:
         """HOOKS without our hook."""

@@ -1,0 +1,302 @@
+"""Roots as the installers of distributions leave them, on real filesystems, and their boot loaders.
+
+A `Distribution` says how its disk is laid out and writes its files. Its programs are scripts with
+the effect that matters here: `grub-mkconfig` writes the menu, `grub-install` notes where the first
+stage looks for it. The boot loader's answer (`command_line`) is read back from these, and from no
+setting of the test's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RELEASE = os.uname().release
+"""The running kernel's: what is looked at must be able to boot it."""
+
+Files = Mapping[str, str]
+
+MKCONFIG = """\
+#!/bin/sh
+set -e
+GRUB_CMDLINE_LINUX= GRUB_CMDLINE_LINUX_DEFAULT=
+. /etc/default/grub
+subvolume=$(findmnt -no FSROOT / | sed 's|^/||')
+flags=${subvolume:+rootflags=subvol=$subvolume}
+echo "root=UUID=$(cat /firmware/uuid) ro $flags $GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT" \\
+  > /boot/@GRUB@/grub.cfg
+"""
+
+# The first stage knows a filesystem, and a directory in it.
+INSTALL = """\
+#!/bin/sh
+set -e
+if [ -d /sys/firmware/efi ]; then
+  mountpoint -q /boot/efi || { echo "$0: error: /boot/efi is not an EFI partition"; exit 1; }
+else
+  [ -b "$1" ] || { echo "$0: error: install device is not specified"; exit 1; }
+fi
+findmnt -no FSROOT -T /boot > /firmware/prefix
+"""
+
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000:Ada:/home/ada:/bin/sh\n"
+
+COMMON: Files = {
+    "etc/hostname": "box\n",
+    "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "etc/passwd": PASSWD,
+    "etc/group": "root:x:0:\nada:x:1000:\n",
+    "etc/shadow": "root:*:::::::\nada:*:::::::\n",
+    "etc/gshadow": "root:*::\nada:*::\n",
+    "etc/subuid": "ada:100000:65536\n",
+    "etc/subgid": "ada:100000:65536\n",
+    "etc/ssh/ssh_host_ed25519_key": "key\n",
+    "etc/ssh/ssh_host_ed25519_key.pub": "key\n",
+    "home/ada/Documents/x": "hi\n",
+    "var/log/wtmp": "x",
+    "var/lib/systemd/random-seed": "x",
+    "var/lib/private/.": "",
+    "srv/.": "", "opt/.": "", "root/.bashrc": "",
+    "proc/.": "", "sys/.": "", "dev/.": "", "run/.": "", "tmp/.": "", "mnt/.": "", "firmware/.": "",
+    "etc/localtime -> /usr/share/zoneinfo/Europe/Berlin": "",
+    "bin -> usr/bin": "", "sbin -> usr/sbin": "", "lib -> usr/lib": "", "lib64 -> usr/lib64": "",
+    "usr/bin/.": "", "usr/sbin/.": "", "usr/lib64/.": "",
+    f"usr/lib/modules/{RELEASE}/modules.dep":
+        "".join(f"kernel/fs/{n}/{n}.ko:\n" for n in ("btrfs", "ext4", "xfs"))
+        + "kernel/fs/overlayfs/overlay.ko:\n",
+}  # fmt: skip
+
+SYSTEMD: Files = {
+    "usr/lib/systemd/systemd": "#!/bin/sh\n",
+    "usr/bin/init -> ../lib/systemd/systemd": "",
+    **{
+        f"usr/lib/systemd/system/{name}": "[Service]\n[Install]\nWantedBy=multi-user.target\n"
+        for name in ("NetworkManager.service", "bluetooth.service", "ssh.service")
+    },
+    "etc/systemd/system/multi-user.target.wants/ssh.service -> "
+    "/usr/lib/systemd/system/ssh.service": "",
+    "etc/NetworkManager/system-connections/home.nmconnection": "psk=secret\n",
+    "var/lib/NetworkManager/secret_key": "x",
+    "var/lib/bluetooth/x": "x",
+}
+
+
+def grub(directory: str = "grub", tools: str = "") -> Files:
+    """GRUB, with programs called grub*TOOLS*-…, as its package and its installation leave it."""
+    return {
+        f"boot/{directory}/grub.cfg": "",
+        "etc/default/grub": 'GRUB_CMDLINE_LINUX=""\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\n',
+        f"usr/sbin/grub{tools}-mkconfig": MKCONFIG.replace("@GRUB@", directory),
+        f"usr/sbin/grub{tools}-install": INSTALL,
+    }
+
+
+def kernels(image: str = "vmlinuz-{}", initramfs: str = "initrd.img-{}") -> Files:
+    """One kernel in /boot."""
+    names = (image.format(RELEASE), initramfs.format(RELEASE))
+    return {f"boot/{name}": "x" for name in names}
+
+
+def programs(*names: str) -> Files:
+    """Programs that do nothing."""
+    return dict.fromkeys(names, "#!/bin/sh\n")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution's root on a filesystem of that `type`.
+
+    `subvolumes` are those of a btrfs, parents first, `root` the one that is booted, `mounts` the
+    others by mount point; `partitions` are further filesystems by mount point. @UUID@ in a file is
+    the root's, @UUID:/boot@ that of the partition for /boot. `entry` is the file with the command
+    line, relative to the machine's root, if its boot loader is not GRUB.
+    """
+
+    name: str
+    type: str
+    files: Files
+    subvolumes: tuple[str, ...] = ()
+    root: str = ""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    partitions: tuple[str, ...] = ()
+    is_efi: bool = True
+    grub: str = "grub"
+    entry: str = ""
+    line: str = ""
+
+    def fstab(self, write: Callable[[str], str] = lambda text: text) -> str:
+        """The lines that the installer writes."""
+        flags = f"subvol={self.root}" if self.root else "defaults"
+        lines = [f"UUID=@UUID@ / {self.type} {flags} 0 0"]
+        lines += [f"UUID=@UUID@ {p} btrfs subvol={s} 0 0" for p, s in self.mounts.items()]
+        lines += [f"UUID=@UUID:{point}@ {point} ext4 defaults 0 2" for point in self.partitions]
+        return write("\n".join(lines) + "\n")
+
+
+def write(root: Path, files: Files, uuids: Mapping[str, str]) -> None:
+    """Write *files* below *root*; a name that ends in `/.` is a directory, `a -> b` a link."""
+    for name, text in files.items():
+        content = text
+        for point, uuid in uuids.items():
+            content = content.replace(f"@UUID{point and ':' + point}@", uuid)
+        place, _, target = name.partition(" -> ")
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if target:
+            path.symlink_to(target)
+        elif place.endswith("/."):
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_text(content)
+            path.chmod(0o755 if content.startswith("#!") else 0o644)
+
+
+_OS = "etc/os-release -> ../usr/lib/os-release"
+DRACUT = programs("usr/bin/dracut")
+APT = {**programs("usr/bin/apt-get"), "var/lib/dpkg/status": "x"}
+RPM: Files = {"usr/lib/sysimage/rpm/rpmdb.sqlite": "x", "var/lib/.": "",
+              "var/lib/rpm -> ../../usr/lib/sysimage/rpm": ""}  # fmt: skip
+
+
+def _os(id_: str) -> Files:
+    return {"usr/lib/os-release": f"ID={id_}\n", _OS: ""}
+
+
+def _debian(
+    name: str,
+    type_: str,
+    *,
+    efi: bool,
+    swap: bool = False,
+    id_: str = "debian",
+    partitions: tuple[str, ...] = (),
+) -> Distribution:
+    own: Files = {
+        **COMMON, **SYSTEMD, **_os(id_), **APT, **DRACUT, **kernels(), **grub(),
+        "usr/sbin/update-grub": MKCONFIG.replace("@GRUB@", "grub"),
+    }  # fmt: skip
+    return Distribution(
+        name,
+        type_,
+        {**own, **({"swap.img": "@SWAP@"} if swap else {})},
+        subvolumes=("@rootfs",) if type_ == "btrfs" else (),
+        root="@rootfs" if type_ == "btrfs" else "",
+        partitions=(*partitions, *(("/boot/efi",) if efi else ())),
+        is_efi=efi,
+    )
+
+
+_SUSE = ("var", "usr/local", "srv", "root", "opt", "home")
+
+
+def _suse() -> Distribution:
+    return Distribution(
+        "openSUSE Tumbleweed, GRUB", "btrfs",
+        {**COMMON, **SYSTEMD, **_os("opensuse-tumbleweed"), **RPM, **DRACUT,
+         **programs("usr/bin/zypper"), **grub("grub2", "2"),
+         **kernels("vmlinuz-{}", "initrd-{}"), "usr/local/bin/mine": "x"},
+        subvolumes=("@", *(f"@/{n}" if "/" not in n else "@/usr-local" for n in _SUSE),
+                    "@/.snapshots", "@/.snapshots/1", "@/.snapshots/1/snapshot"),
+        root="@/.snapshots/1/snapshot",
+        mounts={f"/{n}": f"@/{n}" if "/" not in n else "@/usr-local" for n in _SUSE}
+        | {"/.snapshots": "@/.snapshots"},
+        partitions=("/boot/efi",),
+        grub="grub2",
+    )  # fmt: skip
+
+
+def _entries(
+    name: str, files: Files, root: str, mounts: Mapping[str, str], boot: tuple[str, ...], entry: str
+) -> Distribution:
+    return Distribution(
+        name, "btrfs", {**COMMON, **SYSTEMD, **files},
+        subvolumes=(root, *mounts.values()), root=root, mounts=mounts, partitions=boot,
+        entry=entry, line=f"root=UUID=@UUID@ rootflags=subvol={root} rw quiet",
+    )  # fmt: skip
+
+
+_ARCH = {**_os("arch"), **programs("usr/bin/mkinitcpio", "usr/bin/pacman"),
+         "var/lib/pacman/local/.": "",
+         "etc/mkinitcpio.conf": "MODULES=(btrfs)\nHOOKS=(base systemd autodetect microcode modconf "
+         "kms keyboard sd-vconsole block filesystems fsck)\n"}  # fmt: skip
+_AT = {"/home": "@home", "/var/log": "@log", "/var/cache/pacman/pkg": "@pkg"}
+_PRESET = "PRESETS=('default')\nALL_kver=/boot/vmlinuz-linux\n"
+
+
+def _void(type_: str) -> Distribution:
+    return Distribution(
+        f"Void, {type_}", type_,
+        {**COMMON, **_os("void"), **DRACUT, **programs("usr/bin/xbps-install", "usr/bin/init"),
+         **grub(), "usr/bin/update-grub": MKCONFIG.replace("@GRUB@", "grub"),
+         **kernels("vmlinuz-{}", "initramfs-{}.img"), "var/db/xbps/.": "",
+         "etc/runit/2": "#!/bin/sh\n"},
+        subvolumes=("@",) if type_ == "btrfs" else (), root="@" if type_ == "btrfs" else "",
+        partitions=("/boot/efi",),
+    )  # fmt: skip
+
+
+ALL: tuple[Distribution, ...] = (
+    _debian("Debian, btrfs, UEFI", "btrfs", efi=True),
+    _debian("Debian, btrfs, BIOS", "btrfs", efi=False),
+    _debian("Debian, ext4, UEFI", "ext4", efi=True),
+    _debian("Debian, ext4, BIOS", "ext4", efi=False),
+    _debian("Debian, ext4, /home and swap", "ext4", efi=True, swap=True, partitions=("/home",)),
+    _debian("Debian, ext4, /boot", "ext4", efi=True, partitions=("/boot",)),
+    _debian("Debian, btrfs, a swap file", "btrfs", efi=False, swap=True),
+    _debian("Ubuntu, ext4, a swap file", "ext4", efi=True, swap=True, id_="ubuntu"),
+    _entries(
+        "Fedora, btrfs, entries",
+        {**_os("fedora"), **RPM, **DRACUT, "etc/default/grub": "GRUB_ENABLE_BLSCFG=true\n",
+         "usr/bin/grubby": "#!/bin/sh\nset -e\nsed -i \"/^options/s|$| ${2#--args=}|\""
+         " /boot/loader/entries/*.conf\n",
+         "boot/loader/entries/one.conf": "title Fedora\noptions @LINE@\n",
+         "boot/grub2/grub.cfg": "blscfg\n", **kernels("vmlinuz-{}", "initramfs-{}.img")},
+        "root", {"/home": "home"}, ("/boot", "/boot/efi"), "boot/loader/entries/one.conf",
+    ),
+    _suse(),
+    _entries(
+        "openSUSE Tumbleweed, systemd-boot",
+        {**_os("opensuse-tumbleweed"), **RPM, **DRACUT,
+         "usr/bin/sdbootutil": "#!/bin/sh\nset -e\n[ \"$1\" = update-all-entries ]\n"
+         "sed \"s|^|options |\" /etc/kernel/cmdline > /boot/efi/loader/entries/one.conf\n",
+         "etc/kernel/cmdline": "@LINE@\n",
+         "boot/efi/loader/entries/one.conf": "options @LINE@\n"},
+        "@", {"/home": "@home", "/var": "@var"}, ("/boot/efi",),
+        "boot/efi/loader/entries/one.conf",
+    ),
+    _entries(
+        "Arch, archinstall, systemd-boot",
+        {**_ARCH, "boot/vmlinuz-linux": "x", "boot/initramfs-linux.img": "x",
+         "etc/mkinitcpio.d/linux.preset": _PRESET + "default_image=/boot/initramfs-linux.img\n",
+         "boot/loader/loader.conf": "timeout 3\n",
+         "boot/loader/entries/one.conf": "title Arch\noptions @LINE@\n"},
+        "@", _AT, ("/boot",), "boot/loader/entries/one.conf",
+    ),
+    _entries(
+        "Arch, unified image",
+        {**_ARCH, "boot/vmlinuz-linux": "x", "boot/EFI/Linux/arch-linux.efi": "x",
+         "etc/mkinitcpio.d/linux.preset": _PRESET + "default_uki=/boot/EFI/Linux/arch-linux.efi\n",
+         "usr/bin/mkinitcpio": "#!/bin/sh\ncp /etc/kernel/cmdline /boot/EFI/Linux/cmdline\n",
+         "boot/EFI/Linux/cmdline": "@LINE@\n", "etc/kernel/cmdline": "@LINE@\n"},
+        "@", _AT, ("/boot",), "boot/EFI/Linux/cmdline",
+    ),
+    _void("ext4"),
+    _void("btrfs"),
+    Distribution(
+        "Gentoo, xfs, OpenRC", "xfs",
+        {**COMMON, **_os("gentoo"), **DRACUT, **programs("usr/bin/emerge", "usr/bin/init"),
+         **grub(), **kernels("vmlinuz-{}", "initramfs-{}.img"), "var/db/pkg/.": "",
+         "etc/runlevels/default/.": ""},
+        partitions=("/efi",), is_efi=False,
+    ),
+    Distribution(
+        "Raspberry Pi OS, ext4", "ext4",
+        {**COMMON, **SYSTEMD, **_os("debian"), **APT, **DRACUT, **kernels(),
+         "boot/firmware/cmdline.txt": "@LINE@\n", "boot/firmware/kernel8.img": "x",
+         "boot/firmware/initramfs8": "x"},
+        partitions=("/boot/firmware",), is_efi=False, entry="boot/firmware/cmdline.txt",
+        line="console=tty1 root=UUID=@UUID@ rootfstype=ext4 rootwait quiet",
+    ),
+)  # fmt: skip
