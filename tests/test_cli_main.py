@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
-from ephemeroot.cli import PLUMBING, VERBS, arguments, main, terminal
+from ephemeroot.cli import PLUMBING, VERBS, arguments, main, terminal, verbs
 from ephemeroot.errors import EphemerootError, Locked, Misconfigured, Refused
 from machine_tree import MAIN, SOUND, MachineTree
 
@@ -170,6 +171,29 @@ def test_mistakes_in_the_configuration_are_json_too(
     assert main(["plan", "--json", "--root", str(tree.path)]) == 2
     problems = json.loads(capsys.readouterr().out)["problems"]
     assert any("fils" in json.dumps(problem) for problem in problems)
+
+
+def test_every_verb_and_action_has_an_example() -> None:
+    leading = {tuple(words) for words, _ in every_option()}
+    shown = {words for words in leading if words[0] not in PLUMBING}
+    given = [tuple(shlex.split(line)) for lines in verbs.EXAMPLES.values() for line, _ in lines]
+    assert {verb for verb, *_ in shown} == set(verbs.EXAMPLES)
+    longer = {words for words in shown if len(words) == 2 and words[0] in ("roots", "base")}
+    without = {words for words in longer if not any(one[:2] == words for one in given)}
+    assert without <= {("roots", name) for name in ("show", "claim", "delete", "unkeep")}
+
+
+@pytest.mark.parametrize(
+    "line", [line for lines in (*verbs.EXAMPLES.values(), verbs.FIRST) for line, _ in lines]
+)
+def test_an_example_is_a_command_line_and_in_the_help(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(line)
+    assert arguments.parser(VERBS).parse_args(words).run
+    verb = next(word for word in words if word in VERBS)
+    assert main([verb, "--help"]) == 0
+    assert f"  ephemeroot {line}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])

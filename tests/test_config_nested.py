@@ -12,6 +12,7 @@ import pytest
 
 from btrfs_image import fresh_disk, mounted
 from ephemeroot.cli import main
+from ephemeroot.config import nested
 from machine_tree import MAIN, SOUND, MachineTree
 
 pytestmark = pytest.mark.requires_loop
@@ -48,6 +49,24 @@ def test_each_that_nothing_covers(tree: MachineTree, capsys: pytest.CaptureFixtu
     more = SOUND.replace('["/var/log"]', '["/var/log", "/var/lib/machines"]')
     tree.write(MAIN, more)
     assert complaints(tree, capsys) == []
+
+
+@pytest.mark.parametrize("number", [1, nested.FEW, nested.FEW + 1, 12])
+def test_many_in_one_directory_are_summed_up(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    where = "/var/lib/docker/btrfs/subvolumes"
+    names = [f"{where}/{index:02}" for index in range(number)]
+    make(tree, *(name[1:] for name in names), "srv/data")
+    assert main(["check", "--root", str(tree.path)]) == 0
+    said = capsys.readouterr().out
+    assert ("/srv/data is a subvolume in the root" in said) is True
+    if number > nested.FEW:
+        assert f"{number} subvolumes in {where} are part of the root" in said
+        assert f'declare "{where}"' in said
+        assert not any(name in said for name in names)
+    else:
+        assert all(f"{name} is a subvolume in the root" in said for name in names)
 
 
 def test_a_declared_file_covers_nothing(

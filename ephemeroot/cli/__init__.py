@@ -118,7 +118,13 @@ def _run(words: Sequence[str]) -> int:
         found = arguments.parser().parse_args(words)
     except SystemExit as exit_:  # --help and --version
         return exit_.code if isinstance(exit_.code, int) else 0
-    return int(found.run(found))
+    if found.json or not getattr(found, "paged", False) or not sys.stdout.isatty():
+        return int(found.run(found))
+    from ephemeroot.cli import pager
+
+    with pager.paged():
+        return int(found.run(found))
+    return 0  # the user has left the pager before the end
 
 
 def _permission_hint(error: OSError) -> str:

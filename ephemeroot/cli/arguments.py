@@ -21,7 +21,9 @@ class Parser(argparse.ArgumentParser):
     """Set for the parser of a verb whose module is yet to be imported."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        super().__init__(*args, **{"formatter_class": Help, **kwargs, "allow_abbrev": False})
+        words = self.prog.split()[1:]
+        self.epilog = _examples(verbs.EXAMPLES.get(words[0], ()) if words else verbs.FIRST, words)
 
     def load(self) -> None:
         """Import the verb's module and declare its arguments, unless that has been done."""
@@ -64,6 +66,31 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise ``Misconfigured``."""
         raise Misconfigured(message, f"see '{self.prog} --help'")
+
+
+class Help(argparse.HelpFormatter):
+    """Leaves the lines of examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith(_HEADING):
+            return text
+        return super()._fill_text(text, width, indent)
+
+
+_HEADING = "examples:\n"
+
+
+def _examples(known: Iterable[tuple[str, str]], words: Sequence[str]) -> str | None:
+    """The examples that begin with *words*, each with its explanation."""
+    found = [
+        (f"ephemeroot {line}", text)
+        for line, text in known
+        if line.split()[: len(words)] == list(words)
+    ]
+    if not found:
+        return None
+    lines = [f"  {line}\n      {text}" for line, text in found]
+    return (_HEADING + "\n".join(lines)).replace("%", "%%")
 
 
 def parser(load: Iterable[str] = ()) -> Parser:

@@ -44,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--lines", action="store_true", help="print only the lines for the configuration"
     )
     add_common(parser)
+    parser.set_defaults(paged=True)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, access.NOTHING)
     hosts.configure(parser)
+    parser.set_defaults(paged=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

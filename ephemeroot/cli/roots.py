@@ -81,6 +81,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--yes", action="store_true", help="do not ask")
     for one in (listing, show, compare, mount):
         access.declare(one, access.NOTHING)
+    for one in (listing, compare):
+        one.set_defaults(paged=True)
     access.declare(restored, "the directories that the paths are restored to")
     for one in (prune, claim, keep):
         access.declare(one, "the filesystem of the old roots")

@@ -47,6 +47,7 @@ _AS_ROOT = "not known: run it as root"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, access.NOTHING)
+    parser.set_defaults(paged=True)
     parser.add_argument(
         "--long", action="store_true", help="show every step of the boot, and how long it took"
     )

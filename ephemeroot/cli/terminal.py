@@ -14,10 +14,14 @@ RED, GREEN, YELLOW = "31", "32", "33"
 
 _BOLD = "1"
 
+paged = False
+"""Whether the output goes to a pager on the terminal."""
+
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether *stream* shows colours and nobody asked it not to (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether *stream* shows colours and the environment does not forbid it (no-color.org)."""
+    on_terminal = paged or stream.isatty()
+    return on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def printable(text: str) -> str:

@@ -28,6 +28,75 @@ VERBS = {
 }
 """In the order of the help. Each is a module of this package, with ``_`` for ``-``."""
 
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "init": (
+        ("init", "show the proposal and the commands that are left to do"),
+        ("init --root /mnt", "the same for the machine whose root is mounted at /mnt"),
+    ),
+    "check": (
+        ("check", "look for mistakes in the configuration of this machine"),
+        ("check --host kiosk-7", "show what the host kiosk-7 would get from the same files"),
+    ),
+    "plan": (("plan", "show what each boot does, in order"),),
+    "rehearse": (("rehearse", "simulate the next boot on copies that are thrown away"),),
+    "apply": (
+        ("apply --dry-run", "show what would change"),
+        ("apply", "ask, then write the plan and rebuild the images"),
+    ),
+    "status": (
+        ("status", "show this boot, the problems and the next boot"),
+        ("status --long", "show every step of the boot as well"),
+    ),
+    "diff": (
+        ("diff", "show what the next boot forgets"),
+        ("diff --lines", "print the lines that keep it, for the configuration"),
+        ("diff --against base --exclude '*.log'", "compare with the base, without log files"),
+    ),
+    "roots": (
+        ("roots list", "show the old roots and their sizes"),
+        ("roots diff 2026-11-25T07-30-00Z", "show what has changed since that root was retired"),
+        ("roots restore --from 2026-11-25T07-30-00Z /etc/fstab", "copy a file back into this root"),
+        ("roots mount 2026-11-25T07-30-00Z /mnt", "look into an old root; 'umount /mnt' ends it"),
+        ("roots prune --dry-run", "show which old roots are due"),
+        ("roots keep 2026-11-25T07-30-00Z", "never delete that old root"),
+    ),
+    "adopt": (
+        ("adopt /etc/some-service", "keep a directory, now and after each boot"),
+        ("adopt --dry-run /var/lib/libvirt/images", "show what would be copied"),
+    ),
+    "next-boot": (
+        ("next-boot keep", "do not wipe at the next boot"),
+        ("next-boot root 2026-11-25T07-30-00Z", "make the next root a copy of that old root"),
+        ("next-boot --clear", "take the request back"),
+    ),
+    "base": (
+        ("base run -- apt full-upgrade", "upgrade the packages of the next root"),
+        ("base run", "change the base in a shell"),
+        ("base rollback", "take the last change of the base back"),
+        ("base create", "make the first base, a copy of the running root"),
+        ("base list", "show the base and the bases that it replaced"),
+    ),
+    "leave": (("leave --dry-run", "show what would be copied back into the root"),),
+    "setup": (
+        ("setup dracut", "install the module for dracut and the units"),
+        ("setup mkinitcpio --remove", "remove the hook and the units"),
+    ),
+    "home": (
+        ("home apply", "mount and link what your home.toml declares"),
+        ("home status", "show each entry"),
+        ("home enable", "do it at every login"),
+    ),
+}
+"""By verb: command lines without the program's name, each with what it does."""
+
+FIRST = (
+    ("init", "propose a configuration for this machine"),
+    ("status", "show what this boot did, and what the next one will do"),
+    ("diff", "show what the next boot forgets"),
+    ("adopt /etc/some-service", "keep something"),
+)
+"""The examples in the help of the program itself."""
+
 PLUMBING = ("copyback", "image", "lived", "schema")
 """Called by other programs; the help does not list them."""
 

@@ -6,12 +6,16 @@ import os
 
 from ephemeroot.config import clean, volumes
 from ephemeroot.config.examination import Examination
-from ephemeroot.config.problem import Problem
+from ephemeroot.config.problem import Place, Problem
 from ephemeroot.wipers.contract import Wiper
+
+FEW = 3
+"""How many subvolumes of one directory are named one by one."""
 
 
 def warnings(examination: Examination) -> list[Problem]:
-    """A warning for each subvolume in the machine's root that nothing declared covers.
+    """A warning for each subvolume in the machine's root that nothing declared covers, or for all
+    of a directory if there are many.
 
     What a subvolume is, the wiper says. Whoever may not look is told so.
     """
@@ -26,17 +30,30 @@ def warnings(examination: Examination) -> list[Problem]:
         hint = "run it as root" if isinstance(error, PermissionError) else "install btrfsutil"
         reason = "whether the root holds subvolumes that nothing declares cannot be seen"
         return [Problem.at(place, reason, hint, warning=True)]
-    return [
-        Problem.at(
-            place,
-            f"{path} is a subvolume in the root and nothing declares it: what is in it goes with "
-            "the root, and is deleted with it one day",
-            f'declare "{path}", or move the subvolume out of the root and make it a volume',
-            warning=True,
-        )
-        for path in found
-        if not _is_covered(path, examination)
-    ]
+    groups: dict[str, list[str]] = {}
+    for path in found:
+        if not _is_covered(path, examination):
+            groups.setdefault(os.path.dirname(path), []).append(path)
+    warnings_ = []
+    for directory, paths in groups.items():
+        if len(paths) > FEW:
+            # A container engine makes one for each layer.
+            warnings_.append(_warning(place, f"{len(paths)} subvolumes in {directory}", directory))
+        else:
+            warnings_ += [_warning(place, path, path) for path in paths]
+    return warnings_
+
+
+def _warning(place: Place, what: str, declare: str) -> Problem:
+    is_one = what == declare
+    return Problem.at(
+        place,
+        f"{what} {'is a subvolume in' if is_one else 'are part of'} the root and nothing declares "
+        f"{'it: its content is retired' if is_one else 'them: their content is retired'} with the "
+        "root, and deleted with it one day",
+        f'declare "{declare}", or make {"it" if is_one else "them"} a volume outside of the root',
+        warning=True,
+    )
 
 
 def _in_root(wiper: Wiper, root: str) -> list[str]:
