@@ -122,9 +122,7 @@ def _run(words: Sequence[str]) -> int:
         return int(found.run(found))
     from ephemeroot.cli import pager
 
-    with pager.paged():
-        return int(found.run(found))
-    return 0  # the user has left the pager before the end
+    return pager.run(lambda: int(found.run(found)))
 
 
 def _permission_hint(error: OSError) -> str:

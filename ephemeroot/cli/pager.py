@@ -7,8 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from ephemeroot.cli import terminal
 
@@ -33,15 +33,13 @@ def command() -> list[str]:
     return words
 
 
-@contextmanager
-def paged() -> Iterator[None]:
-    """Show what is printed inside through the pager, warnings included, and wait for its end. The
-    user may leave it before everything was read.
+def run(listing: Callable[[], int]) -> int:
+    """Show what *listing* prints through the pager, warnings included, wait for the pager's end,
+    and return what *listing* returns; 0 if the user has left the pager before that.
     """
     words = command()
     if not words:
-        yield
-        return
+        return listing()
     environment = {"LESS": _LESS, **os.environ}
     if "SUDO_UID" in environment:  # less(1) runs commands that its user types
         environment.setdefault("LESSSECURE", "1")
@@ -49,8 +47,7 @@ def paged() -> Iterator[None]:
     try:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, env=environment)
     except OSError:
-        yield
-        return
+        return listing()
     assert process.stdin is not None
     streams = [1, 2] if sys.stderr.isatty() else [1]
     kept = [os.dup(number) for number in streams]
@@ -59,9 +56,9 @@ def paged() -> Iterator[None]:
         for number in streams:
             os.dup2(process.stdin.fileno(), number)
         process.stdin.close()
-        with suppress(BrokenPipeError):
-            yield
-            sys.stdout.flush()
+        return listing()
+    except BrokenPipeError:
+        return 0
     finally:
         _discard()
         for number, old in zip(streams, kept, strict=True):
