@@ -190,7 +190,7 @@ def test_cases(
     disk = disks.prepared(cache, disks.Btrfs(), bench.tools, ready).copy(scratch / "disk.raw")
     boot = Boot(ready, zfs_initrd(cache, system), (disk,), hardware=Hardware(memory=2048))
     machine = bench.up(boot, name)
-    for name in ("zfs_pool.py", "zfs_faults.py", "zfs_cases.py"):
+    for name in ("zfs_pool.py", "zfs_faults.py", "zfs_states.py", "zfs_cases.py"):
         machine.write(f"/run/{name}", Path(__file__).with_name(name).read_bytes())
     machine.run("modprobe zfs", timeout=60)
     done = machine.run("python3 /run/zfs_cases.py", timeout=600, check=False)

@@ -248,6 +248,10 @@ class History:
         """Bytes available and bytes in all, where the old roots are. To be implemented."""
         raise NotImplementedError
 
+    def retained(self) -> str:
+        """Why no deletion would free space at present; empty if it would."""
+        return ""
+
     def settle(self, deadline: float) -> None:
         """Wait until the space of what was deleted is free, or ``time.monotonic()`` is
         *deadline*. Nothing to do where it is free at once.

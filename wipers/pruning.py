@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ephemeroot.errors import EphemerootError
 from ephemeroot.wipers import names, retention
 from ephemeroot.wipers.changes import Deletion, Renaming, attempt
 from ephemeroot.wipers.retention import Candidate, Policy
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 _SETTLE = 30.0
+# Bytes: what a deletion of less frees may be written by other programs meanwhile.
+_NOTICEABLE = 1 << 20
 
 
 class Clock:
@@ -173,17 +176,44 @@ class Pruning:
         # Space comes back only when the kernel has cleaned up: count what is really free.
         self.settle(deadline)
         for deletion in self.spare():
-            if self.history.space()[0] >= self.min_free:
+            free = self.history.space()[0]
+            if free >= self.min_free:
                 return
             if _is_over(deadline):
                 result.unfinished = True
                 return
-            self._delete(deletion, result, log)
+            if reason := self.history.retained():
+                result.problems.append(
+                    f"less than {self.min_free} bytes free, and no old root is deleted early: "
+                    f"{reason}"
+                )
+                return
+            exclusive = self._exclusive(deletion)
+            if not self._delete(deletion, result, log):
+                continue
             self.settle(deadline)
+            if _is_over(deadline):
+                continue
+            if exclusive >= _NOTICEABLE and self.history.space()[0] <= free:
+                result.problems.append(
+                    f"{deletion.entry.label} held {exclusive} bytes, and deleting it freed none: "
+                    "no other old root is deleted early"
+                )
+                return
 
-    def _delete(self, deletion: Deletion, result: Result, log: Callable[[str], None]) -> None:
-        if attempt(deletion.describe(), deletion.execute, result.problems, log):
+    def _exclusive(self, deletion: Deletion) -> int:
+        """Bytes that only it has, 0 if that is not known."""
+        try:
+            return self.history.facts(deletion.entry).exclusive or 0
+        except (EphemerootError, OSError):
+            return 0
+
+    def _delete(self, deletion: Deletion, result: Result, log: Callable[[str], None]) -> bool:
+        """Whether it did not fail."""
+        done = attempt(deletion.describe(), deletion.execute, result.problems, log)
+        if done:
             result.pruned.append(deletion.entry.label)
+        return done
 
     def settle(self, deadline: float | None) -> None:
         """Wait until the space of what was deleted is free, or until *deadline*.

@@ -90,24 +90,41 @@ def _run(pool: str, program: str, arguments: tuple[str, ...], *, change: bool) -
         raise Refused(
             f"there is no {DEVICE}: the kernel module zfs is not loaded", "modprobe zfs"
         ) from error
-    except zfs.exceptions.PoolNotFound as error:
-        raise Refused(
-            f"the pool {pool} is not imported",
-            f"'zpool import' lists what can be; 'zpool import -N {pool}' imports it",
-        ) from error
-    except zfs.exceptions.ReadOnlyPool as error:
-        raise Refused(
+    except zfs.exceptions.ZFSError as error:
+        raise _explained(error, pool, f"ZFS on {pool}") from error
+    return _text(found)
+
+
+def _explained(error: Any, pool: str, what: str) -> EphemerootError:
+    """The error for one of libzfs_core's, in *pool*; *what* failed, if nothing more is known."""
+    known = library().exceptions
+    if isinstance(error, known.PoolNotFound):
+        return not_imported(pool)
+    if isinstance(error, known.SuspendedPool):
+        return suspended(pool)
+    if isinstance(error, known.ReadOnlyPool):
+        return Refused(
             f"the pool {pool} is imported read-only: nothing in it can be changed",
             f"'zpool export {pool}', then 'zpool import -N {pool}'",
-        ) from error
-    except zfs.exceptions.SuspendedPool as error:
-        raise Refused(
-            f"the pool {pool} is suspended: a device of it has failed",
-            f"connect the device, then 'zpool clear {pool}'; 'zpool status {pool}' names it",
-        ) from error
-    except zfs.exceptions.ZFSError as error:
-        raise EphemerootError(f"ZFS on {pool}: {_said(error)}") from error
-    return _text(found)
+        )
+    return EphemerootError(f"{what}: {_said(error)}")
+
+
+def not_imported(pool: str) -> Refused:
+    """The error for a pool that this machine has not imported."""
+    return Refused(
+        f"the pool {pool} is not imported",
+        f"'zpool import' lists what can be; 'zpool import -N {pool}' imports it, with -f if "
+        "another machine had it last",
+    )
+
+
+def suspended(pool: str) -> Refused:
+    """The error for a pool that ZFS has suspended: writes to it wait, and changes fail."""
+    return Refused(
+        f"the pool {pool} is suspended: a device of it has failed",
+        f"connect the device, then 'zpool clear {pool}'; 'zpool status {pool}' names it",
+    )
 
 
 def _said(error: Exception) -> str:
@@ -162,7 +179,8 @@ def rename(source: str, target: str) -> None:
     try:
         zfs.lzc_rename(os.fsencode(source), os.fsencode(target))
     except zfs.exceptions.ZFSError as error:
-        raise EphemerootError(f"cannot rename {source} to {target}: {_said(error)}") from error
+        pool = source.partition("/")[0]
+        raise _explained(error, pool, f"cannot rename {source} to {target}") from error
 
 
 def lock() -> int:

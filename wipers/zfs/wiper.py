@@ -176,8 +176,10 @@ class Zfs(Wiper):
 
     def mark_lived(self, target: str) -> bool:
         """Record that the root mounted at *target* was booted to the end."""
+        from ephemeroot.wipers.zfs import listing
+
         name = datasets.mounted_at(target)
-        found = datasets.look(name).get(name) if name else None
+        found = listing.look(name).get(name) if name else None
         if found is None or not found.state:
             return False
         if found.state == NEW:
@@ -196,9 +198,9 @@ class Zfs(Wiper):
     def history(self, installed: Installed) -> History:
         """The old roots; after a rollback none, but what the root was made of."""
         root = self._root(installed.root if installed.target == "/" else None)
-        return self._history(root, installed.system)
+        return self._history(root, installed.system, listed=True)
 
-    def _history(self, root: str, system: str) -> DatasetHistory:
+    def _history(self, root: str, system: str, *, listed: bool = False) -> DatasetHistory:
         rotates = self.settings["mode"] == ROTATE
         old_roots = self._old_roots(root) if rotates else ""
         if rotates:
@@ -210,6 +212,7 @@ class Zfs(Wiper):
             policy=retention.policy(self.settings),
             min_free=self.settings.get("min-free"),
             system=system,
+            listed=listed,
         )
 
     @property

@@ -1,0 +1,215 @@
+"""Cases of zfs_cases.py: pools that are full, read-only, suspended, or of another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.errors import Refused
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.wipers.zfs import datasets
+from zfs_pool import (
+    BASE,
+    DAY,
+    IMAGE,
+    NOW,
+    OLD,
+    POOL,
+    ROOT,
+    TOP,
+    complaint,
+    content,
+    history,
+    live,
+    mounted,
+    run,
+    start,
+    value,
+    wipe,
+)
+
+MIB = 1 << 20
+SMALL = Path("/run/small")  # a tmpfs with a pool that outgrows it
+HOST_ID = Path("/sys/module/spl/parameters/spl_hostid")
+
+
+def fill(name: str, size: int) -> None:
+    with mounted(name) as top:
+        (top / "large").write_bytes(os.urandom(size))
+
+
+def three_large_old_roots() -> list[str]:
+    """Each of 8 MiB; the first is .keep."""
+    kept = []
+    for day in range(3):
+        fill(ROOT, 8 * MIB)
+        kept = wipe("rotate", now=NOW + day * DAY).kept
+        live()
+    return kept
+
+
+def refused_by_both(*words: str) -> None:
+    """A rollback and a rotation; whether anything changed cannot be asked of such a pool."""
+    said = complaint(Refused, lambda: wipe("rollback"))
+    said_too = complaint(Refused, lambda: wipe("rotate"))
+    assert all(word in said and word in said_too for word in words), (said, said_too)
+
+
+@contextmanager
+def declared() -> Iterator[tuple[Path, Any]]:
+    """A machine whose root is the mounted one, and what calls `ephemeroot` for it."""
+    with tempfile.TemporaryDirectory() as place:
+        top = Path(place)
+        for folder in ("etc/ephemeroot", "etc/kernel"):
+            (top / folder).mkdir(parents=True)
+        (top / "etc/kernel/cmdline").write_text(f"root=zfs:{ROOT.replace(' ', '+')} ro\n")
+        settings: dict[str, object] = {"mode": "rotate", "base": BASE}
+        attribute = "ephemeroot.wipers.zfs:Zfs"
+        made = Wipe(target="/", wiper="zfs", attribute=attribute, settings=settings)
+        (top / "etc/ephemeroot/plan.json").write_bytes(Plan(wipe=[made], persist=[]).dump())
+        yield top, lambda *words: run("ephemeroot", "--root", place, *words)
+
+
+# Space
+
+
+def case_min_free_of_a_quota_above() -> None:
+    start()
+    three_large_old_roots()
+    used = int(value(TOP, "used"))
+    assert used > 24 * MIB
+    run("zfs", "set", f"quota={used + 4 * MIB}", TOP)
+    with history() as opened:
+        assert opened.space()[0] <= 4 * MIB
+        assert opened.space()[1] <= used + 4 * MIB
+    few: dict[str, Any] = {"min-free": "8M", "keep-last": 0}
+    outcome = wipe("rotate", now=NOW + 4 * DAY, **few)
+    assert outcome.problems == []
+    assert len(outcome.pruned) == 1, outcome.pruned
+    assert int(value(TOP, "available")) >= 8 * MIB
+
+
+def case_min_free_in_vain() -> None:
+    """A checkpoint keeps the blocks of what is destroyed; a reservation takes what gets free."""
+    start()
+    kept = three_large_old_roots()
+    few: dict[str, Any] = {"min-free": "99%", "keep-last": 0}
+    run("zpool", "checkpoint", POOL)
+    outcome = wipe("rotate", now=NOW + 4 * DAY, **few)
+    assert outcome.pruned == []
+    assert any(f"zpool checkpoint -d {POOL}" in line for line in outcome.problems), outcome.problems
+    run("zpool", "checkpoint", "-d", "-w", POOL)
+    live()
+    run("zfs", "set", "reservation=100M", OLD)
+    run("zfs", "set", f"quota={int(value(TOP, 'used')) + 2 * MIB}", TOP)
+    outcome = wipe("rotate", now=NOW + 5 * DAY, **few)
+    assert outcome.pruned == kept[1:2]
+    assert any("deleting it freed none" in line for line in outcome.problems), outcome.problems
+
+
+# Pools that cannot be changed
+
+
+def case_a_pool_that_is_read_only() -> None:
+    start()
+    fill(ROOT, MIB)
+    old = str(wipe("rotate").retired)
+    live()
+    log = run("zpool", "history", "-i", POOL)
+    with declared() as (top, call):
+        call("roots", "show", old)
+        run("zpool", "sync", POOL)
+        assert run("zpool", "history", "-i", POOL) == log, "reading is not part of the history"
+        run("zpool", "export", POOL)
+        run("zpool", "import", "-N", "-o", "readonly=on", "-d", str(IMAGE.parent), POOL)
+        refused_by_both(f"the pool {POOL} is imported read-only")
+        _read_verbs(call, old)
+        call("roots", "restore", "/large", "--from", old)
+        assert (top / "large").stat().st_size == MIB
+        done = subprocess.run(
+            ["ephemeroot", "--root", str(top), "roots", "unkeep", old],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1, done
+        assert "read-only" in done.stderr, done
+        run("zpool", "export", POOL)
+        run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
+    wipe("rotate", now=NOW + 60)
+
+
+def _read_verbs(call: Any, old: str) -> None:
+    (listed,) = json.loads(call("roots", "list", "--json"))["histories"]
+    assert [entry["name"] for entry in listed["entries"]] == [old], listed
+    shown = json.loads(call("roots", "show", old, "--json"))
+    assert (shown["state"], shown["size"] > MIB) == (None, True), shown
+    with tempfile.TemporaryDirectory() as place:
+        call("roots", "mount", old, place)
+        try:
+            assert Path(place, "large").stat().st_size == MIB
+        finally:
+            datasets.unmount(place)
+
+
+def case_a_pool_that_is_suspended() -> None:
+    """By a disk that takes no writes: its file is on a tmpfs that is full."""
+    run("zpool", "export", POOL)
+    SMALL.mkdir(exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", str(SMALL))
+    try:
+        with (SMALL / "image").open("wb") as file:
+            file.truncate(256 << 20)
+        words = ("-o", "failmode=continue", "-O", "mountpoint=none")
+        run("zpool", "create", "-f", *words, POOL, str(SMALL / "image"))
+        start()
+        run("sh", "-c", f"head -c 64M /dev/zero > {SMALL}/full || true")
+        writer = subprocess.Popen(["zfs", "set", f"my:own={'x' * 4000}", ROOT])
+        while run("zpool", "list", "-Ho", "health", POOL).strip() != "SUSPENDED":
+            time.sleep(0.1)
+        refused_by_both(f"the pool {POOL} is suspended", f"zpool clear {POOL}")
+        assert "is suspended" in complaint(Refused, history)
+        (SMALL / "full").unlink()
+        run("zpool", "clear", POOL)
+        writer.wait()
+        assert content(ROOT) == {"release": "base"}
+        run("zpool", "destroy", "-f", POOL)
+    finally:
+        subprocess.run(["umount", "-l", str(SMALL)])
+    run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
+
+
+def case_a_pool_of_another_machine() -> None:
+    """It was not exported there: nothing imports it without being told to."""
+    start()
+    run("zpool", "sync", POOL)
+    own = HOST_ID.read_text()
+    run("zpool", "export", POOL)
+    try:
+        HOST_ID.write_text("287454020")
+        run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
+        copy = SMALL / "copy"
+        SMALL.mkdir(exist_ok=True)
+        run("zpool", "sync", POOL)
+        run("cp", "--sparse=always", str(IMAGE), str(copy))
+        run("zpool", "export", POOL)
+        HOST_ID.write_text(own)
+        done = subprocess.run(
+            ["zpool", "import", "-N", "-d", str(SMALL), POOL], capture_output=True, text=True
+        )
+        assert "another system" in done.stdout + done.stderr, done
+        refused_by_both(f"the pool {POOL} is not imported")
+        run("zpool", "import", "-N", "-f", "-d", str(SMALL), POOL)
+        wipe("rotate")
+        run("zpool", "export", POOL)
+        copy.unlink()
+    finally:
+        HOST_ID.write_text(own)
+    run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
