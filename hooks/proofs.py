@@ -44,6 +44,15 @@ def require_bootable(stage: Stage, fresh: str) -> None:
         mounts.detach(trial)
 
 
+NEEDED = (
+    "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64",
+    "/usr/lib/modules", "/usr/lib/systemd", "/lib/modules", "/lib/systemd",
+)  # fmt: skip
+"""Directories that no root boots without. A volume that is made fresh and hides one of them is not
+proven, for it may be empty.
+"""
+
+
 def require_whole(root: int, init: str | None, release: str | None) -> None:
     """Raise ``Refused`` unless the open tree *root* has an os-release, an executable *init*
     (``None``: a usual one) and, if it has kernel modules at all, those of *release* (``None``:
@@ -71,8 +80,8 @@ def _assemble(stage: Stage, fresh: str, trial: str) -> None:
 
 
 def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
-    if not stage.is_mounted(stage.volume(volume.volume)):
-        return  # itself made fresh, and not yet: nothing that a boot needs is on it
+    private = stage.volume(volume.volume)
+    is_new = not stage.is_mounted(private)  # itself made fresh, and not yet
     try:
         place = paths.open_in_root(root, volume.mount_point, tree.DIRECTORY)
     except FileNotFoundError:
@@ -80,9 +89,16 @@ def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
         # lies on the volume is then missing here, which a proof may well notice.
         return
     try:
-        source = os.open(stage.volume(volume.volume), tree.DIRECTORY | os.O_CLOEXEC)
+        if is_new:
+            # It may be empty, and must hide nothing that a boot needs.
+            source = mounts.create("tmpfs", "tmpfs", ["size=64k"])
+        else:
+            source = os.open(private, tree.DIRECTORY | os.O_CLOEXEC)
         try:
-            mounts.bind(source, place, name=volume.mount_point)
+            if is_new:
+                mounts.attach(source, place, name=volume.mount_point)
+            else:
+                mounts.bind(source, place, name=volume.mount_point)
         finally:
             os.close(source)
     finally:

@@ -17,6 +17,8 @@ from ephemeroot.hooks.volumes import Attach, Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
 from ephemeroot.wipers.btrfs import Btrfs
+from machine_tree import DEVICE, ROOT, VOLUME, MachineTree
+from machine_tree import STORE as STORE_TABLE
 from test_stages import STORE, Machine
 
 pytestmark = pytest.mark.requires_loop
@@ -174,3 +176,50 @@ def test_one_mount_serves_all_that_is_on_one_filesystem(machine: WithHome, tmp_p
     assert len(machine.old()) == len(machine.old_of_home()) == 1
     wiper = str(machine.run / "wiper")
     assert not [m.point for m in mountinfo.mounts() if m.point.startswith(wiper)]
+
+
+class Elsewhere(WithHome):
+    """A machine with a volume at *point* instead, made fresh at every boot."""
+
+    def __init__(self, base: Path, loop: str, top: Path, point: str) -> None:
+        super().__init__(base, loop, top)
+        self.point = point
+        self.persist = self.persist[:-2]
+
+    def plan(self) -> Plan:
+        plan = super().plan()
+        for operation in (*plan.wipe, *plan.persist):
+            if isinstance(operation, Wipe) and operation.target == "/home":
+                operation.target = self.point
+            elif isinstance(operation, Volume | Attach) and operation.mount_point == "/home":
+                operation.mount_point = self.point
+        return plan
+
+
+@pytest.mark.parametrize(
+    ("point", "boots"),
+    [("/usr", False), ("/sbin", False), ("/usr/lib", False), ("/opt", True), ("/usr/local", True)],
+)
+def test_root_is_proven_with_the_volumes_that_are_made_fresh(
+    tmp_path: Path, point: str, boots: bool
+) -> None:
+    """A new, empty one must not hide what the proof has found below it, and `check` refuses it."""
+    with fresh_disk(tmp_path) as disk:
+        machine = Elsewhere(tmp_path, disk.loop, disk.top, point)
+        (disk.top / "root-base" / point[1:]).mkdir(parents=True, exist_ok=True)
+        (disk.top / "root/stray").write_text("of the root")
+        done = machine.stage("wipe")
+        assert done.returncode == (0 if boots else 10), done.stderr
+        root = machine.mount_root()
+        assert (root / "stray").exists() == (not boots), "the previous root is kept"
+        machine.next_boot()
+    tree = MachineTree(
+        tmp_path / "tree",
+        ROOT
+        + VOLUME
+        + f'[[volumes]]\nmount-point = "{point}"\ndevice = "{DEVICE}"\ntype = "btrfs"\n'
+        + 'options = ["subvol=wiped"]\nwipe = {wiper = "btrfs", old-roots = "old_wiped"}\n'
+        + STORE_TABLE,
+    )
+    refused = [str(problem) for problem in tree.errors() if "made fresh hides" in str(problem)]
+    assert bool(refused) == (not boots), tree.errors()

@@ -12,6 +12,7 @@ from ephemeroot.config.kinds import Patience
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
 from ephemeroot.config.problem import Mistake, Place, Problem
+from ephemeroot.hooks import proofs
 from ephemeroot.hooks.volumes import SUBDIRECTORY
 from ephemeroot.linux import devices, mounts, twins, units
 
@@ -306,6 +307,17 @@ def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
 
     if not volume.needed_for_boot:
         add("only a volume needed for boot can be made fresh", "set needed-for-boot = true")
+    point = volume.mount_point
+    hidden = [path for path in proofs.NEEDED if clean.is_below(path, point)]
+    if hidden:
+        add(
+            f"a volume at {point} that is made fresh hides {hidden[0]} of the base, and no root "
+            "boots without that",
+            "leave wipe out, or make the directory part of the base",
+        )
+    if "ro" in volume.options:
+        add(f"{point} is made fresh and mounted read-only: nothing can be put into it",
+            'leave "ro" out')  # fmt: skip
     if wipe.plugin is None:
         return
     if wipe.plugin.wiper.MOUNTS_ROOT:
