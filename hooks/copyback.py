@@ -15,7 +15,17 @@ import time
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, StoreMissing
-from ephemeroot.hooks import accounts, limits, machine_id, order, records, renames, seed, tree
+from ephemeroot.hooks import (
+    accounts,
+    limits,
+    machine_id,
+    order,
+    ownership,
+    records,
+    renames,
+    seed,
+    tree,
+)
 from ephemeroot.hooks.volumes import Store
 from ephemeroot.linux import comparison, copying, documents, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
@@ -60,6 +70,7 @@ def _remember(stage: Stage) -> None:
         COPIES,
         {
             "boot-id": stage.boot_id,
+            "root": ownership.identity(stage.root()),
             "limit": stage.plan.seed_limit,
             "files": stage.copies,
             "stores": {entry.store: ids[entry.store] for entry in map(CopiedFile, stage.copies)},
@@ -375,14 +386,29 @@ def _remove(folder: int, name: str) -> None:
 
 
 class Recorded:
-    """What this boot copies back: ``files`` and the ``limit``, with the stores' ids."""
+    """What this boot copies back: ``files`` and the ``limit``, with the stores' ids, from the
+    ``root`` (``ownership.identity``) into which it has copied them; empty if that is not known.
+    """
 
-    __slots__ = ("files", "ids", "limit")
+    __slots__ = ("files", "ids", "limit", "root")
 
-    def __init__(self, files: list[dict[str, object]], ids: dict[str, str], limit: int) -> None:
+    def __init__(
+        self, files: list[dict[str, object]], ids: dict[str, str], limit: int, root: str = ""
+    ) -> None:
         self.files = files
         self.ids = ids
         self.limit = limit
+        self.root = root
+
+    def copy_back(self, root: int, stores: dict[str, int]) -> CopyBack:
+        """Copy from the open *root* to the open *stores*. Raises ``ForeignRoot`` for another root
+        than the recorded one.
+        """
+        if self.root:
+            ownership.require_prepared(root, self.root)
+        back = CopyBack(self.files, stores, root, self.limit)
+        back.run()
+        return back
 
     def open_stores(self, root: str, problems: list[str]) -> dict[str, int]:
         """The stores below *root* that are mounted and theirs; the others are problems.

@@ -42,6 +42,10 @@ RECORD = "foreign"
 """In the run directory of a boot whose root is not the plan's: ``kind``, ``reason``, ``hint``."""
 
 ROOT, FILESYSTEM, LAYER, CRASH = "root", "filesystem", "layer", "crash"
+SOFT_REBOOT = "soft-reboot"
+
+MOUNTED = "root"
+"""In the run directory: ``identity`` is which root this boot's persistence stage has prepared."""
 
 DEVICE_TIMEOUT = 90
 """Seconds that the root's device is waited for; systemd's own default."""
@@ -145,6 +149,31 @@ def require_mounted(stage: Stage, wipe: Wipe) -> None:
         return
     expected = _expected(wipe)
     _compare({key: value for key, value in expected.items() if key in found}, found)
+
+
+def identity(root: int) -> str:
+    """Which root is open as *root*, in words that hold while it is mounted: after a soft reboot
+    into /run/nextroot (systemd-soft-reboot.service(8)) the boot is the same, the root another.
+    """
+    status = os.fstat(root)
+    return f"{status.st_dev}:{status.st_ino}:{os.fstatvfs(root).f_fsid}"
+
+
+def remember_mounted(stage: Stage) -> None:
+    """Record which root this boot uses. Raises ``OSError``."""
+    found: dict[str, object] = {"boot-id": stage.boot_id, "identity": identity(stage.root())}
+    stage.remember(MOUNTED, found)
+
+
+def require_prepared(root: int, prepared: str) -> None:
+    """Raise ``ForeignRoot`` unless the open *root* is the one called *prepared* (``identity``)."""
+    if identity(root) != prepared:
+        raise ForeignRoot(
+            SOFT_REBOOT,
+            "this root is not the one that this boot has prepared: a soft reboot has put another "
+            "in its place",
+            "reboot the machine to return to it",
+        )
 
 
 def remember(stage: Stage, error: ForeignRoot) -> str:

@@ -16,6 +16,7 @@ from ephemeroot.hooks import (
     nesting,
     order,
     owner_names,
+    ownership,
     records,
     replaced,
     request,
@@ -67,6 +68,7 @@ def run(stage: Stage) -> str:
         owner_names.check(stage)
         copyback.remember(stage)
         booted.remember(stage)
+        _record_root(stage)
     finally:
         if not writable:
             _make_read_only(stage)
@@ -107,6 +109,14 @@ def _record_made(stage: Stage) -> None:
         nesting.remember(stage)
     except OSError as error:
         stage.report.problem(f"cannot record what was made in the root: {error.strerror}")
+
+
+def _record_root(stage: Stage) -> None:
+    """The verbs of the real system leave another root alone."""
+    try:
+        ownership.remember_mounted(stage)
+    except OSError as error:
+        stage.report.problem(f"cannot record which root this is: {error.strerror}", level=WARNING)
 
 
 def _record_plan(stage: Stage) -> None:

@@ -120,6 +120,13 @@ class LayeredMachine:
         found: dict[str, Any] = json.loads((self.run / "boot.json").read_text())[stage]
         return found
 
+    def live(self) -> Path:
+        """The root as the real system has it, with the run directory in it."""
+        where = self.root / "run/ephemeroot"
+        where.mkdir(exist_ok=True)
+        subprocess.run(["mount", "--bind", self.run, where], check=True)
+        return self.root
+
     def type_of_root(self) -> str:
         words = ["findmnt", "-no", "FSTYPE", "--mountpoint", str(self.root)]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()

@@ -134,14 +134,14 @@ def test_boot_that_can_make_no_layer_writes_to_memory(tmp_path: Path, cause: str
             assert (machine.root / "etc/installed").read_text() == "by the installer\n"
             (machine.root / "etc/lost").write_text("x")
             (machine.root / "etc/installed").unlink()
-            shown = status.collect(str(machine.disks.base))
+            shown = status.collect(str(machine.live()))
             assert shown.boot.state == "in-memory"
             assert any("layer in memory" in line for line in shown.complaints())
             machine.power_off()
             assert content(machine) == before
         cure()
         assert machine.boot()[0] == 0
-        assert status.collect(str(machine.disks.base)).boot.state == "ephemeral"
+        assert status.collect(str(machine.live())).boot.state == "ephemeral"
         assert not (machine.root / "etc/lost").exists()
         assert (machine.root / "etc/installed").exists()
         assert (machine.root / "etc/mine").read_text() == "made in the layer"

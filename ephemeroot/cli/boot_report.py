@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ephemeroot.cli import foreign
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import ownership
 from ephemeroot.hooks import report as reports
@@ -114,9 +115,9 @@ def read(root: Path) -> BootReport:
         kept = result.removeprefix("root kept: ")
     elif result.startswith("failed: ") and wipe.get("policy") == "keep":
         kept = result.removeprefix("failed: ")
-    foreign = [s[ownership.RECORD] for s in stages.values() if ownership.RECORD in s]
-    if foreign:
-        report.state, report.reason = "foreign", foreign[-1].get("reason", "")
+    others = [s[ownership.RECORD] for s in stages.values() if ownership.RECORD in s]
+    if others:
+        report.state, report.reason = "foreign", others[-1].get("reason", "")
     elif FALLBACK in report.wiped.get("/", {}):
         report.state, report.reason = "in-memory", report.wiped["/"][FALLBACK]
     elif "/" in report.wiped:
@@ -127,6 +128,9 @@ def read(root: Path) -> BootReport:
         report.state, report.reason = "failed", result.removeprefix("failed: ")
     else:
         report.reason = result or "the wipe stage did not run"
+    other = foreign.of_boot(root)
+    if other is not None and report.state != "foreign":
+        report.state, report.reason = "foreign", other.message
     return report
 
 

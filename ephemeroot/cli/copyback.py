@@ -12,14 +12,14 @@ from pathlib import Path
 
 from ephemeroot.cli import access, foreign, terminal
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks.copyback import COPIES, CopyBack, Recorded
+from ephemeroot.hooks.copyback import COPIES, Recorded
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.linux import documents
 
 _PARTLY = 10
 
 _FILE = {"path": str, "store": str, "source": str, "user": int}
-_FORM = {"files": [_FILE], "stores": {str: str}, "limit": int}
+_FORM = {"files": [_FILE], "stores": {str: str}, "limit": int, "root": str}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy back what this boot's persistence stage has recorded; a line for each file."""
-    if foreign.of_boot(Path("/")) is not None:
+    other = foreign.of_boot(Path("/"))
+    if other is not None:
+        sys.stdout.write(f"nothing is copied back: {other.message}\n")
         return 0
     with _one_at_a_time(Path(RUN, "copy.lock")):
         recorded = _recorded(Path(RUN, COPIES))
@@ -39,8 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         stores = recorded.open_stores("/", problems)
         root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            back = CopyBack(recorded.files, stores, root, recorded.limit)
-            back.run()
+            back = recorded.copy_back(root, stores)
         finally:
             for fd in (root, *stores.values()):
                 os.close(fd)
@@ -75,11 +76,11 @@ def _recorded(record: Path) -> Recorded | None:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     if not isinstance(content, dict) or content.get("boot-id") != boot_id:
         return None
-    if not _FORM.keys() <= content.keys() or not documents.fits(content, _FORM):
+    if not _FORM.keys() - {"root"} <= content.keys() or not documents.fits(content, _FORM):
         raise Damaged(f"{record} is damaged: it has another form")
     try:
         files = [{key: one[key] for key in _FILE if key != "user" or key in one}
                  for one in content["files"]]  # fmt: skip
     except KeyError:
         raise Damaged(f"{record} is damaged: a file has another form") from None
-    return Recorded(files, content["stores"], content["limit"])
+    return Recorded(files, content["stores"], content["limit"], content.get("root", ""))

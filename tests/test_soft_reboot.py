@@ -1,0 +1,127 @@
+"""A soft reboot into /run/nextroot: the boot is the same, the root is another one.
+
+What the persistence stage has left in /run is about the root that it has prepared. Each other root
+is generated: nothing of it is copied to a store, marked or pruned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ephemeroot.cli import copyback, foreign, status
+from ephemeroot.errors import ForeignRoot
+from ephemeroot.hooks import ownership
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Parent
+from layered_machine import STORE, LayeredMachine, layered_machine
+from overlay_machine import InstalledRoot, mount, unmount
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[LayeredMachine]:
+    with layered_machine(tmp_path) as made:
+        made.persist = [Parent(path="/etc", store=STORE, source="etc"),
+                        Copy(path="/etc/app", store=STORE, source="etc/app")]  # fmt: skip
+        with InstalledRoot(made.disks) as top:
+            (top / "etc/app").write_text("seeded")
+        assert made.boot() == [0, 0]
+        yield made
+
+
+def _tmpfs(machine: LayeredMachine, next_root: Path) -> None:
+    mount("none", next_root, "-t", "tmpfs")
+
+
+def _copy(machine: LayeredMachine, next_root: Path) -> None:
+    """A copy of the root, with the records that a boot leaves in it."""
+    _tmpfs(machine, next_root)
+    words = ["cp", "--archive", "--one-file-system", f"{machine.root}/.", str(next_root)]
+    subprocess.run(words, check=True)
+
+
+def _installed(machine: LayeredMachine, next_root: Path) -> None:
+    mount(machine.disks.device, next_root, "-o", "ro")
+
+
+def _directory(machine: LayeredMachine, next_root: Path) -> None:
+    """A directory of the very root."""
+    (machine.root / "opt/next").mkdir(parents=True)
+    mount(str(machine.root / "opt/next"), next_root, "--bind")
+
+
+OTHERS: list[Callable[[LayeredMachine, Path], None]] = [_tmpfs, _copy, _installed, _directory]
+
+
+def _copy_back(machine: LayeredMachine, root: Path) -> list[str]:
+    recorded = copyback._recorded(machine.run / "copies")
+    assert recorded is not None
+    fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (root, machine.store)]
+    try:
+        return recorded.copy_back(fds[0], {STORE: fds[1]}).copied
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _with_run(machine: LayeredMachine, root: Path) -> Path:
+    """A soft reboot keeps /run. The installed root is read-only: its /run is a place to mount."""
+    mount("none", root / "run", "-t", "tmpfs")
+    (root / "run/ephemeroot").mkdir()
+    mount(str(machine.run), root / "run/ephemeroot", "--bind")
+    return root
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.__name__[1:])
+def test_other_root_is_left_alone(
+    machine: LayeredMachine, tmp_path: Path, other: Callable[[LayeredMachine, Path], None]
+) -> None:
+    next_root = tmp_path / "next"
+    next_root.mkdir()
+    other(machine, next_root)
+    try:
+        if other is not _installed:
+            (next_root / "etc").mkdir(exist_ok=True)
+            (next_root / "etc/app").write_text("of the next root")
+            (next_root / "run").mkdir(exist_ok=True)
+        with pytest.raises(ForeignRoot, match="not the one that this boot has prepared"):
+            _copy_back(machine, next_root)
+        assert (machine.store / "etc/app").read_text() == "seeded"
+        _with_run(machine, next_root)
+        found = foreign.of_boot(next_root)
+        assert found is not None
+        assert found.kind == ownership.SOFT_REBOOT
+        assert status.collect(str(next_root)).boot.state == "foreign"
+    finally:
+        unmount(next_root)
+
+
+def test_same_root_after_a_soft_reboot_is_copied_back(
+    machine: LayeredMachine, tmp_path: Path
+) -> None:
+    (machine.root / "etc/app").write_text("changed after the boot")
+    mount(str(machine.root), tmp_path / "next", "--bind")
+    try:
+        assert _copy_back(machine, tmp_path / "next") == ["/etc/app"]
+        assert (machine.store / "etc/app").read_text() == "changed after the boot"
+        assert foreign.of_boot(machine.live()) is None
+        assert status.collect(str(machine.root)).boot.state == "ephemeral"
+    finally:
+        unmount(tmp_path / "next")
+
+
+def test_record_of_an_earlier_version_is_still_copied_back(machine: LayeredMachine) -> None:
+    """The package was upgraded while the machine was up: its boot has not named the root."""
+    (machine.root / "etc/app").write_text("changed")
+    record = machine.run / "copies"
+    content = json.loads(record.read_text())
+    del content["root"]
+    record.write_text(json.dumps(content))
+    assert _copy_back(machine, machine.root) == ["/etc/app"]
