@@ -184,7 +184,7 @@ def test_a_base_that_cannot_boot_is_an_error(
     assert any("os-release" in text for text in texts(document))
 
 
-def test_warns_of_what_every_new_root_would_be_given(
+def test_refuses_what_every_new_root_would_be_given(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     modules = f"usr/lib/modules/{KERNEL}"
@@ -198,10 +198,10 @@ def test_warns_of_what_every_new_root_would_be_given(
     machine.base()
     built = "kernel/fs/btrfs/btrfs.ko:\nupdates/dkms/gpu.ko.zst:\n"
     machine.write(f"{modules}/modules.dep", built)
-    warnings = texts(rehearse(machine, capsys), "warning")
+    errors = texts(rehearse(machine, capsys, 1), "error")
     for said in ("/.autorelabel would be in every new root", "the swap file /sw would be in every",
                  "/opt is a subvolume of its own", f"for the kernel {KERNEL}: gpu"):  # fmt: skip
-        assert [said in text for text in warnings].count(True) == 1, (said, warnings)
+        assert [said in text for text in errors].count(True) == 1, (said, errors)
     # A base that has all of it itself is no matter of the subvolume that the root has.
     machine.disk.sync()
     base = machine.disk.top / "root-base"
@@ -211,8 +211,30 @@ def test_warns_of_what_every_new_root_would_be_given(
     (base / "opt").mkdir()
     (base / "opt/program").write_text("x")
     (base / f"{modules}/modules.dep").write_text(built)
-    warnings = texts(rehearse(machine, capsys), "warning")
+    document = rehearse(machine, capsys)
+    assert texts(document, "error") == []
+    warnings = texts(document, "warning")
     assert [text for text in warnings if "/sw is not in the fresh root" not in text] == []
+
+
+@pytest.mark.parametrize("closed", ["/persistent", "/persistent/var", "/var"])
+@pytest.mark.parametrize("method", ["bind", "symlink"])
+def test_warns_of_a_directory_that_keeps_a_user_from_its_path(
+    machine: Living, capsys: pytest.CaptureFixture[str], method: str, closed: str
+) -> None:
+    machine.write("etc/group", "root:x:0:\nsvc:x:120:\n")
+    machine.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nsvc:x:120:120::/:/bin/sh\n")
+    entry = f'{{ directory = "/var/svc", user = "svc", group = "svc", method = "{method}" }}'
+    file = machine.path / "etc/ephemeroot/ephemeroot.toml"
+    file.write_text(file.read_text().replace("directories = [", f"directories = [{entry}, ", 1))
+    for place in (machine.path / "var", machine.path / "persistent/var"):
+        place.mkdir(exist_ok=True)
+    (machine.path / closed[1:]).chmod(0o700)
+    machine.base()
+    warned = [text for text in texts(rehearse(machine, capsys), "warning") if "/var/svc" in text]
+    # The store's mode is what the root's directory gets.
+    reached = closed == "/var" or (method == "bind" and closed == "/persistent")
+    assert bool(warned) != reached, warned
 
 
 def test_warns_of_each_kernel_that_would_find_no_modules(

@@ -54,12 +54,13 @@ def _closed(machine: Machine, path: str, user: int, group: int) -> str | None:
             status = os.stat(machine.show(directory))
         except OSError:
             return None  # yet to be made, and then as the root's is
-        if not _may_search(status, user, group):
+        if not may_search(status, user, group):
             return directory
     return None
 
 
-def _may_search(status: os.stat_result, user: int, group: int) -> bool:
+def may_search(status: os.stat_result, user: int, group: int) -> bool:
+    """Whether *user*, of *group* alone, can search the directory with this *status*."""
     if status.st_uid == user:
         return bool(status.st_mode & stat.S_IXUSR)
     if status.st_gid == group:

@@ -16,7 +16,7 @@ from ephemeroot.config import fstab
 from ephemeroot.config.units import text_of
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import paths
-from ephemeroot.rehearsal.findings import WARNING, Finding
+from ephemeroot.rehearsal.findings import ERROR, Finding
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -37,7 +37,7 @@ def inspect(live: Path, fresh: Path, plan: Plan) -> list[Finding]:
     finally:
         os.close(here)
         os.close(there)
-    return [Finding(WARNING, one.text, one.hint) for one in faults]
+    return [Finding(ERROR, one.text, one.hint) for one in faults]
 
 
 def boot_kernels_of(live: Path) -> Iterator[Kernel]:

@@ -20,6 +20,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.generators import installed
 from ephemeroot.linux import devices, mountinfo, mounts, paths, walk
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
+from ephemeroot.rehearsal import reach
 from ephemeroot.rehearsal.services import Services
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -32,8 +33,8 @@ _MOST = 5000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``severity`` is ``ERROR`` (the boot would fail or stop), ``WARNING`` (something would be
-    missing) or ``NOTE``.
+    """``severity`` is ``ERROR`` (the boot would fail or stop, or every new root would have the same
+    fault), ``WARNING`` (something would be missing) or ``NOTE``.
     """
 
     severity: str
@@ -70,6 +71,7 @@ class Inspection:
             *self.mounts(),
             *self.key_files(),
             *self.owners(),
+            *self.reach(),
             *self.units(),
             *self.states(),
         ]
@@ -204,6 +206,11 @@ class Inspection:
         finally:
             os.close(live)
         return [*found, *(Finding(WARNING, *one) for one in moved)]
+
+    def reach(self) -> list[Finding]:
+        """Users' paths that they cannot use."""
+        found = reach.look(self.root, self.plan, self.accounts)
+        return [Finding(WARNING, one.text, one.hint) for one in found]
 
     # Units
 

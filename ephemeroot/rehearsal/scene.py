@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,9 @@ class Scene:
         for folder in (lower, upper, work):
             folder.mkdir(parents=True)
         mounts.attach_at(below, str(lower))
+        status = lower.stat()  # the overlay's own directory is the upper one
+        os.chown(upper, status.st_uid, status.st_gid)
+        upper.chmod(stat.S_IMODE(status.st_mode))
         layers = [f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}"]
         mounts.attach_at(mounts.create("overlay", "overlay", layers), str(point))
         return Volume(**values, type="overlay")
