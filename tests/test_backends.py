@@ -154,8 +154,8 @@ def test_a_wiper_without_an_installed_half_has_no_throwaway_and_no_base(wiper: W
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ("no_such_module:Half", "cannot be loaded: ModuleNotFoundError"),
-        ("ephemeroot.backends.contract:Layer", "cannot be loaded: AttributeError"),
+        ("no_such_module:Half", r"no_such_module:Half\): ModuleNotFoundError"),
+        ("ephemeroot.backends.contract:Layer", r"contract:Layer\): AttributeError"),
         ("ephemeroot.backends.contract:Layout", "is not a class derived from Backend"),
     ],
 )

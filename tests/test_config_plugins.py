@@ -96,11 +96,17 @@ def test_what_the_wiper_finds_is_reported_at_its_key(install: Path, tree: Machin
     ("entry", "complaint"),
     [
         ("other = snapping:Snapper", "there is no wiper 'snapper'"),
-        ("snapper = snapping:Missing", "cannot be loaded: AttributeError"),
-        ("snapper = no_such_module:Snapper", "cannot be loaded: ModuleNotFoundError"),
+        (
+            "snapper = snapping:Missing",
+            "cannot load the wiper 'snapper' (snapping:Missing): AttributeError",
+        ),
+        (
+            "snapper = no_such_module:Snapper",
+            "cannot load the wiper 'snapper' (no_such_module:Snapper): ModuleNotFoundError",
+        ),
         ("snapper = snapping:Old", "was written for version 0 of the contract"),
-        ("snapper = snapping:NoWiper", "snapping:NoWiper is no wiper"),
-        ("snapper = snapping:API", "cannot be loaded"),
+        ("snapper = snapping:NoWiper", "snapping:NoWiper is not a class derived from Wiper"),
+        ("snapper = snapping:API", "snapping:API): AttributeError"),
         ("snapper = snapping:Strange", "is of the unknown kind 'colour'"),
     ],
 )
@@ -113,13 +119,13 @@ def test_unusable_wipers(install: Path, tree: MachineTree, entry: str, complaint
 def test_a_wiper_whose_module_fails(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     (install / "snapping.py").write_text("raise RuntimeError('no library')")
-    assert "cannot be loaded: RuntimeError: no library" in tree.complaint()
+    assert "(snapping:Snapper): RuntimeError: no library" in tree.complaint()
 
 
 def test_two_packages_with_one_name(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     package(install, "snapper = elsewhere:Snapper", "elsewhere")
-    assert "several installed packages bring a wiper 'snapper'" in tree.complaint()
+    assert "several installed packages have a wiper 'snapper'" in tree.complaint()
     assert "elsewhere:Snapper, snapping:Snapper" in tree.complaint()
 
 

@@ -146,7 +146,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ("entry", "name", "said"),
     [
         ("odd = broken_foreign:Odd", "odd", "ModuleNotFoundError: No module named 'no_such"),
-        ("odd = foreign:NUMBER", "odd", "foreign:NUMBER is not an initramfs generator"),
+        ("odd = foreign:NUMBER", "odd", "foreign:NUMBER is not a class derived from Generator"),
         ("odd = foreign:Missing", "odd", "AttributeError"),
         ("even = foreign:NUMBER", "odd", "no installed package has it"),
         ("dracut = foreign:NUMBER", "dracut", "several installed packages"),

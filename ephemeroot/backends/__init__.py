@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-
-from ephemeroot.config import plugins
+from ephemeroot.config import entry_points, plugins
 from ephemeroot.config.problem import Mistake
 from ephemeroot.errors import Damaged
 from ephemeroot.wipers.contract import Wiper
@@ -26,18 +24,8 @@ def kind(wiper: type[Wiper]) -> type[Backend]:
     named = str(vars(wiper).get("INSTALLED", ""))  # a derived wiper may do anything else
     if not named:
         return Backend
-    module, _, name = named.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # somebody else's module may raise anything
-        raise Damaged(
-            f"the installed half of the wiper {wiper.NAME} ({named}) cannot be loaded: "
-            f"{type(error).__name__}: {error}",
-            "repair or reinstall the package that brings it",
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Backend)):
-        raise Damaged(f"{named} is not a class derived from Backend")
-    return found
+    what = f"the installed half of the wiper {wiper.NAME}"
+    return entry_points.load(named, Backend, what, Damaged)
 
 
 def installed() -> list[type[Backend]]:

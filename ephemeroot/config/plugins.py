@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 
-from ephemeroot.config import clean, kinds
+from ephemeroot.config import clean, entry_points, kinds
 from ephemeroot.config.problem import Mistake
 from ephemeroot.config.settings import VOLUME, WHAT_TO_WIPE, Setting, Table
 from ephemeroot.wipers.contract import API, Option, Wiper
@@ -78,39 +77,22 @@ def _setting(option: Option) -> Setting:
 
 def names() -> list[str]:
     """The names of all installed wipers, sorted."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return sorted({entry.name for entry in entry_points.declared(GROUP)})
 
 
 def find(name: str) -> Plugin:
     """The wiper called *name*. Raises ``Mistake`` if there is none that could be used."""
-    entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
-    if not entries:
+    reference = entry_points.find(GROUP, name, "a wiper", Mistake)
+    if not reference:
         raise Mistake(f"there is no wiper {name!r}", clean.meant(name, names()))
-    if len(entries) > 1:
-        raise Mistake(
-            f"several installed packages bring a wiper {name!r}: {', '.join(sorted(entries))}",
-            "uninstall all but one",
-        )
-    return _load(name, *entries.values())
-
-
-def _load(name: str, entry: EntryPoint) -> Plugin:
-    try:
-        wiper = entry.load()
-    except Exception as error:  # somebody else's module may raise anything
-        raise Mistake(
-            f"the wiper {name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}",
-            "repair or reinstall the package that brings it",
-        ) from error
-    if not (isinstance(wiper, type) and issubclass(wiper, Wiper)):
-        raise Mistake(f"{entry.value} is no wiper", "it must be a class derived from Wiper")
+    wiper = entry_points.load(reference, Wiper, f"the wiper {name!r}", Mistake)
     if wiper.API != API:
         raise Mistake(
             f"the wiper {name!r} was written for version {wiper.API} of the contract, "
             f"this program has version {API}",
             "install a version of it that fits",
         )
-    plugin = Plugin(name, f"{entry.module}:{entry.attr}", wiper)
+    plugin = Plugin(name, reference, wiper)
     plugin.table()
     return plugin
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from ephemeroot.config import entry_points
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image.generators.contract import Generator, Omission
 
@@ -20,7 +20,7 @@ _UNSUPPORTED = {"initramfs-tools": ("usr/sbin/update-initramfs", "sbin/update-in
 
 def names() -> list[str]:
     """The names of all generators, sorted."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return sorted({entry.name for entry in entry_points.declared(GROUP)})
 
 
 @functools.cache
@@ -32,36 +32,14 @@ def every() -> tuple[Generator, ...]:
 @functools.cache
 def find(name: str) -> Generator:
     """The generator called *name*. Raises ``EphemerootError``."""
-    entries = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
-    if not entries:
+    what = f"the initramfs generator {name!r}"
+    reference = entry_points.find(GROUP, name, "an initramfs generator", EphemerootError)
+    if not reference:
         raise EphemerootError(
-            f"cannot load the initramfs generator {name!r}: no installed package has it",
-            "reinstall ephemeroot",
+            f"cannot load {what}: no installed package has it", "reinstall ephemeroot"
         )
-    if len(entries) > 1:
-        raise EphemerootError(
-            f"several installed packages have an initramfs generator {name!r}: "
-            + ", ".join(sorted(entries)),
-            "uninstall all but one",
-        )
-    return _load(name, *entries.values())
-
-
-def _load(name: str, entry: EntryPoint) -> Generator:
-    try:
-        kind = entry.load()
-    except Exception as error:  # another package's module may raise anything
-        raise EphemerootError(
-            f"cannot load the initramfs generator {name!r} ({entry.value}): "
-            f"{type(error).__name__}: {error}",
-            "repair or reinstall the package that has it",
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Generator)):
-        raise EphemerootError(
-            f"{entry.value} is not an initramfs generator",
-            "it must be a class derived from Generator",
-        )
-    return kind()
+    # An abstract class is only the wrong base where it is instantiated (mypy, issue 4717).
+    return entry_points.load(reference, Generator, what, EphemerootError)()  # type: ignore[type-abstract]
 
 
 def recommended() -> Generator:
