@@ -19,7 +19,7 @@ VERSIONS = ("-1.0", "-2.0", "-1.0-py3.11", "")
 ENDS = (".dist-info", ".egg-info", ".dist-info", ".DIST-INFO", ".dist")
 LINES = (
     "[ephemeroot.wipers]", "[ephemeroot.wipers]", "[ephemeroot.generators]", "[console_scripts]",
-    "a = one:A", "a=one:A", "  b =  two.three:B.C  ", "c = four:D", "# a comment", "", "a = other:A",
+    "a = one:A", "a=one:A", "  b =  two.three:B.C  ", "c = four:D", "# comment", "", "a = other:A",
 )  # fmt: skip
 ODD = ("d = module", "e = module:f [extra]", "f = module : g", "g = h = i:j", "h = mödül:k")
 
