@@ -1,6 +1,6 @@
 # Made by tools/completions.py from the parser: do not edit.
 
-set -g __ephemeroot_places 'init' 'check' 'plan' 'rehearse' 'apply' 'status' 'diff' 'roots' 'roots list' 'roots show' 'roots diff' 'roots mount' 'roots restore' 'roots prune' 'roots claim' 'roots delete' 'roots keep' 'roots unkeep' 'adopt' 'next-boot' 'base' 'base create' 'base run' 'base list' 'base rollback' 'leave' 'setup' 'home' 'home apply' 'home stop' 'home status' 'home check' 'home enable' 'home disable' 'help'
+set -g __ephemeroot_places 'init' 'check' 'edit' 'where' 'plan' 'rehearse' 'apply' 'status' 'diff' 'roots' 'roots list' 'roots show' 'roots diff' 'roots mount' 'roots restore' 'roots prune' 'roots claim' 'roots delete' 'roots keep' 'roots unkeep' 'adopt' 'next-boot' 'base' 'base create' 'base run' 'base list' 'base rollback' 'leave' 'setup' 'home' 'home apply' 'home stop' 'home status' 'home check' 'home enable' 'home disable' 'help'
 
 # The words that lead to the parser, and how many arguments follow them: "roots delete" and 0.
 function __ephemeroot_place
@@ -21,7 +21,7 @@ function __ephemeroot_place
         switch $word
             case --
                 set after 1
-            case --against --config --exclude --from --host --machine-id --program --root --store --to --volume --wait
+            case --against --config --editor --exclude --from --host --machine-id --program --root --store --to --volume --wait
                 set skip 1
             case '-*'
             case '*'
@@ -55,6 +55,8 @@ end
 complete -c ephemeroot -f
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa init -d 'look at this machine and print a configuration for it, with what is left to do'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa check -d 'look for mistakes in the configuration and show all of them'
+complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa edit -d 'open the configuration in an editor, and save it if it has no mistakes'
+complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa where -d 'show whether a path persists, by what, and what the next boot has there'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa plan -d 'show what a boot will do, and where each step was declared'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa rehearse -d 'play the next boot on a throw-away root, and say what it would lack'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa apply -d 'make the configuration count: mark the stores, write the plan, rebuild all images'
@@ -83,6 +85,18 @@ complete -c ephemeroot -n "__ephemeroot_at 'check'" -l root -xa '(__fish_complet
 complete -c ephemeroot -n "__ephemeroot_at 'check'" -l json -d 'print JSON for programs'
 complete -c ephemeroot -n "__ephemeroot_at 'check'" -l host -x -d 'the configuration of the host NAME'
 complete -c ephemeroot -n "__ephemeroot_at 'check'" -l machine-id -x -d 'the configuration of the machine with that id'
+complete -c ephemeroot -n "__ephemeroot_at 'edit'" -s h -l help -d 'show this help message and exit'
+complete -c ephemeroot -n "__ephemeroot_at 'edit'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
+complete -c ephemeroot -n "__ephemeroot_at 'edit'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
+complete -c ephemeroot -n "__ephemeroot_at 'edit'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_at 'edit'" -l editor -x -d 'the editor (default: $VISUAL, $EDITOR, or vi)'
+complete -c ephemeroot -n "__ephemeroot_at 'edit'" -l dry-run -d 'only check the text'
+complete -c ephemeroot -n "__ephemeroot_argument 'edit' 0" -rF
+complete -c ephemeroot -n "__ephemeroot_at 'where'" -s h -l help -d 'show this help message and exit'
+complete -c ephemeroot -n "__ephemeroot_at 'where'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
+complete -c ephemeroot -n "__ephemeroot_at 'where'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
+complete -c ephemeroot -n "__ephemeroot_at 'where'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_argument 'where' 0" -rF
 complete -c ephemeroot -n "__ephemeroot_at 'plan'" -s h -l help -d 'show this help message and exit'
 complete -c ephemeroot -n "__ephemeroot_at 'plan'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
 complete -c ephemeroot -n "__ephemeroot_at 'plan'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
@@ -281,4 +295,4 @@ complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -s h -l help -d 'show
 complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -l config -rF -d 'read this file (default: ~/.config/ephemeroot/home.toml)'
 complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -l json -d 'print JSON for programs'
 complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -l dry-run -d 'only say what would be done'
-complete -c ephemeroot -n "__ephemeroot_argument 'help' 0" -xa 'init check plan rehearse apply status diff roots adopt next-boot base leave setup home'
+complete -c ephemeroot -n "__ephemeroot_argument 'help' 0" -xa 'init check edit where plan rehearse apply status diff roots adopt next-boot base leave setup home'

@@ -142,6 +142,13 @@ CASES = (
     Case("init"),
     Case("check"),
     Case("plan"),
+    Case(
+        "edit",
+        ("--editor", "sed -i s,/var/log,/srv/app,"),
+        changes=(f"{STORE}/etc/ephemeroot*",),
+    ),
+    Case("where", ("/srv/data/thesis",)),
+    Case("where", ("/etc/note",), code=10, again=10, name="forgotten"),
     Case("rehearse"),
     Case(
         "apply",

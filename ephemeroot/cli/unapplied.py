@@ -49,7 +49,7 @@ class Unapplied:
 
     def _consequence(self, path: str) -> str:
         if path in self.stored:
-            return "the next boot leaves what was adopted in the store and does not put it in place"
+            return "its content is in the store, and the next boot does not put it in place"
         return "the next boot forgets its content"
 
     @property

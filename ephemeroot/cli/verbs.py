@@ -7,6 +7,8 @@ import os
 VERBS = {
     "init": "look at this machine and print a configuration for it, with what is left to do",
     "check": "look for mistakes in the configuration and show all of them",
+    "edit": "open the configuration in an editor, and save it if it has no mistakes",
+    "where": "show whether a path persists, by what, and what the next boot has there",
     "plan": "show what a boot will do, and where each step was declared",
     "rehearse": "play the next boot on a throw-away root, and say what it would lack",
     "apply": "make the configuration count: mark the stores, write the plan, rebuild all images",
@@ -37,6 +39,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("check", "look for mistakes in the configuration of this machine"),
         ("check --host kiosk-7", "show what the host kiosk-7 would get from the same files"),
     ),
+    "edit": (
+        ("edit", "edit the configuration"),
+        ("edit services", "edit the drop-in services.toml, which need not exist"),
+    ),
+    "where": (("where /etc/hostname", "show whether that file persists, and why"),),
     "plan": (("plan", "show what each boot does, in order"),),
     "rehearse": (("rehearse", "simulate the next boot on copies that are thrown away"),),
     "apply": (
@@ -54,7 +61,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "roots": (
         ("roots list", "show the old roots and their sizes"),
-        ("roots diff 2026-11-25T07-30-00Z", "show what has changed since that root was retired"),
+        ("roots diff 2026-11-25T07-30-00Z", "show the changes since that root was retired"),
         ("roots restore --from 2026-11-25T07-30-00Z /etc/fstab", "copy a file back into this root"),
         ("roots mount 2026-11-25T07-30-00Z /mnt", "look into an old root; 'umount /mnt' ends it"),
         ("roots prune --dry-run", "show which old roots are due"),

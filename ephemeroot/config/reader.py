@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,13 +27,16 @@ from ephemeroot.config.records import Reading, Record
 from ephemeroot.hooks.plan import POLICIES
 
 
-def read(machine: Machine, main: str | None = None) -> Configuration:
-    """The configuration of *machine*; with *main*, what that one file says.
+def read(
+    machine: Machine, main: str | None = None, drafts: Mapping[str, bytes] | None = None
+) -> Configuration:
+    """The configuration of *machine*; with *main*, what that one file says. *drafts* has content
+    that is read instead of that of files, by their paths.
 
     Never raises for a mistake: ``problems`` of the result has all of them. Raises
     ``Misconfigured`` only if there is no configuration at all.
     """
-    found = sources.find(machine.root, main)
+    found = sources.drafted(sources.find(machine.root, main), drafts or {})
     reading = Reading()
     for stray in misplaced.find(machine.root) if main is None else ():
         reading.add(Place(stray.path), "is not read", stray.hint, warning=True)

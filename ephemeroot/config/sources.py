@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ephemeroot.errors import Misconfigured
@@ -74,6 +75,19 @@ def find(root: str, main: str | None = None) -> list[Source]:
             if source.error or source.content:
                 found[name] = replace(source, drop_in=True)
     return [content, *(found[name] for name in sorted(found))]
+
+
+def drafted(found: list[Source], drafts: Mapping[str, bytes]) -> list[Source]:
+    """*found* with the content of *drafts*, by path; one that does not exist yet is a drop-in."""
+    known = {source.path for source in found}
+    main, *drop_ins = [
+        replace(one, content=drafts[one.path], error="") if one.path in drafts else one
+        for one in found
+    ]
+    drop_ins += [
+        Source(path, content, drop_in=True) for path, content in drafts.items() if path not in known
+    ]
+    return [main, *sorted(drop_ins, key=lambda one: os.path.basename(one.path))]
 
 
 def show(root: str, path: str) -> str:

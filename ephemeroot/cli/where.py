@@ -1,0 +1,52 @@
+"""``ephemeroot where``: whether a path persists, by what, and what the next boot has there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from ephemeroot.cli import access, terminal
+from ephemeroot.cli.whereabouts import Whereabouts, find
+from ephemeroot.config import clean
+from ephemeroot.config.problem import Mistake
+from ephemeroot.errors import Misconfigured
+
+FORMAT = "ephemeroot-where"
+VERSION = 1
+FORGOTTEN = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    access.declare(parser, access.NOTHING)
+    parser.add_argument("path", metavar="PATH", help="a path, which need not exist")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: it persists; 10: the next boot forgets it."""
+    text = arguments.path
+    if arguments.root == "/" or text.startswith("/"):
+        text = os.path.abspath(text)
+    try:
+        path = clean.absolute(text)
+    except Mistake as mistake:
+        raise Misconfigured(mistake.reason, mistake.hint) from None
+    found = find(Path(arguments.root), path, arguments.config)
+    if arguments.json:
+        content = {"format": FORMAT, "version": VERSION, **found.to_json()}
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    else:
+        _show(found)
+    return 0 if found.persists else FORGOTTEN
+
+
+def _show(found: Whereabouts) -> None:
+    colour = terminal.GREEN if found.persists else terminal.YELLOW
+    line = terminal.printable(f"{found.path} {found.verdict}")
+    sys.stdout.write(terminal.paint(line, colour, sys.stdout) + "\n")
+    terminal.table([list(row) for row in found.rows])
+    if found.hint:
+        terminal.say(f"  hint: {found.hint}")
