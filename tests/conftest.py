@@ -28,8 +28,12 @@ MS_REC_PRIVATE = 16384 | 1 << 18
 
 
 @pytest.fixture(scope="session", autouse=True)
-def private_mounts() -> None:
+def private_mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Move this process into a mount namespace of its own: nothing leaks to the host.
+
+    The temporary folders of the tests are in memory there: they write images and flush them, and
+    trees that are deeper than pytest could remove go with the namespace. Who wants to look at them
+    afterwards sets PYTEST_DEBUG_TEMPROOT; then they are on disk.
 
     Before anything else, for the whole session: a mount that a module's fixture made earlier
     would stay behind in the host's namespace, and pytest would one day delete what is in it.
@@ -46,6 +50,9 @@ def private_mounts() -> None:
     if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC_PRIVATE), None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+        folder = tmp_path_factory.getbasetemp()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", folder], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,11 @@ def sample(table: Sequence[_Case], size: int, *, seed: int = 0) -> list[_Case]:
     return [table[index] for index in chosen]
 
 
+def stride(sample: int, whole: int = 1) -> int:
+    """Every how many-th step is tried: every *whole*-th in `make proof`."""
+    return whole if is_whole() else sample
+
+
 def rounds(sample: int, whole: int) -> int:
     """How often a test tries something random: *whole* times in `make proof`."""
     return whole if is_whole() else sample

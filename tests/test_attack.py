@@ -14,7 +14,7 @@ from verb_machine import Image
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("cc")]
 
-ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", proof.rounds(30, 1000)))
+ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", proof.rounds(12, 1000)))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import proof
 from ephemeroot.compile import NO_MARKER, compile_machine, compile_plan
 from ephemeroot.config import InvalidConfiguration, Machine, examine, read
 from ephemeroot.hooks import plan
@@ -398,7 +399,7 @@ def text_of(entries: list[tuple[str, bool, str]]) -> str:
 
 @given(entries=ENTRIES)
 @settings(
-    max_examples=150,
+    max_examples=proof.rounds(40, 1000),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_plan_has_parents_first_each_once_and_is_always_the_same(

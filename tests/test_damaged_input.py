@@ -128,7 +128,7 @@ STRUCTURES = [
     "#" * 1_000_000,
     "\n" * 1_000_000,
     '"' * 200_000,
-    "x = [\n" + "1,\n" * 200_000 + "]",
+    "x = [\n" + "1,\n" * 50_000 + "]",
     SOUND + "#" * toml.LARGEST,
     "\ufeff" + SOUND,
     SOUND.replace("\n", "\r\n"),

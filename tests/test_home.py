@@ -10,6 +10,7 @@ import time
 import pytest
 
 import ordinary_user
+import proof
 from ephemeroot.home import view
 from ordinary_user import CONFIGURATION, HOME, NAME, PROGRAM, STORE, UID, OrdinaryUser, wait_until
 
@@ -392,8 +393,17 @@ def test_entries_of_another_store_inside_of_a_mount(user: OrdinaryUser) -> None:
     assert user.sh("cat a/b/c/file").stdout == "inner\n"
 
 
-@pytest.mark.parametrize("directory", [".local", ".local/state", ".local/state/ephemeroot"])
-@pytest.mark.parametrize("method", ["bindfs", "symlink"])
+@pytest.mark.parametrize(
+    ("directory", "method"),
+    proof.sample(
+        [
+            (directory, method)
+            for directory in (".local", ".local/state", ".local/state/ephemeroot")
+            for method in ("bindfs", "symlink")
+        ],
+        2,
+    ),
+)
 def test_the_record_may_itself_persist(user: OrdinaryUser, directory: str, method: str) -> None:
     user.declare(PLAIN.replace('".local/share/Steam"', '"Steam"'))
     user.home("apply")
@@ -496,7 +506,7 @@ def test_a_link_that_a_program_replaced_is_reported_and_left(user: OrdinaryUser)
 def test_a_killed_run_is_made_good_by_the_next(user: OrdinaryUser) -> None:
     names = ", ".join(f'"d{n}/inner"' for n in range(8))
     user.declare(one(names, 'files = ["f1", "f2"]'))
-    for delay in (0.1, 0.2, 0.25, 0.3, 0.35, 0.4):
+    for delay in proof.sample((0.1, 0.2, 0.25, 0.3, 0.35, 0.4), 3):
         words = user.command([PROGRAM, "home", "apply"], {})
         running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

@@ -8,6 +8,7 @@ import json
 import pytest
 
 import ordinary_user
+import proof
 from ordinary_user import HOME, PROGRAM, STORE, OrdinaryUser
 
 pytestmark = ordinary_user.NEEDS
@@ -28,8 +29,10 @@ def modes(user: OrdinaryUser, *places: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", DECLARED)
-@pytest.mark.parametrize("prefix", ["", "dotfiles/"])
+@pytest.mark.parametrize(
+    ("kind", "prefix"),
+    proof.sample([(kind, prefix) for kind in DECLARED for prefix in ("", "dotfiles/")], 3),
+)
 def test_a_new_directory_takes_the_mode_of_its_counterpart(
     user: OrdinaryUser, kind: str, prefix: str
 ) -> None:

@@ -13,6 +13,7 @@ import btrfsutil
 import pytest
 
 import ephemeroot
+import proof
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import assembly, contents, verification
 from ephemeroot.image.closure import Broken
@@ -268,8 +269,17 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.requires_program("zstd")
-@pytest.mark.parametrize("operation", [wipe(), TMPFS], ids=["btrfs", "tmpfs"])
-@pytest.mark.parametrize("init", ["systemd", "dracut"])
+@pytest.mark.parametrize(
+    ("operation", "init"),
+    proof.sample(
+        [
+            pytest.param(operation, init, id=f"{name}-{init}")
+            for name, operation in (("btrfs", wipe()), ("tmpfs", TMPFS))
+            for init in ("systemd", "dracut")
+        ],
+        2,
+    ),
+)
 def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, init: str) -> None:
     """All that is needed and no more: 3.5 MB compressed (zstd) is the limit.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
+import proof
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(ephemeroot.__file__).parent
@@ -120,21 +121,24 @@ def test_an_import_in_the_other_direction_is_found(copied: Path, module: str, li
     assert breaks(copied, module, line, ONE_WAY)
 
 
-@pytest.mark.parametrize("form", ["{}", "if TYPE_CHECKING:\n    {}", "def f():\n    {}"])
+FORMS = ("{}", "if TYPE_CHECKING:\n    {}", "def f():\n    {}")
+FORBIDDEN = [
+    ("wipers/zfs/history.py", "from ephemeroot.wipers.btrfs import subvolumes", BACKENDS),
+    ("wipers/tmpfs.py", "from ephemeroot.wipers.overlay import Overlay", BACKENDS),
+    ("wipers/skeleton.py", "from ephemeroot.wipers.btrfs import subvolumes", BACKENDS),
+    ("wipers/history.py", "from ephemeroot.wipers import pruning", BACKENDS),
+    ("wipers/btrfs/subvolumes.py", "from ephemeroot.wipers.btrfs import history", NO_CIRCLES),
+    ("wipers/zfs/datasets.py", "from ephemeroot.wipers.zfs import rotation", NO_CIRCLES),
+    ("hooks/seed.py", "from ephemeroot.hooks.copies import Copy", NO_CIRCLES),
+    ("hooks/limits.py", "from ephemeroot.hooks import unseeded", NO_CIRCLES),
+    ("hooks/operation.py", "from ephemeroot.hooks.wipe import Wipe", NO_CIRCLES),
+    ("image/readback.py", "from ephemeroot.image.generators import contract", IMAGE),
+]
+
+
 @pytest.mark.parametrize(
-    ("module", "line", "contract"),
-    [
-        ("wipers/zfs/history.py", "from ephemeroot.wipers.btrfs import subvolumes", BACKENDS),
-        ("wipers/tmpfs.py", "from ephemeroot.wipers.overlay import Overlay", BACKENDS),
-        ("wipers/skeleton.py", "from ephemeroot.wipers.btrfs import subvolumes", BACKENDS),
-        ("wipers/history.py", "from ephemeroot.wipers import pruning", BACKENDS),
-        ("wipers/btrfs/subvolumes.py", "from ephemeroot.wipers.btrfs import history", NO_CIRCLES),
-        ("wipers/zfs/datasets.py", "from ephemeroot.wipers.zfs import rotation", NO_CIRCLES),
-        ("hooks/seed.py", "from ephemeroot.hooks.copies import Copy", NO_CIRCLES),
-        ("hooks/limits.py", "from ephemeroot.hooks import unseeded", NO_CIRCLES),
-        ("hooks/operation.py", "from ephemeroot.hooks.wipe import Wipe", NO_CIRCLES),
-        ("image/readback.py", "from ephemeroot.image.generators import contract", IMAGE),
-    ],
+    ("module", "line", "contract", "form"),
+    proof.sample([(*one, form) for one in FORBIDDEN for form in FORMS], 12),
 )
 def test_an_import_between_backends_or_in_a_circle_is_found(
     copied: Path, module: str, line: str, contract: str, form: str

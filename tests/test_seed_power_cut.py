@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import cutting
+import proof
 from boot import Boot, copy, directory, file, parent
 from ephemeroot.hooks.machine_id import MachineId, read
 from ephemeroot.linux import removal
@@ -135,7 +136,7 @@ def laboratory(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Labor
 
 def test_a_kill_between_any_two_changes(laboratory: Laboratory) -> None:
     found = []
-    for at in range(0, 1000, 3):
+    for at in range(0, 1000, proof.stride(9)):
         if not cutting.run_and_cut(laboratory.run, CHANGES, at, own_mounts=True):
             break
         found.append(laboratory.judge(laboratory.boot.store))
@@ -159,7 +160,7 @@ def test_a_power_cut_once_there_is_a_machine_id(laboratory: Laboratory) -> None:
 
 def test_a_power_cut_between_any_two_changes(laboratory: Laboratory) -> None:
     found = []
-    for at in range(0, 1000, 6):
+    for at in range(0, 1000, proof.stride(15, 2)):
         done = laboratory.take_the_disk
         if not cutting.run_and_cut(laboratory.run, CHANGES, at, done, own_mounts=True):
             break
@@ -171,5 +172,5 @@ def test_a_power_cut_between_any_two_changes(laboratory: Laboratory) -> None:
         with laboratory.survivor() as store:
             laboratory.judge_the_end(store)
         laboratory.forget()
-    assert len(found) > 10
+    assert len(found) > proof.rounds(4, 30)
     assert max(found) > 1
