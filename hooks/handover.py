@@ -7,7 +7,16 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import limits, machine_id, order, proofs, replaced, seed, unseeded
+from ephemeroot.hooks import (
+    limits,
+    machine_id,
+    order,
+    overlaid,
+    proofs,
+    replaced,
+    seed,
+    unseeded,
+)
 from ephemeroot.hooks.omission import Allowance, Omission, adopt_line
 from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import mounts
@@ -39,15 +48,19 @@ class HandOver:
         self.omissions: list[Omission] = []
         self._root_name = ""
 
-    def run(self, previous: str, name: str, *, boots: bool) -> bool:
+    def run(
+        self, previous: str, name: str, *, boots: bool, layers: tuple[str, str] | None = None
+    ) -> bool:
         """Save from the root mounted at *previous*; whether it must be marked ``.keep``.
 
         *name* is what its history calls it, or will; *boots*: whether it is the root of this boot
-        if it is not wiped. Raises ``Refused`` if it must not be.
+        if it is not wiped; *layers*: see ``Boot.hand_over``. Raises ``Refused`` if it must not be.
         """
         self._root_name = name
         root = self._as_root(previous)
         try:
+            if layers is not None:
+                self.stage.layers = overlaid.open_layers(*layers)
             try:
                 self._save_all(root)
                 keep = self._record()
@@ -61,6 +74,9 @@ class HandOver:
             return keep
         finally:
             self.stage.allowance = Allowance()
+            if self.stage.layers is not None:
+                overlaid.close_layers(self.stage.layers)
+                self.stage.layers = None
             os.close(root)
             if self.target != "/":
                 mounts.detach(self.stage.private("previous") + self.target)

@@ -16,7 +16,7 @@ import time
 from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import limits, nesting, records, tree
+from ephemeroot.hooks import limits, nesting, overlaid, records, tree
 from ephemeroot.hooks.omission import Omission, adopt_line
 from ephemeroot.hooks.records import STATE
 from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume, workshop
@@ -71,7 +71,7 @@ def seed(
     Raises ``Refused`` if it is too large or the store takes nothing, and ``NotSeeded`` if it
     cannot be copied: the store is then as it was.
     """
-    found = _find(root, path, kinds)
+    found = _find(overlaid.below(stage, root), path, kinds)
     if found is None:
         return ""
     parent, name, ours = found
@@ -325,6 +325,7 @@ class _Seeding:
             skipped=None if allowance.omissions is None else self.left_out.add,
             partial=allowance.partial,
             of_the_whole=_OF_THE_WHOLE,
+            layers=overlaid.of(stage, self.path),
         )
         place, new_name = tree.open_parent(store, self.source)
         try:

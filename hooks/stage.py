@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ephemeroot.hooks.cmdline import CommandLine
     from ephemeroot.hooks.plan import Plan
     from ephemeroot.hooks.report import Report
+    from ephemeroot.linux.layers import Layers
     from ephemeroot.wipers.contract import Closing
 
 RUN = "/run/ephemeroot"
@@ -46,14 +47,16 @@ class Stage:
     ``in_effect`` maps the declared directories that are mounted in the new root to their stores,
     ``leading`` lists those of ``made`` that only lead to a declared path, ``seeded`` has the paths
     that this run has seeded, ``prepared`` what ``prepare`` came to, by path. ``behind`` is what the
-    boot before wrote if that is not in this root: an open directory, or -1.
+    boot before wrote if that is not in this root: an open directory, or -1. ``layers`` are those of
+    the root that is being handed over, ``below`` is the installed root that the new one is a layer
+    over, as far as they have been asked for.
     """
 
     __slots__ = (
-        "_bare", "_lock", "_parents", "_root", "_stores", "allowance", "behind",
+        "_bare", "_lock", "_parents", "_root", "_stores", "allowance", "behind", "below",
         "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "handed", "in_effect",
-        "leading", "made", "old_root", "plan", "prepared", "report", "run", "seeded", "shared",
-        "target", "wait",
+        "layers", "leading", "made", "old_root", "plan", "prepared", "report", "run", "seeded",
+        "shared", "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +89,8 @@ class Stage:
         self.in_effect: dict[str, str] = {}
         self.seeded: set[str] = set()
         self.behind = -1
+        self.below = -1
+        self.layers: Layers | None = None
         self.prepared: dict[str, str | EphemerootError | OSError] = {}
         self._parents: dict[str, Parents] = {}
         self._bare = -1
@@ -116,10 +121,10 @@ class Stage:
             except OSError as error:
                 self.report.problem(f"cannot unmount {name}: {error.strerror}")
         self.forget_stores()
-        for fd in (self.behind, self._bare, self._root, self._lock):
+        for fd in (self.below, self.behind, self._bare, self._root, self._lock):
             if fd >= 0:
                 os.close(fd)
-        self.behind = self._bare = self._root = self._lock = -1
+        self.below = self.behind = self._bare = self._root = self._lock = -1
 
     def volume(self, name: str) -> str:
         """Where the volume called *name* is mounted privately."""
@@ -174,6 +179,14 @@ class Stage:
         if self._root < 0:
             self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return self._root
+
+    def root_fd(self) -> int:
+        """The new root, if it has been opened; else -1."""
+        return self._root
+
+    def bare_fd(self) -> int:
+        """The copy that ``keep_bare`` has made; -1 without one."""
+        return self._bare
 
     def keep_bare(self) -> None:
         """Keep a copy of the root's mounts as they are now, for ``bare``."""

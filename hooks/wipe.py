@@ -102,7 +102,7 @@ class Wipe(Operation):
         for line in outcome.problems:
             stage.report.problem(line)
         self._settle(stage, hand_over)
-        facts = self._facts(outcome)
+        facts = self._facts(outcome, device)
         stage.report.set(f"wiped {self.target}", facts)
         self._record(stage, facts)
         if wiper.MOUNTS_ROOT:
@@ -120,9 +120,8 @@ class Wipe(Operation):
         stage.reserve(WIPED)
         outcome = wiper.fall_back(boot)
         stage.fresh.add(self.target)
-        facts = self._facts(outcome) | {
+        facts = self._facts(outcome, what[0]) | {
             FALLBACK: reason,
-            "device": what[0],
             "handed-over": self.target in stage.handed,
         }
         stage.report.set(f"wiped {self.target}", facts)
@@ -145,7 +144,10 @@ class Wipe(Operation):
             log=stage.report.log,
             # A root that never lived holds nothing that the administrator ever saw.
             previous=lambda path, lived: (
-                lived and hand_over.run(path, boot.handed, boots=boot.handed_boots)
+                lived
+                and hand_over.run(
+                    path, boot.handed, boots=boot.handed_boots, layers=boot.handed_layers
+                )
             ),
             dry_run=stage.dry_run,
             handed_over=hand_over.describe,
@@ -160,9 +162,10 @@ class Wipe(Operation):
         )
         return boot
 
-    def _facts(self, outcome: contract.Outcome) -> dict[str, object]:
+    def _facts(self, outcome: contract.Outcome, device: str) -> dict[str, object]:
         return {
             "target": self.target,
+            "device": device,
             "wiper": self.wiper,
             "attribute": self.attribute,
             "settings": self.settings,

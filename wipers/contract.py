@@ -167,7 +167,8 @@ class Boot:
     """
 
     __slots__ = (
-        "boot_id", "booted", "budget", "device", "dry_run", "handed", "handed_boots", "handed_over",
+        "boot_id", "booted", "budget", "device", "dry_run", "handed", "handed_boots",
+        "handed_layers", "handed_over",
         "log", "mount_point", "mount_points", "now", "pinned", "previous", "private", "prove",
         "request", "root", "root_flags", "shared", "subvolume", "synchronised", "system", "target",
         "volumes",
@@ -204,6 +205,7 @@ class Boot:
         self.booted = list(booted)
         self.handed = ""
         self.handed_boots = True
+        self.handed_layers: tuple[str, str] | None = None
         self.handed_over = handed_over
         self.shared = shared
         self.volumes = volumes or {}
@@ -226,13 +228,18 @@ class Boot:
         self.dry_run = dry_run
         self.pinned = frozenset(pinned)
 
-    def hand_over(self, path: str, lived: bool, name: str = "", *, boots: bool = True) -> bool:
+    def hand_over(
+        self, path: str, lived: bool, name: str = "", *, boots: bool = True,
+        layers: tuple[str, str] | None = None,
+    ) -> bool:  # fmt: skip
         """Seed the stores from the previous root, mounted at *path*; whether that root must
         be marked ``.keep`` before the fresh root takes its place, for it has something that
         could not be seeded. *lived*: whether a boot of it was complete; *name*: its name in
         the history, without flags; *boots*: whether it is the root that boots if nothing is
-        wiped. Raises ``Refused`` if nothing may be wiped.
+        wiped; *layers*: the upper and the lower directory that it is mounted from, if it is an
+        overlay. Raises ``Refused`` if nothing may be wiped.
         """
+        self.handed_layers = layers
         self.handed = name
         self.handed_boots = boots
         return bool(self.previous(path, lived))
@@ -448,6 +455,12 @@ class Wiper:
         """Mount a fresh root with its layer in memory, since ``wipe`` has failed: the installed one
         must not be booted writable. Nothing is proven, handed over or changed on a disk.
         Asked of one that is ``LAYERED``; raises as ``wipe``.
+        """
+        raise NotImplementedError
+
+    def mount_below(self, installed: Installed) -> int:
+        """A detached, read-only mount of the installed root that the fresh one is a layer over.
+        Asked of one that is ``LAYERED``.
         """
         raise NotImplementedError
 

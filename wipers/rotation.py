@@ -30,19 +30,21 @@ class Rotation:
     """One rotation of the root of *history*, with *pruning* at its end.
 
     ``NO_SPACE`` is what is logged when there is no space for a fresh root. ``BOOTS``: the previous
-    root is the one that boots if nothing is wiped.
+    root is the one that boots if nothing is wiped. ``shown`` are the layers of what ``show`` has
+    mounted, for ``Boot.hand_over``.
     """
 
     NO_SPACE = "no space for a fresh root: old roots that are due go first"
     BOOTS = True
 
-    __slots__ = ("boot", "history", "outcome", "pruning")
+    __slots__ = ("boot", "history", "outcome", "pruning", "shown")
 
     def __init__(self, boot: Boot, history: History, pruning: Pruning) -> None:
         self.boot = boot
         self.history = history
         self.pruning = pruning
         self.outcome = Outcome(fresh={})
+        self.shown: tuple[str, str] | None = None
 
     # What a backend supplies
 
@@ -83,11 +85,17 @@ class Rotation:
         if entry is None or entry.name is None:
             lived = not name.unused
             keep = self.show(
-                None, lambda path: boot.hand_over(path, lived, name.text, boots=self.BOOTS)
+                None,
+                lambda path: boot.hand_over(
+                    path, lived, name.text, boots=self.BOOTS, layers=self.shown
+                ),
             )
             return name.changed(keep=True) if keep else name
         known = entry.name
-        keep = self.show(entry, lambda path: boot.hand_over(path, True, known.text, boots=False))
+        keep = self.show(
+            entry,
+            lambda path: boot.hand_over(path, True, known.text, boots=False, layers=self.shown),
+        )
         if keep and not known.keep:
             self.history.rename(entry, known.changed(keep=True))
         return name

@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ephemeroot.linux.layers import Layers
+
     Skipped = Callable[[str, str], None]
 
 OF_THE_WHOLE = (
@@ -52,13 +54,16 @@ class Copier:
     *partial* the other bounds do not raise either: what does not fit is reported and left out,
     whole directories in one line, and ``exhausted`` is the first bound that was exceeded.
 
+    With *layers* the source is an overlay of those two, relative to what is copied: what only the
+    lower one has is copied from there, whiteouts and opaque directories too.
+
     Subvolumes in a tree become subvolumes again, read-only ones too. Those that became directories
     are in ``flattened`` by their path relative to the tree, ``""`` for the tree itself: it is a
     directory unless ``copy`` is told to keep it.
     """
 
     __slots__ = (
-        "_links", "entries", "exhausted", "flattened", "meter", "of_the_whole", "partial",
+        "_links", "entries", "exhausted", "flattened", "layers", "meter", "of_the_whole", "partial",
         "progress", "shared", "skipped",
     )  # fmt: skip
 
@@ -70,7 +75,9 @@ class Copier:
         skipped: Skipped | None = None,
         partial: bool = False,
         of_the_whole: tuple[int, ...] = OF_THE_WHOLE,
+        layers: Layers | None = None,
     ) -> None:
+        self.layers = layers
         self.meter = Meter(Bounds() if bounds is None else bounds)
         self.progress = progress
         self.skipped = skipped
@@ -97,9 +104,22 @@ class Copier:
         """
         self._begin(target)
         if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
-            Tree(self, source, name, target, new_name, subvolume=subvolume).copy()
+            self._copy_tree(source, name, target, new_name, subvolume=subvolume)
         else:
             self.copy_leaf(source, name, target, new_name, "")
+
+    def _copy_tree(
+        self, source: int, name: str, target: int, new_name: str, *, subvolume: bool
+    ) -> None:
+        layers = self.layers
+        if layers is None or layers.from_lower("") is None:
+            Tree(self, source, name, target, new_name, subvolume=subvolume, layers=layers).copy()
+            return
+        lower, last = layers.open_lower_parent("")
+        try:
+            Tree(self, lower, last, target, new_name, subvolume=subvolume).copy()
+        finally:
+            os.close(lower)
 
     def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
         """The same for what must be a regular file; ``OSError`` (EBUSY) if it is not."""

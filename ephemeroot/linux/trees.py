@@ -9,27 +9,39 @@ import stat
 from ephemeroot.linux import attributes, inode_flags, paths, removal
 from ephemeroot.linux import subvolume as subvolumes
 from ephemeroot.linux.bounds import OutOfBounds
+from ephemeroot.linux.layers import OPAQUE
 from ephemeroot.linux.walk import Walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.linux.copying import Copier
+    from ephemeroot.linux.layers import Layers
 
 # Bounds that one entry can exceed and the next one not.
 _OF_AN_ENTRY = ("file_bytes", "depth")
 
 
 class Tree:
-    """The copy of one directory, however deep it is: with a few descriptors on either side."""
+    """The copy of one directory, however deep it is: with a few descriptors on either side.
 
-    __slots__ = ("copier", "here", "left", "source", "target", "there")
+    With *layers* the source is an overlay. What only its lower layer has is copied from that layer,
+    as a tree *inside* this one; *base* is the target of the outer one, and the path there.
+    """
+
+    __slots__ = (
+        "base", "copier", "here", "inside", "layers", "left", "source", "target", "there",
+    )  # fmt: skip
 
     def __init__(
         self, copier: Copier, source: int, name: str, target: int, new_name: str, *,
-        subvolume: bool,
+        subvolume: bool, layers: Layers | None = None, inside: str = "",
+        base: tuple[int, str] | None = None,
     ) -> None:  # fmt: skip
         self.copier = copier
         self.target = target
+        self.layers = layers
+        self.inside = inside
+        self.base = base or (target, "")
         self.here = Walk(source, name)
         self.left: list[list[str]] = []
         self.there: Walk | None = None
@@ -77,7 +89,7 @@ class Tree:
         return self.there
 
     def _path(self, name: str = "") -> str:
-        inside = self.here.path.partition("/")[2]
+        inside = f"{self.inside}/{self.here.path.partition('/')[2]}".strip("/")
         return f"{inside}/{name}".strip("/") if name else inside
 
     def _names(self) -> list[str]:
@@ -89,12 +101,17 @@ class Tree:
                 if len(names) % 1024 == 0:
                     self.copier.meter.check_time(self._path())
                 names.append(entry.name)
+        if self.layers is not None:
+            hidden = set(self.layers.whiteouts(self._path()))
+            names += sorted(hidden.difference(names))
         return names
 
     def _one(self, name: str) -> None:
         copier = self.copier
         try:
             copier.meter.check_time(self._path(name))
+            if self.layers is not None and self._from_lower(name, self.layers):
+                return
             status = os.stat(name, dir_fd=self.here.fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
                 self._enter(name, status)
@@ -125,11 +142,36 @@ class Tree:
                 self.copier.skipped(path, f"{count} in it left out: {reason.reason}")
                 names.clear()
 
-    def _leaf(self, name: str) -> None:
-        new = self._new
+    def _from_lower(self, name: str, layers: Layers) -> bool:
+        """Copy the entry *name* of the lower layer, if only that layer has it; whether that was
+        done. The overlay may not show it, and its numbers are not those of the layer.
+        """
+        path = self._path(name)
+        status = layers.from_lower(path)
+        if status is None:
+            return False
+        lower, last = layers.open_lower_parent(path)
         try:
-            place = (self.target, new.path)
-            self.copier.copy_leaf(self.here.fd, name, new.fd, name, self._path(name), place)
+            if not stat.S_ISDIR(status.st_mode):
+                self._leaf(last, lower)
+            else:
+                depth = self.here.depth + 1
+                self.copier.meter.check_depth(depth, path)
+                place = (self.base[0], f"{self.base[1]}/{self._new.path}".strip("/"))
+                Tree(
+                    self.copier, lower, last, self._new.fd, name,
+                    subvolume=False, inside=path, base=place,
+                ).copy()  # fmt: skip
+        finally:
+            os.close(lower)
+        return True
+
+    def _leaf(self, name: str, source: int | None = None) -> None:
+        new = self._new
+        here = self.here.fd if source is None else source
+        try:
+            place = (self.base[0], f"{self.base[1]}/{new.path}".strip("/"))
+            self.copier.copy_leaf(here, name, new.fd, name, self._path(name), place)
         except (OSError, OutOfBounds):
             if self.copier.skipped is not None:
                 _discard(new.fd, name)
@@ -181,6 +223,8 @@ class Tree:
 
         old, new = self.here.fd, self._new.fd
         attributes.copy(old, new, failed)
+        if self.layers is not None and self.layers.is_opaque(self._path()):
+            os.setxattr(new, OPAQUE, b"y")
         try:
             inode_flags.finish(old, new)
         except OSError as error:

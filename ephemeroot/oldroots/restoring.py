@@ -235,7 +235,8 @@ class Plan:
     ) -> list[tuple[Place, Place]]:
         """Plan one entry; what is in a directory that both have is still to be looked at."""
         old, now = source.status(), target.status()
-        if old is None:
+        if old is None:  # listed, and hidden by the overlay that shows the old root
+            self.kept.append((target.shown, "a whiteout below an overlay root"))
             return []
         if now is None:
             self._add_copy(source, target, old, None)

@@ -82,6 +82,7 @@ class LayerRotation(Rotation):
         if self.boot.dry_run:  # that it can be mounted is a proof; the rest changes something
             self.boot.describe_hand_over()
             return False
+        self.shown = (f"{self.above}/{layer}", self.below)
         return give(path)
 
     def is_full(self, error: Exception) -> bool:

@@ -107,6 +107,10 @@ class Overlay(Wiper):
         finally:
             places.close()
 
+    def mount_below(self, installed: Installed) -> int:
+        with UpperHistory(None, installed, str(self.settings["type"])) as history:
+            return history.mount_base()
+
     def open_layer(self, installed: Installed, booted: Iterable[dict[str, dict[str, str]]]) -> int:
         if self._volume is None:
             return -1

@@ -1,0 +1,105 @@
+"""The two directories that an overlay mount shows as one, where what it shows is not all.
+
+A container's storage below an overlay has whiteouts and opaque directories of its own
+(Documentation/filesystems/overlayfs.rst). To the overlay above they are its own: it hides the
+first, lists some of them all the same, and shows the second without their mark.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ephemeroot.linux import paths
+
+OPAQUE = "trusted.overlay.opaque"
+
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+class Layers:
+    """The open directories *upper* and *lower* of an overlay that was mounted from them, and the
+    *path* in it to which names are relative.
+    """
+
+    __slots__ = ("lower", "path", "upper")
+
+    def __init__(self, upper: int, lower: int, path: str = "") -> None:
+        self.upper = upper
+        self.lower = lower
+        self.path = path.strip("/")
+
+    def at(self, path: str) -> Layers:
+        """The same, with names relative to *path*."""
+        return Layers(self.upper, self.lower, path)
+
+    def from_lower(self, name: str) -> os.stat_result | None:
+        """What the lower directory has as *name*, if the upper one says nothing of it."""
+        below = _status(self.lower, self._place(name))
+        if below is None or _status(self.upper, self._place(name)) is not None:
+            return None
+        return below
+
+    def whiteouts(self, name: str) -> list[str]:
+        """The whiteouts of the lower directory *name* that the upper one does not replace."""
+        place = self._place(name)
+        if self._is_opaque(self.upper, place):
+            return []
+        try:
+            fd = paths.open_beneath(self.lower, place or ".", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise
+            return []
+        try:
+            return [
+                one for one in paths.names(fd) if _is_whiteout(self.from_lower(f"{name}/{one}"))
+            ]
+        finally:
+            os.close(fd)
+
+    def is_opaque(self, name: str) -> bool:
+        """Whether the lower directory *name* is opaque."""
+        return self._is_opaque(self.lower, self._place(name))
+
+    def open_lower_parent(self, name: str) -> tuple[int, str]:
+        """The open directory that has *name* below, and the last component."""
+        head, _, last = self._place(name).rpartition("/")
+        return paths.open_beneath(self.lower, head or ".", os.O_RDONLY | os.O_DIRECTORY), last
+
+    def _place(self, name: str) -> str:
+        return f"{self.path}/{name}".strip("/")
+
+    def _is_opaque(self, layer: int, place: str) -> bool:
+        try:
+            fd = paths.open_beneath(layer, place or ".", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise
+            return False
+        try:
+            return os.getxattr(fd, OPAQUE) == b"y"
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+
+def _is_whiteout(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _status(layer: int, place: str) -> os.stat_result | None:
+    """What is at *place* in the open *layer*; ``None`` for nothing."""
+    head, _, name = place.rpartition("/")
+    try:
+        parent = paths.open_beneath(layer, head or ".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            return os.stat(name or ".", dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+        return None
