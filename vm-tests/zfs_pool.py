@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ephemeroot import backends
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.wipers.contract import Boot, Outcome
@@ -224,6 +225,17 @@ def refused(mode: str, *words: str, **arguments: Any) -> None:
     said = complaint(Refused, lambda: wipe(mode, **arguments))
     assert all(word in said for word in words), (words, said)
     assert state() == before
+
+
+def foreseen(mode: str) -> list[str]:
+    """What `ephemeroot check` says that the next boot would refuse."""
+    settings: dict[str, object] = {"mode": mode, "dataset": ROOT}
+    wiper = Zfs(settings | ({"base": BASE} if mode == "rotate" else {}))
+    history = wiper.history(Installed(device="", private="/run/cases", live="/"))
+    assert history is not None
+    with history:
+        found = backends.of(wiper).obstacles(history)
+    return [f"{error.message} ({error.hint})" for error in found]
 
 
 def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:

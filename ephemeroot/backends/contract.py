@@ -16,10 +16,11 @@ from ephemeroot import backends
 from ephemeroot.backends.survey import Survey
 from ephemeroot.config.fstab import FstabLine
 from ephemeroot.config.root import Root
-from ephemeroot.errors import Misconfigured, Refused
+from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.contract import Outcome, Wiper
+from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import OldRoot
 
 
@@ -223,6 +224,12 @@ class Backend:
     def omitted(self, fd: int) -> list[str]:
         """Paths in the open root or base *fd* that a fresh root has as empty directories although
         they have something in them, relative to it.
+        """
+        return []
+
+    def obstacles(self, history: History) -> list[EphemerootError]:
+        """The refusals that the next boot would end with, as far as this backend can know them now;
+        *history* is the wiper's, open. Changes nothing.
         """
         return []
 

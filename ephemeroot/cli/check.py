@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import access, hosts, missing_bases, terminal
+from ephemeroot.cli import access, hosts, missing_bases, obstacles, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Configuration, Examination, Machine, Problem, examine, nested, read
 from ephemeroot.errors import Damaged, Misconfigured
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         *examination.problems,
         *nested.warnings(examination),
         *_missing_bases(examination, plan),
+        *_obstacles(examination, plan),
         *_omissions(examination),
         *_outdated(examination, plan),
     ]
@@ -58,6 +59,20 @@ def _omissions(examination: Examination) -> list[Problem]:
     return [
         Problem(omission.place, "", omission.reason, omission.hint)
         for omission in installed.omissions(Path(examination.machine.root))
+    ]
+
+
+def _obstacles(examination: Examination, plan: Plan | None) -> list[Problem]:
+    """A warning for each refusal that the next boot would end with."""
+    if plan is None:
+        return []
+    places = {volume.mount_point: volume.place for volume in examination.volumes}
+    wiping = examination.config.wiping
+    if wiping is not None:
+        places["/"] = wiping.origin.place
+    return [
+        Problem.at(places[one.target], one.reason, one.hint, warning=True)
+        for one in obstacles.look(examination.machine.root, plan)
     ]
 
 

@@ -65,12 +65,13 @@ return {}
 class DatasetHistory(History):
     """The old roots of the filesystem ``root``, in the dataset ``old_roots`` (empty: none).
 
-    ``source`` is the snapshot that fresh roots are clones of. *listed*: read by what zfs(8) lists,
-    not by channel programs (see ``listing``). Holds the lock on ZFS until ``close``. Raises
-    ``Refused`` if old-roots cannot be one, ``Locked`` if another run has the lock.
+    ``source`` is the snapshot that fresh roots are clones of. *listed*: ``look`` and ``children``
+    read by what zfs(8) lists, not by channel programs (see ``listing``). Holds the lock on ZFS
+    until ``close``. Raises ``Refused`` if old-roots cannot be one, ``Locked`` if another run has
+    the lock.
     """
 
-    __slots__ = ("_children", "_lock", "_look", "old_roots", "root", "source")
+    __slots__ = ("_lock", "children", "look", "old_roots", "root", "source")
 
     def __init__(
         self,
@@ -87,11 +88,11 @@ class DatasetHistory(History):
         self.root = root
         self.old_roots = old_roots
         self.source = source
-        self._look, self._children = datasets.look, datasets.children
+        self.look, self.children = datasets.look, datasets.children
         if listed:
             from ephemeroot.wipers.zfs import listing
 
-            self._look, self._children = listing.look, listing.children
+            self.look, self.children = listing.look, listing.children
         self._lock = channel.lock()
         try:
             self.min_free = retention.amount(min_free, self.space()[1])
@@ -116,7 +117,7 @@ class DatasetHistory(History):
         """The dataset that holds the old roots; ``None`` if there is none yet."""
         if not self.old_roots:
             return None
-        return self._look(self.old_roots).get(self.old_roots)
+        return self.look(self.old_roots).get(self.old_roots)
 
     def make_container(self) -> None:
         """Create it, never mounted. Raises ``EphemerootError``."""
@@ -136,7 +137,7 @@ class DatasetHistory(History):
         found: list[OldRoot] = []
         if not self.old_roots:
             return found
-        for child, (kind, born) in self._children(self.old_roots).items():
+        for child, (kind, born) in self.children(self.old_roots).items():
             text = child[len(self.old_roots) + 1 :]
             found.append(oldroot.classify(text, born if kind == "filesystem" else 0))
         return sorted(self.owned(found), key=lambda entry: (entry.kind, entry.label))
@@ -145,7 +146,7 @@ class DatasetHistory(History):
         return f"{self.old_roots}/{entry.text}"
 
     def facts(self, entry: OldRoot) -> Facts:
-        found = self._look(self.path(entry)).get(self.path(entry))
+        found = self.look(self.path(entry)).get(self.path(entry))
         if found is None or found.createtxg != entry.serial:
             raise EphemerootError(f"{self.path(entry)} is not the dataset it was")
         return Facts(
@@ -170,7 +171,7 @@ class DatasetHistory(History):
 
     def mount_fresh(self) -> int | None:
         """A mount of the snapshot that the present root is a clone of."""
-        root = self._look(self.root).get(self.root)
+        root = self.look(self.root).get(self.root)
         if root is None or not root.origin:
             raise EphemerootError(
                 f"{self.root} is a clone of nothing: no wipe has made it",
@@ -192,7 +193,7 @@ class DatasetHistory(History):
     def space(self) -> tuple[int, int]:
         """Of the pool, or of the dataset above the old roots whose quota leaves less."""
         names = self._above(self.old_roots or self.root)
-        found = self._look(*names)
+        found = self.look(*names)
         least = found[names[0]]
         for name in names:
             if name in found and found[name].available < least.available:

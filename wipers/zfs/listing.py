@@ -40,6 +40,30 @@ def children(name: str) -> dict[str, tuple[str, int]]:
     return {child: (kind, int(born)) for child, kind, born in rows if child != name}
 
 
+def snapshots(name: str) -> dict[str, tuple[int, int, list[str]]]:
+    """The snapshots of *name*, the oldest first: ``createtxg``, number of holds, and clones."""
+    columns = "name,createtxg,userrefs,clones"
+    words = ("-Hp", "-d", "1", "-t", "snapshot", "-s", "createtxg", "-o", columns)
+    rows = [line.split("\t") for line in (_zfs("list", *words, name) or "").splitlines()]
+    return {
+        snapshot: (int(born), int(holds), [] if clones in ("", "-") else clones.split(","))
+        for snapshot, born, holds, clones in rows
+    }
+
+
+def bookmarks(name: str) -> dict[str, int]:
+    """As ``channel.bookmarks``."""
+    words = ("-Hp", "-d", "1", "-t", "bookmark", "-o", "name,createtxg")
+    rows = [line.split("\t") for line in (_zfs("list", *words, name) or "").splitlines()]
+    return {mark: int(born) for mark, born in rows}
+
+
+def holds(snapshot: str) -> list[str]:
+    """The tags of the holds of *snapshot*."""
+    text = programs.run("zfs", "holds", "-H", snapshot)
+    return [line.split("\t")[1] for line in text.splitlines()]
+
+
 def _facts(text: str) -> dict[str, Any]:
     """The facts that ``Dataset`` takes. A value of a property may have tabs and line ends in it."""
     facts: dict[str, Any] = {"own": {}}

@@ -35,7 +35,7 @@ def rotation(
     *found* is what there is of all these (``datasets.look``). Raises ``Refused``.
     """
     root = history.root
-    children = sorted(datasets.children(root))
+    children = sorted(history.children(root))
     if children:
         raise Refused(
             f"the root {root} has datasets in it ({', '.join(children[:3])}): they would "
@@ -66,7 +66,7 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
                 f"zfs promote {datasets.quoted(name)}",
             )
     if history.source not in found:
-        raise missing_snapshot(base, history.source)
+        raise missing_snapshot(base, history.source, history.look)
     _require_apart("the base", base, previous)
     if base.encryption_root != previous.encryption_root:
         raise Refused(
@@ -93,7 +93,7 @@ def _container(history: DatasetHistory, previous: Dataset) -> None:
     found = history.container()
     if found is None:
         place = place.rpartition("/")[0]
-        found = datasets.look(place).get(place)
+        found = history.look(place).get(place)
         if found is None:
             raise Refused(
                 f"there is no dataset {place} for old-roots",

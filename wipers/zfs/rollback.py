@@ -16,7 +16,8 @@ from ephemeroot.wipers.zfs import channel, datasets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from collections.abc import Callable
+    from typing import Any
 
     from ephemeroot.wipers.contract import Boot
 
@@ -115,7 +116,7 @@ class Rollback:
         stays = self._bookmarks(found[self.blank].createtxg)
         later = self._program("look", stays)
         if later and not found[self.root].state:
-            self._refuse_first(later)
+            raise first_refusal(self.root, self.blank, later)
         with datasets.Private(self.blank, f"{boot.private}/fresh") as fresh:
             boot.prove(fresh.path)
         for snapshot in later:
@@ -144,20 +145,9 @@ class Rollback:
         found = channel.bookmarks(self.root)
         newer = sorted(name for name, born in found.items() if born > since)
         if newer:
-            self._refuse([{"what": "bookmark", "name": name, "by": ""} for name in newer])
+            marks = [{"what": "bookmark", "name": name, "by": ""} for name in newer]
+            raise refusal(self.root, self.blank, marks)
         return sorted(found)
-
-    def _refuse_first(self, later: list[str]) -> NoReturn:
-        """Before the first rollback of a root its snapshots are the administrator's, or a backup's:
-        later ones are taken with the knowledge that they go at the next boot.
-        """
-        shown = ", ".join(later[:3]) + (f" and {len(later) - 3} more" if len(later) > 3 else "")
-        raise Refused(
-            f"the first rollback of {self.root} would destroy snapshots newer than {self.blank}: "
-            f"{shown}",
-            f"'zfs destroy {datasets.quoted(later[0] + '%')}' destroys them all; exclude "
-            f"{self.root} from the programs that take them",
-        )
 
     def _require_done(self) -> None:
         """Raise ``EphemerootError`` unless the root has what the blank snapshot has."""
@@ -174,7 +164,7 @@ class Rollback:
         said = run(pool, _PROGRAM, self.root, self.blank, act, *stays) or {}
         refused = channel.listed(said.get("refused"))
         if refused:
-            self._refuse(refused)
+            raise refusal(self.root, self.blank, refused)
         if said.get("failed"):
             raise EphemerootError(
                 f"{said['failed']}: {os.strerror(int(said['code']))}, after {said['done']} later "
@@ -183,35 +173,53 @@ class Rollback:
         later = [channel.listed(one) for one in channel.listed(said.get("later"))]
         return [str(name) for name, _ in sorted(later, key=lambda one: int(one[1]))]
 
-    def _refuse(self, refused: list[dict[str, Any]]) -> NoReturn:
-        lines = [_reason(str(one["what"]), str(one["name"]), str(one["by"])) for one in refused]
-        raise Refused(
-            f"{self.root} cannot be rolled back to {self.blank}: {'; '.join(lines)}",
-            self._hint(str(refused[0]["what"]), str(refused[0]["name"]), str(refused[0]["by"])),
-        )
 
-    def _hint(self, what: str, name: str, by: str) -> str:
-        quoted = datasets.quoted
-        if what == "held":
-            return (
-                f"'zfs release {quoted(by)} {quoted(name)}' lets it go; if a backup program holds "
-                f"it, exclude {self.root} from that first"
-            )
-        if what == "cloned":
-            return (
-                f"'zfs destroy {quoted(by)}' deletes the clone; do not promote it, or "
-                f"{self.blank} becomes a snapshot of {by}"
-            )
-        if what == "bookmark":
-            return (
-                f"'zfs destroy {quoted(name)}' deletes it; if a backup program made it, exclude "
-                f"{self.root} from that first"
-            )
-        if what == "refquota":
-            return f"'zfs set refquota=none {quoted(self.root)}', or take a smaller blank snapshot"
-        if what == "space":
-            return f"free space in the pool, or 'zfs set refreservation=none {quoted(self.root)}'"
-        return ""
+def first_refusal(root: str, blank: str, later: list[str]) -> Refused:
+    """The error for snapshots *later* than *blank* before the first rollback of *root*: they are
+    the administrator's, or a backup's; later ones are taken by those who know that they go.
+    """
+    shown = ", ".join(later[:3]) + (f" and {len(later) - 3} more" if len(later) > 3 else "")
+    return Refused(
+        f"the first rollback of {root} would destroy snapshots newer than {blank}: {shown}",
+        f"'zfs destroy {datasets.quoted(later[0] + '%')}' destroys them all; exclude {root} from "
+        "the programs that take them",
+    )
+
+
+def refusal(root: str, blank: str, refused: list[dict[str, Any]]) -> Refused:
+    """The error for what keeps *root* from being rolled back to *blank*: as the program has it,
+    tables with ``what``, ``name`` and ``by``.
+    """
+    rows = [(str(one["what"]), str(one["name"]), str(one["by"])) for one in refused]
+    lines = [_reason(*row) for row in rows]
+    return Refused(
+        f"{root} cannot be rolled back to {blank}: {'; '.join(lines)}",
+        _hint(root, blank, *rows[0]),
+    )
+
+
+def _hint(root: str, blank: str, what: str, name: str, by: str) -> str:
+    quoted = datasets.quoted
+    if what == "held":
+        return (
+            f"'zfs release {quoted(by)} {quoted(name)}' lets it go; if a backup program holds it, "
+            f"exclude {root} from that first"
+        )
+    if what == "cloned":
+        return (
+            f"'zfs destroy {quoted(by)}' deletes the clone; do not promote it, or {blank} becomes "
+            f"a snapshot of {by}"
+        )
+    if what == "bookmark":
+        return (
+            f"'zfs destroy {quoted(name)}' deletes it; if a backup program made it, exclude {root} "
+            "from that first"
+        )
+    if what == "refquota":
+        return f"'zfs set refquota=none {quoted(root)}', or take a smaller blank snapshot"
+    if what == "space":
+        return f"free space in the pool, or 'zfs set refreservation=none {quoted(root)}'"
+    return ""
 
 
 def _reason(what: str, name: str, by: str) -> str:
@@ -233,7 +241,11 @@ def _reason(what: str, name: str, by: str) -> str:
     return f"{name}: {os.strerror(code)}"
 
 
-def missing_snapshot(found: datasets.Dataset, name: str) -> Refused:
+def missing_snapshot(
+    found: datasets.Dataset,
+    name: str,
+    look: Callable[..., dict[str, datasets.Dataset]] = datasets.look,
+) -> Refused:
     """The error for *name*, a snapshot that the dataset *found* does not have. ``zfs promote``
     moves a snapshot, and all that are older, to the clone that is promoted: then taking another
     snapshot of the same name would make a used root the blank one.
@@ -243,7 +255,7 @@ def missing_snapshot(found: datasets.Dataset, name: str) -> Refused:
     while chain[-1].origin:
         origin = chain[-1].origin
         above = origin.partition("@")[0]
-        seen = datasets.look(above, origin, f"{above}@{short}")
+        seen = look(above, origin, f"{above}@{short}")
         if above not in seen or origin not in seen:
             break
         moved = seen.get(f"{above}@{short}")

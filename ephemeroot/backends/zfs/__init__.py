@@ -8,10 +8,13 @@ from ephemeroot.backends import commands
 from ephemeroot.backends.commands import STORE
 from ephemeroot.backends.contract import Backend, Layout, Step
 from ephemeroot.backends.survey import Survey
+from ephemeroot.backends.zfs import obstacles
 from ephemeroot.config.fstab import INITRD, FstabLine
 from ephemeroot.config.machine import command_line
 from ephemeroot.config.toml_text import quote
-from ephemeroot.errors import Refused
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.wipers.history import History
+from ephemeroot.wipers.zfs.history import DatasetHistory
 
 
 class Zfs(Backend):
@@ -51,6 +54,9 @@ class Zfs(Backend):
             prepare=tuple(step for step in steps if step is not None),
             finish=(_base(shlex.quote(root), shlex.quote(base)),),
         )
+
+    def obstacles(self, history: History) -> list[EphemerootError]:
+        return obstacles.look(history) if isinstance(history, DatasetHistory) else []
 
 
 def _by_name(survey: Survey) -> Step | None:
