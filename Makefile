@@ -38,6 +38,11 @@ recording:  ## docs/demo.svg anew, the picture of the demo in README.md (root)
 	@tools/setup demo
 	@$(PYTHON) demo/recording.py
 
+.PHONY: docs
+docs:  ## the documentation site with the manual, into build/site
+	@tools/setup docs
+	@PYTHONPATH=tools/site $(PYTHON) -m generate
+
 .PHONY: test
 test:  ## linters, types, layers, all that needs no machine, and the boots that guard the main job
 	@tools/minutes run 'set-up' tools/setup vm

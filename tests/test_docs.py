@@ -14,6 +14,9 @@ from ephemeroot.home import settings as home_settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*CHECKOUT.glob("docs/*.md"), CHECKOUT / "README.md"])
+LINKING = sorted(
+    [*DOCUMENTS, *(CHECKOUT / f"{n}.md" for n in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
+)
 
 # The options of each module, as of 2026; those that are marked internal and cannot be set left out.
 OPTIONS = {
@@ -94,13 +97,45 @@ def test_the_verbs_in_it_are_there(document: Path) -> None:
     assert {*lines, *inline} <= set(cli.VERBS)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_its_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
+def prose(document: Path) -> str:
+    """The document without its blocks of code."""
+    text = re.sub(r"^(```+).*?^\1$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that its headings have, as forges and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", LINKING, ids=lambda path: path.name)
+def test_its_links_and_anchors_lead_somewhere(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", document.read_text()):
+        if "://" in target:
+            continue
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+def test_finds_a_link_to_an_anchor_that_is_missing(tmp_path: Path) -> None:
+    document = tmp_path / "a.md"
+    document.write_text(
+        "# One\n\n## Two: 3, four\n\n    # no heading\n\n```sh\n# none either\n```\n"
+    )
+    assert anchors(document) == {"one", "two-3-four"}
 
 
 def test_the_readme_leads_to_all() -> None:
     led = set(re.findall(r"\(docs/([a-z-]+\.md)\)", (CHECKOUT / "README.md").read_text()))
     assert led == {path.name for path in CHECKOUT.glob("docs/*.md")}
+
+
+def test_the_index_leads_to_all() -> None:
+    index = CHECKOUT / "docs/index.md"
+    led = set(re.findall(r"\]\(([^)#]+)\)", index.read_text()))
+    pages = {path.name for path in CHECKOUT.glob("docs/*.md") if path != index}
+    manual = {f"../man/{path.name}" for path in CHECKOUT.glob("man/*")}
+    others = {f"../{path.name}" for path in LINKING if path.parent == CHECKOUT}
+    assert led == pages | manual | others - {"../README.md"}

@@ -94,7 +94,7 @@ def test_arch_what_is_in_the_package(arch: Path) -> None:
         "usr/share/doc/ephemeroot/README.md",
         "usr/share/libalpm/hooks/ephemeroot-remove.hook",
         "usr/share/licenses/ephemeroot/LICENSE",
-        *(f"usr/share/doc/ephemeroot/docs/{p.name}" for p in (CHECKOUT / "docs").iterdir()),
+        *(f"usr/share/doc/ephemeroot/docs/{p.name}" for p in (CHECKOUT / "docs").glob("*.*")),
         *(f"usr/share/man/man{p.suffix[1:]}/{p.name}" for p in (CHECKOUT / "man").iterdir()),
         "usr/share/bash-completion/completions/ephemeroot",
         "usr/share/fish/vendor_completions.d/ephemeroot.fish",
