@@ -44,7 +44,7 @@ RECORD = "foreign"
 ROOT, FILESYSTEM, LAYER, CRASH = "root", "filesystem", "layer", "crash"
 SOFT_REBOOT = "soft-reboot"
 
-MOUNTED = "root"
+MOUNTED = "prepared"
 """In the run directory: ``identity`` is which root this boot's persistence stage has prepared."""
 
 DEVICE_TIMEOUT = 90
