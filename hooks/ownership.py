@@ -130,6 +130,12 @@ def require_same(stage: Stage, wipe: Wipe) -> None:
     if "subvolume" in expected:
         private = stage.private("root")
         _compare(expected, wiper.identify(_named(stage, path, private, reads=True)))
+    elif "subvolume" in found:
+        stage.report.log(
+            f"the plan names no root: {found['subvolume']}, which the kernel command line names, is "
+            "made fresh (run 'ephemeroot apply', which puts the root into the plan)",
+            WARNING,
+        )
     uuid = found.get("filesystem")
     if uuid and "filesystem" in expected:
         waiting.require_single(f"UUID={uuid}", f"the filesystem {uuid} of the root")

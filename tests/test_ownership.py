@@ -260,6 +260,19 @@ def test_root_without_a_name_is_resolved_and_compared(disk: Disk, how: str) -> N
 
 
 @pytest.mark.requires_loop
+def test_plan_of_an_earlier_version_names_the_command_to_run(
+    disk: Disk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It was applied before plans named their root: the kernel command line decides."""
+    disk.identity = {}
+    assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
+    assert not (disk.top / "@/work").exists()
+    (line,) = [one for one in capfd.readouterr().err.splitlines() if "names no root" in one]
+    assert "@, which the kernel command line names" in line
+    assert "run 'ephemeroot apply'" in line
+
+
+@pytest.mark.requires_loop
 def test_own_root_named_by_its_id_is_refused(disk: Disk) -> None:
     number = btrfsutil.subvolume_id(str(disk.top / "@"))
     assert disk.stage("wipe", f"root={disk.loop} rootflags=subvolid={number}") == 10

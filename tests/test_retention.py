@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ephemeroot.wipers import retention
+from ephemeroot.wipers import names, retention
 from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.retention import DAWN, DAY, Candidate, Policy
 
@@ -103,7 +103,13 @@ def test_the_model_agrees(candidates: list[Candidate], policy: Policy, now: int)
     ranked = sorted(candidates, key=lambda c: (not c.name.unused, c.serial), reverse=True)
     counted = [c for c in ranked if not c.name.keep and not c.pinned]
     if policy.keep_at_most is None:
-        counted = [c for c in counted if c.name.unsynced]
+        dated = [c for c in candidates if not c.name.unsynced]
+        counted = [
+            c
+            for c in counted
+            if c.name.unsynced
+            or any(d.serial > c.serial and d.name.time <= c.name.time for d in dated)
+        ]
     most = policy.keep_days if policy.keep_at_most is None else policy.keep_at_most
     beyond = {id(c) for c in counted[most:]}
     expected = set()
@@ -207,3 +213,32 @@ def test_the_first_boot_needs_a_year_that_can_be() -> None:
 
     assert not plausible(12)
     assert plausible(NOON)
+
+
+@given(
+    st.lists(st.integers(-400 * DAY, 400 * DAY), min_size=1, max_size=6),
+    st.integers(1, 10),
+    st.integers(0, 3),
+)
+def test_a_clock_that_repeats_itself_fills_no_disk(
+    steps: list[int], keep_days: int, keep_last: int
+) -> None:
+    """It stands still, jumps to and fro, or starts at the same times again and again: whatever is
+    pruned at each boot, no more than so many stay.
+    """
+    policy = Policy(keep_days, keep_last)
+    history: list[Candidate] = []
+    for boot in range(80):
+        now = NOON + steps[boot % len(steps)]
+        found = [c.name for c in history]
+        plausible = retention.is_plausible(
+            found, now, synchronised=False, seen=0, keep_days=keep_days
+        )
+        name = names.free(Name(now, unsynced=not plausible), {n.identity for n in found})
+        history.append(Candidate(name, boot + 1))
+        measured = retention.measure(
+            [c.name for c in history], now, synchronised=False, seen=0, keep_days=keep_days
+        )
+        gone = {id(c) for c in due(history, policy, measured)}
+        history = [c for c in history if id(c) not in gone]
+    assert len(history) <= keep_days + 2 * keep_last + len(steps)

@@ -119,9 +119,29 @@ def _excess(ordered: Sequence[Candidate], policy: Policy) -> dict[int, str]:
     if policy.keep_at_most is not None:
         beyond = kept[: max(len(kept) - policy.keep_at_most, 0)]
         return {id(c): f"more than {policy.keep_at_most} old ones" for c in beyond}
-    undated = [c for c in kept if c.name.unsynced]
+    unknown = _undated(ordered)
+    undated = [c for c in kept if id(c) in unknown]
     beyond = undated[: max(len(undated) - policy.keep_days, 0)]
     return {id(c): f"more than {policy.keep_days} of unknown age" for c in beyond}
+
+
+def _undated(candidates: Iterable[Candidate]) -> set[int]:
+    """The ``id()`` of those whose names do not tell their age: ``.unsynced`` ones, and those that
+    a later one is not younger than by its name. A clock that stands still, or starts at the same
+    time at each boot, writes such names and makes nothing old.
+    """
+    found = set()
+    earliest: int | None = None
+    later = 0
+    for candidate in sorted(candidates, key=lambda c: (c.serial, c.name.identity), reverse=True):
+        name = candidate.name
+        if name.unsynced:
+            found.add(id(candidate))
+        elif earliest is None or name.time < earliest:
+            earliest, later = name.time, candidate.serial
+        elif candidate.serial < later:
+            found.add(id(candidate))
+    return found
 
 
 def _judge_one(

@@ -56,8 +56,15 @@ def _undated(boot: BootReport) -> list[str]:
     """Why old roots do not age: a line for each history with some whose age is not known."""
     lines = []
     for target, facts in sorted(boot.wiped.items()):
-        found = [names.parse(str(text)) for text in facts.get("kept") or []]
-        count = sum(1 for name in found if name is not None and name.unsynced and not name.keep)
+        found = list(filter(None, (names.parse(str(text)) for text in facts.get("kept") or [])))
+        latest: dict[int, int] = {}
+        for name in found:  # a clock that stands still numbers the roots of one second
+            latest[name.time] = max(latest.get(name.time, 0), name.number)
+        count = sum(
+            1
+            for name in found
+            if not name.keep and (name.unsynced or name.number < latest[name.time])
+        )
         if count:
             lines.append(
                 f"{target}: {terminal.count(count, 'old root')} of unknown age, retired while the "
