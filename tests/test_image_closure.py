@@ -13,7 +13,8 @@ import pytest
 import ephemeroot
 from ephemeroot.config import plugins
 from ephemeroot.image import closure, elf
-from ephemeroot.image.closure import Broken, Closure
+from ephemeroot.image.broken import Broken
+from ephemeroot.image.closure import Closure
 from ephemeroot.image.libraries import Libraries
 
 

@@ -16,7 +16,7 @@ import ephemeroot
 import proof
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import assembly, contents, verification
-from ephemeroot.image.closure import Broken
+from ephemeroot.image.broken import Broken
 from ephemeroot.image.contents import Contents
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget

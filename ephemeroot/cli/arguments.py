@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -69,12 +71,28 @@ class Parser(argparse.ArgumentParser):
 
 
 class Help(argparse.HelpFormatter):
-    """Leaves the lines of examples as they are."""
+    """Leaves the lines of examples as they are, and is as wide as the library's, which imports
+    ``shutil`` and four compressors for each parser to find out.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith(_HEADING):
             return text
         return super()._fill_text(text, width, indent)
+
+
+def _columns() -> int:
+    """The width of the terminal, found as ``shutil.get_terminal_size`` does."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError):
+        return 80
 
 
 _HEADING = "examples:\n"

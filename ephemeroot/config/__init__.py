@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from ephemeroot.config.examination import Examination, examine
-from ephemeroot.config.machine import Machine
-from ephemeroot.config.model import Configuration
-from ephemeroot.config.problem import InvalidConfiguration, Place, Problem
-from ephemeroot.config.reader import read
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.config.examination import Examination, examine
+    from ephemeroot.config.machine import Machine
+    from ephemeroot.config.model import Configuration
+    from ephemeroot.config.problem import InvalidConfiguration, Place, Problem
+    from ephemeroot.config.reader import read
 
 __all__ = [
     "Configuration",
@@ -18,3 +22,23 @@ __all__ = [
     "examine",
     "read",
 ]
+
+# Imported when it is asked for (PEP 562): verbs that only ask about the machine read no TOML.
+_MODULES = {
+    "Configuration": "model",
+    "Examination": "examination",
+    "InvalidConfiguration": "problem",
+    "Machine": "machine",
+    "Place": "problem",
+    "Problem": "problem",
+    "examine": "examination",
+    "read": "reader",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -140,6 +139,8 @@ def close(word: str, known: Iterable[str]) -> str:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Which of the *known* words *word* may have been meant to be."""
+    import difflib  # 3 ms that only a mistake costs
+
     words = list(known)
     plain = kebab(word)
     found = difflib.get_close_matches(plain, words, n=1, cutoff=0.6)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +121,8 @@ def decompress(data: bytes, path: Path) -> bytes:
 
     Raises ``Damaged`` if it does not, ``EphemerootError`` if the program for it is missing.
     """
+    import subprocess  # `check` and `status` often read no image
+
     for magic, command in _PROGRAMS:
         if data.startswith(magic):
             try:

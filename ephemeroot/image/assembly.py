@@ -25,7 +25,8 @@ from ephemeroot.image import (
     verification,
     wipers,
 )
-from ephemeroot.image.closure import Broken, Closure
+from ephemeroot.image.broken import Broken
+from ephemeroot.image.closure import Closure
 from ephemeroot.image.contents import BOOT, MODULES, PLAN, REASON, SETTINGS, Contents
 from ephemeroot.image.generators.contract import Target
 from ephemeroot.image.libraries import Libraries

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import ephemeroot
-from ephemeroot.errors import EphemerootError
 from ephemeroot.image import tracer
+from ephemeroot.image.broken import Broken
 
 OWN = "ephemeroot"
 """The package whose functions are searched for further imports."""
@@ -29,10 +29,6 @@ ENTRY = "ephemeroot.hooks.__main__"
 
 ON_DEMAND = frozenset(("ephemeroot.linux.network",))
 """Modules of ours that bring much and are packed only if the plan asks for them."""
-
-
-class Broken(EphemerootError):
-    """The initramfs's part of the program cannot be put together: make an inert image."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ephemeroot.image import elf
-from ephemeroot.image.closure import Broken
+from ephemeroot.image.broken import Broken
 
 _DEFAULT = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import py_compile
-import shutil
 import stat
 from pathlib import Path
 
@@ -45,6 +43,8 @@ class Tree:
             link = self.place(str(source))
             self.link(str(source), os.path.relpath(self.place(str(real)), link.parent), why=why)
             return
+        import shutil
+
         target = self.place(name or str(source))
         if target.exists():
             return
@@ -77,6 +77,8 @@ class Tree:
         reason to look for one (PEP 552). The code remembers its name in the initramfs,
         not where it was built. Raises ``py_compile.PyCompileError``.
         """
+        import py_compile
+
         target = self.place(name)
         self.why[self.name(target)] = why
         py_compile.compile(

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from ephemeroot.image import entry, tree
-from ephemeroot.image.closure import Broken
+from ephemeroot.image.broken import Broken
 from ephemeroot.linux import kernel, mounts
 
 # include/uapi/linux/sched.h

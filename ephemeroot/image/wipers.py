@@ -9,7 +9,7 @@ from __future__ import annotations
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
-from ephemeroot.image.closure import Broken
+from ephemeroot.image.broken import Broken
 from ephemeroot.wipers.contract import API, Needs, Wiper
 
 _REPAIR = "repair or reinstall the package that brings it"

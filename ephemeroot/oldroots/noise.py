@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from importlib.resources import files
+from pathlib import Path
 
 from ephemeroot.errors import Misconfigured
 
@@ -13,7 +13,7 @@ _PARTS = re.compile(r"\*\*/|/\*\*$|\*\*|\*|\?|\[[^]/]+\]|[^*?\[]+|\[")
 
 def known() -> list[str]:
     """The patterns that are left out unless everything is asked for."""
-    text = files(__package__).joinpath("noise.txt").read_text("utf-8")
+    text = Path(__file__).with_name("noise.txt").read_text("utf-8")
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

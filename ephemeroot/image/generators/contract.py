@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,6 +176,8 @@ class Generator(ABC):
 
     def is_set_up(self) -> bool:
         """Whether this machine has it, with our module: its images can be armed."""
+        import shutil
+
         return shutil.which(self.PROGRAM) is not None and self.has_module("/")
 
     @abstractmethod

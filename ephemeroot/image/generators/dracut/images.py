@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +54,8 @@ class Image(contract.Image):
 
     def build(self, path: Path) -> None:
         """Call dracut."""
+        import subprocess
+
         try:
             done = subprocess.run(
                 ["dracut", "--force", str(path), self.kernel],

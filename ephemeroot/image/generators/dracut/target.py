@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ephemeroot.image import data
-from ephemeroot.image.closure import Broken
+from ephemeroot.image.broken import Broken
 from ephemeroot.image.contents import DEVICES, Contents, Script
 from ephemeroot.image.generators.contract import NONE, Target
 from ephemeroot.image.units import SYSTEMD, Loop

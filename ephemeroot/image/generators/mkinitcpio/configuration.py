@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,6 +97,8 @@ def _hooks(root: Path, config: str, *, drop_ins: bool) -> list[str] | None:
     """HOOKS in *config* below *root*, ``None`` if it cannot be read. A configuration that a preset
     names stands alone (mkinitcpio(8), ``--config``).
     """
+    import subprocess
+
     files = [root / config.lstrip("/")]
     if drop_ins or config == CONFIG:
         files += sorted((root / DROP_INS.lstrip("/")).glob("*.conf"))

@@ -6,7 +6,6 @@ Each is built by itself: ``mkinitcpio -P`` would write over all of them first.
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +76,8 @@ class Preset(contract.Image):
 
     def build(self, path: Path) -> None:
         """Call mkinitcpio."""
+        import subprocess
+
         kind = "-U" if self.unified else "-g"
         command = ["mkinitcpio", "-k", self.kernel, kind, str(path), *self.options]
         if self.config:
@@ -114,6 +115,8 @@ class Preset(contract.Image):
 
 def presets(root: Path) -> tuple[list[Preset], list[str]]:
     """All images of all presets; and a line for each that cannot be dealt with."""
+    import subprocess
+
     found, unknown = [], []
     for file in sorted((root / PRESETS).glob("*.preset")):
         done = subprocess.run(["bash", "-c", _READ, "bash", file], capture_output=True, check=False)
