@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ordinary_user import OrdinaryUser
     from verb_machine import Image
 
@@ -64,6 +66,16 @@ def verb_image(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -
     subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
     yield Image(folder)
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def deep_trees(tmp_path: Path) -> Iterator[Path]:
+    """``tmp_path`` for trees deeper than Python recurses, as pytest does where it removes old
+    folders: they are removed at the end, also of a test that fails.
+    """
+    yield tmp_path
+    for name in os.listdir(tmp_path):
+        subprocess.run(["rm", "-rf", tmp_path / name], check=True)
 
 
 @pytest.fixture

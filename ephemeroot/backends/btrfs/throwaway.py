@@ -12,7 +12,7 @@ import os
 import stat
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import paths
+from ephemeroot.linux import paths, removal
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.wipers.btrfs import subvolumes
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
@@ -98,27 +98,37 @@ def _remove(top: Toplevel, name: str, *, locked: bool) -> None:
 
 
 def _empty(top: Toplevel, directory: int, default: int) -> None:
-    """Delete the subvolumes in the open *directory*, and the plain directories that held them."""
-    for name in paths.names(directory):
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(name, dir_fd=directory)
-            continue
-        fd = os.open(name, _READ, dir_fd=directory)
+    """Delete the subvolumes in the open *directory*, and all else that is in it."""
+    plain = [""]
+    while plain:
+        above = plain.pop()
+        fd = paths.open_beneath(directory, above or ".", _READ)
         try:
-            if not subvolumes.is_subvolume(fd):
-                _empty(top, fd, default)
-                plain = True
-            else:
-                identity = subvolumes.identify(fd)
-                inner = [number for _, number in subvolumes.nested(fd, identity.id)]
-                if default in (identity.id, *inner):
-                    raise EphemerootError(f"{name} is the default subvolume")
-                if subvolumes.is_read_only(fd):
-                    subvolumes.set_read_only(fd, False)
-                subvolumes.delete_tree(top.fd, fd, identity.id)
-                plain = False
+            found = [name for name in paths.names(fd) if _is_plain(top, fd, name, default)]
+            plain += [f"{above}/{name}".lstrip("/") for name in found]
         finally:
             os.close(fd)
-        if plain:
-            os.rmdir(name, dir_fd=directory)
+    for name in paths.names(directory):
+        removal.remove(directory, name)
+
+
+def _is_plain(top: Toplevel, parent: int, name: str, default: int) -> bool:
+    """Whether *name* is a directory in the open *parent* that is not a subvolume; one that is has
+    been deleted.
+    """
+    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        return False
+    fd = os.open(name, _READ, dir_fd=parent)
+    try:
+        if not subvolumes.is_subvolume(fd):
+            return True
+        identity = subvolumes.identify(fd)
+        inner = [number for _, number in subvolumes.nested(fd, identity.id)]
+        if default in (identity.id, *inner):
+            raise EphemerootError(f"{name} is the default subvolume")
+        if subvolumes.is_read_only(fd):
+            subvolumes.set_read_only(fd, False)
+        subvolumes.delete_tree(top.fd, fd, identity.id)
+        return False
+    finally:
+        os.close(fd)
