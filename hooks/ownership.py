@@ -132,8 +132,8 @@ def require_same(stage: Stage, wipe: Wipe) -> None:
         _compare(expected, wiper.identify(_named(stage, path, private, reads=True)))
     elif "subvolume" in found:
         stage.report.log(
-            f"the plan names no root: {found['subvolume']}, which the kernel command line names, is "
-            "made fresh (run 'ephemeroot apply', which puts the root into the plan)",
+            f"the plan names no root: {found['subvolume']}, which the kernel command line names, "
+            "is made fresh (run 'ephemeroot apply', which puts the root into the plan)",
             WARNING,
         )
     uuid = found.get("filesystem")
