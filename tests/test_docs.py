@@ -90,11 +90,9 @@ def quoted(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_the_verbs_in_it_are_there(document: Path) -> None:
-    lines = re.findall(r"^ {4}(?:sudo )?ephemeroot (?:--root \S+ )?([a-z-]+)", document.read_text(),
-                       re.MULTILINE)  # fmt: skip
+def test_the_verbs_in_its_text_exist(document: Path) -> None:
     inline = re.findall(r"`ephemeroot (?:--root \S+ )?([a-z-]+)", document.read_text())
-    assert {*lines, *inline} <= set(cli.VERBS)
+    assert set(inline) <= set(cli.VERBS)
 
 
 def prose(document: Path) -> str:

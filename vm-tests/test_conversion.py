@@ -47,9 +47,10 @@ _NOT_HERE = ("apt ", "editor ", "grub-install", "update-grub", "reboot", "epheme
 
 
 def chapter(number: int) -> list[str]:
-    """The commands of one chapter of the guide."""
+    """The commands of one chapter of the guide, without those that are marked as illustrations."""
     parts = re.split(r"^## \d+\. .*$", GUIDE.read_text(), flags=re.MULTILINE)
-    lines = [li.strip() for li in parts[number].splitlines() if li.startswith("    ")]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", parts[number], re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
     found = [line.replace("UUID=…", f"UUID={UUID}") for line in lines]
     assert found, f"chapter {number} has no commands"
     return [line for line in found if not line.startswith(_NOT_HERE)]
