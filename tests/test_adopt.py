@@ -112,15 +112,51 @@ def test_what_a_boot_could_not_seed_is_resolved(machine: MachineTree) -> None:
     os.close(store)
 
 
-def test_a_file_and_one_that_is_replaced_by_rename(machine: MachineTree) -> None:
+def test_a_file_and_one_that_is_replaced_by_rename(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine.write("etc/adjtime", "0.0\n")
     machine.write("etc/my.conf", "x")
-    assert adopt(machine, "/etc/adjtime", "/etc/my.conf") == 0
+    machine.write("srv/my.db", "x")
+    capsys.readouterr()
+    assert adopt(machine, "/etc/adjtime", "/etc/my.conf", "/srv/my.db") == 0
+    said = capsys.readouterr().out
+    assert 'declare it with method = "copy" (timedatectl replaces it)' in said
+    assert 'declare it with method = "copy" (sed -i or an editor replaces it)' in said
     files = tomllib.loads((machine.path / DROP_IN).read_text())["persistence"]["/persistent"]
-    assert files == {"files": [{"file": "/etc/adjtime", "method": "copy"}, "/etc/my.conf"]}
+    copied = [{"file": path, "method": "copy"} for path in ("/etc/adjtime", "/etc/my.conf")]
+    assert files == {"files": [*copied, "/srv/my.db"]}
     assert (machine.path / "persistent/etc/my.conf").read_text() == "x"
     assert adopt(machine, "/srv/app") == 0
     assert {"/etc/adjtime", "/etc/my.conf", "/srv/app"} <= set(declared(machine))
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("etc/localtime", "/usr/share/zoneinfo/Europe/Berlin"),  # which this machine lacks
+        ("etc/localtime", "../usr/share/zoneinfo/Etc/UTC"),
+        ("srv/app/link", "/etc/passwd"),
+    ],
+)
+def test_a_link_persists_as_a_link(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str], path: str, target: str
+) -> None:
+    live, stored = machine.path / path, machine.path / "persistent" / path
+    live.unlink(missing_ok=True)
+    live.symlink_to(target)
+    assert adopt(machine, "--dry-run", f"/{path}") == 0
+    assert not os.path.lexists(stored)
+    assert adopt(machine, f"/{path}") == 0
+    assert os.readlink(stored) == os.readlink(live) == target
+    (entry,) = [d for d in machine.examination().declared if d.path == f"/{path}"]
+    assert entry.method == "copy"
+    assert adopt(machine, f"/{path}") == 0, "again"
+    live.unlink()
+    live.symlink_to("/elsewhere")
+    assert adopt(machine, "--replace", f"/{path}") == 0
+    assert os.readlink(stored) == "/elsewhere"
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +182,7 @@ def test_what_cannot_be_named_is_refused(
     ("path", "code", "said"),
     [
         ("/srv/none", 1, "No such file"),
-        ("/srv/app/link", 1, "is a link to /etc/passwd"),
+        ("/srv/app/fifo", 1, "is neither a directory nor a regular file"),
         ("srv", 2, "no absolute path"),
         ("/persistent/x", 0, "persists already"),
         ("/", 2, ""),
@@ -157,6 +193,7 @@ def test_what_is_refused(
     machine: MachineTree, capsys: pytest.CaptureFixture[str], path: str, code: int, said: str
 ) -> None:
     machine.write("persistent/x/y", "")
+    os.mkfifo(machine.path / "srv/app/fifo")
     got = adopt(machine, path)
     printed = capsys.readouterr()
     if path == "/etc":

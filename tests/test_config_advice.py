@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.config.advice import REPLACED
+from ephemeroot.config import replaced
 from machine_tree import DEVICE, MAIN, ROOT, SOUND, VOLUME, MachineTree
 
 USR = VOLUME.replace("/persistent", "/usr").replace("subvol=persistent", "subvol=usr")
@@ -22,15 +22,31 @@ def warnings(tree: MachineTree) -> dict[str, str]:
     return {problem.reason.split()[0]: problem.hint for problem in tree.problems()}
 
 
-@pytest.mark.parametrize("name", REPLACED)
-@pytest.mark.parametrize("method", ["auto", "bind"])
-def test_files_that_are_replaced_by_rename(tree: MachineTree, name: str, method: str) -> None:
-    entry = f'{{ file = "/etc/{name}", method = "{method}" }}'
-    tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entry}'))
-    problem = tree.problems()[0]
-    assert problem.warning
-    assert f"programs replace /etc/{name} by rename" in problem.reason
-    assert problem.hint == 'set method = "copy"'
+REPLACED = [(path.replace("*", "x"), one) for one in replaced.table() for path in one.paths]
+
+
+@pytest.mark.parametrize(("path", "entry"), REPLACED, ids=[path for path, _ in REPLACED])
+def test_files_that_are_replaced_by_rename(
+    tree: MachineTree, path: str, entry: replaced.Replaced
+) -> None:
+    assert replaced.find(path) == entry, "no earlier pattern has it"
+    assert replaced.method(path) == "copy"
+    assert entry.by
+    assert "," in entry.source, "the project, and where in it"
+    for method in ("auto", "bind", "copy"):
+        item = f'{{ file = "{path}", method = "{method}" }}'
+        tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {item}'))
+        warned = [one for one in tree.problems() if "by rename" in one.reason]
+        assert len(warned) == (entry.checked and method != "copy")
+        for problem in warned:
+            assert problem.warning
+            assert problem.reason.startswith(f"{entry.by} replaces {path} by rename")
+            assert problem.hint == 'set method = "copy"'
+
+
+@pytest.mark.parametrize("path", ["/srv/etc/passwd", "/var/lib/x", "/home/u/x", "/etcetera"])
+def test_other_files_are_not_taken_to_be_replaced(path: str) -> None:
+    assert replaced.find(path) is None
 
 
 def test_files_that_are_copied_need_no_advice(tree: MachineTree) -> None:

@@ -17,6 +17,7 @@ import pytest
 from btrfs_image import Disk, btrfsutil, fresh_disk
 from ephemeroot import cli
 from ephemeroot.backends import survey
+from ephemeroot.config import replaced
 from ephemeroot.config.toml_text import quote
 from ephemeroot.conversion import presets
 
@@ -408,6 +409,56 @@ def test_every_preset_is_sound() -> None:
             assert path.startswith("/")
             assert os.path.normpath(path) == path
     assert len(titles) == len(set(titles))
+
+
+EVERYWHERE = {
+    "/etc/hostname", "/etc/hosts", "/etc/localtime", "/etc/passwd", "/etc/shadow", "/var/log",
+    "/home", "/root", "/opt", "/usr/local", "/srv", "/var/spool/cron", "/etc/machine-id",
+    "/etc/ssh/ssh_host_rsa_key", "/etc/NetworkManager/system-connections",
+}  # fmt: skip
+OWN = {
+    "systemd": {
+        "/etc/systemd/system", "/etc/systemd/network", "/etc/locale.conf", "/etc/vconsole.conf",
+        "/etc/X11/xorg.conf.d/00-keyboard.conf", "/etc/machine-info", "/etc/default/keyboard",
+        "/etc/default/locale", "/etc/timezone", "/var/lib/systemd", "/etc/netplan",
+    },
+    "openrc": {
+        "/etc/runlevels", "/etc/conf.d/hostname", "/etc/conf.d/keymaps", "/etc/conf.d/net",
+        "/etc/env.d/02locale", "/etc/timezone", "/etc/conf.d/hwclock",
+    },
+    "runit": {
+        "/etc/runit/runsvdir", "/etc/rc.conf", "/etc/default/libc-locales", "/etc/dhcpcd.conf",
+    },
+}  # fmt: skip
+_DIRECTORIES = {"log", "home", "root", "opt", "local", "srv", "cron", "system-connections",
+                "system", "network", "systemd", "netplan", "runlevels", "runsvdir"}  # fmt: skip
+
+
+@pytest.mark.parametrize("init", OWN)
+def test_the_first_day_is_in_the_proposal_for_each_init(tmp_path: Path, init: str) -> None:
+    wanted = EVERYWHERE | OWN[init]
+    (tmp_path / "etc/runit").mkdir(parents=True) if init == "runit" else None
+    for path in wanted:
+        place = tmp_path / path[1:]
+        if place.name in _DIRECTORIES:
+            place = place / "content"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path == "/etc/localtime":
+            place.symlink_to("../usr/share/zoneinfo/Europe/Berlin")
+        else:
+            place.write_text("x")
+    found = presets.found(str(tmp_path), presets.load())
+    paths = {p for one in found for p in (*one.directories, *one.files, *one.copies)}
+    assert wanted - paths == set()
+    assert paths - wanted == set()
+    bound = {path for one in found for path in one.files}
+    assert {path for path in bound if replaced.method(path)} <= {"/etc/machine-id"}
+
+
+def test_a_file_in_etc_is_proposed_with_the_method_that_works() -> None:
+    for preset in presets.load():
+        for path in preset.get("copies", ()):
+            assert replaced.method(path) == "copy", path
 
 
 def test_a_link_is_no_place_to_bind(tmp_path: Path) -> None:

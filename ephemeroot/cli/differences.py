@@ -10,8 +10,7 @@ from typing import Any
 
 from ephemeroot import amounts
 from ephemeroot.cli import terminal
-from ephemeroot.config import toml_text
-from ephemeroot.config.advice import REPLACED
+from ephemeroot.config import replaced, toml_text
 from ephemeroot.oldroots.comparison import ADDED, CHANGED, DELETED, Difference
 
 _SIGNS = {ADDED: "+", CHANGED: "~", DELETED: "-"}
@@ -76,9 +75,8 @@ def lines(found: Iterable[Difference], store: str) -> list[str]:
             if difference.change == ADDED:
                 directories.append(path)
         elif difference.kind == "file":
-            folder, name = os.path.split(difference.path)
-            replaced = folder == "/etc" and name in REPLACED
-            files.append(f'{{ file = {path}, method = "copy" }}' if replaced else path)
+            copied = replaced.method(difference.path)
+            files.append(f'{{ file = {path}, method = "copy" }}' if copied else path)
         elif difference.kind == "link":
             files.append(f'{{ file = {path}, method = "copy" }}')
         else:

@@ -6,15 +6,12 @@ import fnmatch
 import os
 from collections.abc import Sequence
 
-from ephemeroot.config import clean, volumes
+from ephemeroot.config import clean, replaced, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, Wiping
 from ephemeroot.config.problem import Place, Problem
 from ephemeroot.config.volumes import Volume
-
-REPLACED = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "adjtime", "resolv.conf")
-"""Files in /etc that programs replace by rename, which a mount point refuses (EBUSY)."""
 
 _TOGETHER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
 """A user is an entry in each of them: with one from the store and one from the base, who was
@@ -82,17 +79,18 @@ def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Proble
 
 
 def _propose_copy(entry: Declared, problems: list[Problem]) -> None:
-    directory, _, name = entry.path.rpartition("/")
-    if directory == "/etc" and name in REPLACED and not entry.is_directory:
-        if entry.method in ("auto", "bind"):
-            problems.append(
-                Problem.at(
-                    entry.place,
-                    f"programs replace {entry.path} by rename, which fails on a bound file",
-                    'set method = "copy"',
-                    warning=True,
-                )
+    if entry.is_directory or entry.method not in ("auto", "bind"):
+        return
+    known = replaced.find(entry.path)
+    if known is not None and known.checked:
+        problems.append(
+            Problem.at(
+                entry.place,
+                f"{known.by} replaces {entry.path} by rename, which fails on a bound file",
+                'set method = "copy"',
+                warning=True,
             )
+        )
 
 
 def _propose_copy_of_key(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
@@ -139,7 +137,7 @@ def _persists(path: str, mounted: Sequence[Volume], declared: Sequence[Declared]
 
 
 def _miss(path: str, consequence: str, place: Place, problems: list[Problem]) -> None:
-    name = path.rpartition("/")[2]
-    entry = f'{{ file = "{path}", method = "copy" }}' if name in REPLACED else f'"{path}"'
+    copied = path in _WITHOUT_BASE and replaced.method(path)
+    entry = f'{{ file = "{path}", method = "copy" }}' if copied else f'"{path}"'
     reason = f"{path} does not persist: {consequence}"
     problems.append(Problem.at(place, reason, f"declare {entry}", warning=True))

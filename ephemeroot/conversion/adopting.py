@@ -160,6 +160,10 @@ class Work:
         mirror = Mirror(
             excluded=excluded, delete=delete, content=content, since=since, copier=self.copier
         )
+        if self.adoption.is_link:
+            if os.readlink(last, dir_fd=parent) != os.readlink(name, dir_fd=target):
+                mirror.changed.append(self.adoption.path)
+            return mirror
         if self.adoption.is_directory:
             old = open_directory(parent, last)
         else:

@@ -24,9 +24,9 @@ from ephemeroot.config import (
     Machine,
     clean,
     examine,
+    replaced,
     volumes,
 )
-from ephemeroot.config.advice import REPLACED
 from ephemeroot.config.problem import Mistake
 from ephemeroot.config.resolution import Roots
 from ephemeroot.conversion import departure, drop_in, seeds, underway
@@ -52,7 +52,8 @@ class Adoption:
     gets, ``None`` if it is declared already.
 
     ``inner`` are declared paths below it, relative to it: the store has those already, and
-    they are left alone. ``there`` is whether the store has something under that name.
+    they are left alone. ``there`` is whether the store has something under that name. ``is_link``:
+    it is a symbolic link, and persists as one.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Adoption:
     inner: tuple[str, ...]
     there: bool
     size: int
+    is_link: bool = False
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -76,7 +78,13 @@ class Adoption:
         how = "what is beside declared paths of" if self.inner and self.there else "copy"
         words = f"copy {how} {self.path}" if how != "copy" else f"copy {self.path}"
         line = f"{words} into {self.store} ({amounts.size(self.size)})"
-        return f"{line}, and declare it" if self.declare else line
+        if self.declare is None:
+            return line
+        if not self.declare.method:
+            return f"{line}, and declare it"
+        known = replaced.find(self.path)
+        why = "a link" if self.is_link else f"{known.by} replaces it" if known else ""
+        return f'{line}, and declare it with method = "{self.declare.method}" ({why})'
 
 
 class Adopter:
@@ -166,10 +174,13 @@ class Adopter:
         return False
 
     def _declaration(self, path: str) -> Declaration:
-        directory, _, name = path.rpartition("/")
-        is_directory = self._live(path)
-        method = "copy" if not is_directory and directory == "/etc" and name in REPLACED else ""
-        return Declaration(path, self.store, is_directory, method)
+        if self._live(path):
+            return Declaration(path, self.store, True)
+        method = "copy" if self._is_link(path) else replaced.method(path)
+        return Declaration(path, self.store, False, method)
+
+    def _is_link(self, path: str) -> bool:
+        return (self.root / path.lstrip("/")).is_symlink()
 
     def _live(self, path: str) -> bool:
         """Whether the live path is a directory. Raises ``Refused`` if it cannot be adopted."""
@@ -181,11 +192,9 @@ class Adopter:
                 f"{path}: {error.strerror}", "only what is there can be adopted"
             ) from None
         if stat.S_ISLNK(mode):
-            hint = "adopt what it leads to"
             if not live.is_dir():
-                hint = (
-                    f'declare {{ file = "{path}", method = "copy" }}: the next boot stores the link'
-                )
+                return False
+            hint = "adopt the directory that it leads to"
             raise Refused(f"{path} is a link to {os.readlink(live)}", hint)
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
             raise Refused(f"{path} is neither a directory nor a regular file")
@@ -214,6 +223,15 @@ class Adopter:
             d.path[len(path) + 1 :] for d in after.declared if d.path.startswith(f"{path}/")
         )
         live = os.path.realpath(self.root / path.lstrip("/"))
+        is_link = self._is_link(path)
+        if is_link:
+            if not isinstance(operation, Copy):
+                raise Refused(
+                    f"{path} is a link, and is declared with another method ({declared.place})",
+                    'set method = "copy"',
+                )
+            head, _, name = path.rpartition("/")
+            live = f"{os.path.realpath(self.root / head.lstrip('/'))}/{name}"
         if mountinfo.mounted_at(live) is not None:
             if there and self._is_same(Path(live), place):
                 self.settled.append(f"{path} persists already")
@@ -243,7 +261,7 @@ class Adopter:
         points = {mount.point for mount in mountinfo.mounts()}
         size = seeds.measure(Path(live), points)[0]
         self.adoptions.append(
-            Adoption(path, declared.store, operation, parents, declare, inner, there, size)
+            Adoption(path, declared.store, operation, parents, declare, inner, there, size, is_link)
         )
 
     @staticmethod
