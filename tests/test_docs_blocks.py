@@ -29,7 +29,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("*.md")])
 
 EXECUTED = {
+    "converting-arch.md": "tests/test_tutorials.py",
     "converting-debian.md": "vm-tests/test_conversion.py",
+    "converting-fedora.md": "tests/test_tutorials.py",
     "plug-ins.md": "tests/test_plug_in.py",
 }
 """What runs the blocks of a document that are not marked as illustrations."""
