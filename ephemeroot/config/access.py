@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ephemeroot.config import clean
 from ephemeroot.config.declared import Declared, Home
@@ -18,10 +18,11 @@ def check(
     """Note a warning for each link into a store that its user cannot follow."""
     if machine.another:
         return
+    users = {home.path: home for home in reversed(homes)}
     for entry in declared:
         if entry.method not in ("symlink", "auto"):
             continue
-        user, group = _user(entry, homes)
+        user, group = _user(entry, users)
         if user == 0 or (entry.method == "auto" and os.path.exists(machine.show(entry.in_store))):
             continue
         closed = _closed(machine, entry.in_store, user, group)
@@ -37,11 +38,11 @@ def check(
             )
 
 
-def _user(entry: Declared, homes: Sequence[Home]) -> tuple[int, int]:
-    """Who uses the path: whom it belongs to, or whose home it is in."""
-    for home in homes:
-        if clean.is_below(entry.path, home.path):
-            return home.user, home.group
+def _user(entry: Declared, homes: Mapping[str, Home]) -> tuple[int, int]:
+    """Who uses the path: whom it belongs to, or whose home it is in, the innermost of them."""
+    for path in reversed(clean.ancestors(entry.path)):
+        if path in homes:
+            return homes[path].user, homes[path].group
     return entry.owner.user or 0, entry.owner.group or 0
 
 

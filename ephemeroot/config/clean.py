@@ -119,6 +119,11 @@ def parents(path: str) -> list[str]:
     return ["/" + "/".join(names[: number + 1]) for number in range(len(names))]
 
 
+def ancestors(path: str) -> list[str]:
+    """All that the absolute *path* is below, as ``is_below`` has it: ``/`` to *path* itself."""
+    return ["/", *parents(path), path]
+
+
 def kebab(word: str) -> str:
     """*word* as keys are written here: ``hideMounts`` and ``hide_mounts`` are ``hide-mounts``."""
     return _CAMEL.sub("-", word).replace("_", "-").lower()

@@ -28,11 +28,12 @@ def check(
     """
     if machine.another:
         return
+    places = frozenset(homes)
     for entry in declared:
         problem = (
             _dynamic(roots, entry)
             or _elsewhere(roots, entry)
-            or _wrong_type(roots, entry, homes)
+            or _wrong_type(roots, entry, places)
             or _a_link(roots, entry)
             or _in_the_way(roots, entry)
         )
@@ -98,8 +99,8 @@ def _words(roots: Roots, path: str, *, live: bool) -> str:
     return _NAMES.get(roots.kind(path, live=live), "something else")
 
 
-def _wrong_type(roots: Roots, entry: Declared, homes: Collection[str]) -> Problem | None:
-    if not entry.is_directory and any(clean.is_below(entry.path, home) for home in homes):
+def _wrong_type(roots: Roots, entry: Declared, homes: frozenset[str]) -> Problem | None:
+    if not entry.is_directory and not homes.isdisjoint(clean.ancestors(entry.path)):
         return None
     wrong = stat.S_IFREG if entry.is_directory else stat.S_IFDIR
     wanted, found = ("directory", "file") if entry.is_directory else ("file", "directory")

@@ -43,6 +43,7 @@ class Roots:
         self.base = base
         self.stores = stores
         self.kept = {path: path for path in kept}
+        self._targets: dict[tuple[str, bool, int], str | None] = {}
 
     def resolve(self, path: str, *, follow_last: bool, live: bool = False) -> str:
         """*path* without symbolic links in the next root, or in the *live* one; what is missing
@@ -59,7 +60,7 @@ class Roots:
             if part == "..":
                 del done[-1:]
                 continue
-            target = self._target(done, part, live=live) if left or follow_last else None
+            target = self._known_target(done, part, live=live) if left or follow_last else None
             if target is None:
                 done.append(part)
                 continue
@@ -117,6 +118,13 @@ class Roots:
             if path in self.kept:
                 return self.kept[path] + directory[len(path) :]
         return None
+
+    def _known_target(self, above: list[str], name: str, *, live: bool) -> str | None:
+        """``_target``, asked once: many declared paths have the same parents."""
+        key = ("/".join((*above, name)), live, len(self.kept))
+        if key not in self._targets:
+            self._targets[key] = self._target(above, name, live=live)
+        return self._targets[key]
 
     def _target(self, above: list[str], name: str, *, live: bool) -> str | None:
         try:
