@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
 
-from ephemeroot import amounts, backends
-from ephemeroot.backends.contract import Bases
-from ephemeroot.cli import histories, history_size, terminal, unsaved
-from ephemeroot.cli.histories import Keeper
-from ephemeroot.conversion import seeds
-from ephemeroot.errors import EphemerootError
+from ephemeroot import amounts
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.mountinfo import Mount
-from ephemeroot.linux.namespace import Namespace
-from ephemeroot.oldroots.comparison import DELETED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.cli.disk_holders import Holder
 
 PART, BYTES = 20, 5 << 30
 """Full is a filesystem of which less than a twentieth is free, and less than 5 GiB."""
 
-_Found = TypeVar("_Found")
-
 _MOST = 3  # holders that are worth naming
-_SECONDS = 10  # to find out what fills it
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Something that fills a filesystem: ``size`` in bytes, ``hint`` a command or empty."""
-
-    name: str
-    size: int
-    hint: str
-
-    def describe(self) -> str:
-        """One phrase."""
-        return f"{self.name} ({amounts.size(self.size)}{': ' + self.hint if self.hint else ''})"
 
 
 @dataclass(slots=True)
@@ -84,7 +61,9 @@ def look(root: str, plan: Plan) -> list[Full]:
         if path not in full.paths:
             full.paths.append(path)
     if found and os.geteuid() == 0:
-        for holder, where in _holders(root, plan):
+        from ephemeroot.cli import disk_holders  # only a full disk costs their imports
+
+        for holder, where in disk_holders.look(root, plan):
             mount = _mount(root, where, mounts)
             if mount is not None and mount.major_minor in found:
                 found[mount.major_minor].holders.append(holder)
@@ -94,90 +73,20 @@ def look(root: str, plan: Plan) -> list[Full]:
 
 
 def _mount(root: str, path: str, mounts: list[Mount]) -> Mount | None:
-    return seeds.covering(Path(_below(root, path)), mounts)
+    place = os.path.realpath(below(root, path))
+    above = [m for m in mounts if m.point == "/" or f"{place}/".startswith(f"{m.point}/")]
+    # Of several at one place the last one is seen.
+    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
 
 
 def _space(root: str, path: str) -> tuple[int, int] | None:
     try:
-        space = os.statvfs(_below(root, path))
+        space = os.statvfs(below(root, path))
     except OSError:
         return None
     return space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
 
 
-def _below(root: str, path: str) -> str:
+def below(root: str, path: str) -> str:
+    """*path* of the machine whose root is *root*."""
     return os.path.join(root, path.lstrip("/")) if path != "/" else root
-
-
-def _holders(root: str, plan: Plan) -> Iterator[tuple[Holder, str]]:
-    """What can fill a filesystem, each with a path on it. What cannot be looked at is left out:
-    this is the explanation of a problem, not the problem.
-    """
-    deadline = time.monotonic() + _SECONDS
-    for keeper in _keepers(root, plan):
-        for measure in (_old_roots, _old_bases):
-            holder = _or_nothing(lambda m=measure, k=keeper: m(k, deadline))  # type: ignore[misc]
-            if holder is not None and holder.size:
-                yield holder, keeper.target
-    holder = _or_nothing(lambda: _unsaved(root))
-    if holder is not None:
-        yield holder, "/"
-    points = {mount.point for mount in mountinfo.mounts()}
-    for path, store in plan.declared().items():
-        if time.monotonic() > deadline:
-            return
-        kept = Path(_below(root, store)) / path.lstrip("/")
-        size = _or_nothing(lambda kept=kept: seeds.measure(kept, points)[0])  # type: ignore[misc]
-        if size:
-            yield Holder(f"{store}{path}", size, ""), store
-
-
-def _or_nothing(look: Callable[[], _Found]) -> _Found | None:
-    try:
-        return look()
-    except (EphemerootError, OSError, ImportError):
-        return None
-
-
-def _keepers(root: str, plan: Plan) -> list[Keeper]:
-    return _or_nothing(lambda: histories.made_fresh(root, plan)) or []
-
-
-def _old_roots(keeper: Keeper, deadline: float) -> Holder | None:
-    if not keeper.wiper.keeps:
-        return None
-    with Namespace() as private, keeper.history(private) as history:
-        sizes = [history_size.measure(history, one, deadline) for one in history.retired()]
-    return _several(sizes, f"old root of {keeper.target}", f"old roots of {keeper.target}",
-                    "'ephemeroot roots list'")  # fmt: skip
-
-
-def _old_bases(keeper: Keeper, deadline: float) -> Holder | None:
-    if keeper.target != "/":
-        return None
-    with Namespace() as private:
-        backend = backends.of(keeper.wiper)
-        with backend.bases(keeper.place, private, writable=False) as bases:
-            sizes = _sizes_of_bases(bases, deadline)
-    return _several(sizes, "old base", "old bases", "'ephemeroot base list'")
-
-
-def _sizes_of_bases(bases: Bases, deadline: float) -> list[int | None]:
-    return [bases.measure(one, deadline) for one in bases.old()]
-
-
-def _several(sizes: list[int | None], one: str, many: str, hint: str) -> Holder | None:
-    known = [size for size in sizes if size is not None]
-    if not known:
-        return None
-    return Holder(terminal.count(len(sizes), one, many), sum(known), hint)
-
-
-def _unsaved(root: str) -> Holder | None:
-    """What was added to this root since it was made."""
-    found = [one for one in unsaved.look(root, everything=True) if one.change != DELETED]
-    if not found:
-        return None
-    largest = max(found, key=lambda one: one.size)
-    name = f"files of this root that do not persist, the largest {largest.path}"
-    return Holder(name, sum(one.size for one in found), "'ephemeroot diff --all'")

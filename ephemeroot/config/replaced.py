@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
+import os
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+
+_TABLE = os.path.join(os.path.dirname(__file__), "replaced.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +28,12 @@ class Replaced:
 @cache
 def table() -> tuple[Replaced, ...]:
     """All entries, in the order in which they are asked."""
-    text = files("ephemeroot.config").joinpath("replaced.toml").read_text(encoding="utf-8")
+    import tomllib
+
+    with open(_TABLE, "rb") as file:
+        entries = tomllib.load(file)["replaced"]
     return tuple(
-        Replaced(tuple(one["paths"]), one["by"], one["source"], one["checked"])
-        for one in tomllib.loads(text)["replaced"]
+        Replaced(tuple(one["paths"]), one["by"], one["source"], one["checked"]) for one in entries
     )
 
 
@@ -43,9 +49,13 @@ def method(path: str) -> str:
 
 @cache
 def _patterns() -> list[tuple[Replaced, re.Pattern[str]]]:
+    import re
+
     return [(one, re.compile(_expression(p), re.DOTALL)) for one in table() for p in one.paths]
 
 
 def _expression(pattern: str) -> str:
+    import re
+
     parts = re.split(r"(\*\*|\*)", pattern)
     return "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
