@@ -209,6 +209,7 @@ complete -c ephemeroot -n "__ephemeroot_at 'adopt'" -l root -xa '(__fish_complet
 complete -c ephemeroot -n "__ephemeroot_at 'adopt'" -l json -d 'print JSON for programs'
 complete -c ephemeroot -n "__ephemeroot_at 'adopt'" -l store -rF -d 'which store (default: the first)'
 complete -c ephemeroot -n "__ephemeroot_at 'adopt'" -l replace -d 'take the root\'s, where the store has another one; that is kept aside'
+complete -c ephemeroot -n "__ephemeroot_at 'adopt'" -l apply -d 'run \'ephemeroot apply\' afterwards, without which the next boot does not put it in place'
 complete -c ephemeroot -n "__ephemeroot_at 'adopt'" -l dry-run -d 'only say what would be done'
 complete -c ephemeroot -n "__ephemeroot_at 'adopt'" -l yes -d 'do not ask, whoever is writing there'
 complete -c ephemeroot -n "__ephemeroot_argument 'adopt' 0 more" -rF

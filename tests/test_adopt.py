@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from ephemeroot.conversion.adoption import Adopter
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.hooks import unseeded
 from ephemeroot.hooks.omission import Omission
+from ephemeroot.image import applied
 from ephemeroot.linux import paths
 from machine_tree import MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
@@ -157,6 +159,46 @@ def test_a_link_persists_as_a_link(
     assert adopt(machine, "--replace", f"/{path}") == 0
     assert os.readlink(stored) == "/elsewhere"
     capsys.readouterr()
+
+
+def planned(machine: MachineTree) -> set[str]:
+    plan = applied.load(machine.path)
+    return set(plan.declared()) if plan is not None else set()
+
+
+def test_apply_has_the_next_boot_put_it_in_place(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adopt(machine, "--apply", "--dry-run", "/srv/app") == 0
+    assert "then apply the configuration: not done: dry run" in capsys.readouterr().out
+    assert planned(machine) == set()
+    assert adopt(machine, "/srv/app") == 0
+    assert "the next boot puts it in place after 'ephemeroot apply'" in capsys.readouterr().out
+    assert planned(machine) == set()
+    machine.write("srv/more", "x")
+    assert adopt(machine, "--apply", "/srv/more") == 0
+    assert {"/srv/app", "/srv/more"} <= planned(machine)
+    assert "puts it in place after" not in capsys.readouterr().out
+    assert adopt(machine, "--apply", "--json", "/srv/more") == 2
+
+
+@pytest.mark.parametrize(("answer", "is_applied"), [("y", True), ("", False), ("n", False)])
+def test_apply_is_offered_on_a_terminal(
+    machine: MachineTree, answer: str, is_applied: bool
+) -> None:
+    ours, its = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    program = Path(sys.executable).with_name("ephemeroot")
+    done = subprocess.run(
+        [program, "--root", machine.path, "adopt", "/srv/app"], stdin=its, stdout=its,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(its)
+    os.close(ours)
+    assert done.returncode == 0, done.stderr
+    assert "Apply now? [y/N]" in done.stderr
+    assert ("/srv/app" in planned(machine)) is is_applied
+    assert "/srv/app" in declared(machine)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, histories, terminal
+from ephemeroot.cli import access, apply, histories, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, read
 from ephemeroot.conversion import adoption, drop_in, lock, writers
 from ephemeroot.conversion.adoption import Adopter, Adoption
 from ephemeroot.conversion.writers import Writer
-from ephemeroot.errors import Misconfigured
+from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux.copying import Copier
 
 FORMAT = "ephemeroot-adopt"
@@ -25,13 +25,19 @@ PARTLY = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
-    access.declare(parser, "the store and /etc/ephemeroot")
+    access.declare(parser, "the store and /etc/ephemeroot; with --apply what apply opens")
     parser.add_argument("path", nargs="+", metavar="PATH", help="a directory or file of the root")
     parser.add_argument("--store", metavar="PATH", help="which store (default: the first)")
     parser.add_argument(
         "--replace",
         action="store_true",
         help="take the root's, where the store has another one; that is kept aside",
+    )
+    parser.add_argument(
+        "--apply",
+        action="store_true",
+        help="run 'ephemeroot apply' afterwards, without which the next boot does not put it in "
+        "place",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--yes", action="store_true", help="do not ask, whoever is writing there")
@@ -44,6 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"adopt declares in /{drop_in.FOLDER}, and who reads --config {arguments.config} does "
             "not look there",
             "leave --config out, or declare the paths in that file and run 'ephemeroot apply'",
+        )
+    if arguments.apply and arguments.json:
+        raise Misconfigured(
+            "--apply and --json exclude each other", "run 'ephemeroot apply --json' afterwards"
         )
     root = Path(arguments.root)
     machine = Machine.of(arguments.root)
@@ -65,7 +75,48 @@ def run(arguments: argparse.Namespace) -> int:
         _print_json(adopter, held, results)
     elif results:
         _conclude(adopter, held, root)
-    return PARTLY if any(one.problems for one in adopter.adoptions) else 0
+    code = PARTLY if any(one.problems for one in adopter.adoptions) else 0
+    return _apply(arguments, adopter) or code
+
+
+def _apply(arguments: argparse.Namespace, adopter: Adopter) -> int:
+    """Have the next boot put it in place, if that is asked for; the exit code of that. The lock is
+    free: ``apply`` takes it.
+    """
+    declared = any(one.declare for one in adopter.adoptions)
+    if arguments.dry_run:
+        if arguments.apply:
+            terminal.say("then apply the configuration: not done: dry run")
+        return 0
+    wanted = arguments.apply
+    if declared and not (wanted or arguments.yes or arguments.json):
+        wanted = _wants("The next boot does not put it in place yet. Apply now?")
+    if not wanted:
+        if declared and not arguments.json:
+            terminal.say(
+                "the next boot puts it in place after 'ephemeroot apply', which rebuilds the images"
+            )
+        return 0
+    return apply.run(
+        argparse.Namespace(
+            root=arguments.root,
+            config=None,
+            json=False,
+            dry_run=False,
+            yes=True,
+            no_images=arguments.root != "/",
+        )
+    )
+
+
+def _wants(question: str) -> bool:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    try:
+        histories.confirm(question)
+    except EphemerootError:
+        return False
+    return True
 
 
 def _show(adopter: Adopter, held: dict[str, list[Writer]]) -> None:
@@ -112,7 +163,7 @@ def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> No
     if units:
         terminal.say(f"these still write to the root: systemctl restart {' '.join(units)}")
     if any(one.declare for one in adopter.adoptions):
-        terminal.say(f"declared in {drop_in.place(root)[0]}; 'ephemeroot apply' makes it count")
+        terminal.say(f"declared in {drop_in.place(root)[0]}")
     if not adoption.is_ephemeral(root):
         terminal.say(
             "until the first ephemeral boot the root's own stay in use: what changes in them till "

@@ -19,6 +19,7 @@ from ephemeroot.cli import (
     missing_bases,
     omissions,
     status_listing,
+    tasks,
     unapplied,
 )
 from ephemeroot.cli.boot_report import BootReport
@@ -48,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, access.NOTHING)
     parser.set_defaults(paged=True)
+    parser.epilog = "\n\n".join(filter(None, (parser.epilog, tasks.text())))
     parser.add_argument(
         "--long", action="store_true", help="show every step of the boot, and how long it took"
     )

@@ -68,7 +68,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("roots keep 2026-11-25T07-30-00Z", "never delete that old root"),
     ),
     "adopt": (
-        ("adopt /etc/some-service", "keep a directory, now and after each boot"),
+        ("adopt --apply /etc/some-service", "keep a directory, now and after each boot"),
         ("adopt --dry-run /var/lib/libvirt/images", "show what would be copied"),
     ),
     "next-boot": (
@@ -100,7 +100,7 @@ FIRST = (
     ("init", "propose a configuration for this machine"),
     ("status", "show what this boot did, and what the next one will do"),
     ("diff", "show what the next boot forgets"),
-    ("adopt /etc/some-service", "keep something"),
+    ("adopt --apply /etc/some-service", "keep something"),
 )
 """The examples in the help of the program itself."""
 
