@@ -218,5 +218,23 @@ def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) ->
     assert not failures, f"{len(failures)}\n" + "\n".join(failures)
 
 
+def test_what_is_beside_a_directory_that_could_not_be_made_stays_beside_it(tmp_path: Path) -> None:
+    """The copy goes on in the directory where it was, and not in the one that failed."""
+    looked_at = [
+        call
+        for call in calls(tmp_path / "plain", "directory", UID)
+        if call.name == "newfstatat" and re.search(r"/store/\S+/inner>", call.line)
+    ]
+    assert looked_at
+    for call in looked_at:
+        folder = tmp_path / str(call.count)
+        lay_out(folder, "directory", UID)
+        injection = f"inject={call.name}:error=EINVAL:when={call.count}"
+        answer, _ = run(
+            folder, "directory", UID, "-e", f"trace={call.name},access", "-e", injection
+        )
+        assert judge(folder, answer, "EINVAL", call, UID) == []
+
+
 def test_every_error_is_one_of_the_kernels() -> None:
     assert all(hasattr(errno, name) for name in (*WHOLE, *SINGLE))

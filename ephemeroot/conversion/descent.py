@@ -140,6 +140,7 @@ class Descent:
             os.mkdir(COPY, 0o700, dir_fd=shop.fd)
             self.mirror.arrive(shop, name, path, None)
         self.here.enter(name)
+        depth = self.there.depth
         try:
             owner = os.fstat(self.here.fd).st_uid
             parent = os.dup(self.there.fd)
@@ -150,6 +151,8 @@ class Descent:
                 os.close(parent)
         except OSError:
             self.here.climb()
+            if self.there.depth > depth:
+                self.there.climb()
             raise
         try:
             self.levels.append(self._level(certain=certain))

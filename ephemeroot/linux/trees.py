@@ -185,19 +185,36 @@ class Tree:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._make(name, subvolume=False)
-            os.fchown(new.fd, status.st_uid, status.st_gid)
-            os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
+            depth = new.depth
+            try:
+                self._make(name, subvolume=False)
+                os.fchown(new.fd, status.st_uid, status.st_gid)
+                os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
+            except BaseException:
+                self._abandon(name, depth)
+                raise
             new.leave()
             return
+        depth = new.depth
         try:
             names = self._names()
             self._make(name, subvolume=subvolumes.is_one(self.here.fd))
             inode_flags.begin(self.here.fd, new.fd)
         except BaseException:
             self.here.climb()
+            self._abandon(name, depth)
             raise
         self.left.append(names)
+
+    def _abandon(self, name: str, depth: int) -> None:
+        """The directory *name* could not be made as it must be: the copy goes on at *depth*, where
+        the next entries belong.
+        """
+        new = self._new
+        if new.depth > depth:
+            new.climb()
+        if self.copier.skipped is not None:
+            removal.remove(new.fd, name, subvolumes=True, unlock=True)
 
     def _make(self, name: str, *, subvolume: bool) -> None:
         new = self._new

@@ -1,0 +1,146 @@
+"""Stores that really refuse names, lose their filesystem, or have a disk that takes no more.
+
+`test_seed_errors` has every error at every call, injected; here the errors are those of an NTFS
+(ntfs-3g(8)), which refuses names that Linux has, of a FUSE filesystem whose process has ended, and
+of a filesystem on a device that is full.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import seeding_driver
+from loop_device import LoopDevice
+
+pytestmark = [
+    pytest.mark.requires_loop,
+    pytest.mark.requires_program("ntfs-3g"),
+    pytest.mark.usefixtures("private_mounts"),
+]
+
+UID = 4242
+NAMES = (b"a:b", b"x\\y", b"con", b"trailing.", b"what?", b"star*", b"\xff\xfe", b"new\nline")
+"""Those that Windows does not know, and one that is not UTF-8."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    for name in ("store", "previous/home/mine/inner", "run", "target", "small"):
+        (tmp_path / name).mkdir(parents=True)
+    mine = tmp_path / "previous/home/mine"
+    (mine / "file").write_text("years of work\n")
+    (mine / "inner/deep").write_bytes(os.urandom(400_000))
+    yield tmp_path
+    for name in ("store", "small"):
+        subprocess.run(["umount", "-l", tmp_path / name], capture_output=True, check=False)
+
+
+@contextmanager
+def ntfs(folder: Path, image: Path, options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An NTFS in *image* as the store of *folder*, and the process that serves it."""
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkntfs", "-q", "-F", "-f", image], check=True, capture_output=True)
+    words = ["ntfs-3g", "-o", f"no_detach,permissions,{options}", image, folder / "store"]
+    server = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    try:
+        while not (folder / "store").is_mount():
+            assert server.poll() is None
+        yield server
+    finally:
+        subprocess.run(["umount", "-l", folder / "store"], capture_output=True, check=False)
+        server.wait()
+
+
+def hand_over(folder: Path, user: int, name: str = "mine") -> dict[str, object]:
+    if user:
+        subprocess.run(["chown", "-R", f"{user}:{user}", folder / "previous/home"], check=True)
+    return seeding_driver.hand_over(str(folder), name, "directory", user)
+
+
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+def test_names_that_the_store_refuses_are_named_and_the_rest_is_there(
+    folder: Path, user: int
+) -> None:
+    mine = os.fsencode(folder / "previous/home/mine")
+    for name in NAMES:
+        Path(os.fsdecode(mine + b"/" + name)).write_text("refused")
+    os.mkdir(mine + b"/di:r")
+    Path(os.fsdecode(mine + b"/di:r/inside")).write_text("refused")
+    with ntfs(folder, folder / "image", "windows_names"):
+        answer = hand_over(folder, user)
+        assert answer["refused"] == ""
+        assert answer["marked"]
+        ((whole, left_out),) = answer["left-out"]  # type: ignore[misc, attr-defined]
+        assert not whole
+        assert sorted(map(os.fsencode, left_out)) == sorted((*NAMES, b"di:r"))
+        stored = folder / "store/home/mine"
+        assert sorted(os.listdir(stored)) == ["file", "inner"]
+        for name in ("file", "inner/deep"):
+            assert (stored / name).read_bytes() == Path(os.fsdecode(mine), name).read_bytes()
+
+
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+def test_a_path_whose_own_name_the_store_refuses_is_not_lost(folder: Path, user: int) -> None:
+    """Of root's the root is kept; a user cannot prevent the wipe by a name."""
+    (folder / "previous/home/mine").rename(folder / "previous/home/mi:ne")
+    with ntfs(folder, folder / "image", "windows_names"):
+        answer = hand_over(folder, user, "mi:ne")
+        assert bool(answer["refused"]) == (user == 0), answer
+        assert answer["marked"] == (user != 0)
+        assert not (folder / "store/home/mi:ne").exists()
+
+
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+def test_the_root_is_kept_when_the_stores_filesystem_has_gone(folder: Path, user: int) -> None:
+    with ntfs(folder, folder / "image", "windows_names") as server:
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        answer = hand_over(folder, user)
+    assert "cannot be copied to the store" in str(answer["refused"])
+    assert answer["left-out"] == []
+
+
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+@pytest.mark.parametrize("kind", ["ext4", "ntfs"])
+def test_the_root_is_kept_when_the_disk_below_the_store_takes_no_more(
+    folder: Path, kind: str, user: int
+) -> None:
+    """The filesystem has room, and its device has none: a thin volume whose pool is full."""
+    small = folder / "small"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", small], check=True)
+    image = small / "image"
+
+    def fill() -> None:
+        with (small / "fill").open("wb", 0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+            except OSError:
+                pass
+
+    if kind == "ntfs":
+        with ntfs(folder, image, "windows_names"):
+            fill()
+            answer = hand_over(folder, user)
+    else:
+        with image.open("wb") as file:
+            file.truncate(400 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+        device = LoopDevice(image)
+        try:
+            subprocess.run(["mount", device.path, folder / "store"], check=True)
+            fill()
+            answer = hand_over(folder, user)
+            subprocess.run(["umount", folder / "store"], check=False, capture_output=True)
+        finally:
+            device.close()
+    assert answer["refused"], answer
+    assert answer["left-out"] == []
