@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,9 @@ def ntfs(folder: Path, image: Path, options: str) -> Iterator[subprocess.Popen[b
         file.truncate(64 << 20)
     subprocess.run(["mkntfs", "-q", "-F", "-f", image], check=True, capture_output=True)
     words = ["ntfs-3g", "-o", f"no_detach,permissions,{options}", image, folder / "store"]
-    server = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [*map(str, words)], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    )
     try:
         while not (folder / "store").is_mount():
             assert server.poll() is None
@@ -59,7 +62,7 @@ def ntfs(folder: Path, image: Path, options: str) -> Iterator[subprocess.Popen[b
         server.wait()
 
 
-def hand_over(folder: Path, user: int, name: str = "mine") -> dict[str, object]:
+def hand_over(folder: Path, user: int, name: str = "mine") -> dict[str, Any]:
     if user:
         subprocess.run(["chown", "-R", f"{user}:{user}", folder / "previous/home"], check=True)
     return seeding_driver.hand_over(str(folder), name, "directory", user)
@@ -78,13 +81,13 @@ def test_names_that_the_store_refuses_are_named_and_the_rest_is_there(
         answer = hand_over(folder, user)
         assert answer["refused"] == ""
         assert answer["marked"]
-        ((whole, left_out),) = answer["left-out"]  # type: ignore[misc, attr-defined]
+        ((whole, left_out),) = answer["left-out"]
         assert not whole
         assert sorted(map(os.fsencode, left_out)) == sorted((*NAMES, b"di:r"))
         stored = folder / "store/home/mine"
         assert sorted(os.listdir(stored)) == ["file", "inner"]
-        for name in ("file", "inner/deep"):
-            assert (stored / name).read_bytes() == Path(os.fsdecode(mine), name).read_bytes()
+        for entry in ("file", "inner/deep"):
+            assert (stored / entry).read_bytes() == Path(os.fsdecode(mine), entry).read_bytes()
 
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
@@ -104,7 +107,7 @@ def test_the_root_is_kept_when_the_stores_filesystem_has_gone(folder: Path, user
         server.send_signal(signal.SIGKILL)
         server.wait()
         answer = hand_over(folder, user)
-    assert "cannot be copied to the store" in str(answer["refused"])
+    assert "cannot be copied to the store" in answer["refused"]
     assert answer["left-out"] == []
 
 
