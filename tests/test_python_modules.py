@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
-from ephemeroot.config import python_modules
+from ephemeroot.config import plugins, python_modules
 from ephemeroot.config.python_modules import _DISTRIBUTIONS, _PYPI
 from machine_tree import MachineTree
 
@@ -42,6 +42,50 @@ def test_an_isolated_environment_needs_its_own(
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     hint = python_modules.how_to_install("btrfsutil", str(tmp_path))
     assert ("apt install" in hint) == (shared == "true")
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of modules that the interpreter does not find, to be added to."""
+    names: set[str] = set()
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:
+            if name in names:
+                raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    for name in _PYPI:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return names
+
+
+@pytest.mark.parametrize("name", plugins.names())
+def test_check_and_init_name_the_module_of_the_wiper(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], without: set[str], name: str
+) -> None:
+    tree = MachineTree(tmp_path)
+    tree.write("usr/bin/apt-get", "")
+    kinds = {"btrfs": "btrfs subvol=root", "zfs": "zfs defaults", "overlay": "ext4 defaults"}
+    device = "tank/ROOT/root" if name == "zfs" else "LABEL=root"
+    tree.write("etc/fstab", f"{device} / {kinds.get(name, 'ext4 defaults')} 0 0\n")
+    tree.write("etc/ephemeroot/ephemeroot.toml", f'[root]\nwiper = "{name}"\n')
+    wanted = python_modules.of_wiper(plugins.find(name).wiper)
+    without |= set(wanted)
+    cli.main(["check", "--root", str(tmp_path)])
+    said = capsys.readouterr().out
+    for module in wanted:
+        assert f"the Python module {module} is not installed: the wiper {name} needs it" in said
+        assert python_modules.command(module, str(tmp_path)) in said
+    assert ("the Python module" in said) == bool(wanted)
+    if name not in kinds:
+        return
+    assert cli.main(["init", "--root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert ("The Python module that the wiper" in said) == bool(wanted)
+    for module in wanted:
+        assert python_modules.command(module, str(tmp_path)) in said
 
 
 @pytest.mark.parametrize("module", _PYPI)

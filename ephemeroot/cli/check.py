@@ -10,7 +10,16 @@ from pathlib import Path
 
 from ephemeroot.cli import access, hosts, missing_bases, obstacles, terminal
 from ephemeroot.compile import compile_examination
-from ephemeroot.config import Configuration, Examination, Machine, Problem, examine, nested, read
+from ephemeroot.config import (
+    Configuration,
+    Examination,
+    Machine,
+    Problem,
+    examine,
+    nested,
+    python_modules,
+    read,
+)
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import age, applied
@@ -41,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         *_missing_bases(examination, plan),
         *_obstacles(examination, plan),
         *_omissions(examination),
+        *_missing_modules(examination),
         *_outdated(examination, plan),
     ]
     if arguments.json:
@@ -74,6 +84,27 @@ def _obstacles(examination: Examination, plan: Plan | None) -> list[Problem]:
         Problem.at(places[one.target], one.reason, one.hint, warning=True)
         for one in obstacles.look(examination.machine.root, plan)
     ]
+
+
+def _missing_modules(examination: Examination) -> list[Problem]:
+    """Python modules of the wipers that no image can be built without."""
+    if examination.machine.another:
+        return []
+    wipings = [examination.config.wiping, *(volume.wipe for volume in examination.volumes)]
+    found: dict[str, Problem] = {}
+    for wiping in wipings:
+        if wiping is None or wiping.plugin is None:
+            continue
+        for name in python_modules.of_wiper(wiping.plugin.wiper, wiping.settings):
+            if python_modules.is_missing(name):
+                found[name] = Problem.at(
+                    wiping.origin.place,
+                    f"the Python module {name} is not installed: the wiper {wiping.wiper} needs it",
+                    python_modules.how_to_install(name, examination.machine.root),
+                    # The images of another machine's root may be built elsewhere.
+                    warning=not examination.machine.live,
+                )
+    return list(found.values())
 
 
 def _missing_bases(examination: Examination, plan: Plan | None) -> list[Problem]:

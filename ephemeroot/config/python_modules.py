@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Mapping
+
+from ephemeroot.wipers.contract import Wiper
 
 _PYPI = {
     "btrfsutil": "btrfsutil",
@@ -40,18 +44,38 @@ def is_known(module: str) -> bool:
     return module.partition(".")[0] in _PYPI
 
 
+def is_missing(module: str) -> bool:
+    """Whether this interpreter does not find *module*, which is not imported."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is None
+    except ModuleNotFoundError:
+        return True
+
+
+def of_wiper(wiper: type[Wiper], settings: Mapping[str, object] | None = None) -> list[str]:
+    """Modules of other projects that *wiper* needs, by default with its default settings."""
+    own = {option.name: option.default for option in wiper.OPTIONS}
+    names = wiper.needs({**own, **(settings or {})}).python
+    return [name for name in names if is_known(name)]
+
+
 def how_to_install(module: str, root: str = "/") -> str:
-    """The command that installs *module* for this interpreter, as a hint.
+    """The command that installs *module* for this interpreter, as a hint."""
+    return f"run '{command(module, root)}'"
+
+
+def command(module: str, root: str = "/") -> str:
+    """The command that installs *module* for this interpreter, on the system below *root*.
 
     An isolated virtual environment does not see the distribution's packages.
     """
     name = module.partition(".")[0]
     isolated = sys.prefix != sys.base_prefix and not _sees_system_packages()
     if not isolated:
-        for program, command, packages in _DISTRIBUTIONS:
+        for program, install, packages in _DISTRIBUTIONS:
             if name in packages and os.path.lexists(os.path.join(root, program)):
-                return f"run '{command} {packages[name]}'"
-    return f"run '{shlex.quote(sys.executable)} -m pip install {_PYPI[name]}'"
+                return f"{install} {packages[name]}"
+    return f"{shlex.quote(sys.executable)} -m pip install {_PYPI[name]}"
 
 
 def _sees_system_packages() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ephemeroot.backends.contract import Layout, Step
 from ephemeroot.backends.survey import Survey
+from ephemeroot.config import plugins, python_modules
 from ephemeroot.image.generators import installed
 
 APPLY, REBOOT = "ephemeroot apply", "reboot"
@@ -18,6 +19,7 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
     machine is another one: see ``goes_on``.
     """
     found = [
+        _modules(survey, layout),
         _generator(survey),
         *layout.prepare,
         _configuration(),
@@ -46,6 +48,19 @@ def _generator(survey: Survey) -> Step | None:
     made = f"{survey.unsupported} cannot carry it" if survey.unsupported else "none was found here"
     title = f"An initramfs made by {wanted.NAME} ({made}):"
     return Step(title, (wanted.installation(survey.has),))
+
+
+def _modules(survey: Survey, layout: Layout) -> Step | None:
+    """What the wiper's own Python modules come with, where this interpreter lacks them."""
+    wiper = plugins.find(layout.wiper).wiper
+    missing = [m for m in python_modules.of_wiper(wiper) if python_modules.is_missing(m)]
+    if not missing:
+        return None
+    root = survey.machine.root
+    return Step(
+        f"The Python module that the wiper {layout.wiper} uses:",
+        tuple(python_modules.command(name, root) for name in missing),
+    )
 
 
 def _configuration() -> Step:

@@ -60,6 +60,7 @@ class Zfs(Wiper):
         return Needs(
             kernel_modules=("zfs",),
             programs=("zpool", "zfs") if settings.get("mode") == ROTATE else ("zpool",),
+            python=("libzfs_core",),
             exercise=("ephemeroot.wipers.zfs.channel:exercise",),
             systemd="a pool is imported only when the root is mounted, which is too late",
         )
