@@ -78,6 +78,17 @@ def everything(cache: Cache) -> Path:
     return cache.entry("source-package", key, lambda folder: _build(cache, folder, "full"), keep=4)
 
 
+def binary_of(cache: Cache, selection: debian.Selection) -> Path:
+    """The .deb as the Debian of that *selection* builds it, with its own tools."""
+    parts = [CHECKOUT / name for name in _PROGRAM]
+    key = digest(Path(__file__), repr(selection), parts)
+
+    def build(folder: Path) -> None:
+        _build(cache, folder, "binary", selection)
+
+    return next(cache.entry("package", key, build, keep=40).glob("*.deb"))
+
+
 def installed(cache: Cache, system: System, package: Path) -> System:
     """The system after apt has installed that .deb in it. What it depends on must be there."""
     name = "var/cache/ephemeroot.deb"
@@ -93,18 +104,18 @@ def run_in_builder(cache: Cache, script: str, folder: Path) -> str:
         return run(in_layers(scratch, [_builder(cache), sources], ["sh", "-c", script]))
 
 
-def _builder(cache: Cache) -> Path:
+def _builder(cache: Cache, selection: debian.Selection = BUILDER) -> Path:
     """The Debian that builds it, bootstrapped if the cache has none."""
 
     def build(folder: Path) -> None:
-        debian.bootstrap(folder / "tree", BUILDER, _WITH_TABLES)
+        debian.bootstrap(folder / "tree", selection, _WITH_TABLES)
 
-    key = digest(repr(BUILDER), debian.RECIPE, _WITH_TABLES)
-    return cache.entry("builder", key, build, keep=3) / "tree"
+    key = digest(repr(selection), debian.RECIPE, _WITH_TABLES)
+    return cache.entry("builder", key, build, keep=5) / "tree"
 
 
-def _build(cache: Cache, folder: Path, what: str) -> None:
-    builder = System((_builder(cache),), Path(), "", "")
+def _build(cache: Cache, folder: Path, what: str, selection: debian.Selection = BUILDER) -> None:
+    builder = System((_builder(cache, selection),), Path(), "", "")
     with _sources(cache) as sources:
         stack = builder.on_top(sources)
         stack.run(cache, "sh", "-c", _BUILD, "build", what, results=folder)

@@ -1,0 +1,42 @@
+"""The Debian package is built by the tools of each Debian that it is for. Nothing boots here."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vm import package
+from vm.cache import Cache
+from vm.command import Unavailable
+
+SUITES = (
+    pytest.param("bookworm", marks=pytest.mark.proof),
+    pytest.param("sid", marks=pytest.mark.unstable),
+)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_package_is_built_by_other_releases_of_debian(cache: Cache, suite: str) -> None:
+    """The machines' own is built by Debian 13 (test_package.py)."""
+    selection = replace(package.BUILDER, suite=suite, stale=suite == "sid")
+    try:
+        built = package.binary_of(cache, selection)
+    except Unavailable as error:
+        pytest.skip(f"no Debian here: {error}")
+    assert _files(built) == _files(package.binary(cache))
+
+
+def _files(package: Path) -> set[str]:
+    """What is in it; byte code and the metadata's folder have names of their own."""
+    done = subprocess.run(
+        ["sh", "-ec", 'dpkg-deb --fsys-tarfile "$0" | tar -t', package],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return {
+        line
+        for line in done.stdout.splitlines()
+        if ".dist-info/" not in line and ".egg-info/" not in line
+    }
