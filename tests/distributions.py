@@ -25,20 +25,29 @@ GRUB_CMDLINE_LINUX= GRUB_CMDLINE_LINUX_DEFAULT=
 . /etc/default/grub
 subvolume=$(findmnt -no FSROOT / | sed 's|^/||')
 flags=${subvolume:+rootflags=subvol=$subvolume}
-echo "root=UUID=$(cat /firmware/uuid) ro $flags $GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT" \\
-  > /boot/@GRUB@/grub.cfg
+boot=$(findmnt -no FSROOT -T /boot | sed 's|/$||')
+mountpoint -q /boot || boot=$boot/boot
+echo "linux $boot/vmlinuz root=UUID=$(cat /firmware/uuid) ro $flags $GRUB_CMDLINE_LINUX" \\
+  "$GRUB_CMDLINE_LINUX_DEFAULT" > /boot/@GRUB@/grub.cfg
 """
 
 # The first stage knows a filesystem, and a directory in it.
 INSTALL = """\
 #!/bin/sh
 set -e
+prefix=$(findmnt -no FSROOT -T /boot | sed 's|/$||')
+mountpoint -q /boot || prefix=$prefix/boot
 if [ -d /sys/firmware/efi ]; then
   mountpoint -q /boot/efi || { echo "$0: error: /boot/efi is not an EFI partition"; exit 1; }
+  mkdir -p /boot/efi/EFI/mine
+  printf "search.fs_uuid %s root\nset prefix=(\\$root)'%s'\nconfigfile \\$prefix/grub.cfg\n" \
+    "$(findmnt -no UUID -T /boot)" "$prefix/@GRUB@" > /boot/efi/EFI/mine/grub.cfg
 else
   [ -b "$1" ] || { echo "$0: error: install device is not specified"; exit 1; }
+  mkdir -p /boot/@GRUB@/i386-pc
+  echo core > /boot/@GRUB@/i386-pc/core.img
 fi
-findmnt -no FSROOT -T /boot > /firmware/prefix
+echo "$prefix/@GRUB@" > /firmware/prefix
 """
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000:Ada:/home/ada:/bin/sh\n"
@@ -89,7 +98,7 @@ def grub(directory: str = "grub", tools: str = "") -> Files:
         f"boot/{directory}/grub.cfg": "",
         "etc/default/grub": 'GRUB_CMDLINE_LINUX=""\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\n',
         f"usr/sbin/grub{tools}-mkconfig": MKCONFIG.replace("@GRUB@", directory),
-        f"usr/sbin/grub{tools}-install": INSTALL,
+        f"usr/sbin/grub{tools}-install": INSTALL.replace("@GRUB@", directory),
     }
 
 

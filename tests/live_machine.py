@@ -102,13 +102,9 @@ class LiveMachine:
             (line,) = self._boot_file(mine.entry).splitlines()[-1:]
             return line.removeprefix("options").strip()
         prefix = (self.firmware / "prefix").read_text().strip()
-        return self._read("", f"{prefix}/{self._grub(prefix)}".lstrip("/")).strip()
-
-    def _grub(self, prefix: str) -> str:
-        """Where the menu is below what is mounted at /boot, or below the root that has it."""
-        inside = self.distribution.root
-        whole = prefix.strip("/") in ("", inside)
-        return f"{'boot/' if whole else ''}{self.distribution.grub}/grub.cfg"
+        point = "/boot" if "/boot" in self.devices else ""
+        _, kernel, line = self._read(point, f"{prefix}/grub.cfg".lstrip("/")).split(maxsplit=2)
+        return f"BOOT_IMAGE={kernel} {line.strip()}"
 
     def _boot_file(self, path: str) -> str:
         points = [p for p in self.devices if p and f"/{path}".startswith(p + "/")]
@@ -178,6 +174,8 @@ for tools in grub2 grub; do
   command -v $tools-install > /dev/null || continue
   [ -d /sys/firmware/efi ] && disk= || disk=$(findmnt -no SOURCE / | sed 's|\\[.*||')
   $tools-install $disk
+  # By the installer, before this boot.
+  find /boot -name core.img -exec touch -d 2020-01-01 {} +
   $tools-mkconfig -o x
   exit
 done

@@ -1,7 +1,7 @@
 """A stock Debian on btrfs becomes an ephemeral one, as the guide tells it, and an ordinary one.
 
-The guide's own commands are run, in its order; where it stands for something of the reader's (a
-device, a file that was lost), this machine's is put in.
+The commands that `ephemeroot init` prints are run, as the guide says, then the guide's own; where
+it stands for something of the reader's (a file that was lost), this machine's is put in.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ add_dracutmodules+=" btrfs vm-harness "
 
 # The reader's own to decide, or done by the harness: packages come with the image, there is no
 # boot loader, the machine is switched off and on by the test.
-_NOT_HERE = ("apt ", "editor ", "grub-install", "update-grub", "reboot", "ephemeroot base ru",
-             "ephemeroot base rollback", "ephemeroot adopt /var/lib/libvirt")  # fmt: skip
+_BOOT_LOADER = ("grub-install", "update-grub")
+_NOT_HERE = ("apt ", '"${EDITOR', "mkdir -p /etc/ephemeroot", "ephemeroot init >", "reboot",
+             "ephemeroot base ", "ephemeroot adopt /var/lib/libvirt")  # fmt: skip
 
 
 def chapter(number: int) -> list[str]:
@@ -88,7 +89,13 @@ def convert(machine: Installed, release: str) -> str:
     refused = machine.run("mkdir -p /etc/ephemeroot; ephemeroot init > /etc/ephemeroot/"
                           "ephemeroot.toml; ephemeroot check", check=False)  # fmt: skip
     assert "kernel, initramfs or boot loader are on the root that is wiped" in refused
-    do(3, 4, 5)
+    steps = json.loads(machine.run("ephemeroot init --json"))["steps"]
+    for command in (c for step in steps for c in step["commands"]):
+        if command.startswith("ephemeroot apply"):
+            break  # chapter 6
+        if not command.startswith(('"${EDITOR', "reboot", "ephemeroot check", *_BOOT_LOADER)):
+            said.extend((f"$ {command}", machine.run(command)))
+    do(5)
     machine.run("echo precious > /etc/lost; echo precious > /var/lib/forgotten/lost")
     do(6)
     return "\n".join(said)

@@ -123,6 +123,13 @@ def replaced(line: FstabLine, text: str, root: str = "") -> str:
     return f"sed -i '{line.number}c\\{text}' {shlex.quote(f'{root}/etc/fstab')}"
 
 
+def insert(line: str, before: FstabLine | None) -> str:
+    """Add *line* to fstab, *before* another one of it if that is given."""
+    if before is None:
+        return append(line)
+    return f"sed -i {shlex.quote(f'{before.number}i{line}')} /etc/fstab"
+
+
 def append(line: str) -> str:
     """Add *line* to fstab."""
     return f"echo {shlex.quote(line)} >> /etc/fstab"

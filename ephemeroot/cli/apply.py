@@ -31,7 +31,7 @@ from ephemeroot.config import (
     sources,
     volumes,
 )
-from ephemeroot.conversion import lock, seeds
+from ephemeroot.conversion import boot_loader, lock, seeds
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import ownership
 from ephemeroot.hooks.plan import Plan
@@ -111,6 +111,13 @@ class Application:
         self._require_this_root()
         for missing in missing_bases.look(str(root), self.compilation.plan):
             raise Refused(missing.line, missing_bases.HINT)
+        if config.wiping is not None and not config.external_boot:
+            for found in boot_loader.findings(self.machine):
+                raise Refused(
+                    found.text,
+                    f"{found.hint}, or set external-boot = true in [root] if this machine is "
+                    "booted from elsewhere",
+                )
         if not config.stores:
             raise Misconfigured("no store is declared: nothing would survive a boot")
         self.booted = applied.booted() if root == Path("/") else None

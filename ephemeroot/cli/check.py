@@ -20,6 +20,7 @@ from ephemeroot.config import (
     python_modules,
     read,
 )
+from ephemeroot.conversion import boot_loader
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import age, applied
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         *_obstacles(examination, plan),
         *_omissions(examination),
         *_missing_modules(examination),
+        *_boot_loader(examination),
         *_outdated(examination, plan),
     ]
     if arguments.json:
@@ -84,6 +86,15 @@ def _obstacles(examination: Examination, plan: Plan | None) -> list[Problem]:
         Problem.at(places[one.target], one.reason, one.hint, warning=True)
         for one in obstacles.look(examination.machine.root, plan)
     ]
+
+
+def _boot_loader(examination: Examination) -> list[Problem]:
+    """What would start something else than ``apply`` writes."""
+    wiping = examination.config.wiping
+    if wiping is None or examination.config.external_boot or examination.machine.another:
+        return []
+    found = boot_loader.findings(examination.machine)
+    return [Problem.at(wiping.origin.place, one.text, one.hint) for one in found]
 
 
 def _missing_modules(examination: Examination) -> list[Problem]:

@@ -27,6 +27,7 @@ from ephemeroot.cli.full_disks import Full
 from ephemeroot.cli.missing_bases import Missing
 from ephemeroot.cli.unapplied import Unapplied
 from ephemeroot.config import Machine, markers
+from ephemeroot.conversion import boot_loader
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks import request as requests
@@ -204,6 +205,8 @@ def collect(root: str) -> Status:
     if plan is not None:
         status.stores = [_store(folder, store.path, store.id) for store in plan.stores()]
         status.images = age.findings(folder)
+        loader = boot_loader.findings(Machine.of(root)) if plan.root_wipe() is not None else []
+        status.images += [f"{one.text} ({one.hint})" for one in loader]
         status.missing_bases = missing_bases.look(root, plan)
         status.unseeded = _unseeded(folder, plan, status)
         status.full = full_disks.look(root, plan)

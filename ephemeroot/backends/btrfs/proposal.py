@@ -192,7 +192,11 @@ def _boot(survey: Survey, places: Places) -> Step | None:
             f"btrfs subvolume create {_top(subvolume)}",
             f"cp -a --reflink=auto /boot/. {_top(subvolume)}/",
         ),
-        commands.append(f"{survey.device} /boot btrfs subvol={subvolume} 0 0"),
+        # Not every init sorts fstab by mount point: what is mounted in /boot comes after it.
+        commands.insert(
+            f"{survey.device} /boot btrfs subvol={subvolume} 0 0",
+            next((line for line in survey.lines if line.mount_point in inner), None),
+        ),
         "mount /boot",
         *(f"mount {shlex.quote(point)}" for point in inner),
     ]
