@@ -97,7 +97,7 @@ def test_the_guide_shows_the_commands_of_init(tmp_path: Path) -> None:
     shown = [
         line
         for chapter in chapters[3:7]
-        for block in re.findall(r"^```sh\n(.*?)^```$", chapter, re.MULTILINE | re.DOTALL)
+        for block in re.findall(r"^```sh(?: illustration)?\n(.*?)^```$", chapter, re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     ]  # fmt: skip
     more = ("ephemeroot adopt /var/lib/libvirt/images", "ephemeroot plan")

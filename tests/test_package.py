@@ -146,7 +146,7 @@ def test_it_is_typed_and_licensed(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert "ephemeroot/py.typed" in archive.namelist()
     about = Parser().parsestr(metadata(wheel, "METADATA"))
-    assert about["License-Expression"] == "MIT"
+    assert about["License"] == "MIT"
     assert "MIT License" in metadata(wheel, "licenses/LICENSE")
 
 
