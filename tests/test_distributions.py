@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts
 
 _NEVER = "### "
 _BOOTS = 4
+_BLOCK = re.compile(r"^```sh(?: illustration)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/converting-debian.md"
 
@@ -97,7 +98,7 @@ def test_the_guide_shows_the_commands_of_init(tmp_path: Path) -> None:
     shown = [
         line
         for chapter in chapters[3:7]
-        for block in re.findall(r"^```sh(?: illustration)?\n(.*?)^```$", chapter, re.MULTILINE | re.DOTALL)
+        for block in _BLOCK.findall(chapter)
         for line in block.splitlines()
     ]  # fmt: skip
     more = ("ephemeroot adopt /var/lib/libvirt/images", "ephemeroot plan")
