@@ -5,6 +5,7 @@ mounted.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from boot_tree import inside, write
 from ephemeroot.base import boot_filesystems
+from ephemeroot.linux import mountinfo
 from loop_device import attached
 
 pytestmark = pytest.mark.requires_root
@@ -183,3 +185,36 @@ def test_a_large_filesystem_that_need_not_be_mounted_is_refused(
         return [one.point for one in boot_filesystems.find(to_save=False)]
 
     assert inside(tmp_path, only_look, script) == ["/media/stick"]
+
+
+@pytest.mark.requires_loop
+@pytest.mark.usefixtures("private_mounts")
+@pytest.mark.parametrize("fstype", ["ext4", "btrfs", "xfs"])
+def test_a_filesystem_is_known_when_its_device_has_another_name(
+    tmp_path: Path, fstype: str
+) -> None:
+    """The next boot may find the disks in another order."""
+    image, place = tmp_path / "image", tmp_path / "place"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run([f"mkfs.{fstype}", "-q", image], check=True, capture_output=True)
+    found = set()
+    with attached(image) as first:
+        devices = [first]
+        found.add(_identity(first, place))
+        with attached(image) as second:  # while the other still has its number
+            devices.append(second)
+            found.add(_identity(second, place))
+    assert len(set(devices)) == 2
+    assert len(found) == 1
+
+
+def _identity(device: Path, place: Path) -> str:
+    subprocess.run(["mount", device, place], check=True)
+    try:
+        mount = mountinfo.mounted_at(str(place))
+        assert mount is not None
+        return boot_filesystems.identity(mount)
+    finally:
+        subprocess.run(["umount", place], check=True)

@@ -203,14 +203,12 @@ def identity(mount: Mount) -> str:
     """What tells the filesystem of *mount*, and the directory of it, from others at its place."""
     source = mount.source
     if source.startswith("/dev/"):
-        folder = "/dev/disk/by-uuid"
         try:
-            for name in sorted(paths.names(folder)):
-                if os.path.realpath(f"{folder}/{name}") == os.path.realpath(source):
-                    source = f"UUID={name}"
-                    break
+            uuid = devices.filesystem_uuid(source)
         except OSError:
-            pass  # without udev the device's path has to do
+            uuid = None
+        if uuid is not None:  # else the device's path has to do, which another boot may change
+            source = f"UUID={uuid}"
     return f"{source} {mount.root}"
 
 
