@@ -208,3 +208,31 @@ def test_nothing_is_left_mounted(machine: LivingMachine) -> None:
     machine.call("diff")
     machine.call("diff", "--against", "base")
     assert subprocess.run(["findmnt", "-rn"], capture_output=True, text=True).stdout == before
+
+
+MOTD = "run/motd.d/ephemeroot"
+
+
+def test_a_line_at_login_about_what_is_forgotten(machine: LivingMachine) -> None:
+    spoil(machine.root)
+    (machine.root / "var/cache").mkdir(parents=True, exist_ok=True)
+    (machine.root / "var/cache/noise").write_bytes(bytes(1 << 20))
+    dry = machine.call("unsaved", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert not (machine.root / MOTD).exists()
+    done = machine.call("unsaved")
+    assert done.stdout == dry.stdout
+    assert (machine.root / MOTD).read_text() == done.stdout
+    assert (machine.root / MOTD).stat().st_mode & 0o777 == 0o644
+    assert done.stdout.startswith("ephemeroot: the next boot forgets ")
+    assert done.stdout.count("\n") == 1
+    assert "noise" not in done.stdout
+    content = machine.json("unsaved")
+    found = machine.json("diff")["differences"]
+    assert content["differences"] == found
+    largest = max(found, key=lambda one: one["size"])["path"]
+    assert f": {largest}, " in content["line"]
+    machine.boot(NOON + 3 * DAY)
+    again = machine.call("unsaved")
+    assert (again.returncode, again.stdout) == (0, ""), again.stderr
+    assert not (machine.root / MOTD).exists()

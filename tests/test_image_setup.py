@@ -41,6 +41,10 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{folder}/ephemeroot-copy-again.service": "644",
         f"{folder}/ephemeroot-copy-last.service": "644",
         f"{folder}/ephemeroot-leave.service": "644",
+        # Off until the administrator enables them.
+        f"{folder}/ephemeroot-unsaved.service": "644",
+        f"{folder}/ephemeroot-unsaved.timer": "644",
+        f"{folder}/ephemeroot-unsaved-shutdown.service": "644",
         "usr/lib/systemd/user/ephemeroot-home.service": "644",
         **{
             f"{folder}/{target}.target.wants/ephemeroot-{name}": f"../ephemeroot-{name}"

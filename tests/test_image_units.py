@@ -48,6 +48,9 @@ def test_systemd_understands_them(folder: Path) -> None:
         "ephemeroot-copy-again.service",
         "ephemeroot-copy-last.service",
         "ephemeroot-leave.service",
+        "ephemeroot-unsaved.service",
+        "ephemeroot-unsaved.timer",
+        "ephemeroot-unsaved-shutdown.service",
     ],
 )
 def test_systemd_understands_the_others(tmp_path: Path, unit: str) -> None:

@@ -280,6 +280,7 @@ CASES = (
     ),
     Case("image", ("--into", "/tmp/image")),
     Case("lived", changes=(ROOT,), prepare=_unfinished),
+    Case("unsaved"),
     Case("schema"),
 )
 

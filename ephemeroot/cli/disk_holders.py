@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ephemeroot import amounts, backends
 from ephemeroot.backends.contract import Bases
-from ephemeroot.cli import full_disks, histories, history_size, terminal, unsaved
+from ephemeroot.cli import forgotten, full_disks, histories, history_size, terminal
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.conversion import seeds
 from ephemeroot.errors import EphemerootError
@@ -103,7 +103,7 @@ def _several(sizes: list[int | None], one: str, many: str, hint: str) -> Holder 
 
 def _unsaved(root: str) -> Holder | None:
     """What was added to this root since it was made."""
-    found = [one for one in unsaved.look(root, everything=True) if one.change != DELETED]
+    found = [one for one in forgotten.look(root, everything=True) if one.change != DELETED]
     if not found:
         return None
     largest = max(found, key=lambda one: one.size)

@@ -1,26 +1,69 @@
-"""What on this root the next boot forgets, for the verbs that only need to know how much it is."""
+"""``ephemeroot unsaved``: a line at login and at shutdown about what the next boot forgets."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import declared_paths, diff, histories, looking
-from ephemeroot.linux.namespace import Namespace
+from ephemeroot.cli import access, differences, foreign, forgotten, terminal
+from ephemeroot.linux import paths
 from ephemeroot.oldroots.comparison import Difference
 
+FORMAT = "ephemeroot-unsaved"
+VERSION = 1
 
-def look(root: str, *, everything: bool) -> list[Difference]:
-    """The differences that ``ephemeroot diff`` shows, caches and the like included if *everything*.
+MOTD = "/run/motd.d/ephemeroot"
+"""Shown at login by pam_motd(8)."""
 
-    Raises ``EphemerootError`` or ``OSError``; only root may look.
-    """
-    keeper = histories.fresh_at(root, "/")
-    with Namespace() as private:
-        found = diff.compare(
-            histories.applied_plan(root),
-            keeper,
-            private,
-            declared_paths.look(Path(root)),
-            patterns=looking.patterns([], everything=everything),
-        )
-    return found.differences
+_NAMED = 3  # the largest changes
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    access.declare(parser, "/run/motd.d")
+    parser.add_argument("--dry-run", action="store_true", help="only print the line")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the line and write it for the next login; remove that without unsaved changes."""
+    found: list[Difference] = []
+    if foreign.of_boot(Path(arguments.root)) is None:
+        found = forgotten.look(arguments.root, everything=False)
+    line = describe(found)
+    if not arguments.dry_run:
+        _write(Path(arguments.root) / MOTD.lstrip("/"), line)
+    if arguments.json:
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "line": line or None,
+            "differences": differences.to_json(found),
+        }
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    elif line:
+        terminal.say(line)
+    return 0
+
+
+def describe(found: Sequence[Difference]) -> str:
+    """One line about all of it, with the largest by name; empty for nothing."""
+    if not found:
+        return ""
+    largest = sorted(found, key=lambda one: (-one.size, one.path))[:_NAMED]
+    names = ", ".join(terminal.printable(one.path) for one in largest)
+    more = ", …" if len(found) > len(largest) else ""
+    return (
+        f"ephemeroot: the next boot forgets {differences.summary(found)}: {names}{more} "
+        "('ephemeroot diff' shows all)"
+    )
+
+
+def _write(path: Path, line: str) -> None:
+    if not line:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    paths.write_atomically(str(path), f"{line}\n".encode("utf-8", "surrogateescape"), 0o644)

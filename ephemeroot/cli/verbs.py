@@ -26,6 +26,8 @@ VERBS = {
     "ephemeroot-copy.service)",
     "image": "put together what the initramfs needs (called by initramfs generators)",
     "lived": "record that this boot was complete (called by ephemeroot-lived.service)",
+    "unsaved": "tell at login and at shutdown what the next boot forgets (called by "
+    "ephemeroot-unsaved.service)",
     "schema": "print the JSON Schema of the configuration, for editors",
 }
 """In the order of the help. Each is a module of this package, with ``_`` for ``-``."""
@@ -104,7 +106,7 @@ FIRST = (
 )
 """The examples in the help of the program itself."""
 
-PLUMBING = ("copyback", "image", "lived", "schema")
+PLUMBING = ("copyback", "image", "lived", "schema", "unsaved")
 """Called by other programs; the help does not list them."""
 
 

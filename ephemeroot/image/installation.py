@@ -22,6 +22,10 @@ _SYSTEM_UNITS = {
     "ephemeroot-copy-again.service": "multi-user.target",
     "ephemeroot-copy-last.service": "sysinit.target",
     "ephemeroot-leave.service": "sysinit.target",
+    # For the administrator to enable.
+    "ephemeroot-unsaved.service": "",
+    "ephemeroot-unsaved.timer": "",
+    "ephemeroot-unsaved-shutdown.service": "",
 }
 _USERS_UNIT = "ephemeroot-home.service"
 
