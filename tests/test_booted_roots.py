@@ -74,7 +74,7 @@ SEQUENCES = [
 
 
 @pytest.mark.parametrize("memory", [False, True], ids=["volume", "memory"])
-@pytest.mark.parametrize("kinds", proof.sample(SEQUENCES, 2), ids="-".join)
+@pytest.mark.parametrize("kinds", proof.sample(SEQUENCES, 1, seed=3), ids="-".join)
 def test_boots_in_any_order_seed_from_the_last_complete_one(
     tmp_path: Path, kinds: tuple[str, ...], memory: bool
 ) -> None:

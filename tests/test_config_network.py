@@ -50,8 +50,8 @@ def test_the_plan_names_address_and_version(tree: MachineTree) -> None:
 
 
 def test_what_mount_nfs_keeps_to_itself_is_left_out(tree: MachineTree) -> None:
-    with_volume(tree, nfs(options='"bg", "retry=2", "_netdev", "hard", "vers=4.1", "ro"'))
-    assert planned(tree).options == ["hard", "vers=4.1", "ro", "addr=10.9.0.1"]
+    with_volume(tree, nfs(options='"bg", "retry=2", "_netdev", "hard", "vers=4.1", "soft"'))
+    assert planned(tree).options == ["hard", "vers=4.1", "soft", "addr=10.9.0.1"]
 
 
 def test_a_line_of_fstab(tree: MachineTree) -> None:

@@ -55,7 +55,10 @@ def test_boot_files_elsewhere(tree: MachineTree) -> None:
     assert tree.errors()
     tree.write(MAIN, SOUND.replace("[root]", "[root]\nexternal-boot = true"))
     assert tree.errors() == []
-    tree.write(MAIN, SOUND.replace('["/var/log"]', '["/var/log", "/boot"]'))
+    declared = SOUND.replace('["/var/log"]', '["/var/log", "/boot"]')
+    tree.write(MAIN, declared)
+    assert "the boot loader reads the base's" in tree.complaint()
+    tree.write(MAIN, declared.replace("[root]", "[root]\nexternal-boot = true"))
     assert tree.errors() == []
 
 

@@ -159,10 +159,10 @@ def configure(tree: MachineTree, lines: str) -> None:
 
 
 def test_its_settings_go_into_the_plan(tree: MachineTree) -> None:
-    configure(tree, 'size = "1G"\nmode = "0700"\nnr-inodes = "100K"\nmount-options = ["noswap"]')
+    configure(tree, 'size = "1G"\nmode = "0711"\nnr-inodes = "100K"\nmount-options = ["noswap"]')
     wipe = next(o for o in tree.plan().wipe if isinstance(o, Wipe))
     assert wipe.describe() == (
-        "make / a fresh tmpfs (size=1073741824,mode=0700,nr_inodes=102400,noswap)"
+        "make / a fresh tmpfs (size=1073741824,mode=0711,nr_inodes=102400,noswap)"
     )
     configure(tree, 'size = "40%"')
     wipe = next(o for o in tree.plan().wipe if isinstance(o, Wipe))
@@ -177,6 +177,9 @@ def test_its_settings_go_into_the_plan(tree: MachineTree) -> None:
         ('mount-options = ["ro"]', "read-only root"),
         ('mount-options = ["huge=always,noswap"]', "is several options"),
         ('size = "101%"', "more than the whole"),
+        ("nr-inodes = 10", "10 files are too few"),
+        ('mode = "0000"', "only root could enter"),
+        ('mode = "0700"', "only root could enter"),
         ('device = "/dev/sda"', "unknown key `device`"),
     ],
 )
@@ -248,6 +251,7 @@ def test_the_documented_configurations(tmp_path: Path) -> None:
     assert len(blocks) == 2
     for number, block in enumerate(blocks):
         tree = MachineTree(tmp_path / str(number), block)
+        tree.write("etc/fstab", f"{DEVICE} / ext4 defaults 0 1\n")
         assert tree.errors() == []
 
 

@@ -434,6 +434,13 @@ class Wiper:
         return ""
 
     @classmethod
+    def root_type(cls, settings: dict[str, object]) -> str:
+        """The type of filesystem (mount(8)) as which the wiper mounts the root itself; empty if it
+        does not say.
+        """
+        return ""
+
+    @classmethod
     def occupies(cls, settings: dict[str, object]) -> list[str]:
         """Absolute paths of the machine, on volumes, that nothing else may be kept in."""
         return []

@@ -10,7 +10,7 @@ import os
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import placement, skeleton
+from ephemeroot.wipers import memory, placement, skeleton
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.placement import Places
 
@@ -24,11 +24,8 @@ _KNOWN = (
     "inode32", "inode64", "mpol", "noswap", "nr_blocks", "quota", "strict_encoding", "uid",
     "usrquota", "usrquota_block_hardlimit", "usrquota_inode_hardlimit",
 )  # fmt: skip
+_SEARCH = 0o111
 _KEYS = {"size": "size", "mode": "mode", "nr_inodes": "nr-inodes"}
-
-
-_SMALLEST = 1 << 20
-"""Bytes. A smaller root is a mistake in the unit."""
 
 
 class Tmpfs(Wiper):
@@ -54,7 +51,12 @@ class Tmpfs(Wiper):
 
     @classmethod
     def validate(cls, settings: dict[str, object]) -> list[Finding]:
-        findings = _size_findings(settings.get("size"))
+        findings = memory.size_findings(settings.get("size"))
+        findings += memory.inode_findings(settings.get("nr-inodes"))
+        mode = settings.get("mode")
+        if isinstance(mode, int) and mode & _SEARCH != _SEARCH:
+            reason = f"with mode {mode:04o} only root could enter the root directory"
+            findings.append(Finding("mode", reason, "write 0755"))
         for option in _strings(settings.get("mount-options")):
             key = option.partition("=")[0]
             if key in _KEYS:
@@ -126,20 +128,6 @@ class Tmpfs(Wiper):
                 skeleton.make_mount_point(top, path)
         finally:
             os.close(top)
-
-
-def _size_findings(size: object) -> list[Finding]:
-    """Sizes that the kernel takes for no limit at all (mm/shmem.c), or that no system fits into."""
-    text = str(size).rstrip("%")
-    if size is None or not text.isdigit():
-        return []
-    if int(text) == 0:
-        reason = "0 is no limit for a tmpfs: what fills the root takes all memory"
-        return [Finding("size", reason, 'write a size such as "2G" or "50%"')]
-    if text == size and int(text) < _SMALLEST:
-        reason = f"a root of {size} bytes has no room for a running system"
-        return [Finding("size", reason, 'write a size such as "2G" or "50%"')]
-    return []
 
 
 def _strings(value: object) -> list[str]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ephemeroot.config import access, advice, base_tree, layered, network, presence, volumes
+from ephemeroot.config import (
+    access,
+    advice,
+    base_tree,
+    covered,
+    layered,
+    network,
+    presence,
+    stacking,
+    volumes,
+)
 from ephemeroot.config.claims import Claims
 from ephemeroot.config.declared import Declared, Home, Resolver
 from ephemeroot.config.machine import Machine
@@ -53,6 +63,8 @@ def examine(config: Configuration, machine: Machine) -> Examination:
     Claims(resolver.declared, stores, mounted, problems).check()
     access.check(machine, resolver.declared, list(resolver.homes.values()), problems)
     advice.advise(config, machine, mounted, resolver.declared, problems)
+    covered.check(config, machine, mounted, resolver.declared, problems)
+    stacking.check(config, machine, mounted, resolver.declared, problems)
     layered.advise(config, machine, mounted, resolver.declared, problems)
     return Examination(
         config,

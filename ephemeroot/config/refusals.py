@@ -293,6 +293,9 @@ class Refusals:
         elif not volume.needed_for_boot:
             reason = f"the store {store.path} is on {volume.mount_point}, which is not mounted"
             self._add(place, f"{reason} in the initramfs", volume.how_to_need())
+        elif "ro" in volume.options:
+            reason = f"the store {store.path} is on {volume.mount_point}, which is read-only"
+            self._add(place, f"{reason}: nothing can be stored in it", 'leave "ro" out')
         else:
             self._check_location(store, volume)
             self._check_marker(store)

@@ -27,6 +27,7 @@ _OWNERLESS = ("cifs", "smb3", "vfat", "msdos", "exfat")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs")
 _UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
 _NAMED = ("zfs", "bcachefs")
+_ALSO_MOUNTED = {"ext4": ("ext2", "ext3"), "ext3": ("ext2",), "msdos": ("vfat",)}
 _TIMEOUT = "x-systemd.device-timeout"
 
 
@@ -114,6 +115,7 @@ def resolve(config: Configuration, machine: Machine, problems: list[Problem]) ->
     volumes = [found[point] for point in sorted(found, key=clean.components)]
     for volume in volumes:
         _check(volume, problems)
+        _check_content(volume, machine, problems)
     return volumes
 
 
@@ -252,6 +254,33 @@ def _warn_of_twins(volume: Volume, problems: list[Problem]) -> None:
         )
 
 
+def _check_content(volume: Volume, machine: Machine, problems: list[Problem]) -> None:
+    """The type must be that of the filesystem, as far as that can be seen from here."""
+    if not volume.needed_for_boot or volume.is_volatile or volume.type in (*_NETWORK, *_NAMED):
+        return
+    by_name = volume.device.startswith(("UUID=", "/dev/disk/by-uuid/"))
+    if not machine.live and not by_name:
+        return  # another machine's device of that name
+    try:
+        found = devices.filesystem_type(devices.link(volume.device))
+    except (OSError, ValueError):
+        return
+    if found and volume.type != "auto" and not mounts_as(volume.type, found):
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"{volume.device} has a {found} and the type of {volume.mount_point} is "
+                f"{volume.type}: it could not be mounted",
+                f'set type = "{found}"',
+            )
+        )
+
+
+def mounts_as(type_: str, found: str) -> bool:
+    """Whether a filesystem of the type *found* can be mounted as *type_*."""
+    return found == type_ or found in _ALSO_MOUNTED.get(type_, ())
+
+
 def _check_point(volume: Volume) -> None:
     point = volume.mount_point
     if point == "/":
@@ -315,7 +344,7 @@ def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
             "boots without that",
             "leave wipe out, or make the directory part of the base",
         )
-    if "ro" in volume.options:
+    if "ro" in volume.options and not (wipe.plugin and wipe.plugin.wiper.MOUNTS_ROOT):
         add(f"{point} is made fresh and mounted read-only: nothing can be put into it",
             'leave "ro" out')  # fmt: skip
     if wipe.plugin is None:

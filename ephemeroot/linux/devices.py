@@ -174,6 +174,33 @@ def filesystem_uuid(path: str) -> str | None:
     return _uuid_of_udev(path)
 
 
+def filesystem_type(path: str) -> str:
+    """The type (mount(8)) of the filesystem on the block device *path*; empty if it is not one that
+    is known here. Raises ``OSError`` if the device cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        head = os.pread(fd, 0x480, 0)
+        btrfs = os.pread(fd, 8, _BTRFS_SUPER + 0x40)
+    finally:
+        os.close(fd)
+    if btrfs == _BTRFS_MAGIC:
+        return "btrfs"
+    if head[:4] == b"XFSB":
+        return "xfs"
+    if head[0x400:0x404] == b"\x10\x20\xf5\xf2":
+        return "f2fs"
+    if head[0x438:0x43A] == b"\x53\xef":
+        # fs/ext4/ext4.h: s_feature_compat, s_feature_incompat; ext4 has extents, 64bit or flex_bg.
+        incompat = int.from_bytes(head[0x460:0x464], "little")
+        if incompat & (0x40 | 0x80 | 0x200):
+            return "ext4"
+        return "ext3" if int.from_bytes(head[0x45C:0x460], "little") & 4 else "ext2"
+    if head[0x52:0x57] == b"FAT32" or head[0x36:0x39] == b"FAT":
+        return "vfat"
+    return ""
+
+
 def _uuid_of_udev(path: str) -> str | None:
     """ID_FS_UUID of the device in udev's database (systemd, src/libsystemd/sd-device)."""
     device = os.stat(path).st_rdev

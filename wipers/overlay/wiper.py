@@ -10,7 +10,7 @@ import os
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mounts
-from ephemeroot.wipers import attributes, contract, pruning, retention
+from ephemeroot.wipers import attributes, contract, memory, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.history import Installed
 from ephemeroot.wipers.overlay import previous, stack, uppers
@@ -53,6 +53,8 @@ class Overlay(Wiper):
         if settings.get("volume") and settings.get("size"):
             reason = "is for a layer in memory, and this one is on a volume"
             return [Finding("size", reason, "leave size or volume out")]
+        if found := memory.size_findings(settings.get("size")):
+            return found
         if settings.get("min-free") and not settings.get("volume"):
             reason = "is for layers on a volume, and this one is in memory"
             return [Finding("min-free", reason, "name a volume, or leave min-free out")]
@@ -61,6 +63,10 @@ class Overlay(Wiper):
     @classmethod
     def starts_empty(cls, settings: dict[str, object]) -> bool:
         return False
+
+    @classmethod
+    def root_type(cls, settings: dict[str, object]) -> str:
+        return str(settings["type"])
 
     @classmethod
     def occupies(cls, settings: dict[str, object]) -> list[str]:
