@@ -9,6 +9,9 @@ import pytest
 
 import manual
 import navigation
+import pictures
+from ephemeroot import cli
+from ephemeroot.cli import arguments
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGES = ("ephemeroot.8", "ephemeroot.toml.5", "ephemeroot-boot.7")
@@ -55,3 +58,36 @@ def test_links_between_manual_pages_lead_somewhere(pages: Path, name: str) -> No
 def sections(page: Path) -> set[str]:
     text = page.with_name(f"{page.name}.md").read_text()
     return {manual.anchor(heading) for heading in re.findall(r"^##+ (.+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", pictures.ALL)
+def test_a_picture_is_the_one_that_its_table_makes(name: str) -> None:
+    assert (CHECKOUT / "docs" / name).read_text() == pictures.ALL[name]().svg(), "run make docs"
+
+
+@pytest.mark.parametrize("name", pictures.ALL)
+def test_a_picture_is_in_a_document(name: str) -> None:
+    assert any(f"]({name})" in path.read_text() for path in CHECKOUT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("name", pictures.ALL)
+def test_text_of_a_picture_stays_inside(name: str) -> None:
+    drawing = pictures.ALL[name]()
+    for x, text in re.findall(r'<text x="([\d.]+)".*?>(.*)</text>', "\n".join(drawing.parts)):
+        words = re.sub(r"<[^>]*>", "", text)
+        assert float(x) + len(words) * 6.2 <= drawing.width, words
+
+
+def test_the_commands_in_a_picture_are_understood() -> None:
+    for _, _, rows in pictures.VERBS:
+        for command, _ in rows:
+            arguments.parser(cli.VERBS).parse_args(command.split())
+
+
+def test_the_units_in_a_picture_exist() -> None:
+    cells = {cell for _, _, texts in pictures.BOOT for cell in texts if "ephemeroot-" in cell}
+    assert len(cells) == 2
+    for cell in cells:
+        unit, target = re.findall(r"`([a-z.-]+)`", cell)
+        text = (CHECKOUT / "systemd" / unit).read_text()
+        assert target in " ".join(re.findall(r"^Before=(.*)$", text, re.MULTILINE)).split()

@@ -1,9 +1,236 @@
-"""The drawings in docs/, made from the tables below."""
+"""The drawings in docs/, made from the tables below. `make docs` writes them; a test compares."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from drawing import LINE, PADDING, Drawing, high
+
+# Who does what at which moment of a boot, with each generator and init. One text is for all four.
+GENERATORS = (
+    "dracut with systemd", "mkinitcpio with systemd", "dracut, its own init",
+    "mkinitcpio, its own init",
+)  # fmt: skip
+WIPE_UNIT = "`ephemeroot-wipe.service`\nbefore `sysroot.mount`"
+PERSIST_UNIT = "`ephemeroot-persist.service`\nbefore `initrd-root-fs.target`"
+WIPE = (
+    "mounts the volumes privately at `/run/ephemeroot/volumes`, proves that the wipe is safe, "
+    "makes the new root, seeds newly declared paths, and gives the new root the name of the "
+    "previous one"
+)
+PERSIST = (
+    "verifies the root, attaches the volumes under it, mounts the declared directories and files, "
+    "parents first, and copies `/etc/machine-id`"
+)
+BOOT: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Devices", "plain", (
+        "systemd and udev: disks, LUKS, LVM, MD",
+        "systemd and udev: disks, LUKS, LVM, MD",
+        "the loop `initqueue`, which waits for the stores' devices too",
+        "the hooks `udev`, `encrypt`, `lvm2`",
+    )),
+    ("Resume", "plain", (
+        "`systemd-hibernate-resume`", "`systemd-hibernate-resume`",
+        "hook `pre-mount` 10", "hook `resume`",
+    )),
+    ("Wipe", "red", (WIPE_UNIT, WIPE_UNIT, "hook `pre-mount` 50", "`run_hook`\nafter `resume`")),
+    ("", "red", (
+        WIPE,
+    )),
+    ("Root", "blue", (
+        "`sysroot.mount`\nmounts `/sysroot`", "`sysroot.mount`\nmounts `/sysroot`",
+        "hook `mount`\nmounts `/sysroot`", "`mount_handler`\nmounts `/new_root`",
+    )),
+    ("", "blue", (
+        "a root in memory or an overlay is mounted by the wipe instead",
+    )),
+    ("Persistence", "green", (
+        PERSIST_UNIT, PERSIST_UNIT, "hook `pre-pivot` 30", "`run_latehook`",
+    )),
+    ("", "green", (
+        PERSIST,
+    )),
+    ("fstab", "plain", (
+        "`initrd-parse-etc`\nmounts `/usr`", "`initrd-parse-etc`\nmounts `/usr`",
+        "hook `pre-pivot`\nmounts `/usr`", "hook `usr`\nmounts `/usr`",
+    )),
+    ("switch_root", "plain", (
+        "the real system starts, mounts the rest of `/etc/fstab`, and marks the root as booted",
+    )),
+)  # fmt: skip
+
+
+def boot() -> Drawing:
+    """Who mounts what, and when, with each initramfs."""
+    drawing = Drawing("The order of a boot with each initramfs", 960)
+    left, column, gap = 112, 206, 6
+    for number, name in enumerate(GENERATORS):
+        drawing.text(left + number * (column + gap) + PADDING, 26, name, "title")
+    y = 38.0
+    for moment, kind, cells in BOOT:
+        width = column if len(cells) > 1 else 4 * column + 3 * gap
+        height = max(high(cell, width) for cell in cells)
+        if moment:
+            drawing.text(8, y + PADDING + 12, moment, "title")
+        for number, cell in enumerate(cells):
+            drawing.card(left + number * (column + gap), y, width, cell, kind, height)
+        y += height + (gap if moment and len(cells) > 1 else 12)
+    return drawing
+
+
+# The subvolumes of a disk: before a boot, in the moment of the exchange, and after it.
+ROTATION: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("before the boot", "", (
+        ("root", "blue", "the root of the last boot"),
+        ("root-base", "plain", "packages are installed here"),
+        ("persistent", "green", "the store"),
+        ("old_roots/", "none", ""),
+        ("  …-28T07-30-00Z", "plain", "an old root"),
+        ("  …-29T07-30-00Z", "plain", "an old root"),
+    )),
+    ("the wipe", "one atomic exchange of two names", (
+        ("root", "red", "the new root: a snapshot of root-base"),
+        ("(a temporary name)", "blue", "the previous root, complete"),
+        ("root-base", "plain", "unchanged"),
+        ("persistent", "green", "newly declared paths are copied here"),
+        ("old_roots/", "none", ""),
+        ("  …-28T07-30-00Z", "plain", "an old root"),
+        ("  …-29T07-30-00Z", "plain", "an old root"),
+    )),
+    ("after the wipe", "", (
+        ("root", "red", "mounted at /, as clean as the base"),
+        ("root-base", "plain", "unchanged"),
+        ("persistent", "green", "mounted under the new root"),
+        ("old_roots/", "none", ""),
+        ("  …-28T07-30-00Z", "plain", "deleted when it is due"),
+        ("  …-29T07-30-00Z", "plain", "an old root"),
+        ("  …-30T07-30-00Z", "blue", "the previous root"),
+    )),
+)  # fmt: skip
+
+
+def rotation() -> Drawing:
+    """The disk before and after a rotation."""
+    drawing = Drawing("The subvolumes of a disk before and after a rotation", 960)
+    width, gap = 300, 20
+    for number, (title, note, rows) in enumerate(ROTATION):
+        x = 10.0 + number * (width + gap)
+        drawing.text(x, 24, title, "title")
+        drawing.text(x, 44, note, "muted")
+        y = 56.0
+        for name, kind, words in rows:
+            inset = 22 if name.startswith(" ") else 0
+            text = name if name.startswith("(") else f"`{name.strip()}`"
+            text += f"\n{words}" if words else ""
+            y = drawing.card(x + inset, y, width - inset, text, kind) + 8
+        if number:
+            drawing.arrow((x - gap + 2, 84), (x - 2, 84))
+    return drawing
+
+
+# Where the paths of a running example machine come from: path, how, source, kind.
+BINDS: tuple[tuple[str, str, str, str], ...] = (
+    ("/usr, /bin, /lib …", "snapshot of the base", "packages", "red"),
+    ("/etc", "snapshot of the base", "changes last until the next boot", "red"),
+    ("/etc/machine-id", "copy", "/persistent/etc/machine-id", "green"),
+    ("/etc/passwd", "copy, and changes are copied back", "/persistent/etc/passwd", "green"),
+    ("/var/log", "bind mount", "/persistent/var/log", "green"),
+    ("/srv/photos", "bind mount", "/persistent/srv/photos", "green"),
+    ("/home", "a volume of its own in fstab", "subvolume home", "blue"),
+    ("/tmp, /var/cache, the rest", "new at every boot", "previous content: in old_roots", "red"),
+)  # fmt: skip
+
+
+def binds() -> Drawing:
+    """Stores and binds of an example machine."""
+    drawing = Drawing("Stores and binds of an example machine", 960)
+    heads = (("path of the running system", 10), ("how it gets there", 300), ("source", 610))
+    for words, x in heads:
+        drawing.text(x, 24, words, "title")
+    y = 36.0
+    for path, how, source, kind in BINDS:
+        code = "`" if source.startswith("/") else ""
+        height = high("x", 240)
+        drawing.card(10, y, 240, f"`{path}`", kind)
+        drawing.text(300, y + 23, how)
+        drawing.card(610, y, 340, f"{code}{source}{code}", kind)
+        drawing.arrow((604, y + height / 2), (560, y + height / 2))
+        drawing.arrow((292, y + height / 2), (256, y + height / 2))
+        y += height + 8
+    y += 8
+    for x, kind, words in (
+        (10, "red", "new at every boot"),
+        (330, "green", "persists in the store"),
+        (650, "blue", "a volume that is never wiped"),
+    ):
+        drawing.box(x, y, 16, 16, kind)
+        drawing.text(x + 24, y + 13, words, "muted")
+    return drawing
+
+
+# Which verb is for which task.
+VERBS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("Set it up", "blue", (
+        ("init", "propose a configuration and list the steps"),
+        ("check", "show all mistakes"),
+        ("rehearse", "simulate the next boot"),
+        ("apply", "arm it: write the plan, rebuild the images"),
+    )),
+    ("See what it does", "plain", (
+        ("plan", "what each boot does, line by line"),
+        ("status", "what this boot did"),
+        ("diff", "what the next boot will forget"),
+    )),
+    ("Keep a path", "green", (
+        ("adopt PATH", "copy it into the store and declare it"),
+    )),
+    ("Bring a file back", "green", (
+        ("roots list", "the old roots"),
+        ("roots diff NAME", "what differs"),
+        ("roots restore PATH --from NAME", "copy it back"),
+    )),
+    ("Upgrade packages", "amber", (
+        ("base run -- COMMAND", "for every later boot"),
+        ("base rollback", "back to the base before"),
+    )),
+    ("Boot differently, once", "amber", (
+        ("next-boot keep", "do not wipe"),
+        ("next-boot root NAME", "boot an old root"),
+    )),
+    ("Stop using it", "red", (
+        ("leave", "an ordinary root with all persistent files"),
+    )),
+    ("Without root", "plain", (
+        ("home apply", "a user's own persistent paths"),
+    )),
+)  # fmt: skip
+
+
+def verbs() -> Drawing:
+    """Which verb for which task."""
+    drawing = Drawing("Which command is for which task", 960)
+    width, gap = 460, 20
+    edges = [14.0, 14.0]
+    for title, kind, rows in VERBS:
+        side = edges.index(min(edges))
+        x, y = 10.0 + side * (width + gap), edges[side]
+        drawing.box(x, y, width, 34 + len(rows) * (LINE + 6), kind)
+        drawing.text(x + PADDING, y + 22, title, "title")
+        for number, (command, words) in enumerate(rows):
+            line = y + 46 + number * (LINE + 6)
+            drawing.text(x + PADDING, line, f"`{command}`")
+            drawing.text(x + max(172, 7.3 * len(command) + 20), line, words, "muted")
+        edges[side] = y + 34 + len(rows) * (LINE + 6) + 12
+    return drawing
+
+
+ALL = {
+    "boot-order.svg": boot, "rotation.svg": rotation, "stores-and-binds.svg": binds,
+    "verbs.svg": verbs,
+}  # fmt: skip
+
 
 def write(target: Path) -> None:
     """Write all drawings into the directory *target*."""
+    for name, draw in ALL.items():
+        (target / name).write_text(draw().svg(), encoding="utf-8")
