@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 # Pixels: a line of text, the average width of a character, the space inside of a box.
-LINE, CHARACTER, PADDING = 18, 6.9, 10
+LINE, CHARACTER, PADDING = 21, 7.9, 11
 
 # The reader's browser says whether it is dark; the site sets the three variables by its own switch.
 STYLE = """\
@@ -16,9 +16,9 @@ STYLE = """\
 @media (prefers-color-scheme: dark) {
   .picture { --ink: #e6edf3; --muted: #9aa4ae; --paper: #15181c }
 }
-.picture text { font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: var(--ink) }
-.picture .code { font-family: ui-monospace, Menlo, "DejaVu Sans Mono", monospace; font-size: 12px }
-.picture .title { font-weight: 600; font-size: 14px }
+.picture text { font: 15px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: var(--ink) }
+.picture .code { font-family: ui-monospace, Menlo, "DejaVu Sans Mono", monospace; font-size: 13px }
+.picture .title { font-weight: 600; font-size: 16px }
 .picture .muted { fill: var(--muted) }
 .picture .paper { fill: var(--paper) }
 .picture rect { rx: 6px }
@@ -66,7 +66,7 @@ class Drawing:
         height = max(height, high(words, width))
         self.box(x, y, width, height, kind)
         for number, line in enumerate(lines):
-            self.text(x + PADDING, y + PADDING + 12 + number * LINE, line)
+            self.text(x + PADDING, y + PADDING + 13 + number * LINE, line)
         return y + height
 
     def arrow(self, *points: tuple[float, float]) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from drawing import LINE, PADDING, Drawing, high
 
-# Who does what at which moment of a boot, with each generator and init. One text is for all four.
+# Who does what at which moment of a boot, with each generator and init. One text is for all three.
 GENERATORS = (
-    "dracut with systemd", "mkinitcpio with systemd", "dracut, its own init",
-    "mkinitcpio, its own init",
+    "both, with systemd", "dracut, its own init", "mkinitcpio, its own init",
 )  # fmt: skip
 WIPE_UNIT = "`ephemeroot-wipe.service`\nbefore `sysroot.mount`"
 PERSIST_UNIT = "`ephemeroot-persist.service`\nbefore `initrd-root-fs.target`"
@@ -25,33 +24,31 @@ PERSIST = (
 BOOT: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Devices", "plain", (
         "systemd and udev: disks, LUKS, LVM, MD",
-        "systemd and udev: disks, LUKS, LVM, MD",
         "the loop `initqueue`, which waits for the stores' devices too",
         "the hooks `udev`, `encrypt`, `lvm2`",
     )),
     ("Resume", "plain", (
-        "`systemd-hibernate-resume`", "`systemd-hibernate-resume`",
-        "hook `pre-mount` 10", "hook `resume`",
+        "`systemd-hibernate-resume`", "hook `pre-mount` 10", "hook `resume`",
     )),
-    ("Wipe", "red", (WIPE_UNIT, WIPE_UNIT, "hook `pre-mount` 50", "`run_hook`\nafter `resume`")),
+    ("Wipe", "red", (WIPE_UNIT, "hook `pre-mount` 50", "`run_hook`\nafter `resume`")),
     ("", "red", (
         WIPE,
     )),
     ("Root", "blue", (
-        "`sysroot.mount`\nmounts `/sysroot`", "`sysroot.mount`\nmounts `/sysroot`",
+        "`sysroot.mount`\nmounts `/sysroot`",
         "hook `mount`\nmounts `/sysroot`", "`mount_handler`\nmounts `/new_root`",
     )),
     ("", "blue", (
         "a root in memory or an overlay is mounted by the wipe instead",
     )),
     ("Persistence", "green", (
-        PERSIST_UNIT, PERSIST_UNIT, "hook `pre-pivot` 30", "`run_latehook`",
+        PERSIST_UNIT, "hook `pre-pivot` 30", "`run_latehook`",
     )),
     ("", "green", (
         PERSIST,
     )),
     ("fstab", "plain", (
-        "`initrd-parse-etc`\nmounts `/usr`", "`initrd-parse-etc`\nmounts `/usr`",
+        "`initrd-parse-etc`\nmounts `/usr`",
         "hook `pre-pivot`\nmounts `/usr`", "hook `usr`\nmounts `/usr`",
     )),
     ("switch_root", "plain", (
@@ -63,15 +60,15 @@ BOOT: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 def boot() -> Drawing:
     """Who mounts what, and when, with each initramfs."""
     drawing = Drawing("The order of a boot with each initramfs", 960)
-    left, column, gap = 112, 206, 6
+    left, column, gap = 118, 272, 7
     for number, name in enumerate(GENERATORS):
         drawing.text(left + number * (column + gap) + PADDING, 26, name, "title")
     y = 38.0
     for moment, kind, cells in BOOT:
-        width = column if len(cells) > 1 else 4 * column + 3 * gap
+        width = column if len(cells) > 1 else 3 * column + 2 * gap
         height = max(high(cell, width) for cell in cells)
         if moment:
-            drawing.text(8, y + PADDING + 12, moment, "title")
+            drawing.text(8, y + PADDING + 14, moment, "title")
         for number, cell in enumerate(cells):
             drawing.card(left + number * (column + gap), y, width, cell, kind, height)
         y += height + (gap if moment and len(cells) > 1 else 12)
@@ -133,7 +130,7 @@ BINDS: tuple[tuple[str, str, str, str], ...] = (
     ("/usr, /bin, /lib …", "snapshot of the base", "packages", "red"),
     ("/etc", "snapshot of the base", "changes last until the next boot", "red"),
     ("/etc/machine-id", "copy", "/persistent/etc/machine-id", "green"),
-    ("/etc/passwd", "copy, and changes are copied back", "/persistent/etc/passwd", "green"),
+    ("/etc/passwd", "copy, in both directions", "/persistent/etc/passwd", "green"),
     ("/var/log", "bind mount", "/persistent/var/log", "green"),
     ("/srv/photos", "bind mount", "/persistent/srv/photos", "green"),
     ("/home", "a volume of its own in fstab", "subvolume home", "blue"),
@@ -152,7 +149,7 @@ def binds() -> Drawing:
         code = "`" if source.startswith("/") else ""
         height = high("x", 240)
         drawing.card(10, y, 240, f"`{path}`", kind)
-        drawing.text(300, y + 23, how)
+        drawing.text(300, y + 25, how)
         drawing.card(610, y, 340, f"{code}{source}{code}", kind)
         drawing.arrow((604, y + height / 2), (560, y + height / 2))
         drawing.arrow((292, y + height / 2), (256, y + height / 2))
@@ -171,10 +168,10 @@ def binds() -> Drawing:
 # Which verb is for which task.
 VERBS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Set it up", "blue", (
-        ("init", "propose a configuration and list the steps"),
+        ("init", "propose a configuration"),
         ("check", "show all mistakes"),
         ("rehearse", "simulate the next boot"),
-        ("apply", "arm it: write the plan, rebuild the images"),
+        ("apply", "arm it: rebuild the images"),
     )),
     ("See what it does", "plain", (
         ("plan", "what each boot does, line by line"),
@@ -198,7 +195,7 @@ VERBS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ("next-boot root NAME", "boot an old root"),
     )),
     ("Stop using it", "red", (
-        ("leave", "an ordinary root with all persistent files"),
+        ("leave", "keep all persistent files"),
     )),
     ("Without root", "plain", (
         ("home apply", "a user's own persistent paths"),
@@ -219,7 +216,7 @@ def verbs() -> Drawing:
         for number, (command, words) in enumerate(rows):
             line = y + 46 + number * (LINE + 6)
             drawing.text(x + PADDING, line, f"`{command}`")
-            drawing.text(x + max(172, 7.3 * len(command) + 20), line, words, "muted")
+            drawing.text(x + max(182, 7.9 * len(command) + 24), line, words, "muted")
         edges[side] = y + 34 + len(rows) * (LINE + 6) + 12
     return drawing
 
