@@ -90,7 +90,7 @@ class Counted(str):
 
     __slots__ = ("searched",)
 
-    def replace(self, *_: object) -> Counted:  # type: ignore[override]
+    def replace(self, *_: object) -> Counted:
         return self
 
     def count(self, sub: str, start: int, end: int) -> int:  # type: ignore[override]
