@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pty
 import subprocess
@@ -34,6 +35,8 @@ def _load() -> ModuleType:
 
 completions = _load()
 
+OLD_ROOTS = {"2026-11-25T07-30-00Z.keep", "2026-11-26T07-30-00Z", "2026-11-26T07-30-00Z.2.unsynced"}
+
 Words = list[str]
 """A command line without the program; the last word is the one that is completed."""
 
@@ -41,7 +44,7 @@ Words = list[str]
 def in_bash(folder: Path, questions: list[Words]) -> list[set[str]]:
     lines = ["\x1f".join(["ephemeroot", *words]) for words in questions]
     script = f"""
-        source {SCRIPTS}/ephemeroot
+        source {folder.parent}/scripts/ephemeroot
         while IFS= read -r line; do
             IFS=$'\\x1f' read -r -a COMP_WORDS <<< "$line"
             [[ $line == *$'\\x1f' ]] && COMP_WORDS+=("")
@@ -64,7 +67,7 @@ def in_fish(folder: Path, questions: list[Words]) -> list[set[str]]:
     )
     environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
     done = subprocess.run(
-        ["fish", "--no-config", "-c", f"source {SCRIPTS}/ephemeroot.fish\n{asked}"],
+        ["fish", "--no-config", "-c", f"source {folder.parent}/scripts/ephemeroot.fish\n{asked}"],
         capture_output=True, text=True, check=True, cwd=folder, env=environment,
     )  # fmt: skip
     assert done.stderr == ""
@@ -92,11 +95,13 @@ print -u3 ready
 
 
 def in_zsh(folder: Path, questions: list[Words]) -> list[set[str]]:
-    own = folder / ".zsh"
+    own = folder.parent / "zsh"
     own.mkdir()
     replies = own / "answers"
     os.mkfifo(replies)
-    script = _ZSH.replace("@SCRIPTS@", str(SCRIPTS)).replace("@ANSWERS@", str(replies))
+    script = _ZSH.replace("@SCRIPTS@", f"{folder.parent}/scripts").replace(
+        "@ANSWERS@", str(replies)
+    )
     (own / ".zshrc").write_text(script)
     pid, terminal = pty.fork()
     if pid == 0:
@@ -139,9 +144,17 @@ SHELLS: dict[str, Callable[[Path, list[Words]], list[set[str]]]] = {
 ])  # fmt: skip
 def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list[Words]], list[set[str]]]:
     """Ask one of the shells, in a folder with a file and a directory in it."""
-    (tmp_path / "a-file").touch()
-    (tmp_path / "a-directory").mkdir()
-    return lambda questions: SHELLS[request.param](tmp_path, questions)
+    here = tmp_path / "here"
+    for folder in (here, tmp_path / "scripts"):
+        folder.mkdir()
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"wiped /": {"kept": sorted(OLD_ROOTS)}}))
+    for script in SCRIPTS.iterdir():
+        text = script.read_text().replace(completions.NAMES, str(report))
+        (tmp_path / "scripts" / script.name).write_text(text)
+    (here / "a-file").touch()
+    (here / "a-directory").mkdir()
+    return lambda questions: SHELLS[request.param](here, questions)
 
 
 def test_the_files_are_those_of_the_parser() -> None:
@@ -167,7 +180,11 @@ def test_every_verb_option_and_value_is_offered(
         questions.append(words)
         expected.append(answer)
 
-    contents = {completions.FILE: {"a-file", "a-directory"}, completions.DIRECTORY: {"a-directory"}}
+    contents = {
+        completions.FILE: {"a-file", "a-directory"},
+        completions.DIRECTORY: {"a-directory"},
+        completions.OLD_ROOT: OLD_ROOTS,
+    }
     for node in completions.nodes():
         words = node.path.split()
         if node.below:
@@ -182,6 +199,8 @@ def test_every_verb_option_and_value_is_offered(
             question([*words, option.names[-1], ""], answer)
         if node.positionals and node.positionals[0].words:
             question([*words, ""], set(node.positionals[0].words))
+        elif node.positionals and node.positionals[0].kind == completions.OLD_ROOT:
+            question([*words, ""], OLD_ROOTS)
         elif node.positionals and node.positionals[0].kind in contents:
             question([*words, "a-"], contents[node.positionals[0].kind])
     chosen = proof.sample(list(zip(questions, expected, strict=True)), 16)

@@ -38,7 +38,7 @@ def advise(
 ) -> None:
     """Add warnings to *problems*."""
     for entry in declared:
-        _propose_copy(entry, problems)
+        _propose_copy(entry, machine, problems)
         _propose_copy_of_key(entry, machine, problems)
     if config.wiping is None or not config.complete:
         return
@@ -78,11 +78,12 @@ def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Proble
         problems.append(Problem.at(wiping.origin.of("size"), reason, hint, warning=True))
 
 
-def _propose_copy(entry: Declared, problems: list[Problem]) -> None:
+def _propose_copy(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
+    """A link is reported elsewhere."""
     if entry.is_directory or entry.method not in ("auto", "bind"):
         return
     known = replaced.find(entry.path)
-    if known is not None and known.checked:
+    if known is not None and known.checked and not os.path.islink(machine.show(entry.path)):
         problems.append(
             Problem.at(
                 entry.place,
