@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import btrfsutil
 import pytest
 
 from btrfs_image import DAY, NOON, Disk, Site, fresh_disk
 from ephemeroot import cli
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import plan as plans
-from ephemeroot.wipers import marks
+from ephemeroot.wipers import marks, names
 from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers.btrfs.leftovers import Leftover
 from ephemeroot.wipers.oldroot import FOREIGN
 from ephemeroot.wipers.overlay import Overlay
 from living_machine import LivingMachine, living_machine
@@ -74,6 +76,28 @@ def test_two_systems_with_places_of_their_own_get_on(disk: Disk) -> None:
     (other,) = [name for name in others if name.endswith(".keep")]
     assert (site.old_roots / one / "file").read_text() == "debian"
     assert (site.path / "arch-old_roots" / other / "file").read_text() == "arch"
+
+
+@pytest.mark.parametrize("place", ["beside the root", "in old-roots"])
+@pytest.mark.parametrize("whose", ["ours", "theirs", "nobody's"])
+def test_leftovers_of_another_system_are_not_recovered(disk: Disk, whose: str, place: str) -> None:
+    """An earlier installation had a root of the same name, and a power cut."""
+    ours, theirs = "0a" * 16, "0b" * 16
+    system = {"ours": ours, "theirs": theirs}.get(whose, "")
+    site = disk.site().with_root()
+    name = names.parse("2026-11-20T00-00-00Z")
+    assert name is not None
+    text = Leftover("root", name, None, read_only=False, system=system).text
+    assert text.startswith(f".root.ephemeroot.{system[:8]}")
+    site.old_roots.mkdir(mode=0o700)
+    left = (site.path if place == "beside the root" else site.old_roots) / text
+    btrfsutil.create_subvolume(str(left))
+    (left / "work").write_text("")
+    boot = site.boot()
+    boot.system = ours
+    recovered = Btrfs(site.settings).wipe(boot).recovered
+    assert bool(recovered) == (whose != "theirs")
+    assert left.exists() == (whose == "theirs")
 
 
 def test_a_dry_run_takes_nothing(disk: Disk) -> None:

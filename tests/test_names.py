@@ -138,16 +138,22 @@ def test_a_name_is_never_used_again_whatever_was_pruned(
         present = [n for i, n in enumerate(old) if i not in pruned] + present[-keep:]
 
 
-@given(FILE_NAMES, NAMES, st.sampled_from([UUID, None]), st.booleans())
-@example("x" * 145 + "\u20ac" * 10, Name(0), UUID, False)  # cut within a character
+SYSTEMS = st.sampled_from(["", "0a1b2c3d4e5f60718293a4b5c6d7e8f9", "2026" * 8])
+
+
+@given(FILE_NAMES, NAMES, st.sampled_from([UUID, None]), st.booleans(), SYSTEMS)
+@example("x" * 135 + "\u20ac" * 10, Name(0), UUID, False, "")  # cut within a character
 def test_a_temporary_name_is_read_as_it_was_written(
-    root: str, name: Name, uuid: str | None, read_only: bool
+    root: str, name: Name, uuid: str | None, read_only: bool, system: str
 ) -> None:
-    text = Leftover(root, name, uuid, read_only=read_only).text
+    text = Leftover(root, name, uuid, read_only=read_only, system=system).text
     assert len(os.fsencode(text)) <= 255
     found = leftovers.parse(root, text)
     assert found is not None
     assert (found.name, found.uuid, found.read_only) == (name, uuid, read_only)
+    assert found.system == system[:8]
+    assert found.is_of(system)
+    assert found.is_of("f" * 32) == (system == "")
 
 
 @given(FILE_NAMES, FILE_NAMES, NAMES)

@@ -140,7 +140,8 @@ class SubvolumeHistory(History):
         found = []
         if self.old >= 0:
             for text, serial in directories.names_and_serials(self.old):
-                if leftovers.parse(self.root_name, text) is None:
+                leftover = leftovers.parse(self.root_name, text)
+                if leftover is None or not leftover.is_of(self.system):
                     found.append(oldroot.classify(text, serial))
         found.extend(self._in_place())
         return sorted(self.owned(found), key=lambda entry: (entry.kind, entry.label))
@@ -148,7 +149,7 @@ class SubvolumeHistory(History):
     def _in_place(self) -> list[InPlace]:
         """The old roots that stay beside the root, under their temporary names."""
         found = []
-        for directory, leftover in self.leftovers():
+        for directory, leftover in self._all_leftovers():
             fd = directories.subvolume(directory, leftover.text) if directory == self.parent else -1
             if fd < 0:
                 continue
@@ -161,7 +162,11 @@ class SubvolumeHistory(History):
         return found
 
     def leftovers(self) -> list[tuple[int, Leftover]]:
-        """What an interrupted run left, each with the directory it lies in."""
+        """What an interrupted run of this system left, each with the directory it lies in."""
+        return [pair for pair in self._all_leftovers() if pair[1].is_of(self.system)]
+
+    def _all_leftovers(self) -> list[tuple[int, Leftover]]:
+        """The same, and what other systems left that had a root of this name."""
         found = []
         for directory in (self.parent, self.old):
             if directory >= 0:
@@ -173,7 +178,7 @@ class SubvolumeHistory(History):
 
     def free(self, wanted: Name, own: Leftover | None = None) -> Name:
         """*wanted*, or with a number, so that nothing here but *own* has its identity."""
-        texts = {leftover.text: leftover for _, leftover in self.leftovers()}
+        texts = {leftover.text: leftover for _, leftover in self._all_leftovers()}
         if own is not None:
             texts.pop(own.text, None)
         taken = {leftover.name.identity for leftover in texts.values()}

@@ -1,9 +1,10 @@
 """The temporary name of a root while it is between its place and the history.
 
-``.<root>.ephemeroot.<name>[.ro].<uuid>``: under which name the previous root will be
-retired, whether it was read-only and so must be again, and its UUID (``none``: there
-was no previous root). Whoever finds such a name after a power cut knows all that the
-interrupted run knew: what has that UUID is the previous root, anything else is a fresh one.
+``.<root>.ephemeroot.[<system>.]<name>[.ro].<uuid>``: the beginning of the id of the system whose it
+is, under which name the previous root will be retired, whether it was read-only and so must be
+again, and its UUID (``none``: there was no previous root). Whoever finds such a name after a power
+cut knows all that the interrupted run knew: what has that UUID is the previous root, anything else
+is a fresh one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.names import Name
 
 _LONGEST = 255  # bytes in a name (NAME_MAX)
-_REST = 100  # what follows the root's own name is shorter than this
+_REST = 110  # what follows the root's own name is shorter than this
+
+_SYSTEM = 8  # characters of a system's id
+_DIGITS = frozenset("0123456789abcdef")
 
 
 class Leftover:
-    """A temporary name, taken apart. ``text`` is all of it; ``uuid`` may be ``None``."""
+    """A temporary name, taken apart. ``text`` is all of it; ``uuid`` may be ``None``. Of the id
+    ``system`` only the beginning counts; it is empty for a system without one.
+    """
 
-    __slots__ = ("name", "read_only", "root", "uuid")
+    __slots__ = ("name", "read_only", "root", "system", "uuid")
 
-    def __init__(self, root: str, name: Name, uuid: str | None, *, read_only: bool) -> None:
+    def __init__(
+        self, root: str, name: Name, uuid: str | None, *, read_only: bool, system: str = ""
+    ) -> None:
+        self.system = system[:_SYSTEM]
         self.root = root
         self.name = name
         self.uuid = uuid
@@ -36,11 +45,16 @@ class Leftover:
     @property
     def text(self) -> str:
         flag = ".ro" if self.read_only else ""
-        return f"{prefix(self.root)}{self.name}{flag}.{self.uuid or 'none'}"
+        system = f"{self.system}." if self.system else ""
+        return f"{prefix(self.root)}{system}{self.name}{flag}.{self.uuid or 'none'}"
+
+    def is_of(self, system: str) -> bool:
+        """Whether it is of the *system* with that id, or of one without an id."""
+        return self.system in ("", system[:_SYSTEM])
 
     def renamed(self, name: Name) -> Leftover:
         """The same one, to be retired as *name*."""
-        return Leftover(self.root, name, self.uuid, read_only=self.read_only)
+        return Leftover(self.root, name, self.uuid, read_only=self.read_only, system=self.system)
 
 
 class InPlace(OldRoot):
@@ -67,10 +81,17 @@ def parse(root: str, text: str) -> Leftover | None:
     if not text.startswith(start):
         return None
     rest, _, uuid = text[len(start) :].rpartition(".")
+    system, dot, name_text = rest.partition(".")
+    if dot and len(system) == _SYSTEM and not set(system) - _DIGITS:
+        rest = name_text
+    else:
+        system = ""
     read_only = rest.endswith(".ro")
     name = names.parse(rest.removesuffix(".ro"))
     if name is None:
         return None
-    found = Leftover(root, name, None if uuid == "none" else uuid, read_only=read_only)
+    found = Leftover(
+        root, name, None if uuid == "none" else uuid, read_only=read_only, system=system
+    )
     is_uuid = [len(part) for part in uuid.split("-")] == [8, 4, 4, 4, 12]
     return found if (uuid == "none" or is_uuid) and found.text == text else None

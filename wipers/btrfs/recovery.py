@@ -79,7 +79,9 @@ class Recovery(Change):
         name = self.leftover.name.changed(unused=True, keep=False)
         # From now on it has its own UUID in its name: cut again, it is a previous root.
         name = self.history.free(name, self.leftover)
-        unused = Leftover(self.leftover.root, name, identity.uuid, read_only=False)
+        unused = Leftover(
+            self.leftover.root, name, identity.uuid, read_only=False, system=self.leftover.system
+        )
         inode_flags.rename(
             self.directory, text, self.directory, unused.text, how=paths.RENAME_NOREPLACE
         )

@@ -187,13 +187,14 @@ class SubvolumeRotation(Rotation):
 
     def _leftover(self) -> Leftover:
         """The temporary name, which decides under which name the previous root retires."""
-        root = self.history.root_name
+        root, system = self.history.root_name, self.history.system
         if self.previous < 0:
             name = self.name(unused=False).changed(keep=False)
-            return Leftover(root, name, None, read_only=False)
+            return Leftover(root, name, None, read_only=False, system=system)
         uuid = subvolumes.identify(self.previous).uuid
         name = self.name(unused=marks.state(self.previous, uuid) == marks.NEW)
-        return Leftover(root, name, uuid, read_only=subvolumes.is_read_only(self.previous))
+        read_only = subvolumes.is_read_only(self.previous)
+        return Leftover(root, name, uuid, read_only=read_only, system=system)
 
     def _place(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:
         """Put a fresh root in its place; without space for it prune what is due, once.
