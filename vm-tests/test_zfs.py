@@ -190,8 +190,9 @@ def test_cases(
     disk = disks.prepared(cache, disks.Btrfs(), bench.tools, ready).copy(scratch / "disk.raw")
     boot = Boot(ready, zfs_initrd(cache, system), (disk,), hardware=Hardware(memory=2048))
     machine = bench.up(boot, name)
-    for name in ("zfs_pool.py", "zfs_faults.py", "zfs_states.py", "zfs_cases.py"):
-        machine.write(f"/run/{name}", Path(__file__).with_name(name).read_bytes())
+    for part in ("pool", "faults", "states", "recipes", "cases"):
+        file = f"zfs_{part}.py"
+        machine.write(f"/run/{file}", Path(__file__).with_name(file).read_bytes())
     machine.run("modprobe zfs", timeout=60)
     done = machine.run("python3 /run/zfs_cases.py", timeout=600, check=False)
     print(f"\n{done.out}{done.err}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import zfs_faults
+import zfs_recipes
 import zfs_states
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
@@ -471,8 +472,9 @@ def main() -> None:
     with IMAGE.open("wb") as file:
         file.truncate(1 << 30)
     run("zpool", "create", "-f", "-O", "mountpoint=none", POOL, str(IMAGE))
-    known = [*globals().items(), *vars(zfs_faults).items(), *vars(zfs_states).items()]
-    cases = [(n, c) for n, c in known if n.startswith("case_")]
+    known = [zfs_faults, zfs_states, zfs_recipes]
+    found = [*globals().items(), *(item for module in known for item in vars(module).items())]
+    cases = [(n, c) for n, c in found if n.startswith("case_")]
     passed = 0
     for name, case in cases:
         if only and name.removeprefix("case_") not in only:

@@ -1,0 +1,147 @@
+"""Cases of zfs_cases.py: what `init` proposes and docs/zfs.md describes, command by command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from zfs_pool import (
+    KEY,
+    NOW,
+    POOL,
+    TOP,
+    content,
+    destroy,
+    exists,
+    mounted,
+    names_of,
+    run,
+    snapshot,
+    start,
+    value,
+    wipe,
+    write,
+)
+
+FSTAB = "LABEL=boot /boot ext4 defaults 0 2\n"
+ENCRYPTED = ("-o", "encryption=on", "-o", "keyformat=raw", "-o", f"keylocation=file://{KEY}")
+
+
+def install(root: str, *options: str) -> None:
+    """A root as an installer leaves it: it is mounted at /, with everything else."""
+    run("zfs", "create", "-u", *options, "-o", "mountpoint=/", root)
+    with mounted(root) as top:
+        (top / "etc/kernel").mkdir(parents=True)
+        (top / "etc/fstab").write_text(FSTAB)
+        (top / "etc/kernel/cmdline").write_text(f"root=zfs:{root.replace(' ', '+')} ro\n")
+        (top / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+        (top / "etc/group").write_text("root:x:0:\n")
+        (top / "lost").write_text("no")
+
+
+def init(root: str) -> subprocess.CompletedProcess[str]:
+    with mounted(root) as top:
+        words = ("ephemeroot", "--root", str(top), "init", "--json")
+        return subprocess.run(words, capture_output=True, text=True)
+
+
+def follow_init(root: str) -> list[str]:
+    """Run the commands for datasets that it proposes; those for files are not for this machine."""
+    done = init(root)
+    assert done.returncode == 0, done
+    steps = json.loads(done.stdout)["steps"]
+    commands = [c for step in steps for c in step["commands"] if c.startswith(("zfs", "test"))]
+    for command in commands:
+        run("sh", "-ec", command)
+    return commands
+
+
+def case_the_recipe_of_init() -> None:
+    start()
+    destroy_all = ("zfs", "destroy", "-R")
+    run(*destroy_all, TOP)
+    run("zfs", "create", "-o", "mountpoint=none", TOP)
+    KEY.write_text("x" * 32)
+    run("zfs", "create", *ENCRYPTED, "-o", "mountpoint=none", f"{POOL}/locked")
+    for parent, store in ((TOP, POOL), (f"{POOL}/locked", f"{POOL}/locked")):
+        root, base = f"{parent}/the root", f"{parent}/base"
+        install(root)
+        commands = follow_init(root)
+        assert value(base, "encryptionroot") == value(root, "encryptionroot"), commands
+        assert value(f"{store}/persistent", "encryptionroot") == value(root, "encryptionroot")
+        outcome = wipe("rotate", root=root)
+        assert outcome.problems == []
+        write(root, "more", "x")
+        wipe("rotate", root=root, now=NOW + 60)
+        assert "more" not in _names(root)
+        # Nothing of the recipe keeps the first root from being deleted.
+        old = f"{parent}/old-roots/{outcome.retired}"
+        assert names_of("snapshot", old) == []
+        destroy(old)
+        done = subprocess.run(["zfs", "destroy", f"{base}@blank"], capture_output=True, text=True)
+        assert done.returncode != 0, "it is held, or cloned"
+        run("zfs", "release", "ephemeroot", f"{base}@blank")
+        run(*destroy_all, f"{store}/persistent")
+
+
+def _refused(root: str, *words: str) -> None:
+    done = init(root)
+    assert done.returncode == 1, done
+    assert all(word in done.stdout for word in words), done
+
+
+def case_an_encrypted_root_gets_no_base_in_plain_text() -> None:
+    start()
+    run("zfs", "destroy", "-R", TOP)
+    run("zfs", "create", "-o", "mountpoint=none", TOP)
+    if exists(f"{POOL}/locked"):
+        run("zfs", "destroy", "-R", f"{POOL}/locked")
+    KEY.write_text("x" * 32)
+    root = f"{TOP}/debian"
+    install(root, *ENCRYPTED)
+    _refused(root, f"the root {root} is its own encryption root", "docs/zfs.md")
+    # As the document says.
+    run(
+        "zfs", "create", *ENCRYPTED, "-o", "canmount=off", "-o", "mountpoint=none", f"{POOL}/locked"
+    )
+    run("zfs", "rename", "-u", root, f"{POOL}/locked/debian")
+    run("zfs", "change-key", "-i", f"{POOL}/locked/debian")
+    with mounted(f"{POOL}/locked/debian") as top:
+        (top / "etc/kernel/cmdline").write_text(f"root=zfs:{POOL}/locked/debian ro\n")
+    follow_init(f"{POOL}/locked/debian")
+    wipe("rotate", root=f"{POOL}/locked/debian")
+    plain = f"{POOL}/locked/plain"
+    install(plain, "-o", "encryption=off")
+    _refused(plain, f"the root {plain} has no encryption", f"has the key of {POOL}/locked")
+    run("zfs", "release", "ephemeroot", f"{POOL}/locked/base@blank")
+    run("zfs", "destroy", "-R", f"{POOL}/locked")
+    # A rollback of a root with a key of its own.
+    install(root, *ENCRYPTED)
+    snapshot(f"{root}@blank")
+    write(root, "more", "x")
+    wipe("rollback", root=root)
+    assert "more" not in _names(root)
+
+
+def _names(root: str) -> list[str]:
+    with mounted(root) as top:
+        return sorted(path.name for path in top.iterdir())
+
+
+def case_a_rotated_root_is_replicated() -> None:
+    """docs/zfs.md: as a difference to the snapshot of the base, whichever root it is."""
+    start()
+    base, root, copies = f"{TOP}/base", f"{TOP}/the root", f"{TOP}/copies"
+    run("zfs", "create", "-o", "mountpoint=none", copies)
+    run("sh", "-ec", f"zfs send {base}@blank | zfs receive -u {copies}/base")
+    for number in range(2):
+        outcome = wipe("rotate", now=NOW + 60 * number)
+        assert outcome.problems == []
+        write(root, "work", str(number))
+        own = f"{root}@ephemeroot-backup"
+        snapshot(own)
+        origin = f"origin={copies}/base@blank"
+        command = f"zfs send -i {base}@blank '{own}' | zfs receive -u -o {origin} {copies}/{number}"
+        run("sh", "-ec", command)
+        assert content(f"{copies}/{number}") == {"release": "base", "work": str(number)}
+        assert value(f"{copies}/{number}", "origin") == f"{copies}/base@blank"
