@@ -13,7 +13,7 @@ import os
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks import checks, network, rootflags, tree, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import devices, documents, mountinfo, mounts, paths, programs
+from ephemeroot.linux import dataset_keys, devices, documents, mountinfo, mounts, paths, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,11 +130,13 @@ class Volume(Operation):
         """By ZFS's own helper: what the dataset's properties say of its mount is its business."""
         words = ["-o", ",".join(self.options)] if self.options else []
         try:
+            dataset_keys.load(self.device)
             programs.run("mount.zfs", *words, self.device, point)
         except EphemerootError as error:
             raise StoreMissing(
                 f"cannot mount {self.device} (zfs) for {self.mount_point}: {error.message}",
-                "is its pool imported and its key loaded? a dataset whose mountpoint is not "
+                error.hint
+                or "is its pool imported and its key loaded? a dataset whose mountpoint is not "
                 "legacy needs the option zfsutil",
             ) from None
 

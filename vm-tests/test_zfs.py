@@ -74,13 +74,17 @@ def lost(machine: Machine) -> list[str]:
 
 
 def test_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
-    """Only a boot shows a ZFS root that dracut's module imports and mounts."""
+    """With a store whose passphrase is typed: it has a key, and the root has none.
+
+    Only a boot shows a ZFS root that dracut's module imports and mounts.
+    """
     boot = Boot(
         pool.roll_back.system,
         pool.initrds[1],
         (pool.disk.copy(scratch / "pool.raw"),),
         root=(f"root=zfs:{ROLLED}", "ro"),
         hardware=HARDWARE,
+        typed=(Typed(f"{QUESTION} tank/keep", PASSPHRASE),),
     )
     identities = set()
     for number in range(1, proof.rounds(2, 3) + 1):

@@ -306,3 +306,19 @@ def case_received_properties_follow_the_root() -> None:
     assert run(*words) == before
     assert (value(ROOT, "canmount"), value(ROOT, "atime")) == ("noauto", "on")
     assert content(ROOT) == {"release": "base"}
+
+
+def case_thousands_of_snapshots() -> None:
+    """They go in one transaction group: a program must not run out of what the kernel allows."""
+    start()
+    run("zfs", "set", "ephemeroot:state=lived", ROOT)
+    count = 1000 if zfs_pool.WHOLE else 40
+    for number in range(count):
+        snapshot(f"{ROOT}@{number}")
+    write(ROOT, "lost", "x")
+    told = Told()
+    wipe("rollback", told=told)
+    assert names_of("snapshot", ROOT) == [f"{ROOT}@blank"]
+    assert content(ROOT) == {"release": "base"}
+    assert len(told.lines) < 30, told.lines
+    assert f"the last one {ROOT}@{count - 1}" in told.lines[20]

@@ -188,6 +188,7 @@ def wipe(
     fail: str = "",
     keep: bool = False,
     line: str | None = None,
+    target: str = "/",
     **settings: Any,
 ) -> Outcome:
     seen = told or Told()
@@ -211,7 +212,7 @@ def wipe(
     shutil.rmtree(private, ignore_errors=True)
     os.makedirs(private)
     boot = Boot(
-        device="", subvolume=None, target="/", private=private, boot_id="case", now=now,
+        device="", subvolume=None, target=target, private=private, boot_id="case", now=now,
         synchronised=True, prove=prove, previous=previous, log=log or seen.lines.append,
         request=request, dry_run=dry_run, budget=60.0,
         root=line if line is not None else f"zfs:{root.replace(' ', '+')}",

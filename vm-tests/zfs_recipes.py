@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 
+from ephemeroot.errors import Refused
 from zfs_pool import (
     KEY,
     NOW,
     POOL,
     TOP,
+    complaint,
     content,
     destroy,
     exists,
@@ -145,3 +147,54 @@ def case_a_rotated_root_is_replicated() -> None:
         run("sh", "-ec", command)
         assert content(f"{copies}/{number}") == {"release": "base", "work": str(number)}
         assert value(f"{copies}/{number}", "origin") == f"{copies}/base@blank"
+
+
+def case_a_volume_with_a_key_of_its_own() -> None:
+    """It is made fresh and mounted in the initramfs, where only the root's key is loaded."""
+    start()
+    home = f"{POOL}/home"
+    run("zfs", "create", *ENCRYPTED, "-o", "mountpoint=legacy", home)
+    write(home, "file", "x")
+    snapshot(f"{home}@blank")
+    write(home, "lost", "x")
+    run("zfs", "unload-key", home)
+    moved = KEY.with_suffix(".moved")
+    KEY.rename(moved)
+    said = complaint(Refused, lambda: wipe("rollback", root=home, target="/home"))
+    assert f"the key of {home}" in said, said
+    assert f"file://{KEY}" in said, said
+    assert "install_items" in said, said
+    moved.rename(KEY)
+    wipe("rollback", root=home, target="/home")
+    assert content(home) == {"file": "x"}
+    # The root's own key is loaded by the distribution's module, or the boot says so.
+    run("zfs", "unload-key", home)
+    assert "zfs load-key" in complaint(Refused, lambda: wipe("rollback", root=home))
+    run("zfs", "destroy", "-r", home)
+
+
+def case_a_root_that_was_received_raw() -> None:
+    """`zfs send --raw` makes it its own encryption root, with a key and properties of its own."""
+    start(at=f"{POOL}/locked")
+    origin, root = f"{POOL}/locked/the root", f"{TOP}/raw"
+    run("zfs", "set", "compression=gzip-3", origin)
+    snapshot(f"{origin}@sent")
+    run("zfs", "destroy", f"{origin}@blank")
+    run("zfs", "rename", f"{origin}@sent", f"{origin}@blank")
+    run("sh", "-ec", f"zfs send -w -p '{origin}@blank' | zfs receive -u {root}")
+    assert value(root, "encryptionroot") == root
+    said = complaint(Refused, lambda: wipe("rollback", root=root))
+    assert f"the key of {root} is not loaded" in said, said
+    run("zfs", "load-key", "-L", f"file://{KEY}", root)
+    write(root, "lost", "x")
+    wipe("rollback", root=root)
+    assert content(root) == {"release": "base"}
+    base = {"base": f"{POOL}/locked/base", "old-roots": f"{POOL}/locked/old-roots"}
+    said = complaint(Refused, lambda: wipe("rotate", root=root, **base))
+    assert "'An encrypted root'" in said, said
+    run("zfs", "rename", "-u", root, f"{POOL}/locked/raw")
+    run("zfs", "change-key", "-i", f"{POOL}/locked/raw")
+    outcome = wipe("rotate", root=f"{POOL}/locked/raw")
+    assert outcome.problems == []
+    assert value(f"{POOL}/locked/raw", "compression") == "gzip-3"
+    assert content(f"{POOL}/locked/raw") == {"release": "base"}

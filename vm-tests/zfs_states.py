@@ -213,3 +213,22 @@ def case_a_pool_of_another_machine() -> None:
     finally:
         HOST_ID.write_text(own)
     run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
+
+
+def case_a_pool_that_is_degraded() -> None:
+    run("zpool", "export", POOL)
+    SMALL.mkdir(exist_ok=True)
+    run("mount", "-t", "tmpfs", "tmpfs", str(SMALL))
+    halves = [str(SMALL / name) for name in ("one", "two")]
+    try:
+        run("truncate", "-s", "64M", *halves)
+        run("zpool", "create", "-f", "-O", "mountpoint=none", POOL, "mirror", *halves)
+        start()
+        run("zpool", "offline", POOL, halves[0])
+        assert run("zpool", "list", "-Ho", "health", POOL).strip() == "DEGRADED"
+        wipe("rollback")
+        assert wipe("rotate").problems == []
+        run("zpool", "destroy", "-f", POOL)
+    finally:
+        run("umount", str(SMALL))
+    run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)

@@ -96,7 +96,8 @@ def _armed(top: Path, raw: bytes, target: Target) -> Contents:
     names = _add_python(contents.tree, closure)
     programs = [_program(name) for n in needs for name in n.programs]
     programs += _checkers(volumes)
-    programs += [_program("mount.zfs") for _ in {v.type for v in volumes} & {"zfs"}]
+    if any(volume.type == "zfs" for volume in volumes):
+        programs += [_program("mount.zfs"), _program("zfs")]
     _add_programs(contents.tree, closure, programs)
     _add_entry(contents.tree, raw, names, [call for n in needs for call in n.exercise])
     root = wipers.of_root(plan)

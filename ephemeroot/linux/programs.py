@@ -19,8 +19,9 @@ def find(name: str) -> str | None:
     return None
 
 
-def run(name: str, *words: str) -> str:
-    """Run a program to its end, without stdin; return what it wrote to stdout.
+def run(name: str, *words: str, given: str | None = None) -> str:
+    """Run a program to its end; return what it wrote to stdout. Its stdin has the text *given*, or
+    is /dev/null.
 
     Raises ``EphemerootError`` with the last line that it wrote to stderr if it is missing
     or does not end with status 0.
@@ -30,13 +31,17 @@ def run(name: str, *words: str) -> str:
         raise EphemerootError(f"there is no program {name}", "install the package that has it")
     # Not pipes: a program that says much would wait for a reader that waits for its end.
     out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    source = null if given is None else os.memfd_create("stdin")
     try:
+        if given is not None:
+            os.pwrite(source, os.fsencode(given), 0)
         process = os.posix_spawn(
             path,
             [name, *words],
             {**os.environ, "LC_ALL": "C"},
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, source, 0),
                 (os.POSIX_SPAWN_DUP2, out, 1),
                 (os.POSIX_SPAWN_DUP2, err, 2),
             ],
@@ -47,8 +52,8 @@ def run(name: str, *words: str) -> str:
             raise EphemerootError(said[-1] if said else f"{name} ended with exit status {code}")
         return _content(out)
     finally:
-        os.close(out)
-        os.close(err)
+        for fd in {out, err, null, source}:
+            os.close(fd)
 
 
 def _content(fd: int) -> str:

@@ -6,7 +6,8 @@
     tank/ROOT/base@blank        the system
     tank/ROOT/rotated           a clone of it, for mode = "rotate"
     tank/rolled@blank           not encrypted, with the other configuration, for mode = "rollback"
-    tank/persist, tank/keep     the stores: a legacy mount point, and one of ZFS's own
+    tank/persist, tank/keep     the stores: a legacy mount point, and one of ZFS's own, which is
+                                encrypted although its root is not
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ files = ["/etc/machine-id"]
 _HOST_ID = File(b"\x78\x56\x34\x12")
 
 # CCM with a short key: without the processor's help it is the least slow of ZFS's ciphers.
+_ENCRYPTED = (
+    "-o encryption=aes-128-ccm -o keyformat=passphrase -o keylocation=prompt -o pbkdf2iters=100000"
+)
 _INSTALL = f"""\
 modprobe zfs
 zpool create -f -o ashift=12 -O mountpoint=none -O compression=lz4 -O atime=off -O xattr=sa \\
@@ -80,8 +84,7 @@ mount -t zfs tank/rolled /run/root
 tar -C /run/system --exclude=./usr/src --exclude=./etc/fstab --xattrs --acls -cf - . |
   tar -C /run/root --xattrs --acls -xpf -
 zfs snapshot tank/rolled@blank
-echo '{PASSPHRASE}' | zfs create -o encryption=aes-128-ccm -o keyformat=passphrase \\
-  -o keylocation=prompt -o pbkdf2iters=100000 tank/ROOT
+echo '{PASSPHRASE}' | zfs create {_ENCRYPTED} tank/ROOT
 zfs send tank/rolled@blank | zfs receive -u -o mountpoint=legacy tank/ROOT/base
 zfs clone -o mountpoint=legacy -o canmount=noauto tank/ROOT/base@blank tank/ROOT/rotated
 zfs destroy tank/rolled@blank
@@ -95,8 +98,10 @@ written_since
 mount -t zfs tank/ROOT/rotated /run/root
 written_since
 zfs set -u mountpoint=/ tank/rolled
+options=
 for store in persist keep; do
-  zfs create -o mountpoint=legacy -o canmount=noauto tank/$store
+  echo '{PASSPHRASE}' | zfs create -o mountpoint=legacy -o canmount=noauto $options tank/$store
+  options="{_ENCRYPTED}"
   mount -t zfs tank/$store /run/store
   tar -C /run/store -xf /run/builder/$store.tar
   umount /run/store

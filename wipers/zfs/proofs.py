@@ -72,7 +72,7 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
         raise Refused(
             f"the base {name} has {_encryption(base)}, the root {history.root} has "
             f"{_encryption(previous)}",
-            "a clone has the key of its origin: make the base where the root's key is",
+            _key_hint(previous, "make the base where the root's key is"),
         )
 
 
@@ -105,7 +105,7 @@ def _container(history: DatasetHistory, previous: Dataset) -> None:
         raise Refused(
             f"old-roots in {place} has {_encryption(found)}, the root {history.root} has "
             f"{_encryption(previous)}",
-            "name an old-roots below the root's encryption root",
+            _key_hint(previous, "name an old-roots below the root's encryption root"),
         )
 
 
@@ -120,6 +120,15 @@ def requested(history: DatasetHistory, request: str) -> str:
             "see 'ephemeroot roots list' for those that there are",
         ) from error
     return history.path(entry)
+
+
+def _key_hint(previous: Dataset, hint: str) -> str:
+    if previous.encryption_root == previous.name:
+        return (
+            "move the root into an encrypted dataset and let it inherit the key: see docs/zfs.md, "
+            "'An encrypted root'"
+        )
+    return f"a clone has the key of its origin: {hint}"
 
 
 def _encryption(found: Dataset) -> str:

@@ -81,6 +81,8 @@ if code ~= 0 then return {failed = root, code = code, done = #later} end
 return {later = later}
 """
 
+_LISTED = 20  # snapshots in the log, each with its name
+
 # A rollback writes the block of the object set again (dsl_dataset_zero_zil in OpenZFS's
 # module/zfs/dsl_dataset.c): 4 KiB in at most three copies, on sectors of at most 64 KiB.
 _OBJECT_SET = 1 << 20
@@ -119,8 +121,11 @@ class Rollback:
             raise first_refusal(self.root, self.blank, later)
         with datasets.Private(self.blank, f"{boot.private}/fresh") as fresh:
             boot.prove(fresh.path)
-        for snapshot in later:
+        for snapshot in later[:_LISTED]:
             boot.log(f"destroy the snapshot {snapshot}")
+        if len(later) > _LISTED:
+            more = len(later) - _LISTED
+            boot.log(f"destroy {more} more snapshots, the last one {later[-1]}")
         lived = found[self.root].state != datasets.NEW
         if boot.dry_run and lived:
             boot.describe_hand_over()

@@ -153,6 +153,10 @@ class Zfs(Wiper):
         root = self._root(boot.root if boot.target == "/" else None)
         if boot.target == "/" and datasets.of_root(boot.root) == AUTO:
             _require_bootfs(root)
+        if boot.target != "/":
+            from ephemeroot.linux import dataset_keys
+
+            dataset_keys.load(root)
         if self.settings["mode"] == ROLLBACK:
             from ephemeroot.wipers.zfs import channel
 
