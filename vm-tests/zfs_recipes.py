@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import Any
 
 from ephemeroot.errors import Refused
 from zfs_pool import (
@@ -189,7 +190,7 @@ def case_a_root_that_was_received_raw() -> None:
     write(root, "lost", "x")
     wipe("rollback", root=root)
     assert content(root) == {"release": "base"}
-    base = {"base": f"{POOL}/locked/base", "old-roots": f"{POOL}/locked/old-roots"}
+    base: dict[str, Any] = {"base": f"{POOL}/locked/base", "old-roots": f"{POOL}/locked/old-roots"}
     said = complaint(Refused, lambda: wipe("rotate", root=root, **base))
     assert "'An encrypted root'" in said, said
     run("zfs", "rename", "-u", root, f"{POOL}/locked/raw")
