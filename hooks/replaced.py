@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 
 
 RECORD = ".ephemeroot/linked"
-"""The record in a store: ``L`` and the path of each link that was in effect, ``F`` and the path of
-each that failed, NUL-terminated."""
+"""The record in a store: ``R`` and the name of the root that it is about, ``L`` and the path of
+each link that was in effect, ``F`` and the path of each that failed, NUL-terminated."""
+
+NAME = ".ephemeroot/name"
+"""The record in a root with that name. Without it nothing of the root is taken for a replaced link:
+the root of an earlier boot never had those links."""
 
 PREVIOUS = ".ephemeroot-previous"
 """What is added to the name of the store's previous content."""
@@ -53,6 +57,7 @@ def remember(stage: Stage, failed: list[Operation]) -> None:
     Without the record nothing is taken from the root at the next boot: no reason to stop this one.
     """
     lost = {getattr(operation, "path", "") for operation in failed}
+    name = b""
     for path, store in stage.stores():
         lines = [
             line
@@ -61,6 +66,9 @@ def remember(stage: Stage, failed: list[Operation]) -> None:
             if (line := _line(stage, operation, failed=operation.path in lost))
         ]
         content = b"".join(lines)
+        if content:
+            name = name or _named(stage)
+            content = b"R" + name + b"\0" + content if name else b""
         try:
             if content != records.read_usable(store, RECORD):
                 records.write(store, RECORD, content)
@@ -109,11 +117,42 @@ def _line(stage: Stage, operation: Linked, *, failed: bool) -> bytes:
     return b""
 
 
-def _recorded(stage: Stage, operation: Linked) -> str:
-    """``L`` or ``F`` as the record has it, or empty."""
+def _named(stage: Stage) -> bytes:
+    """The name of the new root: what it has already if it was kept, else a new one; empty if it
+    cannot be written.
+    """
+    name = records.read_usable(stage.root(), NAME) if stage.was_kept() else b""
+    if name:
+        return name
+    try:
+        name = os.urandom(12).hex().encode()
+        records.write(stage.root(), NAME, name)
+    except OSError as error:
+        stage.report.problem(
+            f"cannot record which root has the links: {error.strerror}", level=WARNING
+        )
+        return b""
+    return name
+
+
+def _is_about(stage: Stage, operation: Linked, record: bytes, root: int) -> bool:
+    """Whether the *record* is about the open *root*. The name is in the root itself, and not in a
+    volume that is made fresh.
+    """
+    if stage.wiped_above(operation.path) not in ("/", None):
+        return True
+    if not record.startswith(b"\0R"):
+        return True  # an earlier version's, which has no name
+    return record.startswith(b"\0R" + records.read_usable(root, NAME) + b"\0")
+
+
+def _recorded(stage: Stage, operation: Linked, root: int | None = None) -> str:
+    """``L`` or ``F`` as the record has it, or empty, also if it is not about the open *root*."""
     if not _may_link(operation):
         return ""
     record = b"\0" + records.read_usable(stage.store(operation.store), RECORD)
+    if root is not None and not _is_about(stage, operation, record, root):
+        return ""
     for mark in ("L", "F"):
         if b"\0" + mark.encode() + os.fsencode(operation.path) + b"\0" in record:
             return mark
@@ -133,7 +172,7 @@ def take(stage: Stage, operation: Linked, root: int, kinds: tuple[int, ...]) -> 
 
     *kinds* are those that the operation declares (``stat.S_IFREG``). Raises as ``seed.seed``.
     """
-    recorded = _recorded(stage, operation)
+    recorded = _recorded(stage, operation, root)
     if not recorded:
         return ""
     try:

@@ -195,3 +195,26 @@ def test_damaged_record_stops_no_boot(tmp_path: Path) -> None:
         machine.boot()
         for number in range(len(DAMAGE)):
             assert (machine.store / f"etc/new{number}").read_text() == "of the newest layer"
+
+
+def test_record_of_links_is_about_the_root_that_has_them(tmp_path: Path) -> None:
+    """A boot that is never complete makes a link, and a service writes through it. The root of the
+    boot before has a file there, which no program has put in the place of a link.
+    """
+    with layered_machine(tmp_path) as machine:
+        machine.boot()
+        (machine.root / "etc/app").write_text("before it was declared")
+        machine.generation = 2
+        link = File(path="/etc/app", store=STORE, source="etc/app", method="symlink")
+        machine.persist = [ETC, link]
+        assert machine.boot(complete=False) == [0, 0]
+        (machine.store / "etc/app").write_text("by the service")
+        for _ in range(2):
+            assert machine.boot() == [0, 0]
+            assert (machine.store / "etc/app").read_text() == "by the service"
+            assert not (machine.store / "etc/app.ephemeroot-previous").exists()
+        # In the root that has the link, what a program puts in its place is stored.
+        (machine.root / "etc/app").unlink()
+        (machine.root / "etc/app").write_text("by a program")
+        machine.boot()
+        assert (machine.store / "etc/app").read_text() == "by a program"
