@@ -6,8 +6,6 @@ says what the boot before used, for that may have been the installed root, or a 
 
 from __future__ import annotations
 
-import json
-
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records
 from ephemeroot.hooks.records import STATE
@@ -102,7 +100,7 @@ def remember(stage: Stage) -> None:
         systems[stage.plan.system] = [used, *known][:_MOST]
         content = {"version": VERSION, "systems": systems}
         try:
-            records.write(store, RECORD, json.dumps(content, sort_keys=True).encode() + b"\n")
+            records.write(store, RECORD, documents.dump(content) + b"\n")
         except OSError as error:
             stage.report.problem(
                 f"{path}: cannot record which root this boot uses: {error.strerror}",

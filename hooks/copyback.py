@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 import time
@@ -100,7 +99,7 @@ def _write_copied(root: int, stores: dict[str, int], files: list[CopiedFile]) ->
         if stamp is not None:
             through = [entry.through] if entry.through else []
             stamps[entry.path] = [entry.store, entry.source, *stamp, *through]
-    records.write(root, COPIED, json.dumps(stamps, sort_keys=True).encode())
+    records.write(root, COPIED, documents.dump(stamps))
 
 
 def _stamp(store: int, source: str) -> list[int] | None:

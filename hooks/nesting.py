@@ -7,8 +7,6 @@ store it is what that directory shows that a program has seen at the path, not t
 
 from __future__ import annotations
 
-import json
-
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records, tree
 from ephemeroot.linux import documents
@@ -115,8 +113,8 @@ def remember(stage: Stage) -> None:
     """Record in the root what this boot has put there. Raises ``OSError``."""
     if stage.in_effect or stage.leading:
         leading = sorted(leading_in(stage.root()).union(stage.leading))
-        content = json.dumps({"mounted": stage.in_effect, "parents": leading}, sort_keys=True)
-        records.write(stage.root(), EFFECT, content.encode())
+        content = documents.dump({"mounted": stage.in_effect, "parents": leading})
+        records.write(stage.root(), EFFECT, content)
 
 
 def leading_in(root: int) -> frozenset[str]:

@@ -8,7 +8,6 @@ with each ``ephemeroot apply``.
 
 from __future__ import annotations
 
-import json
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
@@ -266,7 +265,7 @@ def _operations(items: object, kinds: dict[str, type[Operation]]) -> list[Operat
 
 def _canonical(content: dict[str, object]) -> bytes:
     # ensure_ascii: paths that are no UTF-8 are surrogates in Python and must survive.
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return documents.dump(content, compact=True) + b"\n"
 
 
 def _checksum(content: dict[str, object]) -> str:

@@ -9,7 +9,6 @@ one before it reads a file.
 from __future__ import annotations
 
 import errno
-import json
 import os
 
 from ephemeroot.errors import EphemerootError
@@ -107,7 +106,7 @@ def commit(folder: int, renames: list[list[str]]) -> None:
         f"{_COMMIT}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder
     )
     try:
-        paths.write_whole(fd, json.dumps(renames).encode())
+        paths.write_whole(fd, documents.dump(renames))
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -7,7 +7,6 @@ info, failures as errors, and on the console too, where somebody may be waiting.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -113,7 +112,7 @@ class Report:
         try:
             document = _load(self.path)
             document[stage] = self.content
-            encoded = json.dumps(document, indent=1, sort_keys=True).encode()
+            encoded = documents.dump_indented(document)
             paths.write_atomically(self.path, encoded + b"\n")
         except OSError as error:
             self.log(f"cannot write the report {self.path}: {error.strerror}", WARNING)

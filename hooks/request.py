@@ -8,7 +8,6 @@ persistence, so a boot that was cut before does what was asked once more.
 from __future__ import annotations
 
 import errno
-import json
 import os
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
@@ -60,7 +59,7 @@ class Request:
     def dump(self) -> bytes:
         """The record's content."""
         content = {"format": FORMAT, "version": VERSION, "request": self.word, "root": self.root}
-        return json.dumps(content, sort_keys=True).encode() + b"\n"
+        return documents.dump(content) + b"\n"
 
 
 def parse(raw: bytes) -> Request:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 
 from ephemeroot.errors import EphemerootError, Locked, StoreMissing
@@ -237,7 +236,7 @@ class Stage:
 
     def remember(self, name: str, content: dict[str, object]) -> None:
         """Write a record into the run directory: it lives as long as this boot."""
-        encoded = json.dumps(content, sort_keys=True).encode() + b"\n"
+        encoded = documents.dump(content) + b"\n"
         fd = self._open_new(name)
         try:
             os.fchmod(fd, 0o600)

@@ -7,7 +7,6 @@ effect: an empty directory in the store would count as its content from then on.
 from __future__ import annotations
 
 import errno
-import json
 import os
 
 from ephemeroot.errors import Damaged, EphemerootError
@@ -79,7 +78,7 @@ def write(store: int, omissions: list[Omission]) -> None:
         records.remove(store, RECORD)
         return
     content = {"version": VERSION, "entries": [omission.to_json() for omission in omissions]}
-    records.write(store, RECORD, json.dumps(content, sort_keys=True).encode() + b"\n")
+    records.write(store, RECORD, documents.dump(content) + b"\n")
 
 
 def add(store: int, path: str, found: list[Omission], target: str, root: str) -> bool:

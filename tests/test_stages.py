@@ -41,6 +41,7 @@ MACHINE_ID = "00112233445546778899aabbccddeeff"
 EXPENSIVE = (
     "typing", "dataclasses", "pathlib", "argparse", "logging", "subprocess", "tomllib", "pyudev",
     "importlib.metadata", "pyroute2", "libzfs_core", "contextlib", "tempfile", "hashlib", "ssl",
+    "json", "re", "enum", "functools", "collections",
 )  # fmt: skip
 
 

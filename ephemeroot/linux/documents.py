@@ -1,19 +1,31 @@
-"""JSON that may be damaged, from files that may be anything.
+"""JSON: documents as this program writes them, and such as may be damaged, from any file.
 
 Whatever a file holds, reading it ends in a document or in one of the two errors that every caller
 knows: ``ValueError`` for content and ``OSError`` for a file.
+
+The library's package ``json`` imports ``re``, ``enum``, ``functools`` and ``collections``, which
+takes longer than starting the interpreter. The work is done in C, by the module ``_json``. It is
+called here directly, as ``json.decoder`` and ``json.encoder`` do; ``json`` is imported for all
+else: other encodings, damaged documents, and interpreters without ``_json`` or with another one.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
+
+try:
+    from _json import encode_basestring_ascii as _quoted
+    from _json import make_encoder as _make_encoder
+    from _json import make_scanner as _make_scanner
+except ImportError:  # an interpreter that is not CPython: the names are missing, and json is used
+    pass
 
 LARGEST = 1 << 26
 """Bytes that a record or a plan may have. The largest plan of the tests has 3 MB."""
@@ -24,9 +36,94 @@ def parse(raw: bytes | str) -> Any:
     (``json`` raises RecursionError) or has a number of more than 4,300 digits.
     """
     try:
+        text = raw if isinstance(raw, str) else _decoded(raw)
+        document, end = _make_scanner(_Context)(text, 0)  # type: ignore[arg-type]  # typeshed
+        if text[end:].strip(_WHITE):
+            raise ValueError("something follows the document")
+    except Exception:  # noqa: BLE001  # whatever it is, the library finds it and has words for it
+        return _parse_slowly(raw)
+    return document
+
+
+class _Context:
+    """What ``json.decoder.JSONDecoder`` tells the scanner."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = {
+        "-Infinity": float("-inf"), "Infinity": float("inf"), "NaN": float("nan"),
+    }.__getitem__  # fmt: skip
+
+
+_WHITE = " \t\n\r"
+
+
+def _decoded(raw: bytes) -> str:
+    # UTF-16 and UTF-32 have a NUL among the first four bytes (RFC 4627, section 3).
+    if not raw.startswith((b"{", b"[")) or b"\0" in raw[:4]:
+        raise ValueError("it may be encoded in another way")
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def _parse_slowly(raw: bytes | str) -> Any:
+    import json
+
+    try:
         return json.loads(raw)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def dump(value: object, *, compact: bool = False) -> bytes:
+    """*value* as JSON in one line, with sorted keys, in ASCII: a byte of a path that is not UTF-8
+    is a surrogate in Python, and must survive. *compact*: without white space.
+    """
+    item, key = (",", ":") if compact else (", ", ": ")
+    try:
+        encode = _make_encoder({}, _refuse, _quoted, None, key, item, True, False, True)
+        return "".join(encode(value, 0)).encode("ascii")
+    except Exception:  # noqa: BLE001  # as for parsing
+        import json
+
+        return json.dumps(value, sort_keys=True, separators=(item, key)).encode()
+
+
+def dump_indented(value: object) -> bytes:
+    """*value* as JSON for people, with sorted keys, as ``json.dumps`` with ``indent=1``."""
+    try:
+        return "".join(_indented(value, "\n")).encode("ascii")
+    except Exception:  # noqa: BLE001  # as for parsing
+        import json
+
+        return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _indented(value: object, line: str) -> Iterator[str]:
+    """*line* is a line break, and the indentation of the line that it begins."""
+    inner = f"{line} "
+    if isinstance(value, dict) and value:
+        yield "{"
+        for number, key in enumerate(sorted(value)):
+            yield f"{',' if number else ''}{inner}{_quoted(key)}: "
+            yield from _indented(value[key], inner)
+        yield f"{line}}}"
+    elif isinstance(value, list) and value:
+        yield "["
+        for number, item in enumerate(value):
+            yield f",{inner}" if number else inner
+            yield from _indented(item, inner)
+        yield f"{line}]"
+    elif isinstance(value, str):
+        yield _quoted(value)
+    else:
+        encode = _make_encoder({}, _refuse, _quoted, None, ": ", ", ", True, False, True)
+        yield from encode(value, 0)
 
 
 def read(path: str, limit: int = LARGEST) -> bytes:

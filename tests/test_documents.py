@@ -1,0 +1,84 @@
+"""Documents are what the library's package json makes of them, and the boot does without it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ephemeroot.linux import documents
+
+TEXT = st.text() | st.text(st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+@settings(max_examples=150, deadline=None)
+def test_writes_what_json_writes(value: object) -> None:
+    assert documents.dump(value) == json.dumps(value, sort_keys=True).encode()
+    compact = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    assert documents.dump(value, compact=True) == compact
+    assert documents.dump_indented(value) == json.dumps(value, sort_keys=True, indent=1).encode()
+    assert documents.parse(documents.dump(value)) == value
+
+
+DAMAGED = (
+    b"", b"{", b'{"a": 1', b'{"a": 1} x', b'{"a": 1}\0', b'{"a": \xff}', b'{"a": "\xff"}', b"[1,]",
+    b'{"a": tru}', b'{"a": "\n"}', b'\xef\xbb\xbf{"a": 1}', b"nul", b'{"a": ' + b"9" * 5000 + b"}",
+    b"[" * 100_000, b'{"a":' * 100_000, b'{"a" 1}', b'{"\\ud800": "\\u12"}', b"{'a': 1}",
+)  # fmt: skip
+
+
+@given(st.sampled_from(DAMAGED) | st.binary(max_size=12).map(lambda tail: b'{"a": ' + tail))
+@settings(max_examples=150, deadline=None)
+def test_refuses_what_json_refuses(raw: bytes) -> None:
+    try:
+        expected = json.loads(raw)
+    except (ValueError, RecursionError):
+        with pytest.raises(ValueError):  # noqa: PT011  # the library's words
+            documents.parse(raw)
+    else:
+        assert repr(documents.parse(raw)) == repr(expected)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"])
+def test_reads_every_encoding_of_json(encoding: str) -> None:
+    assert documents.parse('{"a": ["\u00e4"]} \n'.encode(encoding)) == {"a": ["\u00e4"]}
+
+
+def test_refuses_what_it_cannot_write() -> None:
+    for write in (documents.dump, documents.dump_indented):
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            write({"a": object()})
+
+
+SOUND = """
+import sys
+from ephemeroot.linux import documents
+found = documents.parse(b'{"a": [1, 2.5, null, "x"]}')
+documents.dump(found), documents.dump_indented(found)
+assert not {"json", "re"} & sys.modules.keys(), "json is imported"
+"""
+BROKEN = """
+from ephemeroot.linux import documents
+for raw in (b'{"a": [1}', b'{', b'{"a": "' + bytes([10]) + b'"}', b'{"a": 1} b'):
+    try:
+        documents.parse(raw)
+    except ValueError as error:
+        assert "char" in str(error), error
+    else:
+        raise AssertionError(raw)
+"""
+
+
+@pytest.mark.parametrize("code", [SOUND, BROKEN])
+def test_without_the_package_json(code: str) -> None:
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
