@@ -259,27 +259,32 @@ def test_no_depth_matters(trees: Trees) -> None:
 
 
 def test_entry_that_cannot_be_copied_is_named_and_stops_nothing(trees: Trees) -> None:
-    """The target is ext4, or tmpfs, and the attribute is too large for it."""
-    image = trees.source.parent / "image"
-    with image.open("wb") as file:
-        file.truncate(120 << 20)
-    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, trees.source], check=True)
+    """The target is ext4, and the attribute is too large for it."""
+    small = trees.target / "small"
+    small.mkdir()
+    mounted = []
     try:
+        for kind, megabytes, place in (("btrfs", 120, trees.source), ("ext4", 16, small)):
+            image = trees.source.parent / kind
+            with image.open("wb") as file:
+                file.truncate(megabytes << 20)
+            subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
+            subprocess.run(["mount", "-o", "loop", image, place], check=True)
+            mounted.append(place)
+        (small / "lost+found").rmdir()
         (trees.source / "a").write_text("a")
         (trees.source / "deep/b").mkdir(parents=True)
         (trees.source / "deep/b/file").write_text("b")
         os.setxattr(trees.source / "deep/b/file", "user.x", b"a" * 9000)
         (trees.source / "z").write_text("z")
-        small = trees.target / "small"
-        small.mkdir()
         trees.target = small
         mirror = trees.run()
         assert [path for path, _ in mirror.skipped] == ["deep/b/file"]
         names = {str(p.relative_to(small)) for p in small.rglob("*")}
         assert names == {"a", "deep", "deep/b", "z"}
     finally:
-        subprocess.run(["umount", trees.source], check=True)
+        for place in mounted:
+            subprocess.run(["umount", place], check=True)
 
 
 def test_existing_directory_of_another_owner_is_replaced_where_a_user_could_exchange_it(
