@@ -30,6 +30,7 @@ from typing import Any
 
 import ephemeroot
 from btrfs_image import btrfsutil, subvolume_id
+from ephemeroot.hooks import ownership
 from loop_device import LoopDevice
 from system_calls import Event, Moment
 
@@ -532,8 +533,18 @@ def _boot(folder: Path) -> None:
         assert all(source.startswith("/persistent/") for source, _ in binds), binds
         (folder / "binds.json").write_text(json.dumps(binds))
         shutil.rmtree(folder / "run/ephemeroot/volumes", ignore_errors=True)
+        _forget_mount(folder / "run/ephemeroot")
     finally:
         machine.close()
+
+
+def _forget_mount(run: Path) -> None:
+    """Take which mount the root is out of the records: each copy of the machine has another one."""
+    (run / ownership.MOUNTED).unlink(missing_ok=True)
+    copies = run / "copies"
+    if copies.exists():
+        content = json.loads(copies.read_text())
+        copies.write_text(json.dumps({**content, "root": ""}))
 
 
 def _live(machine: VerbMachine, number: int) -> None:
