@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,8 @@ def test_cases(
         file = f"zfs_{part}.py"
         machine.write(f"/run/{file}", Path(__file__).with_name(file).read_bytes())
     machine.run("modprobe zfs", timeout=60)
-    done = machine.run("python3 /run/zfs_cases.py", timeout=600, check=False)
+    whole = f"EPHEMEROOT_PROOF={os.environ.get('EPHEMEROOT_PROOF', '')}"
+    done = machine.run(f"{whole} python3 /run/zfs_cases.py", timeout=900, check=False)
     print(f"\n{done.out}{done.err}")
     assert done.rc == 0
     count, _, total = done.out.splitlines()[-1].removeprefix("passed ").partition(" of ")
