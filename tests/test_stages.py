@@ -21,6 +21,7 @@ import pytest
 
 import ephemeroot
 from btrfs_image import DEFAULTS, fresh_disk, mounted
+from counts import require_at_most_recorded
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
@@ -104,13 +105,18 @@ class Machine:
         )
 
     def stage(
-        self, stage: str, words: str = "", *, entry: tuple[str, ...] = ("-m", "ephemeroot.hooks")
+        self,
+        stage: str,
+        words: str = "",
+        *,
+        entry: tuple[str, ...] = ("-m", "ephemeroot.hooks"),
+        tracer: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         (self.base / "plan.json").write_bytes(self.plan().dump())
         (self.base / "sysroot").mkdir(exist_ok=True)
         return subprocess.run(
             [
-                sys.executable, "-P", *entry, stage, "--plan", self.base / "plan.json",
+                *tracer, sys.executable, "-P", *entry, stage, "--plan", self.base / "plan.json",
                 "--target", self.base / "sysroot", "--run", self.run, "--verbose",
                 "--cmdline", f"root={self.loop} rootflags=subvol=root ro {words}",
             ],
@@ -573,3 +579,29 @@ def test_the_import_budget_of_a_whole_boot(machine: Machine, tmp_path: Path) -> 
             assert "btrfsutil" in imported
             machine.mount_root()
     assert imported.isdisjoint(EXPENSIVE)
+
+
+@pytest.mark.requires_program("strace")
+@pytest.mark.parametrize("stored", [False, True], ids=["first boot", "later boots"])
+def test_system_calls_of_a_declared_directory(
+    machine: Machine, tmp_path: Path, stored: bool
+) -> None:
+    """The difference between two numbers of directories is what one of them costs."""
+    counted = []
+    trace = tmp_path / "trace"
+    for number in (10, 20):
+        paths = [f"/srv-{number}-{one}" for one in range(number)]
+        machine.persist = [Directory(path=path, store=STORE, source=path[1:]) for path in paths]
+        for boot in (0, 1)[: 1 + stored]:
+            assert machine.stage("wipe").returncode == 0
+            machine.mount_root()
+            # Without calls about memory: how many there are is the allocator's business.
+            tracer = ("strace", "-f", "-qq", "-e", "trace=%file,%desc", "-e", "signal=none",
+                      "-o", str(trace))  # fmt: skip
+            done = machine.stage("persist", tracer=tracer if boot == stored else ())
+            assert done.returncode == 0, done.stderr
+            machine.next_boot()
+        counted.append(len(trace.read_text().splitlines()))
+    each = (counted[1] - counted[0] + 9) // 10
+    when = "later" if stored else "first"
+    require_at_most_recorded(f"system calls of persist, a directory, {when} boot", each)
