@@ -21,10 +21,11 @@ PROGRAM = Path(sys.executable).with_name("ephemeroot")
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MachineTree]:
+def tree(private_mounts: None, tmp_path: Path) -> Iterator[MachineTree]:
+    """A machine; /run is empty, so that drafts of other tests at the same time are not seen."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     yield MachineTree(tmp_path)
-    for draft in drafts():
-        draft.unlink()
+    subprocess.run(["umount", "/run"], check=True)
 
 
 def drafts() -> list[Path]:
