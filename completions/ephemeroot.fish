@@ -1,6 +1,6 @@
 # Made by tools/completions.py from the parser: do not edit.
 
-set -g __ephemeroot_places 'init' 'check' 'edit' 'where' 'plan' 'rehearse' 'apply' 'status' 'diff' 'roots' 'roots list' 'roots show' 'roots diff' 'roots mount' 'roots restore' 'roots prune' 'roots claim' 'roots delete' 'roots keep' 'roots unkeep' 'adopt' 'next-boot' 'base' 'base create' 'base run' 'base list' 'base rollback' 'leave' 'setup' 'home' 'home apply' 'home stop' 'home status' 'home check' 'home enable' 'home disable' 'help'
+set -g __ephemeroot_places 'init' 'check' 'edit' 'where' 'plan' 'rehearse' 'apply' 'status' 'diff' 'roots' 'roots list' 'roots show' 'roots diff' 'roots mount' 'roots restore' 'roots prune' 'roots claim' 'roots delete' 'roots keep' 'roots unkeep' 'adopt' 'next-boot' 'base' 'base create' 'base run' 'base list' 'base rollback' 'upgrade' 'install' 'remove' 'leave' 'setup' 'home' 'home apply' 'home stop' 'home status' 'home check' 'home enable' 'home disable' 'help'
 
 # The words that lead to the parser, and how many arguments follow them: "roots delete" and 0.
 function __ephemeroot_place
@@ -21,7 +21,7 @@ function __ephemeroot_place
         switch $word
             case --
                 set after 1
-            case --against --config --editor --exclude --from --host --machine-id --program --root --store --to --volume --wait
+            case --against --config --editor --exclude --from --host --machine-id --program --reboot --root --store --to --volume --wait
                 set skip 1
             case '-*'
             case '*'
@@ -66,6 +66,9 @@ complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa roots -d 'list, compa
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa adopt -d 'copy what is on the running root into the store, and declare it'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa next-boot -d 'ask the next boot, once, to keep the root, or to boot an old one'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa base -d 'make, change, list and take back the base that fresh roots are copies of (btrfs)'
+complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa upgrade -d 'upgrade all packages, in the base'
+complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa install -d 'install packages in the base, and with --now in the running root too'
+complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa remove -d 'remove packages from the base, and with --now from the running root too'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa leave -d 'copy what persists back into the root, disarm the boot, and leave the stores as they are'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa setup -d 'install the initramfs generator\'s module and the units (a package does this for you)'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa home -d 'persist directories and files below your home, without root (bindfs and links)'
@@ -244,6 +247,29 @@ complete -c ephemeroot -n "__ephemeroot_at 'base rollback'" -l json -d 'print JS
 complete -c ephemeroot -n "__ephemeroot_at 'base rollback'" -l dry-run -d 'only say what would be done'
 complete -c ephemeroot -n "__ephemeroot_at 'base rollback'" -l yes -d 'do not ask'
 complete -c ephemeroot -n "__ephemeroot_argument 'base rollback' 0" -xa '(__ephemeroot_old_roots)'
+complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -s h -l help -d 'show this help message and exit'
+complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
+complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
+complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l yes -d 'let the package manager ask nothing'
+complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l dry-run -d 'only say what would be done'
+complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l reboot -xa 'never if-needed' -d 'if-needed: reboot if the base has changed (default: never)'
+complete -c ephemeroot -n "__ephemeroot_at 'install'" -s h -l help -d 'show this help message and exit'
+complete -c ephemeroot -n "__ephemeroot_at 'install'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
+complete -c ephemeroot -n "__ephemeroot_at 'install'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
+complete -c ephemeroot -n "__ephemeroot_at 'install'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_at 'install'" -l yes -d 'let the package manager ask nothing'
+complete -c ephemeroot -n "__ephemeroot_at 'install'" -l dry-run -d 'only say what would be done'
+complete -c ephemeroot -n "__ephemeroot_at 'install'" -l now -d 'do the same in the running root afterwards'
+complete -c ephemeroot -n "__ephemeroot_argument 'install' 0 more" -x
+complete -c ephemeroot -n "__ephemeroot_at 'remove'" -s h -l help -d 'show this help message and exit'
+complete -c ephemeroot -n "__ephemeroot_at 'remove'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
+complete -c ephemeroot -n "__ephemeroot_at 'remove'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
+complete -c ephemeroot -n "__ephemeroot_at 'remove'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_at 'remove'" -l yes -d 'let the package manager ask nothing'
+complete -c ephemeroot -n "__ephemeroot_at 'remove'" -l dry-run -d 'only say what would be done'
+complete -c ephemeroot -n "__ephemeroot_at 'remove'" -l now -d 'do the same in the running root afterwards'
+complete -c ephemeroot -n "__ephemeroot_argument 'remove' 0 more" -x
 complete -c ephemeroot -n "__ephemeroot_at 'leave'" -s h -l help -d 'show this help message and exit'
 complete -c ephemeroot -n "__ephemeroot_at 'leave'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
 complete -c ephemeroot -n "__ephemeroot_at 'leave'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
@@ -296,4 +322,4 @@ complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -s h -l help -d 'show
 complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -l config -rF -d 'read this file (default: ~/.config/ephemeroot/home.toml)'
 complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -l json -d 'print JSON for programs'
 complete -c ephemeroot -n "__ephemeroot_at 'home disable'" -l dry-run -d 'only say what would be done'
-complete -c ephemeroot -n "__ephemeroot_argument 'help' 0" -xa 'init check edit where plan rehearse apply status diff roots adopt next-boot base leave setup home'
+complete -c ephemeroot -n "__ephemeroot_argument 'help' 0" -xa 'init check edit where plan rehearse apply status diff roots adopt next-boot base upgrade install remove leave setup home'

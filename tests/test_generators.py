@@ -24,6 +24,7 @@ GENERATORS = "ephemeroot/image/generators"
 EXCEPTIONS = {
     "ephemeroot/linux/unopened.py": "runs in the initramfs, which does not know what made it; the "
     "kernel command line's words that it advises are dracut's, which systemd reads as well",
+    "ephemeroot/cli/verbs.py": "the examples of the help are command lines that can be typed",
 }
 """Product files that name a generator, each with the reason."""
 

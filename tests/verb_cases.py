@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import btrfsutil
 
+import package_repository
 from ephemeroot import cli
 from ephemeroot.cli import arguments
 from ephemeroot.wipers import marks
+from package_repository import Repository
 from verb_machine import HOME, NEWEST, OLD_BASE, OLDEST, RECIPE, USER, VerbMachine
 
 
@@ -32,6 +36,8 @@ class Case:
     go on running, by their names in /proc. Not ``booted``: it runs in a boot that bound nothing.
     Not ``armed``: the next boot wipes nothing. What matches ``varies`` has a time in it, or
     chance; ``may_stay`` are empty directories that are removed after the record of who made them.
+    ``own``: only what the program itself calls is interrupted, for it starts another that takes its
+    own way with signals.
     """
 
     verb: str
@@ -48,6 +54,7 @@ class Case:
     start: Callable[[VerbMachine], None] | None = None
     varies: tuple[str, ...] = ()
     may_stay: tuple[str, ...] = ()
+    own: bool = False
     name: str = ""
 
     @property
@@ -78,6 +85,28 @@ def _ask(machine: VerbMachine) -> None:
 
 def _no_base(machine: VerbMachine) -> None:
     btrfsutil.delete_subvolume(str(machine.top / "root-base"))
+    btrfsutil.sync(str(machine.top))
+
+
+def _packages(machine: VerbMachine) -> None:
+    """A system of packages: ``tool`` is installed and has a newer version, ``other`` is not."""
+    roots = [machine.top / "root-base", machine.inside("/")]
+    for root in roots:
+        package_repository.configure(root, "/opt/packages")
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Repository(roots[0] / "opt/packages", Path(folder))
+        repository.publish("tool", "1", {"opt/tool": "one\n"})
+        btrfsutil.sync(str(machine.top))
+        machine.must("install", "--yes", "tool")
+    base = machine.top / "root-base/opt/packages"
+    shutil.rmtree(base)
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Repository(base, Path(folder))
+        repository.publish("tool", "2", {"opt/tool": "two\n"})
+        repository.publish("other", "1", {"opt/other": "one\n"})
+    for old in os.listdir(machine.top / "old_bases"):  # a folder of the test
+        if old != OLD_BASE:
+            btrfsutil.delete_subvolume(str(machine.top / "old_bases" / old))
     btrfsutil.sync(str(machine.top))
 
 
@@ -132,6 +161,15 @@ def _home_enabled(machine: VerbMachine) -> None:
 
 
 ROOT, STORE, OLD = "disk/root", "disk/persistent", "disk/old_roots"
+BASE = ("disk/root-base*", "disk/old_bases*", "boot/*")
+"""What a change of the base may change."""
+PACKAGE_LOGS = (
+    f"{STORE}/var/log/apt*",
+    f"{STORE}/var/log/dpkg.log",
+    f"{STORE}/var/log/alternatives.log",
+)
+"""They persist, and a package manager in the base writes there, too."""
+_CHANGED = (*BASE, *PACKAGE_LOGS)
 _HOME = (f"{ROOT}{HOME}/*", f"{STORE}/home/talyz/*")
 _HOME_RECORD = f"{ROOT}{HOME}/.local/state/ephemeroot/home.json"
 _ABOVE_RECORD = tuple(
@@ -197,13 +235,30 @@ CASES = (
     Case(
         "base run",
         ("--", "sh", "-c", "echo two > /etc/version"),
-        changes=("disk/root-base*", "disk/old_bases*", "boot/*"),
+        changes=BASE,
     ),
     Case("base list"),
     Case(
         "base rollback",
         (OLD_BASE, "--yes"),
         changes=("disk/root-base*", "disk/old_bases*"),
+    ),
+    Case("upgrade", ("--yes",), changes=_CHANGED, varies=PACKAGE_LOGS, prepare=_packages, own=True),
+    Case(
+        "install",
+        ("--yes", "other"),
+        changes=_CHANGED,
+        varies=PACKAGE_LOGS,
+        prepare=_packages,
+        own=True,
+    ),
+    Case(
+        "remove",
+        ("--yes", "tool"),
+        changes=_CHANGED,
+        varies=PACKAGE_LOGS,
+        prepare=_packages,
+        own=True,
     ),
     Case(
         "leave",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import kernels
@@ -20,8 +20,11 @@ class Unchanged(EphemerootError):
     """The copy equals the base: the base stays, and no old base is made."""
 
 
-def is_changed(opened_: Bases, base: int, copy: int, saved_modules: int) -> bool:
-    """Whether the open *copy* differs from the open *base* that it was made of.
+def is_changed(
+    opened_: Bases, base: int, copy: int, saved_modules: int, scratch: Collection[str] = ()
+) -> bool:
+    """Whether the open *copy* differs from the open *base* that it was made of; what is below the
+    paths in *scratch* does not count.
 
     The kernel modules are changed in the base itself while the command runs: they are compared with
     those that were saved before, in the open directory *saved_modules* (-1: the base had none).
@@ -29,7 +32,11 @@ def is_changed(opened_: Bases, base: int, copy: int, saved_modules: int) -> bool
     """
     opened_.commit()  # what was written a moment ago is not in the trees yet
     try:
-        found = _Exact(related=True, touched=opened_.touched(copy, base))
+        found = _Exact(
+            skip=lambda path: any(f"{path}/".startswith(f"{one}/") for one in scratch),
+            related=True,
+            touched=opened_.touched(copy, base),
+        )
         different = any(True for _ in found.run(base, copy)) or bool(found.problems)
         return different or not _same_modules(base, saved_modules)
     finally:

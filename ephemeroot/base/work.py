@@ -54,6 +54,8 @@ class Order:
     ask: Callable[[str, str], None]
     output: int | None = None
     kept: Collection[str] = ()
+    name: str = ""
+    scratch: Collection[str] = ()
 
 
 class Work:
@@ -114,7 +116,9 @@ class Work:
             tree.detach()
         assembly.remove_made(copy, tree.made)
         covered.require_same(copy, before)
-        changed = unchanged.is_changed(self.opened, self.base, copy, self.record.modules())
+        changed = unchanged.is_changed(
+            self.opened, self.base, copy, self.record.modules(), self.order.scratch
+        )
         if changed:
             self._take_modules(copy)
         self._require_no_new_fault(copy, faults)
@@ -136,7 +140,7 @@ class Work:
                 self.order.confirm()
             elif status:
                 raise CommandFailed(
-                    f"{self.order.words[0]} ended with exit status {status}",
+                    f"{self.order.name or self.order.words[0]} ended with exit status {status}",
                     "the base is unchanged",
                 )
             proofs.require_whole(root, None, None)

@@ -7,22 +7,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ephemeroot import backends
-from ephemeroot.backends.contract import Bases, no_base
+from ephemeroot.backends.contract import Bases
 from ephemeroot.base import boot_filesystems, change, kernels
 from ephemeroot.base.record import Record
 from ephemeroot.base.work import Order
-from ephemeroot.cli import access, histories, terminal
-from ephemeroot.config import InvalidConfiguration, Machine, read
-from ephemeroot.config.root import Root
+from ephemeroot.cli import access, bases, histories, terminal
 from ephemeroot.conversion import lock
-from ephemeroot.errors import Misconfigured, Refused
-from ephemeroot.linux import mountinfo, paths
+from ephemeroot.errors import Misconfigured
+from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
@@ -70,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     works on it; 10: it was replaced, but something else failed; 130: interrupted.
     """
     if arguments.action == "list":
-        with Namespace() as private, _opened(arguments, private) as place:
+        with Namespace() as private, bases.opened(arguments, private) as place:
             _list(arguments, place)
         return 0
     verb = f"ephemeroot base {arguments.action}"
@@ -79,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     with (
         lock.hold(Path(arguments.root), verb, dry_run=arguments.dry_run),
         Namespace() as private,
-        _opened(arguments, private) as place,
+        bases.opened(arguments, private) as place,
     ):
         if access.may_write(arguments):
             change.recover(place, terminal.say)
@@ -88,32 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     return _finish(arguments, lines, outcome)
 
 
-@contextmanager
-def _opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Bases]:
-    writable = access.may_write(arguments)
-    machine = Machine.of(arguments.root)
-    configuration = read(machine, arguments.config)
-    if any(not problem.warning for problem in configuration.problems):
-        raise InvalidConfiguration(configuration.problems)
-    wiping = configuration.wiping
-    if wiping is None or wiping.plugin is None:
-        raise no_base()
-    root = Root.named(machine, wiping.device, wiping.subvolume)
-    backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
-    with backend.bases(root, private, writable=writable) as place:
-        yield place
-
-
 def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Outcome | None:
     """What was done; ``None`` if there was nothing to change."""
 
-    def log(line: str) -> None:
-        lines.append(line)
-        if not arguments.json:
-            terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
-
+    log = bases.log(arguments, lines)
     if arguments.action == "create":
-        kept = _kept(arguments)
+        kept = bases.kept(arguments)
         return change.create(place, log, dry_run=arguments.dry_run, kept=kept)
     if arguments.action == "rollback":
         entry = _entry(place, arguments.name)
@@ -122,9 +97,7 @@ def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Ou
         return change.rollback(place, entry, log, dry_run=arguments.dry_run)
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.dry_run:
-        change.foresee(place)
-        log(f"run {' '.join(words) or 'a shell'} in a copy of {place.name}")
-        return place.replace(lambda path: None, log, dry_run=True)
+        return bases.foresee(place, " ".join(words) or "a shell", log)
     if not words and not sys.stdin.isatty():
         raise Misconfigured("there is no terminal for a shell", "name a command: base run -- apt …")
 
@@ -132,28 +105,12 @@ def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Ou
         if not arguments.yes:
             histories.confirm("Make this the base?")
 
-    def ask(message: str, hint: str) -> None:
-        if arguments.yes:
-            terminal.warning(message, hint)
-        elif not sys.stdin.isatty():
-            raise Refused(message, f"{hint}; 'base run --yes' makes it the base all the same")
-        else:
-            histories.confirm("Make this the base all the same?", [message, hint])
-
     output = sys.stderr.fileno() if arguments.json else None
-    return change.run(place, Order(words or None, confirm, ask, output, _kept(arguments)), log)
-
-
-def _kept(arguments: argparse.Namespace) -> frozenset[str]:
-    """What a new root does not take from the base: declared paths, and what is mounted."""
-    machine = Machine.of(arguments.root)
-    configuration = read(machine, arguments.config)
-    found = {entry.path for store in configuration.stores for entry in store.entries}
-    found |= {store.path for store in configuration.stores}
-    found |= {volume.mount_point for volume in configuration.volumes}
-    found |= {line.mount_point for line in machine.fstab}
-    found |= {mount.point for mount in mountinfo.mounts()}
-    return frozenset(found - {"/"})
+    return change.run(
+        place,
+        Order(words or None, confirm, bases.ask(arguments), output, bases.kept(arguments)),
+        log,
+    )
 
 
 def _entry(place: Bases, name: str | None) -> OldRoot:

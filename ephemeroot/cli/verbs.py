@@ -18,6 +18,9 @@ VERBS = {
     "adopt": "copy what is on the running root into the store, and declare it",
     "next-boot": "ask the next boot, once, to keep the root, or to boot an old one",
     "base": "make, change, list and take back the base that fresh roots are copies of (btrfs)",
+    "upgrade": "upgrade all packages, in the base",
+    "install": "install packages in the base, and with --now in the running root too",
+    "remove": "remove packages from the base, and with --now from the running root too",
     "leave": "copy what persists back into the root, disarm the boot, and leave the stores as "
     "they are",
     "setup": "install the initramfs generator's module and the units (a package does this for you)",
@@ -79,12 +82,21 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("next-boot --clear", "take the request back"),
     ),
     "base": (
-        ("base run -- apt full-upgrade", "upgrade the packages of the next root"),
         ("base run", "change the base in a shell"),
+        ("base run -- passwd root", "run a command in the base"),
         ("base rollback", "take the last change of the base back"),
         ("base create", "make the first base, a copy of the running root"),
         ("base list", "show the base and the bases that it replaced"),
     ),
+    "upgrade": (
+        ("upgrade", "upgrade the packages of the next root"),
+        ("upgrade --yes --reboot=if-needed", "the same, unattended"),
+    ),
+    "install": (
+        ("install vim", "install it in the base: the next root has it"),
+        ("install --now vim", "install it in the running root too"),
+    ),
+    "remove": (("remove vim", "remove it from the base"),),
     "leave": (("leave --dry-run", "show what would be copied back into the root"),),
     "setup": (
         ("setup dracut", "install the module for dracut and the units"),

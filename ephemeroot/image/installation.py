@@ -26,6 +26,8 @@ _SYSTEM_UNITS = {
     "ephemeroot-unsaved.service": "",
     "ephemeroot-unsaved.timer": "",
     "ephemeroot-unsaved-shutdown.service": "",
+    "ephemeroot-upgrade.service": "",
+    "ephemeroot-upgrade.timer": "",
 }
 _USERS_UNIT = "ephemeroot-home.service"
 

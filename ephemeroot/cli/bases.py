@@ -1,0 +1,83 @@
+"""What the verbs that change the base share: the opened base, the questions, the lines."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ephemeroot import backends
+from ephemeroot.backends.contract import Bases, no_base
+from ephemeroot.base import change
+from ephemeroot.cli import access, histories, terminal
+from ephemeroot.config import InvalidConfiguration, Machine, read
+from ephemeroot.config.root import Root
+from ephemeroot.errors import Refused
+from ephemeroot.linux import mountinfo
+from ephemeroot.linux.namespace import Namespace
+from ephemeroot.wipers.contract import Outcome
+
+
+@contextmanager
+def opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Bases]:
+    """The bases of the configured root, for writing if the verb may.
+
+    Raises ``InvalidConfiguration``, and ``Misconfigured`` if the wiper has no base.
+    """
+    writable = access.may_write(arguments)
+    machine = Machine.of(arguments.root)
+    configuration = read(machine, arguments.config)
+    if any(not problem.warning for problem in configuration.problems):
+        raise InvalidConfiguration(configuration.problems)
+    wiping = configuration.wiping
+    if wiping is None or wiping.plugin is None:
+        raise no_base()
+    root = Root.named(machine, wiping.device, wiping.subvolume)
+    backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
+    with backend.bases(root, private, writable=writable) as place:
+        yield place
+
+
+def kept(arguments: argparse.Namespace) -> frozenset[str]:
+    """What a new root does not take from the base: declared paths, and what is mounted."""
+    machine = Machine.of(arguments.root)
+    configuration = read(machine, arguments.config)
+    found = {entry.path for store in configuration.stores for entry in store.entries}
+    found |= {store.path for store in configuration.stores}
+    found |= {volume.mount_point for volume in configuration.volumes}
+    found |= {line.mount_point for line in machine.fstab}
+    found |= {mount.point for mount in mountinfo.mounts()}
+    return frozenset(found - {"/"})
+
+
+def log(arguments: argparse.Namespace, lines: list[str]) -> Callable[[str], None]:
+    """What says a line of a change, and keeps it in *lines*."""
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if not arguments.json:
+            terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
+
+    return say
+
+
+def ask(arguments: argparse.Namespace) -> Callable[[str, str], None]:
+    """What asks whether a base with a fault is to be taken all the same (``Order.ask``)."""
+
+    def decide(message: str, hint: str) -> None:
+        if arguments.yes:
+            terminal.warning(message, hint)
+        elif not sys.stdin.isatty():
+            raise Refused(message, f"{hint}; with --yes it becomes the base all the same")
+        else:
+            histories.confirm("Make this the base all the same?", [message, hint])
+
+    return decide
+
+
+def foresee(place: Bases, command: str, say: Callable[[str], None]) -> Outcome:
+    """The dry run of *command* in a copy of the base. Raises what the run would raise at once."""
+    change.foresee(place)
+    say(f"run {command} in a copy of {place.name}")
+    return place.replace(lambda path: None, say, dry_run=True)

@@ -1,0 +1,293 @@
+"""``ephemeroot upgrade``, ``install`` and ``remove``: what a package manager does, in the base."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.backends.contract import Bases
+from ephemeroot.base import boot_filesystems, change, kernels, package_managers
+from ephemeroot.base.package_managers import PackageManager
+from ephemeroot.base.work import Order
+from ephemeroot.cli import access, bases, terminal
+from ephemeroot.conversion import lock
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.linux.namespace import Namespace
+from ephemeroot.oldroots.comparison import Comparison
+from ephemeroot.wipers.contract import Outcome
+
+FORMAT = "ephemeroot-packages"
+VERSION = 1
+PARTLY = 10
+
+_SHOWN = 10  # lines of a list on a terminal
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare what the three verbs have in common."""
+    parser.add_argument("--yes", action="store_true", help="let the package manager ask nothing")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    access.declare(
+        parser, "the filesystem of the base, and for the package manager all mounts of this machine"
+    )
+
+
+def configure_packages(parser: argparse.ArgumentParser) -> None:
+    """Those of ``install`` and ``remove``."""
+    configure(parser)
+    parser.add_argument(
+        "--now", action="store_true", help="do the same in the running root afterwards"
+    )
+    parser.add_argument("packages", nargs="+", metavar="PACKAGE")
+
+
+@dataclass
+class Summary:
+    """What became of the packages of a base.
+
+    ``packages`` maps a name to its versions before and after, ``None`` where it is not installed.
+    ``kernels`` are the releases that the base had no modules for before. ``configuration`` are
+    persistent files whose counterpart in the base has changed: the store's stay in effect.
+    """
+
+    packages: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    kernels: list[str] = field(default_factory=list)
+    configuration: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def run(arguments: argparse.Namespace, action: str) -> int:
+    """Exit code 0: done, or nothing to do; 1: the package manager failed, and the base is
+    unchanged; 3: another run works on the base; 10: the base was replaced, and something else
+    failed; 130: interrupted.
+    """
+    manager = package_managers.of(arguments.root)
+    packages = getattr(arguments, "packages", [])
+    _require_names(packages)
+    if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
+        raise Misconfigured(
+            "there is no terminal to answer the package manager's questions",
+            f"'ephemeroot {action} --yes' lets it ask nothing",
+        )
+    words = manager.command(action, packages, attended=not arguments.yes)
+    shown = " ".join([os.path.basename(manager.program), *manager.actions[action], *packages])
+    if access.may_write(arguments):
+        boot_filesystems.trigger()
+    lines: list[str] = []
+    say = bases.log(arguments, lines)
+    summary = Summary()
+    with (
+        lock.hold(Path(arguments.root), f"ephemeroot {action}", dry_run=arguments.dry_run),
+        Namespace() as private,
+        bases.opened(arguments, private) as place,
+    ):
+        if arguments.dry_run:
+            outcome: Outcome | None = bases.foresee(place, shown, say)
+        else:
+            change.recover(place, terminal.say)
+            before = _State(place, manager, summary)
+            output = sys.stderr.fileno() if arguments.json else None
+            order = Order(
+                words,
+                confirm=lambda: None,
+                ask=bases.ask(arguments),
+                output=output,
+                kept=bases.kept(arguments),
+                name=shown,
+                scratch=manager.scratch,
+            )
+            outcome = change.run(place, order, say)
+            if outcome is not None:
+                before.compare(arguments)
+    if outcome is not None:
+        summary.problems += outcome.problems
+    if getattr(arguments, "now", False):
+        _do_now(words, shown, arguments, say, summary)
+    return _finish(arguments, lines, outcome, summary)
+
+
+def _require_names(packages: list[str]) -> None:
+    """A word that a package manager would take for an option is refused."""
+    for name in packages:
+        if name.startswith("-") or not name.isprintable() or not name:
+            raise Misconfigured(
+                f"{name!r} is not the name of a package",
+                "'ephemeroot base run -- COMMAND' passes options on",
+            )
+
+
+class _State:
+    """The packages and kernels of the base before the run."""
+
+    def __init__(self, place: Bases, manager: PackageManager, summary: Summary) -> None:
+        self.place = place
+        self.manager = manager
+        self.summary = summary
+        self.packages = self._installed()
+        self.kernels = self._kernels()
+
+    def compare(self, arguments: argparse.Namespace) -> None:
+        """Put into the summary what has changed since."""
+        after = self._installed()
+        for name in sorted({*self.packages, *after}):
+            versions = self.packages.get(name), after.get(name)
+            if versions[0] != versions[1]:
+                self.summary.packages[name] = versions
+        self.summary.kernels = sorted(set(self._kernels()) - set(self.kernels))
+        declared = [path for path in bases.kept(arguments) if f"{path}/".startswith("/etc/")]
+        self.summary.configuration = sorted(_changed(self.place, declared))
+
+    def _installed(self) -> dict[str, str]:
+        try:
+            return self.manager.installed(str(self.place.path))
+        except EphemerootError as error:
+            # The base is changed all the same, and boots.
+            if error.message not in self.summary.problems:
+                self.summary.problems.append(error.message)
+            return {}
+
+    def _kernels(self) -> list[str]:
+        fd = self.place.present()
+        if fd < 0:
+            return []
+        try:
+            return kernels.releases(fd)
+        finally:
+            os.close(fd)
+
+
+def _changed(place: Bases, declared: list[str]) -> set[str]:
+    """Those files at and below the *declared* paths that differ between the newest old base and
+    the base.
+    """
+    old = [entry for entry in place.old() if entry.name is not None and not entry.name.unused]
+    if not declared or not old:
+        return set()
+    before = place.open(max(old, key=lambda entry: entry.serial))
+    after = place.present()
+    try:
+        differences = Comparison(
+            skip=lambda path: not _leads(path, declared),
+            related=True,
+            touched=place.touched(after, before),
+        )
+        return {
+            one.path
+            for one in differences.run(before, after)
+            if one.kind != "directory" and any(_is_below(one.path, path) for path in declared)
+        }
+    finally:
+        os.close(before)
+        os.close(after)
+
+
+def _leads(path: str, declared: list[str]) -> bool:
+    return any(_is_below(path, one) or _is_below(one, path) for one in declared)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return f"{path}/".startswith(f"{directory}/")
+
+
+def _do_now(
+    words: list[str], shown: str, arguments: argparse.Namespace, say: Any, summary: Summary
+) -> None:
+    say(f"run {shown} in the running root")
+    if arguments.dry_run:
+        return
+    output = sys.stderr.fileno() if arguments.json else None
+    status = subprocess.run(words, stdout=output, check=False).returncode
+    if status:
+        summary.problems.append(
+            f"{shown} ended with exit status {status} in the running root; the base has the change"
+        )
+
+
+def reboot() -> None:
+    """Ask the init for a reboot. Raises ``EphemerootError``."""
+    words = ["systemctl", "reboot"] if Path("/run/systemd/system").is_dir() else ["reboot"]
+    if shutil.which(words[0]) is None:
+        raise EphemerootError(f"there is no program {words[0]!r} to reboot with", "reboot by hand")
+    status = subprocess.run(words, check=False).returncode
+    if status:
+        raise EphemerootError(
+            f"{' '.join(words)} ended with exit status {status}", "reboot by hand"
+        )
+
+
+# What is said
+
+
+def _finish(
+    arguments: argparse.Namespace, lines: list[str], outcome: Outcome | None, summary: Summary
+) -> int:
+    restarts = outcome is not None and not arguments.dry_run
+    reboots = restarts and not summary.problems and getattr(arguments, "reboot", "") == "if-needed"
+    if arguments.json:
+        sys.stdout.write(json.dumps(_document(arguments, lines, outcome, summary), indent=2) + "\n")
+    elif restarts:
+        _print(summary)
+    for line in summary.problems:
+        terminal.error(line)
+    if restarts and not arguments.json:
+        terminal.say(
+            "done: this machine reboots into a root with the new packages"
+            if reboots
+            else "done: the next boot's root has the new packages, the running root does not"
+        )
+    if reboots:
+        sys.stdout.flush()
+        reboot()
+    return PARTLY if summary.problems else 0
+
+
+def _document(
+    arguments: argparse.Namespace, lines: list[str], outcome: Outcome | None, summary: Summary
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "dry-run": arguments.dry_run,
+        "changed": outcome is not None,
+        "changes": lines,
+        "retired": outcome.retired if outcome is not None else None,
+        "packages": [
+            {"name": name, "before": before, "after": after}
+            for name, (before, after) in summary.packages.items()
+        ],
+        "kernels": summary.kernels,
+        "configuration": summary.configuration,
+        "restart": outcome is not None and not arguments.dry_run,
+        "problems": summary.problems,
+    }
+
+
+def _print(summary: Summary) -> None:
+    _print_list(
+        terminal.count(len(summary.packages), "package changed", "packages changed"),
+        [
+            f"{name} {before or '(not installed)'} → {after or '(removed)'}"
+            for name, (before, after) in summary.packages.items()
+        ],
+    )
+    _print_list("new kernels", summary.kernels)
+    _print_list(
+        "changed in the base; the persistent version stays in effect", summary.configuration
+    )
+
+
+def _print_list(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    terminal.say(f"{title}:")
+    for line in lines[:_SHOWN]:
+        terminal.say(f"  {line}")
+    if len(lines) > _SHOWN:
+        terminal.say(f"  and {len(lines) - _SHOWN} more")

@@ -1,0 +1,18 @@
+"""``ephemeroot remove``: packages, in the base and perhaps in the running root."""
+
+from __future__ import annotations
+
+import argparse
+
+from ephemeroot.base.package_managers import REMOVE
+from ephemeroot.cli import packages
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own arguments."""
+    packages.configure_packages(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """See ``packages.run``."""
+    return packages.run(arguments, REMOVE)
