@@ -108,6 +108,17 @@ def wiped(point: str, more: str = "") -> str:
     return WIPED.format(point=point, more=more)
 
 
+DIRECTORY = (
+    '[[volumes]]\nmount-point = "/opt"\ndevice = "{{root}}"\ntype = "ext4"\n'
+    'options = ["X-mount.subdir={of}"]\n'
+)
+DIRECTORIES = [
+    Case(root, volumes=DIRECTORY.format(of=of))
+    for root in ("overlay", "layers")
+    for of in ("opt", "/home/", "usr/local", "missing", "etc/app.conf")
+]
+"""Directories of a filesystem as volumes, of the installed root's own for the overlays."""
+
 ODD = [
     *(Case(root, options="ro") for root in ROOTS),
     *(Case(root, kind, type=kind_) for root in ROOTS
@@ -147,6 +158,8 @@ class Site:
         kind = "btrfs subvol=root" if self.has_btrfs else "ext4 defaults"
         line = "" if case.root == "tmpfs" else f"{root} / {kind} 0 0\n"
         self.tree.write("etc/fstab", line)
+        for name in ("opt", "home", "usr/local"):  # as `fill` makes them
+            (base / "tree" / name).mkdir(parents=True, exist_ok=True)
         words = {"btrfs": f"root={root} rootflags=subvol=root", "tmpfs": "root=tmpfs"}
         self.line = words.get(case.root, f"root={root}") + " ro"
         self._make_root()
@@ -296,7 +309,9 @@ def site_of(base: Path, case: Case) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize(
-    "case", [*proof.sample(SOUND, 2), *proof.sample(ODD, 3, seed=1)], ids=lambda case: case.name
+    "case",
+    [*proof.sample(SOUND, 2), *proof.sample(ODD, 3, seed=1), *proof.sample(DIRECTORIES, 1)],
+    ids=lambda case: case.name,
 )
 def test_check_and_boot_agree(tmp_path: Path, case: Case) -> None:
     with site_of(tmp_path, case) as site:

@@ -47,6 +47,7 @@ def problems(root: Path, files: dict[str, str], configuration: str) -> Sequence[
     for name, text in everything.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    (root / "persistent").mkdir(exist_ok=True)
     machine = Machine.of(str(root))
     return examine(read(machine, None), machine).problems
 
@@ -91,6 +92,15 @@ def test_an_overlay_root_refuses_a_boot_directory_that_is_not_a_volume(tmp_path:
         'options = ["X-mount.subdir=boot"]\n\n[persistence.'
     )
     warnings(tmp_path, {"boot/vmlinuz-1": "x"}, OVERLAY.replace("[persistence.", volume))
+
+
+def test_a_directory_of_the_root_that_is_missing_is_refused(tmp_path: Path) -> None:
+    missing = OVERLAY.replace("subdir=persistent", "subdir=elsewhere")
+    said = refusals(tmp_path, {}, missing)
+    assert "for /persistent, is missing" in said
+    assert f"mkdir -p {tmp_path}/elsewhere" in said
+    (tmp_path / "elsewhere").mkdir()
+    assert refusals(tmp_path, {}, missing) == ""
 
 
 def test_a_directory_of_a_network_filesystem_is_refused(tmp_path: Path) -> None:

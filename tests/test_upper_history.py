@@ -193,3 +193,37 @@ def test_the_layers_of_another_system_are_foreign_and_stay(machine: Machine) -> 
     with pytest.raises(Refused, match="another system"):
         Overlay(machine.settings).wipe(machine.boot(NOON + 4 * DAY, system="two"))
     assert {FIRST, SECOND} <= set(machine.old())
+
+
+@contextmanager
+def by_uuid(folder: Path, device: str) -> Iterator[str]:
+    """The name UUID=… of *device*, with the link that udev would make, in a layer above /dev."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+    (folder / "upper").mkdir()
+    (folder / "work").mkdir()
+    layers = f"lowerdir=/dev,upperdir={folder}/upper,workdir={folder}/work"
+    subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", "/dev"], check=True)
+    try:
+        words = ["blkid", "--probe", "-s", "UUID", "-o", "value", device]
+        uuid = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+        Path("/dev/disk/by-uuid").mkdir(parents=True, exist_ok=True)
+        Path(f"/dev/disk/by-uuid/{uuid}").symlink_to(device)
+        yield f"UUID={uuid}"
+    finally:
+        subprocess.run(["umount", "--lazy", "/dev"], check=True)
+        unmount(folder)
+
+
+def test_the_device_of_the_installed_root_may_be_named_by_its_uuid(
+    machine: Machine, tmp_path: Path
+) -> None:
+    with by_uuid(tmp_path / "links", machine.device) as spec:
+        machine.device = spec
+        with machine.history() as history:
+            assert [entry.text for entry in history.entries()] == [FIRST, SECOND]
+            with mounted(history, FIRST, tmp_path / "old") as root:
+                assert (root / "etc/lost").read_text() == "day 0"
+            os.close(history.mount_base())
+            prune = pruning.by_settings(history, Clock(NOON + 90 * DAY, synchronised=True))
+            assert prune.run(log=lambda line: None).problems == []

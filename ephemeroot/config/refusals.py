@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class Refusals:
         for wiped in self._histories():
             for old, beside in (("old-roots", "the subvolume"), ("old-bases", "base")):
                 self._check_one_subvolume(wiped, old, beside)
+        self._check_directories()
         wiping = self.config.wiping
         if wiping is None:
             return
@@ -223,6 +225,23 @@ class Refusals:
     def _is_on_root(self, path: str) -> bool:
         mounts = [p for p in self.machine.mounted if p != "/" and clean.is_below(path, p)]
         return not mounts and self._keeper(path)[0] is None
+
+    def _check_directories(self) -> None:
+        """A volume that is a directory of the root's own filesystem: without it the boot stops."""
+        if self.machine.another or not self.root.device:
+            return
+        for volume in self.volumes:
+            if not (volume.directory and volume.needed_for_boot) or volume.subvolume:
+                continue
+            # Where a layer is above the root, the directory is mounted at its place.
+            place = self.machine.show(f"/{volume.directory}")
+            if not volumes.same_device(self.root.device, volume.device) or os.path.isdir(place):
+                continue
+            self._add(
+                volume.place,
+                f"the directory {place} of {volume.device}, for {volume.mount_point}, is missing",
+                f"run 'mkdir -p {place}'",
+            )
 
     # What keeps a path
 

@@ -52,6 +52,16 @@ def _encode(value: str) -> str:
     return os.fsdecode(b"".join(out))
 
 
+def named(spec: str) -> str:
+    """The block device that *spec* names (``UUID=…``, a link), as mount(8) would name it; *spec*
+    itself if it is of another kind, such as a dataset.
+    """
+    try:
+        return canonical(link(spec))
+    except ValueError:
+        return spec
+
+
 def number(path: str) -> int:
     """The device number of the block device *path* (links are followed).
 

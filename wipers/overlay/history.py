@@ -161,11 +161,7 @@ class UpperHistory(History):
 
     def mount_base(self) -> int:
         """The installed root."""
-        device = self.installed.device
-        try:
-            device = devices.canonical(devices.link(device))
-        except ValueError:
-            pass  # not a name that stands for another
+        device = devices.named(self.installed.device)
         return stack.installed(self.fstype, device, self.installed.root_flags)
 
     def touched(self) -> Callable[[str, int], bool] | None:

@@ -60,7 +60,7 @@ def find(booted: Boots, device: str, layers: Uppers, history: UpperHistory) -> P
 
 def is_installed(root: dict[str, str], device: str) -> bool:
     """Whether *root* (``Wiper.identify_mounted``) is on the filesystem of *device*."""
-    return root.get("filesystem") in (None, devices.filesystem_uuid(device))
+    return root.get("filesystem") in (None, devices.filesystem_uuid(devices.named(device)))
 
 
 def _serial(identity: str) -> int:

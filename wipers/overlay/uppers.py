@@ -47,7 +47,7 @@ def below(device: str, fstype: str, subvolume: str | None, root_flags: Iterable[
 
     Raises ``OSError`` if the device cannot be read.
     """
-    uuid = devices.filesystem_uuid(device) or ""
+    uuid = devices.filesystem_uuid(devices.named(device)) or ""
     if fstype != "btrfs":
         return uuid
     named = [flag[len("subvol=") :] for flag in root_flags if flag.startswith("subvol=")]
