@@ -32,6 +32,7 @@ EXECUTED = {
     "converting-arch.md": "tests/test_tutorials.py",
     "converting-debian.md": "vm-tests/test_conversion.py",
     "converting-fedora.md": "tests/test_tutorials.py",
+    "converting-opensuse.md": "tests/test_tutorials.py",
     "plug-ins.md": "tests/test_plug_in.py",
 }
 """What runs the blocks of a document that are not marked as illustrations."""

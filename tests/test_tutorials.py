@@ -23,6 +23,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 TUTORIALS = {
     "docs/converting-fedora.md": "Fedora, btrfs, entries",
     "docs/converting-arch.md": "Arch, archinstall, systemd-boot",
+    "docs/converting-opensuse.md": "openSUSE Tumbleweed, GRUB",
 }
 
 PACKAGED = {"docs/converting-arch.md": "ephemeroot setup mkinitcpio"}
