@@ -8,6 +8,7 @@ After the wipe the same mounts are attached under the new root.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
@@ -78,7 +79,7 @@ class Volume(Operation):
         if self.type == "btrfs":
             options = [*options, *rootflags.shared(stage, source)]
         try:
-            mount = mounts.create(self.type, source, options)
+            mount = self._create(source, options)
         except OSError as error:
             lacks = devices.missing_members(source) if self.type == "btrfs" else ""
             raise StoreMissing(
@@ -90,6 +91,27 @@ class Volume(Operation):
         if self._directory:
             self._take_directory(point)
         return "mounted"
+
+    def _create(self, source: str, options: list[str]) -> int:
+        """A detached mount. The root's own filesystem may be mounted read-only so far, if the root
+        is kept; the stage makes it writable, and with it this mount.
+        """
+        try:
+            return mounts.create(self.type, source, options)
+        except OSError as error:
+            if error.errno != errno.EBUSY or not self._directory or "ro" in options:
+                raise
+        mount = mounts.create(self.type, source, [*options, "ro"])
+        mounts.set_flags(mount, clear=mounts.MOUNT_ATTR_RDONLY, name=self.mount_point)
+        return mount
+
+    def release(self, stage: Stage) -> None:
+        """Unmount a directory's filesystem again if the root is still to be mounted by the
+        distribution: it may be the same one, which is refused read-only while it is writable.
+        """
+        point = stage.volume(self.name)
+        if self._directory and mountinfo.mounted_at(point) is not None:
+            mounts.detach(point)
 
     @property
     def _directory(self) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_image import loop_device
+from ephemeroot.hooks import request
 from ephemeroot.hooks.__main__ import main as entry
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
@@ -81,13 +82,13 @@ class Installed:
     def root(self) -> Path:
         return self.base / "sysroot"
 
-    def stage(self, name: str) -> int:
+    def stage(self, name: str, *words: str) -> int:
         plan = self.base / "plan.json"
         plan.write_bytes(self.plan().dump())
         self.root.mkdir(exist_ok=True)
         run = self.base / f"run{self.boots}"
         where = ["--plan", str(plan), "--target", str(self.root), "--run", str(run)]
-        return entry([name, *where, "--cmdline", f"root={self.loop} ro"])
+        return entry([name, *where, "--cmdline", " ".join([f"root={self.loop} ro", *words])])
 
     def boot(self) -> None:
         self.boots += 1
@@ -157,6 +158,36 @@ def test_the_installed_root_keeps_what_is_written_to_its_directories(
         old = top / "persistent/ephemeroot-overlay/old-uppers"
         found = [(p / "etc/lost").read_text() for p in old.iterdir()] if layers else []
         assert found == (["boot 1"] if layers else [])
+
+
+@pytest.mark.parametrize("asked", ["ephemeroot.wipe=no", "a request"])
+@pytest.mark.parametrize("layers", [None, "/persistent"])
+def test_a_kept_root_boots_with_the_same_directories(
+    installed: Installed, asked: str, layers: str | None
+) -> None:
+    """The distribution mounts it read-only between the stages, and a layer follows."""
+    installed.layers = layers
+    installed.boot()
+    (installed.root / "etc/lost").write_text("in the layer")
+    installed.power_off()
+    if asked == "a request":
+        with installed.mounted() as top:
+            record = top / "persistent" / request.RECORD
+            record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            record.write_bytes(request.Request(request.KEEP).dump())
+    words = () if asked == "a request" else (asked,)
+    installed.boots += 1
+    assert installed.stage("wipe", *words) == DONE, installed.report("wipe")
+    assert "root kept" in json.dumps(installed.report("wipe"))
+    subprocess.run(["mount", "-o", "ro", installed.loop, installed.root], check=True)
+    assert installed.stage("persist", *words) == DONE, installed.report("persist")
+    assert not (installed.root / "etc/lost").exists()
+    (installed.root / "boot/upgraded").write_text("kernel")
+    (installed.root / "persistent/kept").write_text("kept")
+    installed.power_off()
+    installed.boot()
+    assert (installed.root / "boot/upgraded").exists()
+    assert (installed.root / "persistent/kept").exists()
 
 
 @pytest.mark.parametrize("there", ["nothing", "a file", "a link elsewhere"])
