@@ -53,9 +53,12 @@ def test_layers_elsewhere_are_refused(
     assert complaint in layered(tmp_path, layers_on(device, kind)).complaint()
 
 
-def test_directory_or_subvolume_of_the_roots_filesystem_is_accepted(tmp_path: Path) -> None:
+def test_subvolume_of_the_roots_filesystem_is_accepted_and_a_directory_refused(
+    tmp_path: Path,
+) -> None:
     tree = layered(tmp_path / "a", layers_on(DEVICE, "ext4", '"X-mount.subdir=layers"'))
-    assert tree.errors() == []
+    (tmp_path / "a/layers").mkdir()
+    assert "is a directory of the root's own filesystem" in tree.complaint()
     text = layers_on(DEVICE, "btrfs", '"subvol=layers"').replace(
         "[root.overlay]\n", '[root.overlay]\ntype = "btrfs"\n'
     )

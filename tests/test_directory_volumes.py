@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,9 +36,7 @@ class Installed:
     base: Path
     type: str
     loop: str
-    layers: str | None = None
     boots: int = 0
-    settings: dict[str, object] = field(default_factory=dict)
 
     def install(self) -> None:
         with self.mounted() as top:
@@ -70,7 +68,7 @@ class Installed:
             target="/",
             wiper="overlay",
             attribute="ephemeroot.wipers.overlay:Overlay",
-            settings={"type": self.type, "volume": self.layers, "keep-days": 30, "keep-last": 3},
+            settings={"type": self.type, "volume": None, "keep-days": 30, "keep-last": 3},
         )
         store = Store(path="/persistent", volume="persistent", id=IDENTITY)
         attached: list[Operation] = [
@@ -131,11 +129,9 @@ def installed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Instal
         machine.power_off()
 
 
-@pytest.mark.parametrize("layers", [None, "/persistent"])
 def test_the_installed_root_keeps_what_is_written_to_its_directories(
-    installed: Installed, layers: str | None
+    installed: Installed,
 ) -> None:
-    installed.layers = layers
     for number in (1, 2):
         installed.boot()
         root = installed.root
@@ -145,8 +141,6 @@ def test_the_installed_root_keeps_what_is_written_to_its_directories(
         (root / f"usr/lib/modules/{number}").mkdir()
         (root / f"persistent/{number}").write_text("kept")
         (root / "etc/lost").write_text(f"boot {number}")
-        if layers is not None:
-            (root / "persistent/ephemeroot-overlay/upper/etc/lost").read_text()
         installed.power_off()
     with installed.mounted() as top:
         assert sorted(p.name for p in (top / "boot").iterdir()) == [
@@ -155,18 +149,11 @@ def test_the_installed_root_keeps_what_is_written_to_its_directories(
         assert (top / "usr/lib/modules/2").is_dir()
         assert (top / "persistent/2").exists()
         assert not (top / "etc/lost").exists()
-        old = top / "persistent/ephemeroot-overlay/old-uppers"
-        found = [(p / "etc/lost").read_text() for p in old.iterdir()] if layers else []
-        assert found == (["boot 1"] if layers else [])
 
 
 @pytest.mark.parametrize("asked", ["ephemeroot.wipe=no", "a request"])
-@pytest.mark.parametrize("layers", [None, "/persistent"])
-def test_a_kept_root_boots_with_the_same_directories(
-    installed: Installed, asked: str, layers: str | None
-) -> None:
+def test_a_kept_root_boots_with_the_same_directories(installed: Installed, asked: str) -> None:
     """The distribution mounts it read-only between the stages, and a layer follows."""
-    installed.layers = layers
     installed.boot()
     (installed.root / "etc/lost").write_text("in the layer")
     installed.power_off()

@@ -50,11 +50,7 @@ class Overlay(Backend):
                 '[root]\nwiper = "overlay"\n\n[root.overlay]\n'
                 f"{commands.device_key(survey)}"
                 f"type = {quote(survey.type)}\n"
-                f"volume = {quote(host.mount_point if host else store)}"
-                "  # where the layers are kept; in memory if left out\n"
-                "keep-days = 30                       # old layers go after that,\n"
-                "keep-last = 3                        # but never the last three\n"
-                f"{commands.MIN_FREE}"
+                f"{_layers(store, line, host)}"
                 f"{''.join(_volume(survey, path) for path in kept)}"
             ),
             prepare=tuple(step for step in steps if step is not None),
@@ -112,6 +108,23 @@ def _kept(survey: Survey, store: str | None) -> list[str]:
     if os.path.isdir(os.path.join(root, modules.lstrip("/"))) and not survey.is_on_volume(modules):
         found.append(modules)
     return [*found, *([store] if store is not None else [])]
+
+
+def _layers(store: str, line: FstabLine | None, host: FstabLine | None) -> str:
+    """Where the layers are: in memory, unless the store is on a filesystem beside the root."""
+    if line is None and host is None:
+        return (
+            "# The layer is in memory, and no old one is kept. To keep them, give the store a\n"
+            '# filesystem of its own and name it here: volume = "/persistent"\n'
+            '# size = "50%"                       # of the memory, for the layer\n'
+        )
+    return (
+        f"volume = {quote(host.mount_point if host else store)}"
+        "  # where the layers are kept; in memory if left out\n"
+        "keep-days = 30                       # old layers go after that,\n"
+        "keep-last = 3                        # but never the last three\n"
+        f"{commands.MIN_FREE}"
+    )
 
 
 def _volume(survey: Survey, path: str) -> str:

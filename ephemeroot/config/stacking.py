@@ -58,12 +58,20 @@ def _check_volume(volume: Volume, root: Root, add: Callable[[str, str], None]) -
     if volume.type not in _CARRIERS:
         add(f"no layer can be on {point}, a {volume.type}", "name a volume on ext4, xfs or btrfs")
     elif root.device is not None and volumes.same_device(root.device, volume.device):
-        apart = volume.directory or (volume.type == "btrfs" and volume.subvolume != root.subvolume)
-        if not apart:
+        apart = volume.type == "btrfs" and volume.subvolume != root.subvolume
+        if volume.directory and not apart:
+            # A layer that is inside of the root below it is refused as a lower one (ELOOP,
+            # ovl_check_layer in fs/overlayfs/super.c): no old layer could be looked at.
+            add(
+                f"{point} is a directory of the root's own filesystem, which is below the layers: "
+                "an old layer in it cannot be mounted above it",
+                "leave volume out, for layers in memory, or name a volume on another filesystem",
+            )
+        elif not apart:
             add(
                 f"{point} is the root's own filesystem, which is below the layers: all of it could "
                 "be written to",
-                "mount a directory of it (X-mount.subdir=), or name another volume",
+                "leave volume out, for layers in memory, or name another volume",
             )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.linux import mounts
+from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.wipers import attributes, contract, memory, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.history import Installed
@@ -151,7 +151,8 @@ class Overlay(Wiper):
         if self._volume is None:
             return UpperHistory(None, installed, fstype)
         where = installed.volumes.get(self._volume)
-        if where is None or not os.path.ismount(where):
+        # Not os.path.ismount: a directory of the same filesystem may be mounted there.
+        if where is None or mountinfo.mounted_at(os.path.realpath(where)) is None:
             raise Refused(f"the volume {self._volume} with the layers is not mounted", "mount it")
         below = uppers.below(installed.device, fstype, installed.subvolume, installed.root_flags)
         return self._history(Uppers(where, below, create=False), installed)
