@@ -56,21 +56,23 @@ def findings(machine: Machine) -> list[Finding]:
         return found  # on the root itself, which is another check's; ZFS has names of its own
     if (boot.major_minor, boot.root) == (root.major_minor, root.root):
         return found
-    wrong = _Wrong(boot, root)
+    wrong = _Wrong(boot)
     return [*found, *_grub(machine, wrong)]
 
 
 class _Wrong:
-    """Which paths on a filesystem are of the directory /boot of the root, below the mount there."""
+    """Which paths, from the top of their filesystem, are of a directory /boot of some root, and not
+    of the filesystem or subvolume that is mounted at /boot.
+    """
 
-    def __init__(self, boot: Mount, root: Mount) -> None:
+    def __init__(self, boot: Mount) -> None:
         self.right = f"{boot.root.rstrip('/')}/"
-        # A boot loader names it from the top of the filesystem, or from the default subvolume.
-        own = {f"{root.root.rstrip('/')}/boot/", "/boot/"}
-        self.own = tuple(path for path in own if path != self.right)
 
     def __call__(self, path: str) -> bool:
-        return not path.startswith(self.right) and path.startswith(self.own)
+        if not path.startswith(self.right):
+            return "/boot/" in path
+        # All paths begin with that of a whole filesystem.
+        return self.right == "/" and path[:6] == "/boot/" and not os.path.exists(f"/boot{path}")
 
 
 def _grub(machine: Machine, wrong: _Wrong) -> Iterator[Finding]:
@@ -86,11 +88,11 @@ def _grub(machine: Machine, wrong: _Wrong) -> Iterator[Finding]:
         return
     for directory in _DIRECTORIES:
         kernels = _KERNEL.findall(_text(f"/boot/{directory}/grub.cfg"))
-        old = next((path for path in kernels if wrong(path)), "")
-        if old:
+        # Entries of other systems are among them.
+        if kernels and all(wrong(path) for path in kernels):
             yield Finding(
-                f"/boot/{directory}/grub.cfg starts {old}, which is in the directory /boot of the "
-                "root, below the filesystem that is mounted there",
+                f"/boot/{directory}/grub.cfg starts {kernels[0]}, which is in the directory /boot "
+                "of the root, below the filesystem that is mounted there",
                 _repair(machine, first_stage=False),
             )
 
