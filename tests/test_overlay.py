@@ -417,6 +417,7 @@ def test_a_volume_that_comes_too_late(tree: MachineTree) -> None:
 
 
 def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
+    tree.write("etc/fstab", "LABEL=root / xfs defaults 0 0\n")
     configure(tree, 'type = "xfs"\nvolume = "/persistent"')
     contents = put_together(tmp_path / "image", tree.plan().dump(), DracutTarget())
     assert contents.reason is None
