@@ -46,15 +46,17 @@ class Installed:
 
 @contextmanager
 def installed(
-    cache: Cache, disk: Disk, subvolume: str, uuid: str, cmdline: str
+    cache: Cache, disk: Disk, subvolume: str, uuid: str, cmdline: str, kind: str = "btrfs"
 ) -> Iterator[Installed]:
-    """The installation in `subvolume` of the btrfs with that `uuid` on `disk`, as if it ran with
-    the kernel command line `cmdline`. No machine may be using the disk.
+    """The installation in `subvolume` of the btrfs with that `uuid` on `disk`, or on a filesystem
+    of another `kind`, as if it ran with the kernel command line `cmdline`. No machine may be using
+    the disk.
     """
     with cache.scratch("installed") as scratch, attached(disk.image) as device:
         root = scratch / "root"
         root.mkdir()
-        run(["mount", "-t", "btrfs", "-o", f"subvol={subvolume}", device, root])
+        options = f"subvol={subvolume}" if subvolume else "rw"
+        run(["mount", "-t", kind, "-o", options, device, root])
         try:
             _furnish(root, device, uuid, scratch, cmdline)
             yield Installed(root)
