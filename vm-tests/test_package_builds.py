@@ -20,7 +20,7 @@ SUITES = (
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_package_is_built_by_other_releases_of_debian(cache: Cache, suite: str) -> None:
-    """The machines' own is built by Debian 13 (test_package.py)."""
+    """Without a boot: the machines' own is built by Debian 13 (test_package.py)."""
     selection = replace(package.BUILDER, suite=suite, stale=suite == "sid")
     try:
         built = package.binary_of(cache, selection)

@@ -53,9 +53,15 @@ def is_missing(module: str) -> bool:
 
 
 def of_wiper(wiper: type[Wiper], settings: Mapping[str, object] | None = None) -> list[str]:
-    """Modules of other projects that *wiper* needs, by default with its default settings."""
+    """Modules of other projects that *wiper* needs, by default with its default settings.
+
+    None if the wiper does not say: the image that is built for it names that fault.
+    """
     own = {option.name: option.default for option in wiper.OPTIONS}
-    names = wiper.needs({**own, **(settings or {})}).python
+    try:
+        names = wiper.needs({**own, **(settings or {})}).python
+    except Exception:  # noqa: BLE001  # another package's code may raise anything
+        return []
     return [name for name in names if is_known(name)]
 
 
