@@ -24,8 +24,8 @@ GENERATORS = "ephemeroot/image/generators"
 EXCEPTIONS = {
     "ephemeroot/linux/unopened.py": "runs in the initramfs, which does not know what made it; the "
     "kernel command line's words that it advises are dracut's, which systemd reads as well",
-    "ephemeroot/linux/dataset_keys.py": "runs in the initramfs, and names the settings that bring a key "
-    "into it",
+    "ephemeroot/linux/dataset_keys.py": "runs in the initramfs, and names the settings that bring "
+    "a key into it",
     "ephemeroot/cli/verbs.py": "the examples of the help are command lines that can be typed",
 }
 """Product files that name a generator, each with the reason."""
