@@ -27,6 +27,8 @@ PROGRAM = Path(sys.executable).parent / "ephemeroot"
 LOCKED: dict[str, list[list[str]] | None] = {
     "init": None,
     "check": None,
+    "edit": None,
+    "where": None,
     "plan": None,
     "rehearse": None,
     "apply": [["--yes", "--no-images"]],
@@ -36,12 +38,16 @@ LOCKED: dict[str, list[list[str]] | None] = {
     "adopt": [["/var"]],
     "next-boot": None,
     "base": [["create"], ["run", "--", "true"], ["rollback", "--yes"]],
+    "upgrade": [["--yes"]],
+    "install": [["--yes", "package"]],
+    "remove": [["--yes", "package"]],
     "leave": [["--yes", "--no-images"]],
     "setup": [["dracut"], ["mkinitcpio", "--remove"]],
     "home": None,
     "copyback": None,
     "image": None,
     "lived": None,
+    "unsaved": None,
     "schema": None,
 }
 """``lived`` and ``leave --finish``, which units run, wait instead."""

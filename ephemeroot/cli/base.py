@@ -108,7 +108,9 @@ def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Ou
     output = sys.stderr.fileno() if arguments.json else None
     return change.run(
         place,
-        Order(words or None, confirm, bases.ask(arguments), output, bases.kept(arguments)),
+        Order(
+            words or None, confirm, bases.ask(arguments, "base run"), output, bases.kept(arguments)
+        ),
         log,
     )
 

@@ -62,14 +62,16 @@ def log(arguments: argparse.Namespace, lines: list[str]) -> Callable[[str], None
     return say
 
 
-def ask(arguments: argparse.Namespace) -> Callable[[str, str], None]:
-    """What asks whether a base with a fault is to be taken all the same (``Order.ask``)."""
+def ask(arguments: argparse.Namespace, verb: str) -> Callable[[str, str], None]:
+    """What asks whether a base with a fault is to be taken all the same (``Order.ask``);
+    *verb* is what is run.
+    """
 
     def decide(message: str, hint: str) -> None:
         if arguments.yes:
             terminal.warning(message, hint)
         elif not sys.stdin.isatty():
-            raise Refused(message, f"{hint}; with --yes it becomes the base all the same")
+            raise Refused(message, f"{hint}; '{verb} --yes' makes it the base all the same")
         else:
             histories.confirm("Make this the base all the same?", [message, hint])
 

@@ -68,7 +68,6 @@ def run(arguments: argparse.Namespace, action: str) -> int:
     unchanged; 3: another run works on the base; 10: the base was replaced, and something else
     failed; 130: interrupted.
     """
-    manager = package_managers.of(arguments.root)
     packages = getattr(arguments, "packages", [])
     _require_names(packages)
     if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
@@ -76,36 +75,33 @@ def run(arguments: argparse.Namespace, action: str) -> int:
             "there is no terminal to answer the package manager's questions",
             f"'ephemeroot {action} --yes' lets it ask nothing",
         )
-    words = manager.command(action, packages, attended=not arguments.yes)
-    shown = " ".join([os.path.basename(manager.program), *manager.actions[action], *packages])
     if access.may_write(arguments):
         boot_filesystems.trigger()
     lines: list[str] = []
     say = bases.log(arguments, lines)
     summary = Summary()
-    with (
-        lock.hold(Path(arguments.root), f"ephemeroot {action}", dry_run=arguments.dry_run),
-        Namespace() as private,
-        bases.opened(arguments, private) as place,
-    ):
-        if arguments.dry_run:
-            outcome: Outcome | None = bases.foresee(place, shown, say)
-        else:
-            change.recover(place, terminal.say)
-            before = _State(place, manager, summary)
-            output = sys.stderr.fileno() if arguments.json else None
-            order = Order(
-                words,
-                confirm=lambda: None,
-                ask=bases.ask(arguments),
-                output=output,
-                kept=bases.kept(arguments),
-                name=shown,
-                scratch=manager.scratch,
-            )
-            outcome = change.run(place, order, say)
-            if outcome is not None:
-                before.compare(arguments)
+    with lock.hold(Path(arguments.root), f"ephemeroot {action}", dry_run=arguments.dry_run):
+        manager = package_managers.of(arguments.root)
+        words = manager.command(action, packages, attended=not arguments.yes)
+        shown = " ".join([os.path.basename(manager.program), *manager.actions[action], *packages])
+        with Namespace() as private, bases.opened(arguments, private) as place:
+            if arguments.dry_run:
+                outcome: Outcome | None = bases.foresee(place, shown, say)
+            else:
+                change.recover(place, terminal.say)
+                before = _State(place, manager, summary)
+                order = Order(
+                    words,
+                    confirm=lambda: None,
+                    ask=bases.ask(arguments, action),
+                    output=sys.stderr.fileno() if arguments.json else None,
+                    kept=bases.kept(arguments),
+                    name=shown,
+                    scratch=manager.scratch,
+                )
+                outcome = change.run(place, order, say)
+                if outcome is not None:
+                    before.compare(arguments)
     if outcome is not None:
         summary.problems += outcome.problems
     if getattr(arguments, "now", False):
