@@ -48,9 +48,7 @@ class LoopDevice:
                 os.close(control)
         finally:
             os.close(file)
-        number = os.minor(os.fstat(self.fd).st_rdev)
-        self.path = Path(f"/dev/loop{number}")
-        _flush_nothing(number)
+        self.path = Path(f"/dev/loop{os.minor(os.fstat(self.fd).st_rdev)}")
 
     def __enter__(self) -> LoopDevice:
         return self
@@ -86,16 +84,3 @@ def attached(image: str | os.PathLike[str], offset: int = 0) -> Iterator[Path]:
     """The path of a loop device over *image*, for as long as a `with` lasts."""
     with LoopDevice(image, offset) as device:
         yield device.path
-
-
-def _flush_nothing(number: int) -> None:
-    """Have the kernel believe that the device has no cache: a flush of it would wait for the disk
-    below, thousands of times in a run. What is read from the image is the same, for its content is
-    in the page cache. Where /sys is read-only, the tests are slower.
-    """
-    try:
-        with open(f"/sys/block/loop{number}/queue/write_cache", "w") as setting:
-            setting.write("write through")
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.ENOENT):
-            raise
