@@ -19,6 +19,7 @@ from btrfs_image import Disk, btrfsutil, subvolume_id, uuid
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUNNING = os.uname().release
+PROGRAM = Path(sys.executable).parent / "ephemeroot"
 
 CONFIGURATION = """\
 [root]
@@ -103,16 +104,19 @@ class Machine:
 
     def base_words(self, *words: str) -> list[str]:
         """The same for ``ephemeroot base``."""
-        program = Path(sys.executable).parent / "ephemeroot"
-        return self.words(str(program), "base", *words)
+        return self.words(str(PROGRAM), "base", *words)
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run ``ephemeroot`` in it."""
+        self.disk.sync()
+        return subprocess.run(
+            self.words(str(PROGRAM), *words),
+            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def base(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run ``ephemeroot base`` in it."""
-        self.disk.sync()
-        return subprocess.run(
-            self.base_words(*words),
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return self.call("base", *words)
 
     def create(self) -> None:
         done = self.base("create")

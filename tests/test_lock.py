@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from base_machine import Machine
+from base_machine import PROGRAM, Machine
 from btrfs_image import DEFAULTS, fresh_disk
 from ephemeroot import cli
 from ephemeroot.hooks.plan import Plan
@@ -20,7 +20,6 @@ from ephemeroot.wipers import btrfs
 
 pytestmark = pytest.mark.requires_loop
 
-PROGRAM = Path(sys.executable).parent / "ephemeroot"
 
 # What each verb that changes the machine is called with; None: it changes nothing that the next
 # boot is made of. The verbs are the parser's: a new one is put on one side or the other here.
@@ -70,14 +69,6 @@ def _wipe(device: str) -> Wipe:
     )  # fmt: skip
 
 
-def call(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
-    machine.disk.sync()
-    return subprocess.run(
-        machine.words(str(PROGRAM), *words),
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
 def hold(machine: Machine, *words: str) -> subprocess.Popen[str]:
     """Start *words* in the machine, and return when they have printed a line."""
     process = subprocess.Popen(
@@ -118,7 +109,7 @@ def test_each_verb_of_the_parser_is_known_here() -> None:
 def test_a_verb_is_locked_out_while_base_run_is_at_work(machine: Machine, words: list[str]) -> None:
     running = hold(machine, str(PROGRAM), "base", "run", "--", "sh", "-ec", "echo ready; read line")
     try:
-        done = call(machine, *words)
+        done = machine.call(*words)
         assert done.returncode == 3, done.stderr
         assert "locked by another run: 'ephemeroot base run', process " in done.stderr
         assert f"wait until it ends, then run 'ephemeroot {words[0]}" in done.stderr
@@ -131,12 +122,12 @@ def test_the_base_is_locked_out_while_apply_is_at_work(machine: Machine, words: 
     before = machine.state()
     applying = hold(machine, sys.executable, "-P", "-c", HOLDER)
     try:
-        done = call(machine, "base", *words)
+        done = machine.call("base", *words)
         assert done.returncode == 3, done.stderr
         assert "locked by another run: 'ephemeroot apply', process " in done.stderr
         assert machine.state() == before
-        assert call(machine, "base", "list").returncode == 0
-        assert call(machine, "base", "run", "--dry-run", "--", "true").returncode == 0
+        assert machine.call("base", "list").returncode == 0
+        assert machine.call("base", "run", "--dry-run", "--", "true").returncode == 0
     finally:
         end(applying)
 
@@ -169,12 +160,12 @@ def test_a_run_that_was_killed_is_taken_back_before_boot_files_are_written(
         os.kill(one, signal.SIGKILL)
     running.communicate(timeout=60)
     assert (machine.boot / "entry.conf").read_text() == "during\n"
-    done = call(machine, *words)
+    done = machine.call(*words)
     assert "a run of 'base run' was cut off: the base is unchanged" in done.stdout
     assert (machine.boot / "entry.conf").read_text() == "before"
     # What that verb writes from here on stays.
     (machine.boot / "entry.conf").write_text("after")
-    assert call(machine, "base", "run", "--", "true").returncode == 0
+    assert machine.call("base", "run", "--", "true").returncode == 0
     assert (machine.boot / "entry.conf").read_text() == "after"
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,9 @@ def repository(machine: Machine, tmp_path: Path) -> Repository:
     repository = Repository(machine.run_folder / "packages", tmp_path / "packages")
     repository.publish("tool", "1", {"opt/tool": "one\n", "etc/tool.conf": "default = 1\n"})
     machine.create()
-    done = call(machine, "install", "--yes", "tool")
+    done = machine.call("install", "--yes", "tool")
     assert done.returncode == 0, done.stderr
     return repository
-
-
-def call(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).parent / "ephemeroot"
-    machine.disk.sync()
-    return subprocess.run(
-        machine.words(str(program), *words),
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
 
 
 def document(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
@@ -69,7 +59,7 @@ def test_upgrade_changes_the_base_and_not_the_running_root(
 ) -> None:
     repository.publish("tool", "2", {"opt/tool": "two\n", "etc/tool.conf": "default = 2\n"})
     before = machine.old()
-    said = document(call(machine, "upgrade", "--yes", "--json"))
+    said = document(machine.call("upgrade", "--yes", "--json"))
     assert (machine.path / "opt/tool").read_text() == "two\n"
     assert not (machine.top / "root/opt/tool").exists()
     assert said["packages"] == [{"name": "tool", "before": "1", "after": "2"}]
@@ -82,7 +72,7 @@ def test_upgrade_without_anything_new_makes_no_base(
     machine: Machine, repository: Repository
 ) -> None:
     before = machine.state()
-    said = document(call(machine, "upgrade", "--yes", "--json"))
+    said = document(machine.call("upgrade", "--yes", "--json"))
     assert (said["changed"], said["restart"], said["packages"]) == (False, False, [])
     assert machine.state() == before
 
@@ -92,19 +82,19 @@ def test_what_is_refused_or_a_dry_run_changes_nothing(
 ) -> None:
     before = machine.state()
     for words in (("upgrade",), ("install", "other"), ("remove", "tool")):
-        done = call(machine, *words, "--dry-run")
+        done = machine.call(*words, "--dry-run")
         assert done.returncode == 0, done.stderr
         assert " in a copy of root-base: not done: dry run" in done.stdout
         said = f"run apt-get {' '.join(words).replace('upgrade', 'dist-upgrade')} in a copy"
         assert said in done.stdout
     for name in ("--purge", "-y", "", "a\nb"):  # nothing of it is for the package manager
-        done = call(machine, "remove", "--yes", "--", name)
+        done = machine.call("remove", "--yes", "--", name)
         assert done.returncode == 2
         assert "is not the name of a package" in done.stderr
-    done = call(machine, "upgrade")
+    done = machine.call("upgrade")
     assert done.returncode == 2
     assert "'ephemeroot upgrade --yes'" in done.stderr
-    done = call(machine, "install", "--yes", "no-such-package")
+    done = machine.call("install", "--yes", "no-such-package")
     assert done.returncode == 1
     assert "no-such-package" in done.stderr
     assert machine.state() == before
@@ -115,7 +105,7 @@ def test_a_package_that_fails_leaves_the_base_as_it_was(
 ) -> None:
     repository.publish("tool", "2", {"opt/tool": "two\n"}, {"postinst": "exit 3"})
     before = machine.state()
-    done = call(machine, "upgrade", "--yes")
+    done = machine.call("upgrade", "--yes")
     assert done.returncode == 1
     assert "apt-get dist-upgrade ended with exit status" in done.stderr
     assert "the base is unchanged" in done.stderr
@@ -124,11 +114,11 @@ def test_a_package_that_fails_leaves_the_base_as_it_was(
 
 def test_now_does_it_in_the_running_root_as_well(machine: Machine, repository: Repository) -> None:
     repository.publish("other", "5", {"opt/other": "five\n"})
-    done = call(machine, "install", "--yes", "--now", "other")
+    done = machine.call("install", "--yes", "--now", "other")
     assert done.returncode == 0, done.stdout + done.stderr
     for root in (machine.path, machine.top / "root"):
         assert (root / "opt/other").read_text() == "five\n"
-    done = call(machine, "remove", "--yes", "--now", "other")
+    done = machine.call("remove", "--yes", "--now", "other")
     assert done.returncode == 0, done.stdout + done.stderr
     for root in (machine.path, machine.top / "root"):
         assert not (root / "opt/other").exists()
@@ -141,7 +131,7 @@ def test_a_running_root_that_cannot_follow_is_a_problem(
     """The base has it: that is what was asked first."""
     repository.publish("other", "5", {"opt/other": "five\n"}, {"preinst": "[ ! -e /opt/block ]"})
     (machine.top / "root/opt/block").touch()
-    said = document(call(machine, "install", "--yes", "--now", "--json", "other"), code=10)
+    said = document(machine.call("install", "--yes", "--now", "--json", "other"), code=10)
     assert (machine.path / "opt/other").exists()
     assert "in the running root; the base has the change" in said["problems"][0]
 
@@ -155,7 +145,7 @@ def test_names_persistent_configuration_whose_counterpart_has_changed(
     text = configuration.read_text() + STORE.format(device=machine.disk.loop)
     configuration.write_text(text)
     repository.publish("tool", "2", {"opt/tool": "two\n", "etc/tool.conf": "default = 2\n"})
-    said = document(call(machine, "upgrade", "--yes", "--json"))
+    said = document(machine.call("upgrade", "--yes", "--json"))
     assert said["configuration"] == ["/etc/tool.conf"]
 
 
@@ -169,14 +159,14 @@ def test_reboots_if_the_base_has_changed(machine: Machine, repository: Repositor
     for news in (False, True):
         if news:
             repository.publish("tool", "2", {"opt/tool": "two\n"})
-        done = call(machine, "upgrade", "--yes", "--reboot=if-needed")
+        done = machine.call("upgrade", "--yes", "--reboot=if-needed")
         assert done.returncode == 0, done.stderr
         assert asked.exists() == news
 
 
 def test_a_system_without_a_known_package_manager_is_told_what_works(machine: Machine) -> None:
     machine.create()
-    done = call(machine, "upgrade", "--yes")
+    done = machine.call("upgrade", "--yes")
     assert done.returncode == 1
     assert "no package manager is known for this system" in done.stderr
     assert "ephemeroot base run -- COMMAND" in done.stderr

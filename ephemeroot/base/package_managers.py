@@ -22,7 +22,8 @@ class PackageManager:
     ``INSTALL`` and ``REMOVE`` to words, after which the packages stand; ``unattended`` are put
     behind the program if no questions may be asked. ``listing`` prints a line for each package, its
     name, its version and perhaps its state; ``{}`` is the system's root. ``scratch`` are paths of
-    lists, logs and locks: a run that writes only there has changed nothing.
+    lists, logs and locks: a run that writes only there has changed nothing. ``databases`` are
+    places of what is installed: a system of that package manager has one of them.
     """
 
     name: str
@@ -31,6 +32,7 @@ class PackageManager:
     unattended: tuple[str, ...]
     listing: tuple[str, ...]
     scratch: tuple[str, ...]
+    databases: tuple[str, ...]
     refresh: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
 
@@ -67,10 +69,11 @@ def _is_there(state: Sequence[str]) -> bool:
 
 
 _RPM = ("rpm", "--root", "{}", "-qa", "--qf", "%{NAME}.%{ARCH} %{EVR}\\n")
+_RPM_DATABASES = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
 # Reading the database makes them: a lock of rpm(8)'s, and SQLite's files beside its own.
 _RPM_SCRATCH = tuple(
     f"{folder}/{name}"
-    for folder in ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
+    for folder in _RPM_DATABASES
     for name in (".rpm.lock", "rpmdb.sqlite-shm", "rpmdb.sqlite-wal")
 )
 
@@ -91,6 +94,7 @@ MANAGERS = (
             "/var/cache/apt", "/var/lib/apt/lists", "/var/lib/apt/periodic", "/var/lib/dpkg/lock",
             "/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/triggers/Lock", "/var/log",
         ),
+        ("/var/lib/dpkg/status",),
         refresh=("update",),
         environment=(("DEBIAN_FRONTEND", "noninteractive"),),
     ),
@@ -105,6 +109,7 @@ MANAGERS = (
         ("-y",),
         _RPM,
         ("/var/cache/dnf", "/var/cache/libdnf5", "/var/log", *_RPM_SCRATCH),
+        _RPM_DATABASES,
     ),
     PackageManager(
         "zypper",
@@ -117,6 +122,7 @@ MANAGERS = (
         ("--non-interactive",),
         _RPM,
         ("/var/cache/zypp", "/var/cache/zypper", "/var/log", *_RPM_SCRATCH),
+        _RPM_DATABASES,
     ),
     PackageManager(
         "pacman",
@@ -130,6 +136,7 @@ MANAGERS = (
         ("--noconfirm",),
         ("pacman", "--dbpath", "{}/var/lib/pacman", "-Q"),
         ("/var/cache/pacman", "/var/lib/pacman/sync", "/var/log"),
+        ("/var/lib/pacman/local",),
     ),
 )  # fmt: skip
 
@@ -140,22 +147,12 @@ def of(root: str | Path) -> PackageManager:
     A program alone says little, for Debian has packages of all of them: the database counts.
     """
     for manager in MANAGERS:
-        if Path(f"{root}{manager.program}").exists() and _has_database(str(root), manager):
+        if Path(f"{root}{manager.program}").exists() and any(
+            Path(f"{root}{place}").exists() for place in manager.databases
+        ):
             return manager
     known = ", ".join(one.name for one in MANAGERS)
     raise EphemerootError(
         f"no package manager is known for this system (known: {known})",
         "'ephemeroot base run -- COMMAND' runs any command in the base",
     )
-
-
-_DATABASES = {
-    "apt": ("var/lib/dpkg/status",),
-    "dnf": ("var/lib/rpm", "usr/lib/sysimage/rpm"),
-    "zypper": ("var/lib/rpm", "usr/lib/sysimage/rpm"),
-    "pacman": ("var/lib/pacman/local",),
-}
-
-
-def _has_database(root: str, manager: PackageManager) -> bool:
-    return any(Path(root, place).exists() for place in _DATABASES[manager.name])

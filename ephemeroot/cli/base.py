@@ -15,6 +15,7 @@ from ephemeroot.base import boot_filesystems, change, kernels
 from ephemeroot.base.record import Record
 from ephemeroot.base.work import Order
 from ephemeroot.cli import access, bases, histories, terminal
+from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import paths
@@ -65,31 +66,31 @@ def run(arguments: argparse.Namespace) -> int:
     works on it; 10: it was replaced, but something else failed; 130: interrupted.
     """
     if arguments.action == "list":
-        with Namespace() as private, bases.opened(arguments, private) as place:
+        based = BasedMachine.of(arguments)
+        with Namespace() as private, based.opened(private) as place:
             _list(arguments, place)
         return 0
     verb = f"ephemeroot base {arguments.action}"
     if arguments.action == "run" and access.may_write(arguments):
         boot_filesystems.trigger()
-    with (
-        lock.hold(Path(arguments.root), verb, dry_run=arguments.dry_run),
-        Namespace() as private,
-        bases.opened(arguments, private) as place,
-    ):
-        if access.may_write(arguments):
-            change.recover(place, terminal.say)
-        lines: list[str] = []
-        outcome = _change(arguments, place, lines)
+    lines: list[str] = []
+    with lock.hold(Path(arguments.root), verb, dry_run=arguments.dry_run):
+        based = BasedMachine.of(arguments)
+        with Namespace() as private, based.opened(private) as place:
+            if access.may_write(arguments):
+                change.recover(place, terminal.say)
+            outcome = _change(arguments, based, place, lines)
     return _finish(arguments, lines, outcome)
 
 
-def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Outcome | None:
+def _change(
+    arguments: argparse.Namespace, based: BasedMachine, place: Bases, lines: list[str]
+) -> Outcome | None:
     """What was done; ``None`` if there was nothing to change."""
 
     log = bases.log(arguments, lines)
     if arguments.action == "create":
-        kept = bases.kept(arguments)
-        return change.create(place, log, dry_run=arguments.dry_run, kept=kept)
+        return change.create(place, log, dry_run=arguments.dry_run, kept=based.kept())
     if arguments.action == "rollback":
         entry = _entry(place, arguments.name)
         if not arguments.dry_run and not arguments.yes:
@@ -108,9 +109,7 @@ def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Ou
     output = sys.stderr.fileno() if arguments.json else None
     return change.run(
         place,
-        Order(
-            words or None, confirm, bases.ask(arguments, "base run"), output, bases.kept(arguments)
-        ),
+        Order(words or None, confirm, bases.ask(arguments, "base run"), output, based.kept()),
         log,
     )
 
@@ -118,10 +117,10 @@ def _change(arguments: argparse.Namespace, place: Bases, lines: list[str]) -> Ou
 def _entry(place: Bases, name: str | None) -> OldRoot:
     if name is not None:
         return place.find(name)
-    found = [e for e in place.old() if e.name is not None and not e.name.unused]
-    if not found:
+    newest = bases.newest_old(place)
+    if newest is None:
         raise Misconfigured("there is no old base to go back to", "'ephemeroot base list' has them")
-    return max(found, key=lambda entry: entry.serial)
+    return newest
 
 
 def _finish(arguments: argparse.Namespace, lines: list[str], outcome: Outcome | None) -> int:

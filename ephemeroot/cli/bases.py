@@ -6,49 +6,64 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ephemeroot import backends
 from ephemeroot.backends.contract import Bases, no_base
 from ephemeroot.base import change
 from ephemeroot.cli import access, histories, terminal
-from ephemeroot.config import InvalidConfiguration, Machine, read
+from ephemeroot.config import Configuration, InvalidConfiguration, Machine, read
 from ephemeroot.config.root import Root
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.contract import Outcome
+from ephemeroot.wipers.oldroot import OldRoot
 
 
-@contextmanager
-def opened(arguments: argparse.Namespace, private: Namespace) -> Iterator[Bases]:
-    """The bases of the configured root, for writing if the verb may.
+@dataclass(frozen=True, slots=True)
+class BasedMachine:
+    """A machine and its configuration, read once for a run that works on the base."""
 
-    Raises ``InvalidConfiguration``, and ``Misconfigured`` if the wiper has no base.
-    """
-    writable = access.may_write(arguments)
-    machine = Machine.of(arguments.root)
-    configuration = read(machine, arguments.config)
-    if any(not problem.warning for problem in configuration.problems):
-        raise InvalidConfiguration(configuration.problems)
-    wiping = configuration.wiping
-    if wiping is None or wiping.plugin is None:
-        raise no_base()
-    root = Root.named(machine, wiping.device, wiping.subvolume)
-    backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
-    with backend.bases(root, private, writable=writable) as place:
-        yield place
+    machine: Machine
+    configuration: Configuration
+    writable: bool
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> BasedMachine:
+        """Raises ``InvalidConfiguration``. The base is opened for writing if the verb may."""
+        machine = Machine.of(arguments.root)
+        configuration = read(machine, arguments.config)
+        if any(not problem.warning for problem in configuration.problems):
+            raise InvalidConfiguration(configuration.problems)
+        return cls(machine, configuration, access.may_write(arguments))
+
+    @contextmanager
+    def opened(self, private: Namespace) -> Iterator[Bases]:
+        """The bases of the configured root. Raises ``Misconfigured`` if the wiper has none."""
+        wiping = self.configuration.wiping
+        if wiping is None or wiping.plugin is None:
+            raise no_base()
+        root = Root.named(self.machine, wiping.device, wiping.subvolume)
+        backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
+        with backend.bases(root, private, writable=self.writable) as place:
+            yield place
+
+    def kept(self) -> frozenset[str]:
+        """What a new root does not take from the base: declared paths, and what is mounted."""
+        stores = self.configuration.stores
+        found = {entry.path for store in stores for entry in store.entries}
+        found |= {store.path for store in stores}
+        found |= {volume.mount_point for volume in self.configuration.volumes}
+        found |= {line.mount_point for line in self.machine.fstab}
+        found |= {mount.point for mount in mountinfo.mounts()}
+        return frozenset(found - {"/"})
 
 
-def kept(arguments: argparse.Namespace) -> frozenset[str]:
-    """What a new root does not take from the base: declared paths, and what is mounted."""
-    machine = Machine.of(arguments.root)
-    configuration = read(machine, arguments.config)
-    found = {entry.path for store in configuration.stores for entry in store.entries}
-    found |= {store.path for store in configuration.stores}
-    found |= {volume.mount_point for volume in configuration.volumes}
-    found |= {line.mount_point for line in machine.fstab}
-    found |= {mount.point for mount in mountinfo.mounts()}
-    return frozenset(found - {"/"})
+def newest_old(place: Bases) -> OldRoot | None:
+    """The base that was replaced last; ``None`` if no base was."""
+    found = [one for one in place.old() if one.name is not None and not one.name.unused]
+    return max(found, key=lambda one: one.serial, default=None)
 
 
 def log(arguments: argparse.Namespace, lines: list[str]) -> Callable[[str], None]:

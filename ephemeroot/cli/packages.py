@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ephemeroot.base import boot_filesystems, change, kernels, package_managers
 from ephemeroot.base.package_managers import PackageManager
 from ephemeroot.base.work import Order
 from ephemeroot.cli import access, bases, terminal
+from ephemeroot.cli.bases import BasedMachine
+from ephemeroot.config import clean
 from ephemeroot.conversion import lock
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux.namespace import Namespace
@@ -84,24 +87,26 @@ def run(arguments: argparse.Namespace, action: str) -> int:
         manager = package_managers.of(arguments.root)
         words = manager.command(action, packages, attended=not arguments.yes)
         shown = " ".join([os.path.basename(manager.program), *manager.actions[action], *packages])
-        with Namespace() as private, bases.opened(arguments, private) as place:
+        based = BasedMachine.of(arguments)
+        with Namespace() as private, based.opened(private) as place:
             if arguments.dry_run:
                 outcome: Outcome | None = bases.foresee(place, shown, say)
             else:
                 change.recover(place, terminal.say)
                 before = _State(place, manager, summary)
+                kept = based.kept()
                 order = Order(
                     words,
                     confirm=lambda: None,
                     ask=bases.ask(arguments, action),
                     output=sys.stderr.fileno() if arguments.json else None,
-                    kept=bases.kept(arguments),
+                    kept=kept,
                     name=shown,
                     scratch=manager.scratch,
                 )
                 outcome = change.run(place, order, say)
                 if outcome is not None:
-                    before.compare(arguments)
+                    before.compare(kept)
     if outcome is not None:
         summary.problems += outcome.problems
     if getattr(arguments, "now", False):
@@ -129,15 +134,17 @@ class _State:
         self.packages = self._installed()
         self.kernels = self._kernels()
 
-    def compare(self, arguments: argparse.Namespace) -> None:
-        """Put into the summary what has changed since."""
+    def compare(self, kept: Collection[str]) -> None:
+        """Put into the summary what has changed since; *kept* are paths that a new root does not
+        take from the base.
+        """
         after = self._installed()
         for name in sorted({*self.packages, *after}):
             versions = self.packages.get(name), after.get(name)
             if versions[0] != versions[1]:
                 self.summary.packages[name] = versions
         self.summary.kernels = sorted(set(self._kernels()) - set(self.kernels))
-        declared = [path for path in bases.kept(arguments) if f"{path}/".startswith("/etc/")]
+        declared = [path for path in kept if clean.is_below(path, "/etc")]
         self.summary.configuration = sorted(_changed(self.place, declared))
 
     def _installed(self) -> dict[str, str]:
@@ -163,10 +170,10 @@ def _changed(place: Bases, declared: list[str]) -> set[str]:
     """Those files at and below the *declared* paths that differ between the newest old base and
     the base.
     """
-    old = [entry for entry in place.old() if entry.name is not None and not entry.name.unused]
-    if not declared or not old:
+    newest = bases.newest_old(place)
+    if not declared or newest is None:
         return set()
-    before = place.open(max(old, key=lambda entry: entry.serial))
+    before = place.open(newest)
     after = place.present()
     try:
         differences = Comparison(
@@ -177,7 +184,7 @@ def _changed(place: Bases, declared: list[str]) -> set[str]:
         return {
             one.path
             for one in differences.run(before, after)
-            if one.kind != "directory" and any(_is_below(one.path, path) for path in declared)
+            if one.kind != "directory" and any(clean.is_below(one.path, path) for path in declared)
         }
     finally:
         os.close(before)
@@ -185,15 +192,15 @@ def _changed(place: Bases, declared: list[str]) -> set[str]:
 
 
 def _leads(path: str, declared: list[str]) -> bool:
-    return any(_is_below(path, one) or _is_below(one, path) for one in declared)
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return f"{path}/".startswith(f"{directory}/")
+    return any(clean.is_below(path, one) or clean.is_below(one, path) for one in declared)
 
 
 def _do_now(
-    words: list[str], shown: str, arguments: argparse.Namespace, say: Any, summary: Summary
+    words: list[str],
+    shown: str,
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+    summary: Summary,
 ) -> None:
     say(f"run {shown} in the running root")
     if arguments.dry_run:
