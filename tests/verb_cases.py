@@ -90,18 +90,14 @@ def _no_base(machine: VerbMachine) -> None:
 
 def _packages(machine: VerbMachine) -> None:
     """A system of packages: ``tool`` is installed and has a newer version, ``other`` is not."""
-    roots = [machine.top / "root-base", machine.inside("/")]
-    for root in roots:
+    base = machine.top / "root-base"
+    for root in (base, machine.inside("/")):
         package_repository.configure(root, "/opt/packages")
     with tempfile.TemporaryDirectory() as folder:
-        repository = Repository(roots[0] / "opt/packages", Path(folder))
+        repository = Repository(base / "opt/packages", Path(folder))
         repository.publish("tool", "1", {"opt/tool": "one\n"})
         btrfsutil.sync(str(machine.top))
-        machine.must("install", "--yes", "tool")
-    base = machine.top / "root-base/opt/packages"
-    shutil.rmtree(base)
-    with tempfile.TemporaryDirectory() as folder:
-        repository = Repository(base, Path(folder))
+        machine.must("install", "--yes", "tool")  # what follows is in the new base
         repository.publish("tool", "2", {"opt/tool": "two\n"})
         repository.publish("other", "1", {"opt/other": "one\n"})
     for old in os.listdir(machine.top / "old_bases"):  # a folder of the test
