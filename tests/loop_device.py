@@ -4,6 +4,12 @@
 released the device: it may be another process's by then, whose filesystem would vanish. Here the
 device stays open. While it is, the kernel gives its number to nobody; it is released when the last
 user has closed it (LO_FLAGS_AUTOCLEAR, linux/loop.h), also if the process is killed.
+
+The kernel also remembers a device of a btrfs on several devices after the filesystem is unmounted
+and the loop device is gone. The next filesystem under the same number would be taken for that one
+as soon as another mounted filesystem has its UUID, as copies of one image have: mount(2) fails with
+EINVAL, then with EEXIST (fs/btrfs/volumes.c, find_fsid_by_device and device_list_add). So a new
+device is forgotten first: its number was free, and what btrfs remembers of it is out of date.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from pathlib import Path
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _AUTOCLEAR = 4
+_BTRFS_FORGET_DEV = 0x50009405  # _IOW(0x94, 5, struct btrfs_ioctl_vol_args), linux/btrfs.h
 
 # struct loop_info64: device, inode, rdevice, offset, limit; number, encryption's type and key size,
 # flags; the file's name, encryption's name and key; two numbers.
@@ -49,6 +56,11 @@ class LoopDevice:
         finally:
             os.close(file)
         self.path = Path(f"/dev/loop{os.minor(os.fstat(self.fd).st_rdev)}")
+        try:
+            _forget(self.path)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> LoopDevice:
         return self
@@ -77,6 +89,22 @@ def _configured(number: int, config: bytes) -> int:
             raise
         return -1
     return device
+
+
+def _forget(device: Path) -> None:
+    try:
+        control = os.open("/dev/btrfs-control", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # this kernel has not loaded btrfs: it remembers nothing
+        return
+    try:
+        # struct btrfs_ioctl_vol_args: a descriptor, which is not used here, and the name.
+        name = bytearray(struct.pack("=q4088s", 0, os.fsencode(device)))
+        fcntl.ioctl(control, _BTRFS_FORGET_DEV, name)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # ENOENT: it remembers none of that number
+            raise
+    finally:
+        os.close(control)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,40 @@ def test_a_number_is_not_given_away_while_it_is_open(image: Path, tmp_path: Path
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         assert backing(path) == str(image)
     assert codes == [0] * len(children)
+
+
+@contextmanager
+def mounted(device: Path, point: Path) -> Iterator[None]:
+    done = subprocess.run(["mount", device, point], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    yield
+    subprocess.run(["umount", point], check=True)
+
+
+def test_a_number_carries_nothing_over_from_a_btrfs_that_had_it(tmp_path: Path) -> None:
+    """The kernel remembers the devices of a btrfs on several, and would take the next filesystem
+    under such a number for that one, as soon as its UUID is mounted elsewhere.
+    """
+    copies = [tmp_path / "first", tmp_path / "second"]
+    for path in (*copies, *(members := [tmp_path / f"member{number}" for number in range(6)])):
+        path.touch()
+        os.truncate(path, 128 << 20)
+    mkfs = ["mkfs.btrfs", "-q", "-U", "54d9ae6c-9b7b-4f1e-9d2c-0a3c1d6f8f11"]
+    for path in copies:
+        subprocess.run([*mkfs, path], check=True)
+    points = [tmp_path / "point", tmp_path / "other point"]
+    for point in points:
+        point.mkdir()
+    with ExitStack() as stack:
+        first = stack.enter_context(attached(copies[0]))
+        stack.enter_context(mounted(first, points[0]))
+        with ExitStack() as others:
+            devices = [others.enter_context(attached(path)) for path in members]
+            subprocess.run(["mkfs.btrfs", "-q", *devices], check=True)
+            scan: list[str | Path] = ["btrfs", "device", "scan", *devices]
+            subprocess.run(scan, check=True, stdout=subprocess.DEVNULL)
+        # Other processes may have taken some of the six numbers.
+        attempts = (stack.enter_context(attached(copies[1])) for _ in range(64))
+        second = next(device for device in attempts if device in devices)
+        with mounted(second, points[1]):
+            assert os.path.ismount(points[1])

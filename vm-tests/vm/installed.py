@@ -15,7 +15,7 @@ from pathlib import Path
 from vm.cache import Cache
 from vm.command import run
 from vm.disk import Disk
-from vm.loop import attached
+from vm.loop import attached, mount
 
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -55,8 +55,7 @@ def installed(
     with cache.scratch("installed") as scratch, attached(disk.image) as device:
         root = scratch / "root"
         root.mkdir()
-        options = f"subvol={subvolume}" if subvolume else "rw"
-        run(["mount", "-t", kind, "-o", options, device, root])
+        mount(device, root, kind, f"subvol={subvolume}" if subvolume else "")
         try:
             _furnish(root, device, uuid, scratch, cmdline)
             yield Installed(root)

@@ -35,7 +35,7 @@ def attached(image: Path, offset: int = 0) -> Iterator[Path]:
 @contextmanager
 def _one_mount() -> Iterator[None]:
     """One process of this host at a time. The disks of many machines have one UUID, and while one
-    is being mounted another is refused with EEXIST (fs/btrfs/volumes.c, device_list_add).
+    is being mounted another can be refused (fs/btrfs/volumes.c, device_list_add).
     """
     root = Cache.from_environment().root
     root.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,15 @@ def _one_mount() -> Iterator[None]:
         os.close(fd)
 
 
+def mount(device: Path, folder: Path, kind: str, options: str) -> None:
+    """Mount the loop device at that folder; empty options are the kernel's. Raises CommandFailed.
+
+    The only way in which the harness mounts a disk of a machine.
+    """
+    with _one_mount():
+        run(["mount", "-t", kind, "-o", options or "rw", device, folder])
+
+
 @contextmanager
 def mounted(
     image: Path, kind: str = "btrfs", options: str = "subvolid=5", offset: int = 0
@@ -56,8 +65,8 @@ def mounted(
     The machine that uses the image must be off. Raises CommandFailed.
     """
     with folders.temporary("vm-disk-") as folder:
-        with attached(image, offset) as device, _one_mount():
-            run(["mount", "-t", kind, "-o", options or "rw", device, folder])
+        with attached(image, offset) as device:
+            mount(device, folder, kind, options)
             # From here on the device lives as long as the mount does, which ends with the mount
             # namespace of this run even if the run is killed.
         try:

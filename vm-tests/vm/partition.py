@@ -11,6 +11,7 @@ from loop_device import attached
 from vm.cache import Cache
 from vm.command import run
 from vm.disk import Btrfs
+from vm.loop import mount
 from vm.system import System
 from vm.tools import Tools
 
@@ -69,7 +70,7 @@ def partition(image: Path) -> Iterator[Path]:
 def top_level(device: Path, folder: Path) -> Iterator[Path]:
     """The top level of the btrfs on `device`, mounted at the new `folder`."""
     folder.mkdir()
-    run(["mount", "-t", "btrfs", "-o", "subvolid=5", device, folder])
+    mount(device, folder, "btrfs", "subvolid=5")
     try:
         yield folder
     finally:
