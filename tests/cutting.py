@@ -6,10 +6,14 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
+
+from ephemeroot.linux import mountinfo
 
 CUT, DONE = 99, 0
 _CLONE_NEWNS = 0x00020000
+_UMOUNT_NOFOLLOW = 8
 
 
 def run_and_cut(
@@ -18,13 +22,16 @@ def run_and_cut(
     at: int,
     last_words: Callable[[], None] = lambda: None,
     *,
-    own_mounts: bool = False,
+    own_mounts: Path | None = None,
 ) -> bool:
     """Do the *work* in a child that dies before its change number *at*; whether it came that far.
 
     *changes* names the built-in functions that count as one; ``paths.rename`` always does. With
-    *own_mounts* what the child mounts goes away with it.
+    *own_mounts* the child has a mount namespace of its own, and nothing is mounted below that
+    folder in it when this returns: its filesystems and their devices are free.
     """
+    if own_mounts is not None:
+        return _in_namespace(lambda: run_and_cut(work, changes, at, last_words), own_mounts)
     child = os.fork()
     if child == 0:
         left = at
@@ -45,15 +52,41 @@ def run_and_cut(
 
         status = 1
         try:
-            if own_mounts and ctypes.CDLL(None).unshare(_CLONE_NEWNS) != 0:
-                raise OSError("unshare")
             sys.setprofile(watch)
             work()
             status = DONE
         finally:
             sys.setprofile(None)
             os._exit(status)
+    return _is_cut(child)
+
+
+def _is_cut(child: int) -> bool:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     assert code in (CUT, DONE)
     return code == CUT
+
+
+def _in_namespace(run: Callable[[], bool], folder: Path) -> bool:
+    """*run* in a process with a mount namespace of its own. That process outlives what is cut off
+    and unmounts what is below *folder*: umount(2) returns when the filesystem is gone, while a
+    namespace that nothing uses any more is taken apart by the kernel at some later time.
+    """
+    keeper = os.fork()
+    if keeper == 0:
+        status = 1
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_NEWNS) != 0:
+                raise OSError(ctypes.get_errno(), "unshare")
+            status = CUT if run() else DONE
+            for mount in sorted(mountinfo.mounts(), key=lambda one: len(one.point))[::-1]:
+                if not mount.point.startswith(f"{folder}/"):
+                    continue
+                if libc.umount2(os.fsencode(mount.point), _UMOUNT_NOFOLLOW) != 0:
+                    status = 1
+                    raise OSError(ctypes.get_errno(), "umount", mount.point)
+        finally:
+            os._exit(status)
+    return _is_cut(keeper)
