@@ -52,8 +52,8 @@ class Stage:
     """
 
     __slots__ = (
-        "_bare", "_lock", "_parents", "_root", "_stores", "allowance", "behind", "below",
-        "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "handed", "in_effect",
+        "_bare", "_lock", "_parents", "_recalled", "_root", "_stores", "allowance", "behind",
+        "below", "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "handed", "in_effect",
         "layers", "leading", "made", "old_root", "plan", "prepared", "report", "run", "seeded",
         "shared", "target", "wait",
     )  # fmt: skip
@@ -92,6 +92,7 @@ class Stage:
         self.layers: Layers | None = None
         self.prepared: dict[str, str | EphemerootError | OSError] = {}
         self._parents: dict[str, Parents] = {}
+        self._recalled: dict[str, dict[str, object] | None] = {}
         self._bare = -1
         self._lock = -1
         self._root = -1
@@ -236,6 +237,7 @@ class Stage:
 
     def remember(self, name: str, content: dict[str, object]) -> None:
         """Write a record into the run directory: it lives as long as this boot."""
+        self._recalled.pop(name, None)
         encoded = documents.dump(content) + b"\n"
         fd = self._open_new(name)
         try:
@@ -252,7 +254,15 @@ class Stage:
         return os.open(f"{self.run}/{name}.new", flags, 0o600)
 
     def recall(self, name: str) -> dict[str, object] | None:
-        """Read a record of this boot; ``None`` if there is none, or it is another boot's."""
+        """A record of this boot; ``None`` if there is none, or it is another boot's. It is read
+        once: each declared path asks for ``WIPED``, and only a stage with the lock writes it. What
+        is changed in it must be written by ``remember``.
+        """
+        if name not in self._recalled:
+            self._recalled[name] = self._read_record(name)
+        return self._recalled[name]
+
+    def _read_record(self, name: str) -> dict[str, object] | None:
         try:
             content = documents.parse(documents.read(f"{self.run}/{name}"))
         except (OSError, ValueError):
