@@ -26,7 +26,7 @@ from ephemeroot.hooks import (
     tree,
 )
 from ephemeroot.hooks.volumes import Store
-from ephemeroot.linux import comparison, copying, documents, paths, removal
+from ephemeroot.linux import comparison, copying, documents, layers, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 
 TYPE_CHECKING = False
@@ -317,8 +317,8 @@ class CopyBack:
             if stat.S_ISLNK(status.st_mode) and file.path in accounts.MERGED:
                 self._problem(file, "it is a symbolic link, and was a file")
                 return False
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-                return False  # a layer of an overlay says so that it is gone
+            if layers.is_whiteout(status):
+                return False
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
                 self._problem(file, "it is neither a regular file nor a symbolic link")
                 return False

@@ -21,6 +21,7 @@ from ephemeroot.hooks.omission import Omission, adopt_line
 from ephemeroot.hooks.records import STATE
 from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume, workshop
 from ephemeroot.linux.bounds import OutOfBounds
+from ephemeroot.linux.layers import OPAQUE
 from ephemeroot.linux.workshop import Workshop
 
 TYPE_CHECKING = False
@@ -418,7 +419,7 @@ class _Seeding:
             fd = paths.open_beneath(workshop, name, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 with inode_flags.Lifted(fd):
-                    os.setxattr(fd, tree.OPAQUE, b"y")
+                    os.setxattr(fd, OPAQUE, b"y")
             finally:
                 os.close(fd)
 

@@ -12,11 +12,9 @@ import os
 import stat
 
 from ephemeroot.linux import paths
+from ephemeroot.linux.layers import OPAQUE
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY
-
-OPAQUE = "trusted.overlay.opaque"
-"""Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"."""
 
 _LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 

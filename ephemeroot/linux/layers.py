@@ -14,6 +14,7 @@ import stat
 from ephemeroot.linux import paths
 
 OPAQUE = "trusted.overlay.opaque"
+"""The attribute of a directory that shows nothing of the one below it; its value is ``y``."""
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
@@ -53,9 +54,8 @@ class Layers:
                 raise
             return []
         try:
-            return [
-                one for one in paths.names(fd) if _is_whiteout(self.from_lower(f"{name}/{one}"))
-            ]
+            found = {one: self.from_lower(f"{name}/{one}") for one in paths.names(fd)}
+            return [one for one, status in found.items() if status and is_whiteout(status)]
         finally:
             os.close(fd)
 
@@ -86,8 +86,9 @@ class Layers:
             os.close(fd)
 
 
-def _is_whiteout(status: os.stat_result | None) -> bool:
-    return status is not None and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+def is_whiteout(status: os.stat_result) -> bool:
+    """Whether an entry of a layer only says that the overlay has none by that name."""
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _status(layer: int, place: str) -> os.stat_result | None:
