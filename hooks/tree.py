@@ -37,7 +37,7 @@ def resolve(root: int, path: str) -> str:
             continue
         directory = paths.open_beneath(root, "/".join(done), DIRECTORY)
         try:
-            target = _link(directory, part, path, missing_is_fine=not left)
+            target = trusted_link(directory, part, path, missing_is_fine=not left)
         finally:
             os.close(directory)
         if target is None:
@@ -58,8 +58,13 @@ def resolve_leaf(root: int, path: str) -> str:
     return resolve(root, head or "/").rstrip("/") + "/" + name
 
 
-def _link(directory: int, name: str, path: str, *, missing_is_fine: bool) -> str | None:
-    """What the trusted symlink *name* points to; ``None`` if it is no symlink."""
+def trusted_link(directory: int, name: str, path: str, *, missing_is_fine: bool) -> str | None:
+    """What the symlink *name* of the open *directory* says; ``None`` if it is not a symlink. *path*
+    is for messages.
+
+    Raises ``OSError`` (ELOOP) if another user than root may have made it, and ``FileNotFoundError``
+    if nothing is there, unless *missing_is_fine*.
+    """
     try:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 from ephemeroot.config import clean, dynamic_users, sources
 from ephemeroot.config.dynamic_users import DynamicDirectory
 from ephemeroot.hooks import tree
 from ephemeroot.linux import paths
+
+T = TypeVar("T")
 
 _LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
@@ -77,29 +80,25 @@ class Roots:
         """The type of the next root's *path* itself (``stat.S_IFREG``, …), or of the *live* root's;
         0 if it is missing or cannot be seen.
         """
-        directory, _, name = path.rpartition("/")
-        try:
-            fd = self._open(directory or "/", live=live)
-        except OSError:
-            return 0
-        try:
-            return tree.kind_of(fd, name)
-        except OSError:
-            return 0
-        finally:
-            os.close(fd)
+        return self._ask(path, tree.kind_of, live=live) or 0
 
     def link(self, path: str, *, live: bool = False) -> str:
         """What the symbolic link *path* says; empty if it is not one."""
+        return self._ask(path, _read_link, live=live) or ""
+
+    def _ask(self, path: str, question: Callable[[int, str], T], *, live: bool) -> T | None:
+        """The answer to *question* for the open directory and the name of *path*; ``None`` if it
+        cannot be seen.
+        """
         directory, _, name = path.rpartition("/")
         try:
             fd = self._open(directory or "/", live=live)
         except OSError:
-            return ""
+            return None
         try:
-            return os.readlink(name, dir_fd=fd)
+            return question(fd, name)
         except OSError:
-            return ""
+            return None
         finally:
             os.close(fd)
 
@@ -127,22 +126,11 @@ class Roots:
         return self._targets[key]
 
     def _target(self, above: list[str], name: str, *, live: bool) -> str | None:
-        try:
-            fd = self._open("/" + "/".join(above), live=live)
-        except OSError:
+        path = "/" + "/".join((*above, name))
+        target = self._ask(path, _trusted_link, live=live)
+        if target is None or any(clean.is_below(target, store) for store in self.stores):
             return None
-        try:
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if not stat.S_ISLNK(status.st_mode) or status.st_uid != 0:
-                return None
-            if not tree.is_roots_alone(os.fstat(fd)):
-                return None
-            target = os.readlink(name, dir_fd=fd)
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return None if any(clean.is_below(target, store) for store in self.stores) else target
+        return target
 
     def _private(self, path: str, *, live: bool) -> str:
         """Where the state of a service with DynamicUser= is, also before it has made its link.
@@ -170,3 +158,11 @@ class Roots:
         if self.base is not None:
             found = {**dynamic_users.directories(self.base), **found}
         return found
+
+
+def _read_link(directory: int, name: str) -> str:
+    return os.readlink(name, dir_fd=directory)
+
+
+def _trusted_link(directory: int, name: str) -> str | None:
+    return tree.trusted_link(directory, name, name, missing_is_fine=True)
