@@ -28,7 +28,7 @@ from ephemeroot.hooks import ownership, persist, wiping
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.report import CRITICAL, WARNING, Report
 from ephemeroot.hooks.stage import RUN, Stage
-from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
         return BUG
     finally:
         stage.close()
-        if options.stage == "wipe" and mountinfo.mounted_at(options.target) is None:
+        if options.stage == "wipe":
             for volume in plan.volumes():
                 volume.release(stage)
     report.finish(result)

@@ -88,7 +88,7 @@ class Volume(Operation):
                 _DEGRADED if lacks else "",
             ) from error
         mounts.attach_at(mount, point)
-        if self._directory:
+        if self.directory:
             self._take_directory(point)
         return "mounted"
 
@@ -99,22 +99,23 @@ class Volume(Operation):
         try:
             return mounts.create(self.type, source, options)
         except OSError as error:
-            if error.errno != errno.EBUSY or not self._directory or "ro" in options:
+            if error.errno != errno.EBUSY or not self.directory or "ro" in options:
                 raise
         mount = mounts.create(self.type, source, [*options, "ro"])
         mounts.set_flags(mount, clear=mounts.MOUNT_ATTR_RDONLY, name=self.mount_point)
         return mount
 
     def release(self, stage: Stage) -> None:
-        """Unmount a directory's filesystem again if the root is still to be mounted by the
-        distribution: it may be the same one, which is refused read-only while it is writable.
+        """After the wipe stage, unmount a directory's filesystem again if the root is still to be
+        mounted by the distribution: it may be the same one, which is refused read-only while it is
+        writable.
         """
         point = stage.volume(self.name)
-        if self._directory and mountinfo.mounted_at(point) is not None:
+        if self.directory and not stage.is_mounted(stage.target) and stage.is_mounted(point):
             mounts.detach(point)
 
     @property
-    def _directory(self) -> str:
+    def directory(self) -> str:
         """The directory of the filesystem that is the volume; empty for all of it."""
         found = [o for o in self.options if o.startswith(SUBDIRECTORY)]
         return found[-1].partition("=")[2].strip("/") if found else ""
@@ -123,7 +124,7 @@ class Volume(Operation):
     def inside(self) -> str:
         """What of the filesystem is mounted, if subvolume or directory are given; else empty."""
         subvolumes = [o.partition("=")[2].strip("/") for o in self.options if o[:7] == "subvol="]
-        return "/".join(part for part in (*subvolumes[-1:], self._directory) if part)
+        return "/".join(part for part in (*subvolumes[-1:], self.directory) if part)
 
     def _take_directory(self, point: str) -> None:
         """Mount the directory in the place of the filesystem at *point*, which is attached: kernels
@@ -131,7 +132,7 @@ class Volume(Operation):
         """
         top = os.open(point, tree.DIRECTORY | os.O_CLOEXEC)
         try:
-            directory = paths.open_beneath(top, self._directory, tree.DIRECTORY)
+            directory = paths.open_beneath(top, self.directory, tree.DIRECTORY)
             try:
                 mount = mounts.clone(directory, name=self.mount_point)
             finally:
@@ -139,7 +140,7 @@ class Volume(Operation):
         except OSError as error:
             mounts.detach(point)
             raise StoreMissing(
-                f"the directory {self._directory} of {self.device}, for {self.mount_point}, "
+                f"the directory {self.directory} of {self.device}, for {self.mount_point}, "
                 f"cannot be mounted: {error.strerror}",
                 "boot with ephemeroot.wipe=no, and make it",
             ) from error
@@ -201,7 +202,7 @@ class Volume(Operation):
             )
         wanted = self.inside
         if wanted and mounted.root.strip("/") != wanted:
-            kind = "directory" if self._directory else "subvolume"
+            kind = "directory" if self.directory else "subvolume"
             raise StoreMissing(
                 f"the volume of {self.mount_point} is the {kind} {mounted.root}, "
                 f"declared is {wanted}"

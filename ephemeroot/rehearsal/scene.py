@@ -17,7 +17,7 @@ from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import request
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import MARKER, SUBDIRECTORY, Store, Volume
+from ephemeroot.hooks.volumes import MARKER, Store, Volume
 from ephemeroot.linux import devices, mountinfo, mounts
 
 GENERATION = 1 << 40
@@ -112,7 +112,7 @@ class Scene:
                     "the boot would mount what is declared",
                 )
             return mounts.clone_at(live, read_only=True)
-        if any(option.startswith(SUBDIRECTORY) for option in volume.options):
+        if volume.directory:
             if not os.path.isdir(live):
                 raise StoreMissing(f"{volume.mount_point} is missing", f"mkdir {live}")
             return mounts.clone_at(live, read_only=True)
