@@ -53,19 +53,23 @@ def open_layer_behind(stage: Stage) -> int:
     this boot's: the open directory of the layer; -1 if there is none.
     """
     wipe = stage.plan.root_wipe()
-    mount = mountinfo.mounted_at(stage.target)
-    if wipe is None or mount is None or not (stage.was_kept() or fell_back(stage)):
+    if wipe is None or not (stage.was_kept() or fell_back(stage)):
         return -1
     wiper = wipe.load()
-    if not wiper.LAYERED:
+    mount = mountinfo.mounted_at(stage.target) if wiper.LAYERED else None
+    if mount is None:
         return -1
+    device = mount.source
+    subvolume: str | None = mount.root.strip("/")
     facts = (stage.recall(WIPED) or {}).get(wipe.target)
-    fallen = isinstance(facts, dict)
+    if isinstance(facts, dict):  # the mounted root is the layer in memory
+        device = str(facts.get("device"))
+        subvolume = stage.cmdline.named_subvolume()
     installed = Installed(
-        device=str(facts.get("device")) if isinstance(facts, dict) else mount.source,
+        device=device,
         private=stage.private("wiper"),
         live=stage.target,
-        subvolume=stage.cmdline.named_subvolume() if fallen else mount.root.strip("/"),
+        subvolume=subvolume,
         volumes={volume.mount_point: stage.volume(volume.name) for volume in stage.plan.volumes()},
         system=stage.plan.system,
     )
@@ -120,7 +124,7 @@ def _used(stage: Stage) -> dict[str, dict[str, str]] | None:
     facts = record.get(wipe.target)
     if not isinstance(facts, dict):
         return {"kept": wiper.identify_mounted(stage.target)}
-    if FALLBACK in facts and not facts.get("handed-over"):
+    if fell_back(stage):
         return None  # the root of the boot before is still to be handed over
     return {"fresh": facts["fresh"]}
 
