@@ -65,7 +65,7 @@ class HandOver:
                 self._save_all(root)
                 keep = self._record()
                 replaced.forget(self.stage, self._covers)
-                self.stage.sync_stores()
+                self._sync()
             except (EphemerootError, OSError):
                 if not boots:
                     self._remember_unsaved()
@@ -80,6 +80,16 @@ class HandOver:
             os.close(root)
             if self.target != "/":
                 mounts.detach(self.stage.private("previous") + self.target)
+
+    def _sync(self) -> None:
+        """Nothing is wiped before what was saved is on the disks."""
+        try:
+            self.stage.sync_stores()
+        except OSError as error:
+            raise Refused(
+                f"the store {error.filename} cannot be written to its disk: {error.strerror}",
+                "look for errors of its disk in the kernel log",
+            ) from error
 
     def describe(self) -> list[str]:
         """What ``run`` would save, a line each, in its order; nothing is changed."""

@@ -17,7 +17,7 @@ from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.image import stores
-from ephemeroot.linux import bounds, inode_flags, paths, removal, subvolume
+from ephemeroot.linux import bounds, copying, inode_flags, paths, removal, subvolume
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -277,6 +277,19 @@ class Work:
         finally:
             os.close(parent)
         return True
+
+
+def failed(adoption: Adoption, error: OSError) -> EphemerootError:
+    """What to say when *error* has ended the adoption."""
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    name = f" ({place})" if place else ""
+    if error.errno in copying.OF_A_DISK or error.errno == errno.EROFS:
+        hint = "look for errors of the disks in the kernel log, and run it again"
+    else:
+        hint = "run it again when the cause is removed"
+    return EphemerootError(
+        f"cannot adopt {adoption.path} into {adoption.store}: {error.strerror or error}{name}", hint
+    )
 
 
 def _clear(directory: int, name: str) -> None:

@@ -29,7 +29,7 @@ from ephemeroot.config import (
 )
 from ephemeroot.config.problem import Mistake
 from ephemeroot.config.resolution import Roots
-from ephemeroot.conversion import departure, drop_in, seeds, underway
+from ephemeroot.conversion import adopting, departure, drop_in, seeds, underway
 from ephemeroot.conversion.adopting import Work
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.returning import bare_root
@@ -314,7 +314,18 @@ class Adopter:
     def execute(
         self, adoption: Adoption, *, bind: bool, progress: Callable[[Copier, str], None] | None
     ) -> str:
-        """Adopt one path; say what became of it. *bind* puts it in place at once."""
+        """Adopt one path; say what became of it. *bind* puts it in place at once.
+
+        Raises ``EphemerootError``, which names the path: the next run completes what was begun.
+        """
+        try:
+            return self._execute(adoption, bind=bind, progress=progress)
+        except OSError as error:
+            raise adopting.failed(adoption, error) from error
+
+    def _execute(
+        self, adoption: Adoption, *, bind: bool, progress: Callable[[Copier, str], None] | None
+    ) -> str:
         with ExitStack() as stack:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             store, bare = os.open(self._folder(adoption.store), flags), bare_root(self.root)

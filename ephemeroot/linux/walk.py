@@ -114,8 +114,8 @@ def below(
     """The entries below the directory *name* of the open *top*, each with its status, however deep.
 
     Paths are relative to *name*; those in *without* are left out with everything below them. Mounts
-    are not entered, nor what cannot be opened or has gone meanwhile. Raises ``OSError`` if *name*
-    itself cannot be opened, and ``OutOfBounds``.
+    are not entered, and what cannot be read or has gone meanwhile is passed over. Raises
+    ``OSError`` if *name* itself cannot be read, and ``OutOfBounds``.
     """
     here = Walk(top, name)
     try:
@@ -134,7 +134,7 @@ def below(
                 continue
             try:
                 status = os.stat(entry, dir_fd=here.fd, follow_symlinks=False)
-            except FileNotFoundError:
+            except OSError:
                 continue
             yield path, status
             if stat.S_ISDIR(status.st_mode):
@@ -143,7 +143,11 @@ def below(
                     here.enter(entry)
                 except OSError:
                     continue
-                left.append(_names(here, meter))
+                left.append([])
+                try:
+                    left[-1] = _names(here, meter)
+                except OSError:
+                    continue
     finally:
         here.close()
 
