@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ephemeroot.conversion import seeds
 from ephemeroot.linux import mountinfo, mounts
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
@@ -33,3 +34,16 @@ def test_the_topmost_of_several_whichever_was_made_first(tmp_path: Path) -> None
         for _ in range(2):
             subprocess.run(["umount", point], check=True)
     assert mountinfo.mounted_at("/") is not None
+
+
+def test_a_path_is_on_the_innermost_mount_also_in_the_root_directory() -> None:
+    everything = mountinfo.mounts()
+    points = {mount.point for mount in everything}
+    assert {"/", "/proc"} <= points
+    for point in points:
+        topmost = mountinfo.mounted_at(point)
+        assert topmost is not None
+        for path in (point, f"{point.rstrip('/')}/missing", f"{point.rstrip('/')}/missing/too"):
+            found = seeds.covering(Path(path), everything)
+            assert found is not None
+            assert found.id == topmost.id, path

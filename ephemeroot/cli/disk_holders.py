@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ephemeroot import amounts, backends
 from ephemeroot.backends.contract import Bases
-from ephemeroot.cli import forgotten, full_disks, histories, history_size, terminal
+from ephemeroot.cli import forgotten, histories, history_size, terminal
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.conversion import seeds
 from ephemeroot.errors import EphemerootError
@@ -54,7 +54,7 @@ def look(root: str, plan: Plan) -> Iterator[tuple[Holder, str]]:
     for path, store in plan.declared().items():
         if time.monotonic() > deadline:
             return
-        kept = Path(full_disks.below(root, store)) / path.lstrip("/")
+        kept = Path(histories.below(root, store)) / path.lstrip("/")
         size = _or_nothing(lambda kept=kept: seeds.measure(kept, points)[0])  # type: ignore[misc]
         if size:
             yield Holder(f"{store}{path}", size, ""), store

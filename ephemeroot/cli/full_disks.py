@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from ephemeroot import amounts
+from ephemeroot.cli import histories
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.mountinfo import Mount
@@ -73,20 +74,12 @@ def look(root: str, plan: Plan) -> list[Full]:
 
 
 def _mount(root: str, path: str, mounts: list[Mount]) -> Mount | None:
-    place = os.path.realpath(below(root, path))
-    above = [m for m in mounts if m.point == "/" or f"{place}/".startswith(f"{m.point}/")]
-    # Of several at one place the last one is seen.
-    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
+    return mountinfo.covering(os.path.realpath(histories.below(root, path)), mounts)
 
 
 def _space(root: str, path: str) -> tuple[int, int] | None:
     try:
-        space = os.statvfs(below(root, path))
+        space = os.statvfs(histories.below(root, path))
     except OSError:
         return None
     return space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
-
-
-def below(root: str, path: str) -> str:
-    """*path* of the machine whose root is *root*."""
-    return os.path.join(root, path.lstrip("/")) if path != "/" else root

@@ -105,7 +105,7 @@ def keepers(root: str, volume: str | None = None) -> list[Keeper]:
 def made_fresh(root: str, plan: Plan | None = None) -> list[Keeper]:
     """Everything that *plan*, else the applied one, makes fresh on the machine below *root*."""
     plan, machine = plan or applied_plan(root), Machine.of(root)
-    volumes = {volume.mount_point: _below(root, volume.mount_point) for volume in plan.volumes()}
+    volumes = {volume.mount_point: below(root, volume.mount_point) for volume in plan.volumes()}
     return [_keeper(wipe, machine, root, volumes, plan.system) for wipe in plan.wipes()]
 
 
@@ -135,7 +135,7 @@ def _keeper(
             f"{wipe.target}",
             "set device in the wiper's table, and 'ephemeroot apply'",
         )
-    live = _below(root, wipe.target)
+    live = below(root, wipe.target)
     return Keeper(
         wipe.target,
         live,
@@ -149,7 +149,8 @@ def _keeper(
     )
 
 
-def _below(root: str, path: str) -> str:
+def below(root: str, path: str) -> str:
+    """*path* of the machine below *root*."""
     return os.path.join(root, path.lstrip("/")) if path != "/" else root
 
 

@@ -186,12 +186,5 @@ def share(live: Path, store: Path, mounts: list[Mount] | None = None) -> bool:
 
 
 def covering(path: Path, mounts: list[Mount]) -> Mount | None:
-    """The mount that *path* lies on."""
-    place = os.path.realpath(path.parent) + "/" + path.name
-    found = None
-    for mount in mounts:
-        point = mount.point.rstrip("/")
-        if place == point or place.startswith(point + "/"):
-            if found is None or len(point) >= len(found.point.rstrip("/")):
-                found = mount
-    return found
+    """The mount that *path* is on; a link at its end is not followed."""
+    return mountinfo.covering(os.path.join(os.path.realpath(path.parent), path.name), mounts)

@@ -56,8 +56,7 @@ def _holder(volume: Volume, point: str) -> mountinfo.Mount | None:
     real = os.path.realpath(point)
     if not os.path.isdir(real):
         return None
-    above = [m for m in mountinfo.mounts() if f"{real}/".startswith(f"{m.point.rstrip('/')}/")]
-    mount = max(above, key=lambda m: len(m.point), default=None)
+    mount = mountinfo.covering(real, mountinfo.mounts())
     if mount is None:
         return None
     inside = f"{mount.root.rstrip('/')}/{real[len(mount.point.rstrip('/')) :].strip('/')}"

@@ -67,7 +67,22 @@ def mounted_at(point: str) -> Mount | None:
     That is the one on which no other lies, and not the last line: since Linux 6.8 they are in
     the order in which mounts were made, whenever they were attached.
     """
-    here = [mount for mount in mounts() if mount.point == point]
+    return _topmost([mount for mount in mounts() if mount.point == point])
+
+
+def covering(path: str, among: list[Mount]) -> Mount | None:
+    """The mount of *among* that *path* (resolved, absolute) is on: the topmost at the innermost mount
+    point that is *path* or above it.
+    """
+    points = {mount.point for mount in among}
+    while path not in points:
+        if path in ("/", ""):
+            return None
+        path = os.path.dirname(path)
+    return _topmost([mount for mount in among if mount.point == path])
+
+
+def _topmost(here: list[Mount]) -> Mount | None:
     below = {mount.parent for mount in here if mount.parent != mount.id}
     # Several, if the directory itself is under a later mount: of these the later one is seen.
     return next((mount for mount in reversed(here) if mount.id not in below), None)
