@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import access, hosts, missing_bases, obstacles, terminal
+from ephemeroot.cli import access, hosts, obstacles, terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import (
     Configuration,
@@ -48,7 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
     problems = [
         *examination.problems,
         *nested.warnings(examination),
-        *_missing_bases(examination, plan),
         *_obstacles(examination, plan),
         *_omissions(examination),
         *_missing_modules(examination),
@@ -75,17 +74,21 @@ def _omissions(examination: Examination) -> list[Problem]:
 
 
 def _obstacles(examination: Examination, plan: Plan | None) -> list[Problem]:
-    """A warning for each refusal that the next boot would end with."""
+    """A warning for each refusal that the next boot would end with. A missing base is no error:
+    ``base create`` needs the configuration that names it.
+    """
     if plan is None:
         return []
     places = {volume.mount_point: volume.place for volume in examination.volumes}
     wiping = examination.config.wiping
-    if wiping is not None:
-        places["/"] = wiping.origin.place
-    return [
-        Problem.at(places[one.target], one.reason, one.hint, warning=True)
-        for one in obstacles.look(examination.machine.root, plan)
-    ]
+    problems = []
+    for one in obstacles.look(examination.machine.root, plan):
+        if one.target == "/" and wiping is not None:
+            place = wiping.origin.of("base") if one.is_base else wiping.origin.place
+        else:
+            place = places[one.target]
+        problems.append(Problem.at(place, one.reason, one.hint, warning=True))
+    return problems
 
 
 def _boot_loader(examination: Examination) -> list[Problem]:
@@ -116,20 +119,6 @@ def _missing_modules(examination: Examination) -> list[Problem]:
                     warning=not examination.machine.live,
                 )
     return list(found.values())
-
-
-def _missing_bases(examination: Examination, plan: Plan | None) -> list[Problem]:
-    """A warning for each: ``base create`` needs the configuration that names it."""
-    if plan is None:
-        return []
-    places = {volume.mount_point: volume.place for volume in examination.volumes}
-    wiping = examination.config.wiping
-    if wiping is not None:
-        places["/"] = wiping.origin.of("base")
-    return [
-        Problem.at(places[missing.target], missing.line, missing_bases.HINT, warning=True)
-        for missing in missing_bases.look(examination.machine.root, plan)
-    ]
 
 
 def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:

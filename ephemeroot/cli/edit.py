@@ -148,8 +148,8 @@ def _draft(edited: Edited) -> Iterator[Path]:
     except BaseException:
         if draft.exists() and draft.read_bytes() != edited.content:
             terminal.warning(f"the text is kept in {draft} until the next boot")
-            raise
-        _remove(draft)
+        else:
+            _remove(draft)
         raise
     _remove(draft)
 

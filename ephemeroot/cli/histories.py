@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ephemeroot.cli import terminal
 from ephemeroot.config import Machine
@@ -19,6 +20,8 @@ from ephemeroot.image import applied
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers.contract import Wiper
 from ephemeroot.wipers.history import History, Installed
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,31 @@ def made_fresh(root: str, plan: Plan | None = None) -> list[Keeper]:
     plan, machine = plan or applied_plan(root), Machine.of(root)
     volumes = {volume.mount_point: below(root, volume.mount_point) for volume in plan.volumes()}
     return [_keeper(wipe, machine, root, volumes, plan.system) for wipe in plan.wipes()]
+
+
+def ask(
+    root: str, plan: Plan, question: Callable[[Keeper, History], _Answer]
+) -> list[tuple[Keeper, _Answer]]:
+    """What *question* finds in the history of each thing that *plan* makes fresh below *root*.
+
+    Only root may look, and only where the device is: whatever else cannot be opened is reported by
+    the boot and by the checks of the configuration.
+    """
+    if os.geteuid() != 0:
+        return []
+    try:
+        everything = made_fresh(root, plan)
+    except EphemerootError:
+        return []
+    found = []
+    for keeper in everything:
+        try:
+            with Namespace() as private, keeper.past(private) as history:
+                if history is not None:
+                    found.append((keeper, question(keeper, history)))
+        except (EphemerootError, OSError):
+            continue
+    return found
 
 
 def fresh_at(root: str, target: str) -> Keeper:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from ephemeroot.cli import histories
-from ephemeroot.errors import EphemerootError
+from ephemeroot.cli.histories import Keeper
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.linux.namespace import Namespace
+from ephemeroot.wipers.history import History
 
 HINT = "run 'ephemeroot base create'"
 
@@ -27,24 +26,12 @@ class Missing:
 
 
 def look(root: str, plan: Plan) -> list[Missing]:
-    """What is missing for *plan* on the machine below *root*.
+    """What is missing for *plan* on the machine below *root*, as far as ``histories.ask`` looks."""
+    found = histories.ask(root, plan, find)
+    return [missing for _, missing in found if missing is not None]
 
-    Only root may look, and only where the device is: whatever else cannot be opened is reported by
-    the boot and by the checks of the configuration.
-    """
-    if os.geteuid() != 0:
-        return []
-    found = []
-    try:
-        keepers = histories.made_fresh(root, plan)
-    except EphemerootError:
-        return []
-    for keeper in keepers:
-        try:
-            with Namespace() as private, keeper.past(private) as history:
-                reason = history.missing_base() if history is not None else ""
-        except (EphemerootError, OSError):
-            continue
-        if reason:
-            found.append(Missing(keeper.target, reason))
-    return found
+
+def find(keeper: Keeper, history: History) -> Missing | None:
+    """What is missing in *history*, if anything is."""
+    reason = history.missing_base()
+    return Missing(keeper.target, reason) if reason else None

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from ephemeroot import backends
-from ephemeroot.cli import histories
-from ephemeroot.errors import EphemerootError
+from ephemeroot.cli import histories, missing_bases
+from ephemeroot.cli.histories import Keeper
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.linux.namespace import Namespace
+from ephemeroot.wipers.history import History
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """``target`` is not made fresh, for that ``reason``."""
+    """``target`` is not made fresh, for that ``reason``; ``is_base``: its base is missing."""
 
     target: str
     reason: str
     hint: str
+    is_base: bool = False
 
 
 def look(root: str, plan: Plan) -> list[Obstacle]:
-    """What there is for *plan* on the machine below *root*.
+    """What there is for *plan* on the machine below *root*, as far as ``histories.ask`` looks."""
+    return [one for _, found in histories.ask(root, plan, _find) for one in found]
 
-    Only root may look. What cannot be opened is reported by other checks and by the boot.
-    """
-    if os.geteuid() != 0:
-        return []
-    try:
-        keepers = histories.made_fresh(root, plan)
-    except EphemerootError:
-        return []
-    found = []
-    for keeper in keepers:
-        try:
-            with Namespace() as private, keeper.past(private) as history:
-                backend = backends.of(keeper.wiper)
-                errors = backend.obstacles(history) if history is not None else []
-        except (EphemerootError, OSError):
-            continue
-        found += [Obstacle(keeper.target, error.message, error.hint) for error in errors]
-    return found
+
+def _find(keeper: Keeper, history: History) -> list[Obstacle]:
+    missing = missing_bases.find(keeper, history)
+    errors = backends.of(keeper.wiper).obstacles(history)
+    found = [Obstacle(keeper.target, error.message, error.hint) for error in errors]
+    if missing is None:
+        return found
+    return [Obstacle(keeper.target, missing.line, missing_bases.HINT, is_base=True), *found]

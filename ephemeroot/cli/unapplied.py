@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ephemeroot.cli import terminal
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
 from ephemeroot.errors import EphemerootError, Misconfigured
@@ -39,7 +40,7 @@ class Unapplied:
             for path in self.removed
         ]
         if self.errors:
-            count = "1 error" if self.errors == 1 else f"{self.errors} errors"
+            count = terminal.count(self.errors, "error")
             lines.append(
                 f"the configuration has {count} and cannot be applied (run 'ephemeroot check')"
             )

@@ -71,8 +71,8 @@ def mounted_at(point: str) -> Mount | None:
 
 
 def covering(path: str, among: list[Mount]) -> Mount | None:
-    """The mount of *among* that *path* (resolved, absolute) is on: the topmost at the innermost mount
-    point that is *path* or above it.
+    """The mount of *among* that *path* (resolved, absolute) is on: the topmost at the innermost
+    mount point that is *path* or above it.
     """
     points = {mount.point for mount in among}
     while path not in points:
