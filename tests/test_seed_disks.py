@@ -1,12 +1,14 @@
 """Stores that really refuse names, lose their filesystem, or have a disk that takes no more.
 
 `test_seed_errors` has every error at every call, injected; here the errors are those of an NTFS
-(ntfs-3g(8)), which refuses names that Linux has, of a FUSE filesystem whose process has ended, and
-of a filesystem on a device that is full.
+(ntfs-3g(8)), which refuses names that Linux has and has names that others refuse, of a directory
+without its key, of a FUSE filesystem whose process has ended, and of a filesystem on a device that
+is full.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,8 +19,11 @@ from typing import Any
 
 import pytest
 
+import encryption
 import seeding_driver
+from ephemeroot import cli
 from loop_device import LoopDevice
+from machine_tree import MachineTree
 
 pytestmark = [
     pytest.mark.requires_loop,
@@ -44,21 +49,23 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def ntfs(folder: Path, image: Path, options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """An NTFS in *image* as the store of *folder*, and the process that serves it."""
+def ntfs(
+    folder: Path, image: Path, options: str = "windows_names", name: str = "store"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """An NTFS in *image* as *name* in *folder*, and the process that serves it."""
     with image.open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mkntfs", "-q", "-F", "-f", image], check=True, capture_output=True)
-    words = ["ntfs-3g", "-o", f"no_detach,permissions,{options}", image, folder / "store"]
+    words = ["ntfs-3g", "-o", f"no_detach,permissions,{options}", image, folder / name]
     server = subprocess.Popen(
         [*map(str, words)], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     )
     try:
-        while not (folder / "store").is_mount():
+        while not (folder / name).is_mount():
             assert server.poll() is None
         yield server
     finally:
-        subprocess.run(["umount", "-l", folder / "store"], capture_output=True, check=False)
+        subprocess.run(["umount", "-l", folder / name], capture_output=True, check=False)
         server.wait()
 
 
@@ -77,7 +84,7 @@ def test_names_that_the_store_refuses_are_named_and_the_rest_is_there(
         Path(os.fsdecode(mine + b"/" + name)).write_text("refused")
     os.mkdir(mine + b"/di:r")
     Path(os.fsdecode(mine + b"/di:r/inside")).write_text("refused")
-    with ntfs(folder, folder / "image", "windows_names"):
+    with ntfs(folder, folder / "image"):
         answer = hand_over(folder, user)
         assert answer["refused"] == ""
         assert answer["marked"]
@@ -94,7 +101,7 @@ def test_names_that_the_store_refuses_are_named_and_the_rest_is_there(
 def test_a_path_whose_own_name_the_store_refuses_is_not_lost(folder: Path, user: int) -> None:
     """Of root's the root is kept; a user cannot prevent the wipe by a name."""
     (folder / "previous/home/mine").rename(folder / "previous/home/mi:ne")
-    with ntfs(folder, folder / "image", "windows_names"):
+    with ntfs(folder, folder / "image"):
         answer = hand_over(folder, user, "mi:ne")
         assert bool(answer["refused"]) == (user == 0), answer
         assert answer["marked"] == (user != 0)
@@ -102,8 +109,83 @@ def test_a_path_whose_own_name_the_store_refuses_is_not_lost(folder: Path, user:
 
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+def test_names_too_long_for_the_store_are_named_and_the_rest_is_there(
+    folder: Path, user: int
+) -> None:
+    """An NTFS has names of 255 UTF-16 units, other filesystems of 255 bytes."""
+    names = ("\u2603" * 86, "\u2603" * 255)
+    (folder / "old").mkdir()
+    with ntfs(folder, folder / "image", "rw", "old"):
+        mine = folder / "old/home/mine"
+        (mine / names[1]).mkdir(parents=True)
+        (mine / names[1] / "inside").write_text("refused")
+        for name in (names[0], "file", "\u2603" * 85):
+            (mine / name).write_text("years of work\n")
+        subprocess.run(["chown", "-R", f"{user}:{user}", folder / "old/home"], check=True)
+        subprocess.run(["mount", "--bind", folder / "old", folder / "previous"], check=True)
+        answer: dict[str, Any] = seeding_driver.hand_over(str(folder), "mine", "directory", user)
+        subprocess.run(["umount", folder / "previous"], check=True)
+    assert answer["refused"] == ""
+    assert answer["marked"]
+    assert [(whole, sorted(left)) for whole, left in answer["left-out"]] == [(False, sorted(names))]
+    assert sorted(os.listdir(folder / "store/home/mine")) == ["file", "\u2603" * 85]
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["whole", "part"])
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+def test_a_directory_without_its_key_takes_no_name(folder: Path, user: int, inner: bool) -> None:
+    """A directory of the store that is encrypted (fscrypt) and locked shows no name that it has.
+
+    Of root's the root is kept; a user cannot prevent the wipe by locking a directory.
+    """
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "encrypt", image], check=True)
+    with LoopDevice(image) as device:
+        subprocess.run(["mount", device.path, folder / "store"], check=True)
+        place = folder / ("store/home/mine" if inner else "store/home")
+        place.parent.mkdir(exist_ok=True)
+        key = encryption.encrypt(folder / "store", place)
+        os.chown(place, user, user)
+        (place / ("file" if inner else "mine")).write_text("of an earlier time\n")
+        encryption.lock(folder / "store", key)
+        before = os.listdir(place)
+        assert before not in (["mine"], ["file"])
+        answer = hand_over(folder, user)
+        assert os.listdir(place) == before
+        subprocess.run(["umount", folder / "store"], check=True)
+    if inner:  # the store has the path
+        assert (answer["refused"], answer["marked"], answer["left-out"]) == ("", False, [])
+        return
+    reason = os.strerror(errno.ENOKEY)
+    assert bool(answer["refused"]) == (user == 0), answer
+    assert answer["marked"] == (user != 0)
+    said = [answer["refused"], *answer["problems"]]
+    assert any("/home/mine" in line and reason in line for line in said), said
+
+
+def test_adopt_names_what_the_store_refuses(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "persistent").mkdir()
+    machine = MachineTree(folder)
+    for name in ("file", "a:b", "inner/con"):
+        machine.write(f"srv/app/{name}", "years of work\n")
+    (folder / "persistent/.ephemeroot-store").unlink()
+    with ntfs(folder, folder / "image", name="persistent"):
+        machine.mark("persistent")
+        assert cli.main(["adopt", "--root", str(folder), "/srv/app"]) == 10
+        said = capsys.readouterr().err
+        for name in ("a:b", "inner/con"):
+            assert f"/srv/app/{name} is not in the store" in said
+        stored = folder / "persistent/srv/app"
+        assert sorted(p.name for p in stored.rglob("*")) == ["file", "inner"]
+
+
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
 def test_the_root_is_kept_when_the_stores_filesystem_has_gone(folder: Path, user: int) -> None:
-    with ntfs(folder, folder / "image", "windows_names") as server:
+    with ntfs(folder, folder / "image") as server:
         server.send_signal(signal.SIGKILL)
         server.wait()
         answer = hand_over(folder, user)
@@ -130,7 +212,7 @@ def test_the_root_is_kept_when_the_disk_below_the_store_takes_no_more(
                 pass
 
     if kind == "ntfs":
-        with ntfs(folder, image, "windows_names"):
+        with ntfs(folder, image):
             fill()
             answer = hand_over(folder, user)
     else:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import encryption
 from btrfs_image import btrfsutil
-from ephemeroot.linux import ioctl, paths, workshop
+from ephemeroot.linux import paths, workshop
 from ephemeroot.linux.workshop import Workshop
 
 pytestmark = [
@@ -52,17 +51,7 @@ def of_a_project(top: Path, place: Path) -> None:
 
 
 def of_an_encryption(top: Path, place: Path) -> None:
-    """include/uapi/linux/fscrypt.h: a key, and a policy of version 2 that names it."""
-    place.mkdir()
-    key = os.urandom(64)
-    argument = bytearray(struct.pack("<II32xII32x", 2, 0, len(key), 0) + key)
-    fd = os.open(top, os.O_RDONLY)
-    fcntl.ioctl(fd, ioctl.both(0x66, 23, 80), argument)
-    os.close(fd)
-    policy = struct.pack("<BBBBB3x16s", 2, 1, 4, 3, 0, bytes(argument[8:24]))
-    fd = os.open(place, os.O_RDONLY)
-    fcntl.ioctl(fd, ioctl.reading(0x66, 19, 12), bytearray(policy))
-    os.close(fd)
+    encryption.encrypt(top, place)
 
 
 def of_a_mount(top: Path, place: Path) -> None:
