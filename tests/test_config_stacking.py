@@ -58,14 +58,15 @@ def test_subvolume_of_the_roots_filesystem_is_accepted_and_a_directory_refused(
 ) -> None:
     tree = layered(tmp_path / "a", layers_on(DEVICE, "ext4", '"X-mount.subdir=layers"'))
     (tmp_path / "a/layers").mkdir()
-    assert "is a directory of the root's own filesystem" in tree.complaint()
+    assert "is inside of the root's own filesystem" in tree.complaint()
     text = layers_on(DEVICE, "btrfs", '"subvol=layers"').replace(
         "[root.overlay]\n", '[root.overlay]\ntype = "btrfs"\n'
     )
     line = f"{DEVICE} / btrfs subvol=root 0 0\n"
     assert layered(tmp_path / "b", text, line).errors() == []
-    same = layered(tmp_path / "c", text.replace("subvol=layers", "subvol=root"), line)
-    assert "the root's own filesystem" in same.complaint()
+    for name, subvolume in (("c", "root"), ("d", "root/layers"), ("e", "/")):
+        same = layered(tmp_path / name, text.replace("subvol=layers", f"subvol={subvolume}"), line)
+        assert "the root's own filesystem" in same.complaint()
 
 
 @pytest.mark.parametrize(

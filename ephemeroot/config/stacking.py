@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ephemeroot.config import volumes
+from ephemeroot.config import clean, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine, command_line
 from ephemeroot.config.model import Configuration, Wiping
@@ -58,16 +58,18 @@ def _check_volume(volume: Volume, root: Root, add: Callable[[str, str], None]) -
     if volume.type not in _CARRIERS:
         add(f"no layer can be on {point}, a {volume.type}", "name a volume on ext4, xfs or btrfs")
     elif root.device is not None and volumes.same_device(root.device, volume.device):
-        apart = volume.type == "btrfs" and volume.subvolume != root.subvolume
-        if volume.directory and not apart:
+        inside = volume.inside(point)
+        whole = root.subvolume if volume.type == "btrfs" else ""
+        # Of a btrfs, None is the default subvolume: the boot knows which one that is.
+        if whole is not None and inside != whole and clean.is_below(inside, whole):
             # A layer that is inside of the root below it is refused as a lower one (ELOOP,
             # ovl_check_layer in fs/overlayfs/super.c): no old layer could be looked at.
             add(
-                f"{point} is a directory of the root's own filesystem, which is below the layers: "
+                f"{point} is inside of the root's own filesystem, which is below the layers: "
                 "an old layer in it cannot be mounted above it",
                 "leave volume out, for layers in memory, or name a volume on another filesystem",
             )
-        elif not apart:
+        elif clean.is_below(whole or "", inside):
             add(
                 f"{point} is the root's own filesystem, which is below the layers: all of it could "
                 "be written to",

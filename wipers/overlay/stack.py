@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import mounts
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.wipers import placement
 from ephemeroot.wipers.overlay import uppers
 
@@ -40,6 +40,26 @@ def installed(fstype: str, device: str, flags: Iterable[str]) -> int:
     mount = mounts.create(fstype, device, kept)
     mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, name=device)
     return mount
+
+
+def require_apart(below: str, layers: str, volume: str) -> None:
+    """Raise ``Refused`` if the mounts *below*, of the installed root, and *layers* are of one
+    filesystem and one contains the other. *volume* is what messages call that of the layers.
+
+    No layer inside of the root below it can be mounted above it as an old one (ELOOP,
+    ovl_check_layer in fs/overlayfs/super.c), and where all of the root is, it can be written to.
+    """
+    root, above = (mountinfo.mounted_at(os.path.realpath(path)) for path in (below, layers))
+    if root is None or above is None or root.major_minor != above.major_minor:
+        return
+    pair = [f"{mount.root.rstrip('/')}/" for mount in (root, above)]
+    if pair[0].startswith(pair[1]) or pair[1].startswith(pair[0]):
+        raise Refused(
+            f"the volume {volume} for the layers is on the root's own filesystem, which is below "
+            "them",
+            "name a volume on another filesystem, or leave volume out for layers in memory; "
+            "run 'ephemeroot check'",
+        )
 
 
 def mount(options: list[str]) -> int:

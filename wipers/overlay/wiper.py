@@ -219,7 +219,9 @@ class Overlay(Wiper):
         )
         fstype = str(self.settings["type"])
         name = uppers.below(boot.device, fstype, boot.subvolume, boot.root_flags)
-        layers = Uppers(self._on_volume(boot), name)
+        volume = self._on_volume(boot)
+        stack.require_apart(below, volume, str(self._volume))
+        layers = Uppers(volume, name)
         with self._history(layers, installed) as history:
             clock = Clock(boot.now, synchronised=boot.synchronised)
             prune = pruning.by_settings(history, clock, pinned=boot.pinned)
