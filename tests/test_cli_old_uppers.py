@@ -16,6 +16,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mounts
+from ephemeroot.wipers import marks
 from ephemeroot.wipers.tmpfs import Tmpfs
 from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine, unmount
 
@@ -153,6 +154,52 @@ def test_pruning(booted: Booted) -> None:
     done = booted.call("roots", "prune", "--yes")
     assert done.returncode == 0, done.stderr
     assert booted.machine.old() == []
+
+
+@pytest.mark.parametrize("by", ["the root below", "the system"])
+def test_foreign_layers_are_listed_as_foreign_and_never_touched(
+    booted: Booted, by: str, tmp_path: Path
+) -> None:
+    """Of another installed root, or of another system: by every verb that names an old root."""
+    settings = booted.machine.settings | {"keep-days": 0, "keep-last": 0, "min-free": "99%"}
+    booted.machine.settings = settings
+    attribute = "ephemeroot.wipers.overlay:Overlay"
+    (booted.root / "etc/ephemeroot/plan.json").write_bytes(
+        plan(booted.machine, "overlay", attribute)
+    )
+    folder = booted.machine.folder
+    place = folder / "old-uppers" / STEM if by == "the root below" else folder
+    fd = os.open(place, os.O_RDONLY)
+    try:
+        if by == "the root below":
+            marks.set_state(fd, "0d1e2f3a-0000-4000-8000-000000000009", marks.LIVED)
+        else:
+            marks.set_system(fd, "another")
+    finally:
+        os.close(fd)
+    before = layers(folder / "old-uppers")
+    (found,) = booted.json("roots", "list")["histories"]
+    assert [(one["name"], one["kind"]) for one in found["entries"]] == [(STEM, "foreign")]
+    assert "not ours: never touched" in booted.call("roots", "list").stdout
+    assert booted.json("roots", "show", STEM)["kind"] == "foreign"
+    for words in (
+        ("roots", "diff", STEM), ("roots", "keep", STEM),
+        ("roots", "unkeep", STEM), ("roots", "delete", STEM, "--yes"),
+        ("roots", "mount", STEM, tmp_path), ("roots", "restore", "/etc/lost", "--from", STEM),
+        ("next-boot", "root", STEM), ("diff", "--against", STEM),
+    ):  # fmt: skip
+        done = booted.call(*words)
+        assert done.returncode in (1, 2), (words, done)
+        assert "Traceback" not in done.stderr
+    booted.call("roots", "prune", "--yes")
+    assert not (booted.root / "etc/lost").exists()
+    assert layers(folder / "old-uppers") == before
+
+
+def layers(top: Path) -> list[tuple[str, int, int]]:
+    """Every entry below *top*, with what changes when it is written to."""
+    found = [top, *sorted(top.rglob("*"))]
+    return [(str(path), path.lstat().st_ino, path.lstat().st_mtime_ns) for path in found]
 
 
 def test_a_root_in_memory(booted: Booted) -> None:
