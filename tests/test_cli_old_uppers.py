@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,51 @@ def test_foreign_layers_are_listed_as_foreign_and_never_touched(
     booted.call("roots", "prune", "--yes")
     assert not (booted.root / "etc/lost").exists()
     assert layers(folder / "old-uppers") == before
+
+
+ADOPTING = """\
+[root]
+wiper = "overlay"
+external-boot = true
+[root.overlay]
+volume = "/persistent"
+[[volumes]]
+mount-point = "/persistent"
+device = "UUID=3c2a1b0e-0000-4000-8000-000000000001"
+type = "ext4"
+[persistence."/persistent"]
+directories = ["/srv/other"]
+"""
+
+
+@pytest.mark.parametrize("hidden", ["nothing", "whiteout", "opaque directory", "removed since"])
+def test_adopt_refuses_what_the_overlay_does_not_show_as_it_is(booted: Booted, hidden: str) -> None:
+    storage = "srv/containers/overlay2/one"
+    unmount(booted.root)
+    with InstalledRoot(booted.machine) as top:
+        (top / storage / "diff").mkdir(parents=True)
+        (top / storage / "diff/file").write_text("x")
+        (top / "etc/ephemeroot/ephemeroot.toml").write_text(ADOPTING)
+        if hidden == "opaque directory":
+            os.setxattr(top / storage / "diff", "trusted.overlay.opaque", b"y")
+        elif hidden != "nothing":
+            os.mknod(top / storage / "diff/gone", stat.S_IFCHR, os.makedev(0, 0))
+    marker = {"version": 1, "id": IDENTITY, "path": "/persistent"}
+    (booted.machine.volume / ".ephemeroot-store").write_text(json.dumps(marker))
+    booted.boot(MORNING + 2 * DAY)
+    if hidden == "removed since":
+        subprocess.run(["rm", "-r", "-f", booted.root / storage], check=True)
+        (booted.root / storage).mkdir()
+    done = booted.call("adopt", "/srv/containers", "--yes")
+    there = booted.machine.volume / "srv/containers/overlay2"
+    if hidden in ("nothing", "removed since"):
+        assert done.returncode == 0, done.stderr
+        assert (there / "one/diff/file").exists() == (hidden == "nothing")
+        return
+    assert done.returncode == 1, done
+    assert f"{hidden} " in done.stderr
+    assert "'ephemeroot apply' and reboot" in done.stderr
+    assert not there.exists()
 
 
 def layers(top: Path) -> list[tuple[str, int, int]]:

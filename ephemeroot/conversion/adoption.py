@@ -22,6 +22,7 @@ from ephemeroot.config import (
     Configuration,
     Examination,
     Machine,
+    base_tree,
     clean,
     examine,
     replaced,
@@ -29,7 +30,7 @@ from ephemeroot.config import (
 )
 from ephemeroot.config.problem import Mistake
 from ephemeroot.config.resolution import Roots
-from ephemeroot.conversion import adopting, departure, drop_in, seeds, underway
+from ephemeroot.conversion import adopting, departure, drop_in, seeds, underway, whiteouts
 from ephemeroot.conversion.adopting import Work
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.returning import bare_root
@@ -255,6 +256,8 @@ class Adopter:
         if there and self.replace:
             _require_unbound(Path(live), inner)
         self._require_store(declared.store)
+        if self._live(path):
+            self._require_shown(path)
         above = clean.parents(path)
         parents = tuple(o for o in self.plan.persist if isinstance(o, Parent)
                         and o.path in above and o.store == declared.store)  # fmt: skip
@@ -290,6 +293,19 @@ class Adopter:
                 f"{path} is not on the root, but on what is mounted at {one.point}",
                 "it does not go with the root; adopt is for what does",
             )
+
+    def _require_shown(self, path: str) -> None:
+        """What is copied is what the root shows: of an overlay, that may not be all."""
+        if not whiteouts.is_overlay(str(self.root)):
+            return
+        with base_tree.opened(self.before.config, self.machine, self.before.volumes, []) as base:
+            if base is None:
+                return
+            live = bare_root(self.root)
+            try:
+                whiteouts.require_none(path, live, base)
+            finally:
+                os.close(live)
 
     def _require_store(self, store: str) -> None:
         volume = volumes.covering(store, self.before.volumes)
