@@ -9,6 +9,8 @@ PYTHON := .venv/bin/python -P
 PYTEST := .venv/bin/pytest
 # Which boots `make vm-test` runs, as a pytest marker expression.
 BOOTS := not unstable and not proof
+# Containers set it; each worker would then compile the tests, and each start the program.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait for programs and disks for a third of their time: more processes than processors.
 SPREAD := --numprocesses 4 --dist worksteal
 # Two workers run a machine each, the third builds what the next one needs.

@@ -94,8 +94,9 @@ class OrdinaryUser:
         if self.sh(f"'{interpreter}' -c ''", check=False).returncode != 0:
             pytest.skip(f"needs a Python that every user may run: {interpreter} is private")
         package = Path(ephemeroot.__path__[0])
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(package, self.outside("/mnt/lib/ephemeroot"), ignore=ignored)
+        # With the byte code of tools/setup: this user cannot write any, and each start would
+        # compile every module.
+        shutil.copytree(package, self.outside("/mnt/lib/ephemeroot"))
         program = self.outside(PROGRAM)
         program.write_text(
             f"#!{interpreter} -IB\nimport sys\nsys.path.insert(0, '/mnt/lib')\n"

@@ -277,7 +277,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             for name, operation in (("btrfs", wipe()), ("tmpfs", TMPFS))
             for init in ("systemd", "dracut")
         ],
-        2,
+        1,
     ),
 )
 def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, init: str) -> None:

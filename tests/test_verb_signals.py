@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.requires_program("setpriv"),
 ]
 
-SEED = 68
+SEED = 7
 """One with which the sample has each signal with each family of calls, and both instead of and
 after calls of each.
 """
@@ -38,7 +38,7 @@ after calls of each.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", proof.sample(CASES, 24), ids=lambda case: case.id)
 def test_loses_nothing_when_interrupted(
     case: Case, verb_image: Image, record_property: Callable[[str, object], None]
 ) -> None:

@@ -20,7 +20,6 @@ from vm.verdict import MachineLost
 DiskFactory = Callable[..., Disk]
 
 
-@pytest.mark.guard
 def test_boots_answers_and_keeps_what_was_written(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:

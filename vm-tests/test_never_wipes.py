@@ -231,7 +231,6 @@ def hibernating(
     return replace(ready, boot=boot)
 
 
-@pytest.mark.guard
 def test_a_machine_that_resumes(hibernating: Case) -> None:
     """Only a boot shows hibernation: memory and filesystem go on where they were."""
     first = hibernating.up()
