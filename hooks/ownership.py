@@ -70,6 +70,10 @@ _ANOTHER = (
     "to boot the root that is made fresh, take root= and rootflags= from its own boot entry; "
     "an old root is booted with ephemeroot.root=NAME"
 )
+_UNNAMED = (
+    "run 'ephemeroot apply' in the root that is made fresh; to make this one fresh instead, name "
+    "it in the wiper's table (subvolume) and apply"
+)
 _APPLY = "if this filesystem was restored or made anew, run 'ephemeroot apply' in it"
 
 # Keys of an identity that only say on what the root is: the same name may be on another one.
@@ -131,11 +135,7 @@ def require_same(stage: Stage, wipe: Wipe) -> None:
         private = stage.private("root")
         _compare(expected, wiper.identify(_named(stage, path, private, reads=True)))
     elif "subvolume" in found:
-        stage.report.log(
-            f"the plan names no root: {found['subvolume']}, which the kernel command line names, "
-            "is made fresh (run 'ephemeroot apply', which puts the root into the plan)",
-            WARNING,
-        )
+        _require_recorded(stage, wiper, path, found["subvolume"])
     uuid = found.get("filesystem")
     if uuid and "filesystem" in expected:
         waiting.require_single(f"UUID={uuid}", f"the filesystem {uuid} of the root")
@@ -279,6 +279,24 @@ def _compare(expected: dict[str, str], found: dict[str, str]) -> None:
         f"the {key} {found[key] or '/'} boots, ephemeroot was applied for the {key} "
         f"{expected[key] or '/'}",
         _APPLY if key in _CONTAINERS else _ANOTHER,
+    )
+
+
+def _require_recorded(stage: Stage, wiper: Wiper, path: str, subvolume: str) -> None:
+    """The plan names no root: it was made by an earlier version, or in a tree that did not tell."""
+    named = _named(stage, path, stage.private("root"), reads=True)
+    reason = wiper.unrecorded(named, stage.plan.system)
+    if reason:
+        raise ForeignRoot(
+            ROOT,
+            f"the plan names no root, and {subvolume}, which boots, is not recorded as the root "
+            f"that is made fresh: {reason}",
+            _UNNAMED,
+        )
+    stage.report.log(
+        f"the plan names no root: {subvolume}, which the kernel command line names, is made fresh "
+        "(run 'ephemeroot apply', which puts the root into the plan)",
+        WARNING,
     )
 
 

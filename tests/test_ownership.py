@@ -273,6 +273,23 @@ def test_plan_of_an_earlier_version_names_the_command_to_run(
 
 
 @pytest.mark.requires_loop
+def test_plan_that_names_no_root_wipes_only_what_is_recorded_as_made_fresh(disk: Disk) -> None:
+    """The boot menu offers snapshots: of before the first wipe, and of roots that a wipe made."""
+    disk.identity = {}
+    assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
+    disk.next_boot()
+    disk.assert_untouched(f"root={disk.loop} rootflags=subvol={SNAPSHOT}")
+    made = disk.top / "@made"
+    btrfsutil.create_snapshot(str(disk.top / "@"), str(made))
+    disk.assert_untouched(f"root={disk.loop} rootflags=subvol=@made")
+    old = next(one for one in (disk.top / "old_roots").iterdir() if (one / "work").exists())
+    disk.assert_untouched(f"root={disk.loop} rootflags=subvol=old_roots/{old.name}", mount="")
+    (disk.top / "@/work").write_text("of the day after")
+    assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
+    assert not (disk.top / "@/work").exists()
+
+
+@pytest.mark.requires_loop
 def test_own_root_named_by_its_id_is_refused(disk: Disk) -> None:
     number = btrfsutil.subvolume_id(str(disk.top / "@"))
     assert disk.stage("wipe", f"root={disk.loop} rootflags=subvolid={number}") == 10

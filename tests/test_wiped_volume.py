@@ -43,6 +43,8 @@ class WithHome(Machine):
 
     def plan(self) -> Plan:
         plan = super().plan()
+        (root,) = plan.wipes()
+        root.identity = {"subvolume": "root"}
         plan.on_failure["wipe"] = self.policy
         plan.wipe += [
             Wipe(

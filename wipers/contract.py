@@ -411,6 +411,15 @@ class Wiper:
             found["subvolume"] = named.subvolume
         return found
 
+    def unrecorded(self, named: Named, system: str) -> str:
+        """Why the root that *named* leads to is not made fresh by a plan of *system* that names no
+        root: nothing on the disk says that an earlier wipe made it. Empty if it may be, as the
+        first one that is ever made fresh.
+
+        Raises ``OSError`` or ``EphemerootError`` if it cannot be found out.
+        """
+        return ""
+
     def identify_mounted(self, target: str) -> dict[str, str]:
         """The same for the root that is mounted at *target*, which no wipe of this boot has made.
         Empty if that cannot be told.

@@ -12,7 +12,7 @@ import os
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices
 from ephemeroot.wipers import contract, marks, pruning, retention
-from ephemeroot.wipers.btrfs import subvolumes, toplevel
+from ephemeroot.wipers.btrfs import directories, subvolumes, toplevel
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
@@ -143,6 +143,33 @@ class Btrfs(Wiper):
                 found["subvolume"] = subvolumes.path(top.fd, number)
         return found
 
+    def unrecorded(self, named: Named, system: str) -> str:
+        """A root that a wipe made has a mark with its own UUID. A copy of one has the mark of
+        another; and where old roots are, no root without a mark is the installed one.
+        """
+        for place in (self._old_roots, self._base):
+            if place is not None and _is_in(named.subvolume or "", place):
+                return f"it is in {place}"
+        root = self._root(named.subvolume)
+        options = [*self._mount_options, *devices.btrfs_wide(named.flags)]
+        with (
+            Toplevel(named.device, options, named.private, writable=False) as top,
+            SubvolumeHistory(top, root, self._old_roots, create=False, system=system) as history,
+        ):
+            fd = directories.subvolume(history.parent, history.root_name)
+            if fd < 0:
+                return ""  # nothing is lost, or the rotation says what is in its place
+            try:
+                if marks.state(fd, subvolumes.identify(fd).uuid) != marks.UNMARKED:
+                    return ""
+                if marks.is_marked(fd):
+                    return "it is a copy of another one"
+            finally:
+                os.close(fd)
+            if history.has_first():
+                return f"it was not made by ephemeroot, and {self._old_roots} has old roots"
+            return ""
+
     def mark_lived(self, target: str) -> bool:
         """Record that the root mounted at *target* was booted to the end."""
         fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
@@ -233,6 +260,10 @@ class Btrfs(Wiper):
                 "name paths beside each other",
             )
         return root
+
+
+def _is_in(path: str, place: str) -> bool:
+    return f"{path.strip('/')}/".startswith(f"{place}/")
 
 
 def _overlap(one: str, other: str) -> bool:
