@@ -306,6 +306,19 @@ def case_a_leftover_with_work_in_it() -> None:
     assert content(ROOT) == {"release": "base"}
 
 
+def case_a_leftover_of_another_system() -> None:
+    """An earlier installation had a root of the same name, and a power cut."""
+    start()
+    assert cut_at(3, system="0b" * 16)
+    own = {"old-roots": f"{TOP}/ours"}
+    words = ("a fresh root of another system (0b0b", f'zfs rename "{NEW}" NAME')
+    for system in ("0a" * 16, ""):
+        refused("rotate", *words, system=system, **own)
+    outcome = wipe("rotate", now=NOW + 60, system="0b" * 16)
+    assert outcome.recovered == [f"delete {NEW}, a fresh root that never got its place"]
+    assert value(ROOT, "ephemeroot:system") == "0b" * 16
+
+
 def case_a_failure_after_the_fresh_root_has_its_place() -> None:
     """It is a problem, not an error: the root is fresh, and is booted."""
     start()

@@ -189,6 +189,7 @@ def wipe(
     keep: bool = False,
     line: str | None = None,
     target: str = "/",
+    system: str = "",
     **settings: Any,
 ) -> Outcome:
     seen = told or Told()
@@ -214,7 +215,7 @@ def wipe(
     boot = Boot(
         device="", subvolume=None, target=target, private=private, boot_id="case", now=now,
         synchronised=True, prove=prove, previous=previous, log=log or seen.lines.append,
-        request=request, dry_run=dry_run, budget=60.0,
+        request=request, dry_run=dry_run, budget=60.0, system=system,
         root=line if line is not None else f"zfs:{root.replace(' ', '+')}",
     )  # fmt: skip
     return Zfs(wanted | settings).wipe(boot)
@@ -260,7 +261,7 @@ def live(root: str = ROOT) -> None:
     assert datasets.look(root)[root].state == "lived"
 
 
-def cut_at(step: int) -> bool:
+def cut_at(step: int, **arguments: Any) -> bool:
     """End a process that rotates before its *step*; whether it came that far."""
     child = os.fork()
     if child == 0:
@@ -273,7 +274,7 @@ def cut_at(step: int) -> bool:
                 os._exit(9)
 
         try:
-            wipe("rotate", log=log)
+            wipe("rotate", log=log, **arguments)
         except BaseException:  # noqa: BLE001  # the child must not go on as its parent
             traceback.print_exc()
             os._exit(1)

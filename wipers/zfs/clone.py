@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ephemeroot.linux import programs
 from ephemeroot.wipers.zfs import channel, datasets
-from ephemeroot.wipers.zfs.datasets import NEW, STATE
+from ephemeroot.wipers.zfs.datasets import NEW, STATE, SYSTEM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,14 +52,16 @@ return found
 """
 
 
-def make(name: str, source: str, previous: Dataset, bootfs: str) -> None:
+def make(name: str, source: str, previous: Dataset, bootfs: str, system: str) -> None:
     """Clone the snapshot *source* to *name*, which is to take the place of *previous*.
 
-    *bootfs* is the pool's. Raises ``EphemerootError``.
+    *bootfs* is the pool's, *system* the id of this system. Raises ``EphemerootError``.
     """
     origin = datasets.look(source)[source]
     datasets.mark(previous.name, CLONES, origin.guid)
     wanted = _wanted(previous, bootfs)
+    if system:
+        wanted[SYSTEM] = system
     words = [word for key in sorted(wanted) for word in ("-o", f"{key}={wanted[key]}")]
     programs.run("zfs", "clone", *words, source, name)
 
@@ -79,7 +81,9 @@ def is_unfinished(found: Dataset, previous: Dataset, bootfs: str) -> bool:
     origin = datasets.look(found.origin).get(found.origin)
     if origin is None or origin.guid != previous.own.get(CLONES):
         return False
-    return _properties(found.name).items() <= _wanted(previous, bootfs).items()
+    # The mark of the system may be there before the others are.
+    given = {key: value for key, value in _properties(found.name).items() if key != SYSTEM}
+    return given.items() <= _wanted(previous, bootfs).items()
 
 
 def _properties(name: str) -> dict[str, str]:

@@ -20,6 +20,9 @@ STATE = "ephemeroot:state"
 NEW = "new"
 LIVED = "lived"
 
+SYSTEM = "ephemeroot:system"
+"""On old-roots and on a fresh root: the id of the system that owns it."""
+
 _BUSY_FOR = 3.0  # seconds: the kernel lets go of a mount only some time after umount(2)
 
 # Each dataset in argv that exists, with what decides about it. A property that a dataset

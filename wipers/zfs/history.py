@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 SNAPSHOT = "ephemeroot-"
 """How the snapshots begin that we take of old roots, to boot them: they go with those."""
 
-# On old-roots itself: the latest time of a synchronised clock, and which root was first,
-# and which system it belongs to.
+# On old-roots itself: the latest time of a synchronised clock, and which root was first.
 _SEEN = "ephemeroot:seen"
 _FIRST = "ephemeroot:first"
-_SYSTEM = "ephemeroot:system"
 
 # argv: the dataset, its createtxg, how our own snapshots begin, "do" or "look". Never
 # recursive: what has anything in it that we did not make stays.
@@ -127,11 +125,11 @@ class DatasetHistory(History):
 
     def owner(self) -> str:
         found = self.container()
-        return found.own.get(_SYSTEM, "") if found is not None else ""
+        return found.own.get(datasets.SYSTEM, "") if found is not None else ""
 
     def set_owner(self, system: str) -> None:
         if self.container() is not None:
-            datasets.mark(self.old_roots, _SYSTEM, system)
+            datasets.mark(self.old_roots, datasets.SYSTEM, system)
 
     def entries(self) -> list[OldRoot]:
         found: list[OldRoot] = []

@@ -15,7 +15,7 @@ from ephemeroot.wipers import filing, names
 from ephemeroot.wipers.rotation import Rotation
 from ephemeroot.wipers.zfs import channel, clone, datasets, history, proofs
 from ephemeroot.wipers.zfs.clone import BOOTFS, MOVED, OF, RESERVED
-from ephemeroot.wipers.zfs.datasets import NEW, Dataset, Private
+from ephemeroot.wipers.zfs.datasets import NEW, SYSTEM, Dataset, Private
 from ephemeroot.wipers.zfs.history import SNAPSHOT, DatasetHistory
 from ephemeroot.wipers.zfs.rollback import require_root
 
@@ -76,6 +76,13 @@ class DatasetRotation(Rotation):
             new = datasets.quoted(self.new)
             raise Refused(
                 f"{self.new} exists and was not made by ephemeroot",
+                f"'zfs rename {new} NAME' keeps it, 'zfs destroy {new}' deletes it",
+            )
+        owner = leftover.own.get(SYSTEM, "") if leftover is not None else ""
+        if owner not in ("", self.boot.system):
+            new = datasets.quoted(self.new)
+            raise Refused(
+                f"{self.new} is a fresh root of another system ({owner})",
                 f"'zfs rename {new} NAME' keeps it, 'zfs destroy {new}' deletes it",
             )
         if self.boot.dry_run:
@@ -245,7 +252,7 @@ class DatasetRotation(Rotation):
 
     def _clone(self, source: str, previous: Dataset) -> None:
         self.boot.log(self._creation(source))
-        clone.make(self.new, source, previous, self.bootfs)
+        clone.make(self.new, source, previous, self.bootfs, self.boot.system)
 
     def _discard(self, made: Dataset) -> None:
         """Delete a clone that never got its place. A failure is left to the next recovery."""
