@@ -144,6 +144,22 @@ def test_a_power_cut(machine: Machine) -> None:
     assert not [name for name in machine.old() if name.startswith(".")]
 
 
+def test_leftovers_of_another_system_are_not_removed(machine: Machine) -> None:
+    """A removal that its boot did not finish, overlayfs's own folder, and the present layer."""
+    machine.wipe(system="0b" * 16)
+    machine.live()
+    unmount(machine.sysroot)
+    (machine.folder / "old-uppers/.removing-2026-01-01T00-00-00Z/etc").mkdir(parents=True)
+    before = sorted(str(path) for path in machine.folder.rglob("*"))
+    for system in ("0a" * 16, ""):
+        with pytest.raises(Refused, match="of another system"):
+            machine.wipe(NOON + DAY, system=system)
+        unmount(machine.sysroot)
+        assert sorted(str(path) for path in machine.folder.rglob("*")) == before
+    machine.wipe(NOON + DAY, system="0b" * 16)
+    assert not [name for name in machine.old() if name.startswith(".")]
+
+
 def test_retention(machine: Machine) -> None:
     """As btrfs's: by age, never the last ones, never one marked .keep, never a foreign name."""
     machine.settings |= {"keep-days": 30, "keep-last": 1}
