@@ -7,8 +7,9 @@ does not boot anything.
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ephemeroot.base import boot_places
 from ephemeroot.base.boot_places import Declared
 from ephemeroot.errors import Refused
 from ephemeroot.image import kernel_image
-from ephemeroot.linux import devices, mountinfo, mounts, namespace, paths
+from ephemeroot.linux import devices, kernel, mountinfo, mounts, namespace, paths
 from ephemeroot.linux.mountinfo import Mount
 
 LARGEST = 2 << 30
@@ -164,13 +165,29 @@ def _missing(declared: Iterable[Declared], *, awake: bool = True) -> Iterator[De
 
 
 @contextmanager
-def held(filesystems: Sequence[BootFilesystem]) -> Iterator[None]:
-    """Keep *filesystems* in use, so that no automount unmounts them when they are idle."""
+def held(filesystems: Sequence[BootFilesystem]) -> Iterator[Callable[[], None]]:
+    """Keep *filesystems* in use, so that no automount unmounts them when they are idle.
+
+    What is given makes all that is written to them survive a power cut (syncfs(2)). It raises
+    ``Refused`` if a disk has not taken something since they are held.
+    """
+    opened: list[tuple[str, int]] = []
+
+    def sync() -> None:
+        for point, fd in opened:
+            if kernel.libc.syncfs(fd) != 0:
+                reason = os.strerror(ctypes.get_errno())
+                raise Refused(
+                    f"the filesystem at {point} cannot be written to its disk: {reason}",
+                    "look for errors of the disk in the kernel log",
+                )
+
     with ExitStack() as stack:
         for one in filesystems:
             fd = os.open(one.point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
-        yield
+            opened.append((one.point, fd))
+        yield sync
 
 
 def is_mounted(one: BootFilesystem) -> bool:

@@ -82,8 +82,14 @@ class Work:
     def __call__(self, path: str) -> None:
         fd = os.open(path, DIRECTORY)
         try:
-            with boot_filesystems.held(self.boot):
-                self._work(fd, path)
+            with boot_filesystems.held(self.boot) as sync:
+                changed = self._work(fd, path)
+                # Before the base is exchanged and the record is removed: a kernel that is only
+                # half on the disk could not be put back any more.
+                sync()
+            if not changed:
+                raise unchanged.Unchanged("the command has changed nothing in the base")
+            self.opened.keep(fd)
         except BaseException:
             # What the command made of subvolumes would keep the copy from being deleted.
             self.opened.empty(fd)
@@ -91,7 +97,8 @@ class Work:
         finally:
             os.close(fd)
 
-    def _work(self, copy: int, path: str) -> None:
+    def _work(self, copy: int, path: str) -> bool:
+        """Whether the command has changed the open *copy*, which is at *path*."""
         temporary = self.opened.temporary(path)
         faults = {one.text for one in self._faults(self.base)}
         points = [*(one.point for one in self.boot), *boot_filesystems.expected(copy)]
@@ -124,9 +131,7 @@ class Work:
         self._require_no_new_fault(copy, faults)
         areas = [*self.record.areas(self.boot), *self._own_boot(path)]
         mentions.settle(areas, temporary, self.opened.name, self.log)
-        if not changed:
-            raise unchanged.Unchanged("the command has changed nothing in the base")
-        self.opened.keep(copy)
+        return changed
 
     def _run(self, tree: Assembly) -> None:
         with ExitStack() as stack:
