@@ -82,7 +82,7 @@ CONFIGURATION = machines.CONFIGURATION.replace(
 ).replace(
     '  "/var/log",\n',
     '  "/var/log", "/home", "/root", "/srv/notes", "/etc/systemd/system",\n'
-    '  "/etc/NetworkManager/system-connections", "/var/lib/private", "/var/lib/database",\n',
+    '  "/etc/NetworkManager/system-connections", "/var/lib/counter", "/var/lib/database",\n',
 )
 
 # Stores a row, and leaves the write-ahead log of the database behind as a running one would.
@@ -145,8 +145,9 @@ PROGRAMS = {
         "systemctl list-unit-files --state=enabled 'extra-*' --no-legend",
     ),
     "a service with DynamicUser": Program(
-        "systemctl start counter.service",
-        "cat /var/lib/private/counter/n",
+        # Declared as /var/lib/counter, before systemd has made that link into private.
+        "systemctl start counter.service && test /var/lib/counter -ef /var/lib/private/counter",
+        "cat /var/lib/private/counter/n; stat -c %a /var/lib/private",
     ),
     "a database": Program(
         f"mkdir -p /var/lib/database; python3 -c '{INSERT}' $n", f"python3 -c '{COUNT}'"

@@ -98,10 +98,12 @@ class Machine:
     def settle(self, timeout: float = 120) -> str:
         """Wait until the boot is finished; returns systemd's word for it.
 
-        That is `running`, or `degraded` if a unit failed.
+        That is `running`, or `degraded` if a unit failed. After `timeout` seconds it is a line that
+        names the jobs that systemd still waits for.
         """
         with times.spent(WAITING):
-            return self._run("systemctl is-system-running --wait", timeout).out.strip()
+            said = self._run("systemctl is-system-running --wait", timeout).out.strip()
+        return said or f"unfinished: {self.run('systemctl list-jobs --no-pager').out.strip()}"
 
     def failed_units(self) -> list[str]:
         """The names of failed units."""
