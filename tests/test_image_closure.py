@@ -69,6 +69,29 @@ def test_standard_library_and_others_are_told_apart(found: Closure) -> None:
         assert found.is_standard(module) == standard, module
 
 
+IN_EACH_BLOCK = """
+class Late:
+    async def late(self, value):
+        for _ in value:
+            import calendar
+        else:
+            import fractions
+        with value:
+            try:
+                import netrc
+            except OSError:
+                import plistlib
+            finally:
+                import quopri
+        match value:
+            case 1:
+                import sched
+        def later():
+            while value:
+                import cmd
+"""
+
+
 def test_imports_inside_functions_are_followed(tmp_path: Path) -> None:
     """A copy of the program in which a boot function imports a module that nothing else does,
     which has a function that imports one of ours.
@@ -79,7 +102,7 @@ def test_imports_inside_functions_are_followed(tmp_path: Path) -> None:
             "\n\ndef late():\n    import colorsys\n    from ephemeroot.hooks import later\n"
         )
         source.write("    import somebodys_library\n")
-    (tmp_path / "ephemeroot/hooks/later.py").write_text("def later():\n    import sndhdr, chunk\n")
+        source.write(IN_EACH_BLOCK)
     (tmp_path / "ephemeroot/hooks/later.py").write_text("def later():\n    import bisect\n")
     (tmp_path / "somebodys_library.py").write_text("")
     code = (
@@ -95,6 +118,7 @@ def test_imports_inside_functions_are_followed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout)
     assert {"colorsys", "ephemeroot.hooks.later", "bisect"} <= set(modules)
+    assert {"calendar", "fractions", "netrc", "plistlib", "quopri", "sched", "cmd"} <= set(modules)
     # A third party's library is packed only if a wiper names it.
     assert "somebodys_library" not in modules
 

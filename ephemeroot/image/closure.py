@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ ENTRY = "ephemeroot.hooks.__main__"
 
 ON_DEMAND = frozenset(("ephemeroot.linux.network",))
 """Modules of ours that bring much and are packed only if the plan asks for them."""
+
+
+# Where a statement holds others (Python's grammar, the ast module's manual).
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,16 @@ def trace(imports: list[str], calls: list[str] | None = None) -> Closure:
     """
     wanted = [ENTRY, *imports]
     attempts: list[str] = []
+    searched: set[Module] = set()
     while True:
         answer = _run(wanted, attempts, calls or [])
         closure = _closure(answer)
-        found = [name for name in _lazy_imports(closure.modules) if name not in attempts]
+        found = _lazy_imports([one for one in closure.modules if one not in searched])
+        found.difference_update(attempts)
         if not found:
             return closure
-        attempts += found
+        attempts += sorted(found)
+        searched.update(closure.modules)
 
 
 def _run(imports: list[str], attempts: list[str], calls: list[str]) -> dict[str, Any]:
@@ -146,7 +154,7 @@ def _closure(answer: dict[str, Any]) -> Closure:
     )
 
 
-def _lazy_imports(modules: tuple[Module, ...]) -> list[str]:
+def _lazy_imports(modules: Iterable[Module]) -> set[str]:
     """What functions of our own modules import when they are called.
 
     Ours and the standard library's; a third party's library is in the image only if the
@@ -155,12 +163,9 @@ def _lazy_imports(modules: tuple[Module, ...]) -> list[str]:
     found: set[str] = set()
     for module in modules:
         if module.kind == "source" and is_own(module.name):
-            tree = ast.parse(module.file.read_bytes(), str(module.file))
-            for node in ast.walk(tree):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                    found |= _imported(node)
+            found |= _imported(ast.parse(module.file.read_bytes(), str(module.file)))
     found -= ON_DEMAND
-    return sorted(n for n in found if is_own(n) or n.partition(".")[0] in sys.stdlib_module_names)
+    return {n for n in found if is_own(n) or n.partition(".")[0] in sys.stdlib_module_names}
 
 
 def is_own(name: str) -> bool:
@@ -168,14 +173,22 @@ def is_own(name: str) -> bool:
     return name == OWN or name.startswith(OWN + ".")
 
 
-def _imported(function: ast.AST) -> set[str]:
+def _imported(tree: ast.Module) -> set[str]:
+    """The names that the functions of a module import. Only statements are looked at: expressions,
+    nine tenths of a tree, cannot import.
+    """
     names: set[str] = set()
-    for node in ast.walk(function):
-        if isinstance(node, ast.Import):
+    pending: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while pending:
+        node, called = pending.pop()
+        if isinstance(node, ast.Import) and called:
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        elif isinstance(node, ast.ImportFrom) and called and node.module and node.level == 0:
             names.add(node.module)
             # `from package import name`: the name may be a module of the package. Tried,
             # and no loss if it is none.
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        called = called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for block in _BLOCKS:
+            pending += ((statement, called) for statement in getattr(node, block, ()))
     return names
