@@ -126,6 +126,9 @@ ODD = [
     *(Case(root, "vfat") for root in ROOTS),
     *(Case(root, paths=(path,)) for root in ("btrfs", "overlay", "layers")
       for path in ("/usr/bin", "/usr/libexec", "/usr/lib/modules", "/opt", "/usr/local")),
+    *(Case(root, paths=(path,)) for root in ("btrfs", "overlay", "layers")
+      for path in ("/boot", "/usr/sbin", "/usr/share", "/bin", "/var", "/tmp", "/srv",
+                   "/etc/ephemeroot")),
     *(Case("tmpfs", more=more) for more in (
         'size = "1K"', 'size = "64M"', 'nr-inodes = 10', 'nr-inodes = 16', 'nr-inodes = "10K"',
         'mode = "0000"', 'mode = "0700"', 'mode = "0711"', 'mode = "0755"')),
@@ -138,6 +141,8 @@ ODD = [
     Case("btrfs", volumes=wiped("/srv/data")),
     Case("overlay", more='volume = "/layers"',
          volumes='[[volumes]]\nmount-point = "/layers"\ndevice = "{root}"\ntype = "ext4"\n'),
+    Case("overlay", more='volume = "/layers"', volumes=DIRECTORY.format(of="home").replace(
+        '"/opt"', '"/layers"')),
     Case("overlay", more='volume = "/layers"',
          volumes='[[volumes]]\nmount-point = "/layers"\ndevice = "none"\ntype = "tmpfs"\n'),
 ]  # fmt: skip
@@ -158,7 +163,9 @@ class Site:
         kind = "btrfs subvol=root" if self.has_btrfs else "ext4 defaults"
         line = "" if case.root == "tmpfs" else f"{root} / {kind} 0 0\n"
         self.tree.write("etc/fstab", line)
-        for name in ("opt", "home", "usr/local"):  # as `fill` makes them
+        beside = ("opt", "home", "usr/local", "usr/bin", "usr/sbin", "usr/share", "boot", "var",
+                  "tmp", "srv/data")  # fmt: skip
+        for name in beside:  # as `fill` makes them
             (base / "tree" / name).mkdir(parents=True, exist_ok=True)
         words = {"btrfs": f"root={root} rootflags=subvol=root", "tmpfs": "root=tmpfs"}
         self.line = words.get(case.root, f"root={root}") + " ro"
@@ -232,15 +239,18 @@ class Site:
         return self.sysroot / os.readlink(place).strip("/") if place.is_symlink() else place
 
     def upgrade(self) -> None:
-        """A new program in the base."""
+        """A new program and a new kernel in the base."""
         unmount(self.sysroot)
         for place in (self.run / "volumes").glob("*"):
             unmount(place)
         with self.mounted(self.root) as top:
             for usr in ("root-base/usr", "usr"):
-                for folder in ("bin", "libexec", "lib/modules"):
+                for folder in ("bin", "sbin", "libexec", "lib/modules"):
                     if (top / usr / folder).is_dir():
                         (top / usr / folder / "upgraded").touch()
+            for base in (top, top / "root-base"):
+                if (base / "boot").is_dir():
+                    (base / "boot/upgraded").touch()
 
     def is_sound(self) -> bool:
         """Whether the booted root can run a system, and the base cannot be written to."""
@@ -256,7 +266,8 @@ class Site:
 
 def fill(root: Path) -> None:
     for name in ("etc", "usr/lib/modules", "usr/lib/systemd", "usr/bin", "usr/sbin", "usr/libexec",
-                 "usr/local", "srv/data", "persistent", "home", "opt", "run"):  # fmt: skip
+                 "usr/share", "boot", "var", "tmp", "usr/local", "srv/data", "persistent", "home",
+                 "opt", "run"):  # fmt: skip
         (root / name).mkdir(parents=True)
     (root / "layers").mkdir()
     for name in ("bin", "sbin", "lib"):
@@ -292,7 +303,8 @@ def boots(site: Site) -> bool:
     for old in root.glob("*/ephemeroot-overlay/old-uppers"):
         if not list(old.iterdir()):
             return False
-    folders = ("usr/bin", "usr/libexec", "usr/lib/modules")
+    folders = ["usr/bin", "usr/sbin", "usr/libexec", "usr/lib/modules"]
+    folders += ["boot"] if site.case.root != "tmpfs" else []
     return all((root / folder / "upgraded").exists() for folder in folders)
 
 

@@ -57,6 +57,13 @@ class Cable:
         """Give eth0 its carrier."""
         self.there("link", "set", "eth1", "up")
 
+    @staticmethod
+    def empty() -> None:
+        """Take all addresses and routes from eth0."""
+        ip("address", "flush", "dev", "eth0", "scope", "global")
+        ip("address", "flush", "dev", "eth0", "scope", "host")
+        ip("route", "flush", "dev", "eth0")
+
     def serve(self, address: str, port: int) -> None:
         """Listen at the other end."""
         words = ["nsenter", "-t", str(self.peer), "-n", sys.executable, "-c", SERVER]

@@ -388,6 +388,13 @@ class Wiper:
         return ""
 
     @classmethod
+    def completed(cls, settings: dict[str, object], root: str | None) -> dict[str, object]:
+        """*settings* with what *root*, the value of ``root=``, says in the place of a setting that
+        is not set: ``check`` validates these too.
+        """
+        return settings
+
+    @classmethod
     def foreign(cls, settings: dict[str, object], root: str | None) -> str:
         """Why *root*, the value of ``root=``, names another root, which boots untouched; empty if
         it does not, or if that cannot be told. Not asked for one that is ``ON_DEVICE``: see

@@ -119,10 +119,19 @@ class Refusals:
                 self._add(place, f"{point} is not needed for boot", volume.how_to_need())
 
     def _check_match(self, wiping: Wiping, wiper: type[Wiper]) -> None:
-        """A warning: the line may be changed between now and the next boot."""
+        """A mismatch is a warning: the line may be changed between now and the next boot."""
+        settings = dict(wiping.settings)
+        known = {(one.key, one.reason) for one in wiper.validate(settings)}
         for file, text in self.machine.command_lines:
             root = machine.command_line(text).get("root")
-            reason = wiper.mismatch(dict(wiping.settings), root)
+            for one in wiper.validate(wiper.completed(settings, root)):
+                if (one.key, one.reason) not in known:
+                    known.add((one.key, one.reason))
+                    place = (
+                        wiping.origin.of(one.key) if one.key in settings else Place(file, "root")
+                    )
+                    self._add(place, one.reason, one.hint)
+            reason = wiper.mismatch(settings, root)
             if root is not None and reason:
                 self._add(
                     Place(file, "root"),

@@ -102,6 +102,13 @@ class Zfs(Wiper):
         return ""
 
     @classmethod
+    def completed(cls, settings: dict[str, object], root: str | None) -> dict[str, object]:
+        named = datasets.of_root(root)
+        if settings.get("dataset") or not named or named == AUTO:
+            return settings
+        return settings | {"dataset": named}
+
+    @classmethod
     def foreign(cls, settings: dict[str, object], root: str | None) -> str:
         # Of the pool's bootfs only the pool knows which dataset it is.
         return "" if datasets.of_root(root) == AUTO else cls.mismatch(settings, root)
