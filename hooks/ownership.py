@@ -17,7 +17,6 @@ from ephemeroot.errors import Damaged, DeviceMissing, ForeignRoot, Refused
 from ephemeroot.hooks import waiting
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.linux import devices
-from ephemeroot.wipers.contract import Named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from ephemeroot.hooks.cmdline import CommandLine
     from ephemeroot.hooks.stage import Stage
-    from ephemeroot.wipers.contract import Wiper
+    from ephemeroot.wipers.contract import Named, Wiper
 
     class Wipe(Protocol):
         """The operation that makes the root fresh (``wipe.Wipe``), as far as it is asked here."""
@@ -239,6 +238,8 @@ def _expected(wipe: Wipe) -> dict[str, str]:
 
 
 def _named(stage: Stage, path: str = "", private: str = "", *, reads: bool = False) -> Named:
+    from ephemeroot.wipers.contract import Named
+
     line = stage.cmdline
     return Named(
         device=path,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ephemeroot.hooks.plan import Plan
     from ephemeroot.hooks.report import Report
     from ephemeroot.linux.layers import Layers
-    from ephemeroot.wipers.contract import Closing
+    from ephemeroot.wipers.boot import Closing
 
 RUN = "/run/ephemeroot"
 

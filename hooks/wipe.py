@@ -12,11 +12,12 @@ from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.stage import FALLBACK, WIPED
 from ephemeroot.linux import devices
-from ephemeroot.wipers import contract
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
+    from ephemeroot.wipers.boot import Boot, Outcome
+    from ephemeroot.wipers.contract import Wiper
 
 
 class Wipe(Operation):
@@ -63,8 +64,11 @@ class Wipe(Operation):
     def describe(self) -> str:
         return self.load().describe(self.target, self.device, self.subvolume)
 
-    def load(self) -> contract.Wiper:
+    def load(self) -> Wiper:
         """The wiper with its settings. Raises ``Damaged`` if its code is not there."""
+        from ephemeroot.wipers import options
+        from ephemeroot.wipers.contract import Wiper
+
         module, _, name = self.attribute.partition(":")
         try:
             __import__(module)
@@ -79,9 +83,9 @@ class Wipe(Operation):
                 f"the wiper {self.wiper} ({self.attribute}) is broken: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if not isinstance(wiper, contract.Wiper):
+        if not isinstance(wiper, Wiper):
             raise Damaged(f"{self.attribute} is no wiper")
-        if wrong := contract.wrong_type(wiper.OPTIONS, wiper.settings):
+        if wrong := options.wrong_type(wiper.OPTIONS, wiper.settings):
             value = wiper.settings[wrong]
             raise Damaged(f"the wiper {self.wiper} cannot have {wrong} = {value!r}")
         return wiper
@@ -129,9 +133,11 @@ class Wipe(Operation):
         self._keep_mounted(stage)
 
     def _boot(
-        self, stage: Stage, wiper: contract.Wiper, what: tuple[str, str | None], hand_over: HandOver
-    ) -> contract.Boot:
-        boot = contract.Boot(
+        self, stage: Stage, wiper: Wiper, what: tuple[str, str | None], hand_over: HandOver
+    ) -> Boot:
+        from ephemeroot.wipers.boot import Boot
+
+        boot = Boot(
             device=what[0],
             subvolume=what[1],
             target=self.target,
@@ -162,7 +168,7 @@ class Wipe(Operation):
         )
         return boot
 
-    def _facts(self, outcome: contract.Outcome, device: str) -> dict[str, object]:
+    def _facts(self, outcome: Outcome, device: str) -> dict[str, object]:
         return {
             "target": self.target,
             "device": device,
@@ -203,7 +209,7 @@ class Wipe(Operation):
         if self.target == "/":
             proofs.require_bootable(stage, path)
 
-    def _hand_over(self, stage: Stage, wiper: contract.Wiper) -> HandOver:
+    def _hand_over(self, stage: Stage, wiper: Wiper) -> HandOver:
         targets = {o.target for o in stage.plan.wipes()}
         return HandOver(stage, self.target, targets, marks_kept=wiper.marks_kept)
 
@@ -214,7 +220,7 @@ class Wipe(Operation):
         except (EphemerootError, OSError) as error:
             stage.report.problem(f"cannot record which old root was kept: {error}")
 
-    def _no_device(self, stage: Stage, wiper: contract.Wiper) -> tuple[str, None]:
+    def _no_device(self, stage: Stage, wiper: Wiper) -> tuple[str, None]:
         """The wiper knows by itself what it makes fresh; only root= must not be another."""
         reason = type(wiper).mismatch(self.settings, stage.cmdline.get("root"))
         if self.target == "/" and reason:

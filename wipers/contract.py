@@ -5,6 +5,17 @@ image is built and named in the plan as ``module:attribute``. Its module is impo
 the initramfs, so it must keep to the import budget: ``os sys json errno ctypes time``,
 and its own library only inside the methods that need it. Describing a wiper, checking
 its settings and building its image never need its library.
+
+The names of ``options`` are part of it, and those of ``boot``, which is loaded when one of them is
+asked for: only a wipe needs it.
+
+A path that a method gets is one of these: a directory that the stage or a verb has made for this
+run, below ``/run/ephemeroot`` or in a mount namespace of its own (``private``), or a mount below
+it; the new root's or a volume's mount point while no user can run anything (``Boot.mount_point``,
+the *target* of ``is_fresh``); or the mount point of what was made fresh on the running system
+(``Installed.live``, the *target* of ``mark_lived``), of which the wiper proves that it is what a
+wipe has made. No path leads into a root: what is inside is opened from the root's descriptor,
+without following links (``linux.paths.open_beneath``).
 """
 
 from __future__ import annotations
@@ -12,92 +23,19 @@ from __future__ import annotations
 import os
 
 from ephemeroot.linux import devices, mountinfo
+from ephemeroot.wipers.options import Finding, Option, retention
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Protocol
+    from collections.abc import Iterable
 
+    from ephemeroot.wipers.boot import Boot, Outcome
     from ephemeroot.wipers.history import History, Installed
 
-    class Closing(Protocol):
-        """What the stage closes when the last wipe of a boot is done."""
-
-        def close(self) -> None: ...
-
+__all__ = ("API", "Boot", "Finding", "Named", "Needs", "Option", "Outcome", "Wiper", "retention")
 
 API = 1
 """The version of this contract. A wiper with another ``api`` is refused at ``check``."""
-
-
-class Option:
-    """One key of the wiper's configuration table.
-
-    ``kind`` is one of ``string``, ``path`` (relative to the top of the filesystem),
-    ``integer`` (0 to 1,000,000,000), ``days`` (0 to 100,000), ``boolean``, ``size``
-    (``512M``), ``amount`` (a size or a percentage), ``mode``, ``volume`` (the mount point of
-    a volume needed for boot, on which something can be kept), ``dataset`` (the full name of
-    a ZFS dataset) and ``strings``. ``default`` is what the plan gets if the
-    key is left out. ``help`` is one line for the manual and the JSON Schema.
-    """
-
-    __slots__ = ("default", "help", "kind", "name")
-
-    def __init__(self, name: str, kind: str, default: object, help: str) -> None:
-        self.name = name
-        self.kind = kind
-        self.default = default
-        self.help = help
-
-
-def retention(what: str = "old root", only: str = "") -> tuple[Option, ...]:
-    """The options of a wiper that keeps old roots, the same for each (see ``retention``): *what*
-    it calls one, and *only* in which mode it keeps them, with a colon.
-    """
-    when = f"{only} " if only else ""
-    return (
-        Option("keep-days", "days", 30, f"{when}days for which every {what} is kept"),
-        Option("keep-last", "integer", 3, f"{when}{what}s that are kept whatever their age"),
-        Option("keep-at-most", "integer", None, f"{when}{what}s at most, however young they are"),
-        Option("min-free", "amount", None, f"{when}below it the oldest {what}s go early"),
-    )
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,), "path": (str,), "integer": (int,), "days": (int,), "boolean": (bool,),
-    "size": (int,), "amount": (str,), "mode": (int,), "volume": (str,), "dataset": (str,),
-    "strings": (list, tuple),
-}  # fmt: skip
-"""What a plan has for each kind. ``None`` is a key that was left out."""
-
-
-def wrong_type(options: Iterable[Option], settings: dict[str, object]) -> str:
-    """The first key of *settings* whose value is not of its option's kind, empty if there is none:
-    a plan is input that may be damaged.
-    """
-    for option in options:
-        value, types = settings.get(option.name), _TYPES.get(option.kind)
-        if value is None or types is None:
-            continue
-        if isinstance(value, bool) and types != (bool,):
-            return option.name
-        if not isinstance(value, types) or (isinstance(value, int) and not 0 <= value < 1 << 63):
-            return option.name
-        if isinstance(value, (list, tuple)) and not all(isinstance(item, str) for item in value):
-            return option.name
-    return ""
-
-
-class Finding:
-    """Something that ``validate`` found: ``key`` is the option, ``hint`` what to do."""
-
-    __slots__ = ("hint", "key", "reason", "warning")
-
-    def __init__(self, key: str, reason: str, hint: str = "", *, warning: bool = False) -> None:
-        self.key = key
-        self.reason = reason
-        self.hint = hint
-        self.warning = warning
 
 
 class Needs:
@@ -129,127 +67,6 @@ class Needs:
         self.systemd = systemd
 
 
-class Boot:
-    """What the wipe stage gives a wiper.
-
-    ``private`` is an empty directory of the wiper's own, below which it may mount (and
-    must unmount again). ``device`` and ``subvolume`` say what is to be made fresh: the
-    plan's, else the kernel command line's; ``target`` is the mount point it will have
-    (``/``, or a volume's). ``now`` is the time in seconds since 1970 and
-    ``synchronised`` whether that clock is known to be right. ``request`` is the name of
-    an old root to boot, or ``None``. ``boot_id`` identifies this boot. ``budget`` is
-    how many seconds pruning may take. ``pinned`` has the names of old roots that
-    something still needs (unfinished seeding): they are not pruned.
-
-    ``prove(path)`` must be called with the mounted fresh root before it takes the
-    root's place: it raises ``Refused`` if that root could not boot. ``hand_over`` must be
-    called with the mounted previous root (if there is one; the newest in the history that
-    lived, if that one did not) once every proof has held and before the fresh root takes its
-    place. ``log(line)`` reports one step. ``dry_run``: describe, change nothing; ``prove``
-    gets what the fresh root would be a copy of, and ``describe_hand_over`` is called in the place
-    of ``hand_over``.
-
-    ``device`` is empty for a wiper that is not ``ON_DEVICE``; ``root`` and ``root_flags``
-    are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the
-    directory where the fresh root will be mounted (``/sysroot``), by the initramfs or by a
-    wiper that ``MOUNTS_ROOT``; ``mount_points`` are the paths inside it at which volumes
-    will be attached, for a root that starts empty. ``volumes`` maps the mount points of the
-    volumes that are mounted already, privately, to where they are.
-
-    ``system`` is the id of the system that boots, which owns its history (``History.system``).
-    ``booted`` says which roots the last boots used, the newest first: ``{"fresh": …}`` is what
-    ``Outcome.fresh`` said, ``{"kept": …}`` what ``identify_mounted`` said of a root that was not
-    made fresh. Empty if that is not known; recorded for a wiper that is ``LAYERED``.
-
-    ``shared`` is where a wiper may leave, under a name of its own choice, what another wipe
-    of the same boot can use again (a mount of the same filesystem); the stage calls
-    ``close`` on each when all wipes are done. ``None``: there will be no other.
-    """
-
-    __slots__ = (
-        "boot_id", "booted", "budget", "device", "dry_run", "handed", "handed_boots",
-        "handed_layers", "handed_over",
-        "log", "mount_point", "mount_points", "now", "pinned", "previous", "private", "prove",
-        "request", "root", "root_flags", "shared", "subvolume", "synchronised", "system", "target",
-        "volumes",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        *,
-        device: str,
-        subvolume: str | None,
-        target: str,
-        private: str,
-        boot_id: str,
-        now: float,
-        synchronised: bool,
-        prove: Callable[[str], None],
-        log: Callable[[str], None],
-        previous: Callable[[str, bool], bool | None] = lambda path, lived: None,
-        handed_over: Callable[[], Iterable[str]] = tuple,
-        request: str | None = None,
-        budget: float = 1.0,
-        dry_run: bool = False,
-        pinned: Iterable[str] = (),
-        root: str | None = None,
-        root_flags: Iterable[str] = (),
-        mount_point: str = "",
-        mount_points: Iterable[str] = (),
-        volumes: dict[str, str] | None = None,
-        shared: dict[str, Closing] | None = None,
-        system: str = "",
-        booted: Iterable[dict[str, dict[str, str]]] = (),
-    ) -> None:
-        self.system = system
-        self.booted = list(booted)
-        self.handed = ""
-        self.handed_boots = True
-        self.handed_layers: tuple[str, str] | None = None
-        self.handed_over = handed_over
-        self.shared = shared
-        self.volumes = volumes or {}
-        self.root = root
-        self.root_flags = tuple(root_flags)
-        self.mount_point = mount_point
-        self.mount_points = tuple(mount_points)
-        self.device = device
-        self.subvolume = subvolume
-        self.target = target
-        self.private = private
-        self.boot_id = boot_id
-        self.now = now
-        self.synchronised = synchronised
-        self.prove = prove
-        self.log = log
-        self.previous = previous
-        self.request = request
-        self.budget = budget
-        self.dry_run = dry_run
-        self.pinned = frozenset(pinned)
-
-    def hand_over(
-        self, path: str, lived: bool, name: str = "", *, boots: bool = True,
-        layers: tuple[str, str] | None = None,
-    ) -> bool:  # fmt: skip
-        """Seed the stores from the previous root, mounted at *path*; whether that root must
-        be marked ``.keep`` before the fresh root takes its place, for it has something that
-        could not be seeded. *lived*: whether a boot of it was complete; *name*: its name in
-        the history, without flags; *boots*: whether it is the root that boots if nothing is
-        wiped; *layers*: the upper and the lower directory that it is mounted from, if it is an
-        overlay. Raises ``Refused`` if nothing may be wiped.
-        """
-        self.handed_layers = layers
-        self.handed = name
-        self.handed_boots = boots
-        return bool(self.previous(path, lived))
-
-    def describe_hand_over(self) -> None:
-        """Log what ``hand_over`` would seed from a root of which a boot was complete."""
-        for line in self.handed_over():
-            self.log(line)
-
-
 class Named:
     """The root that a boot, or ``apply``, names: ``device`` is its path, empty while no device may
     be looked at; ``root`` the value of ``root=``; ``subvolume`` and ``subvolume_id`` what
@@ -278,37 +95,6 @@ class Named:
         self.subvolume = subvolume
         self.subvolume_id = subvolume_id
         self.private = private
-
-
-class Outcome:
-    """What a wipe did. All values are plain JSON; they go into the boot report.
-
-    ``fresh`` identifies the fresh root so that the persistence stage can verify what is
-    mounted (btrfs: ``{"uuid": filesystem, "subvolume": path, "subvolume-uuid": …}``).
-    ``retired`` is the name the previous root got in the history, or ``None``.
-    ``pruned`` and ``kept`` are names in the history; ``recovered`` says in one line
-    each what an interrupted earlier boot had left and what became of it; ``problems``
-    are failures that did not stop the wipe.
-    """
-
-    __slots__ = ("fresh", "kept", "problems", "pruned", "recovered", "retired")
-
-    def __init__(
-        self,
-        *,
-        fresh: dict[str, str],
-        retired: str | None = None,
-        pruned: Iterable[str] = (),
-        kept: Iterable[str] = (),
-        recovered: Iterable[str] = (),
-        problems: Iterable[str] = (),
-    ) -> None:
-        self.fresh = fresh
-        self.retired = retired
-        self.pruned = list(pruned)
-        self.kept = list(kept)
-        self.recovered = list(recovered)
-        self.problems = list(problems)
 
 
 class Wiper:
@@ -544,3 +330,13 @@ class Wiper:
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
         """Whether what is mounted at *target* is the root that ``Outcome.fresh`` names."""
         raise NotImplementedError
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in ("Boot", "Outcome"):
+            from ephemeroot.wipers import boot
+
+            return getattr(boot, name)
+        raise AttributeError(f"module {__name__} has no attribute {name}")

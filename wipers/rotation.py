@@ -10,14 +10,13 @@ from __future__ import annotations
 from ephemeroot.errors import EphemerootError
 from ephemeroot.wipers import filing
 from ephemeroot.wipers.changes import attempt
-from ephemeroot.wipers.contract import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ephemeroot.wipers.contract import Boot
+    from ephemeroot.wipers.boot import Boot
     from ephemeroot.wipers.history import History
     from ephemeroot.wipers.names import Name
     from ephemeroot.wipers.oldroot import OldRoot
@@ -40,6 +39,8 @@ class Rotation:
     __slots__ = ("boot", "history", "outcome", "pruning", "shown")
 
     def __init__(self, boot: Boot, history: History, pruning: Pruning) -> None:
+        from ephemeroot.wipers.boot import Outcome
+
         self.boot = boot
         self.history = history
         self.pruning = pruning

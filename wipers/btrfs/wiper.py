@@ -14,7 +14,6 @@ from ephemeroot.linux import devices
 from ephemeroot.wipers import contract, marks, pruning, retention
 from ephemeroot.wipers.btrfs import directories, subvolumes, toplevel
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
-from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.pruning import Clock
@@ -81,6 +80,8 @@ class Btrfs(Wiper):
         )
 
     def wipe(self, boot: Boot) -> Outcome:
+        from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
+
         root = self._root(boot.subvolume)
         top = self._top(boot)
         try:
