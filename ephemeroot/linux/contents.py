@@ -13,7 +13,18 @@ from ephemeroot.linux import extents, preallocation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.linux.copying import Copier
+    from typing import Protocol
+
+    from ephemeroot.linux.bounds import Meter
+
+    class Counter(Protocol):
+        """Who copies (``copying.Copier``), as far as it is asked here: ``shared`` is in bytes."""
+
+        meter: Meter
+        shared: int
+
+        def report(self, path: str) -> None: ...
+
 
 FICLONE = 0x40049409
 
@@ -25,7 +36,7 @@ _NO_SHARING = (
 _AT_ONCE = 1 << 24
 
 
-def copy(old: int, new: int, copier: Copier, path: str) -> None:
+def copy(old: int, new: int, copier: Counter, path: str) -> None:
     """Fill the open, empty file *new* with the content of the open file *old*; *copier* counts.
 
     *path* names the file in errors and in the progress. Raises ``OSError``, and ``OutOfBounds``
@@ -38,7 +49,7 @@ def copy(old: int, new: int, copier: Copier, path: str) -> None:
         preallocation.copy(old, new, status, copier.meter)
 
 
-def _copy_data(old: int, new: int, size: int, copier: Copier, path: str) -> None:
+def _copy_data(old: int, new: int, size: int, copier: Counter, path: str) -> None:
     try:
         fcntl.ioctl(new, FICLONE, old)
         copier.shared += size
@@ -60,7 +71,7 @@ def _copy_data(old: int, new: int, size: int, copier: Copier, path: str) -> None
         os.ftruncate(new, left)
 
 
-def _copy_stretch(old: int, new: int, start: int, end: int, copier: Copier, path: str) -> None:
+def _copy_stretch(old: int, new: int, start: int, end: int, copier: Counter, path: str) -> None:
     os.lseek(new, start, os.SEEK_SET)
     while start < end:
         copier.meter.check_time(path)

@@ -14,8 +14,28 @@ from ephemeroot.linux.walk import Walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.linux.copying import Copier
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from ephemeroot.linux.bounds import Meter
     from ephemeroot.linux.layers import Layers
+
+    class Copier(Protocol):
+        """Who copies what is not a directory (``copying.Copier``), as far as it is asked here."""
+
+        entries: int
+        exhausted: OutOfBounds | None
+        flattened: list[str]
+        meter: Meter
+        of_the_whole: tuple[int, ...]
+        partial: bool
+        skipped: Callable[[str, str], None] | None
+
+        def copy_leaf(
+            self, source: int, name: str, target: int, new_name: str, path: str,
+            place: tuple[int, str] | None = None,
+        ) -> None: ...  # fmt: skip
+
 
 # Bounds that one entry can exceed and the next one not.
 _OF_AN_ENTRY = ("file_bytes", "depth")
