@@ -13,7 +13,8 @@ from ephemeroot.cli import access, apply, histories, terminal
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, read
 from ephemeroot.conversion import adoption, drop_in, lock, writers
-from ephemeroot.conversion.adoption import Adopter, Adoption
+from ephemeroot.conversion.adopting import Adoption
+from ephemeroot.conversion.adoption import Adopter
 from ephemeroot.conversion.writers import Writer
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux.copying import Copier

@@ -6,14 +6,20 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from ephemeroot import amounts
-from ephemeroot.conversion import underway
-from ephemeroot.conversion.descent import COPY
+from ephemeroot.config import replaced
+from ephemeroot.conversion import drop_in, underway
+from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.mirror import Mirror, open_directory, settle
+from ephemeroot.conversion.mirror_run import COPY
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records, seed, tree
 from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.files import File
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.image import stores
@@ -22,24 +28,67 @@ from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ephemeroot.conversion.adoption import Adopter, Adoption
+
+@dataclass(slots=True)
+class Adoption:
+    """One path on its way into ``store``. ``size`` in bytes; ``declare`` is what the drop-in
+    gets, ``None`` if it is declared already.
+
+    ``inner`` are declared paths below it, relative to it: the store has those already, and
+    they are left alone. ``there`` is whether the store has something under that name. ``is_link``:
+    it is a symbolic link, and persists as one.
+    """
+
+    path: str
+    store: str
+    operation: Directory | File | Copy
+    parents: tuple[Parent, ...]
+    declare: Declaration | None
+    inner: tuple[str, ...]
+    there: bool
+    size: int
+    is_link: bool = False
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory, else a regular file."""
+        return isinstance(self.operation, Directory)
+
+    def describe(self) -> str:
+        """One line: the dry run prints the same."""
+        how = "what is beside declared paths of" if self.inner and self.there else "copy"
+        words = f"copy {how} {self.path}" if how != "copy" else f"copy {self.path}"
+        line = f"{words} into {self.store} ({amounts.size(self.size)})"
+        if self.declare is None:
+            return line
+        if not self.declare.method:
+            return f"{line}, and declare it"
+        known = replaced.find(self.path)
+        why = "a link" if self.is_link else f"{known.by} replaces it" if known else ""
+        return f'{line}, and declare it with method = "{self.declare.method}" ({why})'
 
 
 class Work:
-    """One adoption under way, with everything open."""
+    """One adoption under way, with everything open: on the machine whose root directory is *root*,
+    from the root *bare*, without what is mounted in it, to the *store*. With *replace* what the
+    store has is kept aside.
+    """
 
     def __init__(
         self,
-        adopter: Adopter,
+        root: Path,
         adoption: Adoption,
         store: int,
         bare: int,
         stage: Stage,
         progress: Callable[[Copier, str], None] | None,
+        *,
+        replace: bool = False,
     ) -> None:
-        self.adopter = adopter
+        self.root = root
+        self.replace = replace
         self.adoption = adoption
         self.store = store
         self.bare = bare
@@ -62,7 +111,7 @@ class Work:
 
     def copy(self) -> list[str]:
         """Copy under a temporary name, verify, declare, rename; what kept changing."""
-        adoption, name = self.adoption, underway.name(self.source)
+        name = underway.name(self.source)
         folder = records.open_folder(self.store, underway.FOLDER)
         try:
             _clear(folder, name)
@@ -79,7 +128,7 @@ class Work:
             finally:
                 os.close(parent)
             seed.sync(folder)
-            self.adopter.declare(adoption)
+            self._declare()
             self._make_parents()
             self._put_in_place(folder, name)
         finally:
@@ -120,16 +169,16 @@ class Work:
         folder = records.open_folder(self.store, underway.FOLDER)
         try:
             place = os.stat(self.source, dir_fd=self.store, follow_symlinks=False)
-            underway.write(folder, self.source, self.adopter.root, place)
+            underway.write(folder, self.source, self.root, place)
         finally:
             os.close(folder)
         if not self.adoption.inner:
-            self.adopter.declare(self.adoption)
+            self._declare()
             self._make_parents()
             return self._catch_up()
         changed = self._catch_up()
         seed.sync(self.store)
-        self.adopter.declare(self.adoption)
+        self._declare()
         return self._catch_up() or changed
 
     def _catch_up(self) -> list[str]:
@@ -182,6 +231,11 @@ class Work:
             os.close(old)
         return mirror
 
+    def _declare(self) -> None:
+        """Write it into the drop-in, if it is not declared yet."""
+        if self.adoption.declare is not None:
+            drop_in.add(self.root, [self.adoption.declare])
+
     def _make_parents(self) -> None:
         for parent in self.adoption.parents:
             parent.carry_over(self.stage, self.bare)
@@ -206,10 +260,10 @@ class Work:
 
     def _record(self, folder: int, place: int, name: str) -> None:
         copy = os.stat(name, dir_fd=place, follow_symlinks=False)
-        underway.write(folder, self.source, self.adopter.root, copy)
+        underway.write(folder, self.source, self.root, copy)
 
     def _require_replace(self) -> None:
-        if not self.adopter.replace:
+        if not self.replace:
             raise EphemerootError(
                 f"the store {self.adoption.store} has got another {self.adoption.path} meanwhile",
                 "look at it, and run it again",

@@ -13,10 +13,8 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from ephemeroot import amounts
 from ephemeroot.compile import compile_examination
 from ephemeroot.config import (
     Configuration,
@@ -31,7 +29,7 @@ from ephemeroot.config import (
 from ephemeroot.config.problem import Mistake
 from ephemeroot.config.resolution import Roots
 from ephemeroot.conversion import adopting, departure, drop_in, seeds, underway, whiteouts
-from ephemeroot.conversion.adopting import Work
+from ephemeroot.conversion.adopting import Adoption, Work
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.returning import bare_root
 from ephemeroot.errors import Misconfigured, Refused
@@ -45,47 +43,6 @@ from ephemeroot.hooks.stage import Stage
 from ephemeroot.image import applied, mounted
 from ephemeroot.linux import mountinfo, paths
 from ephemeroot.linux.copying import Copier
-
-
-@dataclass(slots=True)
-class Adoption:
-    """One path on its way into ``store``. ``size`` in bytes; ``declare`` is what the drop-in
-    gets, ``None`` if it is declared already.
-
-    ``inner`` are declared paths below it, relative to it: the store has those already, and
-    they are left alone. ``there`` is whether the store has something under that name. ``is_link``:
-    it is a symbolic link, and persists as one.
-    """
-
-    path: str
-    store: str
-    operation: Directory | File | Copy
-    parents: tuple[Parent, ...]
-    declare: Declaration | None
-    inner: tuple[str, ...]
-    there: bool
-    size: int
-    is_link: bool = False
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether it is a directory, else a regular file."""
-        return isinstance(self.operation, Directory)
-
-    def describe(self) -> str:
-        """One line: the dry run prints the same."""
-        how = "what is beside declared paths of" if self.inner and self.there else "copy"
-        words = f"copy {how} {self.path}" if how != "copy" else f"copy {self.path}"
-        line = f"{words} into {self.store} ({amounts.size(self.size)})"
-        if self.declare is None:
-            return line
-        if not self.declare.method:
-            return f"{line}, and declare it"
-        known = replaced.find(self.path)
-        why = "a link" if self.is_link else f"{known.by} replaces it" if known else ""
-        return f'{line}, and declare it with method = "{self.declare.method}" ({why})'
 
 
 class Adopter:
@@ -349,7 +306,7 @@ class Adopter:
             stack.callback(os.close, store)
             stage = self._stage(stack)
             stage.add_store(adoption.store, os.dup(store))
-            work = Work(self, adoption, store, bare, stage, progress)
+            work = Work(self.root, adoption, store, bare, stage, progress, replace=self.replace)
             resumed = self._is_under_way(adoption.store, adoption.operation.source)
             if adoption.there and (adoption.inner or resumed) and not self.replace:
                 changed = work.merge()
@@ -383,11 +340,6 @@ class Adopter:
         )
         stack.callback(stage.close)
         return stage
-
-    def declare(self, adoption: Adoption) -> None:
-        """Write it into the drop-in, if it is not declared yet."""
-        if adoption.declare is not None:
-            drop_in.add(self.root, [adoption.declare])
 
 
 def _is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:

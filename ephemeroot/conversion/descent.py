@@ -9,18 +9,12 @@ from types import TracebackType
 
 from ephemeroot.conversion import likeness
 from ephemeroot.conversion.likeness import lstat
+from ephemeroot.conversion.mirror_run import COPY, MirrorRun
 from ephemeroot.linux import inode_flags, paths, workshop
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import OF_THE_WHOLE
 from ephemeroot.linux.walk import Walk
 from ephemeroot.linux.workshop import PREFIX, Workshop, is_certain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ephemeroot.conversion.mirror import Mirror
-
-COPY = "copy"
-"""The name of a finished copy in a workshop."""
 
 
 @dataclass(slots=True)
@@ -47,7 +41,7 @@ class Descent:
     *certain*: *target* is beyond doubt the directory that is meant. Use it in a ``with`` statement.
     """
 
-    def __init__(self, mirror: Mirror, source: int, target: int, *, certain: bool) -> None:
+    def __init__(self, mirror: MirrorRun, source: int, target: int, *, certain: bool) -> None:
         self.mirror = mirror
         self.here = Walk(source, ".")
         try:
@@ -71,7 +65,7 @@ class Descent:
         self.there.close()
 
     def run(self) -> None:
-        """Do it; raises as ``Mirror`` says."""
+        """Do it; raises as ``MirrorRun`` says."""
         self.levels.append(self._level(certain=self._certain))
         while True:
             level = self.levels[-1]

@@ -6,9 +6,9 @@ import os
 import stat
 from pathlib import Path
 
-from ephemeroot.conversion.descent import COPY
 from ephemeroot.conversion.likeness import lstat
 from ephemeroot.conversion.mirror import Mirror, open_directory
+from ephemeroot.conversion.mirror_run import COPY
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
