@@ -11,7 +11,7 @@ from ephemeroot.conversion.seeds import Seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.cli.apply import Application
+    from ephemeroot.cli.application import Application
     from ephemeroot.cli.step import Result, Step
 
 FORMAT = "ephemeroot-apply"

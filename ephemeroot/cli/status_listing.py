@@ -11,7 +11,7 @@ from ephemeroot.wipers import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.cli.status import Status, StoreStatus, Unseeded
+    from ephemeroot.cli.status_report import Status, StoreStatus, Unseeded
 
 _STATES = {
     "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.backends import commands, survey
 from ephemeroot.config import Machine
 from ephemeroot.config.machine import command_line
 from ephemeroot.errors import EphemerootError
@@ -196,6 +195,8 @@ def _is_microcode(path: str) -> bool:
 
 def _repair(machine: Machine, *, first_stage: bool) -> str:
     """The commands, for this machine."""
+    from ephemeroot.backends import commands, survey  # only a finding costs their imports
+
     try:
         here = survey.of(machine.root)
     except EphemerootError:
