@@ -19,8 +19,7 @@ LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 # The contracts in pyproject.toml.
 ONE_WAY = "imports point one way"
 BACKENDS = "a backend is built on what backends share, and knows of no other"
-NO_CIRCLES = "no circles in the boot code"
-IMAGE = "no circles in what makes images"
+NO_CIRCLES = "no circles"
 
 BOOT_CODE = {
     "ephemeroot.hooks": CHECKOUT / "hooks",
@@ -132,7 +131,16 @@ FORBIDDEN = [
     ("hooks/seed.py", "from ephemeroot.hooks.copies import Copy", NO_CIRCLES),
     ("hooks/limits.py", "from ephemeroot.hooks import unseeded", NO_CIRCLES),
     ("hooks/operation.py", "from ephemeroot.hooks.wipe import Wipe", NO_CIRCLES),
-    ("image/readback.py", "from ephemeroot.image.generators import contract", IMAGE),
+    ("image/readback.py", "from ephemeroot.image.generators import contract", NO_CIRCLES),
+    ("wipers/options.py", "from ephemeroot.wipers.contract import Wiper", BACKENDS),
+    ("linux/contents.py", "from ephemeroot.linux.copying import Copier", NO_CIRCLES),
+    ("linux/trees.py", "from ephemeroot.linux import copying", NO_CIRCLES),
+    ("conversion/descent.py", "from ephemeroot.conversion.mirror import Mirror", NO_CIRCLES),
+    ("conversion/adopting.py", "from ephemeroot.conversion import adoption", NO_CIRCLES),
+    ("cli/status_listing.py", "from ephemeroot.cli.status import collect", NO_CIRCLES),
+    ("cli/disk_holders.py", "from ephemeroot.cli.full_disks import Full", NO_CIRCLES),
+    ("cli/apply_listing.py", "from ephemeroot.cli import apply", NO_CIRCLES),
+    ("config/clean.py", "from ephemeroot.config import resolution", NO_CIRCLES),
 ]
 
 
