@@ -16,20 +16,21 @@ from binascii import crc32
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import (
     accounts,
-    copyback,
+    copied,
     limits,
     nesting,
     order,
     records,
     renames,
     seed,
+    seeding,
     tree,
     unseeded,
 )
-from ephemeroot.hooks.omission import Omission
+from ephemeroot.hooks.omission import Omission, cannot_take
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.report import WARNING
-from ephemeroot.linux import copying, inode_flags, paths, removal
+from ephemeroot.linux import copying, inode_flags, kernel, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.comparison import same
 from ephemeroot.linux.workshop import Workshop
@@ -173,22 +174,24 @@ class Copy(Operation):
         """Store what the boot of the open bare *root* has not copied back. Its copy is in the
         root, or through a directory that persists in another store.
         """
+        from ephemeroot.hooks.copyback import CopyBack
+
         store = stage.store(self.store)
         try:
             head, _, name = self.path.rpartition("/")
             place = tree.resolve(root, head or "/").rstrip("/") + "/" + name
         except OSError:
             place = self.path
-        through = copyback.newer_in(root, place, self.store, store, self.source)
+        through = copied.newer_in(root, place, self.store, store, self.source)
         if through is None:
             return ""
         if through:
             root = stage.store(through)
         entry = self._entry(place, stage.plan.owner(self.path), through)
-        back = copyback.CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
+        back = CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
         back.store(stage.allowance.deadline)
         if back.refused is not None:
-            raise seed.cannot_take(self.store, f"what is new in {self.path}", back.refused)
+            raise cannot_take(self.store, f"what is new in {self.path}", back.refused)
         deadline = stage.allowance.deadline
         if back.problems and deadline is not None and time.monotonic() >= deadline:
             if stage.plan.owner(self.path) == order.ROOT:
@@ -264,19 +267,19 @@ class Copy(Operation):
 
     def _replace(self, stage: Stage, store: int, content: bytes) -> None:
         """Give the store's file another *content*, atomically and durably."""
-        seeding = records.open_folder(store, seed.SEEDING)
+        folder = records.open_folder(store, seeding.SEEDING)
         temporary = f"{crc32(os.fsencode(self.source)):08x}"
         parent, name = tree.open_parent(store, self.source)
         try:
-            removal.remove(seeding, temporary, unlock=True)
+            removal.remove(folder, temporary, unlock=True)
             bounds = limits.bounds(limits.ACCOUNTS, stage.allowance.deadline)
-            copying.Copier(bounds).copy_file(parent, name, seeding, temporary)
-            _write(seeding, temporary, content)
-            renames.move(seeding, temporary, parent, name)
-            seed.sync(seeding)
+            copying.Copier(bounds).copy_file(parent, name, folder, temporary)
+            _write(folder, temporary, content)
+            renames.move(folder, temporary, parent, name)
+            kernel.sync_filesystem(folder)
         finally:
             os.close(parent)
-            os.close(seeding)
+            os.close(folder)
 
     def _copy(self, stage: Stage, store: int, place: str) -> str:
         source, name = tree.open_parent(store, self.source)

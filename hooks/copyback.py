@@ -1,7 +1,7 @@
 """Copying files from the running root back to the store.
 
 Several files that change together are stored together (``renames``). What is not copied
-back before the power goes is found in the root by the next boot (``newer_in``).
+back before the power goes is found in the root by the next boot (``copied.newer_in``).
 """
 
 from __future__ import annotations
@@ -11,147 +11,31 @@ import fcntl
 import os
 import stat
 import time
-from binascii import crc32
 
 from ephemeroot.errors import EphemerootError, StoreMissing
 from ephemeroot.hooks import (
     accounts,
+    copied,
     limits,
     machine_id,
+    omission,
     order,
     ownership,
     records,
     renames,
-    seed,
     tree,
 )
+from ephemeroot.hooks.copied import CopiedFile
 from ephemeroot.hooks.volumes import Store
-from ephemeroot.linux import comparison, copying, documents, layers, paths, removal
+from ephemeroot.linux import comparison, copying, kernel, layers, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ephemeroot.hooks.stage import Stage
-
-COPIED = ".ephemeroot/copied"
-"""The file in a root that says from which of the stores' files its own were copied. With it
-the next boot can tell that a root has something newer than the store.
-"""
-
-COPIES = "copies"
-"""The record in the run directory that lists what is copied back in this boot."""
-
-WATCHED = "systemd/system/ephemeroot-copy.path.d/paths.conf"
-"""What this boot's files add to the unit that watches them, below /run."""
 
 _PATIENCE = 15.0  # seconds: lckpwdf(3) waits that long
-
-
-def remember(stage: Stage) -> None:
-    """Leave for the running system what has to be copied back, and what to watch.
-
-    Without it the machine boots as well, and the files are as they were at boot: that is
-    reported and does not stop it.
-    """
-    if not stage.copies:
-        return
-    try:
-        _remember(stage)
-    except OSError as error:
-        stage.report.problem(f"nothing will be copied back to a store: {error.strerror}")
-
-
-def _remember(stage: Stage) -> None:
-    ids = {store.path: store.id for store in stage.plan.stores()}
-    stage.remember(
-        COPIES,
-        {
-            "boot-id": stage.boot_id,
-            "root": ownership.identity(stage.root()),
-            "limit": stage.plan.seed_limit,
-            "files": stage.copies,
-            "stores": {entry.store: ids[entry.store] for entry in map(CopiedFile, stage.copies)},
-        },
-    )
-    stores = {entry.store: stage.store(entry.store) for entry in map(CopiedFile, stage.copies)}
-    _write_copied(stage.root(), stores, [CopiedFile(entry) for entry in stage.copies])
-    drop_in = f"{os.path.dirname(stage.run)}/{WATCHED}"
-    os.makedirs(os.path.dirname(drop_in), 0o755, exist_ok=True)
-    lines = [_watch(entry.path) for entry in map(CopiedFile, stage.copies)]
-    paths.write_atomically(drop_in, os.fsencode("[Path]\n" + "".join(lines)))
-
-
-def _watch(path: str) -> str:
-    """A line for the unit; empty for a name that no unit can hold (it is copied at
-    shutdown all the same).
-    """
-    if "\n" in path or path.endswith(("\\", " ", "\t")):
-        return ""
-    return f"PathChanged={path.replace('%', '%%')}\n"
-
-
-def _write_copied(root: int, stores: dict[str, int], files: list[CopiedFile]) -> None:
-    stamps = {}
-    for entry in files:
-        stamp = _stamp(stores[entry.store], entry.source)
-        if stamp is not None:
-            through = [entry.through] if entry.through else []
-            stamps[entry.path] = [entry.store, entry.source, *stamp, *through]
-    records.write(root, COPIED, documents.dump(stamps))
-
-
-def _stamp(store: int, source: str) -> list[int] | None:
-    """What is another number as soon as the store's file is replaced or written to."""
-    try:
-        parent, name = tree.open_parent(store, source)
-        try:
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        finally:
-            os.close(parent)
-    except OSError:
-        return None
-    return [status.st_ino, status.st_ctime_ns]
-
-
-def newer_in(root: int, path: str, store_path: str, store: int, source: str) -> str | None:
-    """Where the boot of the open *root* had its file *path*, if that was copied from what the
-    store still has: if it is another one by now, it is newer, and only the power was faster.
-
-    The empty string is the root itself, else it is the store through whose directory the file is
-    seen. ``None`` if the file was not copied, or the store has another one since.
-    """
-    try:
-        stamps = documents.parse(records.read_usable(root, COPIED) or b"{}")
-        stamp = stamps.get(path) or []
-        if stamp[:4] != [store_path, source, *(_stamp(store, source) or [])]:
-            return None
-        return str(stamp[4]) if len(stamp) > 4 else ""
-    except (ValueError, AttributeError, TypeError):
-        return None
-
-
-class CopiedFile:
-    """One file that is copied back: ``path`` in the root, ``source`` in ``store``; ``user`` is
-    whose entry it is (a number). ``through`` is the other store through whose directory the path
-    is seen, empty if it is the root's own.
-    """
-
-    __slots__ = ("path", "source", "store", "through", "user")
-
-    def __init__(self, entry: Mapping[str, object]) -> None:
-        self.path = str(entry["path"])
-        self.store = str(entry["store"])
-        self.source = str(entry["source"])
-        self.through = str(entry.get("through", ""))
-        user = entry.get("user", order.ROOT)
-        self.user = user if isinstance(user, int) else order.ROOT
-
-    @property
-    def temporary(self) -> str:
-        """Its name in the store's own directory."""
-        return f"{crc32(os.fsencode(self.source)):08x}"
 
 
 class CopyBack:
@@ -164,7 +48,7 @@ class CopyBack:
 
     ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``too_large``
     whether one of those is over the limit; ``refused``
-    is the error of a store that takes nothing (``seed.takes_nothing``).
+    is the error of a store that takes nothing (``omission.takes_nothing``).
     *limit* is how many bytes of one file may really be copied, as at boot.
     """
 
@@ -203,9 +87,9 @@ class CopyBack:
             if self.copied:
                 mounted = [file for file in self._files if file.store in self._stores]
                 try:
-                    _write_copied(self._root, self._stores, mounted)
+                    copied.write(self._root, self._stores, mounted)
                 except OSError as error:
-                    self.problems.append(f"/{COPIED} cannot be written: {error.strerror}")
+                    self.problems.append(f"/{copied.COPIED} cannot be written: {error.strerror}")
         finally:
             if lock >= 0:
                 os.close(lock)
@@ -282,7 +166,7 @@ class CopyBack:
             staged = [file for file in changed if self._stage(folder, file, deadline)]
             if not staged:
                 return
-            seed.sync(folder)
+            kernel.sync_filesystem(folder)
             renames.publish(folder, [file.temporary for file in staged])
             renames.commit(folder, [[file.temporary, file.source] for file in staged])
             failed = renames.complete(store, folder)
@@ -367,7 +251,7 @@ class CopyBack:
         return not found
 
     def _note(self, error: OSError) -> None:
-        if seed.takes_nothing(error):
+        if omission.takes_nothing(error):
             self.refused = error
 
     def _problem(self, file: CopiedFile, reason: str | OSError) -> None:

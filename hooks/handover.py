@@ -14,10 +14,10 @@ from ephemeroot.hooks import (
     overlaid,
     proofs,
     replaced,
-    seed,
+    seeding,
     unseeded,
 )
-from ephemeroot.hooks.omission import Allowance, Omission, adopt_line
+from ephemeroot.hooks.omission import Allowance, Omission, adopt_line, cannot_take, takes_nothing
 from ephemeroot.hooks.stage import WIPED
 from ephemeroot.linux import mounts
 
@@ -139,9 +139,9 @@ class HandOver:
             raise
         except (EphemerootError, OSError) as error:
             path = getattr(operation, "path", machine_id.PATH)
-            if isinstance(error, OSError) and seed.takes_nothing(error):
-                raise seed.cannot_take(getattr(operation, "store", "?"), path, error) from error
-            if isinstance(error, seed.NotSeeded):
+            if isinstance(error, OSError) and takes_nothing(error):
+                raise cannot_take(getattr(operation, "store", "?"), path, error) from error
+            if isinstance(error, seeding.NotSeeded):
                 raise Refused(error.message, error.hint) from None
             if isinstance(error, OSError) and _is_to_be_seeded(operation, error):
                 self._leave_behind(operation, error)

@@ -1,8 +1,39 @@
-"""What may stay behind when a declared path is seeded, and what did."""
+"""What may stay behind when a declared path is seeded, what did, and what must not."""
 
 from __future__ import annotations
 
+import errno
+
+from ephemeroot.errors import Refused
 from ephemeroot.hooks import limits
+from ephemeroot.linux import copying
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+OF_THE_WHOLE = copying.OF_THE_WHOLE + copying.OF_A_DISK
+"""Errors that are not about a single file: what a user puts into one causes none of these."""
+
+
+def takes_nothing(error: OSError) -> bool:
+    """Whether *error* is not about a single file: the store, or a user's share of it, has no room
+    left, it is read-only (the kernel makes it so when its disk fails), or a disk has failed.
+    """
+    return error.errno in OF_THE_WHOLE
+
+
+def cannot_take(store: str, path: str, error: OSError) -> Refused:
+    """What a wipe must not go on after: the store has no place for what would be lost."""
+    if error.errno == errno.EROFS:
+        return Refused(
+            f"the store {store} is read-only and cannot take {path}",
+            "look for errors of its disk in the kernel log",
+        )
+    if error.errno in _FULL:
+        return Refused(f"the store {store} is too full to take {path}", "make room in it")
+    return Refused(
+        f"{path} cannot be copied to the store {store}: {error.strerror}",
+        "look for errors of the disks in the kernel log",
+    )
 
 
 class Omission:

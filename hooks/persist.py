@@ -9,7 +9,7 @@ import time
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import (
     booted,
-    copyback,
+    copied,
     generation,
     limits,
     machine_id,
@@ -20,7 +20,7 @@ from ephemeroot.hooks import (
     records,
     replaced,
     request,
-    seed,
+    seeding,
     wiping,
 )
 from ephemeroot.hooks import plan as plans
@@ -66,7 +66,7 @@ def run(stage: Stage) -> str:
         _record_made(stage)
         replaced.remember(stage, failed)
         owner_names.check(stage)
-        copyback.remember(stage)
+        copied.remember(stage)
         booted.remember(stage)
         _record_root(stage)
     finally:
@@ -95,7 +95,7 @@ def _sweep(stage: Stage) -> None:
     """What an interrupted boot left in a store is in nobody's way: a warning at most."""
     for store in stage.plan.stores():
         try:
-            seed.sweep(stage.store(store.path))
+            seeding.sweep(stage.store(store.path))
         except OSError as error:
             stage.report.problem(
                 f"{store.path}: what was left unfinished stays: {error.strerror}", level=WARNING

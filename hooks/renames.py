@@ -12,9 +12,9 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import limits, records, seed, tree
+from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.records import STATE
-from ephemeroot.linux import copying, documents, inode_flags, paths, removal
+from ephemeroot.linux import copying, documents, inode_flags, kernel, paths, removal
 from ephemeroot.linux.workshop import Workshop
 
 FOLDER = "copies"
@@ -64,7 +64,7 @@ def complete(store: int, folder: int) -> dict[str, OSError]:
             failed[source] = error
             done &= error.errno in _HOPELESS
     if tree.exists(folder, _COMMIT):
-        seed.sync(folder)
+        kernel.sync_filesystem(folder)
         if done:
             os.unlink(_COMMIT, dir_fd=folder)
     return failed
@@ -81,7 +81,7 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
             raise
         with Workshop(parent) as workshop:
             copying.Copier().copy_file_or_link(folder, temporary, workshop.fd, temporary)
-            seed.sync(workshop.fd)
+            kernel.sync_filesystem(workshop.fd)
             inode_flags.rename(workshop.fd, temporary, parent, name)
         removal.remove(folder, temporary, unlock=True)
 

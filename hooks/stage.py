@@ -169,8 +169,7 @@ class Stage:
         for path, fd in self._stores.items():
             opened = os.open(mounts.fd_path(fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                if kernel.libc.syncfs(opened) != 0:
-                    kernel.raise_errno(path)
+                kernel.sync_filesystem(opened, path)
             finally:
                 os.close(opened)
 

@@ -8,13 +8,13 @@ import time
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import booted, clock, ownership, proofs, remount
-from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import REQUIRED, Operation
 from ephemeroot.hooks.stage import FALLBACK, WIPED
 from ephemeroot.linux import devices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ephemeroot.hooks.handover import HandOver
     from ephemeroot.hooks.stage import Stage
     from ephemeroot.wipers.boot import Boot, Outcome
     from ephemeroot.wipers.contract import Wiper
@@ -210,6 +210,8 @@ class Wipe(Operation):
             proofs.require_bootable(stage, path)
 
     def _hand_over(self, stage: Stage, wiper: Wiper) -> HandOver:
+        from ephemeroot.hooks.handover import HandOver
+
         targets = {o.target for o in stage.plan.wipes()}
         return HandOver(stage, self.target, targets, marks_kept=wiper.marks_kept)
 

@@ -15,7 +15,7 @@ import pytest
 
 from boot import IDENTITY, STORE, Boot, copy, directory, file, parent
 from btrfs_image import btrfsutil
-from ephemeroot.hooks import copyback
+from ephemeroot.hooks import copied
 from ephemeroot.hooks.copyback import CopyBack, Recorded
 from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
@@ -368,7 +368,7 @@ def test_what_the_unit_watches(boot: Boot) -> None:
     for name in names:
         fill(boot.store / name[1:], "x")
     boot.persist(*[copy(name) for name in names])
-    drop_in = boot.run.parent / copyback.WATCHED
+    drop_in = boot.run.parent / copied.WATCHED
     assert drop_in.read_text() == "[Path]\nPathChanged=/a b\nPathChanged=/50%%\n"
     assert [entry["path"] for entry in json.loads((boot.run / "copies").read_text())["files"]] == (
         names

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ephemeroot.cli import access, foreign, terminal
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks.copyback import COPIES, Recorded
+from ephemeroot.hooks.copied import COPIES
+from ephemeroot.hooks.copyback import Recorded
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.linux import documents
 

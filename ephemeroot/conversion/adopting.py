@@ -16,14 +16,14 @@ from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.mirror import Mirror, open_directory, settle
 from ephemeroot.conversion.mirror_run import COPY
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import records, seed, tree
+from ephemeroot.hooks import records, tree
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.image import stores
-from ephemeroot.linux import bounds, copying, inode_flags, paths, removal, subvolume
+from ephemeroot.linux import bounds, copying, inode_flags, kernel, paths, removal, subvolume
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -127,7 +127,7 @@ class Work:
                 changed = self._settle(verify)
             finally:
                 os.close(parent)
-            seed.sync(folder)
+            kernel.sync_filesystem(folder)
             self._declare()
             self._make_parents()
             self._put_in_place(folder, name)
@@ -177,7 +177,7 @@ class Work:
             self._make_parents()
             return self._catch_up()
         changed = self._catch_up()
-        seed.sync(self.store)
+        kernel.sync_filesystem(self.store)
         self._declare()
         return self._catch_up() or changed
 
@@ -256,7 +256,7 @@ class Work:
                 self._put_across(folder, name, target, last)
         finally:
             os.close(target)
-        seed.sync(folder)
+        kernel.sync_filesystem(folder)
 
     def _record(self, folder: int, place: int, name: str) -> None:
         copy = os.stat(name, dir_fd=place, follow_symlinks=False)
@@ -275,7 +275,7 @@ class Work:
         """
         with Workshop(target) as workshop:
             Copier().copy(folder, name, workshop.fd, COPY, subvolume=True)
-            seed.sync(workshop.fd)
+            kernel.sync_filesystem(workshop.fd)
             self._record(folder, workshop.fd, COPY)
             try:
                 workshop.deliver(COPY, last)
@@ -307,7 +307,7 @@ class Work:
                 if error.errno == errno.EXDEV:
                     raise self._cannot_keep() from None
                 raise
-            seed.sync(aside)
+            kernel.sync_filesystem(aside)
         finally:
             os.close(aside)
         self.adoption.notes.append(

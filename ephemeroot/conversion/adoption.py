@@ -33,7 +33,7 @@ from ephemeroot.conversion.adopting import Adoption, Work
 from ephemeroot.conversion.drop_in import Declaration
 from ephemeroot.conversion.returning import bare_root
 from ephemeroot.errors import Misconfigured, Refused
-from ephemeroot.hooks import seed, unseeded
+from ephemeroot.hooks import unseeded
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
@@ -41,7 +41,7 @@ from ephemeroot.hooks.files import File
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.image import applied, mounted
-from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux import kernel, mountinfo, paths
 from ephemeroot.linux.copying import Copier
 
 
@@ -318,7 +318,7 @@ class Adopter:
             stage.parents(adoption.store).remove(adoption.operation.source)
             underway.forget(self._folder(adoption.store), adoption.operation.source)
             unseeded.forget(store, adoption.store, source=adoption.operation.source)
-            seed.sync(store)
+            kernel.sync_filesystem(store)
         adoption.problems += [
             f"{departure.inside(adoption.path, name)} is not in the store: {reason}"
             for name, reason in work.left_out.items()

@@ -29,7 +29,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.volumes import MARKER, Volume
 from ephemeroot.image import applied
-from ephemeroot.linux import bounds, devices, documents, mounts, subvolume, udev, workshop
+from ephemeroot.linux import bounds, devices, documents, kernel, mounts, subvolume, udev, workshop
 from ephemeroot.linux.bounds import Budget, OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -76,7 +76,7 @@ class Finish:
         applied.path(self.root).unlink(missing_ok=True)
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            returning.sync(root)
+            kernel.sync_filesystem(root)
         finally:
             os.close(root)
         return True

@@ -28,7 +28,7 @@ from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import applied, stores
-from ephemeroot.linux import bounds, mountinfo, paths, subvolume
+from ephemeroot.linux import bounds, kernel, mountinfo, paths, subvolume
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 
@@ -177,7 +177,7 @@ class Departure:
         try:
             returning.remove(root, sources.PLAN.lstrip("/"))
             records.write(root, RECORD, self._record())
-            returning.sync(root)
+            kernel.sync_filesystem(root)
         finally:
             os.close(root)
         places = [self.root / store.path.lstrip("/") for store in self.plan.stores()]

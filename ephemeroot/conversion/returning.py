@@ -13,7 +13,7 @@ from ephemeroot.hooks import tree
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.overlays import Overlay
-from ephemeroot.linux import kernel, mounts, paths, workshop
+from ephemeroot.linux import mounts, paths, workshop
 from ephemeroot.linux.workshop import Workshop
 
 Taken = Directory | File | Overlay
@@ -127,9 +127,3 @@ def remove(root: int, path: str) -> None:
         pass
     finally:
         os.close(parent)
-
-
-def sync(fd: int) -> None:
-    """Make everything on the filesystem of the open *fd* survive a power cut."""
-    if kernel.libc.syncfs(fd) != 0:
-        kernel.raise_errno("syncfs")

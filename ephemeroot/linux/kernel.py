@@ -57,3 +57,11 @@ def syscall(number: int, *arguments: object, name: str = "") -> int:
     if result == -1:
         raise_errno(name)
     return int(result)
+
+
+def sync_filesystem(fd: int, name: str = "syncfs") -> None:
+    """Make everything on the filesystem of the open *fd* survive a power cut; raise ``OSError``
+    naming *name*.
+    """
+    if libc.syncfs(fd) != 0:
+        raise_errno(name)

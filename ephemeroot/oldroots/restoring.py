@@ -16,8 +16,8 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.hooks import records, seed, tree
-from ephemeroot.linux import bounds, comparison, inode_flags, paths, walk, workshop
+from ephemeroot.hooks import records, tree
+from ephemeroot.linux import bounds, comparison, inode_flags, kernel, paths, walk, workshop
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -345,7 +345,7 @@ def _make_durable(parent: int, name: str) -> None:
     """A name must not survive a power cut that its content does not."""
     status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     if stat.S_ISDIR(status.st_mode):
-        seed.sync(parent)
+        kernel.sync_filesystem(parent)
     elif stat.S_ISREG(status.st_mode):
         with opened(parent, name, os.O_RDONLY | os.O_NOFOLLOW) as fd:
             os.fsync(fd)

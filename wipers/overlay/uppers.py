@@ -218,8 +218,7 @@ class Uppers:
 
     def settle(self) -> None:
         """Make what was removed count as free: btrfs does it with its next commit."""
-        if kernel.libc.syncfs(self.old) != 0:
-            kernel.raise_errno("syncfs")
+        kernel.sync_filesystem(self.old)
 
     def _is_directory(self, text: str) -> bool:
         try:
