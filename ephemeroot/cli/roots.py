@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ephemeroot import amounts
 from ephemeroot.cli import (
     access,
     diff,
     foreign,
     histories,
-    history_size,
     omissions,
     restore,
+    roots_listing,
     roots_look,
     terminal,
 )
@@ -31,14 +30,12 @@ from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import changes, pruning
 from ephemeroot.wipers.changes import Change, Claim, Deletion
 from ephemeroot.wipers.history import History
-from ephemeroot.wipers.oldroot import FOREIGN, RECIPE, RETIRED, OldRoot
+from ephemeroot.wipers.oldroot import RECIPE
 from ephemeroot.wipers.pruning import Clock, Pruning
 
 FORMAT = "ephemeroot-roots"
 VERSION = 1
 PARTLY = 10
-MEASURING = 10
-"""Seconds after which the old roots that have not been measured yet stay without a size."""
 
 _NOTHING = "nothing on this machine keeps old roots"
 
@@ -197,10 +194,10 @@ def _omissions(arguments: argparse.Namespace) -> list[Omission]:
 def _list(arguments: argparse.Namespace, private: Namespace) -> int:
     recorded = _omissions(arguments)
     found: list[dict[str, Any]] = []
-    deadline = time.monotonic() + MEASURING
+    deadline = time.monotonic() + roots_listing.MEASURING
     for keeper in histories.keepers(arguments.root, arguments.volume):
         with keeper.history(private) as history:
-            entries = _entries(history, _pruning(history), deadline)
+            entries = roots_listing.entries(history, _pruning(history), deadline)
             owner = history.owner() if history.is_anothers else ""
         for entry in entries:
             of_it = omissions.of_root(recorded, keeper.target, entry["name"])
@@ -224,72 +221,8 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
                 f"  of another system ({one['of-another-system']}); after a reinstallation, "
                 "'ephemeroot roots claim' makes them this one's"
             )
-        _print_entries(one["entries"])
+        roots_listing.show(one["entries"])
     return 0
-
-
-def _entries(history: History, pruning: Pruning, deadline: float) -> list[dict[str, Any]]:
-    verdicts = {history.path(entry): verdict for entry, verdict in pruning.judge()}
-    found = []
-    for entry in history.entries():
-        verdict = verdicts.get(history.path(entry)) if entry.kind == RETIRED else None
-        name = entry.name if entry.kind == RETIRED else None
-        found.append({
-            "name": entry.label,
-            "kind": entry.kind,
-            "path": history.path(entry),
-            "retired": name.time if name else None,
-            "keep": bool(name and name.keep),
-            "unused": bool(name and name.unused),
-            "unsynced": bool(name and name.unsynced),
-            "exclusive": history_size.measure(history, entry, deadline),
-            "due": bool(verdict and verdict.due),
-            "reason": verdict.reason if verdict else _never(entry),
-        })  # fmt: skip
-    return found
-
-
-def _never(entry: OldRoot) -> str:
-    if entry.kind == RECIPE:
-        return "of the shell recipe: pruned only by 'roots prune --recipe-names'"
-    return "not ours: never touched"
-
-
-def _print_entries(entries: Sequence[dict[str, Any]]) -> None:
-    if not entries:
-        terminal.say("  (none)")
-        return
-    now = time.time()
-    terminal.table(
-        [(e["name"], _age(e, now), _size(e), _becomes(e)) for e in entries],
-        right=(1, 2),
-        colours=[terminal.YELLOW if entry["due"] else "" for entry in entries],
-    )
-    sizes = [e["exclusive"] for e in entries if e["kind"] != FOREIGN]
-    known = [size for size in sizes if size is not None]
-    terminal.say(f"  {amounts.size(sum(known))} of data that only one of them has")
-    if len(known) < len(sizes):
-        terminal.say(
-            f"  ?: not measured within {MEASURING} s; 'ephemeroot roots show NAME' measures one"
-        )
-
-
-def _size(entry: dict[str, Any]) -> str:
-    if entry["exclusive"] is None:
-        return "" if entry["kind"] == FOREIGN else "?"
-    return amounts.size(entry["exclusive"])
-
-
-def _age(entry: dict[str, Any], now: float) -> str:
-    """How long ago it was retired, if a clock that was right says so."""
-    if entry["retired"] is None or entry["unsynced"] or entry["retired"] > now:
-        return ""
-    return terminal.duration(now - entry["retired"])
-
-
-def _becomes(entry: dict[str, Any]) -> str:
-    reason = "; ".join([entry["reason"], *entry["kept-for"]])
-    return f"due: {reason}" if entry["due"] else reason
 
 
 # What goes
