@@ -100,10 +100,12 @@ def ending(reason: str | None, console: Path) -> str:
     """poweroff, reboot, or why the machine counts as lost.
 
     QEMU says `guest-reset` for a restart, a panic and a triple fault alike; the kernel's last words
-    (printed at the highest level whatever `quiet` says) tell them apart.
+    (printed at the highest level whatever `quiet` says) tell them apart. After a panic those may be
+    a crash kernel's.
     """
     text = console.read_text(errors="replace") if console.exists() else ""
-    if "Kernel panic" in text:
+    *before, text = text.split("Kernel panic")
+    if before and "reboot: " not in text:
         return "the guest's kernel panicked"
     if reason == "guest-shutdown":
         return "poweroff"
