@@ -12,14 +12,16 @@ import pytest
 
 import proof
 from vm import disk as disks
-from vm import project
+from vm import powercut, project
 from vm.bench import Bench, Boot
 from vm.cache import Cache
 from vm.command import Unavailable
 from vm.console import Typed
 from vm.machine import Machine
+from vm.powercut import Point
 from vm.qemu import Hardware
 from vm.system import System
+from vm.verdict import Stopped
 from vm.zfs import zfs_system
 from vm.zpool import PASSPHRASE, ROLLED, ROTATED, Pool, make_pool, zfs_initrd
 
@@ -27,6 +29,18 @@ LOST = ("/etc/lost", "/root/lost", "/srv/lost")
 KEPT = ("/var/log/diary", "/home/talyz/diary")
 HARDWARE = Hardware(memory=1536)
 QUESTION = "ZFS password for"
+
+# Of the rollback, which is one channel program, and of each step of a rotation.
+ROLLBACK = [Point(("change", ROLLED, "do"), delay) for delay in (0.02, 0, 0.05, None)]
+RETIRES, PLACES = ("rename", "tank/ROOT/old-roots/"), ("rename", f"{ROTATED}.ephemeroot-new")
+ROTATION = [
+    Point(RETIRES),
+    Point(("run", "clone"), 0.1),
+    Point(("run", "clone")),
+    Point(RETIRES, 0.01),
+    Point(PLACES, 0.01),
+    Point(PLACES),
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +84,14 @@ def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
     return wiped
 
 
+def cut(bench: Bench, boot: Boot, point: Point, scratch: Path, name: str) -> None:
+    """Boot until the wipe stage is at that point, where the power goes."""
+    initrd = powercut.initrd(boot.initrd, point, scratch / "cut.img")
+    stopped = bench.boot(replace(boot, initrd=initrd), name)
+    assert isinstance(stopped, Stopped), (point, stopped)
+    assert "cut the power: " in stopped.console.read_text(errors="replace"), (point, stopped)
+
+
 def lost(machine: Machine) -> list[str]:
     return machine.run(f"ls -d {' '.join(LOST)}", check=False).out.split()
 
@@ -97,15 +119,38 @@ def test_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
         snapshots = machine.run(f"zfs list -Ho name -t snapshot -r {ROLLED}").out.split()
         assert snapshots == [f"{ROLLED}@blank"]
         machine.run(f"zfs snapshot {ROLLED}@day-{number}")
+        foresee(machine, f"{ROLLED}@day-{number}")
         assert "keeps no old roots" in machine.run("ephemeroot roots list", check=False).out + (
             machine.run("ephemeroot roots delete x --yes", check=False).err
         )
         if number == 2:
             machine.run("sync")
             machine.cut()  # so that the pool was not exported
+            if proof.is_whole():
+                another_host(bench, boot, name)
         else:
             assert machine.poweroff().complaints == ()
+        for point in ROLLBACK[: proof.rounds(1, len(ROLLBACK))] if number == 1 else ():
+            cut(bench, boot, point, scratch, name)
     assert len(identities) == 1
+
+
+def foresee(machine: Machine, snapshot: str) -> None:
+    """`ephemeroot check` warns of what the next boot would refuse, and of nothing else."""
+    said = machine.run("ephemeroot check")
+    assert "is held" not in said.out + said.err, said
+    machine.run(f"zfs hold mine {snapshot}")
+    said = machine.run("ephemeroot check", check=False)
+    assert f"{snapshot} is held (mine)" in said.out + said.err, said
+    machine.run(f"zfs release mine {snapshot}")
+
+
+def another_host(bench: Bench, boot: Boot, name: str) -> None:
+    """A pool that is in use by another host, as far as ZFS can know: nothing is wiped."""
+    root = (*boot.root, "spl.spl_hostid=0x11223344")
+    emergency = bench.emergency(replace(boot, root=root), name)
+    problems = json.dumps((emergency.report or {}).get("wipe", {}).get("problems"))
+    assert "no such pool" in problems, emergency
 
 
 @pytest.mark.proof
@@ -159,6 +204,44 @@ def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
     assert machine.poweroff().complaints == ()
 
 
+@pytest.mark.proof
+def test_cuts_within_a_rotation(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
+    """The next boot completes each, or the one after it; nothing is lost.
+
+    Only a boot shows a power cut that the pool survives without having been exported.
+    """
+    boot = Boot(
+        pool.rotate.system,
+        pool.initrds[0],
+        (pool.disk.copy(scratch / "pool.raw"),),
+        root=(f"root=zfs:{ROTATED}", "ro"),
+        hardware=HARDWARE,
+        typed=(Typed(QUESTION, PASSPHRASE),),
+    )
+    machine = bench.up(boot, name)
+    check(machine, ROTATED, 1)
+    for number, points in ((2, ROTATION[:1]), (3, ROTATION[1:])):
+        machine.run("sync")
+        machine.cut()
+        for point in points:
+            cut(bench, boot, point, scratch, name)
+        machine = bench.up(boot, name)
+        assert lost(machine) == []
+        said = check(machine, ROTATED, number)
+        assert machine.run("zpool get -Ho value bootfs tank").out.strip() == ROTATED
+        found = machine.run("zfs list -Hro name tank/ROOT").out.split()
+        assert f"{ROTATED}.ephemeroot-new" not in found
+        lived = [one for one in said["kept"] if not one.endswith(".unused")]
+        assert len(lived) == number, said
+        # That of each day is there, with what that day has written.
+        machine.run("mkdir -p /tmp/old")
+        for old in lived[1:]:
+            machine.run(f"ephemeroot roots mount {old} /tmp/old")
+            assert machine.read(f"/tmp/old{LOST[0]}") == b"lost\n", old
+            machine.run("umount /tmp/old")
+    assert machine.poweroff().complaints == ()
+
+
 def look_into_old_roots(machine: Machine, retired: list[str]) -> None:
     """On the second day: what the first one has lost comes back, of its root."""
     first = retired[1]
@@ -200,7 +283,8 @@ def test_cases(
         machine.write(f"/run/{file}", Path(__file__).with_name(file).read_bytes())
     machine.run("modprobe zfs", timeout=60)
     whole = f"EPHEMEROOT_PROOF={os.environ.get('EPHEMEROOT_PROOF', '')}"
-    done = machine.run(f"{whole} python3 /run/zfs_cases.py", timeout=900, check=False)
+    limit = proof.rounds(900, 3600)
+    done = machine.run(f"{whole} python3 /run/zfs_cases.py", timeout=limit, check=False)
     print(f"\n{done.out}{done.err}")
     assert done.rc == 0
     count, _, total = done.out.splitlines()[-1].removeprefix("passed ").partition(" of ")

@@ -317,7 +317,7 @@ def case_thousands_of_snapshots() -> None:
     """They go in one transaction group: a program must not run out of what the kernel allows."""
     start()
     run("zfs", "set", "ephemeroot:state=lived", ROOT)
-    count = 1000 if zfs_pool.WHOLE else 40
+    count = 5000 if zfs_pool.WHOLE else 40
     for number in range(count):
         snapshot(f"{ROOT}@{number}")
     write(ROOT, "lost", "x")

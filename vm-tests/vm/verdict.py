@@ -109,7 +109,10 @@ def ending(reason: str | None, console: Path) -> str:
         return "the guest's kernel panicked"
     if reason == "guest-shutdown":
         return "poweroff"
-    if reason == "guest-reset" and "reboot: Restarting system" in text:
+    # The second is a power cut that a test asked for (`vm.powercut`).
+    if reason == "guest-reset" and any(
+        word in text for word in ("reboot: Restarting system", "sysrq: Resetting")
+    ):
         return "reboot"
     if reason == "guest-reset":
         return "the guest reset without a word (triple fault?)"
