@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import programs
+from ephemeroot.linux import dataset_keys, programs
 from ephemeroot.wipers import filing, names
 from ephemeroot.wipers.rotation import Rotation
 from ephemeroot.wipers.zfs import channel, clone, datasets, history, proofs
@@ -161,6 +161,8 @@ class DatasetRotation(Rotation):
                 f"start {_ENVIRONMENT} again",
                 lambda: programs.run("systemctl", "--quiet", "start", _ENVIRONMENT),
             )
+        # Nor did it load the key of a root that did not exist.
+        dataset_keys.load(self.root)
 
     def _complete(self, root: Dataset) -> None:
         """What has to follow a new root and did not before the power went."""
