@@ -134,7 +134,9 @@ def links(machine: VerbMachine) -> dict[str, tuple[int, int]]:
 
 
 def attack(machine: VerbMachine, one: Attack, program: Path, rounds: int) -> dict[str, Any]:
-    """Let the attacker try, *rounds* times; what `attack_driver` says."""
+    """Let the attacker try, *rounds* times; what `attack_driver` says. ``undisturbed`` are the exit
+    codes of one more round for each of the program's arguments, while the attacker stands still.
+    """
     shutil.copy(program, machine.inside("/tmp/attacker"))
     leaks = machine.inside("/tmp/leaks")
     leaks.touch()
@@ -146,16 +148,18 @@ def attack(machine: VerbMachine, one: Attack, program: Path, rounds: int) -> dic
         "restore": one.restore,
     }  # fmt: skip
     total: dict[str, Any] = {"codes": Counter(), "said": "", "exchanges": 0, "meddled": 0}
-    while rounds:
-        # A few at a time, for a program of the machine has limited time.
-        some = min(rounds, _AT_ONCE)
-        rounds -= some
+    # A few at a time, for a program of the machine has limited time.
+    disturbed = [min(_AT_ONCE, rounds - start) for start in range(0, rounds, _AT_ONCE)]
+    for some in (*disturbed, 0):
         driver = CHECKOUT / "tests/attack_driver.py"
-        words = json.dumps({**request, "rounds": some})
-        done = machine.run(sys.executable, "-P", str(driver), words)
+        how = {"rounds": some or len(one.argvs), "disturbed": some > 0}
+        done = machine.run(sys.executable, "-P", str(driver), json.dumps({**request, **how}))
         assert done.code == 0, f"{done.out}{done.err}"
         answer = json.loads(done.out)
-        total["codes"].update(answer["codes"])
+        if not some:
+            total["undisturbed"] = answer["codes"]
+        else:
+            total["codes"].update(answer["codes"])
         total["said"] += answer["said"]
         for count in ("exchanges", "meddled"):
             total[count] += answer[count]

@@ -40,7 +40,8 @@ def test_user_gains_nothing_by_exchanging_what_root_works_on(
         assert "Traceback" not in done["said"], done["said"]
         assert set(done["codes"]) <= {"0", "1", "10"}, done
         assert sum(done["codes"].values()) == rounds
-        assert done["codes"].get("0", 0) + done["codes"].get("10", 0) > 0, done
+        # On a busy machine the attacker may win each round. It changes nothing for the next one.
+        assert set(done["undisturbed"]) <= {"0", "10"}, done
         assert done["exchanges"] > rounds, "the attacker had no chance: this proves nothing"
         assert done["leaks"] == ""
         assert attack.canaries(machine) == before
