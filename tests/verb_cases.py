@@ -329,7 +329,7 @@ CASES = (
         prepare=_change_copy,
         varies=(f"{ROOT}/.ephemeroot/copied",),
     ),
-    Case("image", ("--into", "/tmp/image")),
+    Case("image", ("--into", "/run/image")),
     Case("lived", changes=(ROOT,), prepare=_unfinished),
     Case("unsaved"),
     Case("schema"),
