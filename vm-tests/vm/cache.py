@@ -58,6 +58,17 @@ def _files(top: Path) -> list[Path]:
     return sorted(p for p in found if p.is_symlink() or p.is_file())
 
 
+def build_of(entry: Path) -> str:
+    """Which building of an entry this is: what `apply` makes has new identifiers each time, so what
+    is made of an entry that was pruned and built again must not be taken for the new one's.
+    """
+    locks = entry.parent.parent / "locks"
+    try:
+        return (locks / f"{entry.parent.name}-{entry.name}").read_text()
+    except FileNotFoundError:  # no entry of a cache
+        return ""
+
+
 class Cache:
     """A folder of entries `<kind>/<key>`.
 
@@ -104,6 +115,8 @@ class Cache:
                 fresh.chmod(0o755)  # trees in it are run by users other than root (apt's, for one)
                 with times.spent(BUILDING):
                     build(fresh)
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, os.urandom(16).hex().encode(), 0)
                 fresh.rename(path)
             except BaseException:
                 with suppress(OSError):

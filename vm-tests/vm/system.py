@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm.cache import Cache, digest
+from vm.cache import Cache, build_of, digest
 from vm.command import run
 from vm.sandbox import in_layers
 
@@ -24,7 +24,7 @@ class System:
 
     def on_top(self, folder: Path) -> System:
         """This system with another layer (see `vm.layer`) on top."""
-        key = digest(self.key, folder.name)
+        key = digest(self.key, folder.name, build_of(folder))
         return System((*self.layers, folder), self.kernel, self.release, key)
 
     def run(self, cache: Cache, *argv: str | Path, results: Path | None = None) -> str:
