@@ -149,21 +149,27 @@ def attack(machine: VerbMachine, one: Attack, program: Path, rounds: int) -> dic
     }  # fmt: skip
     total: dict[str, Any] = {"codes": Counter(), "said": "", "exchanges": 0, "meddled": 0}
     # A few at a time, for a program of the machine has limited time.
-    disturbed = [min(_AT_ONCE, rounds - start) for start in range(0, rounds, _AT_ONCE)]
-    for some in (*disturbed, 0):
-        driver = CHECKOUT / "tests/attack_driver.py"
-        how = {"rounds": some or len(one.argvs), "disturbed": some > 0}
-        done = machine.run(sys.executable, "-P", str(driver), json.dumps({**request, **how}))
-        assert done.code == 0, f"{done.out}{done.err}"
-        answer = json.loads(done.out)
-        if not some:
-            total["undisturbed"] = answer["codes"]
-        else:
-            total["codes"].update(answer["codes"])
+    for start in range(0, rounds, _AT_ONCE):
+        answer = _drive(machine, request, min(_AT_ONCE, rounds - start), disturbed=True)
+        total["codes"].update(answer["codes"])
         total["said"] += answer["said"]
         for count in ("exchanges", "meddled"):
             total[count] += answer[count]
+    answer = _drive(machine, request, len(one.argvs), disturbed=False)
+    total["undisturbed"] = answer["codes"]
+    total["said"] += answer["said"]
     return {**total, "leaks": leaks.read_text()}
+
+
+def _drive(
+    machine: VerbMachine, request: dict[str, Any], rounds: int, *, disturbed: bool
+) -> dict[str, Any]:
+    driver = CHECKOUT / "tests/attack_driver.py"
+    words = json.dumps({**request, "rounds": rounds, "disturbed": disturbed})
+    done = machine.run(sys.executable, "-P", str(driver), words)
+    assert done.code == 0, f"{done.out}{done.err}"
+    answer: dict[str, Any] = json.loads(done.out)
+    return answer
 
 
 def readable_secrets(machine: VerbMachine) -> str:
