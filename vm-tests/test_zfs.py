@@ -153,13 +153,9 @@ def another_host(bench: Bench, boot: Boot, name: str) -> None:
     assert "no such pool" in problems, emergency
 
 
-@pytest.mark.proof
-def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
-    """Of an encrypted root, whose passphrase is typed; at first a wrong one.
-
-    Only a boot shows a ZFS root whose key is asked for, rotated before it is mounted.
-    """
-    boot = Boot(
+def rotating(pool: Pool, scratch: Path) -> Boot:
+    """The encrypted root that is rotated, with its passphrase, on a disk of its own."""
+    return Boot(
         pool.rotate.system,
         pool.initrds[0],
         (pool.disk.copy(scratch / "pool.raw"),),
@@ -167,6 +163,15 @@ def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
         hardware=HARDWARE,
         typed=(Typed(QUESTION, PASSPHRASE),),
     )
+
+
+@pytest.mark.proof
+def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
+    """Of an encrypted root, whose passphrase is typed; at first a wrong one.
+
+    Only a boot shows a ZFS root whose key is asked for, rotated before it is mounted.
+    """
+    boot = rotating(pool, scratch)
     emergency = bench.emergency(replace(boot, typed=(Typed(QUESTION, "no horse"),)), name)
     problems = json.dumps(emergency.report["wipe"]["problems"])
     assert f"the key of {ROTATED} is not loaded" in problems, emergency
@@ -210,14 +215,7 @@ def test_cuts_within_a_rotation(pool: Pool, bench: Bench, scratch: Path, name: s
 
     Only a boot shows a power cut that the pool survives without having been exported.
     """
-    boot = Boot(
-        pool.rotate.system,
-        pool.initrds[0],
-        (pool.disk.copy(scratch / "pool.raw"),),
-        root=(f"root=zfs:{ROTATED}", "ro"),
-        hardware=HARDWARE,
-        typed=(Typed(QUESTION, PASSPHRASE),),
-    )
+    boot = rotating(pool, scratch)
     machine = bench.up(boot, name)
     check(machine, ROTATED, 1)
     for number, points in ((2, ROTATION[:1]), (3, ROTATION[1:])):
