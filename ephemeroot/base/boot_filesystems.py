@@ -7,7 +7,6 @@ does not boot anything.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -175,12 +174,13 @@ def held(filesystems: Sequence[BootFilesystem]) -> Iterator[Callable[[], None]]:
 
     def sync() -> None:
         for point, fd in opened:
-            if kernel.libc.syncfs(fd) != 0:
-                reason = os.strerror(ctypes.get_errno())
+            try:
+                kernel.sync_filesystem(fd, point)
+            except OSError as error:
                 raise Refused(
-                    f"the filesystem at {point} cannot be written to its disk: {reason}",
+                    f"the filesystem at {point} cannot be written to its disk: {error.strerror}",
                     "look for errors of the disk in the kernel log",
-                )
+                ) from error
 
     with ExitStack() as stack:
         for one in filesystems:
