@@ -68,8 +68,8 @@ vm-test:  ## boots in virtual machines; BOOTS='unstable' for those of Debian uns
 .PHONY: attack
 attack:  ## a user who exchanges what root works on, ROUNDS=2000 a verb; hostile stores, likewise
 	@tools/setup test
-	EPHEMEROOT_ROUNDS=$(ROUNDS) $(PYTEST) tests/test_attack.py tests/test_attack_boot.py \
-	  tests/test_hostile_store.py \
+	EPHEMEROOT_ROUNDS=$(ROUNDS) $(PYTEST) tests/cli/every_verb/test_attack.py \
+	  tests/hooks/test_attack_boot.py tests/hooks/store/test_hostile_store.py \
 	  -k 'exchanging or swapped'
 
 .PHONY: vm

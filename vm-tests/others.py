@@ -3,7 +3,7 @@
 Of impermanence (nix-community/impermanence): `checks` of its flake, and the machine that its first
 version was tested with. Of preservation (nix-community/preservation): tests/basic.nix, whose store
 is an ext4 on a disk of its own. What they check of NixOS itself has no counterpart; what they check
-of messages about mistakes is in `tests/test_others_cases.py`.
+of messages about mistakes is in `tests/hooks/test_others_cases.py`.
 """
 
 from __future__ import annotations

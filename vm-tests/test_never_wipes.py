@@ -139,7 +139,7 @@ def test_the_roots_device_is_missing(ready: Case) -> None:
 
 @pytest.mark.proof
 def test_the_store_is_missing(ready: Case) -> None:
-    """Only a boot shows the emergency; without a boot in tests/test_stages.py."""
+    """Only a boot shows the emergency; without a boot in tests/hooks/test_stages.py."""
     with ready.disk.mounted() as top:
         (top / "persistent").rename(top / "elsewhere")
     ready.assert_emergency(
@@ -149,7 +149,7 @@ def test_the_store_is_missing(ready: Case) -> None:
 
 @pytest.mark.proof
 def test_another_subvolume_where_the_store_should_be(ready: Case) -> None:
-    """Only a boot shows the emergency; without a boot in tests/test_stages.py."""
+    """Only a boot shows the emergency; without a boot in tests/hooks/test_stages.py."""
     other = {"version": 1, "id": "00000000-0000-4000-8000-000000000000", "path": "/persistent"}
     with ready.disk.mounted() as top:
         (top / "persistent").rename(top / "mine")
@@ -197,7 +197,7 @@ def test_what_the_emergency_message_says_boots_without_an_interpreter(ready: Cas
     ids=["damaged", "newer"],
 )
 def test_a_plan_that_cannot_be_used(ready: Case, content: str, message: str) -> None:
-    """Only a boot shows the emergency; without a boot in tests/test_entry.py."""
+    """Only a boot shows the emergency; without a boot in tests/hooks/test_entry.py."""
     ready.laid_over({"usr/lib/ephemeroot/plan.json": content}).assert_emergency(message)
 
 

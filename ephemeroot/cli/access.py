@@ -1,7 +1,8 @@
 """What a verb opens for writing, declared beside its arguments.
 
 The declaration decides whether the verb's mounts are read-only. It is in the manual, word for word
-(``tests/test_manual.py``), and ``tests/test_verb_mounts.py`` traces what every verb really mounts.
+(``tests/docs/test_manual.py``), and ``tests/cli/every_verb/test_verb_mounts.py`` traces what every
+verb really mounts.
 """
 
 from __future__ import annotations

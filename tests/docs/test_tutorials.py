@@ -1,0 +1,63 @@
+"""The tutorials: their commands run as they stand, on a disk as the installer leaves it.
+
+They are those that `ephemeroot init` prints there, in its order, between the same reboots. The one
+for Debian is run by whole boots (vm-tests/test_conversion.py).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import distributions
+from checkout import CHECKOUT
+from live_machine import REBOOT, LiveMachine, init, live_machine
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+DOCS = CHECKOUT / "docs"
+
+TUTORIALS = {
+    "docs/converting-fedora.md": "Fedora, btrfs, entries",
+    "docs/converting-arch.md": "Arch, archinstall, systemd-boot",
+    "docs/converting-opensuse.md": "openSUSE Tumbleweed, GRUB",
+}
+
+PACKAGED = {"docs/converting-arch.md": "ephemeroot setup mkinitcpio"}
+"""What the distribution's package brings, which step 1 installs."""
+
+# There is no terminal on which to answer, and the likeness has no initramfs.
+UNATTENDED = {"ephemeroot apply": "ephemeroot apply --yes --no-images"}
+
+
+def boots(document: str) -> list[list[str]]:
+    """The commands that are no illustrations, from one reboot to the next."""
+    text = (DOCS.parent / document).read_text()
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).splitlines()
+    parts = "\n".join(lines).split("\nreboot")
+    assert parts.pop() == "", "the last command is a reboot"
+    return [[*part.strip().splitlines(), "reboot"] for part in parts]
+
+
+def run(machine: LiveMachine, commands: list[str]) -> None:
+    script = "".join(
+        f"echo {shlex.quote('$ ' + one)}\n{UNATTENDED.get(one, one)}\n" for one in commands
+    )
+    done = machine.session(f"set -e\n{script}")
+    assert done.status == (REBOOT if commands[-1] == "reboot" else 0), done.text
+
+
+@pytest.mark.parametrize("document", TUTORIALS)
+def test_a_tutorials_commands_are_those_of_init_and_run(document: str, tmp_path: Path) -> None:
+    (mine,) = [one for one in distributions.ALL if one.name == TUTORIALS[document]]
+    with live_machine(mine, tmp_path) as machine:
+        if document in PACKAGED:
+            run(machine, [PACKAGED[document]])
+        for commands in boots(document):
+            told = [line.replace("UUID=…", f"UUID={machine.uuids['']}") for line in commands]
+            assert [line for line in told if line != "ephemeroot init"] == init(machine)
+            run(machine, told)
+        assert "ephemeroot apply" in commands

@@ -1,0 +1,43 @@
+"""The rules of docs/testing.md that a person would forget."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from checkout import CHECKOUT
+
+MODULES = sorted((CHECKOUT / "vm-tests").glob("test_*.py"))
+
+REASON = re.compile(r"^\s*(Only a boot shows|Without a boot:) \S[^.]*\.", re.MULTILINE)
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
+
+
+def test_there_are_tests_of_machines() -> None:
+    assert sum(len(functions(path)) for path in MODULES) > 50
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_each_boot_has_a_reason(path: Path) -> None:
+    missing = [f.name for f in functions(path) if not REASON.search(ast.get_docstring(f) or "")]
+    assert missing == [], "say in the docstring what only a boot shows (docs/testing.md)"
+
+
+@pytest.mark.parametrize("path", [CHECKOUT / ".ci/run", CHECKOUT / "Makefile"], ids=str)
+def test_nothing_is_tried_again(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for word in ("--last-failed", "--lf", "--reruns", "flaky"):
+        assert word not in text
+
+
+def test_nothing_that_tries_again_is_installed() -> None:
+    text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "rerunfailures" not in text
+    assert "flaky" not in text

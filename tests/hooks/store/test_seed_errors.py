@@ -1,0 +1,218 @@
+"""Each system call of seeding fails with each error: the table of docs/persistence.md holds.
+
+The calls are those of a trace (strace(1)), so that a new one is a new case. Whatever fails, the
+path is in the store as a whole, or as a whole but for files that are named and for which the old
+root is kept, or not at all, and then the root is kept or its old root is. Nothing is lost, and
+nothing is made in the place of what could not be seeded.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import proof
+from checkout import CHECKOUT
+from seeding_driver import BEGIN, END
+from tree_content import tree
+
+pytestmark = pytest.mark.requires_program("strace")
+
+UID = 4242
+DRIVER = CHECKOUT / "tests/support/seeding_driver.py"
+WHOLE = ("EIO", "EDQUOT", "EROFS", "ENOSPC")
+SINGLE = ("ENAMETOOLONG", "EFBIG", "E2BIG", "EINVAL", "EPERM")
+KINDS = ("directory", "bind")
+
+# Memory and the process itself; and files of the interpreter's that are none of seeding's.
+ASIDE = {
+    "access", "brk", "clock_gettime", "clock_nanosleep", "close", "exit_group", "futex", "getegid",
+    "geteuid", "getpid", "getrandom", "madvise", "mmap", "mprotect", "mremap", "munmap",
+    "rt_sigaction", "rt_sigprocmask", "write",
+}  # fmt: skip
+
+_CALL = re.compile(r"^(\w+)\((.*)")
+
+
+@dataclass(frozen=True)
+class Call:
+    """The *count*-th (from 1) call of that name; ``of_source``: on what a user can reach."""
+
+    name: str
+    count: int
+    line: str
+    of_source: bool
+
+
+def lay_out(folder: Path, kind: str, user: int) -> None:
+    """A previous root with the path in it, and an empty store, below *folder*."""
+    for top in (folder, folder / "before"):
+        for name in ("store", "previous/home", "run", "target"):
+            (top / name).mkdir(parents=True)
+        path = top / "previous/home/mine"
+        if kind == "bind":
+            path.write_text("years of work\n")
+            os.setxattr(path, "user.origin", b"here")
+        else:
+            _fill(path)
+        if user:
+            subprocess.run(["chown", "-hR", f"{user}:{user}", path.parent], check=True)
+
+
+def _fill(top: Path) -> None:
+    """One of each kind of thing that a tree can have."""
+    (top / "inner/deeper").mkdir(parents=True)
+    (top / "inner/deeper/file").write_text("deep\n")
+    (top / "file").write_text("years of work\n")
+    os.setxattr(top / "file", "user.origin", b"here")
+    (top / "again").hardlink_to(top / "file")
+    (top / "link").symlink_to("file")
+    os.mkfifo(top / "fifo", 0o640)
+    with (top / "sparse").open("wb") as file:
+        file.seek(1 << 18)
+        file.write(b"end")
+    os.chmod(top / "inner", 0o2750)
+    made = socket.socket(socket.AF_UNIX)
+    here = Path.cwd()
+    os.chdir(top)
+    made.bind("socket")
+    os.chdir(here)
+    made.close()
+
+
+def run(folder: Path, kind: str, user: int, *options: str) -> tuple[dict[str, object], list[str]]:
+    """The driver under strace; what it printed, and the lines of the trace between the marks."""
+    trace = folder.with_name(f"{folder.name}.trace")
+    words = [
+        "strace", "-qq", "-y", "-s", "100", "-o", trace, "-e", "signal=none", *options,
+        sys.executable, "-P", "-B", DRIVER, folder, kind, str(user),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [*map(str, words)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )  # fmt: skip
+    lines = trace.read_text(errors="replace").splitlines()
+    trace.unlink()
+    assert done.returncode == 0, f"{options}: {done.stderr}"
+    marks = [n for n, line in enumerate(lines) if BEGIN in line or END in line]
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer, lines[marks[2] + 1 : marks[3]]
+
+
+def calls(folder: Path, kind: str, user: int) -> list[Call]:
+    """Every call that seeding makes."""
+    lay_out(folder, kind, user)
+    trace = folder / "trace"
+    words = ["strace", "-qq", "-y", "-s", "100", "-o", trace, "-e", "signal=none",
+             sys.executable, "-P", "-B", DRIVER, folder, kind, str(user)]  # fmt: skip
+    subprocess.run(
+        [*map(str, words)], check=True, capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )  # fmt: skip
+    counts: dict[str, int] = {}
+    found, marks = [], 0
+    for line in trace.read_text(errors="replace").splitlines():
+        match = _CALL.match(line)
+        if match is None:
+            continue
+        marks += BEGIN in line or END in line
+        name = match[1]
+        counts[name] = counts.get(name, 0) + 1
+        if marks == 3 and name not in ASIDE:
+            of_source = f"{folder}/previous/home" in line
+            found.append(Call(name, counts[name], line, of_source))
+    shutil.rmtree(folder)
+    return found
+
+
+def judge(folder: Path, answer: dict[str, object], error: str, call: Call, user: int) -> list[str]:
+    """What is wrong with what is in the store, and with what was said of it."""
+    stored, source = folder / "store/home/mine", folder / "previous/home/mine"
+    left_out: list[tuple[bool, list[str]]] = answer["left-out"]  # type: ignore[assignment]
+    # With room on the filesystem this is about the attribute (ext4 has one block for all of them).
+    of_the_whole = error in WHOLE and not (error == "ENOSPC" and "xattr" in call.name)
+    found = []
+    if answer["refused"]:
+        if os.path.lexists(stored) and tree(stored) != tree(source):
+            found.append("the root is kept, and the store has something else in its place")
+        if user and call.of_source and not of_the_whole:
+            found.append(f"a user's content keeps the root: {answer['refused']}")
+        return found
+    if not os.path.lexists(stored):
+        if not (answer["marked"] and left_out and left_out[0][0]):
+            found.append(f"nothing is in the store, and the old root is not kept: {answer}")
+        if of_the_whole:
+            found.append("nothing is in the store, and the root is not kept")
+        return found
+    have, wanted = tree(stored), tree(source)
+    named = [name for _, names in left_out for name in names]
+    differ = sorted(name for name in {*have, *wanted} if have.get(name) != wanted.get(name))
+    silent = [
+        name for name in differ
+        if not any(f"{name}/".startswith(f"{one}/") or (one == "" and name == ".") for one in named)
+        # A directory without an entry has another time.
+        and not any(one.startswith(f"{name}/") or name == "." for one in named)
+    ]  # fmt: skip
+    if silent:
+        found.append(f"{silent} differ, and are not named: {answer}")
+    if left_out and not answer["marked"]:
+        found.append("something is left out, and the old root is not kept")
+    if left_out and of_the_whole:
+        found.append(f"{named} left out, and the root is not kept")
+    return found
+
+
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) -> None:
+    found = calls(tmp_path / "plain", kind, user)
+    assert {"mkdirat", "renameat2", "syncfs"} <= {call.name for call in found} or kind == "bind"
+    assert any(call.of_source for call in found)
+    assert any(not call.of_source for call in found)
+    table = list(itertools.product(found, (*WHOLE, *SINGLE)))
+    failures = []
+    for number, (call, error) in enumerate(proof.sample(table, 8, seed=user + len(kind))):
+        folder = tmp_path / str(number)
+        lay_out(folder, kind, user)
+        injection = f"inject={call.name}:error={error}:when={call.count}"
+        answer, lines = run(folder, kind, user, "-e", f"trace={call.name},access", "-e", injection)
+        if not any("(INJECTED)" in line for line in lines):
+            failures.append(f"{error} {call}: this run made no such call")
+        problems = judge(folder, answer, error, call, user)
+        failures += [f"{error} {call.name} {call.count} ({call.line[:160]}): {problem}"
+                     for problem in problems]  # fmt: skip
+        shutil.rmtree(folder)
+    assert not failures, f"{len(failures)}\n" + "\n".join(failures)
+
+
+def test_what_is_beside_a_directory_that_could_not_be_made_stays_beside_it(tmp_path: Path) -> None:
+    """The copy goes on in the directory where it was, and not in the one that failed."""
+    looked_at = [
+        call
+        for call in calls(tmp_path / "plain", "directory", UID)
+        if call.name == "newfstatat" and re.search(r"/store/\S+/inner>", call.line)
+    ]
+    assert looked_at
+    for call in looked_at:
+        folder = tmp_path / str(call.count)
+        lay_out(folder, "directory", UID)
+        injection = f"inject={call.name}:error=EINVAL:when={call.count}"
+        answer, _ = run(
+            folder, "directory", UID, "-e", f"trace={call.name},access", "-e", injection
+        )
+        assert judge(folder, answer, "EINVAL", call, UID) == []
+
+
+def test_every_error_is_one_of_the_kernels() -> None:
+    assert all(hasattr(errno, name) for name in (*WHOLE, *SINGLE))

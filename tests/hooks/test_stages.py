@@ -1,0 +1,483 @@
+"""Both stages as a boot runs them: the real entry, a real btrfs, a process for each stage.
+
+What a boot finds is in ``Machine``: a disk with a base, a root and a store. Each test says
+what is wrong with it and what must then not have happened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import btrfsutil
+import pytest
+
+import ephemeroot
+from btrfs_image import fresh_disk, mounted
+from counts import require_at_most_recorded
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.files import File
+from ephemeroot.wipers.btrfs import Btrfs
+from staged_machine import MACHINE_ID, STORE, Machine
+
+pytestmark = pytest.mark.requires_loop
+
+
+# Modules that a boot of a btrfs root with no device to wait for has no use for, DESIGN §2.
+EXPENSIVE = (
+    "typing", "dataclasses", "pathlib", "argparse", "logging", "subprocess", "tomllib", "pyudev",
+    "importlib.metadata", "pyroute2", "libzfs_core", "contextlib", "tempfile", "hashlib", "ssl",
+    "json", "re", "enum", "functools", "collections",
+)  # fmt: skip
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with fresh_disk(tmp_path) as disk:
+        machine = Machine(tmp_path, disk.loop, disk.top)
+        (disk.top / "root/stray").write_text("forget me")
+        yield machine
+        machine.next_boot()
+
+
+def test_three_boots(machine: Machine) -> None:
+    for number in range(3):
+        root = machine.boot()
+        assert not (root / "stray").exists()
+        with (root / "srv/note").open("a") as note:
+            note.write(f"{number}\n")
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        (root / "stray").write_text(f"made on day {number}")
+        assert Btrfs({}).mark_lived(str(root))
+        machine.next_boot()
+    assert (machine.top / "persistent/srv/note").read_text() == "0\n1\n2\n"
+    old = machine.old()
+    assert len(old) == 3
+    strays = {name: (machine.top / "old_roots" / name / "stray").read_text() for name in old}
+    assert sorted(strays.values()) == ["forget me", "made on day 0", "made on day 1"]
+    assert [strays[name] for name in old if name.endswith(".keep")] == ["forget me"]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "the store changed", "never lived"])
+def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> None:
+    """A copied file that changed, and nothing came to store it: the next boot does."""
+    stored = machine.top / "persistent/etc/adjtime"
+    machine.persist.append(Copy(path="/etc/adjtime", store=STORE, source="etc/adjtime"))
+    root = machine.boot()
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    (root / "etc/adjtime").write_text("first\n")
+    assert Btrfs({}).mark_lived(str(root))
+    machine.next_boot()
+    assert not stored.exists()
+    root = machine.boot()
+    assert stored.read_text() == "first\n"
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    (root / "etc/adjtime.new").write_text("in the last second\n")
+    (root / "etc/adjtime.new").rename(root / "etc/adjtime")
+    if meanwhile == "the store changed":
+        stored.write_text("from a backup\n")
+    if meanwhile != "never lived":
+        assert Btrfs({}).mark_lived(str(root))
+    machine.next_boot()
+    root = machine.boot()
+    expected = {
+        "nothing": "in the last second\n",
+        "the store changed": "from a backup\n",
+        "never lived": "first\n",
+    }[meanwhile]
+    assert stored.read_text() == expected
+    assert (root / "etc/adjtime").read_text() == expected
+
+
+def test_a_second_wipe_in_one_boot_does_nothing(machine: Machine) -> None:
+    assert machine.stage("wipe").returncode == 0
+    again = machine.stage("wipe")
+    assert again.returncode == 0
+    assert "already done in this boot" in again.stderr
+    assert len(machine.old()) == 1
+
+
+def test_wipe_no_keeps_the_root_and_persists_all_the_same(machine: Machine) -> None:
+    root = machine.boot("ephemeroot.wipe=no")
+    assert (root / "stray").exists()
+    assert (root / "srv").is_mount()
+    assert machine.old() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("usr/lib/os-release", "has no /usr/lib/os-release"),
+        ("sbin/init", "has no executable /sbin/init"),
+    ],
+)
+def test_a_base_that_is_no_system(machine: Machine, path: str, message: str) -> None:
+    (machine.top / "root-base" / path).unlink()
+    machine.assert_kept(machine.stage("wipe"), message)
+
+
+def test_an_init_that_cannot_be_executed(machine: Machine) -> None:
+    (machine.top / "root-base/sbin/init").chmod(0o644)
+    machine.assert_kept(machine.stage("wipe"), "has no executable /sbin/init")
+
+
+def test_the_init_that_was_asked_for(machine: Machine) -> None:
+    machine.assert_kept(machine.stage("wipe", "init=/bin/other"), "no executable /bin/other")
+
+
+def test_links_in_a_base_lead_where_they_will_lead(machine: Machine) -> None:
+    base = machine.top / "root-base"
+    (base / "sbin/init").rename(base / "usr/lib/the-init")
+    (base / "sbin/init").symlink_to("/usr/lib/the-init")
+    assert machine.stage("wipe").returncode == 0
+
+
+def test_a_base_with_another_kernels_modules(machine: Machine) -> None:
+    modules = machine.top / "root-base/usr/lib/modules"
+    (modules / "1.2.3-other").mkdir(parents=True)
+    machine.assert_kept(
+        machine.stage("wipe"), f"no modules for the running kernel {os.uname().release}"
+    )
+    (modules / os.uname().release).mkdir()
+    machine.next_boot()
+    assert machine.stage("wipe").returncode == 0
+
+
+def test_no_base(machine: Machine) -> None:
+    btrfsutil.delete_subvolume(str(machine.top / "root-base"))
+    machine.assert_kept(machine.stage("wipe"), "base 'root-base' does not exist")
+
+
+def test_another_root_on_the_command_line(machine: Machine) -> None:
+    machine.device = "/dev/loop-control"
+    machine.assert_kept(machine.stage("wipe"), "cannot be used")
+
+
+def test_a_missing_root_device(machine: Machine) -> None:
+    words = "root=UUID=00000000-0000-0000-0000-00000000abcd"
+    done = machine.stage("wipe", words)
+    assert done.returncode == 73, "there is no root that could be kept"
+    assert "00000000abcd is not there (block devices that are: " in done.stderr
+    assert "kept" not in done.stderr
+    assert "change root= on the kernel command line" in done.stderr
+    assert machine.old() == []
+    for policy, code in (("reboot", 71), ("poweroff", 72)):
+        done = machine.stage("wipe", f"{words} ephemeroot.on-failure={policy}")
+        assert done.returncode == code
+
+
+def test_a_pending_resume(machine: Machine, tmp_path: Path) -> None:
+    swap = tmp_path / "swap"
+    swap.write_bytes(b"\0" * 4086 + b"S1SUSPEND\0")
+    # The kernel leaves the disk alone meanwhile: no access times, no discards in the background, no
+    # commit half a minute later.
+    quiet = "remount,noatime,nodiscard,commit=3600"
+    subprocess.run(["mount", "-o", quiet, machine.top], check=True)
+    btrfsutil.sync(str(machine.top))
+    before = (machine.base / "image").read_bytes()
+    machine.assert_kept(machine.stage("wipe", f"resume={swap}"), "hibernation image")
+    # The filesystem has not even been mounted by us: mounting alone writes to it.
+    assert (machine.base / "image").read_bytes() == before
+    machine.next_boot()
+    assert machine.stage("wipe", f"resume={swap} noresume").returncode == 0
+
+
+def test_a_root_that_is_mounted(machine: Machine, tmp_path: Path) -> None:
+    with mounted(machine.loop, tmp_path / "elsewhere", "subvol=root"):
+        machine.assert_kept(machine.stage("wipe"), "is mounted")
+
+
+def test_no_store(machine: Machine) -> None:
+    (machine.top / "persistent/.ephemeroot-store").unlink()
+    done = machine.stage("wipe")
+    assert done.returncode == 73
+    assert "is no store" in done.stderr
+    assert machine.old() == []
+    assert (machine.top / "root/stray").exists()
+
+
+def test_another_subvolume_where_the_store_should_be(machine: Machine) -> None:
+    volume = machine.run / "volumes/persistent"
+    volume.mkdir(parents=True)
+    subprocess.run(
+        ["mount", "-t", "btrfs", "-o", "subvol=root-base", machine.loop, volume], check=True
+    )
+    done = machine.stage("wipe")
+    assert done.returncode == 73
+    assert "is the subvolume /root-base, declared is persistent" in done.stderr
+    assert machine.old() == []
+
+
+def test_a_locked_run_directory(machine: Machine) -> None:
+    machine.run.mkdir()
+    with (machine.run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert machine.stage("wipe").returncode == 3
+    assert machine.old() == []
+
+
+def record_generation(machine: Machine, number: int) -> None:
+    state = machine.top / "persistent/.ephemeroot"
+    state.mkdir(mode=0o700)
+    (state / "generation").write_text(f"{number}\n")
+
+
+def test_an_old_image_does_not_wipe_and_binds_by_the_newer_plan(machine: Machine) -> None:
+    machine.generation = 8
+    machine.persist.append(Directory(path="/newer", store=STORE, source="newer"))
+    newer = machine.plan().dump()
+    machine.generation = 7
+    machine.persist.pop()
+    record_generation(machine, 8)
+    (machine.top / "persistent/.ephemeroot/plan.json").write_bytes(newer)
+    machine.assert_kept(machine.stage("wipe"), "is of generation 7")
+    root = machine.mount_root()
+    persisted = machine.stage("persist")
+    assert persisted.returncode == 10
+    assert "follows generation 8" in persisted.stderr
+    assert (root / "newer").is_mount()
+
+
+def test_an_image_of_the_same_generation_wipes(machine: Machine) -> None:
+    record_generation(machine, 1)
+    assert machine.stage("wipe").returncode == 0
+
+
+def test_a_record_that_cannot_be_read_counts_as_newer(machine: Machine) -> None:
+    record_generation(machine, 1)
+    (machine.top / "persistent/.ephemeroot/generation").write_text("one")
+    machine.assert_kept(machine.stage("wipe"), "cannot be read")
+
+
+def test_the_previous_roots_content_is_carried_over(machine: Machine) -> None:
+    root = machine.top / "root"
+    (root / "etc/hostname").write_text("chosen-by-the-administrator\n")
+    (root / "etc/machine-id").write_text(MACHINE_ID + "\n")
+    (root / "srv/data").write_bytes(os.urandom(1 << 16))
+    content = (root / "srv/data").read_bytes()
+    fresh = machine.boot()
+    assert (fresh / "etc/hostname").read_text() == "chosen-by-the-administrator\n"
+    assert (fresh / "etc/machine-id").read_text() == MACHINE_ID + "\n"
+    assert (fresh / "srv/data").read_bytes() == content
+    assert (machine.top / "persistent/srv/data").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("initial", "content"), [("previous", "seen\n"), ("fresh", "of the base\n"), ("empty", None)]
+)
+def test_where_the_first_content_comes_from(
+    machine: Machine, initial: str, content: str | None
+) -> None:
+    """Of what is newly declared: the newest root that lived has what its administrator saw."""
+    names = ("srv2/in a directory", "bound", "copied")
+    (machine.top / "root-base/srv2").mkdir()
+
+    def write(root: Path, text: str) -> None:
+        for name in names:
+            (root / name).write_text(text)
+
+    write(machine.top / "root-base", "of the base\n")
+    if content is None:
+        (machine.top / "root-base/bound").unlink()  # a link would not replace it
+    for text, lived in (("seen\n", True), ("of a root that never lived\n", False)):
+        root = machine.boot()
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        write(root, text)
+        assert not lived or Btrfs({}).mark_lived(str(root))
+        machine.next_boot()
+    values = {"store": STORE, "initial": initial}
+    machine.persist += [
+        Directory(path="/srv2", source="srv2", **values),
+        File(path="/bound", source="bound", **values),
+        Copy(path="/copied", source="copied", **values),
+    ]
+    root = machine.boot()
+    stored = machine.top / "persistent"
+    assert (root / "srv2").is_mount()
+    for name in names:
+        if content is None:
+            assert not (stored / name).exists(), "no file is made empty"
+        else:
+            assert (stored / name).read_text() == (root / name).read_text() == content
+    assert (root / "bound").is_symlink() == (content is None)
+
+
+def fill(top: Path) -> None:
+    """Leave no room for another file."""
+    done = subprocess.run(
+        ["dd", "if=/dev/zero", f"of={top / 'ballast'}", "bs=64k"], capture_output=True, text=True
+    )
+    assert "No space" in done.stderr
+
+
+@contextmanager
+def another_disk(machine: Machine) -> Iterator[Path]:
+    """The store on another filesystem, so that nothing can be shared with the root."""
+    other = machine.base / "other"
+    other.mkdir()
+    with fresh_disk(other) as disk:
+        btrfsutil.create_subvolume(str(disk.top / "persistent"))
+        marker = machine.top / "persistent/.ephemeroot-store"
+        shutil.copy(marker, disk.top / "persistent")
+        volume = machine.run / "volumes/persistent"
+        volume.mkdir(parents=True)
+        subprocess.run(
+            ["mount", "-t", "btrfs", "-o", "subvol=persistent", disk.loop, volume], check=True
+        )
+        yield disk.top
+        machine.leave()
+
+
+def test_more_than_the_seed_limit_in_all_keeps_the_root(machine: Machine) -> None:
+    with another_disk(machine) as top:
+        for number in range(3):
+            content = os.urandom(machine.seed_limit // 2)
+            (machine.top / f"root/srv/{number}").write_bytes(content)
+        machine.assert_kept(machine.stage("wipe"), "run 'ephemeroot adopt /srv'")
+        assert not (top / "persistent/srv").exists()
+
+
+def test_a_store_that_is_too_full_keeps_the_root(machine: Machine) -> None:
+    with another_disk(machine) as top:
+        content = os.urandom(machine.seed_limit)
+        (machine.top / "root/srv/data").write_bytes(content)
+        fill(top)
+        machine.assert_kept(machine.stage("wipe"), "is too full to take /etc (make room in it)")
+        assert (machine.top / "root/srv/data").read_bytes() == content
+        assert not (top / "persistent/srv").exists()
+
+
+def test_a_store_that_is_read_only_keeps_the_root(machine: Machine) -> None:
+    """So the kernel makes it when its disk fails."""
+    with another_disk(machine) as top:
+        (machine.top / "root/srv/data").write_text("declared just now")
+        volume = machine.run / "volumes/persistent"
+        subprocess.run(["mount", "-o", "remount,ro,bind", volume], check=True)
+        machine.assert_kept(machine.stage("wipe"), "is read-only and cannot take /")
+        assert (machine.top / "root/srv/data").exists()
+        assert not (top / "persistent/srv").exists()
+
+
+def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) -> None:
+    """Somebody changed a password, the store was full, and the power went."""
+    name = "hostname"
+    machine.persist[2] = Copy(path=f"/etc/{name}", store=STORE, source=f"etc/{name}")
+    machine.boot()
+    Btrfs({}).mark_lived(str(machine.top / "root"))
+    content = os.urandom(1 << 18).hex()
+    changed = machine.top / f"root/etc/{name}"
+    changed.unlink()
+    changed.touch()
+    # A file that is never copied on write cannot be shared with one that is.
+    subprocess.run(["chattr", "+C", changed], check=True)
+    changed.write_text(content)
+    fill(machine.top)
+    machine.next_boot()
+    done = machine.stage("wipe")
+    assert done.returncode == 10
+    assert f"too full to take what is new in /etc/{name}" in done.stderr
+    assert (machine.top / f"root/etc/{name}").read_text() == content
+    (machine.top / "ballast").unlink()
+    machine.leave()
+    machine.boots += 1
+    assert (machine.boot() / f"etc/{name}").read_text() == content
+
+
+def test_what_is_shared_by_reflink_has_no_limit(machine: Machine) -> None:
+    machine.seed_limit = 0
+    (machine.top / "root/srv/big").write_bytes(os.urandom(1 << 22))
+    assert machine.stage("wipe").returncode == 0
+    assert (machine.top / "persistent/srv/big").stat().st_size == 1 << 22
+
+
+def test_a_root_that_is_not_the_one_that_was_made_fresh(machine: Machine) -> None:
+    assert machine.stage("wipe").returncode == 0
+    btrfsutil.create_snapshot(str(machine.top / "root"), str(machine.top / "impostor"))
+    os.rename(machine.top / "root", machine.top / "aside")
+    os.rename(machine.top / "impostor", machine.top / "root")
+    root = machine.mount_root()
+    done = machine.stage("persist")
+    assert done.returncode == 73
+    assert "is not the root that was made fresh" in done.stderr
+    assert not (root / "srv").is_mount()
+
+
+def test_the_report(machine: Machine) -> None:
+    machine.boot()
+    report = machine.report()
+    assert report["wipe"]["result"] == "wiped"
+    facts = report["wipe"]["wiped /"]
+    assert isinstance(facts, dict)
+    assert facts["retired"] == machine.old()[0]
+    lines = report["persist"]["operations"]
+    assert isinstance(lines, list)
+    assert [line["line"] for line in lines] == [o.describe() for o in machine.plan().persist]
+    assert all(line["seconds"] >= 0 for line in lines)
+    assert report["persist"]["problems"] == []
+
+
+BUDGET = """\
+import sys
+{path}
+from ephemeroot.hooks.__main__ import main
+code = main(sys.argv[1:])
+print("modules:", *sorted(sys.modules))
+sys.exit(code)
+"""
+
+
+def test_the_import_budget_of_a_whole_boot(machine: Machine, tmp_path: Path) -> None:
+    """What a wipe and a persistence stage really import, the interpreter started as in a boot."""
+    package = Path(ephemeroot.__file__).parent.parent
+    library = Path(btrfsutil.__file__).parent
+    script = tmp_path / "budget.py"
+    script.write_text(BUDGET.format(path=f"sys.path[:0] = [{str(package)!r}, {str(library)!r}]"))
+    entry = ("-I", "-S", "-B", str(script))
+    imported: set[str] = set()
+    for stage in ("wipe", "persist"):
+        done = machine.stage(stage, entry=entry)
+        assert done.returncode == 0, done.stderr
+        imported |= set(done.stdout.partition("modules:")[2].split())
+        if stage == "wipe":
+            assert "btrfsutil" in imported
+            machine.mount_root()
+    assert imported.isdisjoint(EXPENSIVE)
+
+
+OF_THE_MACHINE = re.compile(r"\bmmap\(|\bread\(\d+<[^>]*/mountinfo>")
+"""Calls that are not counted: memory is the allocator's business, and how many reads the list of
+mounts takes depends on what else is mounted.
+"""
+
+
+@pytest.mark.requires_program("strace")
+@pytest.mark.parametrize("stored", [False, True], ids=["first boot", "later boots"])
+def test_system_calls_of_a_declared_directory(
+    machine: Machine, tmp_path: Path, stored: bool
+) -> None:
+    """The difference between two numbers of directories is what one of them costs."""
+    counted = []
+    trace = tmp_path / "trace"
+    for number in (10, 20):
+        paths = [f"/srv-{number}-{one}" for one in range(number)]
+        machine.persist = [Directory(path=path, store=STORE, source=path[1:]) for path in paths]
+        for boot in (0, 1)[: 1 + stored]:
+            assert machine.stage("wipe").returncode == 0
+            machine.mount_root()
+            tracer = ("strace", "-f", "-qq", "-y", "-e", "trace=%file,%desc", "-e", "signal=none",
+                      "-o", str(trace))  # fmt: skip
+            done = machine.stage("persist", tracer=tracer if boot == stored else ())
+            assert done.returncode == 0, done.stderr
+            machine.next_boot()
+        lines = trace.read_text().splitlines()
+        counted.append(sum(not OF_THE_MACHINE.search(line) for line in lines))
+    each = (counted[1] - counted[0] + 9) // 10
+    when = "later" if stored else "first"
+    require_at_most_recorded(f"system calls of persist, a directory, {when} boot", each)

@@ -1,0 +1,410 @@
+"""`ephemeroot leave`, after real boots of a btrfs root: everything is in the root, nothing wipes
+any more, and no moment at which the power goes loses anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from btrfs_image import fresh_disk
+from checkout import CHECKOUT
+from ephemeroot import cli
+from ephemeroot.conversion import completion, departure, returning
+from ephemeroot.conversion.departure import Departure
+from ephemeroot.errors import Refused, StoreMissing
+from ephemeroot.image import applied, stores
+from ephemeroot.linux import bounds
+from ephemeroot.linux.bounds import Bounds
+from leaving_machine import AFTER, LEFT, Lived, bind, leave
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Lived]:
+    with fresh_disk(tmp_path) as disk:
+        machine = Lived(tmp_path, disk.loop, disk.top)
+        yield machine
+        machine.next_boot()
+
+
+def content(root: Path) -> dict[str, str]:
+    names = ("srv", "var", "etc/hostname", "etc/later", "etc/ephemeroot", "etc/adjtime", "opt")
+    found = {}
+    for name in names:
+        top = root / name
+        for path in [top, *top.rglob("*")]:
+            if path.is_file() and not path.is_symlink():
+                found[str(path.relative_to(root))] = path.read_text()
+    return found
+
+
+def test_everything_goes_back_and_nothing_wipes_any_more(
+    machine: Lived, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = machine.start()
+    stored = content(machine.top / "persistent")
+    assert leave(root, "--yes") == 0
+    out = capsys.readouterr().out
+    assert "/persistent/srv back to /srv in the root: " in out
+    bare = content(machine.bare)
+    assert {k: v for k, v in bare.items() if not k.startswith("opt")} == LEFT
+    assert not (machine.bare / "var/linked").is_symlink()
+    assert (root / "var/linked/c").read_text() == "linked"
+    assert not os.path.lexists(machine.bare / "etc/never"), "a link that led nowhere"
+    stored.pop("etc/ephemeroot/plan.json")
+    assert content(machine.top / "persistent") == stored, "the store is left as it was"
+    # What a program writes until the machine reboots.
+    (root / "srv/until the reboot").write_text("late")
+    (root / "var/lib/b").unlink()
+    (root / "var/linked/in the root").write_text("ours by now")
+    root = machine.reboot_plain()
+    finish = machine.finish(root)
+    assert finish.changed == 3
+    assert content(root) == {k: v for k, v in AFTER.items() if k != "var/lib/b"} | {
+        "srv/until the reboot": "late",
+        "var/linked/in the root": "ours by now",
+    }
+    assert not (root / departure.RECORD).exists()
+    assert applied.load(root) is None
+    assert leave(root, "--yes") == 2, "there is nothing to leave any more"
+
+
+def test_the_old_image_neither_wipes_nor_binds(machine: Lived) -> None:
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    machine.next_boot()
+    done = machine.stage("wipe")
+    assert done.returncode == 10
+    assert "an old image does not wipe" in done.stderr
+    root = machine.mount_root()
+    assert machine.stage("persist").returncode in (0, 10)
+    points = subprocess.run(
+        ["findmnt", "-rno", "TARGET", "-R", root], capture_output=True, text=True
+    )
+    assert points.stdout.split() == [str(root)], "nothing is bound"
+    assert (root / "srv/deep/odd \n name").read_text() == "data"
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    machine.finish(root)
+    assert content(root) == AFTER
+
+
+def test_a_dry_run_changes_nothing(machine: Lived, capsys: pytest.CaptureFixture[str]) -> None:
+    root = machine.start()
+    before = content(machine.bare), content(machine.top / "persistent")
+    assert leave(root, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    announced = [line.strip() for line in lines[lines.index("to be done:") + 1 :]]
+    assert (content(machine.bare), content(machine.top / "persistent")) == before
+    assert leave(root, "--yes") == 0
+    done = capsys.readouterr().out.splitlines()
+    for line in announced:
+        assert any(result.startswith(line) for result in done), line
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 9])
+def test_wherever_it_is_interrupted_the_data_is_complete(machine: Lived, after: int) -> None:
+    """The power goes after so many paths; the next boot is armed as ever and has everything."""
+    root = machine.start()
+    leaving = Departure(root, machine.plan())
+    items = leaving.items()
+    assert len(items) == 9
+    for item in items[:after]:
+        leaving.copy(item)
+    subprocess.run(["sync", "-f", machine.top], check=True)
+    machine.next_boot()
+    root = machine.boot()
+    assert content(root) == machine.armed()
+    assert not (root / departure.RECORD).exists(), "the record went with the root it was in"
+    # And again, to the end.
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    assert leave(root, "--yes") == 0
+    root = machine.reboot_plain()
+    machine.finish(root)
+    assert content(root) == AFTER
+
+
+def test_room_is_needed_once(machine: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what an interrupted run has copied, nor what is declared in one another, twice."""
+    root = machine.start()
+    (machine.top / "persistent/srv/large").write_bytes(bytes(range(256)) * 4096)
+    (machine.top / "persistent/var/lib/inner/large").write_bytes(bytes(range(256)) * 8192)
+    subprocess.run(["sync", "-f", machine.top], check=True)
+    monkeypatch.setattr("ephemeroot.conversion.seeds.share", lambda *_: False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2_500_000))
+    assert leave(root, "--yes") == 1
+    leaving = Departure(root, machine.plan())
+    for item in leaving.items():
+        if item.path == "/srv":
+            leaving.copy(item)
+    assert leave(root, "--yes") == 0
+
+
+@pytest.mark.parametrize("moment", ["record", "switch"])
+def test_interrupted_while_it_disarms(
+    machine: Lived, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = machine.start()
+    leaving = Departure(root, machine.plan())
+    for item in leaving.items():
+        leaving.copy(item)
+
+    class Cut(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise Cut
+
+    real = stores.record
+    if moment == "record":
+        monkeypatch.setattr(stores, "record", cut)
+    else:
+
+        def record_and_cut(store: Path, plan: bytes, number: int) -> None:
+            real(store, plan, number)
+            raise Cut
+
+        monkeypatch.setattr(stores, "record", record_and_cut)
+    with pytest.raises(Cut):
+        leaving.disarm()
+    monkeypatch.undo()
+    machine.next_boot()
+    if moment == "record":
+        root = machine.boot()  # armed as ever, and the half of it is an old root
+        assert not (root / departure.RECORD).exists()
+        assert content(root) == machine.armed()
+    else:
+        assert machine.stage("wipe").returncode == 10
+        root = machine.mount_root()
+        assert machine.stage("persist").returncode in (0, 10)
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        machine.finish(root)
+        assert content(root) == AFTER
+
+
+def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
+    machine: Lived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = machine.start()
+    generation = machine.plan().generation
+
+    class Cut(Exception):
+        pass
+
+    def cut(*_: object, **__: object) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", cut)  # of the plan, after the stores have the new one
+        leaving = Departure(root, machine.plan())
+        for item in leaving.items():
+            leaving.copy(item)
+        with pytest.raises(Cut):
+            leaving.disarm()
+    store = root / "persistent"
+    assert stores.generation(store) == generation + 1
+    assert leave(root, "--yes") == 0
+    assert stores.generation(store) == generation + 1
+
+
+def test_what_changed_in_the_root_since_is_never_overwritten(machine: Lived) -> None:
+    """The unit did not run in the first boot, for one: the package was gone."""
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    (root / "srv/deep/odd \n name").write_text("late, in the store")
+    root = machine.reboot_plain()
+    (root / "srv/deep/odd \n name").write_text("newer, in the root")
+    (root / "srv/new").write_text("newer")
+    (root / "etc/hostname").write_text("renamed\n")
+    finish = machine.finish(root)
+    assert "/srv/deep/odd \n name" in finish.kept
+    assert (root / "srv/deep/odd \n name").read_text() == "newer, in the root"
+    assert (root / "srv/new").read_text() == "newer"
+    assert (root / "etc/hostname").read_text() == "renamed\n"
+
+
+def test_a_finish_that_fails_is_not_tried_again(machine: Lived) -> None:
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    root = machine.reboot_plain()
+    marker = machine.top / "persistent/.ephemeroot-store"
+    kept = marker.read_text()
+    marker.write_text(json.dumps({"version": 1, "id": "another"}))
+    with pytest.raises(StoreMissing):
+        machine.finish(root)
+    marker.write_text(kept)
+    assert (root / departure.FAILED).exists()
+    assert completion.read(root) is None
+
+
+def test_a_path_that_cannot_go_back_keeps_it_armed(
+    machine: Lived, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = machine.start()
+    generation = stores.generation(machine.top / "persistent")
+    (machine.top / "persistent/etc/hostname").unlink()
+    (machine.top / "persistent/etc/hostname").mkdir()
+    assert leave(root, "--yes") == 1
+    said = capsys.readouterr()
+    assert "nothing was disarmed" in said.err
+    assert "/etc/hostname" in said.err
+    assert stores.generation(machine.top / "persistent") == generation
+    assert applied.load(root) is not None
+
+
+def test_a_missing_store_is_no_reason_to_forget_it(machine: Lived) -> None:
+    root = machine.start()
+    subprocess.run(["umount", "-l", root / "persistent"], check=True)
+    with pytest.raises(StoreMissing):
+        Departure(root, machine.plan()).prove()
+    assert leave(root, "--yes") == 1
+
+
+@pytest.mark.parametrize("fstype", ["tmpfs", "overlay"])
+def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> None:
+    for name in ("root", "lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    layers = ",".join(f"{k}dir={tmp_path / k}" for k in ("lower", "upper", "work"))
+    options = ["-o", layers] if fstype == "overlay" else []
+    scratch = tmp_path / "upper"
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "lower"], check=True)
+    if fstype == "overlay":
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+        for name in ("root", "lower", "upper", "work"):
+            (tmp_path / name).mkdir()
+    assert scratch.exists()
+    subprocess.run(["mount", "-t", fstype, *options, "none", tmp_path / "root"], check=True)
+    try:
+        from ephemeroot.hooks.plan import Plan
+
+        with pytest.raises(Refused, match=r"overlay|memory"):
+            Departure(tmp_path / "root", Plan(wipe=[], persist=[])).prove()
+    finally:
+        subprocess.run(["umount", tmp_path / "root"], check=True)
+        if fstype == "overlay":
+            subprocess.run(["umount", tmp_path], check=True)
+        subprocess.run(["umount", tmp_path / "lower"], check=True)
+
+
+def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: Lived) -> None:
+    root = machine.start()
+    store = machine.top / "persistent"
+    (root / "etc/service").mkdir()
+    (store / "etc/service").mkdir()
+    (store / "etc/service/conf").write_text("bound")
+    (store / "etc/stale").mkdir()
+    (store / "etc/stale/conf").write_text("of an earlier time, and not bound")
+    (root / "etc/stale").mkdir()
+    (root / "etc/stale/conf").write_text("the root's own")
+    subprocess.run(["mount", "--bind", store / "etc/service", root / "etc/service"], check=True)
+    configured = machine.plan()
+    configured.persist += [bind("/etc/service"), bind("/etc/stale")]
+    plan = departure.with_adopted(root, machine.plan(), configured)
+    leaving = Departure(root, plan)
+    assert [i.path for i in leaving.items()][-1] == "/etc/service"
+    for item in leaving.items():
+        leaving.copy(item)
+    assert leaving.problems == []
+    assert (machine.bare / "etc/service/conf").read_text() == "bound"
+    assert (machine.bare / "etc/stale/conf").read_text() == "the root's own"
+
+
+def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: Lived) -> None:
+    """A store that only the initramfs knew ([[volumes]]) is not in fstab."""
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    (root / "srv/late").write_text("late")
+    root = machine.reboot_plain()
+    assert not (root / "persistent/.ephemeroot-store").exists()
+    machine.finish(root)
+    assert (root / "srv/late").read_text() == "late"
+
+
+def test_path_of_a_user_that_exceeds_its_bounds_stops_no_other(
+    machine: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root's come first; the user's is reported, and what was under way is kept for a look."""
+    root = machine.start()
+    os.chown(machine.top / "persistent/srv", 4242, 4242)
+    assert leave(root, "--yes") == 0
+    for number in range(100):
+        (root / f"srv/{number}").touch()
+    (root / "var/lib/b").write_text("of the last minute")
+    root = machine.reboot_plain()
+    monkeypatch.setattr(bounds, "unattended", lambda: Bounds(entries=50))
+    seen: list[str] = []
+    bring = returning.bring
+
+    def noted(*words: object) -> None:
+        seen.append(str(words[4]))
+        bring(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(returning, "bring", noted)
+    finish = machine.finish(root)
+    assert [p for p in finish.problems if p.startswith("/srv: ")] == finish.problems
+    assert "more than 50 entries" in finish.problems[0]
+    assert (root / "var/lib/b").read_text() == "of the last minute"
+    assert seen[-1] == "/srv"
+    assert not (root / departure.RECORD).exists()
+    assert (root / departure.FAILED).exists()
+
+
+def test_the_manual_has_the_limits_of_the_whole() -> None:
+    whole = bounds.unattended_in_all()
+    assert whole.bytes_copied == whole.bytes_read
+    assert whole.deadline is not None
+    minutes = round((whole.deadline - time.monotonic()) / 60)
+    folder = CHECKOUT
+    for name in ("docs/persistence.md", "man/ephemeroot.8"):
+        text = " ".join((folder / name).read_text().split())
+        for number in (
+            f"{(whole.bytes_copied or 0) >> 30} GiB copied",
+            f"{(whole.bytes_read or 0) >> 30} GiB read to compare",
+            f"{whole.entries:,} names",
+            f"{minutes} minutes",
+        ):
+            assert number in text, name
+
+
+@pytest.mark.parametrize("first", ["srv", "var/lib"])
+def test_a_user_who_uses_up_a_share_delays_neither_root_nor_another_user(
+    machine: Lived, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Two users: one has more than the whole allows, the other has little."""
+    root = machine.start()
+    other = {"srv": "var/lib", "var/lib": "srv"}[first]
+    for number, path in enumerate((first, other)):
+        os.chown(machine.top / "persistent" / path, 4242 + number, 4242 + number)
+    assert leave(root, "--yes") == 0
+    for number in range(300):
+        (root / first / f"{number}").touch()
+    (root / other / "late").write_text("of the last minute")
+    (root / "etc/hostname").write_text("renamed\n")
+    root = machine.reboot_plain()
+    monkeypatch.setattr(bounds, "unattended_in_all", lambda: Bounds(entries=240))
+    finish = machine.finish(root)
+    assert finish.problems
+    assert all(problem.startswith(f"/{first}") for problem in finish.problems)
+    assert "entries" in finish.problems[0]
+    assert (root / other / "late").read_text() == "of the last minute"
+    assert (root / "etc/hostname").read_text() == "renamed\n"
+
+
+def test_finish_exits_with_partly_done(
+    machine: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = machine.start()
+    assert leave(root, "--yes") == 0
+    (root / "srv/more").touch()
+    root = machine.reboot_plain()
+    monkeypatch.setattr(bounds, "unattended", lambda: Bounds(entries=1))
+    assert cli.main(["leave", "--finish", "--root", str(root)]) == 10
+    assert "not brought over: /srv: " in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""What a plan answers about itself: nothing else looks through its operations for that."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from checkout import CHECKOUT
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.files import File
+from ephemeroot.hooks.hide import Hide
+from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.volumes import Attach, Store, Volume
+from ephemeroot.hooks.wipe import Wipe
+
+BTRFS = "ephemeroot.wipers.btrfs:Btrfs"
+
+
+def volume(name: str) -> Volume:
+    return Volume(mount_point=f"/{name}", name=name, device=f"LABEL={name}", type="ext4")
+
+
+def store(name: str) -> Store:
+    return Store(path=f"/{name}", volume=name, id=f"id of {name}")
+
+
+def wipe(target: str) -> Wipe:
+    return Wipe(target=target, wiper="btrfs", attribute=BTRFS, device="LABEL=system")
+
+
+def declared(path: str, name: str) -> dict[str, object]:
+    return {"path": path, "store": f"/{name}", "source": path.lstrip("/")}
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan(
+        wipe=[volume("one"), store("one"), volume("two"), wipe("/two"), store("two"), wipe("/")],
+        persist=[
+            Attach(mount_point="/one", volume="one"),
+            Parent(**declared("/var", "one")),
+            Directory(**declared("/var/log", "one")),
+            File(**declared("/etc/hostname", "two")),
+            Copy(**declared("/etc/shadow", "two")),
+            Overlay(**declared("/etc", "one")),
+            MachineId(store="/two", source="etc/machine-id"),
+        ],
+        on_failure={"path": "reboot"},
+        generation=7,
+        host="here",
+        seed_limit=12,
+    )
+
+
+def test_says_which_operations_are_of_which_kind_in_their_order(plan: Plan) -> None:
+    assert [found.name for found in plan.volumes()] == ["one", "two"]
+    assert [found.path for found in plan.stores()] == ["/one", "/two"]
+    assert [found.target for found in plan.wipes()] == ["/two", "/"]
+    assert [found.mount_point for found in plan.attached()] == ["/one"]
+
+
+def test_says_which_wipe_is_the_roots(plan: Plan) -> None:
+    found = plan.root_wipe()
+    assert found is not None
+    assert found.target == "/"
+    assert plan.changed(wipe=[volume("one"), wipe("/one")]).root_wipe() is None
+
+
+def test_declared_paths_have_their_stores_and_parents_are_not_declared(plan: Plan) -> None:
+    assert plan.declared() == {
+        "/var/log": "/one",
+        "/etc/hostname": "/two",
+        "/etc/shadow": "/two",
+        "/etc": "/one",
+        "/etc/machine-id": "/two",
+    }
+
+
+def test_a_changed_plan_keeps_everything_else(plan: Plan) -> None:
+    same = plan.changed()
+    assert same.dump() == plan.dump()
+    later = plans.parse(plan.changed(persist=[], generation=8).dump())
+    expected = {**plan.to_json(), "persist": [], "generation": 8}
+    assert later.to_json() == expected
+
+
+def test_an_operation_of_the_other_stage_is_damage(plan: Plan) -> None:
+    content = plan.changed(wipe=[Hide(paths=["/var/log"])])
+    with pytest.raises(Damaged, match="unknown operation 'hide'"):
+        plans.parse(content.dump())
+
+
+KINDS = {"Wipe", "Volume", "Store", "Attach"}
+IN_ORDER = {
+    "hooks/plan.py": "the answers themselves",
+    "hooks/wiping.py": "carries out a stage: what differs between its operations is decided there",
+    "hooks/persist.py": "the same; an Attach that fails ends the stage",
+    "ephemeroot/rehearsal/scene.py": "rebuilds the first part of the stage in its order",
+    "ephemeroot/conversion/departure.py": "the plan of a machine that has left wipes nothing",
+}
+"""Who may go through a plan's operations and ask each what it is, and why."""
+
+
+def looked_for(source: str) -> set[str]:
+    """The kinds of operations, of those that ``Plan`` answers for, that *source* looks for."""
+    return {
+        name.id
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+        for name in ast.walk(node.args[1])
+        if isinstance(name, ast.Name) and name.id in KINDS
+    }
+
+
+def test_nothing_else_looks_through_a_plans_operations() -> None:
+    found = {
+        str(file.relative_to(CHECKOUT))
+        for folder in ("ephemeroot", "hooks", "wipers")
+        for file in (CHECKOUT / folder).rglob("*.py")
+        if looked_for(file.read_text())
+    }
+    assert found == set(IN_ORDER)
+
+
+def test_a_loop_over_operations_is_found() -> None:
+    assert looked_for("[o for o in plan.wipe if isinstance(o, Volume | Store)]") == {
+        "Volume",
+        "Store",
+    }

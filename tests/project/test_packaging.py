@@ -1,0 +1,127 @@
+"""What distributions get: Arch's PKGBUILD run on the real sources, without makepkg,
+which Debian does not have. The Debian package is built and lived with in vm-tests/test_package.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ephemeroot
+from checkout import CHECKOUT
+
+PACKAGING = CHECKOUT / "packaging"
+ARCH = PACKAGING / "arch"
+
+# What a clone has that a package is made of.
+SOURCES = (
+    "CHANGELOG.md", "LICENSE", "README.md", "completions", "pyproject.toml", "docs", "dracut",
+    "ephemeroot", "hooks", "man", "mkinitcpio", "packaging", "systemd", "wipers",
+)  # fmt: skip
+
+MAKEPKG = """\
+set -e
+startdir=$1 srcdir=$2 pkgdir=$3
+source "$startdir/PKGBUILD"
+mkdir "$pkgdir"
+build
+package
+"""
+
+
+def bash(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *words], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree that PKGBUILD's build() and package() make."""
+    folder = tmp_path_factory.mktemp("arch")
+    clone = folder / "src/ephemeroot"
+    for name in SOURCES:
+        source = CHECKOUT / name
+        if source.is_dir():
+            shutil.copytree(source, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            clone.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, clone)
+    made = bash(MAKEPKG, ARCH, folder / "src", folder / "pkg")
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder / "pkg"
+
+
+def files(tree: Path) -> set[str]:
+    """All below *tree*, with Python's version left out; folders only if they are empty."""
+    found = (p for p in tree.rglob("*") if p.is_symlink() or p.is_file() or not any(p.iterdir()))
+    return {re.sub(r"python3\.\d+", "python3", str(p.relative_to(tree))) for p in found}
+
+
+def test_every_version_is_the_same() -> None:
+    changelog = (PACKAGING / "debian/changelog").read_text()
+    assert re.findall(r"^ephemeroot \((.+?)\)", changelog)[0] == ephemeroot.__version__
+    pkgbuild = (ARCH / "PKGBUILD").read_text()
+    assert re.findall(r"^pkgver=(.+)$", pkgbuild, re.MULTILINE) == [ephemeroot.__version__]
+
+
+def test_arch_what_is_in_the_package(arch: Path) -> None:
+    (module,) = (CHECKOUT / "dracut").iterdir()
+    dracut, initcpio = f"usr/lib/dracut/modules.d/{module.name}", "usr/lib/initcpio"
+    installed = files(arch)
+    assert {
+        "etc/ephemeroot/conf.d",
+        "usr/bin/ephemeroot",
+        f"{dracut}/ephemeroot",
+        f"{dracut}/module-setup.sh",
+        "usr/lib/ephemeroot/conf.d",
+        "usr/lib/ephemeroot/may-be-removed",
+        f"{initcpio}/ephemeroot/ephemeroot",
+        f"{initcpio}/hooks/ephemeroot",
+        f"{initcpio}/install/ephemeroot",
+        "usr/lib/python3/site-packages/ephemeroot/hooks/plan.py",
+        "usr/lib/systemd/system/ephemeroot-lived.service",
+        "usr/lib/systemd/system/multi-user.target.wants/ephemeroot-lived.service",
+        "usr/lib/systemd/user/ephemeroot-home.service",
+        "usr/share/doc/ephemeroot/README.md",
+        "usr/share/libalpm/hooks/ephemeroot-remove.hook",
+        "usr/share/licenses/ephemeroot/LICENSE",
+        *(f"usr/share/doc/ephemeroot/docs/{p.name}" for p in (CHECKOUT / "docs").glob("*.*")),
+        *(f"usr/share/man/man{p.suffix[1:]}/{p.name}" for p in (CHECKOUT / "man").iterdir()),
+        "usr/share/bash-completion/completions/ephemeroot",
+        "usr/share/fish/vendor_completions.d/ephemeroot.fish",
+        "usr/share/zsh/site-functions/_ephemeroot",
+    } <= installed
+    assert {name for name in installed if not name.startswith("usr/")} == {"etc/ephemeroot/conf.d"}
+    assert (arch / "usr/bin/ephemeroot").read_text().startswith("#!")
+    for link in (arch / dracut / "ephemeroot", arch / initcpio / "ephemeroot/ephemeroot"):
+        assert os.readlink(link) == "/usr/bin/ephemeroot"
+
+
+def test_arch_units_call_the_installed_program(arch: Path) -> None:
+    for unit in (arch / "usr/lib/systemd").rglob("*.service"):
+        if not unit.is_symlink():
+            assert "=/usr/bin/ephemeroot " in unit.read_text(), unit
+
+
+def test_arch_a_removal_is_stopped_before_it_begins() -> None:
+    # alpm-hooks(5): only what runs before the transaction can abort it.
+    hook = (ARCH / "ephemeroot-remove.hook").read_text().splitlines()
+    assert "When = PreTransaction" in hook
+    assert "AbortOnFail" in hook
+    assert "Exec = /usr/lib/ephemeroot/may-be-removed" in hook
+
+
+def test_arch_it_says_that_nothing_has_changed() -> None:
+    said = bash('source "$1"; post_install 1; post_upgrade 2 1', ARCH / "ephemeroot.install")
+    assert said.returncode == 0, said.stderr
+    assert "Nothing has changed yet" in said.stdout
+    assert "HOOKS" in said.stdout

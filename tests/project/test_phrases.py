@@ -1,0 +1,86 @@
+"""The lint that counts puzzling phrases: what it finds, what it leaves alone, and that it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from checkout import CHECKOUT
+
+PUZZLING = {
+    "the root that was": "The root that was is kept under its time.",
+    "is no …": "/dev/vda is no btrfs",
+    "nobody, somebody": "nobody can be asked",
+    "what is, what was": "what was declared stays",
+    "is so already": "/etc/fstab: is so already",
+    "lies in": "the store lies in /persistent",
+    "play the next boot": "play the next boot on a throw-away root",
+    "X counts": "the newer one has the last word",
+    "carry over, catch up": "its content is carried over",
+    "out again": "# Out again",
+}
+PLAIN = (
+    "There is no store at /persistent, and the device is no longer there.",
+    "The previous root is kept under the time of its retirement.",
+    "cannot create snapshot of 'root-base': not a subvolume",
+)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout in which people read nothing yet, with ceilings of none."""
+    for folder in ("ephemeroot", "hooks", "wipers", "man", "docs", "tools"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "README.md").write_text("")
+    shutil.copy(CHECKOUT / "tools/phrases.py", tmp_path / "tools")
+    phrases(tmp_path, "--lower")
+    return tmp_path
+
+
+def phrases(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(checkout / "tools/phrases.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("kind", PUZZLING)
+def test_fails_when_a_phrase_is_above_its_ceiling(checkout: Path, kind: str) -> None:
+    text = PUZZLING[kind]
+    for name in ("README.md", "docs/a.md", "man/a.8"):
+        (checkout / name).write_text(f"{text}\n")
+    (checkout / "hooks/a.py").write_text(f"MESSAGE = {text!r}\n")
+    done = phrases(checkout)
+    assert done.returncode == 1
+    complaints = done.stdout.splitlines()[:-1]
+    assert complaints == [
+        f"{place}: '{kind}' 1 times, at most 0 are allowed"
+        for place in ("messages", "manual", "README", "docs")
+    ]
+
+
+def test_finds_a_phrase_that_goes_over_the_end_of_a_line(checkout: Path) -> None:
+    (checkout / "docs/a.md").write_text("It is about what\nwas declared.\n")
+    assert phrases(checkout).returncode == 1
+    assert phrases(checkout, "--show").stdout == "docs/a.md:1: what was (what is, what was)\n"
+
+
+def test_passes_plain_english_and_docstrings(checkout: Path) -> None:
+    (checkout / "docs/a.md").write_text("\n\n".join(PLAIN) + "\n")
+    (checkout / "hooks/a.py").write_text(f'"""{PUZZLING["lies in"]}"""\n')
+    assert phrases(checkout).returncode == 0
+
+
+def test_a_ceiling_falls_and_never_rises(checkout: Path) -> None:
+    ceilings = checkout / "tools/phrases.json"
+    (checkout / "docs/a.md").write_text("nobody\n")
+    phrases(checkout, "--lower")
+    assert json.loads(ceilings.read_text())["docs"]["nobody, somebody"] == 0
+    raised = json.loads(ceilings.read_text())
+    raised["docs"]["nobody, somebody"] = 5
+    ceilings.write_text(json.dumps(raised))
+    phrases(checkout, "--lower")
+    assert json.loads(ceilings.read_text())["docs"]["nobody, somebody"] == 1

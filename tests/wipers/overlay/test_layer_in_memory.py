@@ -1,0 +1,190 @@
+"""Where no layer can be made above an installed root, one in memory is: the root is not written to.
+
+The causes are generated; each is followed by a boot in which nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import proof
+from ephemeroot.cli import status
+from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.directories import Parent
+from ephemeroot.hooks.files import File
+from layered_machine import KEPT, STORE, LayeredMachine, layered_machine, two_disks
+from overlay_machine import InstalledRoot, fill
+
+pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
+
+IN_MEMORY = 12
+ETC = Parent(path="/etc", store=STORE, source="etc")
+
+Cure = Callable[[], None]
+
+
+def full(machine: LayeredMachine) -> Cure:
+    made = [*fill(machine.disks.volume), *machine.disks.volume.glob("fill-*")]
+
+    def cure() -> None:
+        subprocess.run(["rm", "-r", "-f", *made], check=True)
+        os.sync()
+
+    return cure
+
+
+def of_another_system(machine: LayeredMachine) -> Cure:
+    folder = str(machine.disks.folder)
+    subprocess.run(["setfattr", "-n", "trusted.ephemeroot.system", "-v", "0f", folder], check=True)
+    remove = ["setfattr", "-x", "trusted.ephemeroot.system", folder]
+
+    def cure() -> None:
+        subprocess.run(remove, check=True)
+
+    return cure
+
+
+def in_the_way(machine: LayeredMachine) -> Cure:
+    folder = machine.disks.folder
+    folder.rename(folder.with_name("aside"))
+    folder.write_text("a file")
+
+    def cure() -> None:
+        folder.unlink()
+        folder.with_name("aside").rename(folder)
+
+    return cure
+
+
+def unbootable(machine: LayeredMachine) -> Cure:
+    """The proof of what is below fails: with ``keep`` it is booted all the same."""
+    with InstalledRoot(machine.disks) as top:
+        (top / "sbin/init").chmod(0o644)
+
+    def cure() -> None:
+        with InstalledRoot(machine.disks) as top:
+            (top / "sbin/init").chmod(0o755)
+
+    return cure
+
+
+def of_an_old_image(machine: LayeredMachine) -> Cure:
+    record = machine.store / ".ephemeroot/generation"
+    record.write_text("7")
+    return record.unlink
+
+
+def nothing(machine: LayeredMachine) -> Cure:
+    """The kernel command line is at fault."""
+    return lambda: None
+
+
+CAUSES = {
+    "full": full, "of another system": of_another_system, "in the way": in_the_way,
+    "unbootable": unbootable, "of an old image": of_an_old_image,
+    "unknown word": nothing,
+}  # fmt: skip
+WORDS = {"unknown word": "ephemeroot.nonsense=1"}
+
+
+def content(machine: LayeredMachine) -> dict[str, str]:
+    """What the installed root has: each path with its kind and a digest."""
+    found = {}
+    with InstalledRoot(machine.disks) as top:
+        for path in sorted(top.rglob("*")):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            found[str(path.relative_to(top))] = f"{path.lstat().st_mode:o} {digest}"
+    return found
+
+
+@contextmanager
+def prepared(base: Path) -> Iterator[LayeredMachine]:
+    """Two layers ago a file was made that the failing boot declares."""
+    with layered_machine(base) as machine:
+        machine.persist = [ETC, Copy(path="/etc/diary", store=STORE, source="etc/diary")]
+        with InstalledRoot(machine.disks) as top:
+            (top / "etc/diary").write_text("of the installer")
+        machine.boot()
+        machine.boot()
+        (machine.root / "etc/mine").write_text("made in the layer")
+        (machine.root / "etc/diary").write_text("not copied back yet")
+        machine.power_off()
+        machine.persist.append(File(path="/etc/mine", store=STORE, source="etc/mine"))
+        machine.generation = 2
+        yield machine
+
+
+@pytest.mark.parametrize("cause", proof.sample(list(CAUSES), 2, seed=4))
+def test_boot_that_can_make_no_layer_writes_to_memory(tmp_path: Path, cause: str) -> None:
+    with prepared(tmp_path) as machine:
+        cure = CAUSES[cause](machine)
+        before = content(machine)
+        for _ in range(2):
+            codes = machine.boot(WORDS.get(cause, ""))
+            assert codes[0] == IN_MEMORY, machine.report("wipe")
+            assert machine.type_of_root() == "overlay"
+            assert (machine.root / "etc/installed").read_text() == "by the installer\n"
+            (machine.root / "etc/lost").write_text("x")
+            (machine.root / "etc/installed").unlink()
+            shown = status.collect(str(machine.live()))
+            assert shown.boot.state == "in-memory"
+            assert any("layer in memory" in line for line in shown.complaints())
+            machine.power_off()
+            assert content(machine) == before
+        cure()
+        assert machine.boot()[0] == 0
+        assert status.collect(str(machine.live())).boot.state == "ephemeral"
+        assert not (machine.root / "etc/lost").exists()
+        assert (machine.root / "etc/installed").exists()
+        assert (machine.root / "etc/mine").read_text() == "made in the layer"
+        assert (machine.root / "etc/diary").read_text() == "not copied back yet"
+
+
+def test_root_is_not_booted_without_any_layer(tmp_path: Path) -> None:
+    with layered_machine(tmp_path) as machine:
+        machine.boot()
+        machine.power_off()
+        machine.settings["type"] = "xfs"
+        before = content(machine)
+        for policy, code in (("keep", 73), ("reboot", 71), ("poweroff", 72), ("emergency", 73)):
+            machine.on_failure = {"wipe": policy}
+            assert machine.boot() == [code], policy
+        machine.power_off()
+        assert content(machine) == before
+
+
+def test_administrator_boots_the_installed_root_by_name(tmp_path: Path) -> None:
+    with layered_machine(tmp_path) as machine:
+        cure = full(machine)
+        assert machine.boot(KEPT)[0] == 0
+        assert machine.type_of_root() == "ext4"
+        cure()
+
+
+def test_two_systems_on_one_layer_volume_both_boot(tmp_path: Path) -> None:
+    """The first one that made a layer there owns the place; the other has its layer in memory."""
+    with (
+        two_disks(tmp_path / "one") as (first, layers),
+        two_disks(tmp_path / "two") as (second, store),
+    ):
+        one = LayeredMachine(first, layers, system="01")
+        two = LayeredMachine(second, store, layers=layers, system="02")
+        for _ in range(2):
+            assert one.boot() == [0, 0]
+            one.power_off()
+            kept = one.disks.old()
+            codes = two.boot()
+            assert codes[0] == IN_MEMORY
+            assert "the history of another system" in two.report("wipe")["result"]
+            (two.root / "etc/lost").write_text("x")
+            two.power_off()
+            assert one.disks.old() == kept
+        with InstalledRoot(second) as top:
+            assert not (top / "etc/lost").exists()
