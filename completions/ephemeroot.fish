@@ -1,6 +1,6 @@
 # Made by tools/completions.py from the parser: do not edit.
 
-set -g __ephemeroot_places 'init' 'check' 'edit' 'where' 'plan' 'rehearse' 'apply' 'status' 'diff' 'roots' 'roots list' 'roots show' 'roots diff' 'roots mount' 'roots restore' 'roots prune' 'roots claim' 'roots delete' 'roots keep' 'roots unkeep' 'adopt' 'next-boot' 'base' 'base create' 'base run' 'base list' 'base rollback' 'upgrade' 'install' 'remove' 'leave' 'setup' 'home' 'home apply' 'home stop' 'home status' 'home check' 'home enable' 'home disable' 'help'
+set -g __ephemeroot_places 'init' 'check' 'edit' 'where' 'plan' 'rehearse' 'apply' 'status' 'diff' 'roots' 'roots list' 'roots show' 'roots diff' 'roots mount' 'roots restore' 'roots prune' 'roots claim' 'roots delete' 'roots keep' 'roots unkeep' 'adopt' 'next-boot' 'base' 'base create' 'base run' 'base list' 'base rollback' 'base commit' 'base diff' 'upgrade' 'install' 'remove' 'leave' 'setup' 'home' 'home apply' 'home stop' 'home status' 'home check' 'home enable' 'home disable' 'help'
 
 # The words that lead to the parser, and how many arguments follow them: "roots delete" and 0.
 function __ephemeroot_place
@@ -65,7 +65,7 @@ complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa diff -d 'show what on
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa roots -d 'list, compare, mount, restore from, keep and delete the old roots'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa adopt -d 'copy what is on the running root into the store, and declare it'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa next-boot -d 'ask the next boot, once, to keep the root, or to boot an old one'
-complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa base -d 'make, change, list and take back the base that fresh roots are copies of (btrfs)'
+complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa base -d 'make, change, list and roll back the base that fresh roots are copies of (btrfs)'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa upgrade -d 'upgrade all packages, in the base'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa install -d 'install packages in the base, and with --now in the running root too'
 complete -c ephemeroot -n "__ephemeroot_argument '' 0" -xa remove -d 'remove packages from the base, and with --now from the running root too'
@@ -228,6 +228,8 @@ complete -c ephemeroot -n "__ephemeroot_argument 'base' 0" -xa create -d 'make t
 complete -c ephemeroot -n "__ephemeroot_argument 'base' 0" -xa run -d 'run a command in a copy of the base, which then replaces it'
 complete -c ephemeroot -n "__ephemeroot_argument 'base' 0" -xa list -d 'show the base and those that it replaced'
 complete -c ephemeroot -n "__ephemeroot_argument 'base' 0" -xa rollback -d 'put an old base in the place of the present one'
+complete -c ephemeroot -n "__ephemeroot_argument 'base' 0" -xa commit -d 'copy changes of the running root into the base'
+complete -c ephemeroot -n "__ephemeroot_argument 'base' 0" -xa diff -d 'show what differs between an old base and the base'
 complete -c ephemeroot -n "__ephemeroot_at 'base'" -s h -l help -d 'show this help message and exit'
 complete -c ephemeroot -n "__ephemeroot_at 'base'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
 complete -c ephemeroot -n "__ephemeroot_at 'base'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
@@ -247,6 +249,20 @@ complete -c ephemeroot -n "__ephemeroot_at 'base rollback'" -l json -d 'print JS
 complete -c ephemeroot -n "__ephemeroot_at 'base rollback'" -l dry-run -d 'only say what would be done'
 complete -c ephemeroot -n "__ephemeroot_at 'base rollback'" -l yes -d 'do not ask'
 complete -c ephemeroot -n "__ephemeroot_argument 'base rollback' 0" -xa '(__ephemeroot_old_roots)'
+complete -c ephemeroot -n "__ephemeroot_at 'base commit'" -s h -l help -d 'show this help message and exit'
+complete -c ephemeroot -n "__ephemeroot_at 'base commit'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_at 'base commit'" -l overwrite -d 'also where the base has changed since'
+complete -c ephemeroot -n "__ephemeroot_at 'base commit'" -l exclude -x -d 'leave out what matches: * within a name, ** across directories'
+complete -c ephemeroot -n "__ephemeroot_at 'base commit'" -l dry-run -d 'only say what would be done'
+complete -c ephemeroot -n "__ephemeroot_at 'base commit'" -l yes -d 'do not ask'
+complete -c ephemeroot -n "__ephemeroot_argument 'base commit' 0 more" -rF
+complete -c ephemeroot -n "__ephemeroot_at 'base diff'" -s h -l help -d 'show this help message and exit'
+complete -c ephemeroot -n "__ephemeroot_at 'base diff'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_at 'base diff'" -l exclude -x -d 'leave out what matches: * within a name, ** across directories'
+complete -c ephemeroot -n "__ephemeroot_at 'base diff'" -l all -d 'also what every boot makes anew (caches, locks, …)'
+complete -c ephemeroot -n "__ephemeroot_at 'base diff'" -l content -d 'compare the content of every file, also where size and time are the same'
+complete -c ephemeroot -n "__ephemeroot_at 'base diff'" -l long -d 'show all of a directory, not the first 20'
+complete -c ephemeroot -n "__ephemeroot_argument 'base diff' 0" -xa '(__ephemeroot_old_roots)'
 complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -s h -l help -d 'show this help message and exit'
 complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
 complete -c ephemeroot -n "__ephemeroot_at 'upgrade'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'

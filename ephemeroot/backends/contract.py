@@ -157,6 +157,18 @@ class Bases:
         """The running root, open. Raises ``Refused`` if it is not the one that is made fresh."""
         raise NotImplementedError
 
+    def origin(self) -> int:
+        """What the running root was made of, open, and as it was then; -1 if the root was not made
+        of a base. Raises ``EphemerootError`` if it is not there any more, or was changed since.
+        """
+        raise NotImplementedError
+
+    def changed_since_origin(self) -> Callable[[str, int], bool] | None:
+        """See ``History.touched``: what may differ between ``origin`` and the running root.
+        ``None``: anything may.
+        """
+        return None
+
     def omitted(self, fd: int) -> list[str]:
         """See ``Backend.omitted``."""
         return []

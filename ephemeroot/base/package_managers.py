@@ -141,6 +141,20 @@ MANAGERS = (
 )  # fmt: skip
 
 
+def changed(
+    before: dict[str, str], after: dict[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """The versions *before* and *after* of each package that has changed, by its name; ``None``
+    where it is not installed.
+    """
+    found = {}
+    for name in sorted({*before, *after}):
+        versions = before.get(name), after.get(name)
+        if versions[0] != versions[1]:
+            found[name] = versions
+    return found
+
+
 def of(root: str | Path) -> PackageManager:
     """The one that the system at *root* is made of. Raises ``EphemerootError`` for none.
 

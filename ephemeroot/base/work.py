@@ -46,7 +46,7 @@ class Order:
     """What to run and whom to ask: ``words`` (``None``: a shell, and then ``confirm``), printing to
     the descriptor ``output`` if there is one. ``ask`` gets message and hint of what only the
     administrator can decide, and raises ``EphemerootError`` for a no. ``kept`` are paths that a
-    new root does not take from the base.
+    new root does not take from the base. ``act`` works in the open copy instead of a command.
     """
 
     words: Sequence[str] | None
@@ -56,6 +56,7 @@ class Order:
     kept: Collection[str] = ()
     name: str = ""
     scratch: Collection[str] = ()
+    act: Callable[[int], None] | None = None
 
 
 class Work:
@@ -118,7 +119,7 @@ class Work:
                 self.log(f"use the base's own {', '.join(tree.files)}: persistent files are bound "
                          "over them on this machine only")  # fmt: skip
             self._share_modules(tree)
-            self._run(tree)
+            self._run(tree, copy)
         finally:
             tree.detach()
         assembly.remove_made(copy, tree.made)
@@ -133,23 +134,29 @@ class Work:
         mentions.settle(areas, temporary, self.opened.name, self.log)
         return changed
 
-    def _run(self, tree: Assembly) -> None:
+    def _run(self, tree: Assembly, copy: int) -> None:
         with ExitStack() as stack:
             root = os.open(tree.path, DIRECTORY)
             stack.callback(os.close, root)
             check = Check(self.log, self.order.ask)
             check.begin(root)
-            words = self.order.words or command.shell(tree.path)
-            status = command.run(tree.path, words, self.order.output)
-            if self.order.words is None:
-                self.order.confirm()
-            elif status:
-                raise CommandFailed(
-                    f"{self.order.name or self.order.words[0]} ended with exit status {status}",
-                    "the base is unchanged",
-                )
+            if self.order.act is not None:
+                self.order.act(copy)
+            else:
+                self._command(tree)
             proofs.require_whole(root, None, None)
             check.require(root, [*self.record.areas(self.boot), *self._own_boot(tree.path)])
+
+    def _command(self, tree: Assembly) -> None:
+        words = self.order.words or command.shell(tree.path)
+        status = command.run(tree.path, words, self.order.output)
+        if self.order.words is None:
+            self.order.confirm()
+        elif status:
+            raise CommandFailed(
+                f"{self.order.name or self.order.words[0]} ended with exit status {status}",
+                "the base is unchanged",
+            )
 
     def _own_boot(self, copy: str) -> list[Area]:
         """``/boot`` of the copy at the path *copy*, where it is a directory of the copy itself."""

@@ -14,7 +14,15 @@ from ephemeroot.backends.contract import Bases
 from ephemeroot.base import boot_filesystems, change, kernels
 from ephemeroot.base.record import Record
 from ephemeroot.base.work import Order
-from ephemeroot.cli import access, bases, histories, terminal
+from ephemeroot.cli import (
+    access,
+    base_commit,
+    base_diff,
+    bases,
+    differences,
+    histories,
+    terminal,
+)  # fmt: skip
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured
@@ -38,18 +46,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell"
     )
+    commit = _action(actions, "commit", "copy changes of the running root into the base")
+    base_commit.configure(commit)
+    compared = _action(actions, "diff", "show what differs between an old base and the base")
+    base_diff.configure(compared)
     back.add_argument(
         "name", nargs="?", metavar="NAME", help="as 'base list' shows it (default: the newest)"
     )
-    for one in (create, run_, back):
+    for one in (create, run_, commit, back):
         one.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    access.declare(listing, access.NOTHING)
-    for one in (create, back):
+    for one in (listing, compared):
+        access.declare(one, access.NOTHING)
+    for one in (create, commit, back):
         access.declare(one, "the filesystem of the base")
     access.declare(
         run_, "the filesystem of the base, and for the command all mounts of this machine"
     )
-    for one in (run_, back):
+    for one in (run_, commit, back):
         one.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -70,17 +83,48 @@ def run(arguments: argparse.Namespace) -> int:
         with Namespace() as private, based.opened(private) as place:
             _list(arguments, place)
         return 0
+    if arguments.action == "diff":
+        return _diff(arguments)
     verb = f"ephemeroot base {arguments.action}"
     if arguments.action == "run" and access.may_write(arguments):
         boot_filesystems.trigger()
     lines: list[str] = []
+    left: list[tuple[str, str]] = []
     with lock.hold(Path(arguments.root), verb, dry_run=arguments.dry_run):
         based = BasedMachine.of(arguments)
         with Namespace() as private, based.opened(private) as place:
             if access.may_write(arguments):
                 change.recover(place, terminal.say)
-            outcome = _change(arguments, based, place, lines)
-    return _finish(arguments, lines, outcome)
+            if arguments.action == "commit":
+                committed = base_commit.commit(arguments, based, place, bases.log(arguments, lines))
+                outcome, left = committed.outcome, committed.left
+                if committed.asked and not arguments.dry_run:
+                    return max(PARTLY, _finish(arguments, lines, outcome, left))
+            else:
+                outcome = _change(arguments, based, place, lines)
+    return _finish(arguments, lines, outcome, left)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    """Exit code 10 if something could not be compared."""
+    with Namespace() as private, BasedMachine.of(arguments).opened(private) as place:
+        compared = base_diff.compare(arguments, place)
+    if arguments.json:
+        _print_json({
+            "old": compared.old,
+            "new": compared.new,
+            "packages": [
+                {"name": name, "before": before, "after": after}
+                for name, (before, after) in compared.packages.items()
+            ],
+            "differences": differences.to_json(compared.files),
+            "problems": compared.problems,
+        })  # fmt: skip
+    else:
+        base_diff.show(arguments, compared)
+        for problem in compared.problems:
+            terminal.warning(problem, "it was passed over")
+    return PARTLY if compared.problems else 0
 
 
 def _change(
@@ -123,7 +167,12 @@ def _entry(place: Bases, name: str | None) -> OldRoot:
     return newest
 
 
-def _finish(arguments: argparse.Namespace, lines: list[str], outcome: Outcome | None) -> int:
+def _finish(
+    arguments: argparse.Namespace,
+    lines: list[str],
+    outcome: Outcome | None,
+    left: list[tuple[str, str]],
+) -> int:
     problems = outcome.problems if outcome is not None else []
     if arguments.json:
         _print_json({
@@ -132,12 +181,19 @@ def _finish(arguments: argparse.Namespace, lines: list[str], outcome: Outcome | 
             "changes": lines,
             "retired": outcome.retired if outcome is not None else None,
             "problems": problems,
+            **_left(arguments, left),
         })  # fmt: skip
     for line in problems:
         terminal.error(line)
     if outcome is not None and not arguments.dry_run and not arguments.json:
         terminal.say("done: the next boot's root is a copy of the new base")
     return PARTLY if problems else 0
+
+
+def _left(arguments: argparse.Namespace, left: list[tuple[str, str]]) -> dict[str, Any]:
+    if arguments.action != "commit":
+        return {}
+    return {"left": [{"path": path, "reason": reason} for path, reason in left]}
 
 
 # What is there

@@ -138,11 +138,7 @@ class _State:
         """Put into the summary what has changed since; *kept* are paths that a new root does not
         take from the base.
         """
-        after = self._installed()
-        for name in sorted({*self.packages, *after}):
-            versions = self.packages.get(name), after.get(name)
-            if versions[0] != versions[1]:
-                self.summary.packages[name] = versions
+        self.summary.packages = package_managers.changed(self.packages, self._installed())
         self.summary.kernels = sorted(set(self._kernels()) - set(self.kernels))
         declared = [path for path in kept if clean.is_below(path, "/etc")]
         self.summary.configuration = sorted(_changed(self.place, declared))

@@ -17,7 +17,7 @@ VERBS = {
     "roots": "list, compare, mount, restore from, keep and delete the old roots",
     "adopt": "copy what is on the running root into the store, and declare it",
     "next-boot": "ask the next boot, once, to keep the root, or to boot an old one",
-    "base": "make, change, list and take back the base that fresh roots are copies of (btrfs)",
+    "base": "make, change, list and roll back the base that fresh roots are copies of (btrfs)",
     "upgrade": "upgrade all packages, in the base",
     "install": "install packages in the base, and with --now in the running root too",
     "remove": "remove packages from the base, and with --now from the running root too",
@@ -84,6 +84,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "base": (
         ("base run", "change the base in a shell"),
         ("base run -- passwd root", "run a command in the base"),
+        ("base commit /etc/issue", "copy a change of the running root into the base"),
+        ("base diff", "show what the last change of the base changed"),
         ("base rollback", "take the last change of the base back"),
         ("base create", "make the first base, a copy of the running root"),
         ("base list", "show the base and the bases that it replaced"),

@@ -330,6 +330,7 @@ ELSEWHERE = {
     "apply": "writes the plan below /etc/ephemeroot and in the store's records",
     "next-boot": "writes a request into the store's records",
     "base create": "makes a snapshot of the root as a whole",
+    "base commit": "writes into a copy of the base, which no user can reach, from the root",
     "base rollback": "renames bases as a whole",
     "upgrade": "is a `base run` of the package manager",
     "install": "is a `base run` of the package manager",

@@ -234,6 +234,8 @@ CASES = (
         changes=BASE,
     ),
     Case("base list"),
+    Case("base diff"),
+    Case("base commit", ("/etc/note", "--yes"), changes=BASE),
     Case(
         "base rollback",
         (OLD_BASE, "--yes"),

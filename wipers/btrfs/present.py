@@ -6,12 +6,15 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import mounts
+from ephemeroot.linux import bounds, kernel_modules, mounts, paths, walk
+from ephemeroot.linux.bounds import Meter
 from ephemeroot.wipers.btrfs import subvolumes, touched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.wipers.btrfs.toplevel import Toplevel
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Present:
@@ -70,9 +73,12 @@ class Present:
         )
 
     def require_unchanged(self, origin: int) -> None:
-        """Raise ``EphemerootError`` unless the open *origin* is as it was then."""
+        """Raise ``EphemerootError`` unless the open *origin* is as it was then, but for its kernel
+        modules: ``ephemeroot base run`` puts those of a base that it replaces back as they were.
+        """
         since, made = self.info.otransid + 1, self.info.otime
-        if touched.since(origin, since, changed_after=made) != set():
+        found = touched.since(origin, since, changed_after=made)
+        if found is None or (found and found - _modules(origin)):
             raise EphemerootError(
                 "what the present root was made of has been changed since then",
                 "compare with --against base",
@@ -89,3 +95,25 @@ class Present:
         finally:
             if origin >= 0:
                 os.close(origin)
+
+
+def _modules(root: int) -> set[int]:
+    """The inode numbers of the kernel modules in the open *root*, and of the directories above."""
+    found: set[int] = set()
+    meter = Meter(bounds.attended())
+    for place in kernel_modules.PLACES:
+        parts = place.strip("/").split("/")
+        try:
+            for depth in range(len(parts)):
+                fd = paths.open_beneath(root, "/".join(parts[:depth]) or ".", _DIRECTORY)
+                try:
+                    found.add(os.fstat(fd).st_ino)
+                    if depth == len(parts) - 1:
+                        below = walk.below(fd, parts[-1], meter)
+                        found.add(os.stat(parts[-1], dir_fd=fd, follow_symlinks=False).st_ino)
+                        found |= {status.st_ino for _, status in below}
+                finally:
+                    os.close(fd)
+        except OSError:  # missing, or a link into /usr
+            continue
+    return found

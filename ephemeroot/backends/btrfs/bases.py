@@ -16,6 +16,7 @@ from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.btrfs import directories, subvolumes, touched
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
+from ephemeroot.wipers.btrfs.present import Present
 from ephemeroot.wipers.btrfs.recovery import Recovery
 from ephemeroot.wipers.btrfs.rotation import SubvolumeRotation
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
@@ -169,6 +170,23 @@ class Opened(contract.Bases):
                 "boot it, or name the right one: 'findmnt /' shows what is mounted",
             )
         return self.subvolume(self.root)
+
+    def origin(self) -> int:
+        with Present(self.top, "/") as present:
+            origin = present.origin()
+            try:
+                if origin >= 0:
+                    present.require_unchanged(origin)
+            except BaseException:
+                os.close(origin)
+                raise
+            return origin
+
+    def changed_since_origin(self) -> Callable[[str, int], bool] | None:
+        self.commit()  # what was written a moment ago is not in the tree yet
+        with Present(self.top, "/") as present:
+            found = present.touched()
+        return None if found is None else lambda path, inode: inode in found
 
     def omitted(self, fd: int) -> list[str]:
         return nested.omitted(fd)

@@ -1,0 +1,230 @@
+"""``ephemeroot base commit``: changes of the running root, copied into the base."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from ephemeroot.backends.contract import Bases
+from ephemeroot.base import change
+from ephemeroot.base.commit import Commit
+from ephemeroot.base.work import Order
+from ephemeroot.cli import bases, differences, histories, looking, terminal
+from ephemeroot.cli.bases import BasedMachine
+from ephemeroot.cli.looking import Tree
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.oldroots import restoring
+from ephemeroot.oldroots.comparison import ADDED, CHANGED, Difference
+from ephemeroot.wipers.contract import Outcome
+
+_SHOWN = 10  # lines of a list on a terminal
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the action's own arguments."""
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH",
+        help="what to commit, with all below it (default: everything that 'diff' shows)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also where the base has changed since"
+    )
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="leave out what matches: * within a name, ** across directories",
+    )  # fmt: skip
+
+
+@dataclass
+class Committed:
+    """What a run did: ``left`` are pairs of a path and the reason for which it is not committed,
+    ``asked`` is whether one of them was named by the administrator or needs a decision.
+    """
+
+    outcome: Outcome | None = None
+    left: list[tuple[str, str]] = field(default_factory=list)
+    asked: bool = False
+
+
+def commit(
+    arguments: argparse.Namespace, based: BasedMachine, place: Bases, log: Callable[[str], None]
+) -> Committed:
+    """Show what is to be committed, ask, and do it. Raises ``EphemerootError``."""
+    with ExitStack() as stack:
+        root = _opened(stack, place.running())
+        base = _opened(stack, place.present())
+        if base < 0:
+            raise Misconfigured(
+                f"the base {place.name} is missing", "'ephemeroot base create' makes it"
+            )
+        wanted = [_located(root, path, based) for path in arguments.paths]
+        fresh = _fresh(stack, place, arguments, terminal.warning)
+        found, problems = _differences(arguments, based, place, (fresh, root, base), wanted)
+        kept = based.kept()
+
+        def decided(target: int) -> Commit:
+            one = Commit(root, fresh, target, kept.__contains__, overwrite=arguments.overwrite)
+            one.plan(found)
+            return one
+
+        commit_ = decided(base)
+        named = {path for path, _ in commit_.left if path in wanted}
+        committed = Committed(left=commit_.left, asked=bool(commit_.conflicts or named))
+        _show(arguments, place, found, commit_, problems)
+        if arguments.dry_run:
+            for step in commit_.steps:
+                log(step.describe())
+            change.foresee(place)
+            return committed
+        if commit_.steps:
+            if not arguments.yes:
+                histories.confirm(f"Commit this to the base {place.name}?")
+
+            def act(copy: int) -> None:
+                for step in decided(copy).steps:
+                    log(step.describe())
+                    for line in step.execute(copy):
+                        log(f"warning: {line}")
+
+            order = Order(
+                None,
+                confirm=lambda: None,
+                ask=bases.ask(arguments, "base commit"),
+                kept=kept,
+                name="commit",
+                act=act,
+            )
+            committed.outcome = change.run(place, order, log)
+        return committed
+
+
+def _opened(stack: ExitStack, fd: int) -> int:
+    if fd >= 0:
+        stack.callback(os.close, fd)
+    return fd
+
+
+def _located(root: int, path: str, based: BasedMachine) -> str:
+    """*path* of the running root, without symbolic links on the way. Raises ``Misconfigured``."""
+    absolute = "/" + os.path.normpath(os.path.join(os.getcwd(), path)).lstrip("/")
+    found = restoring.locate(root, absolute).path
+    if found == "/":
+        raise Misconfigured("/ cannot be named", "'ephemeroot base commit' commits everything")
+    above = found
+    while above != "/":
+        if above in based.kept():
+            raise Misconfigured(
+                f"{path} is not part of the root: {above} persists or is mounted",
+                "only files of the root itself can be committed",
+            )
+        above = os.path.dirname(above)
+    return found
+
+
+def _fresh(
+    stack: ExitStack,
+    place: Bases,
+    arguments: argparse.Namespace,
+    warn: Callable[[str, str], None],
+) -> int | None:
+    """What the running root was made of, open; ``None`` if that is not known. Raises
+    ``Misconfigured`` if then everything would be committed.
+    """
+    try:
+        fd = place.origin()
+        reason, hint = "no boot has made this root of the base", ""
+    except EphemerootError as error:
+        fd, reason, hint = -1, error.message, ""
+    if fd >= 0:
+        return _opened(stack, fd)
+    if not arguments.paths:
+        raise Misconfigured(
+            f"{reason}: changes of the root and changes of the base cannot be told apart",
+            "name the paths: 'ephemeroot base commit PATH'",
+        )
+    warn(f"{reason}: compared with the base", hint)
+    return None
+
+
+def _differences(
+    arguments: argparse.Namespace,
+    based: BasedMachine,
+    place: Bases,
+    trees: tuple[int | None, int, int],
+    wanted: list[str],
+) -> tuple[list[Difference], list[str]]:
+    """What the root has changed, at and below the *wanted* paths, and what could not be read."""
+    fresh, root, base = trees
+    old = Tree("the base", base if fresh is None else fresh)
+    new = Tree("this root", root)
+    kept = based.kept()
+    comparison = looking.prepare(
+        None,
+        [old, new],
+        elsewhere=kept,
+        # A path that is named is meant, whatever it is called.
+        patterns=looking.patterns(arguments.exclude, everything=bool(wanted)),
+        touched=None if fresh is None else place.changed_since_origin(),
+    )
+    comparison.related = True
+    skip = comparison.skip
+    if wanted:
+        comparison.skip = lambda path: not _leads(path, wanted) or skip(path)
+    found = []
+    for one in looking.run(comparison, old, new):
+        found += [one] if not wanted else _wanted_of(one, wanted, root)
+    for path in wanted:
+        if not any(_is_below(one.path, path) for one in found):
+            terminal.warning(f"{path} is as in {'the base' if fresh is None else 'the fresh root'}")
+    return found, comparison.problems
+
+
+def _wanted_of(one: Difference, wanted: list[str], root: int) -> list[Difference]:
+    """What of the difference *one* is at and below the *wanted* paths: a directory that was added
+    or deleted as a whole can be above one of them.
+    """
+    if any(_is_below(one.path, path) for path in wanted):
+        return [one]
+    found = []
+    for path in wanted:
+        if one.kind == "directory" and one.change != CHANGED and _is_below(path, one.path):
+            status = restoring.Place(root, path, path).status()
+            if (status is not None) == (one.change == ADDED):
+                size = status.st_size if status is not None else 0
+                found.append(Difference(path, one.change, "file", size))
+    return found
+
+
+def _leads(path: str, wanted: list[str]) -> bool:
+    return any(_is_below(path, one) or _is_below(one, path) for one in wanted)
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")
+
+
+def _show(
+    arguments: argparse.Namespace,
+    place: Bases,
+    found: list[Difference],
+    commit_: Commit,
+    problems: list[str],
+) -> None:
+    """The difference first; then what of it is not committed."""
+    if not arguments.json:
+        if not commit_.steps:
+            terminal.say(f"nothing to commit: the base {place.name} has it all")
+        else:
+            differences.show(found, most=20)
+            terminal.say()
+            terminal.say(differences.summary(found))
+    for path, reason in commit_.left[:_SHOWN]:
+        hint = "--overwrite commits it" if path in commit_.conflicts else ""
+        terminal.warning(f"{path} is not committed: {reason}", hint)
+    if len(commit_.left) > _SHOWN:
+        terminal.warning(f"and {len(commit_.left) - _SHOWN} more are not committed")
+    for problem in problems:
+        terminal.warning(problem, "it is not committed")

@@ -1,0 +1,108 @@
+"""``ephemeroot base diff``: packages and files that differ between an old base and the base."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from ephemeroot.backends.contract import Bases
+from ephemeroot.base import package_managers
+from ephemeroot.cli import bases, diff, differences, looking, terminal
+from ephemeroot.cli.looking import Tree
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.oldroots.comparison import Difference
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the action's own arguments."""
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME",
+        help="compare with this old base, as 'base list' shows it (default: the newest)",
+    )  # fmt: skip
+    diff.add_common(parser)
+    parser.set_defaults(paged=True)
+
+
+@dataclass
+class Compared:
+    """What differs between the old base ``old`` and the base ``new``.
+
+    ``packages`` maps a name to its versions before and after, ``None`` where it is not installed.
+    """
+
+    old: str
+    new: str
+    packages: dict[str, tuple[str | None, str | None]]
+    files: list[Difference]
+    problems: list[str]
+
+
+def compare(arguments: argparse.Namespace, place: Bases) -> Compared:
+    """Compare. Raises ``EphemerootError`` if one of the two is missing."""
+    entry = place.find(arguments.name) if arguments.name else bases.newest_old(place)
+    if entry is None:
+        raise Misconfigured("there is no old base", "'ephemeroot base list' shows the bases")
+    with ExitStack() as stack:
+        new = place.present()
+        if new < 0:
+            raise Misconfigured(
+                f"the base {place.name} is missing", "'ephemeroot base create' makes it"
+            )
+        stack.callback(os.close, new)
+        old = place.open(entry)
+        stack.callback(os.close, old)
+        trees = Tree(entry.label, old), Tree(place.name, new)
+        comparison = looking.prepare(
+            None,
+            trees,
+            patterns=looking.patterns(arguments.exclude, everything=arguments.all),
+            content=arguments.content,
+        )
+        comparison.related = True
+        problems: list[str] = []
+        packages = _packages(old, new, problems)
+        files = looking.run(comparison, *trees)
+        return Compared(entry.label, place.name, packages, files, problems + comparison.problems)
+
+
+def _packages(old: int, new: int, problems: list[str]) -> dict[str, tuple[str | None, str | None]]:
+    """Packages whose versions differ; none where no package manager is known."""
+    # A path that the package manager's own process can open, too.
+    roots = [f"/proc/{os.getpid()}/fd/{fd}" for fd in (old, new)]
+    try:
+        manager = package_managers.of(roots[1])
+    except EphemerootError:
+        return {}
+    try:
+        before, after = (manager.installed(root) for root in roots)
+    except EphemerootError as error:
+        problems.append(str(error.message))
+        return {}
+    return package_managers.changed(before, after)
+
+
+def show(arguments: argparse.Namespace, compared: Compared) -> None:
+    """Print it for people."""
+    if not compared.packages and not compared.files:
+        terminal.say(f"{compared.old} and {compared.new} do not differ")
+        return
+    terminal.say(f"from {compared.old} to {compared.new}:")
+    if compared.packages:
+        terminal.say()
+        title = terminal.count(len(compared.packages), "package", "packages")
+        terminal.say(terminal.heading(title))
+        most = len(compared.packages) if arguments.long else diff.MOST
+        rows = [
+            [name, before or "(not installed)", "→", after or "(removed)"]
+            for name, (before, after) in compared.packages.items()
+        ]
+        terminal.table(rows[:most])
+        if len(rows) > most:
+            terminal.say(f"  … and {len(rows) - most} more (--long shows all)")
+    if compared.files:
+        terminal.say()
+        differences.show(compared.files, most=None if arguments.long else diff.MOST)
+        terminal.say()
+        terminal.say(differences.summary(compared.files))
