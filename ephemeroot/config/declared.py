@@ -93,7 +93,8 @@ class Declared:
     ``path`` is where the next boot's root has it, ``live`` where the live root has it; both are
     without symbolic links on the way. ``declared`` is the path as written.
     ``owner`` is for when the store does not have it yet; a file's has only what was asked
-    for. ``parent`` is what was asked for the directory it lies in, at ``parent_place``.
+    for. ``parent`` is what was asked for the directory it lies in, at ``parent_place``. ``given``
+    are the keys that were written, without the path's.
     """
 
     path: str
@@ -111,6 +112,7 @@ class Declared:
     place: Place
     declared: str
     source: str
+    given: frozenset[str] = frozenset()
 
     @property
     def in_store(self) -> str:
@@ -279,6 +281,7 @@ class Resolver:
             required=entry.required,
             first_boot=entry.first_boot,
             place=entry.origin.place,
+            given=frozenset(entry.origin.keys) - {"directory", "file"},
         )
         try:
             clean.require_length(declared.in_store)

@@ -12,6 +12,7 @@ from ephemeroot.config import (
     layered,
     network,
     presence,
+    repeated,
     stacking,
     volumes,
 )
@@ -57,6 +58,7 @@ def examine(config: Configuration, machine: Machine) -> Examination:
         roots = Roots(machine.root, base, stores, kept)
         resolver = Resolver(config, machine, problems, roots)
         resolver.resolve()
+        resolver.declared = repeated.merge(resolver.declared, problems)
         Refusals(config, machine, mounted, resolver.declared, problems, roots).check()
         presence.check(machine, roots, resolver.declared, resolver.homes, problems)
     network.check_overlays(resolver.declared, mounted, problems)

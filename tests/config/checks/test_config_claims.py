@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ephemeroot.hooks.copies import Copy
 from machine_tree import DEVICE, FSTAB, MAIN, ROOT, VOLUME, MachineTree
 
 NESTED = '[persistence."/persistent/nested"]\n'
@@ -172,3 +173,68 @@ def test_nothing_begins_empty_over_the_base(
     (error,) = tree.errors()
     path = "/opt/app/conf" if files else "/opt/app"
     assert error.reason == f'{path} cannot have initial = "empty": {reason}'
+
+
+DROP_IN = "etc/ephemeroot/conf.d/adopted.toml"
+SAME = [
+    # In the main file, in the drop-in, and which of them can go.
+    ("files", '"/etc/x"', '"/etc/x"', DROP_IN),
+    ("files", '"/etc/x"', '{ file = "/etc/x", method = "copy" }', MAIN),
+    ("files", '{ file = "/etc/x", method = "copy" }', '"/etc/x"', DROP_IN),
+    ("files", '{ file = "/etc/x", method = "copy", mode = "0600" }',
+     '{ file = "/etc/x", method = "copy" }', DROP_IN),
+    ("directories", '"/srv"', '"/srv/"', DROP_IN),
+    ("directories", '{ directory = "/srv", mode = "0755" }', '"/srv"', DROP_IN),
+    ("directories", '{ directory = "/srv", hide-mounts = true }', '"/srv"', DROP_IN),
+]  # fmt: skip
+CONTRADICTIONS = [
+    ("files", '{ file = "/etc/x", method = "symlink" }', '{ file = "/etc/x", method = "copy" }'),
+    ("files", '{ file = "/etc/x", mode = "0644" }', '{ file = "/etc/x", mode = "0600" }'),
+    ("files", '{ file = "/etc/x", mode = "0644" }', '{ file = "/etc/x", method = "copy" }'),
+    ("directories", '{ directory = "/srv", user = "ada" }',
+     '{ directory = "/srv", user = "root" }'),
+    ("directories", '{ directory = "/srv", initial = "empty" }',
+     '{ directory = "/srv", initial = "previous" }'),
+]  # fmt: skip
+
+
+def in_two_files(tree: MachineTree, key: str, main: str, drop_in: str) -> None:
+    others = {"files": '"/etc/machine-id"', "directories": '"/var/log"'}
+    tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent"]\n' + "".join(
+        f"{k} = [{others[k]}{', ' + main if k == key else ''}]\n" for k in others))  # fmt: skip
+    tree.write(DROP_IN, f'[persistence."/persistent"]\n{key} = [{drop_in}]\n')
+
+
+@pytest.mark.parametrize(("key", "main", "drop_in", "spare"), SAME)
+def test_the_same_in_two_files_is_declared_once(
+    tree: MachineTree, key: str, main: str, drop_in: str, spare: str
+) -> None:
+    in_two_files(tree, key, main, drop_in)
+    (problem,) = tree.problems()
+    assert problem.warning
+    assert problem.file == tree.show(spare)
+    other = MAIN if spare == DROP_IN else DROP_IN
+    assert f"is declared twice: {tree.show(other)}:" in problem.reason
+    assert problem.hint == "remove this line"
+    path = "/etc/x" if key == "files" else "/srv"
+    (operation,) = [o for o in tree.plan().persist if getattr(o, "path", "") == path]
+    if "copy" in main + drop_in:
+        assert isinstance(operation, Copy)
+
+
+@pytest.mark.parametrize(("key", "main", "drop_in"), CONTRADICTIONS)
+def test_contradicting_files_are_refused_with_both_places(
+    tree: MachineTree, key: str, main: str, drop_in: str
+) -> None:
+    in_two_files(tree, key, main, drop_in)
+    (error,) = tree.errors()
+    assert "is declared twice" in error.reason
+    assert error.file == tree.show(DROP_IN)
+    assert f"the other one: {tree.show(MAIN)}:" in error.hint
+
+
+def test_a_users_declaration_and_the_systems_are_not_the_same(tree: MachineTree) -> None:
+    """The owner of a new directory differs."""
+    declare(tree, '"/home/talyz/x"')
+    tree.write(DROP_IN, '[persistence."/persistent".users.talyz]\ndirectories = ["x"]\n')
+    assert "is declared twice" in tree.complaint()
