@@ -44,15 +44,6 @@ def require_bootable(stage: Stage, fresh: str) -> None:
         mounts.detach(trial)
 
 
-NEEDED = (
-    "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64",
-    "/usr/lib/modules", "/usr/lib/systemd", "/lib/modules", "/lib/systemd",
-)  # fmt: skip
-"""Directories that no root boots without. A volume that is made fresh and hides one of them is not
-proven, for it may be empty.
-"""
-
-
 def require_whole(root: int, init: str | None, release: str | None) -> None:
     """Raise ``Refused`` unless the open tree *root* has an os-release, an executable *init*
     (``None``: a usual one) and, if it has kernel modules at all, those of *release* (``None``:

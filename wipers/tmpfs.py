@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 # tmpfs(5) and Documentation/filesystems/tmpfs.rst, up to Linux 6.18
 _KNOWN = (
     "casefold", "gid", "grpquota", "grpquota_block_hardlimit", "grpquota_inode_hardlimit", "huge",
-    "inode32", "inode64", "mpol", "noswap", "nr_blocks", "quota", "strict_encoding", "uid",
-    "usrquota", "usrquota_block_hardlimit", "usrquota_inode_hardlimit",
+    "inode32", "inode64", "mpol", "noswap", "quota", "strict_encoding", "uid", "usrquota",
+    "usrquota_block_hardlimit", "usrquota_inode_hardlimit",
 )  # fmt: skip
 _SEARCH = 0o111
-_KEYS = {"size": "size", "mode": "mode", "nr_inodes": "nr-inodes"}
+_OTHERS_WRITE = 0o002
+_KEYS = {"size": "size", "nr_blocks": "size", "mode": "mode", "nr_inodes": "nr-inodes"}
 
 
 class Tmpfs(Wiper):
@@ -57,12 +58,20 @@ class Tmpfs(Wiper):
         if isinstance(mode, int) and mode & _SEARCH != _SEARCH:
             reason = f"with mode {mode:04o} only root could enter the root directory"
             findings.append(Finding("mode", reason, "write 0755"))
+        if isinstance(mode, int) and mode & _OTHERS_WRITE:
+            reason = f"with mode {mode:04o} any user could rename the directories of the root"
+            findings.append(Finding("mode", reason, "write 0755"))
         for option in _strings(settings.get("mount-options")):
             key = option.partition("=")[0]
             if key in _KEYS:
                 findings.append(
                     Finding("mount-options", f"{key}= has a key of its own", f"set {_KEYS[key]}")
                 )
+            elif key == "uid" and option != "uid=0":
+                reason = (
+                    "the root directory must be root's: its owner can rename the directories in it"
+                )
+                findings.append(Finding("mount-options", reason, "leave uid= out"))
             elif option == "ro":
                 reason = "nothing could be mounted into a read-only root"
                 findings.append(Finding("mount-options", reason, "leave ro out"))

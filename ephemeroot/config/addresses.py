@@ -62,6 +62,18 @@ class InterfaceAddresses(Patterns):
         return str(address)
 
 
+def is_no_host(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> bool:
+    """Whether *address* is that of the *network* as a whole, or of all machines in it."""
+    if network.num_addresses <= 2:
+        return False
+    if address == network.network_address:
+        return True
+    return network.version == 4 and address == network.broadcast_address
+
+
 def _require_unicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
     """Raise ``Mistake`` for an address that no interface and no router of a network can have."""
     for is_so, word in (

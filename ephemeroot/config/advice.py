@@ -56,10 +56,13 @@ def advise(
         )
         return
     wanted = dict(_ALWAYS)
-    plugin = config.wiping.plugin
-    if plugin is not None and plugin.starts_empty(config.wiping.settings):
-        wanted.update(_WITHOUT_BASE)
-        wanted.update(dict.fromkeys(machine.host_keys, "its SSH clients will warn of an attack"))
+    without_base = dict(_WITHOUT_BASE)
+    without_base.update(dict.fromkeys(machine.host_keys, "its SSH clients will warn of an attack"))
+    wanted |= {
+        path: consequence
+        for path, consequence in without_base.items()
+        if volumes.begins_empty(path, mounted, config.wiping)
+    }
     for path, consequence in wanted.items():
         if not _persists(path, mounted, declared):
             _miss(path, consequence, place, problems)

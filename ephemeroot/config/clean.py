@@ -13,6 +13,10 @@ LONGEST_PATH = 4095
 LONGEST_NAME = 255
 """Bytes: NAME_MAX."""
 
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libexec", "/boot",
+           "/efi")  # fmt: skip
+_LOCAL = "/usr/local"
+
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -106,6 +110,13 @@ def _why_relative(text: str) -> str:
 def is_below(path: str, ancestor: str) -> bool:
     """Whether *path* is *ancestor* or lies below it; both clean and of the same sort."""
     return ancestor in ("/", "", path) or path.startswith(f"{ancestor}/")
+
+
+def is_system(path: str) -> bool:
+    """Whether the absolute *path* is, or is in, a directory that the system's packages fill."""
+    if is_below(path, _LOCAL):
+        return False
+    return any(is_below(path, directory) for directory in _SYSTEM)
 
 
 def components(path: str) -> tuple[str, ...]:

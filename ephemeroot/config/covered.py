@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 
-from ephemeroot.config import clean
+from ephemeroot.config import clean, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration
 from ephemeroot.config.problem import Place, Problem
 from ephemeroot.config.volumes import Volume
-from ephemeroot.hooks import proofs
 
 _FIRST_USER = 1000
 _NOBODY = 65534
 
-_OF_THE_BASE = frozenset((*proofs.NEEDED, "/usr/libexec"))
+_OF_THE_BASE = re.compile(
+    r"(/usr)?/(bin|sbin|games|include|share|src|libexec|lib[^/]*)"
+    r"|(/usr)?/lib[^/]*/(modules|firmware|systemd|udev|dracut|initcpio|[^/]*-linux-[^/]*)(/.*)?"
+)
+"""Directories of which no system can do without what the base has in them."""
+
+_BOOT = ("/boot", "/efi")
 
 
 def check(
@@ -28,30 +35,40 @@ def check(
     """Note in *problems* what would be covered, with warnings about homes."""
     if config.wiping is not None:
         for entry in declared:
-            _check_hidden(entry, config, mounted, problems)
+            _check_hidden(entry, config, machine, mounted, problems)
     for volume in mounted:
         if volume.wipe is not None:
             _check_homes(volume, volume.wipe.origin.place, machine, declared, problems)
 
 
 def _check_hidden(
-    entry: Declared, config: Configuration, mounted: Sequence[Volume], problems: list[Problem]
+    entry: Declared,
+    config: Configuration,
+    machine: Machine,
+    mounted: Sequence[Volume],
+    problems: list[Problem],
 ) -> None:
-    """A directory of the base that the store's would cover: an upgrade of the base is not seen."""
-    if not entry.is_directory or entry.method == "overlay":
+    """What the base has at a path that the store's covers: an upgrade of the base is not seen."""
+    if entry.method == "overlay" or not clean.is_system(entry.path) or entry.path == "/usr":
         return
-    if any(clean.is_below(entry.path, volume.mount_point) for volume in mounted):
-        return  # it is not the base's
-    if entry.path == "/boot" and not config.external_boot:
+    volume = volumes.covering(entry.path, mounted)
+    if volume is not None and "ro" not in volume.options:
+        return  # it is not the base's, and an upgrade writes to the store
+    kind = "directory" if entry.is_directory else "file"
+    warning = False
+    if any(clean.is_below(entry.path, top) for top in _BOOT):
+        if config.external_boot:
+            return
         reason = "the boot loader reads the base's, not the store's"
         hint = "remove the entry, and mount /boot from a partition of its own"
-    elif entry.path in _OF_THE_BASE:
-        reason = "programs or modules that an upgrade of the base brings are not seen"
-        hint = 'remove the entry, or set method = "overlay"'
     else:
-        return
-    line = f"{entry.path} would cover that directory of the base: {reason}"
-    problems.append(Problem.at(entry.place, line, hint))
+        warning = not (entry.is_directory and _OF_THE_BASE.fullmatch(entry.path))
+        if warning and (machine.another or not os.path.lexists(machine.show(entry.live))):
+            return
+        reason = "programs or modules that an upgrade of the base brings are not seen"
+        hint = "remove the entry" + (', or set method = "overlay"' if entry.is_directory else "")
+    line = f"{entry.path} would cover that {kind} of the base: {reason}"
+    problems.append(Problem.at(entry.place, line, hint, warning=warning))
 
 
 def _check_homes(

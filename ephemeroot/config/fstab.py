@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +11,17 @@ from ephemeroot.linux.mountinfo import unescape
 
 INITRD = "x-initrd.mount"
 """The option that makes the initramfs mount a line (systemd.mount(5))."""
+
+# systemd.time(7), "Parsing Time Spans"; seconds.
+_UNITS = {
+    "usec us µs": 1e-6, "msec ms": 1e-3, "seconds second sec s": 1.0, "": 1.0,
+    "minutes minute min m": 60.0, "hours hour hr h": 3600.0, "days day d": 86400.0,
+    "weeks week w": 604800.0, "months month M": 2629800.0, "years year y": 31557600.0,
+}  # fmt: skip
+_SECONDS = {name: seconds for names, seconds in _UNITS.items() for name in names.split() or [""]}
+# Possessive: without that, 100,000 digits that do not fit take for ever.
+_SPAN = re.compile(r"\s*+(?:\d{1,15}+(?:\.\d{0,9}+)?+\s*+[A-Za-zµ]{0,7}+\s*+)++", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d*)?)\s*([A-Za-zµ]*)", re.ASCII)
 
 _VOLATILE = ("tmpfs", "ramfs", "overlay", "swap", "proc", "sysfs", "devtmpfs")
 
@@ -53,6 +66,18 @@ class FstabLine:
     def option(self, name: str) -> str | None:
         """The last value of ``name=value``."""
         return option(self.options, name)
+
+
+def time_span(text: str) -> int | None:
+    """The whole seconds of a time span as systemd reads it, rounded up; 0 for ``infinity`` and for
+    no time at all, which systemd takes for the same here; ``None`` if it is neither.
+    """
+    if text.strip() == "infinity":
+        return 0
+    parts = _PART.findall(text)
+    if not _SPAN.fullmatch(text) or any(unit not in _SECONDS for _, unit in parts):
+        return None
+    return math.ceil(sum(float(number) * _SECONDS[unit] for number, unit in parts))
 
 
 def keeper(lines: Iterable[FstabLine], path: str) -> FstabLine | None:

@@ -10,8 +10,9 @@ import dataclasses
 import ipaddress
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
-from ephemeroot.config import fstab, sources
+from ephemeroot.config import addresses, fstab, sources
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine, command_line
 from ephemeroot.config.model import Configuration, NetworkEntry
@@ -26,6 +27,17 @@ _CIFS_DEVICE = re.compile(r"//([^/]+)/[^/]+.*")
 # For mount.nfs alone (nfs(5)); the stage tries for as long as `timeout` says.
 _TRYING = ("bg", "fg", "sloppy", "_netdev")
 
+_PORTS = ("port", "mountport")
+_LAST_PORT = (1 << 16) - 1
+_NUMBERS = {
+    "timeo": (1, (1 << 31) - 1), "retrans": (0, (1 << 31) - 1), "nconnect": (1, 16),
+    "max_connect": (1, 16),
+}  # fmt: skip
+_NFS_ADDRESSES = ("mountaddr", "clientaddr")
+_CIFS_ADDRESSES = ("srcaddr",)
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 def resolve(
     config: Configuration, machine: Machine, mounted: Iterable[Volume], problems: list[Problem]
@@ -36,8 +48,10 @@ def resolve(
     """
     found = []
     remote = []
+    is_used = False
     for volume in mounted:
         if is_on_network(volume):
+            is_used = True
             try:
                 remote.append(_for_kernel(volume, machine, problems))
                 found.append(remote[-1])
@@ -48,6 +62,8 @@ def resolve(
             _require_virtio(volume, problems)
         found.append(volume)
     if config.network is not None:
+        if not is_used:
+            _warn_of_no_use(config.network, problems)
         _check(config.network, remote, problems)
     elif remote and config.complete:
         _ask_for_network(remote[0], machine, problems)
@@ -100,7 +116,10 @@ def _for_kernel(volume: Volume, machine: Machine, problems: list[Problem]) -> Vo
     else:
         server, options = _cifs(volume, options, problems)
         key = "ip="
-    _check_port(options)
+        # The kernel knows the same option by both names.
+        options = [f"ip={o[len('addr=') :]}" if o.startswith("addr=") else o for o in options]
+    _check_numbers(options, volume.type)
+    _check_own_addresses(options, volume.type)
     address = _address(fstab.option(options, key[:-1]) or server, machine)
     _check_scope(address, volume.type)
     options = [o for o in options if not o.startswith(key)]
@@ -120,10 +139,34 @@ def _require_virtio(volume: Volume, problems: list[Problem]) -> None:
         )
 
 
-def _check_port(options: list[str]) -> None:
-    given = fstab.option(options, "port")
-    if given is not None and not (given.isascii() and given.isdigit() and int(given) < 1 << 16):
-        raise Mistake(f"port={given} is not a port", "write a number from 1 to 65535")
+def _check_numbers(options: list[str], type_: str) -> None:
+    """What the kernel refuses (fs/nfs/fs_context.c, fs/smb/client/fs_context.c)."""
+    for option in options:
+        key, equals, given = option.partition("=")
+        if not equals or (key not in _PORTS and not (type_ in _NFS and key in _NUMBERS)):
+            continue
+        least, most = _NUMBERS.get(key, (0, _LAST_PORT))
+        if given.isascii() and given.isdigit() and least <= int(given) <= most:
+            continue
+        if key in _PORTS:
+            raise Mistake(f"{key}={given} is not a port", "write a number from 1 to 65535")
+        raise Mistake(
+            f"{key}={given} is refused by the kernel", f"write a number from {least} to {most}"
+        )
+
+
+def _check_own_addresses(options: list[str], type_: str) -> None:
+    """Further options whose value the kernel takes for an address; it looks no names up."""
+    for option in options:
+        key, equals, given = option.partition("=")
+        if equals and key in (_NFS_ADDRESSES if type_ in _NFS else _CIFS_ADDRESSES):
+            try:
+                ipaddress.ip_address(given)
+            except ValueError:
+                raise Mistake(
+                    f"{key}={given} is not an address, and the initramfs looks no names up",
+                    "write the address",
+                ) from None
 
 
 def _check_scope(address: str, type_: str) -> None:
@@ -132,7 +175,16 @@ def _check_scope(address: str, type_: str) -> None:
     the same at each boot.
     """
     parsed = ipaddress.ip_address(address)
-    if not (parsed.version == 6 and parsed.is_link_local):
+    if not isinstance(parsed, ipaddress.IPv6Address):
+        return
+    if not parsed.is_link_local:
+        if parsed.scope_id:
+            plain = address.partition("%")[0]
+            raise Mistake(
+                f"the server's address {address} names an interface and is not a link-local one: "
+                "the kernel does not accept that",
+                f"write {plain}",
+            )
         return
     if type_ not in _NFS:
         raise Mistake(
@@ -246,36 +298,10 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
 
 def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -> None:
     place = entry.origin.place
-    if not remote:
-        problems.append(
-            Problem.at(
-                place,
-                "[network] is for volumes on the network, and there is none",
-                "remove it: the real system sets up its network by itself",
-                warning=True,
-            )
-        )
     networks = [ipaddress.ip_interface(address).network for address in entry.addresses]
-    for gateway in entry.gateways:
-        address = ipaddress.ip_address(gateway)
-        if not address.is_link_local and not any(address in n for n in networks):
-            problems.append(
-                Problem.at(
-                    entry.origin.of("gateway"),
-                    f"the gateway {gateway} is in none of the networks of the interface",
-                    "compare it with address, and with its length",
-                )
-            )
     own = {ipaddress.ip_interface(address).ip for address in entry.addresses}
-    problems.extend(
-        Problem.at(
-            entry.origin.of("gateway"),
-            f"the gateway {gateway} is this machine's own address",
-            "write the router's address ('ip route' shows it)",
-        )
-        for gateway in entry.gateways
-        if ipaddress.ip_address(gateway) in own
-    )
+    for gateway in entry.gateways:
+        _check_gateway(ipaddress.ip_address(gateway), networks, own, entry, problems)
     versions = {ipaddress.ip_address(gateway).version for gateway in entry.gateways}
     for volume in remote:
         named = network.address(list(volume.options), volume.type)
@@ -289,8 +315,10 @@ def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -
                 )
             )
             continue
-        if server.version == 6 and server.is_link_local:
-            continue  # reached on its link, without a router
+        if isinstance(server, ipaddress.IPv6Address) and server.is_link_local:
+            # Reached on its link, without a router.
+            _check_link(server, entry, volume, problems)
+            continue
         if server.version not in versions and not any(server in n for n in networks):
             problems.append(
                 Problem.at(
@@ -300,6 +328,54 @@ def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -
                     f"add gateway to [network] ({place})",
                 )
             )
+
+
+def _warn_of_no_use(entry: NetworkEntry, problems: list[Problem]) -> None:
+    problems.append(
+        Problem.at(
+            entry.origin.place,
+            "[network] is for volumes on the network, and there is none",
+            "remove it: the real system sets up its network by itself",
+            warning=True,
+        )
+    )
+
+
+def _check_gateway(
+    gateway: _Address,
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network],
+    own: set[_Address],
+    entry: NetworkEntry,
+    problems: list[Problem],
+) -> None:
+    around = next((one for one in networks if gateway in one), None)
+    if gateway in own:
+        reason = f"the gateway {gateway} is this machine's own address"
+        hint = "write the router's address ('ip route' shows it)"
+    elif around is None and not gateway.is_link_local:
+        reason = f"the gateway {gateway} is in none of the networks of the interface"
+        hint = "compare it with address, and with its length"
+    elif around is not None and addresses.is_no_host(gateway, around):
+        reason = f"the gateway {gateway} is the address of all of {around}, not of a router in it"
+        hint = "write the router's address ('ip route' shows it)"
+    else:
+        return
+    problems.append(Problem.at(entry.origin.of("gateway"), reason, hint))
+
+
+def _check_link(
+    server: ipaddress.IPv6Address, entry: NetworkEntry, volume: Volume, problems: list[Problem]
+) -> None:
+    """An interface that is named by its MAC address cannot be compared."""
+    if ":" not in entry.interface and server.scope_id != entry.interface:
+        problems.append(
+            Problem.at(
+                volume.place,
+                f"the server {server} of {volume.mount_point} is on the link of "
+                f"{server.scope_id}, and [network] sets up {entry.interface}",
+                f"name the same interface in both ({entry.origin.place})",
+            )
+        )
 
 
 def _ask_for_network(volume: Volume, machine: Machine, problems: list[Problem]) -> None:

@@ -273,7 +273,9 @@ class Refusals:
             if written not in self.machine.package_databases and not named:
                 continue
             database = named[0] if named else self._keeper(path)[0]
-            if database is not None and usr is None:
+            if database is None and usr is None:
+                self._warn_of_empty_database(path, written)
+            elif database is not None and usr is None:
                 self._add(
                     database,
                     f"the package database {path} persists, but /usr comes from the base",
@@ -286,6 +288,18 @@ class Refusals:
                     f"both must be on one side: declare {path}",
                     warning=read_only,  # nothing can be installed there
                 )
+
+    def _warn_of_empty_database(self, path: str, written: str) -> None:
+        """On a machine whose packages never change that does no harm."""
+        over = volumes.covering(written, self.volumes)
+        if over is not None and volumes.begins_empty(written, self.volumes, None):
+            self._add(
+                over.place,
+                f"the package database {path} is on {over.mount_point}, which is empty after each "
+                "boot, but /usr comes from the base",
+                "both must be on one side: make the directory part of the base",
+                warning=True,
+            )
 
     def _database(self, path: str) -> str:
         """Where the next root has it: Fedora's and openSUSE's /var/lib/rpm is a link."""

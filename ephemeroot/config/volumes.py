@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ephemeroot.config import clean, device_names
+from ephemeroot.config import clean, device_names, fstab
 from ephemeroot.config.fstab import FstabLine, option
 from ephemeroot.config.kinds import Patience
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
 from ephemeroot.config.problem import Mistake, Place, Problem
-from ephemeroot.hooks import proofs
 from ephemeroot.hooks.volumes import SUBDIRECTORY
 from ephemeroot.linux import devices, mounts, twins, units
 
@@ -29,6 +28,7 @@ _UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
 _NAMED = ("zfs", "bcachefs")
 _ALSO_MOUNTED = {"ext4": ("ext2", "ext3"), "ext3": ("ext2",), "msdos": ("vfat",)}
 _TIMEOUT = "x-systemd.device-timeout"
+_DEFAULT_TIMEOUT = 90  # systemd's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ def resolve(config: Configuration, machine: Machine, problems: list[Problem]) ->
     lines = [line for line in machine.fstab if line.mount_point != "/"]
     for line in lines:
         volume = _from_line(line, machine)
+        _check_timeout(line, volume.place, problems)
         earlier = found.get(line.mount_point)
         if earlier is not None and earlier.needed_for_boot and volume.needed_for_boot:
             _twice(volume, earlier, problems)
@@ -123,6 +124,17 @@ def covering(path: str, volumes: Iterable[Volume]) -> Volume | None:
     """The volume that *path* is on, ``None`` if that is the root."""
     above = [v for v in volumes if clean.is_below(path, v.mount_point)]
     return max(above, key=lambda volume: len(clean.components(volume.mount_point)), default=None)
+
+
+def begins_empty(path: str, volumes: Iterable[Volume], root: Wiping | None) -> bool:
+    """Whether the next boot has nothing of the base at *path*, whose *root* is made fresh so."""
+    volume = covering(path, volumes)
+    if volume is not None and volume.wipe is None:
+        return volume.is_volatile
+    wiping = root if volume is None else volume.wipe
+    if wiping is None or wiping.plugin is None:
+        return False
+    return wiping.plugin.starts_empty(wiping.settings)
 
 
 def same_device(first: str, second: str) -> bool:
@@ -184,10 +196,22 @@ def _for_kernel(options: Iterable[str]) -> tuple[str, ...]:
 
 def _line_timeout(line: FstabLine) -> int:
     value = line.option(_TIMEOUT)
-    try:
-        return 90 if value is None else Patience().parse(value)
-    except Mistake:
-        return 90  # systemd's own default; the line is systemd's to judge
+    seconds = None if value is None else fstab.time_span(value)
+    return _DEFAULT_TIMEOUT if seconds is None else min(seconds, Patience.longest)
+
+
+def _check_timeout(line: FstabLine, place: Place, problems: list[Problem]) -> None:
+    value = line.option(_TIMEOUT)
+    if value is not None and line.needed_for_boot and fstab.time_span(value) is None:
+        problems.append(
+            Problem.at(
+                place,
+                f"{_TIMEOUT}={value} is not a time: the boot waits {_DEFAULT_TIMEOUT} seconds, as "
+                "systemd does",
+                'write a time such as "90s" or "2min"; 0 waits without end',
+                warning=True,
+            )
+        )
 
 
 def _twice(volume: Volume, earlier: Volume, problems: list[Problem]) -> None:
@@ -337,11 +361,10 @@ def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
     if not volume.needed_for_boot:
         add("only a volume needed for boot can be made fresh", "set needed-for-boot = true")
     point = volume.mount_point
-    hidden = [path for path in proofs.NEEDED if clean.is_below(path, point)]
-    if hidden:
+    if clean.is_system(point):
         add(
-            f"a volume at {point} that is made fresh hides {hidden[0]} of the base, and no root "
-            "boots without that",
+            f"a volume at {point} that is made fresh hides the programs, libraries or kernels that "
+            "the base has there",
             "leave wipe out, or make the directory part of the base",
         )
     if "ro" in volume.options and not (wipe.plugin and wipe.plugin.wiper.MOUNTS_ROOT):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,11 @@ def refusal(settings: dict[str, object], root: str, private: Path) -> str:
 ADDRESSES = ("10.9.0.2/24", "10.9.0.0/24", "10.9.0.255/24", "10.9.0.2/31", "10.9.0.2/32",
              "127.0.0.5/8", "224.0.0.5/24", "0.0.0.0/24", "10.9.0.2/33", "10.9.0.2",
              "fd00::2/64", "::1/128", "ff02::2/64")  # fmt: skip
-GATEWAYS = (None, "10.9.0.1", "10.9.0.2", "10.9.0.0", "192.168.7.1", "127.0.0.1", "0.0.0.0",
-            "224.0.0.1", "fd00::1", "fe80::1", "nas.lan")  # fmt: skip
+GATEWAYS = (None, "10.9.0.1", "10.9.0.2", "10.9.0.0", "10.9.0.255", "192.168.7.1", "127.0.0.1",
+            "0.0.0.0", "224.0.0.1", "fd00::1", "fd00::", "fd00::2", "fe80::1",
+            "nas.lan")  # fmt: skip
 NETWORKS = list(itertools.product(ADDRESSES, GATEWAYS))
-HARMFUL = ("10.9.0.0", "10.9.0.255", "127.0.0.", "224.", "::1/", "ff02:", "0.0.0.0")
+HARMFUL = ("10.9.0.0", "10.9.0.255", "127.0.0.", "224.", "::1/", "ff02:", "0.0.0.0", "fd00::")
 """The kernel takes these, and nothing answers at them."""
 
 
@@ -96,19 +98,20 @@ def test_check_and_boot_agree_on_the_network(tmp_path: Path, cable: Cable) -> No
     differ = []
     verdicts = set()
     for address, gateway in proof.sample(NETWORKS, 20, seed=2):
-        server = "[fd00::9]" if ":" in address else "10.9.0.1"
+        server = "fd00::9" if ":" in address else "10.9.0.1"
+        device = f"[{server}]" if ":" in server else server
         more = f'gateway = "{gateway}"\n' if gateway else ""
         tree.write(
             MAIN,
-            f'{ROOT}[[volumes]]\nmount-point = "/persistent"\ndevice = "{server}:/srv"\n'
+            f'{ROOT}[[volumes]]\nmount-point = "/persistent"\ndevice = "{device}:/srv"\n'
             f'type = "nfs4"\n{STORE}[network]\ninterface = "eth0"\naddress = "{address}"\n{more}',
         )
         errors = [str(problem) for problem in tree.errors()]
-        works = sets_up(cable, address, gateway)
+        works = sets_up(cable, address, gateway, server)
         verdicts.add(works)
         if not errors and not works:
             differ.append((address, gateway, "is accepted and fails"))
-        harmful = address.startswith(HARMFUL) or gateway in HARMFUL
+        harmful = address.startswith(HARMFUL[:-1]) or gateway in HARMFUL
         harmful = harmful or gateway == address.partition("/")[0]
         if errors and works and not harmful:
             differ.append((address, gateway, f"works and is refused: {errors}"))
@@ -116,15 +119,18 @@ def test_check_and_boot_agree_on_the_network(tmp_path: Path, cable: Cable) -> No
     assert verdicts == {True, False}
 
 
-def sets_up(cable: Cable, address: str, gateway: str | None) -> bool:
-    """Whether the operation of the wipe stage does it, on a link that has no address."""
+def sets_up(cable: Cable, address: str, gateway: str | None, server: str) -> bool:
+    """Whether the operation of the wipe stage does it, on a link that has no address, and a route
+    leads to the server from there.
+    """
     operation = Network(
         interface="eth0", addresses=[address], gateways=[gateway] if gateway else [], timeout=1
     )
     try:
         operation.execute(None)  # type: ignore[arg-type]  # it asks nothing of a stage
+        found = subprocess.run(["ip", "route", "get", server], capture_output=True)
     except (StoreMissing, ValueError):
         return False
     finally:
         cable.empty()
-    return True
+    return found.returncode == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from machine_tree import DEVICE, ROOT, SOUND, STORE, VOLUME, MachineTree
+from machine_tree import DEVICE, MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
 OTHER = "UUID=3c2a1b0e-0000-4000-8000-000000000002"
 OVERLAY = '[root]\nwiper = "overlay"\nexternal-boot = true\n[root.overlay]\n'
@@ -93,7 +93,14 @@ def test_layer_in_memory_without_room_is_refused(tmp_path: Path, size: str) -> N
     assert "size" in tree.complaint()
 
 
-@pytest.mark.parametrize("path", ["/usr/bin", "/usr/libexec", "/usr/lib/modules", "/boot"])
+@pytest.mark.parametrize(
+    "path",
+    ["/usr/bin", "/usr/libexec", "/usr/lib/modules", "/boot", "/bin", "/sbin", "/lib", "/lib64",
+     "/usr/lib32", "/usr/games", "/usr/share", "/usr/include", "/usr/src", "/libexec", "/efi",
+     "/lib/firmware", "/usr/lib/firmware", "/usr/lib/modules/6.12.1", "/lib/modules/6.12.1/updates",
+     "/usr/lib/systemd/system", "/usr/lib/x86_64-linux-gnu", "/usr/lib64/systemd", "/boot/grub",
+     "/boot/efi"],
+)  # fmt: skip
 def test_directory_that_covers_the_bases_is_refused(tmp_path: Path, path: str) -> None:
     text = SOUND.replace('["/var/log"]', f'["/var/log", "{path}"]')
     assert (
@@ -101,8 +108,70 @@ def test_directory_that_covers_the_bases_is_refused(tmp_path: Path, path: str) -
         in MachineTree(tmp_path / "a", text).complaint()
     )
     volume = f'[[volumes]]\nmount-point = "{path}/x"\ndevice = "{OTHER}"\ntype = "ext4"\n'
-    beside = SOUND.replace('["/var/log"]', f'["/var/log", "{path}-of-mine"]') + volume
+    beside = SOUND.replace('["/var/log"]', f'["/var/log", "/opt{path}"]') + volume
     assert MachineTree(tmp_path / "b", beside).errors() == []
+
+
+@pytest.mark.parametrize("path", ["/usr/share/fonts", "/usr/lib/jvm", "/usr/lib/os-release"])
+def test_what_the_base_has_elsewhere_below_usr_is_a_warning(tmp_path: Path, path: str) -> None:
+    key = "files" if path.endswith("release") else "directories"
+    text = SOUND.replace(f"{key} = [", f'{key} = ["{path}", ')
+    tree = MachineTree(tmp_path, text)
+    told = f"{path} would cover that"
+    assert not [p for p in tree.problems() if told in p.reason], "the base does not have it"
+    if key == "files":
+        tree.write(path[1:], "ID=x")
+    else:
+        (tmp_path / path[1:]).mkdir(parents=True)
+    (found,) = [p for p in tree.problems() if told in p.reason]
+    assert found.warning
+    (tmp_path / "usr/local/share").mkdir(parents=True, exist_ok=True)
+    tree.write(MAIN, SOUND.replace('["/var/log"]', '["/var/log", "/usr/local/share"]'))
+    assert not [p for p in tree.problems() if "would cover" in p.reason]
+
+
+def test_overlay_shows_upgrades_of_the_base(tmp_path: Path) -> None:
+    entry = '{ directory = "/usr/share", method = "overlay" }'
+    tree = MachineTree(tmp_path, SOUND.replace('"/var/log"', f'"/var/log", {entry}'))
+    assert tree.errors() == []
+
+
+def fresh_volume(point: str) -> str:
+    return (
+        f'[[volumes]]\nmount-point = "{point}"\ndevice = "{DEVICE}"\ntype = "btrfs"\n'
+        'options = ["subvol=wiped"]\nwipe = { wiper = "btrfs", old-roots = "old_wiped" }\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["/usr", "/usr/", "/usr/share", "/usr/libexec", "/usr/lib/x86_64-linux-gnu", "/lib/modules",
+     "/boot", "/boot/efi", "/usr/src"],
+)  # fmt: skip
+def test_fresh_volume_that_hides_what_the_base_has_is_refused(tmp_path: Path, point: str) -> None:
+    tree = MachineTree(tmp_path, ROOT + VOLUME + fresh_volume(point) + STORE)
+    assert "that is made fresh hides" in tree.complaint()
+
+
+@pytest.mark.parametrize("point", ["/usr/local", "/usr/local/share", "/opt", "/srv/x", "/var/tmp"])
+def test_fresh_volume_beside_the_base_is_accepted(tmp_path: Path, point: str) -> None:
+    tree = MachineTree(tmp_path, ROOT + VOLUME + fresh_volume(point) + STORE)
+    assert tree.problems() == []
+
+
+@pytest.mark.parametrize("more", ["", "tmpfs"])
+def test_fresh_volumes_for_etc_and_var_begin_empty_which_is_said(tmp_path: Path, more: str) -> None:
+    store = STORE.replace('["/var/log"]', '["/var/data"]')
+    volumes = fresh_volume("/etc") + fresh_volume("/var").replace("wiped", "wiped-var")
+    tree = MachineTree(tmp_path, ROOT + VOLUME + ("" if more else volumes) + store)
+    if more:
+        lines = "".join(f"tmpfs {point} tmpfs x-initrd.mount 0 0\n" for point in ("/etc", "/var"))
+        tree.write("etc/fstab", f"{DEVICE} / btrfs subvol=root 0 0\n{lines}")
+    tree.write("var/lib/dpkg/status", "")
+    told = "\n".join(p.reason for p in tree.problems())
+    assert "/etc/passwd does not persist: nobody can log in" in told
+    assert "the package database /var/lib/dpkg is on /var, which is empty after each boot" in told
+    assert all(problem.warning for problem in tree.problems())
 
 
 def test_store_on_a_read_only_volume_is_refused(tmp_path: Path) -> None:

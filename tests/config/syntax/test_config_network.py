@@ -309,9 +309,9 @@ def test_a_link_local_server_keeps_its_interface(tree: MachineTree, where: str) 
         tree.write("etc/hosts", f"{address} nas\n")
         return with_volume(tree, nfs("nas:/srv"), table)
 
-    assert declared("fe80::1%eth0").errors() == []
+    assert declared("fe80::1%enp1s0").errors() == []
     operation = next(o for o in tree.plan().wipe if isinstance(o, Volume))
-    assert operation.options[-1] == "addr=fe80::1%eth0"
+    assert operation.options[-1] == "addr=fe80::1%enp1s0"
     assert "valid on one link only" in declared("fe80::1").complaint()
 
 

@@ -85,6 +85,26 @@ def test_so_does_a_line_of_fstab(tree: MachineTree, value: str) -> None:
     assert found(tree)["/persistent"].timeout == 0
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("500ms", 1), ("1.5s", 2), ("2min30s", 150), ("1h 1s", 3601), ("2d", 86400), ("1us", 1),
+     ("0.0", 0), ("00", 0), (" infinity", 0), ("abc", None), ("inf", None), ("-1", None),
+     ("", None), ("5 parsecs", None), ("1s,", 1)],
+)  # fmt: skip
+def test_timeout_of_a_line_is_read_as_systemd_reads_it(
+    tree: MachineTree, value: str, seconds: int | None
+) -> None:
+    """What is not a time is 90 seconds, which `check` says."""
+    written = value.replace(" ", "\\040")
+    line = f"{LINE},x-initrd.mount,x-systemd.device-timeout={written} 0 0\n"
+    tree.write("etc/fstab", FSTAB + line)
+    tree.write(MAIN, ROOT + STORE)
+    assert found(tree)["/persistent"].timeout == (90 if seconds is None else seconds)
+    warned = [p for p in tree.problems() if "is not a time" in p.reason]
+    assert bool(warned) == (seconds is None)
+    assert tree.errors() == []
+
+
 def test_a_line_with_x_initrd_mount_is_a_volume(tree: MachineTree) -> None:
     tree.write("etc/fstab", FSTAB + f"{LINE},x-initrd.mount,x-systemd.device-timeout=2min 0 0\n")
     tree.write(MAIN, ROOT + STORE)
