@@ -29,6 +29,7 @@ from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.hide import Hide
 from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.markers import NONE_YET
 from ephemeroot.hooks.network import Network
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.overlays import Overlay
@@ -37,7 +38,6 @@ from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mounts
 
-NO_MARKER = "(no marker yet)"
 """The id of a store that has no marker: fine to look at, never to boot with."""
 
 _NOT_A_ROOT: Mapping[str, str] = {}
@@ -169,7 +169,7 @@ def _store(path: str, examination: Examination) -> Store:
         path=path,
         volume=volume.name,
         below=path[len(volume.mount_point) :].strip("/"),
-        id=examination.machine.store_id(path) or NO_MARKER,
+        id=examination.machine.store_id(path) or NONE_YET,
     )
 
 

@@ -17,7 +17,8 @@ from ephemeroot.hooks import (
     accounts,
     copied,
     limits,
-    machine_id,
+    machine_id_file,
+    markers,
     omission,
     order,
     ownership,
@@ -26,7 +27,6 @@ from ephemeroot.hooks import (
     tree,
 )
 from ephemeroot.hooks.copied import CopiedFile
-from ephemeroot.hooks.volumes import Store
 from ephemeroot.linux import comparison, copying, kernel, layers, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 
@@ -184,7 +184,10 @@ class CopyBack:
         One that is gone stays in the store: a program that removes a file in order to
         write it anew must not lose it to a power cut.
         """
-        if file.path == machine_id.PATH and machine_id.read(self._root, file.path) is None:
+        if (
+            file.path == machine_id_file.PATH
+            and machine_id_file.read(self._root, file.path) is None
+        ):
             return False  # systemd's first boot is not complete yet
         try:
             here, name = tree.open_parent(self._root, file.path)
@@ -307,7 +310,7 @@ class Recorded:
                 problems.append(f"the store {path} is not there: {error.strerror}")
                 continue
             try:
-                marker = Store(path=path, volume="store", id=identity).read_marker(fd)
+                marker = markers.read(fd, path)
             except StoreMissing as error:
                 marker = ""
                 problems.append(error.message)

@@ -6,14 +6,12 @@ plan has a generation, and ``apply`` records the newest, with its plan, in every
 
 from __future__ import annotations
 
-from ephemeroot.errors import Damaged, EphemerootError, Refused
+from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, records
-from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.records import STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.hooks.plan import Plan
     from ephemeroot.hooks.stage import Stage
 
 RECORD = f"{STATE}/generation"
@@ -25,7 +23,7 @@ def require_newest(stage: Stage) -> None:
 
     A record that cannot be read counts as newer: guessing would let an old image wipe.
     """
-    for path, newest in _recorded(stage):
+    for path, newest in recorded(stage):
         if newest > stage.plan.generation:
             raise Refused(
                 f"this image is of generation {stage.plan.generation}, the store {path} "
@@ -34,24 +32,7 @@ def require_newest(stage: Stage) -> None:
             )
 
 
-def newer_plan(stage: Stage) -> Plan | None:
-    """The newest plan of the stores, if it is newer than this image's and understood."""
-    for path, newest in _recorded(stage):
-        if newest <= stage.plan.generation:
-            continue
-        try:
-            plan = plans.parse(
-                read_record(stage.store(path), PLAN), f"the plan in the store {path}"
-            )
-        except (Damaged, EphemerootError, OSError) as error:
-            stage.report.problem(f"the newer plan in the store {path} cannot be used: {error}")
-            continue
-        if plan.generation == newest:
-            return plan
-    return None
-
-
-def _recorded(stage: Stage) -> list[tuple[str, int]]:
+def recorded(stage: Stage) -> list[tuple[str, int]]:
     """Each store of the plan with the newest generation it knows; 0 if it knows none."""
     found = []
     for path in [store.path for store in stage.plan.stores()]:

@@ -9,7 +9,7 @@ import time
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import (
     limits,
-    machine_id,
+    machine_id_file,
     order,
     overlaid,
     proofs,
@@ -138,7 +138,7 @@ class HandOver:
         except Refused:
             raise
         except (EphemerootError, OSError) as error:
-            path = getattr(operation, "path", machine_id.PATH)
+            path = getattr(operation, "path", machine_id_file.PATH)
             if isinstance(error, OSError) and takes_nothing(error):
                 raise cannot_take(getattr(operation, "store", "?"), path, error) from error
             if isinstance(error, seeding.NotSeeded):

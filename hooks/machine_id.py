@@ -10,15 +10,13 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.hooks import nesting, tree
+from ephemeroot.hooks import machine_id_file, nesting
+from ephemeroot.hooks.machine_id_file import PATH
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import inode_flags, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
-
-PATH = "/etc/machine-id"
 
 
 class MachineId(Operation):
@@ -53,9 +51,9 @@ class MachineId(Operation):
         if identity is None:
             return self._let_systemd_make_one(stage)
         place = stage.resolve_leaf(PATH)
-        if read(stage.root(), place) == identity:
+        if machine_id_file.read(stage.root(), place) == identity:
             return prepared or "was there"
-        write(stage.root(), place, identity)
+        machine_id_file.write(stage.root(), place, identity)
         return result
 
     def prepare(self, stage: Stage) -> str:
@@ -65,14 +63,14 @@ class MachineId(Operation):
     def _have_identity(self, stage: Stage) -> tuple[str | None, str]:
         """The store's id, and how it comes to the root; ``None`` if systemd makes it."""
         result = "copied"
-        identity = read(stage.store(self.store), self.source)
+        identity = machine_id_file.read(stage.store(self.store), self.source)
         if identity is None:
             if self.first_boot:
                 return None, ""
             identity = os.urandom(16).hex()
             # machine-id(5): a version 4 UUID, so that it can be used as one.
             identity = f"{identity[:12]}4{identity[13:16]}{_variant(identity[16])}{identity[17:]}"
-            write(stage.store(self.store), self.source, identity)
+            machine_id_file.write(stage.store(self.store), self.source, identity)
             # The name, too: fsync of the directory would leave what was just renamed into it
             # under both of its names (btrfs).
             stage.sync_stores()
@@ -82,11 +80,11 @@ class MachineId(Operation):
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Keep the previous root's id if the store has none."""
         store = stage.store(self.store)
-        identity = read(previous, PATH)
-        if identity is None or read(store, self.source) is not None:
+        identity = machine_id_file.read(previous, PATH)
+        if identity is None or machine_id_file.read(store, self.source) is not None:
             return ""
         try:
-            write(store, self.source, identity)
+            machine_id_file.write(store, self.source, identity)
         except OSError as error:
             raise Refused(
                 f"the machine id cannot be saved in the store {self.store}: {error.strerror}",
@@ -95,13 +93,13 @@ class MachineId(Operation):
         return "stored"
 
     def describe_carry_over(self, stage: Stage) -> str:
-        if read(stage.store(self.store), self.source) is not None:
+        if machine_id_file.read(stage.store(self.store), self.source) is not None:
             return ""
         return f"keep the previous root's machine id in the store {self.store}"
 
     def _let_systemd_make_one(self, stage: Stage) -> str:
         place = stage.resolve_leaf(PATH)
-        write(stage.root(), place, "uninitialized")
+        machine_id_file.write(stage.root(), place, "uninitialized")
         if nesting.persists_with(stage, self):
             return "left for systemd's first boot"
         # A root in memory is not there any more when the next boot would look for the id.
@@ -112,40 +110,3 @@ class MachineId(Operation):
 
 def _variant(digit: str) -> str:
     return "89ab"[int(digit, 16) & 3]
-
-
-def read(root: int, path: str) -> str | None:
-    """The valid machine-id in the file, or ``None`` (absent, empty, ``uninitialized``)."""
-    try:
-        fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        text = os.read(fd, 64).decode("ascii", "replace").strip()
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    valid = len(text) == 32 and all(c in "0123456789abcdef" for c in text) and int(text, 16)
-    return text if valid else None
-
-
-def write(root: int, path: str, identity: str) -> None:
-    """Put the id into the file, atomically, readable by everyone (0444).
-
-    That it has this name is durable only when the filesystem is synced.
-    """
-    parent, name = tree.open_parent(root, path)
-    try:
-        temporary = f".{name}.ephemeroot-new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o444, dir_fd=parent)
-        try:
-            os.fchmod(fd, 0o444)
-            os.write(fd, identity.encode() + b"\n")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        inode_flags.rename(parent, temporary, parent, name)
-    finally:
-        os.close(parent)

@@ -6,13 +6,13 @@ import os
 import sys
 import time
 
-from ephemeroot.errors import EphemerootError
+from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import (
     booted,
     copied,
     generation,
     limits,
-    machine_id,
+    machine_id_file,
     nesting,
     order,
     owner_names,
@@ -33,6 +33,7 @@ from ephemeroot.linux import inode_flags, mountinfo, mounts, paths
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.operation import Operation
+    from ephemeroot.hooks.plan import Plan
     from ephemeroot.hooks.stage import Stage
 
 
@@ -134,9 +135,27 @@ def _find_stores(stage: Stage) -> None:
             operation.execute(stage)
 
 
+def _newer_plan(stage: Stage) -> Plan | None:
+    """The newest plan of the stores, if it is newer than this image's and understood."""
+    for path, newest in generation.recorded(stage):
+        if newest <= stage.plan.generation:
+            continue
+        try:
+            plan = plans.parse(
+                generation.read_record(stage.store(path), generation.PLAN),
+                f"the plan in the store {path}",
+            )
+        except (Damaged, EphemerootError, OSError) as error:
+            stage.report.problem(f"the newer plan in the store {path} cannot be used: {error}")
+            continue
+        if plan.generation == newest:
+            return plan
+    return None
+
+
 def _follow_newest(stage: Stage) -> None:
     """Bind by the newest plan: an old image knows less of what must persist."""
-    newer = generation.newer_plan(stage)
+    newer = _newer_plan(stage)
     if newer is None:
         return
     stage.report.problem(
@@ -272,7 +291,7 @@ def _leave_volumes(stage: Stage) -> None:
 def _stop_if_needed(stage: Stage, failed: list[Operation]) -> None:
     for operation in failed:
         if getattr(operation, "required", False):
-            path = getattr(operation, "path", machine_id.PATH)
+            path = getattr(operation, "path", machine_id_file.PATH)
             raise PathFailed(f"{path} is required and could not be persisted")
     if failed and stage.plan.on_failure["path"] != "continue":
         raise PathFailed(f"{len(failed)} declared paths could not be persisted")

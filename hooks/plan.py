@@ -11,7 +11,7 @@ from __future__ import annotations
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks import machine_id, network, order
+from ephemeroot.hooks import machine_id_file, network, order
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.files import File
@@ -137,7 +137,7 @@ class Plan:
             if isinstance(operation, Directory | File | Copy | Overlay):
                 found[operation.path] = operation.store
             elif isinstance(operation, MachineId):
-                found[machine_id.PATH] = operation.store
+                found[machine_id_file.PATH] = operation.store
         return found
 
     def owner(self, path: str) -> int:

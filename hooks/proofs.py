@@ -12,7 +12,6 @@ import stat
 
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import tree
-from ephemeroot.hooks.volumes import Attach
 from ephemeroot.linux import kernel_modules, mounts, paths
 
 TYPE_CHECKING = False
@@ -62,7 +61,7 @@ def _assemble(stage: Stage, fresh: str, trial: str) -> None:
         root = os.open(trial, tree.DIRECTORY | os.O_CLOEXEC)
         try:
             for volume in stage.plan.attached():
-                _bind_volume(stage, volume, root)
+                _bind_volume(stage, volume.volume, volume.mount_point, root)
         finally:
             os.close(root)
     except BaseException:
@@ -70,11 +69,11 @@ def _assemble(stage: Stage, fresh: str, trial: str) -> None:
         raise
 
 
-def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
-    private = stage.volume(volume.volume)
+def _bind_volume(stage: Stage, name: str, mount_point: str, root: int) -> None:
+    private = stage.volume(name)
     is_new = not stage.is_mounted(private)  # itself made fresh, and not yet
     try:
-        place = paths.open_in_root(root, volume.mount_point, tree.DIRECTORY)
+        place = paths.open_in_root(root, mount_point, tree.DIRECTORY)
     except FileNotFoundError:
         # Made only when it is attached for good: nothing is created for a trial. What
         # lies on the volume is then missing here, which a proof may well notice.
@@ -87,9 +86,9 @@ def _bind_volume(stage: Stage, volume: Attach, root: int) -> None:
             source = os.open(private, tree.DIRECTORY | os.O_CLOEXEC)
         try:
             if is_new:
-                mounts.attach(source, place, name=volume.mount_point)
+                mounts.attach(source, place, name=mount_point)
             else:
-                mounts.bind(source, place, name=volume.mount_point)
+                mounts.bind(source, place, name=mount_point)
         finally:
             os.close(source)
     finally:

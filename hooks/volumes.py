@@ -12,15 +12,14 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
-from ephemeroot.hooks import checks, network, rootflags, tree, waiting
+from ephemeroot.hooks import checks, markers, network, rootflags, tree, waiting
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.linux import dataset_keys, devices, documents, mountinfo, mounts, paths, programs
+from ephemeroot.linux import dataset_keys, devices, mountinfo, mounts, paths, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
-MARKER = ".ephemeroot-store"
 """The file in a store that says it is one. Written by ``apply``, never at boot."""
 
 SUBDIRECTORY = "X-mount.subdir="
@@ -240,7 +239,7 @@ class Store(Operation):
         finally:
             os.close(volume)
         try:
-            found = self.read_marker(fd)
+            found = markers.read(fd, self.path)
         except BaseException:
             os.close(fd)
             raise
@@ -251,23 +250,6 @@ class Store(Operation):
             )
         stage.add_store(self.path, fd)
         return "is there"
-
-    def read_marker(self, store: int) -> str:
-        """The id in the marker of the open *store*. Raises ``StoreMissing``."""
-        try:
-            marker = paths.open_beneath(store, MARKER, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                content = documents.parse(documents.read_open(marker, MARKER, 4096))
-            finally:
-                os.close(marker)
-            return str(content["id"])
-        except FileNotFoundError:
-            raise StoreMissing(
-                f"what is mounted for {self.path} is no store: it has no {MARKER}",
-                "'ephemeroot apply' writes it on the installed system",
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreMissing(f"the marker {MARKER} of {self.path} is damaged: {error}") from None
 
 
 class Attach(Operation):

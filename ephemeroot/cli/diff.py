@@ -7,18 +7,21 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, declared_paths, differences, histories, looking, terminal
+from ephemeroot.cli import (
+    access,
+    declared_paths,
+    differences,
+    forgotten,
+    histories,
+    looking,
+    terminal,
+)
 from ephemeroot.cli.histories import Keeper
 from ephemeroot.cli.looking import BASE, FRESH
-from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.oldroots import persisted
 from ephemeroot.oldroots.comparison import Difference
 from ephemeroot.oldroots.in_effect import NotInEffect
 
@@ -75,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     keeper = histories.fresh_at(arguments.root, arguments.volume)
     lost = declared_paths.look(Path(arguments.root))
     with Namespace() as private:
-        compared = compare(
+        compared = forgotten.compare(
             plan,
             keeper,
             private,
@@ -104,65 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         terminal.warning(problem, "it was passed over")
     return PARTLY if problems else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """What was compared with ``which``; ``instead`` says why it is not the fresh root."""
-
-    which: str
-    differences: list[Difference]
-    problems: list[str]
-    instead: str = ""
-
-
-def compare(
-    plan: Plan,
-    keeper: Keeper,
-    private: Namespace,
-    lost: Sequence[NotInEffect],
-    *,
-    patterns: Sequence[str],
-    against: str | None = None,
-    content: bool = False,
-) -> Compared:
-    """Compare the present root of *keeper* with *against*, else with the fresh one. *lost* are the
-    declared paths that are not in effect, *patterns* what is left out.
-    """
-    which = against or FRESH
-    instead = ""
-    touched = None
-    with ExitStack() as trees:
-        with keeper.past(private) as history:
-            try:
-                mount = looking.against(history, which)
-            except EphemerootError as error:
-                if against is not None or which == BASE:
-                    raise
-                instead = error.message
-                which = BASE
-                mount = looking.against(history, which)
-            old = trees.enter_context(looking.attached(private, which, mount))
-            if history is not None and which == FRESH and old.fd is not None:
-                touched = None if content else history.touched()
-        present = looking.live(keeper)
-        new = trees.enter_context(looking.attached(private, "this root", present))
-        comparison = looking.prepare(
-            history,
-            [old, new],
-            elsewhere=looking.elsewhere(plan, keeper, [one.path for one in lost]),
-            shown=_of_the_root(lost, keeper),
-            patterns=patterns,
-            touched=touched,
-            content=content,
-        )
-        return Compared(which, looking.run(comparison, old, new), comparison.problems, instead)
-
-
-def _of_the_root(lost: Sequence[NotInEffect], keeper: Keeper) -> frozenset[str]:
-    """The declared paths that are not in effect, as seen from what is made fresh."""
-    inside = (persisted.below(one.path, keeper.target) for one in lost)
-    return frozenset(path for path in inside if path is not None)
 
 
 def _is_in(path: str, declared: Sequence[str]) -> bool:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot.cli import access, bootable, histories, terminal
-from ephemeroot.config import markers
+from ephemeroot.config import store_ids
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks import request as requests
+from ephemeroot.hooks.markers import MARKER
 from ephemeroot.hooks.request import Request
-from ephemeroot.hooks.volumes import MARKER
 from ephemeroot.linux import documents, paths
 from ephemeroot.linux.namespace import Namespace
 
@@ -76,7 +76,7 @@ def _stores(root: str) -> list[Path]:
     found = []
     for declared in histories.applied_plan(root).stores():
         store = Path(root, declared.path.lstrip("/"))
-        if markers.read(str(store)) != declared.id:
+        if store_ids.read(str(store)) != declared.id:
             raise Refused(
                 f"{store} is not the store that the applied plan names: its {MARKER} is "
                 "missing or another one",

@@ -21,7 +21,7 @@ from ephemeroot.cli import (
     unapplied,
 )
 from ephemeroot.cli.status_report import Status, StoreStatus, Unseeded
-from ephemeroot.config import Machine, markers
+from ephemeroot.config import Machine, store_ids
 from ephemeroot.conversion import boot_loader
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
@@ -112,7 +112,7 @@ def _booted(root: Path) -> int | None:
 def _store(root: Path, path: str, identity: str) -> StoreStatus:
     where = root / path.lstrip("/")
     try:
-        found = markers.read(str(where))
+        found = store_ids.read(str(where))
         space = os.statvfs(where)
     except (Damaged, OSError) as error:
         reason = error.message if isinstance(error, Damaged) else str(error.strerror)

@@ -12,7 +12,7 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ephemeroot.config import sources
+from ephemeroot.config import files
 
 # Where distributions keep the accounts that belong to the base, after /etc.
 _PLACES = ("/etc", "/usr/lib")
@@ -37,7 +37,7 @@ class Accounts:
     ask: bool = False
 
     @classmethod
-    def of(cls, root: str, unread: list[sources.Source] | None = None) -> Accounts:
+    def of(cls, root: str, unread: list[files.File] | None = None) -> Accounts:
         """The accounts in the root directory *root*; files that cannot be read go to *unread*."""
         users: dict[str, User] = {}
         groups: dict[str, int] = {}
@@ -98,10 +98,8 @@ def _number(name: str) -> int | None:
     return number if number < 2**32 - 1 else None
 
 
-def _lines(
-    root: str, path: str, fields: int, unread: list[sources.Source] | None
-) -> list[list[str]]:
-    text = sources.read_text(root, path, unread) or ""
+def _lines(root: str, path: str, fields: int, unread: list[files.File] | None) -> list[list[str]]:
+    text = files.read_text(root, path, unread) or ""
     split = [line.split(":") for line in text.split("\n") if line and not line.startswith("#")]
     # +name and -name are NIS's (nsswitch.conf(5), compat).
     return [parts for parts in split if len(parts) == fields and parts[0][:1] not in ("+", "-")]

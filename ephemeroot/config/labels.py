@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ephemeroot.config import sources
+from ephemeroot.config import files
 
 _FILES = ("file_contexts", "file_contexts.homedirs", "file_contexts.local")
 _SUBSTITUTIONS = ("file_contexts.subs_dist", "file_contexts.subs")
@@ -31,19 +31,17 @@ class Labels:
     substitutions: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, root: str, unread: list[sources.Source] | None = None) -> Labels:
+    def of(cls, root: str, unread: list[files.File] | None = None) -> Labels:
         """Those of the machine whose root is *root*; none if its SELinux is off. Files that cannot
         be read go to *unread*.
         """
-        settings = _settings(sources.read_text(root, "/etc/selinux/config", unread) or "")
+        settings = _settings(files.read_text(root, "/etc/selinux/config", unread) or "")
         policy = settings.get("SELINUXTYPE", "")
         if not policy or "/" in policy or settings.get("SELINUX", "disabled") == "disabled":
             return cls()
         folder = f"/etc/selinux/{policy}/contexts/files"
-        texts = [sources.read_text(root, f"{folder}/{name}", unread) or "" for name in _FILES]
-        pairs = [
-            sources.read_text(root, f"{folder}/{name}", unread) or "" for name in _SUBSTITUTIONS
-        ]
+        texts = [files.read_text(root, f"{folder}/{name}", unread) or "" for name in _FILES]
+        pairs = [files.read_text(root, f"{folder}/{name}", unread) or "" for name in _SUBSTITUTIONS]
         return cls(
             tuple(_rules(line for text in texts for line in text.splitlines())),
             tuple(

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from ephemeroot.config import sources, swap, volumes
+from ephemeroot.config import files, swap, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration
@@ -87,6 +87,6 @@ def _upgraders(machine: Machine) -> Iterator[str]:
         if glob.glob(f"{_WANTS}/{name}", root_dir=machine.root):
             yield name
     for file in sorted(glob.glob("etc/apt/apt.conf.d/*", root_dir=machine.root)):
-        if _APT.search(sources.read_text(machine.root, f"/{file}", []) or ""):
+        if _APT.search(files.read_text(machine.root, f"/{file}", []) or ""):
             yield f"unattended-upgrades ({machine.show(f'/{file}')})"
             return

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ephemeroot.config import fstab, markers, sources
+from ephemeroot.config import files, fstab, store_ids
 from ephemeroot.config.accounts import Accounts
 from ephemeroot.config.labels import Labels
 from ephemeroot.errors import Misconfigured
@@ -70,7 +70,7 @@ class Machine:
     live: bool = False
     system: str = ""
     root_mount: mountinfo.Mount | None = None
-    unread: tuple[sources.Source, ...] = ()
+    unread: tuple[files.File, ...] = ()
 
     @classmethod
     def of(cls, root: str = "/") -> Machine:
@@ -83,8 +83,8 @@ class Machine:
         if not os.path.isdir(root):
             raise Misconfigured(f"{root} is no directory", "--root names the root of a machine")
         live = root == "/" and is_booted()
-        unread: list[sources.Source] = []
-        identity = (sources.read_text(root, "/etc/machine-id", unread) or "").strip()
+        unread: list[files.File] = []
+        identity = (files.read_text(root, "/etc/machine-id", unread) or "").strip()
         name = _static_host_name(root, unread)
         live_name = os.uname().nodename
         return cls(
@@ -92,7 +92,7 @@ class Machine:
             host_name=name or (live_name if live else _default_host_name(root)),
             live_name=live_name if live else "",
             machine_id=identity if _MACHINE_ID.fullmatch(identity) else None,
-            fstab=tuple(fstab.parse(sources.read_text(root, "/etc/fstab", unread) or "")),
+            fstab=tuple(fstab.parse(files.read_text(root, "/etc/fstab", unread) or "")),
             accounts=Accounts.of(root, unread),
             command_lines=_command_lines(root, unread, live=live),
             mounted=frozenset(m.point for m in mountinfo.mounts()) if root == "/" else frozenset(),
@@ -131,7 +131,7 @@ class Machine:
 
     def show(self, path: str) -> str:
         """A path of the machine as a path from here, for messages."""
-        return sources.show(self.root, path)
+        return files.show(self.root, path)
 
     def store_id(self, path: str) -> str | None:
         """The id of the store at *path*, ``None`` if it has no marker yet.
@@ -140,7 +140,7 @@ class Machine:
         """
         if path in self.store_ids:
             return self.store_ids[path]
-        return markers.read(self.show(path))
+        return store_ids.read(self.show(path))
 
 
 def is_booted() -> bool:
@@ -162,15 +162,15 @@ def parse_id(text: str) -> str:
     return plain
 
 
-def _static_host_name(root: str, unread: list[sources.Source]) -> str:
+def _static_host_name(root: str, unread: list[files.File]) -> str:
     """The name that the administrator gave to a machine that boots *root* (hostname(5), OpenRC's
     /etc/conf.d/hostname), or nothing. ``localhost`` is none: the network may then name the machine.
     """
-    for line in (sources.read_text(root, "/etc/hostname", unread) or "").splitlines():
+    for line in (files.read_text(root, "/etc/hostname", unread) or "").splitlines():
         if line.strip() and not line.startswith("#"):
             name = line.strip()
             return "" if name.lower().partition(".")[0] == "localhost" else name
-    for line in (sources.read_text(root, "/etc/conf.d/hostname", unread) or "").splitlines():
+    for line in (files.read_text(root, "/etc/conf.d/hostname", unread) or "").splitlines():
         key, _, value = line.partition("=")
         name = value.strip("\"' ")
         if key.strip() == "hostname" and name and name != "localhost":
@@ -181,7 +181,7 @@ def _static_host_name(root: str, unread: list[sources.Source]) -> str:
 def _default_host_name(root: str) -> str:
     """What a machine that boots *root* calls itself if nobody names it (os-release(5))."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
-        for line in (sources.read_text(root, path) or "").splitlines():
+        for line in (files.read_text(root, path) or "").splitlines():
             key, _, value = line.partition("=")
             if key == "DEFAULT_HOSTNAME" and value.strip("\"' "):
                 return value.strip("\"' ")
@@ -194,12 +194,12 @@ def command_line(text: str) -> CommandLine:
 
 
 def _command_lines(
-    root: str, unread: list[sources.Source], *, live: bool
+    root: str, unread: list[files.File], *, live: bool
 ) -> tuple[tuple[str, str], ...]:
     """The running kernel's, if it is this machine's, and what kernel-install(8) will use."""
     files = ["/proc/cmdline"] if live else []
     files.append("/etc/kernel/cmdline")
-    texts = [(sources.show(root, path), sources.read_text(root, path, unread)) for path in files]
+    texts = [(files.show(root, path), files.read_text(root, path, unread)) for path in files]
     return tuple((path, text) for path, text in texts if text is not None)
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from ephemeroot.config import sources
+from ephemeroot.config import files, sources
 from ephemeroot.linux import paths
 
 _ELSEWHERE = (
@@ -54,7 +54,7 @@ def find(root: str) -> list[Misplaced]:
             found[path] = _MAIN
     for place in _ELSEWHERE:
         found |= dict.fromkeys(_toml(root, place), f"drop-ins belong in {sources.DROP_INS[-1]}")
-    return [Misplaced(sources.show(root, path), found[path]) for path in sorted(found)]
+    return [Misplaced(files.show(root, path), found[path]) for path in sorted(found)]
 
 
 _MAIN = f"the configuration is {sources.MAIN}"
@@ -70,7 +70,7 @@ def _entries(root: str, path: str) -> list[tuple[str, int]]:
     if it cannot be read.
     """
     try:
-        fd = sources.open_directory(root, path)
+        fd = files.open_directory(root, path)
     except OSError:
         return []
     try:

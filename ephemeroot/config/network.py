@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from ephemeroot.config import addresses, fstab, sources
+from ephemeroot.config import addresses, files, fstab
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.machine import Machine, command_line
 from ephemeroot.config.model import Configuration, NetworkEntry
@@ -206,7 +206,7 @@ def _address(server: str, machine: Machine) -> str:
         return str(ipaddress.ip_address(plain))
     except ValueError:
         pass
-    for line in (sources.read_text(machine.root, "/etc/hosts") or "").splitlines():
+    for line in (files.read_text(machine.root, "/etc/hosts") or "").splitlines():
         words = line.partition("#")[0].split()
         if plain.lower() in (word.lower() for word in words[1:]):
             try:

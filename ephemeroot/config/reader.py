@@ -11,6 +11,7 @@ from typing import Any
 from ephemeroot.config import (
     belonging,
     entries,
+    files,
     lines,
     misplaced,
     nodes,
@@ -68,7 +69,7 @@ def read(
     )
 
 
-def parse(source: sources.Source, reading: Reading) -> Node | None:
+def parse(source: files.File, reading: Reading) -> Node | None:
     """The file's content, or ``None`` after noting why there is none."""
     place = Place(source.path)
     if source.error:
@@ -82,7 +83,7 @@ def parse(source: sources.Source, reading: Reading) -> Node | None:
     return nodes.load(document, source.path, lines.locate(text))
 
 
-def _applies(node: Node, source: sources.Source, machine: Machine, reading: Reading) -> bool:
+def _applies(node: Node, source: files.File, machine: Machine, reading: Reading) -> bool:
     """Whether the file is meant for this machine. Takes ``match`` out of it."""
     match = (node.table() or {}).pop("match", None)
     if match is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
-from ephemeroot.config import clean, dynamic_users, sources
+from ephemeroot.config import clean, dynamic_users, files
 from ephemeroot.config.dynamic_users import DynamicDirectory
 from ephemeroot.hooks import tree
 from ephemeroot.linux import paths
@@ -107,7 +107,7 @@ class Roots:
         if shown is None:
             assert self.base is not None
             return paths.open_beneath(self.base, directory, tree.DIRECTORY)
-        return os.open(sources.show(self.live, shown), tree.DIRECTORY | os.O_CLOEXEC)
+        return os.open(files.show(self.live, shown), tree.DIRECTORY | os.O_CLOEXEC)
 
     def _kept(self, directory: str) -> str | None:
         """Where the live root has the content of the next root's *directory*, unless the base has

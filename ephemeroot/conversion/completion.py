@@ -24,10 +24,11 @@ from ephemeroot.conversion.returning import Taken
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks import tree
+from ephemeroot.hooks.markers import MARKER
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import MARKER, Volume
+from ephemeroot.hooks.volumes import Volume
 from ephemeroot.image import applied
 from ephemeroot.linux import bounds, devices, documents, kernel, mounts, subvolume, udev, workshop
 from ephemeroot.linux.bounds import Budget, OutOfBounds

@@ -21,7 +21,7 @@ from ephemeroot.conversion import returning
 from ephemeroot.conversion.mirror import Mirror
 from ephemeroot.conversion.returning import Taken
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
-from ephemeroot.hooks import records
+from ephemeroot.hooks import markers, records
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
 from ephemeroot.hooks.overlays import Overlay
@@ -270,7 +270,7 @@ def open_stores(root: Path, plan: Plan, where: dict[str, Path] | None = None) ->
                     f"the store {store.path} is not there: {error.strerror}", "mount its volume"
                 ) from error
             opened[store.path] = fd
-            found = store.read_marker(fd)
+            found = markers.read(fd, store.path)
             if found != store.id:
                 raise StoreMissing(f"{place} is another store ({found})", "mount the right one")
     except BaseException:

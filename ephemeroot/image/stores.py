@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.markers import MARKER
 from ephemeroot.hooks.parents import Parents
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.records import STATE
-from ephemeroot.hooks.volumes import MARKER
 from ephemeroot.linux import documents, paths, removal
 
 VERSION = 1

@@ -16,9 +16,9 @@ from ephemeroot.hooks import accounts
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.files import File
+from ephemeroot.hooks.markers import MARKER
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.overlays import Overlay
-from ephemeroot.hooks.volumes import MARKER
 from ephemeroot.linux import mountinfo, paths, workshop
 from ephemeroot.linux.mountinfo import Mount
 

@@ -15,15 +15,14 @@ from pathlib import Path
 
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import request
+from ephemeroot.hooks.markers import MARKER, NONE_YET
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import MARKER, Store, Volume
+from ephemeroot.hooks.volumes import Store, Volume
 from ephemeroot.linux import devices, mountinfo, mounts
 
 GENERATION = 1 << 40
 """Newer than any that a store has recorded: the rehearsed image is the newest."""
-
-NO_MARKER = "(no marker yet)"
 
 
 @dataclass(slots=True)
@@ -147,7 +146,7 @@ class Scene:
                 f"the store {store.path} is not on its volume", f"mkdir {store.path}"
             )
         identity = store.id
-        if identity == NO_MARKER:
+        if identity == NONE_YET:
             identity = str(uuid.uuid4())
             content = json.dumps({"version": 1, "id": identity, "path": store.path})
             (place / MARKER).write_text(content)

@@ -18,12 +18,12 @@ import odd_values
 from ephemeroot import cli
 from ephemeroot.base import record as base_record
 from ephemeroot.cli import boot_report, copyback, lived
-from ephemeroot.config import lines, markers, settings, toml
+from ephemeroot.config import lines, settings, store_ids, toml
 from ephemeroot.conversion import completion, departure, drop_in
 from ephemeroot.errors import Damaged, EphemerootError, Refused, StoreMissing
 from ephemeroot.home import record as home_record
+from ephemeroot.hooks import markers, renames, request, resume
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks import renames, request, resume
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.copies import Copy
 from ephemeroot.hooks.directories import Directory, Parent
@@ -327,7 +327,7 @@ class Form:
 def _marker(root: Path) -> object:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return Store(path="/persistent", volume="persistent", id="x").read_marker(fd)
+        return markers.read(fd, "/persistent")
     finally:
         os.close(fd)
 
@@ -364,7 +364,7 @@ WIPED = {
 FORMS = [
     Form(".ephemeroot-store", {"version": 1, "id": "x", "path": "/p"}, _marker, StoreMissing),
     Form(".ephemeroot-store", {"version": 1, "id": "x", "path": "/p"},
-         lambda root: markers.read(str(root)), Damaged),
+         lambda root: store_ids.read(str(root)), Damaged),
     Form(".ephemeroot/generation", 7, _stores_generation, Damaged),
     Form("next-boot", {"format": request.FORMAT, "version": 1, "request": "root", "root": "x"},
          lambda root: request.parse((root / "next-boot").read_bytes()), Damaged),

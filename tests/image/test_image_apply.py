@@ -16,7 +16,7 @@ import pytest
 import machine_tree
 from btrfs_image import Disk, btrfsutil, fresh_disk
 from ephemeroot import cli
-from ephemeroot.config import markers
+from ephemeroot.config import store_ids
 from ephemeroot.hooks import plan as plans
 from ephemeroot.image import stores
 from ephemeroot.linux import devices
@@ -76,7 +76,7 @@ def test_everything_is_written(machine: MachineTree, capsys: pytest.CaptureFixtu
     raw = (machine.path / "etc/ephemeroot/plan.json").read_bytes()
     plan = plans.parse(raw)
     assert plan.generation == 1
-    identity = markers.read(str(store))
+    identity = store_ids.read(str(store))
     assert identity is not None
     assert f'"id":"{identity}"'.encode() in raw
     assert (store / ".ephemeroot/plan.json").read_bytes() == raw
@@ -156,12 +156,12 @@ def test_a_change_is_a_new_generation(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert apply(machine, "--yes") == 0
-    identity = markers.read(str(machine.path / "persistent"))
+    identity = store_ids.read(str(machine.path / "persistent"))
     capsys.readouterr()
     machine.write(MAIN, SOUND.replace('"/var/log"', '"/var/lib/new"'))
     assert apply(machine, "--yes") == 0
     assert stores.generation(machine.path / "persistent") == 2
-    assert markers.read(str(machine.path / "persistent")) == identity
+    assert store_ids.read(str(machine.path / "persistent")) == identity
     changes = [li for li in capsys.readouterr().out.splitlines() if li.startswith(("  + ", "  - "))]
     assert any(line.startswith("  - ") and "/var/log" in line for line in changes)
     assert any(line.startswith("  + ") and "/var/lib/new" in line for line in changes)

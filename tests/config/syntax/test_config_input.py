@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ephemeroot import cli
-from ephemeroot.config import kinds, misplaced, read, settings, sources, toml
+from ephemeroot.config import files, kinds, misplaced, read, settings, sources, toml
 from ephemeroot.config.match import HostNames, MachineIds
 from ephemeroot.config.problem import Mistake, Mistakes, Problem
 from machine_tree import DEVICE, FSTAB, GROUP, MAIN, PASSWD, SOUND, MachineTree
@@ -49,7 +49,7 @@ def _fifo(path: Path, content: bytes) -> None:
 def _large(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
-        file.truncate(sources.LARGEST + 1)
+        file.truncate(files.LARGEST + 1)
 
 
 DAMAGES: dict[str, Callable[[Path, bytes], object]] = {
@@ -120,7 +120,7 @@ def test_a_file_on_a_failing_disk_is_reported_by_check(tree: MachineTree, name: 
 @pytest.mark.parametrize("name", ["etc/fstab", MAIN, DROP_IN, "etc/passwd"])
 def test_a_file_that_only_root_can_read_is_reported_to_others(tree: MachineTree, name: str) -> None:
     path = tree.write(name, FILES[name])
-    source = sources._unread(str(path), PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    source = files.unreadable(str(path), PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     assert (source.error, source.hint) == ("Permission denied", "run it as root")
 
 
