@@ -24,8 +24,9 @@ from ephemeroot.errors import (
     StoreMissing,
 )
 from ephemeroot.hooks import cmdline as kernel_cmdline
-from ephemeroot.hooks import ownership, persist, wiping
+from ephemeroot.hooks import persist, wipe
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.guards import ownership
 from ephemeroot.hooks.report import CRITICAL, WARNING, Report
 from ephemeroot.hooks.stage import RUN, Stage
 from ephemeroot.linux import paths
@@ -153,7 +154,7 @@ def _run(options: Options, line: CommandLine, report: Report) -> int:
     try:
         _lock(stage, options.stage)
         ownership.require_no_crash_kernel(line)
-        result = (wiping if options.stage == "wipe" else persist).run(stage)
+        result = (wipe if options.stage == "wipe" else persist).run(stage)
     except ForeignRoot as error:
         report.finish(ownership.remember(stage, error))
         return FOREIGN
@@ -202,8 +203,8 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
     if isinstance(error, persist.PathFailed) and policy == "continue":
         # A required path, for which continuing was ruled out; only the command line may.
         policy = "continue" if stage.cmdline.policy() else "emergency"
-    bare = isinstance(error, DeviceMissing) or wiping.has_nothing_to_keep(stage)
-    if kind == "wipe" and bare and not wiping.has_fresh_root(stage):
+    bare = isinstance(error, DeviceMissing) or wipe.has_nothing_to_keep(stage)
+    if kind == "wipe" and bare and not wipe.has_fresh_root(stage):
         kind = "root"
         policy = "emergency" if _EXIT[policy] == DONE_WITH_PROBLEMS else policy
     message = error.message if isinstance(error, EphemerootError) else _os_message(error)
@@ -211,8 +212,8 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
     stage.report.problem(f"{name} failed: {message}", hint, CRITICAL)
     if name == "wipe" and _EXIT[policy] == DONE_WITH_PROBLEMS:
         try:
-            if wiping.fall_back(stage, message):
-                wiping.remember_kept(stage, message)
+            if wipe.fall_back(stage, message):
+                wipe.remember_kept(stage, message)
                 stage.report.finish(f"the layer is in memory: {message}")
                 return IN_MEMORY
         except (EphemerootError, OSError) as failure:
@@ -221,8 +222,8 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
             kind, policy = "wipe", "emergency"
     if _EXIT[policy] == DONE_WITH_PROBLEMS:
         if name == "wipe":
-            stage.report.log(wiping.what_is_kept(stage), WARNING)
-            wiping.remember_kept(stage, message)
+            stage.report.log(wipe.what_is_kept(stage), WARNING)
+            wipe.remember_kept(stage, message)
     else:
         stage.report.log(_RESCUE[kind], CRITICAL)
     stage.report.set("policy", policy)

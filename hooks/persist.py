@@ -7,27 +7,24 @@ import sys
 import time
 
 from ephemeroot.errors import Damaged, EphemerootError
-from ephemeroot.hooks import (
+from ephemeroot.hooks import limits, records, wipe
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.guards import generation, ownership
+from ephemeroot.hooks.omission import Allowance
+from ephemeroot.hooks.operations.network import Network
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.report import WARNING
+from ephemeroot.hooks.store import (
     booted,
     copied,
-    generation,
-    limits,
     machine_id_file,
     nesting,
     order,
     owner_names,
-    ownership,
-    records,
     replaced,
     request,
     seeding,
-    wiping,
 )
-from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.network import Network
-from ephemeroot.hooks.omission import Allowance
-from ephemeroot.hooks.report import WARNING
-from ephemeroot.hooks.volumes import Attach, Store, Volume
 from ephemeroot.linux import inode_flags, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
@@ -48,12 +45,12 @@ def run(stage: Stage) -> str:
     root is not the one that was made fresh), ``PathFailed`` for an entry
     that is ``required`` or whose policy says so.
     """
-    wiping.require_ours(stage)
+    wipe.require_ours(stage)
     if not stage.cmdline.allows("ephemeroot.persist"):
         _forget_request(stage)
         return "nothing bound: ephemeroot.persist=no"
     _find_stores(stage)
-    wiping.require_fresh(stage)
+    wipe.require_fresh(stage)
     _follow_newest(stage)
     _record_plan(stage)
     _sweep(stage)

@@ -11,17 +11,18 @@ from __future__ import annotations
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks import machine_id_file, network, order
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.hide import Hide
-from ephemeroot.hooks.machine_id import MachineId
-from ephemeroot.hooks.nesting import Nesting
-from ephemeroot.hooks.network import Network
-from ephemeroot.hooks.overlays import Overlay
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations import network
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.network import Network
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
+from ephemeroot.hooks.store import machine_id_file, order
+from ephemeroot.hooks.store.nesting import Nesting
 from ephemeroot.linux import documents
 
 TYPE_CHECKING = False

@@ -5,15 +5,40 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.errors import EphemerootError
+from ephemeroot.errors import EphemerootError, StoreMissing
 from ephemeroot.hooks import limits, tree
-from ephemeroot.linux import paths
+from ephemeroot.linux import documents, paths
 
 MADE = ".ephemeroot/made"
 """The file in a root that lists what the persistence stage made there, NUL-terminated."""
 
 STATE = ".ephemeroot"
 """The directory in a store for our own records; root's alone."""
+
+MARKER = ".ephemeroot-store"
+"""The file in a store that says it is one, and which. ``apply`` writes it once, on the installed
+system; without it no boot wipes."""
+
+NO_MARKER = "(no marker yet)"
+"""In a plan that is only shown, the id of a store that ``apply`` has not made yet."""
+
+
+def read_marker(store: int, path: str) -> str:
+    """The id in the marker of the open *store*, which is called *path*. Raises ``StoreMissing``."""
+    try:
+        marker = paths.open_beneath(store, MARKER, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            content = documents.parse(documents.read_open(marker, MARKER, 4096))
+        finally:
+            os.close(marker)
+        return str(content["id"])
+    except FileNotFoundError:
+        raise StoreMissing(
+            f"what is mounted for {path} is no store: it has no {MARKER}",
+            "'ephemeroot apply' writes it on the installed system",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreMissing(f"the marker {MARKER} of {path} is damaged: {error}") from None
 
 
 def read(top: int, path: str, limit: int = limits.RECORD) -> bytes:

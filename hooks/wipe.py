@@ -1,260 +1,217 @@
-"""The wipe: hand what is to be made fresh to its wiper, after every proof."""
+"""The wipe stage: nothing is touched before everything is proven."""
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 
-from ephemeroot.errors import Damaged, EphemerootError, Refused
-from ephemeroot.hooks import booted, clock, ownership, proofs, remount
-from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.hooks.stage import FALLBACK, WIPED
-from ephemeroot.linux import devices
+from ephemeroot.errors import Damaged, Refused
+from ephemeroot.hooks.guards import generation, ownership, resume
+from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.wipe import Wipe
+from ephemeroot.hooks.report import WARNING
+from ephemeroot.hooks.stage import WIPED
+from ephemeroot.hooks.store import request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.hooks.handover import HandOver
     from ephemeroot.hooks.stage import Stage
-    from ephemeroot.wipers.boot import Boot, Outcome
-    from ephemeroot.wipers.contract import Wiper
 
 
-class Wipe(Operation):
-    """Make the root of ``target`` fresh.
+def run(stage: Stage) -> str:
+    """Carry out the wipe stage; return what became of it in a few words.
 
-    ``attribute`` is the wiper's class as ``module:attribute``. ``device`` and
-    ``subvolume`` are what the configuration names; left out, the kernel command line
-    decides. ``identity`` is the root that the plan was applied for (``Wiper.identify``): one that
-    is another is not wiped, see ``ownership``.
+    Raises ``ForeignRoot`` if another root than the plan's boots, ``StoreMissing`` if a volume
+    or a store is missing or the wrong one, ``Refused`` if another proof failed (nothing was
+    changed in either case), and ``EphemerootError`` or ``OSError`` if the wipe failed half-way,
+    in a state that the next boot completes.
     """
-
-    KIND = "wipe"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("target", "path", REQUIRED),
-        ("wiper", "name", REQUIRED),
-        ("attribute", "text", REQUIRED),
-        ("device", "text", None),
-        ("subvolume", "relative path", None),
-        ("settings", "table", {}),
-        ("identity", "table", {}),
-    )
-    __slots__ = ("attribute", "device", "identity", "settings", "subvolume", "target", "wiper")
-    target: str
-    wiper: str
-    attribute: str
-    device: str | None
-    subvolume: str | None
-    settings: dict[str, object]
-    identity: dict[str, object]
-
-    def leaves_nothing(self, stage: Stage) -> bool:
-        """Whether the machine has no root but the one that this makes: none can be kept."""
-        try:
-            wiper = self.load()
-        except Damaged:
-            return False  # whoever carries it out will say so
-        return (
-            self.target == "/"
-            and wiper.EPHEMERAL
-            and not wiper.ON_DEVICE
-            and not type(wiper).mismatch(self.settings, stage.cmdline.get("root"))
-        )
-
-    def describe(self) -> str:
-        return self.load().describe(self.target, self.device, self.subvolume)
-
-    def load(self) -> Wiper:
-        """The wiper with its settings. Raises ``Damaged`` if its code is not there."""
-        from ephemeroot.wipers import options
-        from ephemeroot.wipers.contract import Wiper
-
-        module, _, name = self.attribute.partition(":")
-        try:
-            __import__(module)
-            kind = getattr(sys.modules[module], name)
-            wiper = kind(self.settings)
-        except (ImportError, AttributeError) as error:
-            raise Damaged(
-                f"the wiper {self.wiper} ({self.attribute}) is missing: {error}"
-            ) from None
-        except Exception as error:  # somebody else's code may raise anything
-            raise Damaged(
-                f"the wiper {self.wiper} ({self.attribute}) is broken: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(wiper, Wiper):
-            raise Damaged(f"{self.attribute} is no wiper")
-        if wrong := options.wrong_type(wiper.OPTIONS, wiper.settings):
-            value = wiper.settings[wrong]
-            raise Damaged(f"the wiper {self.wiper} cannot have {wrong} = {value!r}")
-        return wiper
-
-    def execute(self, stage: Stage) -> str:
-        """Raises ``Refused`` if a proof failed and nothing was changed."""
-        wiper = self.load()
-        device, subvolume = self._what(stage) if wiper.ON_DEVICE else self._no_device(stage, wiper)
-        hand_over = self._hand_over(stage, wiper)
-        boot = self._boot(stage, wiper, (device, subvolume), hand_over)
-        if stage.dry_run:
-            wiper.wipe(boot)
-            return "not done: dry run"
-        # What a wipe has done must be known to the rest of the boot.
-        stage.reserve(WIPED)
-        outcome = wiper.wipe(boot)
-        stage.fresh.add(self.target)
-        for line in outcome.problems:
-            stage.report.problem(line)
-        self._settle(stage, hand_over)
-        facts = self._facts(outcome, device)
-        stage.report.set(f"wiped {self.target}", facts)
-        self._record(stage, facts)
-        if wiper.MOUNTS_ROOT:
-            self._keep_mounted(stage)
-        return f"retired {outcome.retired}" if outcome.retired else "fresh"
-
-    def fall_back(self, stage: Stage, reason: str) -> None:
-        """Mount a root with a layer in memory, since nothing could be made fresh for *reason*.
-
-        Raises ``EphemerootError`` or ``OSError``.
-        """
-        wiper = self.load()
-        what = self._what(stage) if wiper.ON_DEVICE else ("", None)
-        boot = self._boot(stage, wiper, what, self._hand_over(stage, wiper))
-        stage.reserve(WIPED)
-        outcome = wiper.fall_back(boot)
-        stage.fresh.add(self.target)
-        facts = self._facts(outcome, what[0]) | {
-            FALLBACK: reason,
-            "handed-over": self.target in stage.handed,
-        }
-        stage.report.set(f"wiped {self.target}", facts)
-        self._record(stage, facts)
-        self._keep_mounted(stage)
-
-    def _boot(
-        self, stage: Stage, wiper: Wiper, what: tuple[str, str | None], hand_over: HandOver
-    ) -> Boot:
-        from ephemeroot.wipers.boot import Boot
-
-        boot = Boot(
-            device=what[0],
-            subvolume=what[1],
-            target=self.target,
-            private=stage.private("wiper"),
-            shared=stage.shared,
-            boot_id=stage.boot_id,
-            now=time.time(),
-            synchronised=clock.is_synchronised(),
-            prove=lambda path: self._prove(stage, path),
-            log=stage.report.log,
-            # A root that never lived holds nothing that the administrator ever saw.
-            previous=lambda path, lived: (
-                lived
-                and hand_over.run(
-                    path, boot.handed, boots=boot.handed_boots, layers=boot.handed_layers
-                )
-            ),
-            dry_run=stage.dry_run,
-            handed_over=hand_over.describe,
-            request=stage.old_root if self.target == "/" else None,
-            root=stage.cmdline.get("root"),
-            root_flags=stage.cmdline.root_flags(),
-            mount_point=stage.target,
-            mount_points=[o.mount_point for o in stage.plan.attached()],
-            system=stage.plan.system,
-            booted=booted.read(stage) if wiper.LAYERED else (),
-            volumes={o.mount_point: stage.volume(o.name) for o in stage.plan.volumes()},
-        )
-        return boot
-
-    def _facts(self, outcome: Outcome, device: str) -> dict[str, object]:
-        return {
-            "target": self.target,
-            "device": device,
-            "wiper": self.wiper,
-            "attribute": self.attribute,
-            "settings": self.settings,
-            "fresh": outcome.fresh,
-            "retired": outcome.retired,
-            "pruned": outcome.pruned,
-            "kept": outcome.kept,
-            "recovered": outcome.recovered,
-        }
-
-    def _keep_mounted(self, stage: Stage) -> None:
-        try:
-            remount.prevent(stage)
-        except OSError as error:
-            stage.report.problem(
-                f"systemd-remount-fs.service would remount the new root: {error.strerror}",
-                "mask it on the installed system",
-            )
-
-    def _record(self, stage: Stage, facts: dict[str, object]) -> None:
-        """Leave the facts for the rest of the boot. The root is fresh, whatever fails now."""
-        record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
-        record[self.target] = facts
-        try:
-            stage.remember(WIPED, record)
-        except OSError as error:
-            stage.report.problem(
-                f"{self.target} was made fresh, and that cannot be recorded in {stage.run}: "
-                f"{error.strerror}",
-                "the persistence stage cannot verify that it is what is mounted, and it will not "
-                "be marked as lived",
-            )
-
-    def _prove(self, stage: Stage, path: str) -> None:
-        if self.target == "/":
-            proofs.require_bootable(stage, path)
-
-    def _hand_over(self, stage: Stage, wiper: Wiper) -> HandOver:
-        from ephemeroot.hooks.handover import HandOver
-
-        targets = {o.target for o in stage.plan.wipes()}
-        return HandOver(stage, self.target, targets, marks_kept=wiper.marks_kept)
-
-    def _settle(self, stage: Stage, hand_over: HandOver) -> None:
-        """The root is fresh by now: whatever fails is a problem, and the next boot's."""
-        try:
-            hand_over.settle()
-        except (EphemerootError, OSError) as error:
-            stage.report.problem(f"cannot record which old root was kept: {error}")
-
-    def _no_device(self, stage: Stage, wiper: Wiper) -> tuple[str, None]:
-        """The wiper knows by itself what it makes fresh; only root= must not be another."""
-        reason = type(wiper).mismatch(self.settings, stage.cmdline.get("root"))
-        if self.target == "/" and reason:
-            raise Refused(
-                f"the kernel command line boots root={stage.cmdline.get('root')}: {reason}",
-                "make root= and the configuration agree",
-            )
-        return "", None
-
-    def _what(self, stage: Stage) -> tuple[str, str | None]:
-        """Device path and subvolume: the plan's, else the command line's. That both name the same
-        root has been proven (``ownership.require_same``).
-        """
-        if self.target != "/":
-            if self.device is None:
-                raise Damaged(f"the wipe of {self.target} names no device")
-            return ownership.device(stage, self.device, bootable=True), self.subvolume
-        asked = ownership.booted_device(stage.cmdline)
-        spec = self.device or asked
-        if spec is None:
-            raise Refused(
-                "neither the configuration nor root= on the kernel command line names a device",
-                "set device in the wiper's table",
-            )
-        # What the kernel command line boots may be there all the same.
-        path = ownership.device(stage, spec, bootable=spec != asked and _is_there(asked))
-        known = self.identity.get("subvolume", self.subvolume)
-        return path, stage.cmdline.root_subvolume() if known is None else str(known)
+    foreign = ownership.recalled(stage)
+    if foreign is not None:
+        raise foreign
+    record = stage.recall(WIPED) or {}
+    wipes = stage.plan.wipes()
+    if "kept" in record or (wipes and all(o.target in record for o in wipes)):
+        return f"already done in this boot: {record.get('kept', 'wiped')}"
+    root = stage.plan.root_wipe()
+    if root is not None:
+        ownership.require_named(stage, root)
+    kept = _kept_by_command_line(stage)
+    if kept and not has_nothing_to_keep(stage):
+        remember_kept(stage, kept)
+        return f"root kept: {kept}"
+    unknown = stage.cmdline.unknown()
+    if unknown:
+        raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
+    resume.require_none_pending(stage.cmdline)
+    if root is not None and root.target not in record:
+        ownership.require_same(stage, root)
+    asked = False
+    for operation in stage.plan.wipe:
+        started = time.monotonic()
+        if isinstance(operation, Wipe):
+            if operation.target in record:
+                continue  # what failed after it is tried again
+            # A root that holds nothing loses nothing, not even to an old image.
+            bare = operation.leaves_nothing(stage)
+            if not kept and not bare:
+                generation.require_newest(stage)
+            if not asked:
+                # The stores have proven themselves by now: their records count.
+                asked = True
+                kept = kept or _follow_request(stage)
+            if kept and not bare:
+                if not has_nothing_to_keep(stage):
+                    remember_kept(stage, kept)
+                    return f"root kept: {kept}"
+                stage.report.log(f"{operation.target} is kept: {kept}")
+                continue
+        elif isinstance(operation, Volume):
+            operation.require_single()
+        result = operation.execute(stage)
+        stage.report.operation(operation, result, time.monotonic() - started)
+    if stage.dry_run:
+        return "nothing done: dry run"
+    return "wiped" if wipes else "nothing to wipe"
 
 
-def _is_there(spec: str | None) -> bool:
+def _kept_by_command_line(stage: Stage) -> str:
+    """The word of the kernel command line with which nothing is made fresh, or ``""``."""
+    if not stage.cmdline.allows("ephemeroot.wipe"):
+        return "ephemeroot.wipe=no"
+    root = stage.plan.root_wipe()
     try:
-        return spec is not None and os.path.exists(devices.link(spec))
-    except ValueError:
+        words = root.load().KEPT_BY if root is not None else ()
+    except Damaged:
+        return ""  # the wipe reports it
+    present = [word for word in words if stage.cmdline.has(word)]
+    return f"{present[0]} on the kernel command line" if present else ""
+
+
+def _follow_request(stage: Stage) -> str:
+    """Note which old root to boot; return why nothing is to be made fresh, or ``""``.
+
+    Raises ``Refused`` for a request that is not understood.
+    """
+    line = stage.cmdline
+    stage.old_root = line.get("ephemeroot.root")
+    if line.has("ephemeroot.root") and not stage.old_root:
+        raise Refused(
+            "ephemeroot.root= on the kernel command line names no old root",
+            "write ephemeroot.root=NAME; 'ephemeroot roots list' has the names",
+        )
+    found = request.find(stage)
+    if found is None:
+        return ""
+    if line.has("ephemeroot.wipe") or line.has("ephemeroot.root"):
+        stage.report.log(f"{found.words()}: the kernel command line says otherwise")
+        return ""
+    stage.report.set("request", found.words())
+    stage.old_root = found.root
+    return found.words() if found.word == request.KEEP else ""
+
+
+def has_nothing_to_keep(stage: Stage) -> bool:
+    """Whether the root is new at each boot by its nature, so that none could be kept."""
+    return any(wipe.leaves_nothing(stage) for wipe in stage.plan.wipes())
+
+
+def has_fresh_root(stage: Stage) -> bool:
+    """Whether this boot has made its root fresh, whatever failed after that."""
+    return "/" in stage.fresh or "/" in (stage.recall(WIPED) or {})
+
+
+def require_ours(stage: Stage) -> None:
+    """Raise ``ForeignRoot`` if the root of this boot is not the plan's: the wipe stage has found
+    that, or did not run, or kept the root before it knew.
+    """
+    foreign = ownership.recalled(stage)
+    if foreign is not None:
+        raise foreign
+    root = stage.plan.root_wipe()
+    if root is None or root.target in (stage.recall(WIPED) or {}):
+        return
+    ownership.require_named(stage, root)
+    ownership.require_mounted(stage, root)
+
+
+def require_fresh(stage: Stage) -> None:
+    """Raise ``Refused`` if what is mounted, the new root or a volume, is not what the wipe made."""
+    record = stage.recall(WIPED)
+    for operation in stage.plan.wipes():
+        if record is None:
+            stage.report.problem("the wipe stage left no record: the root was not made fresh")
+            return
+        facts = record.get(operation.target)
+        if not isinstance(facts, dict):
+            continue  # kept on purpose; the wipe stage has said so
+        fresh = facts["fresh"]
+        point = _mounted_at(stage, operation.target)
+        if not operation.load().is_fresh(point, fresh):
+            what = "root" if operation.target == "/" else operation.target
+            raise Refused(
+                f"what is mounted at {point} is not the {what} that was made fresh",
+                "compare root= and rootflags=, or the volume's options, with the configuration",
+            )
+
+
+def _mounted_at(stage: Stage, target: str) -> str:
+    """Where what was made fresh for *target* is mounted while the persistence stage runs."""
+    for volume in stage.plan.volumes():
+        if volume.mount_point == target:
+            return stage.volume(volume.name)
+    return stage.target
+
+
+def remember_kept(stage: Stage, reason: str) -> None:
+    """Record that nothing more is made fresh in this boot.
+
+    What already was stays on record: it must be marked as lived. A record that cannot be
+    written is a problem: the next stage says then that it does not know.
+    """
+    if stage.dry_run:
+        return
+    record = stage.recall(WIPED) or {"boot-id": stage.boot_id}
+    record["kept"] = reason
+    try:
+        stage.remember(WIPED, record)
+    except OSError as error:
+        stage.report.problem(
+            f"that the root was kept cannot be recorded in {stage.run}: {error.strerror}",
+            level=WARNING,
+        )
+
+
+def fall_back(stage: Stage, reason: str) -> bool:
+    """Boot a layer in memory, for nothing could be made fresh for *reason* and the installed root
+    must not be written to; False if there is no such layer above this machine's root.
+
+    Raises ``EphemerootError`` or ``OSError`` if that fails too: nothing may be booted then.
+    """
+    root = stage.plan.root_wipe()
+    if stage.dry_run or not is_layered(root) or has_fresh_root(stage):
         return False
+    if root is not None:
+        root.fall_back(stage, reason)
+    stage.report.log(
+        f"this boot has its layer in memory: undeclared files are lost at power-off ({reason})",
+        WARNING,
+        console=True,
+    )
+    return True
+
+
+def is_layered(root: Wipe | None) -> bool:
+    """Whether the root is made fresh by a layer above an installed one, see ``Wiper.LAYERED``."""
+    try:
+        return root is not None and root.load().LAYERED
+    except Damaged:
+        return False
+
+
+def what_is_kept(stage: Stage) -> str:
+    """A line for people on what a wipe that failed has left."""
+    recorded = {key for key in stage.recall(WIPED) or {} if key.startswith("/")}
+    fresh = sorted(recorded | stage.fresh)
+    if "/" in fresh:
+        return f"{', '.join(fresh)} was made fresh before; the rest is kept as it is"
+    return "the root is kept as it is"

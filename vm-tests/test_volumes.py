@@ -129,15 +129,15 @@ def require_all_unmounted(machine: Machine) -> None:
 
 def snapshots(machine: Machine) -> None:
     """What a real udev says of LVM's snapshots, mappings and mirrors, in the running system."""
-    machine.write("/root/twins", TWINS)
-    machine.run("sh -eu /root/twins", timeout=120)
+    machine.write("/root/duplicates", DUPLICATES)
+    machine.run("sh -eu /root/duplicates", timeout=120)
 
 
 # Each question is asked of the installed program's own code.
-TWINS = """\
+DUPLICATES = """\
 ask() {
     udevadm settle
-    python3 -c 'import sys; from ephemeroot.linux import twins; print(*twins.of(sys.argv[1]))' "$1"
+    python3 -c 'from ephemeroot.linux import duplicates; print(*duplicates.of("'"$1"'"))'
 }
 want() { found=$(ask "$1"); [ "$found" = "$2" ] || { echo "$1: $found, not $2" >&2; exit 1; }; }
 cd /root

@@ -20,8 +20,8 @@ import zfs_faults
 import zfs_recipes
 import zfs_states
 from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.wipers import changes, names
 from ephemeroot.wipers.pruning import Pruning
 from ephemeroot.wipers.zfs import Zfs, datasets

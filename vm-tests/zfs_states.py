@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot.errors import Refused
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.wipers.zfs import datasets
 from zfs_pool import (
     BASE,

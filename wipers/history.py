@@ -226,7 +226,7 @@ class History:
         """
         return self.mount_base()
 
-    def touched(self) -> Callable[[str, int], bool] | None:
+    def changed_since(self) -> Callable[[str, int], bool] | None:
         """A quick way to compare the present root with ``mount_fresh``: whether what has that
         path (from the root, ``/`` for itself) and that inode number, or something in it, may
         differ. A comparison passes over the rest. ``None``: there is none.

@@ -8,7 +8,7 @@ without space is decided here.
 from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.wipers import filing
+from ephemeroot.wipers import retire
 from ephemeroot.wipers.changes import attempt
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ class Rotation:
 
     def name(self, *, unused: bool) -> Name:
         """The name under which the previous root retires; *unused*: no boot of it was complete."""
-        return filing.next_name(
+        return retire.next_name(
             self.history,
             self.boot.now,
             synchronised=self.boot.synchronised,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ephemeroot.config import entry_points, plugins
-from ephemeroot.config.problem import Mistake
+from ephemeroot.config import plugins
+from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.errors import Damaged
+from ephemeroot.machine import entry_points
 from ephemeroot.wipers.contract import Wiper
 
 TYPE_CHECKING = False

@@ -6,8 +6,8 @@ import shlex
 
 from ephemeroot.backends.contract import Step
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config.fstab import FstabLine
-from ephemeroot.config.toml_text import quote
+from ephemeroot.config.syntax.toml_text import quote
+from ephemeroot.machine.fstab import FstabLine
 
 STORE = "/persistent"
 

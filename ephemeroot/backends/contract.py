@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ephemeroot import backends
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config.fstab import FstabLine
-from ephemeroot.config.root import Root
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine.fstab import FstabLine
+from ephemeroot.machine.root import Root
 from ephemeroot.wipers.contract import Outcome, Wiper
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import OldRoot
@@ -164,7 +164,7 @@ class Bases:
         raise NotImplementedError
 
     def changed_since_origin(self) -> Callable[[str, int], bool] | None:
-        """See ``History.touched``: what may differ between ``origin`` and the running root.
+        """See ``History.changed_since``: what may differ between ``origin`` and the running root.
         ``None``: anything may.
         """
         return None
@@ -189,9 +189,9 @@ class Bases:
         """
         raise NotImplementedError
 
-    def touched(self, copy: int, base: int) -> Callable[[str, int], bool] | None:
-        """See ``History.touched``: what may differ between the open *base* and the open *copy* that
-        was made of it. ``None``: anything may.
+    def changed_since(self, copy: int, base: int) -> Callable[[str, int], bool] | None:
+        """See ``History.changed_since``: what may differ between the open *base* and the open
+        *copy* that was made of it. ``None``: anything may.
         """
         return None
 

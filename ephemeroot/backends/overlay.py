@@ -12,12 +12,12 @@ from ephemeroot.backends import commands, swap
 from ephemeroot.backends.commands import STORE
 from ephemeroot.backends.contract import Backend, Layout, Rehearsal, Step
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config.fstab import FstabLine
-from ephemeroot.config.root import Root
-from ephemeroot.config.toml_text import quote
-from ephemeroot.hooks.volumes import SUBDIRECTORY
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.config.syntax.toml_text import quote
+from ephemeroot.hooks.operations.volumes import SUBDIRECTORY
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.linux import mounts
+from ephemeroot.machine.fstab import FstabLine
+from ephemeroot.machine.root import Root
 from ephemeroot.wipers import overlay
 from ephemeroot.wipers.contract import Boot
 

@@ -6,14 +6,15 @@ import glob
 import os
 from dataclasses import dataclass
 
-from ephemeroot.config import Machine, fstab, volumes
-from ephemeroot.config.fstab import FstabLine
-from ephemeroot.config.machine import command_line
-from ephemeroot.config.root import fstab_lines
+from ephemeroot.config import Machine, volumes
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
 from ephemeroot.linux import disks, paths
+from ephemeroot.machine import fstab
+from ephemeroot.machine.facts import command_line
+from ephemeroot.machine.fstab import FstabLine
+from ephemeroot.machine.root import fstab_lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config import swap
+from ephemeroot.machine import swap
 
 
 def files(survey: Survey) -> Iterator[tuple[str, int]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ephemeroot.backends.contract import Backend, Rehearsal
-from ephemeroot.config.root import Root
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
+from ephemeroot.machine.root import Root
 
 
 class Tmpfs(Backend):

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ephemeroot.config import fstab
-from ephemeroot.config.units import text_of, units_of
 from ephemeroot.linux import mountinfo
+from ephemeroot.machine import fstab
+from ephemeroot.machine.units import text_of, units_of
 
 USUAL = ("/boot", "/boot/efi", "/boot/firmware", "/efi", "/esp")
 """Where distributions have what boots, if they have not a filesystem of its own for it."""

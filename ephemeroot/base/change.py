@@ -19,10 +19,10 @@ from ephemeroot.base.boot_kernels import Area, find
 from ephemeroot.base.record import Record
 from ephemeroot.base.unchanged import Unchanged
 from ephemeroot.base.work import DIRECTORY, Order, Work
-from ephemeroot.config import swap
 from ephemeroot.errors import Misconfigured, Refused
-from ephemeroot.hooks import proofs
+from ephemeroot.hooks.guards import proofs
 from ephemeroot.linux import kernel_modules
+from ephemeroot.machine import swap
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 

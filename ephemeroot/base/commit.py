@@ -18,8 +18,8 @@ from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import bounds, comparison, inode_flags, paths, removal, walk
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
-from ephemeroot.oldroots import noise
-from ephemeroot.oldroots.comparison import ADDED, DELETED, Difference, opened
+from ephemeroot.old_roots import noise
+from ephemeroot.old_roots.comparison import ADDED, DELETED, Difference, opened
 from ephemeroot.wipers import attributes
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

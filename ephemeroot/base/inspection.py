@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from ephemeroot.config import swap
-from ephemeroot.config.units import text_of
 from ephemeroot.linux import kernel_modules, paths
+from ephemeroot.machine import swap
+from ephemeroot.machine.units import text_of
 
 # Path, what happens at each boot, and the remedy: which program looks for it and removes it itself.
 _MARKERS = (

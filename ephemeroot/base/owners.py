@@ -7,7 +7,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 
-from ephemeroot.hooks.owner_names import Moved, Names, owners
+from ephemeroot.hooks.store.owner_names import Moved, Names, owners
 from ephemeroot.linux import paths, walk
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 

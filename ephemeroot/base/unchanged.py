@@ -11,7 +11,7 @@ from ephemeroot.base import kernels
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import bounds, comparison, inode_flags
 from ephemeroot.linux.bounds import Meter, OutOfBounds
-from ephemeroot.oldroots.comparison import CHANGED, Comparison, Difference, opened
+from ephemeroot.old_roots.comparison import CHANGED, Comparison, Difference, opened
 
 _ANY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -35,7 +35,7 @@ def is_changed(
         found = _Exact(
             skip=lambda path: any(f"{path}/".startswith(f"{one}/") for one in scratch),
             related=True,
-            touched=opened_.touched(copy, base),
+            changed_since=opened_.changed_since(copy, base),
         )
         different = any(True for _ in found.run(base, copy)) or bool(found.problems)
         return different or not _same_modules(base, saved_modules)

@@ -27,9 +27,9 @@ from ephemeroot.base.boot_filesystems import BootFilesystem
 from ephemeroot.base.boot_kernels import Area, Check
 from ephemeroot.base.record import Record
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.hooks import proofs
-from ephemeroot.hooks.accounts import GROUP, PASSWD
-from ephemeroot.image import applied
+from ephemeroot.hooks.guards import proofs
+from ephemeroot.hooks.store.accounts import GROUP, PASSWD
+from ephemeroot.plan import applied
 
 Log = Callable[[str], None]
 

@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ephemeroot.cli import arguments, terminal
+from ephemeroot import terminal
+from ephemeroot.cli import arguments
 from ephemeroot.cli.verbs import PLUMBING, VERBS
 from ephemeroot.errors import EphemerootError
 
@@ -65,7 +66,7 @@ def _outcome(words: Sequence[str]) -> int:
 
 def _missing_module(error: ModuleNotFoundError) -> EphemerootError:
     """What installs another project's module. Raises *error* for any other: that is a bug."""
-    from ephemeroot.config import python_modules
+    from ephemeroot.machine import python_modules
 
     name = error.name or ""
     if not python_modules.is_known(name):

@@ -9,15 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, apply, histories, terminal
+from ephemeroot import terminal
+from ephemeroot.adopt import adoption, drop_in, writers
+from ephemeroot.adopt.adopting import Adoption
+from ephemeroot.adopt.adoption import Adopter
+from ephemeroot.adopt.writers import Writer
+from ephemeroot.cli import access, apply
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, read
-from ephemeroot.conversion import adoption, drop_in, lock, writers
-from ephemeroot.conversion.adopting import Adoption
-from ephemeroot.conversion.adoption import Adopter
-from ephemeroot.conversion.writers import Writer
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux.copying import Copier
+from ephemeroot.old_roots import histories
+from ephemeroot.plan import lock
 
 FORMAT = "ephemeroot-adopt"
 VERSION = 1

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ephemeroot.cli import access, apply_listing, cut_off, histories, step, terminal
-from ephemeroot.cli.application import Application
+from ephemeroot import terminal
+from ephemeroot.apply import step
+from ephemeroot.apply.application import Application
+from ephemeroot.base import cut_off
+from ephemeroot.cli import access, apply_listing
 from ephemeroot.config import Machine, read
-from ephemeroot.conversion import lock
 from ephemeroot.errors import Damaged
+from ephemeroot.old_roots import histories
+from ephemeroot.plan import lock
 
 PARTLY = 10
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 
-from ephemeroot.cli import terminal
-from ephemeroot.config import markers
-from ephemeroot.conversion.seeds import Seed
+from ephemeroot import terminal
+from ephemeroot.config.checks import store_refusals
+from ephemeroot.plan.seeds import Seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.cli.application import Application
-    from ephemeroot.cli.step import Result, Step
+    from ephemeroot.apply.application import Application
+    from ephemeroot.apply.step import Result, Step
 
 FORMAT = "ephemeroot-apply"
 VERSION = 1
@@ -22,7 +22,7 @@ def show(application: Application, steps: list[Step]) -> None:
     """The changes and the steps, before anything is done."""
     for problem in application.compilation.warnings:
         # A marker that is missing is what apply is about to write.
-        if not markers.is_missing(problem):
+        if not store_refusals.is_about_no_marker(problem):
             terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
     changes = application.changes()
     if changes:

@@ -10,24 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ephemeroot import terminal
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import boot_filesystems, change, kernels
 from ephemeroot.base.record import Record
 from ephemeroot.base.work import Order
-from ephemeroot.cli import (
-    access,
-    base_commit,
-    base_diff,
-    bases,
-    differences,
-    histories,
-    terminal,
-)  # fmt: skip
+from ephemeroot.cli import access, base_commit, base_diff, bases, differences
 from ephemeroot.cli.bases import BasedMachine
-from ephemeroot.conversion import lock
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.old_roots import histories
+from ephemeroot.plan import lock
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from ephemeroot import terminal
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import change
 from ephemeroot.base.commit import Commit
 from ephemeroot.base.work import Order
-from ephemeroot.cli import bases, differences, histories, looking, terminal
+from ephemeroot.cli import bases, differences
 from ephemeroot.cli.bases import BasedMachine
-from ephemeroot.cli.looking import Tree
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.oldroots import restoring
-from ephemeroot.oldroots.comparison import ADDED, CHANGED, Difference
+from ephemeroot.old_roots import histories, restoring, two_roots
+from ephemeroot.old_roots.comparison import ADDED, CHANGED, Difference
+from ephemeroot.old_roots.two_roots import Tree
 from ephemeroot.wipers.contract import Outcome
 
 _SHOWN = 10  # lines of a list on a terminal
@@ -161,20 +162,20 @@ def _differences(
     old = Tree("the base", base if fresh is None else fresh)
     new = Tree("this root", root)
     kept = based.kept()
-    comparison = looking.prepare(
+    comparison = two_roots.prepare(
         None,
         [old, new],
         elsewhere=kept,
         # A path that is named is meant, whatever it is called.
-        patterns=looking.patterns(arguments.exclude, everything=bool(wanted)),
-        touched=None if fresh is None else place.changed_since_origin(),
+        patterns=two_roots.patterns(arguments.exclude, everything=bool(wanted)),
+        changed_since=None if fresh is None else place.changed_since_origin(),
     )
     comparison.related = True
     skip = comparison.skip
     if wanted:
         comparison.skip = lambda path: not _leads(path, wanted) or skip(path)
     found = []
-    for one in looking.run(comparison, old, new):
+    for one in two_roots.run(comparison, old, new):
         found += [one] if not wanted else _wanted_of(one, wanted, root)
     for path in wanted:
         if not any(_is_below(one.path, path) for one in found):

@@ -7,12 +7,14 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from ephemeroot import terminal
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import package_managers
-from ephemeroot.cli import bases, diff, differences, looking, terminal
-from ephemeroot.cli.looking import Tree
+from ephemeroot.cli import bases, diff, differences
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.oldroots.comparison import Difference
+from ephemeroot.old_roots import two_roots
+from ephemeroot.old_roots.comparison import Difference
+from ephemeroot.old_roots.two_roots import Tree
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,16 +56,16 @@ def compare(arguments: argparse.Namespace, place: Bases) -> Compared:
         old = place.open(entry)
         stack.callback(os.close, old)
         trees = Tree(entry.label, old), Tree(place.name, new)
-        comparison = looking.prepare(
+        comparison = two_roots.prepare(
             None,
             trees,
-            patterns=looking.patterns(arguments.exclude, everything=arguments.all),
+            patterns=two_roots.patterns(arguments.exclude, everything=arguments.all),
             content=arguments.content,
         )
         comparison.related = True
         problems: list[str] = []
         packages = _packages(old, new, problems)
-        files = looking.run(comparison, *trees)
+        files = two_roots.run(comparison, *trees)
         return Compared(entry.label, place.name, packages, files, problems + comparison.problems)
 
 

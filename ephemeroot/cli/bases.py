@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ephemeroot import backends
+from ephemeroot import backends, terminal
 from ephemeroot.backends.contract import Bases, no_base
 from ephemeroot.base import change
-from ephemeroot.cli import access, histories, terminal
+from ephemeroot.cli import access
 from ephemeroot.config import Configuration, InvalidConfiguration, Machine, read
-from ephemeroot.config.root import Root
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine.root import Root
+from ephemeroot.old_roots import histories
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
 

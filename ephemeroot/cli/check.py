@@ -8,23 +8,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import access, hosts, obstacles, terminal
-from ephemeroot.compile import compile_examination
+from ephemeroot import terminal
+from ephemeroot.apply import boot_loader
+from ephemeroot.cli import access
 from ephemeroot.config import (
     Configuration,
     Examination,
     Machine,
     Problem,
     examine,
+    hosts,
     nested,
-    python_modules,
     read,
 )
-from ephemeroot.conversion import boot_loader
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import age, applied
+from ephemeroot.image import age
 from ephemeroot.image.generators import installed
+from ephemeroot.machine import python_modules
+from ephemeroot.plan import applied
+from ephemeroot.plan.compile import compile_examination
+from ephemeroot.status import obstacles
 
 FORMAT = "ephemeroot-check"
 VERSION = 1

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.cli import access, foreign, terminal
+from ephemeroot import terminal
+from ephemeroot.cli import access
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks.copied import COPIES
-from ephemeroot.hooks.copyback import Recorded
 from ephemeroot.hooks.stage import RUN
+from ephemeroot.hooks.store.copied import COPIES
+from ephemeroot.hooks.store.copyback import Recorded
 from ephemeroot.linux import documents
+from ephemeroot.plan import foreign
 
 _PARTLY = 10
 

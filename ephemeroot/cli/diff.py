@@ -10,20 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import (
-    access,
-    declared_paths,
-    differences,
-    forgotten,
-    histories,
-    looking,
-    terminal,
-)
-from ephemeroot.cli.histories import Keeper
-from ephemeroot.cli.looking import BASE, FRESH
+from ephemeroot import terminal
+from ephemeroot.cli import access, differences
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.oldroots.comparison import Difference
-from ephemeroot.oldroots.in_effect import NotInEffect
+from ephemeroot.old_roots import histories, two_roots
+from ephemeroot.old_roots.comparison import Difference
+from ephemeroot.old_roots.histories import Keeper
+from ephemeroot.old_roots.in_effect import NotInEffect
+from ephemeroot.old_roots.two_roots import BASE, FRESH
+from ephemeroot.status import declared_paths, forgotten
 
 FORMAT = "ephemeroot-diff"
 VERSION = 1
@@ -83,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             keeper,
             private,
             lost,
-            patterns=looking.patterns(arguments.exclude, everything=arguments.all),
+            patterns=two_roots.patterns(arguments.exclude, everything=arguments.all),
             against=arguments.against,
             content=arguments.content,
         )

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from ephemeroot import amounts
-from ephemeroot.cli import terminal
-from ephemeroot.config import replaced, toml_text
-from ephemeroot.oldroots.comparison import ADDED, CHANGED, DELETED, Difference
+from ephemeroot import amounts, terminal
+from ephemeroot.config import replaced
+from ephemeroot.config.syntax import toml_text
+from ephemeroot.old_roots.comparison import ADDED, CHANGED, DELETED, Difference
 
 _SIGNS = {ADDED: "+", CHANGED: "~", DELETED: "-"}
 _COLOURS = {ADDED: terminal.GREEN, CHANGED: terminal.YELLOW, DELETED: terminal.RED}

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.cli import access, terminal
+from ephemeroot import terminal
+from ephemeroot.cli import access
 from ephemeroot.config import InvalidConfiguration, Machine, Problem, examine, read
 from ephemeroot.config.sources import DROP_INS, MAIN
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused

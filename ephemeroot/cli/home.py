@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import access, home_listing, terminal
-from ephemeroot.config import clean
+from ephemeroot import terminal
+from ephemeroot.cli import access, home_listing
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Misconfigured
 from ephemeroot.home import requirements, unit
 from ephemeroot.home.application import Application, exclusive

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
-from ephemeroot.cli import terminal
+from ephemeroot import terminal
 from ephemeroot.config import Problem
 from ephemeroot.home.application import Event
 from ephemeroot.home.exposure import Exposure

@@ -12,11 +12,12 @@ from pathlib import Path
 from ephemeroot.cli import access
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import applied, assembly, tree
+from ephemeroot.image import assembly, tree
 from ephemeroot.image.contents import Contents
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator, Target
 from ephemeroot.linux import removal
+from ephemeroot.plan import applied
 
 INERT = 10
 

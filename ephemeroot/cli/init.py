@@ -8,8 +8,8 @@ import sys
 
 from ephemeroot.backends import survey
 from ephemeroot.cli import access
-from ephemeroot.conversion import proposal, steps
-from ephemeroot.conversion.proposal import Proposal
+from ephemeroot.init import proposal, steps
+from ephemeroot.init.proposal import Proposal
 
 FORMAT = "ephemeroot-init"
 VERSION = 1

@@ -8,19 +8,23 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from ephemeroot.cli import access, cut_off, histories, step, terminal
+from ephemeroot import terminal
+from ephemeroot.apply import step
+from ephemeroot.apply.step import Result, Step
+from ephemeroot.base import cut_off
+from ephemeroot.cli import access
 from ephemeroot.cli.progress import Progress
-from ephemeroot.cli.step import Result, Step
-from ephemeroot.compile import compile_examination
 from ephemeroot.config import Machine, examine, read
-from ephemeroot.conversion import completion, departure, lock, room
-from ephemeroot.conversion.completion import Finish
-from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import applied
 from ephemeroot.image.generators import installed
+from ephemeroot.leave import completion, room
+from ephemeroot.leave.completion import Finish
+from ephemeroot.leave.leaving import Leaving, with_adopted
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.old_roots import histories
+from ephemeroot.plan import applied, lock
+from ephemeroot.plan.compile import compile_examination
 
 FORMAT = "ephemeroot-leave"
 VERSION = 1
@@ -61,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         plan = applied.load(root)
         if plan is None:
             return _nothing_to_leave(arguments, root)
-        leaving = Departure(root, _with_adopted(arguments, root, plan))
+        leaving = Leaving(root, _with_adopted(arguments, root, plan))
         leaving.copier.progress = lambda name: bar.update(
             leaving.copier.copied + leaving.copier.shared, name
         )
@@ -100,7 +104,7 @@ def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan
     except Misconfigured as error:
         terminal.warning(f"the configuration is not looked at: {error.message}")
         return plan
-    return departure.with_adopted(root, plan, configured)
+    return with_adopted(root, plan, configured)
 
 
 def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
@@ -113,7 +117,7 @@ def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
     raise Misconfigured("nothing is applied on this machine: there is nothing to leave")
 
 
-def _steps(leaving: Departure, root: Path, *, images: bool) -> list[Step]:
+def _steps(leaving: Leaving, root: Path, *, images: bool) -> list[Step]:
     steps = [Step(item.describe(), partial(leaving.copy, item)) for item in leaving.items()]
     steps.append(
         Step("disarm: no image wipes or binds from here on", leaving.disarm),

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ephemeroot.cli import access, cut_off, foreign
-from ephemeroot.conversion import lock
+from ephemeroot.base import cut_off
+from ephemeroot.cli import access
 from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.stage import RUN, WIPED
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import documents
+from ephemeroot.plan import foreign, lock
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.cli import access, bootable, histories, terminal
-from ephemeroot.config import store_ids
+from ephemeroot import terminal
+from ephemeroot.base import bootable
+from ephemeroot.cli import access
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
-from ephemeroot.hooks import request as requests
-from ephemeroot.hooks.markers import MARKER
-from ephemeroot.hooks.request import Request
+from ephemeroot.hooks.records import MARKER
+from ephemeroot.hooks.store import request as requests
+from ephemeroot.hooks.store.request import Request
 from ephemeroot.linux import documents, paths
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine.facts import read_store_id
+from ephemeroot.old_roots import histories
 
 FORMAT = "ephemeroot-next-boot-status"
 VERSION = 1
@@ -76,7 +79,7 @@ def _stores(root: str) -> list[Path]:
     found = []
     for declared in histories.applied_plan(root).stores():
         store = Path(root, declared.path.lstrip("/"))
-        if store_ids.read(str(store)) != declared.id:
+        if read_store_id(str(store)) != declared.id:
             raise Refused(
                 f"{store} is not the store that the applied plan names: its {MARKER} is "
                 "missing or another one",

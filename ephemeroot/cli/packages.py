@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ephemeroot import terminal
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import boot_filesystems, change, kernels, package_managers
 from ephemeroot.base.package_managers import PackageManager
 from ephemeroot.base.work import Order
-from ephemeroot.cli import access, bases, terminal
+from ephemeroot.cli import access, bases
 from ephemeroot.cli.bases import BasedMachine
-from ephemeroot.config import clean
-from ephemeroot.conversion import lock
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.oldroots.comparison import Comparison
+from ephemeroot.old_roots.comparison import Comparison
+from ephemeroot.plan import lock
 from ephemeroot.wipers.contract import Outcome
 
 FORMAT = "ephemeroot-packages"
@@ -175,7 +176,7 @@ def _changed(place: Bases, declared: list[str]) -> set[str]:
         differences = Comparison(
             skip=lambda path: not _leads(path, declared),
             related=True,
-            touched=place.touched(after, before),
+            changed_since=place.changed_since(after, before),
         )
         return {
             one.path

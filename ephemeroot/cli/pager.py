@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from ephemeroot.cli import terminal
+from ephemeroot import terminal
 
 _DEFAULT = "less"
 _LESS = "FRX"

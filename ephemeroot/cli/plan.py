@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ephemeroot.cli import access, hosts, terminal
-from ephemeroot.compile import Compilation, compile_machine
-from ephemeroot.config import Configuration, Place, read
+from ephemeroot import terminal
+from ephemeroot.cli import access
+from ephemeroot.config import Configuration, Place, hosts, read
 from ephemeroot.hooks import limits
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.plan.compile import Compilation, compile_machine
 
 WIDEST = 100
 """Columns up to which steps are padded, so that one long step does not push all places away."""

@@ -8,8 +8,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from ephemeroot import amounts
-from ephemeroot.cli import terminal
+from ephemeroot import amounts, terminal
 
 _BAR = 24
 _EVERY = 0.1  # seconds

@@ -1,4 +1,4 @@
-"""``ephemeroot rehearse``: the next boot, played on a throw-away root, before it is a boot."""
+"""``ephemeroot rehearse``: the next boot, simulated on a throw-away root, before it is a boot."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ephemeroot import backends
+from ephemeroot import backends, terminal
 from ephemeroot.backends.contract import Rehearsal
-from ephemeroot.cli import access, terminal
-from ephemeroot.compile import compile_examination
+from ephemeroot.cli import access
 from ephemeroot.config import Machine, examine, read
-from ephemeroot.config.root import Root
-from ephemeroot.conversion import seeds
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.rehearsal import actors, copies, findings
-from ephemeroot.rehearsal.findings import ERROR, Finding, Inspection
-from ephemeroot.rehearsal.performance import Performance
-from ephemeroot.rehearsal.scene import Scene
+from ephemeroot.machine.root import Root
+from ephemeroot.plan import seeds
+from ephemeroot.plan.compile import compile_examination
+from ephemeroot.simulate import copies, findings, processes
+from ephemeroot.simulate.boot import SimulatedBoot
+from ephemeroot.simulate.environment import Environment
+from ephemeroot.simulate.findings import ERROR, Finding, Inspection
 
 FORMAT = "ephemeroot-rehearse"
 VERSION = 1
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     stage = _prepare(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     with Namespace() as private:
-        result = actors.play(
+        result = processes.play(
             lambda: _play(stage, verbose=arguments.verbose),
             lambda: _tidy(stage, private),
         )
@@ -109,18 +109,18 @@ def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, 
     if not verbose:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 2)
-    place = Scene(Path(private.directory()), stage.root, stage.rehearsal.notes)
+    place = Environment(Path(private.directory()), stage.root, stage.rehearsal.notes)
     place.set_up()
-    performance = Performance(place, stage.plan, stage.line, stage.rehearsal, stage.large)
+    boot = SimulatedBoot(place, stage.plan, stage.line, stage.rehearsal, stage.large)
     found: list[Finding] = []
     try:
-        performance.run()
+        boot.run()
     except (EphemerootError, OSError) as error:
-        found.append(_failure(performance, error))
+        found.append(_failure(boot, error))
     else:
         found += _inspect(stage, place)
     operations: list[Any] = []
-    for report in performance.reports:
+    for report in boot.reports:
         content: Any = report.content
         operations += content["operations"]
         found = [
@@ -148,7 +148,7 @@ def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, 
     }
 
 
-def _inspect(stage: _Stage, place: Scene) -> list[Finding]:
+def _inspect(stage: _Stage, place: Environment) -> list[Finding]:
     kernels = list(copies.boot_kernels_of(stage.root))
     unread = [Finding(findings.WARNING, one.problem, one.hint) for one in kernels if one.problem]
     bootable = frozenset(one.release for one in kernels if one.release)
@@ -160,8 +160,8 @@ def _inspect(stage: _Stage, place: Scene) -> list[Finding]:
     return [*found, *copies.inspect(stage.root, place.target, stage.plan), *unread]
 
 
-def _failure(performance: Performance, error: EphemerootError | OSError) -> Finding:
-    stage = "persistence" if len(performance.reports) > 1 else "the wipe"
+def _failure(boot: SimulatedBoot, error: EphemerootError | OSError) -> Finding:
+    stage = "persistence" if len(boot.reports) > 1 else "the wipe"
     if isinstance(error, EphemerootError):
         return Finding(ERROR, f"{stage} would fail: {error.message}", error.hint)
     where = f": {error.filename}" if error.filename else ""

@@ -9,13 +9,15 @@ import shutil
 import sys
 from pathlib import Path
 
-from ephemeroot.cli import access, terminal
-from ephemeroot.conversion import departure, lock
+from ephemeroot import terminal
+from ephemeroot.cli import access
 from ephemeroot.errors import Misconfigured, Refused
-from ephemeroot.image import applied, installation
+from ephemeroot.image import installation
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
 from ephemeroot.image.installation import Item
+from ephemeroot.leave import leaving
+from ephemeroot.plan import applied, lock
 
 FORMAT = "ephemeroot-setup"
 VERSION = 1
@@ -74,7 +76,7 @@ def _require_disarmed(root: Path) -> None:
             "the next kernel's would boot without all that persists",
             "run 'ephemeroot leave' and reboot first",
         )
-    if os.path.lexists(root / departure.RECORD):
+    if os.path.lexists(root / leaving.RECORD):
         raise Refused(
             "the next boot brings over what has changed in the stores since 'ephemeroot leave'",
             "reboot first",

@@ -8,29 +8,30 @@ import os
 import sys
 from pathlib import Path
 
-from ephemeroot.cli import (
-    access,
+from ephemeroot.apply import boot_loader
+from ephemeroot.base import missing_bases
+from ephemeroot.cli import access, status_listing
+from ephemeroot.config import Machine
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.stage import RUN
+from ephemeroot.hooks.store import request as requests
+from ephemeroot.image import age
+from ephemeroot.linux import documents
+from ephemeroot.machine.facts import read_store_id
+from ephemeroot.plan import applied
+from ephemeroot.status import (
     boot_report,
     declared_paths,
     full_disks,
     hidden,
-    missing_bases,
     omissions,
-    status_listing,
     tasks,
     unapplied,
 )
-from ephemeroot.cli.status_report import Status, StoreStatus, Unseeded
-from ephemeroot.config import Machine, store_ids
-from ephemeroot.conversion import boot_loader
-from ephemeroot.errors import Damaged
-from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks import request as requests
-from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.stage import RUN
-from ephemeroot.image import age, applied
-from ephemeroot.linux import documents
+from ephemeroot.status.report import Status, StoreStatus, Unseeded
 
 PROBLEMS = 10
 
@@ -112,7 +113,7 @@ def _booted(root: Path) -> int | None:
 def _store(root: Path, path: str, identity: str) -> StoreStatus:
     where = root / path.lstrip("/")
     try:
-        found = store_ids.read(str(where))
+        found = read_store_id(str(where))
         space = os.statvfs(where)
     except (Damaged, OSError) as error:
         reason = error.message if isinstance(error, Damaged) else str(error.strerror)

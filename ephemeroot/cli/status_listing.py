@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from ephemeroot import amounts
-from ephemeroot.cli import declared_paths, missing_bases, terminal
-from ephemeroot.cli.boot_report import BootReport
+from ephemeroot import amounts, terminal
+from ephemeroot.base import missing_bases
+from ephemeroot.status import declared_paths
+from ephemeroot.status.boot_report import BootReport
 from ephemeroot.wipers import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ephemeroot.cli.status_report import Status, StoreStatus, Unseeded
+    from ephemeroot.status.report import Status, StoreStatus, Unseeded
 
 _STATES = {
     "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),

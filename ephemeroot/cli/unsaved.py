@@ -8,9 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot.cli import access, differences, foreign, forgotten, terminal
+from ephemeroot import terminal
+from ephemeroot.cli import access, differences
 from ephemeroot.linux import paths
-from ephemeroot.oldroots.comparison import Difference
+from ephemeroot.old_roots.comparison import Difference
+from ephemeroot.plan import foreign
+from ephemeroot.status import forgotten
 
 FORMAT = "ephemeroot-unsaved"
 VERSION = 1

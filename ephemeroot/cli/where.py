@@ -8,11 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-from ephemeroot.cli import access, terminal
-from ephemeroot.cli.whereabouts import Whereabouts, find
-from ephemeroot.config import clean
-from ephemeroot.config.problem import Mistake
+from ephemeroot import terminal
+from ephemeroot.cli import access
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.errors import Misconfigured
+from ephemeroot.status.whereabouts import Whereabouts, find
 
 FORMAT = "ephemeroot-where"
 VERSION = 1

@@ -7,10 +7,10 @@ from importlib import import_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.config.examination import Examination, examine
-    from ephemeroot.config.machine import Machine
     from ephemeroot.config.model import Configuration
-    from ephemeroot.config.problem import InvalidConfiguration, Place, Problem
     from ephemeroot.config.reader import read
+    from ephemeroot.config.syntax.problem import InvalidConfiguration, Place, Problem
+    from ephemeroot.machine.facts import Machine
 
 __all__ = [
     "Configuration",
@@ -25,20 +25,20 @@ __all__ = [
 
 # Imported when it is asked for (PEP 562): verbs that only ask about the machine read no TOML.
 _MODULES = {
-    "Configuration": "model",
-    "Examination": "examination",
-    "InvalidConfiguration": "problem",
-    "Machine": "machine",
-    "Place": "problem",
-    "Problem": "problem",
-    "examine": "examination",
-    "read": "reader",
+    "Configuration": "config.model",
+    "Examination": "config.examination",
+    "InvalidConfiguration": "config.syntax.problem",
+    "Machine": "machine.facts",
+    "Place": "config.syntax.problem",
+    "Problem": "config.syntax.problem",
+    "examine": "config.examination",
+    "read": "config.reader",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    found: object = getattr(import_module(f"ephemeroot.{_MODULES[name]}"), name)
     globals()[name] = found
     return found

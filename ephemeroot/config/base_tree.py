@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, Wiping
-from ephemeroot.config.problem import Problem
-from ephemeroot.config.root import Root
+from ephemeroot.config.syntax.problem import Problem
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import EphemerootError, Locked
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine.facts import Machine
+from ephemeroot.machine.root import Root
 from ephemeroot.wipers.history import Installed
 
 

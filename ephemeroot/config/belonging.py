@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ephemeroot.config import nodes, plugins, settings
-from ephemeroot.config.problem import Mistake
-from ephemeroot.config.settings import Listed, Named, Table
+from ephemeroot.config import plugins
+from ephemeroot.config.syntax import nodes, settings
+from ephemeroot.config.syntax.problem import Mistake
+from ephemeroot.config.syntax.settings import Listed, Named, Table
 
 _STORE = '[persistence."/persistent"]'
 _TOP = "the top of the file, before the first table"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from ephemeroot.config import clean, sources
-from ephemeroot.config.accounts import Accounts, User
-from ephemeroot.config.machine import Machine
+from ephemeroot.config import sources
 from ephemeroot.config.model import (
     Binding,
     Configuration,
@@ -17,15 +15,18 @@ from ephemeroot.config.model import (
     StoreEntry,
     UserEntry,
 )
-from ephemeroot.config.problem import Mistake, Place, Problem
 from ephemeroot.config.resolution import Roots
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Mistake, Place, Problem
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.overlays import Overlay
 from ephemeroot.linux import paths
+from ephemeroot.machine.accounts import Accounts, User
+from ephemeroot.machine.facts import Machine
 
 OURS = "/etc/ephemeroot"
 """Persisted without being declared: a machine that forgets its configuration wipes no more."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ephemeroot.config.model import Binding, Entry, Origin, Permissions, StoreEntry, UserEntry
 from ephemeroot.config.records import Reading, Record
-from ephemeroot.config.settings import STORE, USER, Listed, Table
+from ephemeroot.config.syntax.settings import STORE, USER, Listed, Table
 
 MACHINE_ID = "/etc/machine-id"
 

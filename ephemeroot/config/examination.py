@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ephemeroot.config import (
-    access,
-    advice,
-    base_tree,
-    covered,
-    layered,
-    network,
-    presence,
-    repeated,
-    stacking,
-    volumes,
-)
-from ephemeroot.config.claims import Claims
+from ephemeroot.config import base_tree, network, repeated, volumes
+from ephemeroot.config.checks import access, advice, covered, layered, presence, stacking
+from ephemeroot.config.checks.claims import Claims
+from ephemeroot.config.checks.refusals import Refusals
 from ephemeroot.config.declared import Declared, Home, Resolver
-from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration
-from ephemeroot.config.problem import Problem, ordered
-from ephemeroot.config.refusals import Refusals
 from ephemeroot.config.resolution import Roots
+from ephemeroot.config.syntax.problem import Problem, ordered
 from ephemeroot.config.volumes import Volume
+from ephemeroot.machine.facts import Machine
 
 
 @dataclass(frozen=True, slots=True)

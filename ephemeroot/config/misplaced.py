@@ -6,8 +6,9 @@ import os
 import stat
 from dataclasses import dataclass
 
-from ephemeroot.config import files, sources
+from ephemeroot.config import sources
 from ephemeroot.linux import paths
+from ephemeroot.machine import files
 
 _ELSEWHERE = (
     "/run/ephemeroot/conf.d", "/usr/local/lib/ephemeroot/conf.d", "/usr/share/ephemeroot/conf.d",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ephemeroot.config.plugins import Plugin
-from ephemeroot.config.problem import Place, Problem
+from ephemeroot.config.syntax.problem import Place, Problem
 from ephemeroot.hooks.plan import SEED_LIMIT
 
 

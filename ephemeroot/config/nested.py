@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.config import clean, volumes
+from ephemeroot.config import volumes
 from ephemeroot.config.examination import Examination
-from ephemeroot.config.problem import Place, Problem
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Place, Problem
 from ephemeroot.wipers.contract import Wiper
 
 FEW = 3

@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from ephemeroot.config import addresses, files, fstab
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.machine import Machine, command_line
 from ephemeroot.config.model import Configuration, NetworkEntry
-from ephemeroot.config.problem import Mistake, Place, Problem
+from ephemeroot.config.syntax import addresses
+from ephemeroot.config.syntax.problem import Mistake, Place, Problem
 from ephemeroot.config.volumes import Volume, covering
-from ephemeroot.hooks import network
+from ephemeroot.hooks.operations import network
+from ephemeroot.machine import files, fstab
+from ephemeroot.machine.facts import Machine, command_line
 
 _NFS = ("nfs", "nfs4")
 _NFS_DEVICE = re.compile(r"(\[[^]/]+\]|[^]/:\[]+):(/.*)")

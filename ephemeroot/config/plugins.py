@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ephemeroot.config import clean, entry_points, kinds
-from ephemeroot.config.problem import Mistake
-from ephemeroot.config.settings import VOLUME, WHAT_TO_WIPE, Setting, Table
+from ephemeroot.config.syntax import clean, kinds
+from ephemeroot.config.syntax.problem import Mistake
+from ephemeroot.config.syntax.settings import VOLUME, WHAT_TO_WIPE, Setting, Table
+from ephemeroot.machine import entry_points
 from ephemeroot.wipers.contract import API, Option, Wiper
 
 GROUP = "ephemeroot.wipers"

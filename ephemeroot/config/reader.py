@@ -8,24 +8,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ephemeroot.config import (
-    belonging,
-    entries,
-    files,
-    lines,
-    misplaced,
-    nodes,
-    plugins,
-    settings,
-    sources,
-    toml,
-)
-from ephemeroot.config.machine import Machine
+from ephemeroot.config import belonging, entries, misplaced, plugins, sources
 from ephemeroot.config.model import Configuration, NetworkEntry, Origin, VolumeEntry, Wiping
-from ephemeroot.config.nodes import Node
-from ephemeroot.config.problem import Mistake, Place
 from ephemeroot.config.records import Reading, Record
+from ephemeroot.config.syntax import lines, nodes, settings, toml
+from ephemeroot.config.syntax.nodes import Node
+from ephemeroot.config.syntax.problem import Mistake, Place
 from ephemeroot.hooks.plan import POLICIES
+from ephemeroot.machine import files
+from ephemeroot.machine.facts import Machine
 
 
 def read(

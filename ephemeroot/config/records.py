@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ephemeroot.config import clean, nodes
-from ephemeroot.config.kinds import Kind, type_word
 from ephemeroot.config.model import Origin
-from ephemeroot.config.nodes import Node
-from ephemeroot.config.problem import Mistake, Mistakes, Place, Problem
-from ephemeroot.config.settings import Listed, Named, Setting, Table
+from ephemeroot.config.syntax import clean, nodes
+from ephemeroot.config.syntax.kinds import Kind, type_word
+from ephemeroot.config.syntax.nodes import Node
+from ephemeroot.config.syntax.problem import Mistake, Mistakes, Place, Problem
+from ephemeroot.config.syntax.settings import Listed, Named, Setting, Table
 
 _HINTED = 100
 """So many problems get a hint which key may have been meant."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.problem import Problem
+from ephemeroot.config.syntax.problem import Problem
 
 _OWNER = frozenset({"user", "group", "mode"})
 _BINDING = frozenset({"hide-mounts", "allow-trash", "mount-options"})

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
-from ephemeroot.config import clean, dynamic_users, files
-from ephemeroot.config.dynamic_users import DynamicDirectory
+from ephemeroot.config.syntax import clean
 from ephemeroot.hooks import tree
 from ephemeroot.linux import paths
+from ephemeroot.machine import dynamic_users, files
+from ephemeroot.machine.dynamic_users import DynamicDirectory
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ephemeroot.config import plugins
-from ephemeroot.config.kinds import Kind, Schema
-from ephemeroot.config.problem import Mistake
-from ephemeroot.config.settings import MATCH, ROOT, TOP, Listed, Named, Setting, Table
+from ephemeroot.config.syntax.kinds import Kind, Schema
+from ephemeroot.config.syntax.problem import Mistake
+from ephemeroot.config.syntax.settings import MATCH, ROOT, TOP, Listed, Named, Setting, Table
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -11,10 +11,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ephemeroot.config import files
-from ephemeroot.config.files import File
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import documents, paths
+from ephemeroot.machine import files
+from ephemeroot.machine.files import File
 
 MAIN = "/etc/ephemeroot/ephemeroot.toml"
 PLAN = "/etc/ephemeroot/plan.json"

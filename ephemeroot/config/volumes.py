@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ephemeroot.config import clean, device_names, fstab
-from ephemeroot.config.fstab import FstabLine, option
-from ephemeroot.config.kinds import Patience
-from ephemeroot.config.machine import Machine
 from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
-from ephemeroot.config.problem import Mistake, Place, Problem
-from ephemeroot.hooks.volumes import SUBDIRECTORY
-from ephemeroot.linux import devices, mounts, twins, units
+from ephemeroot.config.syntax import clean, device_names
+from ephemeroot.config.syntax.kinds import Patience
+from ephemeroot.config.syntax.problem import Mistake, Place, Problem
+from ephemeroot.hooks.operations.volumes import SUBDIRECTORY
+from ephemeroot.linux import devices, duplicates, mounts, units
+from ephemeroot.machine import fstab
+from ephemeroot.machine.facts import Machine
+from ephemeroot.machine.fstab import FstabLine, option
 
 PRIVATE = "/run/ephemeroot/volumes"
 """Below it every volume is mounted in the initramfs, named by ``units.escape_path``."""
@@ -265,7 +266,7 @@ def _check(volume: Volume, problems: list[Problem]) -> None:
 
 def _warn_of_twins(volume: Volume, problems: list[Problem]) -> None:
     """A snapshot may be gone by the next boot; if it is not, the boot refuses the name."""
-    several = twins.of(volume.device)
+    several = duplicates.of(volume.device)
     if several:
         problems.append(
             Problem.at(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ephemeroot.config import clean
+from ephemeroot.config.syntax import clean
 from ephemeroot.home.exposure import counterparts
 from ephemeroot.home.model import Entry
 from ephemeroot.home.observation import Condition, Finding, observe

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from ephemeroot.config import clean
 from ephemeroot.config.records import Reading
+from ephemeroot.config.syntax import clean
 from ephemeroot.home.model import Entry, parents_first
 from ephemeroot.home.user import User
 

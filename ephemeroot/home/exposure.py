@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ephemeroot.config import clean
+from ephemeroot.config.syntax import clean
 from ephemeroot.home.model import Entry
 
 

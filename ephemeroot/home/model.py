@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ephemeroot.config import clean
-from ephemeroot.config.problem import InvalidConfiguration, Place, Problem
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import InvalidConfiguration, Place, Problem
 
 BINDFS = "bindfs"
 SYMLINK = "symlink"

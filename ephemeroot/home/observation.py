@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from ephemeroot.config import clean
+from ephemeroot.config.syntax import clean
 from ephemeroot.home import bindfs
 from ephemeroot.home.model import Entry
 from ephemeroot.home.view import View, is_dead, is_same, readlink

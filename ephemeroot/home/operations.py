@@ -12,7 +12,7 @@ import stat
 import time
 from dataclasses import dataclass
 
-from ephemeroot.config import clean
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.home import fuse, holders
 from ephemeroot.home.bindfs import Bindfs

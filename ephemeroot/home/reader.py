@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ephemeroot.config import clean, reader, sources
-from ephemeroot.config.problem import Mistake
+from ephemeroot.config import reader, sources
 from ephemeroot.config.records import Reading, Record
-from ephemeroot.config.settings import Listed
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Mistake
+from ephemeroot.config.syntax.settings import Listed
 from ephemeroot.errors import Misconfigured
 from ephemeroot.home import claims
 from ephemeroot.home.model import SYMLINK, Entry, HomeConfiguration, Store, parents_first

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ephemeroot.config import clean
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Damaged
 from ephemeroot.home.user import User
 from ephemeroot.linux import documents, paths

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from ephemeroot.config import clean, reader
+from ephemeroot.config import reader
 from ephemeroot.config.declared import Declared, Resolver
-from ephemeroot.config.machine import Machine
-from ephemeroot.config.problem import Problem, ordered
 from ephemeroot.config.sources import MAIN
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Problem, ordered
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.home import fuse
 from ephemeroot.home.bindfs import Bindfs
@@ -17,6 +17,7 @@ from ephemeroot.home.model import Entry, HomeConfiguration
 from ephemeroot.home.observation import Condition, Finding
 from ephemeroot.home.user import User
 from ephemeroot.home.view import real
+from ephemeroot.machine.facts import Machine
 
 
 def examine(

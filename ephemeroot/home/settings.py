@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ephemeroot.config import clean, kinds
-from ephemeroot.config.problem import Mistake
-from ephemeroot.config.settings import Listed, Named, Setting, Table
+from ephemeroot.config.syntax import clean, kinds
+from ephemeroot.config.syntax.problem import Mistake
+from ephemeroot.config.syntax.settings import Listed, Named, Setting, Table
 
 METHODS = ("bindfs", "symlink")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.hooks import plan as plans
-from ephemeroot.image import applied, archive, contents
+from ephemeroot.image import archive, contents
 from ephemeroot.image.generators import installed
+from ephemeroot.plan import applied
 
 _PLAN = contents.PLAN.lstrip("/")
 _REASON = contents.REASON.lstrip("/")

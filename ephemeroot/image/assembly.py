@@ -9,10 +9,12 @@ import shutil
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.hooks import checks, network, wiping
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.guards import fsck
+from ephemeroot.hooks.operations import network
+from ephemeroot.hooks.operations.volumes import Volume
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
+from ephemeroot.hooks.wipe import is_layered
 from ephemeroot.image import closure as closures
 from ephemeroot.image import (
     data,
@@ -231,7 +233,7 @@ def _settings(
         "checks": " ".join(checked),
         # Units check file systems and wait for devices; without them the stage has to.
         "options": "" if target.has_systemd else "--check --wait",
-        "layered": "yes" if wiping.is_layered(plan.root_wipe()) else "",
+        "layered": "yes" if is_layered(plan.root_wipe()) else "",
         "wipe": plan.on_failure["wipe"],
         "store": plan.on_failure["store"],
         "hooks": " ".join(script.end for script in contents.scripts),
@@ -263,7 +265,7 @@ def _checkers(volumes: list[Volume]) -> list[Path]:
     """fsck and what it calls. A type without a checker of its own is mounted unchecked, as
     systemd does it.
     """
-    checked = {v.type for v in volumes if checks.is_checked(v.type)}
+    checked = {v.type for v in volumes if fsck.is_checked(v.type)}
     found = [shutil.which(f"fsck.{kind}", path="/usr/sbin:/sbin") for kind in sorted(checked)]
     programs = [Path(path) for path in found if path]
     return [_program("fsck"), *programs] if programs else []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operations.volumes import Volume
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
 from ephemeroot.image import nics
 from ephemeroot.wipers.contract import Needs
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ephemeroot.config import fstab
-from ephemeroot.hooks import network
-from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.operations import network
+from ephemeroot.hooks.operations.network import Network
+from ephemeroot.hooks.operations.volumes import Volume
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
 from ephemeroot.image import units
 from ephemeroot.image.tree import Tree
+from ephemeroot.machine import fstab
 
 PYTHON = ["ephemeroot.linux.network", "pyroute2"]
 EXERCISE = ["ephemeroot.linux.network:exercise"]

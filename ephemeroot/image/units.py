@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks import checks
+from ephemeroot.hooks.guards import fsck
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import data
 from ephemeroot.image.tree import Tree
@@ -61,7 +61,7 @@ class Device:
     def __init__(self, spec: str, kind: str, timeout: int) -> None:
         self.path = link(spec)
         self.timeout = timeout
-        self.check = checks.is_checked(kind)
+        self.check = fsck.is_checked(kind)
 
     @property
     def unit(self) -> str:

@@ -7,8 +7,8 @@ with it must come to light here, not at boot.
 from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image.broken import Broken
 from ephemeroot.wipers.contract import API, Needs, Wiper
 

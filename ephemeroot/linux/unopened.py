@@ -6,12 +6,12 @@ is missing there is mostly the reason.
 
 from __future__ import annotations
 
-from ephemeroot.linux import paths, twins
+from ephemeroot.linux import duplicates, paths
 
 
 def hint(database: str | None = None, sysfs: str = "/sys") -> str:
     """A line for people, or ``""`` if there is none; *database* is udev's."""
-    folder = database or twins.DATABASE
+    folder = database or duplicates.DATABASE
     found = []
     try:
         names = sorted(name for name in paths.names(folder) if name.startswith("b"))
@@ -22,10 +22,10 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
             lines = paths.read(f"{folder}/{name}", 1 << 20).split(b"\n")
         except OSError:  # the device has just gone
             continue
-        properties = twins.properties(lines)
+        properties = duplicates.properties(lines)
         word = _word(properties)
-        if word and not twins.holders(name[1:], sysfs):
-            found.append(f"{twins.device_name(name[1:], sysfs)} ({word})")
+        if word and not duplicates.holders(name[1:], sysfs):
+            found.append(f"{duplicates.device_name(name[1:], sysfs)} ({word})")
     if not found:
         return ""
     return (

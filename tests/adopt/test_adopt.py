@@ -21,14 +21,14 @@ import pytest
 import proof
 from btrfs_image import btrfsutil, fresh_disk
 from ephemeroot import cli
+from ephemeroot.adopt import drop_in, underway
+from ephemeroot.adopt.adoption import Adopter
+from ephemeroot.adopt.drop_in import Declaration
 from ephemeroot.config import Machine, read
-from ephemeroot.conversion import drop_in, underway
-from ephemeroot.conversion.adoption import Adopter
-from ephemeroot.conversion.drop_in import Declaration
-from ephemeroot.hooks import unseeded
 from ephemeroot.hooks.omission import Omission
-from ephemeroot.image import applied
+from ephemeroot.hooks.store import unseeded
 from ephemeroot.linux import paths
+from ephemeroot.plan import applied
 from machine_tree import MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]

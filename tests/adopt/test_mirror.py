@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.conversion.mirror import Mirror, settle
 from ephemeroot.linux.workshop import Workshop
+from ephemeroot.mirror.tree import Mirror, settle
 
 pytestmark = pytest.mark.requires_loop
 

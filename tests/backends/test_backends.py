@@ -11,10 +11,10 @@ from checkout import CHECKOUT
 from ephemeroot import backends
 from ephemeroot.backends.contract import Backend
 from ephemeroot.config import plugins
-from ephemeroot.config.root import Root
 from ephemeroot.errors import Damaged, Misconfigured, Refused
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine.root import Root
 from ephemeroot.wipers.contract import Wiper
 from ephemeroot.wipers.tmpfs import Tmpfs
 
@@ -61,8 +61,8 @@ def asks(source: str) -> list[str]:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
             kinds = {ast.unparse(one).rpartition(".")[2].lower() for one in ast.walk(node.args[1])
                      if isinstance(one, (ast.Name, ast.Attribute))}  # fmt: skip
-            # hooks.overlays.Overlay is an operation: a declared directory under an overlay.
-            if kinds & set(NAMES) - ({"overlay"} if "hooks.overlays" in source else set()):
+            # operations.overlays.Overlay is an operation: a declared directory under an overlay.
+            if kinds & set(NAMES) - ({"overlay"} if "operations.overlays" in source else set()):
                 found.append(f"{node.lineno}: {ast.unparse(node)}")
     return found
 

@@ -15,8 +15,8 @@ import proof
 from base_machine import PROGRAM, Machine
 from btrfs_image import DEFAULTS, fresh_disk
 from ephemeroot import cli
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.wipers import btrfs
 
 pytestmark = pytest.mark.requires_loop
@@ -91,7 +91,7 @@ def end(process: subprocess.Popen[str]) -> None:
 HOLDER = """\
 import sys
 from pathlib import Path
-from ephemeroot.conversion import lock
+from ephemeroot.plan import lock
 with lock.hold(Path("/"), "ephemeroot apply"):
     print("ready", flush=True)
     sys.stdin.readline()

@@ -13,9 +13,8 @@ import pytest
 
 from btrfs_image import btrfsutil, fresh_disk
 from ephemeroot import cli
-from ephemeroot.conversion import seeds
 from ephemeroot.hooks import plan as plans
-from ephemeroot.image import applied
+from ephemeroot.plan import applied, seeds
 from machine_tree import DEVICE, MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
 MEMORY = """\

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
-from ephemeroot.cli import foreign
-from ephemeroot.hooks import ownership
+from ephemeroot.hooks.guards import ownership
+from ephemeroot.plan import foreign
 from living_machine import LivingMachine, living_machine
 from machine_tree import MAIN, MachineTree
 

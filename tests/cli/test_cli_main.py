@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
-from ephemeroot.cli import PLUMBING, VERBS, arguments, main, terminal, verbs
+from ephemeroot import terminal
+from ephemeroot.cli import PLUMBING, VERBS, arguments, main, verbs
 from ephemeroot.errors import EphemerootError, Locked, Misconfigured, Refused
 from machine_tree import MAIN, SOUND, MachineTree
 
@@ -128,7 +129,7 @@ def imported(*words: str) -> set[str]:
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["help"], ["chekc"]])
 def test_no_verb_is_imported_for_the_help(words: list[str]) -> None:
     assert imported(*words) <= {
-        "ephemeroot", "ephemeroot.cli", "ephemeroot.cli.arguments", "ephemeroot.cli.terminal",
+        "ephemeroot", "ephemeroot.cli", "ephemeroot.cli.arguments", "ephemeroot.terminal",
         "ephemeroot.cli.verbs", "ephemeroot.errors",
         # Nothing to do with verbs: how an error of the configuration is recognized.
         *([] if words != ["chekc"] else [m for m in imported("chekc") if "config" in m or

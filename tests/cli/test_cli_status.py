@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import proof
-from ephemeroot.cli import unapplied
 from ephemeroot.cli.status import collect
+from ephemeroot.status import unapplied
 from image_archives import archive, file
 from living_machine import LivingMachine, living_machine
 from machine_tree import MAIN, SOUND, MachineTree

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.hooks import unseeded
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.store import unseeded
 from ephemeroot.wipers.btrfs import Btrfs
 from living_machine import STORE, LivingMachine, living_machine
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from btrfs_image import fresh_disk
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.overlays import Overlay
 from ephemeroot.hooks.plan import Plan
 from living_machine import STORE, LivingMachine
 

@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from checkout import CHECKOUT
-from ephemeroot.cli import VERBS, arguments, main, tasks
+from ephemeroot.cli import VERBS, arguments, main
+from ephemeroot.status import tasks
 
 
 def test_the_help_of_status_has_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,7 @@ import pty
 
 import pytest
 
-from ephemeroot import amounts
-from ephemeroot.cli import terminal
+from ephemeroot import amounts, terminal
 from ephemeroot.cli.progress import Progress
 
 

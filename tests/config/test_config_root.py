@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
-from ephemeroot.config import Machine, fstab
-from ephemeroot.config.root import Root
+from ephemeroot.config import Machine
+from ephemeroot.machine import fstab
+from ephemeroot.machine.root import Root
 
 CONFIGURED = {"": (None, None), "both": ("LABEL=configured", "configured"),
               "device": ("LABEL=configured", None)}  # fmt: skip

@@ -19,19 +19,19 @@ from pathlib import Path
 import pytest
 
 from btrfs_image import Disk, fresh_disk
-from ephemeroot.compile import compile_machine
 from ephemeroot.config import Machine, read
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.volumes import Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
+from ephemeroot.plan.compile import compile_machine
 from machine_tree import IDENTITY, MAIN, MachineTree
 
 FOLDER = Path(__file__).with_name("configurations")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
-from ephemeroot.config import dynamic_users
-from ephemeroot.conversion import presets
-from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.init import presets
+from ephemeroot.machine import dynamic_users
 from machine_tree import MAIN, ROOT, VOLUME, MachineTree
 from nested_machine import DeclaredMachine, declared_machine, persistence
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.config import lines
+from ephemeroot.config.syntax import lines
 from machine_tree import FSTAB, GROUP, MAIN, PASSWD, SOUND, MachineTree
 
 STEP = 60

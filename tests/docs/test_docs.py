@@ -9,8 +9,9 @@ import pytest
 
 from checkout import CHECKOUT
 from ephemeroot import cli
-from ephemeroot.config import plugins, settings
-from ephemeroot.config.settings import Listed, Named, Table
+from ephemeroot.config import plugins
+from ephemeroot.config.syntax import settings
+from ephemeroot.config.syntax.settings import Listed, Named, Table
 from ephemeroot.home import settings as home_settings
 
 DOCUMENTS = sorted([*CHECKOUT.glob("docs/*.md"), CHECKOUT / "README.md"])

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from checkout import CHECKOUT
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.wipers import names
 from ephemeroot.wipers.btrfs import Btrfs
 from machine_tree import STORE, VOLUME, MachineTree

@@ -14,8 +14,9 @@ import pytest
 from checkout import CHECKOUT
 from ephemeroot import cli
 from ephemeroot.cli import access
-from ephemeroot.config import plugins, settings
-from ephemeroot.config.settings import Listed, Named, Table
+from ephemeroot.config import plugins
+from ephemeroot.config.syntax import settings
+from ephemeroot.config.syntax.settings import Listed, Named, Table
 from ephemeroot.home import settings as home_settings
 from ephemeroot.hooks import cmdline
 from ephemeroot.hooks.plan import POLICIES

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from checkout import CHECKOUT
-from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.operations.directories import Directory
 from machine_tree import MachineTree
 
 

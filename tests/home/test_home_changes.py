@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ephemeroot.config import clean
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Refused
 from ephemeroot.home.application import Application, Event
 from ephemeroot.home.operations import RemoveLink, Work

@@ -21,9 +21,9 @@ import pytest
 
 import proof
 from btrfs_image import loop_device
-from ephemeroot.compile import compile_examination
 from ephemeroot.config import Examination, examine, read
 from ephemeroot.hooks.__main__ import main as entry
+from ephemeroot.plan.compile import compile_examination
 from machine_tree import IDENTITY, MAIN, MachineTree
 from overlay_machine import mount, unmount
 

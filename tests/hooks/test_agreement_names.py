@@ -15,7 +15,7 @@ import pytest
 
 import proof
 from ephemeroot.errors import Refused, StoreMissing
-from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.operations.network import Network
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.zfs import Zfs, channel
 from machine_tree import MAIN, ROOT, STORE, MachineTree

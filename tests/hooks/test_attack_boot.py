@@ -21,8 +21,8 @@ import proof
 from attack_driver import Attacker, fill
 from boot import STORE, Boot, copy, directory, file, parent
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.handover import HandOver
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage

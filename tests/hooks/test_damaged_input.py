@@ -16,25 +16,30 @@ from hypothesis import strategies as st
 
 import odd_values
 from ephemeroot import cli
+from ephemeroot.adopt import drop_in
 from ephemeroot.base import record as base_record
-from ephemeroot.cli import boot_report, copyback, lived
-from ephemeroot.config import lines, settings, store_ids, toml
-from ephemeroot.conversion import completion, departure, drop_in
+from ephemeroot.cli import copyback, lived
+from ephemeroot.config.syntax import lines, settings, toml
 from ephemeroot.errors import Damaged, EphemerootError, Refused, StoreMissing
 from ephemeroot.home import record as home_record
-from ephemeroot.hooks import markers, renames, request, resume
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks import records
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.hide import Hide
-from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks.guards import resume
 from ephemeroot.hooks.operation import REQUIRED, Operation
-from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operations.volumes import Attach, Store
 from ephemeroot.hooks.plan import PERSIST_STAGE, WIPE_STAGE, Plan
-from ephemeroot.hooks.volumes import Attach, Store
-from ephemeroot.image import stores
+from ephemeroot.hooks.store import renames, request
+from ephemeroot.leave import completion, leaving
+from ephemeroot.machine.facts import read_store_id
+from ephemeroot.plan import stores
+from ephemeroot.status import boot_report
 from image_plans import volume, wipe
 from machine_tree import MAIN, SOUND, MachineTree
 from proof import sample
@@ -327,7 +332,7 @@ class Form:
 def _marker(root: Path) -> object:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return markers.read(fd, "/persistent")
+        return records.read_marker(fd, "/persistent")
     finally:
         os.close(fd)
 
@@ -364,7 +369,7 @@ WIPED = {
 FORMS = [
     Form(".ephemeroot-store", {"version": 1, "id": "x", "path": "/p"}, _marker, StoreMissing),
     Form(".ephemeroot-store", {"version": 1, "id": "x", "path": "/p"},
-         lambda root: store_ids.read(str(root)), Damaged),
+         lambda root: read_store_id(str(root)), Damaged),
     Form(".ephemeroot/generation", 7, _stores_generation, Damaged),
     Form("next-boot", {"format": request.FORMAT, "version": 1, "request": "root", "root": "x"},
          lambda root: request.parse((root / "next-boot").read_bytes()), Damaged),
@@ -375,8 +380,8 @@ FORMS = [
     Form("copies", {"boot-id": BOOT_ID, "files": [{"path": "/a", "store": "/s", "source": "a"}],
                     "stores": {"/s": "id"}, "limit": 5},
          lambda root: copyback._recorded(root / "copies"), Damaged),
-    Form(departure.RECORD.lstrip("/"),
-         {"format": departure.FORMAT, "version": departure.VERSION, "since": 5,
+    Form(leaving.RECORD.lstrip("/"),
+         {"format": leaving.FORMAT, "version": leaving.VERSION, "since": 5,
           "plan": rich_plan().dump().decode()}, completion.read, Damaged),
     Form("home", {"format": home_record.FORMAT, "version": home_record.VERSION,
                   "mounts": [{"target": "/h/a", "source": "/s", "boot": "b", "device": "d",

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.operation import is_path, is_relative
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.volumes import Store, Volume
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Store, Volume
 
 ABSENT = "UUID=00000000-1111-2222-3333-444444444444"
 
@@ -172,9 +172,9 @@ def test_a_bug_is_no_decision(entry: Entry) -> None:
     """The policy that was baked into the image decides then, see ephemeroot/image/boot.sh."""
     entry.plan.write_bytes(plan_without_its_store().dump())
     broken = (
-        "import sys; from ephemeroot.hooks import __main__ as entry, wiping\n"
+        "import sys; from ephemeroot.hooks import __main__ as entry, wipe\n"
         "def run(stage): raise ZeroDivisionError\n"
-        "wiping.run = run; sys.exit(entry.main(sys.argv[1:]))"
+        "wipe.run = run; sys.exit(entry.main(sys.argv[1:]))"
     )
     words = ["--plan", str(entry.plan), "--target", str(entry.base), "--run", f"{entry.base}/run"]
     done = subprocess.run(

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import Damaged, StoreMissing
-from ephemeroot.hooks import network as volumes
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.operations import network as volumes
+from ephemeroot.hooks.operations.network import Network
 from ephemeroot.linux import network
 from network_cable import Cable, cable, ip
 

@@ -21,10 +21,10 @@ from ephemeroot.config import InvalidConfiguration
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.volumes import Store, Volume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.volumes import Store, Volume
 from ephemeroot.linux.units import escape_path
 from machine_tree import DEVICE, GROUP, IDENTITY, MAIN, PASSWD, ROOT, MachineTree
 

@@ -15,11 +15,11 @@ from boot import FSTYPES, STORE, Boot, copy, directory, file, overlay, parent
 from btrfs_image import btrfsutil
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import persist
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.hide import Hide
-from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.volumes import Attach
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.volumes import Attach
 from ephemeroot.linux import mountinfo, paths
 from ephemeroot.linux.workshop import Workshop
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.cli import copyback, foreign, status
+from ephemeroot.cli import copyback, status
 from ephemeroot.errors import ForeignRoot
-from ephemeroot.hooks import ownership
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Parent
+from ephemeroot.hooks.guards import ownership
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Parent
+from ephemeroot.plan import foreign
 from layered_machine import STORE, LayeredMachine, layered_machine
 from overlay_machine import InstalledRoot, mount, unmount
 

@@ -21,9 +21,9 @@ import pytest
 import ephemeroot
 from btrfs_image import fresh_disk, mounted
 from counts import require_at_most_recorded
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
 from ephemeroot.wipers.btrfs import Btrfs
 from staged_machine import MACHINE_ID, STORE, Machine
 

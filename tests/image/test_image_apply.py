@@ -16,10 +16,10 @@ import pytest
 import machine_tree
 from btrfs_image import Disk, btrfsutil, fresh_disk
 from ephemeroot import cli
-from ephemeroot.config import store_ids
 from ephemeroot.hooks import plan as plans
-from ephemeroot.image import stores
 from ephemeroot.linux import devices
+from ephemeroot.machine.facts import read_store_id
+from ephemeroot.plan import stores
 from machine_tree import DEVICE, MAIN, MachineTree
 
 pytestmark = pytest.mark.requires_loop
@@ -76,7 +76,7 @@ def test_everything_is_written(machine: MachineTree, capsys: pytest.CaptureFixtu
     raw = (machine.path / "etc/ephemeroot/plan.json").read_bytes()
     plan = plans.parse(raw)
     assert plan.generation == 1
-    identity = store_ids.read(str(store))
+    identity = read_store_id(str(store))
     assert identity is not None
     assert f'"id":"{identity}"'.encode() in raw
     assert (store / ".ephemeroot/plan.json").read_bytes() == raw
@@ -156,12 +156,12 @@ def test_a_change_is_a_new_generation(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert apply(machine, "--yes") == 0
-    identity = store_ids.read(str(machine.path / "persistent"))
+    identity = read_store_id(str(machine.path / "persistent"))
     capsys.readouterr()
     machine.write(MAIN, SOUND.replace('"/var/log"', '"/var/lib/new"'))
     assert apply(machine, "--yes") == 0
     assert stores.generation(machine.path / "persistent") == 2
-    assert store_ids.read(str(machine.path / "persistent")) == identity
+    assert read_store_id(str(machine.path / "persistent")) == identity
     changes = [li for li in capsys.readouterr().out.splitlines() if li.startswith(("  + ", "  - "))]
     assert any(line.startswith("  - ") and "/var/log" in line for line in changes)
     assert any(line.startswith("  + ") and "/var/lib/new" in line for line in changes)

@@ -14,7 +14,7 @@ import pytest
 
 import ephemeroot
 import proof
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.image import assembly, contents, verification
 from ephemeroot.image.broken import Broken
 from ephemeroot.image.contents import Contents

@@ -11,7 +11,7 @@ import pytest
 from ephemeroot.config import Place
 from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Refused
-from ephemeroot.image import mounted
+from ephemeroot.plan import mounted
 from loop_device import attached
 
 pytestmark = pytest.mark.requires_loop

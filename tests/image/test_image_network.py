@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.cli import main
-from ephemeroot.hooks import checks, network
-from ephemeroot.hooks.network import Network
+from ephemeroot.hooks.guards import fsck
+from ephemeroot.hooks.operations import network
+from ephemeroot.hooks.operations.network import Network
+from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import assembly, contents, entry, nics, units, verification
 from ephemeroot.image.contents import Contents
 from ephemeroot.image.generators.dracut import generator as dracut
@@ -25,7 +26,7 @@ ALL_OF_IT = f"""
 import ctypes, os, sys
 sys.path.insert(0, "/usr/lib/ephemeroot")
 assert ctypes.CDLL(None).unshare(0x40000000) == 0
-from ephemeroot.hooks import plan, network
+from ephemeroot.hooks import plan; from ephemeroot.hooks.operations import network
 static = plan.load("/usr/lib/ephemeroot/plan.json").wipe[0]
 assert static.execute(None) == "set up"
 assert static.execute(None) == "was set up"
@@ -127,7 +128,7 @@ def test_the_drivers_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", sorted(network.TYPES))
 def test_no_device_is_waited_for_or_checked(kind: str) -> None:
     assert not units.is_on_device(kind)
-    assert not checks.is_checked(kind)
+    assert not fsck.is_checked(kind)
 
 
 def test_a_plan_with_a_password_is_roots_alone() -> None:

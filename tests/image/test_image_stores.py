@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.config import store_ids
 from ephemeroot.errors import EphemerootError
-from ephemeroot.image import stores
 from ephemeroot.linux import paths
+from ephemeroot.machine.facts import read_store_id
+from ephemeroot.plan import stores
 from interrupting import Interrupter
 
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Path:
 def test_a_marker_is_what_the_boot_expects(store: Path) -> None:
     identity = stores.write_marker(store, "/persistent")
     assert uuid.UUID(identity).version == 4
-    assert store_ids.read(str(store)) == identity
+    assert read_store_id(str(store)) == identity
     content = json.loads((store / ".ephemeroot-store").read_text())
     assert content == {"version": 1, "id": identity, "path": "/persistent"}
     assert [path.name for path in store.iterdir()] == [".ephemeroot-store"]
@@ -37,7 +37,7 @@ def test_a_marker_is_never_replaced(store: Path) -> None:
     identity = stores.write_marker(store, "/persistent")
     with pytest.raises(FileExistsError):
         stores.write_marker(store, "/persistent")
-    assert store_ids.read(str(store)) == identity
+    assert read_store_id(str(store)) == identity
     assert [path.name for path in store.iterdir()] == [".ephemeroot-store"]
 
 

@@ -20,8 +20,8 @@ import pytest
 from btrfs_image import loop_device
 from checkout import CHECKOUT
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.volumes import MARKER
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
+from ephemeroot.hooks.records import MARKER
 from ephemeroot.linux import devices, mountinfo
 from machine_tree import DEVICE, MAIN, STORE, MachineTree
 

@@ -18,8 +18,8 @@ from btrfs_image import Disk, btrfsutil, fresh_disk
 from ephemeroot import cli
 from ephemeroot.backends import survey
 from ephemeroot.config import replaced
-from ephemeroot.config.toml_text import quote
-from ephemeroot.conversion import presets
+from ephemeroot.config.syntax.toml_text import quote
+from ephemeroot.init import presets
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 

@@ -17,12 +17,12 @@ import pytest
 from btrfs_image import fresh_disk
 from checkout import CHECKOUT
 from ephemeroot import cli
-from ephemeroot.conversion import completion, departure, returning
-from ephemeroot.conversion.departure import Departure
 from ephemeroot.errors import Refused, StoreMissing
-from ephemeroot.image import applied, stores
+from ephemeroot.leave import completion, returning
+from ephemeroot.leave.leaving import FAILED, RECORD, Leaving, with_adopted
 from ephemeroot.linux import bounds
 from ephemeroot.linux.bounds import Bounds
+from ephemeroot.plan import applied, stores
 from leaving_machine import AFTER, LEFT, Lived, bind, leave
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
@@ -73,7 +73,7 @@ def test_everything_goes_back_and_nothing_wipes_any_more(
         "srv/until the reboot": "late",
         "var/linked/in the root": "ours by now",
     }
-    assert not (root / departure.RECORD).exists()
+    assert not (root / RECORD).exists()
     assert applied.load(root) is None
     assert leave(root, "--yes") == 2, "there is nothing to leave any more"
 
@@ -114,7 +114,7 @@ def test_a_dry_run_changes_nothing(machine: Lived, capsys: pytest.CaptureFixture
 def test_wherever_it_is_interrupted_the_data_is_complete(machine: Lived, after: int) -> None:
     """The power goes after so many paths; the next boot is armed as ever and has everything."""
     root = machine.start()
-    leaving = Departure(root, machine.plan())
+    leaving = Leaving(root, machine.plan())
     items = leaving.items()
     assert len(items) == 9
     for item in items[:after]:
@@ -123,7 +123,7 @@ def test_wherever_it_is_interrupted_the_data_is_complete(machine: Lived, after: 
     machine.next_boot()
     root = machine.boot()
     assert content(root) == machine.armed()
-    assert not (root / departure.RECORD).exists(), "the record went with the root it was in"
+    assert not (root / RECORD).exists(), "the record went with the root it was in"
     # And again, to the end.
     subprocess.run(["mount", "-o", "remount,rw", root], check=True)
     assert leave(root, "--yes") == 0
@@ -138,10 +138,10 @@ def test_room_is_needed_once(machine: Lived, monkeypatch: pytest.MonkeyPatch) ->
     (machine.top / "persistent/srv/large").write_bytes(bytes(range(256)) * 4096)
     (machine.top / "persistent/var/lib/inner/large").write_bytes(bytes(range(256)) * 8192)
     subprocess.run(["sync", "-f", machine.top], check=True)
-    monkeypatch.setattr("ephemeroot.conversion.seeds.share", lambda *_: False)
+    monkeypatch.setattr("ephemeroot.plan.seeds.share", lambda *_: False)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2_500_000))
     assert leave(root, "--yes") == 1
-    leaving = Departure(root, machine.plan())
+    leaving = Leaving(root, machine.plan())
     for item in leaving.items():
         if item.path == "/srv":
             leaving.copy(item)
@@ -153,7 +153,7 @@ def test_interrupted_while_it_disarms(
     machine: Lived, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = machine.start()
-    leaving = Departure(root, machine.plan())
+    leaving = Leaving(root, machine.plan())
     for item in leaving.items():
         leaving.copy(item)
 
@@ -179,7 +179,7 @@ def test_interrupted_while_it_disarms(
     machine.next_boot()
     if moment == "record":
         root = machine.boot()  # armed as ever, and the half of it is an old root
-        assert not (root / departure.RECORD).exists()
+        assert not (root / RECORD).exists()
         assert content(root) == machine.armed()
     else:
         assert machine.stage("wipe").returncode == 10
@@ -204,7 +204,7 @@ def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", cut)  # of the plan, after the stores have the new one
-        leaving = Departure(root, machine.plan())
+        leaving = Leaving(root, machine.plan())
         for item in leaving.items():
             leaving.copy(item)
         with pytest.raises(Cut):
@@ -241,7 +241,7 @@ def test_a_finish_that_fails_is_not_tried_again(machine: Lived) -> None:
     with pytest.raises(StoreMissing):
         machine.finish(root)
     marker.write_text(kept)
-    assert (root / departure.FAILED).exists()
+    assert (root / FAILED).exists()
     assert completion.read(root) is None
 
 
@@ -264,7 +264,7 @@ def test_a_missing_store_is_no_reason_to_forget_it(machine: Lived) -> None:
     root = machine.start()
     subprocess.run(["umount", "-l", root / "persistent"], check=True)
     with pytest.raises(StoreMissing):
-        Departure(root, machine.plan()).prove()
+        Leaving(root, machine.plan()).prove()
     assert leave(root, "--yes") == 1
 
 
@@ -286,7 +286,7 @@ def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> No
         from ephemeroot.hooks.plan import Plan
 
         with pytest.raises(Refused, match=r"overlay|memory"):
-            Departure(tmp_path / "root", Plan(wipe=[], persist=[])).prove()
+            Leaving(tmp_path / "root", Plan(wipe=[], persist=[])).prove()
     finally:
         subprocess.run(["umount", tmp_path / "root"], check=True)
         if fstype == "overlay":
@@ -307,8 +307,8 @@ def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: Lived) -> N
     subprocess.run(["mount", "--bind", store / "etc/service", root / "etc/service"], check=True)
     configured = machine.plan()
     configured.persist += [bind("/etc/service"), bind("/etc/stale")]
-    plan = departure.with_adopted(root, machine.plan(), configured)
-    leaving = Departure(root, plan)
+    plan = with_adopted(root, machine.plan(), configured)
+    leaving = Leaving(root, plan)
     assert [i.path for i in leaving.items()][-1] == "/etc/service"
     for item in leaving.items():
         leaving.copy(item)
@@ -353,8 +353,8 @@ def test_path_of_a_user_that_exceeds_its_bounds_stops_no_other(
     assert "more than 50 entries" in finish.problems[0]
     assert (root / "var/lib/b").read_text() == "of the last minute"
     assert seen[-1] == "/srv"
-    assert not (root / departure.RECORD).exists()
-    assert (root / departure.FAILED).exists()
+    assert not (root / RECORD).exists()
+    assert (root / FAILED).exists()
 
 
 def test_the_manual_has_the_limits_of_the_whole() -> None:

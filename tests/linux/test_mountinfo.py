@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.conversion import seeds
 from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.plan import seeds
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 

@@ -17,13 +17,13 @@ import pytest
 from boot import IDENTITY, STORE, Boot
 from btrfs_image import loop_device
 from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks import wiping
+from ephemeroot.hooks import wipe as wipe_stage
 from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.operations.volumes import Store, Volume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.volumes import Store, Volume
-from ephemeroot.linux import mountinfo, twins, unopened
+from ephemeroot.linux import duplicates, mountinfo, unopened
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("blkid")]
 
@@ -64,8 +64,8 @@ class Disks:
         (self.database / f"b{self.number(device)}").write_text("\n".join(lines) + "\n")
         return found
 
-    def twins(self, spec: str) -> list[str]:
-        return twins.of(spec, str(self.database), self.sysfs)
+    def duplicates(self, spec: str) -> list[str]:
+        return duplicates.of(spec, str(self.database), self.sysfs)
 
 
 @pytest.fixture
@@ -91,18 +91,18 @@ def test_a_copy(disks: Disks, kind: str) -> None:
     first = disks.add()
     mkfs(kind, "-L", "my data", first)
     identity = disks.record(first)["ID_FS_UUID"]
-    assert disks.twins(f"UUID={identity}") == []
-    assert disks.twins("LABEL=my data") == []
+    assert disks.duplicates(f"UUID={identity}") == []
+    assert disks.duplicates("LABEL=my data") == []
     second = disks.add(backing(first))
     disks.record(second)
     both = sorted((first, second))
-    assert disks.twins(f"UUID={identity}") == both
-    assert disks.twins("LABEL=my data") == both
-    assert disks.twins(f"/dev/disk/by-uuid/{identity}") == both
+    assert disks.duplicates(f"UUID={identity}") == both
+    assert disks.duplicates("LABEL=my data") == both
+    assert disks.duplicates(f"/dev/disk/by-uuid/{identity}") == both
     # A name that only one of them has is no question.
-    assert disks.twins(first) == []
-    assert disks.twins("ID=loop-0") == []
-    assert disks.twins("nonsense") == []
+    assert disks.duplicates(first) == []
+    assert disks.duplicates("ID=loop-0") == []
+    assert disks.duplicates("nonsense") == []
 
 
 def test_one_btrfs_on_two_devices_is_one(disks: Disks) -> None:
@@ -110,11 +110,13 @@ def test_one_btrfs_on_two_devices_is_one(disks: Disks) -> None:
     mkfs("btrfs", "-L", "pool", first, second)
     identity = disks.record(first)["ID_FS_UUID"]
     assert disks.record(second)["ID_FS_UUID"] == identity
-    assert disks.twins(f"UUID={identity}") == []
-    assert disks.twins("LABEL=pool") == []
+    assert disks.duplicates(f"UUID={identity}") == []
+    assert disks.duplicates("LABEL=pool") == []
     copy = disks.add(backing(second))
     disks.record(copy)
-    assert disks.twins(f"UUID={identity}") == sorted((second, copy)), "the first has no twin"
+    assert disks.duplicates(f"UUID={identity}") == sorted((second, copy)), (
+        "the first has no duplicate"
+    )
 
 
 def test_one_label_on_two_filesystems(disks: Disks) -> None:
@@ -123,7 +125,7 @@ def test_one_label_on_two_filesystems(disks: Disks) -> None:
     mkfs("ext4", "-L", "data", second)
     disks.record(first)
     disks.record(second)
-    assert disks.twins("LABEL=data") == sorted((first, second))
+    assert disks.duplicates("LABEL=data") == sorted((first, second))
 
 
 def test_a_partition_table_that_was_cloned(disks: Disks) -> None:
@@ -132,7 +134,7 @@ def test_a_partition_table_that_was_cloned(disks: Disks) -> None:
     mkfs("btrfs", first, second)
     for device in (first, second):
         disks.record(device, "disk/by-partuuid/c0ffee01-01")
-    assert disks.twins("PARTUUID=c0ffee01-01") == sorted((first, second))
+    assert disks.duplicates("PARTUUID=c0ffee01-01") == sorted((first, second))
 
 
 def test_what_is_made_of_a_device_is_not_its_twin(disks: Disks, tmp_path: Path) -> None:
@@ -142,7 +144,9 @@ def test_what_is_made_of_a_device_is_not_its_twin(disks: Disks, tmp_path: Path) 
     identity = disks.record(first)["ID_FS_UUID"]
     raw = (disks.database / f"b{disks.number(first)}").read_text()
     (disks.database / "b252:1").write_text(raw)
-    assert len(disks.twins(f"UUID={identity}")) == 2, "nothing says yet that one is the other's"
+    assert len(disks.duplicates(f"UUID={identity}")) == 2, (
+        "nothing says yet that one is the other's"
+    )
     sysfs = tmp_path / "sys"
     names = {"loop": disks.number(first), "dm-0": "252:0", "dm-1": "252:1", "dm-2": "252:2"}
     for name, number in names.items():
@@ -153,12 +157,12 @@ def test_what_is_made_of_a_device_is_not_its_twin(disks: Disks, tmp_path: Path) 
     for below, above in (("loop", "dm-0"), ("dm-0", "dm-1"), ("dm-0", "dm-2")):
         (sysfs / "block" / below / "holders" / above).symlink_to(f"../../{above}")
     disks.sysfs = str(sysfs)
-    assert disks.twins(f"UUID={identity}") == []
+    assert disks.duplicates(f"UUID={identity}") == []
     # A snapshot: a second one above the same device.
     (sysfs / "block/dm-2/dm").mkdir()
     (sysfs / "block/dm-2/dm/name").write_text("vg-snapshot\n")
     (disks.database / "b252:2").write_text(raw)
-    assert disks.twins(f"UUID={identity}") == ["/dev/dm-1", "/dev/mapper/vg-snapshot"]
+    assert disks.duplicates(f"UUID={identity}") == ["/dev/dm-1", "/dev/mapper/vg-snapshot"]
 
 
 LUKS = "0d3c8f2e-7c44-4f0e-b1a5-52d9c86e4f77"
@@ -192,7 +196,7 @@ def test_what_nobody_has_opened(disks: Disks, tmp_path: Path) -> None:
 
 
 def test_without_udev_nothing_is_known(tmp_path: Path) -> None:
-    assert twins.of("UUID=x", str(tmp_path / "none")) == []
+    assert duplicates.of("UUID=x", str(tmp_path / "none")) == []
     assert unopened.hint(str(tmp_path / "none")) == ""
 
 
@@ -201,7 +205,7 @@ def test_what_is_left_of_a_device_that_went(disks: Disks) -> None:
     mkfs("ext4", first)
     identity = disks.record(first)["ID_FS_UUID"]
     shutil.copy(disks.database / f"b{disks.number(first)}", disks.database / "b999:2")
-    assert disks.twins(f"UUID={identity}") == sorted((first, "/dev/999:2"))
+    assert disks.duplicates(f"UUID={identity}") == sorted((first, "/dev/999:2"))
 
 
 @pytest.mark.usefixtures("private_mounts")
@@ -209,7 +213,7 @@ def test_the_volume_is_mounted_already(
     disks: Disks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By systemd, which takes whichever of the two the link leads to at that moment."""
-    monkeypatch.setattr(twins, "DATABASE", str(disks.database))
+    monkeypatch.setattr(duplicates, "DATABASE", str(disks.database))
     boot = Boot(tmp_path / "boot", "ext4")
     mounted = mountinfo.mounted_at(str(boot.store))
     assert mounted is not None
@@ -229,7 +233,7 @@ def test_the_volume_is_mounted_already(
             plan, words, report, target=str(boot.target), run=str(boot.run), boot_id="boot"
         )
         try:
-            return wiping.run(stage)
+            return wipe_stage.run(stage)
         finally:
             stage.close()
 

@@ -15,12 +15,12 @@ import pytest
 import ephemeroot
 from btrfs_image import loop_device, mkfs
 from ephemeroot.errors import Refused
-from ephemeroot.hooks import waiting
 from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.guards import waiting
+from ephemeroot.hooks.operations.volumes import Volume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.volumes import Volume
 from ephemeroot.linux import mountinfo, udev
 
 try:

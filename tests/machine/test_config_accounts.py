@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.config.accounts import Accounts
+from ephemeroot.machine.accounts import Accounts
 from machine_tree import MachineTree
 
 

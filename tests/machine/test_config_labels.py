@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.config.labels import Labels
+from ephemeroot.machine.labels import Labels
 from machine_tree import MAIN, SOUND, MachineTree
 
 CONTEXTS = r"""

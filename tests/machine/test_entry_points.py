@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.config import entry_points
+from ephemeroot.machine import entry_points
 
 GROUP = "ephemeroot.wipers"
 

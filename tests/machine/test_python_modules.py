@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ephemeroot import cli
-from ephemeroot.config import plugins, python_modules
-from ephemeroot.config.python_modules import _DISTRIBUTIONS, _PYPI
+from ephemeroot.config import plugins
+from ephemeroot.machine import python_modules
+from ephemeroot.machine.python_modules import _DISTRIBUTIONS, _PYPI
 from machine_tree import MachineTree
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.conversion import presets
 from ephemeroot.errors import Misconfigured
-from ephemeroot.oldroots import noise
+from ephemeroot.init import presets
+from ephemeroot.old_roots import noise
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import proof
-from ephemeroot.compile import NO_MARKER, compile_machine, compile_plan
 from ephemeroot.config import InvalidConfiguration, Machine, examine, read
 from ephemeroot.hooks import plan
+from ephemeroot.hooks.records import NO_MARKER
+from ephemeroot.plan.compile import compile_machine, compile_plan
 from machine_tree import DEVICE, FSTAB, IDENTITY, MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
 SAMPLE = """\

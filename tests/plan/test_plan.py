@@ -9,15 +9,15 @@ import pytest
 from checkout import CHECKOUT
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.hide import Hide
-from ephemeroot.hooks.machine_id import MachineId
-from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 
 BTRFS = "ephemeroot.wipers.btrfs:Btrfs"
 
@@ -99,10 +99,10 @@ def test_an_operation_of_the_other_stage_is_damage(plan: Plan) -> None:
 KINDS = {"Wipe", "Volume", "Store", "Attach"}
 IN_ORDER = {
     "hooks/plan.py": "the answers themselves",
-    "hooks/wiping.py": "carries out a stage: what differs between its operations is decided there",
+    "hooks/wipe.py": "carries out a stage: what differs between its operations is decided there",
     "hooks/persist.py": "the same; an Attach that fails ends the stage",
-    "ephemeroot/rehearsal/scene.py": "rebuilds the first part of the stage in its order",
-    "ephemeroot/conversion/departure.py": "the plan of a machine that has left wipes nothing",
+    "ephemeroot/simulate/environment.py": "rebuilds the first part of the stage in its order",
+    "ephemeroot/leave/leaving.py": "the plan of a machine that has left wipes nothing",
 }
 """Who may go through a plan's operations and ask each what it is, and why."""
 

@@ -19,6 +19,7 @@ LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 # The contracts in pyproject.toml.
 ONE_WAY = "imports point one way"
 BACKENDS = "a backend is built on what backends share, and knows of no other"
+OPERATIONS = "operations use guards and stores, and neither uses operations"
 NO_CIRCLES = "no circles"
 
 BOOT_CODE = {
@@ -100,7 +101,7 @@ def copied(tmp_path: Path) -> Path:
 def test_imports_point_one_way() -> None:
     linted = lint_imports(PACKAGE.parent, CHECKOUT / "pyproject.toml")
     assert linted.returncode == 0, linted.stdout + linted.stderr
-    for contract in (ONE_WAY, BACKENDS, NO_CIRCLES):
+    for contract in (ONE_WAY, BACKENDS, OPERATIONS, NO_CIRCLES):
         assert f"{contract} KEPT" in linted.stdout
 
 
@@ -110,9 +111,9 @@ def test_imports_point_one_way() -> None:
         ("linux/mounts.py", "from ephemeroot.wipers import contract"),
         ("wipers/contract.py", "import ephemeroot.hooks.plan"),
         ("hooks/plan.py", "import ephemeroot.config"),
-        ("hooks/plan.py", "def f():\n    import ephemeroot.compile"),
+        ("hooks/plan.py", "def f():\n    import ephemeroot.plan.compile"),
         ("config/__init__.py", "import ephemeroot.cli"),
-        ("image/__init__.py", "import ephemeroot.compile"),
+        ("plan/__init__.py", "import ephemeroot.image"),
         ("errors.py", "import ephemeroot.linux"),
     ],
 )
@@ -128,19 +129,25 @@ FORBIDDEN = [
     ("wipers/history.py", "from ephemeroot.wipers import pruning", BACKENDS),
     ("wipers/btrfs/subvolumes.py", "from ephemeroot.wipers.btrfs import history", NO_CIRCLES),
     ("wipers/zfs/datasets.py", "from ephemeroot.wipers.zfs import rotation", NO_CIRCLES),
-    ("hooks/seed.py", "from ephemeroot.hooks.copies import Copy", NO_CIRCLES),
-    ("hooks/limits.py", "from ephemeroot.hooks import unseeded", NO_CIRCLES),
-    ("hooks/operation.py", "from ephemeroot.hooks.wipe import Wipe", NO_CIRCLES),
+    ("hooks/store/seed.py", "from ephemeroot.hooks.operations.copies import Copy", OPERATIONS),
+    (
+        "hooks/guards/proofs.py",
+        "from ephemeroot.hooks.operations.volumes import Attach",
+        OPERATIONS,
+    ),
+    ("hooks/guards/waiting.py", "from ephemeroot.hooks.store import seed", OPERATIONS),
+    ("hooks/limits.py", "from ephemeroot.hooks.store import unseeded", NO_CIRCLES),
+    ("hooks/operation.py", "from ephemeroot.hooks.operations.wipe import Wipe", NO_CIRCLES),
     ("image/readback.py", "from ephemeroot.image.generators import contract", NO_CIRCLES),
     ("wipers/options.py", "from ephemeroot.wipers.contract import Wiper", BACKENDS),
     ("linux/contents.py", "from ephemeroot.linux.copying import Copier", NO_CIRCLES),
     ("linux/trees.py", "from ephemeroot.linux import copying", NO_CIRCLES),
-    ("conversion/descent.py", "from ephemeroot.conversion.mirror import Mirror", NO_CIRCLES),
-    ("conversion/adopting.py", "from ephemeroot.conversion import adoption", NO_CIRCLES),
+    ("mirror/descent.py", "from ephemeroot.mirror.tree import Mirror", NO_CIRCLES),
+    ("adopt/adopting.py", "from ephemeroot.adopt import adoption", NO_CIRCLES),
     ("cli/status_listing.py", "from ephemeroot.cli.status import collect", NO_CIRCLES),
-    ("cli/disk_holders.py", "from ephemeroot.cli.full_disks import Full", NO_CIRCLES),
+    ("status/disk_holders.py", "from ephemeroot.status.full_disks import Full", NO_CIRCLES),
     ("cli/apply_listing.py", "from ephemeroot.cli import apply", NO_CIRCLES),
-    ("config/clean.py", "from ephemeroot.config import resolution", NO_CIRCLES),
+    ("config/syntax/clean.py", "from ephemeroot.config import resolution", NO_CIRCLES),
 ]
 
 

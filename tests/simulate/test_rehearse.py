@@ -18,10 +18,10 @@ import kernel_images
 from btrfs_image import Disk, btrfsutil, fresh_disk, loop_device
 from ephemeroot import backends, cli
 from ephemeroot.backends.btrfs import throwaway
-from ephemeroot.compile import compile_machine
 from ephemeroot.config import read
-from ephemeroot.config.root import Root
 from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.machine.root import Root
+from ephemeroot.plan.compile import compile_machine
 from machine_tree import MAIN, MachineTree
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
@@ -451,7 +451,7 @@ def test_a_wiper_that_cannot_be_rehearsed_says_so(
     class Other(Tmpfs):
         __slots__ = ()
 
-    monkeypatch.setattr("ephemeroot.hooks.wipe.Wipe.load", lambda self: Other({}))
+    monkeypatch.setattr("ephemeroot.hooks.operations.wipe.Wipe.load", lambda self: Other({}))
     machine.base()
     assert cli.main(["rehearse", "--root", str(machine.path)]) == 1
     assert "cannot be rehearsed" in capsys.readouterr().err

@@ -16,10 +16,10 @@ from ephemeroot.backends.btrfs.bases import Bases, Opened, Place
 from ephemeroot.base import assembly, bootfiles, change, kernels, record
 from ephemeroot.base.work import Order
 from ephemeroot.config import Machine, read
-from ephemeroot.config.root import Root
 from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.wipers import filing
+from ephemeroot.machine.root import Root
+from ephemeroot.wipers import retire
 from ephemeroot.wipers import rotation as shared
 from ephemeroot.wipers.btrfs import fresh, recovery, retirement, rotation, subvolumes
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
@@ -35,11 +35,11 @@ CODE = (
     rotation,
     shared,
     retirement,
-    filing,
+    retire,
     recovery,
     paths,
 )
-EXCHANGE = ("_place_once", "_exchange", "rename", "file", "discard", "_settled")
+EXCHANGE = ("_place_once", "_exchange", "rename", "into_history", "discard", "_settled")
 
 # One file in the base and one in /boot: they must be of the same run.
 COMMAND = "cat /run/content > /etc/content; cat /run/content > /boot/content"

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
 from ephemeroot.hooks.plan import SEED_LIMIT, Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.volumes import Attach, Store, Volume
 
 STORE = "/persistent"
 IDENTITY = "0b5d1c1e-6e0c-4a35-9d86-6f3d6c5d3a10"

@@ -6,7 +6,7 @@ import json
 import os
 
 from boot import Boot
-from ephemeroot.hooks.copyback import CopyBack, Recorded
+from ephemeroot.hooks.store.copyback import CopyBack, Recorded
 
 
 def copy_back(boot: Boot, patience: float = 0.2) -> CopyBack:

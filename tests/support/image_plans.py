@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ephemeroot.hooks.directories import Directory
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import assembly
 from ephemeroot.image.contents import Contents
 from ephemeroot.image.generators.dracut.target import DracutTarget

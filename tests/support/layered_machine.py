@@ -13,9 +13,9 @@ from typing import Any
 from btrfs_image import loop_device
 from ephemeroot.hooks.__main__ import main as entry
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.wipers.overlay import Overlay
 from overlay_machine import DEFAULTS, InstalledRoot, Machine, mount, unmount
 

@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 from ephemeroot import cli
-from ephemeroot.conversion.completion import Finish
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.machine_id import MachineId
-from ephemeroot.hooks.overlays import Overlay
-from ephemeroot.image import stores
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.leave.completion import Finish
+from ephemeroot.plan import stores
 from ephemeroot.wipers.btrfs import Btrfs
 from staged_machine import STORE, Machine
 

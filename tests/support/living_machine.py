@@ -17,14 +17,14 @@ import btrfsutil
 
 from btrfs_image import DEFAULTS, NOON, Disk, fresh_disk, mounted
 from ephemeroot.hooks import records
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.contract import Boot
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ephemeroot.compile import Compilation, compile_machine
 from ephemeroot.config import Examination, Machine, Problem, examine, read
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.plan.compile import Compilation, compile_machine
 
 IDENTITY = "8c9d2f64-0b1e-4b57-9c1c-0d8a5d3f7a11"
 DEVICE = "UUID=3c2a1b0e-0000-4000-8000-000000000001"

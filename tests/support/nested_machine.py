@@ -20,10 +20,10 @@ import btrfsutil
 
 from btrfs_image import DEFAULTS, fresh_disk
 from ephemeroot import cli
-from ephemeroot.compile import compile_machine
 from ephemeroot.config import Machine, Problem, examine, read
 from ephemeroot.hooks.__main__ import main
-from ephemeroot.hooks.copyback import CopyBack, Recorded
+from ephemeroot.hooks.store.copyback import CopyBack, Recorded
+from ephemeroot.plan.compile import compile_machine
 from ephemeroot.wipers.btrfs import Btrfs
 
 STORES = ("/one", "/two")

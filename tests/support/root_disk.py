@@ -11,9 +11,9 @@ import btrfsutil
 
 from btrfs_image import DEFAULTS
 from ephemeroot.hooks.__main__ import main as entry
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import devices
 
 STORE = "/persistent"

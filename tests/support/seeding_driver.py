@@ -14,10 +14,10 @@ import sys
 
 from ephemeroot.errors import Refused
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.handover import HandOver
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.handover import HandOver
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage

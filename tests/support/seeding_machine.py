@@ -20,13 +20,13 @@ from btrfs_image import DEFAULTS, NOON, fresh_disk, loop_device
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import limits
 from ephemeroot.hooks.__main__ import main
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.overlay import Overlay

@@ -11,13 +11,13 @@ from pathlib import Path
 import btrfsutil
 
 from btrfs_image import DEFAULTS
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 
 STORE = "/persistent"
 IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"

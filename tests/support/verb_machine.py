@@ -31,7 +31,7 @@ from typing import Any
 import ephemeroot
 from btrfs_image import btrfsutil, subvolume_id
 from checkout import CHECKOUT
-from ephemeroot.hooks import ownership
+from ephemeroot.hooks.guards import ownership
 from loop_device import LoopDevice
 from system_calls import Event, Moment
 

@@ -11,7 +11,7 @@ import pytest
 
 from btrfs_image import NOON, Disk, Site, btrfsutil, fresh_disk, uuid
 from ephemeroot.linux import paths
-from ephemeroot.wipers import filing
+from ephemeroot.wipers import retire
 from ephemeroot.wipers import rotation as shared
 from ephemeroot.wipers.btrfs import fresh, recovery, retirement, rotation
 from ephemeroot.wipers.names import Name
@@ -21,8 +21,8 @@ from proof import sample
 
 pytestmark = pytest.mark.requires_loop
 
-CODE = (fresh, rotation, shared, retirement, filing, recovery, paths)
-EXCHANGE = ("_place_once", "_exchange", "rename", "file", "discard")
+CODE = (fresh, rotation, shared, retirement, retire, recovery, paths)
+EXCHANGE = ("_place_once", "_exchange", "rename", "into_history", "discard")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) ->
 
 def test_a_layer_that_is_interrupted_at_any_step_takes_no_other_with_it(disk: Disk) -> None:
     site = disk.site("layers")
-    interrupter = Interrupter((uppers, filing, paths), ("make", "retire", "file", "rename"))
+    interrupter = Interrupter((uppers, retire, paths), ("make", "retire", "into_history", "rename"))
     now = float(NOON)
 
     def boot(layers: uppers.Uppers, pattern: int) -> None:

@@ -18,8 +18,8 @@ import pytest
 
 from btrfs_image import fresh_disk, loop_device
 from ephemeroot.errors import ForeignRoot
-from ephemeroot.hooks import ownership
 from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.guards import ownership
 from ephemeroot.wipers.contract import Named
 from ephemeroot.wipers.zfs import Zfs
 from root_disk import FOREIGN, SNAPSHOT, Disk

@@ -17,11 +17,11 @@ from checkout import CHECKOUT
 from ephemeroot.config import examine, read
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks.__main__ import EMERGENCY
-from ephemeroot.hooks.directories import Directory, Parent
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image.assembly import put_together
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.contract import Boot

@@ -11,10 +11,10 @@ import btrfsutil
 import pytest
 
 from btrfs_image import DEFAULTS, fresh_disk
-from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.volumes import Attach, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
 from ephemeroot.wipers.btrfs import Btrfs
 from machine_tree import DEVICE, ROOT, VOLUME, MachineTree

@@ -12,7 +12,7 @@ import os
 import time
 
 from ephemeroot.linux import extents, mounts, paths
-from ephemeroot.wipers.btrfs import subvolumes, touched
+from ephemeroot.wipers.btrfs import changed_since, subvolumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def _written(top: int, fd: int) -> Container[int] | None:
         return None
     try:
         since = info.otransid + 1
-        if touched.since(origin, since, changed_after=info.otime) != set():
+        if changed_since.since(origin, since, changed_after=info.otime) != set():
             return None
-        return touched.since(fd, since, origin=origin)
+        return changed_since.since(fd, since, origin=origin)
     finally:
         os.close(origin)
 

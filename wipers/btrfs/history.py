@@ -7,7 +7,7 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import inode_flags, mounts, paths
-from ephemeroot.wipers import filing, marks, names, oldroot
+from ephemeroot.wipers import marks, names, oldroot, retire
 from ephemeroot.wipers.btrfs import directories, leftovers, qgroups, subvolumes, toplevel
 from ephemeroot.wipers.btrfs.leftovers import InPlace
 from ephemeroot.wipers.history import History, lock, require_mountable
@@ -319,11 +319,11 @@ class SubvolumeHistory(History):
             finally:
                 os.close(origin)
 
-    def touched(self) -> Callable[[str, int], bool] | None:
+    def changed_since(self) -> Callable[[str, int], bool] | None:
         with self._present() as present:
             # What was written a moment ago is not in the tree yet (fs/btrfs/delayed-inode.c).
             self.commit()
-            found = present.touched()
+            found = present.changed_since()
         return None if found is None else lambda path, inode: inode in found
 
     def _present(self) -> Present:
@@ -383,7 +383,7 @@ class SubvolumeHistory(History):
         """Give *entry* another *name* of ours; returns the name it got."""
         self.open_and_close(entry)
         if not isinstance(entry, InPlace):
-            return filing.file(self.old, entry.text, self.old, name, self.free)
+            return retire.into_history(self.old, entry.text, self.old, name, self.free)
         target = entry.leftover.renamed(name).text
         flags = paths.RENAME_NOREPLACE
         inode_flags.rename(self.parent, entry.text, self.parent, target, how=flags)

@@ -8,7 +8,7 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import bounds, kernel_modules, mounts, paths, walk
 from ephemeroot.linux.bounds import Meter
-from ephemeroot.wipers.btrfs import subvolumes, touched
+from ephemeroot.wipers.btrfs import changed_since, subvolumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,21 +77,21 @@ class Present:
         modules: ``ephemeroot base run`` puts those of a base that it replaces back as they were.
         """
         since, made = self.info.otransid + 1, self.info.otime
-        found = touched.since(origin, since, changed_after=made)
+        found = changed_since.since(origin, since, changed_after=made)
         if found is None or (found and found - _modules(origin)):
             raise EphemerootError(
                 "what the present root was made of has been changed since then",
                 "compare with --against base",
             )
 
-    def touched(self) -> set[int] | None:
-        """See ``touched.since``."""
+    def changed_since(self) -> set[int] | None:
+        """See ``changed_since.since``."""
         origin = self.origin()
         try:
             # A snapshot is made by the commit of its transaction (create_pending_snapshot in
             # fs/btrfs/transaction.c): whatever was written to it was written in a later one.
             since = self.info.otransid + (origin >= 0)
-            return touched.since(self.fd, since, origin=origin)
+            return changed_since.since(self.fd, since, origin=origin)
         finally:
             if origin >= 0:
                 os.close(origin)

@@ -6,8 +6,8 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import inode_flags, paths
-from ephemeroot.wipers import filing
 from ephemeroot.wipers.btrfs import directories, subvolumes
+from ephemeroot.wipers.retire import into_history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def retire(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str
         if subvolumes.stays_in_place(fd, subvolumes.identify(fd)):
             return str(leftover.name)
         if not leftover.read_only:
-            return filing.file(directory, text, history.old, leftover.name, history.free)
+            return into_history(directory, text, history.old, leftover.name, history.free)
         if directory != history.old:
             if subvolumes.is_read_only(fd):
                 subvolumes.set_read_only(fd, False)
@@ -40,6 +40,6 @@ def retire(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str
             inode_flags.rename(directory, text, history.old, text, how=flags)
         if not subvolumes.is_read_only(fd):
             subvolumes.set_read_only(fd, True)
-        return filing.file(history.old, text, history.old, leftover.name, history.free)
+        return into_history(history.old, text, history.old, leftover.name, history.free)
     finally:
         os.close(fd)

@@ -10,7 +10,7 @@ import time
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import devices, mountinfo, mounts, paths, removal
 from ephemeroot.linux.walk import Walk
-from ephemeroot.wipers import filing, marks, names
+from ephemeroot.wipers import marks, names, retire
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import FOREIGN, RETIRED, Facts, OldRoot
 from ephemeroot.wipers.overlay import stack, uppers
@@ -164,7 +164,7 @@ class UpperHistory(History):
         device = devices.named(self.installed.device)
         return stack.installed(self.fstype, device, self.installed.root_flags)
 
-    def touched(self) -> Callable[[str, int], bool] | None:
+    def changed_since(self) -> Callable[[str, int], bool] | None:
         """What the present layer has in it, and the directories above."""
         if self.layers is None or self.layers.fd < 0:
             return None
@@ -201,7 +201,7 @@ class UpperHistory(History):
 
     def rename(self, entry: OldRoot, name: Name) -> str:
         os.close(self._open(entry))
-        return filing.file(self._old, entry.text, self._old, name, self.free)
+        return retire.into_history(self._old, entry.text, self._old, name, self.free)
 
     def prove(self, entry: OldRoot) -> None:
         os.close(self._open(entry))

@@ -21,8 +21,9 @@ import os
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices, inode_flags, kernel, mounts, paths, removal
-from ephemeroot.wipers import attributes, filing, marks, names
+from ephemeroot.wipers import attributes, marks, names
 from ephemeroot.wipers.history import lock, require_owner
+from ephemeroot.wipers.retire import into_history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Uppers:
 
     def retire(self, name: Name, free: Callable[[Name], Name]) -> str:
         """Move the present layer to old-uppers as *name*, or the next that is *free*; return it."""
-        retired = filing.file(self.fd, UPPER, self.old, name, free)
+        retired = into_history(self.fd, UPPER, self.old, name, free)
         os.fsync(self.old)
         os.fsync(self.fd)
         return retired

@@ -11,7 +11,7 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import dataset_keys, programs
-from ephemeroot.wipers import filing, names
+from ephemeroot.wipers import names, retire
 from ephemeroot.wipers.rotation import Rotation
 from ephemeroot.wipers.zfs import channel, clone, datasets, history, proofs
 from ephemeroot.wipers.zfs.clone import BOOTFS, MOVED, OF, RESERVED
@@ -189,7 +189,7 @@ class DatasetRotation(Rotation):
 
     def _file(self) -> None:
         """It may have something in it that we did not make: it stays a while."""
-        name = filing.leftover_name(self.history, self.boot.now)
+        name = retire.leftover_name(self.history, self.boot.now)
         line = f"retire {self.new}, a fresh root that never got its place, as {name}"
         self.boot.log(line)
         self._require_container()

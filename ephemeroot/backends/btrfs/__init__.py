@@ -9,11 +9,11 @@ from pathlib import Path
 from ephemeroot.backends.btrfs import proposal
 from ephemeroot.backends.contract import Backend, Bases, Layout, Rehearsal
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config.fstab import FstabLine
-from ephemeroot.config.root import Root
 from ephemeroot.errors import Misconfigured
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine.fstab import FstabLine
+from ephemeroot.machine.root import Root
 
 
 class Btrfs(Backend):

@@ -14,7 +14,7 @@ from ephemeroot.backends.btrfs import nested
 from ephemeroot.errors import Refused
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.wipers import marks
-from ephemeroot.wipers.btrfs import directories, subvolumes, touched
+from ephemeroot.wipers.btrfs import changed_since, directories, subvolumes
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.btrfs.present import Present
 from ephemeroot.wipers.btrfs.recovery import Recovery
@@ -185,7 +185,7 @@ class Opened(contract.Bases):
     def changed_since_origin(self) -> Callable[[str, int], bool] | None:
         self.commit()  # what was written a moment ago is not in the tree yet
         with Present(self.top, "/") as present:
-            found = present.touched()
+            found = present.changed_since()
         return None if found is None else lambda path, inode: inode in found
 
     def omitted(self, fd: int) -> list[str]:
@@ -221,9 +221,9 @@ class Opened(contract.Bases):
         source = self.root if of_root else self.name
         return SubvolumeRotation(boot, self.bases, pruning, base=source, set_default=False).run()
 
-    def touched(self, copy: int, base: int) -> Callable[[str, int], bool] | None:
+    def changed_since(self, copy: int, base: int) -> Callable[[str, int], bool] | None:
         info = subvolumes.library().subvolume_info(f"/proc/self/fd/{copy}")
-        found = touched.since(copy, info.otransid + 1, origin=base)
+        found = changed_since.since(copy, info.otransid + 1, origin=base)
         return None if found is None else lambda path, inode: inode in found
 
     def keep(self, copy: int) -> None:

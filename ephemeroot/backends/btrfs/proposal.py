@@ -11,10 +11,10 @@ from ephemeroot.backends import commands, swap
 from ephemeroot.backends.commands import STORE
 from ephemeroot.backends.contract import Layout, Step
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config.fstab import INITRD, FstabLine
-from ephemeroot.config.machine import command_line
-from ephemeroot.config.toml_text import quote
+from ephemeroot.config.syntax.toml_text import quote
 from ephemeroot.errors import Refused
+from ephemeroot.machine.facts import command_line
+from ephemeroot.machine.fstab import INITRD, FstabLine
 from ephemeroot.wipers.btrfs import subvolumes
 
 _TOP = "/mnt"

@@ -9,10 +9,10 @@ from pathlib import Path
 from ephemeroot.backends.btrfs import throwaway
 from ephemeroot.backends.btrfs.throwaway import Throwaway
 from ephemeroot.backends.contract import Rehearsal
-from ephemeroot.config.root import Root
 from ephemeroot.errors import Misconfigured
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.machine.root import Root
 from ephemeroot.wipers.btrfs.toplevel import Toplevel
 
 

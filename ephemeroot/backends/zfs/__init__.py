@@ -5,8 +5,8 @@ from __future__ import annotations
 from ephemeroot.backends.contract import Backend, Layout
 from ephemeroot.backends.survey import Survey
 from ephemeroot.backends.zfs import obstacles, proposal
-from ephemeroot.config.fstab import FstabLine
 from ephemeroot.errors import EphemerootError
+from ephemeroot.machine.fstab import FstabLine
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.zfs.history import DatasetHistory
 

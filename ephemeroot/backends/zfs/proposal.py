@@ -9,11 +9,11 @@ from ephemeroot.backends import commands
 from ephemeroot.backends.commands import STORE
 from ephemeroot.backends.contract import Layout, Step
 from ephemeroot.backends.survey import Survey
-from ephemeroot.config.fstab import INITRD, FstabLine
-from ephemeroot.config.machine import command_line
-from ephemeroot.config.toml_text import quote
+from ephemeroot.config.syntax.toml_text import quote
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import programs
+from ephemeroot.machine.facts import command_line
+from ephemeroot.machine.fstab import INITRD, FstabLine
 
 _NONE = "-"
 

@@ -6,9 +6,9 @@ import functools
 import os
 from pathlib import Path
 
-from ephemeroot.config import entry_points
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image.generators.contract import Generator, Omission
+from ephemeroot.machine import entry_points
 
 GROUP = "ephemeroot.generators"
 

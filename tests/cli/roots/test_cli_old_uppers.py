@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mounts
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.tmpfs import Tmpfs

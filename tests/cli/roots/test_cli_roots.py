@@ -17,9 +17,9 @@ import btrfsutil
 import pytest
 
 from btrfs_image import DEFAULTS, Disk, fresh_disk, mounted
+from ephemeroot.hooks.operations.volumes import Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Store, Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.linux import mountinfo
 from ephemeroot.wipers import marks
 

@@ -14,8 +14,8 @@ import pytest
 import proof
 from ephemeroot.config import Machine, Problem, examine, read
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory
 from ephemeroot.wipers.history import lock
 from nested_machine import DeclaredMachine, declared_machine, persistence
 

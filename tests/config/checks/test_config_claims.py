@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.hooks.copies import Copy
+from ephemeroot.hooks.operations.copies import Copy
 from machine_tree import DEVICE, FSTAB, MAIN, ROOT, VOLUME, MachineTree
 
 NESTED = '[persistence."/persistent/nested"]\n'

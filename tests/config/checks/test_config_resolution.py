@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
 from machine_tree import MAIN, ROOT, VOLUME, MachineTree
 from nested_machine import DeclaredMachine, declared_machine, persistence
 

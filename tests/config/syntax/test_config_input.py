@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ephemeroot import cli
-from ephemeroot.config import files, kinds, misplaced, read, settings, sources, toml
-from ephemeroot.config.match import HostNames, MachineIds
-from ephemeroot.config.problem import Mistake, Mistakes, Problem
+from ephemeroot.config import misplaced, read, sources
+from ephemeroot.config.syntax import kinds, settings, toml
+from ephemeroot.config.syntax.match import HostNames, MachineIds
+from ephemeroot.config.syntax.problem import Mistake, Mistakes, Problem
+from ephemeroot.machine import files
 from machine_tree import DEVICE, FSTAB, GROUP, MAIN, PASSWD, SOUND, MachineTree
 
 LOCAL = "etc/ephemeroot/conf.d"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ephemeroot.config.lines import KeyPath, locate
-from ephemeroot.config.nodes import dotted, quoted
+from ephemeroot.config.syntax.lines import KeyPath, locate
+from ephemeroot.config.syntax.nodes import dotted, quoted
 
 DOCUMENT = '''\
 # a comment with [brackets] and = signs

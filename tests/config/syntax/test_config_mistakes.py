@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.compile import compile_plan
 from ephemeroot.config import InvalidConfiguration, read
+from ephemeroot.plan.compile import compile_plan
 from machine_tree import MAIN, SOUND, STORE, MachineTree
 
 TEN = """\

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ephemeroot.config import modes
-from ephemeroot.config.kinds import Mode
-from ephemeroot.config.problem import Mistake
+from ephemeroot.config.syntax import modes
+from ephemeroot.config.syntax.kinds import Mode
+from ephemeroot.config.syntax.problem import Mistake
 
 _WHAT = st.one_of(st.text("rwxXst", max_size=4), st.sampled_from("ugo"))
 _ACTION = st.builds(str.__add__, st.sampled_from("+-="), _WHAT)

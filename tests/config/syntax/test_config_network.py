@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.hooks.network import Network
-from ephemeroot.hooks.volumes import Volume
+from ephemeroot.hooks.operations.network import Network
+from ephemeroot.hooks.operations.volumes import Volume
 from machine_tree import MAIN, ROOT, STORE, MachineTree
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ephemeroot.config import clean
-from ephemeroot.config.problem import Mistake
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.hooks.operation import is_path
 from ephemeroot.linux import units
 

@@ -9,7 +9,7 @@ import pytest
 
 from ephemeroot.config import plugins, read
 from ephemeroot.hooks import plan
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from machine_tree import MAIN, SOUND, MachineTree
 
 MODULE = """\

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ephemeroot.config import clean, kinds
-from ephemeroot.config.problem import Mistake
+from ephemeroot.config.syntax import clean, kinds
+from ephemeroot.config.syntax.problem import Mistake
 
 ANYTHING = st.recursive(
     st.one_of(st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ephemeroot.config import Configuration, Machine, Problem, fstab, volumes
+from ephemeroot.config import Configuration, Machine, Problem, volumes
 from ephemeroot.config.model import Origin, VolumeEntry
-from ephemeroot.config.problem import Place
-from ephemeroot.linux import twins
+from ephemeroot.config.syntax.problem import Place
+from ephemeroot.linux import duplicates
+from ephemeroot.machine import fstab
 from machine_tree import DEVICE, FSTAB, MAIN, ROOT, SOUND, STORE, VOLUME, MachineTree
 
 LINE = f"{DEVICE} /persistent btrfs subvol=persistent,noatime"
@@ -217,7 +218,7 @@ def test_good_devices(tree: MachineTree, device: str, type_: str) -> None:
 def test_a_device_with_a_copy_is_worth_a_warning(
     tree: MachineTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "DATABASE", str(tree.path / "udev"))
+    monkeypatch.setattr(duplicates, "DATABASE", str(tree.path / "udev"))
     (tree.path / "udev").mkdir()
     for number in ("b253:7", "b253:8"):
         (tree.path / "udev" / number).write_text("S:disk/by-label/data\nE:ID_FS_UUID=x\n")

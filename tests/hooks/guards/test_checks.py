@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks import checks
+from ephemeroot.hooks.guards import fsck
 
 pytestmark = pytest.mark.requires_program("mkfs.ext4")
 
@@ -28,13 +28,13 @@ def debugfs(image: Path, command: str) -> None:
 
 
 def test_sound(image: Path) -> None:
-    assert checks.require_sound("ext4", str(image)) == "checked"
+    assert fsck.require_sound("ext4", str(image)) == "checked"
 
 
 def test_what_can_be_corrected_is(image: Path) -> None:
     debugfs(image, "ssv free_blocks_count 1")
     debugfs(image, "ssv state 2")
-    assert checks.require_sound("ext4", str(image)) == "checked"
+    assert fsck.require_sound("ext4", str(image)) == "checked"
     again = subprocess.run(["e2fsck", "-fn", image], capture_output=True)
     assert again.returncode == 0
 
@@ -43,11 +43,11 @@ def test_errors_that_are_left(image: Path) -> None:
     debugfs(image, "clri <2>")
     debugfs(image, "ssv state 2")
     with pytest.raises(StoreMissing, match=r"errors on .* that it could not correct"):
-        checks.require_sound("ext4", str(image))
+        fsck.require_sound("ext4", str(image))
 
 
 def test_types_without_a_check(image: Path, tmp_path: Path) -> None:
     before = image.read_bytes()
-    assert checks.require_sound("btrfs", str(image)) == "unchecked"
-    assert checks.require_sound("ext4", str(image), str(tmp_path)) == "unchecked"
+    assert fsck.require_sound("btrfs", str(image)) == "unchecked"
+    assert fsck.require_sound("ext4", str(image), str(tmp_path)) == "unchecked"
     assert image.read_bytes() == before

@@ -15,11 +15,12 @@ import pytest
 from boot import STORE, Boot, copy, directory, file, parent
 from checkout import CHECKOUT
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import limits, order, records
-from ephemeroot.hooks.copyback import CopyBack
-from ephemeroot.hooks.hide import Hide
-from ephemeroot.hooks.machine_id import MachineId
+from ephemeroot.hooks import limits, records
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.store import order
+from ephemeroot.hooks.store.copyback import CopyBack
 from ephemeroot.linux.bounds import Bounds, Budget, Meter
 
 pytestmark = pytest.mark.requires_root

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import Refused
-from ephemeroot.hooks import resume
 from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.guards import resume
 
 PAGE = 4096
 

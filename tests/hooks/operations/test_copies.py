@@ -16,9 +16,9 @@ import pytest
 from boot import IDENTITY, STORE, Boot, copy, directory, file, parent
 from btrfs_image import btrfsutil
 from copying_back import copy_back
-from ephemeroot.hooks import copied
-from ephemeroot.hooks.machine_id import MachineId
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.store import copied
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 

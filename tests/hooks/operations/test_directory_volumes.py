@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from btrfs_image import loop_device
-from ephemeroot.hooks import request
 from ephemeroot.hooks.__main__ import main as entry
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Attach, Store, Volume
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.store import request
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 

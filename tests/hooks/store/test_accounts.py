@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ephemeroot.hooks.accounts import GROUP, GSHADOW, PASSWD, SHADOW, Merger, defect
+from ephemeroot.hooks.store.accounts import GROUP, GSHADOW, PASSWD, SHADOW, Merger, defect
 
 STORE = {
     PASSWD: b"root:x:0:0:root:/root:/bin/bash\neve:x:1000:1000::/home/eve:/bin/sh\n",

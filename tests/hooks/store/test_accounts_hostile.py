@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ephemeroot.hooks.accounts import GROUP, GSHADOW, PASSWD, SHADOW, Merger
+from ephemeroot.hooks.store.accounts import GROUP, GSHADOW, PASSWD, SHADOW, Merger
 
 FILES = (PASSWD, GROUP, SHADOW, GSHADOW)
 FIELDS = {PASSWD: 7, GROUP: 4, SHADOW: 9, GSHADOW: 4}

@@ -23,7 +23,7 @@ import proof
 import seeding_driver
 from btrfs_image import Disk
 from ephemeroot import cli
-from ephemeroot.hooks.copyback import CopyBack
+from ephemeroot.hooks.store.copyback import CopyBack
 from failing_disk import UNREADABLE, FailingDisk, failing_disk, fill_directory, fill_file
 from living_machine import DAY, NOON, LivingMachine
 from machine_tree import MachineTree

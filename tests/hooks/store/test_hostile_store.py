@@ -19,7 +19,7 @@ import pytest
 
 from boot import STORE, Boot, copy, directory, file, overlay, parent
 from btrfs_image import btrfsutil
-from ephemeroot.hooks.copyback import CopyBack
+from ephemeroot.hooks.store.copyback import CopyBack
 from ephemeroot.linux import mountinfo, paths
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]

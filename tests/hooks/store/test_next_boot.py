@@ -11,7 +11,7 @@ import pytest
 
 from btrfs_image import fresh_disk
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks.request import KEEP, ROOT, WIPE, Request, parse
+from ephemeroot.hooks.store.request import KEEP, ROOT, WIPE, Request, parse
 from staged_machine import Machine
 
 pytestmark = pytest.mark.requires_loop

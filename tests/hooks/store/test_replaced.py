@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from btrfs_image import fresh_disk
-from ephemeroot.hooks.directories import Directory
-from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers.btrfs import Btrfs
 from living_machine import STORE, LivingMachine

@@ -19,8 +19,8 @@ import pytest
 import cutting
 import proof
 from boot import Boot, copy, directory, file, parent
-from ephemeroot.hooks.machine_id import MachineId
-from ephemeroot.hooks.machine_id_file import read
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.store.machine_id_file import read
 from ephemeroot.linux import removal
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]

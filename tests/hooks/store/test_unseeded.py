@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import proof
-from ephemeroot.hooks import limits, unseeded
+from ephemeroot.hooks import limits
 from ephemeroot.hooks.omission import Omission
+from ephemeroot.hooks.store import unseeded
 from seeding_machine import (
     DEADLINE,
     LIMIT,

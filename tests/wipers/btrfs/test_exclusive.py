@@ -14,7 +14,7 @@ from pathlib import Path
 import btrfsutil
 import pytest
 
-from ephemeroot.cli import terminal
+from ephemeroot import terminal
 from ephemeroot.wipers.btrfs import exclusive
 from living_machine import DAY, NOON, LivingMachine, living_machine
 
@@ -136,16 +136,16 @@ def test_what_takes_too_long_has_no_size(machine: LivingMachine) -> None:
 def test_how_long_it_was_the_root_is_told_only_by_a_clock_that_was_set(
     made: float, retired: int, flags: str, age: float | None
 ) -> None:
-    from ephemeroot.cli import roots_look
+    from ephemeroot.cli.roots import look
     from ephemeroot.wipers import oldroot
     from ephemeroot.wipers.oldroot import Facts
 
     text = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime(retired)) + flags
     entry = oldroot.classify(text, 300)
     facts = Facts(made=made, state="lived")
-    content = {**roots_look.to_json("old_roots/x", entry, facts), "kept-for": []}
+    content = {**look.to_json("old_roots/x", entry, facts), "kept-for": []}
     assert content["age"] == age
-    rows = {row[0]: row[1] for row in roots_look.rows(content, entry, facts)}
+    rows = {row[0]: row[1] for row in look.rows(content, entry, facts)}
     expected = "not known" if age is None else terminal.duration(age)
     assert rows["was the root for"].startswith(expected)
     json.dumps(content)

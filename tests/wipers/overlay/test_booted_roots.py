@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import proof
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
 from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
 from layered_machine import KEPT, STORE, LayeredMachine, layered_machine, two_disks
 from overlay_machine import DAY, NOON, InstalledRoot, overlay_machine
 

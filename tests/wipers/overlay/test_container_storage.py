@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 import proof
-from ephemeroot.hooks.directories import Directory, Parent
+from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.linux import mounts
-from ephemeroot.oldroots import restoring
+from ephemeroot.old_roots import restoring
 from layered_machine import STORE, LayeredMachine, layered_machine
 from overlay_machine import InstalledRoot
 

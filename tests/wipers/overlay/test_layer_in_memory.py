@@ -16,9 +16,9 @@ import pytest
 
 import proof
 from ephemeroot.cli import status
-from ephemeroot.hooks.copies import Copy
-from ephemeroot.hooks.directories import Parent
-from ephemeroot.hooks.files import File
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Parent
+from ephemeroot.hooks.operations.files import File
 from layered_machine import KEPT, STORE, LayeredMachine, layered_machine, two_disks
 from overlay_machine import InstalledRoot, fill
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.errors import EphemerootError, Locked, Refused
+from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image.assembly import put_together
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.overlay import Overlay

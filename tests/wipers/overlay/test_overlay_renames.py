@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.hooks.directories import Directory, Parent
-from ephemeroot.hooks.files import File
-from ephemeroot.hooks.overlays import Overlay
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.overlays import Overlay
 from layered_machine import STORE, LayeredMachine, layered_machine
 from overlay_machine import InstalledRoot
 

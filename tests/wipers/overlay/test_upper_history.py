@@ -141,15 +141,15 @@ def test_what_is_immutable_is_pruned_and_retired(machine: Machine, flag: str) ->
     subprocess.run(["chattr", f"-{flag}", *places], check=True)
 
 
-def test_what_is_touched(machine: Machine) -> None:
+def test_what_has_changed_since(machine: Machine) -> None:
     with machine.history() as history:
-        touched = history.touched()
-        assert touched is not None
+        changed_since = history.changed_since()
+        assert changed_since is not None
         paths = ("/", "/etc", "/etc/lost", "/etc/installed", "/usr", "/usr/lib/os-release")
-        assert [touched(path, 0) for path in paths] == [True, True, True, True, False, False]
+        assert [changed_since(path, 0) for path in paths] == [True, True, True, True, False, False]
     unmount(machine.sysroot)
     with machine.history() as history:
-        assert history.touched() is None, "the present upper is not that of what is mounted"
+        assert history.changed_since() is None, "the present upper is not that of what is mounted"
 
 
 def test_nothing_is_made_by_looking(machine: Machine) -> None:
@@ -157,7 +157,7 @@ def test_nothing_is_made_by_looking(machine: Machine) -> None:
     os.rename(machine.folder, machine.volume / "elsewhere")
     with machine.history() as history:
         assert history.entries() == []
-        assert history.touched() is None
+        assert history.changed_since() is None
     assert FOLDER not in os.listdir(machine.volume)
 
 

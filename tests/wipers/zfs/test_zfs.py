@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import ephemeroot
-from ephemeroot.config import kinds
-from ephemeroot.config.problem import Mistake
+from ephemeroot.config.syntax import kinds
+from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
+from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.hooks.volumes import Volume
-from ephemeroot.hooks.wipe import Wipe
 from ephemeroot.image import assembly
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget

@@ -17,7 +17,7 @@ import pytest
 
 from btrfs_image import loop_device, mkfs, mounted
 from ephemeroot import cli
-from ephemeroot.hooks.wipe import Wipe
+from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.image import data
 from ephemeroot.wipers.overlay import Overlay
 from image_plans import plan, volume, wipe

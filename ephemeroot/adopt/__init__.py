@@ -1,0 +1,1 @@
+"""Live data into a store, while the machine runs."""

@@ -1,0 +1,270 @@
+"""A configuration on its way to the boot: the checks, the changes, and the steps of ``apply``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import uuid
+from functools import partial
+from pathlib import Path
+
+from ephemeroot import terminal
+from ephemeroot.apply import boot_loader
+from ephemeroot.apply.step import Step
+from ephemeroot.base import missing_bases
+from ephemeroot.config import Configuration, Examination, Machine, examine, sources, volumes
+from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
+from ephemeroot.hooks.guards import ownership
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.image.generators import installed
+from ephemeroot.image.generators.contract import Image
+from ephemeroot.linux import paths
+from ephemeroot.plan import applied, foreign, identity, mounted, seeds, stores
+from ephemeroot.plan.compile import Compilation, compile_examination
+
+
+class Application:
+    """One configuration on its way to the boot of the machine below *root*.
+
+    Raises ``InvalidConfiguration`` if there is a mistake in it, and ``Refused`` if a store
+    is not mounted; nothing has been written then.
+    """
+
+    def __init__(self, root: Path, config: Configuration, machine: Machine) -> None:
+        self.root = root
+        self.config = config
+        self.stores = {store.path: root / store.path.lstrip("/") for store in config.stores}
+        self.old = self._applied()
+        self.machine = dataclasses.replace(machine, system=self._system(machine))
+        self.examination: Examination = examine(config, self.machine)
+        self.compilation: Compilation = compile_examination(self.examination)
+        self._require_this_root()
+        for missing in missing_bases.look(str(root), self.compilation.plan):
+            raise Refused(missing.line, missing_bases.HINT)
+        if config.wiping is not None and not config.external_boot:
+            for found in boot_loader.findings(self.machine):
+                raise Refused(
+                    found.text,
+                    f"{found.hint}, or set external-boot = true in [root] if this machine is "
+                    "booted from elsewhere",
+                )
+        if not config.stores:
+            raise Misconfigured("no store is declared: nothing would survive a boot")
+        self.booted = applied.booted() if root == Path("/") else None
+        followed = self.booted or self.old
+        before = followed.declared() if followed is not None else {}
+        self.seeds = seeds.foresee(self.compilation.plan, root, before)
+        self.generation = self._generation()
+        self.plan = b""
+
+    def _system(self, machine: Machine) -> str:
+        """The id of this system: the one that it has been applied with, which the stores know too
+        after a reinstallation; a new one for another root, such as a copy of this one.
+        """
+        wiping = self.config.wiping
+        known = identity.of_root(wiping, machine) if wiping is not None else {}
+        plans = [self.old, *(stores.plan(path) for path in self.stores.values())]
+        for plan in plans:
+            if plan is None or not plan.system:
+                continue
+            wipe = plan.root_wipe()
+            before = wipe.identity if wipe is not None else {}
+            if all(known.get(key, value) == value for key, value in before.items()):
+                return plan.system
+        return uuid.uuid4().hex
+
+    def _require_this_root(self) -> None:
+        """Raise ``Refused`` in a boot of another root than the plan's, unless the configuration
+        names it: what is applied there would leave the plan's own root unwiped for ever.
+        """
+        found = foreign.of_boot(self.root)
+        if found is None or found.kind == ownership.FILESYSTEM:
+            return
+        wiping = self.config.wiping
+        named = wiping is not None and (wiping.subvolume or wiping.settings.get("dataset"))
+        if found.kind == ownership.ROOT and named and self._is_mounted():
+            return
+        raise Refused(
+            f"this boot is of another root: {found.message}",
+            "boot the root that is made fresh, and apply there; to make this one fresh instead, "
+            "name it in the wiper's table (subvolume, dataset)",
+        )
+
+    def _is_mounted(self) -> bool:
+        """Whether the root that the new plan is for is the one that runs."""
+        wipe = self.compilation.plan.root_wipe()
+        if wipe is None:
+            return False
+        found = wipe.load().identify_mounted(str(self.root))
+        return all(wipe.identity.get(key) == value for key, value in found.items())
+
+    def _applied(self) -> Plan | None:
+        try:
+            return applied.load(self.root)
+        except Damaged as error:
+            terminal.warning(f"{error.message}: it is replaced")
+            return None
+
+    def _generation(self) -> int:
+        """The applied plan's if it says the same already, else one more than any so far."""
+        newest = max(self._recorded(path) for path in self.stores.values())
+        if self.old is None:
+            return newest + 1
+        if self.is_applied() and self.old.generation >= newest:
+            return self.old.generation
+        return max(newest, self.old.generation) + 1
+
+    def _recorded(self, store: Path) -> int:
+        """The newest generation that *store* knows. A damaged record is mended if the applied
+        plan tells what it must have been.
+        """
+        try:
+            return stores.generation(store)
+        except Damaged as error:
+            if self.old is None:
+                raise
+            terminal.warning(f"{error.message}: it is replaced")
+            return self.old.generation
+
+    def is_applied(self) -> bool:
+        """Whether the applied plan says the same already."""
+        return self.old is not None and applied.say_the_same(self.old, self.compilation.plan)
+
+    @property
+    def since(self) -> str:
+        """What the changes are counted from: what this machine booted with, if that is known."""
+        if self.booted is not None:
+            return f"generation {self.booted.generation}, which this machine booted with"
+        return f"generation {self.old.generation}" if self.old else "nothing applied"
+
+    def forgotten(self) -> list[tuple[str, str]]:
+        """Paths, each with its store, that persisted so far and will not any more."""
+        followed = self.booted or self.old
+        before = followed.declared() if followed is not None else {}
+        after = self.compilation.plan.declared()
+        return [(path, before[path]) for path in before if path not in after]
+
+    def require_seeds(self) -> None:
+        """Raise ``Refused`` if the next boot could not take over what is newly declared."""
+        refused = [seed for seed in self.seeds if seed.refusal]
+        if refused:
+            raise Refused(
+                "what is newly declared could not be taken over by the next boot: "
+                + "; ".join(seed.describe() for seed in refused),
+                f'run: {seeds.adopt_line(refused)} (or declare it with initial = "empty")',
+            )
+
+    def changes(self) -> list[str]:
+        """Lines ``+ …`` and ``- …``: the new plan against the one that counts so far."""
+        before, after = _lines(self.booted or self.old), _lines(self.compilation.plan)
+        changed = [
+            f"{line[0]} {line[2:]}"
+            for line in difflib.ndiff(before, after)
+            if line.startswith(("+ ", "- "))
+        ]
+        if not changed and not self.is_applied():
+            changed = ["+ settings that the lines of `ephemeroot plan` do not show"]
+        return changed
+
+    def steps(self, *, images: bool) -> list[Step]:
+        """Everything to be done, in order. What the boot reads is written and on the disk
+        before the first image is built.
+        """
+        steps = [self._mark(path) for path in self.compilation.unmarked]
+        steps.append(Step(f"write the plan to {sources.PLAN}", self._write_plan))
+        first = next(iter(self.stores))
+        if not stores.keeps_configuration(self.stores[first], self.root):
+            steps.append(
+                Step(f"copy /etc/ephemeroot into {first}", partial(self._copy_configuration, first))
+            )
+        for path in self.stores:
+            line = f"record generation {self.generation} in {path}"
+            steps.append(Step(line, partial(self._record, path)))
+        if images:
+            return steps + self._images()
+        for omission in installed.omissions(self.root):
+            terminal.warning(f"{omission.place}: {omission.reason}", omission.hint)
+        return steps
+
+    def _mark(self, path: str) -> Step:
+        volume = volumes.covering(path, self.examination.volumes)
+        if volume is not None:
+            mounted.require(volume, str(self.root))
+
+        def mark() -> str:
+            self.stores[path].mkdir(parents=True, exist_ok=True)
+            return f"id {stores.write_marker(self.stores[path], path)}"
+
+        return Step(f"make {path} a store (write its marker)", mark)
+
+    def _write_plan(self) -> str:
+        # The stores' ids are known only now.
+        machine = dataclasses.replace(self.machine, generation=self.generation)
+        compilation = compile_examination(examine(self.config, machine))
+        if compilation.unmarked:
+            raise EphemerootError(f"the store {compilation.unmarked[0]} has no marker")
+        self.plan = compilation.plan.dump()
+        target = applied.path(self.root)
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        paths.write_atomically(str(target), self.plan, self.compilation.plan.mode)
+        return f"generation {self.generation}"
+
+    def _copy_configuration(self, store: str) -> str:
+        aside = stores.copy_configuration(self.stores[store], self.root)
+        return f"copied; the store had another one, kept as {aside}" if aside else "copied"
+
+    def _record(self, store: str) -> str:
+        stores.record(self.stores[store], self.plan, self.generation)
+        return "recorded"
+
+    def _rebuild(self, image: Image) -> str:
+        return image.rebuild(self.plan)
+
+    def _images(self) -> list[Step]:
+        for omission in installed.omissions(self.root):
+            raise Misconfigured(f"{omission.place}: {omission.reason}", omission.hint)
+        names = installed.names()
+        if self.root != Path("/"):
+            generator = installed.on(str(self.root)) or installed.recommended()
+            raise Misconfigured(
+                "images are built on the machine itself, not with --root",
+                f"add --no-images, and run {generator.NAME} in that root",
+            )
+        generators = installed.set_up()
+        if not generators:
+            setups = " or ".join(f"`ephemeroot setup {name}`" for name in names)
+            raise Misconfigured(
+                f"no initramfs generator ({', '.join(names)}) is installed and has ephemeroot's "
+                "module",
+                f"install one of them, and run {setups} unless a package has installed ephemeroot",
+            )
+        steps = []
+        for generator in generators:
+            found, unknown = generator.images(self.root)
+            _warn_of(unknown)
+            steps += [
+                Step(image.describe(armed=True), partial(self._rebuild, image), image=True)
+                for image in found
+            ]
+        if not steps:
+            raise Misconfigured(
+                "no image of an installed kernel was found",
+                f"build one with {' or '.join(g.NAME for g in generators)} first, or add "
+                "--no-images",
+            )
+        return steps
+
+
+def _warn_of(unknown: list[str]) -> None:
+    for line in unknown:
+        terminal.warning(line, "it does not get this plan; build it anew by hand")
+
+
+def _lines(plan: Plan | None) -> list[str]:
+    """A plan as people compare it."""
+    if plan is None:
+        return []
+    lines = [f"before the root is mounted: {o.describe()}" for o in plan.wipe]
+    lines += [f"under the new root: {o.describe()}" for o in plan.persist]
+    lines += [f"on failure of {kind}: {policy}" for kind, policy in plan.on_failure.items()]
+    return lines

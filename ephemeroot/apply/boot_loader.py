@@ -1,0 +1,227 @@
+"""Whether the boot loader starts what ``apply`` writes: by the traces of the boot loader itself.
+
+An image that is rebuilt below /boot boots only if the boot loader reads that /boot. After /boot has
+moved to a filesystem or subvolume of its own, GRUB's first stage, or its menu, may still name the
+directory on the root: the machine boots old kernels from there for ever, and never wipes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeroot.config import Machine
+from ephemeroot.errors import EphemerootError
+from ephemeroot.image.generators import installed
+from ephemeroot.linux import devices, mountinfo, paths
+from ephemeroot.linux.mountinfo import Mount
+from ephemeroot.machine.facts import command_line
+
+_ESP = ("/boot/efi", "/efi", "/boot")
+_DIRECTORIES = ("grub", "grub2")
+
+# grub-install's stub on the ESP (grub-core/kern/main.c reads it: util/grub-install.c, "load_cfg").
+_SEARCH = re.compile(
+    r"^\s*search(?:\.fs_uuid\s+|\s.*--fs-uuid\s.*?)([0-9A-Fa-f-]{8,36})\b", re.MULTILINE
+)
+_PREFIX = re.compile(r"^\s*set\s+prefix=\(\$root\)'?([^'\s]+)'?", re.MULTILINE)
+_KERNEL = re.compile(r"^\s*linux(?:16|efi)?\s+(?:\([^)]*\))?(/\S+)", re.MULTILINE)
+
+# systemd-boot's variables (Boot Loader Interface).
+_VARIABLE = "/sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+_TRIES = re.compile(r"\+\d+(?:-\d+)?(?=\.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``text`` is what is wrong, ``hint`` the commands that repair it."""
+
+    text: str
+    hint: str
+
+
+def findings(machine: Machine) -> list[Finding]:
+    """What of the boot loader of the running *machine* starts something else than is written below
+    /boot; empty for another machine, and where its traces cannot be read or tell nothing.
+    """
+    if not machine.live:
+        return []
+    boot, root = mountinfo.mounted_at("/boot"), mountinfo.mounted_at("/")
+    found = list(_entry(machine))
+    if boot is None or root is None or boot.fstype in ("autofs", "zfs") or root.fstype == "zfs":
+        return found  # on the root itself, which is another check's; ZFS has names of its own
+    if (boot.major_minor, boot.root) == (root.major_minor, root.root):
+        return found
+    wrong = _Wrong(boot)
+    return [*found, *_grub(machine, wrong)]
+
+
+class _Wrong:
+    """Which paths, from the top of their filesystem, are of a directory /boot of some root, and not
+    of the filesystem or subvolume that is mounted at /boot.
+    """
+
+    def __init__(self, boot: Mount) -> None:
+        self.right = f"{boot.root.rstrip('/')}/"
+
+    def __call__(self, path: str) -> bool:
+        if not path.startswith(self.right):
+            return "/boot/" in path
+        # All paths begin with that of a whole filesystem.
+        return self.right == "/" and path[:6] == "/boot/" and not os.path.exists(f"/boot{path}")
+
+
+def _grub(machine: Machine, wrong: _Wrong) -> Iterator[Finding]:
+    first = _first_stage(wrong)
+    if first is None:
+        first = _booted(machine, wrong) if not _installed_since() else ""
+    if first:
+        yield Finding(
+            f"{first}: the boot loader reads the directory /boot of the root, and images are "
+            "written to the filesystem that is mounted there",
+            _repair(machine, first_stage=True),
+        )
+        return
+    for directory in _DIRECTORIES:
+        kernels = _KERNEL.findall(_text(f"/boot/{directory}/grub.cfg"))
+        # Entries of other systems are among them.
+        if kernels and all(wrong(path) for path in kernels):
+            yield Finding(
+                f"/boot/{directory}/grub.cfg starts {kernels[0]}, which is in the directory /boot "
+                "of the root, below the filesystem that is mounted there",
+                _repair(machine, first_stage=False),
+            )
+
+
+def _first_stage(wrong: _Wrong) -> str | None:
+    """What is wrong with GRUB's stubs on the ESP: empty if one of this /boot is right, ``None``
+    if there is none of this machine's filesystems.
+    """
+    uuids = {uuid for point in ("/boot", "/") if (uuid := _uuid(point))}
+    mine = []
+    for top in _ESP:
+        try:
+            vendors = sorted(paths.names(f"{top}/EFI"))
+        except OSError:
+            continue
+        for vendor in vendors:
+            place = f"{top}/EFI/{vendor}/grub.cfg"
+            text = _text(place)
+            search, prefix = _SEARCH.search(text), _PREFIX.search(text)
+            if search and prefix and search[1].lower() in uuids:
+                mine.append((place, prefix[1]))
+    if not mine:
+        return None
+    if any(not wrong(f"{prefix}/") for _, prefix in mine):
+        return ""
+    return " names ".join(mine[0])
+
+
+def _booted(machine: Machine, wrong: _Wrong) -> str:
+    """What is wrong with the kernel that runs, by BOOT_IMAGE=, which GRUB adds; else empty."""
+    for file, text in machine.command_lines:
+        if file != "/proc/cmdline":
+            continue
+        image = command_line(text).get("BOOT-IMAGE") or ""  # as the kernel, which takes - for _
+        if wrong(re.sub(r"^\([^)]*\)", "", image)):
+            return f"this boot's kernel is BOOT_IMAGE={image}"
+    return ""
+
+
+def _installed_since() -> bool:
+    """Whether `grub-install` for a BIOS has run for this /boot since the machine was started."""
+    try:
+        started = next(
+            int(line.split()[1])
+            for line in paths.read("/proc/stat").decode("ascii").splitlines()
+            if line.startswith("btime ")
+        )
+        cores = [f"/boot/{name}/i386-pc/core.img" for name in _DIRECTORIES]
+        return any(os.stat(core).st_mtime >= started for core in cores if os.path.exists(core))
+    except (OSError, StopIteration, ValueError):
+        return False
+
+
+def _entry(machine: Machine) -> Iterator[Finding]:
+    """The entry that systemd-boot has started, on one of the filesystems that are mounted here."""
+    try:
+        raw = paths.read(_VARIABLE)[4:]
+    except OSError:
+        return
+    name = raw.decode("utf-16-le", "replace").rstrip("\0")
+    if not name or name.startswith("auto-"):
+        return
+    files = {
+        os.path.normpath(path)
+        for generator in installed.every()
+        for path in map(str, generator.files(Path(machine.root)))
+    }
+    for top in _ESP:
+        place = _named(f"{top}/loader/entries", name)
+        if place is not None:
+            for image in re.findall(r"^\s*initrd\s+(\S+)", _text(place), re.MULTILINE):
+                path = os.path.normpath(f"{top}/{image.lstrip('/')}")
+                if files and path not in files and not _is_microcode(path):
+                    yield Finding(
+                        f"{place}, which has booted, starts {path}, and no generator rebuilds that",
+                        f"name an image that is rebuilt: {', '.join(sorted(files))}",
+                    )
+            return
+        if os.path.exists(f"{top}/EFI/Linux/{name}"):
+            return
+    yield Finding(
+        f"the entry {name} has booted, and it is on no filesystem that is mounted at "
+        f"{', '.join(_ESP)}",
+        "mount the filesystem of the boot loader before images are written",
+    )
+
+
+def _named(folder: str, name: str) -> str | None:
+    """The entry's file: its name without the counters of automatic boot assessment."""
+    wanted = name if name.endswith(".conf") else f"{name}.conf"
+    try:
+        found = [n for n in paths.names(folder) if _TRIES.sub("", n) == _TRIES.sub("", wanted)]
+    except OSError:
+        return None
+    return f"{folder}/{found[0]}" if found else None
+
+
+def _is_microcode(path: str) -> bool:
+    return os.path.basename(path).endswith("-ucode.img")
+
+
+def _repair(machine: Machine, *, first_stage: bool) -> str:
+    """The commands, for this machine."""
+    from ephemeroot.backends import commands, survey  # only a finding costs their imports
+
+    try:
+        here = survey.of(machine.root)
+    except EphemerootError:
+        return "install the boot loader again"
+    words = []
+    if first_stage:
+        points = [line.mount_point for line in here.lines if line.mount_point in _ESP]
+        words += [f"mount {point}" for point in points if not os.path.ismount(point)]
+        words += commands.install_grub(here)
+    words.append(commands.update_grub(here))
+    return "run '" + " && ".join(word for word in words if not word.startswith("#")) + "'"
+
+
+def _uuid(point: str) -> str:
+    mount = mountinfo.mounted_at(point)
+    if mount is None or not mount.source.startswith("/dev/"):
+        return ""
+    try:
+        return (devices.filesystem_uuid(mount.source) or "").lower()
+    except OSError:
+        return ""
+
+
+def _text(path: str) -> str:
+    try:
+        return paths.read(path, 1 << 20).decode("utf-8", "replace")
+    except OSError:
+        return ""

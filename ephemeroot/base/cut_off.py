@@ -1,0 +1,54 @@
+"""A ``base run`` that was cut off is ended before anything else writes boot loader files: what it
+puts back would revert them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from ephemeroot.errors import EphemerootError, Locked
+from ephemeroot.plan import applied
+
+
+def is_possible(root: str) -> bool:
+    """Whether *root* is the running machine's and has a base, by its applied plan.
+
+    Raises ``Damaged``.
+    """
+    if not os.path.samestat(os.stat(root), os.stat("/")):
+        return False  # what is saved and put back is what is mounted on the running machine
+    plan = applied.load(Path(root))
+    wipe = plan.root_wipe() if plan is not None else None
+    return wipe is not None and wipe.load().has_base
+
+
+def end(root: str, log: Callable[[str], None]) -> None:
+    """Complete or take back what a ``base run`` of the machine below *root* has left; *log* gets a
+    line for each thing that is done.
+
+    The caller holds ``plan.lock``. Raises ``EphemerootError`` if it cannot be ended. A base
+    that is not where the plan says is reported to *log*: applying another plan mends that.
+    """
+    if not is_possible(root):
+        return
+    # Only here: most machines' boots need nothing of it.
+    from ephemeroot import backends
+    from ephemeroot.base import change
+    from ephemeroot.linux.namespace import Namespace
+    from ephemeroot.old_roots import histories
+
+    with ExitStack() as stack:
+        try:
+            private = stack.enter_context(Namespace())
+            (keeper,) = histories.keepers(root, "/")
+            bases = backends.of(keeper.wiper).bases(keeper.place, private, writable=True)
+            found = stack.enter_context(bases)
+        except Locked:
+            raise
+        except EphemerootError as error:
+            log(f"cannot look for a 'base run' that was cut off: {error.message}")
+            return
+        change.recover(found, log)

@@ -1,0 +1,208 @@
+"""``ephemeroot roots show``, ``mount`` and ``diff``: looking into old roots."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ephemeroot import amounts, terminal
+from ephemeroot.cli import diff, differences
+from ephemeroot.errors import Misconfigured
+from ephemeroot.linux import mounts, paths
+from ephemeroot.linux.namespace import Namespace
+from ephemeroot.old_roots import histories, history_size, two_roots
+from ephemeroot.status import omissions
+from ephemeroot.wipers.marks import LIVED, NEW
+from ephemeroot.wipers.oldroot import Facts, OldRoot
+from ephemeroot.wipers.retention import DAWN
+
+FORMAT_SHOW = "ephemeroot-roots-show"
+FORMAT_DIFF = "ephemeroot-roots-diff"
+FORMAT_MOUNT = "ephemeroot-roots-mount"
+VERSION = 1
+
+_MEASURING = 60  # seconds
+
+
+# show
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Print what is known about one old root."""
+    (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
+    with Namespace() as private, keeper.history(private) as history:
+        entry = history.find(arguments.name)
+        facts = history.facts(entry)
+        if facts.exclusive is None:
+            facts.exclusive = history_size.measure(history, entry, time.monotonic() + _MEASURING)
+        content = to_json(history.path(entry), entry, facts)
+    problems: list[str] = []
+    plan = histories.applied_plan(arguments.root)
+    recorded = omissions.read(Path(arguments.root), plan, problems)
+    kept_for = omissions.of_root(recorded, keeper.target, entry.label)
+    content["kept-for"] = [one.describe() for one in kept_for]
+    for problem in problems:
+        terminal.warning(problem)
+    if arguments.json:
+        document = {"format": FORMAT_SHOW, "version": VERSION, "target": keeper.target, **content}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        sys.stdout.write(terminal.heading(f"old root {terminal.printable(entry.label)}") + "\n")
+        terminal.table(rows(content, entry, facts))
+    return 0
+
+
+def to_json(path: str, entry: OldRoot, facts: Facts) -> dict[str, Any]:
+    """What is known about the old root at *path*, for programs."""
+    name = entry.name
+    retired = name.time if name is not None else None
+    made = facts.made if facts.made is not None and facts.made >= DAWN else None
+    trusted = retired if name is not None and not name.unsynced else None
+    lived = trusted - made if trusted is not None and made is not None else None
+    return {
+        "name": entry.label,
+        "kind": entry.kind,
+        "path": path,
+        "made": made,
+        "retired": retired,
+        "age": lived if lived is None or lived >= 0 else None,
+        "state": facts.state or None,
+        "lived": facts.state == LIVED or (not facts.state and not (name and name.unused)),
+        "keep": bool(name and name.keep),
+        "unused": bool(name and name.unused),
+        "unsynced": bool(name and name.unsynced),
+        "size": facts.size,
+        "exclusive": facts.exclusive,
+    }
+
+
+def rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str]]:
+    """The same for people."""
+    unknown = "not known"
+    made, retired, age = content["made"], content["retired"], content["age"]
+    term = f"{terminal.duration(age)}, until the boot after it" if age is not None else unknown
+    states = {LIVED: "yes", NEW: "no: no boot of it was complete"}
+    retirement = terminal.moment(retired) if retired is not None else unknown
+    if content["unsynced"]:
+        retirement += ", by a clock that could not be trusted"
+    no_quotas = f"{unknown} (quotas are off)"
+    return [
+        ["path", content["path"]],
+        ["made", terminal.moment(made) if made is not None else unknown],
+        ["retired", retirement],
+        ["was the root for", term],
+        ["boot complete", states.get(facts.state, "not made by a wipe")],
+        ["kept for ever", "yes" if content["keep"] else "no"],
+        *(["kept because", line] for line in content["kept-for"]),
+        ["size", amounts.size(facts.size) if facts.size is not None else no_quotas],
+        ["only it has", f"{amounts.size(facts.exclusive)} of data"
+         if facts.exclusive is not None else f"{unknown} (not measured within {_MEASURING} s)"],
+    ]  # fmt: skip
+
+
+# mount
+
+
+def mount(arguments: argparse.Namespace) -> int:
+    """Mount one old root, read-only, at a directory; ``umount`` undoes it."""
+    (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
+    where = os.path.realpath(arguments.directory)
+    place = _open_place(where, may_hide=arguments.dry_run)
+    with ExitStack() as stack:
+        stack.callback(os.close, place)
+        with Namespace() as private, keeper.history(private) as history:
+            entry = history.find(arguments.name)
+            line = f"mount {history.path(entry)}, read-only, at {where}"
+            if arguments.dry_run:
+                _say_mounted(arguments, entry, where, f"{line}: not done: dry run")
+                return 0
+            made = history.mount(entry)
+            stack.callback(os.close, made)
+        # Here, and only here, a mount is made in the caller's namespace: it is what was asked for.
+        mounts.attach(made, place, name=where)
+    undo = f"umount {shlex.quote(where)}"
+    _say_mounted(arguments, entry, where, f"{line}: mounted; '{undo}' undoes it")
+    return 0
+
+
+def _say_mounted(arguments: argparse.Namespace, entry: OldRoot, where: str, line: str) -> None:
+    if not arguments.json:
+        terminal.say(line)
+        return
+    content = {"name": entry.label, "directory": where, "dry-run": arguments.dry_run}
+    document = {"format": FORMAT_MOUNT, "version": VERSION, **content}
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def _open_place(where: str, *, may_hide: bool) -> int:
+    """The directory *where*, which must be empty unless *may_hide*, open in the caller's namespace:
+    a mount is attached to what was looked at.
+    """
+    try:
+        place = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Misconfigured(f"{where} is not a directory", f"'mkdir {where}' makes it") from None
+    try:
+        if paths.names(place) and not may_hide:
+            raise Misconfigured(f"{where} is not empty", "name an empty directory")
+    except BaseException:
+        os.close(place)
+        raise
+    return place
+
+
+# diff
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Compare one old root with another, or with the present one."""
+    if arguments.live and arguments.other:
+        raise Misconfigured("--live and a second old root exclude each other", "leave one out")
+    plan = histories.applied_plan(arguments.root)
+    (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
+    with Namespace() as private, ExitStack() as trees:
+        with keeper.history(private) as history:
+            first = history.find(arguments.name)
+            second = history.find(arguments.other) if arguments.other else None
+            names = (first.label, second.label if second is not None else "this root")
+            old = history.mount(first)
+            one = trees.enter_context(two_roots.attached(private, names[0], old))
+            new = history.mount(second) if second is not None else two_roots.live(keeper)
+            other = trees.enter_context(two_roots.attached(private, names[1], new))
+        comparison = two_roots.prepare(
+            history,
+            [one, other],
+            elsewhere=two_roots.elsewhere(plan, keeper),
+            patterns=two_roots.patterns(arguments.exclude, everything=arguments.all),
+            content=arguments.content,
+        )
+        found = two_roots.run(comparison, one, other)
+    if arguments.json:
+        document = {
+            "format": FORMAT_DIFF,
+            "version": VERSION,
+            "target": keeper.target,
+            "old": names[0],
+            "new": second.label if second is not None else None,
+            "differences": differences.to_json(found),
+            "problems": comparison.problems,
+        }
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    elif not found:
+        terminal.say(f"{names[0]} and {names[1]} do not differ")
+    else:
+        terminal.say(f"from {names[0]} to {names[1]}:")
+        terminal.say()
+        differences.show(found, most=None if arguments.long else diff.MOST)
+        terminal.say()
+        terminal.say(differences.summary(found))
+    for problem in comparison.problems:
+        terminal.warning(problem, "it was passed over")
+    return diff.PARTLY if comparison.problems else 0

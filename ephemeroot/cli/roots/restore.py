@@ -1,0 +1,224 @@
+"""``ephemeroot roots restore``: bring back what an old root has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ephemeroot import terminal
+from ephemeroot.cli.progress import Progress
+from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.linux import subvolume
+from ephemeroot.linux.namespace import Namespace
+from ephemeroot.old_roots import histories, persisted, restoring, two_roots
+from ephemeroot.old_roots.histories import Keeper
+from ephemeroot.old_roots.restoring import Plan, Step
+from ephemeroot.old_roots.two_roots import Tree
+
+HELP = "bring back files and directories that an old root has"
+
+FORMAT = "ephemeroot-roots-restore"
+VERSION = 1
+PARTLY = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the action's own arguments."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="what is to come back")
+    parser.add_argument(
+        "--from", dest="name", required=True, metavar="NAME", help="the old root that has it"
+    )
+    parser.add_argument("--to", metavar="DIR", help="put it into this directory, not where it was")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also over what differs, even if it is newer"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0: all of it is there; 10: some is not; 1: none is."""
+    wanted = [os.path.normpath(os.path.join(os.getcwd(), path)) for path in arguments.paths]
+    # A path may begin with two slashes (POSIX), and means the same here.
+    wanted = ["/" + path.lstrip("/") for path in wanted]
+    keeper = _keeper(arguments, wanted)
+    declared = histories.applied_plan(arguments.root).declared()
+    with Namespace() as private, ExitStack() as trees:
+        with keeper.history(private) as history:
+            entry = history.find(arguments.name)
+            old = two_roots.attached(private, entry.label, history.mount(entry))
+            tree = trees.enter_context(old)
+        target = trees.enter_context(_target(arguments, keeper))
+        restore = _Restore(arguments, keeper, tree, target, declared)
+        for path in wanted:
+            restore.plan_one(path)
+        return restore.carry_out()
+
+
+def _keeper(arguments: argparse.Namespace, wanted: list[str]) -> Keeper:
+    """Whose old root it is: of --volume, else of the innermost that has all paths in it."""
+    if arguments.volume:
+        return histories.keepers(arguments.root, arguments.volume)[0]
+    everything = histories.keepers(arguments.root)
+    fitting = [
+        keeper
+        for keeper in everything
+        if all(persisted.below(path, keeper.target) is not None for path in wanted)
+    ]
+    if not fitting:
+        raise Misconfigured(
+            "no old roots are kept of where these paths are",
+            "name paths of one root or volume at a time",
+        )
+    return max(fitting, key=lambda keeper: len(keeper.target))
+
+
+@contextmanager
+def _target(arguments: argparse.Namespace, keeper: Keeper) -> Iterator[Tree]:
+    """The directory that gets it, open: --to, or the root as it is now, with all its mounts."""
+    where = arguments.to or keeper.live
+    fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Tree(where, fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass
+class _Restore:
+    """One run."""
+
+    arguments: argparse.Namespace
+    keeper: Keeper
+    tree: Tree
+    target: Tree
+    declared: dict[str, str]
+    plan: Plan = field(default_factory=Plan)
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    def plan_one(self, path: str) -> None:
+        """Plan what is to be done for *path*."""
+        relative = persisted.below(path, self.keeper.target)
+        if relative is None:
+            raise Misconfigured(f"{path} is not in {self.keeper.target}", "see --volume")
+        old, new = self.tree.fd, self.target.fd
+        if old is None or new is None:
+            raise EphemerootError(f"{self.tree.name} cannot be opened")
+        source = restoring.locate(old, relative, path)
+        if self.arguments.to:
+            name = os.path.basename(path)
+            shown = os.path.join(self.arguments.to, name)
+            if not name or any(s.target.shown == shown for s in self.plan.steps):
+                raise Misconfigured(
+                    f"{shown} would be restored twice" if name else "/ has no name to restore as",
+                    "restore one after the other, to different directories",
+                )
+            target = restoring.Place(new, f"/{name}", shown)
+        else:
+            target = restoring.locate(new, relative, path)
+            self._note(path)
+        if source.status() is None:
+            place = persisted.covering(path, self.declared)
+            raise Misconfigured(
+                f"{path} is not in the old root {self.tree.name}",
+                f"{place[0]} persists: what it has is in {place[1]}, not in old roots"
+                if place
+                else "'ephemeroot roots diff' shows what is",
+            )
+        inside = (persisted.below(p, self.keeper.target) for p in self.declared)
+        self.plan.add(
+            source,
+            target,
+            overwrite=self.arguments.overwrite,
+            skip={p for p in inside if p is not None},
+        )
+
+    def _note(self, path: str) -> None:
+        place = persisted.covering(path, self.declared)
+        if place is not None:
+            line = f"{place[0]} persists in {place[1]}: what is restored there stays"
+            hint = "an old root has only what was hidden below it, or lay there before it persisted"
+            self.notes.append((line, hint))
+        elif self.keeper.target == "/":
+            self.notes.append((
+                f"{path} does not persist: the next boot forgets it again",
+                f"'ephemeroot adopt {path}' keeps it",
+            ))  # fmt: skip
+
+    def carry_out(self) -> int:
+        """Do it, or say it; return the exit code."""
+        done = 0
+        with Progress("restoring", self.plan.size) as progress:
+            so_far = 0
+
+            def report(size: int, name: str) -> None:
+                nonlocal so_far
+                so_far += size
+                progress.update(so_far, name)
+
+            for step in self.plan.steps:
+                step.progress = report
+                done += self._one(step, progress)
+        return self._finish(done)
+
+    def _one(self, step: Step, progress: Progress) -> int:
+        line = step.describe()
+        if not self.arguments.dry_run:
+            try:
+                step.execute()
+            except FileExistsError:
+                self.plan.kept.append((step.target.shown, "somebody has made it meanwhile"))
+                return 0
+            except EphemerootError as error:
+                self.problems.append(f"{line}: {error}")
+                return 0
+            except OSError as error:
+                self.problems.append(f"{line}: {error.strerror}")
+                return 0
+        self.lines.append(line)
+        if isinstance(step, restoring.Copy):
+            self.problems += [f"{path} is not restored: {why}" for path, why in step.left_out]
+            if step.flattened:
+                self.notes.append((subvolume.flattened(step.flattened, step.target.shown), ""))
+        if not self.arguments.json:
+            progress.clear()
+            terminal.say(f"{line}: not done: dry run" if self.arguments.dry_run else line)
+        return 1
+
+    def _finish(self, done: int) -> int:
+        kept = self.plan.kept
+        if self.arguments.json:
+            self._print_json()
+        else:
+            for path, reason in kept:
+                hint = "" if "now:" in reason or "socket" in reason else "--overwrite replaces it"
+                terminal.warning(f"{path} is left alone: {reason}", hint)
+            if not self.plan.steps and not kept:
+                terminal.say("all of it is there, just as it was")
+            for line, hint in self.notes if self.plan.steps else ():
+                terminal.warning(line, hint)
+        for problem in self.problems:
+            terminal.error(problem)
+        if not kept and not self.problems:
+            return 0
+        return PARTLY if done or self.plan.same else 1
+
+    def _print_json(self) -> None:
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "from": self.tree.name,
+            "dry-run": self.arguments.dry_run,
+            "changes": self.lines,
+            "kept": [{"path": path, "reason": reason} for path, reason in self.plan.kept],
+            "same": self.plan.same,
+            "problems": self.problems,
+        }
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,148 @@
+"""What an administrator may have forgotten: warnings, never errors."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Sequence
+
+from ephemeroot.config import replaced, volumes
+from ephemeroot.config.declared import Declared
+from ephemeroot.config.model import Configuration, Wiping
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Place, Problem
+from ephemeroot.config.volumes import Volume
+from ephemeroot.machine.facts import Machine
+
+_TOGETHER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
+"""A user is an entry in each of them: with one from the store and one from the base, who was
+added or has changed the password is somebody else after the boot.
+"""
+
+_ALWAYS = {
+    "/etc/machine-id": "every boot is another machine to its journal and its network",
+    "/var/log": "the logs of every boot are lost with it",
+}
+_WITHOUT_BASE = {
+    "/etc/passwd": "nobody can log in",
+    "/etc/shadow": "nobody can log in",
+    "/etc/group": "no group exists",
+}
+
+
+def advise(
+    config: Configuration,
+    machine: Machine,
+    mounted: Sequence[Volume],
+    declared: Sequence[Declared],
+    problems: list[Problem],
+) -> None:
+    """Add warnings to *problems*."""
+    for entry in declared:
+        _propose_copy(entry, machine, problems)
+        _propose_copy_of_key(entry, machine, problems)
+    if config.wiping is None or not config.complete:
+        return
+    _keep_together(mounted, declared, problems)
+    place = config.wiping.origin.place
+    _compare_with_memory(config.wiping, machine, problems)
+    if not config.stores:
+        problems.append(
+            Problem.at(
+                place,
+                "there is no store: nothing survives a boot, not even this configuration",
+                'declare one: [persistence."/persistent"]',
+                warning=True,
+            )
+        )
+        return
+    wanted = dict(_ALWAYS)
+    without_base = dict(_WITHOUT_BASE)
+    without_base.update(dict.fromkeys(machine.host_keys, "its SSH clients will warn of an attack"))
+    wanted |= {
+        path: consequence
+        for path, consequence in without_base.items()
+        if volumes.begins_empty(path, mounted, config.wiping)
+    }
+    for path, consequence in wanted.items():
+        if not _persists(path, mounted, declared):
+            _miss(path, consequence, place, problems)
+
+
+def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Problem]) -> None:
+    """A root in memory that may grow beyond it takes the machine down with it."""
+    size = wiping.settings.get("size")
+    if wiping.plugin is None or not wiping.plugin.wiper.EPHEMERAL or not machine.memory:
+        return
+    if isinstance(size, str) and size.isdigit() and int(size) > machine.memory:
+        reason = (
+            f"size is {int(size) >> 20} MiB, this machine has {machine.memory >> 20} MiB of memory"
+        )
+        hint = 'a part of the memory is safer: "50%"'
+        problems.append(Problem.at(wiping.origin.of("size"), reason, hint, warning=True))
+
+
+def _propose_copy(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
+    """A link is reported elsewhere."""
+    if entry.is_directory or entry.method not in ("auto", "bind"):
+        return
+    known = replaced.find(entry.path)
+    if known is not None and known.checked and not os.path.islink(machine.show(entry.path)):
+        problems.append(
+            Problem.at(
+                entry.place,
+                f"{known.by} replaces {entry.path} by rename, which fails on a bound file",
+                'set method = "copy"',
+                warning=True,
+            )
+        )
+
+
+def _propose_copy_of_key(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
+    """A key that is yet to be made: auto makes a link for it, which ``ssh-keygen -A`` replaces
+    (it renames, openssh-portable, ssh-keygen.c, do_gen_all_hostkeys).
+    """
+    if not fnmatch.fnmatch(entry.path, "/etc/ssh/ssh_host_*_key*") or entry.is_directory:
+        return
+    wanted = entry.method == "symlink" or (entry.method == "auto" and not machine.host_keys)
+    if wanted and not os.path.exists(machine.show(entry.in_store)):
+        problems.append(
+            Problem.at(
+                entry.place,
+                f"ssh-keygen -A replaces the link {entry.path} by a key that the next boot forgets",
+                'set method = "copy"',
+                warning=True,
+            )
+        )
+
+
+def _keep_together(
+    mounted: Sequence[Volume], declared: Sequence[Declared], problems: list[Problem]
+) -> None:
+    missing = [path for path in _TOGETHER if not _persists(path, mounted, declared)]
+    for entry in declared:
+        if entry.path in _TOGETHER and missing:
+            entries = ", ".join(f'{{ file = "{path}", method = "copy" }}' for path in missing)
+            problems.append(
+                Problem.at(
+                    entry.place,
+                    f"{entry.path} persists, but {' and '.join(missing)} of the same users do not",
+                    f"declare {entries}",
+                    warning=True,
+                )
+            )
+            return
+
+
+def _persists(path: str, mounted: Sequence[Volume], declared: Sequence[Declared]) -> bool:
+    volume = volumes.covering(path, mounted)
+    if volume is not None and volume.persists:
+        return True
+    return any(clean.is_below(path, entry.path) for entry in declared)
+
+
+def _miss(path: str, consequence: str, place: Place, problems: list[Problem]) -> None:
+    copied = path in _WITHOUT_BASE and replaced.method(path)
+    entry = f'{{ file = "{path}", method = "copy" }}' if copied else f'"{path}"'
+    reason = f"{path} does not persist: {consequence}"
+    problems.append(Problem.at(place, reason, f"declare {entry}", warning=True))

@@ -1,0 +1,105 @@
+"""What a declared directory would cover of the base, and homes of which nothing stays."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from ephemeroot.config import volumes
+from ephemeroot.config.declared import Declared
+from ephemeroot.config.model import Configuration
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.syntax.problem import Place, Problem
+from ephemeroot.config.volumes import Volume
+from ephemeroot.machine.facts import Machine
+
+_FIRST_USER = 1000
+_NOBODY = 65534
+
+_OF_THE_BASE = re.compile(
+    r"(/usr)?/(bin|sbin|games|include|share|src|libexec|lib[^/]*)"
+    r"|(/usr)?/lib[^/]*/(modules|firmware|systemd|udev|dracut|initcpio|[^/]*-linux-[^/]*)(/.*)?"
+)
+"""Directories of which no system can do without what the base has in them."""
+
+_BOOT = ("/boot", "/efi")
+
+
+def check(
+    config: Configuration,
+    machine: Machine,
+    mounted: Sequence[Volume],
+    declared: Sequence[Declared],
+    problems: list[Problem],
+) -> None:
+    """Note in *problems* what would be covered, with warnings about homes."""
+    if config.wiping is not None:
+        for entry in declared:
+            _check_hidden(entry, config, machine, mounted, problems)
+    for volume in mounted:
+        if volume.wipe is not None:
+            _check_homes(volume, volume.wipe.origin.place, machine, declared, problems)
+
+
+def _check_hidden(
+    entry: Declared,
+    config: Configuration,
+    machine: Machine,
+    mounted: Sequence[Volume],
+    problems: list[Problem],
+) -> None:
+    """What the base has at a path that the store's covers: an upgrade of the base is not seen."""
+    if entry.method == "overlay" or not clean.is_system(entry.path) or entry.path == "/usr":
+        return
+    volume = volumes.covering(entry.path, mounted)
+    if volume is not None and "ro" not in volume.options:
+        return  # it is not the base's, and an upgrade writes to the store
+    kind = "directory" if entry.is_directory else "file"
+    warning = False
+    if any(clean.is_below(entry.path, top) for top in _BOOT):
+        if config.external_boot:
+            return
+        reason = "the boot loader reads the base's, not the store's"
+        hint = "remove the entry, and mount /boot from a partition of its own"
+    else:
+        warning = not (entry.is_directory and _OF_THE_BASE.fullmatch(entry.path))
+        if warning and (machine.another or not os.path.lexists(machine.show(entry.live))):
+            return
+        reason = "programs or modules that an upgrade of the base brings are not seen"
+        hint = "remove the entry" + (', or set method = "overlay"' if entry.is_directory else "")
+    line = f"{entry.path} would cover that {kind} of the base: {reason}"
+    problems.append(Problem.at(entry.place, line, hint, warning=warning))
+
+
+def _check_homes(
+    volume: Volume,
+    place: Place,
+    machine: Machine,
+    declared: Sequence[Declared],
+    problems: list[Problem],
+) -> None:
+    point = volume.mount_point
+    bare = [
+        user.name
+        for user in machine.accounts.users.values()
+        if _FIRST_USER <= user.uid < _NOBODY
+        and user.home != point
+        and clean.is_below(user.home, point)
+        and not any(_touch(entry.path, user.home) for entry in declared)
+    ]
+    if bare:
+        more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
+        problems.append(
+            Problem.at(
+                place,
+                f"{point} is made fresh, and nothing is declared in the home of "
+                f"{', '.join(bare[:3])}{more}: all of it is forgotten at each boot",
+                f'declare its directories in [persistence."STORE".users.{bare[0]}]',
+                warning=True,
+            )
+        )
+
+
+def _touch(path: str, home: str) -> bool:
+    return clean.is_below(path, home) or clean.is_below(home, path)

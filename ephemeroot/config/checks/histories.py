@@ -1,0 +1,68 @@
+"""Several wipes on one filesystem: none may reach into what is another's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ephemeroot.config import volumes
+from ephemeroot.config.model import Wiping
+from ephemeroot.config.syntax import clean
+
+_SHARED = ("base", "old-bases")
+
+
+@dataclass(frozen=True, slots=True)
+class Wiped:
+    """What is made fresh: ``device`` and ``subvolume`` as far as they are known here;
+    ``what`` is for messages.
+    """
+
+    wiping: Wiping
+    device: str | None
+    subvolume: str | None
+    what: str
+
+    @property
+    def subvolumes_of(self) -> str:
+        """See ``Wiper.SUBVOLUMES_OF``."""
+        plugin = self.wiping.plugin
+        return plugin.wiper.SUBVOLUMES_OF if plugin is not None else ""
+
+    def paths(self) -> dict[str, str]:
+        """Its subvolume and the paths among its settings, by what they are called."""
+        found = {"the subvolume": self.subvolume} if self.subvolume else {}
+        if self.wiping.plugin is not None:
+            found.update(self.wiping.plugin.paths(self.wiping.settings))
+        return {name: path.strip("/") for name, path in found.items() if path}
+
+
+def check(wiped: Sequence[Wiped], complain: Callable[[Wiped, str, str], None]) -> None:
+    """Call *complain* with the later one, a reason and a hint for each two that collide.
+
+    A base, with those that it replaced, may serve several; everything else must be apart.
+    Devices that cannot be compared here count as one filesystem.
+    """
+    for earlier, later in combinations(wiped, 2):
+        if later.wiping.plugin is None or later.wiping.plugin.wiper.EPHEMERAL:
+            continue
+        if not (earlier.device and later.device) or volumes.same_device(
+            earlier.device, later.device
+        ):
+            _compare(earlier, later, complain)
+
+
+def _compare(earlier: Wiped, later: Wiped, complain: Callable[[Wiped, str, str], None]) -> None:
+    for name, path in later.paths().items():
+        for other, elsewhere in earlier.paths().items():
+            if name == other and name in _SHARED:
+                continue
+            if not (clean.is_below(path, elsewhere) or clean.is_below(elsewhere, path)):
+                continue
+            if name == other and path == elsewhere:
+                reason = f"{name} ({path}) is also that of {earlier.what}"
+            else:
+                reason = f"{name} ({path}) and {other} ({elsewhere}) of {earlier.what} "
+                reason += "lie in one another"
+            complain(later, reason, "give each a directory of its own, beside the other's")

@@ -1,0 +1,1 @@
+"""TOML, tables and single values: what a configuration may say, without looking anything up."""

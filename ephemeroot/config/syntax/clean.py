@@ -1,0 +1,164 @@
+"""Paths and words as people write them, made clean or refused with a reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ephemeroot.config.syntax.problem import Mistake
+
+LONGEST_PATH = 4095
+"""Bytes: the kernel's PATH_MAX without its final NUL (include/uapi/linux/limits.h)."""
+
+LONGEST_NAME = 255
+"""Bytes: NAME_MAX."""
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libexec", "/boot",
+           "/efi")  # fmt: skip
+_LOCAL = "/usr/local"
+
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def absolute(text: str) -> str:
+    """The clean absolute path in *text*. Raises ``Mistake``.
+
+    Doubled and trailing slashes and ``.`` are cleaned away; ``..`` is refused, for what
+    it means depends on links that may be others when the machine boots.
+    """
+    _require_usable(text)
+    if not text.startswith("/"):
+        raise Mistake(f"{text!r} is no absolute path", _why_relative(text))
+    path = "/" + "/".join(_components(text))
+    require_length(path)
+    return path
+
+
+def below_home(text: str) -> str:
+    """The clean path in *text*, relative to a user's home. Raises ``Mistake``."""
+    _require_usable(text)
+    if text.startswith("/"):
+        raise Mistake(
+            f"{text!r} is absolute, a user's paths start at the home",
+            "leave out the home, or declare it outside of users",
+        )
+    if text.startswith("~") or _VARIABLE.match(text):
+        rest = text.partition("/")[2]
+        raise Mistake(
+            f"{text!r} starts with a home that nothing here expands",
+            f"write {rest!r}" if rest else "a user's paths start at the home anyway",
+        )
+    path = "/".join(_components(text))
+    if not path:
+        raise Mistake(
+            f"{text!r} is the home itself", "declare the home's path in directories of the store"
+        )
+    require_length(path)
+    return path
+
+
+def inner(text: str) -> str:
+    """The clean path in *text*, from the top of a filesystem, without a leading slash.
+
+    Raises ``Mistake``, also for the top itself.
+    """
+    _require_usable(text)
+    path = "/".join(_components(text))
+    if not path:
+        raise Mistake(f"{text!r} is the top of the filesystem", "name something below it")
+    require_length(path)
+    return path
+
+
+def require_length(path: str) -> None:
+    """Raise ``Mistake`` if the kernel would refuse *path* as too long."""
+    if len(_bytes(path)) > LONGEST_PATH:
+        raise Mistake(f"the path is longer than {LONGEST_PATH} bytes", "no program could open it")
+    for name in path.split("/"):
+        if len(_bytes(name)) > LONGEST_NAME:
+            raise Mistake(
+                f"the name {name[:20]!r}… is longer than {LONGEST_NAME} bytes",
+                "no filesystem could hold it",
+            )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _require_usable(text: str) -> None:
+    if text == "":
+        raise Mistake("the path is empty", "write the path, or remove the entry")
+    if "\0" in text:
+        raise Mistake("the path contains a NUL character", "no file name can contain one")
+
+
+def _components(text: str) -> list[str]:
+    names = [name for name in text.split("/") if name not in ("", ".")]
+    if ".." in names:
+        raise Mistake(f"{text!r} contains '..'", "write the path that it leads to")
+    return names
+
+
+def _why_relative(text: str) -> str:
+    if text.startswith("~") or _VARIABLE.match(text):
+        return "write the whole path, or declare it below users.NAME"
+    return f"write {'/' + text!r}, or declare it below users.NAME if it is in a home"
+
+
+def is_below(path: str, ancestor: str) -> bool:
+    """Whether *path* is *ancestor* or lies below it; both clean and of the same sort."""
+    return ancestor in ("/", "", path) or path.startswith(f"{ancestor}/")
+
+
+def is_system(path: str) -> bool:
+    """Whether the absolute *path* is, or is in, a directory that the system's packages fill."""
+    if is_below(path, _LOCAL):
+        return False
+    return any(is_below(path, directory) for directory in _SYSTEM)
+
+
+def components(path: str) -> tuple[str, ...]:
+    """A sort key that puts parents right before what lies below them."""
+    return tuple(path.strip("/").split("/")) if path != "/" else ()
+
+
+def parents(path: str) -> list[str]:
+    """The directories that lead to the absolute *path*, the topmost first, without ``/``."""
+    names = path.split("/")[1:-1]
+    return ["/" + "/".join(names[: number + 1]) for number in range(len(names))]
+
+
+def ancestors(path: str) -> list[str]:
+    """All that the absolute *path* is below, as ``is_below`` has it: ``/`` to *path* itself."""
+    return ["/", *parents(path), path]
+
+
+def kebab(word: str) -> str:
+    """*word* as keys are written here: ``hideMounts`` and ``hide_mounts`` are ``hide-mounts``."""
+    return _CAMEL.sub("-", word).replace("_", "-").lower()
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """A hint which of the *known* words may have been meant, else what there is."""
+    words = list(known)
+    listed = f"known: {', '.join(words)}" if words else ""
+    return close(word, words) or listed
+
+
+def close(word: str, known: Iterable[str]) -> str:
+    """A hint which of the *known* words may have been meant, or nothing."""
+    found = closest(word, known)
+    return f"did you mean `{found}`?" if found else ""
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Which of the *known* words *word* may have been meant to be."""
+    import difflib  # 3 ms that only a mistake costs
+
+    words = list(known)
+    plain = kebab(word)
+    found = difflib.get_close_matches(plain, words, n=1, cutoff=0.6)
+    found += [longer for longer in words if len(plain) > 2 and longer.startswith(plain)]
+    return found[0] if found else None

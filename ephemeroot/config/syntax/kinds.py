@@ -1,0 +1,398 @@
+"""What a single value may be: each kind checks it, and says so in a JSON Schema.
+
+``parse`` takes what ``tomllib`` made of the value, returns what the rest of the program
+wants and raises ``Mistake`` for everything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ephemeroot.config.syntax import clean, modes
+from ephemeroot.config.syntax.problem import Mistake, Mistakes
+from ephemeroot.linux import mounts
+
+Schema = dict[str, object]
+T = TypeVar("T")
+
+
+class Kind:
+    """One kind of value. ``word`` completes "this must be …"."""
+
+    word = "anything"
+
+    def parse(self, value: object) -> object:
+        """Return the checked value. Raises ``Mistake``."""
+        raise NotImplementedError
+
+    def schema(self) -> Schema:
+        """What a JSON Schema says about such a value."""
+        raise NotImplementedError
+
+    def wrong_type(self, value: object) -> Mistake:
+        """The mistake of a value of another type."""
+        hint = ""
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
+            hint = f"write {'true' if value.lower() in ('true', 'yes') else 'false'}, no quotes"
+        return Mistake(f"must be {self.word}, not {type_word(value)}", hint)
+
+    def text(self, value: object) -> str:
+        """*value* if it is a string, not empty and without NUL. Raises ``Mistake``."""
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        if value == "":
+            raise Mistake("must not be empty", "write a value, or remove it")
+        if "\0" in value:
+            raise Mistake("contains a NUL character", "remove it")
+        return value
+
+
+def type_word(value: object) -> str:
+    """The TOML type of *value* in a word or two."""
+    if isinstance(value, bool):
+        return "a boolean"
+    for type_, word in ((str, "a string"), (int, "a number"), (float, "a fraction"),
+                        (list, "a list"), (dict, "a table")):  # fmt: skip
+        if isinstance(value, type_):
+            return word
+    return "a date or time"
+
+
+def each(items: Iterable[T], parse: Callable[[T], str]) -> list[str]:
+    """What *parse* makes of all *items*. Raises ``Mistakes`` with every ``Mistake`` of it."""
+    parsed: list[str] = []
+    found: list[tuple[int, Mistake]] = []
+    for position, item in enumerate(items):
+        try:
+            parsed.append(parse(item))
+        except Mistake as mistake:
+            found.append((position, mistake))
+    if found:
+        raise Mistakes(found)
+    return parsed
+
+
+class Boolean(Kind):
+    """``true`` or ``false``."""
+
+    word = "true or false"
+
+    def parse(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise self.wrong_type(value)
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
+
+class Integer(Kind):
+    """A whole number from 0 to ``largest``."""
+
+    word = "a whole number"
+    largest = 1_000_000_000
+    too_large = "write a smaller number"
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.wrong_type(value)
+        if value < 0:
+            raise Mistake(f"{value} must not be negative")
+        if value > self.largest:
+            raise Mistake(f"{value} is more than {self.largest}", self.too_large)
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "integer", "minimum": 0, "maximum": self.largest}
+
+
+class Days(Integer):
+    """A number of days for which something is kept."""
+
+    largest = 100_000
+    too_large = "'ephemeroot roots keep' keeps an old root for ever"
+
+
+class Text(Kind):
+    """A string that is not empty."""
+
+    word = "a string"
+
+    def parse(self, value: object) -> str:
+        return self.text(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def word(self) -> str:  # type: ignore[override]  # what is fixed elsewhere depends here
+        """The words themselves."""
+        return " or ".join(f'"{word}"' for word in self.words)
+
+    def parse(self, value: object) -> str:
+        text = self.text(value)
+        if text not in self.words:
+            reason = f"{text!r} is unknown: must be {self.word}"
+            raise Mistake(reason, clean.close(text, self.words))
+        return text
+
+    def schema(self) -> Schema:
+        return {"enum": list(self.words)}
+
+
+class AbsolutePath(Kind):
+    """An absolute path; doubled and trailing slashes are cleaned away."""
+
+    word = "an absolute path"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        return clean.absolute(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^/"}
+
+
+class HomePath(Kind):
+    """A path relative to a user's home."""
+
+    word = "a path below the home"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        return clean.below_home(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^[^/~]"}
+
+
+class InnerPath(Kind):
+    """A path from the top of a filesystem; a leading slash is allowed and means nothing."""
+
+    word = "a path from the top of the filesystem"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.wrong_type(value)
+        return clean.inner(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class Mode(Kind):
+    """A mode as chmod reads it."""
+
+    directory: bool = True
+    word = 'a mode such as "0750" or "u=rwx,g=rx,o="'
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise Mistake(f"{value} is a number, a mode is a string", modes.explain_integer(value))
+        return modes.parse(self.text(value), directory=self.directory)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^([0-7]{3,4}|[ugoa]*[-+=][-+=,rwxXstugoa0-7]*)$"}
+
+
+@dataclass(frozen=True)
+class Account(Kind):
+    """A user or a group, by name or number; names are looked up when the plan is made."""
+
+    what: str
+
+    @property
+    def word(self) -> str:  # type: ignore[override]
+        """User or group."""
+        return f"the name or number of a {self.what}"
+
+    def parse(self, value: object) -> str | int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not 0 <= value < 2**32 - 1:
+                raise Mistake(f"{value} is no {self.what} number")
+            return value
+        return self.text(value)
+
+    def schema(self) -> Schema:
+        return {"type": ["string", "integer"], "minLength": 1, "minimum": 0}
+
+
+class Seconds(Kind):
+    """A time span: a number of seconds, or text such as ``10s`` or ``1min 30s``."""
+
+    word = 'a time such as 90, "10s" or "2min"'
+    longest = 86400
+
+    _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+    # Possessive: without that, 100,000 digits that do not fit take for ever.
+    _SPAN = re.compile(r"\s*+(?:\d{1,9}+\s*+(?:sec|s|min|m|h|)\s*+)++", re.ASCII)
+    _PART = re.compile(r"(\d+)\s*([a-z]*)", re.ASCII)
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            seconds = value
+        else:
+            text = self.text(value)
+            if not self._SPAN.fullmatch(text):
+                raise Mistake(f"{text!r} is no time", f"must be {self.word}")
+            seconds = sum(int(n) * self._UNITS[unit] for n, unit in self._PART.findall(text))
+        if not 0 < seconds <= self.longest:
+            raise Mistake(f"{value!r} is not between 1 second and a day")
+        return seconds
+
+    def schema(self) -> Schema:
+        return {"type": ["integer", "string"], "minimum": 1, "maximum": self.longest}
+
+
+class Patience(Seconds):
+    """A time span for which something is waited for; 0 and ``infinity`` are without end."""
+
+    word = 'a time such as 90, "10s" or "2min"; 0 waits without end'
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            endless = value == 0
+        else:
+            text = self.text(value)
+            endless = text == "infinity" or self._NOTHING.fullmatch(text) is not None
+        return 0 if endless else super().parse(value)
+
+    _NOTHING = re.compile(r"\s*+(?:0+\s*+(?:sec|s|min|m|h|)\s*+)++", re.ASCII)
+
+    def schema(self) -> Schema:
+        return {**super().schema(), "minimum": 0}
+
+
+class Size(Kind):
+    """A number of bytes: ``1048576`` or ``512M`` (powers of 1024)."""
+
+    word = 'a size such as "512M" or "2G"'
+
+    _SIZE = re.compile(r"(\d{1,19})\s*(?:([KMGTPE])(?:i?B)?)?", re.ASCII)
+
+    def parse(self, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        text = self.text(value)
+        found = self._SIZE.fullmatch(text)
+        if found is None:
+            raise Mistake(f"{text!r} is not a size", f"must be {self.word}")
+        size = int(found[1]) * 1024 ** (" KMGTPE".index(found[2]) if found[2] else 0)
+        if size >= 1 << 63:
+            raise Mistake(f"{text!r} is more than any filesystem can have")
+        return size
+
+    def schema(self) -> Schema:
+        return {"type": ["integer", "string"], "minimum": 0}
+
+
+class Amount(Size):
+    """A size, or a part of the whole: ``10%``. Stays the text that was written."""
+
+    word = 'a size such as "2G" or a part such as "10%"'
+
+    _PERCENT = re.compile(r"(\d{1,19})\s*%", re.ASCII)
+
+    def parse(self, value: object) -> object:
+        if isinstance(value, str) and (found := self._PERCENT.fullmatch(value)):
+            if int(found[1]) > 100:
+                raise Mistake(f"{value!r} is more than the whole")
+            return f"{int(found[1])}%"
+        return str(super().parse(value))
+
+
+class Dataset(Kind):
+    """The name of a ZFS dataset, from its pool on (zfsconcepts(7))."""
+
+    word = 'a dataset such as "tank/ROOT/debian"'
+    longest = 255
+
+    _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.: -]*(?:/[A-Za-z0-9_.: -]+)*")
+
+    def parse(self, value: object) -> str:
+        text = self.text(value)
+        if "@" in text or "#" in text:
+            raise Mistake(f"{text!r} is a snapshot or a bookmark", f"must be {self.word}")
+        bad = any(part in (".", "..") for part in text.split("/"))
+        if bad or len(text) > self.longest or not self._NAME.fullmatch(text):
+            raise Mistake(f"{text!r} is no dataset", f"must be {self.word}")
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{self._NAME.pattern}$", "maxLength": self.longest}
+
+
+class Strings(Kind):
+    """A list of strings. All mistakes in its items are reported at once (``Mistakes``)."""
+
+    word = "a list of strings"
+
+    def parse(self, value: object) -> list[str]:
+        if not isinstance(value, list):
+            raise self.wrong_type(value)
+        return each(value, lambda item: self.item(self.text(item)))
+
+    def item(self, text: str) -> str:
+        """One item as the program wants it. Raises ``Mistake``."""
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"type": "string", "minLength": 1}}
+
+
+class Patterns(Strings):
+    """A string, or a list of strings of which one must fit."""
+
+    word = "a string or a list of strings"
+
+    def parse(self, value: object) -> list[str]:
+        if value == []:
+            raise Mistake("the list is empty", f"write {self.word}, or remove the key")
+        return super().parse(value if isinstance(value, list) else [self.text(value)])
+
+    def schema(self) -> Schema:
+        return {"anyOf": [Text().schema(), super().schema()]}
+
+
+class Options(Strings):
+    """Mount options, a list as mount(8) takes them."""
+
+    word = 'a list of mount options such as ["noatime", "nodev"]'
+
+    def parse(self, value: object) -> list[str]:
+        if isinstance(value, str):
+            listed = ", ".join(f'"{o}"' for o in value.split(","))
+            raise Mistake("must be a list, not a string", f"write [{listed}]")
+        return super().parse(value)
+
+    def item(self, text: str) -> str:
+        if "," in text and "=" not in text:
+            raise Mistake(f"{text!r} is several options", "write one string for each")
+        return text
+
+
+class BindOptions(Options):
+    """Options of a bind mount: flags of the mount itself, and what only programs read."""
+
+    def item(self, text: str) -> str:
+        super().item(text)
+        if text in mounts.MOUNT_FLAGS or text.startswith(("x-", "X-")):
+            return text
+        flags = ", ".join(mounts.MOUNT_FLAGS)
+        raise Mistake(
+            f"{text!r} is no option of a bind mount, it belongs to the whole filesystem",
+            f"set it on the volume; a bind knows {flags} and x-…",
+        )

@@ -1,0 +1,95 @@
+"""Parsed documents with the place of every value, and how several become one.
+
+Tables are merged key by key, lists are put one behind the other, of other values the
+last one wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ephemeroot.config.syntax.lines import KeyPath
+from ephemeroot.config.syntax.problem import Place
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(slots=True)
+class Node:
+    """A value and its ``place``.
+
+    ``value`` is a ``dict`` or ``list`` of nodes, or what ``tomllib`` made of anything
+    else. ``overridden`` are the values that it replaced; they must be valid all the same.
+    """
+
+    value: object
+    place: Place
+    overridden: list[Node] = field(default_factory=list)
+
+    def table(self) -> dict[str, Node] | None:
+        """The keys and values if this is a table, else ``None``."""
+        return self.value if isinstance(self.value, dict) else None
+
+    def items(self) -> list[Node] | None:
+        """The items if this is a list, else ``None``."""
+        return self.value if isinstance(self.value, list) else None
+
+
+def load(document: Mapping[str, object], file: str, lines: Mapping[KeyPath, int]) -> Node:
+    """Wrap the *document* read from *file*."""
+    return _wrap(document, file, lines, ())
+
+
+def _wrap(value: object, file: str, lines: Mapping[KeyPath, int], path: KeyPath) -> Node:
+    place = Place(file, dotted(path), lines.get(path))
+    if isinstance(value, Mapping):
+        wrapped = {key: _wrap(value[key], file, lines, (*path, key)) for key in value}
+        return Node(wrapped, place)
+    if isinstance(value, list):
+        return Node([_wrap(v, file, lines, (*path, i)) for i, v in enumerate(value)], place)
+    return Node(value, place)
+
+
+def merge(first: Node, second: Node) -> Node:
+    """*second* on top of *first*; neither is changed."""
+    tables = first.table(), second.table()
+    if tables[0] is not None and tables[1] is not None:
+        merged = dict(tables[0])
+        for key, node in tables[1].items():
+            merged[key] = merge(merged[key], node) if key in merged else node
+        return Node(merged, first.place)
+    lists = first.items(), second.items()
+    if lists[0] is not None and lists[1] is not None:
+        return Node(lists[0] + lists[1], second.place)
+    return Node(second.value, second.place, [*first.overridden, first, *second.overridden])
+
+
+def settings(node: Node) -> Iterator[Node]:
+    """All single values in *node* but those in lists, in the order of the configuration."""
+    table = node.table()
+    if table is not None:
+        for child in table.values():
+            yield from settings(child)
+    elif node.items() is None:
+        yield node
+
+
+def dotted(path: KeyPath) -> str:
+    """A key path as people write it: ``persistence."/persistent".files[2].mode``."""
+    text = ""
+    for key in path:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            text += f".{quoted(key)}" if text else quoted(key)
+    return text
+
+
+def quoted(key: str) -> str:
+    """A key as it must be written in TOML."""
+    if _BARE.fullmatch(key):
+        return key
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04X}" for c in escaped) + '"'

@@ -1,1 +1,0 @@
-"""Into an ephemeral root and out of it again: what a machine is, and what has to be done."""

@@ -1,0 +1,1 @@
+"""Returning to a persistent root."""

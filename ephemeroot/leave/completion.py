@@ -1,0 +1,215 @@
+"""The first boot after leaving: what changed in the stores until the machine went down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ephemeroot.config import sources
+from ephemeroot.errors import Damaged, EphemerootError, Refused
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.records import MARKER
+from ephemeroot.leave import returning
+from ephemeroot.leave.leaving import (
+    FAILED,
+    FORMAT,
+    RECORD,
+    VERSION,
+    Leaving,
+    inside,
+    open_stores,
+    reason,
+)
+from ephemeroot.leave.returning import Taken
+from ephemeroot.linux import bounds, devices, documents, kernel, mounts, subvolume, udev, workshop
+from ephemeroot.linux.bounds import Budget, OutOfBounds
+from ephemeroot.linux.copying import Copier
+from ephemeroot.linux.workshop import Workshop
+from ephemeroot.mirror.tree import Mirror, open_directory
+from ephemeroot.plan import applied
+
+
+@dataclass(slots=True)
+class Finish:
+    """What the record in the root at ``root`` asks of the first boot after leaving.
+
+    ``private`` is an empty directory for mounts of our own. ``kept`` lists what was changed
+    in the root since and so was not overwritten, ``problems`` what could not be brought over: one
+    path that fails, or exceeds the bounds, does not stop the others.
+    """
+
+    root: Path
+    private: Path
+    kept: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    changed: int = 0
+
+    def run(self, log: Callable[[str], None]) -> bool:
+        """Bring over what the stores have and the root does not; whether there was a record.
+
+        What fails as a whole is raised, and not tried again: the next boot would bring what is old
+        by then. A run that is interrupted keeps the record, and the next one completes it: what was
+        changed in the root since is kept.
+        """
+        record = read(self.root)
+        if record is None:
+            return False
+        plan, since = record
+        booted = applied.booted() if self.root == Path("/") else None
+        if booted is not None and booted.declared():
+            raise Refused("this boot has bound the declared paths: it was none after leaving")
+        try:
+            self._bring_all(plan, since, log)
+        except Exception:
+            os.rename(self.root / RECORD, self.root / FAILED)
+            raise
+        if self.problems:
+            os.rename(self.root / RECORD, self.root / FAILED)
+        else:
+            (self.root / RECORD).unlink()
+        applied.path(self.root).unlink(missing_ok=True)
+        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            kernel.sync_filesystem(root)
+        finally:
+            os.close(root)
+        return True
+
+    def _bring_all(self, plan: Plan, since: int, log: Callable[[str], None]) -> None:
+        departure = Leaving(self.root, plan)
+        with_places = _find_stores(self.root, plan, self.private)
+        opened = open_stores(self.root, plan, with_places)
+        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            budget = Budget(bounds.unattended_in_all())
+            groups = departure.grouped(opened)
+            for number, group in enumerate(groups):
+                # Root's own may use all of it; then each user has an equal share of what is left.
+                share = Budget(budget.share(len(groups) - number if number else 1))
+                for item in group:
+                    copier = Copier(share.within(bounds.unattended()))
+                    mirror = Mirror(excluded=departure.below(item), since=since, copier=copier)
+                    try:
+                        self._bring(mirror, item.operation, opened[item.operation.store], root)
+                    except (OSError, OutOfBounds, EphemerootError) as error:
+                        self.problems.append(f"{item.path}: {reason(error)}")
+                    self._note(item.path, mirror, log)
+                    for meter in (copier.meter, mirror.meter):
+                        share.spend(meter)
+                        budget.spend(meter)
+            returning.remove(root, sources.PLAN.lstrip("/"))
+        finally:
+            for fd in (root, *opened.values()):
+                os.close(fd)
+
+    def _bring(self, mirror: Mirror, operation: Taken, store: int, root: int) -> None:
+        if isinstance(operation, Overlay):
+            _merge(mirror, operation, store, root, self.private)
+        elif not _is_ours_by_now(operation):
+            returning.bring(mirror, operation, store, root, operation.path)
+
+    def _note(self, path: str, mirror: Mirror, log: Callable[[str], None]) -> None:
+        count = len(mirror.changed) + len(mirror.removed)
+        self.changed += count
+        self.kept += [inside(path, kept) for kept in mirror.kept]
+        self.problems += [f"{inside(path, name)}: {why}" for name, why in mirror.skipped]
+        if count:
+            log(f"{path}: {count} change{'' if count == 1 else 's'} brought over")
+        if mirror.flattened:
+            log(subvolume.flattened(mirror.flattened, path))
+
+
+def read(root: Path) -> tuple[Plan, int] | None:
+    """The plan that is being left and the time up to which the root was filled (nanoseconds),
+    ``None`` if the root at *root* has no such record. Raises ``Damaged``.
+    """
+    path = root / RECORD
+    try:
+        content = documents.parse(documents.read(str(path)))
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise Damaged(f"{path} is no record of leaving that this program knows")
+        return plans.parse(content["plan"].encode("ascii"), str(path)), int(content["since"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
+        raise Damaged(f"{path} is damaged: {error}", "compare the store by hand") from None
+
+
+def _is_ours_by_now(operation: Operation) -> bool:
+    """A link into the store became a copy when leaving: since then the root's is the right one."""
+    return getattr(operation, "method", "") == "symlink"
+
+
+def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
+    """Where each store is mounted; one that nothing has mounted is mounted below *private*."""
+    found: dict[str, Path] = {}
+    volumes = {volume.name: volume for volume in plan.volumes()}
+    for store in plan.stores():
+        place = root / store.path.lstrip("/")
+        if (place / MARKER).exists():
+            continue
+        volume = volumes[store.volume]
+        point = private / volume.name
+        if not os.path.ismount(point):
+            point.mkdir(parents=True, exist_ok=True)
+            mount = mounts.create(volume.type, _device(volume), volume.options)
+            # Nothing is written to a store: what changed in it goes to the root.
+            mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=str(point))
+            mounts.attach_at(mount, str(point))
+        found[store.path] = point / store.below
+    return found
+
+
+def _device(volume: Volume) -> str:
+    """The device's path, waited for: early in a boot it may be yet to come."""
+    try:
+        path = devices.link(volume.device)
+    except ValueError:
+        return volume.device  # a dataset, a share
+    if not os.path.exists(path):
+        udev.wait_for(path, volume.timeout)
+    return path
+
+
+def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: Path) -> None:
+    """Mount the overlay once more, in private, and make the root's directory like it."""
+    place = tree.resolve(root, operation.path)
+    if not tree.is_directory(store, operation.source):
+        return
+    parent, name = tree.open_parent(root, place)
+    try:
+        workshop.sweep(parent)
+        lower = open_directory(parent, name)
+        try:
+            merged = _merged(operation, store, lower, private)
+            try:
+                with Workshop(parent) as shop:
+                    mirror.copy(merged, ".", shop, "")
+                    mounts.detach(str(private / "merged"))
+                    mirror.arrive(shop, name, "", os.fstat(lower))
+            finally:
+                os.close(merged)
+        finally:
+            os.close(lower)
+    finally:
+        os.close(parent)
+
+
+def _merged(operation: Overlay, store: int, lower: int, private: Path) -> int:
+    upper = open_directory(store, operation.source)
+    try:
+        options = ["lowerdir=" + mounts.fd_path(upper) + ":" + mounts.fd_path(lower), "ro"]
+        mount = mounts.create("overlay", "overlay", options)
+    finally:
+        os.close(upper)
+    point = private / "merged"
+    point.mkdir(parents=True, exist_ok=True)
+    mounts.attach_at(mount, str(point))
+    return os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

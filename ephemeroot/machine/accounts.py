@@ -1,0 +1,105 @@
+"""Users and groups of the root that the machine will run.
+
+Read from that root's own files, for an image may be built for a machine whose users
+this one does not know. Only when both are the same is the system asked for the rest
+(network directories).
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ephemeroot.machine import files
+
+# Where distributions keep the accounts that belong to the base, after /etc.
+_PLACES = ("/etc", "/usr/lib")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A line of passwd."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Users and groups by name. ``ask`` the running system for those that are not listed."""
+
+    users: Mapping[str, User] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+    ask: bool = False
+
+    @classmethod
+    def of(cls, root: str, unread: list[files.File] | None = None) -> Accounts:
+        """The accounts in the root directory *root*; files that cannot be read go to *unread*."""
+        users: dict[str, User] = {}
+        groups: dict[str, int] = {}
+        for directory in _PLACES:
+            for fields in _lines(root, f"{directory}/passwd", 7, unread):
+                if fields[2].isdigit() and fields[3].isdigit():
+                    user = User(fields[0], int(fields[2]), int(fields[3]), fields[5])
+                    users.setdefault(user.name, user)
+            for fields in _lines(root, f"{directory}/group", 4, unread):
+                if fields[2].isdigit():
+                    groups.setdefault(fields[0], int(fields[2]))
+        return cls(users, groups, ask=root == "/")
+
+    def user(self, name: str) -> User | None:
+        """The user called *name*; root always exists."""
+        if name in self.users:
+            return self.users[name]
+        if name == "root":
+            return User("root", 0, 0, "/root")
+        if not self.ask:
+            return None
+        try:
+            entry = pwd.getpwnam(name)
+        except (KeyError, ValueError):
+            return None
+        return User(name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+
+    def uid(self, name: str | int) -> int | None:
+        """The number of a user given by name or number, ``None`` if there is no such user."""
+        if isinstance(name, int):
+            return name
+        user = self.user(name)
+        if user is not None:
+            return user.uid
+        return _number(name)
+
+    def gid(self, name: str | int) -> int | None:
+        """The number of a group given by name or number, ``None`` if there is no such group."""
+        if isinstance(name, int):
+            return name
+        if name in self.groups:
+            return self.groups[name]
+        if name == "root":
+            return 0
+        if self.ask:
+            try:
+                return grp.getgrnam(name).gr_gid
+            except (KeyError, ValueError):
+                pass
+        return _number(name)
+
+
+def _number(name: str) -> int | None:
+    """Digits that are nobody's name are a number, as chown(1) has it."""
+    if not (name.isascii() and name.isdigit()):
+        return None
+    number = int(name)
+    return number if number < 2**32 - 1 else None
+
+
+def _lines(root: str, path: str, fields: int, unread: list[files.File] | None) -> list[list[str]]:
+    text = files.read_text(root, path, unread) or ""
+    split = [line.split(":") for line in text.split("\n") if line and not line.startswith("#")]
+    # +name and -name are NIS's (nsswitch.conf(5), compat).
+    return [parts for parts in split if len(parts) == fields and parts[0][:1] not in ("+", "-")]

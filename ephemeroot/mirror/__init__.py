@@ -1,0 +1,1 @@
+"""Making one tree like another, for data that programs use meanwhile."""

@@ -1,0 +1,157 @@
+"""Making one tree like another, where both may change meanwhile and users may have made them.
+
+Everything goes through open directories and nothing is followed. What is alike already is not
+touched, so that a second run costs a walk: it is how a copy is verified, caught up with, and
+completed after an interruption. What is new is finished in a workshop and arrives by one rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from ephemeroot.linux import attributes, contents, inode_flags, paths
+from ephemeroot.linux.mounts import fd_path
+from ephemeroot.linux.workshop import Workshop, is_certain
+from ephemeroot.mirror import likeness
+from ephemeroot.mirror.descent import Descent
+from ephemeroot.mirror.likeness import lstat
+from ephemeroot.mirror.run import COPY, MirrorRun
+
+
+class Mirror(MirrorRun):
+    """Makes targets like their sources, as ``MirrorRun`` is told."""
+
+    def directory(self, source: int, parent: int, name: str, *, pinned: bool = False) -> None:
+        """Make what the open *parent* has as *name* like the open directory *source*.
+
+        *pinned*: the entry cannot have been exchanged, whoever can write to *parent*.
+        """
+        there = lstat(parent, name)
+        if there is None or not (
+            pinned or self.excluded or is_certain(parent, there, os.fstat(source).st_uid)
+        ):
+            self._make_directory(source, parent, name, there)
+            if not self.excluded:
+                return
+        target = open_directory(parent, name)
+        try:
+            present = os.fstat(target)
+            certain = pinned or is_certain(parent, present, os.fstat(source).st_uid)
+            if there is not None and not certain:
+                raise OSError(
+                    errno.EPERM, "has another owner than its source, and a user could exchange it"
+                )
+            self._tree(source, target, certain=certain)
+        finally:
+            os.close(target)
+
+    def _make_directory(
+        self, source: int, parent: int, name: str, there: os.stat_result | None
+    ) -> None:
+        with Workshop(parent) as workshop:
+            if self.excluded:
+                os.mkdir(COPY, 0o700, dir_fd=workshop.fd)
+                made = open_directory(workshop.fd, COPY)
+                try:
+                    inode_flags.begin(source, made)
+                    attributes.copy(source, made, lambda _, error: self.skip("", error))
+                finally:
+                    os.close(made)
+            else:
+                self.copy(source, ".", workshop, "")
+            self.arrive(workshop, name, "", there)
+
+    def tree(self, source: int, target: int) -> None:
+        """Make the open directory *target*, which only root can reach, like the open *source*."""
+        self._tree(source, target, certain=True)
+
+    def file(self, source: int, parent: int, name: str, path: str) -> None:
+        """Make what the open *parent* has as *name* like the open file *source*.
+
+        In place where it is certain which file that is: it may be bound elsewhere, or a mount
+        point. *path* is for the lists.
+        """
+        there = lstat(parent, name)
+        if there is None:
+            self._make_file(source, parent, name, path, None)
+            return
+        target = paths.open_regular(parent, name)
+        present = os.fstat(target)
+        try:
+            if likeness.same_file(source, target, self.meter, path, content=self.content):
+                return
+            if self.is_newer(present):
+                self.kept.append(path)
+                return
+            wanted = os.fstat(source)
+            if is_certain(parent, present, wanted.st_uid) and present.st_mode == wanted.st_mode:
+                self._fill(source, target, parent, path)
+                return
+            try:
+                self._make_file(source, parent, name, path, present)
+            except OSError as error:
+                # A mount point is never renamed, so it cannot have been exchanged.
+                if error.errno != errno.EBUSY or os.fstat(target).st_nlink != 1:
+                    raise
+                self._fill(source, target, parent, path)
+        finally:
+            os.close(target)
+
+    def _fill(self, source: int, target: int, parent: int, path: str) -> None:
+        with inode_flags.Lifted(target):
+            new = os.open(fd_path(target), os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fchmod(new, 0o600)
+                os.ftruncate(new, 0)
+                inode_flags.begin(source, new, directory=parent)
+                contents.copy(source, new, self.copier, path)
+            finally:
+                os.close(new)
+        likeness.give(source, target)
+        self.changed.append(path)
+
+    def _make_file(
+        self, source: int, parent: int, name: str, path: str, there: os.stat_result | None
+    ) -> None:
+        with Workshop(parent) as workshop:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            new = os.open(COPY, flags, 0o600, dir_fd=workshop.fd)
+            try:
+                inode_flags.begin(source, new, directory=workshop.fd)
+                self.copier.fill(source, new, path)
+                os.fsync(new)
+            finally:
+                os.close(new)
+            self.arrive(workshop, name, path, there)
+
+    def _tree(self, source: int, target: int, *, certain: bool) -> None:
+        for path in (*self.excluded, *self.leading):
+            # What a user renames must not be removed under its new name.
+            try:
+                fd = paths.open_beneath(target, path or ".")
+            except OSError:
+                continue
+            status = os.fstat(fd)
+            self._protected.add((status.st_dev, status.st_ino))
+            os.close(fd)
+        with Descent(self, source, target, certain=certain) as descent:
+            descent.run()
+
+
+def settle(run: Callable[[], Mirror], passes: int = 3) -> Mirror:
+    """Run until a pass changes nothing, at most *passes* times, and return the last one: what it
+    has changed is what another process keeps writing to.
+    """
+    done = run()
+    for _ in range(passes - 1):
+        if not done.changed and not done.removed:
+            break
+        done = run()
+    return done
+
+
+def open_directory(directory: int, path: str) -> int:
+    """Open the directory *path* below *directory* for reading, never by a symlink."""
+    return paths.open_beneath(directory, path, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,0 +1,351 @@
+"""Configuration and machine in, plan out: the same input gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ephemeroot.config import (
+    Configuration,
+    Examination,
+    InvalidConfiguration,
+    Machine,
+    Place,
+    Problem,
+    examine,
+    network,
+    volumes,
+)
+from ephemeroot.config.declared import WELL_KNOWN, Declared, Owner
+from ephemeroot.config.entries import MACHINE_ID
+from ephemeroot.config.model import Wiping
+from ephemeroot.config.syntax import clean
+from ephemeroot.config.volumes import Volume as MountedVolume
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operations.directories import Directory, Parent
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.machine_id import MachineId
+from ephemeroot.hooks.operations.network import Network
+from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.wipe import Wipe
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.records import NO_MARKER
+from ephemeroot.linux import mounts
+from ephemeroot.machine.labels import Labels
+from ephemeroot.plan import identity
+
+"""The id of a store that has no marker: fine to look at, never to boot with."""
+
+_NOT_A_ROOT: Mapping[str, str] = {}
+
+HIDE = "x-gvfs-hide"
+TRASH = "x-gvfs-trash"
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """A plan with the places that its operations come from, in the same order.
+
+    ``unmarked`` are the stores that have no marker yet: with one of them, the plan is
+    only good for looking at. ``warnings`` are the configuration's.
+    """
+
+    plan: Plan
+    wipe_places: tuple[Place, ...]
+    persist_places: tuple[Place, ...]
+    unmarked: tuple[str, ...]
+    warnings: tuple[Problem, ...]
+
+
+def compile_plan(config: Configuration, machine: Machine) -> Plan:
+    """The plan of *machine*. Raises ``InvalidConfiguration`` with every mistake."""
+    return compile_machine(config, machine).plan
+
+
+def compile_machine(config: Configuration, machine: Machine) -> Compilation:
+    """The plan of *machine* with what is worth showing beside it.
+
+    Raises ``InvalidConfiguration`` with every mistake in the configuration.
+    """
+    return compile_examination(examine(config, machine))
+
+
+def compile_examination(examination: Examination) -> Compilation:
+    """The plan of what has been examined. Raises ``InvalidConfiguration``."""
+    if examination.errors:
+        raise InvalidConfiguration(examination.problems)
+    config, machine = examination.config, examination.machine
+    wipe = _wipe_stage(examination)
+    persist = _persist_stage(examination)
+    plan = Plan(
+        wipe=wipe.operations,
+        persist=persist.operations,
+        on_failure=dict(config.on_failure),
+        generation=machine.generation,
+        host=machine.host_name,
+        seed_limit=config.seed_limit,
+        system=machine.system,
+    )
+    unmarked = tuple(s.path for s in config.stores if machine.store_id(s.path) is None)
+    return Compilation(
+        plan,
+        tuple(wipe.places),
+        tuple(persist.places),
+        unmarked,
+        tuple(problem for problem in examination.problems if problem.warning),
+    )
+
+
+@dataclass(slots=True)
+class _Stage:
+    """Operations as they are collected, with their places."""
+
+    operations: list[Operation] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+
+    def add(self, operation: Operation, place: Place) -> None:
+        self.operations.append(operation)
+        self.places.append(place)
+
+
+def _needed(examination: Examination) -> list[MountedVolume]:
+    return [volume for volume in examination.volumes if volume.needed_for_boot]
+
+
+def _wipe_stage(examination: Examination) -> _Stage:
+    """What persists is mounted and proven first; what is made fresh is mounted only after."""
+    stage = _Stage()
+    needed = _needed(examination)
+    _set_up_network(examination, needed, stage)
+    for volume in needed:
+        if volume.wipe is None:
+            stage.add(_volume(volume), volume.place)
+    for store in sorted(examination.config.stores, key=lambda s: clean.components(s.path)):
+        stage.add(_store(store.path, examination), store.origin.place)
+    wiping = examination.config.wiping
+    if wiping is not None:
+        known = identity.of_root(wiping, examination.machine)
+        stage.add(_wipe("/", wiping, known), wiping.origin.place)
+    for volume in needed:
+        if volume.wipe is not None:
+            stage.add(_wipe(volume.mount_point, volume.wipe), volume.wipe.origin.place)
+            stage.add(_volume(volume), volume.place)
+    return stage
+
+
+def _set_up_network(examination: Examination, needed: list[MountedVolume], stage: _Stage) -> None:
+    entry = examination.config.network
+    if entry is None or not network.is_needed(needed):
+        return
+    operation = Network(
+        interface=entry.interface,
+        addresses=list(entry.addresses),
+        gateways=list(entry.gateways),
+        timeout=network.patience(needed),
+    )
+    stage.add(operation, entry.origin.place)
+
+
+def _volume(volume: MountedVolume) -> Volume:
+    return Volume(
+        mount_point=volume.mount_point,
+        name=volume.name,
+        device=volume.device,
+        type=volume.type,
+        options=list(volume.options),
+        timeout=volume.timeout,
+    )
+
+
+def _store(path: str, examination: Examination) -> Store:
+    volume = volumes.covering(path, examination.volumes)
+    if volume is None:  # examine() refuses such a store
+        raise EphemerootError(f"the store {path} is on no volume")
+    return Store(
+        path=path,
+        volume=volume.name,
+        below=path[len(volume.mount_point) :].strip("/"),
+        id=examination.machine.store_id(path) or NO_MARKER,
+    )
+
+
+def _wipe(target: str, wiping: Wiping, known: Mapping[str, str] = _NOT_A_ROOT) -> Wipe:
+    if wiping.plugin is None:  # examine() refuses a wiper that is not there
+        raise EphemerootError(f"there is no wiper {wiping.wiper}")
+    return Wipe(
+        target=target,
+        wiper=wiping.wiper,
+        attribute=wiping.plugin.attribute,
+        device=wiping.device,
+        subvolume=wiping.subvolume,
+        settings=dict(wiping.settings),
+        identity=dict(known),
+    )
+
+
+def _persist_stage(examination: Examination) -> _Stage:
+    """Volumes, then declared paths and what leads to them, parents before children."""
+    stage = _Stage()
+    for volume in _needed(examination):
+        stage.add(Attach(mount_point=volume.mount_point, volume=volume.name), volume.place)
+    steps = [
+        (entry.path, 1, _entry(entry, examination.machine.labels), entry.place)
+        for entry in examination.declared
+    ]
+    parents = _Parents(examination)
+    steps += [(o.path, 0, o, place) for o, place in parents.operations()]
+    # Stable: parents of one path in two stores stay in the order that _Parents gave them.
+    for _, _, operation, place in sorted(steps, key=lambda s: (clean.components(s[0]), s[1])):
+        stage.add(operation, place)
+    _hide(examination, stage)
+    return stage
+
+
+def _entry(entry: Declared, labels: Labels) -> Operation:
+    source = entry.source
+    if entry.path == MACHINE_ID:
+        return MachineId(
+            store=entry.store, source=source, first_boot=entry.first_boot, required=entry.required
+        )
+    options = [o for o in entry.binding.options if o in mounts.MOUNT_FLAGS]
+    if entry.method == "copy":
+        return Copy(
+            path=entry.path,
+            store=entry.store,
+            source=source,
+            user=entry.owner.user,
+            group=entry.owner.group,
+            mode=entry.owner.mode,
+            initial=entry.initial,
+            required=entry.required,
+        )
+    if entry.method == "overlay":
+        return Overlay(
+            path=entry.path,
+            store=entry.store,
+            source=source,
+            options=options,
+            user=entry.owner.user,
+            group=entry.owner.group,
+            mode=entry.owner.mode,
+            required=entry.required,
+            label=labels.of_directory(entry.path),
+        )
+    if not entry.is_directory:
+        return File(
+            path=entry.path,
+            store=entry.store,
+            source=source,
+            method=entry.method,
+            options=options,
+            user=entry.owner.user,
+            group=entry.owner.group,
+            mode=entry.owner.mode,
+            initial=entry.initial,
+            required=entry.required,
+        )
+    return Directory(
+        path=entry.path,
+        store=entry.store,
+        source=source,
+        method=entry.method,
+        options=options,
+        user=entry.owner.user,
+        group=entry.owner.group,
+        mode=entry.owner.mode,
+        initial=entry.initial,
+        required=entry.required,
+        label=labels.of_directory(entry.path),
+    )
+
+
+class _Parents:
+    """The directories that lead to the declared paths, in every store that needs them.
+
+    Owner and mode of a directory in the root come from one store alone: the one whose
+    declared directory it lies in, else the first one that has something below it. In
+    the others it only has to exist.
+    """
+
+    def __init__(self, examination: Examination) -> None:
+        self.labels = examination.machine.labels
+        self.homes = {home.path: home for home in examination.homes}
+        self.directories = {d.path: d for d in examination.declared if d.is_directory}
+        self.asked: dict[str, Declared] = {}
+        self.needed: dict[tuple[str, str], Place] = {}
+        for entry in examination.declared:
+            parent = entry.path.rpartition("/")[0]
+            if entry.parent.is_given:
+                self.asked.setdefault(parent, entry)
+            for path in clean.parents(entry.path):
+                self._need(path, entry)
+
+    def _need(self, path: str, entry: Declared) -> None:
+        keeper = self._keeper(path)
+        for store in (keeper, entry.store):
+            if store is None:
+                continue
+            declared = self.directories.get(path)
+            if declared is not None and declared.store == store:
+                continue  # the declaration itself makes it
+            self.needed.setdefault((path, store), entry.place)
+
+    def _keeper(self, path: str) -> str | None:
+        """The store in whose declared directory *path* is (or which it is)."""
+        for above in (path, *reversed(clean.parents(path))):
+            if above in self.directories:
+                return self.directories[above].store
+        return None
+
+    def operations(self) -> Iterable[tuple[Parent, Place]]:
+        """An operation for each directory and store."""
+        first: dict[str, str] = {}
+        for path, store in self.needed:
+            first.setdefault(path, self._keeper(path) or store)
+        for (path, store), place in self.needed.items():
+            owner = self._owner(path)
+            yield (
+                Parent(
+                    path=path,
+                    store=store,
+                    source=path.lstrip("/"),
+                    user=owner.user,
+                    group=owner.group,
+                    mode=owner.mode,
+                    explicit=path in self.asked,
+                    store_only=first[path] != store,
+                    label=self.labels.of_directory(path),
+                ),
+                place,
+            )
+
+    def _owner(self, path: str) -> Owner:
+        """What was asked for, else the user's in a home, else root's."""
+        default = Owner(0, 0, WELL_KNOWN.get(path, 0o755))
+        declared = self.directories.get(path)
+        if declared is not None:
+            return declared.owner.over(default)
+        for above in (path, *clean.parents(path)):
+            home = self.homes.get(above)
+            if home is not None:
+                default = Owner(home.user, home.group, 0o700)
+        asked = self.asked.get(path)
+        return default if asked is None else asked.parent.over(default)
+
+
+def _hide(examination: Examination, stage: _Stage) -> None:
+    """One operation for each set of marks, for all the binds that get it."""
+    marked: dict[tuple[str, ...], list[Declared]] = {}
+    for entry in sorted(examination.declared, key=lambda d: clean.components(d.path)):
+        marks = [o for o in entry.binding.options if o not in mounts.MOUNT_FLAGS]
+        marks += [HIDE] * bool(entry.binding.hide) + [TRASH] * bool(entry.binding.trash)
+        if marks and entry.path != MACHINE_ID and entry.method not in ("symlink", "copy"):
+            marked.setdefault(tuple(sorted(set(marks))), []).append(entry)
+    for options in sorted(marked):
+        entries = marked[options]
+        paths = [entry.path for entry in entries]
+        stage.add(Hide(paths=paths, options=list(options)), entries[0].place)

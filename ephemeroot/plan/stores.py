@@ -1,0 +1,223 @@
+"""What ``apply`` leaves in the stores: the marker, and the plan that counts.
+
+A store is recognised at boot by its marker alone, so a marker is only ever written on the
+installed system, once, and never replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+
+from ephemeroot.errors import Damaged, EphemerootError
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.parents import Parents
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.records import MARKER, STATE
+from ephemeroot.linux import documents, paths, removal
+
+VERSION = 1
+PLAN = "plan.json"
+GENERATION = "generation"
+
+REPLACED = "replaced"
+"""Below a store's own records: what was taken out of the way there. Never deleted by us."""
+
+CONFIGURATION = "etc/ephemeroot"
+_NEW, _OLD = ".ephemeroot.new", ".ephemeroot.old"
+
+
+def write_marker(store: Path, name: str) -> str:
+    """Make the directory *store*, called *name* on the machine, a store; return its new id.
+
+    Raises ``FileExistsError`` if it has a marker already.
+    """
+    identity = str(uuid.uuid4())
+    content = {"version": VERSION, "id": identity, "path": name}
+    encoded = json.dumps(content, sort_keys=True).encode() + b"\n"
+    marker = store / MARKER
+    # Written beside and linked: there is never half a marker, and never a second one.
+    temporary = store / f"{MARKER}.{identity}"
+    paths.write_atomically(str(temporary), encoded, 0o644)
+    try:
+        os.link(temporary, marker)
+    finally:
+        temporary.unlink()
+        paths.sync_directory(str(store))
+    return identity
+
+
+def generation(store: Path) -> int:
+    """The newest generation that was applied with this store; 0 if none was.
+
+    Raises ``PermissionError``, and ``Damaged`` for a record that cannot be read: guessing a lower
+    one would let old images wipe.
+    """
+    record = store / STATE / GENERATION
+    try:
+        return int(documents.read(str(record), 64).decode("ascii"))
+    except FileNotFoundError:
+        return 0
+    except PermissionError:
+        raise  # whoever may not read it shall mend nothing
+    except (OSError, ValueError) as error:
+        raise Damaged(
+            f"cannot read {record}: {error}", "write the newest generation's number into it"
+        ) from error
+
+
+def plan(store: Path) -> Plan | None:
+    """The plan that was applied last with this store; ``None`` if none can be read."""
+    try:
+        record = store / STATE / PLAN
+        return plans.parse(documents.read(str(record)), str(record))
+    except (OSError, Damaged):
+        return None
+
+
+def record(store: Path, plan: bytes, number: int) -> None:
+    """Keep the plan and its generation in the store; from now on older images do not wipe."""
+    folder = _own_folder(store)
+    paths.write_atomically(str(folder / PLAN), plan, 0o600)
+    paths.write_atomically(str(folder / GENERATION), f"{number}\n".encode(), 0o600)
+    paths.sync_directory(str(store))
+
+
+def recorded(store: Path) -> bytes:
+    """The plan that the store keeps; empty if it has none that can be read."""
+    try:
+        return documents.read(str(store / STATE / PLAN))
+    except OSError:
+        return b""
+
+
+def _own_folder(store: Path) -> Path:
+    """Where the store has our records: root's alone."""
+    folder = store / STATE
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if folder.is_symlink() or not folder.is_dir() or status.st_uid != os.geteuid():
+        raise EphemerootError(f"{folder} is not root's own directory", "remove it")
+    folder.chmod(0o700)
+    return folder
+
+
+def keeps_configuration(store: Path, root: Path) -> bool:
+    """Whether /etc/ephemeroot of the system below *root* is the store's own copy already."""
+    live, kept = root / CONFIGURATION, store / CONFIGURATION
+    try:
+        return live.samefile(kept)
+    except FileNotFoundError:
+        return False
+
+
+def copy_configuration(store: Path, root: Path) -> Path | None:
+    """Copy /etc/ephemeroot into the store, as a whole: it is bound from there at boot.
+
+    If the store had another configuration, as after a boot that has bound nothing, that is
+    kept; returns where.
+    """
+    kept = store / CONFIGURATION
+    _make_parent(store, kept.parent)
+    fresh = kept.with_name(_NEW)
+    _remove(fresh)
+    shutil.copytree(root / CONFIGURATION, fresh, symlinks=True)
+    _sync(fresh)
+    aside = None
+    if not kept.exists():
+        fresh.rename(kept)
+    elif _files(kept) == _files(fresh):
+        _remove(_exchange(fresh, kept))
+    else:
+        aside = _keep_aside(fresh, kept, _own_folder(store) / REPLACED)
+    paths.sync_directory(str(kept.parent))
+    return aside
+
+
+def _make_parent(store: Path, parent: Path) -> None:
+    """Make the directory that the configuration is in. It is not content: see ``Parents``."""
+    if parent.is_dir():
+        return
+    fd = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        Parents(fd).add([str(parent.relative_to(store))])
+    finally:
+        os.close(fd)
+    parent.mkdir(mode=0o755)
+
+
+def _keep_aside(fresh: Path, kept: Path, folder: Path) -> Path:
+    """Give *fresh* the name of *kept*, which is kept in *folder*; return where.
+
+    *fresh* is moved there before: so *kept* is at no moment under a name that the next run clears.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    name = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    aside = folder / name
+    try:
+        fresh.rename(aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = kept.with_name(f".ephemeroot.{name}")  # etc is a subvolume by itself
+        fresh.rename(aside)
+    try:
+        paths.rename(-1, str(aside), -1, str(kept), flags=paths.RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # NFS cannot: for a moment there is none, and the next `apply` would write it again.
+        new = aside.with_name(f"{aside.name}.new")
+        aside.rename(new)
+        kept.rename(aside)
+        new.rename(kept)
+    return aside
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """What somebody wrote in a configuration, by its path; the plan is made of it."""
+    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name != PLAN}
+
+
+def _exchange(fresh: Path, kept: Path) -> Path:
+    """Give *fresh* the name of *kept*; return where the latter is now."""
+    try:
+        paths.rename(-1, str(fresh), -1, str(kept), flags=paths.RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # NFS cannot: for a moment there is none, and the next `apply` would write it again.
+        old = kept.with_name(_OLD)
+        _remove(old)
+        kept.rename(old)
+        fresh.rename(kept)
+        return old
+    return fresh
+
+
+def _remove(path: Path) -> None:
+    """Remove a copy of the configuration, if it is there. The store may have had it as a subvolume:
+    its content is the new one's.
+    """
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        removal.remove(parent, path.name, subvolumes=True)
+    finally:
+        os.close(parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            continue
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

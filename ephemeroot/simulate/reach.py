@@ -1,0 +1,90 @@
+"""Whether users reach what the rehearsed boot has put in place for them: each directory on the way
+to a declared path, and on the way to what a link into a store leads to, lets them through.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ephemeroot.config.checks import access
+from ephemeroot.config.syntax import clean
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.store import order
+from ephemeroot.linux import paths
+from ephemeroot.machine.accounts import Accounts
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """*user* (a number) cannot search ``directory``, which is on the way to ``path``."""
+
+    user: int
+    path: str
+    directory: str
+    is_link: bool
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        way = ", and it is a link through it" if self.is_link else ""
+        return f"the user {self.user} cannot use {self.path}: {self.directory} is closed{way}"
+
+    @property
+    def hint(self) -> str:
+        """What to do."""
+        bind = ', or set method = "bind"' if self.is_link else ""
+        return f"run 'chmod o+x {self.directory}'{bind}"
+
+
+def look(root: int, plan: Plan, accounts: Accounts) -> Iterator[Closed]:
+    """One for each declared path of a user that the user does not reach in the open *root*."""
+    groups = {user.uid: user.gid for user in accounts.users.values()}
+    for operation in plan.persist:
+        if not isinstance(operation, Directory | File):
+            continue
+        path = operation.path
+        user = plan.owner(path)
+        if user == order.ROOT:
+            user = operation.user or order.ROOT
+        if user == order.ROOT:
+            continue
+        group = groups.get(user, operation.group or 0)
+        target = _link(root, path)
+        ways = [(path, False), *([(target, True)] if target.startswith("/") else [])]
+        for way, is_link in ways:
+            closed = _closed(root, way, user, group)
+            if closed:
+                yield Closed(user, path, closed, is_link)
+                break
+
+
+def _closed(root: int, path: str, user: int, group: int) -> str:
+    """The first directory on the way to *path* that *user* cannot search; empty without one."""
+    for directory in clean.parents(path):
+        try:
+            fd = paths.open_in_root(root, directory)
+        except OSError:
+            return ""
+        try:
+            if not access.may_search(os.fstat(fd), user, group):
+                return directory
+        finally:
+            os.close(fd)
+    return ""
+
+
+def _link(root: int, path: str) -> str:
+    try:
+        fd = paths.open_in_root(root, path.rpartition("/")[0] or "/")
+    except OSError:
+        return ""
+    try:
+        return os.readlink(path.rpartition("/")[2], dir_fd=fd)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""What this boot did, what the next boot forgets, and what would stop it."""

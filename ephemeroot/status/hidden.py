@@ -1,0 +1,50 @@
+"""Content of the root that a declared path hides without having anything in its place.
+
+A bind over a directory of the base is ordinary: the store has its own content for it. One from an
+empty directory or file is not: what the base has there is not seen by any program.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ephemeroot.errors import Damaged
+from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.operations.directories import Directory
+from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.stage import RUN
+from ephemeroot.linux import paths
+from ephemeroot.status.boot_report import BootReport
+
+
+def look(root: Path, boot: BootReport) -> list[str]:
+    """A line for each such path of this boot of the machine at *root*, as far as this user may
+    look into the stores.
+    """
+    hiding = boot.outcomes.get("hiding", [])
+    if not hiding:
+        return []
+    try:
+        plan = plans.load(str(root / RUN.lstrip("/") / plans.FOLLOWED))
+    except (Damaged, OSError):
+        return []
+    found = []
+    for operation in plan.persist:
+        if isinstance(operation, Directory | File):
+            line = f"{operation.describe()}: "
+            result = next((one.removeprefix(line) for one in hiding if one.startswith(line)), "")
+            place = root / operation.store.lstrip("/") / operation.source
+            if result and _is_empty(place):
+                what = result.partition("hiding ")[2]
+                found.append(f"{operation.path} hides {what}; {operation.store} has nothing there")
+    return found
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        status = os.lstat(path)
+        return not paths.names(path) if stat.S_ISDIR(status.st_mode) else not status.st_size
+    except OSError:
+        return False

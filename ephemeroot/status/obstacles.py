@@ -1,0 +1,36 @@
+"""What would keep the next boot from making something fresh, as the wipers can know it now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ephemeroot import backends
+from ephemeroot.base import missing_bases
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.old_roots import histories
+from ephemeroot.old_roots.histories import Keeper
+from ephemeroot.wipers.history import History
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """``target`` is not made fresh, for that ``reason``; ``is_base``: its base is missing."""
+
+    target: str
+    reason: str
+    hint: str
+    is_base: bool = False
+
+
+def look(root: str, plan: Plan) -> list[Obstacle]:
+    """What there is for *plan* on the machine below *root*, as far as ``histories.ask`` looks."""
+    return [one for _, found in histories.ask(root, plan, _find) for one in found]
+
+
+def _find(keeper: Keeper, history: History) -> list[Obstacle]:
+    missing = missing_bases.find(keeper, history)
+    errors = backends.of(keeper.wiper).obstacles(history)
+    found = [Obstacle(keeper.target, error.message, error.hint) for error in errors]
+    if missing is None:
+        return found
+    return [Obstacle(keeper.target, missing.line, missing_bases.HINT, is_base=True), *found]

@@ -1,0 +1,1 @@
+"""What must hold before a stage changes anything: each guard proves one thing, or refuses."""

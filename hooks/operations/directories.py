@@ -1,0 +1,349 @@
+"""Declared directories, and the directories that lead to what is declared."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import tree
+from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operations.linkable import Linkable
+from ephemeroot.hooks.store import nesting, replaced, seed, unseeded
+from ephemeroot.linux import mounts, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+_READ = os.O_RDONLY | os.O_DIRECTORY
+
+# A root that was kept has its users' directories, with as much in them as they like.
+_COUNTED = 1000
+
+
+class Parent(Operation):
+    """Have the directory ``path`` in the store and in the root.
+
+    If the store has none, it gets the owner and mode of the root's, where the root has
+    one and nothing was declared (``explicit``), else ``user``, ``group`` and ``mode``.
+    ``label`` is the SELinux policy's for ``path``.
+    Once the store has it, the store is right, and the root's is made like it. With
+    ``store_only`` the root's directory is another store's business.
+    """
+
+    KIND = "parent"
+    FIELDS: tuple[tuple[str, str, object], ...] = (
+        ("path", "path", REQUIRED),
+        ("store", "path", REQUIRED),
+        ("source", "relative path", REQUIRED),
+        ("user", "user or group id", 0),
+        ("group", "user or group id", 0),
+        ("mode", "mode", 0o755),
+        ("explicit", "boolean", False),
+        ("store_only", "boolean", False),
+        ("label", "text", None),
+    )
+    __slots__ = (
+        "explicit", "group", "label", "mode", "path", "source", "store", "store_only", "user",
+    )  # fmt: skip
+    path: str
+    store: str
+    source: str
+    user: int
+    group: int
+    mode: int
+    explicit: bool
+    store_only: bool
+    label: str | None
+
+    def describe(self) -> str:
+        what = f"{self.path} in the store {self.store}" if self.store_only else self.path
+        return f"have {what}, a new one as {self.user}:{self.group} {self.mode:04o}"
+
+    def execute(self, stage: Stage) -> str:
+        store = stage.store(self.store)
+        place = stage.resolve(self.path)
+        made_in_root = not tree.is_directory(stage.root(), place)
+        if made_in_root:
+            stage.leading.append(place)
+        if nesting.is_in_overlay(stage, self):
+            if made_in_root:
+                make_in_root(stage, place, (self.user, self.group, self.mode, self.label))
+            return "created in the overlay" if made_in_root else "already present"
+        made_in_store = self._have_in_store(stage, stage.root(), place)
+        if self.store_only:
+            return "created in the store" if made_in_store else "was there"
+        if made_in_root:
+            make_in_root(stage, place, (0, 0, 0o700, None))
+        self._copy_attributes(store, stage.root(), place)
+        where = [n for n, made in (("store", made_in_store), ("root", made_in_root)) if made]
+        return f"created in the {' and the '.join(where)}" if where else "was there"
+
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """What is carried over needs its directories; they get the previous root's owners."""
+        if nesting.was_through(stage, self, previous) or not nesting.has_place(stage, self):
+            return ""
+        try:
+            place = tree.resolve(previous, self.path)
+        except OSError:
+            place = self.path
+        return "created" if self._have_in_store(stage, previous, place) else ""
+
+    def describe_carry_over(self, stage: Stage) -> str:
+        if tree.is_directory(stage.store(self.store), self.source):
+            return ""
+        return f"create {self.path} in the store {self.store}"
+
+    def _have_in_store(self, stage: Stage, root: int, place: str) -> bool:
+        """Whether the directory had to be created in the store."""
+        store = stage.store(self.store)
+        if tree.is_directory(store, self.source):
+            return False
+        user, group, mode = self.user, self.group, self.mode
+        if not self.explicit and tree.is_directory(root, place):
+            user, group, mode = tree.owner_and_mode(root, place)
+        outer = stage.plan.nesting().outer(self.path)
+        if outer is None or nesting.store_of(outer) != self.store:
+            stage.parents(self.store).add([self.source])
+        seed.make_directory(store, self.source, user, group, mode, self.label)
+        return True
+
+    def _copy_attributes(self, store: int, root: int, place: str) -> None:
+        source = paths.open_beneath(store, self.source, _READ)
+        try:
+            target = paths.open_beneath(root, place, _READ)
+            try:
+                tree.copy_attributes(source, target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+
+class Directory(Linkable):
+    """Put the store's directory ``source`` at ``path``, by ``method`` bind or symlink."""
+
+    KIND = "directory"
+    FIELDS: tuple[tuple[str, str, object], ...] = (
+        ("path", "path", REQUIRED),
+        ("store", "path", REQUIRED),
+        ("source", "relative path", REQUIRED),
+        ("method", "method", "bind"),
+        ("options", "list of strings", []),
+        ("user", "user or group id", 0),
+        ("group", "user or group id", 0),
+        ("mode", "mode", 0o755),
+        ("initial", "initial", "previous"),
+        ("required", "boolean", False),
+        ("label", "text", None),
+    )
+    __slots__ = (
+        "group", "initial", "label", "method", "mode", "options", "path", "required", "source",
+        "store", "user",
+    )  # fmt: skip
+    path: str
+    store: str
+    source: str
+    method: str
+    options: list[str]
+    user: int
+    group: int
+    mode: int
+    initial: str
+    required: bool
+    label: str | None
+
+    def describe(self) -> str:
+        options = f" ({','.join(self.options)})" if self.options else ""
+        verb = "link" if self.method == "symlink" else self.method
+        return (
+            f"{verb} directory {self.path} from {self.store}{options}, "
+            f"a new one as {self.user}:{self.group} {self.mode:04o}"
+        )
+
+    def execute(self, stage: Stage) -> str:
+        if nesting.is_in_overlay(stage, self):
+            return self._show_overlay(stage)
+        if stage.plan.nesting().has_copies(self):
+            stage.keep_bare()
+        store = stage.store(self.store)
+        settled = replaced.settle(stage, self, self.kinds(stage))
+        is_link = self.method == "symlink"
+        place = stage.resolve_leaf(self.path) if is_link else stage.resolve(self.path)
+        self._require_directory(stage, place)
+        origin = self._have_source(stage, store)
+        parent, name = tree.open_parent(stage.root(), place)
+        try:
+            if is_link and tree.is_in_store(parent, store, self.source):
+                result = "persists with its directory"
+            elif is_link:
+                result = self._link(stage, store, parent, name, place)
+            else:
+                result = self._bind(stage, store, parent, name, place)
+        finally:
+            os.close(parent)
+        return " and ".join(filter(None, (settled, origin, result)))
+
+    def prepare(self, stage: Stage) -> str:
+        """An empty directory hides what the base has at its place in the overlay."""
+        store = stage.store(self.store)
+        if self.initial != "empty" or tree.is_directory(store, self.source):
+            return ""
+        self._have_parents(stage, store)
+        wanted = (self.user, self.group, self.mode, self.label)
+        seed.make_directory(store, self.source, *wanted, opaque=True)
+        return "created"
+
+    def _have_parents(self, stage: Stage, store: int) -> None:
+        """Have what leads to the directory in the upper directory, as the base has it."""
+        above = [name for name in self.source.split("/")[:-1] if name]
+        for number in range(len(above)):
+            source = "/".join(above[: number + 1])
+            if tree.is_directory(store, source):
+                continue
+            place = self.path.rsplit("/", len(above) - number)[0]
+            wanted = (0, 0, 0o755)
+            if tree.is_directory(stage.root(), place):
+                wanted = tree.owner_and_mode(stage.root(), place)
+            seed.make_directory(store, source, *wanted)
+
+    def kinds(self, stage: Stage) -> tuple[int, ...]:
+        return (stat.S_IFDIR,)
+
+    def _is_to_be_seeded(self, stage: Stage) -> bool:
+        parents = stage.parents(self.store)
+        return self.initial == "previous" and not parents.has_content(self.source)
+
+    def _require_directory(self, stage: Stage, place: str) -> None:
+        """Raise an error if the root has a file: before the store gets a directory for it."""
+        parent, name = tree.open_parent(stage.root(), place)
+        try:
+            if tree.is_regular_entry(parent, name):
+                raise EphemerootError(
+                    f"{self.path} is declared as a directory, and the root has a file there",
+                    "declare it in files",
+                )
+        finally:
+            os.close(parent)
+
+    def _have_source(self, stage: Stage, store: int) -> str:
+        """How the store's directory came to be, empty if it was there."""
+        parents = stage.parents(self.store)
+        if parents.has_content(self.source):
+            return ""
+        lack = unseeded.lack(stage, self.path, self.store, self.source, self.initial)
+        if lack.may_seed and (seeded := self._seed(stage, stage.root())):
+            return seeded
+        lack.require()
+        seed.make_directory(store, self.source, self.user, self.group, self.mode, self.label)
+        if self.source in parents:
+            seed.give_directory(store, self.source, self.user, self.group, self.mode)
+            parents.remove(self.source)
+        return "created"
+
+    def _seed(self, stage: Stage, root: int) -> str:
+        return seed.seed(stage, root, self.path, self.store, self.source, kinds=self.kinds(stage))
+
+    def _show_overlay(self, stage: Stage) -> str:
+        """The directory persists with the overlay that it is in: bind what that shows, for the
+        options and as a mount point of its own.
+        """
+        place = stage.resolve(self.path)
+        made = bool(stage.take_prepared(self.path))
+        if not tree.is_directory(stage.root(), place):
+            made = True
+            make_in_root(stage, place, (self.user, self.group, self.mode, self.label))
+        result = "persists with its directory"
+        if self.method == "bind":
+            parent, name = tree.open_parent(stage.root(), place)
+            try:
+                result = bind_shown(parent, name, self.options, self.path)
+            finally:
+                os.close(parent)
+        return f"created and {result}" if made else result
+
+    def _link(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
+        """A link. A directory that the root has there is not removed, but bound over."""
+        try:
+            result = tree.make_link(parent, name, f"{self.store}/{self.source}")
+        except FileExistsError:
+            if not tree.is_directory_entry(parent, name):
+                raise
+            bound = self._bind(stage, store, parent, name, place)
+            return f"{bound}, for a link cannot replace a directory"
+        stage.made.append(place)
+        return result
+
+    def _bind(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
+        if tree.is_mount_point(parent, name):
+            stage.in_effect[self.path] = self.store
+            return "was bound"
+        hides = 0
+        if tree.exists(parent, name):
+            target = paths.open_beneath(parent, name, _READ)
+            hides = _count(target)
+        else:
+            tree.make_directory(parent, name, 0, 0, 0o700)
+            stage.made.append(place)
+            target = paths.open_beneath(parent, name, _READ)
+        try:
+            source = paths.open_beneath(store, self.source, tree.DIRECTORY)
+            try:
+                attach_bind(source, target, self.options, self.path)
+            finally:
+                os.close(source)
+        finally:
+            os.close(target)
+        stage.in_effect[self.path] = self.store
+        if not hides:
+            return "bound"
+        entries = "1 entry" if hides == 1 else f"{hides} entries"
+        more = " or more" if hides == _COUNTED else ""
+        return f"bound, hiding {entries}{more} of the root"
+
+
+def _count(directory: int) -> int:
+    """How many entries *directory* has, as far as anybody wants to know."""
+    count = 0
+    with paths.entries(directory) as entries:
+        for _ in entries:
+            count += 1
+            if count == _COUNTED:
+                break
+    return count
+
+
+def make_in_root(stage: Stage, place: str, wanted: tuple[int, int, int, str | None]) -> None:
+    """Make the directory *place* in the new root with the owner, group, mode and label *wanted*."""
+    parent, name = tree.open_parent(stage.root(), place)
+    try:
+        tree.make_directory(parent, name, *wanted)
+    finally:
+        os.close(parent)
+    stage.made.append(place)
+
+
+def bind_shown(parent: int, name: str, options: list[str], path: str) -> str:
+    """Bind the entry *name* of the open *parent* on itself, with *options* in addition to those of
+    the mount that it is in.
+    """
+    if tree.is_mount_point(parent, name):
+        return "was bound"
+    shown = paths.open_beneath(parent, name)
+    try:
+        attach_bind(shown, shown, options, path)
+    finally:
+        os.close(shown)
+    return "bound"
+
+
+def attach_bind(source: int, target: int, options: list[str], name: str) -> None:
+    """Bind the open *source* on the open *target* with mount(8)'s *options*.
+
+    Raises ``EphemerootError`` for an option that is a filesystem's and not a mount's.
+    """
+    set_, clear, own = mounts.split_options(options)
+    if own:
+        raise EphemerootError(f"{name}: a bind cannot have the option {own[0]}")
+    mounts.bind(source, target, set_=set_, clear=clear, name=name)

@@ -1,0 +1,46 @@
+"""A declared directory or file that may be a link into its store: what a wipe hands over of it."""
+
+from __future__ import annotations
+
+from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.store import nesting, replaced, seed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.hooks.stage import Stage
+
+
+class Linkable(Operation):
+    """Before the wipe, the store gets what a program has put in the place of the link, or is seeded
+    if it has nothing for the path yet.
+    """
+
+    __slots__ = ()
+    path: str
+    store: str
+    source: str
+
+    def kinds(self, stage: Stage) -> tuple[int, ...]:
+        """What can be seeded, as types of files (``stat.S_IFREG``)."""
+        raise NotImplementedError
+
+    def carry_over(self, stage: Stage, previous: int) -> str:
+        """Seed the store with the previous root's content if it has none yet."""
+        if nesting.was_through(stage, self, previous):
+            return ""
+        taken = replaced.take(stage, self, previous, self.kinds(stage))
+        if taken or not self._is_to_be_seeded(stage):
+            return taken
+        return self._seed(stage, previous)
+
+    def describe_carry_over(self, stage: Stage) -> str:
+        taken = replaced.describe(stage, self)
+        if taken:
+            return taken
+        return seed.describe(self.path, self.store) if self._is_to_be_seeded(stage) else ""
+
+    def _is_to_be_seeded(self, stage: Stage) -> bool:
+        raise NotImplementedError
+
+    def _seed(self, stage: Stage, root: int) -> str:
+        raise NotImplementedError
