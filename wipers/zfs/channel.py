@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import shell
 from ephemeroot.wipers import history
 
 TYPE_CHECKING = False
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEVICE = "/dev/zfs"
+
+OUT_OF_SPACE = "out of space"
+"""What zfs(8) prints of a pool that is full, and of a quota or a limit that is reached."""
 
 # The largest that the kernel allows (include/sys/zcp.h): a program that runs out of them
 # stops half-way, and thousands of snapshots are nothing unusual.
@@ -103,32 +107,35 @@ def _explained(error: Any, pool: str, what: str) -> EphemerootError:
     if isinstance(error, known.SuspendedPool):
         return suspended(pool)
     if isinstance(error, known.ReadOnlyPool):
+        name = shell.quoted(pool)
         return Refused(
             f"the pool {pool} is imported read-only: nothing in it can be changed",
-            f"'zpool export {pool}', then 'zpool import -N {pool}'",
+            f"'zpool export {name} && zpool import -N {name}'",
         )
     return EphemerootError(f"{what}: {_said(error)}")
 
 
-def not_imported(pool: str) -> Refused:
-    """The error for a pool that this machine has not imported."""
+def not_imported(pool: str, said: str = "") -> Refused:
+    """The error for a pool that this machine has not imported; *said* is what a program said."""
+    name = shell.quoted(pool)
     return Refused(
-        f"the pool {pool} is not imported",
-        f"'zpool import' lists what can be; 'zpool import -N {pool}' imports it, with -f if "
-        "another machine had it last",
+        f"the pool {pool} is not imported" + (f": {said}" if said else ""),
+        f"'zpool import -N {name}' imports it; 'zpool import -N -f {name}' does if another host "
+        "had it last and does not use it any more; 'zpool import' lists what can be imported",
     )
 
 
 def suspended(pool: str) -> Refused:
     """The error for a pool that ZFS has suspended: writes to it wait, and changes fail."""
+    name = shell.quoted(pool)
     return Refused(
         f"the pool {pool} is suspended: a device of it has failed",
-        f"connect the device, then 'zpool clear {pool}'; 'zpool status {pool}' names it",
+        f"connect the device, then 'zpool clear {name}'; 'zpool status {name}' names it",
     )
 
 
 def _said(error: Exception) -> str:
-    details = getattr(error, "details", None)
+    details = getattr(error, "details", None) or getattr(error, "message", None)
     if details is None:
         return str(error) or type(error).__name__
     return os.fsdecode(details) if isinstance(details, bytes) else str(details)
@@ -173,11 +180,19 @@ def _number(fact: Any) -> int:
 def rename(source: str, target: str) -> None:
     """Rename the filesystem *source*; it is done, or not, when this returns.
 
-    Raises ``EphemerootError``.
+    Raises ``EphemerootError``, with OUT_OF_SPACE in it if a quota or a limit on the datasets above
+    *target* forbids it.
     """
     zfs = library()
     try:
         zfs.lzc_rename(os.fsencode(source), os.fsencode(target))
+    except (zfs.exceptions.NoSpace, zfs.exceptions.QuotaExceeded) as error:
+        above = shell.quoted(target.rpartition("/")[0])
+        raise EphemerootError(
+            f"cannot rename {source} to {target}: {OUT_OF_SPACE}",
+            f"'zfs get quota,filesystem_limit,snapshot_limit {above}' shows the limits of that "
+            f"dataset, 'zfs set quota=none {above}' removes one",
+        ) from error
     except zfs.exceptions.ZFSError as error:
         pool = source.partition("/")[0]
         raise _explained(error, pool, f"cannot rename {source} to {target}") from error

@@ -33,7 +33,8 @@ _OURS = "ephemeroot:"
 _NOT_COPIED = ("canmount", "keylocation", "keyformat", "pbkdf2iters", "encryption", *MOVED)
 
 # The properties set on argv[1] itself or received with it ($recvd: ZPROP_SOURCE_VAL_RECVD in
-# include/sys/fs/zfs.h), as text. What is received by a dataset above it is inherited.
+# include/sys/fs/zfs.h), as text. What is received by a dataset above it is inherited. zfs(8)
+# refuses 0 for quota and refquota.
 _PROPERTIES = """
 local name = (...)["argv"][1]
 local found = {}
@@ -41,7 +42,9 @@ for _, property in ipairs(zfs.list.system_properties(name)) do
   local value, source = zfs.get_prop(name, property)
   if (source == name or source == "$recvd")
       and (type(value) == "string" or type(value) == "number") then
-    if value == -1 then value = "none" end
+    if value == -1 or (value == 0 and string.sub(property, -5) == "quota") then
+      value = "none"
+    end
     found[property] = tostring(value)
   end
 end

@@ -29,7 +29,7 @@ _BUSY_FOR = 3.0  # seconds: the kernel lets go of a mount only some time after u
 # does not have is nil, and so left out.
 _FACTS = """
 local wanted = {"type", "guid", "createtxg", "creation", "origin", "encryptionroot",
-  "keystatus", "canmount", "mountpoint", "referenced", "used", "available", "written"}
+  "keystatus", "canmount", "mountpoint", "referenced", "refquota", "used", "available", "written"}
 local found = {}
 for _, name in ipairs((...)["argv"]) do
   if zfs.exists(name) then
@@ -79,7 +79,7 @@ class Dataset:
 
     __slots__ = (
         "available", "canmount", "createtxg", "creation", "encryption_root", "guid", "key_status",
-        "mountpoint", "name", "origin", "own", "referenced", "type", "used", "written",
+        "mountpoint", "name", "origin", "own", "referenced", "refquota", "type", "used", "written",
     )  # fmt: skip
 
     def __init__(self, name: str, facts: dict[str, Any]) -> None:
@@ -94,6 +94,7 @@ class Dataset:
         self.canmount = str(facts.get("canmount") or "")
         self.mountpoint = str(facts.get("mountpoint") or "")
         self.referenced = int(facts.get("referenced") or 0)
+        self.refquota = int(facts.get("refquota") or 0)
         self.used = int(facts.get("used") or 0)
         self.available = int(facts.get("available") or 0)
         self.written = int(facts.get("written") or 0)
@@ -166,15 +167,7 @@ def pool_guid(name: str) -> str:
     try:
         return programs.run("zpool", "get", "-Hpo", "value", "guid", pool(name)).strip()
     except EphemerootError as error:
-        raise Refused(
-            f"the pool {pool(name)} cannot be asked for its guid: {error.message}",
-            "is it imported? 'zpool import' shows the pools that can be",
-        ) from None
-
-
-def quoted(name: str) -> str:
-    """*name* for a shell: of the characters that it may have, only a blank needs quotes."""
-    return f'"{name}"' if " " in name else name
+        raise channel.not_imported(pool(name), error.message) from None
 
 
 def is_below(name: str, above: str) -> bool:

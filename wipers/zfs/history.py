@@ -6,7 +6,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import programs
+from ephemeroot.linux import mountinfo, programs, shell
 from ephemeroot.wipers import oldroot, retention
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
@@ -40,6 +40,7 @@ for snapshot in zfs.list.snapshots(name) do
     return no("snapshot", snapshot)
   end
   for clone in zfs.list.clones(snapshot) do return no("clone", clone) end
+  for tag in zfs.list.holds(snapshot) do return {what = "held", by = snapshot, tag = tag} end
   local code = zfs.check.destroy(snapshot)
   if code ~= 0 then return no("failed", tostring(code)) end
   snapshots[#snapshots + 1] = snapshot
@@ -210,7 +211,7 @@ class DatasetHistory(History):
             return ""
         return (
             f"the pool {pool} has a checkpoint, which keeps the blocks of each dataset that is "
-            f"destroyed ('zpool checkpoint -d {pool}' discards it)"
+            f"destroyed ('zpool checkpoint -d {shell.quoted(pool)}' discards it)"
         )
 
     def settle(self, deadline: float) -> None:
@@ -245,22 +246,32 @@ def delete(name: str, createtxg: int, act: str = "do") -> None:
     cloned from it.
     """
     if datasets.is_mounted(name):
-        raise EphemerootError(f"{name} is mounted", "unmount it first")
+        where = next((one.point for one in mountinfo.mounts() if one.source == name), "")
+        raise EphemerootError(
+            f"{name} is mounted",
+            f"umount {shell.quoted(where)}" if where else "it is in another mount namespace",
+        )
     pool = datasets.pool(name)
     run = channel.change if act == "do" else channel.read
     said = run(pool, _DELETE, name, str(createtxg), SNAPSHOT, act) or {}
     what, by = said.get("what"), said.get("by", "")
+    word = shell.quoted(by)
     if not what:
         return
     if what == "changed":
         raise EphemerootError(f"{name} is not the dataset it was")
     if what == "child":
-        raise EphemerootError(f"{name} has {by} in it", f"'zfs destroy {by}' first")
+        raise EphemerootError(f"{name} has {by} in it", f"'zfs destroy {word}' first")
     if what == "snapshot":
         raise EphemerootError(
             f"{name} has the snapshot {by}",
-            f"'zfs destroy {by}' first, and keep automatic snapshots away from the root",
+            f"'zfs destroy {word}' first, and keep automatic snapshots away from the root",
+        )
+    if what == "held":
+        tag = str(said.get("tag"))
+        raise EphemerootError(
+            f"{by} is held ({tag})", f"'zfs release {shell.quoted(tag)} {word}' first"
         )
     if what == "clone":
-        raise EphemerootError(f"{by} is a clone of {name}", f"'zfs promote {by}' first")
+        raise EphemerootError(f"{by} is a clone of {name}", f"'zfs promote {word}' first")
     raise EphemerootError(f"{name} cannot be destroyed: {os.strerror(int(by))}")

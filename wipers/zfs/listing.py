@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MISSING = ("dataset does not exist", "no such pool")
 _SUSPENDED = "I/O is currently suspended"
-_NUMBERS = ("createtxg", "creation", "referenced", "used", "available", "written")
+_NUMBERS = ("createtxg", "creation", "referenced", "refquota", "used", "available", "written")
 _TEXTS = ("type", "origin", "encryptionroot", "keystatus", "canmount", "mountpoint")
 
 
@@ -61,7 +61,8 @@ def bookmarks(name: str) -> dict[str, int]:
 def holds(snapshot: str) -> list[str]:
     """The tags of the holds of *snapshot*."""
     text = programs.run("zfs", "holds", "-H", snapshot)
-    return [line.split("\t")[1] for line in text.splitlines()]
+    # Any text can be a tag, line ends and tabs included.
+    return [row.rpartition("\t")[0] for row in text.split(f"{snapshot}\t")[1:]]
 
 
 def _facts(text: str) -> dict[str, Any]:

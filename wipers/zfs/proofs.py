@@ -6,7 +6,7 @@ Everything is refused that would make the new root useless, or the old one undel
 from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import programs
+from ephemeroot.linux import programs, shell
 from ephemeroot.wipers.zfs import datasets
 from ephemeroot.wipers.zfs.rollback import missing_snapshot
 
@@ -20,9 +20,10 @@ def pool(name: str) -> str:
     """The ``bootfs`` of the pool *name*, ``-`` for none. Raises ``Refused`` for an altroot."""
     said = programs.run("zpool", "get", "-Ho", "value", "bootfs,altroot", name).splitlines()
     if len(said) > 1 and said[1] not in ("-", ""):
+        word = shell.quoted(name)
         raise Refused(
             f"the pool {name} is imported below {said[1]}",
-            "mount points cannot be copied then: import it without -R",
+            f"mount points cannot be copied then: 'zpool export {word} && zpool import -N {word}'",
         )
     return said[0] if said else "-"
 
@@ -40,12 +41,12 @@ def rotation(
         raise Refused(
             f"the root {root} has datasets in it ({', '.join(children[:3])}): they would "
             "be renamed with it",
-            f"'zfs rename {datasets.quoted(children[0])} NAME' moves one beside the root",
+            f"'zfs rename {shell.quoted(children[0])} NAME' moves one beside the root",
         )
     if previous.canmount == "on" and previous.mountpoint not in ("legacy", "none"):
         raise Refused(
             f"{root} has canmount=on: 'zfs mount -a' would mount its old roots over it",
-            f"zfs set canmount=noauto {datasets.quoted(root)}",
+            f"zfs set canmount=noauto {shell.quoted(root)}",
         )
     _base(history, base, found, previous)
     _container(history, previous)
@@ -56,17 +57,22 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
     if base is None:
         raise Refused(
             f"the base {name} does not exist",
-            f"'zfs list -r {datasets.pool(name)}' shows what does; set base",
+            f"'zfs list -r {shell.quoted(datasets.pool(name))}' shows what does; set base",
         )
     origin = base.origin.partition("@")[0]
     for above in (history.root, history.old_roots):
         if origin and datasets.is_below(origin, above):
             raise Refused(
                 f"the base {name} is a clone of {base.origin}: something was promoted over it",
-                f"zfs promote {datasets.quoted(name)}",
+                f"zfs promote {shell.quoted(name)}",
             )
     if history.source not in found:
         raise missing_snapshot(base, history.source, history.look)
+    if 0 < previous.refquota < found[history.source].referenced:
+        raise Refused(
+            f"{history.source} is larger than the refquota of {history.root}",
+            f"zfs set refquota=none {shell.quoted(history.root)}",
+        )
     _require_apart("the base", base, previous)
     if base.encryption_root != previous.encryption_root:
         raise Refused(
@@ -83,7 +89,7 @@ def _require_apart(what: str, found: Dataset, previous: Dataset) -> None:
         raise Refused(
             f"{what} {found.name} has canmount=on and mountpoint={found.mountpoint}: "
             "'zfs mount -a' would mount it over the root",
-            f"zfs set canmount=noauto {datasets.quoted(found.name)}",
+            f"zfs set canmount=noauto {shell.quoted(found.name)}",
         )
 
 
@@ -97,7 +103,7 @@ def _container(history: DatasetHistory, previous: Dataset) -> None:
         if found is None:
             raise Refused(
                 f"there is no dataset {place} for old-roots",
-                f"'zfs create -o mountpoint=none {datasets.quoted(place)}', or name another place",
+                f"'zfs create -o mountpoint=none {shell.quoted(place)}', or name another place",
             )
     else:
         _require_apart("old-roots", found, previous)

@@ -11,6 +11,7 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.linux import shell
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.zfs import channel, datasets
 
@@ -186,7 +187,7 @@ def first_refusal(root: str, blank: str, later: list[str]) -> Refused:
     shown = ", ".join(later[:3]) + (f" and {len(later) - 3} more" if len(later) > 3 else "")
     return Refused(
         f"the first rollback of {root} would destroy snapshots newer than {blank}: {shown}",
-        f"'zfs destroy {datasets.quoted(later[0] + '%')}' destroys them all; exclude {root} from "
+        f"'zfs destroy {shell.quoted(later[0] + '%')}' destroys them all; exclude {root} from "
         "the programs that take them",
     )
 
@@ -204,7 +205,7 @@ def refusal(root: str, blank: str, refused: list[dict[str, Any]]) -> Refused:
 
 
 def _hint(root: str, blank: str, what: str, name: str, by: str) -> str:
-    quoted = datasets.quoted
+    quoted = shell.quoted
     if what == "held":
         return (
             f"'zfs release {quoted(by)} {quoted(name)}' lets it go; if a backup program holds it, "
@@ -265,7 +266,7 @@ def missing_snapshot(
             break
         moved = seen.get(f"{above}@{short}")
         if moved is not None and moved.createtxg <= seen[origin].createtxg:
-            commands = [f"zfs promote {datasets.quoted(one.name)}" for one in reversed(chain)]
+            commands = [f"zfs promote {shell.quoted(one.name)}" for one in reversed(chain)]
             return Refused(
                 f"the snapshot {name} does not exist; {above}, of which {chain[-1].name} is a "
                 f"clone, has {moved.name}",
@@ -274,7 +275,7 @@ def missing_snapshot(
         chain.append(seen[above])
     return Refused(
         f"the snapshot {name} does not exist",
-        f"when {found.name} is as new roots should be: 'zfs snapshot {datasets.quoted(name)}'",
+        f"when {found.name} is as new roots should be: 'zfs snapshot {shell.quoted(name)}'",
     )
 
 
@@ -283,12 +284,13 @@ def require_root(found: datasets.Dataset | None, name: str) -> datasets.Dataset:
     if found is None:
         raise Refused(
             f"the dataset {name} does not exist",
-            f"'zfs list -r {datasets.pool(name)}' shows those that do; set dataset, or root=",
+            f"'zfs list -r {shell.quoted(datasets.pool(name))}' shows those that do; set dataset, "
+            "or root=",
         )
     if found.type != "filesystem":
         raise Refused(f"{name} is a {found.type}, not a filesystem")
     if found.key_status == "unavailable":
-        at = datasets.quoted(found.encryption_root)
+        at = shell.quoted(found.encryption_root)
         raise Refused(
             f"the key of {name} is not loaded",
             f"'zfs load-key {at}' loads it; the initramfs must, before the wipe",

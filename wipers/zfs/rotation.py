@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import dataset_keys, programs
+from ephemeroot.linux import dataset_keys, programs, shell
 from ephemeroot.wipers import names, retire
 from ephemeroot.wipers.rotation import Rotation
 from ephemeroot.wipers.zfs import channel, clone, datasets, history, proofs
@@ -73,14 +73,14 @@ class DatasetRotation(Rotation):
         if leftover is not None and not (
             OF in leftover.own or clone.is_unfinished(leftover, previous, self.bootfs)
         ):
-            new = datasets.quoted(self.new)
+            new = shell.quoted(self.new)
             raise Refused(
                 f"{self.new} exists and was not made by ephemeroot",
                 f"'zfs rename {new} NAME' keeps it, 'zfs destroy {new}' deletes it",
             )
         owner = leftover.own.get(SYSTEM, "") if leftover is not None else ""
         if owner not in ("", self.boot.system):
-            new = datasets.quoted(self.new)
+            new = shell.quoted(self.new)
             raise Refused(
                 f"{self.new} is a fresh root of another system ({owner})",
                 f"'zfs rename {new} NAME' keeps it, 'zfs destroy {new}' deletes it",
@@ -111,7 +111,7 @@ class DatasetRotation(Rotation):
             return give(previous.path)
 
     def is_full(self, error: Exception) -> bool:
-        return isinstance(error, EphemerootError) and "out of space" in error.message
+        return isinstance(error, EphemerootError) and channel.OUT_OF_SPACE in error.message
 
     # What an interrupted boot left
 
@@ -119,7 +119,7 @@ class DatasetRotation(Rotation):
         """Raise ``Refused`` unless the root whose place *waiting* takes has been retired."""
         if self._retired_as(waiting.own[OF]):
             return
-        name, root = datasets.quoted(self.new), datasets.quoted(self.root)
+        name, root = shell.quoted(self.new), shell.quoted(self.root)
         raise Refused(
             f"{self.root} is missing, and the root that {self.new} was made to replace is not in "
             f"{self.history.old_roots}: something else has renamed or destroyed it",
@@ -221,7 +221,7 @@ class DatasetRotation(Rotation):
             retired = f"{self.history.old_roots}/{name}"
             self._require_container()
             self.boot.log(self._retirement(name))
-            channel.rename(self.root, retired)
+            self.with_room(lambda: channel.rename(self.root, retired))
             self.boot.log(self._placement)
             channel.rename(self.new, self.root)
         except BaseException:

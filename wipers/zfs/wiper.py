@@ -31,6 +31,9 @@ _ONLY_ROTATE = ("base", "old-roots", "keep-at-most", "min-free")
 # zfsconcepts(7): what a name may be made of, and how long it may be in all.
 _CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.: ")
 _LONGEST = 255
+# Of old-roots it is as much less as '/2026-11-23T02-15-00Z.99.unsynced.unused.keep' and the
+# snapshot '@ephemeroot-2026-11-23T02-15-00Z.99' of it take.
+_LONGEST_OLD_ROOTS = _LONGEST - 80
 
 
 class Zfs(Wiper):
@@ -266,13 +269,24 @@ def _rotation_findings(settings: dict[str, object]) -> list[Finding]:
 
 def _require_apart(root: str, old_roots: str, base: object) -> None:
     """Raise ``Refused`` unless root, old-roots and base lie beside each other, in one pool."""
+    from ephemeroot.linux import shell
+
     named = {"the root": root, "old-roots": old_roots, "the base": str(base) if base else ""}
     if root and "/" not in root:
         raise Refused(
             f"the root {root} is a pool", "move the system into a dataset: POOL/ROOT/NAME"
         )
     if root and len(temporary(root)) > _LONGEST:
-        raise Refused(f"the name of the root {root[:40]}… is too long for a rotation")
+        raise Refused(
+            f"the name of the root {root[:40]}… is too long for a rotation",
+            f"'zfs rename {shell.quoted(root)} NAME', with at most "
+            f"{_LONGEST - len(temporary(''))} characters in NAME",
+        )
+    if len(old_roots) > _LONGEST_OLD_ROOTS:
+        raise Refused(
+            f"the name of old-roots {old_roots[:40]}… is too long for the names of old roots in it",
+            f"set old-roots to a name of at most {_LONGEST_OLD_ROOTS} characters",
+        )
     pairs = [
         (one, other)
         for one, name in named.items()
@@ -291,7 +305,7 @@ def _require_apart(root: str, old_roots: str, base: object) -> None:
 
 def _require_bootfs(root: str) -> None:
     """With ``root=zfs:AUTO`` the pool's ``bootfs`` is booted: it must be what is made fresh."""
-    from ephemeroot.linux import programs
+    from ephemeroot.linux import programs, shell
 
     pool = datasets.pool(root)
     said = programs.run("zpool", "list", "-Ho", "bootfs").split("\n")
@@ -301,5 +315,5 @@ def _require_bootfs(root: str) -> None:
         raise Refused(
             f"the kernel command line boots the pool's bootfs, {booted or 'which is not set'}, "
             f"not {root}",
-            f"zpool set bootfs={root} {pool}",
+            f"zpool set {shell.quoted(f'bootfs={root}')} {shell.quoted(pool)}",
         )

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ephemeroot
 from ephemeroot.config.syntax import kinds
@@ -23,7 +25,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import assembly
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.image.generators.mkinitcpio.target import MkinitcpioTarget
-from ephemeroot.linux import mountinfo, programs
+from ephemeroot.linux import mountinfo, programs, shell
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.zfs import Zfs, channel, datasets, rollback
 from machine_tree import MAIN, MachineTree
@@ -145,6 +147,28 @@ def test_the_kind_dataset() -> None:
     for name in ("1tank", "tank/", "tank//x", "/tank", "tank/ä", "tank/../x", "tank/" + "x" * 251):
         with pytest.raises(Mistake):
             kind.parse(name)
+
+
+def test_names_must_leave_room_for_the_names_of_old_roots(tree: MachineTree) -> None:
+    longest = "tank/" + "x" * (255 - 80 - 5)
+    tree.write(MAIN, ROTATED.replace("mode =", f'old-roots = "{longest}"\nmode ='))
+    assert tree.errors() == []
+    tree.write(MAIN, ROTATED.replace("mode =", f'old-roots = "{longest}x"\nmode ='))
+    assert "is too long for the names of old roots in it" in tree.complaint()
+    named = f"{longest}/2026-11-23T02-15-00Z.99.unsynced.unused.keep"
+    assert len(f"{named}@ephemeroot-2026-11-23T02-15-00Z.99") == 255
+    tree.write(MAIN, ROTATED.replace("tank/ROOT/debian", "tank/" + "x" * 250))
+    assert any("too long for a rotation" in problem.reason for problem in tree.errors())
+
+
+@settings(max_examples=20)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
+def test_a_word_of_a_hint_is_one_word_to_a_shell(word: str) -> None:
+    """The tag of a hold is any text, and a user with the permission `hold` chooses it."""
+    done = subprocess.run(
+        ["sh", "-c", f"printf %s {shell.quoted(word)}"], capture_output=True, check=True
+    )
+    assert done.stdout.decode() == word
 
 
 # The kernel command line
