@@ -32,6 +32,7 @@ from vm.system import System
 from vm.times import times
 from vm.tools import tools
 from vm.verdict import MachineLost
+from vm.zfs import zfs_system
 
 DiskFactory = Callable[..., disks.Disk]
 
@@ -110,7 +111,17 @@ def cache() -> Cache:
 
 @pytest.fixture(scope="session")
 def bench(cache: Cache) -> Iterator[Bench]:
-    """Where machines run."""
+    """Where machines run, each within one test."""
+    yield from _make_bench(cache)
+
+
+@pytest.fixture(scope="module")
+def lasting_bench(cache: Cache) -> Iterator[Bench]:
+    """Where a machine runs that the tests of a module share; no test of it may boot another."""
+    yield from _make_bench(cache)
+
+
+def _make_bench(cache: Cache) -> Iterator[Bench]:
     try:
         made = Bench(cache, tools(cache), _logs())
     except Unavailable as error:
@@ -127,6 +138,15 @@ def image(cache: Cache) -> System:
         return debian_system(cache)
     except Unavailable as error:
         pytest.skip(f"no machines here: {error}")
+
+
+@pytest.fixture(scope="session")
+def zfs_debian(cache: Cache) -> System:
+    """The Debian system with ZFS, without the project."""
+    try:
+        return zfs_system(cache)
+    except Unavailable as error:
+        pytest.skip(f"no ZFS here: {error}")
 
 
 @pytest.fixture(scope="session")

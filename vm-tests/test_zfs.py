@@ -1,9 +1,8 @@
-"""A root on ZFS: boots of Debian of each kind, and everything else in one machine."""
+"""A root on ZFS: boots of Debian of each kind. What needs no boot: test_zfs_pools.py."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,15 @@ from typing import Any
 import pytest
 
 import proof
-from vm import disk as disks
-from vm import powercut, project
+from vm import powercut
 from vm.bench import Bench, Boot
-from vm.cache import Cache
-from vm.command import Unavailable
 from vm.console import Typed
 from vm.machine import Machine
 from vm.powercut import Point
 from vm.qemu import Hardware
 from vm.system import System
 from vm.verdict import Stopped
-from vm.zfs import zfs_system
-from vm.zpool import PASSPHRASE, ROLLED, ROTATED, Pool, make_pool, zfs_initrd
+from vm.zpool import PASSPHRASE, ROLLED, ROTATED, Pool, make_pool
 
 LOST = ("/etc/lost", "/root/lost", "/srv/lost")
 KEPT = ("/var/log/diary", "/home/talyz/diary")
@@ -44,17 +39,8 @@ ROTATION = [
 
 
 @pytest.fixture(scope="module")
-def system(cache: Cache) -> System:
-    """The Debian with ZFS."""
-    try:
-        return zfs_system(cache)
-    except Unavailable as error:
-        pytest.skip(f"no ZFS here: {error}")
-
-
-@pytest.fixture(scope="module")
-def pool(bench: Bench, system: System, wheel: Path) -> Pool:
-    return make_pool(bench, system, wheel)
+def pool(bench: Bench, zfs_debian: System, wheel: Path) -> Pool:
+    return make_pool(bench, zfs_debian, wheel)
 
 
 def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
@@ -150,7 +136,8 @@ def another_host(bench: Bench, boot: Boot, name: str) -> None:
     root = (*boot.root, "spl.spl_hostid=0x11223344")
     emergency = bench.emergency(replace(boot, root=root), name)
     problems = json.dumps((emergency.report or {}).get("wipe", {}).get("problems"))
-    assert "no such pool" in problems, emergency
+    assert "the pool tank is not imported" in problems, emergency
+    assert "'zpool import -N -f tank'" in problems, emergency
 
 
 def rotating(pool: Pool, scratch: Path) -> Boot:
@@ -263,28 +250,3 @@ def look_into_old_roots(machine: Machine, retired: list[str]) -> None:
     machine.run("umount /tmp/old; rmdir /tmp/old")
     machine.run(f"ephemeroot roots restore {LOST[1]} --from {first}")
     assert machine.read(LOST[1]) == b"lost\n"
-
-
-def test_cases(
-    bench: Bench, cache: Cache, system: System, wheel: Path, scratch: Path, name: str
-) -> None:
-    """zfs_cases.py: refusals, power cuts, retention, on a pool of their own in one machine.
-
-    Only a boot shows ZFS at all: this host's kernel has no module for it.
-    """
-    ready = project.installed(cache, system, wheel, {})
-    disk = disks.prepared(cache, disks.Btrfs(), bench.tools, ready).copy(scratch / "disk.raw")
-    boot = Boot(ready, zfs_initrd(cache, system), (disk,), hardware=Hardware(memory=2048))
-    machine = bench.up(boot, name)
-    for part in ("pool", "faults", "states", "recipes", "cases"):
-        file = f"zfs_{part}.py"
-        machine.write(f"/run/{file}", Path(__file__).with_name(file).read_bytes())
-    machine.run("modprobe zfs", timeout=60)
-    whole = f"EPHEMEROOT_PROOF={os.environ.get('EPHEMEROOT_PROOF', '')}"
-    limit = proof.rounds(900, 3600)
-    done = machine.run(f"{whole} python3 /run/zfs_cases.py", timeout=limit, check=False)
-    print(f"\n{done.out}{done.err}")
-    assert done.rc == 0
-    count, _, total = done.out.splitlines()[-1].removeprefix("passed ").partition(" of ")
-    assert count == total, done.out + done.err
-    assert int(total) >= 14

@@ -1,4 +1,4 @@
-"""Cases of zfs_cases.py: pools that are full, read-only, suspended, or of another machine."""
+"""Pools that are full, read-only, suspended, degraded, or of another host."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ephemeroot.errors import Refused
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers.zfs import datasets
-from zfs_pool import (
+from zfs_pools.pool import (
     BASE,
     DAY,
     IMAGE,
+    MIB,
     NOW,
     OLD,
     POOL,
@@ -27,16 +28,19 @@ from zfs_pool import (
     TOP,
     complaint,
     content,
+    follow,
+    foreseen,
     history,
     live,
     mounted,
+    only_in_proof,
     run,
     start,
     value,
     wipe,
+    write,
 )
 
-MIB = 1 << 20
 SMALL = Path("/run/small")  # a tmpfs with a pool that outgrows it
 HOST_ID = Path("/sys/module/spl/parameters/spl_hostid")
 
@@ -78,10 +82,7 @@ def declared() -> Iterator[tuple[Path, Any]]:
         yield top, lambda *words: run("ephemeroot", "--root", place, *words)
 
 
-# Space
-
-
-def case_min_free() -> None:
+def case_min_free_respects_quotas_checkpoints_and_reservations() -> None:
     """A quota above the old roots leaves less than the pool has. What a checkpoint keeps, and what
     a reservation takes, does not get free.
     """
@@ -112,10 +113,7 @@ def case_min_free() -> None:
     assert any("deleting it freed none" in line for line in outcome.problems), outcome.problems
 
 
-# Pools that cannot be changed
-
-
-def case_a_pool_that_is_read_only() -> None:
+def case_read_only_pool_is_refused_and_can_be_read() -> None:
     start()
     fill(ROOT, MIB)
     old = str(wipe("rotate").retired)
@@ -157,7 +155,7 @@ def _read_verbs(call: Any, old: str) -> None:
             datasets.unmount(place)
 
 
-def case_a_pool_that_is_suspended() -> None:
+def case_suspended_pool_is_refused() -> None:
     """By a disk that takes no writes: its file is on a tmpfs that is full."""
     run("zpool", "export", POOL)
     SMALL.mkdir(exist_ok=True)
@@ -172,10 +170,11 @@ def case_a_pool_that_is_suspended() -> None:
         writer = subprocess.Popen(["zfs", "set", f"my:own={'x' * 4000}", ROOT])
         while run("zpool", "list", "-Ho", "health", POOL).strip() != "SUSPENDED":
             time.sleep(0.1)
-        refused_by_both(f"the pool {POOL} is suspended", f"zpool clear {POOL}")
+        refused_by_both(f"the pool {POOL} is suspended")
+        said = complaint(Refused, lambda: wipe("rotate"))
         assert "is suspended" in complaint(Refused, history)
         (SMALL / "full").unlink()
-        run("zpool", "clear", POOL)
+        follow(said)
         writer.wait()
         assert content(ROOT) == {"release": "base"}
         run("zpool", "destroy", "-f", POOL)
@@ -184,7 +183,8 @@ def case_a_pool_that_is_suspended() -> None:
     run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
 
 
-def case_a_pool_of_another_machine() -> None:
+@only_in_proof
+def case_pool_of_another_host_is_refused_until_imported_by_force() -> None:
     """It was not exported there: nothing imports it without being told to."""
     start()
     run("zpool", "sync", POOL)
@@ -204,7 +204,7 @@ def case_a_pool_of_another_machine() -> None:
         )
         assert "another system" in done.stdout + done.stderr, done
         refused_by_both(f"the pool {POOL} is not imported")
-        run("zpool", "import", "-N", "-f", "-d", str(SMALL), POOL)
+        follow(complaint(Refused, lambda: wipe("rotate")), 1, where=SMALL)
         wipe("rotate")
         run("zpool", "export", POOL)
         copy.unlink()
@@ -213,7 +213,8 @@ def case_a_pool_of_another_machine() -> None:
     run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
 
 
-def case_a_pool_that_is_degraded() -> None:
+@only_in_proof
+def case_degraded_pool_is_wiped() -> None:
     run("zpool", "export", POOL)
     SMALL.mkdir(exist_ok=True)
     run("mount", "-t", "tmpfs", "tmpfs", str(SMALL))
@@ -229,4 +230,29 @@ def case_a_pool_that_is_degraded() -> None:
         run("zpool", "destroy", "-f", POOL)
     finally:
         run("umount", str(SMALL))
+    run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
+
+
+@only_in_proof
+def case_pool_without_features_is_wiped() -> None:
+    """Of the oldest version, and of the present one with all features disabled."""
+    run("zpool", "export", POOL)
+    SMALL.mkdir(exist_ok=True)
+    image = SMALL / "image"
+    for options in (("-o", "version=28"), ("-d",)):
+        with image.open("wb") as file:
+            file.truncate(128 << 20)
+        run("zpool", "create", "-f", *options, "-O", "mountpoint=none", POOL, str(image))
+        start()
+        wipe("rollback")
+        write(ROOT, "lost", "x")
+        assert foreseen("rollback") == []
+        wipe("rollback", now=NOW + 60)
+        assert wipe("rotate", now=NOW + 120).problems == []
+        live()
+        assert foreseen("rotate") == []
+        assert wipe("rotate", now=NOW + 180).problems == []
+        assert content(ROOT) == {"release": "base"}
+        run("zpool", "destroy", "-f", POOL)
+    image.unlink()
     run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)

@@ -1,8 +1,9 @@
-"""A pool on a file and wipes of datasets in it, for zfs_cases.py and zfs_faults.py."""
+"""A pool on a file, wipes of datasets in it, and what cases ask of both."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,9 +11,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ephemeroot import backends
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.wipers.contract import Boot, Outcome
@@ -27,6 +27,8 @@ OLD = f"{TOP}/old-roots"
 NEW = f"{ROOT}.ephemeroot-new"
 NOW = 1800000000
 DAY = 86400
+MIB = 1 << 20
+HINT = "\nhint: "
 KEY = Path("/run/cases.key")
 IMAGE = Path("/dev/shm/cases.img")  # of a file on a disk every change would wait for that
 WHOLE = os.environ.get("EPHEMEROOT_PROOF") == "1"
@@ -34,6 +36,32 @@ NOAUTO = 2  # ZFS_CANMOUNT_NOAUTO, include/sys/fs/zfs.h
 
 Prove = Callable[[str], None]
 Previous = Callable[[str, bool], None]
+
+
+Case = TypeVar("Case", bound=Callable[[], None])
+PROOF: set[Callable[[], None]] = set()
+"""Cases of which CI runs what is close to them: they run in `make proof` alone."""
+
+
+def only_in_proof(case: Case) -> Case:
+    """Mark *case* as one of PROOF."""
+    PROOF.add(case)
+    return case
+
+
+def make() -> None:
+    """Create the pool, unless an earlier case has left it."""
+    if IMAGE.exists():
+        return
+    with IMAGE.open("wb") as file:
+        file.truncate(1 << 30)
+    run("zpool", "create", "-f", "-O", "mountpoint=none", POOL, str(IMAGE))
+
+
+def remove() -> None:
+    """Destroy the pool: the case after one that failed gets a new one."""
+    subprocess.run(["zpool", "destroy", "-f", POOL], capture_output=True)
+    IMAGE.unlink(missing_ok=True)
 
 
 # Programs start slowly in a machine without KVM: what can be done without one, is.
@@ -149,8 +177,12 @@ def content(name: str) -> dict[str, str]:
         return {path.name: path.read_text() for path in top.iterdir()}
 
 
-def start(*, mountpoint: str = "legacy", at: str = TOP) -> None:
-    """A base with a blank snapshot, and a root that is a clone of it, with a blank one too."""
+def start(
+    *, mountpoint: str = "legacy", at: str = TOP, fill: Callable[[Path], None] | None = None
+) -> None:
+    """A base with a blank snapshot, and a root that is a clone of it, with a blank one too. The
+    base has the file `release`, or what *fill* puts into it.
+    """
     for name in (TOP, f"{POOL}/locked"):
         if exists(name):
             run("zfs", "destroy", "-R", name)
@@ -161,7 +193,11 @@ def start(*, mountpoint: str = "legacy", at: str = TOP) -> None:
         run("zfs", "create", *(w for o in options for w in ("-o", o)), at)
     base, root = f"{at}/base", f"{at}/the root"
     create(base, "legacy")
-    write(base, "release", "base")
+    with mounted(base) as top:
+        if fill is not None:
+            fill(top)
+        else:
+            (top / "release").write_text("base")
     snapshot(f"{base}@blank")
     clone(f"{base}@blank", root, mountpoint)
     snapshot(f"{root}@blank")
@@ -235,9 +271,11 @@ def foreseen(mode: str) -> list[str]:
     wiper = Zfs(settings | ({"base": BASE} if mode == "rotate" else {}))
     history = wiper.history(Installed(device="", private="/run/cases", live="/"))
     assert history is not None
+    from ephemeroot import backends  # slow to import
+
     with history:
         found = backends.of(wiper).obstacles(history)
-    return [f"{error.message} ({error.hint})" for error in found]
+    return [f"{error.message}{HINT}{error.hint}" for error in found]
 
 
 def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
@@ -245,7 +283,7 @@ def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
     try:
         action()
     except kind as error:
-        return f"{error.message} ({error.hint})"
+        return f"{error.message}{HINT}{error.hint}"
     return ""
 
 
@@ -299,3 +337,28 @@ def unsynchronised(now: float) -> Outcome:
 def history() -> History:
     at: dict[str, object] = {"mode": "rotate", "dataset": ROOT, "base": BASE}
     return Zfs(at).history(Installed(device="", private="/run/cases", live="/"))
+
+
+def commands(said: str) -> list[str]:
+    """The commands of a hint: those in single quotes, or the hint itself."""
+    hint = said.partition(HINT)[2]
+    found: list[str] = re.findall(r"'((?:zfs|zpool) [^']+)'", hint)
+    return found or [hint]
+
+
+def follow(said: str, number: int = 0, *, where: Path = IMAGE.parent, **names: str) -> str:
+    """Run a command of the hint, the first one or that *number*, as a reader would, in a shell; a
+    word in capitals that stands for a name is in *names*. Pools are looked for in the folder
+    *where*. Returns the command.
+    """
+    command = commands(said)[number]
+    for word, name in names.items():
+        command = re.sub(rf"\b{word}\b", name, command)
+    environment = os.environ | {"ZPOOL_IMPORT_PATH": str(where)}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (said, command, done)
+    return command
+
+
+def source(name: str, key: str) -> str:
+    return run("zfs", "get", "-Hpo", "source", key, name).strip()

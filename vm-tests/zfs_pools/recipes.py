@@ -1,4 +1,4 @@
-"""Cases of zfs_cases.py: what `init` proposes and docs/zfs.md describes, command by command."""
+"""What `init` proposes and docs/zfs.md describes, command by command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 from ephemeroot.errors import Refused
-from zfs_pool import (
+from zfs_pools.pool import (
     KEY,
     NOW,
     POOL,
@@ -18,6 +18,7 @@ from zfs_pool import (
     exists,
     mounted,
     names_of,
+    only_in_proof,
     run,
     snapshot,
     start,
@@ -59,7 +60,7 @@ def follow_init(root: str) -> list[str]:
     return commands
 
 
-def case_the_recipe_of_init() -> None:
+def case_recipe_of_init_makes_roots_that_rotate() -> None:
     start()
     destroy_all = ("zfs", "destroy", "-R")
     run(*destroy_all, TOP)
@@ -93,7 +94,7 @@ def _refused(root: str, *words: str) -> None:
     assert all(word in done.stdout for word in words), done
 
 
-def case_an_encrypted_root_gets_no_base_in_plain_text() -> None:
+def case_init_makes_no_plain_copy_of_an_encrypted_root() -> None:
     start()
     run("zfs", "destroy", "-R", TOP)
     run("zfs", "create", "-o", "mountpoint=none", TOP)
@@ -131,7 +132,8 @@ def _names(root: str) -> list[str]:
         return sorted(path.name for path in top.iterdir())
 
 
-def case_a_rotated_root_is_replicated() -> None:
+@only_in_proof
+def case_rotated_root_is_sent_as_a_difference_to_its_base() -> None:
     """docs/zfs.md: as a difference to the snapshot of the base, whichever root it is."""
     start()
     base, root, copies = f"{TOP}/base", f"{TOP}/the root", f"{TOP}/copies"
@@ -150,7 +152,7 @@ def case_a_rotated_root_is_replicated() -> None:
         assert value(f"{copies}/{number}", "origin") == f"{copies}/base@blank"
 
 
-def case_a_volume_with_a_key_of_its_own() -> None:
+def case_volume_with_its_own_key_is_loaded_and_rolled_back() -> None:
     """It is made fresh and mounted in the initramfs, where only the root's key is loaded."""
     start()
     home = f"{POOL}/home"
@@ -174,7 +176,8 @@ def case_a_volume_with_a_key_of_its_own() -> None:
     run("zfs", "destroy", "-r", home)
 
 
-def case_a_root_that_was_received_raw() -> None:
+@only_in_proof
+def case_root_that_was_received_raw_rolls_back_and_rotates() -> None:
     """`zfs send --raw` makes it its own encryption root, with a key and properties of its own."""
     start(at=f"{POOL}/locked")
     origin, root = f"{POOL}/locked/the root", f"{TOP}/raw"

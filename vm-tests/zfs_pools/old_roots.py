@@ -1,0 +1,211 @@
+"""Old roots: how long they are kept, and what reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks.operations.wipe import Wipe
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.wipers import changes, names
+from ephemeroot.wipers.zfs import Zfs, datasets
+from zfs_pools.pool import (
+    BASE,
+    DAY,
+    NOW,
+    OLD,
+    ROOT,
+    TOP,
+    complaint,
+    content,
+    create,
+    destroy,
+    exists,
+    history,
+    live,
+    mounted,
+    names_of,
+    run,
+    snapshot,
+    start,
+    unsynchronised,
+    value,
+    wipe,
+    write,
+)
+
+
+def case_root_that_cannot_be_seeded_is_kept() -> None:
+    """The old root that has it is marked; a rollback has none that could be."""
+    assert Zfs({"mode": "rotate"}).marks_kept
+    assert not Zfs({"mode": "rollback"}).marks_kept
+    start()
+    first = wipe("rotate").retired
+    live()
+    write(ROOT, "large", "x")
+    outcome = wipe("rotate", now=NOW + 60, keep=True)
+    assert outcome.retired == "2027-01-15T08-01-00Z.keep"
+    assert content(f"{OLD}/{outcome.retired}") == {"release": "base", "large": "x"}
+    live()
+    lived = wipe("rotate", now=NOW + 120).retired
+    assert lived == "2027-01-15T08-02-00Z"
+    # The root that is retired never lived: the one before it is shown, and is the one to keep.
+    outcome = wipe("rotate", now=NOW + 180, keep=True)
+    assert outcome.retired == "2027-01-15T08-03-00Z.unused"
+    assert outcome.kept == [
+        first, "2027-01-15T08-01-00Z.keep", f"{lived}.keep", "2027-01-15T08-03-00Z.unused",
+    ]  # fmt: skip
+    # A mark for another reason makes no root the first one.
+    found = datasets.look(OLD)[OLD]
+    assert found.own["ephemeroot:first"] == first
+
+
+def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
+    start()
+    keep: dict[str, Any] = {"keep-days": 1, "keep-last": 2}
+    for day in range(6):
+        outcome = wipe("rotate", now=NOW + day * DAY, **keep)
+        assert outcome.problems == []
+        live()
+    texts = [name[len(OLD) + 1 :] for name in names_of("filesystem", OLD)]
+    assert len(texts) == 3, texts
+    first = "2027-01-15T08-00-00Z.keep"
+    assert texts == [first, "2027-01-19T08-00-00Z", "2027-01-20T08-00-00Z"]
+    # What has something in it, is used, or is not ours stays, and the boot says so.
+    create(f"{OLD}/foreign", "none")
+    snapshot(f"{OLD}/{texts[1]}@mine")
+    with mounted(f"{OLD}/{texts[2]}"):
+        outcome = wipe("rotate", now=NOW + 20 * DAY, **keep)
+        live()
+        outcome = wipe("rotate", now=NOW + 21 * DAY, **keep)
+    assert len(outcome.problems) == 2, outcome.problems
+    assert any(f"{texts[1]}@mine" in line for line in outcome.problems)
+    assert any("is mounted" in line for line in outcome.problems)
+    live()
+    destroy(f"{OLD}/{texts[1]}@mine")
+    # In the same second: another one is not a day older than it may be.
+    outcome = wipe("rotate", now=NOW + 21 * DAY, **keep)
+    assert outcome.problems == []
+    assert outcome.pruned == texts[1:], outcome.pruned
+    assert exists(f"{OLD}/foreign")
+    assert exists(f"{OLD}/{first}")
+    assert value(OLD, "ephemeroot:seen") == str(NOW + 21 * DAY)
+    # A clock that is years ahead deletes nothing.
+    here = names_of("filesystem", OLD)
+    outcome = unsynchronised(NOW + 4000 * DAY)
+    assert outcome.retired is not None
+    assert ".unsynced" in outcome.retired
+    assert set(here) <= set(names_of("filesystem", OLD))
+    with history() as opened:
+        entry = next(e for e in opened.entries() if e.name == names.Name(NOW, keep=True))
+        assert opened.facts(entry).size
+        assert [e.kind for e in opened.entries()].count("foreign") == 1
+        # Kept by hand, and let go again: one rename each, of what was listed and is still there.
+        for wanted in (False, True):
+            change = changes.keep(opened, first, wanted=wanted)
+            assert change is not None
+            change.execute()
+            assert exists(f"{OLD}/{names.Name(NOW, keep=wanted)}")
+        change = changes.keep(opened, first, wanted=False)
+        assert change is not None
+        run("zfs", "rename", f"{OLD}/{first}", f"{OLD}/elsewhere")
+        create(f"{OLD}/{first}", "none")
+        said = complaint(EphemerootError, change.execute)
+        assert "is not the dataset it was" in said, said
+        available, total = opened.space()
+        assert 0 < available < total
+
+
+def case_requested_old_root_is_cloned_and_booted() -> None:
+    start()
+    destroy(f"{ROOT}@blank")  # an old root with a snapshot of somebody else's stays
+    write(ROOT, "wanted", "x")
+    first = wipe("rotate").retired
+    live()
+    outcome = wipe("rotate", now=NOW + 60, request=first)
+    assert content(ROOT) == {"release": "base", "wanted": "x"}
+    assert value(ROOT, "origin").startswith(f"{OLD}/{first}@ephemeroot-")
+    live()
+    # The old root stays as long as something is made of it, and then it can go, and its snapshot.
+    with history() as opened:
+        entry = opened.find(str(first))
+        said = complaint(EphemerootError, lambda: opened.delete(entry))
+        assert f"{ROOT} is a clone of" in said, said
+    outcome = wipe("rotate", now=NOW + 120)
+    live()
+    with history() as opened:
+        opened.delete(opened.find(str(outcome.retired)))
+        opened.delete(opened.find(str(first)))
+    assert not exists(f"{OLD}/{first}")
+
+
+def case_roots_and_diff_read_and_restore_from_old_roots() -> None:
+    """`ephemeroot roots` and `diff`, for a root on ZFS that is mounted somewhere."""
+    start()
+    destroy(f"{ROOT}@blank")  # an old root with a snapshot of somebody else's stays
+    run("zfs", "set", "snapdir=visible", TOP)
+    lost = os.urandom(5000)
+    with mounted(ROOT) as top:
+        (top / "var").mkdir()
+        (top / "var/lost").write_bytes(lost)
+        os.chown(top / "var/lost", 7, 8)
+    first = str(wipe("rotate").retired)
+    live()
+    with mounted(ROOT) as top:
+        (top / "etc/ephemeroot").mkdir(parents=True)
+        (top / "etc/kernel").mkdir()
+        (top / "var").mkdir()
+        (top / "etc/kernel/cmdline").write_text(f"root=zfs:{ROOT.replace(' ', '+')} ro\n")
+        settings: dict[str, object] = {"mode": "rotate", "base": BASE}
+        attribute = "ephemeroot.wipers.zfs:Zfs"
+        made = Wipe(target="/", wiper="zfs", attribute=attribute, settings=settings)
+        (top / "etc/ephemeroot/plan.json").write_bytes(Plan(wipe=[made], persist=[]).dump())
+        (top / "release").write_text("changed")
+
+        def call(*words: str) -> Any:
+            return json.loads(run("ephemeroot", "--root", str(top), *words, "--json"))
+
+        (listed,) = call("roots", "list")["histories"]
+        assert listed["old-roots"] == OLD, listed
+        assert [entry["name"] for entry in listed["entries"]] == [first], listed
+        shown = call("roots", "show", first)
+        assert shown["size"] >= shown["exclusive"] > 5000, shown
+        assert differences(call("roots", "diff", first)).items() >= {
+            ("/var/lost", "deleted"), ("/release", "changed"),
+        }  # fmt: skip
+        against_fresh = differences(call("diff"))
+        assert against_fresh["/release"] == "changed", against_fresh
+        assert "/var/lost" not in against_fresh, "the fresh one never had it"
+        assert differences(call("diff", "--against", "base")) == against_fresh
+        run("ephemeroot", "--root", str(top), "roots", "unkeep", first)
+        first = first.removesuffix(".keep")
+        assert exists(f"{OLD}/{first}")
+        with tempfile.TemporaryDirectory() as place:
+            run("ephemeroot", "--root", str(top), "roots", "mount", first, place)
+            try:
+                assert Path(place, "var/lost").stat().st_uid == 7
+                said = subprocess.run(
+                    ["ephemeroot", "--root", str(top), "roots", "delete", first, "--yes"],
+                    capture_output=True,
+                    text=True,
+                )
+                assert said.returncode == 1, said
+                assert "is mounted" in said.stderr, said
+            finally:
+                datasets.unmount(place)
+        run("ephemeroot", "--root", str(top), "roots", "restore", "/var/lost", "--from", first)
+        assert (top / "var/lost").read_bytes() == lost
+        assert (top / "var/lost").stat().st_gid == 8
+        run("ephemeroot", "--root", str(top), "roots", "delete", first, "--yes")
+    assert names_of("filesystem", OLD) == []
+
+
+def differences(said: Any) -> dict[str, str]:
+    found = {one["path"]: one["change"] for one in said["differences"]}
+    assert not any(path.startswith("/.zfs") for path in found), "the snapshots of snapdir=visible"
+    return found
