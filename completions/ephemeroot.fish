@@ -21,7 +21,7 @@ function __ephemeroot_place
         switch $word
             case --
                 set after 1
-            case --against --config --editor --exclude --from --host --machine-id --program --reboot --root --store --to --volume --wait
+            case --against --config --editor --exclude --from --host --machine-id --package-manager --program --reboot --root --store --to --volume --wait
                 set skip 1
             case '-*'
             case '*'
@@ -298,6 +298,7 @@ complete -c ephemeroot -n "__ephemeroot_at 'setup'" -s h -l help -d 'show this h
 complete -c ephemeroot -n "__ephemeroot_at 'setup'" -l config -rF -d 'read this configuration only (default: /etc/ephemeroot/ephemeroot.toml and its drop-ins)'
 complete -c ephemeroot -n "__ephemeroot_at 'setup'" -l root -xa '(__fish_complete_directories)' -d 'act for the machine whose root is DIR (default: this one)'
 complete -c ephemeroot -n "__ephemeroot_at 'setup'" -l json -d 'print JSON for programs'
+complete -c ephemeroot -n "__ephemeroot_at 'setup'" -l package-manager -xa 'apt dnf zypper pacman' -d 'whose hooks are installed (default: that of this system)'
 complete -c ephemeroot -n "__ephemeroot_at 'setup'" -l remove -d 'take away what was installed'
 complete -c ephemeroot -n "__ephemeroot_at 'setup'" -l dry-run -d 'only say what would be done'
 complete -c ephemeroot -n "__ephemeroot_at 'setup'" -l program -rF -d 'the program that the module and the units call (default: this one)'

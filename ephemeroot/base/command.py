@@ -18,6 +18,9 @@ from ephemeroot.linux import kernel
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE = 5.0  # seconds between asking a left-over process to end and ending it
+IN_BASE = "EPHEMEROOT_BASE"
+"""Set for a command in a base: what it does to packages is permanent."""
+
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -66,7 +69,7 @@ def shell(root: str) -> list[str]:
 def _environment() -> dict[str, str]:
     # TMPDIR may name a folder that only exists outside; the prompt says where one is.
     left = {k: v for k, v in os.environ.items() if k not in ("TMPDIR", "PWD", "OLDPWD")}
-    return {**left, "PATH": _PATH, "debian_chroot": "base"}
+    return {**left, "PATH": _PATH, "debian_chroot": "base", IN_BASE: "1"}
 
 
 def _entering(root: str) -> Callable[[], None]:

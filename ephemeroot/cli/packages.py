@@ -15,7 +15,13 @@ from typing import Any
 
 from ephemeroot import terminal
 from ephemeroot.backends.contract import Bases
-from ephemeroot.base import boot_filesystems, change, kernels, package_managers
+from ephemeroot.base import (
+    boot_filesystems,
+    change,
+    kernels,
+    package_changes,
+    package_managers,
+)  # fmt: skip
 from ephemeroot.base.package_managers import PackageManager
 from ephemeroot.base.work import Order
 from ephemeroot.cli import access, bases
@@ -108,6 +114,7 @@ def run(arguments: argparse.Namespace, action: str) -> int:
                 outcome = change.run(place, order, say)
                 if outcome is not None:
                     before.compare(kept)
+                    package_changes.refresh(Path(arguments.root), place, manager)
     if outcome is not None:
         summary.problems += outcome.problems
     if getattr(arguments, "now", False):
@@ -203,7 +210,8 @@ def _do_now(
     if arguments.dry_run:
         return
     output = sys.stderr.fileno() if arguments.json else None
-    status = subprocess.run(words, stdout=output, check=False).returncode
+    environment = {**os.environ, package_changes.ALLOW: "allow"}
+    status = subprocess.run(words, stdout=output, env=environment, check=False).returncode
     if status:
         summary.problems.append(
             f"{shown} ended with exit status {status} in the running root; the base has the change"

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from ephemeroot import terminal
+from ephemeroot.base import package_managers
 from ephemeroot.cli import access
-from ephemeroot.errors import Misconfigured, Refused
-from ephemeroot.image import installation
+from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.image import installation, package_hooks
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
 from ephemeroot.image.installation import Item
@@ -27,6 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, "the directories of the initramfs generator and of systemd's units")
     parser.add_argument("generator", choices=installed.names())
+    parser.add_argument(
+        "--package-manager", choices=[one.name for one in package_managers.MANAGERS],
+        help="whose hooks are installed (default: that of this system)",
+    )  # fmt: skip
     parser.add_argument("--remove", action="store_true", help="take away what was installed")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument(
@@ -47,7 +52,9 @@ def _run(arguments: argparse.Namespace, root: Path) -> int:
     if arguments.remove:
         _require_disarmed(root)
     generator = installed.find(arguments.generator)
-    items = _items(generator, _program(arguments.program, root))
+    program = _program(arguments.program, root)
+    items = _items(generator, program)
+    items += package_hooks.items(arguments.package_manager or _manager(root), program)
     lines = []
     for item in reversed(items) if arguments.remove else items:
         line = f"remove {item.name}" if arguments.remove else item.describe()
@@ -86,6 +93,14 @@ def _require_disarmed(root: Path) -> None:
 def _items(generator: Generator, program: str) -> list[Item]:
     """Everything that is installed for *generator*, calling *program*."""
     return [*generator.items(program), *installation.system_units(program)]
+
+
+def _manager(root: Path) -> str:
+    """The name of the package manager; empty if none is known."""
+    try:
+        return package_managers.of(root).name
+    except EphemerootError:
+        return ""
 
 
 def _remove_empty(folder: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ephemeroot.apply import boot_loader
-from ephemeroot.base import missing_bases
+from ephemeroot.base import missing_bases, package_record
 from ephemeroot.cli import access, status_listing
 from ephemeroot.config import Machine
 from ephemeroot.errors import Damaged
@@ -85,6 +85,10 @@ def collect(root: str) -> Status:
         except PermissionError:
             unknown.append("whether the configuration is applied")
     status.hidden = hidden.look(folder, boot)
+    try:
+        status.packages = package_record.read(folder)
+    except Damaged as error:
+        status.damage.append(f"{error.message} ({error.hint})")
     try:
         status.not_in_effect = declared_paths.look(folder, boot)
     except PermissionError:

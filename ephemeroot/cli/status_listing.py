@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ephemeroot import amounts, terminal
-from ephemeroot.base import missing_bases
+from ephemeroot.base import missing_bases, package_record
 from ephemeroot.status import declared_paths
 from ephemeroot.status.boot_report import BootReport
 from ephemeroot.wipers import names
@@ -38,6 +38,9 @@ def show(status: Status, *, long: bool) -> None:
         _section("taken over by the stores", boot.outcomes.get("seeded", []))
     _show_problems(boot)
     declared_paths.show(status.not_in_effect)
+    if status.packages:
+        lines = package_record.commands(status.packages)
+        _section("packages", [package_record.describe(status.packages), *lines])
     _section("old roots", _undated(boot))
     _section("damaged", status.damage)
     if status.stores:

@@ -29,6 +29,8 @@ VERBS = {
     "ephemeroot-copy.service)",
     "image": "put together what the initramfs needs (called by initramfs generators)",
     "lived": "record that this boot was complete (called by ephemeroot-lived.service)",
+    "package-change": "tell what a package manager's change of the running root means (called by "
+    "package managers)",
     "unsaved": "tell at login and at shutdown what the next boot forgets (called by "
     "ephemeroot-unsaved.service)",
     "schema": "print the JSON Schema of the configuration, for editors",
@@ -120,7 +122,7 @@ FIRST = (
 )
 """The examples in the help of the program itself."""
 
-PLUMBING = ("copyback", "image", "lived", "schema", "unsaved")
+PLUMBING = ("copyback", "image", "lived", "package-change", "schema", "unsaved")
 """Called by other programs; the help does not list them."""
 
 

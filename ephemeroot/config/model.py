@@ -148,6 +148,7 @@ class Configuration:
     external_boot: bool = False
     seed_limit: int = SEED_LIMIT
     on_failure: Mapping[str, str] = field(default_factory=dict)
+    on_package_change: str = "warn"
     network: NetworkEntry | None = None
     volumes: tuple[VolumeEntry, ...] = ()
     stores: tuple[StoreEntry, ...] = ()

@@ -134,6 +134,7 @@ def _configuration(
         seed_limit=top.values["seed-limit"],
         on_failure=dict(on_failure.values) if on_failure else {k: w[0] for k, w in
                                                                POLICIES.items()},
+        on_package_change=top.values["on-package-change"],
         network=_network(top.values["network"]),
         volumes=tuple(volume for volume in volumes if volume is not None),
         stores=stores,

@@ -26,6 +26,7 @@ _SYSTEM_UNITS = {
     "ephemeroot-unsaved.service": "",
     "ephemeroot-unsaved.timer": "",
     "ephemeroot-unsaved-shutdown.service": "",
+    "ephemeroot-packages.service": "",
     "ephemeroot-upgrade.service": "",
     "ephemeroot-upgrade.timer": "",
 }

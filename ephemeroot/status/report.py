@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ephemeroot.base import missing_bases
+from ephemeroot.base import missing_bases, package_record
 from ephemeroot.base.missing_bases import Missing
+from ephemeroot.base.package_record import Packages
 from ephemeroot.hooks.omission import Omission
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.old_roots.in_effect import NotInEffect
@@ -79,6 +80,7 @@ class Status:
     unapplied: Unapplied = field(default_factory=Unapplied)
     full: list[Full] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
+    packages: Packages = field(default_factory=dict)
 
     def complaints(self) -> list[str]:
         """What is not as it should be, a line each."""
@@ -134,6 +136,7 @@ class Status:
                 for one in self.full
             ],
             "hidden": self.hidden,
+            "packages": package_record.to_json(self.packages),
             "images": self.images,
             "next-boot": self.next_boot,
             "complaints": self.complaints(),

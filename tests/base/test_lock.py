@@ -47,6 +47,7 @@ LOCKED: dict[str, list[list[str]] | None] = {
     "copyback": None,
     "image": None,
     "lived": None,
+    "package-change": None,
     "unsaved": None,
     "schema": None,
 }

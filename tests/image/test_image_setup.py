@@ -45,6 +45,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{folder}/ephemeroot-unsaved.service": "644",
         f"{folder}/ephemeroot-unsaved.timer": "644",
         f"{folder}/ephemeroot-unsaved-shutdown.service": "644",
+        f"{folder}/ephemeroot-packages.service": "644",
         f"{folder}/ephemeroot-upgrade.service": "644",
         f"{folder}/ephemeroot-upgrade.timer": "644",
         "usr/lib/systemd/user/ephemeroot-home.service": "644",

@@ -51,6 +51,9 @@ def test_systemd_understands_them(folder: Path) -> None:
         "ephemeroot-unsaved.service",
         "ephemeroot-unsaved.timer",
         "ephemeroot-unsaved-shutdown.service",
+        "ephemeroot-packages.service",
+        "ephemeroot-upgrade.service",
+        "ephemeroot-upgrade.timer",
     ],
 )
 def test_systemd_understands_the_others(tmp_path: Path, unit: str) -> None:

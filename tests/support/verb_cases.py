@@ -333,6 +333,7 @@ CASES = (
     ),
     Case("image", ("--into", "/run/image")),
     Case("lived", changes=(ROOT,), prepare=_unfinished),
+    Case("package-change", ("after",)),
     Case("unsaved"),
     Case("schema"),
 )

@@ -171,6 +171,10 @@ TOP = Table((
     Setting("seed-limit", kinds.Size(), "how much may be copied into a store for one newly "
             "declared path while the machine boots; more is for 'ephemeroot adopt'", SEED_LIMIT),
     Setting("on-failure", ON_FAILURE, "what happens when something fails"),
+    Setting("on-package-change", kinds.Choice(("warn", "redirect", "both", "off")), "what happens "
+            "when a package manager changes the running root: a line that says what the next boot "
+            "forgets, a refusal (automatic upgrades are done in the base), the same change in the "
+            "base, or nothing", "warn"),
     Setting("network", NETWORK, "a static network for volumes that are on one, where nothing else "
             "sets one up in the initramfs"),
     Setting("volumes", Listed(VOLUME), "volumes beside those in /etc/fstab", ()),

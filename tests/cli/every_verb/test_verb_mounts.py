@@ -116,7 +116,7 @@ CHANGE_A_HISTORY = {
 OPEN_A_HISTORY = CHANGE_A_HISTORY | {
     "diff", "diff-against", "roots-list", "roots-show", "roots-diff", "roots-mount",
     "roots-restore", "base-list", "base-diff", "next-boot-root", "check", "status", "plan", "adopt",
-    "unsaved",
+    "package-change", "unsaved",
     "edit", "where", "where-forgotten",
 }  # fmt: skip
 
