@@ -7,6 +7,7 @@ directory on the root: the machine boots old kernels from there for ever, and ne
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -132,15 +133,23 @@ def _booted(machine: Machine, wrong: _Wrong) -> str:
 
 
 def _installed_since() -> bool:
-    """Whether `grub-install` for a BIOS has run for this /boot since the machine was started."""
+    """Whether `grub-install` has run for this /boot since the machine was started: what it
+    installs is there too (util/grub-install.c, "core_name"), also where the ESP has no file that
+    names the directory.
+    """
+    cores = [
+        core
+        for name in _DIRECTORIES
+        for kind in ("core.img", "core.efi")
+        for core in glob.glob(f"/boot/{name}/*/{kind}")
+    ]
     try:
         started = next(
             int(line.split()[1])
             for line in paths.read("/proc/stat").decode("ascii").splitlines()
             if line.startswith("btime ")
         )
-        cores = [f"/boot/{name}/i386-pc/core.img" for name in _DIRECTORIES]
-        return any(os.stat(core).st_mtime >= started for core in cores if os.path.exists(core))
+        return any(os.stat(core).st_mtime >= started for core in cores)
     except (OSError, StopIteration, ValueError):
         return False
 

@@ -69,7 +69,7 @@ def update_boot_loader(survey: Survey) -> list[str]:
     if survey.has("usr/bin/sdbootutil"):
         return ["sdbootutil update-all-entries"]
     generator = survey.generator
-    rebuild = generator.REBUILD if generator is not None else ""
+    rebuild = generator.rebuilding(survey.has) if generator is not None else ""
     return [rebuild] if rebuild else []
 
 
@@ -89,7 +89,9 @@ def install_grub(survey: Survey) -> list[str]:
     """What writes GRUB's first stage again on that machine, after /boot has moved."""
     name = "grub2-install" if survey.has("usr/*bin/grub2-install") else "grub-install"
     if survey.is_efi:
-        return [name]
+        # By itself it looks for the ESP at /boot/efi alone (util/grub-install.c, "efidir").
+        esp = survey.esp
+        return [name if esp in ("", "/boot/efi") else f"{name} --efi-directory={esp}"]
     disks = survey.boot_disks
     if disks:
         return [f"{name} {shlex.quote(disk)}" for disk in disks]

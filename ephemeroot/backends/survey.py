@@ -52,6 +52,13 @@ class Survey:
         return self.machine.live and os.path.isdir("/sys/firmware/efi")
 
     @property
+    def esp(self) -> str:
+        """Where fstab mounts the EFI system partition; empty if it does not."""
+        types = {line.mount_point: line.type for line in self.lines}
+        known = [point for point in ("/boot/efi", "/efi") if point in types]
+        return next(iter(known), "/boot" if types.get("/boot") == "vfat" else "")
+
+    @property
     def boot_disks(self) -> list[str]:
         """The disks that the root is on, as far as this machine has them."""
         if not self.machine.live or self.machine.root_mount is None:

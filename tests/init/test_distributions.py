@@ -97,7 +97,7 @@ CASES = [
     (one, left_out)
     for one in MOVING
     for left_out in LEFT_OUT
-    if (one.is_efi or "efi" not in left_out)
+    if ("/boot/efi" in one.partitions or "efi" not in left_out)
     # The old menu boots the installer's root, which has no configuration.
     and ("/" not in one.root or left_out != "mkconfig")
 ]

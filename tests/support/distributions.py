@@ -31,17 +31,23 @@ echo "linux $boot/vmlinuz root=UUID=$(cat /firmware/uuid) ro $flags $GRUB_CMDLIN
   "$GRUB_CMDLINE_LINUX_DEFAULT" > /boot/@GRUB@/grub.cfg
 """
 
-# The first stage knows a filesystem, and a directory in it.
+# The first stage knows a filesystem, and a directory in it: Debian's signed one by a file on the
+# ESP, others in themselves.
 INSTALL = """\
 #!/bin/sh
 set -e
 prefix=$(findmnt -no FSROOT -T /boot | sed 's|/$||')
 mountpoint -q /boot || prefix=$prefix/boot
 if [ -d /sys/firmware/efi ]; then
-  mountpoint -q /boot/efi || { echo "$0: error: /boot/efi is not an EFI partition"; exit 1; }
-  mkdir -p /boot/efi/EFI/mine
-  printf "search.fs_uuid %s root\nset prefix=(\\$root)'%s'\nconfigfile \\$prefix/grub.cfg\n" \
-    "$(findmnt -no UUID -T /boot)" "$prefix/@GRUB@" > /boot/efi/EFI/mine/grub.cfg
+  esp=/boot/efi
+  case "$1" in --efi-directory=*) esp=${1#*=} ;; esac
+  mountpoint -q $esp || { echo "$0: error: cannot find EFI directory"; exit 1; }
+  mkdir -p $esp/EFI/mine /boot/@GRUB@/x86_64-efi
+  echo core > /boot/@GRUB@/x86_64-efi/core.efi
+  if [ @STUB@ = 1 ]; then
+    printf "search.fs_uuid %s root\nset prefix=(\\$root)'%s'\nconfigfile \\$prefix/grub.cfg\n" \
+      "$(findmnt -no UUID -T /boot)" "$prefix/@GRUB@" > $esp/EFI/mine/grub.cfg
+  fi
 else
   [ -b "$1" ] || { echo "$0: error: install device is not specified"; exit 1; }
   mkdir -p /boot/@GRUB@/i386-pc
@@ -92,13 +98,16 @@ SYSTEMD: Files = {
 }
 
 
-def grub(directory: str = "grub", tools: str = "") -> Files:
-    """GRUB, with programs called grub*TOOLS*-…, as its package and its installation leave it."""
+def grub(directory: str = "grub", tools: str = "", *, stub: bool = True) -> Files:
+    """GRUB, with programs called grub*TOOLS*-…, as its package and its installation leave it. With
+    *stub* a file on the ESP names the directory.
+    """
+    install = INSTALL.replace("@GRUB@", directory).replace("@STUB@", str(int(stub)))
     return {
         f"boot/{directory}/grub.cfg": "",
         "etc/default/grub": 'GRUB_CMDLINE_LINUX=""\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\n',
         f"usr/sbin/grub{tools}-mkconfig": MKCONFIG.replace("@GRUB@", directory),
-        f"usr/sbin/grub{tools}-install": INSTALL.replace("@GRUB@", directory),
+        f"usr/sbin/grub{tools}-install": install,
     }
 
 
@@ -120,7 +129,8 @@ class Distribution:
     `subvolumes` are those of a btrfs, parents first, `root` the one that is booted, `mounts` the
     others by mount point; `partitions` are further filesystems by mount point. @UUID@ in a file is
     the root's, @UUID:/boot@ that of the partition for /boot. `entry` is the file with the command
-    line, relative to the machine's root, if its boot loader is not GRUB.
+    line, relative to the machine's root, if its boot loader is not GRUB, `selected` its name as
+    systemd-boot tells it.
     """
 
     name: str
@@ -134,6 +144,7 @@ class Distribution:
     grub: str = "grub"
     entry: str = ""
     line: str = ""
+    selected: str = ""
 
     def fstab(self, write: Callable[[str], str] = lambda text: text) -> str:
         """The lines that the installer writes."""
@@ -234,6 +245,42 @@ _AT = {"/home": "@home", "/var/log": "@log", "/var/cache/pacman/pkg": "@pkg"}
 _PRESET = "PRESETS=('default')\nALL_kver=/boot/vmlinuz-linux\n"
 
 
+def _arch_with_grub(esp: str) -> Distribution:
+    """Without a file of GRUB on the ESP, which its first stage does not need."""
+    return Distribution(
+        f"Arch, GRUB, {esp}", "btrfs",
+        {**COMMON, **SYSTEMD, **_ARCH, **grub(stub=False), "boot/vmlinuz-linux": "x",
+         "boot/initramfs-linux.img": "x",
+         "etc/mkinitcpio.d/linux.preset": _PRESET + "default_image=/boot/initramfs-linux.img\n"},
+        subvolumes=("@", *_AT.values()), root="@", mounts=_AT, partitions=(esp,),
+    )  # fmt: skip
+
+
+_TOKEN = COMMON["etc/machine-id"].strip()
+
+
+def _kernel_install(name: str, esp: str, root: str) -> Distribution:
+    """systemd-boot by kernel-install: it copies what Debian's hooks build in /boot to the ESP."""
+    entry = f"{esp[1:]}/loader/entries/{_TOKEN}-{RELEASE}.conf"
+    place = f"/{_TOKEN}/{RELEASE}"
+    add = (
+        "#!/bin/sh\nset -e\n[ $# = 4 ] && [ -e $3 ] && [ -e $4 ]\n"
+        f'sed "s|^|options |" /etc/kernel/cmdline > /{entry}\n'
+    )
+    one = _debian(name, "btrfs", efi=False)
+    without = {n: t for n, t in one.files.items() if "grub" not in n}
+    return Distribution(
+        name, "btrfs",
+        {**without, "usr/bin/kernel-install": add, "etc/kernel/cmdline": "@LINE@\n",
+         entry: f"title Debian\nversion {RELEASE}\nlinux {place}/linux\n"
+         f"initrd {place}/initrd.img-{RELEASE}\noptions @LINE@\n",
+         f"{esp[1:]}{place}/linux": "x", f"{esp[1:]}{place}/initrd.img-{RELEASE}": "x"},
+        subvolumes=tuple(root[: n] for n, c in enumerate(f"{root}/") if c == "/"), root=root,
+        partitions=(esp,), entry=entry, selected=f"{_TOKEN}-{RELEASE}.conf",
+        line=f"root=UUID=@UUID@ rootflags=subvol={root} rw quiet",
+    )  # fmt: skip
+
+
 def _void(type_: str) -> Distribution:
     return Distribution(
         f"Void, {type_}", type_,
@@ -291,6 +338,10 @@ ALL: tuple[Distribution, ...] = (
          "boot/EFI/Linux/cmdline": "@LINE@\n", "etc/kernel/cmdline": "@LINE@\n"},
         "@", _AT, ("/boot",), "boot/EFI/Linux/cmdline",
     ),
+    _arch_with_grub("/boot/efi"),
+    _arch_with_grub("/efi"),
+    _kernel_install("Debian, systemd-boot, /efi", "/efi", "@rootfs"),
+    _kernel_install("Debian, systemd-boot, /boot/efi, nested", "/boot/efi", "systems/debian"),
     _void("ext4"),
     _void("btrfs"),
     Distribution(

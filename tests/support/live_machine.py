@@ -37,7 +37,9 @@ mount -t proc proc proc
 mount --bind "$cmdline" proc/cmdline
 mount --rbind /sys sys
 mount -t tmpfs tmpfs sys/firmware
-[ "$efi" = 0 ] || mkdir sys/firmware/efi
+[ "$efi" = 0 ] || mkdir -p sys/firmware/efi/efivars
+[ ! -e "$firmware/selected" ] || cp "$firmware/selected" \
+  sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
 mkdir -p dev/disk/by-uuid dev/shm
 for name in null zero full random urandom tty; do
   mknod dev/$name c $(stat -c '0x%t 0x%T' /dev/$name)
@@ -79,6 +81,10 @@ class LiveMachine:
         (self.usr / "hidden").mkdir()
         os.mknod(self.usr / "hidden/local", stat.S_IFCHR)
         (self.firmware / "uuid").write_text(self.uuids[""] + "\n")
+        if distribution.selected:
+            # Four bytes of attributes, and the name with its end (Boot Loader Interface).
+            name = f"{distribution.selected}\0".encode("utf-16-le")
+            (self.firmware / "selected").write_bytes(b"\x06\0\0\0" + name)
 
     def install(self) -> None:
         """Write the files, and run the distribution's own programs once."""
@@ -174,10 +180,12 @@ _INSTALL = """\
 set -e
 for tools in grub2 grub; do
   command -v $tools-install > /dev/null || continue
-  [ -d /sys/firmware/efi ] && disk= || disk=$(findmnt -no SOURCE / | sed 's|\\[.*||')
-  $tools-install $disk
+  where=$(findmnt -no SOURCE / | sed 's|\\[.*||')
+  [ ! -d /sys/firmware/efi ] || where=
+  [ ! -d /sys/firmware/efi ] || ! mountpoint -q /efi || where=--efi-directory=/efi
+  $tools-install $where
   # By the installer, before this boot.
-  find /boot -name core.img -exec touch -d 2020-01-01 {} +
+  find /boot -name 'core.*' -exec touch -d 2020-01-01 {} +
   $tools-mkconfig -o x
   exit
 done

@@ -158,11 +158,6 @@ class Generator(ABC):
     FOLDERS: tuple[str, ...] = ()
     """Our own directories among those of ``items``, removed with the last item."""
 
-    REBUILD: str = ""
-    """The command of a shell that builds the images of all kernels, with those of kernel-install
-    or of the presets.
-    """
-
     BASE_HINT: str = ""
     """What to change where its images name the root that they were built in."""
 
@@ -185,6 +180,14 @@ class Generator(ABC):
         """The command that installs it on a system that *has* certain files (relative to its
         root), or a comment.
         """
+
+    def rebuilding(self, has: Callable[[str], bool]) -> str:
+        """The command of a shell after which what boots has the edited kernel command line, with
+        what kernel-install or the presets do besides, on a system that *has* certain files; empty
+        if there is none.
+        """
+        del has
+        return ""
 
     @abstractmethod
     def items(self, program: str) -> list[Item]:

@@ -34,12 +34,21 @@ class Dracut(contract.Generator):
     PLACES = ("usr/bin/dracut", "usr/sbin/dracut", "sbin/dracut")
     MODULE = "usr/lib/dracut/modules.d/??ephemeroot/module-setup.sh"
     FOLDERS = (_MODULE,)
-    REBUILD = 'kernel-install add "$(uname -r)" "/usr/lib/modules/$(uname -r)/vmlinuz"'
     BASE_HINT = 'for dracut, set hostonly_cmdline="no" and name the root on the kernel command line'
 
     def installation(self, has: Callable[[str], bool]) -> str:
         """By the distribution's package manager."""
         return "apt install dracut" if has("usr/bin/apt-get") else "# install dracut"
+
+    def rebuilding(self, has: Callable[[str], bool]) -> str:
+        """By kernel-install, as the package of the kernel calls it. Debian's has both files in
+        /boot (systemd-boot, /etc/kernel/postinst.d/zz-systemd-boot).
+        """
+        if has("boot/initrd.img-*") and not has("usr/lib/modules/*/vmlinuz"):
+            files = ("/boot/vmlinuz", "/boot/initrd.img")
+            given = " ".join(f'"{name}-$(uname -r)"' for name in files)
+            return f'kernel-install add "$(uname -r)" {given}'
+        return 'kernel-install add "$(uname -r)" "/usr/lib/modules/$(uname -r)/vmlinuz"'
 
     def items(self, program: str) -> list[Item]:
         """The module, and the file of configuration that names the plan's devices."""

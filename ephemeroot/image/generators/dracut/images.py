@@ -10,8 +10,7 @@ from ephemeroot.image.generators import contract
 from ephemeroot.image.readback import Advice
 from ephemeroot.linux import documents
 
-# Where dracut and the distributions put a kernel's image ({} is its version); with a
-# machine-id, the Boot Loader Specification's places (dracut.sh, "outfile").
+# Where dracut and the distributions put a kernel's image ({} is its version).
 _PLACES = (
     "boot/initrd.img-{}",
     "boot/initramfs-{}.img",
@@ -19,7 +18,10 @@ _PLACES = (
     "boot/initramfs-{}",
     "lib/modules/{}/initrd",
 )
-_MACHINE_PLACES = ("boot/{id}/{}/initrd", "boot/efi/{id}/{}/initrd", "efi/{id}/{}/initrd")
+# The filesystems of the Boot Loader Specification: images are in TOKEN/VERSION there, as dracut
+# itself (dracut.sh, "outfile") and kernel-install put them: 90-loaderentry.install copies `initrd`,
+# or under its own name what a distribution's hook has built in /boot.
+_BOOT = ("boot", "boot/efi", "efi")
 _UNIFIED = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
 
@@ -87,22 +89,51 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
     """All images of all installed kernels, rescue images left out; and a line for each
     kernel or image that cannot be dealt with.
     """
-    try:
-        machine = documents.read(f"{root}/etc/machine-id", 64).decode("ascii", "replace").strip()
-    except OSError:
-        machine = ""
+    folders = _folders(root)
     found, unknown = [], []
     for kernel in kernels(root):
-        places = [place.format(kernel) for place in _PLACES]
-        if machine:
-            places += [place.format(kernel, id=machine) for place in _MACHINE_PLACES]
-        mine = [Image(root / place, kernel) for place in places if (root / place).is_file()]
+        files = [root / place.format(kernel) for place in _PLACES]
+        for folder in folders:
+            files += sorted((folder / kernel).glob("initrd*"))
+        mine = [Image(path, kernel) for path in files if path.is_file()]
         together = unified(root, kernel)
         unknown += [f"{path} is a unified image, with more in it than dracut" for path in together]
         if not mine and not together:
             unknown.append(f"the kernel {kernel} has no initramfs image in {root / 'boot'}")
         found += mine
     return found, unknown
+
+
+def _folders(root: Path) -> list[Path]:
+    """This system's directories by the Boot Loader Specification, one on each filesystem; another
+    system's may be beside it. By the first token that is there (kernel-install(8), --entry-token).
+    """
+    given = _line(f"{root}/etc/kernel/entry-token")
+    tokens = [given] if given else [_line(f"{root}/etc/machine-id"), *_system_names(root)]
+    found = []
+    for top in _BOOT:
+        there = [root / top / token for token in tokens if token and "/" not in token]
+        found += [folder for folder in there if folder.is_dir()][:1]
+    return found
+
+
+def _system_names(root: Path) -> list[str]:
+    """IMAGE_ID and ID of os-release(5)."""
+    for name in ("etc/os-release", "usr/lib/os-release"):
+        try:
+            lines = documents.read(f"{root}/{name}").decode("utf-8", "replace").splitlines()
+        except OSError:
+            continue
+        values = dict(line.split("=", 1) for line in lines if "=" in line)
+        return [values.get(key, "").strip("\"'") for key in ("IMAGE_ID", "ID")]
+    return []
+
+
+def _line(path: str) -> str:
+    try:
+        return documents.read(path, 256).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def unified(root: Path, kernel: str) -> list[Path]:

@@ -24,11 +24,15 @@ class Mkinitcpio(contract.Generator):
     PLACES = ("usr/bin/mkinitcpio",)
     MODULE = "usr/lib/initcpio/install/ephemeroot"
     FOLDERS = (_OURS,)
-    REBUILD = "mkinitcpio -P"
 
     def installation(self, has: Callable[[str], bool]) -> str:
         """By the distribution's package manager."""
         return "pacman -S mkinitcpio" if has("usr/bin/pacman") else "# install mkinitcpio"
+
+    def rebuilding(self, has: Callable[[str], bool]) -> str:
+        """By all presets."""
+        del has
+        return "mkinitcpio -P"
 
     def items(self, program: str) -> list[Item]:
         """The hook, in mkinitcpio's two halves."""

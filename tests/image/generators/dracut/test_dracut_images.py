@@ -173,3 +173,40 @@ def test_an_image_that_is_right_takes_the_name(
     assert image.path.read_bytes() == archive(armed)
     assert stat.S_IMODE(image.path.stat().st_mode) == 0o600
     assert list(image.path.parent.iterdir()) == [image.path]
+
+
+MACHINE_ID = "0123456789abcdef0123456789abcdef"
+OTHER = "fedcba9876543210fedcba9876543210"
+# What is on the boot filesystem, what says which is ours, and what of it is.
+SPECIFIED: list[tuple[dict[str, str], list[str], list[str]]] = [
+    ({}, [f"efi/{MACHINE_ID}/{KERNEL}/initrd"], [f"efi/{MACHINE_ID}/{KERNEL}/initrd"]),
+    # Debian's hook: the name that the image has in /boot.
+    ({}, [f"efi/{MACHINE_ID}/{KERNEL}/initrd.img-{KERNEL}", f"boot/initrd.img-{KERNEL}"],
+     [f"boot/initrd.img-{KERNEL}", f"efi/{MACHINE_ID}/{KERNEL}/initrd.img-{KERNEL}"]),
+    # openSUSE's sdbootutil.
+    ({"usr/lib/os-release": 'ID="opensuse-tumbleweed"\n'},
+     [f"boot/efi/opensuse-tumbleweed/{KERNEL}/initrd-3fa1"],
+     [f"boot/efi/opensuse-tumbleweed/{KERNEL}/initrd-3fa1"]),
+    ({"etc/kernel/entry-token": "mine\n"},
+     [f"boot/mine/{KERNEL}/initrd", f"boot/{MACHINE_ID}/{KERNEL}/initrd"],
+     [f"boot/mine/{KERNEL}/initrd"]),
+    # Another system's, and another kernel's.
+    ({}, [f"efi/{OTHER}/{KERNEL}/initrd", f"efi/{MACHINE_ID}/6.1.0/initrd"], []),
+    ({"etc/os-release": "ID=debian\n"},
+     [f"efi/debian/{KERNEL}/initrd", f"efi/{MACHINE_ID}/{KERNEL}/initrd"],
+     [f"efi/{MACHINE_ID}/{KERNEL}/initrd"]),
+    ({"etc/kernel/entry-token": "../mine\n"}, [f"mine/{KERNEL}/initrd"], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("says", "there", "ours"), SPECIFIED)
+def test_images_in_this_systems_directory_of_the_boot_filesystem(
+    tmp_path: Path, says: dict[str, str], there: list[str], ours: list[str]
+) -> None:
+    files = {"etc/machine-id": f"{MACHINE_ID}\n", f"lib/modules/{KERNEL}/modules.dep": ""}
+    for name, text in {**files, **says, **dict.fromkeys(there, "image")}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found, _ = dracut.images(tmp_path)
+    assert [str(image.path.relative_to(tmp_path)) for image in found] == ours
+    assert {image.release for image in found} <= {KERNEL}
