@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import agreement
+import loop_device
 import machine_tree
+import mounting
+import proof
 from vm import disk as disks
 from vm import project
 from vm.bench import Bench, Boot
@@ -22,9 +26,10 @@ from vm.zpool import zfs_initrd
 from zfs_pools.pool import PROOF
 
 CASES = Path(__file__).with_name("zfs_pools")
-MACHINE_TREE = Path(inspect.getfile(machine_tree))
+SUPPORT = (agreement, loop_device, machine_tree, mounting, proof)
 MODULES = (
     "rollback", "rotation", "old_roots", "power_cuts", "hints", "pool_states", "recipes",
+    "agreement",
 )  # fmt: skip
 LIMIT = 3600.0  # seconds for a case in `make proof`; one of CI takes a few
 
@@ -50,10 +55,12 @@ def machine(
         disk = prepared.copy(scratch / "disk.raw")
         boot = Boot(ready, zfs_initrd(cache, zfs_debian), (disk,), hardware=Hardware(memory=2048))
         machine = lasting_bench.up(boot, "zfs-pools")
-        machine.run("mkdir /run/zfs_pools; modprobe zfs", timeout=60)
+        machine.run("mkdir /run/zfs_pools; modprobe --all zfs loop ext4 overlay", timeout=60)
         for file in CASES.glob("*.py"):
             machine.write(f"/run/zfs_pools/{file.name}", file.read_bytes())
-        machine.write("/run/machine_tree.py", MACHINE_TREE.read_bytes())
+        for module in SUPPORT:
+            file = Path(inspect.getfile(module))
+            machine.write(f"/run/{file.name}", file.read_bytes())
         yield machine
 
 

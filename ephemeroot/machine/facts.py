@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -88,6 +89,9 @@ class Machine:
         identity = (files.read_text(root, "/etc/machine-id", unread) or "").strip()
         name = _static_host_name(root, unread)
         live_name = os.uname().nodename
+        if live and "?" in name and fnmatch.fnmatchcase(live_name, name):
+            # systemd 258 puts digits of the machine-id there (hostname(5)).
+            name = live_name
         return cls(
             root=root,
             host_name=name or (live_name if live else _default_host_name(root)),

@@ -250,6 +250,7 @@ class Directory(Linkable):
         options and as a mount point of its own.
         """
         place = stage.resolve(self.path)
+        stage.in_effect[self.path] = self.store
         made = bool(stage.take_prepared(self.path))
         if not tree.is_directory(stage.root(), place):
             made = True

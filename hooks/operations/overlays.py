@@ -100,6 +100,7 @@ class Overlay(Operation):
     def _persist_with_directory(self, stage: Stage) -> str:
         """The directory that it is in shows the store's already: nothing is left to lie below."""
         place = stage.resolve(self.path)
+        stage.in_effect[self.path] = self.store
         if tree.is_directory(stage.root(), place):
             return "persists with its directory"
         user, group = self.user or 0, self.group or 0

@@ -47,15 +47,36 @@ class Nesting:
                 return self._directories[path]
         return None
 
+    def mounted_with(self, path: str, store: str) -> Operation | None:
+        """The declared directory whose mount shows *path* of *store*: the outermost of those of
+        that store that it is inside; ``None`` if the innermost one is of another store.
+        """
+        found = None
+        outer = self.outer(path)
+        while outer is not None and store_of(outer) == store:
+            found, outer = outer, self.outer(path_of(outer))
+        return found
+
     def has_copies(self, directory: Operation) -> bool:
         """Whether a file inside *directory* is copied."""
         above = f"{path_of(directory)}/"
         return any(o.KIND == "copy" and path_of(o).startswith(above) for o in self._operations)
 
     def inside(self, directory: Operation) -> Iterator[Operation]:
-        """What is declared inside *directory*, and not inside another directory in it."""
+        """What is declared inside *directory*, and not inside another directory in it; what is
+        inside another one in it of the same store, and in that store itself, counts as well.
+        """
         for operation in self._operations:
-            if not hasattr(operation, "paths") and self.outer(path_of(operation)) is directory:
+            if hasattr(operation, "paths"):
+                continue
+            outer = self.outer(path_of(operation))
+            while (
+                outer is not None
+                and outer is not directory
+                and store_of(outer) == store_of(directory) == store_of(operation)
+            ):
+                outer = self.outer(path_of(outer))
+            if outer is directory:
                 yield operation
 
 
@@ -84,9 +105,14 @@ def persists_with(stage: Stage, operation: Operation) -> Operation | None:
 def is_in_overlay(stage: Stage, operation: Operation) -> bool:
     """Whether the source of *operation* is in the upper directory of a mounted overlay, where
     nothing may be changed but through the overlay (Documentation/filesystems/overlayfs.rst).
+
+    Of directories of one store inside one another, the outermost is what is mounted.
     """
+    found = None
     outer = persists_with(stage, operation)
-    return outer is not None and outer.KIND == OVERLAY
+    while outer is not None:
+        found, outer = outer, persists_with(stage, outer)
+    return found is not None and found.KIND == OVERLAY
 
 
 def has_place(stage: Stage, operation: Operation) -> bool:

@@ -205,10 +205,10 @@ class Seeding:
         """What is seeded into the upper directory of an overlay is all of the path's content: what
         the base has there does not show through.
         """
-        outer = self.stage.plan.nesting().outer(self.path)
+        outer = self.stage.plan.nesting().mounted_with(self.path, self.store_path)
         if outer is None or outer.KIND != nesting.OVERLAY:
             return
-        if nesting.store_of(outer) == self.store_path and tree.is_directory_entry(workshop, name):
+        if tree.is_directory_entry(workshop, name):
             fd = paths.open_beneath(workshop, name, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 with inode_flags.Lifted(fd):

@@ -219,16 +219,32 @@ def test_the_static_name_counts_and_another_live_one_is_warned_about(
 
 @pytest.mark.requires_root
 @pytest.mark.requires_program("unshare")
-def test_a_name_from_the_network_does_not_change_what_persists(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "live", "name"),
+    [
+        ("kiosk-7\n", "dhcp-10-0-0-7", "kiosk-7"),
+        ("# by the installer\n\n  kiosk-7  \n", "dhcp-10-0-0-7", "kiosk-7"),
+        ("kiosk-????\n", "kiosk-1f0a", "kiosk-1f0a"),
+        ("kiosk-????\n", "dhcp-10-0-0-7", "kiosk-????"),
+        ("localhost\n", "dhcp-10-0-0-7", "dhcp-10-0-0-7"),
+        ("", "dhcp-10-0-0-7", "dhcp-10-0-0-7"),
+        (None, "dhcp-10-0-0-7", "dhcp-10-0-0-7"),
+    ],
+)
+def test_a_name_from_the_network_does_not_change_what_persists(
+    tmp_path: Path, written: str | None, live: str, name: str
+) -> None:
     """As after DHCP has named the machine: hostname(1) sets what it would."""
+    if written is not None:
+        (tmp_path / "hostname").write_text(written)
     script = (
-        "set -e; mount -t tmpfs none /etc; echo kiosk-7 > /etc/hostname; hostname dhcp-10-0-0-7; "
+        "set -e; mount -t tmpfs none /etc; cp $2/hostname /etc/ 2>/dev/null || true; hostname $3; "
         'exec "$1" -P -c "from ephemeroot.config import Machine as M; m = M.of(); '
         'print(m.host_name, m.live_name)"'
     )
     words = ["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script, "sh"]
-    done = subprocess.run([*words, sys.executable], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("kiosk-7 dhcp-10-0-0-7\n", "")
+    done = subprocess.run([*words, sys.executable, tmp_path, live], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{name} {live}\n", "")
 
 
 def test_links_in_it_do_not_lead_out_of_it(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Parent
 from ephemeroot.plan import foreign
 from layered_machine import STORE, LayeredMachine, layered_machine
-from overlay_machine import InstalledRoot, mount, unmount
+from mounting import mount, unmount
+from overlay_machine import InstalledRoot
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 

@@ -17,7 +17,8 @@ from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers.overlay import Overlay
-from overlay_machine import DEFAULTS, InstalledRoot, Machine, mount, unmount
+from mounting import mount, unmount
+from overlay_machine import DEFAULTS, InstalledRoot, Machine
 
 STORE = "/persistent"
 IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"

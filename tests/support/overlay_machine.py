@@ -14,20 +14,12 @@ from ephemeroot.wipers.history import Installed
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.overlay.history import UpperHistory
 from ephemeroot.wipers.overlay.uppers import FOLDER
+from mounting import mount, unmount
 
 DEFAULTS: dict[str, object] = {option.name: option.default for option in Overlay.OPTIONS}
 DAY = 86400
 NOON = 1795435200  # 2026-11-23T12:00:00Z
 STAMP = "2026-11-23T12-00-00Z"
-
-
-def mount(device: str, where: Path, *words: str) -> None:
-    where.mkdir(exist_ok=True)
-    subprocess.run(["mount", *words, device, where], check=True)
-
-
-def unmount(where: Path) -> None:
-    subprocess.run(["umount", "-R", where], check=False, capture_output=True)
 
 
 class Machine:

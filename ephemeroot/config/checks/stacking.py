@@ -17,6 +17,8 @@ from ephemeroot.config.volumes import Volume
 from ephemeroot.machine.facts import Machine, command_line
 from ephemeroot.machine.root import Root, fstab_lines
 
+_DEEPEST = 2  # FILESYSTEM_MAX_STACK_DEPTH, include/linux/fs.h
+
 # Filesystems on which an upper directory has been tried; each has RENAME_WHITEOUT and trusted.*.
 _CARRIERS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs")
 
@@ -29,6 +31,7 @@ def check(
     problems: list[Problem],
 ) -> None:
     """Note in *problems* what of the layers cannot work, and what works with a restriction."""
+    check_depth(config, declared, problems)
     wiping = config.wiping
     if wiping is None or wiping.plugin is None or not wiping.plugin.wiper.LAYERED:
         return
@@ -43,15 +46,45 @@ def check(
             _check_volume(volume, root, lambda why, hint, key=key: add(  # type: ignore[misc]
                 wiping.origin.of(key), why, hint))  # fmt: skip
     _check_type(wiping, machine, add)
-    for entry in declared:
-        if entry.method == "overlay":
-            add(
-                entry.place,
-                f"{entry.path} is an overlay on an overlay root, which is as deep as the kernel "
-                "stacks them: no container and no system extension can be mounted on top",
-                'set method = "bind" if one is to be',
-                warning=True,
-            )
+
+
+def check_depth(
+    config: Configuration, declared: Sequence[Declared], problems: list[Problem]
+) -> None:
+    """Note in *problems* the declared overlays that the kernel cannot stack on what is below them,
+    and those on which it can stack no further one.
+    """
+    wiping = config.wiping
+    layered = wiping is not None and wiping.plugin is not None and wiping.plugin.wiper.LAYERED
+    known = {entry.path: entry for entry in declared if entry.is_directory}
+    depths: dict[str, int] = {}
+    for entry in sorted(known.values(), key=lambda entry: clean.components(entry.path)):
+        above = next((known[path] for path in reversed(clean.parents(entry.path)) if path in known),
+                     None)  # fmt: skip
+        below = int(layered) if above is None else depths[above.path]
+        if above is not None and above.store == entry.store:
+            depths[entry.path] = below  # it persists with that directory
+            continue
+        depths[entry.path] = below + 1 if entry.method == "overlay" else 0
+        if entry.method == "overlay" and below + 1 >= _DEEPEST:
+            problems.append(_too_deep(entry, below + 1))
+
+
+def _too_deep(entry: Declared, depth: int) -> Problem:
+    if depth > _DEEPEST:
+        return Problem.at(
+            entry.place,
+            f"{entry.path} would be the overlay number {depth} on top of one another, and the "
+            f"kernel stacks no more than {_DEEPEST}: it could not be mounted",
+            'set method = "bind", or use the store of the directory that it is in',
+        )
+    return Problem.at(
+        entry.place,
+        f"{entry.path} is an overlay on an overlay, which is as deep as the kernel stacks them: no "
+        "container and no system extension can be mounted on top",
+        'set method = "bind" if one is to be',
+        warning=True,
+    )
 
 
 def _check_volume(volume: Volume, root: Root, add: Callable[[str, str], None]) -> None:

@@ -19,7 +19,8 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mounts
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.tmpfs import Tmpfs
-from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine, unmount
+from mounting import unmount
+from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 

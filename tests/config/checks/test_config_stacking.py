@@ -199,3 +199,45 @@ def test_overlay_on_an_overlay_root_is_a_warning(tmp_path: Path) -> None:
     tree = layered(tmp_path, OVERLAY + EXT4 + STORE.replace('"/var/log"', f'"/var/log", {entry}'))
     assert tree.errors() == []
     assert any("as deep as the kernel" in problem.reason for problem in tree.problems())
+
+
+CHAINS = [
+    ((("overlay", 1),), 1),
+    ((("overlay", 1), ("overlay", 1), ("overlay", 1)), 1),
+    ((("overlay", 1), ("overlay", 2)), 2),
+    ((("overlay", 1), ("overlay", 2), ("overlay", 3)), 3),
+    ((("overlay", 1), ("bind", 2), ("overlay", 3)), 1),
+    ((("overlay", 1), ("bind", 1), ("overlay", 2)), 2),
+    ((("bind", 1), ("overlay", 2), ("overlay", 3)), 2),
+    ((("bind", 1), ("overlay", 1), ("overlay", 2)), 1),
+]
+"""Directories inside one another, with method and store, and how many overlays are stacked."""
+
+
+@pytest.mark.parametrize("is_layered", [False, True])
+@pytest.mark.parametrize(("chain", "depth"), CHAINS)
+def test_overlays_beyond_the_kernels_depth_are_refused(
+    tmp_path: Path, chain: tuple[tuple[str, int], ...], depth: int, is_layered: bool
+) -> None:
+    stores: dict[int, list[str]] = {}
+    for number, (method, store) in enumerate(chain):
+        entry = f'{{ directory = "/opt{"/a" * number}", method = "{method}" }}'
+        stores.setdefault(store, []).append(entry)
+    text = OVERLAY if is_layered else ROOT
+    tables = "".join(
+        f'[[volumes]]\nmount-point = "/store{store}"\ndevice = "LABEL=s{store}"\n'
+        f'type = "ext4"\n[persistence."/store{store}"]\ndirectories = [{", ".join(entries)}]\n'
+        for store, entries in stores.items()
+    )
+    tree = MachineTree(tmp_path, text + EXT4 + STORE + tables)
+    if is_layered:
+        tree.write("etc/fstab", f"{DEVICE} / ext4 defaults 0 1\n")
+        # A directory that is bound from another store is not on the overlay of the root.
+        depth += chain[0] == ("overlay", 1)
+    for store in stores:
+        tree.mark(f"store{store}")
+    refused = [str(p) for p in tree.errors() if "on top of one another" in p.reason]
+    assert bool(refused) == (depth > 2), tree.problems()
+    warned = [p for p in tree.problems() if "as deep as the kernel" in p.reason]
+    assert bool(warned) == (depth >= 2)
+    assert tree.errors() == [p for p in tree.errors() if "on top of one another" in p.reason]

@@ -19,6 +19,7 @@ from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.overlay.uppers import Uppers
 from machine_tree import DEVICE, STORE, MachineTree
+from mounting import unmount
 from overlay_machine import (
     DAY,
     DEFAULTS,
@@ -28,7 +29,6 @@ from overlay_machine import (
     Machine,
     fill,
     overlay_machine,
-    unmount,
 )
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]

@@ -18,7 +18,8 @@ from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.overlay.history import UpperHistory
 from ephemeroot.wipers.overlay.uppers import FOLDER
 from ephemeroot.wipers.pruning import Clock
-from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine, unmount
+from mounting import unmount
+from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 

@@ -1,0 +1,206 @@
+"""`check` and the two stages agree for a root on a real pool.
+
+The natively tested corpus (tests/hooks/test_agreement.py) for a rollback and a rotation: kinds of
+stores and methods, configurations that are wrong, and states of the pool of which `check` warns.
+Each is a case of this module; a sample of them runs in CI.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import proof
+from agreement import METHODS, ROOT, SIZE, Case, Site, add_programs, boots, fill
+from ephemeroot.linux import mounts
+from ephemeroot.status import obstacles
+from loop_device import attached
+from zfs_pools.pool import (
+    POOL,
+    clone,
+    create,
+    destroy,
+    exists,
+    mounted,
+    only_in_proof,
+    run,
+    snapshot,
+)
+
+BASE = "cases/ROOT/base"
+KEEP = "cases/keep"
+HOME = "cases/home"
+INSIDE = f"{ROOT}/store"
+LATER = f"{ROOT}@later"
+ON_A_POOL = ("zfs", "zfs-rotated")
+SCRATCH = Path("/run/agreement")
+
+
+class PoolSite(Site):
+    """A machine with its root in the pool. Its store is a dataset, or on a loop device."""
+
+    def make_root(self) -> None:
+        if exists(LATER) and "mine" in run("zfs", "holds", "-H", LATER):
+            run("zfs", "release", "mine", LATER)
+        for name in ("cases/ROOT", KEEP, HOME):
+            if exists(name):
+                run("zfs", "destroy", "-R", name)
+        create("cases/ROOT", "none")
+        for name in (BASE, HOME):
+            create(name, "legacy")
+        with mounted(BASE) as top:
+            fill(top)
+        snapshot(f"{BASE}@blank", f"{HOME}@blank")
+        clone(f"{BASE}@blank", ROOT, "legacy")
+        snapshot(f"{ROOT}@blank")
+
+    def make_store(self) -> None:
+        if self.case.kind != "zfs":
+            super().make_store()
+            return
+        name = self.case.device or self.volume
+        if name.startswith(f"{POOL}/") and not exists(name):
+            create(name, "legacy")
+        with mounted(name) as top:
+            self.mark(top)
+
+    def mount_root(self) -> None:
+        mounts.attach_at(mounts.create("zfs", ROOT, ["ro"]), str(self.sysroot))
+
+    def objections(self) -> list[str]:
+        """What `check` refuses, and what it says of the pool."""
+        found = super().objections()
+        if found:
+            return found
+        plan = self.plan()
+        (self.tree.path / "etc/ephemeroot/plan.json").write_bytes(plan.dump())
+        return [one.reason for one in obstacles.look(str(self.tree.path), plan)]
+
+    def upgrade(self) -> None:
+        self.power_off()
+        if self.case.root == "zfs-rotated":
+            with mounted(BASE) as top:
+                add_programs(top)
+            run("zfs", "rename", f"{BASE}@blank", f"{BASE}@earlier")
+            snapshot(f"{BASE}@blank")
+            return
+        run("zfs", "rollback", "-r", f"{ROOT}@blank")
+        with mounted(ROOT) as top:
+            add_programs(top)
+        destroy(f"{ROOT}@blank")
+        snapshot(f"{ROOT}@blank")
+        with mounted(ROOT) as top:
+            (top / "lost").touch()
+
+
+FRESH = (
+    '[[volumes]]\nmount-point = "{point}"\ndevice = "cases/home"\ntype = "zfs"\n'
+    'options = [{options}]\nwipe = {{{{ wiper = "zfs" }}}}\n'
+)
+
+SOUND = [Case(root, kind, method) for root in ON_A_POOL for kind in ("zfs", "ext4", "btrfs")
+         for method in METHODS]  # fmt: skip
+ODD = [
+    *(Case(root, kind, options="ro") for root in ON_A_POOL for kind in ("zfs", "ext4")),
+    *(Case(root, kind, type=other) for root in ON_A_POOL
+      for kind, other in (("ext4", "xfs"), ("zfs", "ext4"), ("btrfs", "ext4"))),
+    *(Case(root, "zfs", device=INSIDE) for root in ON_A_POOL),
+    *(Case(root, "zfs", paths=(path,)) for root in ON_A_POOL
+      for path in ("/usr/bin", "/bin", "/usr/share", "/lib/firmware", "/boot", "/usr/local",
+                   "/opt", "/var")),
+    *(Case(root, "zfs", overlays=overlays) for root in ON_A_POOL
+      for overlays in (("/usr/share",), ("/opt", "/opt/a"), ("/opt", "/opt/a", "/opt/a/b"))),
+    *(Case(root, "zfs", volumes=FRESH.format(point=point, options="")) for root in ON_A_POOL
+      for point in ("/home", "/opt", "/usr", "/usr/share", "/boot", "/usr/local")),
+    *(Case(root, "zfs", volumes=FRESH.format(point="/home", options='"ro"'))
+      for root in ON_A_POOL),
+    *(Case("zfs-rotated", "zfs", more=more) for more in (
+        'old-roots = "cases/ROOT/root/old"', 'old-roots = "cases/ROOT/base/old"',
+        'old-roots = "cases/ROOT"', 'old-roots = "cases/old"')),
+]  # fmt: skip
+
+
+def nothing() -> None:
+    """A pool as it should be."""
+
+
+def no_snapshot_of_the_root() -> None:
+    destroy(f"{ROOT}@blank")
+
+
+def held() -> None:
+    snapshot(LATER)
+    run("zfs", "hold", "mine", LATER)
+
+
+def cloned() -> None:
+    snapshot(LATER)
+    clone(LATER, "cases/ROOT/copy", "none")
+
+
+def bookmarked() -> None:
+    snapshot(LATER)
+    run("zfs", "bookmark", LATER, f"{ROOT}#mark")
+    destroy(LATER)
+
+
+def with_a_child() -> None:
+    create(f"{ROOT}/child", "none")
+
+
+def mounted_by_zfs() -> None:
+    run("zfs", "set", "mountpoint=/cases", ROOT)
+    run("zfs", "set", "-u", "canmount=on", ROOT)
+
+
+STATES: list[tuple[Case, Callable[[], None]]] = [
+    (Case(root, "zfs"), state)
+    for root in ON_A_POOL
+    for state in (nothing, no_snapshot_of_the_root, held, cloned, bookmarked, with_a_child,
+                  mounted_by_zfs)
+]  # fmt: skip
+
+
+def judge(case: Case, state: Callable[[], None]) -> None:
+    """Check the configuration, and boot it twice."""
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir()
+    image = SCRATCH / "v.img"
+    with image.open("wb") as file:
+        file.truncate(SIZE)
+    with attached(image) as device:
+        site = PoolSite(SCRATCH, case, ROOT, KEEP if case.kind == "zfs" else str(device))
+        try:
+            state()
+            objections = site.objections()
+            sound = boots(site)
+        finally:
+            site.power_off()
+    assert sound == (objections == []), (sound, objections)
+    assert objections == [] or state is not nothing or case not in SOUND
+
+
+def _named(
+    table: str, cases: list[tuple[Case, Callable[[], None]]]
+) -> dict[str, Callable[[], None]]:
+    """The cases as functions, by their names."""
+    found: dict[str, Callable[[], None]] = {}
+    for number, (case, state) in enumerate(cases):
+        found[f"case_{table}_{number:02}_{case.name}_{state.__name__}"] = (
+            lambda case=case, state=state: judge(case, state)  # type: ignore[misc]
+        )
+    return found
+
+
+TABLES = (
+    (_named("sound", [(case, nothing) for case in SOUND]), 3),
+    (_named("odd", [(case, nothing) for case in ODD]), 3),
+    (_named("state", STATES), 2),
+)
+"""Each with the size of the sample for CI."""
+
+for _number, (_cases, _size) in enumerate(TABLES):
+    _sample = proof.sample(list(_cases), _size, seed=_number)
+    for _name, _case in _cases.items():
+        globals()[_name] = _case if _name in _sample else only_in_proof(_case)
