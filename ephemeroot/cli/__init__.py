@@ -12,14 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ephemeroot import terminal
-from ephemeroot.cli import arguments
+from ephemeroot.cli import arguments, output
 from ephemeroot.cli.verbs import PLUMBING, VERBS
 from ephemeroot.errors import EphemerootError
 
 __all__ = ["PLUMBING", "VERBS", "main"]
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,16 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     its traceback.
     """
     _allow_every_character()
-    code = 1
+    code = output.FAILED
     try:
         code = _outcome(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # who read it has gone, and knows
-            terminal.error(f"standard output: {error.strerror}")
+            _say_error(f"standard output: {error.strerror}")
         # Nothing is left that Python would write, and complain of, while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return code or 1
+        return code or output.FAILED
     return code
 
 
@@ -54,14 +51,14 @@ def _outcome(words: Sequence[str]) -> int:
         raise
     except ModuleNotFoundError as error:
         complain(_missing_module(error))
-        return 1
+        return output.FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         complain(EphemerootError(f"{where}{error.strerror or error}", _permission_hint(error)))
-        return 1
+        return output.FAILED
     except KeyboardInterrupt:
-        terminal.error("interrupted")
-        return INTERRUPTED
+        _say_error("interrupted")
+        return output.INTERRUPTED
 
 
 def _missing_module(error: ModuleNotFoundError) -> EphemerootError:
@@ -82,8 +79,15 @@ def _allow_every_character() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _say_error(message: str, hint: str = "") -> None:
+    from ephemeroot import terminal  # --help and --version have no use for it
+
+    terminal.error(message, hint)
+
+
 def _complain(error: EphemerootError) -> None:
     # Not for everybody: a unit that runs at every boot has no use for the configuration.
+    from ephemeroot import terminal
     from ephemeroot.config import InvalidConfiguration
 
     if not isinstance(error, InvalidConfiguration):
@@ -96,20 +100,16 @@ def _complain(error: EphemerootError) -> None:
 
 def _complain_as_json(error: EphemerootError) -> None:
     """On standard output, where a program looks for it."""
-    import json
-
     from ephemeroot.config import InvalidConfiguration
 
     found: dict[str, object] = {
-        "format": "ephemeroot-error",
-        "version": 1,
         "exit-code": error.exit_code,
         "error": error.message,
         "hint": error.hint,
     }
     if isinstance(error, InvalidConfiguration):
         found["problems"] = [problem.to_json() for problem in error.problems]
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    output.print_json("error", found)
 
 
 def _run(words: Sequence[str]) -> int:

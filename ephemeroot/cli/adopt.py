@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,17 +13,13 @@ from ephemeroot.adopt import adoption, drop_in, writers
 from ephemeroot.adopt.adopting import Adoption
 from ephemeroot.adopt.adoption import Adopter
 from ephemeroot.adopt.writers import Writer
-from ephemeroot.cli import access, apply
+from ephemeroot.cli import access, apply, output
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, read
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux.copying import Copier
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import lock
-
-FORMAT = "ephemeroot-adopt"
-VERSION = 1
-PARTLY = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_json(adopter, held, results)
     elif results:
         _conclude(adopter, held, root)
-    code = PARTLY if any(one.problems for one in adopter.adoptions) else 0
+    code = output.PARTLY if any(one.problems for one in adopter.adoptions) else 0
     return _apply(arguments, adopter) or code
 
 
@@ -180,8 +175,6 @@ def _print_json(
 ) -> None:
     done: dict[str, Any] = {one.path: result for one, result in results}
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "settled": adopter.settled,
         "adoptions": [
             {
@@ -197,4 +190,4 @@ def _print_json(
             for one in adopter.adoptions
         ],
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("adopt", content)

@@ -9,13 +9,11 @@ from ephemeroot import terminal
 from ephemeroot.apply import step
 from ephemeroot.apply.application import Application
 from ephemeroot.base import cut_off
-from ephemeroot.cli import access, apply_listing
+from ephemeroot.cli import access, apply_listing, output
 from ephemeroot.config import Machine, read
 from ephemeroot.errors import Damaged
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import lock
-
-PARTLY = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         apply_listing.print_json(application, results)
     failed = any(result.failed for result in results)
     if failed or arguments.dry_run:
-        return PARTLY if failed else 0
+        return output.PARTLY if failed else 0
     if not arguments.json:
         apply_listing.conclude(application, results)
     return 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from ephemeroot import terminal
+from ephemeroot.cli import output
 from ephemeroot.config.checks import store_refusals
 from ephemeroot.plan.seeds import Seed
 
@@ -13,9 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.apply.application import Application
     from ephemeroot.apply.step import Result, Step
-
-FORMAT = "ephemeroot-apply"
-VERSION = 1
 
 
 def show(application: Application, steps: list[Step]) -> None:
@@ -72,8 +69,6 @@ def _seed(seed: Seed) -> dict[str, object]:
 def print_json(application: Application, results: list[Result]) -> None:
     """Everything, for programs."""
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "generation": application.generation,
         "since": application.since,
         "changes": application.changes(),
@@ -81,4 +76,4 @@ def print_json(application: Application, results: list[Result]) -> None:
         "seeds": [_seed(seed) for seed in application.seeds],
         "steps": [result.as_json() for result in results],
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("apply", content)

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ephemeroot import __version__
-from ephemeroot.cli import verbs
+from ephemeroot.cli import output, verbs
 from ephemeroot.errors import Misconfigured
 
 
@@ -149,6 +149,4 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="act for the machine whose root is DIR (default: this one)",
     )
-    group.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
-    )
+    output.add_option(group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -15,7 +14,7 @@ from ephemeroot.backends.contract import Bases
 from ephemeroot.base import boot_filesystems, change, kernels
 from ephemeroot.base.record import Record
 from ephemeroot.base.work import Order
-from ephemeroot.cli import access, base_commit, base_diff, bases, differences
+from ephemeroot.cli import access, base_commit, base_diff, bases, differences, output
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import paths
@@ -24,10 +23,6 @@ from ephemeroot.old_roots import histories
 from ephemeroot.plan import lock
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
-
-FORMAT = "ephemeroot-base"
-VERSION = 1
-PARTLY = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,9 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
-    )
+    output.add_option(parser)
     return parser
 
 
@@ -93,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
                 committed = base_commit.commit(arguments, based, place, bases.log(arguments, lines))
                 outcome, left = committed.outcome, committed.left
                 if committed.asked and not arguments.dry_run:
-                    return max(PARTLY, _finish(arguments, lines, outcome, left))
+                    return max(output.PARTLY, _finish(arguments, lines, outcome, left))
             else:
                 outcome = _change(arguments, based, place, lines)
     return _finish(arguments, lines, outcome, left)
@@ -104,7 +97,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     with Namespace() as private, BasedMachine.of(arguments).opened(private) as place:
         compared = base_diff.compare(arguments, place)
     if arguments.json:
-        _print_json({
+        output.print_json("base", {
             "old": compared.old,
             "new": compared.new,
             "packages": [
@@ -118,7 +111,7 @@ def _diff(arguments: argparse.Namespace) -> int:
         base_diff.show(arguments, compared)
         for problem in compared.problems:
             terminal.warning(problem, "it was passed over")
-    return PARTLY if compared.problems else 0
+    return output.PARTLY if compared.problems else 0
 
 
 def _change(
@@ -144,10 +137,11 @@ def _change(
         if not arguments.yes:
             histories.confirm("Make this the base?")
 
-    output = sys.stderr.fileno() if arguments.json else None
+    # The command's own output must not get into the document.
+    spoken = sys.stderr.fileno() if arguments.json else None
     return change.run(
         place,
-        Order(words or None, confirm, bases.ask(arguments, "base run"), output, based.kept()),
+        Order(words or None, confirm, bases.ask(arguments, "base run"), spoken, based.kept()),
         log,
     )
 
@@ -169,7 +163,7 @@ def _finish(
 ) -> int:
     problems = outcome.problems if outcome is not None else []
     if arguments.json:
-        _print_json({
+        output.print_json("base", {
             "dry-run": arguments.dry_run,
             "changed": outcome is not None,
             "changes": lines,
@@ -181,7 +175,7 @@ def _finish(
         terminal.error(line)
     if outcome is not None and not arguments.dry_run and not arguments.json:
         terminal.say("done: the next boot's root is a copy of the new base")
-    return PARTLY if problems else 0
+    return output.PARTLY if problems else 0
 
 
 def _left(arguments: argparse.Namespace, left: list[tuple[str, str]]) -> dict[str, Any]:
@@ -204,7 +198,7 @@ def _list(arguments: argparse.Namespace, place: Bases) -> None:
     ]
     cut = Record(place).exists()
     if arguments.json:
-        _print_json({"bases": rows, "cut-off": cut})
+        output.print_json("base", {"bases": rows, "cut-off": cut})
         return
     if not rows:
         terminal.say("there is no base yet: 'ephemeroot base create' makes it")
@@ -248,8 +242,3 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     terminal.table(shown, indent=0)
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    document = {"format": FORMAT, "version": VERSION, **content}
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ephemeroot import terminal
 from ephemeroot.apply import boot_loader
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.config import (
     Configuration,
     Examination,
@@ -21,7 +19,7 @@ from ephemeroot.config import (
     nested,
     read,
 )
-from ephemeroot.errors import Damaged, Misconfigured
+from ephemeroot.errors import Damaged
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import age
 from ephemeroot.image.generators import installed
@@ -29,9 +27,6 @@ from ephemeroot.machine import python_modules
 from ephemeroot.plan import applied
 from ephemeroot.plan.compile import compile_examination
 from ephemeroot.status import obstacles
-
-FORMAT = "ephemeroot-check"
-VERSION = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in hosts.describe(config, machine):
             terminal.say(line)
         _print(config.files, problems)
-    return Misconfigured.exit_code if _errors(problems) else 0
+    return output.MISCONFIGURED if _errors(problems) else output.DONE
 
 
 def _omissions(examination: Examination) -> list[Problem]:
@@ -160,8 +155,6 @@ def _print(files: Sequence[str], problems: Sequence[Problem]) -> None:
 
 def _print_json(config: Configuration, machine: Machine, problems: Sequence[Problem]) -> None:
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "host": machine.host_name,
         "machine-id": machine.machine_id,
         "files": list(config.files),
@@ -170,7 +163,7 @@ def _print_json(config: Configuration, machine: Machine, problems: Sequence[Prob
         "warnings": len(problems) - _errors(problems),
         "problems": [problem.to_json() for problem in problems],
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("check", content)
 
 
 def _errors(problems: Sequence[Problem]) -> int:

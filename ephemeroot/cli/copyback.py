@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.hooks.store.copied import COPIES
 from ephemeroot.hooks.store.copyback import Recorded
 from ephemeroot.linux import documents
 from ephemeroot.plan import foreign
-
-_PARTLY = 10
 
 _FILE = {"path": str, "store": str, "source": str, "user": int}
 _FORM = {"files": [_FILE], "stores": {str: str}, "limit": int, "root": str}
@@ -52,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{terminal.printable(path)}: stored\n")
     for problem in (*problems, *back.problems):
         terminal.warning(problem)
-    return _PARTLY if problems or back.problems else 0
+    return output.PARTLY if problems or back.problems else 0
 
 
 @contextmanager

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ephemeroot import terminal
-from ephemeroot.cli import access, differences
+from ephemeroot.cli import access, differences, output
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories, two_roots
 from ephemeroot.old_roots.comparison import Difference
@@ -20,9 +18,6 @@ from ephemeroot.old_roots.in_effect import NotInEffect
 from ephemeroot.old_roots.two_roots import BASE, FRESH
 from ephemeroot.status import declared_paths, forgotten
 
-FORMAT = "ephemeroot-diff"
-VERSION = 1
-PARTLY = 10
 MOST = 20
 
 
@@ -101,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         declared_paths.warn(lost)
     for problem in problems:
         terminal.warning(problem, "it was passed over")
-    return PARTLY if problems else 0
+    return output.PARTLY if problems else 0
 
 
 def _is_in(path: str, declared: Sequence[str]) -> bool:
@@ -140,13 +135,11 @@ def _print_json(
     problems: Sequence[str],
     lost: Sequence[NotInEffect],
 ) -> None:
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
+    content = {
         "target": keeper.target,
         "against": which,
         "differences": differences.to_json(found),
         "problems": list(problems),
         "not-in-effect": declared_paths.to_json(lost),
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("diff", content)

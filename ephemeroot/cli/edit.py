@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import stat
@@ -15,14 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.config import InvalidConfiguration, Machine, Problem, examine, read
 from ephemeroot.config.sources import DROP_INS, MAIN
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.linux import documents, paths
-
-FORMAT = "ephemeroot-edit"
-VERSION = 1
 
 DRAFTS = "/run/ephemeroot.edit"
 """Where the text is while it is edited: only root may enter, and a reboot removes it."""
@@ -207,8 +203,7 @@ def _save(edited: Edited, content: bytes) -> None:
 
 def _conclude(arguments: argparse.Namespace, edited: Edited, line: str, *, saved: bool) -> int:
     if arguments.json:
-        content = {"format": FORMAT, "version": VERSION, "file": edited.shown, "saved": saved}
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        output.print_json("edit", {"file": edited.shown, "saved": saved})
     else:
         terminal.say(f"{edited.shown}: {line}")
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.cli import access, home_listing
+from ephemeroot.cli import access, home_listing, output
 from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Misconfigured
 from ephemeroot.home import requirements, unit
@@ -21,8 +21,6 @@ from ephemeroot.home.model import HomeConfiguration
 from ephemeroot.home.reader import read
 from ephemeroot.home.unit import Unit
 from ephemeroot.home.user import User
-
-PARTLY = 10
 
 WAIT = 5.0
 """Seconds for which unmounting is tried again, unless ``--wait`` says otherwise."""
@@ -66,9 +64,7 @@ def _action(
         default=argparse.SUPPRESS,
         help="read this file (default: ~/.config/ephemeroot/home.toml)",
     )
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
-    )
+    output.add_option(parser)
     return parser
 
 
@@ -115,7 +111,7 @@ def _apply(arguments: argparse.Namespace, user: User) -> int:
         findings = found.findings if arguments.dry_run else application.findings()
     if arguments.json:
         entries = home_listing.findings_json(findings)
-        home_listing.print_json("apply", operations=events.to_json(), entries=entries)
+        output.print_json("home-apply", {"operations": events.to_json(), "entries": entries})
     else:
         home_listing.warn_of(found.blocked)
         home_listing.print_count(findings, dry_run=arguments.dry_run)
@@ -123,7 +119,7 @@ def _apply(arguments: argparse.Namespace, user: User) -> int:
         return 0
     if not events.failed and all(finding.is_in_place for finding in findings):
         return 0
-    return PARTLY if events.done or any(f.is_in_place for f in findings) else 1
+    return output.PARTLY if events.done or any(f.is_in_place for f in findings) else output.FAILED
 
 
 def _stop(arguments: argparse.Namespace, user: User) -> int:
@@ -142,11 +138,11 @@ def _stop(arguments: argparse.Namespace, user: User) -> int:
         _complain_about(application)
         application.stop(everything=arguments.all)
     if arguments.json:
-        home_listing.print_json("stop", operations=events.to_json())
+        output.print_json("home-stop", {"operations": events.to_json()})
     elif not events.all:
         terminal.say("nothing of ours is mounted")
     if events.failed:
-        return PARTLY if events.done else 1
+        return output.PARTLY if events.done else output.FAILED
     return 0
 
 
@@ -158,18 +154,19 @@ def _status(arguments: argparse.Namespace, user: User) -> int:
     undeclared = application.undeclared()
     exposed = exposures(configuration.entries, user.home)
     if arguments.json:
-        home_listing.print_json(
-            "status",
-            entries=home_listing.findings_json(findings),
-            undeclared=[{"target": t, "source": s} for t, s in undeclared.items()],
-            exposed=home_listing.exposures_json(exposed),
-        )
+        content = {
+            "entries": home_listing.findings_json(findings),
+            "undeclared": [{"target": t, "source": s} for t, s in undeclared.items()],
+            "exposed": home_listing.exposures_json(exposed),
+        }
+        output.print_json("home-status", content)
     else:
         home_listing.print_table(user, findings, undeclared)
         for one in exposed:
             terminal.warning(one.describe(), f"chmod {one.right_mode:04o} {shlex.quote(one.path)}")
         home_listing.print_count(findings)
-    return 0 if all(finding.is_in_place for finding in findings) and not undeclared else PARTLY
+    is_right = all(finding.is_in_place for finding in findings) and not undeclared
+    return output.DONE if is_right else output.PARTLY
 
 
 def _check(arguments: argparse.Namespace, user: User) -> int:
@@ -178,16 +175,16 @@ def _check(arguments: argparse.Namespace, user: User) -> int:
     problems = requirements.examine(user, configuration, findings)
     errors = home_listing.count_errors(problems)
     if arguments.json:
-        home_listing.print_json(
-            "check",
-            files=[configuration.file],
-            errors=errors,
-            warnings=len(problems) - errors,
-            problems=[problem.to_json() for problem in problems],
-        )
+        content = {
+            "files": [configuration.file],
+            "errors": errors,
+            "warnings": len(problems) - errors,
+            "problems": [problem.to_json() for problem in problems],
+        }
+        output.print_json("home-check", content)
     else:
         home_listing.print_problems(configuration, problems)
-    return Misconfigured.exit_code if errors else 0
+    return output.MISCONFIGURED if errors else output.DONE
 
 
 def _enable(arguments: argparse.Namespace, user: User) -> int:
@@ -235,7 +232,8 @@ def _reload() -> int:
 
 def _say_done(arguments: argparse.Namespace, action: str, lines: Sequence[str]) -> int:
     if arguments.json:
-        home_listing.print_json(action, changes=list(lines), **{"dry-run": arguments.dry_run})
+        content = {"changes": list(lines), "dry-run": arguments.dry_run}
+        output.print_json(f"home-{action}", content)
         return 0
     for line in lines:
         terminal.say(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -13,9 +12,6 @@ from ephemeroot.home.exposure import Exposure
 from ephemeroot.home.model import HomeConfiguration
 from ephemeroot.home.observation import Finding
 from ephemeroot.home.user import User
-
-VERSION = 1
-"""Of all the JSON here; a key that is added does not change it."""
 
 
 class Events:
@@ -51,18 +47,12 @@ class Events:
         return len(self.all) - self.failed
 
     def to_json(self) -> list[dict[str, object]]:
-        """All of them, for ``print_json``."""
+        """All of them, for ``output.print_json``."""
         return [event.to_json() for event in self.all]
 
 
-def print_json(action: str, **content: object) -> None:
-    """Print *content* with what tells programs how to read it."""
-    head = {"format": f"ephemeroot-home-{action}", "version": VERSION}
-    sys.stdout.write(json.dumps({**head, **content}, indent=2) + "\n")
-
-
 def findings_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """How things stand with each entry, for ``print_json``."""
+    """How things stand with each entry, for ``output.print_json``."""
     return [
         {
             "target": finding.entry.target,
@@ -79,7 +69,7 @@ def findings_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
 
 
 def exposures_json(exposed: Sequence[Exposure]) -> list[dict[str, object]]:
-    """Directories that let more users in than their counterparts, for ``print_json``."""
+    """Directories that let more users in than their counterparts, for ``output.print_json``."""
     return [
         {
             "path": one.path,

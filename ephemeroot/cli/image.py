@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import assembly, tree
@@ -19,7 +19,7 @@ from ephemeroot.image.generators.contract import Generator, Target
 from ephemeroot.linux import removal
 from ephemeroot.plan import applied
 
-INERT = 10
+INERT = output.PARTLY
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

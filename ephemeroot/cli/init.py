@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from ephemeroot.backends import survey
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.init import proposal, steps
 from ephemeroot.init.proposal import Proposal
-
-FORMAT = "ephemeroot-init"
-VERSION = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_json(proposed: Proposal) -> None:
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "wiper": proposed.layout.wiper,
         "store": proposed.layout.store,
         "configuration": proposed.configuration,
         "again-after-reboot": steps.goes_on(proposed.steps),
         "steps": [{"title": s.title, "commands": list(s.commands)} for s in proposed.steps],
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("init", content)

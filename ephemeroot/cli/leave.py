@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from ephemeroot import terminal
 from ephemeroot.apply import step
 from ephemeroot.apply.step import Result, Step
 from ephemeroot.base import cut_off
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, examine, read
 from ephemeroot.errors import Misconfigured
@@ -25,10 +24,6 @@ from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import applied, lock
 from ephemeroot.plan.compile import compile_examination
-
-FORMAT = "ephemeroot-leave"
-VERSION = 1
-PARTLY = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in leaving.left_out:
             terminal.warning(line, "it is in the store as before; copy it by hand")
     failed = any(result.failed for result in results)
-    return PARTLY if failed or leaving.left_out else 0
+    return output.PARTLY if failed or leaving.left_out else 0
 
 
 def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan:
@@ -150,7 +145,7 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
         _print_json(
             [], left=was_left, changes=finish.changed, kept=finish.kept, problems=finish.problems
         )
-        return PARTLY if finish.problems else 0
+        return output.PARTLY if finish.problems else 0
     if not was_left:
         terminal.say("nothing is under way: this root was not left")
         return 0
@@ -160,7 +155,7 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
         terminal.warning(f"not brought over: {problem}", "it is in the store; copy it by hand")
     brought = terminal.count(finish.changed, "change was", "changes were")
     terminal.say(f"left: {brought} brought over; the stores are as they were")
-    return PARTLY if finish.problems else 0
+    return output.PARTLY if finish.problems else 0
 
 
 def _unheard(line: str) -> None:
@@ -169,9 +164,7 @@ def _unheard(line: str) -> None:
 
 def _print_json(results: list[Result], **more: object) -> None:
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "steps": [result.as_json() for result in results],
         **more,
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("leave", content)

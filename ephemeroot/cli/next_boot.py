@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot import terminal
 from ephemeroot.base import bootable
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks.records import MARKER
 from ephemeroot.hooks.store import request as requests
@@ -21,9 +19,6 @@ from ephemeroot.linux import documents, paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.machine.facts import read_store_id
 from ephemeroot.old_roots import histories
-
-FORMAT = "ephemeroot-next-boot-status"
-VERSION = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -141,13 +136,11 @@ def _show(arguments: argparse.Namespace, stores: list[Path]) -> None:
 
 def _print_json(request: Request | None, *, done: bool) -> None:
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "request": request.word if request else None,
         "root": request.root if request else None,
         "done": done,
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("next-boot-status", content)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from ephemeroot.base import (
 )  # fmt: skip
 from ephemeroot.base.package_managers import PackageManager
 from ephemeroot.base.work import Order
-from ephemeroot.cli import access, bases
+from ephemeroot.cli import access, bases, output
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.config.syntax import clean
 from ephemeroot.errors import EphemerootError, Misconfigured
@@ -32,10 +31,6 @@ from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots.comparison import Comparison
 from ephemeroot.plan import lock
 from ephemeroot.wipers.contract import Outcome
-
-FORMAT = "ephemeroot-packages"
-VERSION = 1
-PARTLY = 10
 
 _SHOWN = 10  # lines of a list on a terminal
 
@@ -209,9 +204,9 @@ def _do_now(
     say(f"run {shown} in the running root")
     if arguments.dry_run:
         return
-    output = sys.stderr.fileno() if arguments.json else None
+    spoken = sys.stderr.fileno() if arguments.json else None
     environment = {**os.environ, package_changes.ALLOW: "allow"}
-    status = subprocess.run(words, stdout=output, env=environment, check=False).returncode
+    status = subprocess.run(words, stdout=spoken, env=environment, check=False).returncode
     if status:
         summary.problems.append(
             f"{shown} ended with exit status {status} in the running root; the base has the change"
@@ -239,7 +234,7 @@ def _finish(
     restarts = outcome is not None and not arguments.dry_run
     reboots = restarts and not summary.problems and getattr(arguments, "reboot", "") == "if-needed"
     if arguments.json:
-        sys.stdout.write(json.dumps(_document(arguments, lines, outcome, summary), indent=2) + "\n")
+        output.print_json("packages", _document(arguments, lines, outcome, summary))
     elif restarts:
         _print(summary)
     for line in summary.problems:
@@ -253,15 +248,13 @@ def _finish(
     if reboots:
         sys.stdout.flush()
         reboot()
-    return PARTLY if summary.problems else 0
+    return output.PARTLY if summary.problems else 0
 
 
 def _document(
     arguments: argparse.Namespace, lines: list[str], outcome: Outcome | None, summary: Summary
 ) -> dict[str, Any]:
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "dry-run": arguments.dry_run,
         "changed": outcome is not None,
         "changes": lines,

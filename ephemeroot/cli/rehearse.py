@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 from ephemeroot import backends, terminal
 from ephemeroot.backends.contract import Rehearsal
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.config import Machine, examine, read
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.plan import Plan
@@ -26,9 +25,6 @@ from ephemeroot.simulate import copies, findings, processes
 from ephemeroot.simulate.boot import SimulatedBoot
 from ephemeroot.simulate.environment import Environment
 from ephemeroot.simulate.findings import ERROR, Finding, Inspection
-
-FORMAT = "ephemeroot-rehearse"
-VERSION = 1
 
 _LARGE = 8 << 20
 """Bytes that are copied into the layer in memory all the same, where a boot would share them."""
@@ -183,9 +179,7 @@ def _print(result: dict[str, Any], found: list[Finding]) -> None:
 
 def _print_json(result: dict[str, Any], found: list[Finding]) -> None:
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "would-boot": not any(one.severity == ERROR for one in found),
         **result,
     }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    output.print_json("rehearse", content)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.config.schema import schema
 
 
@@ -17,5 +15,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it."""
-    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")
+    output.write_json(schema())
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ephemeroot import terminal
 from ephemeroot.base import package_managers
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.image import installation, package_hooks
 from ephemeroot.image.generators import installed
@@ -19,9 +18,6 @@ from ephemeroot.image.generators.contract import Generator
 from ephemeroot.image.installation import Item
 from ephemeroot.leave import leaving
 from ephemeroot.plan import applied, lock
-
-FORMAT = "ephemeroot-setup"
-VERSION = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +66,7 @@ def _run(arguments: argparse.Namespace, root: Path) -> int:
             _remove_empty(root / folder.lstrip("/"))
     if arguments.json:
         content = {"dry-run": arguments.dry_run, "changes": lines}
-        document = {"format": FORMAT, "version": VERSION, **content}
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        output.print_json("setup", content)
     return 0
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from pathlib import Path
 
 from ephemeroot.apply import boot_loader
 from ephemeroot.base import missing_bases, package_record
-from ephemeroot.cli import access, status_listing
+from ephemeroot.cli import access, output, status_listing
 from ephemeroot.config import Machine
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
@@ -33,8 +31,6 @@ from ephemeroot.status import (
 )
 from ephemeroot.status.report import Status, StoreStatus, Unseeded
 
-PROBLEMS = 10
-
 _AS_ROOT = "not known: run it as root"
 
 
@@ -52,10 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: as it should be; 10: something is not, and is said."""
     status = collect(arguments.root)
     if arguments.json:
-        sys.stdout.write(json.dumps(status.to_json(), indent=2) + "\n")
+        output.print_json("status", status.to_json())
     else:
         status_listing.show(status, long=arguments.long)
-    return PROBLEMS if status.complaints() else 0
+    return output.PARTLY if status.complaints() else 0
 
 
 def collect(root: str) -> Status:

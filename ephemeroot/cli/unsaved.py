@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.cli import access, differences
+from ephemeroot.cli import access, differences, output
 from ephemeroot.linux import paths
 from ephemeroot.old_roots.comparison import Difference
 from ephemeroot.plan import foreign
 from ephemeroot.status import forgotten
-
-FORMAT = "ephemeroot-unsaved"
-VERSION = 1
 
 MOTD = "/run/motd.d/ephemeroot"
 """Shown at login by pam_motd(8)."""
@@ -40,12 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
         _write(Path(arguments.root) / MOTD.lstrip("/"), line)
     if arguments.json:
         content = {
-            "format": FORMAT,
-            "version": VERSION,
             "line": line or None,
             "differences": differences.to_json(found),
         }
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        output.print_json("unsaved", content)
     elif line:
         terminal.say(line)
     return 0

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.errors import Misconfigured
 from ephemeroot.status.whereabouts import Whereabouts, find
-
-FORMAT = "ephemeroot-where"
-VERSION = 1
-FORGOTTEN = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise Misconfigured(mistake.reason, mistake.hint) from None
     found = find(Path(arguments.root), path, arguments.config)
     if arguments.json:
-        content = {"format": FORMAT, "version": VERSION, **found.to_json()}
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        output.print_json("where", found.to_json())
     else:
         _show(found)
-    return 0 if found.persists else FORGOTTEN
+    return 0 if found.persists else output.PARTLY
 
 
 def _show(found: Whereabouts) -> None:

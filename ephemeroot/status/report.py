@@ -16,9 +16,6 @@ from ephemeroot.status.boot_report import BootReport
 from ephemeroot.status.full_disks import Full
 from ephemeroot.status.unapplied import Unapplied
 
-FORMAT = "ephemeroot-status"
-VERSION = 1
-
 
 @dataclass
 class StoreStatus:
@@ -46,7 +43,7 @@ class Unseeded:
         return f"{self.omission.describe()}{end}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """The same for programs, see ``output.print_json``."""
         one = self.omission
         return {
             "path": one.path,
@@ -101,10 +98,8 @@ class Status:
         return [*lines, *(one.line for one in self.unseeded), *self.images]
 
     def to_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """The same for programs, see ``output.print_json``."""
         return {
-            "format": FORMAT,
-            "version": VERSION,
             "root": self.boot.state,
             "reason": self.boot.reason or None,
             "stages": self.boot.stages,

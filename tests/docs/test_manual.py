@@ -13,7 +13,7 @@ import pytest
 
 from checkout import CHECKOUT
 from ephemeroot import cli
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.config import plugins
 from ephemeroot.config.syntax import settings
 from ephemeroot.config.syntax.settings import Listed, Named, Table
@@ -186,7 +186,7 @@ def test_the_matrix_has_a_cell_for_everything() -> None:
 
 def test_every_exit_code_is_told() -> None:
     told = set(re.findall(r"^\.It (\d+)$", sections("ephemeroot.8")["EXIT STATUS"], re.MULTILINE))
-    assert told == {"0", "1", "2", "3", "10", str(cli.INTERRUPTED)}
+    assert told == {"0", "1", "2", "3", "10", str(output.INTERRUPTED)}
 
 
 # The page of the configuration.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import terminal
-from ephemeroot.cli import access, diff
+from ephemeroot.cli import access, diff, output
 from ephemeroot.cli.roots import listing, look, restore
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks.guards import clock
@@ -27,10 +26,6 @@ from ephemeroot.wipers.changes import Change, Claim, Deletion
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import RECIPE
 from ephemeroot.wipers.pruning import Clock, Pruning
-
-FORMAT = "ephemeroot-roots"
-VERSION = 1
-PARTLY = 10
 
 _NOTHING = "nothing on this machine keeps old roots"
 
@@ -90,9 +85,7 @@ def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
         help="those of this volume (default: list and prune take all, restore the one that has "
         "the paths in it, the others the root's)",
     )
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
-    )
+    output.add_option(parser)
     return parser
 
 
@@ -205,7 +198,7 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
             "entries": entries,
         })  # fmt: skip
     if arguments.json:
-        _print_json({"histories": found})
+        output.print_json("roots", {"histories": found})
         return 0
     if not found:
         terminal.say(_NOTHING)
@@ -307,7 +300,7 @@ def _say(arguments: argparse.Namespace, done: _Done, line: str) -> None:
 
 def _finish(arguments: argparse.Namespace, done: Sequence[_Done]) -> int:
     if arguments.json:
-        _print_json({
+        output.print_json("roots", {
             "dry-run": bool(arguments.dry_run),
             "histories": [
                 {"target": d.keeper.target, "changes": d.lines, "problems": d.problems}
@@ -321,9 +314,4 @@ def _finish(arguments: argparse.Namespace, done: Sequence[_Done]) -> int:
         terminal.say("nothing is due" if done else _NOTHING)
     if not problems:
         return 0
-    return PARTLY if sum(len(d.lines) for d in done) > len(problems) else 1
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    document = {"format": FORMAT, "version": VERSION, **content}
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return output.PARTLY if sum(len(d.lines) for d in done) > len(problems) else output.FAILED

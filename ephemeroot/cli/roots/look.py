@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import amounts, terminal
-from ephemeroot.cli import diff, differences
+from ephemeroot.cli import diff, differences, output
 from ephemeroot.errors import Misconfigured
 from ephemeroot.linux import mounts, paths
 from ephemeroot.linux.namespace import Namespace
@@ -22,11 +21,6 @@ from ephemeroot.status import omissions
 from ephemeroot.wipers.marks import LIVED, NEW
 from ephemeroot.wipers.oldroot import Facts, OldRoot
 from ephemeroot.wipers.retention import DAWN
-
-FORMAT_SHOW = "ephemeroot-roots-show"
-FORMAT_DIFF = "ephemeroot-roots-diff"
-FORMAT_MOUNT = "ephemeroot-roots-mount"
-VERSION = 1
 
 _MEASURING = 60  # seconds
 
@@ -51,8 +45,7 @@ def show(arguments: argparse.Namespace) -> int:
     for problem in problems:
         terminal.warning(problem)
     if arguments.json:
-        document = {"format": FORMAT_SHOW, "version": VERSION, "target": keeper.target, **content}
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        output.print_json("roots-show", {"target": keeper.target, **content})
     else:
         sys.stdout.write(terminal.heading(f"old root {terminal.printable(entry.label)}") + "\n")
         terminal.table(rows(content, entry, facts))
@@ -137,8 +130,7 @@ def _say_mounted(arguments: argparse.Namespace, entry: OldRoot, where: str, line
         terminal.say(line)
         return
     content = {"name": entry.label, "directory": where, "dry-run": arguments.dry_run}
-    document = {"format": FORMAT_MOUNT, "version": VERSION, **content}
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    output.print_json("roots-mount", content)
 
 
 def _open_place(where: str, *, may_hide: bool) -> int:
@@ -185,16 +177,14 @@ def compare(arguments: argparse.Namespace) -> int:
         )
         found = two_roots.run(comparison, one, other)
     if arguments.json:
-        document = {
-            "format": FORMAT_DIFF,
-            "version": VERSION,
+        content = {
             "target": keeper.target,
             "old": names[0],
             "new": second.label if second is not None else None,
             "differences": differences.to_json(found),
             "problems": comparison.problems,
         }
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        output.print_json("roots-diff", content)
     elif not found:
         terminal.say(f"{names[0]} and {names[1]} do not differ")
     else:
@@ -205,4 +195,4 @@ def compare(arguments: argparse.Namespace) -> int:
         terminal.say(differences.summary(found))
     for problem in comparison.problems:
         terminal.warning(problem, "it was passed over")
-    return diff.PARTLY if comparison.problems else 0
+    return output.PARTLY if comparison.problems else 0

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from ephemeroot import terminal
+from ephemeroot.cli import output
 from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux import subvolume
@@ -22,10 +20,6 @@ from ephemeroot.old_roots.restoring import Plan, Step
 from ephemeroot.old_roots.two_roots import Tree
 
 HELP = "bring back files and directories that an old root has"
-
-FORMAT = "ephemeroot-roots-restore"
-VERSION = 1
-PARTLY = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +184,7 @@ class _Restore:
         if not self.arguments.json:
             progress.clear()
             terminal.say(f"{line}: not done: dry run" if self.arguments.dry_run else line)
-        return 1
+        return output.FAILED
 
     def _finish(self, done: int) -> int:
         kept = self.plan.kept
@@ -208,12 +202,10 @@ class _Restore:
             terminal.error(problem)
         if not kept and not self.problems:
             return 0
-        return PARTLY if done or self.plan.same else 1
+        return output.PARTLY if done or self.plan.same else output.FAILED
 
     def _print_json(self) -> None:
-        content: dict[str, Any] = {
-            "format": FORMAT,
-            "version": VERSION,
+        content = {
             "from": self.tree.name,
             "dry-run": self.arguments.dry_run,
             "changes": self.lines,
@@ -221,4 +213,4 @@ class _Restore:
             "same": self.plan.same,
             "problems": self.problems,
         }
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        output.print_json("roots-restore", content)
