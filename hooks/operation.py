@@ -1,56 +1,94 @@
 """What the plan is made of: small operations that describe, check and carry out themselves.
 
 The same object prints the line of ``ephemeroot plan``, of the dry run, of the boot log
-and of the report, and does the work: what is announced is what is done. Classes declare
-their fields once, in ``FIELDS``; reading a plan checks each value's kind, for a plan is
-input that may be damaged.
+and of the report, and does the work: what is announced is what is done. A class declares each of
+its fields once, by ``field``. The plan's format, its validation, the slots and the constructor
+come from that, and so does the reference (``tools/reference.py``).
 """
 
 from __future__ import annotations
 
 from ephemeroot.errors import Damaged
+from ephemeroot.linux.values import REQUIRED, Option, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Any, ClassVar, Self, dataclass_transform
 
     from ephemeroot.hooks.stage import Stage
+else:
 
-REQUIRED = object()
-"""The default of a field that has none."""
+    def dataclass_transform(**_):
+        """Only type checkers make something of it, and ``typing`` costs 8 ms."""
+        return lambda class_: class_
 
 
-class Operation:
+def field(kind: str | tuple[str, ...], help: str, *, default: Any = REQUIRED) -> Any:
+    """Declare the field of an operation that it is assigned to. *kind* and *help* are those of an
+    ``Option``. A plan that lacks a field without *default* is damaged.
+    """
+    return Option("", kind, default, help)
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
+class _Declaring(type):
+    """Makes slots of the fields that a class declares, and its ``FIELDS``."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+        own = {key: value for key, value in namespace.items() if isinstance(value, Option)}
+        for key, option in own.items():
+            option.name = key
+            del namespace[key]
+        inherited = {
+            option.name: option for base in bases for option in getattr(base, "FIELDS", ())
+        }
+        namespace["__slots__"] = tuple(key for key in own if key not in inherited)
+        namespace["FIELDS"] = tuple({**inherited, **own}.values())
+        return super().__new__(cls, name, bases, namespace)
+
+
+INITIAL = ("previous", "fresh", "empty")
+"""Where the first content of a path can come from: the previous root, the new one, or nowhere."""
+
+
+class Operation(metaclass=_Declaring):
     """One step of a stage.
 
-    ``KIND`` names it in the plan; ``FIELDS`` are ``(name, kind, default)``. An
-    attribute ``mount_point`` is the key ``mount-point``.
+    ``KIND`` names it in the plan; ``FIELDS`` are what ``field`` declared, those of the base class
+    first. An attribute ``mount_point`` is the key ``mount-point``.
     """
 
     KIND = ""
-    FIELDS: tuple[tuple[str, str, object], ...] = ()
-    __slots__ = ()
+    FIELDS: ClassVar[tuple[Option, ...]]
 
     def __init__(self, /, **values: object) -> None:
-        for name, kind, default in self.FIELDS:
-            value = values.pop(name, default)
+        for option in self.FIELDS:
+            value = values.pop(option.name, option.default)
             if value is REQUIRED:
-                raise Damaged(f"operation {self.KIND}: {_key(name)} is missing")
-            if not (value is None and default is None) and not _CHECKS[kind](value):
-                raise Damaged(f"operation {self.KIND}: {_key(name)} is no {kind}: {value!r}")
-            setattr(self, name, value)
+                raise Damaged(f"operation {self.KIND}: {option.key} is missing")
+            if not option.fits(value):
+                wanted = describe(option.kind)
+                raise Damaged(
+                    f"operation {self.KIND}: {option.key} is not of the kind {wanted}: {value!r}"
+                )
+            setattr(self, option.name, value)
         if values:
-            unknown = ", ".join(sorted(_key(name) for name in values))
+            unknown = ", ".join(sorted(name.replace("_", "-") for name in values))
             raise Damaged(f"operation {self.KIND}: unknown keys: {unknown}")
 
     def to_json(self) -> dict[str, object]:
         """The operation as the plan stores it; values equal to the default are left out."""
         values: dict[str, object] = {"operation": self.KIND}
-        for name, _, default in self.FIELDS:
-            value = getattr(self, name)
-            if value != default:
-                values[_key(name)] = value
+        for option in self.FIELDS:
+            value = getattr(self, option.name)
+            if value != option.default:
+                values[option.key] = value
         return values
+
+    def changed(self, **values: object) -> Self:
+        """The same operation with other *values*."""
+        kept = {option.name: getattr(self, option.name) for option in self.FIELDS}
+        return type(self)(**{**kept, **values})
 
     def describe(self) -> str:
         """One line that says what ``execute`` will do, in the field's words."""
@@ -83,63 +121,19 @@ class Operation:
         return ""
 
 
-def _key(name: str) -> str:
-    return name.replace("_", "-")
+class Persisted(Operation):
+    """A declared path that has its content in a store."""
+
+    path: str = field("absolute path", "where the new root has it")
+    store: str = field("absolute path", "the store that keeps it")
+    source: str = field("path", "where the store has it, from the top of the store")
+    user: int | None = field("user or group id", "owner of a new one", default=None)
+    group: int | None = field("user or group id", "group of a new one", default=None)
+    mode: int | None = field("mode", "mode of a new one", default=None)
+    required: bool = field("boolean", "the boot fails if this does", default=False)
 
 
-def is_path(value: object) -> bool:
-    """Whether *value* is an absolute path without ``.``, ``..``, doubled or final slashes."""
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-        return False
-    return value == "/" or all(part not in ("", ".", "..") for part in value[1:].split("/"))
+class Seeded(Persisted):
+    """One whose content can come from a root when it is declared for the first time."""
 
-
-def is_relative(value: object) -> bool:
-    """Whether *value* is a clean path below something; the empty string is that itself."""
-    return value == "" or (isinstance(value, str) and is_path("/" + value))
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and is_path("/" + value) and "/" not in value
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != "" and "\0" not in value
-
-
-def _is_strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) and "\0" not in v for v in value)
-
-
-def _is_paths(value: object) -> bool:
-    return isinstance(value, list) and all(is_path(v) for v in value)
-
-
-def _is_id(value: object) -> bool:
-    # 2**32 - 1 is "leave it alone" to chown(2).
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1
-
-
-def _is_mode(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o7777
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 86400
-
-
-_CHECKS: dict[str, Callable[[object], bool]] = {
-    "path": is_path,
-    "relative path": is_relative,
-    "name": _is_name,
-    "text": _is_text,
-    "list of strings": _is_strings,
-    "list of paths": _is_paths,
-    "user or group id": _is_id,
-    "mode": _is_mode,
-    "number of seconds": _is_seconds,
-    "boolean": lambda value: isinstance(value, bool),
-    "table": lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value),
-    "method": lambda value: value in ("auto", "bind", "symlink"),
-    "initial": lambda value: value in ("previous", "fresh", "empty"),
-}
+    initial: str = field(INITIAL, "where its first content comes from", default=INITIAL[0])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
+from ephemeroot.hooks.operation import Operation, Persisted
 from ephemeroot.hooks.operations import network
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
@@ -29,7 +30,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-    from ephemeroot.hooks.operation import Operation
 
 FORMAT = "ephemeroot-plan"
 VERSION = 1
@@ -135,7 +135,7 @@ class Plan:
         """The declared paths, each with its store."""
         found = {}
         for operation in self.persist:
-            if isinstance(operation, Directory | File | Copy | Overlay):
+            if isinstance(operation, Persisted):
                 found[operation.path] = operation.store
             elif isinstance(operation, MachineId):
                 found[machine_id_file.PATH] = operation.store

@@ -6,8 +6,8 @@ the initramfs, so it must keep to the import budget: ``os sys json errno ctypes 
 and its own library only inside the methods that need it. Describing a wiper, checking
 its settings and building its image never need its library.
 
-The names of ``options`` are part of it, and those of ``boot``, which is loaded when one of them is
-asked for: only a wipe needs it.
+The names of ``__all__`` are part of it. ``boot`` is loaded when one of its names is asked for: only
+a wipe needs it.
 
 A path that a method gets is one of these: a directory that the stage or a verb has made for this
 run, below ``/run/ephemeroot`` or in a mount namespace of its own (``private``), or a mount below
@@ -23,7 +23,8 @@ from __future__ import annotations
 import os
 
 from ephemeroot.linux import devices, mountinfo
-from ephemeroot.wipers.options import Finding, Option, retention
+from ephemeroot.linux.values import Finding, Option
+from ephemeroot.wipers.retention import retention
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

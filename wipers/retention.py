@@ -8,6 +8,7 @@ here looks at a disk, so every rule can be tried against a model.
 from __future__ import annotations
 
 from ephemeroot.errors import Refused
+from ephemeroot.linux.values import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,19 @@ _UNITS = "KMGTPE"
 
 DAWN = 1767225600
 """2026-01-01: no boot of this program was earlier, so a clock before it is wrong."""
+
+
+def retention(what: str = "old root", only: str = "") -> tuple[Option, ...]:
+    """The options of a wiper that keeps old roots, the same for each (see ``retention``): *what*
+    it calls one, and *only* in which mode it keeps them, with a colon.
+    """
+    when = f"{only} " if only else ""
+    return (
+        Option("keep-days", "days", 30, f"{when}days for which every {what} is kept"),
+        Option("keep-last", "integer", 3, f"{when}{what}s that are kept whatever their age"),
+        Option("keep-at-most", "integer", None, f"{when}{what}s at most, however young they are"),
+        Option("min-free", "amount", None, f"{when}below it the oldest {what}s go early"),
+    )
 
 
 class Candidate:

@@ -15,9 +15,9 @@ from ephemeroot.adopt.drop_in import Declaration
 from ephemeroot.config import replaced
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records, tree
+from ephemeroot.hooks.operation import Seeded
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.linux import bounds, copying, inode_flags, kernel, paths, removal, subvolume
@@ -41,7 +41,7 @@ class Adoption:
 
     path: str
     store: str
-    operation: Directory | File | Copy
+    operation: Seeded
     parents: tuple[Parent, ...]
     declare: Declaration | None
     inner: tuple[str, ...]

@@ -32,9 +32,9 @@ from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.errors import Misconfigured, Refused
 from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.operation import Seeded
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
 from ephemeroot.hooks.store import unseeded
@@ -169,7 +169,7 @@ class Adopter:
             )
         operation = next(
             (o for o in self.plan.persist
-             if isinstance(o, Directory | File | Copy) and o.path == path), None
+             if isinstance(o, Seeded) and o.path == path), None
         )  # fmt: skip
         if operation is None:
             self.settled.append(f"{path} is made anew, or put together, by every boot")

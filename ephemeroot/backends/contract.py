@@ -79,8 +79,7 @@ class Rehearsal:
         """The plan's operation with other *settings*, and *values* for other fields. It is for
         whatever root it finds: the throw-away is not the one that the plan was applied for.
         """
-        fields = {name: getattr(self.wipe, name) for name, _, _ in self.wipe.FIELDS}
-        return Wipe(**{**fields, "identity": {}, **values, "settings": settings})
+        return self.wipe.changed(**{"identity": {}, **values, "settings": settings})
 
     def words(self, wipe: Wipe) -> list[str]:
         """What the kernel command line says of the root that is to be made fresh."""

@@ -63,4 +63,5 @@ def _made_fresh(record: Path) -> list[Wipe]:
 
 def _wipe(facts: dict[str, Any]) -> Wipe:
     keys = ("target", "wiper", "attribute", "settings")
-    return Wipe(**{key: facts.get(key) for key in keys})
+    values: dict[str, Any] = {key: facts.get(key) for key in keys}
+    return Wipe(**values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -14,15 +13,13 @@ from pathlib import Path
 from ephemeroot import terminal
 from ephemeroot.base import package_changes, package_managers, package_record
 from ephemeroot.base.command import IN_BASE
-from ephemeroot.cli import access
+from ephemeroot.cli import access, output
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.config import Configuration, Machine, read
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.plan import applied, foreign
 
-FORMAT = "ephemeroot-package-change"
-VERSION = 1
 REFUSED = 10
 
 UNIT = "ephemeroot-packages.service"
@@ -107,8 +104,7 @@ def _after(arguments: argparse.Namespace, policy: str) -> None:
         _say(f"ephemeroot: the next boot forgets this change of packages ({error.message})")
         return
     if arguments.json:
-        document = {"format": FORMAT, "version": VERSION, "packages": package_record.to_json(found)}
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        output.print_json("package-change", {"packages": package_record.to_json(found)})
         return
     line = f"ephemeroot: {package_record.describe(found)}"
     if found and policy == "both":

@@ -20,10 +20,7 @@ from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.operations.copies import Copy
-from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.files import File
-from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operation import Persisted
 from ephemeroot.linux import paths
 from ephemeroot.machine.accounts import Accounts, User
 from ephemeroot.machine.facts import Machine
@@ -363,7 +360,7 @@ def _applied(machine: Machine) -> dict[tuple[str, str], str]:
     return {
         (operation.store, operation.path): operation.source
         for operation in plan.persist
-        if isinstance(operation, Directory | File | Copy | Overlay)
+        if isinstance(operation, Persisted)
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks.guards import fsck
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import data
 from ephemeroot.image.tree import Tree
@@ -61,6 +60,8 @@ class Device:
     def __init__(self, spec: str, kind: str, timeout: int) -> None:
         self.path = link(spec)
         self.timeout = timeout
+        from ephemeroot.hooks.guards import fsck  # only an image has use for it
+
         self.check = fsck.is_checked(kind)
 
     @property

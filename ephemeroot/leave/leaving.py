@@ -19,8 +19,7 @@ from pathlib import Path
 from ephemeroot.config import sources
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks import records
-from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.linkable import Linkable
 from ephemeroot.hooks.operations.overlays import Overlay
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
@@ -238,7 +237,7 @@ def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
     adopted = [
         o
         for o in configured.persist
-        if isinstance(o, Directory | File)
+        if isinstance(o, Linkable)
         and o.path not in known
         and o.store in there
         and _is_bound(root, o)
@@ -246,7 +245,7 @@ def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
     return plan.changed(persist=[*plan.persist, *adopted])
 
 
-def _is_bound(root: Path, operation: Directory | File) -> bool:
+def _is_bound(root: Path, operation: Linkable) -> bool:
     try:
         live = root / operation.path.lstrip("/")
         return live.samefile(root / operation.store.lstrip("/") / operation.source)

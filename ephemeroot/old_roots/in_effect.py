@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operation import Operation, Persisted
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory
 from ephemeroot.hooks.operations.files import File
@@ -21,8 +21,6 @@ from ephemeroot.hooks.records import MARKER
 from ephemeroot.hooks.store import accounts
 from ephemeroot.linux import mountinfo, paths, workshop
 from ephemeroot.linux.mountinfo import Mount
-
-Declared = Directory | File | Copy | Overlay
 
 _KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link"}
 _COPY = 'use method = "copy" for a file that programs replace'
@@ -52,7 +50,7 @@ def look(root: str, operations: Iterable[tuple[Operation, str]]) -> list[NotInEf
         found = [
             _Look(root, top, mounts, operation, result).run()
             for operation, result in operations
-            if isinstance(operation, Declared) and not result.startswith("failed")
+            if isinstance(operation, Persisted) and not result.startswith("failed")
         ]
     finally:
         os.close(top)
@@ -63,7 +61,7 @@ class _Look:
     """The look at one path."""
 
     def __init__(
-        self, root: str, top: int, mounts: list[Mount], operation: Declared, result: str
+        self, root: str, top: int, mounts: list[Mount], operation: Persisted, result: str
     ) -> None:
         self.root = root
         self.top = top
@@ -100,7 +98,7 @@ class _Look:
 
     def _is_link(self) -> bool:
         """Whether this boot has made a link."""
-        method = self.operation.method if isinstance(self.operation, Directory | File) else ""
+        method = getattr(self.operation, "method", "")
         if "bound" in self.result:  # where a link could not replace what the base has
             return False
         return method == "symlink" or "link" in self.result

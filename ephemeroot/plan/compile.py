@@ -248,15 +248,16 @@ def _entry(entry: Declared, labels: Labels) -> Operation:
             initial=entry.initial,
             required=entry.required,
         )
+    owner = entry.owner.over(Owner(0, 0, 0o755))
     return Directory(
         path=entry.path,
         store=entry.store,
         source=source,
         method=entry.method,
         options=options,
-        user=entry.owner.user,
-        group=entry.owner.group,
-        mode=entry.owner.mode,
+        user=owner.user,
+        group=owner.group,
+        mode=owner.mode,
         initial=entry.initial,
         required=entry.required,
         label=labels.of_directory(entry.path),

@@ -17,10 +17,8 @@ from ephemeroot import amounts
 from ephemeroot.config.declared import OURS
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import limits
-from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.operations.copies import Copy
+from ephemeroot.hooks.operation import Operation, Seeded
 from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.parents import Parents
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import bounds, mountinfo, paths, walk
@@ -70,7 +68,7 @@ def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
     bare = _keeps_nothing(plan)
     found = []
     for operation in plan.persist:
-        if not isinstance(operation, Directory | File | Copy) or operation.initial != "previous":
+        if not isinstance(operation, Seeded) or operation.initial != "previous":
             continue
         store = root / operation.store.lstrip("/")
         live = root / operation.path.lstrip("/")

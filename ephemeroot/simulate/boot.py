@@ -10,10 +10,7 @@ from ephemeroot.backends.contract import Rehearsal
 from ephemeroot.hooks import persist
 from ephemeroot.hooks import wipe as wipe_stage
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.operations.copies import Copy
-from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operation import Operation, Seeded
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
@@ -65,9 +62,8 @@ class SimulatedBoot:
                 self.environment.notes.append(f"{wipe.target} is made fresh at boot, and not here")
 
     def _persisted(self, operation: Operation) -> Operation:
-        if isinstance(operation, Directory | File | Copy) and operation.path in self.oversized:
-            values = {name: getattr(operation, name) for name, _, _ in operation.FIELDS}
-            return type(operation)(**{**values, "initial": "empty"})
+        if isinstance(operation, Seeded) and operation.path in self.oversized:
+            return operation.changed(initial="empty")
         return operation
 
     def _command_line(self, wipe: Wipe) -> str:

@@ -75,14 +75,9 @@ class Environment:
         point = self.run / "volumes" / volume.name
         point.mkdir(parents=True)
         below = self._mount_read_only(volume)
-        values: dict[str, object] = {
-            "mount_point": volume.mount_point,
-            "name": volume.name,
-            "device": volume.device,
-        }
         if not layered:
             mounts.attach_at(below, str(point))
-            return Volume(**values, type=volume.type)
+            return volume.changed(options=[])
         lower = self.folder / "lower" / volume.name
         upper, work = (self.folder / kind / volume.name for kind in ("upper", "work"))
         for folder in (lower, upper, work):
@@ -93,7 +88,7 @@ class Environment:
         upper.chmod(stat.S_IMODE(status.st_mode))
         layers = [f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}"]
         mounts.attach_at(mounts.create("overlay", "overlay", layers), str(point))
-        return Volume(**values, type="overlay")
+        return volume.changed(type="overlay", options=[])
 
     def _mount_read_only(self, volume: Volume) -> int:
         """A mount of the volume that cannot be written to: a copy of the one that is there,

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from ephemeroot.config.checks import access
 from ephemeroot.config.syntax import clean
-from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.linkable import Linkable
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.store import order
 from ephemeroot.linux import paths
@@ -44,7 +43,7 @@ def look(root: int, plan: Plan, accounts: Accounts) -> Iterator[Closed]:
     """One for each declared path of a user that the user does not reach in the open *root*."""
     groups = {user.uid: user.gid for user in accounts.users.values()}
     for operation in plan.persist:
-        if not isinstance(operation, Directory | File):
+        if not isinstance(operation, Linkable):
             continue
         path = operation.path
         user = plan.owner(path)

@@ -10,6 +10,7 @@ from typing import Any
 from ephemeroot import terminal
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
+from ephemeroot.hooks.operation import Persisted
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.old_roots import in_effect
 from ephemeroot.old_roots.in_effect import NotInEffect
@@ -38,7 +39,7 @@ def look(root: Path, boot: BootReport | None = None) -> list[NotInEffect]:
             boot.began("persist"),
         )
         for o, result in done
-        if isinstance(o, in_effect.Declared) and result.startswith("failed")
+        if isinstance(o, Persisted) and result.startswith("failed")
     ]  # fmt: skip
     return sorted([*found, *failed], key=lambda one: one.path)
 

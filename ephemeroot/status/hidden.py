@@ -12,8 +12,7 @@ from pathlib import Path
 
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.files import File
+from ephemeroot.hooks.operations.linkable import Linkable
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.linux import paths
 from ephemeroot.status.boot_report import BootReport
@@ -32,7 +31,7 @@ def look(root: Path, boot: BootReport) -> list[str]:
         return []
     found = []
     for operation in plan.persist:
-        if isinstance(operation, Directory | File):
+        if isinstance(operation, Linkable):
             line = f"{operation.describe()}: "
             result = next((one.removeprefix(line) for one in hiding if one.startswith(line)), "")
             place = root / operation.store.lstrip("/") / operation.source

@@ -16,7 +16,7 @@ from binascii import crc32
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.omission import Omission, cannot_take
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Seeded
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.store import (
     accounts,
@@ -42,7 +42,7 @@ _COPY = "copy"
 _WITH_DIRECTORY = "persists with its directory"
 
 
-class Copy(Operation):
+class Copy(Seeded):
     """Have a copy of the store's file or symbolic link ``source`` at ``path``.
 
     ``user``, ``group`` and ``mode`` are for the file when it is seeded; ``None`` keeps
@@ -51,25 +51,6 @@ class Copy(Operation):
     """
 
     KIND = "copy"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("path", "path", REQUIRED),
-        ("store", "path", REQUIRED),
-        ("source", "relative path", REQUIRED),
-        ("user", "user or group id", None),
-        ("group", "user or group id", None),
-        ("mode", "mode", None),
-        ("initial", "initial", "previous"),
-        ("required", "boolean", False),
-    )
-    __slots__ = ("group", "initial", "mode", "path", "required", "source", "store", "user")
-    path: str
-    store: str
-    source: str
-    user: int | None
-    group: int | None
-    mode: int | None
-    initial: str
-    required: bool
 
     def describe(self) -> str:
         return f"copy file {self.path} from {self.store}, and back when it changes"

@@ -7,7 +7,7 @@ import stat
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import tree
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Operation, field
 from ephemeroot.hooks.operations.linkable import Linkable
 from ephemeroot.hooks.store import nesting, replaced, seed, unseeded
 from ephemeroot.linux import mounts, paths
@@ -15,6 +15,8 @@ from ephemeroot.linux import mounts, paths
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
+
+METHODS = ("bind", "symlink")
 
 _READ = os.O_RDONLY | os.O_DIRECTORY
 
@@ -33,29 +35,15 @@ class Parent(Operation):
     """
 
     KIND = "parent"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("path", "path", REQUIRED),
-        ("store", "path", REQUIRED),
-        ("source", "relative path", REQUIRED),
-        ("user", "user or group id", 0),
-        ("group", "user or group id", 0),
-        ("mode", "mode", 0o755),
-        ("explicit", "boolean", False),
-        ("store_only", "boolean", False),
-        ("label", "text", None),
-    )
-    __slots__ = (
-        "explicit", "group", "label", "mode", "path", "source", "store", "store_only", "user",
-    )  # fmt: skip
-    path: str
-    store: str
-    source: str
-    user: int
-    group: int
-    mode: int
-    explicit: bool
-    store_only: bool
-    label: str | None
+    path: str = field("absolute path", "the directory in the new root")
+    store: str = field("absolute path", "the store that has it, too")
+    source: str = field("path", "where the store has it, from the top of the store")
+    user: int = field("user or group id", "owner of a new one", default=0)
+    group: int = field("user or group id", "group of a new one", default=0)
+    mode: int = field("mode", "mode of a new one", default=0o755)
+    explicit: bool = field("boolean", "owner and mode were asked for", default=False)
+    store_only: bool = field("boolean", "the root's is another store's", default=False)
+    label: str | None = field("text", "the SELinux policy's label for it", default=None)
 
     def describe(self) -> str:
         what = f"{self.path} in the store {self.store}" if self.store_only else self.path
@@ -125,34 +113,11 @@ class Directory(Linkable):
     """Put the store's directory ``source`` at ``path``, by ``method`` bind or symlink."""
 
     KIND = "directory"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("path", "path", REQUIRED),
-        ("store", "path", REQUIRED),
-        ("source", "relative path", REQUIRED),
-        ("method", "method", "bind"),
-        ("options", "list of strings", []),
-        ("user", "user or group id", 0),
-        ("group", "user or group id", 0),
-        ("mode", "mode", 0o755),
-        ("initial", "initial", "previous"),
-        ("required", "boolean", False),
-        ("label", "text", None),
-    )
-    __slots__ = (
-        "group", "initial", "label", "method", "mode", "options", "path", "required", "source",
-        "store", "user",
-    )  # fmt: skip
-    path: str
-    store: str
-    source: str
-    method: str
-    options: list[str]
-    user: int
-    group: int
-    mode: int
-    initial: str
-    required: bool
-    label: str | None
+    user: int = field("user or group id", "owner of a new one", default=0)
+    group: int = field("user or group id", "group of a new one", default=0)
+    mode: int = field("mode", "mode of a new one", default=0o755)
+    method: str = field(METHODS, "how the root gets it", default=METHODS[0])
+    label: str | None = field("text", "the SELinux policy's label for it", default=None)
 
     def describe(self) -> str:
         options = f" ({','.join(self.options)})" if self.options else ""

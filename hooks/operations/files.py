@@ -7,7 +7,7 @@ import stat
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import tree
-from ephemeroot.hooks.operation import REQUIRED
+from ephemeroot.hooks.operation import field
 from ephemeroot.hooks.operations.directories import attach_bind, bind_shown
 from ephemeroot.hooks.operations.linkable import Linkable
 from ephemeroot.hooks.store import nesting, order, replaced, seed, unseeded
@@ -16,6 +16,9 @@ from ephemeroot.linux import paths
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
+
+
+METHODS = ("auto", "bind", "symlink")
 
 
 class File(Linkable):
@@ -28,32 +31,7 @@ class File(Linkable):
     """
 
     KIND = "file"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("path", "path", REQUIRED),
-        ("store", "path", REQUIRED),
-        ("source", "relative path", REQUIRED),
-        ("method", "method", "auto"),
-        ("options", "list of strings", []),
-        ("user", "user or group id", None),
-        ("group", "user or group id", None),
-        ("mode", "mode", None),
-        ("initial", "initial", "previous"),
-        ("required", "boolean", False),
-    )
-    __slots__ = (
-        "group", "initial", "method", "mode", "options", "path", "required", "source", "store",
-        "user",
-    )  # fmt: skip
-    path: str
-    store: str
-    source: str
-    method: str
-    options: list[str]
-    user: int | None
-    group: int | None
-    mode: int | None
-    initial: str
-    required: bool
+    method: str = field(METHODS, "how the root gets it", default=METHODS[0])
 
     def describe(self) -> str:
         options = f" ({','.join(self.options)})" if self.options else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ephemeroot.hooks import tree
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Operation, field
 from ephemeroot.linux import utab
 
 TYPE_CHECKING = False
@@ -15,13 +15,8 @@ class Hide(Operation):
     """Give the mounts at ``paths`` the options that only user space reads."""
 
     KIND = "hide"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("paths", "list of paths", REQUIRED),
-        ("options", "list of strings", ["x-gvfs-hide"]),
-    )
-    __slots__ = ("options", "paths")
-    paths: list[str]
-    options: list[str]
+    paths: list[str] = field("absolute paths", "mount points")
+    options: list[str] = field("strings", "the options that are written", default=["x-gvfs-hide"])
 
     def describe(self) -> str:
         return f"mark {len(self.paths)} mounts {','.join(self.options)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ephemeroot.hooks.operation import Operation
+from ephemeroot.hooks.operation import Seeded, field
 from ephemeroot.hooks.store import nesting, replaced, seed
 
 TYPE_CHECKING = False
@@ -10,15 +10,12 @@ if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
 
-class Linkable(Operation):
+class Linkable(Seeded):
     """Before the wipe, the store gets what a program has put in the place of the link, or is seeded
     if it has nothing for the path yet.
     """
 
-    __slots__ = ()
-    path: str
-    store: str
-    source: str
+    options: list[str] = field("strings", "options of the bind", default=[])
 
     def kinds(self, stage: Stage) -> tuple[int, ...]:
         """What can be seeded, as types of files (``stat.S_IFREG``)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Operation, field
 from ephemeroot.hooks.store import machine_id_file, nesting
 from ephemeroot.hooks.store.machine_id_file import PATH
 
@@ -29,18 +29,10 @@ class MachineId(Operation):
     """
 
     KIND = "machine-id"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("store", "path", REQUIRED),
-        ("source", "relative path", "etc/machine-id"),
-        ("first_boot", "boolean", False),
-        ("required", "boolean", False),
-    )
-    __slots__ = ("first_boot", "required", "source", "store")
-    path = PATH
-    store: str
-    source: str
-    first_boot: bool
-    required: bool
+    store: str = field("absolute path", "the store that keeps it")
+    source: str = field("path", "where the store has it", default="etc/machine-id")
+    first_boot: bool = field("boolean", "systemd makes it, once", default=False)
+    required: bool = field("boolean", "the boot fails if this does", default=False)
 
     def describe(self) -> str:
         return f"copy {PATH} from {self.store}"

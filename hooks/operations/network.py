@@ -12,7 +12,7 @@ import errno
 import time
 
 from ephemeroot.errors import StoreMissing
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Operation, field
 from ephemeroot.linux import mounts
 
 TYPE_CHECKING = False
@@ -31,17 +31,10 @@ class Network(Operation):
     """Bring up ``interface`` with ``addresses`` (``10.0.0.2/24``) and default ``gateways``."""
 
     KIND = "network"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("interface", "text", REQUIRED),
-        ("addresses", "list of strings", REQUIRED),
-        ("gateways", "list of strings", []),
-        ("timeout", "number of seconds", 90),
-    )
-    __slots__ = ("addresses", "gateways", "interface", "timeout")
-    interface: str
-    addresses: list[str]
-    gateways: list[str]
-    timeout: int
+    interface: str = field("text", "the interface, by name or MAC address")
+    addresses: list[str] = field("strings", "its addresses, with the length of their networks")
+    gateways: list[str] = field("strings", "the default routers", default=[])
+    timeout: int = field("seconds", "how long to wait for it; 0: no end", default=90)
 
     def describe(self) -> str:
         gateway = f", gateway {', '.join(self.gateways)}" if self.gateways else ""

@@ -7,7 +7,7 @@ from binascii import crc32
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import tree
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Persisted, field
 from ephemeroot.hooks.operations.directories import make_in_root
 from ephemeroot.hooks.store import nesting, seed
 from ephemeroot.linux import mounts, paths
@@ -28,7 +28,7 @@ _HELD = (
 )
 
 
-class Overlay(Operation):
+class Overlay(Persisted):
     """Mount an overlay at ``path``: the store's ``source`` above, the root's below.
 
     The directory that overlayfs works in lies beside ``source`` in the store. Nothing is
@@ -37,27 +37,8 @@ class Overlay(Operation):
     """
 
     KIND = "overlay"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("path", "path", REQUIRED),
-        ("store", "path", REQUIRED),
-        ("source", "relative path", REQUIRED),
-        ("options", "list of strings", []),
-        ("user", "user or group id", None),
-        ("group", "user or group id", None),
-        ("mode", "mode", None),
-        ("required", "boolean", False),
-        ("label", "text", None),
-    )
-    __slots__ = ("group", "label", "mode", "options", "path", "required", "source", "store", "user")
-    path: str
-    store: str
-    source: str
-    options: list[str]
-    user: int | None
-    group: int | None
-    mode: int | None
-    required: bool
-    label: str | None
+    options: list[str] = field("strings", "options of the mount", default=[])
+    label: str | None = field("text", "the SELinux policy's label for it", default=None)
 
     def describe(self) -> str:
         options = f" ({','.join(self.options)})" if self.options else ""

@@ -13,8 +13,8 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks import records, tree
-from ephemeroot.hooks.guards import fsck, ownership, waiting
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.guards import ownership, waiting
+from ephemeroot.hooks.operation import Operation, field
 from ephemeroot.hooks.operations import network
 from ephemeroot.linux import dataset_keys, devices, mountinfo, mounts, paths, programs
 
@@ -35,21 +35,12 @@ class Volume(Operation):
     """Mount ``device`` privately; ``name`` is its directory below the run directory."""
 
     KIND = "volume"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("mount_point", "path", REQUIRED),
-        ("name", "name", REQUIRED),
-        ("device", "text", REQUIRED),
-        ("type", "text", REQUIRED),
-        ("options", "list of strings", []),
-        ("timeout", "number of seconds", 90),
-    )
-    __slots__ = ("device", "mount_point", "name", "options", "timeout", "type")
-    mount_point: str
-    name: str
-    device: str
-    type: str
-    options: list[str]
-    timeout: int
+    mount_point: str = field("absolute path", "where the new root has it")
+    name: str = field("name", "its directory under the run directory")
+    device: str = field("text", "the device or share, as mount(8) takes it")
+    type: str = field("text", "the filesystem's type")
+    options: list[str] = field("strings", "mount options", default=[])
+    timeout: int = field("seconds", "how long to wait for the device; 0: no end", default=90)
 
     def describe(self) -> str:
         shown = [f"{o.partition('=')[0]}=***" if network.is_secret(o) else o for o in self.options]
@@ -69,6 +60,8 @@ class Volume(Operation):
             return "mounted"
         source = self._source(stage)
         if stage.check and self.type not in _NOWHERE:
+            from ephemeroot.hooks.guards import fsck  # with systemd, units check
+
             fsck.require_sound(self.type, source)
         os.makedirs(point, 0o700, exist_ok=True)
         if self.type == "zfs":
@@ -212,17 +205,10 @@ class Store(Operation):
     """Require that ``below`` in ``volume`` is the store with the marker ``id``."""
 
     KIND = "store"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("path", "path", REQUIRED),
-        ("volume", "name", REQUIRED),
-        ("below", "relative path", ""),
-        ("id", "text", REQUIRED),
-    )
-    __slots__ = ("below", "id", "path", "volume")
-    path: str
-    volume: str
-    below: str
-    id: str
+    path: str = field("absolute path", "the store, as the new root has it")
+    volume: str = field("name", "the volume that it is on")
+    below: str = field("path", "where it is on the volume", default="")
+    id: str = field("text", "what its marker says")
 
     def describe(self) -> str:
         return f"require that {self.path} is the store {self.id}"
@@ -256,13 +242,8 @@ class Attach(Operation):
     """Attach the private mount of ``volume`` at ``mount_point`` under the new root."""
 
     KIND = "attach"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("mount_point", "path", REQUIRED),
-        ("volume", "name", REQUIRED),
-    )
-    __slots__ = ("mount_point", "volume")
-    mount_point: str
-    volume: str
+    mount_point: str = field("absolute path", "where the new root gets it")
+    volume: str = field("name", "the volume, by its private directory")
 
     def describe(self) -> str:
         return f"attach the volume {self.mount_point}"

@@ -8,11 +8,11 @@ import time
 
 from ephemeroot.errors import Damaged, EphemerootError, Refused
 from ephemeroot.hooks.guards import clock, ownership, proofs
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Operation, field
 from ephemeroot.hooks.operations import remount
 from ephemeroot.hooks.stage import FALLBACK, WIPED
 from ephemeroot.hooks.store import booted
-from ephemeroot.linux import devices
+from ephemeroot.linux import devices, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,23 +32,13 @@ class Wipe(Operation):
     """
 
     KIND = "wipe"
-    FIELDS: tuple[tuple[str, str, object], ...] = (
-        ("target", "path", REQUIRED),
-        ("wiper", "name", REQUIRED),
-        ("attribute", "text", REQUIRED),
-        ("device", "text", None),
-        ("subvolume", "relative path", None),
-        ("settings", "table", {}),
-        ("identity", "table", {}),
-    )
-    __slots__ = ("attribute", "device", "identity", "settings", "subvolume", "target", "wiper")
-    target: str
-    wiper: str
-    attribute: str
-    device: str | None
-    subvolume: str | None
-    settings: dict[str, object]
-    identity: dict[str, object]
+    target: str = field("absolute path", "the mount point: /, or that of a volume")
+    wiper: str = field("name", "the wiper's name in the configuration")
+    attribute: str = field("text", "the wiper's class, as module:attribute")
+    device: str | None = field("text", "the device; else root= names it", default=None)
+    subvolume: str | None = field("path", "the root's name on it; else rootflags=", default=None)
+    settings: dict[str, object] = field("table", "the wiper's own options", default={})
+    identity: dict[str, object] = field("table", "the root that it was applied for", default={})
 
     def leaves_nothing(self, stage: Stage) -> bool:
         """Whether the machine has no root but the one that this makes: none can be kept."""
@@ -68,7 +58,6 @@ class Wipe(Operation):
 
     def load(self) -> Wiper:
         """The wiper with its settings. Raises ``Damaged`` if its code is not there."""
-        from ephemeroot.wipers import options
         from ephemeroot.wipers.contract import Wiper
 
         module, _, name = self.attribute.partition(":")
@@ -87,7 +76,7 @@ class Wipe(Operation):
             ) from error
         if not isinstance(wiper, Wiper):
             raise Damaged(f"{self.attribute} is no wiper")
-        if wrong := options.wrong_type(wiper.OPTIONS, wiper.settings):
+        if wrong := values.misfit(wiper.OPTIONS, wiper.settings):
             value = wiper.settings[wrong]
             raise Damaged(f"the wiper {self.wiper} cannot have {wrong} = {value!r}")
         return wiper

@@ -26,7 +26,7 @@ from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks import records
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.guards import resume
-from ephemeroot.hooks.operation import REQUIRED, Operation
+from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
@@ -37,6 +37,7 @@ from ephemeroot.hooks.operations.volumes import Attach, Store
 from ephemeroot.hooks.plan import PERSIST_STAGE, WIPE_STAGE, Plan
 from ephemeroot.hooks.store import renames, request
 from ephemeroot.leave import completion, leaving
+from ephemeroot.linux.values import REQUIRED
 from ephemeroot.machine.facts import read_store_id
 from ephemeroot.plan import stores
 from ephemeroot.status import boot_report
@@ -281,8 +282,8 @@ def test_each_kind_of_operation_is_in_the_rich_plan() -> None:
 @pytest.mark.parametrize("kind", [*WIPE_STAGE.values(), *PERSIST_STAGE.values()])
 @given(data=st.data())
 def test_an_operation_of_any_fields(kind: type[Operation], data: st.DataObject) -> None:
-    required = [name for name, _, default in kind.FIELDS if default is REQUIRED]
-    keys = st.sampled_from([*(name for name, _, _ in kind.FIELDS), *odd_values.KEYS])
+    required = [field.name for field in kind.FIELDS if field.default is REQUIRED]
+    keys = st.sampled_from([*(field.name for field in kind.FIELDS), *odd_values.KEYS])
     values: dict[str, Any] = data.draw(st.dictionaries(keys, st.sampled_from(odd_values.ODD)))
     values = dict.fromkeys(required, "/x") | values
     raw = with_checksum(

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
-from ephemeroot.hooks.operation import is_path, is_relative
 from ephemeroot.hooks.operations.directories import Directory
 from ephemeroot.hooks.operations.volumes import Store, Volume
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.linux.values import is_path, is_relative
 
 ABSENT = "UUID=00000000-1111-2222-3333-444444444444"
 

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import btrfsutil
 import pytest
@@ -292,7 +293,7 @@ def test_where_the_first_content_comes_from(
         write(root, text)
         assert not lived or Btrfs({}).mark_lived(str(root))
         machine.next_boot()
-    values = {"store": STORE, "initial": initial}
+    values: dict[str, Any] = {"store": STORE, "initial": initial}
     machine.persist += [
         Directory(path="/srv2", source="srv2", **values),
         File(path="/bound", source="bound", **values),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def wipe(target: str) -> Wipe:
     return Wipe(target=target, wiper="btrfs", attribute=BTRFS, device="LABEL=system")
 
 
-def declared(path: str, name: str) -> dict[str, object]:
+def declared(path: str, name: str) -> dict[str, Any]:
     return {"path": path, "store": f"/{name}", "source": path.lstrip("/")}
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.cmdline import CommandLine
@@ -143,21 +144,21 @@ class Boot:
             image.unlink()
 
 
-def directory(path: str, **values: object) -> Directory:
+def directory(path: str, **values: Any) -> Directory:
     return Directory(path=path, store=STORE, source=path.lstrip("/"), **values)
 
 
-def parent(path: str, **values: object) -> Parent:
+def parent(path: str, **values: Any) -> Parent:
     return Parent(path=path, store=STORE, source=path.lstrip("/"), **values)
 
 
-def file(path: str, **values: object) -> File:
+def file(path: str, **values: Any) -> File:
     return File(path=path, store=STORE, source=path.lstrip("/"), **values)
 
 
-def copy(path: str, **values: object) -> Copy:
+def copy(path: str, **values: Any) -> Copy:
     return Copy(path=path, store=STORE, source=path.lstrip("/"), **values)
 
 
-def overlay(path: str, **values: object) -> Overlay:
+def overlay(path: str, **values: Any) -> Overlay:
     return Overlay(path=path, store=STORE, source=path.lstrip("/"), **values)

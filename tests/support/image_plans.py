@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.directories import Directory
@@ -26,8 +27,8 @@ def wipe(attribute: str = BTRFS) -> Wipe:
     return Wipe(target="/", wiper="btrfs", attribute=attribute, settings=settings)
 
 
-def volume(**values: object) -> Volume:
-    given: dict[str, object] = {
+def volume(**values: Any) -> Volume:
+    given: dict[str, Any] = {
         "mount_point": "/persistent",
         "name": "persistent",
         "device": f"UUID={UUID}",

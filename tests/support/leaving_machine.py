@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from ephemeroot import cli
 from ephemeroot.hooks.operations.copies import Copy
@@ -29,11 +30,11 @@ LEFT = {
 AFTER = LEFT | {"opt/app/shipped": "of the base", "opt/app/added": "in the overlay"}
 
 
-def bind(path: str, **values: object) -> Directory:
+def bind(path: str, **values: Any) -> Directory:
     return Directory(path=path, store=STORE, source=path.lstrip("/"), **values)
 
 
-def file(path: str, **values: object) -> File:
+def file(path: str, **values: Any) -> File:
     return File(path=path, store=STORE, source=path.lstrip("/"), **values)
 
 

@@ -90,7 +90,7 @@ class Disk:
             device=self.device,
             subvolume=self.subvolume,
             settings=self.settings,
-            identity=self.identity,
+            identity=dict(self.identity),
         )
         return Plan(
             wipe=[volume, Store(path=STORE, volume="persistent", id=IDENTITY), wipe],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 from ephemeroot.errors import Refused
 from ephemeroot.hooks.cmdline import CommandLine
@@ -29,7 +30,7 @@ BEGIN, END = "/ephemeroot-begins", "/ephemeroot-ends"
 def operations(name: str, kind: str, user: int) -> list[Operation]:
     """What declares the path *name* in the user's directory."""
     declared = {"directory": Directory, "bind": File}[kind]
-    above = {"user": user, "group": user} if user else {}
+    above: dict[str, Any] = {"user": user, "group": user} if user else {}
     return [
         Parent(path="/home", store=STORE, source="home", **above),
         declared(path=f"/home/{name}", store=STORE, source=f"home/{name}"),

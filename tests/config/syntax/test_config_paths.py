@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Mistake
-from ephemeroot.hooks.operation import is_path
 from ephemeroot.linux import units
+from ephemeroot.linux.values import is_path
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20
