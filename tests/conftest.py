@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+import programs
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -57,6 +59,13 @@ def private_mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", folder], check=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _server_of_programs(private_mounts: None) -> Iterator[None]:
+    """It runs in the mount namespace of this session, and ends with it."""
+    yield
+    programs.close()
+
+
 @pytest.fixture(scope="session")
 def verb_image(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     """The machine of `verb_machine`, in memory: what it writes need not reach a disk."""
@@ -78,11 +87,18 @@ def deep_trees(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["rm", "-rf", tmp_path / name], check=True)
 
 
+@pytest.fixture(scope="session")
+def _readable_package(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ordinary_user import readable_package
+
+    return readable_package(tmp_path_factory.mktemp("package") / "ephemeroot")
+
+
 @pytest.fixture
-def user() -> Iterator[OrdinaryUser]:
+def user(_readable_package: Path) -> Iterator[OrdinaryUser]:
     """The user of `ordinary_user`, with an empty home and an empty store."""
     from ordinary_user import OrdinaryUser
 
-    made = OrdinaryUser()
+    made = OrdinaryUser(_readable_package)
     yield made
     made.close()

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 import proof
-from base_machine import PROGRAM, Machine
+from base_machine import Machine
 from btrfs_image import DEFAULTS, fresh_disk
 from ephemeroot import cli
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers import btrfs
+from programs import PROGRAM
 
 pytestmark = pytest.mark.requires_loop
 

@@ -11,15 +11,15 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import programs
 from btrfs_image import Disk, btrfsutil, subvolume_id, uuid
 from checkout import CHECKOUT
+from programs import PROGRAM
 
 RUNNING = os.uname().release
-PROGRAM = Path(sys.executable).parent / "ephemeroot"
 
 CONFIGURATION = """\
 [root]
@@ -109,10 +109,26 @@ class Machine:
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run ``ephemeroot`` in it."""
         self.disk.sync()
-        return subprocess.run(
-            self.words(str(PROGRAM), *words),
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return programs.run(*words, steps=self._steps())
+
+    def _steps(self) -> list[list[str | int]]:
+        """What `words` does, for `programs`."""
+        root = str(self.folder / "root")
+        layers = f"lowerdir=/usr,upperdir={self.usr}/upper,workdir={self.usr}/work"
+        bind = programs.MS_BIND
+        return [
+            ["namespace"],
+            ["mount", self.disk.loop, root, "btrfs", 0, "subvol=root"],
+            ["mount", "overlay", f"{root}/usr", "overlay", 0, layers],
+            *(["mount", f"/{name}", f"{root}/{name}", "", bind | programs.MS_REC, ""]
+              for name in ("proc", "dev", "sys")),
+            ["mount", "tmpfs", f"{root}/tmp", "tmpfs", 0, ""],
+            ["mount", str(self.run_folder), f"{root}/run", "", bind, ""],
+            ["mkdir", f"{root}{CHECKOUT}"],
+            ["mount", str(CHECKOUT), f"{root}{CHECKOUT}", "", bind | programs.MS_REC, ""],
+            ["mount", str(self.boot), f"{root}/boot", "", bind, ""],
+            ["chroot", root],
+        ]  # fmt: skip
 
     def base(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run ``ephemeroot base`` in it."""

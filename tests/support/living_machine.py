@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import btrfsutil
 
+import programs
 from btrfs_image import DEFAULTS, NOON, Disk, fresh_disk, mounted
 from ephemeroot.hooks import records
 from ephemeroot.hooks.operation import Operation
@@ -28,7 +28,6 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.contract import Boot
 
-PROGRAM = Path(sys.executable).parent / "ephemeroot"
 IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
 STORE = "/persistent"
 ATTRIBUTE = "ephemeroot.wipers.btrfs:Btrfs"
@@ -128,11 +127,10 @@ class LivingMachine:
         codes = []
         self.root.mkdir(exist_ok=True)
         for stage in ("wipe", "persist"):
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "ephemeroot.hooks", stage, "--plan",
-                 base / "booted.json", "--target", self.root, "--run", run, "--cmdline",
-                 f"root={self.disk.loop} rootflags=subvol=root ro {words}"],
-                capture_output=True, text=True, check=False,
+            done = programs.run(
+                stage, "--plan", base / "booted.json", "--target", self.root, "--run", run,
+                "--cmdline", f"root={self.disk.loop} rootflags=subvol=root ro {words}",
+                program="stage",
             )  # fmt: skip
             codes.append(done.returncode)
             if stage == "wipe":
@@ -149,11 +147,8 @@ class LivingMachine:
         if self.root.is_dir() and os.path.ismount(self.root):
             subprocess.run(["umount", "-R", self.root], check=True)
 
-    def call(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-        given: dict[str, Any] = {
-            "capture_output": True, "text": True, "check": False, "stdin": subprocess.DEVNULL,
-        }  # fmt: skip
-        return subprocess.run([PROGRAM, "--root", self.root, *words], **{**given, **options})
+    def call(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return programs.run("--root", self.root, *words)
 
     def json(self, *words: str | Path) -> Any:
         done = self.call(*words, "--json")

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import ephemeroot
+import programs
 
 NEEDS = [
     pytest.mark.requires_root,
@@ -38,6 +39,10 @@ HOME = f"/home/{NAME}"
 STORE = f"/mnt/persistent/home/{NAME}"
 CONFIGURATION = f"{HOME}/.config/ephemeroot/home.toml"
 PROGRAM = "/mnt/bin/ephemeroot"
+
+ENVIRONMENT = {
+    "HOME": HOME, "USER": NAME, "LANG": "C.UTF-8", "PATH": "/mnt/bin:/usr/local/bin:/usr/bin:/bin",
+}  # fmt: skip
 
 # SIGCHLD is ignored by the first process, so that the kernel itself buries orphans.
 SET_UP = f"""
@@ -62,9 +67,13 @@ exec sleep infinity
 
 
 class OrdinaryUser:
-    """The user ``talyz`` with an empty home and an empty store."""
+    """The user ``talyz`` with an empty home and an empty store.
 
-    def __init__(self) -> None:
+    *package* is a copy of the program that every user may read; see `readable_package`.
+    """
+
+    def __init__(self, package: Path) -> None:
+        self.package = package
         self._outside = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private",
              "--kill-child", "sh", "-c", SET_UP],
@@ -93,10 +102,8 @@ class OrdinaryUser:
         interpreter = os.path.realpath(sys.executable)
         if self.sh(f"'{interpreter}' -c ''", check=False).returncode != 0:
             pytest.skip(f"needs a Python that every user may run: {interpreter} is private")
-        package = Path(ephemeroot.__path__[0])
-        # With the byte code of tools/setup: this user cannot write any, and each start would
-        # compile every module.
-        shutil.copytree(package, self.outside("/mnt/lib/ephemeroot"))
+        self.outside("/mnt/lib/ephemeroot").mkdir()
+        self.as_root(f"mount --bind {self.package} /mnt/lib/ephemeroot")
         program = self.outside(PROGRAM)
         program.write_text(
             f"#!{interpreter} -IB\nimport sys\nsys.path.insert(0, '/mnt/lib')\n"
@@ -106,10 +113,7 @@ class OrdinaryUser:
 
     def command(self, words: Sequence[str], environment: dict[str, str]) -> list[str]:
         """What runs *words* in the namespace as the user."""
-        variables = {
-            "HOME": HOME, "USER": NAME, "LANG": "C.UTF-8",
-            "PATH": "/mnt/bin:/usr/local/bin:/usr/bin:/bin", **environment,
-        }  # fmt: skip
+        variables = {**ENVIRONMENT, **environment}
         return [
             "nsenter", f"--target={self.first}", "--mount", "--pid", f"--wdns={HOME}",
             "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all",
@@ -153,14 +157,23 @@ class OrdinaryUser:
         self, *arguments: str, rc: int = 0, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """``ephemeroot home …``, which must end with *rc* and without a traceback."""
-        done = self.run(PROGRAM, "home", *arguments, check=False, environment=environment)
+        done = self._program("home", *arguments, environment=environment or {})
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == rc, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
+    def _program(
+        self, *words: str, environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``ephemeroot WORDS`` as the user."""
+        return programs.run(
+            *words, name=PROGRAM, env={**ENVIRONMENT, **environment},
+            steps=[["enter", self.first], ["user", UID, HOME]],
+        )  # fmt: skip
+
     def status(self) -> dict[str, str]:
         """The condition of each entry by its path below the home, as ``status`` has it."""
-        done = self.run(PROGRAM, "home", "status", "--json", check=False)
+        done = self._program("home", "status", "--json", environment={})
         content: dict[str, Any] = json.loads(done.stdout)
         assert (content["format"], content["version"]) == ("ephemeroot-home-status", 1)
         return {
@@ -217,6 +230,16 @@ class OrdinaryUser:
         done = self.run("find", top, "-mindepth", "1", "-printf", r"%P %l\n")
         lines = [line.strip() for line in done.stdout.splitlines()]
         return sorted(line for line in lines if not line.startswith(".config"))
+
+
+def readable_package(folder: Path) -> Path:
+    """A copy of the program in the new *folder*.
+
+    With the byte code of tools/setup: this user cannot write any, and each start would compile
+    every module.
+    """
+    shutil.copytree(Path(ephemeroot.__path__[0]), folder)
+    return folder
 
 
 def wait_until(condition: Any, what: str, seconds: float = 120) -> None:

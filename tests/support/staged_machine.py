@@ -10,6 +10,7 @@ from pathlib import Path
 
 import btrfsutil
 
+import programs
 from btrfs_image import DEFAULTS
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.directories import Directory, Parent
@@ -22,6 +23,9 @@ from ephemeroot.hooks.plan import Plan
 STORE = "/persistent"
 IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
 MACHINE_ID = "00112233445546778899aabbccddeeff"
+
+ENTRY = ("-m", "ephemeroot.hooks")
+"""What an interpreter that is started for a stage is told to run."""
 
 
 class Machine:
@@ -87,20 +91,21 @@ class Machine:
         stage: str,
         words: str = "",
         *,
-        entry: tuple[str, ...] = ("-m", "ephemeroot.hooks"),
+        entry: tuple[str, ...] | None = None,
         tracer: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         (self.base / "plan.json").write_bytes(self.plan().dump())
         (self.base / "sysroot").mkdir(exist_ok=True)
+        given: list[str | Path] = [
+            stage, "--plan", self.base / "plan.json", "--target", self.base / "sysroot",
+            "--run", self.run, "--verbose",
+            "--cmdline", f"root={self.loop} rootflags=subvol=root ro {words}",
+        ]  # fmt: skip
+        if entry is None and not tracer:
+            return programs.run(*given, program="stage")
         return subprocess.run(
-            [
-                *tracer, sys.executable, "-P", *entry, stage, "--plan", self.base / "plan.json",
-                "--target", self.base / "sysroot", "--run", self.run, "--verbose",
-                "--cmdline", f"root={self.loop} rootflags=subvol=root ro {words}",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
+            [*tracer, sys.executable, "-P", *(entry or ENTRY), *given],
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     @property

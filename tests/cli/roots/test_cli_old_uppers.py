@@ -6,13 +6,13 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import programs
 from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
@@ -24,7 +24,6 @@ from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 
-PROGRAM = Path(sys.executable).parent / "ephemeroot"
 # Not the days of test_upper_history.py: an old upper that is mounted is known by its name, in
 # every mount namespace, and the tests run side by side.
 MORNING = NOON - 7 * DAY
@@ -64,10 +63,7 @@ class Booted:
         subprocess.run(["mount", "--bind", self.machine.volume, where], check=True)
 
     def call(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PROGRAM, "--root", self.root, *words],
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return programs.run("--root", self.root, *words)
 
     def json(self, *words: str | Path) -> Any:
         done = self.call(*words, "--json")

@@ -15,7 +15,8 @@ from pathlib import Path
 import btrfsutil
 import pytest
 
-from living_machine import DAY, NOON, PROGRAM, LivingMachine, living_machine
+from living_machine import DAY, NOON, LivingMachine, living_machine
+from programs import PROGRAM
 
 pytestmark = [
     pytest.mark.requires_loop,
@@ -287,7 +288,10 @@ def test_a_bar_on_a_terminal(machine: LivingMachine, tmp_path: Path) -> None:
         (old / "large").write_bytes(os.urandom(1 << 20) * 30)
         ours, theirs = pty.openpty()
         words = ["roots", "restore", "/large", "--from", STEM, "--to", str(other)]
-        done = machine.call(*words, stderr=theirs, stdout=subprocess.PIPE, capture_output=False)
+        done = subprocess.run(
+            [PROGRAM, "--root", machine.root, *words], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=theirs,
+        )  # fmt: skip
         os.close(theirs)
         seen = os.read(ours, 1 << 16).decode()
         os.close(ours)

@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ from typing import Any
 import btrfsutil
 import pytest
 
+import programs
 from btrfs_image import DEFAULTS, Disk, fresh_disk, mounted
 from ephemeroot.hooks.operations.volumes import Store, Volume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mountinfo
 from ephemeroot.wipers import marks
+from programs import PROGRAM
 
 pytestmark = pytest.mark.requires_loop
 
-PROGRAM = Path(sys.executable).parent / "ephemeroot"
 IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
 
 OLD = ("2024-01-01T00-00-00Z.keep", "2024-01-02T00-00-00Z", "2024-01-03T00-00-00Z")
@@ -80,10 +80,7 @@ class Installed:
         )  # fmt: skip
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PROGRAM, "--root", self.root, *words],
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return programs.run("--root", self.root, *words)
 
     def old(self, directory: str = "old_roots") -> list[str]:
         return sorted(os.listdir(self.disk.top / directory))

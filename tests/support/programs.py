@@ -1,0 +1,106 @@
+"""The project's programs as tests start them: forks of one process that has imported them all.
+
+`run` is what ``subprocess.run`` is for the installed program, in a tenth of the time: each is a
+process of its own, with its own environment, descriptors, working directory and, if asked for,
+namespaces. What a start itself does (options of the interpreter, which modules are imported) is
+tested by programs that are started by `subprocess`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(sys.executable).parent / "ephemeroot"
+SERVER = Path(__file__).with_name("program_server.py")
+
+MS_BIND, MS_REC = 4096, 16384
+"""Flags of mount(2), for steps."""
+
+_Step = Sequence[str | int]
+
+
+class _Server:
+    """The process, in the mount namespace of this one."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for one in (ours, theirs):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+        self.socket = ours
+        # It ends with the socket, which ends with this process.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", SERVER, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        theirs.close()
+
+    def run(self, request: dict[str, Any], fds: list[int]) -> int:
+        """Have the request done; the exit code, negative for a signal."""
+        socket.send_fds(self.socket, [json.dumps(request).encode()], fds)
+        answer = self.socket.recv(64)
+        if not answer:
+            raise RuntimeError(f"the server of programs ended: {self.process.wait()}")
+        return os.waitstatus_to_exitcode(int(answer))
+
+    def close(self) -> None:
+        """Have it end."""
+        self.socket.close()
+        self.process.wait()
+
+
+_servers: dict[int, _Server] = {}
+"""By the process that started it: what that forks starts its own."""
+
+
+def _server() -> _Server:
+    pid = os.getpid()
+    if pid not in _servers:
+        _servers[pid] = _Server()
+    return _servers[pid]
+
+
+def close() -> None:
+    """End the process that this one has started, if it has."""
+    if server := _servers.pop(os.getpid(), None):
+        server.close()
+
+
+def run(
+    *words: str | os.PathLike[str],
+    program: str = "ephemeroot",
+    name: str = str(PROGRAM),
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] = ".",
+    steps: Sequence[_Step] = (),
+    input: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run ``ephemeroot WORDS``, or a ``stage`` of the boot, and wait; its code and its output.
+
+    *name* is what it finds as its own. *steps* are those of `program_server`.
+    """
+    given, out, err = (os.memfd_create(name) for name in ("in", "out", "err"))
+    opened = [given, out, err]
+    try:
+        os.pwrite(given, input.encode(), 0)
+        opened.append(os.open(cwd, os.O_PATH | os.O_DIRECTORY))
+        argv = [name, *(os.fspath(word) for word in words)]
+        request = {
+            "program": program, "argv": argv, "env": dict(os.environ if env is None else env),
+            "steps": [list(step) for step in steps],
+        }  # fmt: skip
+        code = _server().run(request, opened)
+        return subprocess.CompletedProcess(argv, code, _content(out), _content(err))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _content(fd: int) -> str:
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="surrogateescape")
