@@ -111,17 +111,20 @@ class Machine:
         self.disk.sync()
         return programs.run(*words, steps=self._steps())
 
-    def _steps(self) -> list[list[str | int]]:
+    def _steps(self) -> list[programs.Step]:
         """What `words` does, for `programs`."""
         root = str(self.folder / "root")
         layers = f"lowerdir=/usr,upperdir={self.usr}/upper,workdir={self.usr}/work"
         bind = programs.MS_BIND
+        of_host: list[programs.Step] = [
+            ["mount", f"/{name}", f"{root}/{name}", "", bind | programs.MS_REC, ""]
+            for name in ("proc", "dev", "sys")
+        ]
         return [
             ["namespace"],
             ["mount", self.disk.loop, root, "btrfs", 0, "subvol=root"],
             ["mount", "overlay", f"{root}/usr", "overlay", 0, layers],
-            *(["mount", f"/{name}", f"{root}/{name}", "", bind | programs.MS_REC, ""]
-              for name in ("proc", "dev", "sys")),
+            *of_host,
             ["mount", "tmpfs", f"{root}/tmp", "tmpfs", 0, ""],
             ["mount", str(self.run_folder), f"{root}/run", "", bind, ""],
             ["mkdir", f"{root}{CHECKOUT}"],

@@ -1,15 +1,14 @@
 """Process 1 of a machine: a program of its own, in a mount and a process namespace of its own.
 
-`verb_machine` starts it with the layout of the machine as JSON in its only argument. It mounts
+`programs` starts it with the layout of the machine as JSON in its only argument. It mounts
 the machine, makes it the root directory, and then does what lines of JSON on standard input ask:
 run programs, each until it and all that it started have ended. Nothing here is shared with the
-product: it uses the C library and the standard library only.
+product, unless a request says ``forked``: it uses the C library and the standard library only.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import os
 import signal
@@ -124,12 +123,9 @@ def _devices(dev: str, loop: str, uuid: str) -> None:
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Run ``argv`` with ``env``; its wait status, and what it wrote.
 
-    With ``forked`` the program is a fork of this process, which has imported it by then: of a run
-    of a fifth of a second that is more than half.
+    With ``forked`` the program is a fork of this process, which has imported it: of a run of a
+    fifth of a second that is more than half.
     """
-    if request["forked"] and "ephemeroot.cli" not in sys.modules:
-        sys.path[:0] = request["forked"]
-        importlib.import_module("ephemeroot.cli")
     out, err = os.memfd_create("out"), os.memfd_create("err")
     reading, writing = os.pipe()
     traced = "moment" in request
@@ -187,6 +183,12 @@ def _call(request: dict[str, Any]) -> None:
     # Of its own, for those of this process are pipes to the test.
     sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
     sys.stderr = os.fdopen(2, "w", buffering=1)
+    if user := request["user"]:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        # A program that this user had started could be looked at by the user (proc(5)).
+        _check(LIBC.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE
     code = 1
     try:
         from ephemeroot.cli import main
@@ -253,7 +255,8 @@ def main() -> None:
     _check(LIBC.unshare(CLONE_NEWNS | CLONE_NEWPID), "unshare")
     pid = os.fork()
     if pid:
-        sys.stdin.close()
+        for fd in range(3):
+            os.close(fd)
         os.waitpid(pid, 0)
         os._exit(0)
     LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG

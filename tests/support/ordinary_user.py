@@ -124,9 +124,7 @@ class OrdinaryUser:
         self, *words: str, check: bool = True, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a program as the user."""
-        done = subprocess.run(
-            self.command(words, environment or {}), capture_output=True, text=True, timeout=120
-        )
+        done = self._program("exec", *words, environment=environment or {})
         if check:
             assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done
@@ -157,23 +155,24 @@ class OrdinaryUser:
         self, *arguments: str, rc: int = 0, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """``ephemeroot home …``, which must end with *rc* and without a traceback."""
-        done = self._program("home", *arguments, environment=environment or {})
+        words = (PROGRAM, "home", *arguments)
+        done = self._program("ephemeroot", *words, environment=environment or {})
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == rc, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
     def _program(
-        self, *words: str, environment: dict[str, str]
+        self, kind: str, name: str, *words: str, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``ephemeroot WORDS`` as the user."""
+        """Run a program of that *kind*, see `programs`, as the user."""
         return programs.run(
-            *words, name=PROGRAM, env={**ENVIRONMENT, **environment},
+            *words, program=kind, name=name, env={**ENVIRONMENT, **(environment or {})},
             steps=[["enter", self.first], ["user", UID, HOME]],
         )  # fmt: skip
 
     def status(self) -> dict[str, str]:
         """The condition of each entry by its path below the home, as ``status`` has it."""
-        done = self._program("home", "status", "--json", environment={})
+        done = self._program("ephemeroot", PROGRAM, "home", "status", "--json")
         content: dict[str, Any] = json.loads(done.stdout)
         assert (content["format"], content["version"]) == ("ephemeroot-home-status", 1)
         return {

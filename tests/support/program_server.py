@@ -2,8 +2,9 @@
 
 To start an interpreter and to import a verb takes longer than most verbs work. `programs` starts
 this once for a process that tests, and sends it requests: JSON with ``program`` (``ephemeroot``,
-or ``stage`` for `ephemeroot.hooks`), ``argv``, ``env`` and ``steps``, and the descriptors of
-standard input, output, error and of the working directory. The answer is the wait status.
+``stage`` for `ephemeroot.hooks`, ``machine`` for `machine_init`, ``exec`` for any other), ``argv``,
+``env`` and ``steps``, and the descriptors of standard input, output, error and of the working
+directory. The answer is the wait status; of a ``machine``, which goes on, its process id.
 
 A step is done by the fork before it is the program: ``["namespace"]`` gives it mounts of its own,
 ``["mount", source, target, type, flags, data]``, ``["mkdir", path]``, ``["chroot", path]``,
@@ -30,6 +31,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ephemeroot
+
+sys.path.insert(0, os.path.dirname(__file__))
+import machine_init
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
@@ -127,6 +131,8 @@ def become(request: dict[str, Any], fds: list[int]) -> None:
         os.environ.update(request["env"])
         time.tzset()
         _open_streams()
+        if request["program"] == "exec":
+            _exec(request["argv"])
         code = _call(request["program"], request["argv"])
     except BaseException:  # noqa: BLE001  # as the interpreter does
         traceback.print_exc()
@@ -140,6 +146,18 @@ def _open_streams() -> None:
     sys.stdin = os.fdopen(0, encoding=before.encoding, errors="surrogateescape")
     sys.stdout = os.fdopen(1, "w", 1 if os.isatty(1) else -1, before.encoding, before.errors)
     sys.stderr = os.fdopen(2, "w", 1, before.encoding, "backslashreplace")
+    # As in the interpreter, these keep the descriptors open whatever becomes of those.
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _exec(argv: list[str]) -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
+        sys.stderr.flush()
+        os._exit(127)
 
 
 def _call(program: str, argv: list[str]) -> int:
@@ -150,6 +168,9 @@ def _call(program: str, argv: list[str]) -> int:
             from ephemeroot.hooks.__main__ import main as stage
 
             code: object = stage(argv[1:])
+        elif program == "machine":
+            machine_init.main()
+            code = 0
         else:
             from ephemeroot.cli import main
 
@@ -174,6 +195,7 @@ def _close_streams(code: int) -> int:
 
 def serve(requests: socket.socket) -> None:
     """Answer requests until there are no more."""
+    machines: set[int] = set()
     while True:
         message, fds, _, _ = socket.recv_fds(requests, LARGEST, 4)
         if not message:
@@ -184,8 +206,13 @@ def serve(requests: socket.socket) -> None:
             become(json.loads(message), fds)
         for fd in fds:
             os.close(fd)
-        _, status = os.waitpid(pid, 0)
-        requests.send(str(status).encode())
+        if json.loads(message)["program"] == "machine":
+            machines.add(pid)
+            requests.send(str(pid).encode())
+        else:
+            _, status = os.waitpid(pid, 0)
+            requests.send(str(status).encode())
+        machines = {one for one in machines if os.waitpid(one, os.WNOHANG)[0] == 0}
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +25,10 @@ SERVER = Path(__file__).with_name("program_server.py")
 MS_BIND, MS_REC = 4096, 16384
 """Flags of mount(2), for steps."""
 
-_Step = Sequence[str | int]
+HANGS = 300
+"""Seconds after which a process is taken to hang."""
+
+Step = Sequence[str | int]
 
 
 class _Server:
@@ -41,13 +46,17 @@ class _Server:
         )  # fmt: skip
         theirs.close()
 
-    def run(self, request: dict[str, Any], fds: list[int]) -> int:
-        """Have the request done; the exit code, negative for a signal."""
+    def ask(self, request: dict[str, Any], fds: list[int]) -> int:
+        """Have the request done; the number that is the answer."""
         socket.send_fds(self.socket, [json.dumps(request).encode()], fds)
+        if not select.select([self.socket], [], [], HANGS)[0]:
+            self.process.kill()  # the next one is asked of another server
+            del _servers[os.getpid()]
+            raise AssertionError(f"{request['argv']} is still running after {HANGS} s")
         answer = self.socket.recv(64)
         if not answer:
             raise RuntimeError(f"the server of programs ended: {self.process.wait()}")
-        return os.waitstatus_to_exitcode(int(answer))
+        return int(answer)
 
     def close(self) -> None:
         """Have it end."""
@@ -78,10 +87,11 @@ def run(
     name: str = str(PROGRAM),
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] = ".",
-    steps: Sequence[_Step] = (),
+    steps: Sequence[Step] = (),
     input: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``ephemeroot WORDS``, or a ``stage`` of the boot, and wait; its code and its output.
+    """Run ``ephemeroot WORDS``, a ``stage`` of the boot, or ``exec`` the program *name*, and wait;
+    its code and its output.
 
     *name* is what it finds as its own. *steps* are those of `program_server`.
     """
@@ -95,11 +105,40 @@ def run(
             "program": program, "argv": argv, "env": dict(os.environ if env is None else env),
             "steps": [list(step) for step in steps],
         }  # fmt: skip
-        code = _server().run(request, opened)
+        code = os.waitstatus_to_exitcode(_server().ask(request, opened))
         return subprocess.CompletedProcess(argv, code, _content(out), _content(err))
     finally:
         for fd in opened:
             os.close(fd)
+
+
+class Machine:
+    """A `machine_init` with that layout, which ends when its `stdin` is closed."""
+
+    def __init__(self, layout: Mapping[str, Any]) -> None:
+        given, out, err = os.pipe(), os.pipe(), os.memfd_create("err")
+        theirs = [given[0], out[1], err, os.open("/", os.O_PATH | os.O_DIRECTORY)]
+        self.stdin, self.stdout = os.fdopen(given[1], "w"), os.fdopen(out[0])
+        self._stderr = os.fdopen(os.dup(err))
+        request = {
+            "program": "machine", "argv": ["machine", json.dumps(layout)],
+            "env": dict(os.environ), "steps": [],
+        }  # fmt: skip
+        self.pid = _server().ask(request, theirs)
+        for fd in theirs:
+            os.close(fd)
+
+    def communicate(self) -> str:
+        """Wait until everything in it has ended; what it wrote to standard error."""
+        self.stdin.close()
+        if not select.select([self.stdout], [], [], HANGS)[0]:
+            os.kill(self.pid, signal.SIGKILL)
+            raise AssertionError(f"the machine has not ended after {HANGS} s")
+        self.stdout.read()
+        self.stdout.close()
+        self._stderr.seek(0)
+        with self._stderr:
+            return self._stderr.read()
 
 
 def _content(fd: int) -> str:

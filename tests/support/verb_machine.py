@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import ephemeroot
+import programs
 from btrfs_image import btrfsutil, subvolume_id
 from checkout import CHECKOUT
 from ephemeroot.hooks.guards import ownership
@@ -36,7 +37,6 @@ from loop_device import LoopDevice
 from system_calls import Event, Moment
 
 PROGRAM = str(Path(sys.executable).parent / "ephemeroot")
-INIT = Path(__file__).with_name("machine_init.py")
 RUNNING = os.uname().release
 
 HANGS = 300
@@ -142,7 +142,7 @@ class VerbMachine:
     def _open(self, subvolume: str, *, booted: bool) -> None:
         self._device = LoopDevice(self.folder / "image")
         self.loop = str(self._device.path)
-        self._init: subprocess.Popen[str] | None = None
+        self._init: programs.Machine | None = None
         try:
             sh("mount", "-t", "btrfs", "-o", "subvolid=5", self.loop, self.top)
             self._start(subvolume, booted=booted)
@@ -165,13 +165,9 @@ class VerbMachine:
             "store": bool(subvolume),
             "binds": binds,
         }
-        self._init = subprocess.Popen(
-            [sys.executable, "-IS", INIT, json.dumps(layout)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._init.stdout is not None
+        self._init = programs.Machine(layout)
         if self._init.stdout.readline() != "ready\n":
-            raise RuntimeError(f"no machine: {self._init.communicate()[1]}")
+            raise RuntimeError(f"no machine: {self._init.communicate()}")
         children = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children")
         self.first = int(children.read_text().split()[0])
 
@@ -190,8 +186,8 @@ class VerbMachine:
         forked: bool = False,
     ) -> Ended:
         """Run a program in the machine, as root or as *user*, until it and all that it started
-        have ended, but for *daemons*. With *forked* root's is not a new process of the interpreter
-        but a fork of one that has imported it.
+        have ended, but for *daemons*. With *forked* the program is ours, and not a new process of
+        the interpreter but a fork of one that has imported it.
         """
         home = HOME if user else "/root"
         variables = {
@@ -200,25 +196,23 @@ class VerbMachine:
             **(environment or {}),
         }  # fmt: skip
         argv = [*words]
-        if user:
+        if user and not forked:
             argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
                     "--inh-caps=-all", *argv]  # fmt: skip
         request: dict[str, Any] = {
-            "argv": argv, "env": variables, "daemons": list(daemons),
-            "forked": [path for path in sys.path if path] if forked and not user else [],
+            "argv": argv, "env": variables, "daemons": list(daemons), "forked": forked,
+            "user": user,
         }  # fmt: skip
         if traced or moment is not None:
             request["moment"] = None if moment is None else dataclasses.asdict(moment)
         assert self._init is not None
-        assert self._init.stdin is not None
-        assert self._init.stdout is not None
         self._init.stdin.write(json.dumps(request) + "\n")
         self._init.stdin.flush()
         if not select.select([self._init.stdout], [], [], HANGS)[0]:
             raise AssertionError(f"{argv} is still running after {HANGS} s")
         line = self._init.stdout.readline()
         if not line:
-            raise RuntimeError(f"the machine ended: {self._init.communicate()[1]}")
+            raise RuntimeError(f"the machine ended: {self._init.communicate()}")
         answer = json.loads(line)
         if "failed" in answer:
             raise RuntimeError(answer["failed"])
@@ -227,8 +221,8 @@ class VerbMachine:
         return Ended(code, answer["out"], answer["err"], calls, answer.get("met", False))
 
     def ephemeroot(self, *words: str, **options: Any) -> Ended:
-        """Run the program."""
-        return self.run(PROGRAM, *words, **options)
+        """Run the program, forked."""
+        return self.run(PROGRAM, *words, forked=True, **options)
 
     def must(self, *words: str, **options: Any) -> str:
         """Run the program, which must succeed; its output."""
@@ -275,11 +269,9 @@ class VerbMachine:
 
         Raises ``AssertionError`` if something else still has the filesystem mounted.
         """
-        if self._init is not None and self._init.poll() is None:
-            try:
-                self._init.communicate(timeout=HANGS)  # it ends when there is nothing to read
-            finally:
-                self._init.kill()
+        if self._init is not None:
+            self._init.communicate()  # it ends when there is nothing to read
+            self._init = None
         subprocess.run(["umount", self.top], capture_output=True, check=False)
         self._device.close()
         backing = Path(f"/sys/block/{os.path.basename(self.loop)}/loop/backing_file")

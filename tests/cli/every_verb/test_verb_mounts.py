@@ -42,7 +42,7 @@ def traced(image: Image, case: Case, *more: str) -> list[Made]:
         before = machine.mounts()
         # A user's programs are traced as what that user runs, without what they start: bindfs and
         # fusermount mount for the user, with rights that no trace leaves them.
-        who = ("-u", "talyz") if case.user else ("-f",)
+        who = ("-u", "talyz") if case.user else ("-f", "--seccomp-bpf")
         done = machine.run(
             *mount_trace.STRACE, *who, "-o", TRACE, PROGRAM, *argv, daemons=case.daemons,
             environment={"HOME": HOME} if case.user else None,

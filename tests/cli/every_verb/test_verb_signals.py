@@ -111,7 +111,7 @@ class Trials:
         """What is wrong after the signal, or after the run that follows."""
         course, case = self.course, self.course.case
         machine = self._current()
-        ended = _run(case, machine, moment=moment, forked=True)
+        ended = _run(case, machine, moment=moment)
         if not ended.met:
             self._drop()
             return ["this run made no such call"]
@@ -153,7 +153,7 @@ def _surroundings(machine: VerbMachine) -> frozenset[str]:
 def _complete(course: Course, machine: VerbMachine) -> list[str]:
     """What is wrong after a second run."""
     case = course.case
-    rerun = _run(case, machine, forked=True)
+    rerun = _run(case, machine)
     completed = course.judge_completed(Seen.of(machine), rerun.code)
     if rerun.code not in (case.code, case.again):
         completed.append(f"it said: {rerun.out[-300:]}{rerun.err[-600:]}")
