@@ -153,7 +153,11 @@ class Machine:
         run("mount", "-t", "btrfs", "-o", "subvol=root,ro", self.device, self.sysroot)
         self._stage("persist", state)
         run("mount", "-o", "remount,rw,bind", self.sysroot)  # as systemd-remount-fs.service does
-        Btrfs({}).mark_lived(str(self.sysroot))  # as ephemeroot-lived.service does
+        root = os.open(self.sysroot, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            Btrfs({}).mark_boot_complete(root)  # as ephemeroot-boot-complete.service does
+        finally:
+            os.close(root)
         report = json.loads((state / "boot.json").read_text())
         return {stage: report[stage]["operations"] for stage in ("wipe", "persist")}
 

@@ -165,7 +165,7 @@ def _mounted_at(stage: Stage, target: str) -> str:
 def remember_kept(stage: Stage, reason: str) -> None:
     """Record that nothing more is made fresh in this boot.
 
-    What already was stays on record: it must be marked as lived. A record that cannot be
+    What already was stays on record: it must be marked as boot-complete. A record that cannot be
     written is a problem: the next stage says then that it does not know.
     """
     if stage.dry_run:

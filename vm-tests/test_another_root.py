@@ -60,7 +60,7 @@ def test_boots_a_snapshot_of_the_boot_menu_untouched(
     applied = machine.run("ephemeroot apply --yes --no-images", check=False)
     assert applied.rc == 1
     assert "this boot is of another root" in applied.err
-    for unit in ("ephemeroot-lived", "ephemeroot-prune"):
+    for unit in ("ephemeroot-boot-complete", "ephemeroot-prune"):
         shown = machine.run(f"systemctl show -P ConditionResult {unit}.service").out.strip()
         assert shown == "no", f"{unit} was started"
     machine.run("echo of the snapshot > /etc/work")

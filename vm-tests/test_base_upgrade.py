@@ -164,8 +164,8 @@ def test_upgrades_that_are_cut_off_completed_and_rolled_back(
     machine = story.up(story.with_its_kernel(scratch))
     require_fresh(machine, release)
     assert version(machine) == before
-    machine.run("systemctl start ephemeroot-lived.service")
-    assert "put back" in machine.journal("-u ephemeroot-lived.service")
+    machine.run("systemctl start ephemeroot-boot-complete.service")
+    assert "put back" in machine.journal("-u ephemeroot-boot-complete.service")
     names = machine.run("ls /boot").out.split()
     assert f"vmlinuz-{release}" not in names
     assert f"initrd.img-{image.release}" in names

@@ -183,7 +183,7 @@ def test_five_boots(story: Story, bench: Bench) -> None:
     assert not there(machine, "/etc/stray")
     assert not there(machine, "/home/stray")
     assert machine.run("findmnt -no FSROOT /home").out.strip() == "/home"
-    machine.run("systemctl is-active ephemeroot-lived.service")
+    machine.run("systemctl is-active ephemeroot-boot-complete.service")
     listed = json.loads(machine.run("ephemeroot roots list --json").out)["histories"]
     kinds = {entry["name"]: entry["kind"] for entry in listed[0]["entries"]}
     assert kinds[INSTALLED] == "retired"

@@ -55,7 +55,7 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
     require_wiped_once(first)
     assert first.run("ls /etc/lost", check=False).rc != 0
     assert first.read("/var/log/installer") == b"worth keeping\n"
-    first.run("systemctl is-active ephemeroot-lived.service")
+    first.run("systemctl is-active ephemeroot-boot-complete.service")
     # A libmount that reads the table itself; newer ones are asked in test_first_boot.
     assert "util-linux 2.38" in first.run("findmnt --version").out
     for path in ("/srv/with blank", "/etc/hostname", "/home/talyz/Downloads"):

@@ -111,7 +111,7 @@ def test_three_boots(
         identities.append(machine.read("/etc/machine-id"))
         use(machine, number)
         check_persisted(machine, number)
-        machine.run("systemctl is-active ephemeroot-lived.service")
+        machine.run("systemctl is-active ephemeroot-boot-complete.service")
         if number == 2:
             require_private(machine)
         show(number, machine, said)

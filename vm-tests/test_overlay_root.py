@@ -50,7 +50,7 @@ def check_report(machine: Machine, retired: bool) -> None:
     journal = machine.journal()
     assert journal.count("wipe: wiped") == 1, journal
     assert journal.index("wipe: wiped") < journal.index("persist: "), journal
-    machine.run("systemctl is-active ephemeroot-lived.service")
+    machine.run("systemctl is-active ephemeroot-boot-complete.service")
 
 
 def test_without_systemd(

@@ -124,7 +124,7 @@ def require_well(machine: Machine) -> None:
         'print([r[stage]["problems"] for stage in ("wipe", "persist")])\''
     )
     assert report.out.strip() == "[[], []]"
-    machine.run("systemctl is-active ephemeroot-lived.service ephemeroot-copy.path")
+    machine.run("systemctl is-active ephemeroot-boot-complete.service ephemeroot-copy.path")
 
 
 def check_first_boot(machine: Machine) -> bytes:

@@ -62,9 +62,9 @@ def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
         assert machine.read(path) == expected, path
     machine.run(f"for f in {' '.join(LOST)}; do echo lost > $f; done")
     machine.run(f"echo day {days} | tee -a {' '.join(KEPT)}")
-    machine.run("systemctl is-active ephemeroot-lived.service")
+    machine.run("systemctl is-active ephemeroot-boot-complete.service")
     state = machine.run(f"zfs get -Ho value ephemeroot:state {dataset}").out.strip()
-    assert state == "lived"
+    assert state == "boot-complete"
     print(f"\nboot {days}: login after {machine.boot_time:.1f} s")
     wiped: dict[str, Any] = said["wipe"]["wiped /"]
     return wiped
@@ -216,11 +216,11 @@ def test_cuts_within_a_rotation(pool: Pool, bench: Bench, scratch: Path, name: s
         assert machine.run("zpool get -Ho value bootfs tank").out.strip() == ROTATED
         found = machine.run("zfs list -Hro name tank/ROOT").out.split()
         assert f"{ROTATED}.ephemeroot-new" not in found
-        lived = [one for one in said["kept"] if not one.endswith(".unused")]
-        assert len(lived) == number, said
+        complete = [one for one in said["kept"] if not one.endswith(".unused")]
+        assert len(complete) == number, said
         # That of each day is there, with what that day has written.
         machine.run("mkdir -p /tmp/old")
-        for old in lived[1:]:
+        for old in complete[1:]:
             machine.run(f"ephemeroot roots mount {old} /tmp/old")
             assert machine.read(f"/tmp/old{LOST[0]}") == b"lost\n", old
             machine.run("umount /tmp/old")
@@ -234,7 +234,7 @@ def look_into_old_roots(machine: Machine, retired: list[str]) -> None:
     assert listed["old-roots"] == "tank/ROOT/old-roots"
     assert [entry["name"] for entry in listed["entries"]] == retired
     shown = json.loads(machine.run(f"ephemeroot roots show {first} --json").out)
-    assert shown["state"] == "lived"
+    assert shown["state"] == "boot-complete"
     assert shown["size"] > shown["exclusive"] > 0
     machine.run(f"rm {LOST[1]}")
     told = json.loads(machine.run(f"ephemeroot roots diff {first} --json", timeout=180).out)

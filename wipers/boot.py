@@ -30,11 +30,11 @@ class Boot:
 
     ``prove(path)`` must be called with the mounted fresh root before it takes the
     root's place: it raises ``Refused`` if that root could not boot. ``hand_over`` must be
-    called with the mounted previous root (if there is one; the newest in the history that
-    lived, if that one did not) once every proof has held and before the fresh root takes its
-    place. ``log(line)`` reports one step. ``dry_run``: describe, change nothing; ``prove``
-    gets what the fresh root would be a copy of, and ``describe_hand_over`` is called in the place
-    of ``hand_over``.
+    called with the mounted previous root (if there is one; the newest
+    boot-complete root of the history, if that one is not) once every proof has held and before the
+    fresh root takes its place. ``log(line)`` reports one step. ``dry_run``: describe,
+    change nothing; ``prove`` gets what the fresh root would be a copy of, and
+    ``describe_hand_over`` is called in the place of ``hand_over``.
 
     ``device`` is empty for a wiper that is not ``ON_DEVICE``; ``root`` and ``root_flags``
     are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the
@@ -73,7 +73,7 @@ class Boot:
         synchronised: bool,
         prove: Callable[[str], None],
         log: Callable[[str], None],
-        previous: Callable[[str, bool], bool | None] = lambda path, lived: None,
+        previous: Callable[[str, bool], bool | None] = lambda path, complete: None,
         handed_over: Callable[[], Iterable[str]] = tuple,
         request: str | None = None,
         budget: float = 1.0,
@@ -116,12 +116,12 @@ class Boot:
         self.pinned = frozenset(pinned)
 
     def hand_over(
-        self, path: str, lived: bool, name: str = "", *, boots: bool = True,
+        self, path: str, complete: bool, name: str = "", *, boots: bool = True,
         layers: tuple[str, str] | None = None,
     ) -> bool:  # fmt: skip
         """Seed the stores from the previous root, mounted at *path*; whether that root must
         be marked ``.keep`` before the fresh root takes its place, for it has something that
-        could not be seeded. *lived*: whether a boot of it was complete; *name*: its name in
+        could not be seeded. *complete*: whether a boot of it was complete; *name*: its name in
         the history, without flags; *boots*: whether it is the root that boots if nothing is
         wiped; *layers*: the upper and the lower directory that it is mounted from, if it is an
         overlay. Raises ``Refused`` if nothing may be wiped.
@@ -129,7 +129,7 @@ class Boot:
         self.handed_layers = layers
         self.handed = name
         self.handed_boots = boots
-        return bool(self.previous(path, lived))
+        return bool(self.previous(path, complete))
 
     def describe_hand_over(self) -> None:
         """Log what ``hand_over`` would seed from a root of which a boot was complete."""

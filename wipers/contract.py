@@ -13,9 +13,9 @@ A path that a method gets is one of these: a directory that the stage or a verb 
 run, below ``/run/ephemeroot`` or in a mount namespace of its own (``private``), or a mount below
 it; the new root's or a volume's mount point while no user can run anything (``Boot.mount_point``,
 the *target* of ``is_fresh``); or the mount point of what was made fresh on the running system
-(``Installed.live``, the *target* of ``mark_lived``), of which the wiper proves that it is what a
-wipe has made. No path leads into a root: what is inside is opened from the root's descriptor,
-without following links (``linux.paths.open_beneath``).
+(``Installed.live``), of which the wiper proves that it is what a wipe has made. No path leads into
+a root: what is inside is opened from the root's descriptor, without following links
+(``linux.paths.open_beneath``).
 """
 
 from __future__ import annotations
@@ -280,8 +280,8 @@ class Wiper:
         """
         return -1
 
-    def mark_lived(self, target: str) -> bool:
-        """Record that the root mounted at *target* was booted to the end.
+    def mark_boot_complete(self, root: int) -> bool:
+        """Record that the *root*, open at the top of its mount, was booted to the end.
 
         Returns False if there is nothing to record: no history, or no wipe made that root.
         """

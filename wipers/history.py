@@ -143,23 +143,23 @@ class History:
         """Only what is an old root with a name of ours."""
         return [entry for entry in self.entries() if entry.kind == RETIRED]
 
-    def newest_lived(self) -> OldRoot | None:
+    def newest_complete(self) -> OldRoot | None:
         """The old root that was the last one to be booted to the end."""
-        lived = [e for e in self.retired() if e.name is not None and not e.name.unused]
-        return max(lived, key=_age, default=None)
+        complete = [e for e in self.retired() if e.name is not None and not e.name.unused]
+        return max(complete, key=_age, default=None)
 
     def first(self) -> str:
-        """The name under which the first root that lived was retired here, if that was recorded."""
+        """The name under which the first boot-complete root was retired here, if it is recorded."""
         return ""
 
     def record_first(self, label: str) -> None:
-        """Record that *label* is the name of the first root that lived, for ``first``."""
+        """Record that *label* is the name of the first boot-complete root, for ``first``."""
 
     def has_first(self) -> bool:
-        """Whether a root that lived was ever retired here. The first one is marked ``.keep``: it is
-        the only copy of all that was forgotten.
+        """Whether a boot-complete root was ever retired here. The first one is marked ``.keep``: it
+        is the only copy of all that was forgotten.
         """
-        return bool(self.first()) or self.newest_lived() is not None
+        return bool(self.first()) or self.newest_complete() is not None
 
     def find(self, text: str) -> OldRoot:
         """The entry called *text*; flags such as ``.keep`` may be left out of a name.

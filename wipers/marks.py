@@ -1,4 +1,4 @@
-"""The mark on a root that we made: ``new`` until a boot of it was complete, then ``lived``.
+"""The mark on a root that we made: ``new`` until a boot of it was complete, then ``boot-complete``.
 
 An extended attribute on the root's own directory: it moves with the root, can be read
 wherever that is, and only root can set it. It names its owner, which is the subvolume's UUID
@@ -11,8 +11,9 @@ import errno
 import os
 
 NEW = "new"
-LIVED = "lived"
+BOOT_COMPLETE = "boot-complete"
 UNMARKED = ""
+_FIRST_VERSION = "lived"  # the word for BOOT_COMPLETE in marks of version 0.1 and earlier
 
 _STATE = "trusted.ephemeroot.state"
 _MADE = "trusted.ephemeroot.made"  # where the filesystem does not know when
@@ -27,13 +28,20 @@ _SYSTEM = "trusted.ephemeroot.system"
 
 
 def state(fd: int, owner: str) -> str:
-    """``NEW``, ``LIVED`` or ``UNMARKED`` for the open root *fd*, whose mark names *owner*."""
+    """``NEW``, ``BOOT_COMPLETE`` or ``UNMARKED``, by the mark of the open root *fd* for *owner*."""
     word, _, named = _get(fd, _STATE).partition(" ")
-    return word if named == owner and word in (NEW, LIVED) else UNMARKED
+    return known(word) if named == owner else UNMARKED
+
+
+def known(word: str) -> str:
+    """The state that the *word* of a mark means: ``UNMARKED`` for one that is not ours."""
+    if word == _FIRST_VERSION:
+        return BOOT_COMPLETE
+    return word if word in (NEW, BOOT_COMPLETE) else UNMARKED
 
 
 def set_state(fd: int, owner: str, word: str) -> None:
-    """Mark the open root *fd* as ``NEW`` or ``LIVED``."""
+    """Mark the open root *fd* as ``NEW`` or ``BOOT_COMPLETE``."""
     os.setxattr(fd, _STATE, f"{word} {owner}".encode())
 
 
@@ -47,7 +55,7 @@ def is_marked(fd: int) -> bool:
     return bool(_get(fd, _STATE))
 
 
-def mark_lived(fd: int, owner: str) -> bool:
+def mark_boot_complete(fd: int, owner: str) -> bool:
     """Record that the open root *fd* was booted to the end.
 
     Returns False if it has no mark of ours: it was not made by a wipe. Raises ``OSError``, for one
@@ -55,7 +63,7 @@ def mark_lived(fd: int, owner: str) -> bool:
     """
     found = state(fd, owner)
     if found == NEW:
-        set_state(fd, owner, LIVED)
+        set_state(fd, owner, BOOT_COMPLETE)
         os.fsync(fd)  # a power cut within the next seconds must not undo it
     return found != UNMARKED
 

@@ -1,7 +1,7 @@
 """The names of retired roots: the UTC time of retirement, and what is known about them.
 
 ``2026-11-23T02-15-00Z``, then in this order ``.2`` (a second one in the same second),
-``.unsynced`` (the clock was not trustworthy), ``.unused`` (never lived) and ``.keep``
+``.unsynced`` (the clock was not trustworthy), ``.unused`` (no boot was complete) and ``.keep``
 (never pruned). Only characters that ZFS allows too. What is not written exactly like
 this is foreign, and nothing here ever touches it.
 """

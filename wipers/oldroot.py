@@ -57,7 +57,7 @@ class Facts:
     """What is known about one old root, ``None`` for what is not, or not cheaply.
 
     ``made`` is when it was made, in seconds since 1970. ``state`` is ``marks.NEW``,
-    ``LIVED`` or ``UNMARKED`` (no wipe made it). ``size`` is how many bytes it holds,
+    ``BOOT_COMPLETE`` or ``UNMARKED`` (no wipe made it). ``size`` is how many bytes it holds,
     ``exclusive`` how many of them its deletion would free.
     """
 

@@ -1,6 +1,6 @@
 """Which old roots may go: pure functions of names, a clock and a policy.
 
-The rules are DESIGN's: nothing young, never fewer than ``keep-last`` that lived, never
+The rules are DESIGN's: nothing young, never fewer than ``keep-last`` boot-complete roots, never
 one marked ``.keep`` or pinned, and ages only by a clock that can be trusted. Nothing
 here looks at a disk, so every rule can be tried against a model.
 """
@@ -107,7 +107,7 @@ def judge(candidates: Iterable[Candidate], policy: Policy, now: int) -> list[Ver
 
 
 def _age_order(candidate: Candidate) -> tuple[bool, int, int, int]:
-    """What never lived goes first, then the oldest: by serial, else by name."""
+    """Roots without a complete boot go first, then the oldest: by serial, else by name."""
     name = candidate.name
     return not name.unused, candidate.serial, name.time, name.number
 

@@ -72,23 +72,23 @@ class Rotation:
         )
 
     def hand_over(self, name: Name) -> Name:
-        """Seed the stores from the newest root that lived: the previous one, which retires as
+        """Seed the stores from the newest boot-complete root: the previous one, which retires as
         *name*, or an old one if no boot of that was complete.
 
         Returns *name*, with ``.keep`` if the previous root must be kept; an old root that must be
         is marked at once.
         """
-        return self.hand_over_from(self.history.newest_lived() if name.unused else None, name)
+        return self.hand_over_from(self.history.newest_complete() if name.unused else None, name)
 
     def hand_over_from(self, entry: OldRoot | None, name: Name) -> Name:
         """The same from *entry*; ``None``: from the previous root."""
         boot = self.boot
         if entry is None or entry.name is None:
-            lived = not name.unused
+            complete = not name.unused
             keep = self.show(
                 None,
                 lambda path: boot.hand_over(
-                    path, lived, name.text, boots=self.BOOTS, layers=self.shown
+                    path, complete, name.text, boots=self.BOOTS, layers=self.shown
                 ),
             )
             return name.changed(keep=True) if keep else name
@@ -103,7 +103,7 @@ class Rotation:
 
     def describe_hand_over(self, name: Name) -> None:
         """What ``hand_over`` would seed, in the same lines."""
-        if not name.unused or self.history.newest_lived() is not None:
+        if not name.unused or self.history.newest_complete() is not None:
             self.boot.describe_hand_over()
 
     def with_room(self, make: Callable[[], Made]) -> Made:

@@ -28,7 +28,8 @@ VERBS = {
     "copyback": 'store what has changed in files with method = "copy" (called by '
     "ephemeroot-copy.service)",
     "image": "put together what the initramfs needs (called by initramfs generators)",
-    "lived": "record that this boot was complete (called by ephemeroot-lived.service)",
+    "boot-complete": "record that this boot was complete (called by "
+    "ephemeroot-boot-complete.service)",
     "package-change": "tell what a package manager's change of the running root means (called by "
     "package managers)",
     "unsaved": "tell at login and at shutdown what the next boot forgets (called by "
@@ -122,7 +123,7 @@ FIRST = (
 )
 """The examples in the help of the program itself."""
 
-PLUMBING = ("copyback", "image", "lived", "package-change", "schema", "unsaved")
+PLUMBING = ("boot-complete", "copyback", "image", "package-change", "schema", "unsaved")
 """Called by other programs; the help does not list them."""
 
 

@@ -15,7 +15,7 @@ PROGRAM = "/usr/bin/ephemeroot"
 # Of the real system, with what wants them; the initramfs's are put into images by
 # `ephemeroot image`.
 _SYSTEM_UNITS = {
-    "ephemeroot-lived.service": "multi-user.target",
+    "ephemeroot-boot-complete.service": "multi-user.target",
     "ephemeroot-prune.service": "multi-user.target",
     "ephemeroot-copy.path": "sysinit.target",
     "ephemeroot-copy.service": "",

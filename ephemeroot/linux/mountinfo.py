@@ -70,6 +70,16 @@ def mounted_at(point: str) -> Mount | None:
     return _topmost([mount for mount in mounts() if mount.point == point])
 
 
+def of(fd: int) -> Mount | None:
+    """The mount that *fd* was opened on; ``None`` if it is not in this process's namespace."""
+    for line in paths.read(f"/proc/self/fdinfo/{fd}", 1 << 16).split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name == b"mnt_id":  # proc_pid_fdinfo(5)
+            number = int(value)
+            return next((mount for mount in mounts() if mount.id == number), None)
+    return None
+
+
 def covering(path: str, among: list[Mount]) -> Mount | None:
     """The mount of *among* that *path* (resolved, absolute) is on: the topmost at the innermost
     mount point that is *path* or above it.

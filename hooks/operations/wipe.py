@@ -139,9 +139,9 @@ class Wipe(Operation):
             synchronised=clock.is_synchronised(),
             prove=lambda path: self._prove(stage, path),
             log=stage.report.log,
-            # A root that never lived holds nothing that the administrator ever saw.
-            previous=lambda path, lived: (
-                lived
+            # A root without a complete boot holds nothing that the administrator ever saw.
+            previous=lambda path, complete: (
+                complete
                 and hand_over.run(
                     path, boot.handed, boots=boot.handed_boots, layers=boot.handed_layers
                 )
@@ -193,7 +193,7 @@ class Wipe(Operation):
                 f"{self.target} was made fresh, and that cannot be recorded in {stage.run}: "
                 f"{error.strerror}",
                 "the persistence stage cannot verify that it is what is mounted, and it will not "
-                "be marked as lived",
+                "be marked as boot-complete",
             )
 
     def _prove(self, stage: Stage, path: str) -> None:

@@ -47,12 +47,12 @@ LOCKED: dict[str, list[list[str]] | None] = {
     "home": None,
     "copyback": None,
     "image": None,
-    "lived": None,
+    "boot-complete": None,
     "package-change": None,
     "unsaved": None,
     "schema": None,
 }
-"""``lived`` and ``leave --finish``, which units run, wait instead."""
+"""``boot-complete`` and ``leave --finish``, which units run, wait instead."""
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_the_base_is_locked_out_while_apply_is_at_work(machine: Machine, words: 
         end(applying)
 
 
-@pytest.mark.parametrize("words", [["lived"], ["leave", "--finish"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["boot-complete"], ["leave", "--finish"]], ids=" ".join)
 def test_what_a_unit_runs_waits(machine: Machine, words: list[str]) -> None:
     applying = hold(machine, sys.executable, "-P", "-c", HOLDER)
     waiting = subprocess.Popen(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from complete_boot import mark_boot_complete
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
@@ -50,7 +51,7 @@ def machine(tmp_path: Path) -> Iterator[LivingMachine]:
         rc = made.root / "home/u/.rc"
         unseedable(rc)
         os.chown(rc, UID, UID)
-        assert Btrfs(made.settings).mark_lived(str(made.root))
+        assert mark_boot_complete(Btrfs(made.settings), made.root)
         made.declared = (
             Directory(path="/srv/people", store=STORE, source="srv/people"),
             Parent(path="/home", store=STORE, source="home"),

@@ -18,7 +18,7 @@ import odd_values
 from ephemeroot import cli
 from ephemeroot.adopt import drop_in
 from ephemeroot.base import record as base_record
-from ephemeroot.cli import copyback, lived
+from ephemeroot.cli import boot_complete, copyback
 from ephemeroot.config.syntax import lines, settings, toml
 from ephemeroot.errors import Damaged, EphemerootError, Refused, StoreMissing
 from ephemeroot.home import record as home_record
@@ -365,8 +365,9 @@ STAGE = {
 REPORT = {"format": "ephemeroot-boot", "version": 1, "wipe": STAGE, "persist": STAGE}
 WIPED = {
     "boot-id": BOOT_ID,
-    "/": {"wiper": "btrfs", "target": "/", "attribute": "x:y", "settings": {}, "retired": None},
-}
+    "/": {"wiper": "btrfs", "target": "/", "attribute": "x:y", "settings": {}, "retired": None,
+          "fresh": {"uuid": "x"}},
+}  # fmt: skip
 FORMS = [
     Form(".ephemeroot-store", {"version": 1, "id": "x", "path": "/p"}, _marker, StoreMissing),
     Form(".ephemeroot-store", {"version": 1, "id": "x", "path": "/p"},
@@ -377,7 +378,7 @@ FORMS = [
     Form("run/ephemeroot/boot.json", REPORT, boot_report.read, Damaged),
     Form("run/ephemeroot/boot.json", REPORT, _status),
     Form("run/ephemeroot/wiped", WIPED,
-         lambda root: lived._made_fresh(root / "run/ephemeroot/wiped"), EphemerootError),
+         lambda root: boot_complete._made_fresh(root / "run/ephemeroot/wiped"), EphemerootError),
     Form("copies", {"boot-id": BOOT_ID, "files": [{"path": "/a", "store": "/s", "source": "a"}],
                     "stores": {"/s": "id"}, "limit": 5},
          lambda root: copyback._recorded(root / "copies"), Damaged),

@@ -21,6 +21,7 @@ import pytest
 
 import ephemeroot
 from btrfs_image import fresh_disk, mounted
+from complete_boot import mark_boot_complete
 from counts import require_at_most_recorded
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory
@@ -56,7 +57,7 @@ def test_three_boots(machine: Machine) -> None:
             note.write(f"{number}\n")
         subprocess.run(["mount", "-o", "remount,rw", root], check=True)
         (root / "stray").write_text(f"made on day {number}")
-        assert Btrfs({}).mark_lived(str(root))
+        assert mark_boot_complete(Btrfs({}), root)
         machine.next_boot()
     assert (machine.top / "persistent/srv/note").read_text() == "0\n1\n2\n"
     old = machine.old()
@@ -66,7 +67,7 @@ def test_three_boots(machine: Machine) -> None:
     assert [strays[name] for name in old if name.endswith(".keep")] == ["forget me"]
 
 
-@pytest.mark.parametrize("meanwhile", ["nothing", "the store changed", "never lived"])
+@pytest.mark.parametrize("meanwhile", ["nothing", "the store changed", "never complete"])
 def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> None:
     """A copied file that changed, and nothing came to store it: the next boot does."""
     stored = machine.top / "persistent/etc/adjtime"
@@ -74,7 +75,7 @@ def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> Non
     root = machine.boot()
     subprocess.run(["mount", "-o", "remount,rw", root], check=True)
     (root / "etc/adjtime").write_text("first\n")
-    assert Btrfs({}).mark_lived(str(root))
+    assert mark_boot_complete(Btrfs({}), root)
     machine.next_boot()
     assert not stored.exists()
     root = machine.boot()
@@ -84,14 +85,14 @@ def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> Non
     (root / "etc/adjtime.new").rename(root / "etc/adjtime")
     if meanwhile == "the store changed":
         stored.write_text("from a backup\n")
-    if meanwhile != "never lived":
-        assert Btrfs({}).mark_lived(str(root))
+    if meanwhile != "never complete":
+        assert mark_boot_complete(Btrfs({}), root)
     machine.next_boot()
     root = machine.boot()
     expected = {
         "nothing": "in the last second\n",
         "the store changed": "from a backup\n",
-        "never lived": "first\n",
+        "never complete": "first\n",
     }[meanwhile]
     assert stored.read_text() == expected
     assert (root / "etc/adjtime").read_text() == expected
@@ -276,7 +277,7 @@ def test_the_previous_roots_content_is_carried_over(machine: Machine) -> None:
 def test_where_the_first_content_comes_from(
     machine: Machine, initial: str, content: str | None
 ) -> None:
-    """Of what is newly declared: the newest root that lived has what its administrator saw."""
+    """Of what is newly declared: the newest boot-complete root has what its administrator saw."""
     names = ("srv2/in a directory", "bound", "copied")
     (machine.top / "root-base/srv2").mkdir()
 
@@ -287,11 +288,11 @@ def test_where_the_first_content_comes_from(
     write(machine.top / "root-base", "of the base\n")
     if content is None:
         (machine.top / "root-base/bound").unlink()  # a link would not replace it
-    for text, lived in (("seen\n", True), ("of a root that never lived\n", False)):
+    for text, complete in (("seen\n", True), ("of a root whose boot was never complete\n", False)):
         root = machine.boot()
         subprocess.run(["mount", "-o", "remount,rw", root], check=True)
         write(root, text)
-        assert not lived or Btrfs({}).mark_lived(str(root))
+        assert not complete or mark_boot_complete(Btrfs({}), root)
         machine.next_boot()
     values: dict[str, Any] = {"store": STORE, "initial": initial}
     machine.persist += [
@@ -371,7 +372,7 @@ def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) 
     name = "hostname"
     machine.persist[2] = Copy(path=f"/etc/{name}", store=STORE, source=f"etc/{name}")
     machine.boot()
-    Btrfs({}).mark_lived(str(machine.top / "root"))
+    mark_boot_complete(Btrfs({}), machine.top / "root")
     content = os.urandom(1 << 18).hex()
     changed = machine.top / f"root/etc/{name}"
     changed.unlink()

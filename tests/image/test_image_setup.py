@@ -34,7 +34,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{MODULE}/ephemeroot-inert.service": "644",
         f"{MODULE}/ephemeroot-inert.sh": "755",
         f"{MODULE}/ephemeroot": "/usr/bin/ephemeroot",
-        f"{folder}/ephemeroot-lived.service": "644",
+        f"{folder}/ephemeroot-boot-complete.service": "644",
         f"{folder}/ephemeroot-prune.service": "644",
         f"{folder}/ephemeroot-copy.path": "644",
         f"{folder}/ephemeroot-copy.service": "644",
@@ -52,7 +52,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         **{
             f"{folder}/{target}.target.wants/ephemeroot-{name}": f"../ephemeroot-{name}"
             for target, name in (
-                ("multi-user", "lived.service"),
+                ("multi-user", "boot-complete.service"),
                 ("multi-user", "prune.service"),
                 ("multi-user", "copy-again.service"),
                 ("sysinit", "copy-last.service"),
@@ -134,8 +134,8 @@ def test_the_program_from_a_virtual_environment(tmp_path: Path) -> None:
     program = "/opt/venv/bin/ephemeroot"
     assert cli.main(["setup", "dracut", "--root", str(tmp_path), "--program", program]) == 0
     assert (tmp_path / MODULE / "ephemeroot").readlink() == Path(program)
-    unit = tmp_path / "usr/lib/systemd/system/ephemeroot-lived.service"
-    assert f"ExecStart={program} lived\n" in unit.read_text()
+    unit = tmp_path / "usr/lib/systemd/system/ephemeroot-boot-complete.service"
+    assert f"ExecStart={program} boot-complete\n" in unit.read_text()
 
 
 def test_a_relative_program_is_refused(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_systemd_understands_them(folder: Path) -> None:
     "unit",
     [
         "ephemeroot-inert.service",
-        "ephemeroot-lived.service",
+        "ephemeroot-boot-complete.service",
         "ephemeroot-copy.path",
         "ephemeroot-copy.service",
         "ephemeroot-copy-again.service",

@@ -23,15 +23,15 @@ from ephemeroot.leave.leaving import FAILED, RECORD, Leaving, with_adopted
 from ephemeroot.linux import bounds
 from ephemeroot.linux.bounds import Bounds
 from ephemeroot.plan import applied, stores
-from leaving_machine import AFTER, LEFT, Lived, bind, leave
+from leaving_machine import AFTER, LEFT, MachineInUse, bind, leave
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Lived]:
+def machine(tmp_path: Path) -> Iterator[MachineInUse]:
     with fresh_disk(tmp_path) as disk:
-        machine = Lived(tmp_path, disk.loop, disk.top)
+        machine = MachineInUse(tmp_path, disk.loop, disk.top)
         yield machine
         machine.next_boot()
 
@@ -48,7 +48,7 @@ def content(root: Path) -> dict[str, str]:
 
 
 def test_everything_goes_back_and_nothing_wipes_any_more(
-    machine: Lived, capsys: pytest.CaptureFixture[str]
+    machine: MachineInUse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = machine.start()
     stored = content(machine.top / "persistent")
@@ -78,7 +78,7 @@ def test_everything_goes_back_and_nothing_wipes_any_more(
     assert leave(root, "--yes") == 2, "there is nothing to leave any more"
 
 
-def test_the_old_image_neither_wipes_nor_binds(machine: Lived) -> None:
+def test_the_old_image_neither_wipes_nor_binds(machine: MachineInUse) -> None:
     root = machine.start()
     assert leave(root, "--yes") == 0
     machine.next_boot()
@@ -97,7 +97,9 @@ def test_the_old_image_neither_wipes_nor_binds(machine: Lived) -> None:
     assert content(root) == AFTER
 
 
-def test_a_dry_run_changes_nothing(machine: Lived, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_changes_nothing(
+    machine: MachineInUse, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = machine.start()
     before = content(machine.bare), content(machine.top / "persistent")
     assert leave(root, "--dry-run") == 0
@@ -111,7 +113,7 @@ def test_a_dry_run_changes_nothing(machine: Lived, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 5, 9])
-def test_wherever_it_is_interrupted_the_data_is_complete(machine: Lived, after: int) -> None:
+def test_wherever_it_is_interrupted_the_data_is_complete(machine: MachineInUse, after: int) -> None:
     """The power goes after so many paths; the next boot is armed as ever and has everything."""
     root = machine.start()
     leaving = Leaving(root, machine.plan())
@@ -132,7 +134,7 @@ def test_wherever_it_is_interrupted_the_data_is_complete(machine: Lived, after: 
     assert content(root) == AFTER
 
 
-def test_room_is_needed_once(machine: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_needed_once(machine: MachineInUse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what an interrupted run has copied, nor what is declared in one another, twice."""
     root = machine.start()
     (machine.top / "persistent/srv/large").write_bytes(bytes(range(256)) * 4096)
@@ -150,7 +152,7 @@ def test_room_is_needed_once(machine: Lived, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("moment", ["record", "switch"])
 def test_interrupted_while_it_disarms(
-    machine: Lived, moment: str, monkeypatch: pytest.MonkeyPatch
+    machine: MachineInUse, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = machine.start()
     leaving = Leaving(root, machine.plan())
@@ -191,7 +193,7 @@ def test_interrupted_while_it_disarms(
 
 
 def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
-    machine: Lived, monkeypatch: pytest.MonkeyPatch
+    machine: MachineInUse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = machine.start()
     generation = machine.plan().generation
@@ -215,7 +217,7 @@ def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
     assert stores.generation(store) == generation + 1
 
 
-def test_what_changed_in_the_root_since_is_never_overwritten(machine: Lived) -> None:
+def test_what_changed_in_the_root_since_is_never_overwritten(machine: MachineInUse) -> None:
     """The unit did not run in the first boot, for one: the package was gone."""
     root = machine.start()
     assert leave(root, "--yes") == 0
@@ -231,7 +233,7 @@ def test_what_changed_in_the_root_since_is_never_overwritten(machine: Lived) -> 
     assert (root / "etc/hostname").read_text() == "renamed\n"
 
 
-def test_a_finish_that_fails_is_not_tried_again(machine: Lived) -> None:
+def test_a_finish_that_fails_is_not_tried_again(machine: MachineInUse) -> None:
     root = machine.start()
     assert leave(root, "--yes") == 0
     root = machine.reboot_plain()
@@ -246,7 +248,7 @@ def test_a_finish_that_fails_is_not_tried_again(machine: Lived) -> None:
 
 
 def test_a_path_that_cannot_go_back_keeps_it_armed(
-    machine: Lived, capsys: pytest.CaptureFixture[str]
+    machine: MachineInUse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = machine.start()
     generation = stores.generation(machine.top / "persistent")
@@ -260,7 +262,7 @@ def test_a_path_that_cannot_go_back_keeps_it_armed(
     assert applied.load(root) is not None
 
 
-def test_a_missing_store_is_no_reason_to_forget_it(machine: Lived) -> None:
+def test_a_missing_store_is_no_reason_to_forget_it(machine: MachineInUse) -> None:
     root = machine.start()
     subprocess.run(["umount", "-l", root / "persistent"], check=True)
     with pytest.raises(StoreMissing):
@@ -294,7 +296,7 @@ def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> No
         subprocess.run(["umount", tmp_path / "lower"], check=True)
 
 
-def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: Lived) -> None:
+def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: MachineInUse) -> None:
     root = machine.start()
     store = machine.top / "persistent"
     (root / "etc/service").mkdir()
@@ -317,7 +319,7 @@ def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: Lived) -> N
     assert (machine.bare / "etc/stale/conf").read_text() == "the root's own"
 
 
-def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: Lived) -> None:
+def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: MachineInUse) -> None:
     """A store that only the initramfs knew ([[volumes]]) is not in fstab."""
     root = machine.start()
     assert leave(root, "--yes") == 0
@@ -329,7 +331,7 @@ def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: Lived) -> 
 
 
 def test_path_of_a_user_that_exceeds_its_bounds_stops_no_other(
-    machine: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    machine: MachineInUse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Root's come first; the user's is reported, and what was under way is kept for a look."""
     root = machine.start()
@@ -376,7 +378,7 @@ def test_the_manual_has_the_limits_of_the_whole() -> None:
 
 @pytest.mark.parametrize("first", ["srv", "var/lib"])
 def test_a_user_who_uses_up_a_share_delays_neither_root_nor_another_user(
-    machine: Lived, monkeypatch: pytest.MonkeyPatch, first: str
+    machine: MachineInUse, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """Two users: one has more than the whole allows, the other has little."""
     root = machine.start()
@@ -399,7 +401,7 @@ def test_a_user_who_uses_up_a_share_delays_neither_root_nor_another_user(
 
 
 def test_finish_exits_with_partly_done(
-    machine: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    machine: MachineInUse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = machine.start()
     assert leave(root, "--yes") == 0

@@ -18,7 +18,7 @@ from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.removal import remove
 from ephemeroot.linux.workshop import PREFIX, Workshop, sweep
 from inode_state import BTRFS, EVERYWHERE, PROJECTS, furnish, picture, state, unlock
-from leaving_machine import Lived, leave
+from leaving_machine import MachineInUse, leave
 from living_machine import DAY, NOON, living_machine
 from machine_tree import MachineTree
 from seeding_machine import seeding_machine
@@ -237,7 +237,7 @@ def test_restoring_keeps_every_flag(tmp_path: Path) -> None:
 
 def test_leaving_keeps_every_flag(tmp_path: Path) -> None:
     with fresh_disk(tmp_path) as disk:
-        machine = Lived(tmp_path, disk.loop, disk.top)
+        machine = MachineInUse(tmp_path, disk.loop, disk.top)
         try:
             root = machine.start()
             furnish(root / "srv", BTRFS, subvolumes=True)

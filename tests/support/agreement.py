@@ -18,6 +18,7 @@ from pathlib import Path
 
 import btrfsutil
 
+from complete_boot import mark_boot_complete
 from ephemeroot.cli import copyback
 from ephemeroot.config import Examination, examine, read
 from ephemeroot.hooks.__main__ import main as entry
@@ -226,7 +227,7 @@ class Site:
     def complete(self) -> None:
         """What the real system does in a boot: it marks the root, and stores what is copied."""
         for operation in self.plan().wipes():
-            operation.load().mark_lived(str(self.sysroot / operation.target[1:]))
+            mark_boot_complete(operation.load(), self.sysroot / operation.target[1:])
         recorded = copyback._recorded(self.run / "copies")
         if recorded is not None:
             problems: list[str] = []

@@ -340,7 +340,7 @@ ELSEWHERE = {
     "roots claim": "marks the directory of the old roots, which no user can reach",
     "roots delete": "deletes an old root as a subvolume, which no user can reach",
     "roots prune": "deletes old roots as subvolumes, which no user can reach",
-    "lived": "marks the root's own directory",
+    "boot-complete": "marks the root's own directory",
     "package-change": "writes below /run/ephemeroot",
     "edit": "writes below /etc/ephemeroot",
     "setup": "writes below /usr/lib",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from complete_boot import mark_boot_complete
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.contract import Boot, Outcome
@@ -106,7 +107,7 @@ class Site:
         target: str = "/",
         log: Callable[[str], None] | None = None,
         prove: Callable[[str], None] | None = None,
-        previous: Callable[[str, bool], None] = lambda path, lived: None,
+        previous: Callable[[str, bool], None] = lambda path, complete: None,
         request: str | None = None,
         budget: float = 60.0,
         dry_run: bool = False,
@@ -130,14 +131,14 @@ class Site:
         )
 
     def rotate(self, now: float = NOON, **boot: object) -> Outcome:
-        """One wipe. ``lived`` is said by the test, with ``live``."""
+        """One wipe. ``live`` marks the root as boot-complete."""
         return Btrfs(self.settings).wipe(self.boot(now, **boot))  # type: ignore[arg-type]
 
     def live(self, content: str = "") -> None:
         """What a boot that was complete does to the root."""
         if content:
             (self.root / "file").write_text(content)
-        assert Btrfs(self.settings).mark_lived(str(self.root))
+        assert mark_boot_complete(Btrfs(self.settings), self.root)
 
     def boots(self, times: list[float], **boot: object) -> list[Outcome]:
         """A rotation at each of the *times*; each root lives."""

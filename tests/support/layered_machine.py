@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from btrfs_image import loop_device
+from complete_boot import mark_boot_complete
 from ephemeroot.hooks.__main__ import main as entry
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
@@ -108,7 +109,7 @@ class LayeredMachine:
         if subprocess.run(["mount", "-o", "remount,rw", self.root], check=False).returncode:
             raise AssertionError("the root cannot be made writable")
         if complete and words != KEPT:
-            Overlay(self.settings).mark_lived(str(self.root))
+            mark_boot_complete(Overlay(self.settings), self.root)
         return codes
 
     def power_off(self) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from complete_boot import mark_boot_complete
 from ephemeroot import cli
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
@@ -38,7 +39,7 @@ def file(path: str, **values: Any) -> File:
     return File(path=path, store=STORE, source=path.lstrip("/"), **values)
 
 
-class Lived(Machine):
+class MachineInUse(Machine):
     """A machine that was applied, booted and used."""
 
     def start(self) -> Path:
@@ -78,7 +79,7 @@ class Lived(Machine):
         subprocess.run(["mount", "-o", "remount,rw", root], check=True)
         (root / "persistent/etc/later").write_text("through the link")
         (root / "opt/app/added").write_text("in the overlay")
-        assert Btrfs({}).mark_lived(str(root))
+        assert mark_boot_complete(Btrfs({}), root)
         return root
 
     def armed(self) -> dict[str, str]:

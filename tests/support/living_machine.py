@@ -16,6 +16,7 @@ import btrfsutil
 
 import programs
 from btrfs_image import DEFAULTS, NOON, Disk, fresh_disk, mounted
+from complete_boot import mark_boot_complete
 from ephemeroot.hooks import records
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.copies import Copy
@@ -115,7 +116,7 @@ class LivingMachine:
         fd = os.open(self.root, os.O_RDONLY)
         records.write_made(fd, made)
         os.close(fd)
-        Btrfs(self.settings).mark_lived(str(self.root))
+        mark_boot_complete(Btrfs(self.settings), self.root)
 
     def boot_by_the_stages(self, words: str = "") -> list[int]:
         """The same by the very stages of a boot, each a process; their exit codes."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import btrfsutil
 
 from btrfs_image import DEFAULTS, fresh_disk
+from complete_boot import mark_boot_complete
 from ephemeroot import cli
 from ephemeroot.config import Machine, Problem, examine, read
 from ephemeroot.hooks.__main__ import main
@@ -260,7 +261,7 @@ class NestedMachine:
         self._read_report()
         if self.boots == 1:
             self._excuse()
-        assert Btrfs(DEFAULTS | {"base": "base"}).mark_lived(str(self.target))
+        assert mark_boot_complete(Btrfs(DEFAULTS | {"base": "base"}), self.target)
 
     def _read_report(self) -> None:
         report = json.loads((self.run / "boot.json").read_text())

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from btrfs_image import loop_device
+from complete_boot import mark_boot_complete
 from ephemeroot.wipers.contract import Boot, Outcome
 from ephemeroot.wipers.history import Installed
 from ephemeroot.wipers.overlay import Overlay
@@ -57,7 +58,7 @@ class Machine:
         self,
         now: float = NOON,
         *,
-        previous: Callable[[str, bool], None] = lambda path, lived: None,
+        previous: Callable[[str, bool], None] = lambda path, complete: None,
         prove: Callable[[str], None] | None = None,
         **values: object,
     ) -> Boot:
@@ -95,7 +96,7 @@ class Machine:
             yield history
 
     def live(self) -> None:
-        assert Overlay(self.settings).mark_lived(str(self.sysroot))
+        assert mark_boot_complete(Overlay(self.settings), self.sysroot)
 
     def assert_nothing_mounted(self) -> None:
         assert not os.path.ismount(self.sysroot)

@@ -17,6 +17,7 @@ from pathlib import Path
 import btrfsutil
 
 from btrfs_image import DEFAULTS, NOON, fresh_disk, loop_device
+from complete_boot import mark_boot_complete
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import limits
 from ephemeroot.hooks.__main__ import main
@@ -64,8 +65,8 @@ class Interrupted(Btrfs):
     def wipe(self, boot: Boot) -> Outcome:
         hand_over = boot.previous
 
-        def previous(path: str, lived: bool) -> bool:
-            hand_over(path, lived)
+        def previous(path: str, complete: bool) -> bool:
+            hand_over(path, complete)
             raise Refused("the power goes")
 
         boot.previous = previous
@@ -150,7 +151,7 @@ class SeedingMachine:
 
     def live(self) -> None:
         """This boot was complete; the machine is switched off."""
-        assert self.load().mark_lived(str(self.target))
+        assert mark_boot_complete(self.load(), self.target)
         self.switch_off()
 
     def switch_off(self) -> None:

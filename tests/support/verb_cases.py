@@ -138,7 +138,7 @@ def _unfinished(machine: VerbMachine) -> None:
     """The boot is not complete yet: its root is marked as new."""
     root, name = machine.top / "root", "trusted.ephemeroot.state"
     word, _, identity = os.getxattr(root, name).partition(b" ")
-    assert word == b"lived"
+    assert word == b"boot-complete"
     os.setxattr(root, name, b"new " + identity)
 
 
@@ -332,7 +332,7 @@ CASES = (
         varies=(f"{ROOT}/.ephemeroot/copied",),
     ),
     Case("image", ("--into", "/run/image")),
-    Case("lived", changes=(ROOT,), prepare=_unfinished),
+    Case("boot-complete", changes=(ROOT,), prepare=_unfinished),
     Case("package-change", ("after",)),
     Case("unsaved"),
     Case("schema"),

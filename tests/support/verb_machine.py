@@ -551,7 +551,7 @@ def _live(machine: VerbMachine, number: int) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    machine.must("lived")
+    machine.must("boot-complete")
 
 
 def _name(folder: Path) -> None:

@@ -67,38 +67,38 @@ def test_never_one_that_is_kept_or_pinned(
 
 @given(CANDIDATES, POLICIES, TIMES)
 def test_never_fewer_than_keep_last(candidates: list[Candidate], policy: Policy, now: int) -> None:
-    """Even if all that may go early goes, and counting only what lived."""
-    lived = [c for c in candidates if not c.name.unused]
+    """Even if all that may go early goes, and counting only boot-complete roots."""
+    complete = [c for c in candidates if not c.name.unused]
     left = [
         v.candidate
         for v in retention.judge(candidates, policy, now)
         if not v.due and not v.spare and not v.candidate.name.unused
     ]
-    assert len(left) >= min(policy.keep_last, len(lived))
+    assert len(left) >= min(policy.keep_last, len(complete))
 
 
 @given(CANDIDATES, POLICIES, TIMES)
 def test_the_newest_stay_by_either_order(
     candidates: list[Candidate], policy: Policy, now: int
 ) -> None:
-    lived = [c for c in candidates if not c.name.unused]
+    complete = [c for c in candidates if not c.name.unused]
     kept = {
         id(v.candidate)
         for v in retention.judge(candidates, policy, now)
         if not v.due and not v.spare
     }
     for order in (lambda c: c.serial, lambda c: c.name.identity):
-        newest = sorted(lived, key=order, reverse=True)[: policy.keep_last]
+        newest = sorted(complete, key=order, reverse=True)[: policy.keep_last]
         assert {id(c) for c in newest} <= kept
 
 
 @given(CANDIDATES, POLICIES, TIMES)
 def test_the_model_agrees(candidates: list[Candidate], policy: Policy, now: int) -> None:
     """The whole rule once more, written down as it is said."""
-    lived = [c for c in candidates if not c.name.unused and not c.name.keep]
+    complete = [c for c in candidates if not c.name.unused and not c.name.keep]
     newest: set[int] = set()
     for order in (lambda c: c.serial, lambda c: c.name.identity):
-        ranked = sorted(lived, key=order, reverse=True)
+        ranked = sorted(complete, key=order, reverse=True)
         newest |= {id(c) for c in ranked[: policy.keep_last]}
     ranked = sorted(candidates, key=lambda c: (not c.name.unused, c.serial), reverse=True)
     counted = [c for c in ranked if not c.name.keep and not c.pinned]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import btrfsutil
 import pytest
 
 from btrfs_image import DEFAULTS, fresh_disk
+from complete_boot import mark_boot_complete
+from ephemeroot.cli import boot_complete
+from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.volumes import Attach, Volume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mountinfo
-from ephemeroot.wipers.btrfs import Btrfs
+from ephemeroot.wipers import marks
+from ephemeroot.wipers.btrfs import Btrfs, subvolumes
 from machine_tree import DEVICE, ROOT, VOLUME, MachineTree
 from machine_tree import STORE as STORE_TABLE
 from staged_machine import STORE, Machine
@@ -87,7 +92,7 @@ def test_both_are_fresh_at_every_boot(machine: WithHome) -> None:
         assert (root / "home/kept/letter").read_text() == "declared just now"
         assert not (root / "stray").exists()
         (root / "home/stray").write_text(f"day {number}")
-        assert Btrfs({}).mark_lived(str(root / "home"))
+        assert mark_boot_complete(Btrfs({}), root / "home")
         machine.next_boot()
     old = machine.old_of_home()
     assert len(old) == 3
@@ -115,7 +120,7 @@ def test_one_that_cannot_be_made_fresh_stays_and_the_root_is_not_forgotten(
     assert (root / "home/stray").read_text() == "forget me"
     assert not (root / "stray").exists()
     record = (machine.run / "wiped").read_text()
-    assert '"/": {' in record, "what `ephemeroot lived` marks"
+    assert '"/": {' in record, "what `ephemeroot boot-complete` marks"
     assert '"kept": ' in record
 
 
@@ -225,3 +230,70 @@ def test_root_is_proven_with_the_volumes_that_are_made_fresh(
     )
     refused = [str(problem) for problem in tree.errors() if "made fresh hides" in str(problem)]
     assert bool(refused) == (not boots), tree.errors()
+
+
+def _nothing(place: Path, root: Path) -> None:
+    """The volume stays where the boot has mounted it."""
+
+
+def _linked(place: Path, root: Path) -> None:
+    place.parent.rename(place.parent.with_name("moved"))
+    place.parent.symlink_to("moved")
+
+
+def _renamed(place: Path, root: Path) -> None:
+    place.parent.rename(place.parent.with_name("moved"))
+    place.mkdir(parents=True)
+
+
+def _another_new_root(place: Path, root: Path) -> None:
+    other = place.parent.with_name("other")
+    (other / place.name).mkdir(parents=True)
+    subprocess.run(["mount", "--bind", root, other / place.name], check=True)
+    place.parent.rename(place.parent.with_name("moved"))
+    other.rename(place.parent)
+
+
+def _directory_of_the_volume(place: Path, root: Path) -> None:
+    inside = place / "letters"
+    inside.mkdir()
+    place.parent.rename(place.parent.with_name("moved"))
+    place.mkdir(parents=True)
+    moved = place.parent.with_name("moved") / place.name / "letters"
+    subprocess.run(["mount", "--bind", moved, place], check=True)
+
+
+@pytest.mark.parametrize(
+    "change", [_nothing, _linked, _renamed, _another_new_root, _directory_of_the_volume]
+)
+def test_only_the_new_root_at_its_own_path_is_marked_boot_complete(
+    machine: WithHome, tmp_path: Path, change: Callable[[Path, Path], None]
+) -> None:
+    """The user whose directory leads to a volume cannot have another new root marked."""
+    root = machine.boot()
+    place = tmp_path.resolve() / "user/volume"
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", root / "home", place], check=True)
+    facts = json.loads((machine.run / "wiped").read_text())["/home"]
+    wipe = boot_complete._wipe(facts | {"target": str(place)})
+    states = {where: state_of(where) for where in (root, root / "home")}
+    try:
+        change(place, root)
+        if change is _nothing:
+            assert boot_complete._mark(wipe, facts["fresh"])
+            states[root / "home"] = marks.BOOT_COMPLETE
+        else:
+            with pytest.raises((OSError, EphemerootError)):
+                boot_complete._mark(wipe, facts["fresh"])
+        assert {where: state_of(where) for where in states} == states
+    finally:
+        for point in (place.parent.with_name("moved") / place.name, place):
+            subprocess.run(["umount", "-q", point], check=False)
+
+
+def state_of(root: Path) -> str:
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return marks.state(fd, subvolumes.identify(fd).uuid)
+    finally:
+        os.close(fd)

@@ -48,7 +48,7 @@ from zfs_pools.pool import (
 
 def case_hints_of_a_rollback_keep_the_blank_snapshot() -> None:
     start()
-    run("zfs", "set", "ephemeroot:state=lived", ROOT)
+    run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     write(ROOT, "lost", "x")
     snapshot(f"{ROOT}@held", f"{ROOT}@cloned", f"{ROOT}@marked")
     # Any text can be a tag, and a user with the permission `hold` chooses it.
@@ -77,7 +77,7 @@ def case_hints_of_a_rollback_keep_the_blank_snapshot() -> None:
 def case_hint_moves_a_promoted_blank_snapshot_back() -> None:
     """By promoting that; a snapshot of the used root must not take its name."""
     start()
-    run("zfs", "set", "ephemeroot:state=lived", ROOT)
+    run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     snapshot(f"{ROOT}@later")
     clone(f"{ROOT}@later", f"{TOP}/copy", "none")
     snapshot(f"{TOP}/copy@later still")
@@ -186,7 +186,7 @@ def case_hints_of_an_old_root_let_it_be_deleted() -> None:
 
 def case_hints_make_room_for_a_rollback() -> None:
     start()
-    run("zfs", "set", "ephemeroot:state=lived", ROOT)
+    run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     write(ROOT, "large", os.urandom(4 * MIB).hex())
     snapshot(f"{ROOT}@large")
     run("zfs", "set", "refquota=16M", ROOT)

@@ -52,13 +52,13 @@ def case_root_that_cannot_be_seeded_is_kept() -> None:
     assert outcome.retired == "2027-01-15T08-01-00Z.keep"
     assert content(f"{OLD}/{outcome.retired}") == {"release": "base", "large": "x"}
     live()
-    lived = wipe("rotate", now=NOW + 120).retired
-    assert lived == "2027-01-15T08-02-00Z"
-    # The root that is retired never lived: the one before it is shown, and is the one to keep.
+    complete = wipe("rotate", now=NOW + 120).retired
+    assert complete == "2027-01-15T08-02-00Z"
+    # No boot of the retired root was complete: the one before it is shown, and is the one to keep.
     outcome = wipe("rotate", now=NOW + 180, keep=True)
     assert outcome.retired == "2027-01-15T08-03-00Z.unused"
     assert outcome.kept == [
-        first, "2027-01-15T08-01-00Z.keep", f"{lived}.keep", "2027-01-15T08-03-00Z.unused",
+        first, "2027-01-15T08-01-00Z.keep", f"{complete}.keep", "2027-01-15T08-03-00Z.unused",
     ]  # fmt: skip
     # A mark for another reason makes no root the first one.
     found = datasets.look(OLD)[OLD]

@@ -235,8 +235,8 @@ def wipe(
         if fail == "prove":
             raise Refused("it could not boot")
 
-    def previous(path: str, lived: bool) -> bool:
-        seen.previous.append((sorted(os.listdir(path)), lived))
+    def previous(path: str, complete: bool) -> bool:
+        seen.previous.append((sorted(os.listdir(path)), complete))
         if fail == "previous":
             raise Refused("the store is full")
         return keep
@@ -292,11 +292,20 @@ def state() -> list[str]:
     return channel.listed(channel.read(POOL, _STATE, POOL))
 
 
+def mark_boot_complete(wiper: Zfs, top: Path) -> bool:
+    """What ``ephemeroot boot-complete`` does to what is mounted at *top*."""
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return wiper.mark_boot_complete(fd)
+    finally:
+        os.close(fd)
+
+
 def live(root: str = ROOT) -> None:
     """What a boot to the end does: it is mounted, and marked."""
     with mounted(root) as top:
-        assert Zfs({"mode": "rotate"}).mark_lived(str(top))
-    assert datasets.look(root)[root].state == "lived"
+        assert mark_boot_complete(Zfs({"mode": "rotate"}), top)
+    assert datasets.look(root)[root].state == "boot-complete"
 
 
 def cut_at(step: int, **arguments: Any) -> bool:

@@ -20,6 +20,7 @@ from zfs_pools.pool import (
     follow,
     foreseen,
     live,
+    mark_boot_complete,
     mounted,
     names_of,
     only_in_proof,
@@ -38,7 +39,7 @@ def case_rollback_restores_the_blank_snapshot_and_destroys_later_ones() -> None:
     write(ROOT, "lost", "x")
     snapshot(f"{ROOT}@later")
     write(ROOT, "lost-too", "x")
-    run("zfs", "set", "ephemeroot:state=lived", ROOT)
+    run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     told = Told()
     outcome = wipe("rollback", told=told)
     assert told.proven == [["release"]]
@@ -52,7 +53,7 @@ def case_rollback_restores_the_blank_snapshot_and_destroys_later_ones() -> None:
         assert not wiper.is_fresh("/", outcome.fresh)
     with mounted(BASE) as top:
         assert not wiper.is_fresh(str(top), outcome.fresh)
-    # It never lived: nothing of it is worth carrying over.
+    # No boot of it was complete: nothing of it is worth carrying over.
     told = Told()
     wipe("rollback", told=told)
     assert told.previous == [(["release"], False)]
@@ -61,13 +62,13 @@ def case_rollback_restores_the_blank_snapshot_and_destroys_later_ones() -> None:
     wipe("rollback", told=told)
     assert told.previous == [(["release"], True)]
     with mounted(BASE) as top:
-        assert not wiper.mark_lived(str(top)), "no wipe has made it"
+        assert not mark_boot_complete(wiper, top), "no wipe has made it"
 
 
 def case_rollback_is_refused_with_holds_clones_bookmarks_and_mounts() -> None:
     start()
     write(ROOT, "lost", "x")
-    run("zfs", "set", "ephemeroot:state=lived", ROOT)
+    run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     # One that could go is not gone when another cannot.
     snapshot(f"{ROOT}@first", f"{ROOT}@held", f"{ROOT}@last")
     run("zfs", "hold", "mine", f"{ROOT}@held")
@@ -109,7 +110,7 @@ def case_rollback_is_refused_when_the_snapshot_exceeds_refquota() -> None:
     snapshot(f"{ROOT}@large", f"{ROOT}@later")
     with mounted(ROOT) as top:
         (top / "large").unlink()
-    run("zfs", "set", "refquota=2M", "ephemeroot:state=lived", ROOT)
+    run("zfs", "set", "refquota=2M", "ephemeroot:state=boot-complete", ROOT)
     refused("rollback", "larger than the dataset's refquota", snapshot="large")
     run("zfs", "set", "refquota=none", ROOT)
     wipe("rollback", snapshot="large")
@@ -153,7 +154,7 @@ def case_first_rollback_refuses_to_destroy_snapshots() -> None:
 def case_rollback_destroys_thousands_of_snapshots_at_once() -> None:
     """They go in one transaction group: a program must not run out of what the kernel allows."""
     start()
-    run("zfs", "set", "ephemeroot:state=lived", ROOT)
+    run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     count = 5000 if WHOLE else 40
     for number in range(count):
         snapshot(f"{ROOT}@{number}")

@@ -67,7 +67,7 @@ def case_rotation_replaces_the_root_and_keeps_the_previous_one() -> None:
     assert bootfs() == ROOT
     with mounted(ROOT) as top:
         assert Zfs({}).is_fresh(str(top), outcome.fresh)
-    # It never lived: it is no history, and the one before is what is shown.
+    # No boot of it was complete: it is no history, and the one before is what is shown.
     told = Told()
     outcome = wipe("rotate", told=told, now=NOW + 60)
     assert outcome.retired == "2027-01-15T08-01-00Z.unused"

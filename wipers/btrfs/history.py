@@ -229,7 +229,7 @@ class SubvolumeHistory(History):
             raise
 
     def state(self, entry: OldRoot) -> str:
-        """``marks.NEW``, ``LIVED`` or ``UNMARKED`` (not made by a wipe)."""
+        """``marks.NEW``, ``BOOT_COMPLETE`` or ``UNMARKED`` (not made by a wipe)."""
         fd = self.open(entry)
         try:
             return marks.state(fd, subvolumes.identify(fd).uuid)

@@ -171,15 +171,10 @@ class Btrfs(Wiper):
                 return f"it was not made by ephemeroot, and {self._old_roots} has old roots"
             return ""
 
-    def mark_lived(self, target: str) -> bool:
-        """Record that the root mounted at *target* was booted to the end."""
-        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if not subvolumes.is_subvolume(fd) or not marks.is_marked(fd):
-                return False
-            return marks.mark_lived(fd, subvolumes.identify(fd).uuid)
-        finally:
-            os.close(fd)
+    def mark_boot_complete(self, root: int) -> bool:
+        if not subvolumes.is_subvolume(root) or not marks.is_marked(root):
+            return False
+        return marks.mark_boot_complete(root, subvolumes.identify(root).uuid)
 
     def nested(self, root: int) -> list[str]:
         try:

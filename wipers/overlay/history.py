@@ -81,9 +81,11 @@ class UpperHistory(History):
                 found.append(OldRoot(text, FOREIGN))
         return sorted(self.owned(found), key=lambda entry: (entry.kind, entry.label))
 
-    def newest_lived(self) -> OldRoot | None:
+    def newest_complete(self) -> OldRoot | None:
         """The same; a layer that does not say which root is below is not seeded from."""
-        found = [entry for entry in self.retired() if self.layer(entry).state == marks.LIVED]
+        found = [
+            entry for entry in self.retired() if self.layer(entry).state == marks.BOOT_COMPLETE
+        ]
         return max(found, key=lambda entry: entry.serial, default=None)
 
     def layer(self, entry: OldRoot) -> Layer:

@@ -41,7 +41,7 @@ def find(booted: Boots, device: str, layers: Uppers, history: UpperHistory) -> P
     """The root that the boot before used, of what can be seeded from: the installed root on
     *device*, or a layer over it. One of which no boot was complete is passed over.
     """
-    known = _lived(layers, history)
+    known = _complete(layers, history)
     for boot in booted:
         if "kept" in boot:
             return Previous(INSTALLED if is_installed(boot["kept"], device) else NONE)
@@ -68,14 +68,14 @@ def _serial(identity: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _lived(layers: Uppers, history: UpperHistory) -> dict[str, OldRoot | None]:
+def _complete(layers: Uppers, history: UpperHistory) -> dict[str, OldRoot | None]:
     """The layers over this root of which a boot was complete, by their identity."""
     found: dict[str, OldRoot | None] = {}
     for entry in history.retired():
         layer = history.layer(entry)
-        if layer.state == marks.LIVED:
+        if layer.state == marks.BOOT_COMPLETE:
             found[layer.identity] = entry
     present = layers.present()
-    if present is not None and present.state == marks.LIVED:
+    if present is not None and present.state == marks.BOOT_COMPLETE:
         found[present.identity] = None
     return found

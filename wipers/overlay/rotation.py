@@ -62,7 +62,7 @@ class LayerRotation(Rotation):
         self.above = self.places.attach(self.layers.mount(), "layers")
         self.layers.require_own(self.boot.system, take=not self.boot.dry_run)
         layer = self.layers.present()
-        name = self.name(unused=layer is None or not layer.lived)
+        name = self.name(unused=layer is None or not layer.complete)
         name = self.hand_over(name)
         if self.boot.dry_run:
             return self.outcome

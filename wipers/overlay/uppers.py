@@ -57,14 +57,14 @@ def below(device: str, fstype: str, subvolume: str | None, root_flags: Iterable[
 
 class Layer:
     """What a layer says of itself: its ``state`` over this root (``FOREIGN``, or one of ``marks``),
-    whether it has ``lived`` over any, its ``serial`` and its ``identity``.
+    whether a boot with it over any was ``complete``, its ``serial`` and its ``identity``.
     """
 
-    __slots__ = ("identity", "lived", "serial", "state")
+    __slots__ = ("complete", "identity", "serial", "state")
 
     def __init__(self, fd: int, below: str) -> None:
         owner = marks.owner(fd)
-        self.lived = marks.state(fd, owner) == marks.LIVED
+        self.complete = marks.state(fd, owner) == marks.BOOT_COMPLETE
         self.state = marks.state(fd, below) if owner in ("", below) else FOREIGN
         self.serial = marks.serial(fd)
         self.identity = marks.identity(fd)
@@ -242,15 +242,6 @@ def condemn(old: int, text: str) -> str:
             return removing
         except FileExistsError:
             number += 1
-
-
-def mark_lived(path: str) -> bool:
-    """Mark the layer above the overlay root at *path*; False if that has no mark of ours."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return marks.mark_lived(fd, marks.owner(fd))
-    finally:
-        os.close(fd)
 
 
 def _open_own(parent: int, name: str, create: bool) -> int:

@@ -10,7 +10,7 @@ import os
 
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mountinfo, mounts
-from ephemeroot.wipers import attributes, contract, memory, pruning, retention
+from ephemeroot.wipers import attributes, contract, marks, memory, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Outcome, Wiper
 from ephemeroot.wipers.history import Installed
 from ephemeroot.wipers.overlay import previous, stack, uppers
@@ -127,8 +127,8 @@ class Overlay(Wiper):
             found = previous.find(booted, installed.device, layers, history)
             return history.open_layer(found.entry) if found.kind == previous.LAYER else -1
 
-    def mark_lived(self, target: str) -> bool:
-        return self._volume is not None and uppers.mark_lived(target)
+    def mark_boot_complete(self, root: int) -> bool:
+        return self._volume is not None and marks.mark_boot_complete(root, marks.owner(root))
 
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
         return str(os.stat(target).st_dev) == fresh.get("device")

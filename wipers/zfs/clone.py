@@ -9,8 +9,9 @@ without a property of another origin is then known to be a fresh root that was n
 from __future__ import annotations
 
 from ephemeroot.linux import programs
+from ephemeroot.wipers.marks import NEW
 from ephemeroot.wipers.zfs import channel, datasets
-from ephemeroot.wipers.zfs.datasets import NEW, STATE, SYSTEM
+from ephemeroot.wipers.zfs.datasets import STATE, SYSTEM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,17 +8,18 @@ import time
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo, mounts, programs
+from ephemeroot.wipers import marks
 from ephemeroot.wipers.zfs import channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ephemeroot.linux.mountinfo import Mount
+
 AUTO = "zfs:AUTO"
 
 STATE = "ephemeroot:state"
-NEW = "new"
-LIVED = "lived"
 
 SYSTEM = "ephemeroot:system"
 """On old-roots and on a fresh root: the id of the system that owns it."""
@@ -102,9 +103,8 @@ class Dataset:
 
     @property
     def state(self) -> str:
-        """``NEW``, ``LIVED``, or empty if no wipe made it."""
-        word = self.own.get(STATE, "")
-        return word if word in (NEW, LIVED) else ""
+        """``NEW``, ``BOOT_COMPLETE``, or empty if no wipe made it."""
+        return marks.known(self.own.get(STATE, ""))
 
 
 def look(*names: str) -> dict[str, Dataset]:
@@ -248,7 +248,15 @@ def fsid(path: str) -> str:
 
 def mounted_at(path: str) -> str:
     """The name of the dataset that is mounted at *path*; empty if that is no ZFS."""
-    found = mountinfo.mounted_at(os.path.realpath(path))
+    return _dataset(mountinfo.mounted_at(os.path.realpath(path)))
+
+
+def opened_on(fd: int) -> str:
+    """The name of the dataset that is mounted where *fd* was opened; empty if that is no ZFS."""
+    return _dataset(mountinfo.of(fd))
+
+
+def _dataset(found: Mount | None) -> str:
     return found.source if found is not None and found.fstype == "zfs" else ""
 
 

@@ -12,6 +12,7 @@ import os
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import shell
+from ephemeroot.wipers import marks
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.zfs import channel, datasets
 
@@ -127,14 +128,14 @@ class Rollback:
         if len(later) > _LISTED:
             more = len(later) - _LISTED
             boot.log(f"destroy {more} more snapshots, the last one {later[-1]}")
-        lived = found[self.root].state != datasets.NEW
-        if boot.dry_run and lived:
+        complete = found[self.root].state != marks.NEW
+        if boot.dry_run and complete:
             boot.describe_hand_over()
         boot.log(f"roll {self.root} back to {self.blank}")
         if boot.dry_run:
             return self.outcome
         with datasets.Private(self.root, f"{boot.private}/previous") as previous:
-            boot.hand_over(previous.path, lived)
+            boot.hand_over(previous.path, complete)
             identity = previous.fsid
         self._program("do", stays)
         self._require_done()

@@ -12,10 +12,11 @@ import os
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import dataset_keys, programs, shell
 from ephemeroot.wipers import names, retire
+from ephemeroot.wipers.marks import NEW
 from ephemeroot.wipers.rotation import Rotation
 from ephemeroot.wipers.zfs import channel, clone, datasets, history, proofs
 from ephemeroot.wipers.zfs.clone import BOOTFS, MOVED, OF, RESERVED
-from ephemeroot.wipers.zfs.datasets import NEW, SYSTEM, Dataset, Private
+from ephemeroot.wipers.zfs.datasets import SYSTEM, Dataset, Private
 from ephemeroot.wipers.zfs.history import SNAPSHOT, DatasetHistory
 from ephemeroot.wipers.zfs.rollback import require_root
 

@@ -12,9 +12,10 @@ from ephemeroot.errors import Refused
 from ephemeroot.wipers import contract, pruning, retention
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
 from ephemeroot.wipers.history import require_owner
+from ephemeroot.wipers.marks import BOOT_COMPLETE, NEW
 from ephemeroot.wipers.pruning import Clock
 from ephemeroot.wipers.zfs import datasets
-from ephemeroot.wipers.zfs.datasets import AUTO, LIVED, NEW, STATE
+from ephemeroot.wipers.zfs.datasets import AUTO, STATE
 from ephemeroot.wipers.zfs.history import DatasetHistory
 from ephemeroot.wipers.zfs.rollback import Rollback
 from ephemeroot.wipers.zfs.rotation import DatasetRotation, temporary
@@ -189,16 +190,15 @@ class Zfs(Wiper):
             target
         ) == fresh.get("fsid")
 
-    def mark_lived(self, target: str) -> bool:
-        """Record that the root mounted at *target* was booted to the end."""
+    def mark_boot_complete(self, root: int) -> bool:
         from ephemeroot.wipers.zfs import listing
 
-        name = datasets.mounted_at(target)
+        name = datasets.opened_on(root)
         found = listing.look(name).get(name) if name else None
         if found is None or not found.state:
             return False
         if found.state == NEW:
-            datasets.mark(name, STATE, LIVED)
+            datasets.mark(name, STATE, BOOT_COMPLETE)
         return True
 
     @property

@@ -227,7 +227,7 @@ class Opened(contract.Bases):
         return None if found is None else lambda path, inode: inode in found
 
     def keep(self, copy: int) -> None:
-        marks.set_state(copy, self.identify(copy), marks.LIVED)
+        marks.set_state(copy, self.identify(copy), marks.BOOT_COMPLETE)
 
     def empty(self, copy: int) -> None:
         for _, number in subvolumes.nested(copy, subvolumes.identify(copy).id):

@@ -18,7 +18,7 @@ from ephemeroot.linux import mounts, paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories, history_size, two_roots
 from ephemeroot.status import omissions
-from ephemeroot.wipers.marks import LIVED, NEW
+from ephemeroot.wipers.marks import BOOT_COMPLETE, NEW
 from ephemeroot.wipers.oldroot import Facts, OldRoot
 from ephemeroot.wipers.retention import DAWN
 
@@ -58,16 +58,17 @@ def to_json(path: str, entry: OldRoot, facts: Facts) -> dict[str, Any]:
     retired = name.time if name is not None else None
     made = facts.made if facts.made is not None and facts.made >= DAWN else None
     trusted = retired if name is not None and not name.unsynced else None
-    lived = trusted - made if trusted is not None and made is not None else None
+    age = trusted - made if trusted is not None and made is not None else None
     return {
         "name": entry.label,
         "kind": entry.kind,
         "path": path,
         "made": made,
         "retired": retired,
-        "age": lived if lived is None or lived >= 0 else None,
+        "age": age if age is None or age >= 0 else None,
         "state": facts.state or None,
-        "lived": facts.state == LIVED or (not facts.state and not (name and name.unused)),
+        "boot-complete": facts.state == BOOT_COMPLETE
+        or (not facts.state and not (name and name.unused)),
         "keep": bool(name and name.keep),
         "unused": bool(name and name.unused),
         "unsynced": bool(name and name.unsynced),
@@ -81,7 +82,7 @@ def rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str
     unknown = "not known"
     made, retired, age = content["made"], content["retired"], content["age"]
     term = f"{terminal.duration(age)}, until the boot after it" if age is not None else unknown
-    states = {LIVED: "yes", NEW: "no: no boot of it was complete"}
+    states = {BOOT_COMPLETE: "yes", NEW: "no: no boot of it was complete"}
     retirement = terminal.moment(retired) if retired is not None else unknown
     if content["unsynced"]:
         retirement += ", by a clock that could not be trusted"

@@ -110,8 +110,8 @@ def test_what_writes_mounts_where_its_caller_does_not_see_it(verb_image: Image, 
 CHANGE_A_HISTORY = {
     "rehearse", "roots-prune", "roots-delete", "roots-keep", "roots-unkeep", "roots-claim",
     "base-create",
-    "base-run", "base-commit", "base-rollback", "upgrade", "install", "remove", "lived", "apply",
-    "leave",
+    "base-run", "base-commit", "base-rollback", "upgrade", "install", "remove", "apply",
+    "boot-complete", "leave",
 }  # fmt: skip
 OPEN_A_HISTORY = CHANGE_A_HISTORY | {
     "diff", "diff-against", "roots-list", "roots-show", "roots-diff", "roots-mount",

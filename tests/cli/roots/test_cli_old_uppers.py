@@ -170,7 +170,7 @@ def test_foreign_layers_are_listed_as_foreign_and_never_touched(
     fd = os.open(place, os.O_RDONLY)
     try:
         if by == "the root below":
-            marks.set_state(fd, "0d1e2f3a-0000-4000-8000-000000000009", marks.LIVED)
+            marks.set_state(fd, "0d1e2f3a-0000-4000-8000-000000000009", marks.BOOT_COMPLETE)
         else:
             marks.set_system(fd, "another")
     finally:

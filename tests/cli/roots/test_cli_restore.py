@@ -58,8 +58,8 @@ def test_show(machine: LivingMachine) -> None:
     assert (content["format"], content["version"]) == ("ephemeroot-roots-show", 1)
     assert (content["name"], content["path"]) == (FIRST, f"old_roots/{FIRST}")
     assert content["keep"]
-    assert content["lived"]
-    assert content["state"] == "lived"
+    assert content["boot-complete"]
+    assert content["state"] == "boot-complete"
     assert content["retired"] == NOON + DAY
     assert abs(content["made"] - time.time()) < 600
     assert content["size"] is None
@@ -223,7 +223,7 @@ def test_what_persists_is_said(machine: LivingMachine) -> None:
     done = machine.call("roots", "restore", "/srv/data/kept/x", "--from", STEM)
     assert done.returncode == 2
     assert "/srv/data/kept persists: what it has is in /persistent" in done.stderr
-    # Below the bind of a root that lived there lay something.
+    # Below the bind of a boot-complete root there was something.
     old = machine.disk.top / "old_roots" / FIRST
     (old / "var/log/hidden").touch()
     done = machine.call("roots", "restore", "/var", "--from", STEM)

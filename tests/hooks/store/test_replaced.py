@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from btrfs_image import fresh_disk
+from complete_boot import mark_boot_complete
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.directories import Directory
 from ephemeroot.hooks.operations.files import File
@@ -46,7 +47,7 @@ class Machine(LivingMachine):
 
     def boots(self, words: str = "") -> list[int]:
         codes = self.boot_by_the_stages(words)
-        Btrfs(self.settings).mark_lived(str(self.root))
+        mark_boot_complete(Btrfs(self.settings), self.root)
         return codes
 
     def said(self) -> str:

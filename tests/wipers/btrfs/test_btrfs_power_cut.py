@@ -224,7 +224,7 @@ def test_a_power_cut_between_any_two_steps(
     assert cuts >= proof.rounds(2, 8)
 
 
-def test_what_was_marked_lived_stays_so(tmp_path: Path) -> None:
+def test_a_boot_complete_root_stays_so(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with fresh_disk(tmp_path, 128) as disk:
         site = disk.site().with_root()

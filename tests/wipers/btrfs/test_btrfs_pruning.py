@@ -83,13 +83,13 @@ def test_unused_roots_go_by_age_and_never_count(disk: Disk) -> None:
     site.settings["keep-last"] = 2
     site.boots([NOON - 40 * DAY])
     unused = [f"2026-10-1{n}T00-00-00Z.unused" for n in range(5)]
-    lived = ["2026-10-01T00-00-00Z", "2026-10-02T00-00-00Z"]
-    site.retire(*lived, *unused)
+    complete = ["2026-10-01T00-00-00Z", "2026-10-02T00-00-00Z"]
+    site.retire(*complete, *unused)
     with site.history() as history:
         clock = Clock(NOON, synchronised=True)
         result = pruning.by_settings(history, clock).run(log=site.log.append)
     assert result.pruned == unused
-    assert site.old() == [*lived, "2026-10-14T12-00-00Z.keep"]
+    assert site.old() == [*complete, "2026-10-14T12-00-00Z.keep"]
 
 
 def test_pinned_roots_stay(site: Site) -> None:
@@ -507,7 +507,7 @@ def test_the_history_tells_states_and_places(site: Site) -> None:
         entry = history.find("2026-11-22T12-00-00Z")
         assert history.path(entry) == f"{site.name}/old_roots/2026-11-22T12-00-00Z"
     assert states["2026-11-21T12-00-00Z.keep"] == ""
-    assert states["2026-11-22T12-00-00Z"] == "lived"
+    assert states["2026-11-22T12-00-00Z"] == "boot-complete"
     assert states["2026-11-23T12-00-01Z.unused"] == "new"
 
 

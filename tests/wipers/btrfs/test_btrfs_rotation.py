@@ -27,6 +27,7 @@ from btrfs_image import (
     subvolume_id,
     uuid,
 )
+from complete_boot import mark_boot_complete
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo
 from ephemeroot.wipers import retention
@@ -141,26 +142,26 @@ def test_a_fresh_root_that_is_not_proven_leaves_nothing(site: Site) -> None:
 def test_the_previous_root_is_shown_before_it_goes(site: Site) -> None:
     shown: list[tuple[str, str, bool]] = []
 
-    def previous(path: str, lived: bool) -> None:
-        shown.append((Path(path, "file").read_text(), (site.root / "file").read_text(), lived))
+    def previous(path: str, complete: bool) -> None:
+        shown.append((Path(path, "file").read_text(), (site.root / "file").read_text(), complete))
 
     site.rotate(previous=previous)
     assert shown == [("hello", "hello", True)]
 
 
-def test_of_a_root_that_never_lived_the_one_before_is_shown(site: Site) -> None:
+def test_of_a_root_without_a_complete_boot_the_one_before_is_shown(site: Site) -> None:
     shown: list[tuple[str, bool]] = []
     site.boots([NOON])
     site.rotate(NOON + 60)
     site.rotate(
         NOON + 120,
-        previous=lambda path, lived: shown.append((Path(path, "file").read_text(), lived)),
+        previous=lambda path, complete: shown.append((Path(path, "file").read_text(), complete)),
     )
     assert shown == [(f"made by the boot at {NOON}", True)]
 
 
 def test_what_the_previous_root_refuses_stops_the_wipe(site: Site) -> None:
-    def previous(path: str, lived: bool) -> None:
+    def previous(path: str, complete: bool) -> None:
         raise Refused("too much to carry over", "ephemeroot adopt")
 
     refused(site, "too much", previous=previous)
@@ -177,7 +178,7 @@ def test_no_root_yet(disk: Disk) -> None:
     assert site.rotate().retired == "2026-11-23T12-00-00Z.keep"
 
 
-def test_only_the_first_root_that_lived_is_kept_for_ever(disk: Disk) -> None:
+def test_only_the_first_boot_complete_root_is_kept_for_ever(disk: Disk) -> None:
     site = disk.site().with_root()
     site.rotate(NOON)
     site.rotate(NOON + 1)
@@ -196,12 +197,24 @@ def test_the_first_stays_the_first_even_if_nothing_is_left_of_it(site: Site) -> 
     assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z"
 
 
-def test_a_root_that_never_lived_is_no_history(disk: Disk) -> None:
+def test_a_root_without_a_complete_boot_is_not_history(disk: Disk) -> None:
     site = disk.site().with_root()
     assert site.rotate(NOON).retired == "2026-11-23T12-00-00Z.keep"
     assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z.unused"
     site.live()
     assert site.rotate(NOON + 2).retired == "2026-11-23T12-00-02Z"
+
+
+def test_a_mark_of_the_first_version_is_read(disk: Disk) -> None:
+    """Its word for a root that was booted to the end was ``lived``."""
+    site = disk.site().with_root()
+    site.rotate(NOON)
+    site.live()
+    name = "trusted.ephemeroot.state"
+    word, _, identity = os.getxattr(site.root, name).partition(b" ")
+    assert word == b"boot-complete"
+    os.setxattr(site.root, name, b"lived " + identity)
+    assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z"
 
 
 def test_a_snapshot_does_not_inherit_the_mark(site: Site) -> None:
@@ -210,15 +223,15 @@ def test_a_snapshot_does_not_inherit_the_mark(site: Site) -> None:
     btrfsutil.create_snapshot(str(site.root), str(site.path / "copy"))
     site.root.rename(site.path / "away")
     (site.path / "copy").rename(site.root)
-    assert not Btrfs(site.settings).mark_lived(str(site.root))
+    assert not mark_boot_complete(Btrfs(site.settings), site.root)
     outcome = site.rotate(NOON + 5)
     assert outcome.retired == "2026-11-23T12-00-05Z"
 
 
 def test_a_directory_that_was_not_wiped_has_no_mark(site: Site) -> None:
     wiper = Btrfs(site.settings)
-    assert not wiper.mark_lived(str(site.root))
-    assert not wiper.mark_lived(str(site.path))
+    assert not mark_boot_complete(wiper, site.root)
+    assert not mark_boot_complete(wiper, site.path)
 
 
 def test_two_rotations_within_a_second_get_two_names(site: Site) -> None:
@@ -283,7 +296,7 @@ def test_nested_subvolumes_of_the_base_become_plain_directories(site: Site) -> N
     machines.chmod(0o2751)
     os.setxattr(machines, "user.note", b"mine")
     os.setxattr(machines, "security.selinux", b"system_u:object_r:var_lib_t:s0\0")
-    os.setxattr(machines, "trusted.ephemeroot.state", b"lived x")
+    os.setxattr(machines, "trusted.ephemeroot.state", b"boot-complete x")
     subprocess.run(["chattr", "+C", str(machines)], check=True)
 
     site.rotate()

@@ -142,7 +142,7 @@ def test_how_long_it_was_the_root_is_told_only_by_a_clock_that_was_set(
 
     text = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime(retired)) + flags
     entry = oldroot.classify(text, 300)
-    facts = Facts(made=made, state="lived")
+    facts = Facts(made=made, state="boot-complete")
     content = {**look.to_json("old_roots/x", entry, facts), "kept-for": []}
     assert content["age"] == age
     rows = {row[0]: row[1] for row in look.rows(content, entry, facts)}

@@ -150,7 +150,7 @@ def test_clock_that_went_back_does_not_make_the_oldest_layer_the_newest(tmp_path
     """A machine without a battery: 1970 again at each boot."""
     seen: list[str] = []
 
-    def previous(path: str, lived: bool) -> None:
+    def previous(path: str, complete: bool) -> None:
         seen.append(Path(path, "etc/word").read_text())
 
     with overlay_machine(tmp_path) as machine:
@@ -162,7 +162,7 @@ def test_clock_that_went_back_does_not_make_the_oldest_layer_the_newest(tmp_path
         machine.wipe(4, synchronised=False, previous=previous)
         assert seen == ["0", "1", "2", "3", "4", "5", "5"]
         with machine.history() as history:
-            newest = history.newest_lived()
+            newest = history.newest_complete()
             assert newest is not None
             word = machine.folder / "old-uppers" / newest.text / "etc/word"
             assert word.read_text() == "5"

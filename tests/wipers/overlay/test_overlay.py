@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from complete_boot import mark_boot_complete
 from ephemeroot.errors import EphemerootError, Locked, Refused
 from ephemeroot.hooks.operations.volumes import Volume
 from ephemeroot.hooks.operations.wipe import Wipe
@@ -51,7 +52,7 @@ def test_a_layer_in_memory(machine: Machine) -> None:
         (machine.sysroot / "etc/installed").unlink()
         with pytest.raises(OSError, match="No space left"):
             (machine.sysroot / "large").write_bytes(bytes(5 << 20))
-    assert not Overlay(machine.settings).mark_lived(str(machine.sysroot))
+    assert not mark_boot_complete(Overlay(machine.settings), machine.sysroot)
     unmount(machine.sysroot)
     with InstalledRoot(machine) as top:
         assert sorted(os.listdir(top / "etc")) == ["installed"]
@@ -80,11 +81,11 @@ def test_layers_on_a_volume(machine: Machine) -> None:
 
 
 def test_what_is_carried_over(machine: Machine) -> None:
-    """The whole of the newest root that lived: what is below, without what was deleted."""
+    """The whole of the newest boot-complete root: what is below, without what was deleted."""
     seen = []
 
-    def previous(path: str, lived: bool) -> None:
-        seen.append((sorted(os.listdir(f"{path}/etc")), lived))
+    def previous(path: str, complete: bool) -> None:
+        seen.append((sorted(os.listdir(f"{path}/etc")), complete))
         with pytest.raises(OSError, match="Read-only"):
             Path(path, "etc/x").touch()
 
@@ -124,7 +125,7 @@ def test_nothing_is_changed_unless_proven(machine: Machine) -> None:
 
 
 def test_a_power_cut(machine: Machine) -> None:
-    """After each step the next boot has a fresh root, and what lived is in old-uppers."""
+    """After each step the next boot has a fresh root, and the complete one is in old-uppers."""
     machine.wipe()
     (machine.sysroot / "etc/lost").touch()
     machine.live()
@@ -201,7 +202,7 @@ def test_little_space(machine: Machine) -> None:
     ]
     machine.settings |= {"min-free": "100%"}
     machine.live()
-    # The last two that lived stay, whatever the space.
+    # The last two boot-complete ones stay, whatever the space.
     assert machine.wipe(NOON + 1).pruned == names[2:]
     assert machine.old() == [STAMP, "2026-11-23T12-00-01Z"]
 

@@ -62,7 +62,7 @@ def test_what_is_there(machine: Machine) -> None:
             "2026-01-01T00-00-00Z": "foreign",
         }  # fmt: skip
         facts = history.facts(history.find(FIRST))
-        assert (facts.made, facts.state) == (NOON, marks.LIVED)
+        assert (facts.made, facts.state) == (NOON, marks.BOOT_COMPLETE)
         assert facts.exclusive is not None
         assert facts.exclusive >= 4096
         with pytest.raises(Misconfigured):

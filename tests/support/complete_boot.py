@@ -1,0 +1,17 @@
+"""The end of a boot, for a root that is mounted anywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ephemeroot.wipers.contract import Wiper
+
+
+def mark_boot_complete(wiper: Wiper, root: Path) -> bool:
+    """What ``ephemeroot boot-complete`` does to the *root* of its machine; whether it is marked."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return wiper.mark_boot_complete(fd)
+    finally:
+        os.close(fd)
