@@ -24,11 +24,13 @@ from ephemeroot.machine.facts import command_line
 _ESP = ("/boot/efi", "/efi", "/boot")
 _DIRECTORIES = ("grub", "grub2")
 
-# grub-install's stub on the ESP (grub-core/kern/main.c reads it: util/grub-install.c, "load_cfg").
+# The stub on the ESP: of grub-install ("load_cfg" in util/grub-install.c; `($root)'/boot/grub'`),
+# of openSUSE's shim-install (`(${root})/boot/grub2`) and of Fedora's gen_grub_cfgstub
+# (`($dev)/grub2`).
 _SEARCH = re.compile(
     r"^\s*search(?:\.fs_uuid\s+|\s.*--fs-uuid\s.*?)([0-9A-Fa-f-]{8,36})\b", re.MULTILINE
 )
-_PREFIX = re.compile(r"^\s*set\s+prefix=\(\$root\)'?([^'\s]+)'?", re.MULTILINE)
+_PREFIX = re.compile(r"^\s*set\s+prefix=\(\$\{?\w+\}?\)[\"']?([^\"'\s]+)", re.MULTILINE)
 _KERNEL = re.compile(r"^\s*linux(?:16|efi)?\s+(?:\([^)]*\))?(/\S+)", re.MULTILINE)
 
 # systemd-boot's variables (Boot Loader Interface).

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 RELEASE = os.uname().release
@@ -27,7 +27,7 @@ subvolume=$(findmnt -no FSROOT / | sed 's|^/||')
 flags=${subvolume:+rootflags=subvol=$subvolume}
 boot=$(findmnt -no FSROOT -T /boot | sed 's|/$||')
 mountpoint -q /boot || boot=$boot/boot
-echo "linux $boot/vmlinuz root=UUID=$(cat /firmware/uuid) ro $flags $GRUB_CMDLINE_LINUX" \\
+echo "linux $boot/vmlinuz root=$(cat /firmware/device) ro $flags $GRUB_CMDLINE_LINUX" \\
   "$GRUB_CMDLINE_LINUX_DEFAULT" > /boot/@GRUB@/grub.cfg
 """
 
@@ -44,10 +44,8 @@ if [ -d /sys/firmware/efi ]; then
   mountpoint -q $esp || { echo "$0: error: cannot find EFI directory"; exit 1; }
   mkdir -p $esp/EFI/mine /boot/@GRUB@/x86_64-efi
   echo core > /boot/@GRUB@/x86_64-efi/core.efi
-  if [ @STUB@ = 1 ]; then
-    printf "search.fs_uuid %s root\nset prefix=(\\$root)'%s'\nconfigfile \\$prefix/grub.cfg\n" \
-      "$(findmnt -no UUID -T /boot)" "$prefix/@GRUB@" > $esp/EFI/mine/grub.cfg
-  fi
+  uuid=$(findmnt -no UUID -T /boot) path=$prefix/@GRUB@
+  @STUB@
 else
   [ -b "$1" ] || { echo "$0: error: install device is not specified"; exit 1; }
   mkdir -p /boot/@GRUB@/i386-pc
@@ -55,6 +53,13 @@ else
 fi
 echo "$prefix/@GRUB@" > /firmware/prefix
 """
+
+# The file on the ESP, as grub-install, openSUSE's shim-install, Fedora's gen_grub_cfgstub write it.
+STUBS = {
+    "debian": r"search.fs_uuid %s root\nset prefix=(\$root)'%s'\n",
+    "suse": r"search --fs-uuid --set=root %s\nset prefix=(\${root})%s\n",
+    "fedora": r"search --root-dev-only --fs-uuid --set=dev %s\nset prefix=(\$dev)%s\n",
+}
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000:Ada:/home/ada:/bin/sh\n"
 
@@ -98,11 +103,12 @@ SYSTEMD: Files = {
 }
 
 
-def grub(directory: str = "grub", tools: str = "", *, stub: bool = True) -> Files:
-    """GRUB, with programs called grub*TOOLS*-…, as its package and its installation leave it. With
-    *stub* a file on the ESP names the directory.
+def grub(directory: str = "grub", tools: str = "", stub: str = "debian") -> Files:
+    """GRUB, with programs called grub*TOOLS*-…, as its package and its installation leave it. The
+    *stub* is the file on the ESP that names the directory; empty: there is none.
     """
-    install = INSTALL.replace("@GRUB@", directory).replace("@STUB@", str(int(stub)))
+    write = f'printf "{STUBS[stub]}" "$uuid" "$path" > $esp/EFI/mine/grub.cfg' if stub else ""
+    install = INSTALL.replace("@STUB@", write).replace("@GRUB@", directory)
     return {
         f"boot/{directory}/grub.cfg": "",
         "etc/default/grub": 'GRUB_CMDLINE_LINUX=""\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\n',
@@ -130,7 +136,8 @@ class Distribution:
     others by mount point; `partitions` are further filesystems by mount point. @UUID@ in a file is
     the root's, @UUID:/boot@ that of the partition for /boot. `entry` is the file with the command
     line, relative to the machine's root, if its boot loader is not GRUB, `selected` its name as
-    systemd-boot tells it.
+    systemd-boot tells it. `device` is the root's name below /dev/mapper, of LVM or LUKS, if fstab
+    and the boot loader call it by that.
     """
 
     name: str
@@ -145,12 +152,14 @@ class Distribution:
     entry: str = ""
     line: str = ""
     selected: str = ""
+    device: str = ""
 
     def fstab(self, write: Callable[[str], str] = lambda text: text) -> str:
         """The lines that the installer writes."""
         flags = f"subvol={self.root}" if self.root else "defaults"
-        lines = [f"UUID=@UUID@ / {self.type} {flags} 0 0"]
-        lines += [f"UUID=@UUID@ {p} btrfs subvol={s} 0 0" for p, s in self.mounts.items()]
+        device = f"/dev/mapper/{self.device}" if self.device else "UUID=@UUID@"
+        lines = [f"{device} / {self.type} {flags} 0 0"]
+        lines += [f"{device} {p} btrfs subvol={s} 0 0" for p, s in self.mounts.items()]
         lines += [f"UUID=@UUID:{point}@ {point} ext4 defaults 0 2" for point in self.partitions]
         return write("\n".join(lines) + "\n")
 
@@ -215,7 +224,7 @@ def _suse() -> Distribution:
     return Distribution(
         "openSUSE Tumbleweed, GRUB", "btrfs",
         {**COMMON, **SYSTEMD, **_os("opensuse-tumbleweed"), **RPM, **DRACUT,
-         **programs("usr/bin/zypper"), **grub("grub2", "2"),
+         **programs("usr/bin/zypper"), **grub("grub2", "2", "suse"),
          **kernels("vmlinuz-{}", "initrd-{}"), "usr/local/bin/mine": "x"},
         subvolumes=("@", *(f"@/{n}" if "/" not in n else "@/usr-local" for n in _SUSE),
                     "@/.snapshots", "@/.snapshots/1", "@/.snapshots/1/snapshot"),
@@ -249,10 +258,21 @@ def _arch_with_grub(esp: str) -> Distribution:
     """Without a file of GRUB on the ESP, which its first stage does not need."""
     return Distribution(
         f"Arch, GRUB, {esp}", "btrfs",
-        {**COMMON, **SYSTEMD, **_ARCH, **grub(stub=False), "boot/vmlinuz-linux": "x",
+        {**COMMON, **SYSTEMD, **_ARCH, **grub(stub=""), "boot/vmlinuz-linux": "x",
          "boot/initramfs-linux.img": "x",
          "etc/mkinitcpio.d/linux.preset": _PRESET + "default_image=/boot/initramfs-linux.img\n"},
         subvolumes=("@", *_AT.values()), root="@", mounts=_AT, partitions=(esp,),
+    )  # fmt: skip
+
+
+def _fedora_without_boot() -> Distribution:
+    """By custom partitioning: /boot on the root, and no entries."""
+    return Distribution(
+        "Fedora, btrfs, /boot on the root", "btrfs",
+        {**COMMON, **SYSTEMD, **_os("fedora"), **RPM, **DRACUT, **grub("grub2", "2", "fedora"),
+         **kernels("vmlinuz-{}", "initramfs-{}.img")},
+        subvolumes=("root", "home"), root="root", mounts={"/home": "home"},
+        partitions=("/boot/efi",), grub="grub2",
     )  # fmt: skip
 
 
@@ -342,6 +362,11 @@ ALL: tuple[Distribution, ...] = (
     _arch_with_grub("/efi"),
     _kernel_install("Debian, systemd-boot, /efi", "/efi", "@rootfs"),
     _kernel_install("Debian, systemd-boot, /boot/efi, nested", "/boot/efi", "systems/debian"),
+    replace(_debian("Debian, LUKS and LVM, btrfs, /boot", "btrfs", efi=True,
+                    partitions=("/boot",)), device="box--vg-root"),
+    replace(_debian("Debian, LVM, ext4", "ext4", efi=False), device="box--vg-root"),
+    replace(_arch_with_grub("/boot/efi"), name="Arch, LUKS, GRUB", device="luks-3f0c"),
+    _fedora_without_boot(),
     _void("ext4"),
     _void("btrfs"),
     Distribution(

@@ -49,6 +49,9 @@ for pair; do
   ln -s ../../${pair%=*} dev/disk/by-uuid/${pair#*=}
 done
 ln -s /proc/self/fd dev/fd
+case $(cat "$firmware/device") in
+  /dev/mapper/*) mkdir dev/mapper; ln -s ../${1%%=*} .$(cat "$firmware/device") ;;
+esac
 mount --bind "$firmware" firmware
 mkdir run/modules; mount --bind usr/lib/modules run/modules
 mount -t overlay -o lowerdir=usr:$usr/hidden:/usr,upperdir=$usr/upper,workdir=$usr/work overlay usr
@@ -80,7 +83,9 @@ class LiveMachine:
         # The host's own, which is no part of the machine: a whiteout (overlayfs.rst).
         (self.usr / "hidden").mkdir()
         os.mknod(self.usr / "hidden/local", stat.S_IFCHR)
-        (self.firmware / "uuid").write_text(self.uuids[""] + "\n")
+        device = distribution.device
+        called = f"/dev/mapper/{device}" if device else f"UUID={self.uuids['']}"
+        (self.firmware / "device").write_text(f"{called}\n")
         if distribution.selected:
             # Four bytes of attributes, and the name with its end (Boot Loader Interface).
             name = f"{distribution.selected}\0".encode("utf-16-le")
@@ -131,7 +136,8 @@ class LiveMachine:
         _run("mount", *kind, self.devices[point], root)
         try:
             for other, device in self.devices.items():
-                if other and not point:
+                # Not into the top level, which is looked at for the boot loader's files alone.
+                if other and not point and subvolume == self.distribution.root:
                     (root / other.lstrip("/")).mkdir(parents=True, exist_ok=True)
                     _run("mount", device, root / other.lstrip("/"))
             for other, name in self.distribution.mounts.items():
