@@ -16,12 +16,24 @@ _PLACES = (
     "boot/initramfs-{}.img",
     "boot/initrd-{}",
     "boot/initramfs-{}",
+    "boot/firmware/initrd.img-{}",
     "lib/modules/{}/initrd",
 )
 # The filesystems of the Boot Loader Specification: images are in TOKEN/VERSION there, as dracut
 # itself (dracut.sh, "outfile") and kernel-install put them: 90-loaderentry.install copies `initrd`,
 # or under its own name what a distribution's hook has built in /boot.
 _BOOT = ("boot", "boot/efi", "efi")
+# What the firmware of a Raspberry Pi starts: copies without a release in their names, each for the
+# kernel beside it (raspi-firmware's z50-raspi-firmware; flash-kernel on Ubuntu).
+_FIRMWARE = ("boot/firmware", "boot")
+_BESIDE = {
+    "initramfs": "kernel.img",
+    "initramfs7": "kernel7.img",
+    "initramfs7l": "kernel7l.img",
+    "initramfs8": "kernel8.img",
+    "initramfs_2712": "kernel_2712.img",
+    "initrd.img": "vmlinuz",
+}
 _UNIFIED = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
 
@@ -101,7 +113,33 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
         if not mine and not together:
             unknown.append(f"the kernel {kernel} has no initramfs image in {root / 'boot'}")
         found += mine
-    return found, unknown
+    started, unclear = _of_firmware(root, {image.kernel for image in found})
+    return found + started, unknown + unclear
+
+
+def _of_firmware(root: Path, known: set[str]) -> tuple[list[Image], list[str]]:
+    """The images of *known* kernels that a firmware starts by a fixed name, and what is unclear."""
+    found, unclear = [], []
+    for top in _FIRMWARE:
+        for name, beside in _BESIDE.items():
+            image, kernel = root / top / name, root / top / beside
+            if image.is_symlink() or not image.is_file() or not kernel.is_file():
+                continue
+            from ephemeroot.image import (
+                kernel_image,
+            )  # reads a kernel: no other machine waits for it
+
+            release = kernel_image.read(kernel)
+            if release in known:
+                found.append(Image(image, release))
+            else:
+                what = (
+                    f"the kernel {release}, which has no image of its own"
+                    if release
+                    else (f"{kernel}, whose release cannot be read")
+                )
+                unclear.append(f"{image} is not rebuilt: it is for {what}")
+    return found, unclear
 
 
 def _folders(root: Path) -> list[Path]:

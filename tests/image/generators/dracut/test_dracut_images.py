@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import kernel_images
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image import assembly, readback
 from ephemeroot.image.generators.dracut import images as dracut
@@ -210,3 +211,44 @@ def test_images_in_this_systems_directory_of_the_boot_filesystem(
     found, _ = dracut.images(tmp_path)
     assert [str(image.path.relative_to(tmp_path)) for image in found] == ours
     assert {image.release for image in found} <= {KERNEL}
+
+
+# A Raspberry Pi: what is on the partition of its firmware, and which images are rebuilt.
+FIRMWARE: list[tuple[dict[str, bytes], list[str], str]] = [
+    ({"initramfs8": b"x", "kernel8.img": kernel_images.arm64(KERNEL)}, ["initramfs8"], ""),
+    ({"initrd.img": b"x", "vmlinuz": kernel_images.arm64(KERNEL)}, ["initrd.img"], ""),
+    ({f"initrd.img-{KERNEL}": b"x"}, [f"initrd.img-{KERNEL}"], ""),
+    ({"initramfs8": b"x", "kernel8.img": kernel_images.arm64(KERNEL),
+      "initramfs_2712": b"x", "kernel_2712.img": kernel_images.arm64("6.12.1-2712")},
+     ["initramfs8"], "initramfs_2712 is not rebuilt: it is for the kernel 6.12.1-2712"),
+    ({"initramfs8": b"x", "kernel8.img": b"no kernel"}, [], "whose release cannot be read"),
+    ({"initramfs8": b"x"}, [], ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("there", "ours", "unclear"), FIRMWARE)
+def test_images_that_a_firmware_starts_by_a_fixed_name(
+    tmp_path: Path, there: dict[str, bytes], ours: list[str], unclear: str
+) -> None:
+    own = f"boot/initrd.img-{KERNEL}"
+    files = {f"boot/firmware/{name}": content for name, content in there.items()}
+    for name, content in {own: b"x", f"lib/modules/{KERNEL}/modules.dep": b"", **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    found, unknown = dracut.images(tmp_path)
+    paths = [str(image.path.relative_to(tmp_path)) for image in found]
+    assert sorted(paths) == sorted([own, *(f"boot/firmware/{name}" for name in ours)])
+    assert {image.release for image in found} == {KERNEL}
+    assert unclear in "".join(unknown)
+    assert bool(unclear) == bool(unknown)
+
+
+def test_links_of_the_boot_directory_are_no_images_of_a_firmware(tmp_path: Path) -> None:
+    (tmp_path / f"lib/modules/{KERNEL}").mkdir(parents=True)
+    (tmp_path / f"lib/modules/{KERNEL}/modules.dep").touch()
+    (tmp_path / "boot").mkdir()
+    (tmp_path / f"boot/initrd.img-{KERNEL}").write_bytes(b"x")
+    (tmp_path / f"boot/vmlinuz-{KERNEL}").write_bytes(kernel_images.bzimage(KERNEL))
+    for name in ("initrd.img", "vmlinuz"):
+        (tmp_path / "boot" / name).symlink_to(f"{name}-{KERNEL}")
+    assert [image.path.name for image in dracut.images(tmp_path)[0]] == [f"initrd.img-{KERNEL}"]
