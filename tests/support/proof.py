@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 _Case = TypeVar("_Case")
+_Other = TypeVar("_Other")
 
 
 def is_whole() -> bool:
@@ -28,6 +29,22 @@ def sample(table: Sequence[_Case], size: int, *, seed: int = 0) -> list[_Case]:
         return list(table)
     chosen = sorted(random.Random(seed).sample(range(len(table)), size))
     return [table[index] for index in chosen]
+
+
+def pairs(
+    first: Sequence[_Case], second: Sequence[_Other], times: int = 1
+) -> list[tuple[_Case, _Other]]:
+    """Every pair in `make proof`, else so many that each of *first* and of *second* is in *times*
+    of them or more.
+    """
+    if is_whole():
+        return [(one, other) for one in first for other in second]
+    size = max(len(first), len(second))
+    return [
+        (first[index % len(first)], second[(index + turn) % len(second)])
+        for turn in range(times)
+        for index in range(size)
+    ]
 
 
 def stride(sample: int, whole: int = 1) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import proof
 from boot import STORE, Boot, copy, directory, file, overlay, parent
 from btrfs_image import btrfsutil
 from ephemeroot.hooks.store.copyback import CopyBack
@@ -25,6 +26,7 @@ from ephemeroot.linux import mountinfo, paths
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 EVE = 4242
+MS_BIND, MNT_DETACH = 4096, 2
 ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", "200"))
 
 
@@ -125,7 +127,8 @@ def test_a_read_only_store_binds_what_it_has(boot: Boot) -> None:
     assert "Read-only" in boot.results()[-1]
 
 
-MILLION = 1_000_000
+CROWD = proof.rounds(100_000, 1_000_000)
+"""Names beside what is declared. What they could cost is counted, not timed: see `Listings`."""
 
 
 class Listings:
@@ -150,7 +153,7 @@ def listings() -> Listings:
 def crowd_one_directory(home: Path) -> None:
     folder = os.open(home, os.O_RDONLY)
     (home / "first").touch()
-    for number in range(MILLION):
+    for number in range(CROWD):
         os.link("first", str(number), src_dir_fd=folder, dst_dir_fd=folder)
     os.close(folder)
 
@@ -158,7 +161,7 @@ def crowd_one_directory(home: Path) -> None:
 def crowd_many_directories(home: Path) -> None:
     btrfsutil.create_subvolume(str(home / "0"))
     folder = os.open(home / "0", os.O_RDONLY)
-    for number in range(MILLION // 16):
+    for number in range(CROWD // 16):
         os.mknod(str(number), 0o100644, dir_fd=folder)
     os.close(folder)
     for number in range(1, 16):
@@ -168,7 +171,7 @@ def crowd_many_directories(home: Path) -> None:
 @pytest.mark.parametrize(
     ("fstype", "crowd"), [("tmpfs", crowd_one_directory), ("btrfs", crowd_many_directories)]
 )
-def test_a_million_entries_beside_what_is_declared_cost_nothing(
+def test_any_number_of_entries_beside_what_is_declared_costs_nothing(
     tmp_path: Path, listings: Listings, fstype: str, crowd: Callable[[Path], None]
 ) -> None:
     """Nothing lists a directory of the store, let alone what is below it."""
@@ -225,12 +228,16 @@ class Attacker(threading.Thread):
                 continue
 
 
-def detach_all(root: Path) -> None:
-    """Undo a persistence stage, as quickly as a few hundred rounds need it."""
+def power_off(boot: Boot) -> None:
+    """Undo a persistence stage, as quickly as a few hundred rounds need it: a program for each
+    mount would give the attacker most of the time.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    points = [m.point for m in mountinfo.mounts() if m.point.startswith(f"{root}/")]
+    store, place = (os.fsencode(path) for path in (boot.root(STORE), boot.store))
+    assert libc.mount(store, place, None, ctypes.c_ulong(MS_BIND), None) == 0
+    points = [m.point for m in mountinfo.mounts() if m.point.startswith(f"{boot.target}/")]
     for point in reversed(points):
-        libc.umount2(os.fsencode(point), 2)
+        libc.umount2(os.fsencode(point), MNT_DETACH)
 
 
 def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) -> None:
@@ -252,9 +259,7 @@ def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) ->
             assert boot.root("/after").is_mount()
             victim.assert_untouched()
             bound += boot.root("/home/eve/a/b").is_mount()
-            store = boot.root(STORE)
-            subprocess.run(["mount", "--bind", store, boot.store], check=True)
-            detach_all(boot.target)
+            power_off(boot)
     finally:
         attacker.stop.set()
         attacker.join()
@@ -295,8 +300,7 @@ def test_what_is_new_swapped_while_it_is_made(boot: Boot) -> None:
             names = [e.path for e in os.scandir(boot.root(STORE) / "eve")]
             found = [Path(n) for n in names if os.stat(n).st_ino == exchanger.inode]
             assert [(p.stat().st_uid, p.stat().st_mode & 0o777) for p in found] == [(0, 0o700)]
-            subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
-            detach_all(boot.target)
+            power_off(boot)
             (home / "made").rmdir()
     finally:
         exchanger.stop.set()
@@ -412,8 +416,7 @@ def test_copies_swapped_while_they_are_copied(boot: Boot, victim: Victim) -> Non
             CopyBack([entry], {STORE: store}, root, 1 << 20).store()
             os.close(store)
             os.close(root)
-            subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
-            detach_all(boot.target)
+            power_off(boot)
     finally:
         for attacker in attackers:
             attacker.stop.set()

@@ -430,6 +430,10 @@ def test_stays_out_of_the_image_of_a_crash_kernel(
     """As kdump-utils, openSUSE's kdump and SteamOS's call dracut."""
     dracut.apply(plan(wipe()).dump())
     assert dracut.build(environment=environment).status == 99, "check() says no"
+
+
+def test_a_module_whose_name_begins_with_kdump_is_none_of_a_crash_kernel(dracut: Dracut) -> None:
+    dracut.apply(plan(wipe()).dump())
     assert dracut.build(environment={"add_dracutmodules": " btrfs kdumper "}).status == 0
 
 
