@@ -12,7 +12,7 @@ from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.guards import generation, ownership
 from ephemeroot.hooks.omission import Allowance
 from ephemeroot.hooks.operations.network import Network
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.store import (
     booted,
@@ -128,7 +128,7 @@ def _record_plan(stage: Stage) -> None:
 def _find_stores(stage: Stage) -> None:
     """The wipe stage has found them; if it did not run, or in another process, again."""
     for operation in stage.plan.wipe:
-        if isinstance(operation, Network | Volume | Store):
+        if isinstance(operation, Network | MountVolume | Store):
             operation.execute(stage)
 
 

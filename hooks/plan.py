@@ -20,7 +20,7 @@ from ephemeroot.hooks.operations.hide import Hide
 from ephemeroot.hooks.operations.machine_id import MachineId
 from ephemeroot.hooks.operations.network import Network
 from ephemeroot.hooks.operations.overlays import Overlay
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.store import machine_id_file, order
 from ephemeroot.hooks.store.nesting import Nesting
@@ -44,7 +44,7 @@ POLICIES = {
 }
 """What ``on-failure`` may say for each kind of failure, the default first."""
 
-WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Network, Volume, Store, Wipe)}
+WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Network, MountVolume, Store, Wipe)}
 PERSIST_STAGE: dict[str, type[Operation]] = {
     o.KIND: o for o in (Attach, Parent, Directory, File, Copy, Overlay, MachineId, Hide)
 }
@@ -119,9 +119,9 @@ class Plan:
         """What makes the root fresh; ``None`` if only volumes are, or nothing is."""
         return next((wipe for wipe in self.wipes() if wipe.target == "/"), None)
 
-    def volumes(self) -> list[Volume]:
+    def volumes(self) -> list[MountVolume]:
         """What is mounted privately before the wipe."""
-        return [operation for operation in self.wipe if isinstance(operation, Volume)]
+        return [operation for operation in self.wipe if isinstance(operation, MountVolume)]
 
     def stores(self) -> list[Store]:
         """The stores, in the order in which they were declared."""

@@ -6,7 +6,7 @@ import time
 
 from ephemeroot.errors import Damaged, Refused
 from ephemeroot.hooks.guards import generation, ownership, resume
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.stage import WIPED
@@ -65,7 +65,7 @@ def run(stage: Stage) -> str:
                     return f"root kept: {kept}"
                 stage.report.log(f"{operation.target} is kept: {kept}")
                 continue
-        elif isinstance(operation, Volume):
+        elif isinstance(operation, MountVolume):
             operation.require_single()
         result = operation.execute(stage)
         stage.report.operation(operation, result, time.monotonic() - started)

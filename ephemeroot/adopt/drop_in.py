@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ephemeroot.config import Configuration, Place
-from ephemeroot.config.model import Binding, Entry, Origin, Permissions
+from ephemeroot.config.model import Entry, Origin
 from ephemeroot.config.syntax import toml
+from ephemeroot.config.syntax.settings import OPTIONS
 from ephemeroot.config.syntax.toml_text import array, quote
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import documents, paths
@@ -35,18 +35,11 @@ class Declaration:
     def entry(self) -> Entry:
         """The entry as the configuration will have it."""
         origin = Origin(Place("ephemeroot adopt"))
+        options = OPTIONS["directory" if self.is_directory else "file"]()
         return Entry(
             path=self.path,
-            is_directory=self.is_directory,
-            permissions=Permissions(),
-            parent=Permissions(),
+            options=replace(options, method=self.method or options.method),
             parent_origin=origin,
-            store=None,
-            method=self.method or ("bind" if self.is_directory else "auto"),
-            binding=Binding(),
-            initial="previous",
-            required=False,
-            first_boot=False,
             origin=origin,
         )
 
@@ -61,13 +54,13 @@ class Declaration:
 def foreseen(config: Configuration, new: Sequence[Declaration]) -> Configuration:
     """*config* with *new* declared, as it will be once they are in the drop-in."""
     stores = tuple(
-        dataclasses.replace(
+        replace(
             store,
             entries=(*store.entries, *(one.entry() for one in new if one.store == store.path)),
         )
         for store in config.stores
     )
-    return dataclasses.replace(config, stores=stores)
+    return replace(config, stores=stores)
 
 
 def render(declarations: Iterable[Declaration]) -> str:

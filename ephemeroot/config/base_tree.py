@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ephemeroot.config.model import Configuration, Wiping
+from ephemeroot.config.model import Configuration, Volume, Wiping
 from ephemeroot.config.syntax.problem import Problem
-from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import EphemerootError, Locked
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.machine.facts import Machine

@@ -6,18 +6,11 @@ import os
 from dataclasses import dataclass, replace
 
 from ephemeroot.config import sources
-from ephemeroot.config.model import (
-    Binding,
-    Configuration,
-    Entry,
-    Origin,
-    Permissions,
-    StoreEntry,
-    UserEntry,
-)
+from ephemeroot.config.model import Configuration, Entry, Origin, StoreEntry, UserEntry
 from ephemeroot.config.resolution import Roots
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
+from ephemeroot.config.syntax.settings import Binding, DirectoryOptions, Options, Permissions
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.operation import Persisted
@@ -98,19 +91,19 @@ class Declared:
     path: str
     live: str
     store: str
-    is_directory: bool
     owner: Wanted
     parent: Wanted
     parent_place: Place
-    method: str
-    binding: Binding
-    initial: str
-    required: bool
-    first_boot: bool
+    options: Options
     place: Place
     declared: str
     source: str
     given: frozenset[str] = frozenset()
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether a directory is declared, else a file."""
+        return isinstance(self.options, DirectoryOptions)
 
     @property
     def in_store(self) -> str:
@@ -210,19 +203,19 @@ class Resolver:
         while before != len(self.roots.kept):  # a link may lead into what is declared further on
             before = len(self.roots.kept)
             for store, entry in found:
-                path = self._resolve(entry.path, follow_last=entry.method != "symlink")
+                path = self._resolve(entry.path, follow_last=entry.options.method != "symlink")
                 content = self._content(store, entry, path)
                 if content:
                     self.roots.kept.setdefault(path, content)
 
     def _content(self, store: str, entry: Entry, path: str) -> str:
         """The directory that has what the next root has at *path*; empty if that is the base's."""
-        if entry.method == "overlay":  # the base is below it
+        if entry.options.method == "overlay":  # the base is below it
             return path if os.path.ismount(self.machine.show(path)) else ""
         for name in (entry.path, path):
             if _has(self.machine.show(store), name):
                 return f"{store.rstrip('/')}{name}"
-        seeded = entry.initial == "previous" and os.path.isdir(self.machine.show(path))
+        seeded = entry.options.initial == "previous" and os.path.isdir(self.machine.show(path))
         return path if seeded else ""
 
     def _source(self, store: str, entry: Entry, written: str, live: str, place: str) -> str:
@@ -233,7 +226,7 @@ class Resolver:
         for older in (used, written[1:], live[1:]):
             if older and _has(self.machine.show(store), older):
                 return older
-        if used and entry.method == "copy" and os.path.lexists(self.machine.show(live)):
+        if used and entry.options.method == "copy" and os.path.lexists(self.machine.show(live)):
             return used  # where it is copied back to
         return place[1:]
 
@@ -253,13 +246,13 @@ class Resolver:
     def _entry(
         self, store: StoreEntry, entry: Entry, path: str, default: Owner, above: Binding
     ) -> None:
-        wanted = self._numbers(entry.permissions, entry.origin)
-        parent = self._numbers(entry.parent, entry.parent_origin)
+        wanted = self._numbers(entry.options, entry.origin)
+        parent = self._numbers(entry.options.parent_directory, entry.parent_origin)
         # An overlay's upper directory takes after the base's, unless something was asked for.
-        if entry.is_directory and entry.method != "overlay":
+        if entry.is_directory and entry.options.method != "overlay":
             full = wanted.over(default)
             wanted = Wanted(full.user, full.group, full.mode)
-        follow_last = entry.is_directory and entry.method != "symlink"
+        follow_last = entry.is_directory and entry.options.method != "symlink"
         place = self._resolve(path, follow_last=follow_last)
         live = self._resolve(path, follow_last=follow_last, live=True)
         where = self._store(store, entry)
@@ -269,15 +262,10 @@ class Resolver:
             declared=path,
             source=self._source(where, entry, path, live, place),
             store=where,
-            is_directory=entry.is_directory,
             owner=wanted,
             parent=parent,
             parent_place=entry.parent_origin.place,
-            method=entry.method,
-            binding=entry.binding.under(above),
-            initial=entry.initial,
-            required=entry.required,
-            first_boot=entry.first_boot,
+            options=entry.options.under(above),
             place=entry.origin.place,
             given=frozenset(entry.origin.keys) - {"directory", "file"},
         )
@@ -290,22 +278,23 @@ class Resolver:
 
     def _store(self, store: StoreEntry, entry: Entry, *, quiet: bool = False) -> str:
         """The store's path, or that of the one that the entry asks for."""
-        if entry.store is None:
+        wanted = entry.options.store
+        if wanted is None:
             return store.path
         known = [declared.path for declared in self.config.stores]
-        if entry.store in known:
-            return entry.store
+        if wanted in known:
+            return wanted
         if quiet:
             return store.path
         place = entry.origin.of("store")
-        if entry.store in self.config.disabled:
-            self._add(place, f"the store {entry.store} is not enabled", "remove its enable = false")
+        if wanted in self.config.disabled:
+            self._add(place, f"the store {wanted} is not enabled", "remove its enable = false")
         elif self.config.complete:
-            hint = f'declare it: [persistence."{entry.store}"]'
-            self._add(place, f"{entry.store} is no declared store", hint)
+            hint = f'declare it: [persistence."{wanted}"]'
+            self._add(place, f"{wanted} is no declared store", hint)
         return store.path
 
-    def _numbers(self, wanted: Permissions, origin: Origin) -> Wanted:
+    def _numbers(self, wanted: Permissions | Options, origin: Origin) -> Wanted:
         """*wanted* with numbers for names."""
         user = group = None
         if wanted.user is not None:
@@ -334,15 +323,10 @@ class Resolver:
                 declared=OURS,
                 source=OURS[1:],
                 store=store.path,
-                is_directory=True,
                 owner=Wanted(0, 0, 0o755),
                 parent=Wanted(),
                 parent_place=place,
-                method="bind",
-                binding=Binding(hide=store.binding.hide),
-                initial="previous",
-                required=False,
-                first_boot=False,
+                options=DirectoryOptions(hide_mounts=store.binding.hide_mounts),
                 place=place,
             )
         )

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
-from ephemeroot.config.model import Binding, Entry, Origin, Permissions, StoreEntry, UserEntry
+from ephemeroot.config.model import Entry, Origin, StoreEntry, UserEntry
 from ephemeroot.config.records import Reading, Record
-from ephemeroot.config.syntax.settings import STORE, USER, Listed, Table
+from ephemeroot.config.syntax.settings import (
+    OPTIONS,
+    STORE,
+    USER,
+    Binding,
+    FileOptions,
+    Listed,
+    Permissions,
+    Table,
+)
 
 MACHINE_ID = "/etc/machine-id"
+
+T = TypeVar("T", bound=Binding | Permissions)
 
 
 def stores(
@@ -28,7 +40,7 @@ def _store(path: str, record: Record, reading: Reading) -> StoreEntry:
     users = record.values["users"] or {}
     return StoreEntry(
         path=path,
-        binding=_binding(record.values),
+        binding=_options(Binding, record.values),
         entries=_entries(record.values, STORE, reading),
         users=tuple(_user(name, user, reading) for name, user in users.items()),
         origin=record.origin(),
@@ -38,7 +50,7 @@ def _store(path: str, record: Record, reading: Reading) -> StoreEntry:
 def _user(name: str, record: Record, reading: Reading) -> UserEntry:
     entries = _entries(record.values, USER, reading)
     for entry in entries:
-        if "required" in entry.origin.keys and entry.required:
+        if "required" in entry.origin.keys and entry.options.required:
             reading.add(
                 entry.origin.of("required"),
                 "a user's entry cannot be required",
@@ -47,7 +59,7 @@ def _user(name: str, record: Record, reading: Reading) -> UserEntry:
     return UserEntry(
         name=name,
         home=record.values["home"],
-        binding=_binding(record.values),
+        binding=_options(Binding, record.values),
         entries=entries,
         origin=record.origin(),
     )
@@ -72,22 +84,13 @@ def _entry(record: Record, path_key: str, reading: Reading) -> Entry | None:
     path = values[path_key]
     if path is None:
         return None
+    parent = values["parent-directory"]
     entry = Entry(
         path=path,
-        is_directory=path_key == "directory",
-        permissions=_permissions(values),
-        parent=_permissions(values["parent-directory"].values if values["parent-directory"] else
-                            {}),
-        parent_origin=values["parent-directory"].origin() if values["parent-directory"] else
-        Origin(record.place),
-        store=values["store"],
-        method=values["method"],
-        binding=_binding(values),
-        initial=values["initial"],
-        required=values["required"],
-        first_boot=values.get("first-boot", False),
+        options=_options(OPTIONS[path_key], values),
+        parent_origin=parent.origin() if parent else Origin(record.place),
         origin=record.origin(),
-    )  # fmt: skip
+    )
     _check_machine_id(entry, reading)
     return entry
 
@@ -95,13 +98,13 @@ def _entry(record: Record, path_key: str, reading: Reading) -> Entry | None:
 def _check_machine_id(entry: Entry, reading: Reading) -> None:
     origin = entry.origin
     if entry.path != MACHINE_ID:
-        if entry.first_boot:
+        if isinstance(entry.options, FileOptions) and entry.options.first_boot:
             reading.add(origin.of("first-boot"), f"is only for {MACHINE_ID}", "remove it")
         return
     if entry.is_directory:
         reading.add(origin.place, f"{MACHINE_ID} is a file", "declare it in files")
         return
-    if "method" in origin.keys and entry.method != "copy":
+    if "method" in origin.keys and entry.options.method != "copy":
         reading.add(
             origin.of("method"),
             f"{MACHINE_ID} is always copied",
@@ -109,9 +112,13 @@ def _check_machine_id(entry: Entry, reading: Reading) -> None:
         )
 
 
-def _permissions(values: Mapping[str, Any]) -> Permissions:
-    return Permissions(values.get("user"), values.get("group"), values.get("mode"))
-
-
-def _binding(values: Mapping[str, Any]) -> Binding:
-    return Binding(values["hide-mounts"], values["allow-trash"], tuple(values["mount-options"]))
+def _options(class_: type[T], values: Mapping[str, Any]) -> T:
+    """The checked *values* of its keys; one that was left out has the default."""
+    given: dict[str, Any] = {}
+    for one in fields(class_):
+        value = values[one.name.replace("_", "-")]
+        if isinstance(value, Record):
+            value = _options(Permissions, value.values)
+        if value is not None:
+            given[one.name] = tuple(value) if isinstance(value, list) else value
+    return class_(**given)

@@ -9,10 +9,9 @@ from ephemeroot.config.checks import access, advice, covered, layered, presence,
 from ephemeroot.config.checks.claims import Claims
 from ephemeroot.config.checks.refusals import Refusals
 from ephemeroot.config.declared import Declared, Home, Resolver
-from ephemeroot.config.model import Configuration
+from ephemeroot.config.model import Configuration, Volume
 from ephemeroot.config.resolution import Roots
 from ephemeroot.config.syntax.problem import Problem, ordered
-from ephemeroot.config.volumes import Volume
 from ephemeroot.machine.facts import Machine
 
 

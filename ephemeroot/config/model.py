@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from ephemeroot.config.plugins import Plugin
 from ephemeroot.config.syntax.problem import Place, Problem
+from ephemeroot.config.syntax.settings import Binding, DirectoryOptions, Options
+from ephemeroot.hooks.operations.volumes import SUBDIRECTORY
 from ephemeroot.hooks.plan import SEED_LIMIT
+from ephemeroot.linux import units
+from ephemeroot.machine.fstab import FstabLine, option
+
+VOLATILE = ("tmpfs", "ramfs", "overlay", "devtmpfs")
+OWNERLESS = ("cifs", "smb3", "vfat", "msdos", "exfat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +46,67 @@ class Wiping:
 
 
 @dataclass(frozen=True, slots=True)
-class VolumeEntry:
-    """An item of ``[[volumes]]``. ``device`` or ``type`` are empty if they were no use."""
+class Volume:
+    """A mounted filesystem other than the root, from ``[[volumes]]`` or a line of fstab.
+
+    ``device`` or ``type`` are empty if they were no use. A configuration has the ``options`` as
+    written; those of a resolved volume are for the kernel. One that is not ``needed_for_boot`` is
+    nothing to the initramfs; ``line`` is the one in fstab, if it comes from there.
+    """
 
     mount_point: str
     device: str
     type: str
     options: tuple[str, ...]
-    needed_for_boot: bool
     timeout: int
+    needed_for_boot: bool
     wipe: Wiping | None
-    origin: Origin
+    place: Place
+    line: FstabLine | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its private mount."""
+        return units.escape_path(self.mount_point)
+
+    @property
+    def persists(self) -> bool:
+        """Whether what is on it is there after the next boot."""
+        return self.wipe is None and self.type not in VOLATILE
+
+    @property
+    def is_volatile(self) -> bool:
+        """Whether its type keeps nothing at all."""
+        return self.type in VOLATILE
+
+    @property
+    def is_ownerless(self) -> bool:
+        """Whether its type keeps no owners and modes: chown(2) and chmod(2) fail, or do nothing."""
+        return self.type in OWNERLESS
+
+    @property
+    def subvolume(self) -> str:
+        """``subvol=`` without leading slashes; empty for the default or the top level."""
+        return (option(self.options, "subvol") or "").strip("/")
+
+    @property
+    def directory(self) -> str:
+        """The directory of the filesystem that is mounted (X-mount.subdir=, mount(8)) without
+        slashes around it; empty for all of it.
+        """
+        return (option(self.options, SUBDIRECTORY.rstrip("=")) or "").strip("/")
+
+    def inside(self, path: str) -> str:
+        """Where the machine's *path*, which is on this volume, is on the filesystem itself."""
+        below = path if self.mount_point == "/" else path[len(self.mount_point) :]
+        parts = (self.subvolume, self.directory, below.strip("/"))
+        return "/".join(part for part in parts if part)
+
+    def how_to_need(self) -> str:
+        """The hint that makes it needed for boot."""
+        if self.line is not None:
+            return f"make its line in fstab: {self.line.with_initrd()}"
+        return f"set needed-for-boot = true ({self.place})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,48 +120,18 @@ class NetworkEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
-    """How binds are marked: on the store, a user or an entry; ``None`` says nothing."""
-
-    hide: bool | None = None
-    trash: bool | None = None
-    options: tuple[str, ...] = ()
-
-    def under(self, above: Binding) -> Binding:
-        """This level merged onto the one *above*; of the same option the last one counts."""
-        options = [*above.options, *self.options]
-        return Binding(
-            above.hide if self.hide is None else self.hide,
-            above.trash if self.trash is None else self.trash,
-            tuple(o for n, o in enumerate(options) if o not in options[n + 1 :]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Permissions:
-    """Owner, group (names or numbers) and mode; ``None`` leaves it to the default."""
-
-    user: str | int | None = None
-    group: str | int | None = None
-    mode: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """A declared directory or file; ``path`` is relative for a user's entry."""
 
     path: str
-    is_directory: bool
-    permissions: Permissions
-    parent: Permissions
+    options: Options
     parent_origin: Origin
-    store: str | None
-    method: str
-    binding: Binding
-    initial: str
-    required: bool
-    first_boot: bool
     origin: Origin
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether a directory is declared, else a file."""
+        return isinstance(self.options, DirectoryOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +177,7 @@ class Configuration:
     on_failure: Mapping[str, str] = field(default_factory=dict)
     on_package_change: str = "warn"
     network: NetworkEntry | None = None
-    volumes: tuple[VolumeEntry, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     stores: tuple[StoreEntry, ...] = ()
     disabled: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()

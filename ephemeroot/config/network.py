@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.model import Configuration, NetworkEntry
+from ephemeroot.config.model import Configuration, NetworkEntry, Volume
 from ephemeroot.config.syntax import addresses
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
-from ephemeroot.config.volumes import Volume, covering
+from ephemeroot.config.volumes import covering
 from ephemeroot.hooks.operations import network
 from ephemeroot.machine import files, fstab
 from ephemeroot.machine.facts import Machine, command_line
@@ -98,7 +98,7 @@ def check_overlays(
     remote = [volume for volume in mounted if is_on_network(volume) or volume.type == "9p"]
     for entry in declared:
         volume = covering(entry.store, remote)
-        if entry.method == "overlay" and volume is not None:
+        if entry.options.method == "overlay" and volume is not None:
             problems.append(
                 Problem.at(
                     entry.place,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ephemeroot.config import belonging, entries, misplaced, plugins, sources
-from ephemeroot.config.model import Configuration, NetworkEntry, Origin, VolumeEntry, Wiping
+from ephemeroot.config.model import Configuration, NetworkEntry, Origin, Volume, Wiping
 from ephemeroot.config.records import Reading, Record
 from ephemeroot.config.syntax import lines, nodes, settings, toml
 from ephemeroot.config.syntax.nodes import Node
@@ -233,7 +233,7 @@ def _network(record: Record | None) -> NetworkEntry | None:
     )
 
 
-def _volume(node: Node, reading: Reading) -> VolumeEntry | None:
+def _volume(node: Node, reading: Reading) -> Volume | None:
     table = node.table()
     wipe = None if table is None else table.get("wipe")
     record = reading.table(node, settings.VOLUME, also=("wipe",))
@@ -241,7 +241,7 @@ def _volume(node: Node, reading: Reading) -> VolumeEntry | None:
         reading.lost = True
         return None
     values = record.values
-    return VolumeEntry(
+    return Volume(
         mount_point=values["mount-point"],
         device=values["device"] or "",
         type=values["type"] or "",
@@ -249,7 +249,7 @@ def _volume(node: Node, reading: Reading) -> VolumeEntry | None:
         needed_for_boot=values["needed-for-boot"],
         timeout=values["timeout"],
         wipe=None if wipe is None else _volume_wiping(wipe, values, reading),
-        origin=record.origin(),
+        place=record.place,
     )
 
 

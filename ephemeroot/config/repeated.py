@@ -40,7 +40,11 @@ def _says_no_more(spare: Declared, other: Declared) -> bool:
         return False
     if not spare.given & _OWNER and not other.given & _OWNER and spare.owner != other.owner:
         return False  # a user's directory here, root's there
-    if not spare.given & _BINDING and not other.given & _BINDING and spare.binding != other.binding:
+    if (
+        not spare.given & _BINDING
+        and not other.given & _BINDING
+        and spare.options.marks != other.options.marks
+    ):
         return False
     return all(_value(key, spare) == _value(key, other) for key in spare.given)
 
@@ -49,10 +53,12 @@ def _value(key: str, entry: Declared) -> object:
     if key in _OWNER:
         return getattr(entry.owner, key)
     if key in _BINDING:
-        return entry.binding
+        return entry.options.marks
     if key == "parent-directory":
         return entry.parent
-    return getattr(entry, key.replace("-", "_"))
+    if key == "store":
+        return entry.store
+    return getattr(entry.options, key.replace("-", "_"))
 
 
 def _spare(spare: Declared, other: Declared) -> Problem:

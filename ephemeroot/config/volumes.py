@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
-from ephemeroot.config.model import Configuration, VolumeEntry, Wiping
+from ephemeroot.config.model import VOLATILE, Configuration, Volume, Wiping
 from ephemeroot.config.syntax import clean, device_names
 from ephemeroot.config.syntax.kinds import Patience
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
@@ -22,77 +22,12 @@ PRIVATE = "/run/ephemeroot/volumes"
 KERNELS_OWN = ("/proc", "/sys", "/dev", "/run")
 """Mounted by whoever boots; what is below them never persists."""
 
-_VOLATILE = ("tmpfs", "ramfs", "overlay", "devtmpfs")
-_OWNERLESS = ("cifs", "smb3", "vfat", "msdos", "exfat")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs")
 _UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
 _NAMED = ("zfs", "bcachefs")
 _ALSO_MOUNTED = {"ext4": ("ext2", "ext3"), "ext3": ("ext2",), "msdos": ("vfat",)}
 _TIMEOUT = "x-systemd.device-timeout"
 _DEFAULT_TIMEOUT = 90  # systemd's own
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A mounted filesystem other than the root. ``options`` are those for the kernel.
-
-    Those that are not ``needed_for_boot`` are nothing to the initramfs; ``line`` is the
-    one in fstab, if it comes from there.
-    """
-
-    mount_point: str
-    device: str
-    type: str
-    options: tuple[str, ...]
-    timeout: int
-    needed_for_boot: bool
-    wipe: Wiping | None
-    place: Place
-    line: FstabLine | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of its private mount."""
-        return units.escape_path(self.mount_point)
-
-    @property
-    def persists(self) -> bool:
-        """Whether what is on it is there after the next boot."""
-        return self.wipe is None and self.type not in _VOLATILE
-
-    @property
-    def is_volatile(self) -> bool:
-        """Whether its type keeps nothing at all."""
-        return self.type in _VOLATILE
-
-    @property
-    def is_ownerless(self) -> bool:
-        """Whether its type keeps no owners and modes: chown(2) and chmod(2) fail, or do nothing."""
-        return self.type in _OWNERLESS
-
-    @property
-    def subvolume(self) -> str:
-        """``subvol=`` without leading slashes; empty for the default or the top level."""
-        return (option(self.options, "subvol") or "").strip("/")
-
-    @property
-    def directory(self) -> str:
-        """The directory of the filesystem that is mounted (X-mount.subdir=, mount(8)) without
-        slashes around it; empty for all of it.
-        """
-        return (option(self.options, SUBDIRECTORY.rstrip("=")) or "").strip("/")
-
-    def inside(self, path: str) -> str:
-        """Where the machine's *path*, which is on this volume, is on the filesystem itself."""
-        below = path if self.mount_point == "/" else path[len(self.mount_point) :]
-        parts = (self.subvolume, self.directory, below.strip("/"))
-        return "/".join(part for part in parts if part)
-
-    def how_to_need(self) -> str:
-        """The hint that makes it needed for boot."""
-        if self.line is not None:
-            return f"make its line in fstab: {self.line.with_initrd()}"
-        return f"set needed-for-boot = true ({self.place})"
 
 
 def resolve(config: Configuration, machine: Machine, problems: list[Problem]) -> list[Volume]:
@@ -108,7 +43,7 @@ def resolve(config: Configuration, machine: Machine, problems: list[Problem]) ->
         elif earlier is None or volume.needed_for_boot:
             found[line.mount_point] = volume
     for entry in config.volumes:
-        volume = _from_entry(entry)
+        volume = replace(entry, options=_for_kernel(entry.options))
         earlier = found.get(entry.mount_point)
         if earlier is not None:
             _compare(volume, earlier, problems)
@@ -170,19 +105,6 @@ def _from_line(line: FstabLine, machine: Machine) -> Volume:
         wipe=None,
         place=Place(machine.show("/etc/fstab"), line.mount_point, line.number),
         line=line,
-    )
-
-
-def _from_entry(entry: VolumeEntry) -> Volume:
-    return Volume(
-        mount_point=entry.mount_point,
-        device=entry.device,
-        type=entry.type,
-        options=_for_kernel(entry.options),
-        timeout=entry.timeout,
-        needed_for_boot=entry.needed_for_boot,
-        wipe=entry.wipe,
-        place=entry.origin.place,
     )
 
 
@@ -328,7 +250,7 @@ def _check_type(volume: Volume) -> None:
             "running",
             "use nfs4, cifs, 9p or virtiofs, or set needed-for-boot = false",
         )
-    if volume.directory and volume.type in (*_VOLATILE, *_NETWORK, *_NAMED):
+    if volume.directory and volume.type in (*VOLATILE, *_NETWORK, *_NAMED):
         raise Mistake(
             f"a directory of a {volume.type} cannot be mounted in the initramfs",
             f"leave {SUBDIRECTORY}{volume.directory} out",

@@ -12,7 +12,7 @@ from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.guards import fsck
 from ephemeroot.hooks.operations import network
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import is_layered
 from ephemeroot.image import closure as closures
@@ -207,7 +207,7 @@ def _add_entry(tree: Tree, raw: bytes, names: list[str], calls: list[str]) -> No
     tree.write(PLAN, raw, why="plan")
 
 
-def _add_rules(tree: Tree, volumes: list[Volume]) -> None:
+def _add_rules(tree: Tree, volumes: list[MountVolume]) -> None:
     """udev's rules without which a filesystem of several devices is not ready."""
     for kind in {volume.type for volume in volumes}:
         rules = Path(_UDEV_RULES.get(kind, "/nonexistent"))
@@ -261,7 +261,7 @@ def _program(name: str) -> Path:
     return Path(found)
 
 
-def _checkers(volumes: list[Volume]) -> list[Path]:
+def _checkers(volumes: list[MountVolume]) -> list[Path]:
     """fsck and what it calls. A type without a checker of its own is mounted unchecked, as
     systemd does it.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ephemeroot.hooks.operations.overlays import Overlay
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import nics
 from ephemeroot.wipers.contract import Needs
@@ -26,7 +26,7 @@ _OPTIONAL = {
 }
 
 
-def needed(plan: Plan, volumes: Iterable[Volume], needs: Iterable[Needs]) -> list[str]:
+def needed(plan: Plan, volumes: Iterable[MountVolume], needs: Iterable[Needs]) -> list[str]:
     """Without these, compiled in or loaded, the stages fail: the image is verified for them."""
     names = {name for need in needs for name in need.kernel_modules}
     if any(isinstance(operation, Overlay) for operation in plan.persist):
@@ -37,6 +37,6 @@ def needed(plan: Plan, volumes: Iterable[Volume], needs: Iterable[Needs]) -> lis
     return sorted(names)
 
 
-def optional(volumes: Iterable[Volume]) -> set[str]:
+def optional(volumes: Iterable[MountVolume]) -> set[str]:
     """These are taken along where the kernel has them as modules."""
     return {name for volume in volumes for name in _OPTIONAL.get(volume.type, ())}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ephemeroot.hooks.operations import network
 from ephemeroot.hooks.operations.network import Network
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import units
 from ephemeroot.image.tree import Tree
@@ -29,7 +29,7 @@ _SETS_UP = (
 )  # fmt: skip
 
 
-def of_volume(volume: Volume) -> list[str]:
+def of_volume(volume: MountVolume) -> list[str]:
     """The kernel module that a network volume needs beside that of its type."""
     if volume.type not in ("nfs", "nfs4"):
         return []

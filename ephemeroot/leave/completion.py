@@ -13,7 +13,7 @@ from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.overlays import Overlay
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.records import MARKER
 from ephemeroot.leave import returning
@@ -167,7 +167,7 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
     return found
 
 
-def _device(volume: Volume) -> str:
+def _device(volume: MountVolume) -> str:
     """The device's path, waited for: early in a boot it may be yet to come."""
     try:
         path = devices.link(volume.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ephemeroot.config import (
     Configuration,
@@ -18,9 +19,8 @@ from ephemeroot.config import (
 )
 from ephemeroot.config.declared import WELL_KNOWN, Declared, Owner
 from ephemeroot.config.entries import MACHINE_ID
-from ephemeroot.config.model import Wiping
+from ephemeroot.config.model import Volume, Wiping
 from ephemeroot.config.syntax import clean
-from ephemeroot.config.volumes import Volume as MountedVolume
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.copies import Copy
@@ -30,7 +30,7 @@ from ephemeroot.hooks.operations.hide import Hide
 from ephemeroot.hooks.operations.machine_id import MachineId
 from ephemeroot.hooks.operations.network import Network
 from ephemeroot.hooks.operations.overlays import Overlay
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.records import NO_MARKER
@@ -38,12 +38,15 @@ from ephemeroot.linux import mounts
 from ephemeroot.machine.labels import Labels
 from ephemeroot.plan import identity
 
-"""The id of a store that has no marker: fine to look at, never to boot with."""
-
 _NOT_A_ROOT: Mapping[str, str] = {}
 
 HIDE = "x-gvfs-hide"
 TRASH = "x-gvfs-trash"
+
+_METHODS: dict[str, type[Operation]] = {"copy": Copy, "overlay": Overlay}
+"""Methods that are operations of their own; ``Directory`` and ``File`` have the others."""
+
+Made = TypeVar("Made", bound=Operation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class _Stage:
         self.places.append(place)
 
 
-def _needed(examination: Examination) -> list[MountedVolume]:
+def _needed(examination: Examination) -> list[Volume]:
     return [volume for volume in examination.volumes if volume.needed_for_boot]
 
 
@@ -123,7 +126,7 @@ def _wipe_stage(examination: Examination) -> _Stage:
     _set_up_network(examination, needed, stage)
     for volume in needed:
         if volume.wipe is None:
-            stage.add(_volume(volume), volume.place)
+            stage.add(_operation(MountVolume, volume), volume.place)
     for store in sorted(examination.config.stores, key=lambda s: clean.components(s.path)):
         stage.add(_store(store.path, examination), store.origin.place)
     wiping = examination.config.wiping
@@ -133,11 +136,11 @@ def _wipe_stage(examination: Examination) -> _Stage:
     for volume in needed:
         if volume.wipe is not None:
             stage.add(_wipe(volume.mount_point, volume.wipe), volume.wipe.origin.place)
-            stage.add(_volume(volume), volume.place)
+            stage.add(_operation(MountVolume, volume), volume.place)
     return stage
 
 
-def _set_up_network(examination: Examination, needed: list[MountedVolume], stage: _Stage) -> None:
+def _set_up_network(examination: Examination, needed: list[Volume], stage: _Stage) -> None:
     entry = examination.config.network
     if entry is None or not network.is_needed(needed):
         return
@@ -148,17 +151,6 @@ def _set_up_network(examination: Examination, needed: list[MountedVolume], stage
         timeout=network.patience(needed),
     )
     stage.add(operation, entry.origin.place)
-
-
-def _volume(volume: MountedVolume) -> Volume:
-    return Volume(
-        mount_point=volume.mount_point,
-        name=volume.name,
-        device=volume.device,
-        type=volume.type,
-        options=list(volume.options),
-        timeout=volume.timeout,
-    )
 
 
 def _store(path: str, examination: Examination) -> Store:
@@ -206,62 +198,29 @@ def _persist_stage(examination: Examination) -> _Stage:
 
 
 def _entry(entry: Declared, labels: Labels) -> Operation:
-    source = entry.source
+    """The operation of the path, with those of the entry's options that it has fields for."""
+    kind: type[Operation] = _METHODS.get(entry.options.method, File)
     if entry.path == MACHINE_ID:
-        return MachineId(
-            store=entry.store, source=source, first_boot=entry.first_boot, required=entry.required
-        )
-    options = [o for o in entry.binding.options if o in mounts.MOUNT_FLAGS]
-    if entry.method == "copy":
-        return Copy(
-            path=entry.path,
-            store=entry.store,
-            source=source,
-            user=entry.owner.user,
-            group=entry.owner.group,
-            mode=entry.owner.mode,
-            initial=entry.initial,
-            required=entry.required,
-        )
-    if entry.method == "overlay":
-        return Overlay(
-            path=entry.path,
-            store=entry.store,
-            source=source,
-            options=options,
-            user=entry.owner.user,
-            group=entry.owner.group,
-            mode=entry.owner.mode,
-            required=entry.required,
-            label=labels.of_directory(entry.path),
-        )
-    if not entry.is_directory:
-        return File(
-            path=entry.path,
-            store=entry.store,
-            source=source,
-            method=entry.method,
-            options=options,
-            user=entry.owner.user,
-            group=entry.owner.group,
-            mode=entry.owner.mode,
-            initial=entry.initial,
-            required=entry.required,
-        )
-    owner = entry.owner.over(Owner(0, 0, 0o755))
-    return Directory(
-        path=entry.path,
-        store=entry.store,
-        source=source,
-        method=entry.method,
-        options=options,
-        user=owner.user,
-        group=owner.group,
-        mode=owner.mode,
-        initial=entry.initial,
-        required=entry.required,
-        label=labels.of_directory(entry.path),
-    )
+        kind = MachineId
+    elif entry.is_directory and kind is File:
+        kind = Directory
+    flags = [o for o in entry.options.mount_options if o in mounts.MOUNT_FLAGS]
+    known = {"label": labels.of_directory(entry.path)} if hasattr(kind, "label") else {}
+    return _operation(kind, entry, entry.owner, entry.options, options=flags, **known)
+
+
+def _operation(kind: type[Made], *sources: object, **known: object) -> Made:
+    """An operation whose fields are those *known*, else attributes of the first of *sources* that
+    has one of that name.
+    """
+    found = dict(known)
+    for option in kind.FIELDS:
+        for source in sources:
+            if option.name not in found and hasattr(source, option.name):
+                value = getattr(source, option.name)
+                found[option.name] = list(value) if isinstance(value, tuple) else value
+    names = {option.name for option in kind.FIELDS}
+    return kind(**{name: value for name, value in found.items() if name in names})
 
 
 class _Parents:
@@ -310,13 +269,12 @@ class _Parents:
         for (path, store), place in self.needed.items():
             owner = self._owner(path)
             yield (
-                Parent(
+                _operation(
+                    Parent,
+                    owner,
                     path=path,
                     store=store,
                     source=path.lstrip("/"),
-                    user=owner.user,
-                    group=owner.group,
-                    mode=owner.mode,
                     explicit=path in self.asked,
                     store_only=first[path] != store,
                     label=self.labels.of_directory(path),
@@ -342,9 +300,11 @@ def _hide(examination: Examination, stage: _Stage) -> None:
     """One operation for each set of marks, for all the binds that get it."""
     marked: dict[tuple[str, ...], list[Declared]] = {}
     for entry in sorted(examination.declared, key=lambda d: clean.components(d.path)):
-        marks = [o for o in entry.binding.options if o not in mounts.MOUNT_FLAGS]
-        marks += [HIDE] * bool(entry.binding.hide) + [TRASH] * bool(entry.binding.trash)
-        if marks and entry.path != MACHINE_ID and entry.method not in ("symlink", "copy"):
+        marks = [o for o in entry.options.mount_options if o not in mounts.MOUNT_FLAGS]
+        marks += [HIDE] * bool(entry.options.hide_mounts) + [TRASH] * bool(
+            entry.options.allow_trash
+        )
+        if marks and entry.path != MACHINE_ID and entry.options.method not in ("symlink", "copy"):
             marked.setdefault(tuple(sorted(set(marks))), []).append(entry)
     for options in sorted(marked):
         entries = marked[options]

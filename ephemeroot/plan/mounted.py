@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ephemeroot.config.volumes import Volume
+from ephemeroot.config.model import Volume
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices, mountinfo
 

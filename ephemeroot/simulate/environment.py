@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.operations.volumes import Store, Volume
+from ephemeroot.hooks.operations.volumes import MountVolume, Store
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.records import MARKER, NO_MARKER
 from ephemeroot.hooks.store import request
@@ -64,14 +64,14 @@ class Environment:
         fresh = {wipe.target for wipe in plan.wipes()}
         found: list[Operation] = []
         for operation in plan.wipe:
-            if isinstance(operation, Volume):
+            if isinstance(operation, MountVolume):
                 found.append(self._volume(operation, layered=operation.name in with_store
                                           or operation.mount_point in fresh))  # fmt: skip
             elif isinstance(operation, Store):
                 found.append(self._store(operation))
         return found
 
-    def _volume(self, volume: Volume, *, layered: bool) -> Volume:
+    def _volume(self, volume: MountVolume, *, layered: bool) -> MountVolume:
         point = self.run / "volumes" / volume.name
         point.mkdir(parents=True)
         below = self._mount_read_only(volume)
@@ -90,7 +90,7 @@ class Environment:
         mounts.attach_at(mounts.create("overlay", "overlay", layers), str(point))
         return volume.changed(type="overlay", options=[])
 
-    def _mount_read_only(self, volume: Volume) -> int:
+    def _mount_read_only(self, volume: MountVolume) -> int:
         """A mount of the volume that cannot be written to: a copy of the one that is there,
         else a new one.
         """
@@ -114,7 +114,7 @@ class Environment:
         mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=live)
         return mount
 
-    def _new_mount(self, volume: Volume) -> int:
+    def _new_mount(self, volume: MountVolume) -> int:
         try:
             source = devices.link(volume.device)
         except ValueError:

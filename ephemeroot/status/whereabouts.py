@@ -146,13 +146,13 @@ class _Search:
         rows.append(("declared", f"{by}{place}"))
         inside = _below(self.live, declared.live) or _below(self.found.path, declared.declared)
         rows.append(("stored as", declared.in_store + (inside or "")))
-        rows.append(("method", declared.method))
+        rows.append(("method", declared.options.method))
         self.found.facts |= {
             "declared": declared.path,
             "place": str(place),
             "store": declared.store,
             "stored-as": declared.in_store + (inside or ""),
-            "method": declared.method,
+            "method": declared.options.method,
         }
 
     def _not_in_effect(self, declared: Declared) -> str:

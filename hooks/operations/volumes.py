@@ -31,7 +31,7 @@ _DEGRADED = "connect it; to boot without it, add degraded to rootflags= on the k
 _NOWHERE = frozenset(("tmpfs", "zfs", "overlay", "9p", "virtiofs"))
 
 
-class Volume(Operation):
+class MountVolume(Operation):
     """Mount ``device`` privately; ``name`` is its directory below the run directory."""
 
     KIND = "volume"

@@ -152,7 +152,7 @@ def test_a_link_persists_as_a_link(
     assert adopt(machine, f"/{path}") == 0
     assert os.readlink(stored) == os.readlink(live) == target
     (entry,) = [d for d in machine.examination().declared if d.path == f"/{path}"]
-    assert entry.method == "copy"
+    assert entry.options.method == "copy"
     assert adopt(machine, f"/{path}") == 0, "again"
     live.unlink()
     live.symlink_to("/elsewhere")

@@ -25,7 +25,7 @@ from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.operations.directories import Directory
 from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.operations.machine_id import MachineId
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
@@ -130,7 +130,7 @@ class Site:
         # What wipes has tests of its own; the root is one that it could have made.
         self.plan.wipe = [o for o in self.plan.wipe if not isinstance(o, Wipe)]
         self.volumes = {o.mount_point: self._subvolume(o) for o in self.plan.wipe
-                        if isinstance(o, Volume)}  # fmt: skip
+                        if isinstance(o, MountVolume)}  # fmt: skip
         self.target, self.run = base / "sysroot", base / "run/ephemeroot"
         self.target.mkdir()
         self.run.mkdir(parents=True)
@@ -140,7 +140,7 @@ class Site:
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.write_text(json.dumps({"version": 1, "id": IDENTITY}))
 
-    def _subvolume(self, volume: Volume) -> Path:
+    def _subvolume(self, volume: MountVolume) -> Path:
         option = next(o for o in volume.options if o.startswith("subvol="))
         path = self.top / option.removeprefix(f"subvol={self.name}/")
         self._btrfs("subvolume", "create", path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.volumes import Store, Volume
+from ephemeroot.hooks.operations.volumes import MountVolume, Store
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux.values import is_path, is_relative
 
@@ -25,7 +25,7 @@ ABSENT = "UUID=00000000-1111-2222-3333-444444444444"
 def plan_without_its_store(**on_failure: str) -> Plan:
     return Plan(
         wipe=[
-            Volume(mount_point="/persistent", name="persistent", device=ABSENT, type="btrfs"),
+            MountVolume(mount_point="/persistent", name="persistent", device=ABSENT, type="btrfs"),
             Store(path="/persistent", volume="persistent", id="x"),
         ],
         persist=[Directory(path="/srv", store="/persistent", source="srv")],
@@ -135,7 +135,7 @@ def test_a_missing_device_is_waited_for_where_nobody_else_does(entry: Entry) -> 
     """Without systemd; with it the units have, and the stage would only wait once more."""
     pytest.importorskip("pyudev")
     plan = plan_without_its_store()
-    assert isinstance(plan.wipe[0], Volume)
+    assert isinstance(plan.wipe[0], MountVolume)
     plan.wipe[0].timeout = 1
     entry.plan.write_bytes(plan.dump())
     for words, waits in ((("--wait",), True), ((), False)):

@@ -21,7 +21,7 @@ from ephemeroot.config import InvalidConfiguration
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.operations.volumes import Store, Volume
+from ephemeroot.hooks.operations.volumes import MountVolume, Store
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
@@ -79,7 +79,7 @@ class Site:
         wipe: list[Operation] = []
         for store in self.stores:
             name = escape_path(store)
-            wipe.append(Volume(mount_point=store, name=name, device="none", type="tmpfs"))
+            wipe.append(MountVolume(mount_point=store, name=name, device="none", type="tmpfs"))
             wipe.append(Store(path=store, volume=name, id=IDENTITY))
         plan = Plan(wipe=wipe, persist=self.tree.plan().persist)
         report = Report("persist", str(self.run / "boot.json"), "boot", boot=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.config import Place
-from ephemeroot.config.volumes import Volume
+from ephemeroot.config.model import Volume
 from ephemeroot.errors import Refused
 from ephemeroot.plan import mounted
 from loop_device import attached

@@ -10,7 +10,7 @@ from ephemeroot.cli import main
 from ephemeroot.hooks.guards import fsck
 from ephemeroot.hooks.operations import network
 from ephemeroot.hooks.operations.network import Network
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import assembly, contents, entry, nics, units, verification
@@ -38,7 +38,7 @@ except network.StoreMissing as error:
 """
 
 
-def remote(kind: str = "nfs4", *options: str) -> Volume:
+def remote(kind: str = "nfs4", *options: str) -> MountVolume:
     return volume(device="10.9.0.1:/srv", type=kind, options=["addr=10.9.0.1", *options])
 
 

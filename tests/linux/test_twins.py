@@ -19,7 +19,7 @@ from btrfs_image import loop_device
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks import wipe as wipe_stage
 from ephemeroot.hooks.cmdline import CommandLine
-from ephemeroot.hooks.operations.volumes import Store, Volume
+from ephemeroot.hooks.operations.volumes import MountVolume, Store
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
@@ -220,7 +220,9 @@ def test_the_volume_is_mounted_already(
     identity = disks.record(mounted.source)["ID_FS_UUID"]
     plan = Plan(
         wipe=[
-            Volume(mount_point=STORE, name="persistent", device=f"UUID={identity}", type="ext4"),
+            MountVolume(
+                mount_point=STORE, name="persistent", device=f"UUID={identity}", type="ext4"
+            ),
             Store(path=STORE, volume="persistent", id=IDENTITY),
         ],
         persist=[],

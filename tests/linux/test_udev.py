@@ -17,7 +17,7 @@ from btrfs_image import loop_device, mkfs
 from ephemeroot.errors import Refused
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.guards import waiting
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
@@ -122,7 +122,7 @@ def test_a_volume_is_mounted_by_the_name_that_mount_would_use(stage: Stage, tmp_
     with loop_device(tmp_path / "image", 120) as loop:
         mkfs(loop)
         link.symlink_to(loop)
-        volume = Volume(mount_point="/data", name="data", device=str(link), type="btrfs")
+        volume = MountVolume(mount_point="/data", name="data", device=str(link), type="btrfs")
         assert volume.execute(stage) == "mounted"
         mount = mountinfo.mounted_at(stage.volume("data"))
         assert mount is not None

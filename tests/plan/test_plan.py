@@ -16,15 +16,15 @@ from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.operations.hide import Hide
 from ephemeroot.hooks.operations.machine_id import MachineId
 from ephemeroot.hooks.operations.overlays import Overlay
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 
 BTRFS = "ephemeroot.wipers.btrfs:Btrfs"
 
 
-def volume(name: str) -> Volume:
-    return Volume(mount_point=f"/{name}", name=name, device=f"LABEL={name}", type="ext4")
+def volume(name: str) -> MountVolume:
+    return MountVolume(mount_point=f"/{name}", name=name, device=f"LABEL={name}", type="ext4")
 
 
 def store(name: str) -> Store:
@@ -97,7 +97,7 @@ def test_an_operation_of_the_other_stage_is_damage(plan: Plan) -> None:
         plans.parse(content.dump())
 
 
-KINDS = {"Wipe", "Volume", "Store", "Attach"}
+KINDS = {"Wipe", "MountVolume", "Store", "Attach"}
 IN_ORDER = {
     "hooks/plan.py": "the answers themselves",
     "hooks/wipe.py": "carries out a stage: what differs between its operations is decided there",
@@ -130,7 +130,7 @@ def test_nothing_else_looks_through_a_plans_operations() -> None:
 
 
 def test_a_loop_over_operations_is_found() -> None:
-    assert looked_for("[o for o in plan.wipe if isinstance(o, Volume | Store)]") == {
-        "Volume",
+    assert looked_for("[o for o in plan.wipe if isinstance(o, MountVolume | Store)]") == {
+        "MountVolume",
         "Store",
     }

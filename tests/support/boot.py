@@ -15,7 +15,7 @@ from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.operations.overlays import Overlay
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.plan import SEED_LIMIT, Plan
 from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
@@ -93,7 +93,7 @@ class Boot:
     ) -> str:
         plan = Plan(
             wipe=[
-                Volume(mount_point=STORE, name="persistent", device="tmpfs", type=self.fstype),
+                MountVolume(mount_point=STORE, name="persistent", device="tmpfs", type=self.fstype),
                 Store(path=STORE, volume="persistent", id=IDENTITY),
             ],
             persist=[Attach(mount_point=STORE, volume="persistent"), *operations],

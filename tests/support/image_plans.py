@@ -7,7 +7,7 @@ from typing import Any
 
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.directories import Directory
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import assembly
@@ -27,7 +27,7 @@ def wipe(attribute: str = BTRFS) -> Wipe:
     return Wipe(target="/", wiper="btrfs", attribute=attribute, settings=settings)
 
 
-def volume(**values: Any) -> Volume:
+def volume(**values: Any) -> MountVolume:
     given: dict[str, Any] = {
         "mount_point": "/persistent",
         "name": "persistent",
@@ -35,7 +35,7 @@ def volume(**values: Any) -> Volume:
         "type": "btrfs",
         "options": ["subvol=persistent"],
     }
-    return Volume(**{**given, **values})
+    return MountVolume(**{**given, **values})
 
 
 def plan(*more: Operation, on_failure: dict[str, str] | None = None, generation: int = 7) -> Plan:

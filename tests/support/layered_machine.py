@@ -14,7 +14,7 @@ from btrfs_image import loop_device
 from complete_boot import mark_boot_complete
 from ephemeroot.hooks.__main__ import main as entry
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers.overlay import Overlay
@@ -68,7 +68,7 @@ class LayeredMachine:
 
     def plan(self) -> Plan:
         volumes = [
-            Volume(mount_point=point, name=point[1:], device=device, type="ext4")
+            MountVolume(mount_point=point, name=point[1:], device=device, type="ext4")
             for point, device in self.devices.items()
         ]
         wipe = Wipe(

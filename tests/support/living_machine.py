@@ -23,7 +23,7 @@ from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.operations.machine_id import MachineId
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers.btrfs import Btrfs
@@ -75,7 +75,7 @@ class LivingMachine:
         return Plan(
             generation=1,
             wipe=[
-                Volume(mount_point=STORE, name="persistent", device=self.disk.loop,
+                MountVolume(mount_point=STORE, name="persistent", device=self.disk.loop,
                        type="btrfs", options=["subvol=store"]),
                 Store(path=STORE, volume="persistent", id=IDENTITY),
                 Wipe(target="/", wiper="btrfs", attribute=ATTRIBUTE, settings=self.settings),

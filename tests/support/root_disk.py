@@ -11,7 +11,7 @@ import btrfsutil
 
 from btrfs_image import DEFAULTS
 from ephemeroot.hooks.__main__ import main as entry
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import devices
@@ -76,7 +76,7 @@ class Disk:
         }.get(self.wiper, f"root={self.loop} rootflags=subvol=@")
 
     def plan(self) -> Plan:
-        volume = Volume(
+        volume = MountVolume(
             mount_point=STORE,
             name="persistent",
             device=self.loop,

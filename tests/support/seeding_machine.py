@@ -25,7 +25,7 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.wipers.btrfs import Btrfs
@@ -184,12 +184,12 @@ class SeedingMachine:
             "unmarked": "seeding_machine:Unmarked",
         }
         wipe: list[Operation] = [
-            Volume(mount_point=STORE, name="persistent", device=self.store_device,
+            MountVolume(mount_point=STORE, name="persistent", device=self.store_device,
                    type=self.store_type, options=[]),
             Store(path=STORE, volume="persistent", id=IDENTITY),
         ]  # fmt: skip
         if self.wiper == "overlay":
-            volume = Volume(mount_point=LAYERS, name="layers", device=self.loop, type="btrfs")
+            volume = MountVolume(mount_point=LAYERS, name="layers", device=self.loop, type="btrfs")
             wipe.insert(0, volume)
         attribute = attributes.get(self.wiper, "ephemeroot.wipers.btrfs:Btrfs")
         attribute = self.attribute or attribute

@@ -16,7 +16,7 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.operations.machine_id import MachineId
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 
@@ -65,7 +65,7 @@ class Machine:
     def plan(self) -> Plan:
         return Plan(
             wipe=[
-                Volume(
+                MountVolume(
                     mount_point=STORE,
                     name="persistent",
                     device=self.loop,

@@ -19,7 +19,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks.__main__ import EMERGENCY
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.assembly import put_together
@@ -295,8 +295,8 @@ class Machine:
         return self.base / f"run{self.boots}"
 
     def plan(self) -> Plan:
-        def volume(name: str) -> Volume:
-            return Volume(mount_point=f"/{name}", name=name, device="tmpfs", type="tmpfs")
+        def volume(name: str) -> MountVolume:
+            return MountVolume(mount_point=f"/{name}", name=name, device="tmpfs", type="tmpfs")
 
         persist: list[Operation] = [
             Attach(mount_point="/persistent", volume="persistent"),

@@ -16,7 +16,7 @@ from complete_boot import mark_boot_complete
 from ephemeroot.cli import boot_complete
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.operations.volumes import Attach, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mountinfo
@@ -60,7 +60,7 @@ class WithHome(Machine):
                 subvolume="home",
                 settings=DEFAULTS | {"old-roots": self.old_homes},
             ),
-            Volume(
+            MountVolume(
                 mount_point="/home",
                 name="home",
                 device=self.loop,
@@ -198,7 +198,7 @@ class Elsewhere(WithHome):
         for operation in (*plan.wipe, *plan.persist):
             if isinstance(operation, Wipe) and operation.target == "/home":
                 operation.target = self.point
-            elif isinstance(operation, Volume | Attach) and operation.mount_point == "/home":
+            elif isinstance(operation, MountVolume | Attach) and operation.mount_point == "/home":
                 operation.mount_point = self.point
         return plan
 

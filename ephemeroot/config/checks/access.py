@@ -20,10 +20,12 @@ def check(
         return
     users = {home.path: home for home in reversed(homes)}
     for entry in declared:
-        if entry.method not in ("symlink", "auto"):
+        if entry.options.method not in ("symlink", "auto"):
             continue
         user, group = _user(entry, users)
-        if user == 0 or (entry.method == "auto" and os.path.exists(machine.show(entry.in_store))):
+        if user == 0 or (
+            entry.options.method == "auto" and os.path.exists(machine.show(entry.in_store))
+        ):
             continue
         closed = _closed(machine, entry.in_store, user, group)
         if closed is not None:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 from ephemeroot.config import replaced, volumes
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.model import Configuration, Wiping
+from ephemeroot.config.model import Configuration, Volume, Wiping
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.config.volumes import Volume
 from ephemeroot.machine.facts import Machine
 
 _TOGETHER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
@@ -84,7 +83,7 @@ def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Proble
 
 def _propose_copy(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
     """A link is reported elsewhere."""
-    if entry.is_directory or entry.method not in ("auto", "bind"):
+    if entry.is_directory or entry.options.method not in ("auto", "bind"):
         return
     known = replaced.find(entry.path)
     if known is not None and known.checked and not os.path.islink(machine.show(entry.path)):
@@ -104,7 +103,9 @@ def _propose_copy_of_key(entry: Declared, machine: Machine, problems: list[Probl
     """
     if not fnmatch.fnmatch(entry.path, "/etc/ssh/ssh_host_*_key*") or entry.is_directory:
         return
-    wanted = entry.method == "symlink" or (entry.method == "auto" and not machine.host_keys)
+    wanted = entry.options.method == "symlink" or (
+        entry.options.method == "auto" and not machine.host_keys
+    )
     if wanted and not os.path.exists(machine.show(entry.in_store)):
         problems.append(
             Problem.at(

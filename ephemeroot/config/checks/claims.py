@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from ephemeroot.config import volumes
 from ephemeroot.config.declared import Declared
+from ephemeroot.config.model import Volume
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.config.volumes import Volume
 
 
 class Claims:
@@ -83,7 +83,7 @@ class Claims:
                     f"{entry.path} lies below the file {above.path}",
                     f"a file has nothing below it; see {above.place}",
                 )
-            elif above.method == "symlink":
+            elif above.options.method == "symlink":
                 self._add(
                     entry.place,
                     f"{entry.path} lies below {above.path}, which is a link into the store",
@@ -98,7 +98,7 @@ class Claims:
         if not above or above[0].store == entry.store:
             return
         for outer in above[1:]:
-            if outer.store == entry.store and outer.method == "overlay":
+            if outer.store == entry.store and outer.options.method == "overlay":
                 self._add(
                     entry.place,
                     f"{entry.path} would be stored in the overlay {outer.path}, but is inside "
@@ -108,9 +108,9 @@ class Claims:
 
     def _check_initial(self, entry: Declared, known: dict[str, Declared]) -> None:
         """An overlay shows the base's content where its upper directory has none."""
-        if entry.initial != "empty":
+        if entry.options.initial != "empty":
             return
-        if entry.method == "overlay":
+        if entry.options.method == "overlay":
             self._add(
                 entry.place,
                 f'{entry.path} cannot have initial = "empty": an overlay shows what the base has',
@@ -118,7 +118,7 @@ class Claims:
             )
             return
         above = [known[path] for path in reversed(clean.parents(entry.path)) if path in known]
-        if entry.is_directory or not above or above[0].method != "overlay":
+        if entry.is_directory or not above or above[0].options.method != "overlay":
             return
         if above[0].store == entry.store:
             self._add(

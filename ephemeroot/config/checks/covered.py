@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 from ephemeroot.config import volumes
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.model import Configuration
+from ephemeroot.config.model import Configuration, Volume
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.config.volumes import Volume
 from ephemeroot.machine.facts import Machine
 
 _FIRST_USER = 1000
@@ -50,7 +49,7 @@ def _check_hidden(
     problems: list[Problem],
 ) -> None:
     """What the base has at a path that the store's covers: an upgrade of the base is not seen."""
-    if entry.method == "overlay" or not clean.is_system(entry.path) or entry.path == "/usr":
+    if entry.options.method == "overlay" or not clean.is_system(entry.path) or entry.path == "/usr":
         return
     volume = volumes.covering(entry.path, mounted)
     if volume is not None and "ro" not in volume.options:

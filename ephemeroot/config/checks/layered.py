@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from ephemeroot.config import volumes
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.model import Configuration
+from ephemeroot.config.model import Configuration, Volume
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.config.volumes import Volume
 from ephemeroot.machine import files, swap
 from ephemeroot.machine.facts import Machine
 

@@ -116,7 +116,7 @@ def _wrong_type(roots: Roots, entry: Declared, homes: frozenset[str]) -> Problem
 
 def _a_link(roots: Roots, entry: Declared) -> Problem | None:
     """A link at the path of a declared file persists as a link only by ``copy``."""
-    if entry.is_directory or entry.method == "copy":
+    if entry.is_directory or entry.options.method == "copy":
         return None
     target = roots.link(entry.live, live=True) or roots.link(entry.path)
     if target in ("", entry.in_store):
@@ -132,7 +132,7 @@ def _a_link(roots: Roots, entry: Declared) -> Problem | None:
 def _in_the_way(roots: Roots, entry: Declared) -> Problem | None:
     """A link does not replace what the next root has at its path."""
     kind = roots.kind(entry.path)
-    if entry.method != "symlink" or kind not in (stat.S_IFDIR, stat.S_IFREG):
+    if entry.options.method != "symlink" or kind not in (stat.S_IFDIR, stat.S_IFREG):
         return None
     what = "directory" if kind == stat.S_IFDIR else "file"
     which = "live root" if roots.base is None else "base"

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from ephemeroot.config import volumes
 from ephemeroot.config.checks.store_refusals import StoreRefusals
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.model import Configuration, Wiping
+from ephemeroot.config.model import Configuration, Volume, Wiping
 from ephemeroot.config.resolution import Roots
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.config.volumes import Volume
 from ephemeroot.hooks.guards import ownership
 from ephemeroot.hooks.operations.volumes import SUBDIRECTORY
 from ephemeroot.machine import facts, fstab

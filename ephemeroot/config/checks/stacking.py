@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 
 from ephemeroot.config import volumes
 from ephemeroot.config.declared import Declared
-from ephemeroot.config.model import Configuration, Wiping
+from ephemeroot.config.model import Configuration, Volume, Wiping
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.config.volumes import Volume
 from ephemeroot.machine.facts import Machine, command_line
 from ephemeroot.machine.root import Root, fstab_lines
 
@@ -65,8 +64,8 @@ def check_depth(
         if above is not None and above.store == entry.store:
             depths[entry.path] = below  # it persists with that directory
             continue
-        depths[entry.path] = below + 1 if entry.method == "overlay" else 0
-        if entry.method == "overlay" and below + 1 >= _DEEPEST:
+        depths[entry.path] = below + 1 if entry.options.method == "overlay" else 0
+        if entry.options.method == "overlay" and below + 1 >= _DEEPEST:
             problems.append(_too_deep(entry, below + 1))
 
 

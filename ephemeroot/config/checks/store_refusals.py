@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from ephemeroot.config import volumes
 from ephemeroot.config.checks import histories
-from ephemeroot.config.model import Configuration, StoreEntry, Wiping
+from ephemeroot.config.model import Configuration, StoreEntry, Volume, Wiping
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.config.volumes import Volume
 from ephemeroot.errors import Damaged
 from ephemeroot.machine import fstab
 from ephemeroot.machine.facts import Machine

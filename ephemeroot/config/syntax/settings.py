@@ -6,9 +6,12 @@ adds below ``[root.<wiper>]`` comes from the wiper itself (``wipers/contract.py`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Self
 
 from ephemeroot.config.syntax import addresses, device_names, kinds, match
+from ephemeroot.hooks.operation import INITIAL
+from ephemeroot.hooks.operations import directories, files
 from ephemeroot.hooks.plan import POLICIES, SEED_LIMIT
 
 
@@ -54,71 +57,173 @@ class Listed:
     short: str = ""
 
 
-PARENT = Table((
-    Setting("user", kinds.Account("user"), "owner of a new parent directory"),
-    Setting("group", kinds.Account("group"), "group of a new parent directory"),
-    Setting("mode", kinds.Mode(), "mode of a new parent directory"),
-))  # fmt: skip
-
-_MOUNT = (
-    Setting("hide-mounts", kinds.Boolean(), "hide the binds from file managers (x-gvfs-hide)"),
-    Setting("allow-trash", kinds.Boolean(), "let file managers use a trash on the binds "
-            "(x-gvfs-trash)"),
-    Setting("mount-options", kinds.BindOptions(), "options of the binds, added to those of the "
-            "level above", ()),
-)  # fmt: skip
-
-_ENTRY = (
-    Setting("user", kinds.Account("user"), "owner when it is created in the store"),
-    Setting("group", kinds.Account("group"), "group when it is created in the store"),
-    Setting("parent-directory", PARENT, "owner, group and mode of the directory it lies in, "
-            "when that is created"),
-    Setting("store", kinds.AbsolutePath(), "another store for this entry alone"),
-    *_MOUNT,
-    Setting("initial", kinds.Choice(("previous", "fresh", "empty")), "where its first content "
-            "comes from: the previous root, the fresh root, or nowhere", "previous"),
-    Setting("required", kinds.Boolean(), "the boot fails if it does; never for users' entries",
-            False),
-)  # fmt: skip
+def _key(kind: kinds.Kind | Table, help: str) -> dict[str, Any]:
+    """What a field of a class of options says of its key."""
+    return {"kind": kind, "help": help}
 
 
-def _directory(path: kinds.Kind) -> Table:
-    return Table((
-        Setting("directory", path, "the directory's path", required=True),
-        Setting("mode", kinds.Mode(), "mode when it is created in the store"),
-        Setting("method", kinds.Choice(("bind", "symlink", "overlay")), "how the root gets it",
-                "bind"),
-        *_ENTRY,
-    ))  # fmt: skip
+def keys(class_: type[Any]) -> tuple[Setting, ...]:
+    """The keys that *class_* declares by ``_key``: the field ``hide_mounts`` is ``hide-mounts``."""
+    return tuple(
+        Setting(
+            one.name.replace("_", "-"),
+            one.metadata["kind"],
+            one.metadata["help"],
+            None if one.default is MISSING else one.default,
+        )
+        for one in fields(class_)
+    )
 
 
-def _file(path: kinds.Kind) -> Table:
-    return Table((
-        Setting("file", path, "the file's path", required=True),
-        Setting("mode", kinds.Mode(directory=False), "mode when it is created in the store"),
-        Setting("method", kinds.Choice(("auto", "bind", "symlink", "copy")), "how the root gets "
-                "it; copy for what programs replace by rename", "auto"),
-        Setting("first-boot", kinds.Boolean(), "only for /etc/machine-id: let systemd's first "
-                "boot happen once", False),
-        *_ENTRY,
-    ))  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permissions:
+    """Owner, group (names or numbers) and mode; ``None`` leaves it to the default."""
+
+    user: str | int | None = field(
+        default=None, metadata=_key(kinds.Account("user"), "owner of a new parent directory")
+    )
+    group: str | int | None = field(
+        default=None, metadata=_key(kinds.Account("group"), "group of a new parent directory")
+    )
+    mode: int | None = field(
+        default=None, metadata=_key(kinds.Mode(), "mode of a new parent directory")
+    )
+
+
+PARENT = Table(keys(Permissions))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """How binds are marked: on the store, a user or an entry; ``None`` says nothing."""
+
+    hide_mounts: bool | None = field(
+        default=None,
+        metadata=_key(kinds.Boolean(), "hide the binds from file managers (x-gvfs-hide)"),
+    )
+    allow_trash: bool | None = field(
+        default=None,
+        metadata=_key(kinds.Boolean(), "let file managers use a trash on the binds (x-gvfs-trash)"),
+    )
+    mount_options: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(
+            kinds.BindOptions(), "options of the binds, added to those of the level above"
+        ),
+    )
+
+    def under(self, above: Binding) -> Self:
+        """This level merged onto the one *above*; of the same option the last one counts."""
+        options = [*above.mount_options, *self.mount_options]
+        return replace(
+            self,
+            hide_mounts=above.hide_mounts if self.hide_mounts is None else self.hide_mounts,
+            allow_trash=above.allow_trash if self.allow_trash is None else self.allow_trash,
+            mount_options=tuple(o for n, o in enumerate(options) if o not in options[n + 1 :]),
+        )
+
+    @property
+    def marks(self) -> tuple[bool | None, bool | None, tuple[str, ...]]:
+        """All that it says, to compare."""
+        return self.hide_mounts, self.allow_trash, self.mount_options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(Binding):
+    """What an entry says of its path. The same value goes from the reader to the plan, where the
+    operation gets those of its fields that are keys (``plan/compile.py``).
+    """
+
+    user: str | int | None = field(
+        default=None,
+        metadata=_key(kinds.Account("user"), "owner when it is created in the store"),
+    )
+    group: str | int | None = field(
+        default=None,
+        metadata=_key(kinds.Account("group"), "group when it is created in the store"),
+    )
+    mode: int | None = field(
+        default=None, metadata=_key(kinds.Mode(), "mode when it is created in the store")
+    )
+    method: str = field(
+        default=directories.METHODS[0],
+        metadata=_key(kinds.Choice((*directories.METHODS, "overlay")), "how the root gets it"),
+    )
+    parent_directory: Permissions = field(
+        default_factory=Permissions,
+        metadata=_key(
+            PARENT, "owner, group and mode of the directory it lies in, when that is created"
+        ),
+    )
+    store: str | None = field(
+        default=None,
+        metadata=_key(kinds.AbsolutePath(), "another store for this entry alone"),
+    )
+    initial: str = field(
+        default=INITIAL[0],
+        metadata=_key(
+            kinds.Choice(INITIAL),
+            "where its first content comes from: the previous root, the fresh root, or nowhere",
+        ),
+    )
+    required: bool = field(
+        default=False,
+        metadata=_key(kinds.Boolean(), "the boot fails if it does; never for users' entries"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryOptions(Options):
+    """What an entry says of a directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions(Options):
+    """What an entry says of a file."""
+
+    mode: int | None = field(
+        default=None,
+        metadata=_key(kinds.Mode(directory=False), "mode when it is created in the store"),
+    )
+    method: str = field(
+        default=files.METHODS[0],
+        metadata=_key(
+            kinds.Choice((*files.METHODS, "copy")),
+            "how the root gets it; copy for what programs replace by rename",
+        ),
+    )
+    first_boot: bool = field(
+        default=False,
+        metadata=_key(
+            kinds.Boolean(), "only for /etc/machine-id: let systemd's first boot happen once"
+        ),
+    )
+
+
+OPTIONS: dict[str, type[Options]] = {"directory": DirectoryOptions, "file": FileOptions}
+"""What entries of each kind say, by the key that has the path."""
+
+
+def _entry(what: str, path: kinds.Kind) -> Listed:
+    named = Setting(what, path, f"the {what}'s path", required=True)
+    return Listed(Table((named, *keys(OPTIONS[what]))), what)
 
 
 USER = Table((
     Setting("home", kinds.AbsolutePath(), "the home, if it is not the one in passwd"),
-    *_MOUNT,
-    Setting("directories", Listed(_directory(kinds.HomePath()), "directory"),
+    *keys(Binding),
+    Setting("directories", _entry("directory", kinds.HomePath()),
             "directories below the home that persist", ()),
-    Setting("files", Listed(_file(kinds.HomePath()), "file"), "files below the home that persist",
+    Setting("files", _entry("file", kinds.HomePath()), "files below the home that persist",
             ()),
 ))  # fmt: skip
 
 STORE = Table((
     Setting("enable", kinds.Boolean(), "false: as if the store were not declared", True),
-    *_MOUNT,
-    Setting("directories", Listed(_directory(kinds.AbsolutePath()), "directory"),
+    *keys(Binding),
+    Setting("directories", _entry("directory", kinds.AbsolutePath()),
             "directories that persist", ()),
-    Setting("files", Listed(_file(kinds.AbsolutePath()), "file"), "files that persist", ()),
+    Setting("files", _entry("file", kinds.AbsolutePath()), "files that persist", ()),
     Setting("users", Named(kinds.Text(), USER), "what persists below users' homes"),
 ))  # fmt: skip
 

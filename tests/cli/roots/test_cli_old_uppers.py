@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import programs
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mounts
@@ -34,7 +34,9 @@ IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
 def plan(machine: Machine, wiper: str, attribute: str) -> bytes:
     return Plan(
         wipe=[
-            Volume(mount_point="/persistent", name="persistent", device="LABEL=none", type="ext4"),
+            MountVolume(
+                mount_point="/persistent", name="persistent", device="LABEL=none", type="ext4"
+            ),
             Store(path="/persistent", volume="persistent", id=IDENTITY),
             Wipe(target="/", wiper=wiper, attribute=attribute, settings=machine.settings),
         ],

@@ -17,7 +17,7 @@ import pytest
 
 import programs
 from btrfs_image import DEFAULTS, Disk, fresh_disk, mounted
-from ephemeroot.hooks.operations.volumes import Store, Volume
+from ephemeroot.hooks.operations.volumes import MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux import mountinfo
@@ -69,7 +69,7 @@ class Installed:
         attribute = "ephemeroot.wipers.btrfs:Btrfs"
         return Plan(
             wipe=[
-                Volume(mount_point="/persistent", name="persistent", device="LABEL=none",
+                MountVolume(mount_point="/persistent", name="persistent", device="LABEL=none",
                        type="ext4"),
                 Store(path="/persistent", volume="persistent", id=IDENTITY),
                 Wipe(target="/", wiper="btrfs", attribute=attribute, settings=DEFAULTS),

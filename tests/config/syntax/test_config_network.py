@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ephemeroot.hooks.operations.network import Network
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from machine_tree import MAIN, ROOT, STORE, MachineTree
 
 
@@ -35,8 +35,8 @@ def with_volume(tree: MachineTree, volume: str, more: str = "") -> MachineTree:
     return tree
 
 
-def planned(tree: MachineTree) -> Volume:
-    (volume,) = [o for o in tree.plan().wipe if isinstance(o, Volume)]
+def planned(tree: MachineTree) -> MountVolume:
+    (volume,) = [o for o in tree.plan().wipe if isinstance(o, MountVolume)]
     return volume
 
 
@@ -98,7 +98,7 @@ def share(options: str, kind: str = "cifs") -> str:
 def test_a_share_by_smb(tree: MachineTree) -> None:
     with_volume(tree, share('"username=kiosk", "password=a, b", "uid=1000", "file_mode=0640"'))
     media = tree.plan().wipe[1]
-    assert isinstance(media, Volume)
+    assert isinstance(media, MountVolume)
     assert media.options[-1] == "ip=10.9.0.1"
     assert "password=***," in media.describe()
     assert "a, b" not in media.describe()
@@ -172,7 +172,7 @@ def test_a_static_network_comes_first(tree: MachineTree) -> None:
     assert first.describe() == "set up enp1s0 with 10.9.0.7/24, gateway 10.9.0.1"
     assert first.timeout == 20
     assert compilation.wipe_places[0].key == "network"
-    assert isinstance(compilation.plan.wipe[1], Volume)
+    assert isinstance(compilation.plan.wipe[1], MountVolume)
 
 
 def test_several_addresses(tree: MachineTree) -> None:
@@ -294,7 +294,9 @@ def test_a_name_in_an_address_option_is_looked_up_like_the_servers(
     with_volume(tree, nfs() + volume, NETWORK)
     assert "the address of the server nas.lan is not known" in tree.complaint()
     tree.write("etc/hosts", "10.9.0.8 nas.lan\n")
-    media = next(o for o in tree.plan().wipe if isinstance(o, Volume) and "srv" in o.mount_point)
+    media = next(
+        o for o in tree.plan().wipe if isinstance(o, MountVolume) and "srv" in o.mount_point
+    )
     assert media.options[-1] == f"{key}=10.9.0.8"
 
 
@@ -310,7 +312,7 @@ def test_a_link_local_server_keeps_its_interface(tree: MachineTree, where: str) 
         return with_volume(tree, nfs("nas:/srv"), table)
 
     assert declared("fe80::1%enp1s0").errors() == []
-    operation = next(o for o in tree.plan().wipe if isinstance(o, Volume))
+    operation = next(o for o in tree.plan().wipe if isinstance(o, MountVolume))
     assert operation.options[-1] == "addr=fe80::1%enp1s0"
     assert "valid on one link only" in declared("fe80::1").complaint()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ephemeroot.config import Configuration, Machine, Problem, volumes
-from ephemeroot.config.model import Origin, VolumeEntry
+from ephemeroot.config.model import Volume
 from ephemeroot.config.syntax.problem import Place
 from ephemeroot.linux import duplicates
 from ephemeroot.machine import fstab
@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> MachineTree:
     return MachineTree(tmp_path)
 
 
-def found(tree: MachineTree) -> dict[str, volumes.Volume]:
+def found(tree: MachineTree) -> dict[str, Volume]:
     examination = tree.examination()
     assert not examination.errors, [str(error) for error in examination.errors]
     return {volume.mount_point: volume for volume in examination.volumes}
@@ -245,8 +245,7 @@ POINTS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: "/" + "/".joi
 def test_parents_are_mounted_before_children(points: list[str], split: int) -> None:
     place = Place("file")
     entries = tuple(
-        VolumeEntry(point, "LABEL=x", "ext4", (), True, 90, None, Origin(place))
-        for point in points[:split]
+        Volume(point, "LABEL=x", "ext4", (), 90, True, None, place) for point in points[:split]
     )
     lines = tuple(
         fstab.FstabLine("LABEL=x", point, "ext4", (fstab.INITRD,), number)
@@ -264,9 +263,7 @@ def test_parents_are_mounted_before_children(points: list[str], split: int) -> N
 
 @given(points=st.lists(POINTS, unique=True, max_size=6), path=POINTS)
 def test_the_nearest_volume_covers_a_path(points: list[str], path: str) -> None:
-    mounted = [
-        volumes.Volume(p, "LABEL=x", "ext4", (), 90, True, None, Place("file")) for p in points
-    ]
+    mounted = [Volume(p, "LABEL=x", "ext4", (), 90, True, None, Place("file")) for p in points]
     covering = volumes.covering(path, mounted)
     above = [p for p in points if path == p or path.startswith(f"{p}/")]
     assert (covering.mount_point if covering else None) == max(above, key=len, default=None)
@@ -274,9 +271,7 @@ def test_the_nearest_volume_covers_a_path(points: list[str], path: str) -> None:
 
 def test_where_a_path_is_on_its_filesystem() -> None:
     def inside(point: str, options: tuple[str, ...], path: str) -> str:
-        return volumes.Volume(
-            point, "LABEL=x", "btrfs", options, 90, True, None, Place("f")
-        ).inside(path)
+        return Volume(point, "LABEL=x", "btrfs", options, 90, True, None, Place("f")).inside(path)
 
     assert inside("/data", ("subvol=/root/data",), "/data/store") == "root/data/store"
     assert inside("/data", ("subvolid=5",), "/data/store") == "store"

@@ -16,7 +16,7 @@ import pytest
 from btrfs_image import loop_device
 from ephemeroot.hooks.__main__ import main as entry
 from ephemeroot.hooks.operation import Operation
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.store import request
@@ -55,7 +55,7 @@ class Installed:
 
     def plan(self) -> Plan:
         volumes = [
-            Volume(
+            MountVolume(
                 mount_point=point,
                 name=point.strip("/").replace("/", "-"),
                 device=self.loop,

@@ -12,7 +12,7 @@ import pytest
 
 from complete_boot import mark_boot_complete
 from ephemeroot.errors import EphemerootError, Locked, Refused
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.assembly import put_together
@@ -327,7 +327,7 @@ def test_the_stage(machine: Machine) -> None:
     (run / "volumes").mkdir(parents=True)
     (run / "volumes/persistent").mkdir()
     subprocess.run(["mount", "--bind", machine.volume, run / "volumes/persistent"], check=True)
-    volume = Volume(
+    volume = MountVolume(
         mount_point="/persistent", name="persistent", device=machine.device, type="ext4"
     )
     plan = machine.base / "plan.json"

@@ -19,7 +19,7 @@ import ephemeroot
 from ephemeroot.config.syntax import kinds
 from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
-from ephemeroot.hooks.operations.volumes import Volume
+from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import assembly
@@ -256,7 +256,9 @@ def test_no_kernel_module(settings: dict[str, object], tmp_path: Path) -> None:
 
 @WITHOUT_ZFS
 def test_a_store_on_zfs_that_cannot_be_mounted(tmp_path: Path) -> None:
-    plan = Plan(wipe=[Volume(mount_point="/p", name="p", device="tank/p", type="zfs")], persist=[])
+    plan = Plan(
+        wipe=[MountVolume(mount_point="/p", name="p", device="tank/p", type="zfs")], persist=[]
+    )
     (tmp_path / "plan.json").write_bytes(plan.dump())
     done = subprocess.run(
         [
@@ -274,7 +276,7 @@ def test_a_store_on_zfs_that_cannot_be_mounted(tmp_path: Path) -> None:
 
 def test_a_dataset_that_somebody_else_mounted() -> None:
     line = "36 35 0:40 / /run/p rw - zfs tank/the\\040other rw"
-    volume = Volume(mount_point="/p", name="p", device="tank/p", type="zfs")
+    volume = MountVolume(mount_point="/p", name="p", device="tank/p", type="zfs")
     with pytest.raises(StoreMissing, match="is the dataset tank/the other, declared is tank/p"):
         volume._require_same(mountinfo.Mount(line))
 
