@@ -280,6 +280,16 @@ class Stage:
         """
         return self._as_planned(path, tree.resolve(self.root(), path))
 
+    def find(self, path: str) -> tree.Place:
+        """The same as an open place, see ``tree.find``."""
+        place = tree.find(self.root(), path)
+        try:
+            self._as_planned(path, place.path)
+        except BaseException:
+            place.close()
+            raise
+        return place
+
     def resolve_leaf(self, path: str) -> str:
         """The same, but the last component is left as it is, a symlink or not."""
         return self._as_planned(path, tree.resolve_leaf(self.root(), path))

@@ -19,14 +19,50 @@ DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
 
-def resolve(root: int, path: str) -> str:
-    """Return *path* in the new root without symlinks; its last component may be missing.
+class Place:
+    """What a path of the new root leads to: ``name`` in the open ``directory``; ``path`` is without
+    symlinks, ``status`` that of what is there, or ``None``. ``close`` closes the directory.
+    """
+
+    __slots__ = ("_root", "directory", "name", "path", "status")
+
+    def __init__(self, root: int) -> None:
+        self._root = self.directory = root
+        self.name = ""
+        self.path = "/"
+        self.status: os.stat_result | None = None
+
+    def enter(self, directory: int) -> None:
+        """Go on in the open *directory*."""
+        self.close()
+        self.directory = directory
+
+    def close(self) -> None:
+        """Close the directory."""
+        if self.directory != self._root:
+            os.close(self.directory)
+        self.directory = self._root
+
+
+def find(root: int, path: str) -> Place:
+    """Where *path* of the new root is; its last component may be missing.
 
     Raises ``OSError``: ELOOP where a symlink lies in a directory that is not root's
     alone, ENOENT for a missing component on the way.
     """
+    place = Place(root)
+    try:
+        _walk(place, root, path)
+    except BaseException:
+        place.close()
+        raise
+    return place
+
+
+def _walk(place: Place, root: int, path: str) -> None:
     left = [part for part in path.split("/") if part][::-1]
     done: list[str] = []
+    entered: list[str] = []  # what place.directory is
     links = 0
     while left:
         part = left.pop()
@@ -35,21 +71,37 @@ def resolve(root: int, path: str) -> str:
         if part == "..":
             del done[-1:]
             continue
-        directory = paths.open_beneath(root, "/".join(done), DIRECTORY)
-        try:
-            target = trusted_link(directory, part, path, missing_is_fine=not left)
-        finally:
-            os.close(directory)
-        if target is None:
+        if entered != done:
+            one_more = entered == done[:-1]
+            directory = place.directory if one_more else root
+            inside = done[-1] if one_more else "/".join(done)
+            place.enter(paths.open_beneath(directory, inside, DIRECTORY))
+            entered = list(done)
+        place.status = status = status_of(place.directory, part)
+        if status is None and left:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if status is None or not stat.S_ISLNK(status.st_mode):
             done.append(part)
             continue
+        target = _trusted_target(place.directory, part, path, status)
         links += 1
         if links > _LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         if target.startswith("/"):
             done.clear()
         left.extend([p for p in target.split("/") if p][::-1])
-    return "/" + "/".join(done)
+    place.path = "/" + "/".join(done)
+    place.name = done[-1] if done else ""
+    if entered != done[:-1]:  # a link ended in ..
+        place.enter(paths.open_beneath(root, "/".join(done[:-1]), DIRECTORY))
+        place.status = status_of(place.directory, place.name) if done else None
+
+
+def resolve(root: int, path: str) -> str:
+    """Return *path* in the new root without symlinks, see ``find``."""
+    place = find(root, path)
+    place.close()
+    return place.path
 
 
 def resolve_leaf(root: int, path: str) -> str:
@@ -65,17 +117,26 @@ def trusted_link(directory: int, name: str, path: str, *, missing_is_fine: bool)
     Raises ``OSError`` (ELOOP) if another user than root may have made it, and ``FileNotFoundError``
     if nothing is there, unless *missing_is_fine*.
     """
-    try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        if missing_is_fine:
-            return None
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
-    if not stat.S_ISLNK(status.st_mode):
+    status = status_of(directory, name)
+    if status is None and not missing_is_fine:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if status is None or not stat.S_ISLNK(status.st_mode):
         return None
+    return _trusted_target(directory, name, path, status)
+
+
+def _trusted_target(directory: int, name: str, path: str, status: os.stat_result) -> str:
     if status.st_uid != 0 or not is_roots_alone(os.fstat(directory)):
         raise OSError(errno.ELOOP, "a user could have put a symbolic link on the way", path)
     return os.readlink(name, dir_fd=directory)
+
+
+def status_of(directory: int, name: str) -> os.stat_result | None:
+    """What the open *directory* has under *name*, a symlink itself; ``None`` for nothing."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def is_roots_alone(status: os.stat_result) -> bool:
@@ -92,11 +153,7 @@ def open_parent(root: int, path: str) -> tuple[int, str]:
 
 def exists(directory: int, name: str) -> bool:
     """Whether *directory* has an entry *name*, a dangling link included."""
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+    return status_of(directory, name) is not None
 
 
 def is_mount_point(parent: int, name: str) -> bool:
@@ -181,6 +238,32 @@ def make_directory(
 
     with Workshop(parent) as made:
         _make_in(made.fd, parent, name, (user, group, mode, label), opaque=opaque)
+
+
+def make_mount_point(parent: int, name: str) -> int:
+    """Create the directory *name* in the open *parent*, root's and closed to others, and open it
+    for reading. An existing one is left alone.
+    """
+    if not is_roots_alone(os.fstat(parent)):
+        make_directory(parent, name, 0, 0, 0o700)
+        return paths.open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        made = True
+    except FileExistsError:
+        made = False
+    fd = paths.open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        status = os.fstat(fd)
+        # The directory above may hand its group down, or have an ACL for what is created in it.
+        if made and (status.st_uid, status.st_gid) != (0, 0):
+            os.fchown(fd, 0, 0)
+        if made and stat.S_IMODE(status.st_mode) != 0o700:
+            os.fchmod(fd, 0o700)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _make_in(

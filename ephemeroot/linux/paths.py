@@ -210,7 +210,8 @@ def read(path: str, limit: int = 1 << 20) -> bytes:
     try:
         parts = []
         left = limit
-        while left > 0 and (part := os.read(fd, left)):
+        # A buffer of that size is allocated first, however short the file is.
+        while left > 0 and (part := os.read(fd, min(left, 1 << 17))):
             parts.append(part)
             left -= len(part)
         return b"".join(parts)

@@ -134,21 +134,34 @@ class Directory(Linkable):
             stage.keep_bare()
         store = stage.store(self.store)
         settled = replaced.settle(stage, self, self.kinds(stage))
-        is_link = self.method == "symlink"
-        place = stage.resolve_leaf(self.path) if is_link else stage.resolve(self.path)
-        self._require_directory(stage, place)
-        origin = self._have_source(stage, store)
+        show = self._show_link if self.method == "symlink" else self._show_bind
+        origin, result = show(stage, store)
+        return " and ".join(filter(None, (settled, origin, result)))
+
+    def _show_bind(self, stage: Stage, store: int) -> tuple[str, str]:
+        """How the store's directory came to be, and what became of the bind."""
+        place = stage.find(self.path)
+        try:
+            self._require_directory(place.status)
+            source, origin = self._open_source(stage, store)
+            try:
+                return origin, self._bind(stage, source, place.directory, place.name, place.path)
+            finally:
+                os.close(source)
+        finally:
+            place.close()
+
+    def _show_link(self, stage: Stage, store: int) -> tuple[str, str]:
+        place = stage.resolve_leaf(self.path)
         parent, name = tree.open_parent(stage.root(), place)
         try:
-            if is_link and tree.is_in_store(parent, store, self.source):
-                result = "persists with its directory"
-            elif is_link:
-                result = self._link(stage, store, parent, name, place)
-            else:
-                result = self._bind(stage, store, parent, name, place)
+            self._require_directory(tree.status_of(parent, name))
+            origin = self._have_source(stage, store)
+            if tree.is_in_store(parent, store, self.source):
+                return origin, "persists with its directory"
+            return origin, self._link(stage, store, parent, name, place)
         finally:
             os.close(parent)
-        return " and ".join(filter(None, (settled, origin, result)))
 
     def prepare(self, stage: Stage) -> str:
         """An empty directory hides what the base has at its place in the overlay."""
@@ -180,17 +193,23 @@ class Directory(Linkable):
         parents = stage.parents(self.store)
         return self.initial == "previous" and not parents.has_content(self.source)
 
-    def _require_directory(self, stage: Stage, place: str) -> None:
+    def _require_directory(self, status: os.stat_result | None) -> None:
         """Raise an error if the root has a file: before the store gets a directory for it."""
-        parent, name = tree.open_parent(stage.root(), place)
-        try:
-            if tree.is_regular_entry(parent, name):
-                raise EphemerootError(
-                    f"{self.path} is declared as a directory, and the root has a file there",
-                    "declare it in files",
-                )
-        finally:
-            os.close(parent)
+        if status is not None and stat.S_ISREG(status.st_mode):
+            raise EphemerootError(
+                f"{self.path} is declared as a directory, and the root has a file there",
+                "declare it in files",
+            )
+
+    def _open_source(self, stage: Stage, store: int) -> tuple[int, str]:
+        """The store's directory, open, and how it came to be, empty if it was there."""
+        if self.source not in stage.parents(self.store):
+            try:
+                return paths.open_beneath(store, self.source, tree.DIRECTORY), ""
+            except FileNotFoundError:
+                pass
+        origin = self._have_source(stage, store)
+        return paths.open_beneath(store, self.source, tree.DIRECTORY), origin
 
     def _have_source(self, stage: Stage, store: int) -> str:
         """How the store's directory came to be, empty if it was there."""
@@ -236,29 +255,31 @@ class Directory(Linkable):
         except FileExistsError:
             if not tree.is_directory_entry(parent, name):
                 raise
-            bound = self._bind(stage, store, parent, name, place)
+            source = paths.open_beneath(store, self.source, tree.DIRECTORY)
+            try:
+                bound = self._bind(stage, source, parent, name, place)
+            finally:
+                os.close(source)
             return f"{bound}, for a link cannot replace a directory"
         stage.made.append(place)
         return result
 
-    def _bind(self, stage: Stage, store: int, parent: int, name: str, place: str) -> str:
-        if tree.is_mount_point(parent, name):
+    def _bind(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
+        """Bind the open *source* on the entry *name* of the open *parent*, which is *place* in the
+        new root.
+        """
+        hides = 0
+        if not tree.exists(parent, name):
+            target = tree.make_mount_point(parent, name)
+            stage.made.append(place)
+        elif tree.is_mount_point(parent, name):
             stage.in_effect[self.path] = self.store
             return "was bound"
-        hides = 0
-        if tree.exists(parent, name):
+        else:
             target = paths.open_beneath(parent, name, _READ)
             hides = _count(target)
-        else:
-            tree.make_directory(parent, name, 0, 0, 0o700)
-            stage.made.append(place)
-            target = paths.open_beneath(parent, name, _READ)
         try:
-            source = paths.open_beneath(store, self.source, tree.DIRECTORY)
-            try:
-                attach_bind(source, target, self.options, self.path)
-            finally:
-                os.close(source)
+            attach_bind(source, target, self.options, self.path)
         finally:
             os.close(target)
         stage.in_effect[self.path] = self.store

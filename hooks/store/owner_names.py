@@ -115,11 +115,12 @@ def _check_store(
     now: Names,
 ) -> dict[tuple[str, str], tuple[int, str]]:
     after = {}
+    within = _Within(store)
     for operation in operations:
         path, source = getattr(operation, "path", ""), getattr(operation, "source", "")
         if operation.KIND not in ("directory", "file", "copy") or not source:
             continue
-        status = _status(store, source)
+        status = within.status_of(source)
         if status is None:
             continue
         for kind, number in owners(status):
@@ -133,6 +134,7 @@ def _check_store(
                 after[path, kind] = known  # until it is repaired
             elif (kind, number) in now.names and number:
                 after[path, kind] = (number, now.names[kind, number])
+    within.close()
     return after
 
 
@@ -145,15 +147,33 @@ def _recorded(store: int) -> dict[tuple[str, str], tuple[int, str]]:
     return found
 
 
-def _status(store: int, source: str) -> os.stat_result | None:
-    try:
-        parent, name = tree.open_parent(store, source)
+class _Within:
+    """Looks into the open *store*, whose last directory stays open: paths come in their order."""
+
+    __slots__ = ("_directory", "_head", "_store")
+
+    def __init__(self, store: int) -> None:
+        self._store = store
+        self._head = ""
+        self._directory = -1
+
+    def status_of(self, source: str) -> os.stat_result | None:
+        """The status of *source*; ``None`` if it is missing or cannot be reached."""
+        head, _, name = source.rpartition("/")
         try:
-            return os.stat(name, dir_fd=parent, follow_symlinks=False)
-        finally:
-            os.close(parent)
-    except OSError:
-        return None
+            if self._directory < 0 or head != self._head:
+                self.close()
+                self._directory = paths.open_beneath(self._store, head, tree.DIRECTORY)
+                self._head = head
+            return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Close the directory."""
+        if self._directory >= 0:
+            os.close(self._directory)
+        self._directory = -1
 
 
 def _read(root: int, path: str) -> str:
