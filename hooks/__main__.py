@@ -33,7 +33,10 @@ from ephemeroot.linux import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ephemeroot.hooks.cmdline import CommandLine
+    from ephemeroot.hooks.plan import Plan
 
 DONE, EMERGENCY, USAGE, LOCKED, DONE_WITH_PROBLEMS, FOREIGN, IN_MEMORY, NO_PLAN, BUG = (
     0, 73, 2, 3, 10, 11, 12, 20, 70,
@@ -107,8 +110,10 @@ class Options:
             self.report = self.run + "/boot.json"
 
 
-def main(arguments: list[str]) -> int:
-    """Run one stage; return the exit code."""
+def main(
+    arguments: list[str], packed: Callable[[bytes], dict[str, object] | None] | None = None
+) -> int:
+    """Run one stage; return the exit code. *packed*: see ``plan.load``."""
     try:
         options = Options(arguments)
     except ValueError as error:
@@ -136,16 +141,16 @@ def main(arguments: list[str]) -> int:
     if line.is_off("ephemeroot"):
         report.finish("nothing done: ephemeroot=no")
         return DONE
-    return _run(options, line, report)
-
-
-def _run(options: Options, line: CommandLine, report: Report) -> int:
     try:
-        plan = plans.load(options.plan)
+        plan = plans.load(options.plan, packed)
     except Damaged as error:
         report.problem(error.message, error.hint, CRITICAL)
         report.finish("failed: there is no plan to follow")
         return NO_PLAN
+    return _run(options, line, report, plan)
+
+
+def _run(options: Options, line: CommandLine, report: Report, plan: Plan) -> int:
     report.set("generation", plan.generation)
     stage = Stage(plan, line, report, target=options.target, run=options.run, boot_id=_boot_id())
     stage.check = options.check

@@ -76,6 +76,14 @@ class Operation(metaclass=_Declaring):
             unknown = ", ".join(sorted(name.replace("_", "-") for name in values))
             raise Damaged(f"operation {self.KIND}: unknown keys: {unknown}")
 
+    @classmethod
+    def of(cls, values: dict[str, object]) -> Operation:
+        """The operation with *values* that the constructor has accepted before."""
+        operation = cls.__new__(cls)
+        for option in cls.FIELDS:
+            setattr(operation, option.name, values.get(option.name, option.default))
+        return operation
+
     def to_json(self) -> dict[str, object]:
         """The operation as the plan stores it; values equal to the default are left out."""
         values: dict[str, object] = {"operation": self.KIND}

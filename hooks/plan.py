@@ -28,6 +28,7 @@ from ephemeroot.linux import documents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeGuard
 
 
@@ -184,13 +185,18 @@ class Plan:
         return _canonical(content)
 
 
-def load(path: str) -> Plan:
-    """Read and validate the plan in the file *path*. Raises ``Damaged``."""
+def load(path: str, packed: Callable[[bytes], dict[str, object] | None] | None = None) -> Plan:
+    """Read and validate the plan in the file *path*. Raises ``Damaged``.
+
+    *packed* returns the document of the file's content if that was validated before, as the plan
+    of an image was.
+    """
     try:
         raw = documents.read(path)
     except OSError as error:
         raise Damaged(f"cannot read the plan {path}: {error.strerror}", REBUILD) from error
-    return parse(raw, path)
+    content = packed(raw) if packed is not None else None
+    return parse(raw, path) if content is None else _from_json(content, proven=True)
 
 
 REBUILD = "boot with ephemeroot=no and run 'ephemeroot apply'"
@@ -220,7 +226,7 @@ def parse(raw: bytes, name: str = "plan") -> Plan:
         raise Damaged(f"{name} is damaged: it is nested too deeply", REBUILD) from None
 
 
-def _from_json(content: dict[str, object]) -> Plan:
+def _from_json(content: dict[str, object], *, proven: bool = False) -> Plan:
     generation = content.get("generation")
     host = content.get("host", "")
     system = content.get("system", "")
@@ -235,8 +241,8 @@ def _from_json(content: dict[str, object]) -> Plan:
     if not isinstance(on_failure, dict):
         raise Damaged("on-failure is not a table")
     return Plan(
-        wipe=_operations(content.get("wipe"), WIPE_STAGE),
-        persist=_operations(content.get("persist"), PERSIST_STAGE),
+        wipe=_operations(content.get("wipe"), WIPE_STAGE, proven=proven),
+        persist=_operations(content.get("persist"), PERSIST_STAGE, proven=proven),
         on_failure=on_failure,
         generation=generation,
         host=host,
@@ -249,7 +255,9 @@ def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def _operations(items: object, kinds: dict[str, type[Operation]]) -> list[Operation]:
+def _operations(
+    items: object, kinds: dict[str, type[Operation]], *, proven: bool
+) -> list[Operation]:
     if not isinstance(items, list):
         raise Damaged("a stage is no list")
     operations = []
@@ -260,7 +268,7 @@ def _operations(items: object, kinds: dict[str, type[Operation]]) -> list[Operat
         kind = values.pop("operation", None)
         if not isinstance(kind, str) or kind not in kinds:
             raise Damaged(f"unknown operation {kind!r}")
-        operations.append(kinds[kind](**values))
+        operations.append(kinds[kind].of(values) if proven else kinds[kind](**values))
     return operations
 
 

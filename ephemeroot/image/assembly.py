@@ -15,8 +15,8 @@ from ephemeroot.hooks.operations import network
 from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.wipe import is_layered
-from ephemeroot.image import closure as closures
 from ephemeroot.image import (
+    bundle,
     data,
     elf,
     entry,
@@ -27,9 +27,11 @@ from ephemeroot.image import (
     verification,
     wipers,
 )
+from ephemeroot.image import closure as closures
 from ephemeroot.image.broken import Broken
+from ephemeroot.image.bundle import Source
 from ephemeroot.image.closure import Closure
-from ephemeroot.image.contents import BOOT, MODULES, PLAN, REASON, SETTINGS, Contents
+from ephemeroot.image.contents import BOOT, BUNDLE, MODULES, PLAN, REASON, SETTINGS, Contents
 from ephemeroot.image.generators.contract import Target
 from ephemeroot.image.libraries import Libraries
 from ephemeroot.image.tree import FOLDER, Tree
@@ -38,9 +40,7 @@ from ephemeroot.wipers.contract import Needs
 # Loaded only when a device must be waited for, and with a library that no import tells of.
 _WAITING = "ephemeroot.linux.udev:load"
 
-# The standard library and ours do without their docstrings (as under `python3 -OO`), a good part of
-# them; what others wrote may look at its own.
-_BARE = 2
+_BARE = 2  # as in the bundle
 
 _UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
 
@@ -95,7 +95,7 @@ def _armed(top: Path, raw: bytes, target: Target) -> Contents:
         _imports(plan, needs) + nics.PYTHON * bool(remote),
         calls + [_WAITING] * (bool(devices) and not target.has_systemd),
     )
-    names = _add_python(contents.tree, closure)
+    names = _add_python(contents.tree, closure, raw)
     programs = [_program(name) for n in needs for name in n.programs]
     programs += _checkers(volumes)
     if any(volume.type == "zfs" for volume in volumes):
@@ -136,36 +136,43 @@ def _imports(plan: Plan, needs: list[Needs]) -> list[str]:
     return sorted({*modules, *(name for need in needs for name in need.python)})
 
 
-def _add_python(tree: Tree, closure: Closure) -> list[str]:
+def _add_python(tree: Tree, closure: Closure, raw: bytes) -> list[str]:
     """The interpreter and the modules; returns the modules' names, for the verification."""
     tree.copy(closure.program, why="interpreter")
     tree.place(str(closure.program)).chmod(0o755)
     usual = Path("/usr/bin/python3")
     if usual.resolve() == closure.program:
         tree.copy(usual, why="interpreter, for a rescue shell")
-    names = []
+    bundled = []
     for module in closure.modules:
-        names.append(module.name)
         standard = closure.is_standard(module)
         own = closures.is_own(module.name)
-        why = "standard library" if standard else "boot code" if own else "Python library"
         if module.kind == "extension":
-            name = (
+            why = "standard library" if standard else "Python library"
+            place = (
                 str(module.file)
                 if standard
                 else f"{FOLDER}/{_folder(module.name)}{module.file.name}"
             )
-            tree.copy(module.file, name, why=why)
+            tree.copy(module.file, place, why=why)
             continue
         below = module.name.replace(".", "/") + ("/__init__" if module.package else "")
-        folder = str(closure.stdlib) if standard else FOLDER
-        bare = _BARE if standard or own else -1
-        tree.compile(module.file, f"{folder}/{below}.pyc", why=why, optimize=bare)
+        if module.name in closure.start:
+            name = f"{closure.stdlib}/{below}.pyc"
+            tree.compile(module.file, name, why="standard library", optimize=_BARE)
+        elif standard or own:
+            file = f"{closure.stdlib if standard else FOLDER}/{below}.py"
+            bundled.append(Source(module.name, module.file, file, module.package))
+        else:
+            tree.compile(module.file, f"{FOLDER}/{below}.pyc", why="Python library")
+    count = sum(closures.is_own(source.name) for source in bundled)
+    why = f"boot code, {count} modules and {len(bundled) - count} of the standard library"
+    tree.write(BUNDLE, bundle.pack(bundled, raw), why=why)
     # What the interpreter looks for to find its library (CPython, Modules/getpath.py).
     landmark = f"{closure.stdlib}/os.pyc"
     tree.compile(closure.stdlib / "os.py", landmark, why="landmark", optimize=_BARE)
     tree.folder(f"{closure.stdlib}/lib-dynload")
-    return sorted(names)
+    return sorted(module.name for module in closure.modules)
 
 
 def _folder(module: str) -> str:
@@ -201,7 +208,8 @@ def _link_soname(tree: Tree, library: Path) -> None:
 def _add_entry(tree: Tree, raw: bytes, names: list[str], calls: list[str]) -> None:
     tree.copy(data.boot(), BOOT, why="entry")
     tree.place(BOOT).chmod(0o755)
-    tree.compile(Path(entry.__file__), f"{FOLDER}/boot.pyc", why="entry", optimize=_BARE)
+    own = Source("ephemeroot.image.entry", Path(entry.__file__), f"{FOLDER}/boot.py", package=False)
+    tree.write(f"{FOLDER}/boot.pyc", bundle.byte_code(own), why="entry")
     tree.write(f"{FOLDER}/modules", "\n".join(names) + "\n", why="entry")
     tree.write(f"{FOLDER}/exercise", "".join(f"{call}\n" for call in calls), why="to verify")
     tree.write(PLAN, raw, why="plan")

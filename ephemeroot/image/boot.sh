@@ -143,7 +143,7 @@ case $status in
     73) exit 1 ;;
     3) decide "another run holds the lock" ;;
     20) decide "the plan in this image cannot be used" ;;
-    70) decide "the boot code has a bug, see the lines above" ;;
+    70) decide "the boot code has a bug or is damaged, see the lines above" ;;
     126 | 127) decide "the interpreter $python cannot be started (exit $status)" ;;
     *) decide "the boot code ended with exit status $status" ;;
 esac

@@ -51,7 +51,8 @@ class Closure:
     """What the boot code needs of this Python.
 
     ``program`` is the interpreter (not a virtual environment's link to it), ``stdlib`` its
-    library's folder, ``mapped`` the shared objects that were loaded by whatever way.
+    library's folder, ``mapped`` the shared objects that were loaded by whatever way, ``start`` the
+    modules that the interpreter itself imports before it runs anything.
     """
 
     program: Path
@@ -59,6 +60,7 @@ class Closure:
     version: str
     modules: tuple[Module, ...]
     mapped: tuple[Path, ...]
+    start: frozenset[str]
 
     def is_standard(self, module: Module) -> bool:
         """Whether *module* belongs to the interpreter and not to us or a library of ours."""
@@ -151,6 +153,7 @@ def _closure(answer: dict[str, Any]) -> Closure:
         version=answer["python"]["version"],
         modules=tuple(files),
         mapped=tuple(Path(path) for path in answer["mapped"]),
+        start=frozenset(answer["python"]["start"]),
     )
 
 

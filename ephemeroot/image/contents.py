@@ -10,6 +10,7 @@ from ephemeroot.image.tree import FOLDER, Tree
 
 PLAN = f"{FOLDER}/plan.json"
 BOOT = f"{FOLDER}/boot"
+BUNDLE = f"{FOLDER}/bundle"
 REASON = f"{FOLDER}/inert"
 SETTINGS = f"{FOLDER}/settings"
 MODULES = f"{FOLDER}/kernel-modules"

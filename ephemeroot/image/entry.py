@@ -3,17 +3,173 @@
     boot.pyc wipe|persist …     the stage, see ephemeroot.hooks
     boot.pyc verify             load everything that was packed, and the plan; say so
 
-The byte-compiled code lies beside this file. ``-m`` would find nothing under ``-I -S``.
+The program and what it needs of the standard library are in one file beside this one, the bundle
+(``bundle`` writes it). It is read once, and its checksum is compared before anything in it runs.
+Libraries of others and extension modules are files below this folder.
+
+All modules of the program are there from the start, and the code of each runs when an attribute of
+it is first asked for: a boot runs only what its plan needs, and does without the import system,
+which takes as long as the code.
 """
 
 from __future__ import annotations
 
 import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import MAGIC_NUMBER
+from binascii import crc32
+from marshal import loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+else:
+    ModuleType = type(sys)
 
 FOLDER = __file__.rpartition("/")[0]
 
+NAME = "bundle"
+"""The bundle's file name. The file is ``MAGIC``, three numbers of 4 bytes (little endian: the
+interpreter's for its byte code, the CRC-32 of all that follows it, the index's length), the index,
+and the code, these two as marshal has them.
+"""
 
-def verify() -> int:
+OWN = "ephemeroot"
+"""The package whose modules are there from the start."""
+
+MAGIC = b"ephemeroot bundle 1\n"
+_CHECKED = len(MAGIC) + 8
+_INDEX = len(MAGIC) + 12
+
+POSITIVE = "ephemeroot-verified"
+BUG = 70
+"""As in ephemeroot.hooks.__main__, which cannot be asked when it cannot be imported."""
+
+
+class BundleError(Exception):
+    """The bundle cannot be used: it is damaged, or of another interpreter."""
+
+
+class Waiting(ModuleType):
+    """A module of the program whose code has not run yet."""
+
+    def __getattr__(self, name: str) -> object:
+        """Run the code, which makes this an ordinary module, and return the attribute."""
+        bundle: Bundle = self.__dict__["__loader__"]
+        self.__class__ = ModuleType  # type: ignore[assignment]  # as importlib.util.LazyLoader does
+        try:
+            exec(bundle.get_code(self.__name__), self.__dict__)  # what importing is
+        except BaseException:
+            self.__class__ = Waiting
+            raise
+        return getattr(self, name)
+
+
+class Bundle:
+    """Finds and loads the modules of a bundle (``importlib.abc.MetaPathFinder`` and ``Loader``).
+
+    ``index`` maps the name of each module to its file's name, whether it is a package, and where
+    its code starts and ends. Raises ``BundleError``.
+    """
+
+    __slots__ = ("_code", "_plan", "index")
+
+    def __init__(self, data: bytes) -> None:
+        require_sound(data)
+        if data[len(MAGIC) : len(MAGIC) + 4] != MAGIC_NUMBER:
+            raise BundleError("another version of Python has made it")
+        code = _INDEX + int.from_bytes(data[_CHECKED:_INDEX], "little")
+        self.index: dict[str, tuple[str, bool, int, int]]
+        self._plan: tuple[bytes, int, int]
+        self.index, self._plan = loads(data[_INDEX:code])
+        self._code = memoryview(data)[code:]
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """What the import system needs to know of the module *name*; ``None`` for all others."""
+        if name not in self.index:
+            return None
+        file, package, _, _ = self.index[name]
+        spec = ModuleSpec(name, self, origin=file, is_package=package)  # type: ignore[arg-type]
+        if package:
+            # Extension modules of the package are files there.
+            spec.submodule_search_locations = [file.rpartition("/")[0]]
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The interpreter makes the module as usual."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's code in it."""
+        name = module.__name__
+        module.__file__ = self.index[name][0]
+        exec(self.get_code(name), module.__dict__)
+
+    def add_own(self) -> None:
+        """Have all modules of the program, without running any."""
+        found: dict[str, ModuleType] = {}
+        for name, (file, package, _, _) in self.index.items():  # sorted: a package comes first
+            above, _, last = name.rpartition(".")
+            if above not in found and name != OWN:
+                continue
+            module = found[name] = Waiting(name)
+            content = module.__dict__
+            content["__file__"] = file
+            content["__loader__"] = self
+            content["__package__"] = name if package else above
+            if package:
+                content["__path__"] = [file.rpartition("/")[0]]
+            if above:
+                found[above].__dict__[last] = module
+        sys.modules.update(found)
+
+    def plan(self, raw: bytes) -> dict[str, object] | None:
+        """The document in *raw* if that is the plan of the bundle, which was validated when the
+        bundle was made; else ``None``.
+        """
+        packed, start, end = self._plan
+        if identity(raw) != packed:
+            return None
+        content: dict[str, object] = loads(self._code[start:end])
+        return content
+
+    def get_code(self, name: str) -> CodeType:
+        """The code of the module *name*."""
+        _, _, start, end = self.index[name]
+        code: CodeType = loads(self._code[start:end])
+        return code
+
+
+def require_sound(data: bytes) -> None:
+    """Raise ``BundleError`` unless *data* is a whole bundle, of whatever interpreter."""
+    if data[: len(MAGIC)] != MAGIC:
+        raise BundleError("it is not a bundle of this version")
+    if checksum(data[_CHECKED:]) != data[_CHECKED - 4 : _CHECKED]:
+        raise BundleError("its checksum is wrong")
+
+
+def checksum(content: bytes) -> bytes:
+    """The CRC-32 of *content*, against damage."""
+    return crc32(content).to_bytes(4, "little")
+
+
+def identity(raw: bytes) -> bytes:
+    """What tells one plan from another, 12 bytes."""
+    return len(raw).to_bytes(8, "little") + checksum(raw)
+
+
+def load(folder: str = FOLDER) -> Bundle:
+    """Make the modules of the bundle in *folder* importable, before all others, and the files below
+    it after them. Raises ``BundleError``, ``OSError``.
+    """
+    with open(f"{folder}/{NAME}", "rb", 0) as file:
+        bundle = Bundle(file.read())
+    sys.meta_path.insert(0, bundle)
+    bundle.add_own()
+    sys.path.insert(0, folder)
+    return bundle
+
+
+def verify(bundle: Bundle) -> int:
     """Import every packed module, load the plan and its wipers, and print a positive word.
 
     A word, not an exit status: a program that never ran has none of either.
@@ -31,34 +187,41 @@ def verify() -> int:
         module, _, function = call.partition(":")
         __import__(module)
         getattr(sys.modules[module], function)()
-    for name in names:
+    for name in [*bundle.index, *names]:
         __import__(name)
+        hasattr(sys.modules[name], "")  # one that waits is run by that
     from ephemeroot.hooks import plan as plans
 
-    plan = plans.load(f"{FOLDER}/plan.json")
+    with open(f"{FOLDER}/plan.json", "rb") as file:
+        raw = file.read()
+    plan = plans.parse(raw, f"{FOLDER}/plan.json")
+    if plans.load(f"{FOLDER}/plan.json", bundle.plan).dump() != raw:
+        raise BundleError("it has another plan than the image")
     for wipe in plan.wipes():
         wipe.load()
-    plan.dump()
     sys.stdout.write(f"{POSITIVE} {len(names)} {plan.generation}\n")
     return 0
 
 
-POSITIVE = "ephemeroot-verified"
-BUG = 70
-"""As in ephemeroot.hooks.__main__, which cannot be asked when it cannot be imported."""
-
-
 def main(arguments: list[str]) -> int:
     """Run a stage, or ``verify``."""
-    sys.path.insert(0, FOLDER)
+    try:
+        bundle = load()
+    except (BundleError, OSError) as error:
+        sys.stderr.write(
+            f"ephemeroot: the boot code {FOLDER}/{NAME} cannot be used: {error} "
+            "(boot with ephemeroot=no and run 'ephemeroot apply')\n"
+        )
+        return BUG
     if arguments == ["verify"]:
-        return verify()
+        return verify(bundle)
     try:
         from ephemeroot.hooks.__main__ import main as stage
+
+        return stage(arguments, bundle.plan)
     except Exception:  # noqa: BLE001  # half a closure: the policy in the image decides
         sys.excepthook(*sys.exc_info())
         return BUG
-    return stage(arguments)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ def verify(path: Path, plan: bytes, advice: Advice) -> str:
     Raises ``EphemerootError`` saying what is not: an image without ephemeroot in it, with
     another plan, inert, or incomplete.
     """
+    from ephemeroot.image import bundle  # `check` and `status` often read no image
+
     reason = contents.REASON.lstrip("/")
     ours = FOLDER.lstrip("/") + "/"
     found = archive.read(path, lambda n: n.startswith(ours) or n.endswith(_BUILTIN))
@@ -58,6 +60,7 @@ def verify(path: Path, plan: bytes, advice: Advice) -> str:
     missing += _missing_hooks(found)
     if missing:
         raise EphemerootError(f"{path} lacks {', '.join(missing)}", advice.incomplete)
+    bundle.require_sound(found.files[contents.BUNDLE.lstrip("/")], f"{path}: {contents.BUNDLE}")
     _require_kernel_modules(found, path, advice)
     stages = "units" if _has_units(found) else "hooks"
     return f"plan of {len(plan)} bytes, entry, interpreter, {stages}, kernel modules"
@@ -78,7 +81,8 @@ def verify_without(path: Path) -> str:
 
 
 def _required(found: Archive) -> list[str]:
-    required = [contents.BOOT, f"{FOLDER}/boot.pyc", contents.SETTINGS, _setting(found, "python")]
+    required = [contents.BOOT, f"{FOLDER}/boot.pyc", contents.BUNDLE, contents.SETTINGS]
+    required.append(_setting(found, "python"))
     if _has_units(found):
         required += [*units.required(), f"{units.FOLDER}/emergency.service"]
     return [name for name in required if name]

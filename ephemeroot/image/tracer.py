@@ -9,12 +9,16 @@ function, for what a library loads only at its first use.
 Until the list is made, this file must import nothing that a bare interpreter has not
 loaded anyway. The answer is JSON: ``modules`` maps each module's name to its kind
 (``source``, ``extension``, ``built-in``, ``frozen``), file and whether it is a package;
-``mapped`` lists the files mapped as code; ``python`` says where this interpreter lives.
+``mapped`` lists the files mapped as code; ``python`` says where this interpreter lives, and what
+it imports by itself (``start``).
 """
 
 from __future__ import annotations
 
 import sys
+
+START = sorted(sys.modules.keys() - {"__future__"})
+"""What the interpreter has imported by itself."""
 
 
 def follow(words: list[str]) -> None:
@@ -58,6 +62,7 @@ def loaded() -> dict[str, object]:
             "program": sys.executable,
             "stdlib": sys._stdlib_dir,  # type: ignore[attr-defined]
             "path": [entry for entry in sys.path if entry],
+            "start": START,
             "version": f"{sys.version_info[0]}.{sys.version_info[1]}",
         },
     }

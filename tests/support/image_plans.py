@@ -10,8 +10,8 @@ from ephemeroot.hooks.operations.directories import Directory
 from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import assembly
-from ephemeroot.image.contents import Contents
+from ephemeroot.image import assembly, entry
+from ephemeroot.image.contents import BUNDLE, Contents
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.btrfs import Btrfs
 
@@ -49,6 +49,11 @@ def plan(*more: Operation, on_failure: dict[str, str] | None = None, generation:
         on_failure=on_failure,
         generation=generation,
     )
+
+
+def bundled(made: Contents) -> entry.Bundle:
+    """The modules of the program and of the standard library in an armed tree."""
+    return entry.Bundle((made.tree.top / BUNDLE.lstrip("/")).read_bytes())
 
 
 def put_together(top: Path, *more: Operation) -> Contents:

@@ -26,6 +26,7 @@ from ephemeroot.image.assembly import put_together
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.contract import Boot
 from ephemeroot.wipers.tmpfs import Tmpfs
+from image_plans import bundled
 from machine_tree import DEVICE, STORE, VOLUME, MachineTree
 
 DEFAULTS: dict[str, object] = {option.name: option.default for option in Tmpfs.OPTIONS}
@@ -249,7 +250,7 @@ def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
     assert contents.reason is None
     assert contents.armed
     names = [contents.tree.name(path) for path in contents.tree.files()]
-    assert "/usr/lib/ephemeroot/ephemeroot/wipers/tmpfs.pyc" in names
+    assert "ephemeroot.wipers.tmpfs" in bundled(contents).index
     assert "/usr/lib/systemd/system/sysroot.mount.d/ephemeroot.conf" in names
     assert not [name for name in names if "btrfsutil" in name]
 

@@ -19,6 +19,9 @@ import sys
 import time
 
 sys.path.insert(0, "/{folder}")
+import boot
+
+boot.load()
 from ephemeroot.hooks.__main__ import main
 from ephemeroot.linux import programs
 from ephemeroot.wipers.zfs import channel

@@ -53,6 +53,7 @@ class TestVerify:
         [
             "usr/lib/ephemeroot/boot",
             "usr/lib/ephemeroot/boot.pyc",
+            "usr/lib/ephemeroot/bundle",
             "usr/lib/ephemeroot/settings",
             "usr/lib/systemd/system/ephemeroot-persist.service",
             "usr/lib/systemd/system/sysroot.mount.requires/ephemeroot-wipe.service",
@@ -62,6 +63,12 @@ class TestVerify:
     def test_what_is_missing(self, tmp_path: Path, armed: dict[str, Member], gone: str) -> None:
         members = {name: m for name, m in armed.items() if name != gone}
         with pytest.raises(EphemerootError, match=re.escape(gone)):
+            verify(tmp_path, members)
+
+    def test_a_damaged_bundle(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+        mode, content = armed["usr/lib/ephemeroot/bundle"]
+        members = armed | {"usr/lib/ephemeroot/bundle": (mode, content[:-1] + b"?")}
+        with pytest.raises(EphemerootError, match=r"bundle is damaged: its checksum is wrong"):
             verify(tmp_path, members)
 
     def test_no_interpreter(self, tmp_path: Path, armed: dict[str, Member]) -> None:

@@ -127,7 +127,7 @@ class TestRebuild:
         fresh = root / "boot/.initramfs-linux.img.ephemeroot-new"
         assert generator.called.read_text() == f"-k 6.12 -g {fresh} -c /etc/m.conf"
 
-    @pytest.mark.parametrize("gone", ["hooks/ephemeroot", "usr/lib/ephemeroot/boot.pyc"])
+    @pytest.mark.parametrize("gone", ["hooks/ephemeroot", "usr/lib/ephemeroot/bundle"])
     def test_half_an_image_does_not(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]], gone: str
     ) -> None:
