@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ephemeroot import postponed
 from ephemeroot.cli import arguments, output
 from ephemeroot.cli.verbs import PLUMBING, VERBS
 from ephemeroot.errors import EphemerootError
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done, 130 interrupted. Foreseen errors are printed; anything else is a bug and keeps
     its traceback.
     """
+    postponed.install()
     _allow_every_character()
     code = output.FAILED
     try:

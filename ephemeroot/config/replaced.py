@@ -39,7 +39,14 @@ def table() -> tuple[Replaced, ...]:
 
 def find(path: str) -> Replaced | None:
     """The first entry with a pattern that *path*, of a file or a link, matches."""
-    return next((one for one, pattern in _patterns() if pattern.fullmatch(path)), None)
+    names, patterns = _asked()
+    first = names.get(path)
+    for number, beginning, pattern in patterns:
+        if first is not None and number > first:
+            break
+        if path.startswith(beginning) and _expression(pattern).fullmatch(path):
+            return table()[number]
+    return None if first is None else table()[first]
 
 
 def method(path: str) -> str:
@@ -48,14 +55,25 @@ def method(path: str) -> str:
 
 
 @cache
-def _patterns() -> list[tuple[Replaced, re.Pattern[str]]]:
-    import re
+def _asked() -> tuple[dict[str, int], list[tuple[int, str, str]]]:
+    """The numbers of the entries: by path, and in their order with the beginning of each pattern
+    that is not a path, which nearly no path has.
+    """
+    names: dict[str, int] = {}
+    patterns = []
+    for number, one in enumerate(table()):
+        for pattern in one.paths:
+            if "*" in pattern:
+                patterns.append((number, pattern.partition("*")[0], pattern))
+            else:
+                names.setdefault(pattern, number)
+    return names, patterns
 
-    return [(one, re.compile(_expression(p), re.DOTALL)) for one in table() for p in one.paths]
 
-
-def _expression(pattern: str) -> str:
+@cache
+def _expression(pattern: str) -> re.Pattern[str]:
     import re
 
     parts = re.split(r"(\*\*|\*)", pattern)
-    return "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
+    joined = "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
+    return re.compile(joined, re.DOTALL)

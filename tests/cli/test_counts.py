@@ -16,7 +16,8 @@ START = """
 import sys
 from ephemeroot.cli import main
 main(sys.argv[1:])
-sys.stderr.write("modules: " + " ".join(sys.modules))
+run = [name for name, module in sys.modules.items() if type(module) is type(sys)]
+sys.stderr.write("modules: " + " ".join(run))
 """
 STAGE = """
 import sys

@@ -26,6 +26,8 @@ from counts import require_at_most_recorded
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory
 from ephemeroot.hooks.operations.files import File
+from ephemeroot.image import assembly
+from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.wipers.btrfs import Btrfs
 from staged_machine import MACHINE_ID, STORE, Machine
 
@@ -483,3 +485,55 @@ def test_system_calls_of_a_declared_directory(
     each = (counted[1] - counted[0] + 9) // 10
     when = "later" if stored else "first"
     require_at_most_recorded(f"system calls of persist, a directory, {when} boot", each)
+
+
+# Runs the entry of an image, and says which modules of the program had to run.
+COUNTED = """
+import sys
+sys.path.insert(0, {folder!r})
+import boot
+code = boot.main(sys.argv[1:])
+run = [name for name, module in sys.modules.items() if type(module) is type(sys)]
+print("modules:", *(name for name in run if name.partition(".")[0] == "ephemeroot"))
+sys.exit(code)
+"""
+
+OPENED = re.compile(r"\bopenat2?\(.* = \d+<(?!/(?:proc|sys|dev)/)([^>]*)>")
+
+
+@pytest.mark.requires_program("strace")
+def test_counts_of_the_stages_of_an_image(machine: Machine, tmp_path: Path) -> None:
+    """The packed closure, with the plan that it was packed for: what both stages load."""
+    made = assembly.put_together(tmp_path / "tree", machine.plan().dump(), DracutTarget())
+    assert made.reason is None
+    folder = made.tree.top / "usr/lib/ephemeroot"
+    script, trace = tmp_path / "counted.py", tmp_path / "trace"
+    script.write_text(COUNTED.format(folder=str(folder)))
+    for stage in ("wipe", "persist"):
+        # The script is in its own folder: what Python compiles is not among the files.
+        done = machine.stage(stage, entry=("-I", "-S", "-B", str(script)))
+        assert done.returncode == 0, done.stderr
+        modules = done.stdout.partition("modules:")[2].split()
+        require_at_most_recorded(f"modules of an image's {stage}", len(modules))
+        if stage == "wipe":
+            machine.mount_root()
+    machine.next_boot()
+    lines: list[str] = []
+    for stage in ("wipe", "persist"):
+        tracer = ("strace", "-f", "-qq", "-y", "-e", "trace=%file,%desc", "-e", "signal=none",
+                  "-o", str(trace))  # fmt: skip
+        entry = ("-I", "-S", "-B", str(folder / "boot.pyc"))
+        done = machine.stage(stage, entry=entry, tracer=tracer)
+        assert done.returncode == 0, done.stderr
+        lines = trace.read_text().splitlines()
+        opened = [found[1] for line in lines if (found := OPENED.search(line))]
+        code = [name for name in opened if name.endswith((".so", ".pyc", ".py", "/bundle"))]
+        assert code.count(str(folder / "bundle")) == 1
+        assert [name for name in code if name.endswith(".py")] == []
+        require_at_most_recorded(f"files of code that an image's {stage} opens", len(code))
+        if stage == "wipe":
+            machine.mount_root()
+    counted = sum(not OF_THE_MACHINE.search(line) for line in lines)
+    require_at_most_recorded("system calls of an image's persist", counted, 0.05)
+    size = (folder / "bundle").stat().st_size
+    require_at_most_recorded("bytes of the bundle for btrfs", size, 0.1)
