@@ -8,12 +8,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+import process_end
 import proof
 from base_machine import RUNNING, Machine, install
 from btrfs_image import btrfsutil, fresh_disk, uuid
@@ -38,13 +39,6 @@ def based(machine: Machine) -> Machine:
 
 # What is mounted at /: the path from the top level, as a boot loader would find it.
 ROOT_OF_MOUNTINFO = r"sed -n 's:^\S* \S* \S* \(\S*\) / .*:\1:p' /proc/self/mountinfo | tail -n 1"
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_first_base_is_a_copy_of_the_running_root(machine: Machine) -> None:
@@ -187,22 +181,24 @@ def test_a_kernel_arrives_with_its_modules_and_leaves_with_them(based: Machine) 
 
 def cut_off(machine: Machine, script: str) -> subprocess.Popen[bytes]:
     """``base run`` that has done *script* and has not ended."""
-    running = machine.boot.parent / "boot/here"
-    words = machine.base_words("run", "--", "sh", "-ec", f"{script}\ntouch /boot/here; sleep 600")
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-    wait_until(running.exists)
+    script = f"{script}\ntouch /boot/here; echo here; sleep 600"
+    words = machine.base_words("run", "--", "sh", "-ec", script)
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert b"here\n" in iter(process.stdout.readline, b"")
     return process
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
     """End *process* and what it started as a power cut would."""
     every = descendants(process.pid)
-    process.kill()
-    for one in every:
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-    process.wait()
-    wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in every))
+    with process_end.watching(every) as wait:
+        process.kill()
+        for one in every:
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        process.communicate()
+        wait()
 
 
 def descendants(pid: int) -> list[int]:
@@ -236,22 +232,22 @@ def test_a_run_that_was_cut_off_is_taken_back(based: Machine) -> None:
 
 def test_a_run_that_is_asked_to_end_changes_nothing(based: Machine) -> None:
     before = based.state()
-    process = cut_off(based, install(NEW, removed=RUNNING))
-    process.terminate()
-    assert process.wait(60) == 130
+    with cut_off(based, install(NEW, removed=RUNNING)) as process:
+        process.terminate()
+        assert process.wait(60) == 130
     assert based.state() == before
     assert based.strays() == []
 
 
 def test_two_runs_at_once(based: Machine) -> None:
-    process = cut_off(based, "true")
-    try:
-        done = based.run("true")
-        assert done.returncode == 3
-        assert "locked by another run" in done.stderr
-    finally:
-        process.terminate()
-        process.wait(60)
+    with cut_off(based, "true") as process:
+        try:
+            done = based.run("true")
+            assert done.returncode == 3
+            assert "locked by another run" in done.stderr
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def test_a_kernel_without_modules_is_refused(based: Machine) -> None:

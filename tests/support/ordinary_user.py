@@ -14,14 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ephemeroot
+import process_end
 import programs
 
 NEEDS = [
@@ -217,10 +218,25 @@ class OrdinaryUser:
         return found
 
     def kill(self, number: int, *words: str) -> None:
-        """Send a signal to all those processes; there must be one."""
-        pids = self.processes(*words)
+        """Send a signal to all those processes (there must be one), and wait for their end."""
+        pids = self._outside_numbers(self.processes(*words))
         assert pids, words
-        self.sh(f"kill -{number} {' '.join(map(str, pids))}")
+        with process_end.watching(pids) as wait:
+            for pid in pids:
+                os.kill(pid, number)
+            wait()
+
+    def _outside_numbers(self, inside: list[int]) -> list[int]:
+        """The numbers that processes of the namespace have here."""
+        namespace = os.readlink(f"/proc/{self.first}/ns/pid")
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has just ended
+                if os.readlink(path / "ns/pid") == namespace:
+                    status = (path / "status").read_text().partition("\nNSpid:")[2]
+                    if int(status.partition("\n")[0].split()[-1]) in inside:
+                        found.append(int(path.name))
+        return found
 
     def tree(self, top: str = HOME) -> list[str]:
         """All there is below *top*, without our configuration, as the user sees it; links
@@ -239,11 +255,3 @@ def readable_package(folder: Path) -> Path:
     """
     shutil.copytree(Path(ephemeroot.__path__[0]), folder)
     return folder
-
-
-def wait_until(condition: Any, what: str, seconds: float = 120) -> None:
-    """Wait until *condition()* is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.05)

@@ -1,0 +1,31 @@
+"""Waiting until processes that are no children of this one have ended (pidfd_open(2))."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+HANGS = 120
+"""Seconds after which a process is taken to hang."""
+
+
+@contextmanager
+def watching(pids: Iterable[int]) -> Iterator[Callable[[], None]]:
+    """Give a function that waits until all of *pids*, which run now, have ended."""
+    opened: list[int] = []
+    for pid in pids:
+        with suppress(ProcessLookupError):  # it has ended already
+            opened.append(os.pidfd_open(pid))
+
+    def wait() -> None:
+        for fd in opened:
+            if not select.select([fd], [], [], HANGS)[0]:
+                raise AssertionError(f"a process has not ended after {HANGS} s")
+
+    try:
+        yield wait
+    finally:
+        for fd in opened:
+            os.close(fd)
