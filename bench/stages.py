@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/support")
 
 from btrfs_image import DEFAULTS, Site, fresh_disk, loop_device
 from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.operations.volumes import Attach, Store, Volume
+from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import assembly
@@ -73,7 +73,7 @@ QUICK = (Case(10, rounds=4), Case(100, rounds=4))
 def plan(directories: int, filesystem: str) -> bytes:
     """The plan that `ephemeroot apply` writes for the machine of ``prepared``."""
     identity: dict[str, object] = {"filesystem": filesystem, "subvolume": "root"}
-    volume = Volume(
+    volume = MountVolume(
         mount_point=STORE, name="persistent", device=DEVICE, type="btrfs",
         options=["subvol=persistent"],
     )  # fmt: skip
