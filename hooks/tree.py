@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from ephemeroot.linux import paths
+from ephemeroot.linux import attributes, paths
 from ephemeroot.linux.layers import OPAQUE
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -201,13 +201,14 @@ def is_directory(root: int, path: str) -> bool:
 
 
 def owner_and_mode(root: int, path: str) -> tuple[int, int, int]:
-    """Owner, group and permission bits of the directory *path*."""
-    fd = paths.open_beneath(root, path, DIRECTORY)
+    """Owner, group and permission bits of the directory *path*, see ``attributes.own_mode``."""
+    fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         status = os.fstat(fd)
+        mode = attributes.own_mode(fd)
     finally:
         os.close(fd)
-    return status.st_uid, status.st_gid, status.st_mode & 0o7777
+    return status.st_uid, status.st_gid, mode
 
 
 def make_directory(
@@ -315,8 +316,18 @@ def copy_attributes(source: int, target: int) -> None:
         os.fchown(target, status.st_uid, status.st_gid)
     if stat.S_IMODE(status.st_mode) != stat.S_IMODE(present.st_mode):
         os.fchmod(target, stat.S_IMODE(status.st_mode))
-    for name in ("system.posix_acl_access", "system.posix_acl_default", "security.selinux"):
+    for name in (*attributes.ACLS, "security.selinux"):
         _copy_attribute(source, target, name)
+
+
+def copy_acls(source: int, target: int) -> None:
+    """Give the open directory *target* the ACLs of *source*, as far as its filesystem has any."""
+    for name in attributes.ACLS:
+        try:
+            _copy_attribute(source, target, name)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
 
 
 def _copy_attribute(source: int, target: int, name: str) -> None:

@@ -26,6 +26,12 @@ _PEOPLE = range(1000, 60000)
 
 _WHERE = "it must be in passwd or group of the root that the machine runs"
 
+_PRIVATE = frozenset((
+    ".ssh", ".gnupg", ".pki", ".password-store", ".aws", ".kube",
+    ".local/share/keyrings", ".local/share/kwalletd",
+))  # fmt: skip
+"""Directories in a home that their programs make 0700: files in them are private by that alone."""
+
 WELL_KNOWN = {
     "/root": 0o700,
     "/tmp": 0o1777,  # the path itself is meant
@@ -234,13 +240,16 @@ class Resolver:
         return [user.name for user in self.accounts.users.values() if user.uid in _PEOPLE]
 
     def _system_entry(self, store: StoreEntry, entry: Entry) -> None:
-        home = self.homes.get(self._resolve(entry.path)) if entry.is_directory else None
+        place = self._resolve(entry.path)
+        home = self.homes.get(place) if entry.is_directory else None
         mode = WELL_KNOWN.get(entry.path, 0o755)
+        if any(place == f"{path}/{name}" for path in self.homes for name in _PRIVATE):
+            mode = 0o700
         default = Owner(home.user, home.group, 0o700) if home else Owner(0, 0, mode)
         self._entry(store, entry, entry.path, default, store.binding)
 
     def _users_entry(self, store: StoreEntry, entry: Entry, user: User, above: Binding) -> None:
-        default = Owner(user.uid, user.gid, 0o755)
+        default = Owner(user.uid, user.gid, 0o700 if entry.path in _PRIVATE else 0o755)
         self._entry(store, entry, f"{user.home}/{entry.path}", default, above)
 
     def _entry(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ephemeroot.config.syntax import clean
 from ephemeroot.home.model import Entry
+from ephemeroot.linux import attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,13 @@ def exposures(entries: Iterable[Entry], home: str) -> list[Exposure]:
         for one, other in counterparts(entry, home):
             if other == entry.target:
                 continue  # a mount or a link there shows the store's directory itself
-            mode, like_mode = _mode(one), _mode(other)
-            if mode is None or like_mode is None:
+            first, second = _Grant.of(one), _Grant.of(other)
+            if first is None or second is None:
                 continue
-            if _extra(mode, like_mode):
-                found[one] = Exposure(one, mode, other, like_mode)
-            if _extra(like_mode, mode):
-                found[other] = Exposure(other, like_mode, one, mode)
+            if _extra(first.beyond(second), second.own):
+                found[one] = Exposure(one, first.mode, other, second.own)
+            if _extra(second.beyond(first), first.own):
+                found[other] = Exposure(other, second.mode, one, first.own)
     return [found[path] for path in sorted(found)]
 
 
@@ -85,9 +86,28 @@ def _extra(mode: int, like: int) -> int:
     return mode & ~like & 0o077
 
 
-def _mode(path: str) -> int | None:
-    try:
-        found = os.stat(path).st_mode
-    except OSError:
-        return None
-    return stat.S_IMODE(found) if stat.S_ISDIR(found) else None
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """What a directory grants: its ``mode``, the same without what only its ``acl`` grants to named
+    users and groups (``own``), and that.
+    """
+
+    mode: int
+    own: int
+    acl: bytes
+
+    @classmethod
+    def of(cls, path: str) -> _Grant | None:
+        """``None`` if there is no directory, or none that can be looked at."""
+        try:
+            found = os.stat(path).st_mode
+            if not stat.S_ISDIR(found):
+                return None
+            own = attributes.own_mode(path)
+            return cls(stat.S_IMODE(found), own, attributes.access_list(path))
+        except OSError:
+            return None
+
+    def beyond(self, other: _Grant) -> int:
+        """What to compare with *other*: whom an ACL names counts unless it is the same one."""
+        return self.own if self.acl == other.acl else self.mode

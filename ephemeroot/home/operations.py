@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from ephemeroot.home import fuse, holders
 from ephemeroot.home.bindfs import Bindfs
 from ephemeroot.home.model import Entry
 from ephemeroot.home.view import View, aside, is_dead, readlink
-from ephemeroot.linux import paths
+from ephemeroot.linux import attributes, paths
 
 
 @dataclass(slots=True)
@@ -172,7 +171,7 @@ class MakeDirectory(Operation):
         """Never through a link: the store may be in a directory that others can write."""
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fchmod(fd, stat.S_IMODE(os.stat(self.like).st_mode))
+            os.fchmod(fd, attributes.own_mode(self.like))
         finally:
             os.close(fd)
 

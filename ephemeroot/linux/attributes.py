@@ -12,10 +12,42 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+ACCESS = "system.posix_acl_access"
+# struct posix_acl_xattr_entry and its tags, linux/posix_acl_xattr.h and linux/posix_acl.h.
+_ENTRY = 8
+_GROUP_OBJ, _MASK = 0x04, 0x10
+
+ACLS = (ACCESS, "system.posix_acl_default")
 # Attributes that describe the file to its own filesystem, and that another cannot hold.
 _FILESYSTEMS_OWN = ("btrfs.", "system.nfs4_")
 _ROOM = 1 << 20
+
+
+def own_mode(where: int | str) -> int:
+    """The permission bits of a file, by descriptor or path, without what only its ACL grants to
+    named users and groups: with an ACL those of the group in ``st_mode`` are its mask (acl(5)).
+
+    Raises ``OSError``.
+    """
+    mode = stat.S_IMODE(os.stat(where).st_mode)
+    acl = access_list(where)
+    granted = {}
+    for start in range(4, len(acl), _ENTRY):
+        tag, bits = (int.from_bytes(acl[at : at + 2], "little") for at in (start, start + 2))
+        granted[tag] = bits & 0o7
+    if _GROUP_OBJ in granted and _MASK in granted:
+        mode = mode & ~0o070 | (granted[_GROUP_OBJ] & granted[_MASK]) << 3
+    return mode
+
+
+def access_list(where: int | str) -> bytes:
+    """The ACL of a file as the kernel gives it; empty if it has none. Raises ``OSError``."""
+    try:
+        return os.getxattr(where, ACCESS)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return b""
+        raise
 
 
 def copy(old: int, new: int, failed: Callable[[str, OSError], None] | None = None) -> None:
@@ -40,7 +72,7 @@ def _copy_extended(old: str, new: int, failed: Callable[[str, OSError], None] | 
     where = fd_path(new)
     names = os.listxattr(old)
     for name in os.listxattr(where):
-        if name in _ACLS and name not in names:
+        if name in ACLS and name not in names:
             os.removexattr(where, name)
     for name in names:
         try:

@@ -14,6 +14,8 @@ from ephemeroot.linux import mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ephemeroot.hooks.stage import Stage
 
 METHODS = ("bind", "symlink")
@@ -64,7 +66,7 @@ class Parent(Operation):
             return "created in the store" if made_in_store else "was there"
         if made_in_root:
             make_in_root(stage, place, (0, 0, 0o700, None))
-        self._copy_attributes(store, stage.root(), place)
+        _between(tree.copy_attributes, (store, self.source), (stage.root(), place))
         where = [n for n, made in (("store", made_in_store), ("root", made_in_root)) if made]
         return f"created in the {' and the '.join(where)}" if where else "was there"
 
@@ -89,24 +91,16 @@ class Parent(Operation):
         if tree.is_directory(store, self.source):
             return False
         user, group, mode = self.user, self.group, self.mode
-        if not self.explicit and tree.is_directory(root, place):
+        as_in_root = not self.explicit and tree.is_directory(root, place)
+        if as_in_root:
             user, group, mode = tree.owner_and_mode(root, place)
         outer = stage.plan.nesting().outer(self.path)
         if outer is None or nesting.store_of(outer) != self.store:
             stage.parents(self.store).add([self.source])
         seed.make_directory(store, self.source, user, group, mode, self.label)
+        if as_in_root:
+            _between(tree.copy_acls, (root, place), (store, self.source))
         return True
-
-    def _copy_attributes(self, store: int, root: int, place: str) -> None:
-        source = paths.open_beneath(store, self.source, _READ)
-        try:
-            target = paths.open_beneath(root, place, _READ)
-            try:
-                tree.copy_attributes(source, target)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
 
 
 class Directory(Linkable):
@@ -288,6 +282,21 @@ class Directory(Linkable):
         entries = "1 entry" if hides == 1 else f"{hides} entries"
         more = " or more" if hides == _COUNTED else ""
         return f"bound, hiding {entries}{more} of the root"
+
+
+def _between(
+    copy: Callable[[int, int], None], source: tuple[int, str], target: tuple[int, str]
+) -> None:
+    """*copy* from one open directory to another, each given by a root and a path in it."""
+    first = paths.open_beneath(*source, _READ)
+    try:
+        second = paths.open_beneath(*target, _READ)
+        try:
+            copy(first, second)
+        finally:
+            os.close(second)
+    finally:
+        os.close(first)
 
 
 def _count(directory: int) -> int:

@@ -91,3 +91,19 @@ def test_what_exists_on_neither_side_is_private(user: OrdinaryUser, name: str, k
     user.declare(f'[persistence."STORE"]\n{entry}\n')
     user.sh(f"umask 022; {PROGRAM} home apply")
     assert modes(user, f"{HOME}/{name}", f"{STORE}/{name}") == ["0700", "0700"]
+
+
+@pytest.mark.requires_program("setfacl")
+def test_mask_of_an_acl_is_not_granted_to_the_group(user: OrdinaryUser) -> None:
+    """With an ACL the bits of the group are what the ACL grants at most, acl(5)."""
+    user.sh("mkdir -m 0700 .cred; setfacl -m u:4343:rwx .cred")
+    assert modes(user, f"{HOME}/.cred") == ["0770"]
+    user.declare('[persistence."STORE"]\nfiles = [".cred/token"]\n')
+    user.sh(f"umask 022; {PROGRAM} home apply")
+    assert modes(user, f"{STORE}/.cred") == ["0700"]
+    # The store lets the user in whom the ACL names as little as anybody else.
+    assert exposed(user) == {f"{HOME}/.cred": "0700"}
+    user.sh(f"setfacl -m u:4343:rwx {STORE}/.cred")
+    assert exposed(user) == {}, "both grant the same"
+    user.sh(f"setfacl -m g::rx {STORE}/.cred")
+    assert f"{STORE}/.cred" in exposed(user)

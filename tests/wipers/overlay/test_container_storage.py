@@ -30,6 +30,14 @@ PATH = "var/lib/docker"
 OPAQUE = "trusted.overlay.opaque"
 
 
+ATTRIBUTES = (
+    (OPAQUE, b"x"), ("trusted.overlay.redirect", b"/elsewhere"), ("trusted.overlay.origin", b"\0"),
+    ("trusted.overlay.impure", b"y"), ("trusted.overlay.overlay.opaque", b"y"),
+    ("user.overlay.opaque", b"y"),
+)  # fmt: skip
+"""What engines leave on directories: of their overlays, of nested and of unprivileged ones."""
+
+
 def fill(top: Path) -> None:
     """Two containers: what is deleted and replaced in their layers."""
     for name in ("one", "two"):
@@ -41,9 +49,21 @@ def fill(top: Path) -> None:
         os.mknod(diff / "etc/deleted", stat.S_IFCHR, os.makedev(0, 0))
         os.mknod(diff / "opq/deep/gone", stat.S_IFCHR, os.makedev(0, 0))
         os.setxattr(diff / "opq", OPAQUE, b"y")
+        for number, (attribute, value) in enumerate(ATTRIBUTES):
+            (diff / f"d{number}").mkdir()
+            (diff / f"d{number}/f").write_text(name)
+            os.setxattr(diff / f"d{number}", attribute, value)
     os.link(top / "overlay2/one/diff/etc/conf", top / "overlay2/one/diff/etc/linked")
     os.link(top / "overlay2/one/diff/etc/conf", top / "overlay2/two/diff/of-another")
     (top / "engine.db").write_text("db")
+    # The kernel lets no program read or remove these in an overlay above: a whiteout without a
+    # device (Linux 6.7), and a file of which only attributes were changed.
+    unseen = top / "overlay2/unseen/diff"
+    unseen.mkdir(parents=True)
+    os.setxattr(unseen, OPAQUE, b"x")
+    for name in ("whiteout", "metacopy"):
+        (unseen / name).touch()
+        os.setxattr(unseen / name, f"trusted.overlay.{name}", b"")
 
 
 def _write(top: Path) -> None:
@@ -88,8 +108,11 @@ def tree(top: Path) -> dict[str, object]:
             if stat.S_ISREG(status.st_mode):
                 facts.append(path.read_text())
                 links.setdefault((status.st_dev, status.st_ino), []).append(shown)
-            if stat.S_ISDIR(status.st_mode):
-                facts.append(OPAQUE in os.listxattr(path))
+            facts += sorted(
+                (key, os.getxattr(path, key, follow_symlinks=False))
+                for key in os.listxattr(path, follow_symlinks=False)
+                if ".overlay." in key
+            )
             found[shown] = facts
     found["links"] = sorted(sorted(names) for names in links.values() if len(names) > 1)
     return found

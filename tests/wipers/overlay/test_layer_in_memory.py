@@ -5,7 +5,9 @@ The causes are generated; each is followed by a boot in which nothing is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,6 +38,32 @@ def full(machine: LayeredMachine) -> Cure:
     def cure() -> None:
         subprocess.run(["rm", "-r", "-f", *made], check=True)
         os.sync()
+
+    return cure
+
+
+def without_inodes(machine: LayeredMachine) -> Cure:
+    """There is room for content, and for no further file."""
+    made = machine.disks.volume / "many"
+    made.mkdir()
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (made / str(number)).touch()
+    space = os.statvfs(made)
+    assert (space.f_favail, space.f_bavail > 1000) == (0, True)
+
+    def cure() -> None:
+        subprocess.run(["rm", "-r", "-f", made], check=True)
+        os.sync()
+
+    return cure
+
+
+def immutable(machine: LayeredMachine) -> Cure:
+    subprocess.run(["chattr", "+i", machine.disks.folder], check=True)
+
+    def cure() -> None:
+        subprocess.run(["chattr", "-i", machine.disks.folder], check=True)
 
     return cure
 
@@ -87,7 +115,8 @@ def nothing(machine: LayeredMachine) -> Cure:
 
 
 CAUSES = {
-    "full": full, "of another system": of_another_system, "in the way": in_the_way,
+    "full": full, "without inodes": without_inodes, "immutable": immutable,
+    "of another system": of_another_system, "in the way": in_the_way,
     "unbootable": unbootable, "of an old image": of_an_old_image,
     "unknown word": nothing,
 }  # fmt: skip
