@@ -1,6 +1,6 @@
 """Ordinary tasks, and what each needs on a machine whose root is new at every boot.
 
-``status --help``, the manual and the guide have the same table (``tests/cli/test_tasks.py``).
+``status --help``, the manual and the guide have the same table (``tests/status/test_tasks.py``).
 """
 
 from __future__ import annotations

@@ -41,3 +41,26 @@ def test_nothing_that_tries_again_is_installed() -> None:
     text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
     assert "rerunfailures" not in text
     assert "flaky" not in text
+
+
+WITHOUT_A_FOLDER_OF_CODE = {"support", "harness", "project", "docs", "cli/every_verb"}
+"""Folders of tests of what is not in the program, or of what holds for all verbs."""
+
+
+def test_tests_are_in_the_folders_of_the_code_that_they_test() -> None:
+    tests = CHECKOUT / "tests"
+    folders = {str(path.parent.relative_to(tests)) for path in tests.rglob("test_*.py")}
+    code = {
+        folder
+        for folder in folders
+        if any((CHECKOUT / top / folder / "__init__.py").exists() for top in ("", "ephemeroot"))
+    }
+    assert folders - code - WITHOUT_A_FOLDER_OF_CODE == set()
+    assert {"hooks", "wipers/btrfs", "linux", "config/syntax", "cli/roots"} <= code
+
+
+def test_no_test_imports_another() -> None:
+    """What two of them need is in tests/support, whose modules are found by their names alone."""
+    for path in (CHECKOUT / "tests").rglob("*.py"):
+        found = re.findall(r"^\s*(?:from|import) test_\w+", path.read_text("utf-8"), re.MULTILINE)
+        assert found == [], path
