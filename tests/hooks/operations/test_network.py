@@ -21,7 +21,9 @@ from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.operations import network as volumes
 from ephemeroot.hooks.operations.network import Network
 from ephemeroot.linux import network
-from network_cable import Cable, ip
+from network_cable import Cable, cable, ip
+
+__all__ = ["cable"]
 
 pytestmark = [pytest.mark.requires_root, pytest.mark.requires_program("ip")]
 
