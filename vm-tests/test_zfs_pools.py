@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import agreement
+import complete_boot
 import loop_device
 import machine_tree
 import mounting
@@ -26,7 +27,7 @@ from vm.zpool import zfs_initrd
 from zfs_pools.pool import PROOF
 
 CASES = Path(__file__).with_name("zfs_pools")
-SUPPORT = (agreement, loop_device, machine_tree, mounting, proof)
+SUPPORT = (agreement, complete_boot, loop_device, machine_tree, mounting, proof)
 MODULES = (
     "rollback", "rotation", "old_roots", "power_cuts", "hints", "pool_states", "recipes",
     "agreement",

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from complete_boot import mark_boot_complete
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import mountinfo, mounts
 from ephemeroot.wipers.contract import Boot, Outcome
@@ -290,15 +291,6 @@ def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
 def state() -> list[str]:
     """All that there is in the pool."""
     return channel.listed(channel.read(POOL, _STATE, POOL))
-
-
-def mark_boot_complete(wiper: Zfs, top: Path) -> bool:
-    """What ``ephemeroot boot-complete`` does to what is mounted at *top*."""
-    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return wiper.mark_boot_complete(fd)
-    finally:
-        os.close(fd)
 
 
 def live(root: str = ROOT) -> None:

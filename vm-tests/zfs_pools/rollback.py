@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from complete_boot import mark_boot_complete
 from ephemeroot.errors import Refused
 from ephemeroot.wipers.zfs import Zfs
 from zfs_pools.pool import (
@@ -20,7 +21,6 @@ from zfs_pools.pool import (
     follow,
     foreseen,
     live,
-    mark_boot_complete,
     mounted,
     names_of,
     only_in_proof,
