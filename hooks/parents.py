@@ -12,7 +12,7 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records, tree
 from ephemeroot.hooks.records import STATE
-from ephemeroot.linux import attributes, inode_flags, paths
+from ephemeroot.linux import attributes, immutable, paths
 
 RECORD = f"{STATE}/parents"
 """NUL-terminated paths, relative to the store."""
@@ -63,7 +63,7 @@ class Parents:
         is the caller's to remove. Without *name* the whole directory gets that name.
         """
         if not tree.exists(parent, name):
-            inode_flags.rename(source_parent, source, parent, name, how=paths.RENAME_NOREPLACE)
+            immutable.rename(source_parent, source, parent, name, how=paths.RENAME_NOREPLACE)
             return
         old = paths.open_beneath(source_parent, source, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -79,7 +79,7 @@ class Parents:
 
     def _move(self, old: int, new: int, entry: str, path: str) -> None:
         try:
-            inode_flags.rename(old, entry, new, entry, how=paths.RENAME_NOREPLACE)
+            immutable.rename(old, entry, new, entry, how=paths.RENAME_NOREPLACE)
         except FileExistsError:
             both = tree.is_directory_entry(old, entry) and tree.is_directory_entry(new, entry)
             if both and path in self._known:

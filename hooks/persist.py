@@ -25,7 +25,7 @@ from ephemeroot.hooks.store import (
     request,
     seeding,
 )
-from ephemeroot.linux import inode_flags, mountinfo, mounts, paths
+from ephemeroot.linux import immutable, mountinfo, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _locked(stage: Stage, operation: Operation) -> tuple[str, str] | None:
     if store and source:
         places.append((stage.store(store), source, store))
     for root, path, shown in places:
-        found, word = inode_flags.culprit(root, path) if path else ("", "")
+        found, word = immutable.culprit(root, path) if path else ("", "")
         if found:
             place = f"{shown}{found}" if found != "/" or not shown else shown
             where = "" if shown else ", and in the base that the root is made from"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ephemeroot.linux import inode_flags, paths
+from ephemeroot.linux import immutable, paths
 from ephemeroot.wipers import retention
 from ephemeroot.wipers.names import Name
 
@@ -45,7 +45,7 @@ def into_history(
     while True:
         try:
             flags = paths.RENAME_NOREPLACE
-            inode_flags.rename(directory, text, old_roots, str(name), how=flags)
+            immutable.rename(directory, text, old_roots, str(name), how=flags)
             return str(name)
         except FileExistsError:
             name = free(name.at((name.time, name.number + 1)))

@@ -20,7 +20,15 @@ from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.linux import bounds, copying, inode_flags, kernel, paths, removal, subvolume
+from ephemeroot.linux import (
+    bounds,
+    copying,
+    immutable,
+    kernel,
+    paths,
+    removal,
+    subvolume,
+)
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
@@ -246,7 +254,7 @@ class Work:
         try:
             try:
                 how = paths.RENAME_NOREPLACE
-                inode_flags.rename(folder, name, target, last, how=how)
+                immutable.rename(folder, name, target, last, how=how)
             except FileExistsError:
                 self._require_replace()
                 self._exchange(folder, name, target, last)
@@ -299,9 +307,9 @@ class Work:
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
         kept = f"{moment}-{os.urandom(3).hex()}-{os.path.basename(self.source)[:40]}"
         try:
-            inode_flags.rename(folder, name, aside, kept, how=paths.RENAME_NOREPLACE)
+            immutable.rename(folder, name, aside, kept, how=paths.RENAME_NOREPLACE)
             try:
-                inode_flags.rename(aside, kept, target, last, how=paths.RENAME_EXCHANGE)
+                immutable.rename(aside, kept, target, last, how=paths.RENAME_EXCHANGE)
             except OSError as error:
                 _clear(aside, kept)
                 if error.errno == errno.EXDEV:

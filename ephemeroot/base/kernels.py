@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot.linux import copying, inode_flags, kernel_modules, paths, removal
+from ephemeroot.linux import copying, immutable, kernel_modules, paths, removal
 
 PLACES = ("usr/lib/modules", "lib/modules")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -54,7 +54,7 @@ def carry_over(source: int, target: int) -> list[str]:
                 removal.remove(there, _TEMPORARY, unlock=True)
                 copying.Copier().copy(here, release, there, _TEMPORARY)
                 how = paths.RENAME_NOREPLACE
-                inode_flags.rename(there, _TEMPORARY, there, release, how=how)
+                immutable.rename(there, _TEMPORARY, there, release, how=how)
         finally:
             os.close(there)
     finally:
@@ -69,9 +69,9 @@ def put(source: int, name: str, target: int, new_name: str) -> None:
     removal.remove(target, _TEMPORARY, unlock=True)
     copying.Copier().copy(source, name, target, _TEMPORARY)
     try:
-        inode_flags.rename(target, _TEMPORARY, target, new_name, how=paths.RENAME_EXCHANGE)
+        immutable.rename(target, _TEMPORARY, target, new_name, how=paths.RENAME_EXCHANGE)
     except FileNotFoundError:
-        inode_flags.rename(target, _TEMPORARY, target, new_name, how=paths.RENAME_NOREPLACE)
+        immutable.rename(target, _TEMPORARY, target, new_name, how=paths.RENAME_NOREPLACE)
     removal.remove(target, _TEMPORARY, unlock=True)
 
 

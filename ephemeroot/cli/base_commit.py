@@ -16,7 +16,7 @@ from ephemeroot.base.work import Order
 from ephemeroot.cli import bases, differences
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.errors import EphemerootError, Misconfigured
-from ephemeroot.old_roots import histories, restoring, two_roots
+from ephemeroot.old_roots import histories, restore_steps, two_roots
 from ephemeroot.old_roots.comparison import ADDED, CHANGED, Difference
 from ephemeroot.old_roots.two_roots import Tree
 from ephemeroot.wipers.contract import Outcome
@@ -111,7 +111,7 @@ def _opened(stack: ExitStack, fd: int) -> int:
 def _located(root: int, path: str, based: BasedMachine) -> str:
     """*path* of the running root, without symbolic links on the way. Raises ``Misconfigured``."""
     absolute = "/" + os.path.normpath(os.path.join(os.getcwd(), path)).lstrip("/")
-    found = restoring.locate(root, absolute).path
+    found = restore_steps.locate(root, absolute).path
     if found == "/":
         raise Misconfigured("/ cannot be named", "'ephemeroot base commit' commits everything")
     above = found
@@ -192,7 +192,7 @@ def _wanted_of(one: Difference, wanted: list[str], root: int) -> list[Difference
     found = []
     for path in wanted:
         if one.kind == "directory" and one.change != CHANGED and _is_below(path, one.path):
-            status = restoring.Place(root, path, path).status()
+            status = restore_steps.Place(root, path, path).status()
             if (status is not None) == (one.change == ADDED):
                 size = status.st_size if status is not None else 0
                 found.append(Difference(path, one.change, "file", size))

@@ -183,10 +183,10 @@ def _check(volume: Volume, problems: list[Problem]) -> None:
             check(volume)
         except Mistake as mistake:
             problems.append(Problem.at(volume.place, mistake.reason, mistake.hint))
-    _warn_of_twins(volume, problems)
+    _warn_of_duplicates(volume, problems)
 
 
-def _warn_of_twins(volume: Volume, problems: list[Problem]) -> None:
+def _warn_of_duplicates(volume: Volume, problems: list[Problem]) -> None:
     """A snapshot may be gone by the next boot; if it is not, the boot refuses the name."""
     several = duplicates.of(volume.device)
     if several:
@@ -273,7 +273,7 @@ def _check_device(volume: Volume) -> None:
     if volume.type in _NAMED or _needs_programs(volume.type):
         return
     if volume.type in _NETWORK:
-        return  # see config/network.py
+        return  # see config/network_options.py
     device_names.require(device)
 
 

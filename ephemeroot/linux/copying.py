@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 
-from ephemeroot.linux import attributes, contents, inode_flags, paths
+from ephemeroot.linux import attributes, contents, immutable, inode_flags, paths
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.linux.trees import Tree
@@ -238,7 +238,7 @@ class Copier:
                 return False
             raise
         try:
-            inode_flags.link(directory, name, target, new_name)
+            immutable.link(directory, name, target, new_name)
         except OSError as error:
             # EXDEV: a directory with a project of its own, or in another subvolume.
             if error.errno in (errno.EMLINK, errno.EXDEV):

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 
-from ephemeroot.linux import inode_flags, paths, subvolume
+from ephemeroot.linux import immutable, inode_flags, paths, subvolume
 from ephemeroot.linux.walk import Walk
 
 
@@ -93,7 +93,7 @@ def _is_directory_after_unlink(directory: int, name: str, unlock: bool) -> bool:
         # EPERM: by POSIX a directory, by Linux a file that is immutable (chattr(1)).
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             return True
-        fd = inode_flags.open_entry(directory, name) if unlock else -1
+        fd = immutable.open_entry(directory, name) if unlock else -1
         if fd < 0:
             raise
         try:

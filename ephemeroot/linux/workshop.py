@@ -16,7 +16,7 @@ import stat
 import sys
 import time
 
-from ephemeroot.linux import inode_flags, kernel, paths, removal
+from ephemeroot.linux import immutable, inode_flags, kernel, paths, removal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Workshop:
         Raises ``FileExistsError`` if that exists by now: nothing is ever replaced.
         """
         how = paths.RENAME_NOREPLACE
-        inode_flags.rename(self.fd, name, self.place, new_name, how=how)
+        immutable.rename(self.fd, name, self.place, new_name, how=how)
 
     def replace(self, name: str, new_name: str, expected: os.stat_result) -> bool:
         """Exchange what is finished as *name* with what the place has as *new_name*.
@@ -139,16 +139,16 @@ class Workshop:
         mine = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         self._expect_foreign()
         try:
-            inode_flags.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
+            immutable.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
         except OSError as error:
             # NFS and 9p exchange nothing. A plain rename replaces no directory by another thing.
             if error.errno != errno.EINVAL or stat.S_ISDIR(mine.st_mode):
                 raise
-            inode_flags.rename(self.fd, name, self.place, new_name)
+            immutable.rename(self.fd, name, self.place, new_name)
             return True
         if _is(self.fd, name, expected):
             return True
-        inode_flags.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
+        immutable.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
         if not os.path.samestat(os.stat(name, dir_fd=self.fd, follow_symlinks=False), mine):
             self._give_back(name, new_name)  # exchanged once more meanwhile
         return False
@@ -162,7 +162,7 @@ class Workshop:
         taken = os.urandom(8).hex()
         self._expect_foreign()
         how = paths.RENAME_NOREPLACE
-        inode_flags.rename(self.place, name, self.fd, taken, how=how)
+        immutable.rename(self.place, name, self.fd, taken, how=how)
         if _is(self.fd, taken, expected):
             return taken
         self._give_back(taken, name)
@@ -258,7 +258,7 @@ def _make(parent: int, name: str) -> int:
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
     except PermissionError as error:
-        raise inode_flags.explained(error, parent) from None
+        raise immutable.explained(error, parent) from None
     fd = _open_directory(parent, name)
     try:
         status = os.fstat(fd)

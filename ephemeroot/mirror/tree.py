@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Callable
 
-from ephemeroot.linux import attributes, contents, inode_flags, paths
+from ephemeroot.linux import attributes, contents, immutable, inode_flags, paths
 from ephemeroot.linux.mounts import fd_path
 from ephemeroot.linux.workshop import Workshop, is_certain
 from ephemeroot.mirror import likeness
@@ -100,7 +100,7 @@ class Mirror(MirrorRun):
             os.close(target)
 
     def _fill(self, source: int, target: int, parent: int, path: str) -> None:
-        with inode_flags.Lifted(target):
+        with immutable.Lifted(target):
             new = os.open(fd_path(target), os.O_RDWR | os.O_CLOEXEC)
             try:
                 os.fchmod(new, 0o600)

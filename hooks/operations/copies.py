@@ -28,7 +28,7 @@ from ephemeroot.hooks.store import (
     seeding,
     unseeded,
 )
-from ephemeroot.linux import copying, inode_flags, kernel, paths, removal
+from ephemeroot.linux import copying, immutable, kernel, paths, removal
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.comparison import same
 from ephemeroot.linux.workshop import Workshop
@@ -271,7 +271,7 @@ class Copy(Seeded):
                 replaced = tree.exists(target, new_name)
                 with Workshop(target) as workshop:
                     copying.Copier(bounds).copy_file_or_link(source, name, workshop.fd, _COPY)
-                    inode_flags.rename(workshop.fd, _COPY, target, new_name)
+                    immutable.rename(workshop.fd, _COPY, target, new_name)
             finally:
                 os.close(target)
         except OutOfBounds as error:
@@ -294,7 +294,7 @@ def _write(directory: int, name: str, content: bytes) -> None:
     """Give our own copy *name*, which may be immutable, another *content*."""
     copy = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
-        with inode_flags.Lifted(copy):
+        with immutable.Lifted(copy):
             fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directory)
             try:
                 paths.write_whole(fd, content)
@@ -351,7 +351,7 @@ def _set_aside(store: int, source: str) -> str:
         while True:
             aside = f"{name}.damaged" if number == 1 else f"{name}.damaged.{number}"
             try:
-                inode_flags.rename(parent, name, parent, aside, how=paths.RENAME_NOREPLACE)
+                immutable.rename(parent, name, parent, aside, how=paths.RENAME_NOREPLACE)
                 return aside
             except FileExistsError:
                 number += 1

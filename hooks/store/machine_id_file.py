@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.hooks import tree
-from ephemeroot.linux import inode_flags, paths
+from ephemeroot.linux import immutable, paths
 
 PATH = "/etc/machine-id"
 
@@ -42,6 +42,6 @@ def write(root: int, path: str, identity: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        inode_flags.rename(parent, temporary, parent, name)
+        immutable.rename(parent, temporary, parent, name)
     finally:
         os.close(parent)

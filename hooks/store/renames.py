@@ -14,7 +14,7 @@ import os
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.records import STATE
-from ephemeroot.linux import copying, documents, inode_flags, kernel, paths, removal
+from ephemeroot.linux import copying, documents, immutable, kernel, paths, removal
 from ephemeroot.linux.workshop import Workshop
 
 FOLDER = "copies"
@@ -75,14 +75,14 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
     has it. What is on another subvolume cannot be renamed there (EXDEV): it is copied first.
     """
     try:
-        inode_flags.rename(folder, temporary, parent, name)
+        immutable.rename(folder, temporary, parent, name)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         with Workshop(parent) as workshop:
             copying.Copier().copy_file_or_link(folder, temporary, workshop.fd, temporary)
             kernel.sync_filesystem(workshop.fd)
-            inode_flags.rename(workshop.fd, temporary, parent, name)
+            immutable.rename(workshop.fd, temporary, parent, name)
         removal.remove(folder, temporary, unlock=True)
 
 
@@ -91,7 +91,7 @@ def publish(folder: int, names: list[str]) -> None:
     that is still to be done may name it: a copy that is not complete must never have it.
     """
     for name in names:
-        inode_flags.rename(folder, f"{name}.new", folder, name)
+        immutable.rename(folder, f"{name}.new", folder, name)
 
 
 def commit(folder: int, renames: list[list[str]]) -> None:

@@ -17,7 +17,15 @@ from ephemeroot.hooks import limits, omission, records, tree
 from ephemeroot.hooks.omission import Omission, adopt_line, cannot_take, takes_nothing
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.store import nesting, overlaid
-from ephemeroot.linux import copying, inode_flags, kernel, paths, removal, subvolume, workshop
+from ephemeroot.linux import (
+    copying,
+    immutable,
+    kernel,
+    paths,
+    removal,
+    subvolume,
+    workshop,
+)
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.layers import OPAQUE
 from ephemeroot.linux.workshop import Workshop
@@ -159,7 +167,7 @@ class Seeding:
             else:
                 self._make_way(place, new_name, seeding, f"{temporary}.old")
                 how = paths.RENAME_NOREPLACE
-                inode_flags.rename(seeding, temporary, place, new_name, how=how)
+                immutable.rename(seeding, temporary, place, new_name, how=how)
                 if self.aside:
                     _remove_quietly(seeding, f"{temporary}.old")
         except (OSError, OutOfBounds):
@@ -211,7 +219,7 @@ class Seeding:
         if tree.is_directory_entry(workshop, name):
             fd = paths.open_beneath(workshop, name, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                with inode_flags.Lifted(fd):
+                with immutable.Lifted(fd):
                     os.setxattr(fd, OPAQUE, b"y")
             finally:
                 os.close(fd)
@@ -251,13 +259,13 @@ class Seeding:
             return
         how = paths.RENAME_NOREPLACE
         try:
-            inode_flags.rename(place, new_name, place, self.aside, how=how)
+            immutable.rename(place, new_name, place, self.aside, how=how)
         except FileNotFoundError:
             pass
         except FileExistsError:
             if not _clear(private, old):
                 raise OSError(errno.EBUSY, "an earlier boot's is not removed yet") from None
-            inode_flags.rename(place, new_name, private, old, how=how)
+            immutable.rename(place, new_name, private, old, how=how)
 
 
 def _give(directory: int, name: str, owner: Owner) -> None:
@@ -273,7 +281,7 @@ def _give(directory: int, name: str, owner: Owner) -> None:
     fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         present = stat.S_IMODE(os.fstat(fd).st_mode)
-        with inode_flags.Lifted(fd):
+        with immutable.Lifted(fd):
             os.fchown(fd, -1 if user is None else user, -1 if group is None else group)
             os.fchmod(fd, present if mode is None else mode)  # after chown, which clears setuid
     finally:

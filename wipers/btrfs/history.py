@@ -6,7 +6,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import inode_flags, mounts, paths
+from ephemeroot.linux import immutable, mounts, paths
 from ephemeroot.wipers import marks, names, oldroot, retire
 from ephemeroot.wipers.btrfs import directories, leftovers, qgroups, subvolumes, toplevel
 from ephemeroot.wipers.btrfs.leftovers import InPlace
@@ -364,7 +364,7 @@ class SubvolumeHistory(History):
             try:
                 subvolumes.delete_tree(self.top.fd, fd, entry.serial)
             except PermissionError as error:
-                raise inode_flags.explained(error, self.old) from None
+                raise immutable.explained(error, self.old) from None
         finally:
             os.close(fd)
 
@@ -386,7 +386,7 @@ class SubvolumeHistory(History):
             return retire.into_history(self.old, entry.text, self.old, name, self.free)
         target = entry.leftover.renamed(name).text
         flags = paths.RENAME_NOREPLACE
-        inode_flags.rename(self.parent, entry.text, self.parent, target, how=flags)
+        immutable.rename(self.parent, entry.text, self.parent, target, how=flags)
         return str(name)
 
     def open_and_close(self, entry: OldRoot) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import inode_flags, paths
+from ephemeroot.linux import immutable, paths
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.btrfs import directories, retirement, subvolumes
 from ephemeroot.wipers.btrfs.leftovers import Leftover
@@ -82,7 +82,7 @@ class Recovery(Change):
         unused = Leftover(
             self.leftover.root, name, identity.uuid, read_only=False, system=self.leftover.system
         )
-        inode_flags.rename(
+        immutable.rename(
             self.directory, text, self.directory, unused.text, how=paths.RENAME_NOREPLACE
         )
         filed = retirement.retire(self.history, self.directory, unused)

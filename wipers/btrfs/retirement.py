@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.linux import inode_flags, paths
+from ephemeroot.linux import immutable, paths
 from ephemeroot.wipers.btrfs import directories, subvolumes
 from ephemeroot.wipers.retire import into_history
 
@@ -37,7 +37,7 @@ def retire(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str
             if subvolumes.is_read_only(fd):
                 subvolumes.set_read_only(fd, False)
             flags = paths.RENAME_NOREPLACE
-            inode_flags.rename(directory, text, history.old, text, how=flags)
+            immutable.rename(directory, text, history.old, text, how=flags)
         if not subvolumes.is_read_only(fd):
             subvolumes.set_read_only(fd, True)
         return into_history(history.old, text, history.old, leftover.name, history.free)

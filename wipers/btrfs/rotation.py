@@ -11,7 +11,7 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import inode_flags, paths
+from ephemeroot.linux import immutable, paths
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.btrfs import retirement, subvolumes
 from ephemeroot.wipers.btrfs.fresh import FreshRoot
@@ -220,7 +220,7 @@ class SubvolumeRotation(Rotation):
                 "'swapon --show' names it: run 'swapoff' for it, and keep it outside of the base",
             ) from error
         if error.errno == errno.EPERM:  # btrfsutil's errors are no PermissionError
-            raise inode_flags.explained(error, self.history.parent) from error
+            raise immutable.explained(error, self.history.parent) from error
 
     def _place_once(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:
         fresh = FreshRoot(
@@ -262,7 +262,7 @@ class SubvolumeRotation(Rotation):
         if renamed.text != leftover.text:
             parent = self.history.parent
             flags = paths.RENAME_NOREPLACE
-            inode_flags.rename(parent, leftover.text, parent, renamed.text, how=flags)
+            immutable.rename(parent, leftover.text, parent, renamed.text, how=flags)
             fresh.text = renamed.text
         return renamed
 
@@ -270,7 +270,7 @@ class SubvolumeRotation(Rotation):
         parent, name = self.history.parent, self.history.root_name
         flags = paths.RENAME_EXCHANGE if self.previous >= 0 else paths.RENAME_NOREPLACE
         self.boot.log(self._placement)
-        inode_flags.rename(parent, leftover.text, parent, name, how=flags)
+        immutable.rename(parent, leftover.text, parent, name, how=flags)
 
     def _retire(self, leftover: Leftover, fresh: FreshRoot) -> None:
         if leftover.uuid is None:

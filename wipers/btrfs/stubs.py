@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.linux import inode_flags
+from ephemeroot.linux import immutable
 from ephemeroot.wipers import attributes
 from ephemeroot.wipers.btrfs import subvolumes
 
@@ -39,7 +39,7 @@ def mend(source: int, fresh: int) -> int:
 
 def _mend_unlocked(source: int, path: str, directory: int, name: str) -> bool:
     """In a directory that is immutable, too: it is so again afterwards."""
-    with inode_flags.Lifted(directory):
+    with immutable.Lifted(directory):
         return _mend_one(source, path, directory, name)
 
 

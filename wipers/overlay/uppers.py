@@ -20,7 +20,7 @@ import errno
 import os
 
 from ephemeroot.errors import Refused
-from ephemeroot.linux import devices, inode_flags, kernel, mounts, paths, removal
+from ephemeroot.linux import devices, immutable, kernel, mounts, paths, removal
 from ephemeroot.wipers import attributes, marks, names
 from ephemeroot.wipers.history import lock, require_owner
 from ephemeroot.wipers.retire import into_history
@@ -238,7 +238,7 @@ def condemn(old: int, text: str) -> str:
         # A clock that always begins at the same time gives the same names again.
         removing = f"{REMOVING}{text}" + (f".{number}" if number > 1 else "")
         try:
-            inode_flags.rename(old, text, old, removing, how=paths.RENAME_NOREPLACE)
+            immutable.rename(old, text, old, removing, how=paths.RENAME_NOREPLACE)
             return removing
         except FileExistsError:
             number += 1

@@ -14,9 +14,10 @@ from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.linux import subvolume
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.old_roots import histories, persisted, restoring, two_roots
+from ephemeroot.old_roots import histories, persisted, restore_steps, two_roots
 from ephemeroot.old_roots.histories import Keeper
-from ephemeroot.old_roots.restoring import Plan, Step
+from ephemeroot.old_roots.restore_steps import Step
+from ephemeroot.old_roots.restoring import Plan
 from ephemeroot.old_roots.two_roots import Tree
 
 HELP = "bring back files and directories that an old root has"
@@ -105,7 +106,7 @@ class _Restore:
         old, new = self.tree.fd, self.target.fd
         if old is None or new is None:
             raise EphemerootError(f"{self.tree.name} cannot be opened")
-        source = restoring.locate(old, relative, path)
+        source = restore_steps.locate(old, relative, path)
         if self.arguments.to:
             name = os.path.basename(path)
             shown = os.path.join(self.arguments.to, name)
@@ -114,9 +115,9 @@ class _Restore:
                     f"{shown} would be restored twice" if name else "/ has no name to restore as",
                     "restore one after the other, to different directories",
                 )
-            target = restoring.Place(new, f"/{name}", shown)
+            target = restore_steps.Place(new, f"/{name}", shown)
         else:
-            target = restoring.locate(new, relative, path)
+            target = restore_steps.locate(new, relative, path)
             self._note(path)
         if source.status() is None:
             place = persisted.covering(path, self.declared)
@@ -177,7 +178,7 @@ class _Restore:
                 self.problems.append(f"{line}: {error.strerror}")
                 return 0
         self.lines.append(line)
-        if isinstance(step, restoring.Copy):
+        if isinstance(step, restore_steps.Copy):
             self.problems += [f"{path} is not restored: {why}" for path, why in step.left_out]
             if step.flattened:
                 self.notes.append((subvolume.flattened(step.flattened, step.target.shown), ""))

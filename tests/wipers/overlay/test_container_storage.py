@@ -20,7 +20,7 @@ import pytest
 import proof
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.linux import mounts
-from ephemeroot.old_roots import restoring
+from ephemeroot.old_roots import restore_steps, restoring
 from layered_machine import STORE, LayeredMachine, layered_machine
 from overlay_machine import InstalledRoot
 
@@ -181,7 +181,7 @@ def test_restore_reports_what_an_old_layer_does_not_show(tmp_path: Path) -> None
         fds = [os.open(place, os.O_RDONLY | os.O_DIRECTORY) for place in (old, new)]
         try:
             plan = restoring.Plan()
-            places = [restoring.locate(fd, f"/{PATH}") for fd in fds]
+            places = [restore_steps.locate(fd, f"/{PATH}") for fd in fds]
             plan.add(*places, overwrite=False)
             for step in plan.steps:
                 step.execute()
