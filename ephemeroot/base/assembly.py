@@ -8,57 +8,19 @@ do not see it, and the kernel removes it when this one ends.
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 
 from ephemeroot.base import boot_places, extensions
 from ephemeroot.base.boot_filesystems import BootFilesystem
+from ephemeroot.base.mounting import Assembly, attach, open_place
+from ephemeroot.base.relpath import name_the_root
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mountinfo, mounts, namespace, paths
 from ephemeroot.linux.mountinfo import Mount
 
 _RESOLV_CONF = "/etc/resolv.conf"
 _MACHINE_ID = "/etc/machine-id"
-_RELPATHS = ("/usr/bin/grub-mkrelpath", "/usr/bin/grub2-mkrelpath")
-
-# grub-mkconfig asks this program for the subvolume to boot, and would be told the copy's
-# temporary name: what boots is the root.
-_RELPATH = """\
-#!/bin/sh
-temporary={temporary}
-root={root}
-path=$({real} "$@") || exit
-case $path in
-    "$temporary" | "$temporary"/*) path=$root${{path#"$temporary"}} ;;
-esac
-printf '%s\\n' "$path"
-"""
-_FOLDER = "/run/ephemeroot-base"
-
-
-@dataclass
-class Assembly:
-    """The tree at ``path``. ``made`` are the mount points that were made for it, ``files`` the
-    files that are bound on this machine and the base's own in the tree, ``left_out`` the
-    overlays that it does not have. Unless it is ``writable`` nothing can be written through what it
-    has of this machine's mounts.
-    """
-
-    path: str
-    writable: bool = True
-    made: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-
-    def detach(self) -> None:
-        """Unmount everything."""
-        while mountinfo.mounted_at(self.path) is not None:
-            mounts.detach(self.path)
-        with suppress(OSError):  # not ours, or in use by another run
-            os.rmdir(_FOLDER)
 
 
 def assemble(
@@ -92,7 +54,7 @@ def assemble(
             if root:
                 if _lacks_names(fd):
                     _copy_mount(assembly, fd, _RESOLV_CONF)
-                _tell_the_root(assembly, fd, temporary, root)
+                name_the_root(assembly, fd, temporary, root)
         finally:
             os.close(fd)
     except BaseException:
@@ -112,41 +74,6 @@ def _clone(base: int, name: str) -> int:
         os.close(mount)
         raise
     return mount
-
-
-def bind(source: int, assembly: Assembly, point: str) -> None:
-    """Bind the open directory *source* at *point* of the assembly."""
-    fd = os.open(assembly.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        place = paths.open_in_root(fd, point)
-        try:
-            _bind(source, place, point)
-        finally:
-            os.close(place)
-    finally:
-        os.close(fd)
-
-
-def remove_made(base: int, made: list[str]) -> None:
-    """Remove from the open subvolume *base* what was made for mounting, if it is still
-    empty: an empty file would be taken for content one day.
-    """
-    for path in reversed(made):
-        directory, _, name = path.strip("/").rpartition("/")
-        try:
-            parent = paths.open_in_root(base, "/" + directory, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            continue  # it has gone meanwhile
-        try:
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                os.rmdir(name, dir_fd=parent)
-            elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
-                os.unlink(name, dir_fd=parent)
-        except OSError:
-            continue  # it is somebody else's by now
-        finally:
-            os.close(parent)
 
 
 def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> list[str]:
@@ -220,11 +147,11 @@ def _copy_mount(assembly: Assembly, root: int, point: str, *, alone: bool = Fals
         return  # hidden by another mount, or gone
     try:
         directory = stat.S_ISDIR(os.fstat(source).st_mode)
-        place = _place(assembly, root, point, directory=directory)
+        place = open_place(assembly, root, point, directory=directory)
         if place < 0:
             return
         try:
-            _bind(
+            attach(
                 source, place, point,
                 recursive=not alone, writable=assembly.writable, private=alone,
             )  # fmt: skip
@@ -232,35 +159,6 @@ def _copy_mount(assembly: Assembly, root: int, point: str, *, alone: bool = Fals
             os.close(place)
     finally:
         os.close(source)
-
-
-def _place(assembly: Assembly, root: int, point: str, *, directory: bool) -> int:
-    """The open place for a mount at *point*, made if it is missing; -1 if it cannot be one."""
-    parts = point.strip("/").split("/")
-    for count in range(1, len(parts) + 1):
-        path = "/" + "/".join(parts[:count])
-        try:
-            os.close(paths.open_in_root(root, path))
-            continue
-        except FileNotFoundError:
-            pass
-        above = paths.open_in_root(root, os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if directory or count < len(parts):
-                os.mkdir(parts[count - 1], 0o755, dir_fd=above)
-            else:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                os.close(os.open(parts[count - 1], flags, 0o644, dir_fd=above))
-        except FileExistsError:  # a link that leads nowhere
-            return -1
-        finally:
-            os.close(above)
-        assembly.made.append(path)
-    place = paths.open_in_root(root, point)
-    if stat.S_ISDIR(os.fstat(place).st_mode) != directory:
-        os.close(place)
-        return -1
-    return place
 
 
 def _lacks_names(root: int) -> bool:
@@ -279,85 +177,3 @@ def _lacks_names(root: int) -> bool:
     finally:
         if own >= 0:
             os.close(own)
-
-
-def _tell_the_root(assembly: Assembly, root: int, temporary: str, named: str) -> None:
-    """Put a program around each that tells a boot loader where the root lies."""
-    for program in _RELPATHS:
-        try:
-            place = paths.open_in_root(root, program)
-        except OSError:
-            continue
-        try:
-            name = os.path.basename(program)
-            real = f"{_FOLDER}/{name}.real"
-            text = _RELPATH.format(
-                temporary=shlex.quote(f"/{temporary}"), root=shlex.quote(f"/{named}"), real=real
-            )
-            folder = _folder(assembly, root)
-            try:
-                _write(folder, f"{name}.real", "")
-                _write(folder, name, text)
-                for source, target in ((place, real), (-1, program)):
-                    _bind_inside(root, source, f"{_FOLDER}/{name}", target)
-            finally:
-                os.close(folder)
-        finally:
-            os.close(place)
-
-
-def _folder(assembly: Assembly, root: int) -> int:
-    """A small file system of the assembly's own, open."""
-    place = _place(assembly, root, _FOLDER, directory=True)
-    try:
-        if not os.path.ismount(assembly.path + _FOLDER):
-            mount = mounts.create("tmpfs", "tmpfs", ["mode=0755"])
-            try:
-                mounts.attach(mount, place, name=_FOLDER)
-            finally:
-                os.close(mount)
-    finally:
-        os.close(place)
-    return paths.open_in_root(root, _FOLDER, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _write(folder: int, name: str, text: str) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o755, dir_fd=folder)
-    with os.fdopen(fd, "w") as file:
-        os.fchmod(fd, 0o755)
-        file.write(text)
-
-
-def _bind_inside(root: int, source: int, named: str, target: str) -> None:
-    """Bind *source*, or what is *named* in the tree if that is -1, at *target* of the tree."""
-    opened = source if source >= 0 else paths.open_in_root(root, named)
-    try:
-        place = paths.open_in_root(root, target)
-        try:
-            _bind(opened, place, target)
-        finally:
-            os.close(place)
-    finally:
-        if source < 0:
-            os.close(opened)
-
-
-def _bind(
-    source: int,
-    place: int,
-    name: str,
-    *,
-    recursive: bool = False,
-    writable: bool = True,
-    private: bool = False,
-) -> None:
-    mount = mounts.clone(source, recursive=recursive, name=name)
-    try:
-        if not writable:
-            flags = mounts.MOUNT_ATTR_RDONLY
-            mounts.set_flags(mount, set_=flags, recursive=recursive, name=name)
-        if private:
-            mounts.set_flags(mount, private=True, name=name)
-        mounts.attach(mount, place, name=name)
-    finally:
-        os.close(mount)

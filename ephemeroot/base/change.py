@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot.backends.contract import Bases
-from ephemeroot.base import assembly, boot_filesystems, inspection, kernels
-from ephemeroot.base.assembly import Assembly
+from ephemeroot.base import assembly, boot_filesystems, inspection, kernels, mounting
 from ephemeroot.base.boot_kernels import Area, find
+from ephemeroot.base.mounting import Assembly
 from ephemeroot.base.record import Record
 from ephemeroot.base.unchanged import Unchanged
 from ephemeroot.base.work import DIRECTORY, Order, Work
@@ -207,7 +207,7 @@ def _prove_whole(opened: Bases, copy: int, release: str | None) -> None:
         _require_whole(tree, release)
     finally:
         tree.detach()
-        assembly.remove_made(copy, tree.made)
+        mounting.remove_made(copy, tree.made)
 
 
 def _require_whole(tree: Assembly, release: str | None = None) -> None:

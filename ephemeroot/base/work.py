@@ -19,12 +19,13 @@ from ephemeroot.base import (
     inspection,
     kernels,
     mentions,
+    mounting,
     owners,
     unchanged,
 )  # fmt: skip
-from ephemeroot.base.assembly import Assembly
 from ephemeroot.base.boot_filesystems import BootFilesystem
 from ephemeroot.base.boot_kernels import Area, Check
+from ephemeroot.base.mounting import Assembly
 from ephemeroot.base.record import Record
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks.guards import proofs
@@ -122,7 +123,7 @@ class Work:
             self._run(tree, copy)
         finally:
             tree.detach()
-        assembly.remove_made(copy, tree.made)
+        mounting.remove_made(copy, tree.made)
         covered.require_same(copy, before)
         changed = unchanged.is_changed(
             self.opened, self.base, copy, self.record.modules(), self.order.scratch
@@ -179,7 +180,7 @@ class Work:
         try:
             modules = os.open(os.path.basename(folder), DIRECTORY, dir_fd=parent)
             try:
-                assembly.bind(modules, tree, f"/{folder}")
+                mounting.bind(modules, tree, f"/{folder}")
             finally:
                 os.close(modules)
         finally:

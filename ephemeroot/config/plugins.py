@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ephemeroot.config.syntax import clean, kinds
+from ephemeroot.config.syntax import clean, kinds, quantities
 from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.config.syntax.settings import VOLUME, WHAT_TO_WIPE, Setting, Table
 from ephemeroot.machine import entry_points
@@ -23,8 +23,8 @@ KINDS: dict[str, kinds.Kind] = {
     "integer": kinds.Integer(),
     "days": kinds.Days(),
     "boolean": kinds.Boolean(),
-    "size": kinds.Size(),
-    "amount": kinds.Amount(),
+    "size": quantities.Size(),
+    "amount": quantities.Amount(),
     "mode": kinds.Mode(),
     "strings": kinds.Strings(),
     "volume": kinds.AbsolutePath(),

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from ephemeroot.config.model import VOLATILE, Configuration, Volume, Wiping
 from ephemeroot.config.syntax import clean, device_names
-from ephemeroot.config.syntax.kinds import Patience
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
+from ephemeroot.config.syntax.quantities import Patience
 from ephemeroot.hooks.operations.volumes import SUBDIRECTORY
 from ephemeroot.linux import devices, duplicates, mounts, units
 from ephemeroot.machine import fstab

@@ -7,7 +7,6 @@ changes and at shutdown (``copyback``).
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
@@ -134,7 +133,7 @@ class Copy(Seeded):
 
     def describe_carry_over(self, stage: Stage) -> str:
         try:
-            _status(stage.store(self.store), self.source)
+            accounts.status_of(stage.store(self.store), self.source)
         except FileNotFoundError:
             return seed.describe(self.path, self.store) if self.initial == "previous" else ""
         return (
@@ -203,7 +202,7 @@ class Copy(Seeded):
     def _is_sound(self, stage: Stage, store: int) -> bool:
         """Whether the store has the file. One that locks everybody out is set aside."""
         try:
-            status = _status(store, self.source)
+            status = accounts.status_of(store, self.source)
         except FileNotFoundError:
             return False
         is_account = self.path in accounts.MERGED
@@ -213,9 +212,9 @@ class Copy(Seeded):
             raise EphemerootError(f"{self.store}/{self.source} is no regular file")
         if not is_account:
             return True
-        found = _defect(self.path, store, self.source)
+        found = accounts.defect_in(self.path, store, self.source)
         if found:
-            aside = _set_aside(store, self.source)
+            aside = accounts.set_aside(store, self.source)
             stage.report.problem(
                 f"{self.store}/{self.source} is not used: {found}; it is called {aside} now",
                 f"repair what is in it, and put it back with 'ephemeroot.persist=no' if {self.path}"
@@ -229,8 +228,8 @@ class Copy(Seeded):
         nested = stage.plan.nesting().outer(self.path) is not None
         bare = stage.bare() if nested else stage.root()
         for path in accounts.MERGED:
-            mine[path] = _read(store, f"{folder}/{os.path.basename(path)}".lstrip("/"))
-            base[path] = _read(bare, path)
+            mine[path] = accounts.read(store, f"{folder}/{os.path.basename(path)}".lstrip("/"))
+            base[path] = accounts.read(bare, path)
         merger = accounts.Merger(mine, base)
         content, added = merger.merge(self.path)
         if self.path in (accounts.PASSWD, accounts.GROUP):
@@ -307,53 +306,3 @@ def _write(directory: int, name: str, content: bytes) -> None:
 
 def _joined(results: list[str]) -> str:
     return " and ".join(filter(None, results))
-
-
-def _status(root: int, path: str) -> os.stat_result:
-    parent, name = tree.open_parent(root, path)
-    try:
-        return os.stat(name, dir_fd=parent, follow_symlinks=False)
-    finally:
-        os.close(parent)
-
-
-def _read(root: int, path: str) -> bytes:
-    """The content of a regular file, empty if there is none. Raises ``OSError`` (EFBIG) for one
-    that is too large to be a file of accounts.
-    """
-    try:
-        if not stat.S_ISREG(_status(root, path).st_mode):
-            return b""
-        fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return b""
-    try:
-        return records.read_open(fd, limits.ACCOUNTS, path)
-    finally:
-        os.close(fd)
-
-
-def _defect(path: str, root: int, source: str) -> str:
-    """What is wrong with the file *source* as *path*, empty if nothing."""
-    try:
-        return accounts.defect(path, _read(root, source))
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        return f"it is {error.strerror}"
-
-
-def _set_aside(store: int, source: str) -> str:
-    """Rename the store's file; nothing of it is lost. Returns its new name."""
-    parent, name = tree.open_parent(store, source)
-    try:
-        number = 1
-        while True:
-            aside = f"{name}.damaged" if number == 1 else f"{name}.damaged.{number}"
-            try:
-                immutable.rename(parent, name, parent, aside, how=paths.RENAME_NOREPLACE)
-                return aside
-            except FileExistsError:
-                number += 1
-    finally:
-        os.close(parent)

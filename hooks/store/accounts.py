@@ -7,6 +7,13 @@ users, whose files are on the root and whose services will start.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+
+from ephemeroot.hooks import limits, records, tree
+from ephemeroot.linux import immutable, paths
+
 PASSWD, GROUP, SHADOW, GSHADOW = "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"
 
 MERGED = (PASSWD, GROUP, SHADOW, GSHADOW)
@@ -234,3 +241,54 @@ def _is_system(number: int | None) -> bool:
 
 def _show(name: bytes) -> str:
     return name.decode("utf-8", "replace")
+
+
+def status_of(root: int, path: str) -> os.stat_result:
+    """What *path* below the open *root* is; a link is not followed. Raises ``OSError``."""
+    parent, name = tree.open_parent(root, path)
+    try:
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+    finally:
+        os.close(parent)
+
+
+def read(root: int, path: str) -> bytes:
+    """The content of a regular file, empty if there is none. Raises ``OSError`` (EFBIG) for one
+    that is too large to be a file of accounts.
+    """
+    try:
+        if not stat.S_ISREG(status_of(root, path).st_mode):
+            return b""
+        fd = paths.open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b""
+    try:
+        return records.read_open(fd, limits.ACCOUNTS, path)
+    finally:
+        os.close(fd)
+
+
+def defect_in(path: str, root: int, source: str) -> str:
+    """What is wrong with the file *source* as *path*, empty if nothing."""
+    try:
+        return defect(path, read(root, source))
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return f"it is {error.strerror}"
+
+
+def set_aside(store: int, source: str) -> str:
+    """Rename the store's file; nothing of it is lost. Returns its new name."""
+    parent, name = tree.open_parent(store, source)
+    try:
+        number = 1
+        while True:
+            aside = f"{name}.damaged" if number == 1 else f"{name}.damaged.{number}"
+            try:
+                immutable.rename(parent, name, parent, aside, how=paths.RENAME_NOREPLACE)
+                return aside
+            except FileExistsError:
+                number += 1
+    finally:
+        os.close(parent)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot.backends.btrfs.bases import Bases, Opened, Place
-from ephemeroot.base import assembly, bootfiles, change, kernels, record
+from ephemeroot.base import bootfiles, change, kernels, mounting, record
 from ephemeroot.base.work import Order
 from ephemeroot.config import Machine, read
 from ephemeroot.linux import paths
@@ -75,7 +75,7 @@ class Trial:
                 finished = self.interrupter.run(lambda: self.act(opened), at=step)
                 self.interrupted += not finished
                 # As the end of the process does, whose mount namespace it is.
-                assembly.Assembly(f"{private}/assembly").detach()
+                mounting.Assembly(f"{private}/assembly").detach()
                 self.judge(opened, before, "after it")
             # As the next run does.
             with Bases(top, self.place.base, self.place.old_bases, create=True) as bases:

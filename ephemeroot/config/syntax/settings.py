@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Self
 
-from ephemeroot.config.syntax import addresses, device_names, kinds, match
+from ephemeroot.config.syntax import addresses, device_names, kinds, match, quantities
 from ephemeroot.hooks.operation import INITIAL
 from ephemeroot.hooks.operations import directories, files
 from ephemeroot.hooks.plan import POLICIES, SEED_LIMIT
@@ -233,7 +233,8 @@ VOLUME = Table((
     Setting("type", kinds.Text(), "the filesystem's type", required=True),
     Setting("options", kinds.Options(), "mount options", ()),
     Setting("needed-for-boot", kinds.Boolean(), "mount it in the initramfs, before the wipe", True),
-    Setting("timeout", kinds.Patience(), "how long to wait for the device; 0 is without end", 90),
+    Setting("timeout", quantities.Patience(), "how long to wait for the device; 0 is without end",
+            90),
 ))  # fmt: skip
 """Its key ``wipe`` depends on the wiper it names, see ``plugins.volume_table``."""
 
@@ -273,7 +274,7 @@ MATCH = Table((
 ))  # fmt: skip
 
 TOP = Table((
-    Setting("seed-limit", kinds.Size(), "how much may be copied into a store for one newly "
+    Setting("seed-limit", quantities.Size(), "how much may be copied into a store for one newly "
             "declared path while the machine boots; more is for 'ephemeroot adopt'", SEED_LIMIT),
     Setting("on-failure", ON_FAILURE, "what happens when something fails"),
     Setting("on-package-change", kinds.Choice(("warn", "redirect", "both", "off")), "what happens "

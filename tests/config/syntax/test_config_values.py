@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ephemeroot.config.syntax import clean, kinds
+from ephemeroot.config.syntax import clean, kinds, quantities
 from ephemeroot.config.syntax.problem import Mistake
 
 ANYTHING = st.recursive(
@@ -19,7 +19,8 @@ ANYTHING = st.recursive(
 ALL = [
     kinds.Boolean(), kinds.Integer(), kinds.Text(), kinds.Choice(("one", "two")),
     kinds.AbsolutePath(), kinds.HomePath(), kinds.InnerPath(), kinds.Mode(),
-    kinds.Account("user"), kinds.Seconds(), kinds.Size(), kinds.Amount(), kinds.Strings(),
+    kinds.Account("user"), quantities.Seconds(), quantities.Size(), quantities.Amount(),
+    kinds.Strings(),
     kinds.Patterns(), kinds.Options(), kinds.BindOptions(),
 ]  # fmt: skip
 
@@ -38,16 +39,16 @@ def test_every_kind_answers_or_says_what_is_wrong(kind: kinds.Kind, value: objec
     [
         (kinds.Boolean(), False, False),
         (kinds.Integer(), 0, 0),
-        (kinds.Seconds(), 90, 90),
-        (kinds.Seconds(), "10s", 10),
-        (kinds.Seconds(), "10", 10),
-        (kinds.Seconds(), "1min 30s", 90),
-        (kinds.Seconds(), "1h", 3600),
-        (kinds.Size(), 4096, 4096),
-        (kinds.Size(), "512M", 512 << 20),
-        (kinds.Size(), "2GiB", 2 << 30),
-        (kinds.Amount(), "10 %", "10%"),
-        (kinds.Amount(), "2G", str(2 << 30)),
+        (quantities.Seconds(), 90, 90),
+        (quantities.Seconds(), "10s", 10),
+        (quantities.Seconds(), "10", 10),
+        (quantities.Seconds(), "1min 30s", 90),
+        (quantities.Seconds(), "1h", 3600),
+        (quantities.Size(), 4096, 4096),
+        (quantities.Size(), "512M", 512 << 20),
+        (quantities.Size(), "2GiB", 2 << 30),
+        (quantities.Amount(), "10 %", "10%"),
+        (quantities.Amount(), "2G", str(2 << 30)),
         (kinds.Account("user"), "talyz", "talyz"),
         (kinds.Account("user"), 0, 0),
         (kinds.InnerPath(), "/@/old", "@/old"),
@@ -71,12 +72,12 @@ def test_good_values(kind: kinds.Kind, value: object, parsed: object) -> None:
         (kinds.Text(), "", "must not be empty"),
         (kinds.Text(), [], "must be a string, not a list"),
         (kinds.Choice(("bind", "symlink")), "simlink", "'simlink' is unknown: must be"),
-        (kinds.Seconds(), 0, "not between 1 second and a day"),
-        (kinds.Seconds(), "2d", "is no time"),
-        (kinds.Seconds(), "soon", "is no time"),
-        (kinds.Size(), "12 apples", "is not a size"),
-        (kinds.Size(), "10%", "is not a size"),
-        (kinds.Amount(), "110%", "more than the whole"),
+        (quantities.Seconds(), 0, "not between 1 second and a day"),
+        (quantities.Seconds(), "2d", "is no time"),
+        (quantities.Seconds(), "soon", "is no time"),
+        (quantities.Size(), "12 apples", "is not a size"),
+        (quantities.Size(), "10%", "is not a size"),
+        (quantities.Amount(), "110%", "more than the whole"),
         (kinds.Account("user"), 2**32 - 1, "is no user number"),
         (kinds.Account("group"), -1, "is no group number"),
         (kinds.InnerPath(), "/", "is the top of the filesystem"),
