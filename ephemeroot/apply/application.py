@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.apply import boot_loader
 from ephemeroot.apply.step import Step
 from ephemeroot.base import missing_bases
 from ephemeroot.config import Configuration, Examination, Machine, examine, sources, volumes
@@ -18,6 +17,7 @@ from ephemeroot.hooks.guards import ownership
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Image
+from ephemeroot.init import boot_loader
 from ephemeroot.linux import paths
 from ephemeroot.plan import applied, foreign, identity, mounted, seeds, stores
 from ephemeroot.plan.compile import Compilation, compile_examination

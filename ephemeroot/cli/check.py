@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.apply import boot_loader
 from ephemeroot.cli import access, output
 from ephemeroot.config import (
     Configuration,
@@ -23,6 +22,7 @@ from ephemeroot.errors import Damaged
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import age
 from ephemeroot.image.generators import installed
+from ephemeroot.init import boot_loader
 from ephemeroot.machine import python_modules
 from ephemeroot.plan import applied
 from ephemeroot.plan.compile import compile_examination

@@ -6,7 +6,6 @@ import argparse
 import os
 from pathlib import Path
 
-from ephemeroot.apply import boot_loader
 from ephemeroot.base import missing_bases, package_record
 from ephemeroot.cli import access, output, status_listing
 from ephemeroot.config import Machine
@@ -17,6 +16,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.stage import RUN
 from ephemeroot.hooks.store import request as requests
 from ephemeroot.image import age
+from ephemeroot.init import boot_loader
 from ephemeroot.linux import documents
 from ephemeroot.machine.facts import read_store_id
 from ephemeroot.plan import applied

@@ -9,6 +9,7 @@ from ephemeroot.backends.contract import Layout, Step
 from ephemeroot.backends.survey import Survey
 from ephemeroot.config import plugins
 from ephemeroot.image.generators import installed
+from ephemeroot.init import boot_loader
 from ephemeroot.machine import python_modules
 
 APPLY, REBOOT = "ephemeroot apply", "reboot"
@@ -23,6 +24,7 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
         _modules(survey, layout),
         _generator(survey),
         *layout.prepare,
+        *_boot_loader(survey),
         _configuration(),
         _module(survey),
         *layout.finish,
@@ -40,6 +42,15 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
 def goes_on(steps: Sequence[Step]) -> bool:
     """Whether ``init`` has more to say after the reboot that these *steps* end with."""
     return APPLY not in steps[-1].commands
+
+
+def _boot_loader(survey: Survey) -> list[Step]:
+    """For who was interrupted after /boot had moved: the boot loader must follow."""
+    return [
+        Step(f"The boot loader still starts something else ({found.text}):", found.commands)
+        for found in boot_loader.findings(survey.machine)
+        if found.commands
+    ]
 
 
 def _generator(survey: Survey) -> Step | None:

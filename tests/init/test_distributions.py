@@ -68,6 +68,38 @@ def test_becomes_ephemeral_by_what_init_says(distribution: Distribution, tmp_pat
         assert json.loads(part(done, "again"))["errors"] == 0
 
 
+INTERRUPTED = [
+    (one, number)
+    for one in distributions.ALL
+    if one.name in ("Debian, btrfs, UEFI", "openSUSE Tumbleweed, GRUB", "Debian, ext4, UEFI",
+                    "Debian, btrfs, a swap file")
+    for number in range(1, 21)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("distribution", "number"),
+    proof.sample(INTERRUPTED, 1, seed=5),
+    ids=lambda one: getattr(one, "name", one),
+)
+def test_who_was_interrupted_begins_again(
+    distribution: Distribution, number: int, tmp_path: Path
+) -> None:
+    """After that many commands the machine is switched off; then `init` is asked again."""
+    with live_machine(distribution, tmp_path) as machine:
+        mine = [c for c in init(machine) if c not in ("ephemeroot apply", "ephemeroot rehearse")]
+        done = machine.session("set -e\n" + "\n".join(mine[:number]))
+        assert done.status in (0, REBOOT), done.text
+        follow(machine)
+        done = machine.session(
+            marked("apply", "ephemeroot apply --yes --no-images; echo status $?")
+            + marked("check", "ephemeroot check --json")
+        )
+        print(done.text)
+        assert part(done, "apply").endswith("status 0\n")
+        assert json.loads(part(done, "check"))["errors"] == 0
+
+
 def test_the_guide_shows_the_commands_of_init(tmp_path: Path) -> None:
     """Chapters 3 to 6 of the guide are for a Debian with UEFI, in the order of `init`."""
     (debian,) = [one for one in distributions.ALL if one.name == "Debian, btrfs, UEFI"]

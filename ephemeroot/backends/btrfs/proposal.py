@@ -132,7 +132,7 @@ def _own_root(survey: Survey, places: Places) -> Step | None:
             *commands.set_on_command_line(survey, words),
             *_mounted_top(
                 survey,
-                f"btrfs subvolume snapshot {shlex.quote(source)} {_top(places.root)}",
+                _unless_there(places.root, f"btrfs subvolume snapshot {shlex.quote(source)}"),
                 *renamed,
             ),
             # After: a boot loader that follows must find what it is told to boot.
@@ -189,7 +189,7 @@ def _boot(survey: Survey, places: Places) -> Step | None:
         *(f"umount {shlex.quote(point)}" for point in reversed(inner)),
         *_mounted_top(
             survey,
-            f"btrfs subvolume create {_top(subvolume)}",
+            _created(subvolume),
             f"cp -a --reflink=auto /boot/. {_top(subvolume)}/",
         ),
         # Not every init sorts fstab by mount point: what is mounted in /boot comes after it.
@@ -218,7 +218,7 @@ def _store(survey: Survey, places: Places, line: FstabLine | None) -> Step | Non
     return Step(
         "A subvolume for what persists, which the initramfs mounts:",
         (
-            *_mounted_top(survey, f"btrfs subvolume create {_top(places.store)}"),
+            *_mounted_top(survey, _created(places.store)),
             f"mkdir -p {shlex.quote(STORE)}",
             commands.append(text),
             f"mount {shlex.quote(STORE)}",
@@ -243,7 +243,7 @@ def _swap(survey: Survey, places: Places) -> Step | None:
         (
             f"! grep -q '^{path} ' /proc/swaps || swapoff {quoted}",
             f"rm {quoted}",
-            *_mounted_top(survey, f"btrfs subvolume create {_top(subvolume)}"),
+            *_mounted_top(survey, _created(subvolume)),
             "mkdir -p /swap",
             commands.append(f"{survey.device} /swap btrfs subvol={subvolume},noatime 0 0"),
             "mount /swap",
@@ -270,6 +270,17 @@ def _resume(survey: Survey) -> list[str]:
 
 def _mounted_top(survey: Survey, *inside: str) -> tuple[str, ...]:
     return (f"mount -t btrfs -o subvolid=5 {survey.device} {_TOP}", *inside, f"umount {_TOP}")
+
+
+def _created(path: str) -> str:
+    return _unless_there(path, "btrfs subvolume create")
+
+
+def _unless_there(path: str, command: str) -> str:
+    """The *command* with the subvolume *path* as its last argument, for who was interrupted and
+    begins again: a snapshot would be made inside of the one that is there.
+    """
+    return f"test -e {_top(path)} || {command} {_top(path)}"
 
 
 def _top(path: str) -> str:

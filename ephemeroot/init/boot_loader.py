@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,20 @@ _TRIES = re.compile(r"\+\d+(?:-\d+)?(?=\.)")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``text`` is what is wrong, ``hint`` the commands that repair it."""
+    """``text`` is what is wrong, ``hint`` what to do, ``commands`` those that repair it, if there
+    are some.
+    """
 
     text: str
     hint: str
+    commands: tuple[str, ...] = ()
+
+    @classmethod
+    def repaired_by(cls, text: str, commands: Sequence[str]) -> Finding:
+        """With a hint that says to run them."""
+        typed = " && ".join(commands)
+        return cls(text, f"run '{typed}'" if commands else "install the boot loader again",
+                   tuple(commands))  # fmt: skip
 
 
 def findings(machine: Machine) -> list[Finding]:
@@ -82,7 +92,7 @@ def _grub(machine: Machine, wrong: _Wrong) -> Iterator[Finding]:
     if first is None:
         first = _booted(machine, wrong) if not _installed_since() else ""
     if first:
-        yield Finding(
+        yield Finding.repaired_by(
             f"{first}: the boot loader reads the directory /boot of the root, and images are "
             "written to the filesystem that is mounted there",
             _repair(machine, first_stage=True),
@@ -92,7 +102,7 @@ def _grub(machine: Machine, wrong: _Wrong) -> Iterator[Finding]:
         kernels = _KERNEL.findall(_text(f"/boot/{directory}/grub.cfg"))
         # Entries of other systems are among them.
         if kernels and all(wrong(path) for path in kernels):
-            yield Finding(
+            yield Finding.repaired_by(
                 f"/boot/{directory}/grub.cfg starts {kernels[0]}, which is in the directory /boot "
                 "of the root, below the filesystem that is mounted there",
                 _repair(machine, first_stage=False),
@@ -204,21 +214,21 @@ def _is_microcode(path: str) -> bool:
     return os.path.basename(path).endswith("-ucode.img")
 
 
-def _repair(machine: Machine, *, first_stage: bool) -> str:
-    """The commands, for this machine."""
+def _repair(machine: Machine, *, first_stage: bool) -> list[str]:
+    """The commands, for this machine; empty if nothing tells which."""
     from ephemeroot.backends import commands, survey  # only a finding costs their imports
 
     try:
         here = survey.of(machine.root)
     except EphemerootError:
-        return "install the boot loader again"
+        return []
     words = []
     if first_stage:
         points = [line.mount_point for line in here.lines if line.mount_point in _ESP]
         words += [f"mount {point}" for point in points if not os.path.ismount(point)]
         words += commands.install_grub(here)
     words.append(commands.update_grub(here))
-    return "run '" + " && ".join(word for word in words if not word.startswith("#")) + "'"
+    return [word for word in words if not word.startswith("#")]
 
 
 def _uuid(point: str) -> str:
