@@ -6,6 +6,8 @@ import secrets
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,20 +118,28 @@ def test_the_same_plan_is_the_same_tree(armed: Contents, tmp_path: Path) -> None
         ("usr/lib/python{}/encodings/utf_8.pyc", "utf-8"),
     ],
 )
-def test_a_missing_file_is_noticed(tmp_path: Path, gone: str, said: str) -> None:
-    made = put_together(tmp_path / "tree")
+def test_a_missing_file_is_noticed(armed: Contents, gone: str, said: str) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    (made.tree.top / gone.format(version)).unlink()
-    with pytest.raises(Broken, match=said):
-        verification.verify(made.tree, command(made))
+    missing = armed.tree.top / gone.format(version)
+    with moved_away(armed, missing), pytest.raises(Broken, match=said):
+        verification.verify(armed.tree, command(armed))
 
 
-def test_a_missing_library_is_noticed(tmp_path: Path) -> None:
-    made = put_together(tmp_path / "tree")
-    libc = next(made.tree.top.rglob("libc.so.6"))
-    libc.unlink()
-    with pytest.raises(Broken, match=r"libc\.so|cannot|exit"):
-        verification.verify(made.tree, command(made))
+def test_a_missing_library_is_noticed(armed: Contents) -> None:
+    libc = next(armed.tree.top.rglob("libc.so.6"))
+    with moved_away(armed, libc), pytest.raises(Broken, match=r"libc\.so|cannot|exit"):
+        verification.verify(armed.tree, command(armed))
+
+
+@contextmanager
+def moved_away(made: Contents, path: Path) -> Iterator[None]:
+    """*path* is outside of the tree for as long as a `with` lasts."""
+    place = made.tree.top.parent / "away"
+    path.rename(place)
+    try:
+        yield
+    finally:
+        place.rename(path)
 
 
 def test_without_a_plan_nothing_is_added(tmp_path: Path) -> None:
