@@ -3,7 +3,7 @@
 The same object prints the line of ``ephemeroot plan``, of the dry run, of the boot log
 and of the report, and does the work: what is announced is what is done. A class declares each of
 its fields once, by ``field``. The plan's format, its validation, the slots and the constructor
-come from that, and so does the reference (``tools/reference.py``).
+come from that, and so does the reference (``tools/site/reference.py``).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ephemeroot.config.syntax import clean, kinds, quantities
 from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.config.syntax.settings import VOLUME, WHAT_TO_WIPE, Setting, Table
+from ephemeroot.linux import values
 from ephemeroot.machine import entry_points
 from ephemeroot.wipers.contract import API, Option, Wiper
 
@@ -30,8 +31,7 @@ KINDS: dict[str, kinds.Kind] = {
     "volume": kinds.AbsolutePath(),
     "dataset": kinds.Dataset(),
 }
-"""What an option's ``kind`` means. The plan has sizes in bytes, modes as numbers, and
-amounts as text: bytes, or a percentage with its sign."""
+"""How a person writes an option of each kind that a wiper can have (``linux/values.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,16 @@ class Plugin:
 
 
 def _setting(option: Option) -> Setting:
-    if option.kind not in KINDS:
+    if isinstance(option.kind, tuple):
+        kind: kinds.Kind = kinds.Choice(option.kind)
+    elif option.kind in KINDS:
+        kind = KINDS[option.kind]
+    else:
         raise Mistake(f"its option {option.name} is of the unknown kind {option.kind!r}")
-    return Setting(option.name, KINDS[option.kind], option.help, option.default)
+    if not option.fits(option.default):
+        wanted = values.describe(option.kind)
+        raise Mistake(f"the default of its option {option.name} is not of the kind {wanted}")
+    return Setting(option.name, kind, option.help, option.default)
 
 
 def names() -> list[str]:

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import reference
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -31,6 +33,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 def _add_navigation(_: Sphinx, document: str, source: list[str]) -> None:
     source[0] = _MANUAL.sub(r"](man/\1.md)", source[0])
+    if reference.MARK in source[0]:
+        source[0] = source[0].replace(reference.MARK, reference.text())
     if document == INDEX:
         source[0] += "".join(trees(source[0]))
 

@@ -1,4 +1,7 @@
-"""What a single value may be: each kind checks it, and says so in a JSON Schema.
+"""How a person writes each kind of value: it is checked, and described in a JSON Schema.
+
+The kinds are those of ``linux/values.py``, the one vocabulary: ``plan`` is the word there for the
+value that ``parse`` returns.
 
 ``parse`` takes what ``tomllib`` made of the value, returns what the rest of the program
 wants and raises ``Mistake`` for everything else.
@@ -13,16 +16,19 @@ from typing import TypeVar
 
 from ephemeroot.config.syntax import clean, modes
 from ephemeroot.config.syntax.problem import Mistake, Mistakes
-from ephemeroot.linux import mounts
+from ephemeroot.linux import mounts, values
 
 Schema = dict[str, object]
 T = TypeVar("T")
 
 
 class Kind:
-    """One kind of value. ``word`` completes "this must be …"."""
+    """One kind of value. ``word`` completes "this must be …". A plan has it as ``plan`` (a kind of
+    ``values.CHECKS``, or the words of which it is one).
+    """
 
     word = "anything"
+    plan: str | tuple[str, ...] = "text"
 
     def parse(self, value: object) -> object:
         """Return the checked value. Raises ``Mistake``."""
@@ -78,6 +84,7 @@ def each(items: Iterable[T], parse: Callable[[T], str]) -> list[str]:
 class Boolean(Kind):
     """``true`` or ``false``."""
 
+    plan = "boolean"
     word = "true or false"
 
     def parse(self, value: object) -> bool:
@@ -92,8 +99,9 @@ class Boolean(Kind):
 class Integer(Kind):
     """A whole number from 0 to ``largest``."""
 
+    plan = "integer"
     word = "a whole number"
-    largest = 1_000_000_000
+    largest = values.LARGEST_INTEGER
     too_large = "write a smaller number"
 
     def parse(self, value: object) -> int:
@@ -112,7 +120,8 @@ class Integer(Kind):
 class Days(Integer):
     """A number of days for which something is kept."""
 
-    largest = 100_000
+    plan = "days"
+    largest = values.LARGEST_DAYS
     too_large = "'ephemeroot roots keep' keeps an old root for ever"
 
 
@@ -135,6 +144,11 @@ class Choice(Kind):
     words: tuple[str, ...]
 
     @property
+    def plan(self) -> tuple[str, ...]:  # type: ignore[override]  # what is fixed elsewhere depends here
+        """The words themselves."""
+        return self.words
+
+    @property
     def word(self) -> str:  # type: ignore[override]  # what is fixed elsewhere depends here
         """The words themselves."""
         return " or ".join(f'"{word}"' for word in self.words)
@@ -153,6 +167,7 @@ class Choice(Kind):
 class AbsolutePath(Kind):
     """An absolute path; doubled and trailing slashes are cleaned away."""
 
+    plan = "absolute path"
     word = "an absolute path"
 
     def parse(self, value: object) -> str:
@@ -167,6 +182,7 @@ class AbsolutePath(Kind):
 class HomePath(Kind):
     """A path relative to a user's home."""
 
+    plan = "path"
     word = "a path below the home"
 
     def parse(self, value: object) -> str:
@@ -181,6 +197,7 @@ class HomePath(Kind):
 class InnerPath(Kind):
     """A path from the top of a filesystem; a leading slash is allowed and means nothing."""
 
+    plan = "path"
     word = "a path from the top of the filesystem"
 
     def parse(self, value: object) -> str:
@@ -197,6 +214,7 @@ class Mode(Kind):
     """A mode as chmod reads it."""
 
     directory: bool = True
+    plan = "mode"
     word = 'a mode such as "0750" or "u=rwx,g=rx,o="'
 
     def parse(self, value: object) -> int:
@@ -213,6 +231,7 @@ class Account(Kind):
     """A user or a group, by name or number; names are looked up when the plan is made."""
 
     what: str
+    plan = "user or group id"
 
     @property
     def word(self) -> str:  # type: ignore[override]
@@ -233,6 +252,7 @@ class Account(Kind):
 class Dataset(Kind):
     """The name of a ZFS dataset, from its pool on (zfsconcepts(7))."""
 
+    plan = "dataset"
     word = 'a dataset such as "tank/ROOT/debian"'
     longest = 255
 
@@ -254,6 +274,7 @@ class Dataset(Kind):
 class Strings(Kind):
     """A list of strings. All mistakes in its items are reported at once (``Mistakes``)."""
 
+    plan = "strings"
     word = "a list of strings"
 
     def parse(self, value: object) -> list[str]:

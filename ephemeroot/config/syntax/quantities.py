@@ -6,13 +6,15 @@ import re
 
 from ephemeroot.config.syntax.kinds import Kind, Schema
 from ephemeroot.config.syntax.problem import Mistake
+from ephemeroot.linux import values
 
 
 class Seconds(Kind):
     """A time span: a number of seconds, or text such as ``10s`` or ``1min 30s``."""
 
+    plan = "seconds"
     word = 'a time such as 90, "10s" or "2min"'
-    longest = 86400
+    longest = values.LONGEST
 
     _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
     # Possessive: without that, 100,000 digits that do not fit take for ever.
@@ -57,6 +59,7 @@ class Patience(Seconds):
 class Size(Kind):
     """A number of bytes: ``1048576`` or ``512M`` (powers of 1024)."""
 
+    plan = "size"
     word = 'a size such as "512M" or "2G"'
 
     _SIZE = re.compile(r"(\d{1,19})\s*(?:([KMGTPE])(?:i?B)?)?", re.ASCII)
@@ -80,6 +83,7 @@ class Size(Kind):
 class Amount(Size):
     """A size, or a part of the whole: ``10%``. Stays the text that was written."""
 
+    plan = "amount"
     word = 'a size such as "2G" or a part such as "10%"'
 
     _PERCENT = re.compile(r"(\d{1,19})\s*%", re.ASCII)
