@@ -120,7 +120,8 @@ def test_a_new_drop_in_is_checked_with_the_rest(tree: MachineTree) -> None:
     assert done.returncode == 0, done.stderr
     drop_in = tree.path / "etc/ephemeroot/conf.d/services.toml"
     assert "/srv/new" in drop_in.read_text()
-    done = call(tree, f"printf '{line % '/var/log'}' > $1", "services.toml")
+    contradiction = line.replace("directories", "files") % "/var/log"
+    done = call(tree, f"printf '{contradiction}' > $1", "services.toml")
     assert done.returncode == 2
     assert "/var/log" in done.stderr
     assert "/srv/new" in drop_in.read_text()
