@@ -1,4 +1,4 @@
-/* The floor for bench/rotation.py: the calls that a rotation cannot do without, and nothing else.
+/* The floor for bench/stages.py: the calls that a rotation cannot do without, and nothing else.
  * No proof, no recovery, no name that tells the time: what is left is the kernel's own share.
  * Usage: rotation DEVICE MOUNT-POINT. Old roots whose names begin with "due-" are deleted. */
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 from drawing import LINE, PADDING, Drawing, high
 
@@ -221,9 +224,57 @@ def verbs() -> Drawing:
     return drawing
 
 
+# What `bench/stages.py --json` has measured.
+MEASURED = Path(__file__).resolve().parent.parent.parent / "docs/performance.json"
+KINDS = (
+    ("stages", "blue", "both stages of a boot"),
+    ("recipe", "red", "the shell recipe and `mount --bind`"),
+    ("floor", "green", "C programs, and two starts of Python"),
+)
+
+
+def performance() -> Drawing:
+    """How long a boot's stages take, beside what people write and what C needs."""
+    drawing = Drawing("Processor time of both stages of a boot", 960)
+    left, scale, y = 250.0, 150.0, 30.0
+    for number, (_, kind, words) in enumerate(KINDS):
+        x = 10 + number * 320
+        drawing.box(x, y - 14, 16, 16, kind)
+        drawing.text(x + 24, y, words)
+    y += 26
+    cases = json.loads(MEASURED.read_text(encoding="utf-8"))["stages"]
+    for case in cases:
+        drawing.text(10, y + 18, _case(case), "title")
+        for kind, colour, _ in KINDS:
+            spent = milliseconds(case, kind)
+            width = max(2.0, scale * math.log10(max(spent, 1.0)))
+            drawing.box(left, y, round(width), 18, colour)
+            drawing.text(left + round(width) + 8, y + 14, f"{spent:,.0f} ms", "muted")
+            y += 22
+        y += 12
+    drawing.text(left, y + 12, "The lengths are logarithmic.", "muted")
+    return drawing
+
+
+def milliseconds(case: dict[str, Any], kind: str) -> float:
+    """Both parts, on the processor; to the C programs two starts of the interpreter are added."""
+    spent = sum(processor for _, processor in case[kind])
+    if kind == "floor":
+        spent += 2 * case["start"][0][1]
+    return float(spent)
+
+
+def _case(case: dict[str, Any]) -> str:
+    if not case["old_roots"]:
+        return f"{case['directories']:,} directories"
+    nested = f" x {case['nested']} nested" if case["nested"] else ""
+    roots = "old root" if case["old_roots"] == 1 else "old roots"
+    return f"{case['directories']}, {case['old_roots']:,} {roots}{nested}"
+
+
 ALL = {
-    "boot-order.svg": boot, "rotation.svg": rotation, "stores-and-binds.svg": binds,
-    "verbs.svg": verbs,
+    "boot-order.svg": boot, "performance.svg": performance, "rotation.svg": rotation,
+    "stores-and-binds.svg": binds, "verbs.svg": verbs,
 }  # fmt: skip
 
 
