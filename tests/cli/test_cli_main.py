@@ -130,7 +130,8 @@ def imported(*words: str) -> set[str]:
 def test_no_verb_is_imported_for_the_help(words: list[str]) -> None:
     assert imported(*words) <= {
         "ephemeroot", "ephemeroot.cli", "ephemeroot.cli.arguments", "ephemeroot.terminal",
-        "ephemeroot.cli.verbs", "ephemeroot.errors",
+        "ephemeroot.cli.output", "ephemeroot.cli.verbs", "ephemeroot.errors",
+        "ephemeroot.postponed",
         # Nothing to do with verbs: how an error of the configuration is recognized.
         *([] if words != ["chekc"] else [m for m in imported("chekc") if "config" in m or
                                          "linux" in m or "hooks" in m or "wipers" in m]),

@@ -28,12 +28,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ephemeroot
 
 sys.path.insert(0, os.path.dirname(__file__))
 import machine_init
+from ephemeroot import postponed
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
@@ -44,15 +46,19 @@ LARGEST = 1 << 20
 
 
 def import_all() -> None:
-    """Import every module of the program that this machine has the libraries for."""
-    for module in pkgutil.walk_packages(ephemeroot.__path__, "ephemeroot.", onerror=lambda _: None):
-        if module.name.rpartition(".")[2] != "__main__":
+    """Run the code of every module of the program that this machine has the libraries for."""
+    for found in pkgutil.walk_packages(ephemeroot.__path__, "ephemeroot.", onerror=lambda _: None):
+        if found.name.rpartition(".")[2] != "__main__":
             try:
-                importlib.import_module(module.name)
+                importlib.import_module(found.name)
             except ModuleNotFoundError as error:
                 if (error.name or "").startswith("ephemeroot"):
                     raise
     importlib.import_module("ephemeroot.hooks.__main__")
+    for module in list(sys.modules.values()):
+        if isinstance(module, postponed.Postponed):
+            with suppress(ModuleNotFoundError):
+                getattr(module, "not in any module", None)
 
 
 def _check(result: int, what: str) -> None:
