@@ -203,6 +203,13 @@ def _warn_of_duplicates(volume: Volume, problems: list[Problem]) -> None:
 
 def _check_content(volume: Volume, machine: Machine, problems: list[Problem]) -> None:
     """The type must be that of the filesystem, as far as that can be seen from here."""
+    if volume.needed_for_boot and volume.type == "zfs" and machine.live:
+        from ephemeroot.config import datasets
+
+        try:
+            datasets.require_mountable(volume.device, volume.options)
+        except Mistake as mistake:
+            problems.append(Problem.at(volume.place, mistake.reason, mistake.hint))
     if not volume.needed_for_boot or volume.is_volatile or volume.type in (*_NETWORK, *_NAMED):
         return
     by_name = volume.device.startswith(("UUID=", "/dev/disk/by-uuid/"))

@@ -263,9 +263,11 @@ class Comparison:
                     if name in without:
                         continue
                     try:
-                        found[name] = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
                     except FileNotFoundError:  # the root is alive
                         continue
+                    if name != _SNAPSHOTS or status.st_ino != _SNAPSHOTS_INODE:
+                        found[name] = status
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -275,6 +277,10 @@ class Comparison:
     def _complain(self, path: str, error: OSError) -> None:
         self.problems.append(f"{path}: {error.strerror}")
 
+
+# With snapdir=visible a dataset shows its snapshots in this directory (ZFSCTL_INO_ROOT in
+# OpenZFS's include/os/linux/zfs/sys/zfs_ctldir.h); it is not a part of the root.
+_SNAPSHOTS, _SNAPSHOTS_INODE = ".zfs", 0x0000FFFFFFFFFFFF
 
 _Todo = tuple[str, int | None, Callable[[str, int], bool] | None]
 

@@ -174,8 +174,9 @@ def write(name: str, file: str, text: str) -> None:
 
 
 def content(name: str) -> dict[str, str]:
+    """The files of it; with snapdir=visible there is the folder of its snapshots as well."""
     with mounted(name) as top:
-        return {path.name: path.read_text() for path in top.iterdir()}
+        return {path.name: path.read_text() for path in top.iterdir() if path.name != ".zfs"}
 
 
 def start(

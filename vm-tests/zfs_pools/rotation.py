@@ -257,7 +257,7 @@ def _settable() -> dict[str, list[str]]:
             continue
         words = [_GENERIC.get(word, word) for word in row[2].split(" | ")]
         # gzip-[1-9] is gzip-9, sha256[,verify] is sha256,verify.
-        words = [re.sub(r"\[(?:[\d,]*\D)?(\d+|,verify)\]", r"\1", word) for word in words]
+        words = [re.sub(r"\[(?:[^]]*[-,])?(\d+|,verify)\]", r"\1", word) for word in words]
         found[row[1]] = words
     assert len(found) > 35, usage
     return found
@@ -279,3 +279,24 @@ def case_each_property_of_the_root_follows_it() -> None:
         assert outcome.problems == [], (chosen, outcome.problems)
         assert run(*words).splitlines() == before, chosen
         assert content(ROOT) == {"release": "base"}
+
+
+def case_names_of_every_kind_are_wiped() -> None:
+    """With all that zfsconcepts(7) allows, up to the longest."""
+    longest = 255 - len(f"{TOP}/.ephemeroot-new")
+    names = ["a b:c d", "n" * longest, "a:b", "-x.y_z", " "]
+    for name in names if WHOLE else names[:2]:
+        root = f"{TOP}/{name}"
+        start()
+        clone(f"{BASE}@blank", root, "legacy")
+        snapshot(f"{root}@blank" if len(root) < 200 else f"{root}@b")
+        short = "blank" if len(root) < 200 else "b"
+        write(root, "lost", "x")
+        wipe("rollback", root=root, snapshot=short)
+        assert content(root) == {"release": "base"}
+        destroy(f"{root}@{short}")
+        write(root, "lost", "x")
+        outcome = wipe("rotate", root=root)
+        assert outcome.problems == []
+        assert content(root) == {"release": "base"}
+        assert content(f"{OLD}/{outcome.retired}") == {"release": "base", "lost": "x"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.wipers.zfs import listing, proofs, rollback
+from ephemeroot.wipers.zfs.datasets import Dataset
 from ephemeroot.wipers.zfs.history import DatasetHistory
 
 
 def look(history: DatasetHistory) -> list[EphemerootError]:
     """The refusals that the wipe would end with. Changes nothing."""
-    name, _, short = history.source.partition("@")
+    name = history.source.partition("@")[0]
     found = listing.look(history.root, name, history.source)
     root = found.get(history.root)
     if root is None:
@@ -20,17 +21,18 @@ def look(history: DatasetHistory) -> list[EphemerootError]:
         elif history.source not in found:
             return [rollback.missing_snapshot(root, history.source, listing.look)]
         else:
-            return _later(root.name, f"{root.name}@{short}", found[history.source].createtxg,
-                          first=not root.state)  # fmt: skip
+            return _rollback(root, found[history.source])
     except Refused as error:
         return [error]
     return []
 
 
-def _later(root: str, blank: str, since: int, *, first: bool) -> list[EphemerootError]:
-    """What is newer than the blank snapshot and forbids the rollback."""
+def _rollback(root: Dataset, blank: Dataset) -> list[EphemerootError]:
+    """What forbids the rollback of *root* to its snapshot *blank*."""
     later = {
-        snapshot: facts for snapshot, facts in listing.snapshots(root).items() if facts[0] > since
+        snapshot: facts
+        for snapshot, facts in listing.snapshots(root.name).items()
+        if facts[0] > blank.createtxg
     }
     refused = [
         {"what": "held", "name": snapshot, "by": tag}
@@ -44,12 +46,14 @@ def _later(root: str, blank: str, since: int, *, first: bool) -> list[Ephemeroot
     ]
     refused += [
         {"what": "bookmark", "name": mark, "by": ""}
-        for mark, born in listing.bookmarks(root).items()
-        if born > since
+        for mark, born in listing.bookmarks(root.name).items()
+        if born > blank.createtxg
     ]
+    if 0 < root.refquota < blank.referenced:
+        refused.append({"what": "refquota", "name": root.name, "by": ""})
     errors: list[EphemerootError] = []
     if refused:
-        errors.append(rollback.refusal(root, blank, refused))
-    if later and first:
-        errors.append(rollback.first_refusal(root, blank, list(later)))
+        errors.append(rollback.refusal(root.name, blank.name, refused))
+    if later and not root.state:
+        errors.append(rollback.first_refusal(root.name, blank.name, list(later)))
     return errors

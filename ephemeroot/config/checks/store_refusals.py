@@ -60,8 +60,20 @@ class StoreRefusals:
             reason = f"the store {store.path} is on {volume.mount_point}, which is read-only"
             self._add(place, f"{reason}: nothing can be stored in it", 'leave "ro" out')
         else:
+            self._check_dataset(store, volume)
             self._check_location(store, volume)
             self._check_marker(store)
+
+    def _check_dataset(self, store: StoreEntry, volume: Volume) -> None:
+        if volume.type != "zfs" or not self.machine.live:
+            return
+        from ephemeroot.config import datasets
+        from ephemeroot.linux import shell
+
+        if datasets.is_read_only(volume.device):
+            reason = f"the store {store.path} is on the dataset {volume.device} with readonly=on"
+            hint = f"zfs set readonly=off {shell.quoted(volume.device)}"
+            self._add(store.origin.place, f"{reason}: nothing can be stored in it", hint)
 
     def _refuse_store_on_root(self, store: StoreEntry) -> None:
         if not self.config.complete:
