@@ -25,6 +25,7 @@ from pathlib import Path
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _AUTOCLEAR = 4
+_PARTITIONS = 8  # LO_FLAGS_PARTSCAN
 _BTRFS_FORGET_DEV = 0x50009405  # _IOW(0x94, 5, struct btrfs_ioctl_vol_args), linux/btrfs.h
 
 # struct loop_info64: device, inode, rdevice, offset, limit; number, encryption's type and key size,
@@ -37,15 +38,19 @@ _CONFIG = struct.Struct(f"=2I{_INFO.size}s8Q")
 class LoopDevice:
     """A loop device over *image*, from the byte *offset* on; `path` is its name.
 
-    It is there until `close` has been called and nothing uses it any more. Raises OSError.
+    It is there until `close` has been called and nothing uses it any more. With `partitions` it
+    can have some, which the kernel removes at the end. Raises OSError.
     """
 
-    def __init__(self, image: str | os.PathLike[str], offset: int = 0) -> None:
+    def __init__(
+        self, image: str | os.PathLike[str], offset: int = 0, *, partitions: bool = False
+    ) -> None:
         self.fd = -1
         file = os.open(image, os.O_RDWR | os.O_CLOEXEC)
         try:
             name = os.fsencode(image)[:63]
-            info = _INFO.pack(0, 0, 0, offset, 0, 0, 0, 0, _AUTOCLEAR, name, b"", b"", 0, 0)
+            flags = _AUTOCLEAR | (_PARTITIONS if partitions else 0)
+            info = _INFO.pack(0, 0, 0, offset, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
             config = _CONFIG.pack(file, 0, info, *[0] * 8)
             control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -108,7 +113,9 @@ def _forget(device: Path) -> None:
 
 
 @contextmanager
-def attached(image: str | os.PathLike[str], offset: int = 0) -> Iterator[Path]:
+def attached(
+    image: str | os.PathLike[str], offset: int = 0, *, partitions: bool = False
+) -> Iterator[Path]:
     """The path of a loop device over *image*, for as long as a `with` lasts."""
-    with LoopDevice(image, offset) as device:
+    with LoopDevice(image, offset, partitions=partitions) as device:
         yield device.path

@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from vm import evidence
 from vm.cache import Cache
@@ -22,6 +23,7 @@ from vm.qemu import (
     Hardware,
     Qemu,
     command_line,
+    kernel_words,
 )
 from vm.system import System
 from vm.times import BOOTING, STAGES, WAITING, times
@@ -57,6 +59,33 @@ class Boot:
         masked = () if self.sessions else WITHOUT_SESSIONS
         return ["console=ttyS0", *QUIET, *LEAN, *UNATTENDED, *masked, *self.root, *self.arguments]
 
+    def start(self, tools: Tools) -> list[str]:
+        """QEMU's words for it."""
+        return kernel_words(self.system.kernel, self.initrd, self.append())
+
+
+class Start(Protocol):
+    """A way to boot a machine: `Boot`, or `vm.firmware.FirmwareBoot`."""
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """As /dev/vda, /dev/vdb, …"""
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the machine is made of."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to the first word."""
+
+    @property
+    def typed(self) -> tuple[Typed, ...]:
+        """What somebody types on the console meanwhile."""
+
+    def start(self, tools: Tools) -> list[str]:
+        """QEMU's words that start it."""
+
 
 class Bench:
     """Where machines run: the tools, the cache and the folder for their console logs.
@@ -74,7 +103,7 @@ class Bench:
         self._seen: set[str] = set()
         logs.mkdir(parents=True, exist_ok=True)
 
-    def boot(self, boot: Boot, name: str) -> Outcome:
+    def boot(self, boot: Start, name: str) -> Outcome:
         """Boot to a Machine that is up, an Emergency, or a machine that Stopped by itself.
 
         `name` names the console log. Raises MachineLost.
@@ -84,14 +113,8 @@ class Bench:
         path = str(console).replace(",", ",,")
         unattended = ["-chardev", f"file,id=console,path={path}", "-serial", "chardev:console"]
         serial = typist.words(console) if typist else unattended
-        words = command_line(
-            boot.system.kernel,
-            boot.initrd,
-            boot.append(),
-            [d.image for d in boot.disks],
-            boot.hardware,
-            serial,
-        )
+        disks = [d.image for d in boot.disks]
+        words = command_line(boot.start(self.tools), disks, boot.hardware, serial)
         with ExitStack() as stack:
             with times.spent(WAITING):
                 stack.enter_context(one_machine(self.cache, alone=boot.hardware.alone))
@@ -113,14 +136,14 @@ class Bench:
             self._machines.append(machine)
             return machine
 
-    def up(self, boot: Boot, name: str) -> Machine:
+    def up(self, boot: Start, name: str) -> Machine:
         """As `boot`, if it comes up. Raises BootFailed with what the machine said instead."""
         outcome = self.boot(boot, name)
         if not isinstance(outcome, Machine):
             raise BootFailed(str(outcome))
         return outcome
 
-    def emergency(self, boot: Boot, name: str) -> Emergency:
+    def emergency(self, boot: Start, name: str) -> Emergency:
         """As `boot`, if it ends in an emergency. Raises BootFailed if it does not."""
         outcome = self.boot(boot, name)
         if isinstance(outcome, Machine):

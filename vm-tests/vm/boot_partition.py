@@ -48,8 +48,10 @@ class BootDisk:
             tools.run("mkfs.ext4", "-q", "-d", scratch, image)
 
 
-def kernel_package(cache: Cache, system: System) -> Path:
-    """A kernel that is not the system's: the smallest of Debian 13 and its backports."""
+def kernel_package(cache: Cache, system: System, drivers: Sequence[str] = DRIVERS) -> Path:
+    """A kernel that is not the system's, with those drivers: the smallest of Debian 13 and its
+    backports.
+    """
     found = [
         package
         for suite in ("trixie", "trixie-backports")
@@ -63,9 +65,9 @@ def kernel_package(cache: Cache, system: System) -> Path:
     deb = packages.download(cache, min(found, key=lambda package: package.size))
 
     def wanted(name: str) -> bool:
-        return "/kernel/" not in name or any(driver in name for driver in DRIVERS)
+        return "/kernel/" not in name or any(driver in name for driver in drivers)
 
-    return packages.repacked(cache, deb, wanted, DRIVERS)
+    return packages.repacked(cache, deb, wanted, drivers)
 
 
 def with_repository(cache: Cache, image: System, files: Mapping[str, Content]) -> System:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,24 +46,38 @@ class Installed:
 
 @contextmanager
 def installed(
-    cache: Cache, disk: Disk, subvolume: str, uuid: str, cmdline: str, kind: str = "btrfs"
+    cache: Cache,
+    disk: Disk,
+    subvolume: str,
+    uuid: str,
+    cmdline: str,
+    kind: str = "btrfs",
+    partitions: Mapping[str, int] | None = None,
 ) -> Iterator[Installed]:
     """The installation in `subvolume` of the btrfs with that `uuid` on `disk`, or on a filesystem
     of another `kind`, as if it ran with the kernel command line `cmdline`. No machine may be using
-    the disk.
+    the disk. `partitions` has their numbers by the UUIDs of their filesystems, if it has any.
     """
-    with cache.scratch("installed") as scratch, attached(disk.image) as device:
+    numbers = partitions or {}
+    with (
+        cache.scratch("installed") as scratch,
+        attached(disk.image, partitions=bool(numbers)) as device,
+    ):
         root = scratch / "root"
         root.mkdir()
-        mount(device, root, kind, f"subvol={subvolume}" if subvolume else "")
+        devices = {one: Path(f"{device}p{number}") for one, number in numbers.items()}
+        devices.setdefault(uuid, device)
+        mount(devices[uuid], root, kind, f"subvol={subvolume}" if subvolume else "")
         try:
-            _furnish(root, device, uuid, scratch, cmdline)
+            _furnish(root, {device, *devices.values()}, devices, scratch, cmdline)
             yield Installed(root)
         finally:
             run(["umount", "--recursive", "--lazy", root])
 
 
-def _furnish(root: Path, device: Path, uuid: str, scratch: Path, cmdline: str) -> None:
+def _furnish(
+    root: Path, nodes: set[Path], devices: Mapping[str, Path], scratch: Path, cmdline: str
+) -> None:
     for kind, folder, options in (
         ("proc", "proc", "rw"),
         ("sysfs", "sys", "ro"),
@@ -76,7 +90,7 @@ def _furnish(root: Path, device: Path, uuid: str, scratch: Path, cmdline: str) -
     line.write_text(cmdline + "\n")
     run(["mount", "--bind", line, root / "proc/cmdline"])
     dev = root / "dev"
-    for name in (*_NODES, device.name):
+    for name in (*_NODES, *(node.name for node in nodes)):
         status = os.stat(f"/dev/{name}")
         os.mknod(dev / name, status.st_mode, status.st_rdev)
     for name, target in (
@@ -84,6 +98,7 @@ def _furnish(root: Path, device: Path, uuid: str, scratch: Path, cmdline: str) -
     ):  # fmt: skip
         (dev / name).symlink_to(target)
     (dev / "shm").mkdir()
-    # What udev would make of the device.
+    # What udev would make of the devices.
     (dev / "disk/by-uuid").mkdir(parents=True)
-    (dev / f"disk/by-uuid/{uuid}").symlink_to(f"../../{device.name}")
+    for uuid, device in devices.items():
+        (dev / f"disk/by-uuid/{uuid}").symlink_to(f"../../{device.name}")

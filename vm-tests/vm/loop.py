@@ -25,10 +25,14 @@ def require() -> None:
 
 
 @contextmanager
-def attached(image: Path, offset: int = 0) -> Iterator[Path]:
-    """The loop device over `image` from that byte on; detached at the end, and never another's."""
+def attached(image: Path, offset: int = 0, *, partitions: bool = False) -> Iterator[Path]:
+    """The loop device over `image` from that byte on; detached at the end, and never another's.
+    With `partitions` its partitions are devices, too (/dev/loop0p1).
+    """
     require()
-    with loop_device.attached(image, offset) as path:
+    with loop_device.attached(image, offset, partitions=partitions) as path:
+        if partitions:  # not every kernel reads partition tables
+            run(["partx", "--update", path])
         yield path
 
 

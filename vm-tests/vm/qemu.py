@@ -89,15 +89,18 @@ def _kvm_opens() -> bool:
     return True
 
 
+def kernel_words(kernel: Path, initrd: Path, append: Sequence[str]) -> list[str]:
+    """What starts that kernel at once, without firmware and boot loader."""
+    return ["-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join(append)]
+
+
 def command_line(
-    kernel: Path,
-    initrd: Path,
-    append: Sequence[str],
-    disks: Sequence[Path],
-    hardware: Hardware,
-    console: Sequence[str],
+    start: Sequence[str], disks: Sequence[Path], hardware: Hardware, console: Sequence[str]
 ) -> list[str]:
-    """QEMU's command line without the wires; disks appear as /dev/vda, /dev/vdb, …"""
+    """QEMU's command line without the wires; disks appear as /dev/vda, /dev/vdb, …
+
+    `start` is what starts the machine: `kernel_words`, or firmware.
+    """
     # Without KVM each feature of the processor and each device costs the guest's kernel time: the
     # plainest processor boots a fifth faster than `max`, a controller less is a driver less.
     kvm = accelerator() == "kvm"
@@ -106,7 +109,7 @@ def command_line(
         *("-machine", f"q35,{_LEFT_OUT}"),
         *("-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "qemu64,-svm"),
         *("-smp", str(hardware.cpus), "-m", str(hardware.memory)),
-        *("-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join(append)),
+        *start,
         *("-device", "virtio-rng-pci", *console),
     ]
     for number, disk in enumerate(disks):

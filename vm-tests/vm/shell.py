@@ -20,7 +20,7 @@ from vm import disk, ephemeral, image, initramfs, project
 from vm.cache import Cache
 from vm.command import CommandFailed, Unavailable
 from vm.lock import one_machine
-from vm.qemu import Hardware, command_line
+from vm.qemu import Hardware, command_line, kernel_words
 from vm.sandbox import enter_private_mounts
 from vm.system import System
 from vm.tools import Tools, tools
@@ -61,9 +61,8 @@ def open_shell(
         "chardev=console",
     ]
     # -nodefaults takes the port away too; the agent waits for one in vain, which harms nothing
-    words = command_line(
-        system.kernel, initrd, append, [own.image], replace(Hardware(), memory=2048), serial
-    )
+    start = kernel_words(system.kernel, initrd, append)
+    words = command_line(start, [own.image], replace(Hardware(), memory=2048), serial)
     with one_machine(cache):
         return subprocess.run(held.argv(words), check=False).returncode
 

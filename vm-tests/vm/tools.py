@@ -16,8 +16,11 @@ PACKAGES = debian.Selection(
     packages=(
         "qemu-system-x86",  # brings seabios and qemu-system-data
         "qemu-utils",  # qemu-img, qemu-storage-daemon
+        "ovmf",
         "btrfs-progs",
+        "dosfstools",
         "e2fsprogs",
+        "fdisk",
         "zstd",
     )
 )
