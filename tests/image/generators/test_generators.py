@@ -26,8 +26,8 @@ EXCEPTIONS = {
     "kernel command line's words that it advises are dracut's, which systemd reads as well",
     "ephemeroot/linux/dataset_keys.py": "runs in the initramfs, and names the settings that bring "
     "a key into it",
-    "ephemeroot/config/checks/covered.py": "compares the directories in /usr/lib that packages fill, "
-    "those of all generators among them, whichever is installed",
+    "ephemeroot/config/checks/covered.py": "compares the directories in /usr/lib that packages "
+    "fill, those of all generators among them, whichever is installed",
     "ephemeroot/cli/verbs.py": "the examples of the help are command lines that can be typed",
 }
 """Product files that name a generator, each with the reason."""
