@@ -8,9 +8,10 @@ from ephemeroot.config import base_tree, network, repeated, volumes
 from ephemeroot.config.checks import access, advice, covered, layered, presence, stacking
 from ephemeroot.config.checks.claims import Claims
 from ephemeroot.config.checks.refusals import Refusals
-from ephemeroot.config.declared import Declared, Home, Resolver
+from ephemeroot.config.declared import Declared, Home
 from ephemeroot.config.model import Configuration, Volume
 from ephemeroot.config.resolution import Roots
+from ephemeroot.config.resolver import Resolver
 from ephemeroot.config.syntax.problem import Problem, ordered
 from ephemeroot.machine.facts import Machine
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 
 from ephemeroot.config import reader
-from ephemeroot.config.declared import Declared, Resolver
+from ephemeroot.config.declared import Declared
+from ephemeroot.config.resolver import Resolver
 from ephemeroot.config.sources import MAIN
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Problem, ordered
