@@ -1,382 +1,359 @@
-"""Live data into a store, while the machine runs: copied, verified, declared, put in place, bound.
-
-The order is the safety. The copy is made under a temporary name and verified; then the path is
-declared, then the copy gets its name in the store, by one rename. Interrupted before that rename,
-the store has nothing under the name and the root is the only truth, as ever: the next boot seeds
-it, or refuses to. Interrupted after it, a record in the store says that the root may be newer, and
-the next run brings the difference over.
-"""
+"""One adoption under way: copy and verify, declare, rename, catch up, bind."""
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ephemeroot.adopt import adopting, drop_in, underway, whiteouts
-from ephemeroot.adopt.adopting import Adoption, Work
+from ephemeroot import amounts
+from ephemeroot.adopt import drop_in, underway
 from ephemeroot.adopt.drop_in import Declaration
-from ephemeroot.config import (
-    Configuration,
-    Examination,
-    Machine,
-    base_tree,
-    examine,
-    replaced,
-    volumes,
-)
-from ephemeroot.config.resolution import Roots
-from ephemeroot.config.syntax import clean
-from ephemeroot.config.syntax.problem import Mistake
-from ephemeroot.errors import Misconfigured, Refused
-from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.config import replaced
+from ephemeroot.errors import EphemerootError
+from ephemeroot.hooks import records, tree
 from ephemeroot.hooks.operation import Seeded
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.report import Report
+from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.hooks.store import unseeded
-from ephemeroot.leave import leaving
-from ephemeroot.leave.returning import bare_root
-from ephemeroot.linux import kernel, mountinfo, paths
+from ephemeroot.linux import (
+    bounds,
+    copying,
+    immutable,
+    kernel,
+    paths,
+    removal,
+    subvolume,
+)
+from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
-from ephemeroot.plan import applied, mounted, seeds
-from ephemeroot.plan.compile import compile_examination
+from ephemeroot.linux.workshop import Workshop
+from ephemeroot.mirror.run import COPY
+from ephemeroot.mirror.tree import Mirror, open_directory, settle
+from ephemeroot.plan import stores
 
 
-class Adopter:
-    """Finds out what adopting *asked* paths comes to on the machine below *root*, and does it.
+@dataclass(slots=True)
+class Adoption:
+    """One path on its way into ``store``. ``size`` in bytes; ``declare`` is what the drop-in
+    gets, ``None`` if it is declared already.
 
-    ``adoptions`` is what there is to do, ``settled`` a line for each path that persists
-    already. Raises ``Misconfigured`` or ``Refused``; nothing has been changed then.
+    ``inner`` are declared paths below it, relative to it: the store has those already, and
+    they are left alone. ``there`` is whether the store has something under that name. ``is_link``:
+    it is a symbolic link, and persists as one.
+    """
+
+    path: str
+    store: str
+    operation: Seeded
+    parents: tuple[Parent, ...]
+    declare: Declaration | None
+    inner: tuple[str, ...]
+    there: bool
+    size: int
+    is_link: bool = False
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory, else a regular file."""
+        return isinstance(self.operation, Directory)
+
+    def describe(self) -> str:
+        """One line: the dry run prints the same."""
+        how = "what is beside declared paths of" if self.inner and self.there else "copy"
+        words = f"copy {how} {self.path}" if how != "copy" else f"copy {self.path}"
+        line = f"{words} into {self.store} ({amounts.size(self.size)})"
+        if self.declare is None:
+            return line
+        if not self.declare.method:
+            return f"{line}, and declare it"
+        known = replaced.find(self.path)
+        why = "a link" if self.is_link else f"{known.by} replaces it" if known else ""
+        return f'{line}, and declare it with method = "{self.declare.method}" ({why})'
+
+
+class Work:
+    """One adoption under way, with everything open: on the machine whose root directory is *root*,
+    from the root *bare*, without what is mounted in it, to the *store*. With *replace* what the
+    store has is kept aside.
     """
 
     def __init__(
         self,
         root: Path,
-        config: Configuration,
-        machine: Machine,
-        asked: list[str],
+        adoption: Adoption,
+        store: int,
+        bare: int,
+        stage: Stage,
+        progress: Callable[[Copier, str], None] | None,
         *,
-        store: str | None = None,
         replace: bool = False,
     ) -> None:
         self.root = root
-        self.machine = machine
         self.replace = replace
-        self.settled: list[str] = []
-        self.ended: list[tuple[Path, str]] = []
-        self.adoptions: list[Adoption] = []
-        self.before = examine(config, machine)
-        if self.before.errors:
-            compile_examination(self.before)  # raises all of them
-        if not config.stores:
-            raise Misconfigured("no store is declared", "'ephemeroot init' proposes one")
-        self.store = self._store(config, store)
-        everything = {self._resolved(self._clean(text)) for text in asked}
-        wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
-        declared = {d.live for d in self.before.declared}
-        new = [self._declaration(path) for path in wanted if path not in declared]
-        after = examine(drop_in.foreseen(config, new), machine)
-        if after.errors:
-            first = after.errors[0]
-            raise Misconfigured(f"{first.reason}", first.hint)
-        self.plan = compile_examination(after).plan
-        for path in wanted:
-            self._add(path, next((one for one in new if one.path == path), None), after)
+        self.adoption = adoption
+        self.store = store
+        self.bare = bare
+        self.stage = stage
+        self.left_out: dict[str, str] = {}
+        self.copier = Copier(bounds.attended(), skipped=self._leave_out)
+        if progress is not None:
+            self.copier.progress = lambda name: progress(self.copier, name)
+        self.source = adoption.operation.source
 
-    @staticmethod
-    def _store(config: Configuration, asked: str | None) -> str:
-        known = [store.path for store in config.stores]
-        if asked is None:
-            return known[0]
-        if asked.rstrip("/") not in known:
-            raise Misconfigured(f"{asked} is no declared store", f"declared: {', '.join(known)}")
-        return asked.rstrip("/")
+    def counted(self) -> str:
+        """How much was copied."""
+        copied, shared = self.copier.copied, self.copier.shared
+        parts = [f"{amounts.size(copied)} copied"] if copied or not shared else []
+        return ", ".join(parts + ([f"{amounts.size(shared)} shared"] if shared else []))
 
-    @staticmethod
-    def _clean(text: str) -> str:
+    def _leave_out(self, path: str, reason: str) -> None:
+        """Note an entry that cannot be copied; the others are."""
+        self.left_out[path] = reason
+
+    def copy(self) -> list[str]:
+        """Copy under a temporary name, verify, declare, rename; what kept changing."""
+        name = underway.name(self.source)
+        folder = records.open_folder(self.store, underway.FOLDER)
         try:
-            path = clean.absolute(text)
-            path.encode("utf-8")
-        except Mistake as mistake:
-            raise Misconfigured(mistake.reason, mistake.hint) from None
-        except UnicodeEncodeError:
-            raise Misconfigured(
-                f"{text!r} is no UTF-8, and no configuration can name it",
-                "adopt the directory it is in",
-            ) from None
-        return path
-
-    def _resolved(self, path: str) -> str:
-        """What the path leads to, as it is declared; a link that is not to a directory persists."""
-        follow = (self.root / path.lstrip("/")).is_dir()
-        known = [store.path for store in self.before.config.stores]
-        return Roots(str(self.root), stores=known).resolve(path, follow_last=follow)
-
-    def _is_settled(self, path: str, asked: set[str]) -> bool:
-        """Whether it persists by something above it, or goes with it now."""
-        if with_it := [p for p in clean.parents(path) if p in asked]:
-            self.settled.append(f"{path} goes with {with_it[0]}")
-            return True
-        above = [d for d in self.before.declared
-                 if d.is_directory and d.path != path and clean.is_below(path, d.path)]  # fmt: skip
-        if above:
-            self.settled.append(f"{path} persists already, by {above[0].path}")
-            return True
-        volume = volumes.covering(path, self.before.volumes)
-        if volume is not None and volume.persists:
-            self.settled.append(f"{path} persists already, on the volume {volume.mount_point}")
-            return True
-        return False
-
-    def _declaration(self, path: str) -> Declaration:
-        if self._live(path):
-            return Declaration(path, self.store, True)
-        method = "copy" if self._is_link(path) else replaced.method(path)
-        return Declaration(path, self.store, False, method)
-
-    def _is_link(self, path: str) -> bool:
-        return (self.root / path.lstrip("/")).is_symlink()
-
-    def _live(self, path: str) -> bool:
-        """Whether the live path is a directory. Raises ``Refused`` if it cannot be adopted."""
-        live = self.root / path.lstrip("/")
-        try:
-            mode = live.lstat().st_mode
-        except OSError as error:
-            raise Refused(
-                f"{path}: {error.strerror}", "only what is there can be adopted"
-            ) from None
-        if stat.S_ISLNK(mode):
-            if not live.is_dir():
-                return False
-            hint = "adopt the directory that it leads to"
-            raise Refused(f"{path} is a link to {os.readlink(live)}", hint)
-        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-            raise Refused(f"{path} is neither a directory nor a regular file")
-        return stat.S_ISDIR(mode)
-
-    def _add(self, path: str, declare: Declaration | None, after: Examination) -> None:
-        self._require_own_directory(path)
-        declared = next(d for d in after.declared if path in (d.path, d.live))
-        if declared.path != declared.live:
-            raise Refused(
-                f"{path} is {declared.path} in the base: nothing there is read from {path}",
-                "'ephemeroot check' says which link differs",
-            )
-        operation = next(
-            (o for o in self.plan.persist
-             if isinstance(o, Seeded) and o.path == path), None
-        )  # fmt: skip
-        if operation is None:
-            self.settled.append(f"{path} is made anew, or put together, by every boot")
-            return
-        if self._live(path) is not isinstance(operation, Directory):
-            raise Refused(f"{path} is declared as something else than it is ({declared.place})")
-        place = self.root / declared.store.lstrip("/") / operation.source
-        there = os.path.lexists(place)
-        inner = tuple(
-            d.path[len(path) + 1 :] for d in after.declared if d.path.startswith(f"{path}/")
-        )
-        live = os.path.realpath(self.root / path.lstrip("/"))
-        is_link = self._is_link(path)
-        if is_link:
-            if not isinstance(operation, Copy):
-                raise Refused(
-                    f"{path} is a link, and is declared with another method ({declared.place})",
-                    'set method = "copy"',
-                )
-            head, _, name = path.rpartition("/")
-            live = f"{os.path.realpath(self.root / head.lstrip('/'))}/{name}"
-        if mountinfo.mounted_at(live) is not None:
-            if there and self._is_same(Path(live), place):
-                self.settled.append(f"{path} persists already")
-                self.ended.append((self._folder(declared.store), operation.source))
-                return
-            raise Refused(f"{path} is a mount point of something else", "adopt what it is made of")
-        self._require_on_root(path, live)
-        if there and not self._is_under_way(declared.store, operation.source):
-            beside = not _is_only_parent(place, inner)
-            if declare is None and beside and not self.replace:
-                self.settled.append(
-                    f"{path} is declared and in the store already; if the root has the right one, "
-                    "add --replace"
-                )
-                return
-            if beside and not self.replace:
-                raise Refused(
-                    f"the store has another {path}, of an earlier time",
-                    "look at it, and move it away; or add --replace, which keeps it aside",
-                )
-        if there and self.replace:
-            _require_unbound(Path(live), inner)
-        self._require_store(declared.store)
-        if self._live(path):
-            self._require_shown(path)
-        above = clean.parents(path)
-        parents = tuple(o for o in self.plan.persist if isinstance(o, Parent)
-                        and o.path in above and o.store == declared.store)  # fmt: skip
-        points = {mount.point for mount in mountinfo.mounts()}
-        size = seeds.measure(Path(live), points)[0]
-        self.adoptions.append(
-            Adoption(path, declared.store, operation, parents, declare, inner, there, size, is_link)
-        )
-
-    @staticmethod
-    def _is_same(one: Path, other: Path) -> bool:
-        try:
-            return one.samefile(other)
-        except OSError:
-            return False
-
-    def _require_own_directory(self, path: str) -> None:
-        """Nothing may be bound where systemd makes a link: see ``dynamic_users``."""
-        dynamic = Roots(str(self.root)).dynamic.get(path)
-        if dynamic is not None:
-            raise Refused(
-                f"{dynamic.service} has DynamicUser=: systemd moves {path} to {dynamic.private}",
-                f"run 'systemctl restart {dynamic.service}', and adopt {dynamic.private}",
-            )
-
-    def _require_on_root(self, path: str, live: str) -> None:
-        """What is copied is the root's own; what something else has mounted is not seen there."""
-        mounts = mountinfo.mounts()
-        mine = seeds.covering(Path(os.path.realpath(self.root)), mounts)
-        one = seeds.covering(Path(live), mounts)
-        if one is not None and mine is not None and one.id != mine.id:
-            raise Refused(
-                f"{path} is not on the root, but on what is mounted at {one.point}",
-                "it does not go with the root; adopt is for what does",
-            )
-
-    def _require_shown(self, path: str) -> None:
-        """What is copied is what the root shows: of an overlay, that may not be all."""
-        if not whiteouts.is_overlay(str(self.root)):
-            return
-        with base_tree.opened(self.before.config, self.machine, self.before.volumes, []) as base:
-            if base is None:
-                return
-            live = bare_root(self.root)
+            _clear(folder, name)
+            parent, last = self._live()
             try:
-                whiteouts.require_none(path, live, base)
+                self._copy(parent, last, folder, name)
+
+                def verify() -> Mirror:
+                    # Byte by byte, unless all of it is shared with the source.
+                    content = bool(self.copier.copied)
+                    return self._mirror(parent, last, folder, name, content=content)
+
+                changed = self._settle(verify)
             finally:
-                os.close(live)
+                os.close(parent)
+            kernel.sync_filesystem(folder)
+            self._declare()
+            self._make_parents()
+            self._put_in_place(folder, name)
+        finally:
+            os.close(folder)
+        return self._catch_up() or changed
 
-    def _require_store(self, store: str) -> None:
-        volume = volumes.covering(store, self.before.volumes)
-        if self.root == Path("/") and volume is not None:
-            mounted.require(volume)
-        if not (self.root / store.lstrip("/")).is_dir():
-            raise Refused(f"the store {store} is not there", "is its volume mounted?")
+    def _settle(self, run: Callable[[], Mirror]) -> list[str]:
+        """Repeat until nothing changes; what another process keeps writing to."""
+        last = settle(run)
+        self.left_out = dict(last.skipped)
+        return [*last.changed, *last.removed]
 
-    def _folder(self, store: str) -> Path:
-        return self.root / store.lstrip("/")
-
-    def _is_under_way(self, store: str, source: str) -> bool:
-        return underway.is_recorded(self._folder(store), source, self.root)
-
-    def forget_ended(self) -> None:
-        """Remove the records of interrupted runs that a bind has completed since."""
-        for store, source in self.ended:
-            underway.forget(store, source)
-
-    # Doing it
-
-    def execute(
-        self, adoption: Adoption, *, bind: bool, progress: Callable[[Copier, str], None] | None
-    ) -> str:
-        """Adopt one path; say what became of it. *bind* puts it in place at once.
-
-        Raises ``EphemerootError``, which names the path: the next run completes what was begun.
-        """
+    def _copy(self, parent: int, last: str, folder: int, name: str) -> None:
         try:
-            return self._execute(adoption, bind=bind, progress=progress)
+            self.copier.copy(parent, last, folder, name)
+            if self.copier.flattened:
+                note = subvolume.flattened(self.copier.flattened, self.adoption.path)
+                self.adoption.notes.append(f"{note} in the store")
+        except OutOfBounds as error:
+            _clear(folder, name)
+            raise EphemerootError(
+                f"{self.adoption.path} is not adopted: {error}",
+                "see 'Limits' in docs/persistence.md",
+            ) from error
         except OSError as error:
-            raise adopting.failed(adoption, error) from error
+            _clear(folder, name)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise EphemerootError(
+                    f"the store {self.adoption.store} is too full to take {self.adoption.path}",
+                    "make room in it",
+                ) from error
+            raise
 
-    def _execute(
-        self, adoption: Adoption, *, bind: bool, progress: Callable[[Copier, str], None] | None
-    ) -> str:
-        with ExitStack() as stack:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            store, bare = os.open(self._folder(adoption.store), flags), bare_root(self.root)
-            stack.callback(os.close, bare)
-            stack.callback(os.close, store)
-            stage = self._stage(stack)
-            stage.add_store(adoption.store, os.dup(store))
-            work = Work(self.root, adoption, store, bare, stage, progress, replace=self.replace)
-            resumed = self._is_under_way(adoption.store, adoption.operation.source)
-            if adoption.there and (adoption.inner or resumed) and not self.replace:
-                changed = work.merge()
-            else:
-                changed = work.copy()
-            words = [work.counted()]
-            if bind and not (adoption.there and adoption.inner) and work.bind():
-                words.append("bound")
-            stage.parents(adoption.store).remove(adoption.operation.source)
-            underway.forget(self._folder(adoption.store), adoption.operation.source)
-            unseeded.forget(store, adoption.store, source=adoption.operation.source)
-            kernel.sync_filesystem(store)
-        adoption.problems += [
-            f"{leaving.inside(adoption.path, name)} is not in the store: {reason}"
-            for name, reason in work.left_out.items()
-        ]
-        if changed:
-            names = ", ".join(changed[:3])
-            adoption.problems.append(f"{adoption.path}: {names} kept changing while it was copied")
-        return " and ".join(filter(None, words))
+    def merge(self) -> list[str]:
+        """Bring into the store's directory what it lacks of the root's, beside what is declared
+        below it; or what changed since an interrupted run.
+        """
+        folder = records.open_folder(self.store, underway.FOLDER)
+        try:
+            place = os.stat(self.source, dir_fd=self.store, follow_symlinks=False)
+            underway.write(folder, self.source, self.root, place)
+        finally:
+            os.close(folder)
+        if not self.adoption.inner:
+            self._declare()
+            self._make_parents()
+            return self._catch_up()
+        changed = self._catch_up()
+        kernel.sync_filesystem(self.store)
+        self._declare()
+        return self._catch_up() or changed
 
-    def _stage(self, stack: ExitStack) -> Stage:
-        run = self.root / "run/ephemeroot" if self.root != Path("/") else Path("/run/ephemeroot")
-        stage = Stage(
-            self.plan,
-            CommandLine(""),
-            Report("adopt", None, "", boot=False),
-            target=str(self.root),
-            run=str(run),
-            boot_id="",
+    def _catch_up(self) -> list[str]:
+        """Make the store's like the root's once more, in its place."""
+        parent, last = self._live()
+        try:
+            target, name = tree.open_parent(self.store, self.source)
+            try:
+                delete = not self.adoption.inner
+                return self._settle(lambda: self._mirror(parent, last, target, name, delete=delete))
+            finally:
+                os.close(target)
+        finally:
+            os.close(parent)
+
+    def _live(self) -> tuple[int, str]:
+        """The directory and the name of the live path, in the root without what is mounted."""
+        head, _, last = self.adoption.path.rpartition("/")
+        return tree.open_parent(
+            self.bare, tree.resolve(self.bare, head or "/").rstrip("/") + "/" + last
         )
-        stack.callback(stage.close)
-        return stage
 
+    def _mirror(
+        self, parent: int, last: str, target: int, name: str, *, content: bool = False,
+        delete: bool = True, since: int = 0,
+    ) -> Mirror:  # fmt: skip
+        excluded = self.adoption.inner if self.adoption.there else ()
+        mirror = Mirror(
+            excluded=excluded, delete=delete, content=content, since=since, copier=self.copier
+        )
+        if self.adoption.is_link:
+            if os.readlink(last, dir_fd=parent) != os.readlink(name, dir_fd=target):
+                mirror.changed.append(self.adoption.path)
+            return mirror
+        if self.adoption.is_directory:
+            old = open_directory(parent, last)
+        else:
+            old = paths.open_regular(parent, last)
+        try:
+            if self.adoption.is_directory:
+                mirror.directory(old, target, name)
+            else:
+                mirror.file(old, target, name, self.adoption.path)
+        except OutOfBounds as error:
+            raise EphemerootError(
+                f"{self.adoption.path} is not complete in the store: {error}",
+                "see 'Limits' in docs/persistence.md",
+            ) from error
+        finally:
+            os.close(old)
+        return mirror
 
-def _is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
-    """Whether the store has the directory *place* only as the way to the *inner* paths."""
-    leading = {path[:n] for path in inner for n, char in enumerate(path) if char == "/"}
-    todo = [""]
-    try:
-        while todo:
-            above = todo.pop()
-            with paths.entries(place / above) as found:
-                for entry in found:
-                    path = f"{above}/{entry.name}".lstrip("/")
-                    if path in inner:
-                        continue
-                    if path not in leading or not entry.is_dir(follow_symlinks=False):
-                        return False
-                    todo.append(path)
-    except OSError:
-        return False
-    return bool(inner)
+    def _declare(self) -> None:
+        """Write it into the drop-in, if it is not declared yet."""
+        if self.adoption.declare is not None:
+            drop_in.add(self.root, [self.adoption.declare])
 
+    def _make_parents(self) -> None:
+        for parent in self.adoption.parents:
+            parent.carry_over(self.stage, self.bare)
 
-def _require_unbound(live: Path, inner: tuple[str, ...]) -> None:
-    """Raise ``Refused`` if something declared below *live* is in use from the store: the root
-    has only places for it, and would put those where the next boot looks for it.
-    """
-    for path in inner:
-        if mountinfo.mounted_at(str(live / path)) is not None or (live / path).is_symlink():
-            raise Refused(
-                f"{live / path} is in use from the store, in what --replace would move away",
-                f"move what the store has beside it by hand, and adopt {live} without --replace",
+    def _put_in_place(self, folder: int, name: str) -> None:
+        self._record(folder, folder, name)
+        target, last = tree.open_parent(self.store, self.source)
+        try:
+            try:
+                how = paths.RENAME_NOREPLACE
+                immutable.rename(folder, name, target, last, how=how)
+            except FileExistsError:
+                self._require_replace()
+                self._exchange(folder, name, target, last)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self._put_across(folder, name, target, last)
+        finally:
+            os.close(target)
+        kernel.sync_filesystem(folder)
+
+    def _record(self, folder: int, place: int, name: str) -> None:
+        copy = os.stat(name, dir_fd=place, follow_symlinks=False)
+        underway.write(folder, self.source, self.root, copy)
+
+    def _require_replace(self) -> None:
+        if not self.replace:
+            raise EphemerootError(
+                f"the store {self.adoption.store} has got another {self.adoption.path} meanwhile",
+                "look at it, and run it again",
             )
 
+    def _put_across(self, folder: int, name: str, target: int, last: str) -> None:
+        """Its place is on a subvolume of its own, or has a project or an encryption of its own:
+        no rename leads there from *folder*, and the copy is copied once more, in a workshop there.
+        """
+        with Workshop(target) as workshop:
+            Copier().copy(folder, name, workshop.fd, COPY, subvolume=True)
+            kernel.sync_filesystem(workshop.fd)
+            self._record(folder, workshop.fd, COPY)
+            try:
+                workshop.deliver(COPY, last)
+            except FileExistsError:
+                self._require_replace()
+                raise self._cannot_keep() from None
+        _clear(folder, name)
 
-def is_ephemeral(root: Path) -> bool:
-    """Whether this boot has put in place what persists: then a bind made now is made again by
-    the next boot.
-    """
-    return root == Path("/") and applied.booted() is not None
+    def _cannot_keep(self) -> EphemerootError:
+        return EphemerootError(
+            f"{self.adoption.path} is on a subvolume of its own in the store, and what is there "
+            "cannot be kept aside",
+            "move it away, and adopt the path without --replace",
+        )
+
+    def _exchange(self, folder: int, name: str, target: int, last: str) -> None:
+        """Swap the copy for what the store has. The copy is moved to where the other will be kept
+        before: so that one is at no moment under a name that the next run clears.
+        """
+        aside = records.open_folder(self.store, stores.REPLACED)
+        moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+        kept = f"{moment}-{os.urandom(3).hex()}-{os.path.basename(self.source)[:40]}"
+        try:
+            immutable.rename(folder, name, aside, kept, how=paths.RENAME_NOREPLACE)
+            try:
+                immutable.rename(aside, kept, target, last, how=paths.RENAME_EXCHANGE)
+            except OSError as error:
+                _clear(aside, kept)
+                if error.errno == errno.EXDEV:
+                    raise self._cannot_keep() from None
+                raise
+            kernel.sync_filesystem(aside)
+        finally:
+            os.close(aside)
+        self.adoption.notes.append(
+            f"what the store had is kept as {self.adoption.store}/{STATE}/{stores.REPLACED}/{kept}"
+        )
+
+    def bind(self) -> bool:
+        """Put the store's in the place of the root's, as the boot will; whether that was done."""
+        if isinstance(self.adoption.operation, Copy):
+            return False
+        before = time.time_ns()
+        self.adoption.operation.execute(self.stage)
+        # What was written in the last moment by who looked before the bind was there.
+        parent, last = self._live()
+        try:
+            target, name = tree.open_parent(self.store, self.source)
+            try:
+                self._mirror(parent, last, target, name, delete=False, since=before)
+            finally:
+                os.close(target)
+        finally:
+            os.close(parent)
+        return True
+
+
+def failed(adoption: Adoption, error: OSError) -> EphemerootError:
+    """What to say when *error* has ended the adoption."""
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    name = f" ({place})" if place else ""
+    if error.errno in copying.OF_A_DISK or error.errno == errno.EROFS:
+        hint = "look for errors of the disks in the kernel log, and run it again"
+    else:
+        hint = "run it again when the cause is removed"
+    return EphemerootError(
+        f"cannot adopt {adoption.path} into {adoption.store}: {error.strerror or error}{name}", hint
+    )
+
+
+def _clear(directory: int, name: str) -> None:
+    """Remove a copy of ours."""
+    removal.remove(directory, name, subvolumes=True, unlock=True)

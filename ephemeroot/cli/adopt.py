@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import terminal
-from ephemeroot.adopt import adoption, drop_in, writers
-from ephemeroot.adopt.adopting import Adoption
-from ephemeroot.adopt.adoption import Adopter
+from ephemeroot.adopt import drop_in, writers
+from ephemeroot.adopt.adopter import Adopter, is_ephemeral
+from ephemeroot.adopt.adoption import Adoption
 from ephemeroot.adopt.writers import Writer
 from ephemeroot.cli import access, apply, output
 from ephemeroot.cli.progress import Progress
@@ -137,7 +137,7 @@ def _adopt(
     if any(held.values()) and not arguments.yes:
         histories.confirm("Copy it all the same?")
     adopter.forget_ended()
-    bind = adoption.is_ephemeral(Path(arguments.root))
+    bind = is_ephemeral(Path(arguments.root))
     results = []
     for one in adopter.adoptions:
         with Progress(f"copying {one.path}", one.size) as bar:
@@ -163,7 +163,7 @@ def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> No
         terminal.say(f"these still write to the root: systemctl restart {' '.join(units)}")
     if any(one.declare for one in adopter.adoptions):
         terminal.say(f"declared in {drop_in.place(root)[0]}")
-    if not adoption.is_ephemeral(root):
+    if not is_ephemeral(root):
         terminal.say(
             "until the first ephemeral boot the root's own stay in use: what changes in them till "
             "then is brought over by 'ephemeroot adopt --replace'"

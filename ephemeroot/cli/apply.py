@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ephemeroot import terminal
 from ephemeroot.apply import step
 from ephemeroot.apply.application import Application
+from ephemeroot.apply.step import Result, Step
 from ephemeroot.base import cut_off
-from ephemeroot.cli import access, apply_listing, output
+from ephemeroot.cli import access, output
 from ephemeroot.config import Machine, read
+from ephemeroot.config.checks import store_refusals
 from ephemeroot.errors import Damaged
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import lock
+from ephemeroot.plan.seeds import Seed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         application = Application(root, read(machine, arguments.config), machine)
         steps = application.steps(images=not arguments.no_images)
         if not arguments.json:
-            apply_listing.show(application, steps)
+            _show(application, steps)
         if not arguments.dry_run or not arguments.json:
             application.require_seeds()
         if arguments.dry_run:
@@ -50,12 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
             _ask(arguments, application)
             results = step.execute(steps, quiet=arguments.json)
     if arguments.json:
-        apply_listing.print_json(application, results)
+        _print_json(application, results)
     failed = any(result.failed for result in results)
     if failed or arguments.dry_run:
         return output.PARTLY if failed else 0
     if not arguments.json:
-        apply_listing.conclude(application, results)
+        _conclude(application, results)
     return 0
 
 
@@ -73,3 +77,70 @@ def _ask(arguments: argparse.Namespace, application: Application) -> None:
     wiped = [wipe.target for wipe in application.compilation.plan.wipes()]
     what = f"the next boot makes {' and '.join(wiped)} fresh" if wiped else "nothing is wiped"
     histories.confirm(f"{what}. Apply?")
+
+
+# What it prints
+
+
+def _show(application: Application, steps: list[Step]) -> None:
+    """The changes and the steps, before anything is done."""
+    for problem in application.compilation.warnings:
+        # A marker that is missing is what apply is about to write.
+        if not store_refusals.is_about_no_marker(problem):
+            terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
+    changes = application.changes()
+    if changes:
+        sys.stdout.write(terminal.heading(f"changes since {application.since}:") + "\n")
+        for line in changes:
+            terminal.say(f"  {line}")
+    else:
+        terminal.say(f"no changes since {application.since}")
+    for path, store in application.forgotten():
+        terminal.warning(
+            f"{path} persists no longer: the next root has what its base has",
+            f"its content stays in the store, in {store}{path}",
+        )
+    if application.seeds:
+        sys.stdout.write(terminal.heading("to be taken over from this root:") + "\n")
+        for seed in application.seeds:
+            terminal.say(f"  {seed.describe()}")
+    sys.stdout.write(terminal.heading("to be done:") + "\n")
+    for one in steps:
+        terminal.say(f"  {one.line}")
+
+
+def _conclude(application: Application, results: list[Result]) -> None:
+    """What it comes to."""
+    count = sum(result.step.image for result in results)
+    if count:
+        terminal.say(
+            f"done: {terminal.count(count, 'image')} of generation "
+            f"{application.generation} read back; the next boot follows it"
+        )
+    elif application.old and application.old.generation == application.generation:
+        terminal.say("done, the images are as they were")
+    else:
+        terminal.say("done, without images: until they are rebuilt, no boot wipes")
+
+
+def _seed(seed: Seed) -> dict[str, object]:
+    return {
+        "path": seed.path,
+        "store": seed.store,
+        "bytes": seed.size,
+        "shared": seed.shared,
+        "refusal": seed.refusal or None,
+    }
+
+
+def _print_json(application: Application, results: list[Result]) -> None:
+    """Everything, for programs."""
+    content = {
+        "generation": application.generation,
+        "since": application.since,
+        "changes": application.changes(),
+        "no-longer-persisted": [path for path, _ in application.forgotten()],
+        "seeds": [_seed(seed) for seed in application.seeds],
+        "steps": [result.as_json() for result in results],
+    }
+    output.print_json("apply", content)

@@ -22,7 +22,7 @@ import proof
 from btrfs_image import btrfsutil, fresh_disk
 from ephemeroot import cli
 from ephemeroot.adopt import drop_in, underway
-from ephemeroot.adopt.adoption import Adopter
+from ephemeroot.adopt.adopter import Adopter
 from ephemeroot.adopt.drop_in import Declaration
 from ephemeroot.config import Machine, read
 from ephemeroot.hooks.omission import Omission

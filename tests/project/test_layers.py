@@ -144,10 +144,9 @@ FORBIDDEN = [
     ("linux/contents.py", "from ephemeroot.linux.copying import Copier", NO_CIRCLES),
     ("linux/trees.py", "from ephemeroot.linux import copying", NO_CIRCLES),
     ("mirror/descent.py", "from ephemeroot.mirror.tree import Mirror", NO_CIRCLES),
-    ("adopt/adopting.py", "from ephemeroot.adopt import adoption", NO_CIRCLES),
+    ("adopt/adoption.py", "from ephemeroot.adopt import adopter", NO_CIRCLES),
     ("cli/status_listing.py", "from ephemeroot.cli.status import collect", NO_CIRCLES),
     ("status/disk_holders.py", "from ephemeroot.status.full_disks import Full", NO_CIRCLES),
-    ("cli/apply_listing.py", "from ephemeroot.cli import apply", NO_CIRCLES),
     ("config/syntax/clean.py", "from ephemeroot.config import resolution", NO_CIRCLES),
 ]
 
