@@ -6,9 +6,9 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import Protocol, TextIO
 
 RED, GREEN, YELLOW = "31", "32", "33"
 
@@ -16,6 +16,26 @@ _BOLD = "1"
 
 paged = False
 """Whether the output goes to a pager on the terminal."""
+
+
+class Problem(Protocol):
+    """A problem of a configuration, as ``ephemeroot.config.Problem`` has it."""
+
+    @property
+    def place(self) -> object:
+        """Where it is: ``str`` gives file, line and key."""
+
+    @property
+    def reason(self) -> str:
+        """One line."""
+
+    @property
+    def hint(self) -> str:
+        """One line; may be empty."""
+
+    @property
+    def warning(self) -> bool:
+        """Whether the configuration can be used nevertheless."""
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -59,6 +79,18 @@ def _complain(word: str, colour: str, message: str, hint: str) -> None:
     sys.stderr.write(f"ephemeroot: {paint(word + ':', colour, sys.stderr)} {printable(message)}\n")
     if hint:
         sys.stderr.write(f"  hint: {printable(hint)}\n")
+
+
+def problems(found: Iterable[Problem], stream: TextIO) -> None:
+    """Print the problems of a configuration: the same lines from every verb, hints below them."""
+    with suppress(OSError):  # main notices
+        sys.stdout.flush()
+    for problem in found:
+        word, colour = ("warning", YELLOW) if problem.warning else ("error", RED)
+        line = printable(f"{problem.place}: {problem.reason}")
+        stream.write(f"{paint(word + ':', colour, stream)} {line}\n")
+        if problem.hint:
+            stream.write(f"  hint: {printable(problem.hint)}\n")
 
 
 def heading(text: str) -> str:

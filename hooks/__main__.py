@@ -55,8 +55,8 @@ _RESCUE = {
     "wipe": "to boot without wiping, append ephemeroot.wipe=no to the kernel command line",
     "store": "to boot without persistence, append ephemeroot=no to the kernel command line",
     "root": "to boot another root, change root= on the kernel command line",
-    "path": "to boot all the same, append ephemeroot.on-failure=continue "
-    "to the kernel command line",
+    "path": "to boot despite the failure, append ephemeroot.on-failure=continue to the kernel "
+    "command line",
 }
 
 _USAGE = """\
@@ -101,9 +101,9 @@ class Options:
             else:
                 raise ValueError(word)
         if not (self.stage and self.plan and self.target):
-            raise ValueError("stage, --plan and --target are needed")
+            raise ValueError("a stage, --plan and --target are required")
         if self.dry_run and self.stage != "wipe":
-            raise ValueError("only a wipe has a dry run")
+            raise ValueError("--dry-run is only for the stage wipe")
         if self.dry_run:
             self.report = None
         elif self.report is None:
@@ -223,7 +223,7 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
                 return IN_MEMORY
         except (EphemerootError, OSError) as failure:
             # The installed root below is not for boots that write to it.
-            stage.report.problem(f"no layer in memory could be mounted: {failure}", "", CRITICAL)
+            stage.report.problem(f"cannot mount a layer in memory: {failure}", "", CRITICAL)
             kind, policy = "wipe", "emergency"
     if _EXIT[policy] == DONE_WITH_PROBLEMS:
         if name == "wipe":

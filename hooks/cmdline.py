@@ -48,7 +48,7 @@ class CommandLine:
     def allows(self, key: str) -> bool:
         """Whether the boolean *key* is on; absent, or without a value, it is.
 
-        Raises ``Refused`` for a value that is no boolean.
+        Raises ``Refused`` for a value that is not a boolean.
         """
         value = self.get(key)
         if value is None or value.lower() in TRUE:
@@ -115,8 +115,8 @@ class CommandLine:
         number = self._last_root_flag("subvolid")
         if number is not None:
             raise Refused(
-                f"kernel command line: rootflags=subvolid={number} names a root by its id, "
-                "and a fresh root has a new one",
+                f"kernel command line: rootflags=subvolid={number} names the root by its id, but "
+                "each fresh root has a new id",
                 "write rootflags=subvol=NAME instead",
             )
         return self.named_subvolume()

@@ -60,8 +60,8 @@ def describe(seed_limit: int) -> str:
     """The bounds in one line, as ``plan`` shows them."""
     return (
         f"at most {seed_limit >> 20} MiB copied, {max(READ, 2 * seed_limit) >> 20} MiB read, "
-        f"{ENTRIES:,} names and {DEPTH:,} directories inside one another for each path; "
-        f"{SEEDING:.0f} s before the wipe, {PERSISTENCE:.0f} s after it"
+        f"{ENTRIES:,} names and {DEPTH:,} nested directories for each path; {SEEDING:.0f} s before "
+        f"the wipe, {PERSISTENCE:.0f} s after it"
     )
 
 

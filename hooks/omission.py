@@ -25,11 +25,11 @@ def cannot_take(store: str, path: str, error: OSError) -> Refused:
     """What a wipe must not go on after: the store has no place for what would be lost."""
     if error.errno == errno.EROFS:
         return Refused(
-            f"the store {store} is read-only and cannot take {path}",
+            f"the store {store} is read-only: cannot store {path}",
             "look for errors of its disk in the kernel log",
         )
     if error.errno in _FULL:
-        return Refused(f"the store {store} is too full to take {path}", "make room in it")
+        return Refused(f"the store {store} has no space for {path}", "free space on its volume")
     return Refused(
         f"{path} cannot be copied to the store {store}: {error.strerror}",
         "look for errors of the disks in the kernel log",
@@ -83,7 +83,7 @@ class Omission:
         names = [f"{self.path}/{name}".rstrip("/") for name, _ in self.files[:1]] or [self.path]
         return (
             f"old root {self.root} is kept for it: run 'ephemeroot roots restore "
-            f"{_quoted(names[0])} --from {self.root}', and when nothing more is needed of it, "
+            f"{_quoted(names[0])} --from {self.root}', and when you need nothing more from it, "
             f"'ephemeroot roots unkeep{volume} {self.root}'"
         )
 

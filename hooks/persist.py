@@ -86,7 +86,7 @@ def _forget_request(stage: Stage) -> None:
         booted.remember(stage)
         request.consume(stage)
     except (EphemerootError, OSError) as error:
-        stage.report.log(f"a request for the next boot would be left: {error}")
+        stage.report.log(f"cannot remove the request for the next boot: {error}")
 
 
 def _sweep(stage: Stage) -> None:
@@ -96,7 +96,9 @@ def _sweep(stage: Stage) -> None:
             seeding.sweep(stage.store(store.path))
         except OSError as error:
             stage.report.problem(
-                f"{store.path}: what was left unfinished stays: {error.strerror}", level=WARNING
+                f"{store.path}: unfinished copies of an earlier boot were not removed: "
+                f"{error.strerror}",
+                level=WARNING,
             )
 
 
@@ -106,7 +108,7 @@ def _record_made(stage: Stage) -> None:
         records.write_made(stage.root(), stage.made)
         nesting.remember(stage)
     except OSError as error:
-        stage.report.problem(f"cannot record what was made in the root: {error.strerror}")
+        stage.report.problem(f"cannot record the paths created in the root: {error.strerror}")
 
 
 def _record_root(stage: Stage) -> None:
@@ -156,8 +158,8 @@ def _follow_newest(stage: Stage) -> None:
     if newer is None:
         return
     stage.report.problem(
-        f"this image is of generation {stage.plan.generation}, what is bound follows "
-        f"generation {newer.generation} from the store",
+        f"this image is of generation {stage.plan.generation}, but the binds follow generation "
+        f"{newer.generation} from the store",
         "run 'ephemeroot apply' to rebuild all images",
         WARNING,
     )
@@ -222,7 +224,7 @@ def _is_long(stage: Stage, operation: Operation) -> bool:
 def _carried_out(stage: Stage, operation: Operation) -> bool:
     """Carry out one operation; one that fails is reported and does not stop the others.
 
-    A volume is no path: the machine was promised it.
+    A volume is not a path: the machine was promised it.
     """
     started = time.monotonic()
     try:
@@ -266,7 +268,7 @@ def _locked(stage: Stage, operation: Operation) -> tuple[str, str] | None:
         found, word = immutable.culprit(root, path) if path else ("", "")
         if found:
             place = f"{shown}{found}" if found != "/" or not shown else shown
-            where = "" if shown else ", and in the base that the root is made from"
+            where = "" if shown else ", and in the base"
             return f"{place} is {word}", f"run 'chattr -i -a {place}'{where}"
     return None
 

@@ -209,16 +209,16 @@ def parse(raw: bytes, name: str = "plan") -> Plan:
     except ValueError as error:
         raise Damaged(f"{name} is damaged: {error}", REBUILD) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise Damaged(f"{name} is no {FORMAT}", REBUILD)
+        raise Damaged(f"{name} is not in the format {FORMAT}", REBUILD)
     version = content.get("version")
     if version != VERSION:
         raise Damaged(
-            f"{name} has version {version!r}, this program knows version {VERSION}", REBUILD
+            f"{name} has version {version!r}, but this program supports version {VERSION}", REBUILD
         )
     checksum = content.pop("checksum", None)
     try:
         if checksum != _checksum(content):
-            raise Damaged("its checksum is wrong")
+            raise Damaged("its checksum does not match")
         return _from_json(content)
     except Damaged as error:
         raise Damaged(f"{name} is damaged: {error.message}", REBUILD) from None
@@ -235,7 +235,7 @@ def _from_json(content: dict[str, object], *, proven: bool = False) -> Plan:
     if not _is_count(generation) or not isinstance(host, str):
         raise Damaged("generation or host has the wrong type")
     if not isinstance(system, str) or not set(system) <= _SYSTEM or len(system) > 64:
-        raise Damaged("system is not an id")
+        raise Damaged("system is not a system id")
     if not _is_count(seed_limit):
         raise Damaged("seed-limit is not a number of bytes")
     if not isinstance(on_failure, dict):
@@ -259,11 +259,11 @@ def _operations(
     items: object, kinds: dict[str, type[Operation]], *, proven: bool
 ) -> list[Operation]:
     if not isinstance(items, list):
-        raise Damaged("a stage is no list")
+        raise Damaged("a stage is not a list")
     operations = []
     for item in items:
         if not isinstance(item, dict):
-            raise Damaged("an operation is no table")
+            raise Damaged("an operation is not a table")
         values = {key.replace("-", "_"): value for key, value in item.items()}
         kind = values.pop("operation", None)
         if not isinstance(kind, str) or kind not in kinds:

@@ -34,8 +34,8 @@ def read_marker(store: int, path: str) -> str:
         return str(content["id"])
     except FileNotFoundError:
         raise StoreMissing(
-            f"what is mounted for {path} is no store: it has no {MARKER}",
-            "'ephemeroot apply' writes it on the installed system",
+            f"the directory mounted for {path} is not a store: {MARKER} is missing",
+            "boot with ephemeroot=no and run 'ephemeroot apply' to write it",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreMissing(f"the marker {MARKER} of {path} is damaged: {error}") from None
@@ -55,7 +55,7 @@ def read(top: int, path: str, limit: int = limits.RECORD) -> bytes:
         finally:
             os.close(directory)
         if owners != {0}:
-            raise EphemerootError(f"{path} is not root's")
+            raise EphemerootError(f"{path} is not owned by root")
         return read_open(fd, limit, path)
     finally:
         os.close(fd)
@@ -136,7 +136,7 @@ def open_folder(store: int, folder: str) -> int:
     fd = paths.open_beneath(store, f"{STATE}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
     if os.fstat(fd).st_uid != 0:
         os.close(fd)
-        raise EphemerootError(f"{STATE} in the store is not root's")
+        raise EphemerootError(f"{STATE} in the store is not owned by root")
     return fd
 
 

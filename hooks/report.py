@@ -101,7 +101,7 @@ class Report:
     def finish(self, result: str) -> None:
         """End the stage: write the report, and one line at info level.
 
-        A report that cannot be written is said and is no reason to stop a boot.
+        A report that cannot be written is said and is not a reason to stop a boot.
         """
         self.content["result"] = result
         self.content["seconds"] = round(time.monotonic() - self.started, 6)

@@ -109,7 +109,7 @@ class Stage:
         except BlockingIOError:
             os.close(fd)
             raise Locked(
-                f"another run of ephemeroot holds {self.run}/lock", "wait for it to end"
+                f"another run of ephemeroot holds {self.run}/lock", "wait until it ends"
             ) from None
         self._lock = fd
 
@@ -156,7 +156,7 @@ class Stage:
         try:
             return self._stores[path]
         except KeyError:
-            raise StoreMissing(f"the store {path} has not been found") from None
+            raise StoreMissing(f"the store {path} was not found") from None
 
     def parents(self, path: str) -> Parents:
         """The directories that the store *path* has only as parents. Raises ``StoreMissing``."""
@@ -297,8 +297,7 @@ class Stage:
     def _as_planned(self, path: str, found: str) -> str:
         if found != path:
             raise EphemerootError(
-                f"{path} leads to {found} in this root; the plan was made for a root without that "
-                "link",
+                f"{path} is a link to {found} in this root, and was not when the plan was made",
                 "run 'ephemeroot apply', or remove the link from the base",
             )
         return path

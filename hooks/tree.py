@@ -47,7 +47,7 @@ class Place:
 def find(root: int, path: str) -> Place:
     """Where *path* of the new root is; its last component may be missing.
 
-    Raises ``OSError``: ELOOP where a symlink lies in a directory that is not root's
+    Raises ``OSError``: ELOOP where a symlink is in a directory that is not root's
     alone, ENOENT for a missing component on the way.
     """
     place = Place(root)
@@ -127,7 +127,7 @@ def trusted_link(directory: int, name: str, path: str, *, missing_is_fine: bool)
 
 def _trusted_target(directory: int, name: str, path: str, status: os.stat_result) -> str:
     if status.st_uid != 0 or not is_roots_alone(os.fstat(directory)):
-        raise OSError(errno.ELOOP, "a user could have put a symbolic link on the way", path)
+        raise OSError(errno.ELOOP, "a user may have put a symbolic link into the path", path)
     return os.readlink(name, dir_fd=directory)
 
 
@@ -383,8 +383,8 @@ def make_link(parent: int, name: str, target: str) -> str:
         os.symlink(target, name, dir_fd=parent)
     except FileExistsError:
         if links_to(parent, name, target):
-            return "was linked"
+            return "already linked"
         raise FileExistsError(
-            errno.EEXIST, "the root has something else there, and it is not replaced", name
+            errno.EEXIST, "the root has another file there, which is not replaced", name
         ) from None
     return "linked"

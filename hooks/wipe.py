@@ -41,7 +41,7 @@ def run(stage: Stage) -> str:
         return f"root kept: {kept}"
     unknown = stage.cmdline.unknown()
     if unknown:
-        raise Refused(f"the kernel command line asks for something unknown: {unknown[0]}")
+        raise Refused(f"unknown word on the kernel command line: {unknown[0]}")
     resume.require_none_pending(stage.cmdline)
     if root is not None and root.target not in record:
         ownership.require_same(stage, root)
@@ -96,8 +96,8 @@ def _follow_request(stage: Stage) -> str:
     stage.old_root = line.get("ephemeroot.root")
     if line.has("ephemeroot.root") and not stage.old_root:
         raise Refused(
-            "ephemeroot.root= on the kernel command line names no old root",
-            "write ephemeroot.root=NAME; 'ephemeroot roots list' has the names",
+            "ephemeroot.root= on the kernel command line does not name an old root",
+            "write ephemeroot.root=NAME; list the names with 'ephemeroot roots list'",
         )
     found = request.find(stage)
     if found is None:
@@ -149,7 +149,7 @@ def require_fresh(stage: Stage) -> None:
         if not operation.load().is_fresh(point, fresh):
             what = "root" if operation.target == "/" else operation.target
             raise Refused(
-                f"what is mounted at {point} is not the {what} that was made fresh",
+                f"the filesystem mounted at {point} is not the fresh {what}",
                 "compare root= and rootflags=, or the volume's options, with the configuration",
             )
 
@@ -176,7 +176,7 @@ def remember_kept(stage: Stage, reason: str) -> None:
         stage.remember(WIPED, record)
     except OSError as error:
         stage.report.problem(
-            f"that the root was kept cannot be recorded in {stage.run}: {error.strerror}",
+            f"cannot record in {stage.run} that the root was kept: {error.strerror}",
             level=WARNING,
         )
 
@@ -213,5 +213,5 @@ def what_is_kept(stage: Stage) -> str:
     recorded = {key for key in stage.recall(WIPED) or {} if key.startswith("/")}
     fresh = sorted(recorded | stage.fresh)
     if "/" in fresh:
-        return f"{', '.join(fresh)} was made fresh before; the rest is kept as it is"
-    return "the root is kept as it is"
+        return f"{', '.join(fresh)} was made fresh before the failure; the rest is kept"
+    return "the root is kept"

@@ -53,8 +53,8 @@ def test_boots_a_snapshot_of_the_boot_menu_untouched(
     assert machine.read("/etc/work") == b"of today\n"
     assert machine.run("findmnt /var/log", check=False).rc != 0, "nothing is bound"
     assert machine.run("findmnt /persistent", check=False).rc != 0, "no store is mounted"
-    assert "it boots untouched" in machine.journal()
-    assert "it boots untouched" in machine.console.read_text(errors="replace")
+    assert "it boots unchanged" in machine.journal()
+    assert "it boots unchanged" in machine.console.read_text(errors="replace")
     status = json.loads(machine.run("ephemeroot status --json").out)
     assert (status["root"], status["complaints"]) == ("foreign", [])
     applied = machine.run("ephemeroot apply --yes --no-images", check=False)

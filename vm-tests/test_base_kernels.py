@@ -87,7 +87,7 @@ def test_an_upgrade_of_a_kernel_that_is_renamed(
         mount = f"mount -t btrfs -o subvol=persistent UUID={machines.UUID} /persistent"
         machine.run(f"mkdir -p /persistent; {mount}")
         refused = machine.run("! ephemeroot base run -- true")
-        assert "/boot is not mounted, and /etc/fstab has a filesystem for it" in refused
+        assert "/boot is not mounted, but /etc/fstab has a filesystem for it" in refused
         run(["mount", "--bind", boot, machine.root / "boot"])
         print(machine.run(f"ephemeroot base run -- sh -ec '{UPGRADE} {upgrade.kernel}'"))
         listed = machine.run("ephemeroot base list").splitlines()

@@ -165,7 +165,7 @@ def test_upgrades_that_are_cut_off_completed_and_rolled_back(
     require_fresh(machine, release)
     assert version(machine) == before
     machine.run("systemctl start ephemeroot-boot-complete.service")
-    assert "put back" in machine.journal("-u ephemeroot-boot-complete.service")
+    assert "restore" in machine.journal("-u ephemeroot-boot-complete.service")
     names = machine.run("ls /boot").out.split()
     assert f"vmlinuz-{release}" not in names
     assert f"initrd.img-{image.release}" in names

@@ -130,7 +130,11 @@ def test_a_users_login(
     assert as_user(second, "systemctl --user is-active ephemeroot-home writer") == "active\n" * 2
     assert "4 entries: all in place" in as_user(second, "ephemeroot home status")
     said = journal(second)
-    order = ["Put What Persists Into the Home", "Reached target basic.target", "writer.service"]
+    order = [
+        "Mount Persistent Paths Into the Home",
+        "Reached target basic.target",
+        "writer.service",
+    ]
     places = [said.index(word) for word in order]
     assert places == sorted(places), said
 

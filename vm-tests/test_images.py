@@ -92,7 +92,7 @@ def test_apply_rebuilds_the_images_and_reads_them_back(
         line = f"rebuild /boot/initrd.img-{kernel} for the kernel {kernel}, and read it back: plan"
         assert line in third
     assert "done: 2 images of generation 2 read back" in third
-    assert "\nrescue\n" in third, "built once and kept for ever"
+    assert "\nrescue\n" in third, "built once and never pruned"
     assert "\n2\n" in third
     assert '"/var/log" , "/srv"' in third, "the store has the configuration as it is now"
 

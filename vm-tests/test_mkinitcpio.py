@@ -193,7 +193,7 @@ def test_the_readmes_layout_inside_luks(
     machine.run("mount -o subvolid=5 /dev/root_vg/root /mnt")
     assert machine.run("cat /mnt/old_roots/*/etc/lost").out == "of the first root\n"
     machine.run("umount /mnt")
-    # What the root itself is on cannot be detached from inside: that is no complaint about us.
+    # What the root itself is on cannot be detached from inside: that is not a complaint about us.
     complaints = machine.poweroff().complaints
     assert [line for line in complaints if " DM " not in line] == []
 
@@ -316,7 +316,7 @@ def test_apply_rebuilds_the_images_of_all_presets(
     first, wrong = said.partition("== first\n")[2].split("== wrong\n")
     assert "rebuild /boot/initramfs-linux.img (default) with mkinitcpio" in first
     assert "entry, interpreter, hooks, kernel modules" in first
-    assert "a fallback image: nothing of ephemeroot in it, so it never wipes" in first
+    assert "a fallback image: it does not contain ephemeroot, so it never wipes" in first
     assert "done: 2 images of generation 1 read back" in first
     assert "write HOOKS=(base udev autodetect modconf block ephemeroot filesystems)" in wrong
     assert "status 10" in wrong

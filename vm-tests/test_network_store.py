@@ -1,5 +1,5 @@
 """A store on NFS: boots that persist on it, and what happens when its server is away. And a share
-that is no store, by SMB.
+that is not a store, by SMB.
 
 The servers are real ones, the network the initramfs's own (dracut's module or mkinitcpio's hook
 `net`, by DHCP) in two machines and a static `[network]` in another.

@@ -45,7 +45,7 @@ def test_of_two_images_the_older_does_not_wipe(
     assert machine.settle() == "running", machine.failed_units()
     said = json.loads(machine.read("/run/ephemeroot/boot.json"))
     assert "this image is of generation 1" in said["wipe"]["problems"][0]["problem"]
-    assert "an old image does not wipe" in machine.console.read_text(errors="replace")
+    assert "an older image does not wipe" in machine.console.read_text(errors="replace")
     assert "follows generation 2" in said["persist"]["problems"][0]["problem"]
     assert machine.read("/etc/stray") == STRAY
     assert bound(machine, "/srv/new") == "/persistent/srv/new"

@@ -88,7 +88,7 @@ def check_boots(
     look: Callable[[Machine, int], None] = lambda machine, boots: None,
 ) -> None:
     """So many boots of the root on the first disk, which begins at the byte *start*. *log* is where
-    /var/log lies on the store's filesystem, *look* takes a look in the last boot."""
+    /var/log is on the store's filesystem, *look* takes a look in the last boot."""
     stock = boot.disks[0]
     with stock.mounted("ext4", "ro", start) as top:
         before = sorted(str(p.relative_to(top)) for p in (top / "etc").rglob("*"))

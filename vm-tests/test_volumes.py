@@ -122,7 +122,7 @@ def test_the_readmes_layout_inside_luks(
 
 
 def require_all_unmounted(machine: Machine) -> None:
-    """What the root itself is on cannot be detached from inside: that is no complaint about us."""
+    """The root's own device cannot be detached from inside: that is not a complaint about us."""
     complaints = machine.poweroff().complaints
     assert [line for line in complaints if " DM " not in line] == []
 

@@ -70,11 +70,11 @@ class Deletion(Change):
         if entry.name is not None and entry.name.keep:
             raise EphemerootError(
                 f"old {self.history.NOUN} {entry.label} is marked .keep",
-                f"'ephemeroot roots unkeep {entry.label}' first, if it may really go",
+                f"'ephemeroot roots unkeep {entry.label}' first, if it is no longer needed",
             )
         if entry.kind != RETIRED and not (self.recipe and entry.kind == RECIPE):
             raise EphemerootError(
-                f"{self.history.path(entry)} was not retired by ephemeroot: left alone"
+                f"{self.history.path(entry)} was not retired by ephemeroot: not touched"
             )
 
 
@@ -125,7 +125,7 @@ def keep(history: History, label: str, *, wanted: bool = True) -> Renaming | Non
         )
     if entry.name.keep == wanted:
         return None
-    why = "never to be pruned" if wanted else "may be pruned again"
+    why = "exclude from pruning" if wanted else "allow pruning"
     return Renaming(history, entry, entry.name.changed(keep=wanted), why)
 
 

@@ -176,7 +176,7 @@ class History:
                 return entry
         raise Misconfigured(
             f"there is no old {self.NOUN} {text!r} in {self.where}",
-            f"see 'ephemeroot {self.LISTED_BY}'",
+            f"run 'ephemeroot {self.LISTED_BY}' to list them",
         )
 
     def path(self, entry: OldRoot) -> str:
@@ -209,7 +209,7 @@ class History:
         raise NotImplementedError
 
     def mount_base(self) -> int | None:
-        """A mount of what fresh roots are made of; ``None`` if they begin empty."""
+        """A mount of the source of fresh roots; ``None`` if they begin empty."""
         return None
 
     def missing_base(self) -> str:
@@ -303,8 +303,8 @@ def require_owner(where: str, owner: str, system: str) -> None:
     if owner not in ("", system):
         raise Refused(
             f"{where} is the history of another system ({owner})",
-            "name a place of this system's own; if this system was installed anew, "
-            "'ephemeroot roots claim' makes it this system's",
+            "name another place; if this system was reinstalled, run 'ephemeroot roots claim' to "
+            "adopt the history",
         )
 
 
@@ -315,4 +315,4 @@ def _age(entry: OldRoot) -> tuple[int, tuple[int, int]]:
 def require_mountable(entry: OldRoot) -> None:
     """Raise ``EphemerootError`` if *entry* is foreign: nobody knows what that is."""
     if entry.kind not in (RETIRED, RECIPE):
-        raise EphemerootError(f"{entry.label!r} was not retired by ephemeroot: left alone")
+        raise EphemerootError(f"{entry.label!r} was not retired by ephemeroot: not touched")

@@ -19,7 +19,7 @@ def size_findings(size: object) -> list[Finding]:
     if size is None or not text.isdigit():
         return []
     if int(text) == 0:
-        reason = "0 is no limit for a tmpfs: what fills the root takes all memory"
+        reason = "0 removes the limit: files in the root can use up all memory"
         return [Finding("size", reason, _HINT)]
     if text == size and int(text) < SMALLEST:
         reason = f"a root of {size} bytes has no room for a running system"
@@ -28,7 +28,7 @@ def size_findings(size: object) -> list[Finding]:
 
 
 def inode_findings(number: object) -> list[Finding]:
-    """Too few files for a system; 0 is no limit."""
+    """Too few files for a system; 0 is not a limit."""
     if not isinstance(number, int) or number == 0 or number >= FEWEST:
         return []
     reason = f"{number} files are too few for a running system"

@@ -82,7 +82,7 @@ class Name:
 
 
 def parse(text: str) -> Name | None:
-    """The ``Name`` that is written *text*, or ``None`` if that is no name of ours."""
+    """The ``Name`` that is written *text*, or ``None`` if that is not a name of ours."""
     stamp, dot, rest = text.partition(".")
     when = _stamp(stamp)
     if when is None or (dot and not rest):

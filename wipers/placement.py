@@ -46,5 +46,5 @@ def put_in_place(private: str, mount_point: str) -> None:
     ``EphemerootError`` if something is mounted there already.
     """
     if os.path.ismount(mount_point):
-        raise EphemerootError(f"something is mounted at {mount_point} already")
+        raise EphemerootError(f"another filesystem is already mounted at {mount_point}")
     mounts.attach_at(mounts.clone_at(private), mount_point)

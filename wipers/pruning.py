@@ -184,7 +184,7 @@ class Pruning:
                 return
             if reason := self.history.retained():
                 result.problems.append(
-                    f"less than {self.min_free} bytes free, and no old root is deleted early: "
+                    f"less than {self.min_free} bytes are free, but no old root is deleted early: "
                     f"{reason}"
                 )
                 return

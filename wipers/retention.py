@@ -32,8 +32,15 @@ def retention(what: str = "old root", only: str = "") -> tuple[Option, ...]:
     return (
         Option("keep-days", "days", 30, f"{when}days for which every {what} is kept"),
         Option("keep-last", "integer", 3, f"{when}{what}s that are kept whatever their age"),
-        Option("keep-at-most", "integer", None, f"{when}{what}s at most, however young they are"),
-        Option("min-free", "amount", None, f"{when}below it the oldest {what}s go early"),
+        Option(
+            "keep-at-most", "integer", None, f"{when}maximum number of {what}s, whatever their age"
+        ),
+        Option(
+            "min-free",
+            "amount",
+            None,
+            f"{when}free space below which the oldest {what}s are deleted early",
+        ),
     )
 
 
@@ -165,7 +172,7 @@ def _judge_one(
     if name.keep:
         return Verdict(candidate, "marked .keep", due=False, spare=False)
     if candidate.pinned:
-        return Verdict(candidate, "still needed to fill the store", due=False, spare=False)
+        return Verdict(candidate, "still needed to seed the store", due=False, spare=False)
     if newest:
         return Verdict(candidate, f"one of the newest {policy.keep_last}", due=False, spare=False)
     if policy.counted_by:
@@ -180,7 +187,7 @@ def _judge_one(
     # A name from the future was written by a wrong clock: as if retired now.
     age = max(now - name.time, 0)
     due = age > policy.keep_days * DAY
-    relation = "older" if due else "not older"
+    relation = "older" if due else "not old enough"
     reason = f"{age // DAY} days old, {relation} than {policy.keep_days}"
     return Verdict(candidate, reason, due=due, spare=True)
 
@@ -223,7 +230,7 @@ def _latest(names: Iterable[Name], seen: int) -> int:
 
 
 def is_ahead(name: Name, now: float) -> bool:
-    """Whether *name* lies in the future of a trusted clock by more than clocks differ."""
+    """Whether *name* is in the future of a trusted clock by more than clocks differ."""
     return name.time > now + DAY
 
 

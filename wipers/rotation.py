@@ -33,7 +33,7 @@ class Rotation:
     mounted, for ``Boot.hand_over``.
     """
 
-    NO_SPACE = "no space for a fresh root: old roots that are due go first"
+    NO_SPACE = "no space for a fresh root: old roots that are due are deleted first"
     BOOTS = True
 
     __slots__ = ("boot", "history", "outcome", "pruning", "shown")

@@ -34,9 +34,9 @@ class Tmpfs(Wiper):
 
     NAME = "tmpfs"
     OPTIONS = (
-        Option("size", "amount", None, "how much it may hold; half of the memory if left out"),
+        Option("size", "amount", None, "size limit; half of the memory by default"),
         Option("mode", "mode", 0o755, "mode of the root directory"),
-        Option("nr-inodes", "size", None, "how many files it may hold; 0 is no limit"),
+        Option("nr-inodes", "size", None, "maximum number of files; 0 removes the limit"),
         Option("mount-options", "strings", [], "any other option of the mount"),
     )
     EPHEMERAL = True
@@ -56,7 +56,7 @@ class Tmpfs(Wiper):
         findings += memory.inode_findings(settings.get("nr-inodes"))
         mode = settings.get("mode")
         if isinstance(mode, int) and mode & _SEARCH != _SEARCH:
-            reason = f"with mode {mode:04o} only root could enter the root directory"
+            reason = f"with mode {mode:04o} only root can enter the root directory"
             findings.append(Finding("mode", reason, "write 0755"))
         if isinstance(mode, int) and mode & _OTHERS_WRITE:
             reason = f"with mode {mode:04o} any user could rename the directories of the root"
@@ -65,7 +65,7 @@ class Tmpfs(Wiper):
             key = option.partition("=")[0]
             if key in _KEYS:
                 findings.append(
-                    Finding("mount-options", f"{key}= has a key of its own", f"set {_KEYS[key]}")
+                    Finding("mount-options", f"{key}= is set by its own key", f"set {_KEYS[key]}")
                 )
             elif key == "uid" and option != "uid=0":
                 reason = (
@@ -76,10 +76,10 @@ class Tmpfs(Wiper):
                 reason = "nothing could be mounted into a read-only root"
                 findings.append(Finding("mount-options", reason, "leave ro out"))
             elif "," in option and not option.startswith("mpol="):
-                reason = f"{option!r} is several options"
+                reason = f"{option!r} contains several options"
                 findings.append(Finding("mount-options", reason, "write one string for each"))
             elif key not in _KNOWN and option not in mounts.MOUNT_FLAGS:
-                reason = f"{option!r} is no known option of tmpfs: the kernel may refuse it"
+                reason = f"{option!r} is not a known option of tmpfs: the kernel may refuse it"
                 findings.append(Finding("mount-options", reason, warning=True))
         return findings
 
@@ -101,7 +101,7 @@ class Tmpfs(Wiper):
         if boot.request is not None:
             raise Refused(
                 f"ephemeroot.root={boot.request}: a tmpfs keeps no old root to boot",
-                "take ephemeroot.root= off the kernel command line",
+                "remove ephemeroot.root= from the kernel command line",
             )
         places = Places(boot.private)
         try:

@@ -97,7 +97,7 @@ ephemeroot_absent() {
     cp "$moddir/boot" "$1/usr/lib/ephemeroot/"
     cp "$moddir/ephemeroot-inert.service" "$1/usr/lib/systemd/system/"
     ln -s ../ephemeroot-inert.service "$1/usr/lib/systemd/system/initrd.target.wants/"
-    printf '%s\n' "THIS INITRAMFS IS INERT: nothing was wiped, nothing that was declared persists." \
+    printf '%s\n' "THIS INITRAMFS IS INERT: nothing is wiped, and no declared path persists." \
         "The reason: \`ephemeroot image\` failed with exit status $2 when the image was built." \
         "Repair it and run \`ephemeroot apply\`." > "$1/usr/lib/ephemeroot/inert"
 }

@@ -73,7 +73,7 @@ class Adopter:
         if self.before.errors:
             compile_examination(self.before)  # raises all of them
         if not config.stores:
-            raise Misconfigured("no store is declared", "'ephemeroot init' proposes one")
+            raise Misconfigured("no store is declared", "run 'ephemeroot init' for a proposal")
         self.store = self._store(config, store)
         everything = {self._resolved(self._clean(text)) for text in asked}
         wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
@@ -93,7 +93,7 @@ class Adopter:
         if asked is None:
             return known[0]
         if asked.rstrip("/") not in known:
-            raise Misconfigured(f"{asked} is no declared store", f"declared: {', '.join(known)}")
+            raise Misconfigured(f"{asked} is not a declared store", f"declared: {', '.join(known)}")
         return asked.rstrip("/")
 
     @staticmethod
@@ -105,8 +105,8 @@ class Adopter:
             raise Misconfigured(mistake.reason, mistake.hint) from None
         except UnicodeEncodeError:
             raise Misconfigured(
-                f"{text!r} is no UTF-8, and no configuration can name it",
-                "adopt the directory it is in",
+                f"{text!r} is not UTF-8, so no configuration can name it",
+                "adopt its directory",
             ) from None
         return path
 
@@ -119,7 +119,7 @@ class Adopter:
     def _is_settled(self, path: str, asked: set[str]) -> bool:
         """Whether it persists by something above it, or goes with it now."""
         if with_it := [p for p in clean.parents(path) if p in asked]:
-            self.settled.append(f"{path} goes with {with_it[0]}")
+            self.settled.append(f"{path} is included in {with_it[0]}")
             return True
         above = [d for d in self.before.declared
                  if d.is_directory and d.path != path and clean.is_below(path, d.path)]  # fmt: skip
@@ -148,12 +148,12 @@ class Adopter:
             mode = live.lstat().st_mode
         except OSError as error:
             raise Refused(
-                f"{path}: {error.strerror}", "only what is there can be adopted"
+                f"{path}: {error.strerror}", "name an existing file or directory"
             ) from None
         if stat.S_ISLNK(mode):
             if not live.is_dir():
                 return False
-            hint = "adopt the directory that it leads to"
+            hint = "adopt the directory that it points to"
             raise Refused(f"{path} is a link to {os.readlink(live)}", hint)
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
             raise Refused(f"{path} is neither a directory nor a regular file")
@@ -165,17 +165,17 @@ class Adopter:
         if declared.path != declared.live:
             raise Refused(
                 f"{path} is {declared.path} in the base: nothing there is read from {path}",
-                "'ephemeroot check' says which link differs",
+                "run 'ephemeroot check' to see the link that differs",
             )
         operation = next(
             (o for o in self.plan.persist
              if isinstance(o, Seeded) and o.path == path), None
         )  # fmt: skip
         if operation is None:
-            self.settled.append(f"{path} is made anew, or put together, by every boot")
+            self.settled.append(f"{path} is created or assembled by every boot")
             return
         if self._live(path) is not isinstance(operation, Directory):
-            raise Refused(f"{path} is declared as something else than it is ({declared.place})")
+            raise Refused(f"{path} is declared with another type ({declared.place})")
         place = self.root / declared.store.lstrip("/") / operation.source
         there = os.path.lexists(place)
         inner = tuple(
@@ -196,20 +196,23 @@ class Adopter:
                 self.settled.append(f"{path} persists already")
                 self.ended.append((self._folder(declared.store), operation.source))
                 return
-            raise Refused(f"{path} is a mount point of something else", "adopt what it is made of")
+            raise Refused(
+                f"{path} is a mount point of another filesystem",
+                "adopt the files that it is made of",
+            )
         self._require_on_root(path, live)
         if there and not self._is_under_way(declared.store, operation.source):
             beside = not _is_only_parent(place, inner)
             if declare is None and beside and not self.replace:
                 self.settled.append(
-                    f"{path} is declared and in the store already; if the root has the right one, "
-                    "add --replace"
+                    f"{path} is declared and in the store already; if the root has the right "
+                    "version, add --replace"
                 )
                 return
             if beside and not self.replace:
                 raise Refused(
-                    f"the store has another {path}, of an earlier time",
-                    "look at it, and move it away; or add --replace, which keeps it aside",
+                    f"the store already has another version of {path}",
+                    "compare both, and move it away; or add --replace, which keeps it aside",
                 )
         if there and self.replace:
             _require_unbound(Path(live), inner)
@@ -248,8 +251,8 @@ class Adopter:
         one = seeds.covering(Path(live), mounts)
         if one is not None and mine is not None and one.id != mine.id:
             raise Refused(
-                f"{path} is not on the root, but on what is mounted at {one.point}",
-                "it does not go with the root; adopt is for what does",
+                f"{path} is not on the root, but on the filesystem mounted at {one.point}",
+                "it is not wiped with the root and needs no adoption",
             )
 
     def _require_shown(self, path: str) -> None:
@@ -270,7 +273,7 @@ class Adopter:
         if self.root == Path("/") and volume is not None:
             mounted.require(volume)
         if not (self.root / store.lstrip("/")).is_dir():
-            raise Refused(f"the store {store} is not there", "is its volume mounted?")
+            raise Refused(f"the store {store} is missing", "check that its volume is mounted")
 
     def _folder(self, store: str) -> Path:
         return self.root / store.lstrip("/")
@@ -370,8 +373,9 @@ def _require_unbound(live: Path, inner: tuple[str, ...]) -> None:
     for path in inner:
         if mountinfo.mounted_at(str(live / path)) is not None or (live / path).is_symlink():
             raise Refused(
-                f"{live / path} is in use from the store, in what --replace would move away",
-                f"move what the store has beside it by hand, and adopt {live} without --replace",
+                f"{live / path} is in use from the store, in the directory that --replace would "
+                "move away",
+                f"move the store's version aside by hand, and adopt {live} without --replace",
             )
 
 

@@ -66,7 +66,7 @@ class Adoption:
 
     def describe(self) -> str:
         """One line: the dry run prints the same."""
-        how = "what is beside declared paths of" if self.inner and self.there else "copy"
+        how = "undeclared content of" if self.inner and self.there else "copy"
         words = f"copy {how} {self.path}" if how != "copy" else f"copy {self.path}"
         line = f"{words} into {self.store} ({amounts.size(self.size)})"
         if self.declare is None:
@@ -166,7 +166,7 @@ class Work:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise EphemerootError(
                     f"the store {self.adoption.store} is too full to take {self.adoption.path}",
-                    "make room in it",
+                    "free space on its volume",
                 ) from error
             raise
 
@@ -273,8 +273,8 @@ class Work:
     def _require_replace(self) -> None:
         if not self.replace:
             raise EphemerootError(
-                f"the store {self.adoption.store} has got another {self.adoption.path} meanwhile",
-                "look at it, and run it again",
+                f"the store {self.adoption.store} has another {self.adoption.path} now",
+                "compare both, and run the command again",
             )
 
     def _put_across(self, folder: int, name: str, target: int, last: str) -> None:
@@ -294,8 +294,8 @@ class Work:
 
     def _cannot_keep(self) -> EphemerootError:
         return EphemerootError(
-            f"{self.adoption.path} is on a subvolume of its own in the store, and what is there "
-            "cannot be kept aside",
+            f"{self.adoption.path} is a separate subvolume in the store, which cannot be kept "
+            "aside",
             "move it away, and adopt the path without --replace",
         )
 
@@ -319,7 +319,8 @@ class Work:
         finally:
             os.close(aside)
         self.adoption.notes.append(
-            f"what the store had is kept as {self.adoption.store}/{STATE}/{stores.REPLACED}/{kept}"
+            "the previous content of the store is kept as "
+            f"{self.adoption.store}/{STATE}/{stores.REPLACED}/{kept}"
         )
 
     def bind(self) -> bool:
@@ -346,9 +347,9 @@ def failed(adoption: Adoption, error: OSError) -> EphemerootError:
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     name = f" ({place})" if place else ""
     if error.errno in copying.OF_A_DISK or error.errno == errno.EROFS:
-        hint = "look for errors of the disks in the kernel log, and run it again"
+        hint = "look for errors of the disks in the kernel log, and run the command again"
     else:
-        hint = "run it again when the cause is removed"
+        hint = "remove the cause, and run the command again"
     return EphemerootError(
         f"cannot adopt {adoption.path} into {adoption.store}: {error.strerror or error}{name}", hint
     )

@@ -19,7 +19,7 @@ FOLDER = "etc/ephemeroot/conf.d"
 NAME = "adopted"
 
 _HEAD = """\
-# Declared by `ephemeroot adopt`. Whoever edits this file keeps it: adopt then begins another one.
+# Declared by `ephemeroot adopt`. If you edit this file, adopt leaves it alone and starts another.
 """
 
 
@@ -126,7 +126,7 @@ def add(root: Path, declarations: list[Declaration]) -> Path:
     path, present = place(root)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if path.is_symlink() or os.path.isdir(path):
-        raise EphemerootError(f"{path} is no file", "remove it")
+        raise EphemerootError(f"{path} is not a file", "remove it")
     text = render([*present, *(one for one in declarations if one not in present)])
     paths.write_atomically(str(path), text.encode("utf-8"), 0o644)
     return path

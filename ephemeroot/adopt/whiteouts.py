@@ -36,7 +36,7 @@ def require_none(path: str, live: int, base: int) -> None:
             if found is not None:
                 raise Refused(
                     f"{path} has a container's storage in the installed root, which this root, an "
-                    f"overlay, does not show as it is: {found} /{place}".rstrip("/"),
+                    f"overlay, cannot show correctly: {found} /{place}".rstrip("/"),
                     "declare it in the configuration, then 'ephemeroot apply' and reboot: the boot "
                     "copies it from the installed root and the layer",
                 )

@@ -49,7 +49,7 @@ class Application:
                     "booted from elsewhere",
                 )
         if not config.stores:
-            raise Misconfigured("no store is declared: nothing would survive a boot")
+            raise Misconfigured("no store is declared: no file would survive a boot")
         self.booted = applied.booted() if root == Path("/") else None
         followed = self.booted or self.old
         before = followed.declared() if followed is not None else {}
@@ -86,8 +86,8 @@ class Application:
             return
         raise Refused(
             f"this boot is of another root: {found.message}",
-            "boot the root that is made fresh, and apply there; to make this one fresh instead, "
-            "name it in the wiper's table (subvolume, dataset)",
+            "boot the ephemeral root, and apply there; to make this root ephemeral instead, name "
+            "it in the wiper's table (subvolume, dataset)",
         )
 
     def _is_mounted(self) -> bool:
@@ -149,7 +149,7 @@ class Application:
         refused = [seed for seed in self.seeds if seed.refusal]
         if refused:
             raise Refused(
-                "what is newly declared could not be taken over by the next boot: "
+                "the next boot cannot seed the newly declared paths: "
                 + "; ".join(seed.describe() for seed in refused),
                 f'run: {seeds.adopt_line(refused)} (or declare it with initial = "empty")',
             )
@@ -163,7 +163,7 @@ class Application:
             if line.startswith(("+ ", "- "))
         ]
         if not changed and not self.is_applied():
-            changed = ["+ settings that the lines of `ephemeroot plan` do not show"]
+            changed = ["+ settings that `ephemeroot plan` does not list"]
         return changed
 
     def steps(self, *, images: bool) -> list[Step]:
@@ -211,7 +211,7 @@ class Application:
 
     def _copy_configuration(self, store: str) -> str:
         aside = stores.copy_configuration(self.stores[store], self.root)
-        return f"copied; the store had another one, kept as {aside}" if aside else "copied"
+        return f"copied; the store had another version, kept as {aside}" if aside else "copied"
 
     def _record(self, store: str) -> str:
         stores.record(self.stores[store], self.plan, self.generation)
@@ -227,7 +227,7 @@ class Application:
         if self.root != Path("/"):
             generator = installed.on(str(self.root)) or installed.recommended()
             raise Misconfigured(
-                "images are built on the machine itself, not with --root",
+                "images can only be built on the machine itself, not with --root",
                 f"add --no-images, and run {generator.NAME} in that root",
             )
         generators = installed.set_up()
@@ -248,7 +248,7 @@ class Application:
             ]
         if not steps:
             raise Misconfigured(
-                "no image of an installed kernel was found",
+                "no initramfs image of an installed kernel was found",
                 f"build one with {' or '.join(g.NAME for g in generators)} first, or add "
                 "--no-images",
             )
@@ -257,7 +257,7 @@ class Application:
 
 def _warn_of(unknown: list[str]) -> None:
     for line in unknown:
-        terminal.warning(line, "it does not get this plan; build it anew by hand")
+        terminal.warning(line, "it does not get this plan; rebuild it by hand")
 
 
 def _lines(plan: Plan | None) -> list[str]:

@@ -11,7 +11,7 @@ from ephemeroot.machine.fstab import FstabLine
 
 STORE = "/persistent"
 
-MIN_FREE = 'min-free = "10%"                     # with less free space the oldest go early\n'
+MIN_FREE = 'min-free = "10%"                     # below it, the oldest are deleted early\n'
 """A line of each wiper's table: a disk that is full of old roots stops the machine."""
 
 _GRUB = {
@@ -77,7 +77,7 @@ def device_key(survey: Survey) -> str:
     """The line of the wiper's table with the root's device, where no ``root=`` names it."""
     if not survey.root_is_found_by_others:
         return ""
-    return f"device = {quote(survey.device)}    # no root= names it\n"
+    return f"device = {quote(survey.device)}    # root= does not name it\n"
 
 
 def update_grub(survey: Survey) -> str:
@@ -111,8 +111,8 @@ def needed(line: FstabLine) -> Step | None:
         return None
     point = shlex.quote(line.mount_point)
     return Step(
-        f"The initramfs must mount {line.mount_point}: make its line in /etc/fstab this one, and "
-        "mount it if it is not:",
+        f"The initramfs must mount {line.mount_point}: replace its line in /etc/fstab by this one, "
+        "and mount it:",
         (
             replaced(line, line.with_initrd()),
             f"mountpoint -q {point} || mount {point}",

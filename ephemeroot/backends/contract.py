@@ -248,8 +248,8 @@ class Backend:
         """See ``Rehearsal``. Raises ``Refused`` if this backend has no throw-away."""
         names = _joined(backends.answering("rehearsal"), "and")
         raise Refused(
-            f"the wiper {wipe.wiper} cannot be rehearsed: nothing throws away what it would change",
-            f"'ephemeroot plan' says what it will do; {names} can be rehearsed",
+            f"the wiper {wipe.wiper} cannot be rehearsed: its changes cannot be undone",
+            f"see its steps with 'ephemeroot plan'; {names} can be rehearsed",
         )
 
     def bases(

@@ -42,9 +42,10 @@ class Overlay(Backend):
             root=f"the {survey.type} on {survey.device}",
             store=store,
             explanation=(
-                "At every boot a new layer is above the installed root, which stays as it is, "
-                f"read-only{written}. What is declared below comes from {store}. To change the "
-                "installation itself, for an upgrade, run 'ephemeroot next-boot keep' and reboot."
+                "At every boot a new layer is above the installed root, which is not "
+                f"changed{written}. The paths declared below come from {store}. To change the "
+                "installation itself, for example to upgrade it, run 'ephemeroot next-boot keep' "
+                "and reboot."
             ),
             tables=(
                 '[root]\nwiper = "overlay"\n\n[root.overlay]\n'
@@ -79,7 +80,7 @@ class InMemory(Rehearsal):
     def prepare(self, private: str) -> Wipe:
         settings = dict(self.wipe.settings)
         if settings.get("volume"):
-            self.notes.append("the layer is in memory, and the old layers are not tried")
+            self.notes.append("the layer is in memory, and old layers are not rehearsed")
         settings["volume"] = None
         Rehearsed.root = str(self.root)
         attribute = f"{__name__}:{Rehearsed.__name__}"
@@ -114,14 +115,14 @@ def _layers(store: str, line: FstabLine | None, host: FstabLine | None) -> str:
     """Where the layers are: in memory, unless the store is on a filesystem beside the root."""
     if line is None and host is None:
         return (
-            "# The layer is in memory, and no old one is kept. To keep them, give the store a\n"
+            "# The layer is in memory, and no old layer is kept. To keep them, give the store a\n"
             '# filesystem of its own and name it here: volume = "/persistent"\n'
             '# size = "50%"                       # of the memory, for the layer\n'
         )
     return (
         f"volume = {quote(host.mount_point if host else store)}"
         "  # where the layers are kept; in memory if left out\n"
-        "keep-days = 30                       # old layers go after that,\n"
+        "keep-days = 30                       # old layers are deleted after that,\n"
         "keep-last = 3                        # but never the last three\n"
         f"{commands.MIN_FREE}"
     )
@@ -129,7 +130,7 @@ def _layers(store: str, line: FstabLine | None, host: FstabLine | None) -> str:
 
 def _volume(survey: Survey, path: str) -> str:
     """The table that makes the directory *path* of the installed root a volume."""
-    why = {"/boot": "# what boots the machine, and the modules of its kernels\n",
+    why = {"/boot": "# the kernels that boot the machine, and their modules\n",
            STORE: "# the store, a directory of the installed root\n"}  # fmt: skip
     return (
         f"\n{why.get(path, '')}[[volumes]]\nmount-point = {quote(path)}\n"

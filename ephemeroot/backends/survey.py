@@ -107,8 +107,8 @@ def of(root: str) -> Survey:
         source = line.device
     else:
         raise EphemerootError(
-            f"nothing tells what {machine.root} is: it is no mount point, and its fstab has no "
-            "line for /",
+            f"cannot tell the filesystem of {machine.root}: it is not a mount point, and its fstab "
+            "has no line for /",
             "mount the root of that machine there",
         )
     generator = installed.on(machine.root)
@@ -132,7 +132,7 @@ def _require_no_deployment(machine: Machine) -> None:
     booted = any(command_line(text).has("ostree") for _, text in machine.command_lines)
     if booted or _any(machine.root, ("run/ostree-booted", "sysroot/ostree/repo", "ostree/deploy")):
         raise Refused(
-            "the root is an ostree deployment: ostree makes and replaces roots itself",
+            "the root is an ostree deployment: ostree creates and replaces roots itself",
             "only a system whose root is a filesystem or subvolume of its own can be converted",
         )
 

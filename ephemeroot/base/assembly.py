@@ -132,7 +132,7 @@ def _require_there(root: int, one: BootFilesystem) -> None:
     finally:
         os.close(fd)
     raise Refused(
-        f"{one.point} cannot be mounted in the base, which has something else there",
+        f"{one.point} cannot be mounted in the base: its mount point is not a directory there",
         f"'ls -ld {one.point}' must show a directory in the base, as it does on this root",
     )
 

@@ -139,9 +139,9 @@ def require_mounted(*, awake: bool = True) -> None:
     """
     for one in _missing(boot_places.here(), awake=awake):
         raise Refused(
-            f"{one.point} is not mounted, and {one.origin} has a filesystem for it: what the "
-            "command writes there would not be what boots",
-            f"run 'mount {one.point}', or remove what names it if nothing belongs there",
+            f"{one.point} is not mounted, but {one.origin} has a filesystem for it: files that the "
+            "command writes there would not be booted",
+            f"run 'mount {one.point}', or remove that entry if it is not needed",
         )
 
 
@@ -286,7 +286,7 @@ def _require_small(point: str) -> None:
     used = (status.f_blocks - status.f_bfree) * status.f_frsize
     if used > LARGEST:
         raise Refused(
-            f"{point} has files of a boot loader and {used >> 30} GiB on it, too much to be saved "
+            f"{point} has files of a boot loader and {used >> 30} GiB on it, too much to save "
             "before the command runs",
             f"run 'umount {point}', or give it a line in /etc/fstab if this machine boots from it",
         )

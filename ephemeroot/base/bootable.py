@@ -41,9 +41,9 @@ def require(private: Namespace, history: History, name: str, plan: Plan, root: s
     reason = f"the old root {name} has no modules for the kernel {' and '.join(without)}"
     if not good:
         raise Refused(
-            f"{reason}, only for {', '.join(sorted(have))}: the boot would refuse it",
-            f"install the kernel {max(have)} again, with an image, or bring back what you need "
-            f"with 'ephemeroot roots restore --from {name} PATH'",
+            f"{reason}, only for {', '.join(sorted(have))}: a boot would refuse it",
+            f"install the kernel {max(have)} again, with an image, or restore the files that you "
+            f"need with 'ephemeroot roots restore --from {name} PATH'",
         )
     terminal.warning(
         f"{reason}: a boot with that kernel refuses it and makes a new root",

@@ -86,7 +86,7 @@ def restore(saved: Path, target: Path) -> list[str]:
         except OSError as error:
             if error.errno != errno.ENOSPC or not surplus:
                 raise EphemerootError(
-                    f"cannot put back {target / name}: {error.strerror}",
+                    f"cannot restore {target / name}: {error.strerror}",
                     f"it was saved as {saved / name}",
                 ) from error
             _remove(target, surplus)

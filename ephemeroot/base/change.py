@@ -45,8 +45,8 @@ def create(opened: Bases, log: Log, *, dry_run: bool, kept: Collection[str] = ()
     """
     if opened.identity() is not None:
         raise Misconfigured(
-            f"there is a base already: {opened.name}",
-            "'ephemeroot base run' changes it, 'ephemeroot base list' shows it",
+            f"a base already exists: {opened.name}",
+            "change it with 'ephemeroot base run', show it with 'ephemeroot base list'",
         )
     root = opened.running()
     try:
@@ -71,7 +71,7 @@ def create(opened: Bases, log: Log, *, dry_run: bool, kept: Collection[str] = ()
                 raise
             raise Refused(
                 f"the root {opened.root} cannot be copied while a swap file in it is in use",
-                "'swapon --show' names it: run 'swapoff' for it",
+                "find it with 'swapon --show', and run 'swapoff' for it",
             ) from error
 
 
@@ -80,8 +80,8 @@ def _require_sound(opened: Bases, root: int, kept: Collection[str]) -> None:
     active = swap.active(os.stat("/").st_dev)
     if active:
         raise Refused(
-            f"the swap file {active[0]} is in the root and in use: no copy of the root can be made "
-            "while it is, and none could use it",
+            f"the swap file {active[0]} is in the root and in use: the root cannot be copied while "
+            "it is active",
             inspection.swap_remedy(active[0]),
         )
     found = inspection.inspect(root, kept, opened.omitted(root))
@@ -106,7 +106,7 @@ def run(opened: Bases, order: Order, log: Log) -> Outcome | None:
             try:
                 outcome = opened.replace(Work(opened, record, base, boot, order, log), log)
             except Unchanged as unchanged:
-                log(f"{unchanged.message}: it stays, and no old base is made")
+                log(f"{unchanged.message}: the base is kept, and no old base is made")
                 record.remove()
                 return None
             record.conclude(log)
@@ -140,7 +140,7 @@ def rollback(opened: Bases, entry: OldRoot, log: Log, *, dry_run: bool) -> Outco
             base = opened.present()
             try:
                 for release in kernels.carry_over(base, fd) if base >= 0 else []:
-                    log(f"take the modules of the kernel {release} along")
+                    log(f"add the modules of the kernel {release}")
             finally:
                 if base >= 0:
                     os.close(base)
@@ -186,14 +186,12 @@ def _name_lost_kernels(base: int, log: Log) -> None:
 def _writable_base(opened: Bases) -> int:
     fd = opened.present()
     if fd < 0:
-        raise Misconfigured(
-            f"there is no base {opened.name} yet", "'ephemeroot base create' makes it"
-        )
+        raise Misconfigured(f"there is no base {opened.name} yet", "run 'ephemeroot base create'")
     if not opened.is_writable(fd):
         os.close(fd)
         raise Refused(
             f"the base {opened.name} is a read-only subvolume",
-            "'btrfs property set -ts PATH ro false' makes it writable",
+            "run 'btrfs property set -ts PATH ro false' to make it writable",
         )
     return fd
 

@@ -54,7 +54,7 @@ def run(root: str, words: Sequence[str], output: int | None = None) -> int:
             )
             status = process.wait()
     except FileNotFoundError:
-        raise EphemerootError(f"there is no program {words[0]!r} in the base") from None
+        raise EphemerootError(f"the program {words[0]!r} is not installed in the base") from None
     finally:
         _end_descendants()
     return status if status >= 0 else 128 - status

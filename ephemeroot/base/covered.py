@@ -32,8 +32,9 @@ def require_same(base: int, before: dict[str, Listing]) -> None:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise Refused(
                 f"the command wrote {point}/{changed[0]}{more} into the base, below the mount "
-                f"point {point}, and not to the filesystem that belongs there",
-                f"mount {point}, and let the command leave it mounted ('findmnt {point}')",
+                f"point {point}, not to the filesystem of {point}",
+                f"mount {point}, and make sure that the command leaves it mounted ('findmnt "
+                f"{point}')",
             )
 
 

@@ -49,6 +49,6 @@ def end(root: str, log: Callable[[str], None]) -> None:
         except Locked:
             raise
         except EphemerootError as error:
-            log(f"cannot look for a 'base run' that was cut off: {error.message}")
+            log(f"cannot look for an interrupted 'base run': {error.message}")
             return
         change.recover(found, log)

@@ -19,7 +19,7 @@ from ephemeroot.machine.units import text_of
 # Path, what happens at each boot, and the remedy: which program looks for it and removes it itself.
 _MARKERS = (
     (
-        "/.autorelabel", "SELinux labels all files anew and restarts",
+        "/.autorelabel", "SELinux relabels all files and restarts",
         "end the command with 'restorecon -RF /etc /usr /var && rm /.autorelabel'",
     ),
     (
@@ -92,8 +92,8 @@ def markers(root: int, kept: Collection[str]) -> Iterator[Fault]:
     if not is_kept(_MACHINE_ID, kept) and text_of(root, _MACHINE_ID).strip() == "uninitialized":
         yield Fault(
             _MACHINE_ID,
-            f"{_MACHINE_ID} says that the machine was never booted: at each boot it is set up as "
-            "for the first time (systemd-firstboot(1))",
+            f"{_MACHINE_ID} says that the machine was never booted: each boot runs the first-boot "
+            "setup (systemd-firstboot(1))",
             f"declare {_MACHINE_ID}, or run 'systemd-machine-id-setup' in the base",
         )
 
@@ -107,7 +107,7 @@ def nested(omitted: Collection[str], kept: Collection[str]) -> Iterator[Fault]:
         quoted, old = shlex.quote(place), shlex.quote(f"{place}.old")
         yield Fault(
             place,
-            f"{place} is a subvolume of its own in the root, and would be empty in every new root",
+            f"{place} is a nested subvolume of the root: it would be empty in every new root",
             f"make it a directory ('mv {quoted} {old} && cp -a --reflink=auto {old} {quoted}'), "
             f'give it a line in /etc/fstab, or declare "{place}"',
         )
@@ -128,9 +128,9 @@ def swap_files(root: int, kept: Collection[str]) -> Iterator[Fault]:
 def swap_remedy(path: str) -> str:
     """What to do about the swap file *path* in a root that is made new at each boot."""
     return (
-        f"run 'swapoff {shlex.quote(path)}', remove the file and its fstab line, and have "
-        "swap in a subvolume that is mounted at /swap, or on a partition: 'ephemeroot init' shows "
-        "the commands"
+        f"run 'swapoff {shlex.quote(path)}', remove the file and its fstab line, and put swap into "
+        "a subvolume that is mounted at /swap, or on a partition: 'ephemeroot init' shows the "
+        "commands"
     )
 
 

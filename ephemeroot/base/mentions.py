@@ -29,22 +29,28 @@ _HINTS = (
     (re.compile(r"(.*/)?(initr|initramfs|minirfs)[^/]*|.*\.efi", re.IGNORECASE), ""),
     (
         re.compile(r"(.*/)?loader/entries/[^/]*\.conf"),
-        "kernel-install writes it: put root= and rootflags= of the root into /etc/kernel/cmdline",
+        (
+            "kernel-install generates it: put root= and rootflags= of the root into "
+            "/etc/kernel/cmdline"
+        ),
     ),
     (
         re.compile(r"(.*/)?limine\.(conf|cfg)"),
-        "limine-entry-tool or limine-snapper-sync writes it: run it after 'base run', not in it",
+        (
+            "limine-entry-tool or limine-snapper-sync generates it: run it after 'base run', not "
+            "inside"
+        ),
     ),
     (
         re.compile(r"(.*/)?refind[^/]*\.conf"),
-        "rEFInd's scripts or refind-btrfs write it: run them after 'base run', not in it",
+        "rEFInd's scripts or refind-btrfs generate it: run them after 'base run', not inside",
     ),
     (
         re.compile(r"(.*/)?(grub\.cfg|custom\.cfg)"),
         "a script in /etc/grub.d lists subvolumes, or looks for the root without grub-mkrelpath",
     ),
 )
-_ANY = "the program that writes this file must run after 'base run', not in it"
+_ANY = "run the program that writes this file after 'base run', not inside"
 _GENERATED = re.compile(
     r"(?:generated|written|created|made)(?: automatically)? by[: ]+(\S+)", re.IGNORECASE
 )
@@ -67,7 +73,7 @@ def settle(areas: Iterable[Area], temporary: str, becomes: str, log: Callable[[s
     for area, name in lists:
         content = (area.path / name).read_bytes()
         bootfiles.rewrite(area.path / name, content.replace(word, os.fsencode(becomes)))
-        log(f"{area.shown}/{name} lists snapshots: call the new base {becomes} in it")
+        log(f"{area.shown}/{name} lists snapshots: name the new base {becomes} in it")
 
 
 def _mentions(path: Path, word: bytes) -> bool:
@@ -109,8 +115,8 @@ def _refusal(area: Area, name: str, temporary: str) -> Refused:
     writer = _writer(area.path / name)
     by = f" by {writer}" if writer else ""
     return Refused(
-        f"{area.shown}/{name} was made{by} for the temporary subvolume {temporary}: what it names "
-        "is gone when the new base is in place",
+        f"{area.shown}/{name} was generated{by} for the temporary subvolume {temporary}, which no "
+        "longer exists after this run",
         hint,
     )
 

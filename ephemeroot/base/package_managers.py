@@ -168,5 +168,5 @@ def of(root: str | Path) -> PackageManager:
     known = ", ".join(one.name for one in MANAGERS)
     raise EphemerootError(
         f"no package manager is known for this system (known: {known})",
-        "'ephemeroot base run -- COMMAND' runs any command in the base",
+        "run any command in the base with 'ephemeroot base run -- COMMAND'",
     )

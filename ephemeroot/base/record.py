@@ -95,7 +95,8 @@ class Record:
         except OSError as error:
             self._remove(fresh.name)
             raise EphemerootError(
-                f"cannot save what would have to be put back: {error.strerror}: {error.filename}",
+                f"cannot save the files that a failed run must restore: {error.strerror}: "
+                f"{error.filename}",
                 "nothing was changed",
             ) from error
         self.opened.commit()
@@ -113,16 +114,16 @@ class Record:
             if not boot_filesystems.is_mounted(one):
                 what = f"the filesystem {one.identity}" if one.identity else "its filesystem"
                 raise EphemerootError(
-                    f"{one.point} was saved by a run that was cut off, and {what} is not mounted "
-                    "there now",
-                    f"run 'mount {one.point}': the next boot, or 'base run', puts its files back "
+                    f"{one.point} was saved by an interrupted run, but {what} is not mounted there "
+                    "now",
+                    f"run 'mount {one.point}': then the next boot or 'base run' restores its files "
                     f"from {self.name}",
                 )
         for area in self.areas(saved):
             restored = bootfiles.restore(area.saved or area.path, area.path)
             if restored:
                 files = "1 file" if len(restored) == 1 else f"{len(restored)} files"
-                log(f"put back {files} of {area.shown}")
+                log(f"restore {files} of {area.shown}")
         self._put_modules_back(self._base(), log)
         self.remove()
 
@@ -148,10 +149,12 @@ class Record:
             return False
         if self._read().base == self.opened.identity():
             if cut_off:
-                log("a run of 'base run' was cut off: the base is unchanged")
+                log("an earlier 'base run' was interrupted: the base is unchanged")
             self.undo(log)
         else:
-            what = "a run of 'base run' was cut off" if cut_off else "this run was interrupted"
+            what = (
+                "an earlier 'base run' was interrupted" if cut_off else ("this run was interrupted")
+            )
             log(f"{what} after it had replaced the base")
             self.conclude(log)
         return True
@@ -177,7 +180,7 @@ class Record:
                     kernels.put(folder, _MODULES, parent, _MODULES)
             finally:
                 os.close(parent)
-            log(f"put back the kernel modules of the {name}")
+            log(f"restore the kernel modules of the {name}")
         finally:
             os.close(base)
 
@@ -190,7 +193,7 @@ class Record:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(
                 f"the record of an earlier run, {self.name}, is damaged: {error}",
-                "look into it in the top level of the filesystem, and remove it",
+                "read it in the top level of the filesystem, then remove it",
             ) from None
 
     def _remove(self, name: str) -> None:

@@ -90,7 +90,7 @@ class Work:
                 # half on the disk could not be put back any more.
                 sync()
             if not changed:
-                raise unchanged.Unchanged("the command has changed nothing in the base")
+                raise unchanged.Unchanged("the command changed nothing in the base")
             self.opened.keep(fd)
         except BaseException:
             # What the command made of subvolumes would keep the copy from being deleted.
@@ -114,11 +114,11 @@ class Work:
         )
         try:
             for point in tree.left_out:
-                self.log(f"leave out {point}, which is merged over the root's own: the next boot "
-                         "begins without it")  # fmt: skip
+                self.log(f"leave out {point}, which is merged over the root: the next boot starts "
+                         "without it")  # fmt: skip
             if tree.files:
-                self.log(f"use the base's own {', '.join(tree.files)}: persistent files are bound "
-                         "over them on this machine only")  # fmt: skip
+                self.log(f"use the base's own {', '.join(tree.files)}: on this machine persistent "
+                         "files are bound over them")  # fmt: skip
             self._share_modules(tree)
             self._run(tree, copy)
         finally:
@@ -193,7 +193,7 @@ class Work:
         try:
             theirs = kernels.parent(copy)
             if theirs < 0:
-                raise Refused("the command has removed the directory of the kernel modules")
+                raise Refused("the command removed the directory of the kernel modules")
             try:
                 kernels.put(ours, "modules", theirs, "modules")
             finally:

@@ -95,9 +95,7 @@ def _complain(error: EphemerootError) -> None:
     if not isinstance(error, InvalidConfiguration):
         terminal.error(error.message, error.hint)
         return
-    for problem in error.problems:
-        complain = terminal.warning if problem.warning else terminal.error
-        complain(f"{problem.place}: {problem.reason}", problem.hint)
+    terminal.problems(error.problems, sys.stderr)
 
 
 def _complain_as_json(error: EphemerootError) -> None:

@@ -24,31 +24,32 @@ from ephemeroot.plan import lock
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
-    access.declare(parser, "the store and /etc/ephemeroot; with --apply what apply opens")
+    access.declare(parser, "the store and /etc/ephemeroot; with --apply the files that apply opens")
     parser.add_argument("path", nargs="+", metavar="PATH", help="a directory or file of the root")
     parser.add_argument("--store", metavar="PATH", help="which store (default: the first)")
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="take the root's, where the store has another one; that is kept aside",
+        help="replace the content of the store by the root's; the old content is kept aside",
     )
     parser.add_argument(
         "--apply",
         action="store_true",
-        help="run 'ephemeroot apply' afterwards, without which the next boot does not put it in "
-        "place",
+        help="run 'ephemeroot apply' afterwards; without it the next boot does not bind the path",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    parser.add_argument("--yes", action="store_true", help="do not ask, whoever is writing there")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask, even if programs are writing to the path"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: all of it is in the store; 10: something kept changing while it was copied."""
     if arguments.config is not None:
         raise Misconfigured(
-            f"adopt declares in /{drop_in.FOLDER}, and who reads --config {arguments.config} does "
-            "not look there",
-            "leave --config out, or declare the paths in that file and run 'ephemeroot apply'",
+            f"adopt declares paths in /{drop_in.FOLDER}, which --config {arguments.config} does "
+            "not include",
+            "omit --config, or declare the paths in that file and run 'ephemeroot apply'",
         )
     if arguments.apply and arguments.json:
         raise Misconfigured(
@@ -89,11 +90,11 @@ def _apply(arguments: argparse.Namespace, adopter: Adopter) -> int:
         return 0
     wanted = arguments.apply
     if declared and not (wanted or arguments.yes or arguments.json):
-        wanted = _wants("The next boot does not put it in place yet. Apply now?")
+        wanted = _wants("The next boot does not bind it yet. Apply now?")
     if not wanted:
         if declared and not arguments.json:
             terminal.say(
-                "the next boot puts it in place after 'ephemeroot apply', which rebuilds the images"
+                "run 'ephemeroot apply', which rebuilds the images, so that the next boot binds it"
             )
         return 0
     return apply.run(
@@ -126,8 +127,8 @@ def _show(adopter: Adopter, held: dict[str, list[Writer]]) -> None:
         for writer in held[one.path]:
             terminal.warning(
                 str(writer),
-                "what it writes while it is copied may be half a thing, and it goes on writing "
-                "to the root afterwards: stop it first",
+                "the copy may be inconsistent, and it continues to write to the root afterwards: "
+                "stop it first",
             )
 
 
@@ -135,7 +136,7 @@ def _adopt(
     arguments: argparse.Namespace, adopter: Adopter, held: dict[str, list[Writer]]
 ) -> list[tuple[Adoption, str]]:
     if any(held.values()) and not arguments.yes:
-        histories.confirm("Copy it all the same?")
+        histories.confirm("Copy it anyway?")
     adopter.forget_ended()
     bind = is_ephemeral(Path(arguments.root))
     results = []
@@ -160,13 +161,15 @@ def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> No
             terminal.warning(problem)
     units = sorted({w.unit for found in held.values() for w in found if w.unit})
     if units:
-        terminal.say(f"these still write to the root: systemctl restart {' '.join(units)}")
+        terminal.say(
+            f"these units still write to the root; run: systemctl restart {' '.join(units)}"
+        )
     if any(one.declare for one in adopter.adoptions):
         terminal.say(f"declared in {drop_in.place(root)[0]}")
     if not is_ephemeral(root):
         terminal.say(
-            "until the first ephemeral boot the root's own stay in use: what changes in them till "
-            "then is brought over by 'ephemeroot adopt --replace'"
+            "the root's own files stay in use until the first ephemeral boot; run 'ephemeroot "
+            "adopt --replace' before it to copy later changes"
         )
 
 

@@ -26,12 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "/etc/ephemeroot, the stores, the directories of the images, the filesystem of the base",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--no-images",
         action="store_true",
-        help="leave the images as they are: until they are rebuilt, no boot wipes",
+        help="do not rebuild the images; until they are rebuilt, no boot wipes",
     )
 
 
@@ -84,10 +84,10 @@ def _ask(arguments: argparse.Namespace, application: Application) -> None:
 
 def _show(application: Application, steps: list[Step]) -> None:
     """The changes and the steps, before anything is done."""
-    for problem in application.compilation.warnings:
-        # A marker that is missing is what apply is about to write.
-        if not store_refusals.is_about_no_marker(problem):
-            terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
+    # apply writes the markers that are missing.
+    warnings = application.compilation.warnings
+    shown = (one for one in warnings if not store_refusals.is_about_no_marker(one))
+    terminal.problems(shown, sys.stderr)
     changes = application.changes()
     if changes:
         sys.stdout.write(terminal.heading(f"changes since {application.since}:") + "\n")
@@ -97,11 +97,11 @@ def _show(application: Application, steps: list[Step]) -> None:
         terminal.say(f"no changes since {application.since}")
     for path, store in application.forgotten():
         terminal.warning(
-            f"{path} persists no longer: the next root has what its base has",
+            f"{path} no longer persists: the next root has the content of its base",
             f"its content stays in the store, in {store}{path}",
         )
     if application.seeds:
-        sys.stdout.write(terminal.heading("to be taken over from this root:") + "\n")
+        sys.stdout.write(terminal.heading("to be seeded from this root:") + "\n")
         for seed in application.seeds:
             terminal.say(f"  {seed.describe()}")
     sys.stdout.write(terminal.heading("to be done:") + "\n")
@@ -118,9 +118,9 @@ def _conclude(application: Application, results: list[Result]) -> None:
             f"{application.generation} read back; the next boot follows it"
         )
     elif application.old and application.old.generation == application.generation:
-        terminal.say("done, the images are as they were")
+        terminal.say("done; the images are unchanged")
     else:
-        terminal.say("done, without images: until they are rebuilt, no boot wipes")
+        terminal.say("done, without images; until they are rebuilt, no boot wipes")
 
 
 def _seed(seed: Seed) -> dict[str, object]:

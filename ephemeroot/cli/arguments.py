@@ -115,7 +115,7 @@ def parser(load: Iterable[str] = ()) -> Parser:
     """The parser of the whole command line, in which the verbs in *load* are complete. Others are
     when they are used.
     """
-    top = Parser(prog="ephemeroot", description="A root that is new at every boot.")
+    top = Parser(prog="ephemeroot", description="A root filesystem that is new at every boot.")
     version = f"ephemeroot {__version__}"
     top.add_argument("-V", "--version", action="version", version=version)
     top.set_defaults(config=None, root="/", json=False)
@@ -135,7 +135,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     """Options that may stand before and after the verb (SUPPRESS: the later must not reset
     the earlier).
     """
-    group = parser.add_argument_group("for every verb")
+    group = parser.add_argument_group("options for every command")
     group.add_argument(
         "--config",
         metavar="FILE",

@@ -30,8 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = _action(actions, "create", "make the first base, a copy of the running root")
     run_ = _action(actions, "run", "run a command in a copy of the base, which then replaces it")
-    listing = _action(actions, "list", "show the base and those that it replaced")
-    back = _action(actions, "rollback", "put an old base in the place of the present one")
+    listing = _action(actions, "list", "show the base and the bases that it replaced")
+    back = _action(actions, "rollback", "replace the base by an old base")
     run_.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell"
     )
@@ -40,10 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     compared = _action(actions, "diff", "show what differs between an old base and the base")
     base_diff.configure(compared)
     back.add_argument(
-        "name", nargs="?", metavar="NAME", help="as 'base list' shows it (default: the newest)"
+        "name", nargs="?", metavar="NAME", help="a name from 'base list' (default: the newest)"
     )
     for one in (create, run_, commit, back):
-        one.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        one.add_argument("--dry-run", action="store_true", help="only print what would be done")
     for one in (listing, compared):
         access.declare(one, access.NOTHING)
     for one in (create, commit, back):
@@ -110,7 +110,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     else:
         base_diff.show(arguments, compared)
         for problem in compared.problems:
-            terminal.warning(problem, "it was passed over")
+            terminal.warning(problem, "skipped")
     return output.PARTLY if compared.problems else 0
 
 
@@ -125,13 +125,13 @@ def _change(
     if arguments.action == "rollback":
         entry = _entry(place, arguments.name)
         if not arguments.dry_run and not arguments.yes:
-            histories.confirm(f"Put the base {entry.label} in the place of the present one?")
+            histories.confirm(f"Replace the present base by {entry.label}?")
         return change.rollback(place, entry, log, dry_run=arguments.dry_run)
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.dry_run:
         return bases.foresee(place, " ".join(words) or "a shell", log)
     if not words and not sys.stdin.isatty():
-        raise Misconfigured("there is no terminal for a shell", "name a command: base run -- apt …")
+        raise Misconfigured("a shell needs a terminal", "name a command: base run -- apt …")
 
     def confirm() -> None:
         if not arguments.yes:
@@ -151,7 +151,9 @@ def _entry(place: Bases, name: str | None) -> OldRoot:
         return place.find(name)
     newest = bases.newest_old(place)
     if newest is None:
-        raise Misconfigured("there is no old base to go back to", "'ephemeroot base list' has them")
+        raise Misconfigured(
+            "there is no old base to roll back to", "list them with 'ephemeroot base list'"
+        )
     return newest
 
 
@@ -201,10 +203,10 @@ def _list(arguments: argparse.Namespace, place: Bases) -> None:
         output.print_json("base", {"bases": rows, "cut-off": cut})
         return
     if not rows:
-        terminal.say("there is no base yet: 'ephemeroot base create' makes it")
+        terminal.say("there is no base yet: run 'ephemeroot base create'")
     _print_table(rows)
     if cut:
-        terminal.warning("a run was cut off", "the next boot, or 'base run', puts things back")
+        terminal.warning("a run was cut off", "the next boot, or 'base run', restores the files")
 
 
 def _facts(place: Bases, fd: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN",
-        help="leave out what matches: * within a name, ** across directories",
+        help="leave out matching paths: * within a name, ** across directories",
     )  # fmt: skip
 
 
@@ -58,9 +58,7 @@ def commit(
         root = _opened(stack, place.running())
         base = _opened(stack, place.present())
         if base < 0:
-            raise Misconfigured(
-                f"the base {place.name} is missing", "'ephemeroot base create' makes it"
-            )
+            raise Misconfigured(f"the base {place.name} is missing", "run 'ephemeroot base create'")
         wanted = [_located(root, path, based) for path in arguments.paths]
         fresh = _fresh(stack, place, arguments, terminal.warning)
         found, problems = _differences(arguments, based, place, (fresh, root, base), wanted)

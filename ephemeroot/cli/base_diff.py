@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the action's own arguments."""
     parser.add_argument(
         "name", nargs="?", metavar="NAME",
-        help="compare with this old base, as 'base list' shows it (default: the newest)",
+        help="compare with this old base, a name from 'base list' (default: the newest)",
     )  # fmt: skip
     diff.add_common(parser)
     parser.set_defaults(paged=True)
@@ -49,9 +49,7 @@ def compare(arguments: argparse.Namespace, place: Bases) -> Compared:
     with ExitStack() as stack:
         new = place.present()
         if new < 0:
-            raise Misconfigured(
-                f"the base {place.name} is missing", "'ephemeroot base create' makes it"
-            )
+            raise Misconfigured(f"the base {place.name} is missing", "run 'ephemeroot base create'")
         stack.callback(os.close, new)
         old = place.open(entry)
         stack.callback(os.close, old)

@@ -87,9 +87,9 @@ def ask(arguments: argparse.Namespace, verb: str) -> Callable[[str, str], None]:
         if arguments.yes:
             terminal.warning(message, hint)
         elif not sys.stdin.isatty():
-            raise Refused(message, f"{hint}; '{verb} --yes' makes it the base all the same")
+            raise Refused(message, f"{hint}; '{verb} --yes' makes it the base anyway")
         else:
-            histories.confirm("Make this the base all the same?", [message, hint])
+            histories.confirm("Make this the base anyway?", [message, hint])
 
     return decide
 

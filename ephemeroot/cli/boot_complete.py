@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             failed.append(
                 EphemerootError(
                     f"cannot mark {wipe.target} as boot-complete: {error.strerror}",
-                    "its root will be retired as unused; is it mounted read-only?",
+                    "its root will be retired as unused; check that it is not mounted read-only",
                 )
             )
         except EphemerootError as error:
@@ -100,7 +100,7 @@ def _made_fresh(record: Path) -> list[tuple[Wipe, dict[str, str]]]:
         return []
     found = {key: content[key] for key in sorted(content) if key.startswith("/")}
     if not documents.fits(found, {str: {}}):
-        raise Damaged(f"{record} is damaged: it has another form")
+        raise Damaged(f"{record} is damaged: its structure is not valid")
     return [(_wipe(facts), _fresh(record, facts)) for facts in found.values()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ephemeroot.config import (
     nested,
     read,
 )
+from ephemeroot.config.syntax.problem import ordered
 from ephemeroot.errors import Damaged
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import age
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = None
     if not (machine.another or examination.errors):
         plan = compile_examination(examination).plan
-    problems = [
+    problems = ordered([
         *examination.problems,
         *nested.warnings(examination),
         *_obstacles(examination, plan),
@@ -52,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         *_missing_modules(examination),
         *_boot_loader(examination),
         *_outdated(examination, plan),
-    ]
+    ])  # fmt: skip
     if arguments.json:
         _print_json(config, machine, problems)
     else:
@@ -135,17 +137,16 @@ def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:
     if plan is None:
         return []
     if compiled is not None and not applied.say_the_same(plan, compiled):
-        lines.insert(0, f"generation {plan.generation} was applied, which says something else")
+        lines.insert(0, f"the applied generation {plan.generation} differs")
     return [Problem(file, "", line, hint, warning=True) for line in lines]
 
 
 def _print(files: Sequence[str], problems: Sequence[Problem]) -> None:
-    for problem in problems:
-        terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
+    terminal.problems(problems, sys.stdout)
     errors = _errors(problems)
     read_from = terminal.count(len(files), "file")
     if not problems:
-        terminal.say(f"{read_from} checked: nothing to complain about")
+        terminal.say(f"{read_from} checked: no problems")
         return
     counts = (
         f"{terminal.count(errors, 'error')}, {terminal.count(len(problems) - errors, 'warning')}"

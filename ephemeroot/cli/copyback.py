@@ -78,10 +78,10 @@ def _recorded(record: Path) -> Recorded | None:
     if not isinstance(content, dict) or content.get("boot-id") != boot_id:
         return None
     if not _FORM.keys() - {"root"} <= content.keys() or not documents.fits(content, _FORM):
-        raise Damaged(f"{record} is damaged: it has another form")
+        raise Damaged(f"{record} is damaged: its structure is not valid")
     try:
         files = [{key: one[key] for key in _FILE if key != "user" or key in one}
                  for one in content["files"]]  # fmt: skip
     except KeyError:
-        raise Damaged(f"{record} is damaged: a file has another form") from None
+        raise Damaged(f"{record} is damaged: a file entry is not valid") from None
     return Recorded(files, content["stores"], content["limit"], content.get("root", ""))

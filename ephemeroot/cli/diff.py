@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="WHAT",
-        help="'fresh', the root as this boot made it (the default); 'base', what the next one "
-        "will be made of; or the name of an old root",
+        help="'fresh', the root as this boot made it (the default); 'base', the source of the next "
+        "root; or the name of an old root",
     )
     parser.add_argument(
         "--volume", metavar="MOUNT-POINT", default="/", help="this volume instead of the root"
@@ -47,15 +47,17 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="leave out what matches: * within a name, ** across directories",
+        help="leave out matching paths: * within a name, ** across directories",
     )
     parser.add_argument(
-        "--all", action="store_true", help="also what every boot makes anew (caches, locks, …)"
+        "--all",
+        action="store_true",
+        help="also files that every boot creates again (caches, locks, …)",
     )
     parser.add_argument(
         "--content",
         action="store_true",
-        help="compare the content of every file, also where size and time are the same",
+        help="compare the content of every file, even if size and time are the same",
     )
     parser.add_argument(
         "--long", action="store_true", help=f"show all of a directory, not the first {MOST}"
@@ -95,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         declared_paths.warn(lost)
     for problem in problems:
-        terminal.warning(problem, "it was passed over")
+        terminal.warning(problem, "skipped")
     return output.PARTLY if problems else 0
 
 
@@ -103,7 +105,7 @@ def _is_in(path: str, declared: Sequence[str]) -> bool:
     return any(path == one or path.startswith(f"{one}/") for one in declared)
 
 
-_WHAT = {FRESH: "the fresh root of this boot", BASE: "what fresh roots are made of"}
+_WHAT = {FRESH: "the fresh root of this boot", BASE: "the source of fresh roots"}
 
 
 def _show(
@@ -115,16 +117,16 @@ def _show(
 ) -> None:
     other = _WHAT.get(which, f"the old root {which}")
     if not found:
-        terminal.say(f"nothing on {keeper.target} differs from {other} and is not persisted")
+        terminal.say(f"no non-persistent changes on {keeper.target}, compared with {other}")
         return
-    terminal.say(f"on {keeper.target} and not persisted, compared with {other}:")
+    terminal.say(f"non-persistent changes on {keeper.target}, compared with {other}:")
     terminal.say()
     differences.show(found, most=None if arguments.long else MOST)
     terminal.say()
     terminal.say(differences.summary(found))
     if text:
         terminal.say()
-        sys.stdout.write(terminal.heading("to keep what is new or changed:") + "\n")
+        sys.stdout.write(terminal.heading("to keep these files:") + "\n")
         sys.stdout.writelines(line + "\n" for line in text)
 
 

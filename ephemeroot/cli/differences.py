@@ -69,7 +69,7 @@ def lines(found: Iterable[Difference], store: str) -> list[str]:
         try:
             path = toml_text.quote(difference.path)
         except UnicodeEncodeError:
-            odd.append(f"# {terminal.printable(difference.path)}: its name is no UTF-8")
+            odd.append(f"# {terminal.printable(difference.path)}: its name is not UTF-8")
             continue
         if difference.kind == "directory":
             if difference.change == ADDED:
@@ -80,7 +80,7 @@ def lines(found: Iterable[Difference], store: str) -> list[str]:
         elif difference.kind == "link":
             files.append(f'{{ file = {path}, method = "copy" }}')
         else:
-            odd.append(f"# {path}: a {difference.kind} is kept only with its directory")
+            odd.append(f"# {path}: a {difference.kind} can be kept only with its directory")
     text = [f"[persistence.{toml_text.quote(store)}]"]
     if directories:
         text += [f"directories = {toml_text.array(directories)}"]

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "drop_in",
         nargs="?",
         metavar="FILE",
-        help=f"a drop-in in {DROP_INS[-1]}, which need not exist (default: {MAIN})",
+        help=f"a drop-in in {DROP_INS[-1]}, which may not exist yet (default: {MAIN})",
     )
     parser.add_argument(
         "--editor", metavar="COMMAND", help="the editor (default: $VISUAL, $EDITOR, or vi)"
@@ -54,9 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return _conclude(arguments, edited, "nothing was changed", saved=False)
             problems = _problems(machine, arguments.config, edited, content)
             errors = [problem for problem in problems if not problem.warning]
-            for problem in problems:
-                tell = terminal.warning if problem.warning else terminal.error
-                tell(f"{problem.place}: {problem.reason}", problem.hint)
+            terminal.problems(problems, sys.stderr)
             if not errors:
                 break
             if not _wants_again(len(errors)):
@@ -100,7 +98,7 @@ def _edited(arguments: argparse.Namespace, machine: Machine) -> Edited:
             ) from None
         content, mode = b"", 0o644
     if os.path.islink(target):
-        raise Refused(f"{target} is a link into another root", "edit what it leads to")
+        raise Refused(f"{target} is a link into another root", "edit its target")
     return Edited(target, path, content, mode)
 
 
@@ -192,7 +190,7 @@ def _save(edited: Edited, content: bytes) -> None:
         present = documents.read(edited.target)
     if present != edited.content:
         raise EphemerootError(
-            f"{edited.shown} was changed meanwhile", "run 'ephemeroot edit' again"
+            f"{edited.shown} was changed by another program", "run 'ephemeroot edit' again"
         )
     try:
         os.makedirs(os.path.dirname(edited.target), 0o755, exist_ok=True)

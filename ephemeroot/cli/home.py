@@ -29,25 +29,29 @@ WAIT = 5.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the actions and their arguments."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    apply = _action(actions, "apply", _apply, "mount and link what is declared, undo what is not")
+    apply = _action(actions, "apply", _apply, "mount and link declared paths, and undo the others")
     _changes(apply)
-    stop = _action(actions, "stop", _stop, "unmount what is mounted; links stay")
+    stop = _action(actions, "stop", _stop, "unmount the binds; links stay")
     stop.add_argument("--all", action="store_true", help="remove the links and directories, too")
     _changes(stop)
     status = _action(
         actions, "status", _status, "show each entry: mounted, linked, missing, in the way"
     )
-    check = _action(actions, "check", _check, "look for mistakes, and for what this machine lacks")
+    check = _action(
+        actions, "check", _check, "look for mistakes and for missing requirements of this machine"
+    )
     enable = _action(actions, "enable", _enable, "apply at every login: install the user unit")
-    disable = _action(actions, "disable", _disable, "take the user unit away")
+    disable = _action(actions, "disable", _disable, "remove the user unit")
     access.declare(apply, "the home directory and the store")
     for action in (stop, enable, disable):
         access.declare(action, "the home directory")
     for action in (status, check):
         access.declare(action, access.NOTHING)
     for action in (enable, disable):
-        action.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    enable.add_argument("--program", metavar="PATH", help="what the unit calls (default: this)")
+        action.add_argument("--dry-run", action="store_true", help="only print what would be done")
+    enable.add_argument(
+        "--program", metavar="PATH", help="the program that the unit calls (default: this)"
+    )
 
 
 def _action(
@@ -69,13 +73,14 @@ def _action(
 
 
 def _changes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
         type=_seconds,
         default=WAIT,
-        help="try for so long to unmount what is in use, then do it lazily (default: %(default)g)",
+        help="how long to retry to unmount paths in use before a lazy unmount (default: "
+        "%(default)g)",
     )
 
 
@@ -89,7 +94,7 @@ def _seconds(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: all is as declared; 10: a part is; 1: nothing is; 2: mistakes."""
     if arguments.root != "/":
-        raise Misconfigured("--root is not for home", "run it on the machine itself")
+        raise Misconfigured("--root cannot be used with home", "run it on the machine itself")
     return int(arguments.act(arguments, User.current()))
 
 
@@ -140,7 +145,7 @@ def _stop(arguments: argparse.Namespace, user: User) -> int:
     if arguments.json:
         output.print_json("home-stop", {"operations": events.to_json()})
     elif not events.all:
-        terminal.say("nothing of ours is mounted")
+        terminal.say("nothing is mounted by ephemeroot")
     if events.failed:
         return output.PARTLY if events.done else output.FAILED
     return 0
@@ -198,16 +203,18 @@ def _enable(arguments: argparse.Namespace, user: User) -> int:
         if entry.is_mounted and clean.is_below(str(made.file), entry.target):
             raise Misconfigured(
                 f"{user.short(entry.target)} would contain the unit that has to mount it",
-                f"declare what lies beside {made.file.parent}; see {entry.place}",
+                f"declare the directories beside {made.file.parent}; see {entry.place}",
             )
     if arguments.dry_run:
         return _say_done(arguments, "enable", [f"install {made.file}", f"link {made.link}"])
-    _say_done(arguments, "enable", made.enable() or ["it was enabled already"])
+    _say_done(arguments, "enable", made.enable() or ["already enabled"])
     if arguments.json:
         return _reload()
-    terminal.say(f"from the next login on it is applied; now: systemctl --user start {unit.NAME}")
+    terminal.say(
+        f"it is applied at the next login; to start it now, run: systemctl --user start {unit.NAME}"
+    )
     if made.program.startswith(f"{user.home}/"):
-        terminal.warning(f"{made.program} lies below the home", "it must be there at login")
+        terminal.warning(f"{made.program} is in the home", "it must exist at login")
     terminal.say(
         "if the home does not survive a boot, root must persist "
         f"{user.short(configuration.file)} and {user.short(str(made.file.parent))}"
@@ -220,7 +227,7 @@ def _disable(arguments: argparse.Namespace, user: User) -> int:
     if arguments.dry_run:
         there = [path for path in (made.link, made.file) if os.path.lexists(path)]
         return _say_done(arguments, "disable", [f"remove {path}" for path in there])
-    _say_done(arguments, "disable", made.disable() or ["it was not enabled"])
+    _say_done(arguments, "disable", made.disable() or ["not enabled"])
     return _reload()
 
 
@@ -244,7 +251,7 @@ def _program(asked: str | None) -> str:
     """An absolute path that will still be there at the next login."""
     if asked is not None:
         if not asked.startswith("/"):
-            raise Misconfigured(f"--program {asked} is no absolute path")
+            raise Misconfigured(f"--program {asked} is not an absolute path")
         return asked
     running = Path(sys.argv[0])
     if running.name == "ephemeroot" and os.access(running, os.X_OK):
@@ -265,4 +272,6 @@ def _readable(user: User, config: str | None) -> HomeConfiguration:
 
 def _complain_about(application: Application) -> None:
     for complaint in application.damage:
-        terminal.warning(complaint, "going by what proves itself ours; a new one is written")
+        terminal.warning(
+            complaint, "using the links and mounts that can be verified; writing a new record"
+        )

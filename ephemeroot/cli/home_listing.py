@@ -96,7 +96,7 @@ def print_table(user: User, findings: Sequence[Finding], undeclared: Mapping[str
         entry = finding.entry
         rows.append((finding.condition.value, user.short(entry.target), entry.source, more))
     for target, source in undeclared.items():
-        more = "'ephemeroot home apply' takes it away"
+        more = "remove it with 'ephemeroot home apply'"
         rows.append(("not declared", user.short(target), source, more))
     lines = [[terminal.printable(cell) for cell in row] for row in rows]
     first, second = (max((len(line[n]) for line in lines), default=0) for n in (0, 1))
@@ -118,13 +118,12 @@ def print_count(findings: Sequence[Finding], *, dry_run: bool = False) -> None:
 
 def print_problems(configuration: HomeConfiguration, problems: Sequence[Problem]) -> None:
     """Print all *problems* and how many there are."""
-    for problem in problems:
-        terminal.say(f"{'warning' if problem.warning else 'error'}: {problem}")
+    terminal.problems(problems, sys.stdout)
     entries = (
         f"{configuration.file}: {terminal.count(len(configuration.entries), 'entry', 'entries')}"
     )
     if not problems:
-        terminal.say(f"{entries}, nothing to complain about")
+        terminal.say(f"{entries}, no problems")
         return
     errors = count_errors(problems)
     warnings = terminal.count(len(problems) - errors, "warning")
@@ -132,5 +131,5 @@ def print_problems(configuration: HomeConfiguration, problems: Sequence[Problem]
 
 
 def count_errors(problems: Sequence[Problem]) -> int:
-    """How many of *problems* are no mere warnings."""
+    """How many of *problems* are not mere warnings."""
     return sum(not problem.warning for problem in problems)

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for generator in installed.every():
         generator.declare(parser)
     parser.add_argument(
-        "--explain", action="store_true", help="list each file, its size and what it is for"
+        "--explain", action="store_true", help="list each file with its size and purpose"
     )
 
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             return _run(arguments, target, folder)
     into = Path(arguments.into).absolute()
     if not into.parent.is_dir():
-        raise Misconfigured(f"{into.parent} is no directory")
+        raise Misconfigured(f"{into.parent} is not a directory")
     return _run(arguments, target, into)
 
 
@@ -144,7 +144,7 @@ def _summary(made: Contents) -> str:
     if made.reason:
         return f"INERT, neither wipes nor persists: {made.reason}"
     if not made.armed:
-        return "nothing was ever applied here: nothing added (`ephemeroot apply` arms images)"
+        return "no plan was applied: nothing added (run 'ephemeroot apply')"
     files = made.tree.files()
     size = sum(path.lstat().st_size for path in files)
     return f"{len(files)} files, {size / 1e6:.1f} MB before compression, verified in a chroot"

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(proposed.text())
     if not sys.stdout.isatty():
         # Redirected into the file: the steps are in it, and not on the screen.
-        sys.stderr.write("ephemeroot: what is left to do stands at the end of it, as comments\n")
+        sys.stderr.write("ephemeroot: the remaining steps are comments at its end\n")
     return 0
 
 

@@ -31,17 +31,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     access.declare(
         parser, "the root, the stores, the directories of the images, the filesystem of the base"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--no-images",
         action="store_true",
-        help="leave the images as they are: they do nothing any more, but are still there",
+        help="do not rebuild the images; they stay installed, but do nothing",
     )
     parser.add_argument(
         "--finish",
         action="store_true",
-        help="bring over what changed since (called by ephemeroot-leave.service)",
+        help="copy later changes (called by ephemeroot-leave.service)",
     )
 
 
@@ -79,11 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
         _print_json(results, **{"left-out": leaving.left_out})
     elif not arguments.dry_run:
         terminal.say(
-            "done: the next boot is that of an ordinary root. Reboot soon: it brings over what "
-            "changes until then."
+            "done: the next boot is that of an ordinary root. Reboot soon: the boot copies the "
+            "changes made until then."
         )
         for line in leaving.left_out:
-            terminal.warning(line, "it is in the store as before; copy it by hand")
+            terminal.warning(line, "it is still in the store; copy it by hand")
     failed = any(result.failed for result in results)
     return output.PARTLY if failed or leaving.left_out else 0
 
@@ -97,7 +97,7 @@ def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan
         examination = examine(read(machine, arguments.config), machine)
         configured = compile_examination(examination).plan
     except Misconfigured as error:
-        terminal.warning(f"the configuration is not looked at: {error.message}")
+        terminal.warning(f"the configuration is ignored: {error.message}")
         return plan
     return with_adopted(root, plan, configured)
 
@@ -107,21 +107,21 @@ def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
         if arguments.json:
             _print_json([])
             return 0
-        terminal.say("everything is in the root and disarmed: the next boot finishes it")
+        terminal.say("everything is copied into the root and disarmed; the next boot completes it")
         return 0
-    raise Misconfigured("nothing is applied on this machine: there is nothing to leave")
+    raise Misconfigured("no plan is applied on this machine: nothing to leave")
 
 
 def _steps(leaving: Leaving, root: Path, *, images: bool) -> list[Step]:
     steps = [Step(item.describe(), partial(leaving.copy, item)) for item in leaving.items()]
     steps.append(
-        Step("disarm: no image wipes or binds from here on", leaving.disarm),
+        Step("disarm: no image wipes or binds any more", leaving.disarm),
     )
     if not images:
         return steps
     if root != Path("/"):
         raise Misconfigured(
-            "images are built on the machine itself, not with --root", "add --no-images"
+            "images can only be built on the machine itself, not with --root", "add --no-images"
         )
     for generator in installed.set_up():
         steps += [
@@ -147,14 +147,14 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
         )
         return output.PARTLY if finish.problems else 0
     if not was_left:
-        terminal.say("nothing is under way: this root was not left")
+        terminal.say("nothing to finish: 'ephemeroot leave' was not run on this root")
         return 0
     for path in finish.kept:
-        terminal.warning(f"{path} was changed in the root since, and stays as it is")
+        terminal.warning(f"{path} was changed in the root as well: the root's version is kept")
     for problem in finish.problems:
-        terminal.warning(f"not brought over: {problem}", "it is in the store; copy it by hand")
+        terminal.warning(f"not copied back: {problem}", "it is in the store; copy it by hand")
     brought = terminal.count(finish.changed, "change was", "changes were")
-    terminal.say(f"left: {brought} brought over; the stores are as they were")
+    terminal.say(f"done: {brought} copied back; the stores are unchanged")
     return output.PARTLY if finish.problems else 0
 
 

@@ -28,12 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="?",
         choices=(requests.KEEP, requests.WIPE, requests.ROOT),
-        help="keep the root as it is, wipe it as always, or make it a copy of an old root; "
-        "without it, show what is asked for",
+        help="keep the root, wipe it as usual, or make it a copy of an old root; without it, show "
+        "the present request",
     )
     parser.add_argument("old_root", nargs="?", metavar="NAME", help="the old root to boot")
-    parser.add_argument("--clear", action="store_true", help="take the request back")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--clear", action="store_true", help="remove the request")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     if request is not None and request.root is not None:
         _require(arguments.root, request.root)
     if request is None:
-        line = "take back what was asked of the next boot"
+        line = "remove the request for the next boot"
     else:
-        line = f"ask the next boot to {request.describe()}"
+        line = f"request of the next boot: {request.describe()}"
     if not arguments.dry_run:
         _leave(stores, request)
     if arguments.json:
@@ -60,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _request(arguments: argparse.Namespace) -> Request | None:
     if arguments.clear and arguments.what:
-        raise Misconfigured("--clear takes a request back, and makes none")
+        raise Misconfigured("--clear removes a request; it cannot be combined with a new one")
     if (arguments.what == requests.ROOT) != bool(arguments.old_root):
         raise Misconfigured(
-            "'next-boot root' needs the name of an old root, and nothing else does",
-            "'ephemeroot roots list' has the names",
+            "only 'next-boot root' takes the name of an old root",
+            "list the names with 'ephemeroot roots list'",
         )
     return Request(arguments.what, arguments.old_root) if arguments.what else None
 
@@ -76,13 +76,13 @@ def _stores(root: str) -> list[Path]:
         store = Path(root, declared.path.lstrip("/"))
         if read_store_id(str(store)) != declared.id:
             raise Refused(
-                f"{store} is not the store that the applied plan names: its {MARKER} is "
-                "missing or another one",
-                "is its volume mounted?",
+                f"{store} is not the store of the applied plan: its {MARKER} is missing or has "
+                "another id",
+                "check that its volume is mounted",
             )
         found.append(store)
     if not found:
-        raise Misconfigured("the applied plan has no store to leave a request in")
+        raise Misconfigured("the applied plan has no store to write the request to")
     return found
 
 
@@ -94,7 +94,7 @@ def _require(root: str, name: str) -> None:
         if not keeper.wiper.BOOTS_OLD_ROOTS:
             raise Misconfigured(
                 f"the old roots of the wiper {keeper.wiper.NAME} cannot be booted",
-                "'ephemeroot roots restore' and 'roots mount' bring back what is in them",
+                "use 'ephemeroot roots restore' or 'roots mount' to get files from them",
             )
         with Namespace() as private, keeper.history(private) as history:
             history.facts(history.find(name))
@@ -111,7 +111,9 @@ def _leave(stores: list[Path], request: Request | None) -> None:
     folder = stores[0] / os.path.dirname(requests.RECORD)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.lstat().st_uid != os.geteuid():
-        raise EphemerootError(f"{folder} is not root's own directory", "remove it")
+        raise EphemerootError(
+            f"{folder} is not a directory that only root can write to", "remove it"
+        )
     paths.write_atomically(str(folder / requests.NAME), request.dump(), 0o600)
     paths.sync_directory(str(stores[0]))
 
@@ -129,9 +131,9 @@ def _show(arguments: argparse.Namespace, stores: list[Path]) -> None:
     if arguments.json:
         _print_json(request, done=True)
     elif request is None:
-        terminal.say("nothing is asked of the next boot: it does what the plan says")
+        terminal.say("no request: the next boot follows the plan")
     else:
-        terminal.say(f"the next boot is asked to {request.describe()}")
+        terminal.say(f"request of the next boot: {request.describe()}")
 
 
 def _print_json(request: Request | None, *, done: bool) -> None:

@@ -37,8 +37,10 @@ _SHOWN = 10  # lines of a list on a terminal
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare what the three verbs have in common."""
-    parser.add_argument("--yes", action="store_true", help="let the package manager ask nothing")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask; the package manager does not ask either"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     access.declare(
         parser, "the filesystem of the base, and for the package manager all mounts of this machine"
     )
@@ -77,8 +79,8 @@ def run(arguments: argparse.Namespace, action: str) -> int:
     _require_names(packages)
     if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
         raise Misconfigured(
-            "there is no terminal to answer the package manager's questions",
-            f"'ephemeroot {action} --yes' lets it ask nothing",
+            "the package manager needs a terminal for its questions",
+            f"run 'ephemeroot {action} --yes' to answer them with yes",
         )
     if access.may_write(arguments):
         boot_filesystems.trigger()
@@ -123,7 +125,7 @@ def _require_names(packages: list[str]) -> None:
         if name.startswith("-") or not name.isprintable() or not name:
             raise Misconfigured(
                 f"{name!r} is not the name of a package",
-                "'ephemeroot base run -- COMMAND' passes options on",
+                "'ephemeroot base run -- COMMAND' passes options to the package manager",
             )
 
 
@@ -217,7 +219,9 @@ def reboot() -> None:
     """Ask the init for a reboot. Raises ``EphemerootError``."""
     words = ["systemctl", "reboot"] if Path("/run/systemd/system").is_dir() else ["reboot"]
     if shutil.which(words[0]) is None:
-        raise EphemerootError(f"there is no program {words[0]!r} to reboot with", "reboot by hand")
+        raise EphemerootError(
+            f"the program {words[0]!r} is not installed: cannot reboot", "reboot by hand"
+        )
     status = subprocess.run(words, check=False).returncode
     if status:
         raise EphemerootError(

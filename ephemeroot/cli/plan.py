@@ -36,8 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         terminal.say(line)
     _print(compilation)
     _print_settings(config)
-    for problem in compilation.warnings:
-        terminal.warning(f"{problem.place}: {problem.reason}", problem.hint)
+    terminal.problems(compilation.warnings, sys.stderr)
     return 0
 
 

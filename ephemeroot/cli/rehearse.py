@@ -46,7 +46,7 @@ class _Stage:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, "the top level of the root's btrfs")
-    parser.add_argument("--verbose", action="store_true", help="show what the stages say")
+    parser.add_argument("--verbose", action="store_true", help="show the messages of the stages")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             lambda: _tidy(stage, private),
         )
     if result is None:
-        raise EphemerootError("the rehearsal ended before it was over", "run it with --verbose")
+        raise EphemerootError("the rehearsal ended early", "run it with --verbose")
     found = [Finding(**one) for one in result["findings"]]
     if arguments.json:
         _print_json(result, found)
@@ -91,7 +91,7 @@ def _tidy(stage: _Stage, private: Namespace) -> bool:
     """Throw away what the rehearsal has made, as far as it came; whether nothing is left."""
     problems = stage.rehearsal.tidy(private.directory())
     for problem in problems:
-        terminal.warning(problem, "the next rehearsal tries again")
+        terminal.warning(problem, "the next rehearsal removes it")
     return not problems
 
 
@@ -132,8 +132,9 @@ def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, 
     found += [Finding(findings.NOTE, f"{o['line']}: {o['result']}") for o in hidden]
     found += [Finding(findings.NOTE, note) for note in place.notes]
     found += [
-        Finding(findings.NOTE, f"{path} is large: the boot shares it with the root, and here it "
-                "is empty")
+        Finding(findings.NOTE, f"{path} is large: the boot shares it with the root, but it is "
+                               "empty in "
+                "the rehearsal")
         for path in sorted(stage.large)
     ]  # fmt: skip
     return {
@@ -172,9 +173,9 @@ def _print(result: dict[str, Any], found: list[Finding]) -> None:
             terminal.say(f"  hint: {one.hint}")
     counts = {kind: sum(one.severity == kind for one in found) for kind in _COLOURS}
     rehearsed = terminal.count(len(result["operations"]), "operation")
-    done = f"{rehearsed} rehearsed, nothing of it is left"
+    done = f"{rehearsed} rehearsed, all copies removed"
     words = [terminal.count(number, kind) for kind, number in counts.items() if number]
-    terminal.say(f"{done}: {', '.join(words) if words else 'nothing to complain about'}")
+    terminal.say(f"{done}: {', '.join(words) if words else 'no problems'}")
 
 
 def _print_json(result: dict[str, Any], found: list[Finding]) -> None:

@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--package-manager", choices=[one.name for one in package_managers.MANAGERS],
         help="whose hooks are installed (default: that of this system)",
     )  # fmt: skip
-    parser.add_argument("--remove", action="store_true", help="take away what was installed")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--remove", action="store_true", help="remove the installed files")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument(
         "--program",
         metavar="PATH",
@@ -74,13 +74,13 @@ def _require_disarmed(root: Path) -> None:
     """The same as for removing a package (packaging/may-be-removed)."""
     if os.path.lexists(applied.path(root)):
         raise Refused(
-            "this machine's root is made fresh at every boot: its images would go on wiping, and "
-            "the next kernel's would boot without all that persists",
+            "this machine's root is made fresh at every boot: its present images would continue to "
+            "wipe, and the next kernel's image would boot without the persistent paths",
             "run 'ephemeroot leave' and reboot first",
         )
     if os.path.lexists(root / leaving.RECORD):
         raise Refused(
-            "the next boot brings over what has changed in the stores since 'ephemeroot leave'",
+            "the next boot copies the changes in the stores since 'ephemeroot leave'",
             "reboot first",
         )
 
@@ -107,7 +107,7 @@ def _program(asked: str | None, root: Path) -> str:
     """An absolute path that will still be there when a kernel update calls it."""
     if asked is not None:
         if not asked.startswith("/"):
-            raise Misconfigured(f"--program {asked} is no absolute path")
+            raise Misconfigured(f"--program {asked} is not an absolute path")
         return asked
     if root != Path("/"):
         return installation.PROGRAM

@@ -65,7 +65,7 @@ def collect(root: str) -> Status:
     except PermissionError:
         unknown.append("the applied plan")
     except Damaged as error:
-        damage.append(f"{error.message} ('ephemeroot apply' writes it anew)")
+        damage.append(f"{error.message} (run 'ephemeroot apply' to write it again)")
     boot = boot_report.read(folder)
     status = Status(boot, plan, _booted(folder), unknown=unknown, damage=damage)
     if plan is not None:
@@ -120,9 +120,9 @@ def _store(root: Path, path: str, identity: str) -> StoreStatus:
         return StoreStatus(path, reason)
     size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
     if found is None:
-        return StoreStatus(path, "has no marker: is its volume mounted?", size, free)
+        return StoreStatus(path, "has no marker: check that its volume is mounted", size, free)
     if found != identity:
-        return StoreStatus(path, "is another store than the plan names", size, free)
+        return StoreStatus(path, "is not the store of the plan", size, free)
     return StoreStatus(path, "ok", size, free)
 
 
@@ -131,8 +131,8 @@ def _next_boot(root: Path, status: Status) -> list[str]:
     plan = status.plan
     if plan is None:
         if status.damage:
-            return ["not known: the applied plan cannot be read; it does what its image says"]
-        return [_AS_ROOT if status.unknown else "nothing was applied: it changes nothing"]
+            return ["not known: the applied plan cannot be read; the boot follows its image"]
+        return [_AS_ROOT if status.unknown else "no plan is applied: the boot changes nothing"]
     lines = []
     for name, text in Machine.of(str(root)).command_lines:
         line = CommandLine(text)
@@ -142,12 +142,12 @@ def _next_boot(root: Path, status: Status) -> list[str]:
         if words:
             lines.append(f"{name} says {' '.join(words)}")
         if line.is_off("ephemeroot") or not line.allows("ephemeroot.wipe"):
-            return [*lines, "the root is kept as it is"]
+            return [*lines, "the root is kept"]
     request = _request(root, plan, status)
     if status.damage:
-        return [*lines, "the root is kept as it is, for a request cannot be read"]
+        return [*lines, "the root is kept, for a request cannot be read"]
     if request is not None:
-        lines.append(f"it is asked to {request.describe()} ('ephemeroot next-boot')")
+        lines.append(f"requested: {request.describe()} ('ephemeroot next-boot')")
         if request.word == requests.KEEP:
             return lines
     wipes = plan.wipes()
@@ -155,7 +155,7 @@ def _next_boot(root: Path, status: Status) -> list[str]:
         lines.append("nothing is made fresh: no wiper is configured")
     lines += [wipe.describe() for wipe in wipes]
     if status.images:
-        lines.append("but not with these images: an image that is older does not wipe")
+        lines.append("but not with these images: an older image does not wipe")
     return lines
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _STATES = {
     "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),
     "in-memory": ("this root is new, with its layer in memory", terminal.RED),
-    "kept": ("this root was kept as it was", terminal.YELLOW),
-    "foreign": ("this boot is of another root, left untouched", terminal.YELLOW),
+    "kept": ("this root was kept unchanged", terminal.YELLOW),
+    "foreign": ("this boot is of another root, which was not changed", terminal.YELLOW),
     "failed": ("this root could not be made fresh", terminal.RED),
     "none": ("this root is not ephemeral", terminal.YELLOW),
 }
@@ -34,8 +34,8 @@ def show(status: Status, *, long: bool) -> None:
     if long:
         _show_steps(boot)
     else:
-        _section("hidden, with nothing in its place", status.hidden)
-        _section("taken over by the stores", boot.outcomes.get("seeded", []))
+        _section("hidden by an empty directory", status.hidden)
+        _section("seeded into the stores", boot.outcomes.get("seeded", []))
     _show_problems(boot)
     declared_paths.show(status.not_in_effect)
     if status.packages:
@@ -52,7 +52,7 @@ def show(status: Status, *, long: bool) -> None:
     _section("not applied", status.unapplied.lines())
     _section("full", [one.line for one in status.full])
     _section("the next boot", status.next_boot)
-    _section("not known, for only root may read it", status.unknown)
+    _section("not known: only root may read it", status.unknown)
     _section("problems (each makes status exit with 10)", status.complaints())
 
 
@@ -84,9 +84,9 @@ def _boot_rows(status: Status) -> list[list[str]]:
     for target, facts in sorted(boot.wiped.items()):
         parts = [f"made fresh by {facts.get('wiper')}"]
         if facts.get("retired"):
-            parts.append(f"the one before is old root {facts['retired']}")
+            parts.append(f"the previous root is old root {facts['retired']}")
         if facts.get("pruned"):
-            parts.append(f"{len(facts['pruned'])} old ones deleted")
+            parts.append(f"{len(facts['pruned'])} old roots deleted")
         if facts.get("kept"):
             parts.append(f"{len(facts['kept'])} kept")
         rows.append([target, ", ".join(parts)])

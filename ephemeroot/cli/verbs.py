@@ -5,34 +5,32 @@ from __future__ import annotations
 import os
 
 VERBS = {
-    "init": "look at this machine and print a configuration for it, with what is left to do",
-    "check": "look for mistakes in the configuration and show all of them",
+    "init": "inspect this machine and print a configuration for it, with the remaining steps",
+    "check": "check the configuration and show all mistakes",
     "edit": "open the configuration in an editor, and save it if it has no mistakes",
-    "where": "show whether a path persists, by what, and what the next boot has there",
+    "where": "show whether a path persists, why, and its content at the next boot",
     "plan": "show what a boot will do, and where each step was declared",
-    "rehearse": "play the next boot on a throw-away root, and say what it would lack",
-    "apply": "make the configuration count: mark the stores, write the plan, rebuild all images",
-    "status": "show what this boot made fresh and bound, and what the next one will do",
-    "diff": "show what on this root would be lost at the next boot",
+    "rehearse": "simulate the next boot on a throw-away root, and show missing files",
+    "apply": "apply the configuration: mark the stores, write the plan, rebuild all images",
+    "status": "show what this boot made fresh and bound, and what the next boot will do",
+    "diff": "show the files of this root that the next boot forgets",
     "roots": "list, compare, mount, restore from, keep and delete the old roots",
-    "adopt": "copy what is on the running root into the store, and declare it",
-    "next-boot": "ask the next boot, once, to keep the root, or to boot an old one",
+    "adopt": "copy a path of the running root into the store, and declare it",
+    "next-boot": "request once that the next boot keeps the root, or boots an old root",
     "base": "make, change, list and roll back the base that fresh roots are copies of (btrfs)",
     "upgrade": "upgrade all packages, in the base",
     "install": "install packages in the base, and with --now in the running root too",
     "remove": "remove packages from the base, and with --now from the running root too",
-    "leave": "copy what persists back into the root, disarm the boot, and leave the stores as "
-    "they are",
-    "setup": "install the initramfs generator's module and the units (a package does this for you)",
+    "leave": "copy persistent paths back into the root and disarm the boot; the stores are kept",
+    "setup": "install the initramfs generator's module and the units (packages do this)",
     "home": "persist directories and files below your home, without root (bindfs and links)",
-    "copyback": 'store what has changed in files with method = "copy" (called by '
-    "ephemeroot-copy.service)",
-    "image": "put together what the initramfs needs (called by initramfs generators)",
+    "copyback": 'store changed files with method = "copy" (called by ephemeroot-copy.service)',
+    "image": "collect the files for the initramfs (called by initramfs generators)",
     "boot-complete": "record that this boot was complete (called by "
     "ephemeroot-boot-complete.service)",
     "package-change": "tell what a package manager's change of the running root means (called by "
     "package managers)",
-    "unsaved": "tell at login and at shutdown what the next boot forgets (called by "
+    "unsaved": "report at login and at shutdown what the next boot forgets (called by "
     "ephemeroot-unsaved.service)",
     "schema": "print the JSON Schema of the configuration, for editors",
 }
@@ -40,16 +38,16 @@ VERBS = {
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "init": (
-        ("init", "show the proposal and the commands that are left to do"),
+        ("init", "show the proposal and the remaining commands"),
         ("init --root /mnt", "the same for the machine whose root is mounted at /mnt"),
     ),
     "check": (
-        ("check", "look for mistakes in the configuration of this machine"),
+        ("check", "check the configuration of this machine"),
         ("check --host kiosk-7", "show what the host kiosk-7 would get from the same files"),
     ),
     "edit": (
         ("edit", "edit the configuration"),
-        ("edit services", "edit the drop-in services.toml, which need not exist"),
+        ("edit services", "edit the drop-in services.toml, or create it"),
     ),
     "where": (("where /etc/hostname", "show whether that file persists, and why"),),
     "plan": (("plan", "show what each boot does, in order"),),
@@ -71,7 +69,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("roots list", "show the old roots and their sizes"),
         ("roots diff 2026-11-25T07-30-00Z", "show the changes since that root was retired"),
         ("roots restore --from 2026-11-25T07-30-00Z /etc/fstab", "copy a file back into this root"),
-        ("roots mount 2026-11-25T07-30-00Z /mnt", "look into an old root; 'umount /mnt' ends it"),
+        ("roots mount 2026-11-25T07-30-00Z /mnt", "mount an old root; 'umount /mnt' unmounts it"),
         ("roots prune --dry-run", "show which old roots are due"),
         ("roots keep 2026-11-25T07-30-00Z", "never delete that old root"),
     ),
@@ -82,14 +80,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "next-boot": (
         ("next-boot keep", "do not wipe at the next boot"),
         ("next-boot root 2026-11-25T07-30-00Z", "make the next root a copy of that old root"),
-        ("next-boot --clear", "take the request back"),
+        ("next-boot --clear", "remove the request"),
     ),
     "base": (
         ("base run", "change the base in a shell"),
         ("base run -- passwd root", "run a command in the base"),
         ("base commit /etc/issue", "copy a change of the running root into the base"),
         ("base diff", "show what the last change of the base changed"),
-        ("base rollback", "take the last change of the base back"),
+        ("base rollback", "undo the last change of the base"),
         ("base create", "make the first base, a copy of the running root"),
         ("base list", "show the base and the bases that it replaced"),
     ),
@@ -117,7 +115,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 
 FIRST = (
     ("init", "propose a configuration for this machine"),
-    ("status", "show what this boot did, and what the next one will do"),
+    ("status", "show what this boot did, and what the next boot will do"),
     ("diff", "show what the next boot forgets"),
     ("adopt --apply /etc/some-service", "keep something"),
 )

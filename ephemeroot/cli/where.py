@@ -18,7 +18,7 @@ from ephemeroot.status.whereabouts import Whereabouts, find
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, access.NOTHING)
-    parser.add_argument("path", metavar="PATH", help="a path, which need not exist")
+    parser.add_argument("path", metavar="PATH", help="a path, which may not exist")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ def _open(
         problems.append(
             Problem.at(
                 wiping.origin.place,
-                f"declared paths are not looked up in the base: {error.message}",
+                f"declared paths cannot be looked up in the base: {error.message}",
                 "run it again when the other command has ended",
                 warning=True,
             )

@@ -30,13 +30,13 @@ def _keys(wiper: str) -> Iterator[tuple[str, str]]:
     for setting in settings.TOP.settings:
         kind, name = setting.kind, setting.name
         if isinstance(kind, Listed):
-            yield name, f"a table of its own: [[{name}]]"
+            yield name, f"a separate table: [[{name}]]"
             yield from ((key, f"[[{name}]]") for key in kind.table.names())
         elif isinstance(kind, Named):
-            yield name, f"a table of its own: {_STORE}"
+            yield name, f"a separate table: {_STORE}"
             yield from _below(kind.table, _STORE)
         elif isinstance(kind, Table):
-            yield name, f"a table of its own: [{name}]"
+            yield name, f"a separate table: [{name}]"
             yield from ((key, f"[{name}]") for key in kind.names())
         else:
             yield name, _TOP

@@ -68,7 +68,7 @@ class Declared:
     ``path`` is where the next boot's root has it, ``live`` where the live root has it; both are
     without symbolic links on the way. ``declared`` is the path as written.
     ``owner`` is for when the store does not have it yet; a file's has only what was asked
-    for. ``parent`` is what was asked for the directory it lies in, at ``parent_place``. ``given``
+    for. ``parent`` is what was asked for the directory it is in, at ``parent_place``. ``given``
     are the keys that were written, without the path's.
     """
 

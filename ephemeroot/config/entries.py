@@ -54,7 +54,7 @@ def _user(name: str, record: Record, reading: Reading) -> UserEntry:
             reading.add(
                 entry.origin.of("required"),
                 "a user's entry cannot be required",
-                "a user could stop the machine from booting; remove it",
+                "remove it: a user could stop the machine from booting",
             )
     return UserEntry(
         name=name,

@@ -10,7 +10,9 @@ from ephemeroot.machine.facts import parse_id
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options that name the other host."""
-    group = parser.add_argument_group("for another host, with accounts and fstab taken from here")
+    group = parser.add_argument_group(
+        "for another host, with the accounts and the fstab of this machine"
+    )
     group.add_argument("--host", metavar="NAME", help="the configuration of the host NAME")
     group.add_argument(
         "--machine-id", metavar="ID", help="the configuration of the machine with that id"
@@ -27,8 +29,8 @@ def describe(config: Configuration, machine: Machine) -> list[str]:
     """Which files count for *machine*, and which are others'; nothing if there is no doubt."""
     if not config.elsewhere and not machine.another:
         return []
-    name = machine.host_name or "an unknown name"
-    identity = machine.machine_id or "no known id"
+    name = machine.host_name or "an unknown host name"
+    identity = machine.machine_id or "an unknown machine id"
     lines = [f"for {name} ({identity}):", *(f"  {path}" for path in config.files)]
     if config.elsewhere:
         lines += ["for other machines:", *(f"  {path}" for path in config.elsewhere)]

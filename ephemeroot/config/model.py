@@ -105,7 +105,7 @@ class Volume:
     def how_to_need(self) -> str:
         """The hint that makes it needed for boot."""
         if self.line is not None:
-            return f"make its line in fstab: {self.line.with_initrd()}"
+            return f"change its line in fstab to: {self.line.with_initrd()}"
         return f"set needed-for-boot = true ({self.place})"
 
 

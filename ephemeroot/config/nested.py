@@ -29,7 +29,7 @@ def warnings(examination: Examination) -> list[Problem]:
         found = _in_root(wiper, examination.machine.root)
     except (PermissionError, ImportError) as error:
         hint = "run it as root" if isinstance(error, PermissionError) else "install btrfsutil"
-        reason = "whether the root holds subvolumes that nothing declares cannot be seen"
+        reason = "cannot check the root for undeclared nested subvolumes"
         return [Problem.at(place, reason, hint, warning=True)]
     groups: dict[str, list[str]] = {}
     for path in found:
@@ -51,7 +51,7 @@ def _warning(place: Place, what: str, declare: str) -> Problem:
         place,
         f"{what} {'is a subvolume in' if is_one else 'are part of'} the root and nothing declares "
         f"{'it: its content is retired' if is_one else 'them: their content is retired'} with the "
-        "root, and deleted with it one day",
+        "root, and later deleted with it",
         f'declare "{declare}", or make {"it" if is_one else "them"} a volume outside of the root',
         warning=True,
     )

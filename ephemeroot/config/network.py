@@ -84,8 +84,8 @@ def check_overlays(
             problems.append(
                 Problem.at(
                     entry.place,
-                    f"{entry.path} cannot be an overlay in the store {entry.store}: the layer "
-                    f"with the changes cannot be on a {volume.type}",
+                    f"{entry.path} cannot be an overlay in the store {entry.store}: the upper "
+                    f"layer cannot be on {volume.type}",
                     'use method = "bind", or a store on a disk',
                 )
             )
@@ -118,8 +118,8 @@ def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -
             problems.append(
                 Problem.at(
                     volume.place,
-                    f"the server {server} is in none of the networks of [network], and there is "
-                    "no gateway",
+                    f"the server {server} is not in a network of [network], and there is no "
+                    "gateway",
                     f"add gateway to [network] ({place})",
                 )
             )
@@ -129,8 +129,8 @@ def _warn_of_no_use(entry: NetworkEntry, problems: list[Problem]) -> None:
     problems.append(
         Problem.at(
             entry.origin.place,
-            "[network] is for volumes on the network, and there is none",
-            "remove it: the real system sets up its network by itself",
+            "[network] is only for network volumes, but there is none",
+            "remove it: the running system sets up its own network",
             warning=True,
         )
     )
@@ -148,8 +148,8 @@ def _check_gateway(
         reason = f"the gateway {gateway} is this machine's own address"
         hint = "write the router's address ('ip route' shows it)"
     elif around is None and not gateway.is_link_local:
-        reason = f"the gateway {gateway} is in none of the networks of the interface"
-        hint = "compare it with address, and with its length"
+        reason = f"the gateway {gateway} is not in a network of the interface"
+        hint = "compare it with address and its prefix length"
     elif around is not None and addresses.is_no_host(gateway, around):
         reason = f"the gateway {gateway} is the address of all of {around}, not of a router in it"
         hint = "write the router's address ('ip route' shows it)"
@@ -181,7 +181,7 @@ def _ask_for_network(volume: Volume, machine: Machine, problems: list[Problem]) 
             problems.append(
                 Problem.at(
                     Place(file, "ip"),
-                    f"nothing here sets up the network for {volume.mount_point} in the initramfs",
+                    f"the network for {volume.mount_point} is not set up in the initramfs",
                     'add "rd.neednet=1 ip=dhcp" to the kernel command line, or write [network]',
                     warning=True,
                 )

@@ -58,8 +58,8 @@ def require_virtio(volume: Volume, problems: list[Problem]) -> None:
         problems.append(
             Problem.at(
                 volume.place,
-                f"a 9p volume by {transport or 'no named transport'}: only what the hypervisor "
-                "shares can be mounted in the initramfs",
+                f"a 9p volume by {transport or 'no named transport'}: only shares of the "
+                "hypervisor can be mounted in the initramfs",
                 'add "trans=virtio" to options, or use nfs4',
             )
         )
@@ -140,7 +140,7 @@ def _address(server: str, machine: Machine) -> str:
             except ValueError:
                 continue
     raise Mistake(
-        f"the address of the server {plain} is not known: the initramfs looks no names up",
+        f"the address of the server {plain} is not known: the initramfs cannot resolve names",
         f"write its address, or a line for {plain} in {machine.show('/etc/hosts')}",
     )
 
@@ -149,7 +149,7 @@ def _nfs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[s
     named = _NFS_DEVICE.fullmatch(volume.device)
     if named is None:
         raise Mistake(
-            f"{volume.device!r} names no server", f"a {volume.type} device is SERVER:/PATH"
+            f"{volume.device!r} does not name a server", f"a {volume.type} device is SERVER:/PATH"
         )
     security = fstab.option(options, "sec")
     if security not in (None, "sys", "none"):
@@ -164,7 +164,7 @@ def _nfs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[s
     if volume.type == "nfs4" and not version.startswith("4"):
         raise Mistake(f"vers={version} is not nfs4", 'write type = "nfs"')
     if version.startswith("2"):
-        raise Mistake("NFS 2 is long gone from the kernel", "use nfs4")
+        raise Mistake("the kernel no longer supports NFS 2", "use nfs4")
     if version.startswith("3") and not {"nolock", "local_lock=all"} & set(options):
         raise Mistake(
             "locks over NFS 3 need a daemon (rpc.statd), which the initramfs does not have",
@@ -176,9 +176,9 @@ def _nfs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[s
         problems.append(
             Problem.at(
                 volume.place,
-                f"{volume.mount_point} is mounted soft: what is being written when the server "
-                "is away is lost",
-                'leave "soft" out; the time-out of the boot is the volume\'s own',
+                f"{volume.mount_point} is mounted soft: data written while the server does not "
+                "answer is lost",
+                'remove "soft"; the volume\'s timeout already limits the boot',
                 warning=True,
             )
         )
@@ -189,29 +189,29 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
     named = _CIFS_DEVICE.fullmatch(volume.device)
     if named is None:
         raise Mistake(
-            f"{volume.device!r} names no server", f"a {volume.type} device is //SERVER/SHARE"
+            f"{volume.device!r} does not name a server", f"a {volume.type} device is //SERVER/SHARE"
         )
     values = {o.partition("=")[0] for o in options}
     if values & {"credentials", "cred"}:
         raise Mistake(
             "a file with credentials is read by mount.cifs, which the initramfs does not have",
-            "write username=… and password=… (the plan and the images are root's alone), or "
-            "use nfs4",
+            "write username=… and password=… (only root can read the plan and the images), or use "
+            "nfs4",
         )
     if (fstab.option(options, "sec") or "").startswith("krb5"):
         raise Mistake("sec=krb5 needs a daemon, which the initramfs does not have", "use nfs4")
     if not values & {"guest", "user", "username"}:
-        raise Mistake("nothing says who logs in to the server", 'add "guest", or "username=…"')
+        raise Mistake("the user name for the server is missing", 'add "guest", or "username=…"')
     for name in ("uid", "gid"):
         value = fstab.option(options, name)
         if value is not None and not value.isdigit():
-            raise Mistake(f"{name}={value} is no number", "the kernel knows no names")
+            raise Mistake(f"{name}={value} is not a number", "the kernel accepts only numbers")
     if not values & {"uid", "gid", "file_mode", "dir_mode"}:
         problems.append(
             Problem.at(
                 volume.place,
-                f"nothing says whose {volume.mount_point} is: {volume.type} keeps no owners and "
-                "modes, so all on it will be root's",
+                f"the owner of {volume.mount_point} is not set: {volume.type} stores neither "
+                "owners nor modes, so root will own all files",
                 'add "uid=…", "gid=…", "file_mode=…" and "dir_mode=…" to options',
                 warning=True,
             )

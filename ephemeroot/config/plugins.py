@@ -96,9 +96,9 @@ def find(name: str) -> Plugin:
     wiper = entry_points.load(reference, Wiper, f"the wiper {name!r}", Mistake)
     if wiper.API != API:
         raise Mistake(
-            f"the wiper {name!r} was written for version {wiper.API} of the contract, "
-            f"this program has version {API}",
-            "install a version of it that fits",
+            f"the wiper {name!r} was written for version {wiper.API} of the contract, but this "
+            f"program has version {API}",
+            "install a version of the wiper for this contract",
         )
     plugin = Plugin(name, reference, wiper)
     plugin.table()
@@ -108,11 +108,11 @@ def find(name: str) -> Plugin:
 def volume_table(plugin: Plugin | None) -> Table:
     """The keys of a volume's ``wipe`` table, with those of the wiper it names."""
     own = plugin.table().settings if plugin else ()
-    wiper = Setting("wiper", kinds.Text(), "what makes the volume fresh", required=True)
+    wiper = Setting("wiper", kinds.Text(), "the wiper of the volume", required=True)
     return Table((wiper, *own))
 
 
 VOLUME_WITH_WIPE = Table((
     *VOLUME.settings,
-    Setting("wipe", volume_table(None), "make this volume fresh at every boot, too"),
+    Setting("wipe", volume_table(None), "make this volume fresh at every boot as well"),
 ))  # fmt: skip

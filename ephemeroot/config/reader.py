@@ -87,7 +87,7 @@ def _applies(node: Node, source: files.File, machine: Machine, reading: Reading)
         return False
     hosts, ids = record.values["host-name"], record.values["machine-id"]
     if hosts is None and ids is None:
-        reading.add(match.place, "[match] says nothing", "name host-name or machine-id")
+        reading.add(match.place, "[match] is empty", "name host-name or machine-id")
         return False
     # Host names know no case (RFC 1123), and ConditionHost= of systemd.unit(5) does not either.
     if hosts is not None:
@@ -151,7 +151,7 @@ def _root(
         if must_be_there:
             reading.add(
                 Place(top.file, "root.wiper"),
-                "nothing says what makes the root fresh",
+                "the wiper of the root is not set",
                 'add [root] with wiper = "btrfs" or another',
             )
         return None, False
@@ -214,7 +214,7 @@ def _validate(
         reading.add(
             record.place,
             f"{reason}{type(error).__name__}: {error}",
-            "repair or reinstall the package that brings it",
+            "repair or reinstall its package",
         )
         return
     for finding in findings:

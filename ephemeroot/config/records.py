@@ -59,7 +59,7 @@ class Reading:
         self.problems.append(Problem.at(place, reason, hint, warning=warning))
 
     def table(self, node: Node, table: Table, *, also: Iterable[str] = ()) -> Record | None:
-        """Check *node* against *table*; ``None`` if it is no table at all.
+        """Check *node* against *table*; ``None`` if it is not a table at all.
 
         Keys in *also* are known besides, and somebody else's business.
         """

@@ -22,7 +22,7 @@ from ephemeroot.machine.facts import Machine
 _PEOPLE = range(1000, 60000)
 """User numbers of people (login.defs(5), UID_MIN and UID_MAX)."""
 
-_WHERE = "it must be in passwd or group of the root that the machine runs"
+_WHERE = "it must be in /etc/passwd or /etc/group of this machine's root"
 
 _PRIVATE = frozenset((
     ".ssh", ".gnupg", ".pki", ".password-store", ".aws", ".kube",
@@ -207,7 +207,7 @@ class Resolver:
             self._add(place, f"the store {wanted} is not enabled", "remove its enable = false")
         elif self.config.complete:
             hint = f'declare it: [persistence."{wanted}"]'
-            self._add(place, f"{wanted} is no declared store", hint)
+            self._add(place, f"{wanted} is not a declared store", hint)
         return store.path
 
     def _numbers(self, wanted: Permissions | Options, origin: Origin) -> Wanted:

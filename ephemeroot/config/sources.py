@@ -27,7 +27,7 @@ def find(root: str, main: str | None = None) -> list[File]:
     """The files of the machine whose root directory is *root*, in the order they count.
 
     With *main*, only that file, whatever *root* has. Raises ``Misconfigured`` if there
-    is no main file, for drop-ins alone are no configuration.
+    is not the main file, for drop-ins alone are not configuration.
     """
     if main is not None:
         return [_read_given(main)]
@@ -54,7 +54,7 @@ def find(root: str, main: str | None = None) -> list[File]:
             if source is None:
                 source = File(
                     files.show(root, path),
-                    error="it is a link that leads nowhere",
+                    error="it is a dangling link",
                     hint="remove the link",
                 )
             if source.error or source.content:

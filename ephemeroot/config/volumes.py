@@ -150,7 +150,7 @@ def _compare(volume: Volume, earlier: Volume, problems: list[Problem]) -> None:
         problems.append(
             Problem.at(
                 volume.place,
-                f"{volume.mount_point} is {volume.device} here and {earlier.device} in "
+                f"{volume.mount_point} is {volume.device} here, but {earlier.device} in "
                 f"{earlier.place}",
                 "make both the same, or remove the line",
             )
@@ -194,8 +194,8 @@ def _warn_of_duplicates(volume: Volume, problems: list[Problem]) -> None:
             Problem.at(
                 volume.place,
                 f"the device {volume.device} of {volume.mount_point} could be any of "
-                f"{', '.join(several)}: a boot that finds them all refuses it",
-                "take the copies away, or name the device by a path of its own",
+                f"{', '.join(several)}: a boot that finds several of them refuses it",
+                "take the copies away, or name the device by a unique path",
                 warning=True,
             )
         )
@@ -223,8 +223,8 @@ def _check_content(volume: Volume, machine: Machine, problems: list[Problem]) ->
         problems.append(
             Problem.at(
                 volume.place,
-                f"{volume.device} has a {found} and the type of {volume.mount_point} is "
-                f"{volume.type}: it could not be mounted",
+                f"{volume.device} has the type {found}, but {volume.type} is declared for "
+                f"{volume.mount_point}: it cannot be mounted",
                 f'set type = "{found}"',
             )
         )
@@ -238,9 +238,9 @@ def mounts_as(type_: str, found: str) -> bool:
 def _check_point(volume: Volume) -> None:
     point = volume.mount_point
     if point == "/":
-        raise Mistake("the root is no volume", "what it is made of is said in [root]")
+        raise Mistake("the root is not a volume", "configure the root in [root]")
     if any(clean.is_below(point, place) for place in KERNELS_OWN):
-        raise Mistake(f"{point} is in a place that is mounted anew by every boot")
+        raise Mistake(f"{point} is in a place that every boot mounts again")
     if len(units.mount_unit(f"{PRIVATE}/{volume.name}")) > units.LONGEST:
         raise Mistake(f"the mount point {point[:20]}… is too long for the name of a mount unit")
 
@@ -253,19 +253,18 @@ def _check_type(volume: Volume) -> None:
         )
     if _needs_programs(volume.type):
         raise Mistake(
-            f"a {volume.type} cannot be mounted in the initramfs: it needs programs that keep "
-            "running",
+            f"a {volume.type} cannot be mounted in the initramfs: it needs a running daemon",
             "use nfs4, cifs, 9p or virtiofs, or set needed-for-boot = false",
         )
     if volume.directory and volume.type in (*VOLATILE, *_NETWORK, *_NAMED):
         raise Mistake(
             f"a directory of a {volume.type} cannot be mounted in the initramfs",
-            f"leave {SUBDIRECTORY}{volume.directory} out",
+            f"remove {SUBDIRECTORY}{volume.directory}",
         )
     if volume.type == "auto":
         raise Mistake(
             f"the type of {volume.mount_point} is not named",
-            "name it: the initramfs needs to know which kernel module to carry",
+            "set type, so that the initramfs includes its kernel module",
         )
 
 
@@ -295,21 +294,23 @@ def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
         add(
             f"a volume at {point} that is made fresh hides the programs, libraries or kernels that "
             "the base has there",
-            "leave wipe out, or make the directory part of the base",
+            "remove wipe, or make the directory part of the base",
         )
     if "ro" in volume.options and not (wipe.plugin and wipe.plugin.wiper.MOUNTS_ROOT):
-        add(f"{point} is made fresh and mounted read-only: nothing can be put into it",
-            'leave "ro" out')  # fmt: skip
+        add(f"{point} is made fresh and mounted read-only: it cannot be filled",
+            'remove "ro"')  # fmt: skip
     if wipe.plugin is None:
         return
     if wipe.plugin.wiper.MOUNTS_ROOT:
-        add(f"the wiper {wipe.wiper} makes only roots fresh", "leave wipe out, or take another")
+        add(
+            f"the wiper {wipe.wiper} makes only roots fresh", "remove wipe, or choose another wiper"
+        )
         return
     if wipe.plugin.wiper.EPHEMERAL:
         return
     if option(volume.options, "subvolid") is not None:
         add(
-            "the volume is named by subvolid=, and a fresh one has another id",
+            "the volume is named by subvolid=, but a fresh subvolume has another id",
             "name it by subvol=",
         )
     elif volume.type == wipe.plugin.wiper.SUBVOLUMES_OF and not wipe.subvolume:
@@ -324,6 +325,12 @@ def check_inside(wipe: Wiping, subvolume: str, add: Callable[[str, str], None]) 
         return
     for name, path in wipe.plugin.paths(wipe.settings).items():
         if clean.is_below(path, subvolume):
-            add(f"{name} ({path}) lies inside {subvolume}, which is wiped", "put it beside it")
+            add(
+                f"{name} ({path}) is inside {subvolume}, which is wiped",
+                "move it beside the subvolume",
+            )
         elif clean.is_below(subvolume, path):
-            add(f"{subvolume}, which is wiped, lies inside {name} ({path})", "put it beside it")
+            add(
+                f"{subvolume}, which is wiped, is inside {name} ({path})",
+                "move it beside the subvolume",
+            )

@@ -70,8 +70,8 @@ def _lock(path: str) -> int | None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        hint = "wait for it to end, then try again"
-        raise Locked(f"another run is at work in this home ({path} is locked)", hint) from None
+        hint = "wait until it ends, then try again"
+        raise Locked(f"another run uses this home ({path} is locked)", hint) from None
     except OSError:
         os.close(fd)
         return None
@@ -185,8 +185,8 @@ class Application:
             self.keeper.save(without=without, is_last=is_last)
         except OSError as error:
             self.is_unrecorded = True
-            hint = "what was made is recognised as long as it is declared"
-            self._fail("record what was made", _words(error), hint)
+            hint = "existing links and mounts are recognised while they are declared"
+            self._fail("record the links and mounts", _words(error), hint)
 
     def _forget(self, *, declared: set[str]) -> None:
         """Drop from the record what is proven gone, but for links that stay *declared*."""

@@ -37,7 +37,7 @@ class Bindfs:
         said = fuse.run(program, "--version").stdout
         found = re.match(r"bindfs (\d+(?:\.\d+)*)", said)
         if found is None:
-            raise EphemerootError(f"{program} does not tell its version", _INSTALL)
+            raise EphemerootError(f"{program} does not print its version", _INSTALL)
         version = tuple(int(number) for number in found[1].split("."))
         if version < OLDEST:
             raise EphemerootError(f"{program} is bindfs {found[1]}, which is too old", _INSTALL)

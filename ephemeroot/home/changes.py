@@ -74,7 +74,7 @@ def leftovers(view: View, entries: Iterable[Entry]) -> list[Operation]:
 
 
 class _Removals:
-    """What must go: all of ours that is not declared, or stands differently, or lies in a
+    """What must go: all of ours that is not declared, or stands differently, or is in a
     directory that is about to show something else.
 
     *changing* are the declared entries that are not in place.
@@ -97,7 +97,7 @@ class _Removals:
         self.mounts = {p: s for p, s in present.items() if p in going or self.turns(p)}
 
     def turns(self, path: str) -> bool:
-        """Whether *path* lies in what will show something else than now."""
+        """Whether *path* is in what will show something else than now."""
         return any(path != other and clean.is_below(path, other) for other in self.turning)
 
     def operations(self) -> list[Operation]:
@@ -144,7 +144,7 @@ class _Addition:
         self.mounted: dict[str, str] = {}
 
     def operations(self, entry: Entry) -> Iterable[Operation]:
-        """For one entry; ask for parents before what lies below them."""
+        """For one entry; ask for parents before what is below them."""
         source = entry.source if entry.is_directory else os.path.dirname(entry.source)
         in_home = dict(counterparts(entry, self.home))
         in_store = {home: store for store, home in in_home.items()}

@@ -23,13 +23,17 @@ def check(user: User, file: str, entries: Sequence[Entry], reading: Reading) -> 
         _check_stores(user, entry, list(first.values()), reading)
         _check_ancestors(user, entry, first, reading)
         if not entry.is_directory and clean.is_below(user.state, entry.target):
-            reason = f"{user.short(entry.target)} must be a directory: our record lies in it"
+            reason = (
+                f"{user.short(entry.target)} must be a directory: the record of 'ephemeroot home' "
+                "is in it"
+            )
             reading.add(entry.place, reason, "declare it in directories, or set XDG_STATE_HOME")
         if entry.is_mounted and clean.is_below(os.path.abspath(file), entry.target):
             reading.add(
                 entry.place,
-                f"{user.short(entry.target)} contains this very file, which must be there before",
-                "declare what lies beside it, or keep it in the store and use --config",
+                f"{user.short(entry.target)} contains this configuration file, which must be "
+                "readable before the mount",
+                "declare the directories beside it, or keep it in the store and use --config",
             )
 
 
@@ -45,13 +49,13 @@ def _check_ancestors(user: User, entry: Entry, known: dict[str, Entry], reading:
             continue
         target, other = user.short(entry.target), user.short(above.target)
         if not above.is_directory:
-            reason = f"{target} lies below the file {other}"
+            reason = f"{target} is below the file {other}"
             reading.add(entry.place, reason, f"a file has nothing below it; see {above.place}")
         elif not above.is_mounted:
-            reason = f"{target} lies below {other}, which is a link into the store"
-            reading.add(entry.place, reason, f"the link brings it along; see {above.place}")
+            reason = f"{target} is below {other}, which is a link into the store"
+            reading.add(entry.place, reason, f"the link already includes it; see {above.place}")
         elif above.source + entry.target[len(above.target) :] == entry.source:
-            reason = f"{target} lies below {other}, which persists in the same store"
+            reason = f"{target} is below {other}, which persists in the same store"
             reading.add(entry.place, reason, f"remove the entry; see {above.place}")
         elif entry.is_mounted and not above.allow_other:
             # fusermount is setuid root, and FUSE lets nobody in but the user (fuse(4)).
@@ -75,8 +79,8 @@ def _check_stores(user: User, entry: Entry, others: Sequence[Entry], reading: Re
             if clean.is_below(source, other.target):
                 reading.add(
                     entry.place,
-                    f"the source of {short} lies in {user.short(other.target)}, "
-                    "which is declared, too",
+                    f"the source of {short} is in {user.short(other.target)}, which is declared, "
+                    "too",
                     f"move the store out of it, or remove that entry; see {other.place}",
                 )
                 return

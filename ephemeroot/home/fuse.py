@@ -79,7 +79,7 @@ def others_forbidden() -> EphemerootError | None:
         return None
     hint = (
         f"as root, add the line 'user_allow_other' to {CONFIGURATION}; or remove allow-other, "
-        "then nobody else gets in, not even root"
+        "which closes the mount to all others, even to root"
     )
     try:
         with open(CONFIGURATION, encoding="utf-8", errors="replace") as file:

@@ -39,7 +39,7 @@ def of(point: str) -> list[Holder]:
 def words(holders: list[Holder]) -> str:
     """*holders* for a message."""
     if not holders:
-        return "a process that this user may not look into"
+        return "a process of another user"
     return "; ".join(str(holder) for holder in holders)
 
 

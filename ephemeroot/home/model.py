@@ -45,7 +45,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class HomeConfiguration:
-    """A user's ``home.toml``. ``entries`` are in order, parents before what lies below them."""
+    """A user's ``home.toml``. ``entries`` are in order, parents before what is below them."""
 
     file: str
     stores: tuple[Store, ...] = ()
@@ -59,5 +59,5 @@ class HomeConfiguration:
 
 
 def parents_first(entries: Iterable[Entry]) -> list[Entry]:
-    """*entries* so that each comes after those it lies below."""
+    """*entries* so that each comes after those it is below."""
     return sorted(entries, key=lambda entry: clean.components(entry.target))

@@ -65,7 +65,7 @@ def _source(entry: Entry) -> Finding | None:
         reason = f"the store {entry.store} does not exist"
         hint = "mount its volume, or make the directory"
     elif blocking := _blocking(entry):
-        reason = f"in the store, {blocking} is no directory"
+        reason = f"in the store, {blocking} is not a directory"
         hint = "move it away, or remove the entry"
     elif os.path.exists(entry.source) and os.path.isdir(entry.source) != entry.is_directory:
         found, key = ("file", "files") if entry.is_directory else ("directory", "directories")
@@ -77,7 +77,7 @@ def _source(entry: Entry) -> Finding | None:
 
 
 def _blocking(entry: Entry) -> str:
-    """What the entry's source would have to lie in, but cannot."""
+    """What the entry's source would have to are in, but cannot."""
     for path in clean.parents(entry.source):
         if clean.is_below(path, entry.store) and os.path.lexists(path) and not os.path.isdir(path):
             return path
@@ -126,9 +126,7 @@ def _mounted(entry: Entry, mount: Mount, view: View) -> Finding:
 
 
 def _by_system(entry: Entry) -> Finding:
-    return Finding(
-        entry, Condition.BY_SYSTEM, "the system has put it there already", "remove the entry"
-    )
+    return Finding(entry, Condition.BY_SYSTEM, "the system already provides it", "remove the entry")
 
 
 def _absent(entry: Entry, view: View) -> Finding:
@@ -136,7 +134,7 @@ def _absent(entry: Entry, view: View) -> Finding:
         return Finding(
             entry,
             Condition.BY_SYSTEM,
-            "the directory it lies in is the store's already",
+            "its directory already comes from the store",
             "remove the entry",
         )
     for path in clean.parents(entry.target):
@@ -145,29 +143,29 @@ def _absent(entry: Entry, view: View) -> Finding:
             return Finding(
                 entry,
                 Condition.IN_THE_WAY,
-                f"{path} is a link to {readlink(path)}, which is not there",
-                "make what it leads to, or remove it",
+                f"{path} is a link to {readlink(path)}, which does not exist",
+                "create its target, or remove it",
             )
     return Finding(entry, Condition.MISSING)
 
 
 def _unreachable(entry: Entry, error: OSError) -> Finding:
-    if error.errno == errno.ENOTCONN:  # what it lies in is a dead mount
+    if error.errno == errno.ENOTCONN:  # what it is in is a dead mount
         return Finding(entry, Condition.MISSING)
     if error.errno == errno.ENOTDIR:
         ancestor = os.path.dirname(entry.target)
         while not os.path.lexists(ancestor):
             ancestor = os.path.dirname(ancestor)
         return Finding(
-            entry, Condition.IN_THE_WAY, f"{ancestor} is no directory", "move it elsewhere"
+            entry, Condition.IN_THE_WAY, f"{ancestor} is not a directory", "move it elsewhere"
         )
-    return Finding(entry, Condition.IN_THE_WAY, f"one cannot look: {error.strerror}")
+    return Finding(entry, Condition.IN_THE_WAY, f"cannot read it: {error.strerror}")
 
 
 def _link(entry: Entry, view: View) -> Finding:
     leads = readlink(entry.target)
     if leads == entry.source and not entry.is_mounted:
-        reason = "" if os.path.exists(entry.source) else "there is nothing in the store yet"
+        reason = "" if os.path.exists(entry.source) else "it is not in the store yet"
         return Finding(entry, Condition.LINKED, reason)
     if leads == entry.source:
         return Finding(entry, Condition.OUTDATED, "it is still a link")
@@ -176,7 +174,7 @@ def _link(entry: Entry, view: View) -> Finding:
     return Finding(
         entry,
         Condition.IN_THE_WAY,
-        f"there is a link to {leads}, which is not ours",
+        f"there is a link to {leads} that ephemeroot did not create",
         "remove it, or the entry",
     )
 
@@ -197,13 +195,13 @@ def _directory(entry: Entry, view: View) -> Finding:
     try:
         empty = view.has_only_ours(entry.target)
     except OSError as error:
-        return Finding(entry, Condition.IN_THE_WAY, f"one cannot look into it: {error.strerror}")
+        return Finding(entry, Condition.IN_THE_WAY, f"cannot read it: {error.strerror}")
     if not empty:
         return Finding(
             entry,
             Condition.IN_THE_WAY,
             "there is a directory that is not empty",
-            f"move what is in it to {entry.source}",
+            f"move its content to {entry.source}",
         )
     return Finding(entry, Condition.MISSING)
 
@@ -213,7 +211,7 @@ def _file(entry: Entry, view: View) -> Finding:
         return Finding(
             entry,
             Condition.IN_THE_WAY,
-            "a program has replaced our link by a file: what it wrote is not in the store",
+            "a program replaced the link by a file, whose content is not in the store",
             f"compare it with {entry.source}, then move it there",
         )
     return Finding(

@@ -67,7 +67,9 @@ class Unmount(Operation):
         warning = ""
         while (mount := view.mount_at(self.path)) is not None:
             if not view.is_ours(mount, self.source):
-                raise Refused(f"{self.path}: {mount.source} is mounted there, which is not ours")
+                raise Refused(
+                    f"{self.path}: {mount.source} is mounted there, but not by ephemeroot"
+                )
             dead = is_dead(self.path)
             # A lazy unmount would take with it what is mounted below. What is mounted below
             # a dead mount cannot be reached, and goes with it.
@@ -185,7 +187,7 @@ class MountDirectory(Operation):
 
     def describe(self) -> str:
         """See ``Operation``."""
-        others = ", for other users, too" if self.entry.allow_other else ""
+        others = ", for other users as well" if self.entry.allow_other else ""
         return f"mount {self.entry.source} on {self.path}{others}"
 
     def execute(self, work: Work) -> str:
@@ -199,15 +201,15 @@ class MountDirectory(Operation):
             raise forbidden
         view.look()
         if view.mount_at(entry.target) is not None or view.mounts_below(entry.target):
-            raise Refused(f"{entry.target}: something has been mounted there meanwhile")
+            raise Refused(f"{entry.target}: another filesystem was mounted there meanwhile")
         if os.path.islink(entry.target) or paths.names(entry.target):
-            hint = f"move what is in it to {entry.source}"
-            raise Refused(f"{entry.target} is no empty directory: it would be covered", hint)
+            hint = f"move its content to {entry.source}"
+            raise Refused(f"{entry.target} is not an empty directory: it would be covered", hint)
         work.bindfs.mount(entry)
         view.look()
         mount = view.mount_at(entry.target)
         if mount is None or not fuse.is_fuse(mount) or fuse.owner(mount) != view.user.uid:
-            raise EphemerootError(f"bindfs says that it mounted {entry.target}, but it did not")
+            raise EphemerootError(f"bindfs reported success, but {entry.target} is not mounted")
         view.record.mounts[entry.target] = view.remember(mount, entry.source)
         return ""
 
@@ -267,9 +269,9 @@ def _withdraw(path: str, source: str) -> None:
             paths.rename(fd, temporary, fd, name, flags=paths.RENAME_NOREPLACE)
         except OSError as error:
             raise Refused(
-                f"{path} became something else meanwhile; it is now {place} and could "
-                f"not be put back: {error.strerror}"
+                f"{path} was replaced meanwhile; the replacement is now {place} and could not be "
+                f"moved back: {error.strerror}"
             ) from error
     finally:
         os.close(fd)
-    raise Refused(f"{path} became something else meanwhile: it stays")
+    raise Refused(f"{path} was replaced meanwhile: not touched")

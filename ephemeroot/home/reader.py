@@ -82,7 +82,7 @@ def _entry(
         prefix, _, below = path.partition("/")
         if not below:
             return Mistake(
-                f"nothing is left of {path!r} without its prefix directory",
+                f"{path!r} is empty without its prefix directory",
                 f"write '{prefix}/…', or remove remove-prefix-directory",
             )
     method = SYMLINK

@@ -73,7 +73,7 @@ class Record:
 
 
 def parse(raw: bytes, file: str, home: str) -> Record:
-    """The record in *raw*, read from *file*; only what lies below *home* counts.
+    """The record in *raw*, read from *file*; only what is below *home* counts.
 
     Raises ``Damaged`` if it is none, or of a version this program does not know.
     """
@@ -82,7 +82,7 @@ def parse(raw: bytes, file: str, home: str) -> Record:
     except ValueError as error:
         raise Damaged(f"the record {file} is damaged: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise Damaged(f"the record {file} is damaged: it is none of ours")
+        raise Damaged(f"the record {file} is damaged: it was not written by ephemeroot")
     if content.get("version") != VERSION:
         raise Damaged(f"the record {file} is of the unknown version {content.get('version')!r}")
     record = Record()
@@ -156,7 +156,7 @@ class Keeper:
             self.damage.append(error.message)
 
     def _covering(self, sources: dict[str, str]) -> tuple[str, str] | None:
-        """Of these targets the one that the record's file lies in, with its source."""
+        """Of these targets the one that the record's file is in, with its source."""
         covering = [target for target in sources if clean.is_below(self.user.state, target)]
         target = max(covering, key=len, default="")
         return (target, sources[target]) if target else None
@@ -200,7 +200,7 @@ class Keeper:
         return not (self.record.mounts or self.record.links or others)
 
     def _own_directories(self) -> list[str]:
-        """The directories we made that the record's file lies in, the deepest first."""
+        """The directories we made that the record's file is in, the deepest first."""
         own = [path for path in self.record.directories if clean.is_below(self.user.state, path)]
         return sorted(own, key=len, reverse=True)
 

@@ -79,7 +79,7 @@ def _system(user: User, configuration: HomeConfiguration) -> Iterable[Problem]:
         declared = _declared_by_system()
     except (EphemerootError, OSError) as error:
         reason = f"the system's configuration ({MAIN}) cannot be read: {error}"
-        hint = "nobody can say here whether root persists the same paths"
+        hint = "cannot check whether root persists the same paths"
         yield Problem(configuration.file, "", reason, hint, warning=True)
         return
     for entry in configuration.entries:
@@ -110,7 +110,7 @@ def _overlap(user: User, entry: Entry, other: Declared) -> str:
     if path == entry.target:
         return f"root persists {target} already, in {other.store}"
     if clean.is_below(entry.target, path):
-        return f"{target} lies in {user.short(path)}, which root persists already, in {other.store}"
+        return f"{target} is in {user.short(path)}, which root persists already, in {other.store}"
     if clean.is_below(path, entry.target):
         return (
             f"{target} contains {user.short(path)}, which root persists already, in "

@@ -58,16 +58,16 @@ FILE = Table((
 
 STORE = Table((
     Setting("enable", kinds.Boolean(), "false: as if the store were not declared", True),
-    Setting("directories", Listed(DIRECTORY, "directory"), "directories that persist", ()),
-    Setting("files", Listed(FILE, "file"), "files that persist, as links", ()),
+    Setting("directories", Listed(DIRECTORY, "directory"), "persistent directories", ()),
+    Setting("files", Listed(FILE, "file"), "persistent files, as links", ()),
     Setting("default-directory-method", kinds.Choice(METHODS), "how the home gets directories "
-            "that do not say", "bindfs"),
-    Setting("allow-other", kinds.Boolean(), "let other users, root among them, into the bindfs "
+            "without a method", "bindfs"),
+    Setting("allow-other", kinds.Boolean(), "let other users, including root, access the bindfs "
             "mounts", False),
-    Setting("remove-prefix-directory", kinds.Boolean(), "the first component of each entry names "
-            "a package (GNU Stow) and is dropped in the home", False),
+    Setting("remove-prefix-directory", kinds.Boolean(), "the first component of each entry is a "
+            "package name (GNU Stow) that is removed in the home", False),
 ))  # fmt: skip
 
 TOP = Table((
-    Setting("persistence", Named(StorePath(), STORE), "stores, and what persists in them"),
+    Setting("persistence", Named(StorePath(), STORE), "stores and their persistent paths"),
 ))  # fmt: skip

@@ -96,12 +96,14 @@ class Unit:
         return done
 
     def _require_ours(self) -> None:
-        hint = "move it away, or write what you need into it yourself"
+        hint = "move it away, or maintain it yourself"
         if os.path.lexists(self.file):
             if self.file.is_symlink() or not self.file.read_text().startswith(_HEADER):
-                raise Refused(f"{self.file} is not what 'ephemeroot home enable' installed", hint)
+                raise Refused(
+                    f"{self.file} was changed after 'ephemeroot home enable' installed it", hint
+                )
         if os.path.lexists(self.link) and not self.link.is_symlink():
-            raise Refused(f"{self.link} is no link", hint)
+            raise Refused(f"{self.link} is not a link", hint)
 
 
 def reload() -> EphemerootError | None:

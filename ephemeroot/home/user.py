@@ -33,7 +33,7 @@ class User:
     def current(cls, environment: Mapping[str, str] = os.environ) -> User:
         """The user who runs this process.
 
-        Raises ``Misconfigured`` if ``$HOME`` is no home of that user: with sudo it may be
+        Raises ``Misconfigured`` if ``$HOME`` is not a home of that user: with sudo it may be
         somebody else's, who would be left with files of root.
         """
         uid = os.getuid()
@@ -44,7 +44,7 @@ class User:
         named = os.path.normpath(environment.get("HOME") or account.pw_dir)
         home = os.path.realpath(named)
         if home == "/" or not os.path.isdir(home):
-            raise Misconfigured(f"the home {home} is no directory of its own", "set HOME")
+            raise Misconfigured(f"the home {home} is not a usable directory", "set HOME")
         if os.stat(home).st_uid != uid:
             raise Misconfigured(
                 f"the home {home} does not belong to {account.pw_name}",

@@ -38,10 +38,10 @@ def _finding(path: Path, generation: int) -> str:
         if _REASON in found.names:
             return f"{path} is inert: it neither wipes nor persists"
         if _PLAN not in found.files:
-            return f"{path} has nothing of ephemeroot in it: it neither wipes nor persists"
+            return f"{path} does not contain ephemeroot: it neither wipes nor persists"
         image = plans.parse(found.files[_PLAN], f"the plan in {path}").generation
     except (Damaged, EphemerootError, OSError) as error:
         return f"{path} cannot be read back: {error}"
     if image == generation:
         return ""
-    return f"{path} is of generation {image}, generation {generation} was applied: it does not wipe"
+    return f"{path} is of generation {image}, generation {generation} is applied: it does not wipe"

@@ -45,7 +45,7 @@ class Archive:
 def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
     """Read the image *path*, keeping the content of files whose name is *wanted*.
 
-    Raises ``Damaged`` if it is no image that can be read, ``OSError``.
+    Raises ``Damaged`` if it is not an image that can be read, ``OSError``.
     """
     archive = Archive()
     data = path.read_bytes()
@@ -63,7 +63,7 @@ def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
             _members(rest, 0, archive, wanted, path)
             break
     if not archive.names:
-        raise Damaged(f"{path} is no initramfs image that can be read back")
+        raise Damaged(f"{path} is not an initramfs image that can be read")
     return archive
 
 
@@ -132,7 +132,7 @@ def decompress(data: bytes, path: Path) -> bytes:
                     f"cannot read back {path}: the program {command[0]} is not installed",
                     "install it",
                 ) from None
-            # What follows the compressed part (padding) is no reason to complain.
+            # What follows the compressed part (padding) is not a reason to complain.
             if done.stdout:
                 return done.stdout
             said = done.stderr.decode(errors="replace").strip()

@@ -68,7 +68,7 @@ def inert(top: Path, reason: str, target: Target) -> Contents:
     contents = Contents(top)
     contents.reason = reason
     lines = (
-        "THIS INITRAMFS IS INERT: nothing was wiped, and nothing that was declared persists.",
+        "THIS INITRAMFS IS INERT: nothing is wiped, and no declared path persists.",
         f"The reason: {reason}",
         "Repair it and run `ephemeroot apply`; an older image may be in the boot menu.",
     )
@@ -127,7 +127,7 @@ def _needs_systemd(plan: Plan) -> str:
     """Why a volume of *plan* asks for systemd in the initramfs; empty if none does."""
     if any(volume.type == "zfs" for volume in plan.volumes()):
         # OpenZFS's hooks for others import the pool in the very step that mounts the root.
-        return "a pool is imported only when the root is mounted, which is too late"
+        return "a pool is imported only when the root is mounted, after the wipe"
     return ""
 
 
@@ -265,7 +265,7 @@ def _loaders(tree: Tree) -> list[str]:
 def _program(name: str) -> Path:
     found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if found is None:
-        raise Broken(f"the program {name} is not installed", "install the package that has it")
+        raise Broken(f"the program {name} is not installed", "install its package")
     return Path(found)
 
 

@@ -71,7 +71,7 @@ follow() {
     case $policy:$stage in
         keep:wipe | continue:wipe)
             if [ -z "$layered" ]; then
-                say "the root is kept as it is: nothing was wiped"
+                say "the root is kept: nothing was wiped"
                 exit 0
             fi
             say "no layer is above the installed root, which is not booted by itself"
@@ -122,7 +122,7 @@ read_command_line
 [ "$everything" = off ] && exit 0
 # Its root is the one that crashed, and its memory is small: no interpreter is started.
 if [ -n "$crash" ]; then
-    say "this is a crash kernel: nothing is wiped and nothing bound"
+    say "this is a crash kernel: nothing is wiped and nothing is bound"
     exit 0
 fi
 require_checked

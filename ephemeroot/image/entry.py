@@ -144,7 +144,7 @@ def require_sound(data: bytes) -> None:
     if data[: len(MAGIC)] != MAGIC:
         raise BundleError("it is not a bundle of this version")
     if checksum(data[_CHECKED:]) != data[_CHECKED - 4 : _CHECKED]:
-        raise BundleError("its checksum is wrong")
+        raise BundleError("its checksum does not match")
 
 
 def checksum(content: bytes) -> bytes:

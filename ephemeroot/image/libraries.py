@@ -61,7 +61,7 @@ class Libraries:
                     return candidate
         raise Broken(
             f"the library {name} that {needing} needs is not installed",
-            "install the package that has it",
+            "install its package",
         )
 
 

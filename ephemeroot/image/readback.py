@@ -51,11 +51,11 @@ def verify(path: Path, plan: bytes, advice: Advice) -> str:
     if reason in found.names:
         text = found.files.get(reason, b"").decode(errors="replace")
         why = [line for line in text.splitlines() if line.startswith("The reason: ")]
-        raise EphemerootError(f"{path} is inert: {why[0][12:] if why else 'it does not say why'}")
+        raise EphemerootError(f"{path} is inert: {why[0][12:] if why else 'unknown'}")
     if contents.PLAN.lstrip("/") not in found.names:
-        raise EphemerootError(f"{path} has nothing of ephemeroot in it", advice.absent)
+        raise EphemerootError(f"{path} does not contain ephemeroot", advice.absent)
     if found.files.get(contents.PLAN.lstrip("/")) != plan:
-        raise EphemerootError(f"{path} has another plan than the applied one")
+        raise EphemerootError(f"{path} does not contain the applied plan")
     missing = [name for name in _required(found) if name.lstrip("/") not in found.names]
     missing += _missing_hooks(found)
     if missing:
@@ -67,17 +67,17 @@ def verify(path: Path, plan: bytes, advice: Advice) -> str:
 
 
 def verify_without(path: Path) -> str:
-    """Read the image *path* back and say that it has nothing of ephemeroot in it.
+    """Read the image *path* back and say that it does not contain ephemeroot.
 
     Raises ``EphemerootError`` if it has.
     """
     ours = FOLDER.lstrip("/") + "/"
     if any(name.startswith(ours) for name in archive.read(path, lambda _: False).names):
         raise EphemerootError(
-            f"{path} still has something of ephemeroot in it",
-            "is there a plan in /etc/ephemeroot?",
+            f"{path} still contains ephemeroot",
+            "check that there is no plan in /etc/ephemeroot",
         )
-    return "nothing of ephemeroot in it, so it never wipes"
+    return "it does not contain ephemeroot, so it never wipes"
 
 
 def _required(found: Archive) -> list[str]:

@@ -104,7 +104,7 @@ def waited_for(plan: Plan) -> list[Device]:
             known = found.setdefault(device.path, device)
             known.check |= device.check
     except ValueError as error:
-        raise Damaged(f"the plan names a device that is none: {error}") from None
+        raise Damaged(f"the plan names an invalid device: {error}") from None
     return list(found.values())
 
 

@@ -47,7 +47,9 @@ def verify(packed: tree.Tree, command: list[str]) -> None:
     if done.returncode == 0 and done.stdout.startswith(entry.POSITIVE + " "):
         return
     reason = telling_line(done.stderr or done.stdout) or f"exit status {done.returncode}"
-    raise Broken(f"the packed boot code does not run: {reason}", "reinstall what it names")
+    raise Broken(
+        f"the packed boot code does not run: {reason}", "reinstall the package named in the message"
+    )
 
 
 def telling_line(output: str) -> str:
@@ -77,7 +79,7 @@ def _enter(top: Path) -> None:
 def _leave_others_alone() -> bool:
     """Stop our mounts from appearing anywhere else; whether that was possible.
 
-    It is not in a chroot that is no mount point, where images for other systems are built:
+    It is not in a chroot that is not a mount point, where images for other systems are built:
     nothing is mounted then, and the plain chroot has to do.
     """
     if kernel.libc.mount(None, b"/", None, mounts.MS_REC | mounts.MS_PRIVATE, None) == 0:

@@ -12,7 +12,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.broken import Broken
 from ephemeroot.wipers.contract import API, Needs, Wiper
 
-_REPAIR = "repair or reinstall the package that brings it"
+_REPAIR = "repair or reinstall its package"
 
 
 def needs(operation: Wipe) -> Needs:
@@ -21,9 +21,9 @@ def needs(operation: Wipe) -> Needs:
     name = f"the wiper {operation.wiper} ({operation.attribute})"
     if wiper.API != API:
         raise Broken(
-            f"{name} was written for version {wiper.API} of the contract, this program has "
+            f"{name} was written for version {wiper.API} of the contract, but this program has "
             f"version {API}",
-            "install a version of it that fits",
+            "install a version of the wiper for this contract",
         )
     unknown = sorted(operation.settings.keys() - {option.name for option in wiper.OPTIONS})
     if unknown:
@@ -37,10 +37,10 @@ def needs(operation: Wipe) -> Needs:
         raise
     except Exception as error:  # somebody else's code may raise anything
         raise Broken(
-            f"{name} does not say what it needs: {type(error).__name__}: {error}", _REPAIR
+            f"{name} does not list its requirements: {type(error).__name__}: {error}", _REPAIR
         ) from error
     if not isinstance(found, Needs):
-        raise Broken(f"{name} does not say what it needs: it returned {found!r}", _REPAIR)
+        raise Broken(f"{name} does not list its requirements: it returned {found!r}", _REPAIR)
     return found
 
 

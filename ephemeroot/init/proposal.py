@@ -50,7 +50,7 @@ def _layout(survey: Survey) -> Layout:
     if survey.type in _VOLATILE:
         raise Refused(
             f"the root is a {survey.type}: there is no installation to convert",
-            "if it is ephemeral already, 'ephemeroot status' says by what",
+            "if it is already ephemeral, see 'ephemeroot status'",
         )
     for backend in backends.installed():
         layout = backend.proposal(survey, line)
@@ -67,13 +67,13 @@ def _off_volumes(one: Found, survey: Survey) -> Found:
 
 
 def _header(survey: Survey, layout: Layout) -> str:
-    unknown = survey.unsupported or "nothing that is known here"
+    unknown = survey.unsupported or "no supported initramfs generator"
     maker = survey.generator.NAME if survey.generator else unknown
     return _comment(
         f"Proposed by `ephemeroot init` for {survey.machine.host_name or 'this machine'}: its root "
         f"is {layout.root}, its initramfs is made by {maker}. "
-        "It is a beginning: look through it, take out and add what you know better. Only "
-        "`ephemeroot apply` makes it count, and it says before what it does.\n\n"
+        "Review it, and add or remove paths. It takes effect "
+        "with `ephemeroot apply`, which shows its steps first.\n\n"
         f"{layout.explanation}"
     )
 
@@ -87,8 +87,8 @@ def _store(layout: Layout, found: list[Found]) -> str:
         for path in one.copies
     ]
     head = _comment(
-        "What survives. A declared path that the store lacks is taken over from the root at the "
-        "next boot; what is large and lies on another filesystem is for `ephemeroot adopt`."
+        "Persistent paths. The next boot seeds a declared path from the root if the store lacks "
+        "it; for large paths on another filesystem use `ephemeroot adopt`."
     )
     return (
         f"{head}[persistence.{quote(layout.store)}]\n"
@@ -114,12 +114,12 @@ def _grouped(items: list[tuple[Found, str]]) -> str:
 
 
 def _left_to_do(todo: tuple[Step, ...]) -> str:
-    lines = ["What is left to do, as root and in this order:", ""]
+    lines = ["Remaining steps, as root and in this order:", ""]
     for number, step in enumerate(todo, 1):
         lines += textwrap.wrap(f"{number}. {step.title}", _WIDTH, subsequent_indent="   ")
         lines += [f"     {command}" for command in step.commands]
     if steps.goes_on(todo):
-        lines += ["", "After the reboot run `ephemeroot init` again: it has the steps that follow."]
+        lines += ["", "After the reboot run `ephemeroot init` again: it prints the next steps."]
     return "\n".join(lines)
 
 

@@ -28,9 +28,9 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
         _configuration(),
         _module(survey),
         *layout.finish,
-        Step("Look for mistakes, and try a boot without booting:",
+        Step("Check the configuration, and simulate a boot:",
              ("ephemeroot check", "ephemeroot rehearse")),
-        Step("Make it count, and boot the first ephemeral root:", (APPLY, REBOOT)),
+        Step("Apply it, and boot the first ephemeral root:", (APPLY, REBOOT)),
     ]  # fmt: skip
     steps = [step for step in found if step is not None]
     for number, step in enumerate(steps[:-1], 1):
@@ -57,7 +57,11 @@ def _generator(survey: Survey) -> Step | None:
     if survey.generator is not None:
         return None
     wanted = installed.recommended()
-    made = f"{survey.unsupported} cannot carry it" if survey.unsupported else "none was found here"
+    made = (
+        f"{survey.unsupported} does not support it"
+        if survey.unsupported
+        else ("none was found here")
+    )
     title = f"An initramfs made by {wanted.NAME} ({made}):"
     return Step(title, (wanted.installation(survey.has),))
 
@@ -77,7 +81,7 @@ def _modules(survey: Survey, layout: Layout) -> Step | None:
 
 def _configuration() -> Step:
     return Step(
-        "This configuration in its place:",
+        "Install this configuration:",
         ("mkdir -p /etc/ephemeroot", f"ephemeroot init > {_FILE}", f'"${{EDITOR:-vi}}" {_FILE}'),
     )
 

@@ -64,7 +64,9 @@ class Finish:
         plan, since = record
         booted = applied.booted() if self.root == Path("/") else None
         if booted is not None and booted.declared():
-            raise Refused("this boot has bound the declared paths: it was none after leaving")
+            raise Refused(
+                "this boot bound the declared paths: it is not a boot after 'ephemeroot leave'"
+            )
         try:
             self._bring_all(plan, since, log)
         except Exception:
@@ -121,7 +123,7 @@ class Finish:
         self.kept += [inside(path, kept) for kept in mirror.kept]
         self.problems += [f"{inside(path, name)}: {why}" for name, why in mirror.skipped]
         if count:
-            log(f"{path}: {count} change{'' if count == 1 else 's'} brought over")
+            log(f"{path}: {count} change{'' if count == 1 else 's'} copied back")
         if mirror.flattened:
             log(subvolume.flattened(mirror.flattened, path))
 
@@ -134,7 +136,7 @@ def read(root: Path) -> tuple[Plan, int] | None:
     try:
         content = documents.parse(documents.read(str(path)))
         if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise Damaged(f"{path} is no record of leaving that this program knows")
+            raise Damaged(f"{path} is not a supported record of 'ephemeroot leave'")
         return plans.parse(content["plan"].encode("ascii"), str(path)), int(content["since"])
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -103,15 +103,15 @@ class Leaving:
         """
         mount = mountinfo.mounted_at(os.path.realpath(self.root))
         if mount is None:
-            raise Refused(f"{self.root} is no mount point: it is not the root of a machine")
+            raise Refused(f"{self.root} is not a mount point: it is not the root of a machine")
         if mount.fstype == "overlay":
             raise Refused(
-                "the root is an overlay: what is copied into it would be gone after the boot",
+                "the root is an overlay: files copied into it would be lost at the boot",
                 "run 'ephemeroot next-boot keep', reboot, and leave from there",
             )
         if mount.fstype in ("tmpfs", "ramfs"):
             raise Refused(
-                "the root is in memory: there is no root to copy anything back into",
+                "the root is in memory: there is no root on a disk to copy back to",
                 "boot an installed root (root= on the kernel command line), and leave from there",
             )
         if "ro" in mount.options:
@@ -152,7 +152,7 @@ class Leaving:
                           for name, why in mirror.skipped]  # fmt: skip
         count = len(mirror.changed) + len(mirror.removed)
         if not count:
-            return "is there already"
+            return "already present"
         result = f"{count} change{'' if count == 1 else 's'}"
         if mirror.flattened:
             result += f", {subvolume.flattened(mirror.flattened, item.path)}"
@@ -168,9 +168,9 @@ class Leaving:
         """From here on no image of this plan wipes or binds. Everything is in the root."""
         if self.problems:
             raise EphemerootError(
-                "something could not be copied back: nothing was disarmed, the machine boots as "
-                f"ever: {self.problems[0]}",
-                "mend it and run 'ephemeroot leave' again",
+                "the copy back failed, so nothing was disarmed and the machine boots as before: "
+                f"{self.problems[0]}",
+                "repair it and run 'ephemeroot leave' again",
             )
         root = returning.bare_root(self.root, writable=True)
         try:
@@ -266,7 +266,7 @@ def open_stores(root: Path, plan: Plan, where: dict[str, Path] | None = None) ->
                 fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
                 raise StoreMissing(
-                    f"the store {store.path} is not there: {error.strerror}", "mount its volume"
+                    f"the store {store.path} is missing: {error.strerror}", "mount its volume"
                 ) from error
             opened[store.path] = fd
             found = records.read_marker(fd, store.path)

@@ -31,9 +31,9 @@ def require(leaving: Leaving, root: Path) -> None:
     free = shutil.disk_usage(root).free
     if wanted > free:
         raise Refused(
-            f"{amounts.size(wanted)} go back into the root, and it has room for "
+            f"{amounts.size(wanted)} must be copied back into the root, but it has space only for "
             f"{amounts.size(free)}",
-            "make room in the root, or move something large out of the stores",
+            "free space in the root, or move large files out of the stores",
         )
 
 

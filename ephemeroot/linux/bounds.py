@@ -29,8 +29,8 @@ _REASONS = {
     "bytes_read": "more than {} would have to be read",
     "file_bytes": "more than {} of one file would have to be copied",
     "entries": "there are more than {} entries",
-    "depth": "there are more than {} directories inside one another",
-    "deadline": "the time for it is over",
+    "depth": "there are more than {} nested directories",
+    "deadline": "the time limit is reached",
 }
 
 
@@ -176,7 +176,7 @@ class Meter:
             raise OutOfBounds("deadline", deadline, path)
 
     def check_depth(self, depth: int, path: str) -> None:
-        """Raise ``OutOfBounds`` if *depth* directories inside one another are too many."""
+        """Raise ``OutOfBounds`` if *depth* nested directories are too many."""
         limit = self.bounds.depth
         if limit is not None and depth > limit:
             raise OutOfBounds("depth", limit, path)

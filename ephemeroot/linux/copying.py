@@ -148,7 +148,7 @@ class Copier:
         self.exhausted = None
         self.flattened = []
         if not is_roots_alone(target):
-            raise OSError(errno.EPERM, "users can write to the directory that gets the copy")
+            raise OSError(errno.EPERM, "users can write to the directory of the copy")
 
     def report(self, path: str) -> None:
         """Tell ``progress`` that something of *path* has been copied."""
@@ -189,7 +189,7 @@ class Copier:
             try:
                 made = os.fstat(new)
                 if stat.S_IFMT(made.st_mode) != kind or made.st_uid != os.geteuid():
-                    raise OSError(errno.EBUSY, "exchanged while it was made", new_name)
+                    raise OSError(errno.EBUSY, "replaced while it was created", new_name)
                 attributes.copy(old, new)
             finally:
                 os.close(new)

@@ -31,10 +31,9 @@ def load(dataset: str) -> None:
             programs.run("zfs", "load-key", root)
     except EphemerootError as error:
         raise Refused(
-            f"the key of {root}, which {dataset} has, cannot be loaded from {location}: "
-            f"{error.message}",
-            "the initramfs must have the file (install_items+= in dracut.conf.d, FILES= in "
-            "mkinitcpio.conf); a key that is asked for has keylocation=prompt",
+            f"the key of {root}of {dataset} cannot be loaded from {location}: {error.message}",
+            "add the file to the initramfs (install_items+= in dracut.conf.d, FILES= in "
+            "mkinitcpio.conf); to be asked for the key, set keylocation=prompt",
         ) from None
 
 

@@ -135,7 +135,7 @@ def missing_members(path: str) -> str:
         return ""
     ids = [number for number in range(1, total + 1) if number not in found]
     which = f"device {', '.join(map(str, ids))}" if ids else "one"
-    return f"{which} of {total} is missing, visible is {', '.join(sorted(found.values()))}"
+    return f"{which} of {total} is missing, found: {', '.join(sorted(found.values()))}"
 
 
 def _btrfs_member(path: str, uuid: str | None) -> tuple[int, int] | None:

@@ -39,7 +39,7 @@ def parse(raw: bytes | str) -> Any:
         text = raw if isinstance(raw, str) else _decoded(raw)
         document, end = _make_scanner(_Context)(text, 0)  # type: ignore[arg-type]  # typeshed
         if text[end:].strip(_WHITE):
-            raise ValueError("something follows the document")
+            raise ValueError("there is more data after the document")
     except Exception:  # noqa: BLE001  # whatever it is, the library finds it and has words for it
         return _parse_slowly(raw)
     return document

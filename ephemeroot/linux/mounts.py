@@ -118,7 +118,7 @@ def clone_at(path: str, *, read_only: bool = False) -> int:
 
 
 def attach_at(mount_fd: int, path: str) -> None:
-    """Attach the detached mount *mount_fd* at the directory *path*, which is no symlink, and
+    """Attach the detached mount *mount_fd* at the directory *path*, which is not a symlink, and
     close it, also if that fails.
     """
     try:

@@ -97,7 +97,7 @@ def _unshare() -> None:
     except OSError as error:
         hints = {
             errno.EPERM: "run it as root; in a container, with CAP_SYS_ADMIN",
-            errno.ENOSPC: "'sysctl user.max_mnt_namespaces' shows how many there may be",
+            errno.ENOSPC: "see the limit with 'sysctl user.max_mnt_namespaces'",
         }
         raise Refused(
             f"cannot make a mount namespace: {error.strerror}", hints.get(error.errno or 0, "")
@@ -136,9 +136,9 @@ def _cover() -> None:
     except OSError as error:
         hint = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "'df /run' and 'df -i /run' show whether space or inodes are used up"
+            hint = "free space or inodes in /run: see 'df /run' and 'df -i /run'"
         elif error.errno in (errno.ELOOP, errno.ENOTDIR):
-            hint = f"'ls -ld {POINT}' must show a directory: remove what is not"
+            hint = f"make {POINT} a directory: see 'ls -ld {POINT}'"
         raise Refused(f"cannot mount at {POINT}: {error.strerror}", hint) from error
 
 

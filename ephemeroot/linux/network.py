@@ -102,11 +102,11 @@ class Network:
             return f"there is no route to {address}"
         name = link.get_attr("IFLA_IFNAME")
         if not link["flags"] & _IFF_UP or link.get_attr("IFLA_CARRIER") == 0:
-            return f"{name}, the way to {address}, has no carrier"
+            return f"{name}, on the route to {address}, has no carrier"
         # The kernel chooses none that is not confirmed yet (duplicate address detection, RFC 4862).
         source = route.get_attr("RTA_PREFSRC") or ""
         if not source or (_is_link_local(source) and not _is_link_local(address)):
-            return f"{name}, the way to {address}, has no address that could be used"
+            return f"{name}, on the route to {address}, has no usable address"
         return ""
 
     def _route(self, address: str) -> Any:
@@ -304,7 +304,7 @@ def within(work: Callable[[], None], deadline: float) -> None:
             raise TimeoutError("it did not answer")
         if pid and status:
             number, _, reason = os.read(reader, 4096).decode(errors="replace").partition(" ")
-            raise OSError(int(number or 0), reason or "the mount ended without a word")
+            raise OSError(int(number or 0), reason or "the mount ended without a message")
     finally:
         os.close(reader)
 

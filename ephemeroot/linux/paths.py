@@ -46,7 +46,7 @@ def open_beneath(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) ->
 
 
 def open_entry(directory: int, name: str, flags: int) -> int:
-    """Open what lies in the open *directory* under *name*, not what is mounted over it.
+    """Open what is in the open *directory* under *name*, not what is mounted over it.
 
     Raises ``OSError``: EXDEV where something is mounted, ELOOP for a symlink.
     """

@@ -28,7 +28,7 @@ def run(name: str, *words: str, given: str | None = None) -> str:
     """
     path = find(name)
     if path is None:
-        raise EphemerootError(f"there is no program {name}", "install the package that has it")
+        raise EphemerootError(f"the program {name} is not installed", "install its package")
     # Not pipes: a program that says much would wait for a reader that waits for its end.
     out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)

@@ -29,7 +29,7 @@ def remove(
     entry is not an error. Raises ``OSError``: EXDEV at a directory that is a mount point, EBUSY
     at another file that is one, EXDEV at a btrfs subvolume unless *subvolumes*. What is mounted
     is never touched, and neither is such a subvolume. *unlock* is for copies of our own that are
-    not finished: their flags i and a (chattr(1)) and the read-only ones of *subvolumes* are no
+    not finished: their flags i and a (chattr(1)) and the read-only ones of *subvolumes* are not
     obstacle.
     """
     if not _is_directory_after_unlink(parent, name, unlock):

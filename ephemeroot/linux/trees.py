@@ -292,7 +292,7 @@ def _require_new(fd: int) -> None:
     """Whether the directory is what was made a moment ago: root's, closed to all others."""
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or status.st_mode & 0o777 != 0o700:
-        raise OSError(errno.EBUSY, "exchanged while it was made")
+        raise OSError(errno.EBUSY, "replaced while it was created")
 
 
 def _discard(directory: int, name: str) -> None:

@@ -63,7 +63,7 @@ def wait_for(path: str, seconds: float) -> bool:
     pyudev = load()
     monitor = pyudev.Monitor.from_netlink(pyudev.Context())
     monitor.filter_by("block")
-    # From now on events are kept for us: what appears before the first look is no loss.
+    # From now on events are kept for us: what appears before the first look is not a loss.
     monitor.start()
     end = time.monotonic() + seconds
     while not os.path.exists(path):

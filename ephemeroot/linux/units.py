@@ -40,7 +40,7 @@ def unescape_path(name: str) -> str:
         path += _unescape(name.replace("-", "/"))
     parts = path[1:].split("/")
     if escape_path(path) != name or (path != "/" and any(p in ("", ".", "..") for p in parts)):
-        raise ValueError(f"{name!r} is no escaped path")
+        raise ValueError(f"{name!r} is not an escaped path")
     return path
 
 

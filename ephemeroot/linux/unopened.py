@@ -29,8 +29,8 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
     if not found:
         return ""
     return (
-        f"nothing was made of {', '.join(found)}: the word with which dracut does, on the kernel "
-        "command line, unless the image was built for this machine"
+        f"no device was assembled from {', '.join(found)}: add dracut's parameter to the kernel "
+        "command line, or build the image for this machine"
     )
 
 

@@ -78,7 +78,7 @@ class Walk:
         that case. The first directory of the walk is always found again, and never left.
         """
         if self.depth < 2:
-            raise ValueError("the first directory is not left")
+            raise ValueError("the first directory is never left")
         try:
             return [self.leave()]
         except OSError as error:

@@ -42,7 +42,7 @@ class Workshop:
     the open directory *preferred*, which only root can write (a store's own records): that takes
     the same mount, subvolume, project and encryption policy, for a rename crosses none of these.
     Otherwise it is made in *place*, where it inherits all four. There, users can rename it but not
-    enter it. It is two directories inside one another: the outer one was opened by its name in
+    enter it. It is two nested directories: the outer one was opened by its name in
     *place* and could have been exchanged, so it is verified (root's, mode 0700, empty, made just
     now) and never changed; the inner one cannot have been exchanged.
 
@@ -265,7 +265,7 @@ def _make(parent: int, name: str) -> int:
         # A directory with the setgid bit hands that on.
         mine = status.st_uid == os.geteuid() and status.st_mode & 0o5777 == 0o700
         if not mine or paths.names(fd) or birth(fd, before) < before:
-            raise OSError(errno.EBUSY, "exchanged while it was made", name)
+            raise OSError(errno.EBUSY, "replaced while it was created", name)
     except BaseException:
         os.close(fd)
         raise

@@ -74,12 +74,12 @@ def load(reference: str, base: type[T], what: str, failure: Failure) -> type[T]:
     except Exception as error:  # another package's module may raise anything
         raise failure(
             f"cannot load {what} ({reference}): {type(error).__name__}: {error}",
-            "repair or reinstall the package that has it",
+            "repair or reinstall its package",
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise failure(
             f"cannot load {what}: {reference} is not a class derived from {base.__name__}",
-            "repair or reinstall the package that has it",
+            "repair or reinstall its package",
         )
     return found
 

@@ -79,11 +79,13 @@ class Machine:
         """The machine whose root is the directory *root*; ``/`` is this one, unless this is a
         chroot: a system that is being installed or built has another one's kernel.
 
-        Raises ``Misconfigured`` if that is no directory.
+        Raises ``Misconfigured`` if that is not a directory.
         """
         root = os.path.abspath(root)
         if not os.path.isdir(root):
-            raise Misconfigured(f"{root} is no directory", "--root names the root of a machine")
+            raise Misconfigured(
+                f"{root} is not a directory", "--root must be the root directory of a machine"
+            )
         live = root == "/" and is_booted()
         unread: list[files.File] = []
         identity = (files.read_text(root, "/etc/machine-id", unread) or "").strip()
@@ -163,7 +165,7 @@ def parse_id(text: str) -> str:
     """A machine's id as machine-id(5) has it, dashes left out. Raises ``Misconfigured``."""
     plain = text.replace("-", "").lower()
     if not _MACHINE_ID.fullmatch(plain):
-        raise Misconfigured(f"{text!r} is no machine id", "it has 32 hexadecimal digits")
+        raise Misconfigured(f"{text!r} is not a machine id", "it has 32 hexadecimal digits")
     return plain
 
 

@@ -99,7 +99,7 @@ def read_text(root: str, path: str, unread: list[File] | None = None) -> str | N
     if source.content.startswith(codecs.BOM_UTF8):
         source = replace(
             source,
-            error="it begins with a byte order mark, which becomes a part of its first word",
+            error="it begins with a byte order mark, which would become part of the first word",
             hint="save it without a mark (BOM)",
         )
     if source.error:

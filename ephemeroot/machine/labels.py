@@ -79,7 +79,7 @@ def _settings(text: str) -> dict[str, str]:
 
 
 def _rules(lines: Iterable[str]) -> Iterable[_Rule]:
-    """The rules that can match a directory; a line that is no rule is passed over."""
+    """The rules that can match a directory; a line that is not a rule is passed over."""
     for line in lines:
         words = line.split()
         if len(words) not in (2, 3) or line.lstrip().startswith("#"):

@@ -172,7 +172,7 @@ class Descent:
             return
         inode_flags.set_last(new, level.lifted & inode_flags.LAST)
         if not likeness.same_owner(old, new):
-            reason = "its owner was not changed: a user could exchange it"
+            reason = "its owner was not changed: a user could replace it"
             self.mirror.skipped.append((path, reason))
 
     def _extra(self, level: _Level) -> list[str]:

@@ -79,7 +79,7 @@ class MirrorRun:
             except FileExistsError:
                 pass  # made meanwhile; the next run compares it
         elif self.is_protected(present) or not workshop.replace(COPY, name, present):
-            pass  # exchanged meanwhile; the next run compares it
+            pass  # replaced meanwhile; the next run compares it
         self.changed.append(path)
 
     def is_protected(self, status: os.stat_result) -> bool:

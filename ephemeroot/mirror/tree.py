@@ -41,7 +41,7 @@ class Mirror(MirrorRun):
             certain = pinned or is_certain(parent, present, os.fstat(source).st_uid)
             if there is not None and not certain:
                 raise OSError(
-                    errno.EPERM, "has another owner than its source, and a user could exchange it"
+                    errno.EPERM, "has another owner than its source, and a user could replace it"
                 )
             self._tree(source, target, certain=certain)
         finally:

@@ -47,7 +47,7 @@ class Comparison:
 
     ``skip`` says which paths (from the top, ``/etc/x``) are left out with all below them.
     ``made`` are directories and files that the persistence stage made, as places for what
-    persists: they are no difference unless something else is in them. ``changed_since`` says what
+    persists: they are not difference unless something else is in them. ``changed_since`` says what
     can differ at all, see ``History.changed_since``. ``related``: one tree is a snapshot of the
     other, so that inode numbers and ctimes compare. ``content``: compare the content of every
     file, else only of those whose size is the same and whose time is not.

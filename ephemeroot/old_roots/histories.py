@@ -87,7 +87,7 @@ def applied_plan(root: str) -> Plan:
     plan = applied.load(Path(root))
     if plan is None:
         raise Misconfigured(
-            "nothing was applied on this machine yet: nothing is made fresh",
+            "no plan was applied on this machine: nothing is made fresh",
             "run 'ephemeroot apply' first",
         )
     return plan
@@ -189,7 +189,7 @@ def confirm(question: str, about: Iterable[str] = ()) -> None:
     Raises ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no.
     """
     if not sys.stdin.isatty():
-        raise Misconfigured("nobody can be asked, for there is no terminal", "add --yes")
+        raise Misconfigured("there is no terminal to ask for confirmation", "add --yes")
     sys.stdout.flush()
     sys.stderr.writelines(f"{terminal.printable(line)}\n" for line in about)
     sys.stderr.write(f"{terminal.printable(question)} [y/N] ")

@@ -129,7 +129,7 @@ class _Look:
         if source is None:
             return self._found(f"the {what} of the store was removed", live.st_ctime, again)
         if live.st_dev == source.st_dev:
-            reason = f"the {what} of the store was replaced, and the previous one is bound"
+            reason = f"the {what} of the store was replaced, but the previous one is still bound"
             return self._found(reason, live.st_ctime, again)
         return self._not_mounted(mount)
 
@@ -138,7 +138,7 @@ class _Look:
 
     def _not_mounted(self, mount: Mount | None) -> NotInEffect:
         if mount is None:
-            return self._found("it is not mounted any more", None, self._again())
+            return self._found("it is no longer mounted", None, self._again())
         reason = f"another filesystem is mounted over it ({mount.fstype}, {mount.source})"
         return self._found(reason, None, f"umount {self.operation.path}")
 
@@ -154,9 +154,7 @@ class _Look:
         if stat.S_ISLNK(leaf.st_mode) and self.operation.path not in accounts.MERGED:
             return None  # copied as a link
         kind = _KINDS.get(stat.S_IFMT(leaf.st_mode), "something else")
-        return self._found(
-            f"{kind} is in the place of the file, and is not copied back", self._birth(), ""
-        )
+        return self._found(f"{kind} replaced the file, and is not copied back", self._birth(), "")
 
     def _found(self, reason: str, since: float | None, hint: str) -> NotInEffect:
         return NotInEffect(self.operation.path, self.operation.store, reason, since, hint)

@@ -10,7 +10,7 @@ from ephemeroot.linux import mountinfo
 
 
 def elsewhere(plan: Plan, declared: Iterable[str], live: str, target: str = "/") -> set[str]:
-    """Paths in *target*, which is mounted at *live*, that do not lie on it: what is *declared*,
+    """Paths in *target*, which is mounted at *live*, that do not are on it: what is *declared*,
     and what is mounted there. As seen from *target*, ``/x``.
     """
     found = set(declared)

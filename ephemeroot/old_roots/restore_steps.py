@@ -108,7 +108,7 @@ class Parent(Step):
     __slots__ = ()
 
     def describe(self) -> str:
-        return f"make the directory {self.target.shown} as it was"
+        return f"restore the directory {self.target.shown}"
 
     def execute(self) -> str:
         with (
@@ -148,7 +148,7 @@ class Copy(Step):
         origin = self.source.shown
         origin = "" if origin == self.target.shown else f", which was {origin}"
         if self.replaced is not None:
-            return f"replace {self.target.shown} by the old one{origin}"
+            return f"replace {self.target.shown} by the old version{origin}"
         return f"restore {self.target.shown}{origin}"
 
     def execute(self) -> str:
@@ -163,7 +163,7 @@ class Copy(Step):
                 if self.replaced is None:
                     shop.deliver(_COPY, self.target.name)
                 elif not shop.replace(_COPY, self.target.name, self.replaced):
-                    raise FileExistsError(errno.EEXIST, "exchanged meanwhile", self.target.shown)
+                    raise FileExistsError(errno.EEXIST, "replaced meanwhile", self.target.shown)
         return self.target.shown
 
     def _copy(self, source: int, shop: Workshop) -> None:
@@ -184,7 +184,7 @@ class Copy(Step):
             self.flattened = copier.flattened
         except OutOfBounds as error:
             raise EphemerootError(
-                f"{self.source.shown} is not restored: {error}", "restore some part of it"
+                f"{self.source.shown} is not restored: {error}", "restore a part of it"
             ) from None
 
 

@@ -66,8 +66,8 @@ class Plan:
                 todo += self._look(source, target, overwrite=overwrite, skip=skip)
             except OutOfBounds as error:
                 raise EphemerootError(
-                    f"{target.shown} is too much to look at: {error.reason}",
-                    "restore some part of it",
+                    f"{target.shown} is too large to compare: {error.reason}",
+                    "restore a part of it",
                 ) from None
             except OSError as error:
                 self.kept.append((target.shown, error.strerror or str(error)))
@@ -98,7 +98,7 @@ class Plan:
                 self._add_copy(source, target, old, now)
         else:
             newer = now.st_mtime_ns > old.st_mtime_ns
-            reason = "what is there now is newer" if newer else "what is there now differs"
+            reason = "the present file is newer" if newer else "the present file differs"
             self.kept.append((target.shown, reason))
         return []
 
@@ -106,7 +106,7 @@ class Plan:
         self, source: Place, target: Place, status: os.stat_result, now: os.stat_result | None
     ) -> None:
         if stat.S_ISSOCK(status.st_mode):
-            self.kept.append((target.shown, "a socket is nothing without its process"))
+            self.kept.append((target.shown, "a socket is useless without its process"))
             return
         size = self._size(source) if stat.S_ISDIR(status.st_mode) else status.st_size
         self.steps.append(Copy(source, target, size, replaced=now))
@@ -120,7 +120,9 @@ class Plan:
             status = target.status()
             if status is not None:
                 if not stat.S_ISDIR(status.st_mode):
-                    raise EphemerootError(f"{target.shown} is no directory", "move it away first")
+                    raise EphemerootError(
+                        f"{target.shown} is not a directory", "move it away first"
+                    )
                 break
             missing.append(Parent(source, target))
         planned = {step.target.path for step in self.steps if isinstance(step, Parent)}

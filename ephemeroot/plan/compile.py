@@ -227,7 +227,7 @@ class _Parents:
     """The directories that lead to the declared paths, in every store that needs them.
 
     Owner and mode of a directory in the root come from one store alone: the one whose
-    declared directory it lies in, else the first one that has something below it. In
+    declared directory it is in, else the first one that has something below it. In
     the others it only has to exist.
     """
 

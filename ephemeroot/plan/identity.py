@@ -16,7 +16,7 @@ _BY_LABEL = ("LABEL=", "PARTLABEL=")
 
 def of_root(wiping: Wiping, machine: Machine) -> dict[str, str]:
     """What ``Wiper.identify`` says of the root of *machine*, as far as that can be told from here:
-    of a tree that is no mounted filesystem, only what is written in it.
+    of a tree that is not a mounted filesystem, only what is written in it.
 
     A root whose ``device`` is configured by a label is every filesystem with that label, on any
     number of machines with one image.

@@ -37,7 +37,7 @@ def hold(
             message = f"locked by another run{_holder(fd)}"
             if wait is None:
                 raise Locked(message, f"wait until it ends, then run '{verb}' again") from None
-            wait(f"{message}: waiting for its end")
+            wait(f"{message}: waiting until it ends")
             fcntl.flock(fd, fcntl.LOCK_EX)
         if not os.path.isdir(fd):
             os.ftruncate(fd, 0)

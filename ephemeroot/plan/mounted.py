@@ -7,13 +7,12 @@ not mounted) would be gone at the next boot, and the store with it.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ephemeroot.config.model import Volume
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices, mountinfo
 
-_CORRECT = "mount the declared one there, or correct the declaration"
+_CORRECT = "mount the declared volume there, or correct the declaration"
 
 
 def require(volume: Volume, root: str = "/") -> None:
@@ -31,21 +30,23 @@ def require(volume: Volume, root: str = "/") -> None:
         mount = _holder(volume, point)
     if mount is None:
         raise Refused(
-            f"the volume {point} is not mounted: nothing can be written to it",
+            f"the volume {point} is not mounted: cannot write to it",
             f"mount {volume.device} at {point} first",
         )
     if mount.fstype != volume.type and volume.type != "auto":
-        raise Refused(f"{point} is mounted as {mount.fstype}, declared is {volume.type}", _CORRECT)
+        raise Refused(
+            f"{point} is mounted as {mount.fstype}, but {volume.type} is declared", _CORRECT
+        )
     same = _is_same_device if root == "/" else _may_be_same_device
     if not same(mount.source, volume.device):
         raise Refused(
-            f"{mount.source} is mounted at {point}, declared is {volume.device}", _CORRECT
+            f"{mount.source} is mounted at {point}, but {volume.device} is declared", _CORRECT
         )
     wanted = volume.inside(volume.mount_point)
     if wanted and mount.point == point and mount.root.strip("/") != wanted:
         kind = "directory" if volume.directory else "subvolume"
         raise Refused(
-            f"the {kind} {mount.root} is mounted at {point}, declared is {wanted}", _CORRECT
+            f"the {kind} {mount.root} is mounted at {point}, but {wanted} is declared", _CORRECT
         )
 
 
@@ -91,5 +92,5 @@ def _is_same_device(source: str, declared: str) -> bool:
     except OSError as error:
         raise Refused(
             f"the declared device {declared} cannot be used: {error.strerror}",
-            f"is it the one that {Path(path).name} stands for?",
+            "check that the declaration names this filesystem",
         ) from error

@@ -26,7 +26,7 @@ from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.mountinfo import Mount
 
 _ONLY_PARENT = (
-    "the store has it only as the directory of what else is declared; the rest would be hidden"
+    "the store has it only as the parent of other declared paths; its other content would be hidden"
 )
 
 
@@ -85,9 +85,9 @@ def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
         shared = share(live, store, mounts)
         refusal = ""
         if bare and (entries or size):
-            refusal = "a root in memory leaves nothing to take it over from"
+            refusal = "a root in memory is lost at shutdown, so it cannot be the source"
         elif entries > limits.ENTRIES:
-            refusal = f"{entries:,} names are more than a boot copies ({limits.ENTRIES:,})"
+            refusal = f"{entries:,} names are more than a boot may copy ({limits.ENTRIES:,})"
         elif not shared and size > plan.seed_limit:
             limit = amounts.size(plan.seed_limit)
             refusal = f"{amounts.size(size)} are more than a boot may copy (seed-limit is {limit})"
@@ -175,7 +175,7 @@ def disk_size(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
 
 
 def share(live: Path, store: Path, mounts: list[Mount] | None = None) -> bool:
-    """Whether both lie on one btrfs: then contents are shared, and nothing is copied."""
+    """Whether both are on one btrfs: then contents are shared, and nothing is copied."""
     mounts = mountinfo.mounts() if mounts is None else mounts
     one, other = covering(live, mounts), covering(store, mounts)
     if one is None or other is None:

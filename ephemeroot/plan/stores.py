@@ -67,7 +67,7 @@ def generation(store: Path) -> int:
         raise  # whoever may not read it shall mend nothing
     except (OSError, ValueError) as error:
         raise Damaged(
-            f"cannot read {record}: {error}", "write the newest generation's number into it"
+            f"cannot read {record}: {error}", "write the number of the newest generation into it"
         ) from error
 
 
@@ -102,7 +102,9 @@ def _own_folder(store: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if folder.is_symlink() or not folder.is_dir() or status.st_uid != os.geteuid():
-        raise EphemerootError(f"{folder} is not root's own directory", "remove it")
+        raise EphemerootError(
+            f"{folder} is not a directory that only root can write to", "remove it"
+        )
     folder.chmod(0o700)
     return folder
 

@@ -59,7 +59,9 @@ class SimulatedBoot:
         """Volumes that are made fresh take part as they are, in a layer."""
         for wipe in self.plan.wipes():
             if wipe.target != "/":
-                self.environment.notes.append(f"{wipe.target} is made fresh at boot, and not here")
+                self.environment.notes.append(
+                    f"{wipe.target} is made fresh at boot, but not in the rehearsal"
+                )
 
     def _persisted(self, operation: Operation) -> Operation:
         if isinstance(operation, Seeded) and operation.path in self.oversized:

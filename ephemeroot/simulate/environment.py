@@ -101,9 +101,9 @@ class Environment:
             found = there.root.strip("/") if volume.inside else None
             if (there.fstype, found) != wanted:
                 raise StoreMissing(
-                    f"what is mounted at {volume.mount_point} is {there.fstype} "
-                    f"{there.root}, declared is {volume.type} {volume.inside}".rstrip(),
-                    "the boot would mount what is declared",
+                    f"{volume.mount_point} is mounted as {there.fstype} {there.root}, but "
+                    f"{volume.type} is declared {volume.inside}".rstrip(),
+                    "the boot mounts the declared filesystem",
                 )
             return mounts.clone_at(live, read_only=True)
         if volume.directory:
@@ -120,7 +120,7 @@ class Environment:
         except ValueError:
             source = volume.device
         if source.startswith("/dev/") and not os.path.exists(source):
-            raise StoreMissing(f"the device {volume.device} of {volume.mount_point} is not there")
+            raise StoreMissing(f"the device {volume.device} of {volume.mount_point} is missing")
         options = [o for o in volume.options if o not in ("rw", "ro")]
         in_use = {os.path.realpath(m.source) for m in mountinfo.mounts() if m.source[:1] == "/"}
         if os.path.realpath(source) not in in_use:
@@ -149,8 +149,7 @@ class Environment:
         try:
             if request.remove(fd):
                 self.notes.append(
-                    "the next boot was asked for something else ('ephemeroot next-boot'): that is "
-                    "not rehearsed"
+                    "the request for the next boot ('ephemeroot next-boot') is not rehearsed"
                 )
         finally:
             os.close(fd)

@@ -104,7 +104,7 @@ class Inspection:
             if missing:
                 found.append(Finding(
                     ERROR, f"the kernel {kernel} has no module {', '.join(missing)}",
-                    "install the package with it in the base",
+                    "install its package in the base",
                 ))  # fmt: skip
         return found
 
@@ -138,7 +138,7 @@ class Inspection:
         except ValueError:
             return ""  # a dataset, a label of a filesystem of its own
         if not os.path.exists(path):
-            return f"there is no {line.device}"
+            return f"the device {line.device} is missing"
         if line.type in ("auto", "zfs") or not stat.S_ISBLK(os.stat(path).st_mode):
             return ""
         return _try_to_mount(path, line)
@@ -158,8 +158,8 @@ class Inspection:
             elif fields[0].startswith(("/dev/", "UUID=", "LABEL=", "PARTUUID=")):
                 if not os.path.exists(devices.link(fields[0])):
                     found.append(Finding(
-                        WARNING, f"/etc/fstab, line {number}: there is no {fields[0]}",
-                        "the boot waits for it, 90 seconds",
+                        WARNING, f"/etc/fstab, line {number}: the device {fields[0]} is missing",
+                        "the boot waits 90 s for it",
                     ))  # fmt: skip
         return found
 
@@ -196,9 +196,10 @@ class Inspection:
                 if number not in known:
                     found.append(Finding(
                         WARNING,
-                        f"{path} belongs to the {kind} {number}, whom the fresh root does not know",
+                        f"{path} belongs to the {kind} {number}, which does not exist in the fresh "
+                        "root",
                         "declare /etc/passwd, /etc/shadow, /etc/group and /etc/gshadow with "
-                        'method = "copy", or make the user in the base',
+                        'method = "copy", or create the user in the base',
                     ))  # fmt: skip
         live = os.open(self.live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -220,7 +221,7 @@ class Inspection:
         found = [
             Finding(
                 WARNING,
-                f"{name} is enabled on this root and not on the fresh one",
+                f"{name} is enabled on this root but not on the fresh root",
                 "enable it in the base",
             )
             for name in sorted(now - then)
@@ -232,8 +233,8 @@ class Inspection:
                 continue
             if user not in self.accounts.users and not self.services.is_dynamic(name):
                 found.append(Finding(
-                    WARNING, f"{name} runs as {user}, whom the fresh root does not know",
-                    "install what makes that user in the base",
+                    WARNING, f"{name} runs as {user}, which does not exist in the fresh root",
+                    "install the package that creates the user in the base",
                 ))  # fmt: skip
         return found
 

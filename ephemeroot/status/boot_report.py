@@ -80,27 +80,27 @@ def read(root: Path) -> BootReport:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     document = _load(folder / REPORT)
     if document is None:
-        return BootReport("none", "the initramfs of this boot left no report: it has nothing of "
+        return BootReport("none", "the initramfs of this boot wrote no report: it does not contain "
                           "ephemeroot, or is inert")  # fmt: skip
     if document.get("version") != reports.VERSION:
         raise Damaged(
-            f"{folder / REPORT} has version {document.get('version')!r}, this program knows "
+            f"{folder / REPORT} has version {document.get('version')!r}, but this program supports "
             f"version {reports.VERSION}",
-            "the next boot of an image that 'ephemeroot apply' made will be understood",
+            "run 'ephemeroot apply' and reboot",
         )
     stages = {name: document[name] for name in STAGES if name in document}
     for stage in stages.values():
         if not documents.fits(stage, _STAGE) or not _are_wiped(stage, "wiped "):
-            raise Damaged(f"{folder / REPORT} is damaged: a stage has another form")
+            raise Damaged(f"{folder / REPORT} is damaged: a stage is not valid")
     stages = {name: s for name, s in stages.items() if s.get("boot-id") == boot_id}
     if not stages:
-        return BootReport("none", f"{folder / REPORT} is of another boot")
+        return BootReport("none", f"{folder / REPORT} belongs to another boot")
     try:
         record = _load(folder / WIPED) or {}
     except PermissionError:
         record = {}  # root's; the report has most of it
     if not documents.fits(record, _RECORD) or not _are_wiped(record, "/"):
-        raise Damaged(f"{folder / WIPED} is damaged: it has another form")
+        raise Damaged(f"{folder / WIPED} is damaged: its structure is not valid")
     if record.get("boot-id") != boot_id:
         record = {}
     report = BootReport("none", stages=stages, outcomes=_outcomes(stages))
@@ -173,6 +173,6 @@ def _outcomes(stages: dict[str, Any]) -> dict[str, list[str]]:
                 found.setdefault("hiding", []).append(line)
             if stage is stages.get("wipe"):
                 continue
-            became = next((name for word, name in _BECAME if word in result), "as they were")
+            became = next((name for word, name in _BECAME if word in result), "unchanged")
             found.setdefault(became, []).append(line)
     return found

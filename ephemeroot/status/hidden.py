@@ -1,7 +1,7 @@
 """Content of the root that a declared path hides without having anything in its place.
 
 A bind over a directory of the base is ordinary: the store has its own content for it. One from an
-empty directory or file is not: what the base has there is not seen by any program.
+empty directory or file is not: the content of the base is not seen by any program.
 """
 
 from __future__ import annotations

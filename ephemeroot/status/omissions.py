@@ -31,7 +31,7 @@ def read(root: Path, plan: Plan, problems: list[str]) -> list[Omission]:
         except PermissionError:
             raise
         except (EphemerootError, OSError) as error:
-            problems.append(f"cannot read what could not be seeded into {path}: {error}")
+            problems.append(f"cannot read the record of unseeded paths in {path}: {error}")
     return found
 
 
@@ -71,7 +71,7 @@ class Forgetting(Change):
         one = self.omission
         with _opened(self.root, one.store) as store:
             if store < 0:
-                raise EphemerootError(f"the store {one.store} is not there", "mount its volume")
+                raise EphemerootError(f"the store {one.store} is missing", "mount its volume")
             unseeded.forget(store, one.store, target=one.target, root=one.root)
         return one.root
 

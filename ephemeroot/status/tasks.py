@@ -83,7 +83,7 @@ TASKS = (
 
 def text() -> str:
     """The table for a terminal of 80 columns."""
-    lines = ["ordinary tasks, and what they need:"]
+    lines = ["ordinary tasks, and the commands for them:"]
     for task in TASKS:
         lines.append(f"  {task.name}: {task.needs}")
         lines += textwrap.wrap(task.how, 78, initial_indent="      ", subsequent_indent="      ")

@@ -32,11 +32,11 @@ class Unapplied:
     def lines(self) -> list[str]:
         """One line for each."""
         lines = [
-            f"{path} is declared and not applied: {self._consequence(path)} ({HINT})"
+            f"{path} is declared but not applied: {self._consequence(path)} ({HINT})"
             for path in self.added
         ]
         lines += [
-            f"{path} is no longer declared, and the next boot still puts it in place ({HINT})"
+            f"{path} is no longer declared, but the next boot still binds it ({HINT})"
             for path in self.removed
         ]
         if self.errors:
@@ -45,12 +45,12 @@ class Unapplied:
                 f"the configuration has {count} and cannot be applied (run 'ephemeroot check')"
             )
         elif self.differs and not lines:
-            lines.append(f"the configuration was changed and is not applied ({HINT})")
+            lines.append(f"the configuration was changed but not applied ({HINT})")
         return lines
 
     def _consequence(self, path: str) -> str:
         if path in self.stored:
-            return "its content is in the store, and the next boot does not put it in place"
+            return "its content is in the store, but the next boot does not bind it"
         return "the next boot forgets its content"
 
     @property

@@ -94,7 +94,7 @@ class _Search:
     def run(self) -> Whereabouts:
         found, live = self.found, self.live
         if any(clean.is_below(live, place) for place in volumes.KERNELS_OWN):
-            return found.decide("kernel", "is made by each boot", persists=False)
+            return found.decide("kernel", "is created by each boot", persists=False)
         declared = self._declared()
         planned = _covering(self.plan.declared() if self.plan else {}, [found.path, live])
         if declared is not None or planned is not None:
@@ -120,14 +120,14 @@ class _Search:
         if declared is not None:
             self._describe(declared)
         if declared is None:
-            found.rows.append(("applied", f"{planned}, by the plan of this machine"))
+            found.rows.append(("applied", f"{planned}, according to the plan of this machine"))
             return found.decide(
                 "not-applied", "is no longer declared, and persists until the next apply",
                 persists=True, hint=f"declare it, or run '{_APPLY}' to forget it",
             )  # fmt: skip
         if planned is None:
             return found.decide(
-                "not-applied", "is declared and not applied: the next boot forgets it",
+                "not-applied", "is declared but not applied: the next boot forgets it",
                 persists=False, hint=f"run '{_APPLY}'",
             )  # fmt: skip
         lost = self._not_in_effect(declared)
@@ -135,7 +135,7 @@ class _Search:
             found.rows.append(("in effect", f"no: {lost}"))
             found.facts["in-effect"] = False
             return found.decide(
-                "declared", "is declared, and not in effect in this boot", persists=False,
+                "declared", "is declared but not in effect in this boot", persists=False,
                 hint="see 'ephemeroot status'",
             )  # fmt: skip
         return found.decide("declared", "persists", persists=True)
@@ -187,16 +187,16 @@ class _Search:
         target = volume.mount_point if volume is not None else "/"
         if self.plan is None or target not in [wipe.target for wipe in self.plan.wipes()]:
             return found.decide(
-                "not-wiped", f"persists: {target} is not made new at boot", persists=True
+                "not-wiped", f"persists: {target} is not made fresh at boot", persists=True
             )
         hint = ""
         if os.path.lexists(self.root / live.lstrip("/")):
-            hint = f"'ephemeroot adopt {shlex.quote(live)}' keeps it"
+            hint = f"run 'ephemeroot adopt {shlex.quote(live)}' to keep it"
         base = self._in_base(target)
         if base:
             found.rows.append(("next boot", base))
         return found.decide(
-            "root", f"does not persist: it is on {target}, which is new at each boot",
+            "root", f"does not persist: it is on {target}, which is made fresh at each boot",
             persists=False, hint=hint,
         )  # fmt: skip
 
@@ -210,12 +210,12 @@ class _Search:
             with Namespace() as private, keeper.past(private) as history:
                 mount = history.mount_base() if history is not None else None
                 if mount is None:
-                    return "it does not exist: new roots begin empty"
+                    return "it does not exist: new roots are empty"
                 try:
                     exists = _exists(mount, inside)
                 finally:
                     os.close(mount)
-            return "what the base has there" if exists else "it does not exist in the base"
+            return "the content of the base" if exists else "it does not exist in the base"
         return ""
 
 

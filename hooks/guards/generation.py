@@ -1,6 +1,6 @@
 """Old images must not wipe.
 
-Kernels keep their older images, and rescue images are built once and kept for ever. Each
+Kernels keep their older images, and rescue images are built once and never pruned. Each
 plan has a generation, and ``apply`` records the newest, with its plan, in every store.
 """
 
@@ -26,8 +26,8 @@ def require_newest(stage: Stage) -> None:
     for path, newest in recorded(stage):
         if newest > stage.plan.generation:
             raise Refused(
-                f"this image is of generation {stage.plan.generation}, the store {path} "
-                f"knows generation {newest}: an old image does not wipe",
+                f"this image is of generation {stage.plan.generation}, the store {path} has "
+                f"generation {newest}: an older image does not wipe",
                 "boot the newest image, or run 'ephemeroot apply' to rebuild them all",
             )
 

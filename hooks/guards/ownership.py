@@ -66,14 +66,14 @@ _NO_BLOCK_DEVICES = ("/dev/nfs", "/dev/cifs", "/dev/ram", "/dev/ram0")
 _GPT_AUTO = "/dev/gpt-auto-root"
 
 _ANOTHER = (
-    "to boot the root that is made fresh, take root= and rootflags= from its own boot entry; "
-    "an old root is booted with ephemeroot.root=NAME"
+    "to boot the ephemeral root, use root= and rootflags= of its own boot entry; to boot an old "
+    "root, append ephemeroot.root=NAME"
 )
 _UNNAMED = (
-    "run 'ephemeroot apply' in the root that is made fresh; to make this one fresh instead, name "
-    "it in the wiper's table (subvolume) and apply"
+    "run 'ephemeroot apply' in the ephemeral root; to make this root ephemeral instead, name it in "
+    "the wiper's table (subvolume) and apply"
 )
-_APPLY = "if this filesystem was restored or made anew, run 'ephemeroot apply' in it"
+_APPLY = "if this filesystem was restored or created again, run 'ephemeroot apply' in it"
 
 # Keys of an identity that only say on what the root is: the same name may be on another one.
 _CONTAINERS = ("filesystem", "pool")
@@ -84,7 +84,7 @@ def require_no_crash_kernel(line: CommandLine, vmcore: str = _VMCORE) -> None:
     crashed, and evidence.
     """
     if line.has("elfcorehdr") or os.path.exists(vmcore):
-        raise ForeignRoot(CRASH, "this is a crash kernel: nothing is wiped and nothing bound")
+        raise ForeignRoot(CRASH, "this is a crash kernel: nothing is wiped and nothing is bound")
 
 
 def require_named(stage: Stage, wipe: Wipe) -> None:
@@ -93,8 +93,8 @@ def require_named(stage: Stage, wipe: Wipe) -> None:
     if word:
         raise ForeignRoot(
             LAYER,
-            f"the kernel command line says {word}: another program decides what the root is",
-            f"take {word} off the kernel command line",
+            f"the kernel command line says {word}: another program chooses the root",
+            f"remove {word} from the kernel command line",
         )
     try:
         wiper = wipe.load()
@@ -103,7 +103,7 @@ def require_named(stage: Stage, wipe: Wipe) -> None:
     root = stage.cmdline.get("root")
     reason = type(wiper).foreign(wipe.settings, root)
     if not reason and wiper.ON_DEVICE and not _is_on_device(stage.cmdline):
-        reason = "that is not a block device"
+        reason = "it is not a block device"
     if reason:
         raise ForeignRoot(ROOT, f"the kernel command line boots root={root}: {reason}", _ANOTHER)
     if stage.cmdline.root_subvolume_id() is None:
@@ -175,8 +175,7 @@ def require_prepared(root: int, prepared: str) -> None:
     if identity(root) != prepared:
         raise ForeignRoot(
             SOFT_REBOOT,
-            "this root is not the one that this boot has prepared: a soft reboot has put another "
-            "in its place",
+            "this root is not the root that this boot prepared: a soft reboot replaced it",
             "reboot the machine to return to it",
         )
 
@@ -189,7 +188,7 @@ def remember(stage: Stage, error: ForeignRoot) -> str:
     stage.report.set(RECORD, {"kind": error.kind, "reason": error.message, "hint": error.hint})
     if stage.recall(RECORD) is None:  # said once: dracut sources a hook up to 20 times
         hint = f" ({error.hint})" if error.hint else ""
-        stage.report.log(f"{error.message}: it boots untouched{hint}", WARNING, console=True)
+        stage.report.log(f"{error.message}: it boots unchanged{hint}", WARNING, console=True)
     record: dict[str, object] = {
         "boot-id": stage.boot_id, "kind": error.kind, "reason": error.message, "hint": error.hint,
     }  # fmt: skip
@@ -197,10 +196,10 @@ def remember(stage: Stage, error: ForeignRoot) -> str:
         stage.remember(RECORD, record)
     except OSError as failure:
         stage.report.problem(
-            f"that this root is another one cannot be recorded in {stage.run}: {failure.strerror}",
+            f"cannot record in {stage.run} that another root boots: {failure.strerror}",
             level=WARNING,
         )
-    return f"another root boots, untouched: {error.message}"
+    return f"another root boots, unchanged: {error.message}"
 
 
 def recalled(stage: Stage) -> ForeignRoot | None:
@@ -277,7 +276,7 @@ def _compare(expected: dict[str, str], found: dict[str, str]) -> None:
     key = next((k for k in different if k not in _CONTAINERS), different[0])
     raise ForeignRoot(
         FILESYSTEM if key in _CONTAINERS else ROOT,
-        f"the {key} {found[key] or '/'} boots, ephemeroot was applied for the {key} "
+        f"the {key} {found[key] or '/'} boots, but ephemeroot was applied for the {key} "
         f"{expected[key] or '/'}",
         _APPLY if key in _CONTAINERS else _ANOTHER,
     )
@@ -290,13 +289,13 @@ def _require_recorded(stage: Stage, wiper: Wiper, path: str, subvolume: str) -> 
     if reason:
         raise ForeignRoot(
             ROOT,
-            f"the plan names no root, and {subvolume}, which boots, is not recorded as the root "
-            f"that is made fresh: {reason}",
+            f"the plan does not name a root, and the booting root {subvolume} is not recorded as "
+            f"the ephemeral root: {reason}",
             _UNNAMED,
         )
     stage.report.log(
-        f"the plan names no root: {subvolume}, which the kernel command line names, is made fresh "
-        "(run 'ephemeroot apply', which puts the root into the plan)",
+        f"the plan does not name a root: {subvolume} from the kernel command line is made fresh "
+        "(run 'ephemeroot apply' to write the root into the plan)",
         WARNING,
     )
 
@@ -311,6 +310,6 @@ def _require_same_device(stage: Stage, configured: str, path: str, asked: str) -
         return  # two devices of one filesystem
     raise ForeignRoot(
         ROOT,
-        f"the kernel command line boots {asked}, the root that is made fresh is on {configured}",
+        f"the kernel command line boots {asked}, but the ephemeral root is on {configured}",
         _ANOTHER,
     )

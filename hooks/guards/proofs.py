@@ -76,7 +76,7 @@ def _bind_volume(stage: Stage, name: str, mount_point: str, root: int) -> None:
         place = paths.open_in_root(root, mount_point, tree.DIRECTORY)
     except FileNotFoundError:
         # Made only when it is attached for good: nothing is created for a trial. What
-        # lies on the volume is then missing here, which a proof may well notice.
+        # is on the volume is then missing here, which a proof may well notice.
         return
     try:
         if is_new:
@@ -113,7 +113,7 @@ def _require_os_release(root: int) -> None:
     if not any(_mode(root, path) is not None for path in OS_RELEASE):
         raise Refused(
             f"the fresh root has no {OS_RELEASE[1]}: systemd would not switch to it",
-            "is the base a whole system, and is /usr a volume if the root is empty?",
+            "check that the base is a whole system, and that /usr is a volume if the root is empty",
         )
 
 
@@ -125,7 +125,7 @@ def _require_init(root: int, asked: str | None) -> None:
     wanted = asked or INIT[0]
     raise Refused(
         f"the fresh root has no executable {wanted}",
-        "is the base a whole system, and is /usr a volume if the root is empty?",
+        "check that the base is a whole system, and that /usr is a volume if the root is empty",
     )
 
 
@@ -135,8 +135,7 @@ def _require_modules(root: int, release: str) -> None:
         raise Refused(
             f"the fresh root has no modules for the running kernel {release}, "
             f"only for {', '.join(sorted(kernels))}",
-            "choose a kernel that it has modules for in the boot menu, or install this one in the "
-            "base",
+            "choose a kernel with modules in the boot menu, or install this kernel in the base",
         )
 
 

@@ -80,14 +80,15 @@ def _firmware_location() -> list[tuple[str, int]]:
         return []
     except OSError as error:
         raise Refused(
-            f"cannot read where this machine hibernated to ({_LOCATION}: {error.strerror})", HINT
+            f"cannot read the hibernation location of this machine ({_LOCATION}: {error.strerror})",
+            HINT,
         ) from error
     try:
         # efivarfs puts four bytes of attributes first; the value is UTF-16 JSON.
         location = documents.parse(raw[4:].decode("utf-16-le").rstrip("\0"))
         return [(f"UUID={location['uuid']}", int(location["offset"]))]
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise Refused("the firmware's HibernateLocation cannot be understood", HINT) from error
+        raise Refused("cannot parse the firmware's HibernateLocation", HINT) from error
 
 
 def _require_no_image(spec: str, offset: int) -> None:
@@ -95,7 +96,7 @@ def _require_no_image(spec: str, offset: int) -> None:
         path = devices.link(spec)
         found = _has_signature(path, offset)
     except (ValueError, OverflowError):
-        raise Refused(f"resume={spec} names no device that can be looked at", HINT) from None
+        raise Refused(f"resume={spec} does not name a device that can be read", HINT) from None
     except OSError as error:
         raise Refused(
             f"cannot tell whether {spec} holds a hibernation image: {error.strerror}", HINT
@@ -119,7 +120,7 @@ def _has_signature(path: str, offset: int = 0) -> bool:
 
 
 def _has_signature_if_readable(name: str) -> bool:
-    """The same for a device nobody named: an empty card reader is no reason to refuse."""
+    """The same for a device nobody named: an empty card reader is not a reason to refuse."""
     try:
         if devices.size(name) < 2 * os.sysconf("SC_PAGE_SIZE"):
             return False
@@ -139,4 +140,4 @@ def _number(text: str | None) -> int:
     try:
         return int(text or "0")
     except ValueError:
-        raise Refused(f"resume_offset={text} is no number", HINT) from None
+        raise Refused(f"resume_offset={text} is not a number", HINT) from None

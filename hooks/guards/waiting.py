@@ -26,7 +26,7 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
     try:
         path = devices.link(spec)
     except ValueError:
-        raise Refused(f"{purpose} is no device name") from None
+        raise Refused(f"{purpose} is not a device name") from None
     if stage.wait and not os.path.exists(path):
         _wait(stage, path, timeout)
     try:
@@ -34,7 +34,7 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
     except FileNotFoundError:
         there = ", ".join(devices.block_devices()) or "none"
         raise DeviceMissing(
-            f"{purpose} is not there (block devices that are: {there})", unopened.hint()
+            f"{purpose} is missing (block devices found: {there})", unopened.hint()
         ) from None
     except OSError as error:
         raise Refused(f"{purpose} cannot be used: {error.strerror}") from error
@@ -48,8 +48,8 @@ def require_single(spec: str, purpose: str) -> None:
     if several:
         raise Refused(
             f"{purpose} could be any of {', '.join(several)}",
-            "take the copies away, give them another UUID or label (btrfstune -u, tune2fs -U, "
-            "xfs_admin -U, sgdisk -G), or name the device by a path of its own",
+            "detach the copies, give them another UUID or label (btrfstune -u, tune2fs -U, "
+            "xfs_admin -U, sgdisk -G), or name the device by a unique path",
         )
 
 

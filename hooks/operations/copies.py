@@ -117,7 +117,9 @@ class Copy(Seeded):
         except OSError as error:
             # Without the new ones the machine is what it was; without the store's
             # users nobody could log in.
-            stage.report.problem(f"{self.path}: nothing was taken from the base: {error.strerror}")
+            stage.report.problem(
+                f"{self.path}: no entries of the base were added: {error.strerror}"
+            )
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Store what the previous root had no time to copy back; seed the store with its
@@ -137,7 +139,8 @@ class Copy(Seeded):
         except FileNotFoundError:
             return seed.describe(self.path, self.store) if self.initial == "previous" else ""
         return (
-            f"copy back {self.path} to the store {self.store}, if the previous root has a newer one"
+            f"copy back {self.path} to the store {self.store}, if the previous root has a newer "
+            "version"
         )
 
     def _catch_up_late(self, stage: Stage) -> str:
@@ -169,12 +172,12 @@ class Copy(Seeded):
         back = CopyBack([entry], {self.store: store}, root, stage.plan.seed_limit)
         back.store(stage.allowance.deadline)
         if back.refused is not None:
-            raise cannot_take(self.store, f"what is new in {self.path}", back.refused)
+            raise cannot_take(self.store, f"the changes of {self.path}", back.refused)
         deadline = stage.allowance.deadline
         if back.problems and deadline is not None and time.monotonic() >= deadline:
             if stage.plan.owner(self.path) == order.ROOT:
                 raise Refused(
-                    f"there was no time to store the newer {self.path}",
+                    f"no time was left to store the newer {self.path}",
                     "run 'ephemeroot copyback' before the next boot",
                 )
         for problem in back.problems:
@@ -186,7 +189,7 @@ class Copy(Seeded):
                 reason = back.problems[0].rpartition(": ")[2]
                 omission = Omission(self.path, self.store, self.source, reason)
                 allowance.omissions.append(omission)
-        return "stored what was newer in the root" if back.copied else ""
+        return "stored the newer version from the root" if back.copied else ""
 
     def kinds(self, stage: Stage) -> tuple[int, ...]:
         """What can be seeded: a link persists as a link, but for what many programs rely on."""
@@ -209,16 +212,16 @@ class Copy(Seeded):
         if stat.S_ISLNK(status.st_mode) and not is_account:
             return True
         if not stat.S_ISREG(status.st_mode):
-            raise EphemerootError(f"{self.store}/{self.source} is no regular file")
+            raise EphemerootError(f"{self.store}/{self.source} is not a regular file")
         if not is_account:
             return True
         found = accounts.defect_in(self.path, store, self.source)
         if found:
             aside = accounts.set_aside(store, self.source)
             stage.report.problem(
-                f"{self.store}/{self.source} is not used: {found}; it is called {aside} now",
-                f"repair what is in it, and put it back with 'ephemeroot.persist=no' if {self.path}"
-                " is not what it should be",
+                f"{self.store}/{self.source} is not used: {found}; renamed to {aside}",
+                "boot with ephemeroot.persist=no, and give the renamed file its name again after "
+                f"repairing it, if {self.path} has the wrong content",
             )
         return not found
 
@@ -236,12 +239,12 @@ class Copy(Seeded):
             what = "user " if self.path == accounts.PASSWD else "group "
             for conflict in merger.conflicts:
                 if conflict.startswith(what):
-                    stage.report.problem(f"{self.path}: not taken from the base: {conflict}",
-                                         "give one of the two another number", WARNING)  # fmt: skip
+                    stage.report.problem(f"{self.path}: not added from the base: {conflict}",
+                                         "give one of the two another id", WARNING)  # fmt: skip
         if content == mine[self.path]:
             return ""
         self._replace(stage, store, content)
-        return f"took {', '.join(added)} from the base" if added else "took members from the base"
+        return f"added {', '.join(added)} from the base" if added else "added members from the base"
 
     def _replace(self, stage: Stage, store: int, content: bytes) -> None:
         """Give the store's file another *content*, atomically and durably."""
@@ -266,7 +269,7 @@ class Copy(Seeded):
             try:
                 bounds = limits.bounds(stage.plan.seed_limit, stage.allowance.deadline)
                 if same(source, name, target, new_name, bounds):
-                    return "was there"
+                    return "already present"
                 replaced = tree.exists(target, new_name)
                 with Workshop(target) as workshop:
                     copying.Copier(bounds).copy_file_or_link(source, name, workshop.fd, _COPY)

@@ -49,7 +49,7 @@ class Parent(Operation):
 
     def describe(self) -> str:
         what = f"{self.path} in the store {self.store}" if self.store_only else self.path
-        return f"have {what}, a new one as {self.user}:{self.group} {self.mode:04o}"
+        return f"provide {what}, created as {self.user}:{self.group} {self.mode:04o}"
 
     def execute(self, stage: Stage) -> str:
         store = stage.store(self.store)
@@ -63,12 +63,12 @@ class Parent(Operation):
             return "created in the overlay" if made_in_root else "already present"
         made_in_store = self._have_in_store(stage, stage.root(), place)
         if self.store_only:
-            return "created in the store" if made_in_store else "was there"
+            return "created in the store" if made_in_store else "already present"
         if made_in_root:
             make_in_root(stage, place, (0, 0, 0o700, None))
         _between(tree.copy_attributes, (store, self.source), (stage.root(), place))
         where = [n for n, made in (("store", made_in_store), ("root", made_in_root)) if made]
-        return f"created in the {' and the '.join(where)}" if where else "was there"
+        return f"created in the {' and the '.join(where)}" if where else "already present"
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """What is carried over needs its directories; they get the previous root's owners."""
@@ -117,8 +117,8 @@ class Directory(Linkable):
         options = f" ({','.join(self.options)})" if self.options else ""
         verb = "link" if self.method == "symlink" else self.method
         return (
-            f"{verb} directory {self.path} from {self.store}{options}, "
-            f"a new one as {self.user}:{self.group} {self.mode:04o}"
+            f"{verb} directory {self.path} from {self.store}{options}, created as "
+            f"{self.user}:{self.group} {self.mode:04o}"
         )
 
     def execute(self, stage: Stage) -> str:
@@ -191,7 +191,7 @@ class Directory(Linkable):
         """Raise an error if the root has a file: before the store gets a directory for it."""
         if status is not None and stat.S_ISREG(status.st_mode):
             raise EphemerootError(
-                f"{self.path} is declared as a directory, and the root has a file there",
+                f"{self.path} is declared as a directory, but it is a file in the root",
                 "declare it in files",
             )
 
@@ -254,7 +254,7 @@ class Directory(Linkable):
                 bound = self._bind(stage, source, parent, name, place)
             finally:
                 os.close(source)
-            return f"{bound}, for a link cannot replace a directory"
+            return f"{bound}: a link cannot replace a directory"
         stage.made.append(place)
         return result
 
@@ -268,7 +268,7 @@ class Directory(Linkable):
             stage.made.append(place)
         elif tree.is_mount_point(parent, name):
             stage.in_effect[self.path] = self.store
-            return "was bound"
+            return "already bound"
         else:
             target = paths.open_beneath(parent, name, _READ)
             hides = _count(target)
@@ -325,7 +325,7 @@ def bind_shown(parent: int, name: str, options: list[str], path: str) -> str:
     the mount that it is in.
     """
     if tree.is_mount_point(parent, name):
-        return "was bound"
+        return "already bound"
     shown = paths.open_beneath(parent, name)
     try:
         attach_bind(shown, shown, options, path)

@@ -66,7 +66,7 @@ class File(Linkable):
                 return "persists with its directory"
             else:
                 raise EphemerootError(
-                    f"{self.path} cannot be bound: {self.store} has no {self.source}",
+                    f"{self.path} cannot be bound: {self.store}/{self.source} is missing",
                     f'create {self.store}/{self.source}, or use method = "auto"',
                 )
             return " and ".join(filter(None, (settled, seeded, result)))
@@ -91,7 +91,7 @@ class File(Linkable):
             )
         if kind == stat.S_IFDIR and kind not in self.kinds(stage):
             raise EphemerootError(
-                f"{self.path} is declared as a file, and the root has a directory there",
+                f"{self.path} is declared as a file, but it is a directory in the root",
                 "declare it in directories",
             )
 
@@ -115,7 +115,7 @@ class File(Linkable):
             if source < 0 or not (_is_regular(source) and tree.is_regular_entry(parent, name)):
                 raise
             bound = self._bind(stage, source, parent, name, place)
-            return f"{bound}, for a link cannot replace a file"
+            return f"{bound}: a link cannot replace a file"
         stage.made.append(place)
         return result
 
@@ -151,12 +151,12 @@ class File(Linkable):
             return -1
         if stat.S_IFMT(os.fstat(fd).st_mode) not in self.kinds(stage):
             os.close(fd)
-            raise EphemerootError(f"{self.store}/{self.source} is no regular file")
+            raise EphemerootError(f"{self.store}/{self.source} is not a regular file")
         return fd
 
     def _bind(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
         if tree.is_mount_point(parent, name):
-            return "was bound"
+            return "already bound"
         if not tree.exists(parent, name):
             stage.made.append(place)
         hides = _have_placeholder(parent, name, self.path)
@@ -182,8 +182,8 @@ def _have_placeholder(parent: int, name: str, path: str) -> bool:
     if stat.S_ISLNK(status.st_mode):
         raise EphemerootError(
             f"{path} is a symbolic link in the root and cannot be bound over",
-            "remove it from the base, or declare where it leads",
+            "remove the link from the base, or declare its target",
         )
     if not stat.S_ISREG(status.st_mode):
-        raise EphemerootError(f"{path} is no regular file in the root")
+        raise EphemerootError(f"{path} is not a regular file in the root")
     return status.st_size > 0

@@ -92,7 +92,7 @@ class HandOver:
                 try:
                     line = operation.describe_carry_over(self.stage)
                 except (EphemerootError, OSError) as error:
-                    line = f"{operation.describe()}: will not be seeded: {error}"
+                    line = f"{operation.describe()}: cannot be seeded: {error}"
                 if line:
                     found.append(line)
         return found

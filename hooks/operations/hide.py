@@ -22,7 +22,7 @@ class Hide(Operation):
         return f"mark {len(self.paths)} mounts {','.join(self.options)}"
 
     def execute(self, stage: Stage) -> str:
-        """Paths that are no mounts (a file that was linked) are passed over."""
+        """Paths that are not mounts (a file that was linked) are passed over."""
         places = []
         for path in self.paths:
             try:

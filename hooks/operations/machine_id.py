@@ -44,7 +44,7 @@ class MachineId(Operation):
             return self._let_systemd_make_one(stage)
         place = stage.resolve_leaf(PATH)
         if machine_id_file.read(stage.root(), place) == identity:
-            return prepared or "was there"
+            return prepared or "already present"
         machine_id_file.write(stage.root(), place, identity)
         return result
 
@@ -80,7 +80,7 @@ class MachineId(Operation):
         except OSError as error:
             raise Refused(
                 f"the machine id cannot be saved in the store {self.store}: {error.strerror}",
-                f"look at {self.store}/{self.source}, or remove it",
+                f"repair or remove {self.store}/{self.source}",
             ) from error
         return "stored"
 

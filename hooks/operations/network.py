@@ -51,15 +51,15 @@ class Network(Operation):
         except TimeoutError as error:
             raise StoreMissing(
                 f"the network cannot be set up within {self.timeout} s: {error}",
-                "compare [network] with the interfaces that are there; the image may lack the "
-                "driver",
+                "compare [network] with the interfaces of this machine ('ip link'); the image may "
+                "lack the driver",
             ) from None
         except OSError as error:
             what = f" ({error.filename})" if error.filename else ""
             raise StoreMissing(
                 f"the network cannot be set up on {self.interface}{what}: {error.strerror}"
             ) from error
-        return "set up" if changed else "was set up"
+        return "set up" if changed else "already set up"
 
 
 def _deadline(timeout: int) -> float:
@@ -76,7 +76,7 @@ def _library() -> ModuleType:
         from ephemeroot.linux import network
     except ImportError:
         raise StoreMissing(
-            "this image was built without what a volume on the network needs",
+            "this image lacks the parts that a network volume needs",
             "run 'ephemeroot apply' to rebuild all images",
         ) from None
     return network
@@ -118,7 +118,10 @@ def mount(kind: str, source: str, options: list[str], point: str, timeout: int) 
     number = port(options, kind)
     what = f"{server} port {number}" if number is not None else server
     failed = f"{source} ({kind}) cannot be reached within {timeout} s"
-    hint = "is the server up? is the network (ip= on the kernel command line, or [network]) right?"
+    hint = (
+        "check that the server is up, and the network settings (ip= on the kernel command line, or "
+        "[network])"
+    )
     with network.Network() as net:
         try:
             net.wait(lambda: net.missing_route(server), deadline)
@@ -141,11 +144,11 @@ def mount(kind: str, source: str, options: list[str], point: str, timeout: int) 
 
 def _hint(error: OSError) -> str:
     if error.errno in (errno.EPROTONOSUPPORT, errno.EPROTO, errno.EOPNOTSUPP):
-        return "name a version that the server has: vers=4.1 or vers=4.0 in options"
+        return "name a version that the server supports: vers=4.1 or vers=4.0 in options"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "the server must export it to this machine, and to its root (no_root_squash)"
     if error.errno == errno.ENOENT:
-        return "the server has no such path"
+        return "name a path that the server exports"
     if error.errno == errno.ENODEV:
         return "the image lacks the kernel module: run 'ephemeroot apply'"
     return ""

@@ -1,4 +1,4 @@
-"""Declared directories whose changes persist, over what the base has there."""
+"""Declared directories whose changes persist, over the content of the base."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HELD = (
 class Overlay(Persisted):
     """Mount an overlay at ``path``: the store's ``source`` above, the root's below.
 
-    The directory that overlayfs works in lies beside ``source`` in the store. Nothing is
+    The directory that overlayfs works in is beside ``source`` in the store. Nothing is
     seeded: what the store lacks shows through. A new upper directory takes after the
     root's; ``user``, ``group`` and ``mode`` are what was asked for instead.
     """
@@ -50,7 +50,7 @@ class Overlay(Persisted):
         lower = self._open_lower(stage)
         if lower < 0:
             stage.in_effect[self.path] = self.store
-            return "was mounted"
+            return "already mounted"
         try:
             self._have_upper(stage, lower)
             self._prepare_inside(stage)
@@ -79,7 +79,7 @@ class Overlay(Persisted):
         return "created"
 
     def _persist_with_directory(self, stage: Stage) -> str:
-        """The directory that it is in shows the store's already: nothing is left to lie below."""
+        """Its directory is bound and shows the store: it needs no overlay of its own."""
         place = stage.resolve(self.path)
         stage.in_effect[self.path] = self.store
         if tree.is_directory(stage.root(), place):
@@ -171,7 +171,7 @@ class Overlay(Persisted):
         if os.fstat(work).st_uid != 0:
             os.close(work)
             raise EphemerootError(
-                f"{name}, the work directory of the overlay {self.path}, is not root's",
-                f"remove it from the store {self.store}",
+                f"{name}, the work directory of the overlay {self.path}, is not owned by root",
+                f"run 'rm -r' for it in the store {self.store}",
             )
         return work

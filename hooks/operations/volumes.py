@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 SUBDIRECTORY = "X-mount.subdir="
 """mount(8)'s option for a directory of the filesystem in the place of all of it."""
 
-_DEGRADED = "connect it; to boot without it, add degraded to rootflags= on the kernel command line"
+_DEGRADED = (
+    "connect the missing device; to boot without it, add degraded to rootflags= on the kernel "
+    "command line"
+)
 
 # Devices whose mounts mountinfo gives no number of, only the source's name.
 _NOWHERE = frozenset(("tmpfs", "zfs", "overlay", "9p", "virtiofs"))
@@ -53,7 +56,7 @@ class MountVolume(Operation):
         mounted = mountinfo.mounted_at(point)
         if mounted is not None:
             self._require_same(mounted)
-            return "was mounted"
+            return "already mounted"
         if self.type in network.TYPES:
             os.makedirs(point, 0o700, exist_ok=True)
             network.mount(self.type, self.device, self.options, point, self.timeout)
@@ -134,7 +137,7 @@ class MountVolume(Operation):
             raise StoreMissing(
                 f"the directory {self.directory} of {self.device}, for {self.mount_point}, "
                 f"cannot be mounted: {error.strerror}",
-                "boot with ephemeroot.wipe=no, and make it",
+                "boot with ephemeroot.wipe=no, and create it",
             ) from error
         finally:
             os.close(top)
@@ -151,8 +154,8 @@ class MountVolume(Operation):
             raise StoreMissing(
                 f"cannot mount {self.device} (zfs) for {self.mount_point}: {error.message}",
                 error.hint
-                or "is its pool imported and its key loaded? a dataset whose mountpoint is not "
-                "legacy needs the option zfsutil",
+                or "check that its pool is imported and its key loaded; a dataset whose mountpoint "
+                "is not legacy needs the option zfsutil",
             ) from None
 
     def require_single(self) -> None:
@@ -184,20 +187,20 @@ class MountVolume(Operation):
         """What somebody else mounted for us must be what was declared."""
         if mounted.fstype != self.type:
             raise StoreMissing(
-                f"the volume of {self.mount_point} is mounted as {mounted.fstype}, "
-                f"declared is {self.type}"
+                f"the volume of {self.mount_point} is mounted as {mounted.fstype}, but {self.type} "
+                "is declared"
             )
         if mounted.fstype == "zfs" and mounted.source != self.device:
             raise StoreMissing(
-                f"the volume of {self.mount_point} is the dataset {mounted.source}, "
-                f"declared is {self.device}"
+                f"the volume of {self.mount_point} is the dataset {mounted.source}, but "
+                f"{self.device} is declared"
             )
         wanted = self.inside
         if wanted and mounted.root.strip("/") != wanted:
             kind = "directory" if self.directory else "subvolume"
             raise StoreMissing(
-                f"the volume of {self.mount_point} is the {kind} {mounted.root}, "
-                f"declared is {wanted}"
+                f"the volume of {self.mount_point} is the {kind} {mounted.root}, but {wanted} is "
+                "declared"
             )
 
 
@@ -232,10 +235,10 @@ class Store(Operation):
         if found != self.id:
             os.close(fd)
             raise StoreMissing(
-                f"what is mounted for {self.path} is another store ({found}, declared is {self.id})"
+                f"another store is mounted for {self.path} (id {found}, but {self.id} is declared)"
             )
         stage.add_store(self.path, fd)
-        return "is there"
+        return "present"
 
 
 class Attach(Operation):
@@ -256,7 +259,7 @@ class Attach(Operation):
         parent, name = tree.open_parent(stage.root(), self._place(stage))
         try:
             if tree.is_mount_point(parent, name):
-                return "was attached"
+                return "already attached"
             target = paths.open_beneath(parent, name, tree.DIRECTORY)
         finally:
             os.close(parent)

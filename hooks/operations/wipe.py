@@ -75,7 +75,7 @@ class Wipe(Operation):
                 f"{type(error).__name__}: {error}"
             ) from error
         if not isinstance(wiper, Wiper):
-            raise Damaged(f"{self.attribute} is no wiper")
+            raise Damaged(f"{self.attribute} is not a wiper")
         if wrong := values.misfit(wiper.OPTIONS, wiper.settings):
             value = wiper.settings[wrong]
             raise Damaged(f"the wiper {self.wiper} cannot have {wrong} = {value!r}")
@@ -190,10 +190,10 @@ class Wipe(Operation):
             stage.remember(WIPED, record)
         except OSError as error:
             stage.report.problem(
-                f"{self.target} was made fresh, and that cannot be recorded in {stage.run}: "
+                f"{self.target} was made fresh, but this cannot be recorded in {stage.run}: "
                 f"{error.strerror}",
-                "the persistence stage cannot verify that it is what is mounted, and it will not "
-                "be marked as boot-complete",
+                "the persistence stage cannot verify the mounted root, and it will not be marked "
+                "as boot-complete",
             )
 
     def _prove(self, stage: Stage, path: str) -> None:
@@ -229,7 +229,7 @@ class Wipe(Operation):
         """
         if self.target != "/":
             if self.device is None:
-                raise Damaged(f"the wipe of {self.target} names no device")
+                raise Damaged(f"the wipe of {self.target} does not name a device")
             return ownership.device(stage, self.device, bootable=True), self.subvolume
         asked = ownership.booted_device(stage.cmdline)
         spec = self.device or asked

@@ -36,18 +36,18 @@ _MEMBERS = 3  # of group and gshadow
 def defect(path: str, content: bytes) -> str:
     """What would lock everybody out if *content* were the file *path*, empty if nothing.
 
-    Only that: a line that no program understands is no reason to forget all the others.
+    Only that: a line that no program understands is not a reason to forget all the others.
     """
     if path not in MERGED:
         return ""
     if b"\0" in content:
-        return "it has NUL bytes, as a write that a power cut has torn leaves them"
+        return "it contains NUL bytes, probably from a write that a power cut interrupted"
     if path == PASSWD and not any(_number(f) == 0 for f in _lines(content, 7)):
-        return "it has no user with the number 0"
+        return "it has no user with the id 0"
     if path == SHADOW and b"root" not in _names(content, 2):
         return "it has no line for root"
     if path == GROUP and not any(_number(f) == 0 for f in _lines(content, 4)):
-        return "it has no group with the number 0"
+        return "it has no group with the id 0"
     return ""
 
 
@@ -85,17 +85,15 @@ class Merger:
             if name in names or not _is_system(number):
                 continue
             if number in numbers:
-                self.conflicts.append(
-                    f"{what} {_show(name)}, whose number {number} another {what} has"
-                )
+                self.conflicts.append(f"{what} {_show(name)}: another {what} has its id {number}")
                 continue
             if path == PASSWD and _number(fields, _NUMBER + 1) in (0, None):
-                self.conflicts.append(f"user {_show(name)}, whose group is root's")
+                self.conflicts.append(f"user {_show(name)}: its primary group is root's")
                 continue
             if path == PASSWD and self._has_other_group(fields):
                 self.conflicts.append(
-                    f"user {_show(name)}, whose group number {_number(fields, _NUMBER + 1)} "
-                    "another group has"
+                    f"user {_show(name)}: its primary group {_number(fields, _NUMBER + 1)} is "
+                    "another group here"
                 )
                 continue
             found.add(name)

@@ -76,7 +76,7 @@ def open_layer_behind(stage: Stage) -> int:
     try:
         return wiper.open_layer(installed, read(stage))
     except (EphemerootError, OSError) as error:
-        stage.report.problem(f"cannot look into the layer of the boot before: {error}",
+        stage.report.problem(f"cannot read the layer of the previous boot: {error}",
                              level=WARNING)  # fmt: skip
         return -1
 

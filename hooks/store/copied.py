@@ -39,7 +39,9 @@ def remember(stage: Stage) -> None:
     try:
         _remember(stage)
     except OSError as error:
-        stage.report.problem(f"nothing will be copied back to a store: {error.strerror}")
+        stage.report.problem(
+            f"changed files will not be copied back to the stores: {error.strerror}"
+        )
 
 
 def _remember(stage: Stage) -> None:

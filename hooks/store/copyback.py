@@ -141,7 +141,9 @@ class CopyBack:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise
             if time.monotonic() >= deadline:
-                self.problems.append("another program holds /etc/.pwd.lock; copied without it")
+                self.problems.append(
+                    "another program holds /etc/.pwd.lock; copied without the lock"
+                )
                 return lock
             time.sleep(0.05)
 
@@ -192,7 +194,7 @@ class CopyBack:
             except FileNotFoundError:
                 return False
             if stat.S_ISLNK(status.st_mode) and file.path in accounts.MERGED:
-                self._problem(file, "it is a symbolic link, and was a file")
+                self._problem(file, "it was a file and is a symbolic link now")
                 return False
             if layers.is_whiteout(status):
                 return False
@@ -297,7 +299,7 @@ class Recorded:
             try:
                 fd = os.open(root.rstrip("/") + path, tree.DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
-                problems.append(f"the store {path} is not there: {error.strerror}")
+                problems.append(f"the store {path} is missing: {error.strerror}")
                 continue
             try:
                 marker = records.read_marker(fd, path)
@@ -309,5 +311,5 @@ class Recorded:
                 continue
             os.close(fd)
             if marker:
-                problems.append(f"what is at {path} is another store ({marker})")
+                problems.append(f"{path} is another store ({marker})")
         return found

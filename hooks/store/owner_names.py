@@ -70,14 +70,14 @@ class Moved:
     def describe(self, path: str) -> str:
         """One line about the *path* that has this owner."""
         return (
-            f"{path} belongs to the {self.kind} {self.number}, which was {self.before} and is "
-            f"{self.after} now"
+            f"{path} belongs to the {self.kind} {self.number}, whose name was {self.before} and is "
+            f"now {self.after}"
         )
 
     def hint(self, path: str) -> str:
         """The command that repairs it, for a shell in that root."""
         if self.number_now is None:
-            return f"no {self.kind} {self.before} exists now: give the files to another with chown"
+            return f"no {self.kind} {self.before} exists now: change the owner with chown"
         colon = ":" if self.kind == GROUP else ""
         return f"chown -hR --from={colon}{self.number} {colon}{self.before} {_quoted(path)}"
 

@@ -38,7 +38,7 @@ def recover(store: int) -> None:
         return
     try:
         if os.fstat(folder).st_uid != 0:
-            raise EphemerootError(f"{STATE} in the store is not root's")
+            raise EphemerootError(f"{STATE} in the store is not owned by root")
         complete(store, folder)
     finally:
         os.close(folder)

@@ -164,7 +164,7 @@ def describe(stage: Stage, operation: Linked) -> str:
     """The line of a dry run; empty if nothing can be taken."""
     recorded = _recorded(stage, operation)
     if recorded == "L":
-        return f"store what a program has put in the place of the link {operation.path}, if one has"
+        return f"store the content of {operation.path}, if a program replaced the link"
     return ""
 
 
@@ -227,14 +227,14 @@ def _store(stage: Stage, operation: Linked, parent: int, name: str) -> str:
     done = seed.store(stage, operation.path, operation.store, operation.source, parent, name, aside)
     if not done:
         return ""
-    line = f"{operation.path}: a program has replaced the link, and its content is stored"
+    line = f"{operation.path}: a program replaced the link; the new content is stored"
     if kept:
         line += f"; the previous content is kept as {operation.store}/{operation.source}{PREVIOUS}"
     hint = 'use method = "copy" for a file that programs replace'
     if operation.KIND == "directory":
         hint = 'use method = "bind" for this directory'
     stage.report.problem(line, hint, WARNING)
-    return f"stored what a program has put in the place of the link ({done})"
+    return f"stored the content that replaced the link ({done})"
 
 
 def _keep_aside(
@@ -257,7 +257,7 @@ def _keep_aside(
         return ""
     kept = f"{operation.store}/{operation.source}{CONFLICT}"
     stage.report.problem(
-        f"{operation.path}: content made there while the path was not in effect is kept as {kept}",
+        f"{operation.path}: content created while the path was not in effect is kept as {kept}",
         f"compare it with {operation.store}/{operation.source}, and remove it",
         WARNING,
     )

@@ -38,7 +38,7 @@ class Request:
 
     def __init__(self, word: str, root: str | None = None) -> None:
         if word not in (KEEP, WIPE, ROOT):
-            raise Damaged(f"the request for the next boot asks for something unknown: {word!r}")
+            raise Damaged(f"the request for the next boot is unknown: {word!r}")
         if (word == ROOT) != bool(root):
             raise Damaged(f"the request for the next boot is {word!r} with the old root {root!r}")
         self.word = word
@@ -69,11 +69,11 @@ def parse(raw: bytes) -> Request:
     except ValueError as error:
         raise Damaged(f"the request for the next boot is damaged: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise Damaged(f"the request for the next boot is no {FORMAT}")
+        raise Damaged(f"the request for the next boot is not in the format {FORMAT}")
     if content.get("version") != VERSION:
         raise Damaged(
-            f"the request for the next boot has version {content.get('version')!r}, "
-            f"this program knows version {VERSION}"
+            f"the request for the next boot has version {content.get('version')!r}, but this "
+            f"program supports version {VERSION}"
         )
     word, root = content.get("request"), content.get("root")
     if not isinstance(word, str) or not (root is None or isinstance(root, str)):
@@ -92,15 +92,15 @@ def find(stage: Stage) -> Request | None:
         except (EphemerootError, OSError) as error:
             reason = error.message if isinstance(error, EphemerootError) else error.strerror
             raise Refused(
-                f"what {RECORD} in the store {path} asks for cannot be followed: {reason}",
-                "say it again with 'ephemeroot next-boot'",
+                f"cannot follow the request {RECORD} in the store {path}: {reason}",
+                "write the request again with 'ephemeroot next-boot'",
             ) from None
         found[request.dump()] = request
     if len(found) > 1:
         raise Refused(
-            "the stores ask for different things: "
+            "the stores have different requests for the next boot: "
             + ", ".join(sorted(request.words() for request in found.values())),
-            "'ephemeroot next-boot --clear' takes all of it back",
+            "run 'ephemeroot next-boot --clear' to remove all of them",
         )
     return next(iter(found.values()), None)
 
@@ -116,7 +116,7 @@ def consume(stage: Stage) -> None:
         except OSError as error:
             stage.report.problem(
                 f"cannot remove {RECORD} from the store {path}: {error.strerror}",
-                "the next boot follows it again; 'ephemeroot next-boot --clear'",
+                "the next boot follows it again; remove it with 'ephemeroot next-boot --clear'",
             )
 
 

@@ -165,7 +165,7 @@ def _find(root: int, path: str, kinds: tuple[int, ...]) -> tuple[int, str, list[
 def _has_content(root: int, place: str, ours: frozenset[str]) -> bool:
     """Whether *place*, which is one of *ours* (what the persistence stage made in *root*), has more
     in it: a directory that leads to a declared path may have got content of its own. A place to
-    mount on is no source.
+    mount on is not a source.
     """
     leading = nesting.leading_in(root)
     if place not in leading:

@@ -90,7 +90,7 @@ class Seeding:
             reason = error.reason
         omissions = self.stage.allowance.omissions
         if omissions is None:
-            raise AssertionError("what may not be left out was left out")
+            raise AssertionError("an entry was left out of a path that must be complete")
         omissions.append(Omission(self.path, self.store_path, self.source, reason))
         return ""
 
@@ -158,7 +158,7 @@ class Seeding:
         """Make the copy in the store's own directory."""
         temporary = f"{crc32(os.fsencode(self.source)):08x}"
         if not _clear(seeding, temporary):
-            raise OSError(errno.EBUSY, "what an earlier boot has left is not removed yet")
+            raise OSError(errno.EBUSY, "an unfinished copy of an earlier boot is not removed yet")
         try:
             copier.copy(parent, name, seeding, temporary)
             self._finish(seeding, temporary)
@@ -210,8 +210,8 @@ class Seeding:
                 os.close(parent)
 
     def _hide_base(self, workshop: int, name: str) -> None:
-        """What is seeded into the upper directory of an overlay is all of the path's content: what
-        the base has there does not show through.
+        """What is seeded into the upper directory of an overlay is all of the path's content: the
+        content of the base does not show through.
         """
         outer = self.stage.plan.nesting().mounted_with(self.path, self.store_path)
         if outer is None or outer.KIND != nesting.OVERLAY:
@@ -264,7 +264,9 @@ class Seeding:
             pass
         except FileExistsError:
             if not _clear(private, old):
-                raise OSError(errno.EBUSY, "an earlier boot's is not removed yet") from None
+                raise OSError(
+                    errno.EBUSY, "an unfinished copy of an earlier boot is not removed yet"
+                ) from None
             immutable.rename(place, new_name, private, old, how=how)
 
 

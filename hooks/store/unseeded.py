@@ -52,7 +52,7 @@ def read(store: int, path: str) -> list[Omission]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(
             f"the record {RECORD} in the store {path} is damaged: {error}",
-            f"look at it, and remove {path}/{RECORD}",
+            f"read it, then remove {path}/{RECORD}",
         ) from None
 
 
@@ -171,8 +171,8 @@ def lack(stage: Stage, path: str, store: str, source: str, initial: str) -> Lack
             return Lack(may_seed=not fresh and not other, error=error)
     if other:
         error = EphemerootError(
-            f"{path} is not in effect in this boot: the store lacks it, and the root that may have "
-            "it was not booted",
+            f"{path} is not in effect in this boot: it is not in the store, and the root that may "
+            "have it was not booted",
             adopt_line(path),
         )
         return Lack(may_seed=False, error=error)

@@ -99,7 +99,7 @@ def test_a_root_in_memory_cannot_be_taken_over_from(
     (machine.path / "persistent/etc/machine-id").write_text("")
     assert apply(machine, "--yes") == 1
     said = capsys.readouterr().err
-    assert "leaves nothing to take it over from" in said
+    assert "is lost at shutdown" in said
     assert "run: ephemeroot adopt '/srv/a b' /var/log (" in said
     for name in ("var/log", "srv/a b"):
         (machine.path / "persistent" / name).mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_a_directory_that_the_store_has_only_as_a_parent(
     capsys.readouterr()
     assert apply(machine, "--yes") == 1
     said = capsys.readouterr().err
-    assert "/var: the store has it only as the directory of what else is declared" in said
+    assert "/var: the store has it only as the parent of other declared paths" in said
     assert "run: ephemeroot adopt /var (" in said
     assert cli.main(["adopt", "--root", str(machine.path), "/var"]) == 0
     assert apply(machine, "--yes") == 0

@@ -123,7 +123,7 @@ def test_refuses_to_mark_a_store_on_another_type(
         assert os.listdir(place) == []
     finally:
         subprocess.run(["umount", place], check=True)
-    assert "is mounted as tmpfs, declared is btrfs" in capsys.readouterr().err
+    assert "is mounted as tmpfs, but btrfs is declared" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -65,7 +65,7 @@ def test_refuses_by_name_what_is_declared_and_not_mounted(
     WAYS[way](tmp_path, place)
     kind, text = inside(tmp_path, requirement)
     assert kind == "Refused"
-    assert text.startswith(f"{place} is not mounted, and ")
+    assert text.startswith(f"{place} is not mounted, but ")
     assert f"run 'mount {place}'" in text
 
 

@@ -117,7 +117,7 @@ def test_leaves_what_the_base_has_changed_since(machine: Machine) -> None:
 
 
 def test_an_upgrade_of_the_base_is_not_undone(machine: Machine) -> None:
-    """What only the base has changed is no change of the root."""
+    """What only the base has changed is not a change of the root."""
     assert (
         machine.run("echo upgraded > /etc/both; echo new > /etc/new; rm /etc/old").returncode == 0
     )

@@ -164,7 +164,7 @@ def test_a_run_that_was_killed_is_taken_back_before_boot_files_are_written(
     running.communicate(timeout=60)
     assert (machine.boot / "entry.conf").read_text() == "during\n"
     done = machine.call(*words)
-    assert "a run of 'base run' was cut off: the base is unchanged" in done.stdout
+    assert "an earlier 'base run' was interrupted: the base is unchanged" in done.stdout
     assert (machine.boot / "entry.conf").read_text() == "before"
     # What that verb writes from here on stays.
     (machine.boot / "entry.conf").write_text("after")

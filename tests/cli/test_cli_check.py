@@ -18,7 +18,7 @@ def tree(tmp_path: Path) -> MachineTree:
 
 def test_nothing_to_complain_about(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--root", str(tree.path)]) == 0
-    assert capsys.readouterr().out == "1 file checked: nothing to complain about\n"
+    assert capsys.readouterr().out == "1 file checked: no problems\n"
 
 
 def test_every_problem_and_a_summary(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,19 +29,17 @@ def test_every_problem_and_a_summary(tree: MachineTree, capsys: pytest.CaptureFi
     store = 'persistence."/persistent"'
     assert captured.err == ""
     assert captured.out.splitlines() == [
+        f"error: {tree.show()}:9: volumes[0].options[1]: 'noatime,ro' contains several options",
+        "  hint: write one string for each",
+        f"error: {tree.show()}:12: {store}.fils: unknown key `fils`",
+        "  hint: did you mean `files`?",
         (
             f"warning: {tree.show()}:3: root.btrfs: /etc/machine-id does not persist: every boot "
-            'is another machine to its journal and its network (declare "/etc/machine-id")'
+            "has another machine id for its journal and its network"
         ),
-        (
-            f"error: {tree.show()}:9: volumes[0].options[1]: 'noatime,ro' is several options "
-            "(write one string for each)"
-        ),
-        (
-            f"warning: {tree.show()}:10: {store}: the store /persistent has no marker yet "
-            "('ephemeroot apply' writes it)"
-        ),
-        f"error: {tree.show()}:12: {store}.fils: unknown key `fils` (did you mean `files`?)",
+        '  hint: declare "/etc/machine-id"',
+        f"warning: {tree.show()}:10: {store}: the store /persistent has no marker yet",
+        "  hint: run 'ephemeroot apply' to write it",
         "1 file checked: 2 errors, 2 warnings",
     ]
 
@@ -52,6 +50,20 @@ def test_warnings_alone_are_no_failure(
     (tree.path / "persistent/.ephemeroot-store").unlink()
     assert main(["check", "--root", str(tree.path)]) == 0
     assert capsys.readouterr().out.endswith("1 file checked: 0 errors, 1 warning\n")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_plan_prints_the_same_problems_as_check(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str], *, broken: bool
+) -> None:
+    (tree.path / "persistent/.ephemeroot-store").unlink()
+    if broken:
+        tree.write(MAIN, SOUND.replace("noatime", "noatime,ro").replace("files =", "fils ="))
+    main(["check", "--root", str(tree.path)])
+    *checked, _ = capsys.readouterr().out.splitlines()
+    main(["plan", "--root", str(tree.path)])
+    assert checked
+    assert capsys.readouterr().err.splitlines() == checked
 
 
 def test_json(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def test_a_fresh_root_loses_nothing(machine: LivingMachine) -> None:
     assert content["against"] == "fresh"
     assert content["differences"] == []
     assert machine.json("diff", "--against", "base")["differences"] == []
-    assert "nothing on /" in machine.call("diff").stdout
+    assert "no non-persistent changes on /" in machine.call("diff").stdout
 
 
 def spoil(root: Path) -> None:
@@ -140,7 +140,7 @@ def test_lines_for_the_configuration(machine: LivingMachine) -> None:
     copied = {f["file"] for f in table["files"] if isinstance(f, dict)}
     assert {"/etc/new", '/etc/quote"\n', "/etc/shadow"} <= copied
     assert "/srv/data/lost" in table["files"]
-    assert "no UTF-8" in done.stdout
+    assert "not UTF-8" in done.stdout
     assert "special" in done.stdout
     shown = machine.call("diff").stdout
     assert done.stdout in shown
@@ -152,7 +152,7 @@ def test_how_it_is_shown(machine: LivingMachine) -> None:
         (machine.root / f"etc/many{number:02}").touch()
     shown = machine.call("diff").stdout
     lines = shown.splitlines()
-    assert lines[0] == "on / and not persisted, compared with the fresh root of this boot:"
+    assert lines[0] == "non-persistent changes on /, compared with the fresh root of this boot:"
     assert "/etc" in lines
     assert "  +  app/  4.0 KiB  3 entries" in lines
     assert "  … and 32 more" in shown

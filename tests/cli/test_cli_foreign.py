@@ -43,7 +43,7 @@ def test_status_says_that_another_root_boots_and_prune_refuses(machine: LivingMa
     assert WORDS in content["reason"]
     assert content["complaints"] == [], "it is not a failure"
     (first, *_) = machine.call("status").stdout.splitlines()
-    assert first.startswith("this boot is of another root, left untouched: ")
+    assert first.startswith("this boot is of another root, which was not changed: ")
     pruned = machine.call("roots", "prune", "--yes")
     assert pruned.returncode == 1
     assert f"nothing is pruned: the kernel command line says {WORDS}" in pruned.stderr

@@ -37,8 +37,8 @@ def tree(tmp_path: Path) -> MachineTree:
         (["check", "--no-such-option"], "unrecognized arguments: --no-such-option"),
         (["check", "--jso"], "unrecognized arguments: --jso"),
         (["roots", "delete", "x", "--ye"], "unrecognized arguments: --ye"),
-        (["adopt", "--config", "/other.toml", "/srv"], "who reads --config /other.toml does not"),
-        (["check", "--root", "/no/such/directory"], "/no/such/directory is no directory"),
+        (["adopt", "--config", "/other.toml", "/srv"], "--config /other.toml does not include"),
+        (["check", "--root", "/no/such/directory"], "/no/such/directory is not a directory"),
         (["check", "--config", "/no/such/file"], "/no/such/file does not exist"),
     ],
 )
@@ -316,7 +316,7 @@ def test_interrupted(tree: MachineTree) -> None:
         [PROGRAM, "leave", "--finish", "--root", tree.path], stderr=subprocess.PIPE
     ) as run:
         assert run.stderr is not None
-        assert b"waiting for its end" in run.stderr.readline()
+        assert b"waiting until it ends" in run.stderr.readline()
         run.send_signal(signal.SIGINT)
         assert run.stderr.read() == b"ephemeroot: error: interrupted\n"
     os.close(folder)
@@ -335,7 +335,7 @@ def test_colours_on_a_terminal(
     os.close(its)
     printed = os.read(ours, 4096)
     os.close(ours)
-    assert b"ephemeroot: " in printed
+    assert b"unknown key `fils`" in printed
     assert (b"\x1b[31merror:\x1b[0m" in printed) == coloured
 
 

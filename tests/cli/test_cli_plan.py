@@ -60,8 +60,8 @@ def test_warnings_go_to_standard_error(
     captured = capsys.readouterr()
     assert "(no marker yet)" in captured.out
     assert captured.err == (
-        f'ephemeroot: warning: {tree.show()}:10: persistence."/persistent": the store /persistent '
-        "has no marker yet\n  hint: 'ephemeroot apply' writes it\n"
+        f'warning: {tree.show()}:10: persistence."/persistent": the store /persistent '
+        "has no marker yet\n  hint: run 'ephemeroot apply' to write it\n"
     )
 
 
@@ -70,7 +70,7 @@ def test_mistakes_make_no_plan(tree: MachineTree, capsys: pytest.CaptureFixture[
     assert main(["plan", "--root", str(tree.path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("ephemeroot: error: ") == 2
+    assert captured.err.count("error: ") == 2
     assert "unknown key `fils`\n  hint: did you mean `files`?\n" in captured.err
     assert main(["plan", "--json", "--root", str(tree.path)]) == 2
     captured = capsys.readouterr()

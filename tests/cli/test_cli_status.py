@@ -62,7 +62,7 @@ def test_an_ephemeral_root(machine: LivingMachine) -> None:
     shown = machine.call("status").stdout
     lines = shown.splitlines()
     assert lines[0] == "this root is new: it was made by this boot"
-    assert f"the one before is old root {facts['retired']}" in shown
+    assert f"the previous root is old root {facts['retired']}" in shown
     assert any(line.startswith("  wipe     wiped in ") for line in lines), shown
     assert "  paths    2 bound, 2 copied, 1 linked" in lines
     assert "/var/log hides 1 entry of the root; /persistent has nothing there" in shown
@@ -156,13 +156,13 @@ def test_what_is_declared_and_not_applied(
     assert set(found.stored) == {adopted} - before
     assert len(found.lines()) == len(before ^ after)
     assert len(found.complaints) == len(after - before)
-    assert all("is declared and not applied" in line for line in found.complaints)
+    assert all("is declared but not applied" in line for line in found.complaints)
     tree.write(MAIN, configuration(after).replace("/srv", "srv"))
     if any(path.startswith("/srv") for path in after):
         assert "run 'ephemeroot check'" in unapplied.look(tree.path, plan).lines()[0]
     tree.write(MAIN, configuration(before).replace('"root-base"', '"another-base"'))
     (line,) = unapplied.look(tree.path, plan).lines()
-    assert "the configuration was changed and is not applied" in line
+    assert "the configuration was changed but not applied" in line
     (tree.path / MAIN).unlink()
     assert unapplied.look(tree.path, plan).lines() == []
 
@@ -173,7 +173,7 @@ def test_what_was_seeded(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     (line,) = [li for li in status(machine)["outcomes"]["seeded"] if "/srv/data/kept" in li]
     assert "seeded" in line
-    assert "taken over by the stores" in machine.call("status").stdout
+    assert "seeded into the stores" in machine.call("status").stdout
     hidden = status(machine)["outcomes"].get("hiding", [])
     assert not any("/srv/data/kept" in li for li in hidden), "it hides what it was made of"
     machine.boot_by_the_stages()
@@ -213,7 +213,7 @@ def test_no_boot_of_ours(machine: LivingMachine) -> None:
     machine.boot()
     content = status(machine, 10)
     assert content["root"] == "none"
-    assert "left no report" in content["reason"]
+    assert "wrote no report" in content["reason"]
     assert content["stages"] == {}
 
 
@@ -223,11 +223,11 @@ def test_a_report_of_another_boot_counts_for_nothing(machine: LivingMachine) -> 
     text = report.read_text()
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     report.write_text(text.replace(boot_id, "0" * 36))
-    assert "of another boot" in status(machine, 10)["reason"]
+    assert "belongs to another boot" in status(machine, 10)["reason"]
     report.write_text(text.replace('"version": 1', '"version": 99'))
     done = machine.call("status")
     assert done.returncode == 1
-    assert "this program knows version 1" in done.stderr
+    assert "this program supports version 1" in done.stderr
     report.write_text("{")
     assert "is damaged" in machine.call("status").stderr
 
@@ -236,14 +236,14 @@ def test_the_next_boot(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     assert machine.call("next-boot", "keep").returncode == 0
     assert status(machine)["next-boot"] == [
-        "it is asked to keep the root as it is ('ephemeroot next-boot')"
+        "requested: keep the root as it is ('ephemeroot next-boot')"
     ]
     machine.call("next-boot", "--clear")
     cmdline = machine.root / "etc/kernel/cmdline"
     cmdline.write_text(cmdline.read_text().strip() + " ephemeroot.wipe=no\n")
     lines = status(machine)["next-boot"]
     assert lines[0].endswith("/etc/kernel/cmdline says ephemeroot.wipe=no")
-    assert lines[1] == "the root is kept as it is"
+    assert lines[1] == "the root is kept"
 
 
 def test_what_is_damaged_hides_nothing_else(machine: LivingMachine) -> None:
@@ -253,7 +253,7 @@ def test_what_is_damaged_hides_nothing_else(machine: LivingMachine) -> None:
     request.write_text("{")
     content = status(machine, 10)
     assert content["root"] == "ephemeral"
-    assert content["next-boot"] == ["the root is kept as it is, for a request cannot be read"]
+    assert content["next-boot"] == ["the root is kept, for a request cannot be read"]
     (line,) = content["complaints"]
     assert "next-boot --clear" in line
     shown = machine.call("next-boot")
@@ -280,8 +280,8 @@ def test_an_image_older_than_what_was_applied(machine: LivingMachine) -> None:
     content = status(machine, 10)
     (line,) = content["images"]
     assert line in content["complaints"]
-    assert "is of generation 1, generation 2 was applied: it does not wipe" in line
-    assert "an image that is older does not wipe" in content["next-boot"][-1]
+    assert "is of generation 1, generation 2 is applied: it does not wipe" in line
+    assert "an older image does not wipe" in content["next-boot"][-1]
     assert line in machine.call("status").stdout
 
 
@@ -294,10 +294,10 @@ def test_newer_and_other_stores(machine: LivingMachine) -> None:
     assert "generation 2 was applied since then" in machine.call("status").stdout
     subprocess.run(["umount", machine.root / "persistent"], check=True)
     content = status(machine, 10)
-    assert "is its volume mounted?" in content["stores"][0]["state"]
+    assert "check that its volume is mounted" in content["stores"][0]["state"]
     (machine.root / "etc/ephemeroot/plan.json").unlink()
     content = status(machine)
-    assert content["next-boot"] == ["nothing was applied: it changes nothing"]
+    assert content["next-boot"] == ["no plan is applied: the boot changes nothing"]
 
 
 def test_without_root(machine: LivingMachine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_a_change_of_another_program_is_not_overwritten(tree: MachineTree) -> No
     other = shlex.quote(tree.show())
     done = call(tree, f"{CHANGE}; echo '# theirs' >> {other}")
     assert done.returncode == 1
-    assert "was changed meanwhile" in done.stderr
+    assert "was changed by another program" in done.stderr
     assert text(tree) == SOUND + "# theirs\n"
 
 

@@ -80,7 +80,7 @@ def test_warns_of_kernels_without_modules_and_refuses_if_no_kernel_is_left(
             assert f"choose the entry of /boot/vmlinuz-{release} ({release})" in done.stderr
     else:
         assert done.returncode == 1
-        assert "the boot would refuse it" in done.stderr
+        assert "a boot would refuse it" in done.stderr
         assert f"install the kernel {max(have)} again" in done.stderr
     asked = json.loads(machine.call("next-boot", "--json").stdout)["request"]
     assert asked == ("root" if done.returncode == 0 and not words else None)

@@ -107,7 +107,7 @@ def test_for_people(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> No
     assert "  stored as  /persistent/etc/app.conf" in lines
     tree.write("srv/a b", "x")
     assert main(["where", "/srv/a b", "--root", str(tree.path)]) == 10
-    assert "hint: 'ephemeroot adopt '/srv/a b'' keeps it" in capsys.readouterr().out
+    assert "hint: run 'ephemeroot adopt '/srv/a b'' to keep it" in capsys.readouterr().out
     assert main(["where", "/x\0", "--root", str(tree.path)]) == 2
     assert DEVICE
     assert os.path.isabs(tree.show())

@@ -157,7 +157,7 @@ def test_another_type_in_the_base_is_refused(machine: DeclaredMachine, kind: str
         machine.declare(persistence(files='"/etc/machine-id", "/srv/thing"'))
     (error,) = [problem for problem in problems(machine) if not problem.warning]
     other = {"directory": "file", "file": "directory"}[kind]
-    assert error.reason == f"/srv/thing is declared as a {kind}, and is a {other} in the base"
+    assert error.reason == f"/srv/thing is declared as a {kind}, but it is a {other} in the base"
 
 
 def test_a_volume_and_a_declared_directory_are_as_the_live_root_has_them(
@@ -190,4 +190,4 @@ def test_says_that_another_run_keeps_it_from_looking_into_the_base(
     finally:
         os.close(fd)
     assert new.warning
-    assert "declared paths are not looked up in the base" in new.reason
+    assert "declared paths cannot be looked up in the base" in new.reason

@@ -104,7 +104,7 @@ def test_a_share_by_smb(tree: MachineTree) -> None:
     assert "a, b" not in media.describe()
     assert "whose" not in warnings(tree)
     with_volume(tree, share('"guest"', "smb3"))
-    assert "nothing says whose /srv/media is: smb3 keeps no owners" in warnings(tree)
+    assert "the owner of /srv/media is not set: smb3 stores neither owners" in warnings(tree)
 
 
 @pytest.mark.parametrize("options", ['"guest"', '"guest", "posix"', '"guest", "modefromsid"'])
@@ -116,19 +116,19 @@ def test_no_store_on_a_share_by_smb(tree: MachineTree, options: str) -> None:
 @pytest.mark.parametrize(
     ("volume", "words"),
     [
-        (nfs("10.9.0.1"), "names no server"),
+        (nfs("10.9.0.1"), "does not name a server"),
         (nfs(options='"sec=krb5p"'), "rpc.gssd"),
         (nfs(options='"vers=3"', kind="nfs"), 'add "nolock"'),
         (nfs(options='"vers=3", "nolock"'), 'write type = "nfs"'),
         (nfs(options='"nfsvers=2"', kind="nfs"), "NFS 2"),
         (share('"guest"').replace("//10.9.0.1/", "10.9.0.1:/"), "//SERVER/SHARE"),
         (share('"credentials=/etc/cifs"'), "mount.cifs"),
-        (share(""), "who logs in"),
-        (share('"guest", "uid=ada"'), "knows no names"),
+        (share(""), "the user name"),
+        (share('"guest", "uid=ada"'), "accepts only numbers"),
         (share('"guest", "sec=krb5"'), "daemon"),
         (nfs("store", '"trans=tcp"', "9p"), "trans=virtio"),
         (nfs("store", "", "9p"), "trans=virtio"),
-        (nfs("ada@10.9.0.1:", "", "fuse.sshfs"), "programs that keep running"),
+        (nfs("ada@10.9.0.1:", "", "fuse.sshfs"), "a running daemon"),
         (nfs("10.9.0.1:/vol", "", "glusterfs"), "use nfs4"),
     ],
 )  # fmt: skip
@@ -140,7 +140,7 @@ def test_what_the_hypervisor_shares_needs_no_network(tree: MachineTree) -> None:
     with_volume(tree, nfs("store", '"trans=virtio"', "9p"))
     assert planned(tree).options == ["trans=virtio"]
     with_volume(tree, nfs("store", "", "virtiofs"), NETWORK)
-    assert "there is none" in warnings(tree)
+    assert "but there is none" in warnings(tree)
 
 
 def test_what_is_not_needed_for_boot_is_the_real_systems(tree: MachineTree) -> None:
@@ -196,13 +196,17 @@ def test_a_drop_in_overrides_a_key_of_it(tree: MachineTree) -> None:
     ("old", "new", "words"),
     [
         ("/24", "", 'write "10.9.0.7/24"'),
-        ("10.9.0.7/24", "10.9.0.777/24", "is no address"),
-        ("enp1s0", "enp1 s0", "is no name of an interface"),
+        ("10.9.0.7/24", "10.9.0.777/24", "is not an address"),
+        ("enp1s0", "enp1 s0", "is not the name of an interface"),
         ('interface = "enp1s0"\n', "", "`interface` is missing"),
         ("address =", "adress =", "did you mean `address`"),
-        ("/24", '/24"\ngateway = "10.8.0.1', "in none of the networks of the interface"),
-        ("/24", '/24"\ngateway = "router', "no address of a router"),
-        ("/24", '/24"\ngateway = ["10.9.0.1", "10.9.0.2"]\n# "', "name one of each"),
+        ("/24", '/24"\ngateway = "10.8.0.1', "not in a network of the interface"),
+        ("/24", '/24"\ngateway = "router', "not the address of a router"),
+        (
+            "/24",
+            '/24"\ngateway = ["10.9.0.1", "10.9.0.2"]\n# "',
+            "name one router for each protocol",
+        ),
         ("10.9.0.7", "10.8.0.7", "there is no gateway"),
     ],
 )
@@ -215,7 +219,7 @@ def test_without_a_network_volume_it_does_nothing(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path)
     with (tmp_path / MAIN).open("a") as text:
         text.write(NETWORK)
-    assert "there is none" in warnings(tree)
+    assert "but there is none" in warnings(tree)
     assert not any(isinstance(o, Network) for o in tree.plan().wipe)
 
 
@@ -246,10 +250,10 @@ def test_refuses_addresses_that_no_machine_can_have(
 @pytest.mark.parametrize(
     ("address", "word"),
     [
-        ("10.9.0.0/24", "the address of the network"),
+        ("10.9.0.0/24", "the address of a network"),
         ("10.9.0.255/24", "the broadcast address"),
         ("10.9.3.255/22", "the broadcast address"),
-        ("fd00::/64", "the address of the network"),
+        ("fd00::/64", "the address of a network"),
         ("10.9.0.0/31", None),  # RFC 3021: both of the two are machines
         ("10.9.0.1/31", None),
         ("10.9.0.7/32", None),
@@ -266,7 +270,7 @@ def test_refuses_the_addresses_of_a_network_itself(
         assert word in with_volume(tree, nfs(f"{server}:/srv"), table).complaint()
         return
     with_volume(tree, nfs(f"{server}:/srv"), f'{table}gateway = "{server.strip("[]")}"\n')
-    assert "the address of the network" not in "".join(map(str, tree.errors()))
+    assert "the address of a network" not in "".join(map(str, tree.errors()))
     assert "broadcast" not in "".join(map(str, tree.errors()))
 
 
@@ -344,4 +348,4 @@ def test_a_port_is_a_number_of_sixteen_bits(tree: MachineTree, port: str, kind: 
 def test_who_sets_up_the_network(tree: MachineTree, line: str, more: str, warned: bool) -> None:
     with_volume(tree, nfs(), more)
     tree.write("etc/kernel/cmdline", line + "\n")
-    assert ("nothing here sets up the network for /persistent" in warnings(tree)) == warned
+    assert ("the network for /persistent is not set up" in warnings(tree)) == warned

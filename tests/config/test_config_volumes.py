@@ -121,8 +121,8 @@ def test_a_store_on_a_line_that_is_not_needed_for_boot(tree: MachineTree, option
     tree.write("etc/fstab", f"{FSTAB}{LINE}{options} 0 0\n")
     tree.write(MAIN, ROOT + STORE)
     assert tree.complaint() == (
-        "the store /persistent is on /persistent, which is not mounted in the initramfs "
-        f"(make its line in fstab: {DEVICE}  /persistent  btrfs  "
+        "the store /persistent is on /persistent, which is not mounted in the initramfs (change "
+        f"its line in fstab to: {DEVICE}  /persistent  btrfs  "
         "subvol=persistent,noatime,x-initrd.mount  0  0)"
     )
 
@@ -170,13 +170,13 @@ def test_two_volumes_on_one_mount_point(tree: MachineTree) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('mount-point = "/"\ndevice = "LABEL=x"\ntype = "ext4"', "the root is no volume"),
-        ('mount-point = "/run/x"\ndevice = "LABEL=x"\ntype = "ext4"', "mounted anew"),
+        ('mount-point = "/"\ndevice = "LABEL=x"\ntype = "ext4"', "the root is not a volume"),
+        ('mount-point = "/run/x"\ndevice = "LABEL=x"\ntype = "ext4"', "every boot mounts again"),
         ('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "auto"', "the type of /a is not named"),
         ('mount-point = "/a"\ndevice = "/b"\ntype = "none"\noptions = ["bind"]', "a bind mount"),
         ('mount-point = "/a"\ndevice = "sda1"\ntype = "ext4"', "'sda1' is not a device"),
         ('mount-point = "/a"\ndevice = "UUID="\ntype = "ext4"', "'UUID=' is not a device"),
-        ('mount-point = "/a"\ndevice = "server"\ntype = "nfs4"', "names no server"),
+        ('mount-point = "/a"\ndevice = "server"\ntype = "nfs4"', "does not name a server"),
         ('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "ext4"\nneeded-for-boot = 1', "true or"),
         ('mount-point = "/%s"\ndevice = "LABEL=x"\ntype = "ext4"' % ("é" * 60), "too long for"),
         (('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "btrfs"\n'
@@ -184,7 +184,7 @@ def test_two_volumes_on_one_mount_point(tree: MachineTree) -> None:
         (('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "btrfs"\noptions = ["subvolid=5"]\n'
          'wipe = { wiper = "btrfs" }'), "is named by subvolid="),
         (('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "btrfs"\noptions = ["subvol=home"]\n'
-         'wipe = { wiper = "btrfs", old-roots = "home/old" }'), "old-roots (home/old) lies inside"),
+         'wipe = { wiper = "btrfs", old-roots = "home/old" }'), "old-roots (home/old) is inside"),
         (('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "btrfs"\noptions = ["subvol=home"]\n'
          'wipe = { wiper = "btrsf" }'), "there is no wiper 'btrsf' (did you mean `btrfs`?)"),
         (('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "btrfs"\noptions = ["subvol=home"]\n'

@@ -58,7 +58,7 @@ def test_which_files_are_whose(tree: MachineTree, capsys: pytest.CaptureFixture[
         "for other machines:",
         *(f"  {path}" for path in drop_ins),
     ]
-    assert lines[-1] == "2 files checked: nothing to complain about"
+    assert lines[-1] == "2 files checked: no problems"
 
 
 def test_what_another_host_would_get(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +66,7 @@ def test_what_another_host_would_get(tree: MachineTree, capsys: pytest.CaptureFi
     assert "/srv/results" not in mine
     assert "for kiosk-7 " in mine
     theirs = plan(tree, capsys, "--host", "LAB-3")
-    assert "for LAB-3 (no known id):" in theirs
+    assert "for LAB-3 (an unknown machine id):" in theirs
     line = next(line for line in theirs.splitlines() if "directory /srv/results" in line)
     assert f"{tree.show(f'{LOCAL}/20-lab.toml')}:4" in line
     assert "set by drop-ins" not in theirs
@@ -114,7 +114,7 @@ def test_for_programs(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> 
 def test_this_machines_own_facts_are_not_the_others(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What boots here, lies in /boot or was applied says nothing of another host."""
+    """What boots here, is in /boot or was applied says nothing of another host."""
     tree.write("etc/kernel/cmdline", "root=/dev/sdz rootflags=subvol=elsewhere\n")
     tree.write("boot/vmlinuz", "")
     tree.write("etc/ephemeroot/plan.json", "damaged")
@@ -140,13 +140,13 @@ def test_its_own_name_is_no_other_host(
     assert machine.as_another(None, None) is machine
     assert machine.as_another("kiosk-7", ID).another
     assert run(tree, "check", "--machine-id", "0123") == 2
-    assert "is no machine id" in capsys.readouterr().err
+    assert "is not a machine id" in capsys.readouterr().err
 
 
 def test_a_host_without_a_drop_in(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     shown = plan(tree, capsys, "--host", "lonely")
     assert "keep-days" not in shown
-    assert "for lonely (no known id):" in shown
+    assert "for lonely (an unknown machine id):" in shown
 
 
 # Systems that are being built

@@ -34,7 +34,7 @@ UNATTENDED = {"ephemeroot apply": "ephemeroot apply --yes --no-images"}
 
 
 def boots(document: str) -> list[list[str]]:
-    """The commands that are no illustrations, from one reboot to the next."""
+    """The commands that are not illustrations, from one reboot to the next."""
     text = (DOCS.parent / document).read_text()
     lines = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).splitlines()
     parts = "\n".join(lines).split("\nreboot")

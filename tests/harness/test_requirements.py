@@ -12,7 +12,7 @@ import pytest
 
 from checkout import CHECKOUT
 
-# Without root's powers, but able to read what only root may: the checkout may lie in /root.
+# Without root's powers, but able to read what only root may: the checkout may are in /root.
 AS_NOBODY = (
     "setpriv", "--reuid=65534", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",

@@ -225,12 +225,12 @@ def test_what_is_in_the_way_is_reported_and_left(user: OrdinaryUser) -> None:
     for name, reason in {
         "full": "there is a directory that is not empty",
         "file": "there is a file",
-        "link": "there is a link to link-goal, which is not ours",
+        "link": "there is a link to link-goal that ephemeroot did not create",
         "empty": "there is a directory",
-        "a-file/below": f"{HOME}/a-file is no directory",
+        "a-file/below": f"{HOME}/a-file is not a directory",
     }.items():
         assert f"{HOME}/{name} is in the way: {reason}" in done.stderr
-    assert f"hint: move what is in it to {STORE}/full" in done.stderr
+    assert f"hint: move its content to {STORE}/full" in done.stderr
     assert [path for path in user.tree() if not path.startswith((".local", "Music"))] == before
     assert user.sh("cat full/file file a-file").stdout == "1\n2\n3\n"
     assert user.home("check").stdout.count("is in the way") == 6
@@ -358,7 +358,7 @@ def test_allow_other_needs_the_administrator(user: OrdinaryUser) -> None:
     assert "add the line 'user_allow_other' to /etc/fuse.conf" in done.stderr
     assert user.status() == {"Music": "missing", ".screenrc": "linked"}
     user.as_root("echo user_allow_other >> /etc/fuse.conf")
-    assert "nothing to complain about" in user.home("check").stdout
+    assert "no problems" in user.home("check").stdout
     user.home("apply")
     user.write("Music/song", "la\n")
     assert user.outside(f"{HOME}/Music/song").read_text() == "la\n"
@@ -499,7 +499,7 @@ def test_a_link_that_a_program_replaced_is_reported_and_left(user: OrdinaryUser)
     user.home("apply")
     user.sh("echo precious > new; mv new .screenrc")
     done = user.home("apply", rc=10)
-    assert "a program has replaced our link by a file" in done.stderr
+    assert "a program replaced the link by a file" in done.stderr
     user.declare(NOTHING)
     user.home("apply")
     assert user.sh("cat .screenrc").stdout == "precious\n"
@@ -541,7 +541,7 @@ def test_stop_works_without_a_usable_configuration(user: OrdinaryUser) -> None:
 def test_only_one_run_at_a_time(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     holder = user.start("flock", HOME, "sh", "-c", "echo ready; read line")
-    assert "another run is at work" in user.home("apply", rc=3).stderr
+    assert "another run uses this home" in user.home("apply", rc=3).stderr
     user.home("status", rc=10)  # who only looks need not wait
     holder.communicate("go\n", timeout=120)
     user.home("apply")
@@ -699,7 +699,7 @@ def test_enable_and_disable(user: OrdinaryUser) -> None:
     assert f"\nExecStop={PROGRAM} home stop --wait 20\n" in unit
     link = f"{folder}/basic.target.wants/ephemeroot-home.service"
     assert user.sh(f"readlink -f {link}").stdout == f"{HOME}/{folder}/ephemeroot-home.service\n"
-    assert "it was enabled already" in user.home("enable").stdout
+    assert "already enabled" in user.home("enable").stdout
     user.write("my config/home 100%.toml", PLAIN.replace("STORE", STORE))
     user.home("enable", "--config", f"{HOME}/my config/home 100%.toml")
     unit = user.sh(f"cat {folder}/ephemeroot-home.service").stdout
@@ -707,7 +707,7 @@ def test_enable_and_disable(user: OrdinaryUser) -> None:
     user.home("--config", f"{HOME}/my config/home 100%.toml", "check")
     user.home("disable")
     assert user.sh(f"ls -A {folder}").stdout == ""
-    assert "it was not enabled" in user.home("disable").stdout
+    assert "not enabled" in user.home("disable").stdout
 
 
 def test_a_packages_unit_needs_no_copy(user: OrdinaryUser) -> None:
@@ -727,7 +727,10 @@ def test_a_foreign_unit_stays(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     user.write(".config/systemd/user/ephemeroot-home.service", "[Unit]\n")
     for action in ("enable", "disable"):
-        assert "is not what 'ephemeroot home enable' installed" in user.home(action, rc=1).stderr
+        assert (
+            "was changed after 'ephemeroot home enable' installed it"
+            in user.home(action, rc=1).stderr
+        )
     assert user.sh("cat .config/systemd/user/ephemeroot-home.service").stdout == "[Unit]\n"
 
 
@@ -736,7 +739,7 @@ def test_the_unit_must_not_lie_in_what_it_mounts(user: OrdinaryUser) -> None:
     done = user.home("enable", "--config", f"{HOME}/home.toml", rc=2)
     assert "~/.config would contain the unit that has to mount it" in done.stderr
     user.declare(one('".config"'))
-    assert "~/.config contains this very file" in user.home("check", rc=2).stdout
+    assert "~/.config contains this configuration file" in user.home("check", rc=2).stdout
 
 
 @pytest.mark.requires_program("systemd-analyze")

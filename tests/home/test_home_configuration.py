@@ -119,7 +119,7 @@ default-directory-method = "bind"
     )
     expected = (
         r"2: persistance: unknown key `persistance` \(did you mean `persistence`\?\)",
-        r"3: persistence.relative: 'relative' is no absolute path \(.* starts with \"~/\"\)",
+        r"3: persistence.relative: 'relative' is not an absolute path \(.* starts with \"~/\"\)",
         r"5: .*hide-mounts: unknown key `hide-mounts`",
         r"6: .*allow-other: must be true or false, not a string \(write true, no quotes\)",
         r"8: .*directories\[0\].*: '/home/talyz/Downloads' is absolute.*\(leave out the home\)",
@@ -144,16 +144,17 @@ CONFLICTS = {
     f'{S}\ndirectories = ["a", "a/"]': "~/a is declared twice",
     f'{S}\ndirectories = ["a"]\nfiles = ["a"]': "~/a is declared twice",
     f'{S}\ndirectories = ["a"]\n{T}\ndirectories = ["a"]': "~/a is declared twice",
-    f'{S}\ndirectories = ["a", "a/b"]': "~/a/b lies below ~/a, which persists in the same store",
-    f'{S}\nfiles = ["a"]\ndirectories = ["a/b"]': "~/a/b lies below the file ~/a",
+    f'{S}\ndirectories = ["a", "a/b"]': "~/a/b is below ~/a, which persists in the same store",
+    f'{S}\nfiles = ["a"]\ndirectories = ["a/b"]': "~/a/b is below the file ~/a",
     f'{S}\ndirectories = [{LINK}]\n{T}\nfiles = ["a/b"]': "which is a link into the store",
     f'{S}\ndirectories = ["a"]\n{T}\ndirectories = ["a/b"]': "~/a/b cannot be mounted inside",
-    f'{S}\nremove-prefix-directory = true\nfiles = ["a"]': "nothing is left of 'a' without its",
+    f'{S}\nremove-prefix-directory = true\nfiles = ["a"]': "'a' is empty without its",
     f'{S}\nremove-prefix-directory = true\nfiles = ["x/a", "y/a"]': "~/a is declared twice",
-    '[persistence."~/s"]\ndirectories = ["s"]': "the source of ~/s lies in ~/s",
-    f'[persistence."~/s"]\nfiles = ["a"]\n{T}\ndirectories = ["s"]': "source of ~/a lies in ~/s",
-    f'{S}\ndirectories = [".config"]': "~/.config contains this very file",
-    f'{S}\nfiles = [".local"]': "~/.local must be a directory: our record lies in it",
+    '[persistence."~/s"]\ndirectories = ["s"]': "the source of ~/s is in ~/s",
+    f'[persistence."~/s"]\nfiles = ["a"]\n{T}\ndirectories = ["s"]': "source of ~/a is in ~/s",
+    f'{S}\ndirectories = [".config"]': "~/.config contains this configuration file",
+    f'{S}\nfiles = [".local"]': "~/.local must be a directory: the record of 'ephemeroot home' is "
+    "in it",
     f'{S}\nfiles = ["{"x" * 256}"]': "longer than 255 bytes",
     f'{S}\nfiles = ["{"x/" * 2047}y"]': "longer than 4095 bytes",
 }

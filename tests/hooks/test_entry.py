@@ -90,12 +90,12 @@ def test_ephemeroot_no_does_nothing_even_without_a_plan(entry: Entry, value: str
     [
         (b"", "damaged"),
         (b"\xff\xfe", "damaged"),
-        (b"[]", "is no ephemeroot-plan"),
+        (b"[]", "is not in the format ephemeroot-plan"),
         (
             b'{"format":"ephemeroot-plan","version":2}',
-            "has version 2, this program knows version 1",
+            "has version 2, but this program supports version 1",
         ),
-        (b'{"format":"ephemeroot-plan","version":1}', "checksum is wrong"),
+        (b'{"format":"ephemeroot-plan","version":1}', "checksum does not match"),
     ],
 )
 def test_a_plan_that_cannot_be_used(entry: Entry, content: bytes, message: str) -> None:
@@ -126,7 +126,7 @@ def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) ->
     for stage in ("wipe", "persist"):
         done = entry(stage)
         assert done.returncode == code
-        assert f"{ABSENT} of /persistent is not there" in done.stderr
+        assert f"{ABSENT} of /persistent is missing" in done.stderr
         assert "append ephemeroot=no" in done.stderr
         assert entry.report()[stage]["policy"] == policy
 
@@ -142,7 +142,7 @@ def test_a_missing_device_is_waited_for_where_nobody_else_does(entry: Entry) -> 
         done = entry("wipe", "", *words)
         assert done.returncode == 73
         assert ("waiting for /dev/disk/by-uuid/0000" in done.stderr) == waits
-        assert f"{ABSENT} of /persistent is not there" in done.stderr
+        assert f"{ABSENT} of /persistent is missing" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ files = [{ file = ".yourc", parent-directory = { mode = "0750" } }]
         ('files = ["/same/file"]', 'files = ["/same/file"]', "/same/file is declared twice"),
         ('users.me.files = ["a"]', 'users.me.files = ["a"]', "/althome/me/a is declared twice"),
         ('users.me.directories = ["a"]', 'users.me.directories = ["a"]', "is declared twice"),
-        ('directories = ["/abc/inside"]', "", "lies inside the store /abc"),
+        ('directories = ["/abc/inside"]', "", "is inside the store /abc"),
         ('directories = ["../foo"]', "", "no absolute path|contains '..'"),
     ],
 )

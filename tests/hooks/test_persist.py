@@ -119,7 +119,7 @@ def test_a_link_that_persists_in_a_directory(boot: Boot) -> None:
         File(path="/d/bind", store=STORE, source="elsewhere/bind", method="bind"),
         File(path="/d/other", store=STORE, source="elsewhere/other"),
     )
-    assert boot.results()[2:4] == ["was linked", "bound"]
+    assert boot.results()[2:4] == ["already linked", "bound"]
     assert "symbolic link" in boot.results()[4]
     assert os.readlink(boot.root("/d/auto")) == f"{STORE}/elsewhere/auto"
     assert boot.root("/d/bind").read_text() == "bind"
@@ -295,7 +295,12 @@ def test_a_second_run_changes_nothing(boot: Boot) -> None:
     # Somebody restarts the stage from the emergency shell: the volumes are mounted anew.
     subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
     boot.persist(*operations)
-    assert boot.results() == ["was attached", "was there", "was bound", "was there"]
+    assert boot.results() == [
+        "already attached",
+        "already present",
+        "already bound",
+        "already present",
+    ]
 
 
 def test_the_machine_id_is_copied_from_the_store(boot: Boot) -> None:

@@ -44,4 +44,4 @@ def test_two_names_of_one_device_agree(machine: Machine, name: str) -> None:
 
 def test_a_link_that_leads_nowhere(machine: Machine, name: str) -> None:
     machine.device = f"{name}-gone"
-    machine.assert_kept(machine.stage("wipe"), "is not there")
+    machine.assert_kept(machine.stage("wipe"), "is missing")

@@ -168,7 +168,7 @@ def test_a_missing_root_device(machine: Machine) -> None:
     words = "root=UUID=00000000-0000-0000-0000-00000000abcd"
     done = machine.stage("wipe", words)
     assert done.returncode == 73, "there is no root that could be kept"
-    assert "00000000abcd is not there (block devices that are: " in done.stderr
+    assert "00000000abcd is missing (block devices found: " in done.stderr
     assert "kept" not in done.stderr
     assert "change root= on the kernel command line" in done.stderr
     assert machine.old() == []
@@ -202,7 +202,7 @@ def test_no_store(machine: Machine) -> None:
     (machine.top / "persistent/.ephemeroot-store").unlink()
     done = machine.stage("wipe")
     assert done.returncode == 73
-    assert "is no store" in done.stderr
+    assert "is not a store" in done.stderr
     assert machine.old() == []
     assert (machine.top / "root/stray").exists()
 
@@ -215,7 +215,7 @@ def test_another_subvolume_where_the_store_should_be(machine: Machine) -> None:
     )
     done = machine.stage("wipe")
     assert done.returncode == 73
-    assert "is the subvolume /root-base, declared is persistent" in done.stderr
+    assert "is the subvolume /root-base, but persistent is declared" in done.stderr
     assert machine.old() == []
 
 
@@ -353,7 +353,9 @@ def test_a_store_that_is_too_full_keeps_the_root(machine: Machine) -> None:
         content = os.urandom(machine.seed_limit)
         (machine.top / "root/srv/data").write_bytes(content)
         fill(top)
-        machine.assert_kept(machine.stage("wipe"), "is too full to take /etc (make room in it)")
+        machine.assert_kept(
+            machine.stage("wipe"), "has no space for /etc (free space on its volume)"
+        )
         assert (machine.top / "root/srv/data").read_bytes() == content
         assert not (top / "persistent/srv").exists()
 
@@ -364,7 +366,7 @@ def test_a_store_that_is_read_only_keeps_the_root(machine: Machine) -> None:
         (machine.top / "root/srv/data").write_text("declared just now")
         volume = machine.run / "volumes/persistent"
         subprocess.run(["mount", "-o", "remount,ro,bind", volume], check=True)
-        machine.assert_kept(machine.stage("wipe"), "is read-only and cannot take /")
+        machine.assert_kept(machine.stage("wipe"), "is read-only: cannot store /")
         assert (machine.top / "root/srv/data").exists()
         assert not (top / "persistent/srv").exists()
 
@@ -386,7 +388,7 @@ def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) 
     machine.next_boot()
     done = machine.stage("wipe")
     assert done.returncode == 10
-    assert f"too full to take what is new in /etc/{name}" in done.stderr
+    assert f"has no space for the changes of /etc/{name}" in done.stderr
     assert (machine.top / f"root/etc/{name}").read_text() == content
     (machine.top / "ballast").unlink()
     machine.leave()
@@ -409,7 +411,7 @@ def test_a_root_that_is_not_the_one_that_was_made_fresh(machine: Machine) -> Non
     root = machine.mount_root()
     done = machine.stage("persist")
     assert done.returncode == 73
-    assert "is not the root that was made fresh" in done.stderr
+    assert "is not the fresh root" in done.stderr
     assert not (root / "srv").is_mount()
 
 

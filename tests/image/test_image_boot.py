@@ -138,7 +138,7 @@ def test_wipe_that_decided_nothing_keeps_the_root(machine: Machine, crash: str) 
     result = machine.boot("wipe")
     assert result.status == 0
     assert "wipe failed" in result.console
-    assert "nothing was wiped" in result.console
+    assert "nothing is wiped" in result.console
     assert result.console.splitlines() == [
         line.removeprefix("<2>") for line in result.log.splitlines()
     ]
@@ -230,7 +230,7 @@ def test_does_nothing_in_a_crash_kernel(machine: Machine, stage: str) -> None:
     machine.interpreter("exit 127")
     result = machine.boot(stage)
     assert (result.status, result.called) == (0, [])
-    assert "this is a crash kernel: nothing is wiped and nothing bound" in result.console
+    assert "this is a crash kernel: nothing is wiped and nothing is bound" in result.console
     assert "this is a crash kernel" in result.log
 
 

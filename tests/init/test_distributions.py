@@ -1,7 +1,7 @@
 """Machines as installers of distributions leave them are converted by what `ephemeroot init` says.
 
 Its commands run as they stand, on the running machine, in its order, with the reboots that it asks
-for; then `check` and `rehearse` have nothing to complain about.
+for; then `check` and `rehearse` find no problems.
 """
 
 from __future__ import annotations

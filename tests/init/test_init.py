@@ -392,7 +392,7 @@ def test_what_is_no_installation_is_refused(
 ) -> None:
     (tmp_path / "etc").mkdir()
     assert cli.main(["init", "--root", str(tmp_path)]) == 1
-    assert "no mount point" in capsys.readouterr().err
+    assert "not a mount point" in capsys.readouterr().err
     (tmp_path / "etc/fstab").write_text("none / tmpfs defaults 0 0\n")
     assert cli.main(["init", "--root", str(tmp_path)]) == 1
     assert "no installation to convert" in capsys.readouterr().err
@@ -532,7 +532,7 @@ def test_names_the_device_where_no_root_is_on_the_command_line(
     installation.configure(text.replace("device = ", "# device = "))
     status, said = installation.check(capsys)
     assert status == 2
-    assert "no root= names the device of the root" in said
+    assert "root= does not name the device of the root" in said
 
 
 def test_edits_boot_loader_entries_with_grubby(

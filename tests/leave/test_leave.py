@@ -84,7 +84,7 @@ def test_the_old_image_neither_wipes_nor_binds(machine: MachineInUse) -> None:
     machine.next_boot()
     done = machine.stage("wipe")
     assert done.returncode == 10
-    assert "an old image does not wipe" in done.stderr
+    assert "an older image does not wipe" in done.stderr
     root = machine.mount_root()
     assert machine.stage("persist").returncode in (0, 10)
     points = subprocess.run(
@@ -409,4 +409,4 @@ def test_finish_exits_with_partly_done(
     root = machine.reboot_plain()
     monkeypatch.setattr(bounds, "unattended", lambda: Bounds(entries=1))
     assert cli.main(["leave", "--finish", "--root", str(root)]) == 10
-    assert "not brought over: /srv: " in capsys.readouterr().err
+    assert "not copied back: /srv: " in capsys.readouterr().err

@@ -132,7 +132,7 @@ def test_attributes_of_what_cannot_be_opened(fd: int, place: Path) -> None:
 
 
 def test_what_is_mounted_in_a_tree(fd: int, place: Path) -> None:
-    """It is no part of the tree: neither copied with it nor removed."""
+    """It is not part of the tree: neither copied with it nor removed."""
     for name in ("tree/volume", "elsewhere"):
         (place / name).mkdir(parents=True)
     (place / "elsewhere/precious").write_text("x")

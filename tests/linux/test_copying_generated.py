@@ -464,7 +464,7 @@ def test_what_is_copied_before_the_deadline_stays_and_the_rest_is_counted(place:
     assert "5 entries in it left out" in skipped["inner"]
     assert len(skipped) == 2, skipped
     remove(place, "copy")
-    with pytest.raises(OutOfBounds, match="the time for it is over"):
+    with pytest.raises(OutOfBounds, match="the time limit is reached"):
         Copier(bounds, skipped=skipped.__setitem__).copy(place, "tree", place, "copy")
 
 

@@ -230,7 +230,7 @@ def test_restoring_keeps_every_flag(tmp_path: Path) -> None:
         done = machine.call(
             "roots", "restore", "/etc/hostname", "--overwrite", "--from", machine.old()[-1]
         )
-        assert "/etc/hostname is left alone: it is immutable" in done.stderr
+        assert "/etc/hostname is not restored: it is immutable" in done.stderr
         assert (machine.root / "etc/hostname").read_text() == "mine\n"
         subprocess.run(["chattr", "-i", machine.root / "etc/hostname"], check=True)
 

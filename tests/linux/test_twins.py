@@ -99,7 +99,7 @@ def test_a_copy(disks: Disks, kind: str) -> None:
     assert disks.duplicates(f"UUID={identity}") == both
     assert disks.duplicates("LABEL=my data") == both
     assert disks.duplicates(f"/dev/disk/by-uuid/{identity}") == both
-    # A name that only one of them has is no question.
+    # A name that only one of them has is not a question.
     assert disks.duplicates(first) == []
     assert disks.duplicates("ID=loop-0") == []
     assert disks.duplicates("nonsense") == []

@@ -55,7 +55,7 @@ def test_the_wait_ends(tmp_path: Path) -> None:
 
 
 def test_the_message_lists_what_is_there(stage: Stage, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"^it is not there \(block devices that are: .*\)$"):
+    with pytest.raises(Refused, match=r"^it is missing \(block devices found: .*\)$"):
         waiting.device(stage, str(tmp_path / "device"), 1, "it")
 
 
@@ -64,7 +64,7 @@ def test_what_dracuts_loop_has_waited_for_is_not_waited_for_again(
 ) -> None:
     (tmp_path / waiting.WAITED).touch()
     begun = time.monotonic()
-    with pytest.raises(Refused, match="is not there"):
+    with pytest.raises(Refused, match="is missing"):
         waiting.device(stage, str(tmp_path / "device"), 600, "it")
     assert time.monotonic() - begun < 60
 
@@ -73,7 +73,7 @@ def test_no_library_is_a_problem_and_no_end(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyudev", None)
-    with pytest.raises(Refused, match="is not there"):
+    with pytest.raises(Refused, match="is missing"):
         waiting.device(stage, str(tmp_path / "device"), 600, "it")
     assert stage.report.problems() == 1
 

@@ -25,7 +25,7 @@ ODD = ("d = module", "e = module:f [extra]", "f = module : g", "g = h = i:j", "h
 
 
 def install(chance: random.Random, site: Path) -> None:
-    """Some packages, of which some are declared twice and some are no folders."""
+    """Some packages, of which some are declared twice and some are not folders."""
     for _ in range(chance.randrange(6)):
         folder = site / (chance.choice(NAMES) + chance.choice(VERSIONS) + chance.choice(ENDS))
         if folder.exists():

@@ -104,18 +104,18 @@ EVENTS: dict[str, dict[Event, str]] = {
         removed: "was removed",
     },
     "bind-file": {
-        nothing: "", written: "", unmounted: "not mounted any more", store_replaced: "was replaced",
+        nothing: "", written: "", unmounted: "no longer mounted", store_replaced: "was replaced",
         store_removed: "was removed", covered: "another filesystem",
     },
     "bind-directory": {
-        nothing: "", written: "", unmounted: "not mounted any more", store_replaced: "was replaced",
+        nothing: "", written: "", unmounted: "no longer mounted", store_replaced: "was replaced",
         store_removed: "was removed", covered: "another filesystem",
     },
     "overlay": {
-        nothing: "", written: "", unmounted: "not mounted any more", covered: "another filesystem",
+        nothing: "", written: "", unmounted: "no longer mounted", covered: "another filesystem",
     },
     "copy": {
-        nothing: "", written: "", by_file: "", by_directory: "a directory is in the place",
+        nothing: "", written: "", by_file: "", by_directory: "a directory replaced the file",
         by_link: "",  # copied as a link
     },
 }  # fmt: skip

@@ -77,7 +77,7 @@ def beyond_budget(*names: str, tree: Path = PACKAGE.parent) -> set[str]:
 
 
 def lint_imports(tree: Path, config: Path) -> subprocess.CompletedProcess[str]:
-    """Run import-linter on the package that lies in *tree*."""
+    """Run import-linter on the package that is in *tree*."""
     command = [str(LINT_IMPORTS), "--no-logo", "--no-cache", "--config", str(config)]
     return subprocess.run(command, cwd=tree, capture_output=True, text=True)
 

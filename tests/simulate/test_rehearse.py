@@ -1,4 +1,4 @@
-"""`ephemeroot rehearse` on real filesystems: what it finds, and that nothing of it is left."""
+"""`ephemeroot rehearse` on real filesystems: what it finds, and that all copies removed."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_boot_is_played_and_nothing_of_it_is_left(
     assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
     assert not (machine.path / "persistent/srv").exists()
     assert cli.main(["rehearse", "--root", str(machine.path)]) == 0
-    assert "nothing of it is left" in capsys.readouterr().out
+    assert "all copies removed" in capsys.readouterr().out
 
 
 def test_what_would_be_missing_is_found(
@@ -158,7 +158,7 @@ def test_what_would_be_missing_is_found(
     (root / "etc/crypttab").write_text("data UUID=1234 /etc/keys/data.key luks\n")
     document = rehearse(machine, capsys, 1)
     errors, warnings = texts(document, "error"), texts(document, "warning")
-    assert any("line 2, /data: there is no UUID=00000000-dead" in e for e in errors)
+    assert any("line 2, /data: the device UUID=00000000-dead" in e for e in errors)
     assert any("line 3, /more" in w for w in warnings)
     assert any("line 4, /sub" in e for e in errors)
     assert any("line 5, /srv2: /nowhere is not in the fresh root" in e for e in errors)
@@ -202,7 +202,7 @@ def test_refuses_what_every_new_root_would_be_given(
     for said in ("/.autorelabel would be in every new root", "the swap file /sw would be in every",
                  "/opt is a subvolume of its own", f"for the kernel {KERNEL}: gpu"):  # fmt: skip
         assert [said in text for text in errors].count(True) == 1, (said, errors)
-    # A base that has all of it itself is no matter of the subvolume that the root has.
+    # A base that has all of it itself is not a matter of the subvolume that the root has.
     machine.disk.sync()
     base = machine.disk.top / "root-base"
     (base / ".autorelabel").unlink()

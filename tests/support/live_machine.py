@@ -80,7 +80,7 @@ class LiveMachine:
         self.usr, self.firmware = folder / "usr", folder / "firmware"
         for path in (self.usr / "upper", self.usr / "work", self.firmware, folder / "root"):
             path.mkdir(parents=True)
-        # The host's own, which is no part of the machine: a whiteout (overlayfs.rst).
+        # The host's own, which is not part of the machine: a whiteout (overlayfs.rst).
         (self.usr / "hidden").mkdir()
         os.mknod(self.usr / "hidden/local", stat.S_IFCHR)
         device = distribution.device

@@ -40,7 +40,7 @@ directories = ["/var/log"]
 files = ["/etc/machine-id"]
 """
 SOUND = ROOT + VOLUME + STORE
-"""A configuration with nothing to complain about."""
+"""A configuration without problems."""
 
 MAIN = "etc/ephemeroot/ephemeroot.toml"
 

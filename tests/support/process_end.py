@@ -1,4 +1,4 @@
-"""Waiting until processes that are no children of this one have ended (pidfd_open(2))."""
+"""Waiting until processes that are not children of this one have ended (pidfd_open(2))."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class Disk:
         """Both stages of a boot with *line* go on, and neither changes or mounts anything."""
         before, mounted = self.state(), self.mounts()
         assert self.stage("wipe", line) == FOREIGN, line
-        assert "another root boots, untouched" in str(self.report("wipe")["result"])
+        assert "another root boots, unchanged" in str(self.report("wipe")["result"])
         said = self.report("wipe")["foreign"]
         assert self.stage("wipe", line) == FOREIGN, "a second start does nothing either"
         if mount is not None:

@@ -325,7 +325,7 @@ class SeedingMachine:
             self._corrupt()
 
     def _corrupt(self) -> None:
-        """Change bytes of the file on the disk: its checksum is wrong from now on (EIO)."""
+        """Change bytes of the file on the disk: its checksum does not match from now on (EIO)."""
         subprocess.run(["umount", self.top], check=True)
         with (self.base / "image").open("r+b") as disk:
             raw = disk.read()

@@ -114,7 +114,7 @@ def test_one_that_cannot_be_made_fresh_stays_and_the_root_is_not_forgotten(
     (machine.top / "old_homes").write_text("a file where the old ones should go")
     done = machine.stage("wipe")
     assert done.returncode == 10, done.stderr
-    assert "/ was made fresh before; the rest is kept as it is" in done.stderr
+    assert "/ was made fresh before the failure; the rest is kept" in done.stderr
     root = machine.mount_root()
     assert machine.stage("persist").returncode == 0
     assert (root / "home/stray").read_text() == "forget me"
@@ -155,7 +155,7 @@ def test_one_that_is_not_the_one_that_was_made_fresh(machine: WithHome) -> None:
     root = machine.mount_root()
     done = machine.stage("persist")
     assert done.returncode != 0
-    assert "is not the /home that was made fresh" in done.stderr
+    assert "is not the fresh /home" in done.stderr
     assert not (root / "home").is_mount()
 
 

@@ -41,7 +41,7 @@ class Boot:
 
     `arguments` go on the kernel command line after the harness's own (for most, the last one wins),
     `timeout` is seconds to the first word, `typed` what somebody types on the console meanwhile.
-    Without `sessions` nobody can log in, and there is no D-Bus: they cost seconds of each boot.
+    Without `sessions` no user can log in, and there is no D-Bus: they cost seconds of each boot.
     """
 
     system: System

@@ -81,9 +81,7 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise Unavailable(
-            f"no program {words[0]!r} on this host: install the package that has it"
-        ) from error
+        raise Unavailable(f"no program {words[0]!r} on this host: install its package") from error
     if log is not None:
         log.write_text(done.stdout + done.stderr, errors="surrogateescape")
     if done.returncode != 0:

@@ -58,7 +58,7 @@ def _extents(layout: Layout) -> int:
     number, unit = int(layout.size[:-1]), layout.size[-1]
     mebibytes = number * {"M": 1, "G": 1024}[unit]
     if mebibytes % _EXTENT:
-        raise ValueError(f"{layout.size} is no multiple of {_EXTENT} MiB")
+        raise ValueError(f"{layout.size} is not a multiple of {_EXTENT} MiB")
     return mebibytes // _EXTENT
 
 

@@ -105,7 +105,7 @@ def read(log: Path) -> list[Write]:
     raw = log.read_bytes()
     magic, _, count, sector = _HEAD.unpack_from(raw)
     if magic != _MAGIC:
-        raise ValueError(f"{log} is no write log")
+        raise ValueError(f"{log} is not a write log")
     found = []
     position = sector
     for _ in range(count):

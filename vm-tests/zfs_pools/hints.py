@@ -242,7 +242,7 @@ def case_hint_loads_the_kernel_module() -> None:
 
 
 def case_quota_of_old_roots_is_kept_by_pruning() -> None:
-    """The previous root does not fit: old roots that are due go first, or the hint makes room."""
+    """The previous root does not fit: old roots that are due go, or the hint frees space."""
     start()
     few: dict[str, Any] = {"keep-days": 0, "keep-last": 0}
     for number in range(2):

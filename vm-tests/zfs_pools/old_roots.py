@@ -116,7 +116,7 @@ def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
         run("zfs", "rename", f"{OLD}/{first}", f"{OLD}/elsewhere")
         create(f"{OLD}/{first}", "none")
         said = complaint(EphemerootError, change.execute)
-        assert "is not the dataset it was" in said, said
+        assert "is another dataset than before" in said, said
         available, total = opened.space()
         assert 0 < available < total
 

@@ -62,7 +62,7 @@ def case_rollback_restores_the_blank_snapshot_and_destroys_later_ones() -> None:
     wipe("rollback", told=told)
     assert told.previous == [(["release"], True)]
     with mounted(BASE) as top:
-        assert not mark_boot_complete(wiper, top), "no wipe has made it"
+        assert not mark_boot_complete(wiper, top), "not made by a wipe"
 
 
 def case_rollback_is_refused_with_holds_clones_bookmarks_and_mounts() -> None:

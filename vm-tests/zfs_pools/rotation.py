@@ -100,8 +100,8 @@ def case_rotation_is_refused_when_root_base_or_old_roots_are_wrong() -> None:
     refused("rotate", "canmount=on", f'zfs set canmount=noauto "{ROOT}"')
     run("zfs", "set", "canmount=noauto", ROOT)
     refused("rotate", f"the base {TOP}/none does not exist", base=f"{TOP}/none")
-    refused("rotate", "lies in the root", base=f"{ROOT}/base")
-    refused("rotate", "lies in old-roots", base=f"{OLD}/base")
+    refused("rotate", "is in the root", base=f"{ROOT}/base")
+    refused("rotate", "is in old-roots", base=f"{OLD}/base")
     refused("rotate", "different pools", base="other/base")
     refused("rotate", "is a pool", root=POOL, base=f"{POOL}/base", **{"old-roots": f"{POOL}/old"})
     refused("rotate", f"no dataset {TOP}/x", "zfs create", **{"old-roots": f"{TOP}/x/old"})
@@ -164,7 +164,7 @@ def case_clone_of_another_system_is_left_alone() -> None:
     for system in ("0a" * 16, ""):
         refused("rotate", *words, system=system, **own)
     outcome = wipe("rotate", now=NOW + 60, system="0b" * 16)
-    assert outcome.recovered == [f"delete {NEW}, a fresh root that never got its place"]
+    assert outcome.recovered == [f"delete {NEW}, a fresh root that never became the root"]
     assert value(ROOT, "ephemeroot:system") == "0b" * 16
 
 

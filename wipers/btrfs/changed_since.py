@@ -168,7 +168,9 @@ def _search(
         except OSError as error:
             if error.errno != errno.EOVERFLOW:
                 raise
-            raise OSError(errno.EOVERFLOW, "an item does not fit", "tree search") from error
+            raise OSError(
+                errno.EOVERFLOW, "an item is larger than the buffer", "tree search"
+            ) from error
         count = _KEY.unpack_from(arguments)[9]
         if not count:
             return

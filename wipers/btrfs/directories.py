@@ -66,6 +66,6 @@ def open_real(top: int, path: str, what: str) -> int:
         raise
     except OSError as error:
         raise Refused(
-            f"{what}, {path!r}, is no directory that can be used: {error.strerror}",
-            "it must be a real directory, and no symlink may lead to it",
+            f"{what}, {path!r}, cannot be used as a directory: {error.strerror}",
+            "use a real directory whose path has no symbolic link",
         ) from error

@@ -143,7 +143,7 @@ class SubvolumeHistory(OldRoots):
             origin = present.origin()
             if origin < 0 and self.base is not None:
                 raise EphemerootError(
-                    f"no boot has made this root from the base {self.base}",
+                    f"this root was not made from the base {self.base} by a boot",
                     "compare with --against base",
                 )
             if origin < 0:

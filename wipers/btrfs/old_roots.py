@@ -62,7 +62,7 @@ class OldRoots(History):
 
     @property
     def beside(self) -> str:
-        """The directory that the root lies in; empty for the top level."""
+        """The directory that the root is in; empty for the top level."""
         return self.root.rpartition("/")[0]
 
     @property
@@ -97,11 +97,11 @@ class OldRoots(History):
             if subvolumes.is_read_only(self.old):
                 raise Refused(
                     f"old-roots {self.old_roots!r} is a read-only subvolume",
-                    "'btrfs property set -ts PATH ro false' makes it writable",
+                    "run 'btrfs property set -ts PATH ro false' to make it writable",
                 )
         elif here.st_ino == subvolumes.STUB_INODE or here.st_dev != os.fstat(self.parent).st_dev:
             raise Refused(
-                f"old-roots {self.old_roots!r} lies in another subvolume than {self.root!r}",
+                f"old-roots {self.old_roots!r} is in another subvolume than {self.root!r}",
                 "name a directory beside the root, or one that does not exist yet",
             )
 
@@ -142,7 +142,7 @@ class OldRoots(History):
         return found
 
     def leftovers(self) -> list[tuple[int, Leftover]]:
-        """What an interrupted run of this system left, each with the directory it lies in."""
+        """What an interrupted run of this system left, each with the directory it is in."""
         return [pair for pair in self._all_leftovers() if pair[1].is_of(self.system)]
 
     def _all_leftovers(self) -> list[tuple[int, Leftover]]:
@@ -189,7 +189,7 @@ class OldRoots(History):
         return f"{directory}/{entry.text}".strip("/")
 
     def directory(self, entry: OldRoot) -> int:
-        """The open directory that *entry* lies in."""
+        """The open directory that *entry* is in."""
         return self.parent if isinstance(entry, InPlace) else self.old
 
     def open(self, entry: OldRoot) -> int:
@@ -199,10 +199,10 @@ class OldRoots(History):
         """
         fd = directories.subvolume(self.directory(entry), entry.text)
         if fd < 0:
-            raise EphemerootError(f"{self.path(entry)} is no subvolume")
+            raise EphemerootError(f"{self.path(entry)} is not a subvolume")
         try:
             if not entry.serial or subvolumes.identify(fd).id != entry.serial:
-                raise EphemerootError(f"{self.path(entry)} is not the subvolume it was")
+                raise EphemerootError(f"{self.path(entry)} is another subvolume than before")
             return fd
         except BaseException:
             os.close(fd)

@@ -30,7 +30,7 @@ class Present:
         self.fd = os.open(live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if not self._is_of(top):
-                raise EphemerootError(f"{live} is no subvolume of the btrfs on {top.device}")
+                raise EphemerootError(f"{live} is not a subvolume of the btrfs on {top.device}")
             self.info = subvolumes.library().subvolume_info(mounts.fd_path(self.fd))
         except BaseException:
             self.close()
@@ -68,7 +68,7 @@ class Present:
             if info.uuid == uuid:
                 return subvolumes.open_directory(self.top.fd, str(path))
         raise EphemerootError(
-            "what the present root was made of is not there any more",
+            "the source of the present root no longer exists",
             "compare with --against base",
         )
 
@@ -80,7 +80,7 @@ class Present:
         found = changed_since.since(origin, since, changed_after=made)
         if found is None or (found and found - _modules(origin)):
             raise EphemerootError(
-                "what the present root was made of has been changed since then",
+                "the source of the present root was changed since this boot",
                 "compare with --against base",
             )
 

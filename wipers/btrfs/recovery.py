@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Recovery(Change):
-    """Recover one *leftover*, which lies in the open *directory*.
+    """Recover one *leftover*, which is in the open *directory*.
 
     *default_to* is the id that the default subvolume gets if the leftover is the default;
     0 to leave that alone. ``execute`` returns what was done, in one line, or ``""`` if
@@ -46,10 +46,10 @@ class Recovery(Change):
         text = self.leftover.text
         fd = directories.subvolume(self.directory, text)
         if fd < 0:
-            raise EphemerootError(f"{text} is no subvolume: left alone")
+            raise EphemerootError(f"{text} is not a subvolume: not touched")
         try:
             if self.history.is_mounted(self._path):
-                raise EphemerootError(f"{text} is mounted: left alone")
+                raise EphemerootError(f"{text} is mounted: not touched")
             identity = subvolumes.identify(fd)
             if identity.uuid != self.leftover.uuid:
                 return self._fresh(fd, identity)
@@ -74,7 +74,7 @@ class Recovery(Change):
         text = self.leftover.text
         if marks.state(fd, identity.uuid) == marks.NEW and not subvolumes.nested(fd, identity.id):
             subvolumes.delete_open(self.history.top.fd, fd, identity.id)
-            return f"deleted {text}, a fresh {self.history.NOUN} that never got its place"
+            return f"deleted {text}, a fresh {self.history.NOUN} that never became the root"
         # Somebody has worked in it, or it was cut before it was marked: it stays a while.
         name = self.leftover.name.changed(unused=True, keep=False)
         # From now on it has its own UUID in its name: cut again, it is a previous root.
@@ -87,4 +87,4 @@ class Recovery(Change):
         )
         filed = retirement.retire(self.history, self.directory, unused)
         noun = self.history.NOUN
-        return f"retired {text}, a fresh {noun} that never got its place, as {filed}"
+        return f"retired {text}, a fresh {noun} that never became the root, as {filed}"

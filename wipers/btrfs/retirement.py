@@ -27,7 +27,7 @@ def retire(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str
     text = leftover.text
     fd = directories.subvolume(directory, text)
     if fd < 0:
-        raise EphemerootError(f"{text} is no subvolume")
+        raise EphemerootError(f"{text} is not a subvolume")
     try:
         if subvolumes.stays_in_place(fd, subvolumes.identify(fd)):
             return str(leftover.name)

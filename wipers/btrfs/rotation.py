@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _MAKE_BASE = (
-    "make one: mount the top level (-o subvolid=5) and run "
-    "'btrfs subvolume snapshot ROOT BASE' there"
+    "create a base: mount the top level (-o subvolid=5) and run 'btrfs subvolume snapshot ROOT "
+    "BASE' there"
 )
 
 
@@ -108,8 +108,8 @@ class SubvolumeRotation(Rotation):
         if subvolumes.default(self.history.top.fd) == subvolumes.identify(self.previous).id:
             raise Refused(
                 f"the root {root!r} is the default subvolume of the filesystem",
-                "say set-default = true to move the default along, or choose another one "
-                "with 'btrfs subvolume set-default'",
+                "set set-default = true to move the default to each new root, or choose another "
+                "default with 'btrfs subvolume set-default'",
             )
 
     def _open_previous(self) -> int:
@@ -121,14 +121,14 @@ class SubvolumeRotation(Rotation):
             return -1
         except OSError as error:
             raise Refused(
-                f"the root {root!r} is no subvolume: {error.strerror}",
+                f"the root {root!r} is not a subvolume: {error.strerror}",
                 "only a subvolume can be rotated",
             ) from error
         if not subvolumes.is_subvolume(fd):
             os.close(fd)
             raise Refused(
                 f"the root {root!r} is a plain directory, not a subvolume",
-                "make a subvolume and move everything into it: 'btrfs subvolume create'",
+                "create a subvolume and move the system into it: 'btrfs subvolume create'",
             )
         return fd
 
@@ -146,10 +146,10 @@ class SubvolumeRotation(Rotation):
             raise Refused(f"the base {self.base!r} does not exist", _MAKE_BASE) from None
         except OSError as error:
             raise Refused(
-                f"the base {self.base!r} is no subvolume: {error.strerror}", _MAKE_BASE
+                f"the base {self.base!r} is not a subvolume: {error.strerror}", _MAKE_BASE
             ) from error
         if not subvolumes.is_subvolume(self.source):
-            raise Refused(f"the base {self.base!r} is no subvolume", _MAKE_BASE)
+            raise Refused(f"the base {self.base!r} is not a subvolume", _MAKE_BASE)
 
     def _open_request(self, request: str) -> None:
         try:
@@ -159,7 +159,7 @@ class SubvolumeRotation(Rotation):
         except EphemerootError as error:
             raise Refused(
                 f"cannot boot the old root {request!r}: {error.message}",
-                "see 'ephemeroot roots list' for those that there are",
+                "run 'ephemeroot roots list' to list the old roots",
             ) from error
 
     # The steps
@@ -208,7 +208,7 @@ class SubvolumeRotation(Rotation):
             if not self.is_full(error):
                 raise
             raise EphemerootError(
-                f"no space for a fresh root on {self.history.top.device}: the root stays as it is",
+                f"no space for a fresh root on {self.history.top.device}: the root is kept",
                 "delete files or, with 'ephemeroot roots delete', old roots",
             ) from error
 
@@ -217,7 +217,8 @@ class SubvolumeRotation(Rotation):
         if error.errno == errno.ETXTBSY:
             raise EphemerootError(
                 f"cannot make a snapshot of {self.source_path}: a swap file in it is in use",
-                "'swapon --show' names it: run 'swapoff' for it, and keep it outside of the base",
+                "find it with 'swapon --show', run 'swapoff' for it, and keep it outside of the "
+                "base",
             ) from error
         if error.errno == errno.EPERM:  # btrfsutil's errors are no PermissionError
             raise immutable.explained(error, self.history.parent) from error
@@ -249,7 +250,7 @@ class SubvolumeRotation(Rotation):
 
     @property
     def _placement(self) -> str:
-        return f"put it in the place of {self.history.root}"
+        return f"exchange it with {self.history.root}"
 
     def _retirement(self, leftover: Leftover) -> str:
         return f"retire the previous {self.history.NOUN} as {leftover.name}"

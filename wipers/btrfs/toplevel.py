@@ -82,7 +82,7 @@ class Toplevel:
     def _inspect(self) -> None:
         mount = mountinfo.mounted_at(os.path.realpath(self.path))
         if mount is None:
-            raise Refused(f"{self.path} is not mounted although mounting it succeeded")
+            raise Refused(f"{self.path} is not mounted although the mount succeeded")
         self.number = mount.major_minor
         if self.writable and os.fstatvfs(self.fd).f_flag & _ST_RDONLY:
             raise Refused(
@@ -150,11 +150,13 @@ def find(device: str) -> tuple[str, str]:
         path = os.path.realpath(devices.link(device), strict=True)
         uuid = devices.btrfs_uuid(path)
     except ValueError:
-        raise Refused(f"{device!r} names no device", "UUID=, LABEL=, PARTUUID= or a path") from None
+        raise Refused(
+            f"{device!r} does not name a device", "UUID=, LABEL=, PARTUUID= or a path"
+        ) from None
     except OSError as error:
         raise Refused(f"the device {device} cannot be read: {error.strerror}") from error
     if uuid is None:
-        raise Refused(f"{device} holds no btrfs")
+        raise Refused(f"{device} is not a btrfs filesystem")
     return path, uuid
 
 

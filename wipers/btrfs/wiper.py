@@ -34,8 +34,8 @@ class Btrfs(Wiper):
         Option("base", "path", None, "subvolume that fresh roots are snapshots of; none: empty"),
         Option("old-roots", "path", "old_roots", "directory for retired roots"),
         *contract.retention(),
-        Option("old-bases", "path", "old_bases", "directory for the bases that were"),
-        Option("keep-bases", "integer", 3, "bases that were, kept for 'base rollback'"),
+        Option("old-bases", "path", "old_bases", "directory for replaced bases"),
+        Option("keep-bases", "integer", 3, "replaced bases that are kept for 'base rollback'"),
         Option("set-default", "boolean", False, "move the default subvolume along"),
         Option("mount-options", "strings", [], "options for mounting the top level"),
     )
@@ -59,7 +59,7 @@ class Btrfs(Wiper):
         ):
             one, two = settings.get(key), settings.get(other)
             if isinstance(one, str) and isinstance(two, str) and _overlap(one, two):
-                hint = "name a directory of its own, beside both"
+                hint = "name a separate directory, beside both"
                 findings.append(Finding(key, f"overlaps {other}", hint))
         findings += [
             Finding("mount-options", f"{option!r} cannot be used", "leave it out")
@@ -70,13 +70,13 @@ class Btrfs(Wiper):
 
     def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
         base = self.settings.get("base")
-        fresh = f"a snapshot of {base}" if base else "an empty one"
+        fresh = f"a snapshot of {base}" if base else "an empty subvolume"
         what = f"subvolume {subvolume}" if subvolume else "the subvolume of rootflags="
         where = device or "the device of root="
         return (
-            f"rotate {target}: {what} on {where} becomes {fresh}, "
-            f"the previous one goes to {self.settings['old-roots']} "
-            f"for {self.settings['keep-days']} days, the last {self.settings['keep-last']} stay"
+            f"rotate {target}: {what} on {where} becomes {fresh}, the previous one goes to "
+            f"{self.settings['old-roots']} for {self.settings['keep-days']} days, the last "
+            f"{self.settings['keep-last']} are kept"
         )
 
     def wipe(self, boot: Boot) -> Outcome:
@@ -164,7 +164,7 @@ class Btrfs(Wiper):
                 if marks.state(fd, subvolumes.identify(fd).uuid) != marks.UNMARKED:
                     return ""
                 if marks.is_marked(fd):
-                    return "it is a copy of another one"
+                    return "it is a copy of another root"
             finally:
                 os.close(fd)
             if history.has_first():
@@ -242,18 +242,18 @@ class Btrfs(Wiper):
         if not root:
             raise Refused(
                 "the root is the top level of its btrfs, or no subvolume is named",
-                "install the root in a subvolume and say rootflags=subvol=NAME",
+                "install the root in a subvolume and boot it with rootflags=subvol=NAME",
             )
         for name, path in (("old-roots", self._old_roots), ("the base", self._base)):
             if path is not None and _overlap(root, path):
                 raise Refused(
-                    f"{name}, {path!r}, and the root, {root!r}, lie in one another",
-                    "name paths beside each other",
+                    f"{name}, {path!r}, and the root, {root!r}, overlap",
+                    "name paths that do not contain each other",
                 )
         if self._base is not None and _overlap(self._base, self._old_roots):
             raise Refused(
-                f"the base, {self._base!r}, and old-roots, {self._old_roots!r}, lie in one another",
-                "name paths beside each other",
+                f"the base, {self._base!r}, and old-roots, {self._old_roots!r}, overlap",
+                "name paths that do not contain each other",
             )
         return root
 

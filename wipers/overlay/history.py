@@ -63,7 +63,7 @@ class UpperHistory(History):
     @property
     def _old(self) -> int:
         if self.layers is None:
-            raise EphemerootError("layers in memory leave no old ones")
+            raise EphemerootError("a layer in memory leaves no old root")
         return self.layers.old
 
     # What is there
@@ -135,7 +135,7 @@ class UpperHistory(History):
         if entry is not None:
             return self._open(entry)
         if self.layers is None:
-            raise EphemerootError("layers in memory leave no old ones")
+            raise EphemerootError("a layer in memory leaves no old root")
         return os.open(uppers.UPPER, uppers.DIRECTORY, dir_fd=self.layers.fd)
 
     def _open(self, entry: OldRoot) -> int:
@@ -143,7 +143,7 @@ class UpperHistory(History):
             return os.open(entry.text, uppers.DIRECTORY, dir_fd=self._old)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise EphemerootError(f"{self.path(entry)} is not what it was") from error
+                raise EphemerootError(f"{self.path(entry)} was replaced") from error
             raise
 
     # Looking into it
@@ -194,7 +194,7 @@ class UpperHistory(History):
 
     def space(self) -> tuple[int, int]:
         if self.layers is None:
-            raise EphemerootError("layers in memory leave no old ones")
+            raise EphemerootError("a layer in memory leaves no old root")
         return self.layers.space()
 
     def settle(self, deadline: float) -> None:

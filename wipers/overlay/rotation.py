@@ -33,7 +33,7 @@ class LayerRotation(Rotation):
     layers; *places* are for further mounts.
     """
 
-    NO_SPACE = "no space for a new layer: old ones that are due go first"
+    NO_SPACE = "no space for a new layer: old layers that are due are deleted first"
     BOOTS = False  # without a wipe it is the installed root, with no layer
 
     __slots__ = ("above", "below", "layers", "places", "volume")

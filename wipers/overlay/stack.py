@@ -69,7 +69,8 @@ def mount(options: list[str]) -> int:
     except OSError as error:
         raise EphemerootError(
             f"the overlay cannot be mounted: {error.strerror}",
-            "can the volume's filesystem carry one? (not NFS, vfat, or another overlay)",
+            "put the layers on a filesystem that supports overlays (not NFS, vfat or another "
+            "overlay)",
         ) from error
 
 
@@ -86,7 +87,8 @@ def mount_root(boot: Boot, places: Places, below: str, above: str) -> dict[str, 
     path = places.attach(mount(options), "fresh")
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         raise EphemerootError(
-            "the overlay can only be mounted read-only", "the kernel's messages say why (dmesg)"
+            "the overlay can only be mounted read-only",
+            "look for the reason in the kernel log ('dmesg')",
         )
     placement.put_in_place(path, boot.mount_point)
     return {"device": str(os.stat(path).st_dev)}

@@ -261,9 +261,9 @@ def _open_own(parent: int, name: str, create: bool) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        raise Refused(f"{name} on the volume is no directory", "move it away") from error
+        raise Refused(f"{name} on the volume is not a directory", "move it away") from error
     status = os.fstat(fd)
     if status.st_uid != 0 or status.st_mode & 0o022:
         os.close(fd)
-        raise Refused(f"{name} on the volume can be written to by others", "move it away")
+        raise Refused(f"{name} on the volume is writable by other users", "move it away")
     return fd

@@ -35,7 +35,7 @@ class Overlay(Wiper):
     OPTIONS = (
         Option("type", "string", "ext4", "the type of the installed root's filesystem"),
         Option("volume", "volume", None, "mount point of the volume with the layers; none: memory"),
-        Option("size", "amount", None, "how much a layer in memory may hold; by default half"),
+        Option("size", "amount", None, "size limit of a layer in memory; by default half of it"),
         *contract.retention("old layer"),
     )
     MOUNTS_ROOT = True
@@ -51,12 +51,12 @@ class Overlay(Wiper):
     @classmethod
     def validate(cls, settings: dict[str, object]) -> list[Finding]:
         if settings.get("volume") and settings.get("size"):
-            reason = "is for a layer in memory, and this one is on a volume"
+            reason = "is for a layer in memory, but the layer is on a volume"
             return [Finding("size", reason, "leave size or volume out")]
         if found := memory.size_findings(settings.get("size")):
             return found
         if settings.get("min-free") and not settings.get("volume"):
-            reason = "is for layers on a volume, and this one is in memory"
+            reason = "is for layers on a volume, but the layer is in memory"
             return [Finding("min-free", reason, "name a volume, or leave min-free out")]
         return []
 
@@ -80,8 +80,8 @@ class Overlay(Wiper):
             return line + "with a layer in memory"
         policy = self._policy
         return (
-            f"{line}with a layer on {self._volume}, old ones stay for {policy.keep_days} days, "
-            f"the last {policy.keep_last} whatever their age"
+            f"{line}with a layer on {self._volume}, old layers are kept for {policy.keep_days} "
+            f"days, the last {policy.keep_last} whatever their age"
         )
 
     def wipe(self, boot: Boot) -> Outcome:
@@ -89,7 +89,7 @@ class Overlay(Wiper):
         if boot.request is not None:
             raise Refused(
                 f"ephemeroot.root={boot.request}: an old layer cannot be booted",
-                "take ephemeroot.root= off the kernel command line",
+                "remove ephemeroot.root= from the kernel command line",
             )
         places = Places(boot.private)
         try:
@@ -183,7 +183,7 @@ class Overlay(Wiper):
         except KeyError:
             raise Refused(
                 f"the volume {self._volume} for the layers is not mounted",
-                "it must be needed for boot: run 'ephemeroot check'",
+                "it must be a volume needed for boot: run 'ephemeroot check'",
             ) from None
 
     def _in_memory(self, boot: Boot, places: Places, below: str) -> Outcome:

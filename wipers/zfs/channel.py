@@ -129,7 +129,7 @@ def suspended(pool: str) -> Refused:
     """The error for a pool that ZFS has suspended: writes to it wait, and changes fail."""
     name = shell.quoted(pool)
     return Refused(
-        f"the pool {pool} is suspended: a device of it has failed",
+        f"the pool {pool} is suspended: one of its devices failed",
         f"connect the device, then 'zpool clear {name}'; 'zpool status {name}' names it",
     )
 

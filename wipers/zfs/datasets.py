@@ -171,7 +171,7 @@ def pool_guid(name: str) -> str:
 
 
 def is_below(name: str, above: str) -> bool:
-    """Whether dataset *name* is *above*, or lies in it."""
+    """Whether dataset *name* is *above*, or is in it."""
     return name == above or name.startswith(above + "/")
 
 

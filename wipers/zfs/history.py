@@ -147,7 +147,7 @@ class DatasetHistory(History):
     def facts(self, entry: OldRoot) -> Facts:
         found = self.look(self.path(entry)).get(self.path(entry))
         if found is None or found.createtxg != entry.serial:
-            raise EphemerootError(f"{self.path(entry)} is not the dataset it was")
+            raise EphemerootError(f"{self.path(entry)} is another dataset than before")
         return Facts(
             made=found.creation, state=found.state, size=found.referenced, exclusive=found.used
         )
@@ -173,7 +173,7 @@ class DatasetHistory(History):
         root = self.look(self.root).get(self.root)
         if root is None or not root.origin:
             raise EphemerootError(
-                f"{self.root} is a clone of nothing: no wipe has made it",
+                f"{self.root} is not a clone: it was not made by a wipe",
                 "compare with --against base",
             )
         return datasets.mount(root.origin)
@@ -231,7 +231,7 @@ class DatasetHistory(History):
 
     def prove(self, entry: OldRoot) -> None:
         if entry.kind != RETIRED:
-            raise EphemerootError(f"{self.path(entry)} was not retired by ephemeroot: left alone")
+            raise EphemerootError(f"{self.path(entry)} was not retired by ephemeroot: not touched")
         delete(self.path(entry), entry.serial, act="look")
 
     def delete(self, entry: OldRoot) -> None:
@@ -259,7 +259,7 @@ def delete(name: str, createtxg: int, act: str = "do") -> None:
     if not what:
         return
     if what == "changed":
-        raise EphemerootError(f"{name} is not the dataset it was")
+        raise EphemerootError(f"{name} is another dataset than before")
     if what == "child":
         raise EphemerootError(f"{name} has {by} in it", f"'zfs destroy {word}' first")
     if what == "snapshot":

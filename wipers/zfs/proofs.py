@@ -63,7 +63,7 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
     for above in (history.root, history.old_roots):
         if origin and datasets.is_below(origin, above):
             raise Refused(
-                f"the base {name} is a clone of {base.origin}: something was promoted over it",
+                f"the base {name} is a clone of {base.origin}: something was promoted above it",
                 f"zfs promote {shell.quoted(name)}",
             )
     if history.source not in found:
@@ -78,7 +78,7 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
         raise Refused(
             f"the base {name} has {_encryption(base)}, the root {history.root} has "
             f"{_encryption(previous)}",
-            _key_hint(previous, "make the base where the root's key is"),
+            _key_hint(previous, "create the base under the root's encryption root"),
         )
 
 
@@ -111,7 +111,7 @@ def _container(history: DatasetHistory, previous: Dataset) -> None:
         raise Refused(
             f"old-roots in {place} has {_encryption(found)}, the root {history.root} has "
             f"{_encryption(previous)}",
-            _key_hint(previous, "name an old-roots below the root's encryption root"),
+            _key_hint(previous, "name an old-roots dataset under the root's encryption root"),
         )
 
 
@@ -123,7 +123,7 @@ def requested(history: DatasetHistory, request: str) -> str:
     except EphemerootError as error:
         raise Refused(
             f"cannot boot the old root {request!r}: {error.message}",
-            "see 'ephemeroot roots list' for those that there are",
+            "run 'ephemeroot roots list' to list the old roots",
         ) from error
     return history.path(entry)
 

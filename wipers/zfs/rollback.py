@@ -113,7 +113,7 @@ class Rollback:
         if boot.request is not None:
             raise Refused(
                 f"ephemeroot.root={boot.request}: a rollback keeps no old root to boot",
-                'take ephemeroot.root= off the kernel command line, or set mode = "rotate"',
+                'remove ephemeroot.root= from the kernel command line, or set mode = "rotate"',
             )
         found = datasets.look(self.root, self.blank)
         self._require(found)
@@ -175,7 +175,7 @@ class Rollback:
         if said.get("failed"):
             raise EphemerootError(
                 f"{said['failed']}: {os.strerror(int(said['code']))}, after {said['done']} later "
-                "snapshots were destroyed: the root is as it was but for them"
+                "snapshots were destroyed: the root is otherwise unchanged"
             )
         later = [channel.listed(one) for one in channel.listed(said.get("later"))]
         return [str(name) for name, _ in sorted(later, key=lambda one: int(one[1]))]
@@ -276,7 +276,8 @@ def missing_snapshot(
         chain.append(seen[above])
     return Refused(
         f"the snapshot {name} does not exist",
-        f"when {found.name} is as new roots should be: 'zfs snapshot {shell.quoted(name)}'",
+        f"when {found.name} has the content that new roots should have: 'zfs snapshot "
+        f"{shell.quoted(name)}'",
     )
 
 
@@ -285,7 +286,7 @@ def require_root(found: datasets.Dataset | None, name: str) -> datasets.Dataset:
     if found is None:
         raise Refused(
             f"the dataset {name} does not exist",
-            f"'zfs list -r {shell.quoted(datasets.pool(name))}' shows those that do; set dataset, "
+            f"'zfs list -r {shell.quoted(datasets.pool(name))}' lists the datasets; set dataset, "
             "or root=",
         )
     if found.type != "filesystem":
@@ -294,7 +295,7 @@ def require_root(found: datasets.Dataset | None, name: str) -> datasets.Dataset:
         at = shell.quoted(found.encryption_root)
         raise Refused(
             f"the key of {name} is not loaded",
-            f"'zfs load-key {at}' loads it; the initramfs must, before the wipe",
+            f"'zfs load-key {at}' loads it; the initramfs must load it before the wipe",
         )
     if datasets.is_mounted(name):
         raise Refused(

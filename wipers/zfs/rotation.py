@@ -60,7 +60,7 @@ class DatasetRotation(Rotation):
         if self.root not in found and waiting is not None and OF in waiting.own:
             self._require_retired(waiting)
             if self.boot.dry_run:
-                self.boot.log(f"put {self.new}, of an interrupted boot, in its place")
+                self.boot.log(f"put {self.new}, of an interrupted boot, in place")
                 return self.outcome
             self._finish()
             found = datasets.look(self.root, self.new, self.base, self.source)
@@ -123,9 +123,9 @@ class DatasetRotation(Rotation):
         name, root = shell.quoted(self.new), shell.quoted(self.root)
         raise Refused(
             f"{self.root} is missing, and the root that {self.new} was made to replace is not in "
-            f"{self.history.old_roots}: something else has renamed or destroyed it",
-            f"'zfs rename NAME {root}' gives it its name again, if it still exists; "
-            f"'zfs rename {name} {root}' boots a fresh root instead",
+            f"{self.history.old_roots}: another program renamed or destroyed it",
+            f"'zfs rename NAME {root}' restores its name, if it still exists; 'zfs rename {name} "
+            f"{root}' boots a fresh root instead",
         )
 
     def _retired_as(self, guid: str) -> str:
@@ -150,7 +150,7 @@ class DatasetRotation(Rotation):
 
     def _finish(self) -> None:
         """The root was renamed away and the fresh one waits: complete that."""
-        line = f"put {self.new}, of an interrupted boot, in its place"
+        line = f"put {self.new}, of an interrupted boot, in place"
         self.boot.log(line)
         channel.rename(self.new, self.root)
         self.outcome.recovered.append(line)
@@ -175,7 +175,7 @@ class DatasetRotation(Rotation):
 
     def _recover(self, leftover: Dataset) -> None:
         """A fresh root that never got its place goes, unless somebody has worked with it."""
-        line = f"delete {self.new}, a fresh root that never got its place"
+        line = f"delete {self.new}, a fresh root that never became the root"
         if OF not in leftover.own:
             self._file()
             return
@@ -191,7 +191,7 @@ class DatasetRotation(Rotation):
     def _file(self) -> None:
         """It may have something in it that we did not make: it stays a while."""
         name = retire.leftover_name(self.history, self.boot.now)
-        line = f"retire {self.new}, a fresh root that never got its place, as {name}"
+        line = f"retire {self.new}, a fresh root that never became the root, as {name}"
         self.boot.log(line)
         self._require_container()
         channel.rename(self.new, f"{self.history.old_roots}/{name}")

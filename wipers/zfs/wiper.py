@@ -44,7 +44,7 @@ class Zfs(Wiper):
     OPTIONS = (
         Option("mode", "string", ROLLBACK, "rollback to a snapshot, or rotate and keep old roots"),
         Option("dataset", "dataset", None, "the root; by default what root= names"),
-        Option("snapshot", "string", "blank", "the snapshot's name: of the root, or of the base"),
+        Option("snapshot", "string", "blank", "name of the snapshot of the root, or of the base"),
         Option("base", "dataset", None, "rotate: fresh roots are clones of its snapshot"),
         Option("old-roots", "dataset", None, "rotate: parent of old roots; 'old-roots' beside it"),
         *contract.retention(only="rotate:"),
@@ -66,7 +66,7 @@ class Zfs(Wiper):
             programs=("zpool", "zfs") if settings.get("mode") == ROTATE else ("zpool",),
             python=("libzfs_core",),
             exercise=("ephemeroot.wipers.zfs.channel:exercise",),
-            systemd="a pool is imported only when the root is mounted, which is too late",
+            systemd="a pool is imported only when the root is mounted, after the wipe",
         )
 
     @classmethod
@@ -78,11 +78,13 @@ class Zfs(Wiper):
         snapshot = str(settings.get("snapshot"))
         if not set(snapshot) <= _CHARACTERS or len(snapshot) > _LONGEST:
             hint = "only the part after @"
-            findings.append(Finding("snapshot", f"{snapshot!r} is no snapshot's name", hint))
+            findings.append(
+                Finding("snapshot", f"{snapshot!r} is not the name of a snapshot", hint)
+            )
         if mode == ROTATE:
             return [*findings, *_rotation_findings(settings)]
         return findings + [
-            Finding(key, "means nothing for a rollback", f'leave it out, or set mode = "{ROTATE}"')
+            Finding(key, "has no effect on a rollback", f'leave it out, or set mode = "{ROTATE}"')
             for key in _ONLY_ROTATE
             if settings.get(key) is not None
         ]
@@ -98,9 +100,13 @@ class Zfs(Wiper):
             if settings.get("mode") == ROTATE:
                 # It is found by its object number, and that is the old root's after a power cut.
                 return "a root that is rotated must be booted by its name, root=zfs:DATASET"
-            return "" if wanted else "no dataset is named: set dataset, or root=zfs:DATASET"
+            return (
+                ""
+                if wanted
+                else ("no dataset is named: set dataset, or boot with root=zfs:DATASET")
+            )
         if not named:
-            return "that is no dataset: a root on ZFS is booted with root=zfs:DATASET"
+            return "it is not a dataset: a root on ZFS is booted with root=zfs:DATASET"
         if wanted and named != wanted:
             return f"the dataset to make fresh is {wanted}"
         return ""
@@ -137,15 +143,15 @@ class Zfs(Wiper):
         named = datasets.of_root(root)
         dataset = str(settings.get("dataset") or ("" if named == AUTO else named))
         if dataset and device == dataset:
-            return f"{device} is what is made fresh"
+            return f"{device} is the dataset that is made fresh"
         if settings.get("base") and device == settings["base"]:
             return f"{device} is the base"
         if settings.get("mode") != ROTATE:
-            return ""  # what lies in the root is a dataset of its own, and stays
+            return ""  # what is in the root is a dataset of its own, and stays
         old_roots = str(settings.get("old-roots") or _beside(dataset))
         for what, above in (("the root", dataset), ("old-roots", old_roots)):
             if above and datasets.is_below(device, above):
-                return f"{device} lies in {what} ({above})"
+                return f"{device} is in {what} ({above})"
         return ""
 
     def describe(self, target: str, device: str | None, subvolume: str | None) -> str:
@@ -155,9 +161,8 @@ class Zfs(Wiper):
             return f"roll {target} back: {what} becomes its snapshot @{settings['snapshot']} again"
         where = settings.get("old-roots") or "old-roots beside it"
         return (
-            f"rotate {target}: {what} becomes a clone of {self._source}, "
-            f"the previous one goes to {where} "
-            f"for {settings['keep-days']} days, the last {settings['keep-last']} stay"
+            f"rotate {target}: {what} becomes a clone of {self._source}, the previous one goes to "
+            f"{where} for {settings['keep-days']} days, the last {settings['keep-last']} are kept"
         )
 
     def wipe(self, boot: Boot) -> Outcome:
@@ -238,7 +243,9 @@ class Zfs(Wiper):
         """The dataset to make fresh: the settings', else the one that ``root=`` names."""
         named = self.settings.get("dataset") or datasets.of_root(root)
         if not named or named == AUTO:
-            raise Refused("no dataset is named to make fresh", "set dataset in the wiper's table")
+            raise Refused(
+                "the dataset to make fresh is not named", "set dataset in the wiper's table"
+            )
         return str(named)
 
     def _old_roots(self, root: str) -> str:
@@ -268,7 +275,7 @@ def _rotation_findings(settings: dict[str, object]) -> list[Finding]:
 
 
 def _require_apart(root: str, old_roots: str, base: object) -> None:
-    """Raise ``Refused`` unless root, old-roots and base lie beside each other, in one pool."""
+    """Raise ``Refused`` unless root, old-roots and base are beside each other, in one pool."""
     from ephemeroot.linux import shell
 
     named = {"the root": root, "old-roots": old_roots, "the base": str(base) if base else ""}
@@ -296,11 +303,14 @@ def _require_apart(root: str, old_roots: str, base: object) -> None:
     if pairs:
         one, other = pairs[0]
         raise Refused(
-            f"{one} ({named[one]}) lies in {other} ({named[other]})",
-            "name datasets beside each other",
+            f"{one} ({named[one]}) is in {other} ({named[other]})",
+            "name datasets that do not contain each other",
         )
     if len({datasets.pool(name) for name in named.values() if name}) > 1:
-        raise Refused("root, base and old-roots are in different pools", "a clone cannot leave one")
+        raise Refused(
+            "root, base and old-roots are in different pools",
+            "a clone stays in its pool: name datasets of one pool",
+        )
 
 
 def _require_bootfs(root: str) -> None:

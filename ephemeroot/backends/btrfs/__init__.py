@@ -39,7 +39,8 @@ class Btrfs(Backend):
 
         if place.device is None:
             raise Misconfigured(
-                "neither the configuration nor the kernel command line names the root's device",
+                "the root's device is named neither in the configuration nor on the kernel command "
+                "line",
                 "set device in [root.btrfs]",
             )
         with opened(

@@ -48,13 +48,13 @@ class Place:
         base = str(settings.get("base") or "").strip("/")
         if not base:
             raise Refused(
-                "the configuration names no base: fresh roots are empty",
+                "the configuration does not name a base: fresh roots are empty",
                 'set base in [root.btrfs], for example base = "root-base"',
             )
         root = (subvolume or "").strip("/")
         if not root:
             raise Refused(
-                "neither the configuration nor rootflags= names the root's subvolume",
+                "the root's subvolume is named neither in the configuration nor in rootflags=",
                 "set subvolume in [root.btrfs]",
             )
         keep = settings.get("keep-bases")
@@ -72,7 +72,7 @@ class Place:
 class Bases(SubvolumeHistory):
     """The base as what is rotated, ``old-bases`` as its history.
 
-    No old base is kept for ever for being the first: all it has that later ones lack is
+    No old base is never pruned for being the first: all it has that later ones lack is
     older packages.
     """
 
@@ -107,7 +107,7 @@ class Opened(contract.Bases):
 
     def subvolume(self, path: str) -> int:
         """The open subvolume *path*; -1 if nothing is there. Raises ``Refused`` for what is
-        there and is no subvolume.
+        there and is not a subvolume.
         """
         try:
             fd = directories.open_real(self.top.fd, path, "the subvolume")
@@ -167,7 +167,7 @@ class Opened(contract.Bases):
         if self.uuid(self.root) != _running():
             raise Refused(
                 f"the running root is not the subvolume {self.root!r} on {self.place.device}",
-                "boot it, or name the right one: 'findmnt /' shows what is mounted",
+                "boot it, or name the mounted subvolume ('findmnt /' shows it)",
             )
         return self.subvolume(self.root)
 

@@ -53,8 +53,8 @@ def of(survey: Survey, line: FstabLine | None) -> Layout:
         store=STORE,
         explanation=(
             f"At every boot the subvolume {places.root} will be a new snapshot of {places.base}, "
-            f"and the previous one moves to {places.old_roots}. What is installed goes into the "
-            f"base. What is declared below comes from {STORE}."
+            f"and the previous one moves to {places.old_roots}. Install programs into the base. "
+            f"The paths declared below come from {STORE}."
         ),
         tables=(
             '[root]\nwiper = "btrfs"\n\n[root.btrfs]\n'
@@ -62,7 +62,7 @@ def of(survey: Survey, line: FstabLine | None) -> Layout:
             f"base = {quote(places.base)}\n"
             f"old-roots = {quote(places.old_roots)}\n"
             f"old-bases = {quote(places.old_bases)}         # for 'ephemeroot base rollback'\n"
-            "keep-days = 30                       # old roots go after that,\n"
+            "keep-days = 30                       # old roots are deleted after that,\n"
             "keep-last = 3                        # but never the last three\n"
             f"{commands.MIN_FREE}"
         ),
@@ -83,7 +83,7 @@ def _require_subvolume(survey: Survey) -> None:
     if survey.machine.root_mount is not None and os.stat(root).st_ino != subvolumes.ROOT_INODE:
         raise Refused(
             f"the root is the directory {survey.inner} of its btrfs, not a subvolume",
-            "only a subvolume can be exchanged: 'btrfs subvolume list /' shows those that exist",
+            "only a subvolume can be exchanged: list the subvolumes with 'btrfs subvolume list /'",
         )
 
 
@@ -159,7 +159,7 @@ def _by_name(survey: Survey, places: Places) -> Step | None:
         steps += [*_command_line(survey, places), "reboot"]
     if not steps:
         return None
-    return Step("The root by its name, for the number changes at every boot:", tuple(steps))
+    return Step("The root by its name, because its number changes at every boot:", tuple(steps))
 
 
 def _command_line(survey: Survey, places: Places) -> list[str]:
@@ -175,7 +175,7 @@ def _words(survey: Survey, places: Places) -> str:
 
 
 def _boot(survey: Survey, places: Places) -> Step | None:
-    """Kernel and boot loader must not lie on what is wiped."""
+    """Kernel and boot loader must not are on what is wiped."""
     lost = commands.lost_boot_file(survey)
     if not lost or any(line.mount_point == "/boot" for line in survey.lines):
         return None
@@ -204,8 +204,8 @@ def _boot(survey: Survey, places: Places) -> Step | None:
         # GRUB's first stage names the place where it looks for the rest of it.
         steps += [*commands.install_grub(survey), commands.update_grub(survey)]
     return Step(
-        f"Kernels and boot loader off the root ({lost} is on it), into a subvolume of their "
-        "own; a partition for /boot does as well:",
+        f"Kernels and boot loader off the root ({lost} is on it), into a subvolume of their own; "
+        "or use a partition for /boot:",
         tuple(steps),
     )
 
@@ -216,7 +216,7 @@ def _store(survey: Survey, places: Places, line: FstabLine | None) -> Step | Non
         return commands.needed(line)
     text = f"{survey.device} {STORE} btrfs subvol={places.store},noatime,{INITRD} 0 0"
     return Step(
-        "A subvolume for what persists, which the initramfs mounts:",
+        "A subvolume for persistent paths, which the initramfs mounts:",
         (
             *_mounted_top(survey, _created(places.store)),
             f"mkdir -p {shlex.quote(STORE)}",
@@ -238,8 +238,7 @@ def _swap(survey: Survey, places: Places) -> Step | None:
     subvolume = (f"{parent}/" if parent else "") + ("@swap" if name.startswith("@") else "swap")
     quoted = shlex.quote(path)
     return Step(
-        f"Swap off the root ({path} is on it), into a subvolume of its own; a partition does "
-        "as well:",
+        f"Swap off the root ({path} is on it), into a subvolume of its own; or use a partition:",
         (
             f"! grep -q '^{path} ' /proc/swaps || swapoff {quoted}",
             f"rm {quoted}",

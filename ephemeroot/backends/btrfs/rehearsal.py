@@ -21,7 +21,7 @@ class Snapshots(Rehearsal):
 
     def __init__(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> None:
         if place.device is None:
-            raise Misconfigured("nothing names the root's device", "set device in [root.btrfs]")
+            raise Misconfigured("the root's device is not named", "set device in [root.btrfs]")
         mount = mountinfo.mounted_at(os.path.realpath(root))
         if mount is not None and mount.fstype == "btrfs":
             # What is mounted now is that filesystem, whatever udev has or has not made of its name.

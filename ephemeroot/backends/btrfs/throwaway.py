@@ -1,6 +1,6 @@
 """The throw-away subvolumes of a rehearsal: snapshots in one directory, and their end.
 
-Everything that the wiper is told to wipe, to keep or to copy lies in that directory: whatever it
+Everything that the wiper is told to wipe, to keep or to copy is in that directory: whatever it
 does, it cannot do it to anything else. The directory is locked while a rehearsal lives; one that is
 not is a leftover, and the next rehearsal removes it.
 """
@@ -50,7 +50,7 @@ class Throwaway:
             raise Refused(f"the subvolume {path!r} cannot be opened: {error.strerror}") from error
         try:
             if not subvolumes.is_subvolume(source):
-                raise Refused(f"{path!r} is no subvolume")
+                raise Refused(f"{path!r} is not a subvolume")
             subvolumes.snapshot(source, self.fd, name, [])
         finally:
             os.close(source)
@@ -82,7 +82,7 @@ def _remove(top: Toplevel, name: str, *, locked: bool) -> None:
     try:
         status = os.fstat(fd)
         if status.st_ino == subvolumes.ROOT_INODE or status.st_uid != 0 or status.st_mode & 0o077:
-            raise EphemerootError("it is not what a rehearsal makes")
+            raise EphemerootError("it was not made by a rehearsal")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -49,16 +49,15 @@ def of(survey: Survey, line: FstabLine | None) -> Layout | None:
         root=f"the zfs on {survey.device}",
         store=STORE,
         explanation=(
-            f"At every boot the dataset {root} will be a new clone of {base}@blank, "
-            f"and the previous one moves to {old_roots}. What is declared below comes "
-            f"from {STORE}."
+            f"At every boot the dataset {root} will be a new clone of {base}@blank, and the "
+            f"previous one moves to {old_roots}. The paths declared below come from {STORE}."
         ),
         tables=(
             '[root]\nwiper = "zfs"\n\n[root.zfs]\nmode = "rotate"\n'
             f"dataset = {quote(root)}\n"
             f"base = {quote(base)}\n"
             f"old-roots = {quote(old_roots)}\n"
-            "keep-days = 30                       # old roots go after that,\n"
+            "keep-days = 30                       # old roots are deleted after that,\n"
             "keep-last = 3                        # but never the last three\n"
             f"{commands.MIN_FREE}"
         ),
@@ -92,8 +91,8 @@ def _require_shared_key(root: str, parent: str, keys: _Keys) -> None:
         )
     raise Refused(
         f"the root {root} has {_words(keys.root)}, the dataset {parent} above it has "
-        f"{_words(keys.parent)}: base and old roots have to be where the root's key is",
-        f"move the root to where its parent has {_words(keys.root)} ('zfs rename')",
+        f"{_words(keys.parent)}: the base and the old roots must have the root's key",
+        f"move the root under a parent that has {_words(keys.root)} ('zfs rename')",
     )
 
 
@@ -109,7 +108,8 @@ def _by_name(survey: Survey) -> Step | None:
     if lines and all(line in (wanted, f"ZFS={name}") for line in lines):
         return None
     return Step(
-        "The root by its name, for the pool's bootfs is an object number and follows the old one:",
+        "The root by its name, because the pool's bootfs is an object number and follows the old "
+        "root:",
         (*commands.on_command_line(survey, f"root={wanted}"), "reboot"),
     )
 
@@ -134,7 +134,7 @@ def _store(root: str, keys: _Keys, line: FstabLine | None) -> Step | None:
     dataset = f"{above}/persistent"
     field = dataset.replace(" ", "\\040")
     return Step(
-        "A dataset for what persists, which the initramfs mounts:",
+        "A dataset for persistent paths, which the initramfs mounts:",
         (
             f"zfs create -o mountpoint=legacy {shlex.quote(dataset)}",
             f"mkdir -p {shlex.quote(STORE)}",

@@ -34,36 +34,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listed = _action(
-        actions, "list", "show every old root, what becomes of it, and what is foreign"
+        actions, "list", "show every old root, when it is deleted, and foreign entries"
     )
-    show = _action(actions, "show", "show what is known about this old root")
-    compare = _action(actions, "diff", "show what differs between an old root and another")
-    compare.add_argument("name", metavar="NAME", help="the old root to begin with")
+    show = _action(actions, "show", "show the details of this old root")
+    compare = _action(actions, "diff", "show the differences between two old roots")
+    compare.add_argument("name", metavar="NAME", help="the first old root")
     compare.add_argument("other", nargs="?", metavar="NAME2", help="another old root")
     compare.add_argument(
         "--live", action="store_true", help="compare with the present root (the default)"
     )
     diff.add_common(compare)
-    mount = _action(actions, "mount", "mount this old root, read-only; 'umount' undoes it")
+    mount = _action(actions, "mount", "mount this old root read-only; unmount it with 'umount'")
     restored = _action(actions, "restore", restore.HELP)
     restore.configure(restored)
     prune = _action(actions, "prune", "delete the old roots that are due")
     prune.add_argument(
         "--recipe-names",
         action="store_true",
-        help="also those that the well-known shell recipe left, whatever their age",
+        help="also the old roots of the well-known shell recipe, whatever their age",
     )
     claim = _action(
-        actions, "claim", "make the old roots of another system this one's, after a reinstallation"
+        actions, "claim", "adopt the old roots of the previous system after a reinstallation"
     )
     delete = _action(actions, "delete", "delete this old root, whatever its age")
     keep = _action(actions, "keep", "never prune this old root")
     unkeep = _action(actions, "unkeep", "let this old root be pruned again")
     for one in (show, mount, delete, keep, unkeep):
-        one.add_argument("name", metavar="NAME", help="as 'roots list' shows it")
+        one.add_argument("name", metavar="NAME", help="a name from 'roots list'")
     mount.add_argument("directory", metavar="DIR", help="an empty directory")
     for one in (mount, prune, claim, delete, keep, unkeep):
-        one.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        one.add_argument("--dry-run", action="store_true", help="only print what would be done")
     for one in (prune, claim, delete):
         one.add_argument("--yes", action="store_true", help="do not ask")
     for one in (listed, show, compare, mount):
@@ -126,7 +126,7 @@ def _change_one(arguments: argparse.Namespace, private: Namespace) -> int:
             _carry_out(todo, arguments, done)
             history.commit()
         elif not arguments.json:
-            terminal.say(f"{arguments.name}: is so already")
+            terminal.say(f"{arguments.name}: nothing to change")
     return _finish(arguments, [done])
 
 
@@ -207,7 +207,7 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
         if one["of-another-system"]:
             terminal.say(
                 f"  of another system ({one['of-another-system']}); after a reinstallation, "
-                "'ephemeroot roots claim' makes them this one's"
+                "'ephemeroot roots claim' adopts them"
             )
         listing.show(one["entries"])
     return 0
@@ -242,14 +242,14 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
     if history.is_anothers:
         terminal.warning(
             f"{history.where} is the history of another system: nothing is pruned",
-            "'ephemeroot roots claim' makes it this one's after a reinstallation",
+            "'ephemeroot roots claim' adopts it after a reinstallation",
         )
         return _Done(keeper)
     pruning = _pruning(history)
     if not pruning.clock.synchronised:
         terminal.warning(
-            "the clock is not synchronised: what is due by it alone stays",
-            "prune again when timedatectl says that it is",
+            "the clock is not synchronised: old roots that are due only by their age are kept",
+            "prune again when 'timedatectl' shows a synchronised clock",
         )
     done = _Done(keeper)
     recipes: list[Change] = [
@@ -277,7 +277,7 @@ def _ask(arguments: argparse.Namespace, foreseen: Sequence[Change]) -> None:
     if not deletions or arguments.yes or arguments.dry_run:
         return
     count = terminal.count(len(deletions), "old root")
-    histories.confirm(f"Delete {count} for good?", (change.describe() for change in deletions))
+    histories.confirm(f"Delete {count} permanently?", (change.describe() for change in deletions))
 
 
 def _carry_out(todo: Sequence[Change], arguments: argparse.Namespace, done: _Done) -> None:
@@ -309,7 +309,7 @@ def _finish(arguments: argparse.Namespace, done: Sequence[_Done]) -> int:
         })  # fmt: skip
     problems = [line for one in done for line in one.problems]
     for line in problems:
-        terminal.error(line, "it is tried again next time")
+        terminal.error(line, "the next pruning tries again")
     if arguments.action == "prune" and not arguments.json and not any(d.lines for d in done):
         terminal.say("nothing is due" if done else _NOTHING)
     if not problems:

@@ -43,7 +43,7 @@ def entries(history: History, pruning: Pruning, deadline: float) -> list[dict[st
 def _never(entry: OldRoot) -> str:
     if entry.kind == RECIPE:
         return "of the shell recipe: pruned only by 'roots prune --recipe-names'"
-    return "not ours: never touched"
+    return "not made by ephemeroot: never touched"
 
 
 def show(entries: Sequence[dict[str, Any]]) -> None:

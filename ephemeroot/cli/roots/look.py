@@ -82,10 +82,10 @@ def rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str
     unknown = "not known"
     made, retired, age = content["made"], content["retired"], content["age"]
     term = f"{terminal.duration(age)}, until the boot after it" if age is not None else unknown
-    states = {BOOT_COMPLETE: "yes", NEW: "no: no boot of it was complete"}
+    states = {BOOT_COMPLETE: "yes", NEW: "no: none of its boots was complete"}
     retirement = terminal.moment(retired) if retired is not None else unknown
     if content["unsynced"]:
-        retirement += ", by a clock that could not be trusted"
+        retirement += ", by a clock that was not synchronised"
     no_quotas = f"{unknown} (quotas are off)"
     return [
         ["path", content["path"]],
@@ -93,10 +93,10 @@ def rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str
         ["retired", retirement],
         ["was the root for", term],
         ["boot complete", states.get(facts.state, "not made by a wipe")],
-        ["kept for ever", "yes" if content["keep"] else "no"],
+        ["never pruned", "yes" if content["keep"] else "no"],
         *(["kept because", line] for line in content["kept-for"]),
         ["size", amounts.size(facts.size) if facts.size is not None else no_quotas],
-        ["only it has", f"{amounts.size(facts.exclusive)} of data"
+        ["exclusive data", f"{amounts.size(facts.exclusive)}"
          if facts.exclusive is not None else f"{unknown} (not measured within {_MEASURING} s)"],
     ]  # fmt: skip
 
@@ -195,5 +195,5 @@ def compare(arguments: argparse.Namespace) -> int:
         terminal.say()
         terminal.say(differences.summary(found))
     for problem in comparison.problems:
-        terminal.warning(problem, "it was passed over")
+        terminal.warning(problem, "skipped")
     return output.PARTLY if comparison.problems else 0

@@ -20,20 +20,26 @@ from ephemeroot.old_roots.restore_steps import Step
 from ephemeroot.old_roots.restoring import Plan
 from ephemeroot.old_roots.two_roots import Tree
 
-HELP = "bring back files and directories that an old root has"
+HELP = "restore files and directories of an old root"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the action's own arguments."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="what is to come back")
     parser.add_argument(
-        "--from", dest="name", required=True, metavar="NAME", help="the old root that has it"
+        "paths", nargs="+", metavar="PATH", help="the files and directories to restore"
     )
-    parser.add_argument("--to", metavar="DIR", help="put it into this directory, not where it was")
     parser.add_argument(
-        "--overwrite", action="store_true", help="also over what differs, even if it is newer"
+        "--from", dest="name", required=True, metavar="NAME", help="the old root to restore from"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--to", metavar="DIR", help="restore into this directory, not to the original place"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace existing files that differ, even if they are newer",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,8 +73,8 @@ def _keeper(arguments: argparse.Namespace, wanted: list[str]) -> Keeper:
     ]
     if not fitting:
         raise Misconfigured(
-            "no old roots are kept of where these paths are",
-            "name paths of one root or volume at a time",
+            "no old roots are kept of the filesystem of these paths",
+            "name only paths of one root or volume",
         )
     return max(fitting, key=lambda keeper: len(keeper.target))
 
@@ -123,9 +129,9 @@ class _Restore:
             place = persisted.covering(path, self.declared)
             raise Misconfigured(
                 f"{path} is not in the old root {self.tree.name}",
-                f"{place[0]} persists: what it has is in {place[1]}, not in old roots"
+                f"{place[0]} persists: its content is in {place[1]}, not in old roots"
                 if place
-                else "'ephemeroot roots diff' shows what is",
+                else "list the differences with 'ephemeroot roots diff'",
             )
         inside = (persisted.below(p, self.keeper.target) for p in self.declared)
         self.plan.add(
@@ -138,8 +144,11 @@ class _Restore:
     def _note(self, path: str) -> None:
         place = persisted.covering(path, self.declared)
         if place is not None:
-            line = f"{place[0]} persists in {place[1]}: what is restored there stays"
-            hint = "an old root has only what was hidden below it, or lay there before it persisted"
+            line = f"{place[0]} persists in {place[1]}: restored files survive the next boot"
+            hint = (
+                "an old root has only the files that the bind hid, or that are older than the "
+                "declaration"
+            )
             self.notes.append((line, hint))
         elif self.keeper.target == "/":
             self.notes.append((
@@ -169,7 +178,7 @@ class _Restore:
             try:
                 step.execute()
             except FileExistsError:
-                self.plan.kept.append((step.target.shown, "somebody has made it meanwhile"))
+                self.plan.kept.append((step.target.shown, "another program created it meanwhile"))
                 return 0
             except EphemerootError as error:
                 self.problems.append(f"{line}: {error}")
@@ -194,9 +203,9 @@ class _Restore:
         else:
             for path, reason in kept:
                 hint = "" if "now:" in reason or "socket" in reason else "--overwrite replaces it"
-                terminal.warning(f"{path} is left alone: {reason}", hint)
+                terminal.warning(f"{path} is not restored: {reason}", hint)
             if not self.plan.steps and not kept:
-                terminal.say("all of it is there, just as it was")
+                terminal.say("nothing to restore: all files are already identical")
             for line, hint in self.notes if self.plan.steps else ():
                 terminal.warning(line, hint)
         for problem in self.problems:

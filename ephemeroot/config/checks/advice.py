@@ -19,12 +19,12 @@ added or has changed the password is somebody else after the boot.
 """
 
 _ALWAYS = {
-    "/etc/machine-id": "every boot is another machine to its journal and its network",
+    "/etc/machine-id": "every boot has another machine id for its journal and its network",
     "/var/log": "the logs of every boot are lost with it",
 }
 _WITHOUT_BASE = {
-    "/etc/passwd": "nobody can log in",
-    "/etc/shadow": "nobody can log in",
+    "/etc/passwd": "no user can log in",
+    "/etc/shadow": "no user can log in",
     "/etc/group": "no group exists",
 }
 
@@ -49,7 +49,7 @@ def advise(
         problems.append(
             Problem.at(
                 place,
-                "there is no store: nothing survives a boot, not even this configuration",
+                "there is no store: no file survives a boot, not even this configuration",
                 'declare one: [persistence."/persistent"]',
                 warning=True,
             )
@@ -57,7 +57,9 @@ def advise(
         return
     wanted = dict(_ALWAYS)
     without_base = dict(_WITHOUT_BASE)
-    without_base.update(dict.fromkeys(machine.host_keys, "its SSH clients will warn of an attack"))
+    without_base.update(
+        dict.fromkeys(machine.host_keys, "its SSH clients will warn about a changed host key")
+    )
     wanted |= {
         path: consequence
         for path, consequence in without_base.items()
@@ -77,7 +79,7 @@ def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Proble
         reason = (
             f"size is {int(size) >> 20} MiB, this machine has {machine.memory >> 20} MiB of memory"
         )
-        hint = 'a part of the memory is safer: "50%"'
+        hint = 'use a part of the memory: "50%"'
         problems.append(Problem.at(wiping.origin.of("size"), reason, hint, warning=True))
 
 
@@ -110,7 +112,8 @@ def _propose_copy_of_key(entry: Declared, machine: Machine, problems: list[Probl
         problems.append(
             Problem.at(
                 entry.place,
-                f"ssh-keygen -A replaces the link {entry.path} by a key that the next boot forgets",
+                f"ssh-keygen -A replaces the link {entry.path} by a new key that the next boot "
+                "forgets",
                 'set method = "copy"',
                 warning=True,
             )

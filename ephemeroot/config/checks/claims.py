@@ -39,7 +39,7 @@ class Claims:
                 other = in_store[entry.in_store]
                 self._add(
                     entry.place,
-                    f"claims {entry.in_store}, which {other.path} claims already",
+                    f"uses {entry.in_store}, which {other.path} uses already",
                     f"see {other.place}",
                 )
             else:
@@ -55,11 +55,11 @@ class Claims:
 
     def _is_possible(self, entry: Declared) -> bool:
         if entry.path == "/":
-            self._add(entry.place, "/ itself cannot persist", "name directories below it")
+            self._add(entry.place, "/ cannot be a persistent path", "name directories in it")
             return False
         for place in volumes.KERNELS_OWN:
             if clean.is_below(entry.path, place):
-                reason = f"{entry.shown} is below {place}, which every boot mounts anew"
+                reason = f"{entry.shown} is below {place}, which every boot mounts again"
                 self._add(entry.place, reason, "remove the entry")
                 return False
         return True
@@ -80,14 +80,14 @@ class Claims:
             if not above.is_directory:
                 self._add(
                     entry.place,
-                    f"{entry.path} lies below the file {above.path}",
+                    f"{entry.path} is below the file {above.path}",
                     f"a file has nothing below it; see {above.place}",
                 )
             elif above.options.method == "symlink":
                 self._add(
                     entry.place,
-                    f"{entry.path} lies below {above.path}, which is a link into the store",
-                    f"the link brings it along; see {above.place}",
+                    f"{entry.path} is below {above.path}, which is a link into the store",
+                    f"the link already includes it; see {above.place}",
                 )
 
     def _check_overlays(self, entry: Declared, known: dict[str, Declared]) -> None:
@@ -139,14 +139,14 @@ class Claims:
             self._add(
                 entry.parent_place,
                 f"{path} is declared itself, so parent-directory has no effect",
-                f"say it there: {known[path].place}",
+                f"set it there: {known[path].place}",
             )
             return
         other = parents.setdefault(path, entry)
         if other.parent != entry.parent:
             self._add(
                 entry.parent_place,
-                f"{path} is wanted differently by another entry's parent-directory",
+                f"{path} has other attributes in another entry's parent-directory",
                 f"make both the same; the other one: {other.parent_place}",
             )
 
@@ -155,15 +155,15 @@ class Claims:
             if clean.is_below(entry.path, store):
                 self._add(
                     entry.place,
-                    f"{entry.path} lies inside the store {store}",
-                    "declare the path that the machine uses; the store's own needs no entry",
+                    f"{entry.path} is inside the store {store}",
+                    "declare the path that the machine uses, without the store's path",
                 )
                 return False
             if clean.is_below(store, entry.path) or clean.is_below(store, entry.in_store):
                 self._add(
                     entry.place,
                     f"{entry.path} contains the store {store} and would hide it",
-                    "declare what lies beside the store",
+                    "declare the directories beside the store",
                 )
                 return False
         return True
@@ -185,7 +185,7 @@ class Claims:
         elif under.persists:
             self._add(
                 entry.place,
-                f"{entry.path} is on the volume {under.mount_point}, which persists anyway",
+                f"{entry.path} is on the volume {under.mount_point}, which is persistent anyway",
                 "remove the entry",
                 warning=True,
             )
@@ -198,8 +198,8 @@ class Claims:
             hint = "remove that line"
         elif volume.persists:
             hint = (
-                f"remove the entry: {volume.mount_point} is a volume, which persists anyway; to "
-                f"bind there all the same, {volume.how_to_need()}"
+                f"remove the entry: {volume.mount_point} is a volume, which is persistent anyway; "
+                f"to bind there nevertheless, {volume.how_to_need()}"
             )
         else:
             hint = volume.how_to_need()

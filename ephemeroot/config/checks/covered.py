@@ -59,13 +59,13 @@ def _check_hidden(
     if any(clean.is_below(entry.path, top) for top in _BOOT):
         if config.external_boot:
             return
-        reason = "the boot loader reads the base's, not the store's"
+        reason = "the boot loader reads the base's files, not the store's"
         hint = "remove the entry, and mount /boot from a partition of its own"
     else:
         warning = not (entry.is_directory and _OF_THE_BASE.fullmatch(entry.path))
         if warning and (machine.another or not os.path.lexists(machine.show(entry.live))):
             return
-        reason = "programs or modules that an upgrade of the base brings are not seen"
+        reason = "programs or modules from an upgrade of the base are hidden"
         hint = "remove the entry" + (', or set method = "overlay"' if entry.is_directory else "")
     line = f"{entry.path} would cover that {kind} of the base: {reason}"
     problems.append(Problem.at(entry.place, line, hint, warning=warning))
@@ -92,8 +92,8 @@ def _check_homes(
         problems.append(
             Problem.at(
                 place,
-                f"{point} is made fresh, and nothing is declared in the home of "
-                f"{', '.join(bare[:3])}{more}: all of it is forgotten at each boot",
+                f"{point} is made fresh, but no path is declared in the home of "
+                f"{', '.join(bare[:3])}{more}: all files there are forgotten at each boot",
                 f'declare its directories in [persistence."STORE".users.{bare[0]}]',
                 warning=True,
             )

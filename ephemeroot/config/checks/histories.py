@@ -64,5 +64,5 @@ def _compare(earlier: Wiped, later: Wiped, complain: Callable[[Wiped, str, str],
                 reason = f"{name} ({path}) is also that of {earlier.what}"
             else:
                 reason = f"{name} ({path}) and {other} ({elsewhere}) of {earlier.what} "
-                reason += "lie in one another"
-            complain(later, reason, "give each a directory of its own, beside the other's")
+                reason += "overlap"
+            complain(later, reason, "give each a separate directory")

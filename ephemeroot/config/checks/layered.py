@@ -47,8 +47,8 @@ def advise(
         Problem(
             machine.show("/etc/fstab"),
             "",
-            f"the swap file {path} is on the root, and no swap file works in an overlay",
-            "'ephemeroot init' prints the commands that move it",
+            f"the swap file {path} is on the root, but overlays do not support swap files",
+            "run 'ephemeroot init' to print the commands that move it",
             warning=True,
         )
         for path in _swap_files(machine, mounted)
@@ -60,7 +60,7 @@ def advise(
 def _upgrades(place: Place, name: str) -> Problem:
     return Problem.at(
         place,
-        f"{name} installs upgrades by itself, into a layer that the next boot forgets",
+        f"{name} installs upgrades automatically, into a layer that the next boot forgets",
         "disable it; for upgrades run 'ephemeroot next-boot keep' and reboot into the installed "
         "root",
         warning=True,

@@ -77,8 +77,8 @@ def _elsewhere(roots: Roots, entry: Declared) -> Problem | None:
     return Problem.at(
         entry.place,
         reason,
-        f"the next boot uses {entry.path}{lost}; to change that, run 'ephemeroot base run' and "
-        "make the base as the live root is",
+        f"the next boot uses {entry.path}{lost}; to change that, change the base with 'ephemeroot "
+        "base run'",
         warning=True,
     )
 
@@ -108,7 +108,7 @@ def _wrong_type(roots: Roots, entry: Declared, homes: frozenset[str]) -> Problem
         if roots.kind(path, live=live) == wrong:
             return Problem.at(
                 entry.place,
-                f"{path} is declared as a {wanted}, and is a {found}{where}",
+                f"{path} is declared as a {wanted}, but it is a {found}{where}",
                 f"declare it in {'files' if entry.is_directory else 'directories'}",
             )
     return None
@@ -138,7 +138,7 @@ def _in_the_way(roots: Roots, entry: Declared) -> Problem | None:
     which = "live root" if roots.base is None else "base"
     return Problem.at(
         entry.place,
-        f"the {which} has a {what} at {entry.path}, which a link does not replace",
+        f"the {which} has a {what} at {entry.path}, and a link does not replace it",
         f'the boot binds it if the new root has it; set method = "bind", or remove the {what} '
         "from the base",
         warning=True,

@@ -66,7 +66,7 @@ class Refusals:
             return
         self._require_device(wiping)
         by_id = False
-        hint = "name it by subvol=: a root that is made anew has another id at each boot"
+        hint = "name it by subvol=: a fresh root has another id at each boot"
         for file, text in self.machine.command_lines:
             flags = facts.command_line(text).root_flags()
             if fstab.option(flags, "subvolid") is not None:
@@ -95,9 +95,9 @@ class Refusals:
             if word:
                 self._add(
                     Place(file, word.partition("=")[0]),
-                    f"{word}: another program decides what the root is, such a boot wipes nothing "
-                    "and binds nothing",
-                    f"take {word} off the kernel command line",
+                    f"{word}: another program chooses the root, such a boot neither wipes nor "
+                    "binds",
+                    f"remove {word} from the kernel command line",
                     warning=not word.startswith("ostree="),
                 )
 
@@ -108,9 +108,9 @@ class Refusals:
             volume = next((v for v in self.volumes if v.mount_point == point), None)
             if volume is None:
                 if self.config.complete:
-                    self._add(place, f"{point} is no volume", "declare it with [[volumes]]")
+                    self._add(place, f"{point} is not a volume", "declare it with [[volumes]]")
             elif not volume.persists or "ro" in volume.options:
-                self._add(place, f"nothing can be kept on {point}", "name another volume")
+                self._add(place, f"no layers can be kept on {point}", "name another volume")
             elif not volume.needed_for_boot:
                 self._add(place, f"{point} is not needed for boot", volume.how_to_need())
 
@@ -132,7 +132,7 @@ class Refusals:
                 self._add(
                     Place(file, "root"),
                     f"root={root} is booted: {reason}",
-                    "change root= before the next boot, or nothing will be made fresh",
+                    "change root= before the next boot; otherwise nothing is made fresh",
                     warning=True,
                 )
 
@@ -143,7 +143,7 @@ class Refusals:
             if wiping.device is None and line.root_device() is None:
                 self._add(
                     Place(file, "root"),
-                    "no root= names the device of the root",
+                    "root= does not name the device of the root",
                     f"set device in [root.{wiping.wiper}], or add root= to the command line",
                 )
 
@@ -167,7 +167,7 @@ class Refusals:
         if not fstab_lines(self.machine):
             self._add(
                 wiping.origin.place,
-                "nothing here says how the root is mounted",
+                "the mount options of the root are not known",
                 "boot it with root= and rootflags=subvol=NAME",
                 warning=True,
             )
@@ -181,14 +181,14 @@ class Refusals:
                 self._add(
                     wiping.origin.of("subvolume"),
                     f"{file} boots the subvolume {flag}, not {wiping.subvolume}",
-                    "make both the same, or leave subvolume out",
+                    "make both the same, or remove subvolume",
                 )
             device = line.root_device()
             if wiping.device and device and not volumes.same_device(wiping.device, device):
                 self._add(
                     wiping.origin.of("device"),
                     f"{file} boots {device}, not {wiping.device}",
-                    "make both the same, or leave device out",
+                    "make both the same, or remove device",
                     # The same device may have two names that cannot be compared here.
                     warning=self.machine.root != "/",
                 )
@@ -201,7 +201,8 @@ class Refusals:
             hint = usr.how_to_need()
         self._add(
             wiping.origin.place,
-            "the fresh root is empty and /usr is no volume needed for boot: nothing could boot",
+            "the fresh root is empty and /usr is not a volume needed for boot: such a root cannot "
+            "boot",
             hint,
         )
 
@@ -280,13 +281,14 @@ class Refusals:
                 self._add(
                     database,
                     f"the package database {path} persists, but /usr comes from the base",
-                    "both must be on one side: declare what is beside it, or make /usr a volume",
+                    "keep both together: declare only the directories beside it, or make /usr a "
+                    "volume",
                 )
             elif database is None and usr is not None:
                 self._add(
                     usr,
                     f"/usr persists, but the package database {path} does not",
-                    f"both must be on one side: declare {path}",
+                    f"keep both together: declare {path}",
                     warning=read_only,  # nothing can be installed there
                 )
 

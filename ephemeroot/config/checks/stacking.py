@@ -80,8 +80,8 @@ def _too_deep(entry: Declared, depth: int) -> Problem:
     return Problem.at(
         entry.place,
         f"{entry.path} is an overlay on an overlay, which is as deep as the kernel stacks them: no "
-        "container and no system extension can be mounted on top",
-        'set method = "bind" if one is to be',
+        "container and no system extension can be mounted above it",
+        'set method = "bind" if you need one',
         warning=True,
     )
 
@@ -98,15 +98,15 @@ def _check_volume(volume: Volume, root: Root, add: Callable[[str, str], None]) -
             # A layer that is inside of the root below it is refused as a lower one (ELOOP,
             # ovl_check_layer in fs/overlayfs/super.c): no old layer could be looked at.
             add(
-                f"{point} is inside of the root's own filesystem, which is below the layers: "
-                "an old layer in it cannot be mounted above it",
-                "leave volume out, for layers in memory, or name a volume on another filesystem",
+                f"{point} is inside of the root's own filesystem, which is below the layers: an "
+                "old layer there cannot be mounted",
+                "remove volume to keep layers in memory, or name a volume on another filesystem",
             )
         elif clean.is_below(whole or "", inside):
             add(
-                f"{point} is the root's own filesystem, which is below the layers: all of it could "
-                "be written to",
-                "leave volume out, for layers in memory, or name another volume",
+                f"{point} is the root's own filesystem, which is below the layers: its files would "
+                "be writable",
+                "remove volume to keep layers in memory, or name another volume",
             )
 
 
@@ -120,7 +120,7 @@ def _check_type(wiping: Wiping, machine: Machine, add: Callable[..., None]) -> N
         if not volumes.mounts_as(wanted, found):
             add(
                 wiping.origin.of("type"),
-                f"the root is a {found} ({where}), and type is {wanted}: it could not be mounted",
+                f"the root is a {found} ({where}), but type is {wanted}: it cannot be mounted",
                 f'set type = "{found}"',
             )
             return
@@ -131,7 +131,7 @@ def _types(machine: Machine) -> list[tuple[str, str]]:
     found = [(machine.show("/etc/fstab"), line.type) for line in fstab_lines(machine) if line.type]
     mount = machine.root_mount
     if machine.live and mount is not None and mount.source.startswith("/"):
-        found.insert(0, ("as it is mounted", mount.fstype))
+        found.insert(0, ("the mounted filesystem", mount.fstype))
     for file, text in machine.command_lines:
         found += [(file, value) for value in command_line(text).values("rootfstype")]
     return [(where, kind) for where, kind in found if kind not in ("auto", "none", "overlay")

@@ -48,7 +48,7 @@ class StoreRefusals:
             self._add(place, f"{reason} at every boot", "put it on a volume that is not")
         elif volume.is_volatile:
             reason = f"the store {store.path} is on {volume.mount_point}, a {volume.type}"
-            self._add(place, f"{reason}: nothing on it persists", "put it on a disk")
+            self._add(place, f"{reason}: no file on it persists", "put it on a disk")
         elif volume.is_ownerless:
             reason = f"the store {store.path} is on {volume.mount_point}, a {volume.type}"
             reason += ", which keeps neither owners nor modes"
@@ -58,7 +58,7 @@ class StoreRefusals:
             self._add(place, f"{reason} in the initramfs", volume.how_to_need())
         elif "ro" in volume.options:
             reason = f"the store {store.path} is on {volume.mount_point}, which is read-only"
-            self._add(place, f"{reason}: nothing can be stored in it", 'leave "ro" out')
+            self._add(place, f"{reason}: it cannot store files", 'remove "ro"')
         else:
             self._check_dataset(store, volume)
             self._check_location(store, volume)
@@ -79,7 +79,7 @@ class StoreRefusals:
         if not self.config.complete:
             return
         if any(clean.is_below(store.path, own) for own in volumes.KERNELS_OWN):
-            reason = f"the store {store.path} is in a place that every boot mounts anew"
+            reason = f"the store {store.path} is in a place that every boot mounts again"
         else:
             reason = f"the store {store.path} is on the root itself, which is wiped"
         self._add(
@@ -109,7 +109,7 @@ class StoreRefusals:
                 if clean.is_below(inside, path):
                     self._add(
                         store.origin.place,
-                        f"the store {store.path} lies inside {name}",
+                        f"the store {store.path} is inside {name}",
                         f"give it a subvolume of its own, beside {path}",
                     )
                 elif inside and clean.is_below(path, inside):
@@ -198,7 +198,7 @@ class StoreRefusals:
         self.problems.append(Problem.at(place, reason, hint, warning=warning))
 
 
-_NO_MARKER = "'ephemeroot apply' writes it"
+_NO_MARKER = "run 'ephemeroot apply' to write it"
 
 
 def no_marker(place: Place, store: str) -> Problem:

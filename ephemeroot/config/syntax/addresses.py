@@ -24,7 +24,7 @@ class Interface(Kind):
         if _MAC.fullmatch(text):
             return text.lower()
         if len(text.encode()) > _LONGEST or "/" in text or any(c.isspace() for c in text):
-            raise Mistake(f"{text!r} is no name of an interface", "'ip link' lists them")
+            raise Mistake(f"{text!r} is not the name of an interface", "'ip link' lists them")
         return text
 
     def schema(self) -> Schema:
@@ -40,17 +40,17 @@ class InterfaceAddresses(Patterns):
         try:
             address = ipaddress.ip_interface(text)
         except ValueError:
-            raise Mistake(f"{text!r} is no address", f"write {self.word}") from None
+            raise Mistake(f"{text!r} is not an address", f"write {self.word}") from None
         if "/" not in text:
             raise Mistake(
-                f"{text!r} does not say how large its network is",
-                f'write "{text}/{24 if address.version == 4 else 64}" if that is its length',
+                f"{text!r} has no prefix length",
+                f'write "{text}/{24 if address.version == 4 else 64}" if that is its prefix length',
             )
         _require_unicast(address.ip, text)
         network = address.network
         if network.num_addresses > 2 and address.ip == network.network_address:
             raise Mistake(
-                f"{text!r} is the address of the network, not of a machine in it",
+                f"{text!r} is the address of a network, not of a machine",
                 f'write this machine\'s own address, such as "{network[1]}/{network.prefixlen}"',
             )
         if address.version == 4 and network.num_addresses > 2:
@@ -93,18 +93,20 @@ class Gateways(Patterns):
     def parse(self, value: object) -> list[str]:
         found = super().parse(value)
         if len({ipaddress.ip_address(text).version for text in found}) < len(found):
-            raise Mistake("several default routers of one protocol", "name one of each")
+            raise Mistake(
+                "several default routers of one protocol", "name one router for each protocol"
+            )
         return found
 
     def item(self, text: str) -> str:
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
-            raise Mistake(f"{text!r} is no address of a router") from None
+            raise Mistake(f"{text!r} is not the address of a router") from None
         _require_unicast(address, text)
         if "%" in text:
             plain = text.partition("%")[0]
             raise Mistake(
-                f"{text!r} names an interface, which [network] does already", f'write "{plain}"'
+                f"{text!r} names an interface, but [network] names it already", f'write "{plain}"'
             )
         return str(address)

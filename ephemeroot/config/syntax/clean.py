@@ -29,7 +29,7 @@ def absolute(text: str) -> str:
     """
     _require_usable(text)
     if not text.startswith("/"):
-        raise Mistake(f"{text!r} is no absolute path", _why_relative(text))
+        raise Mistake(f"{text!r} is not an absolute path", _why_relative(text))
     path = "/" + "/".join(_components(text))
     require_length(path)
     return path
@@ -40,14 +40,14 @@ def below_home(text: str) -> str:
     _require_usable(text)
     if text.startswith("/"):
         raise Mistake(
-            f"{text!r} is absolute, a user's paths start at the home",
-            "leave out the home, or declare it outside of users",
+            f"{text!r} is absolute, but a user's paths are relative to the home",
+            "remove the home from the path, or declare it outside of users",
         )
     if text.startswith("~") or _VARIABLE.match(text):
         rest = text.partition("/")[2]
         raise Mistake(
-            f"{text!r} starts with a home that nothing here expands",
-            f"write {rest!r}" if rest else "a user's paths start at the home anyway",
+            f"{text!r} starts with a home directory, which is not expanded here",
+            f"write {rest!r}" if rest else "a user's paths are relative to the home",
         )
     path = "/".join(_components(text))
     if not path:
@@ -66,7 +66,7 @@ def inner(text: str) -> str:
     _require_usable(text)
     path = "/".join(_components(text))
     if not path:
-        raise Mistake(f"{text!r} is the top of the filesystem", "name something below it")
+        raise Mistake(f"{text!r} is the root directory", "name a path below it")
     require_length(path)
     return path
 
@@ -74,12 +74,14 @@ def inner(text: str) -> str:
 def require_length(path: str) -> None:
     """Raise ``Mistake`` if the kernel would refuse *path* as too long."""
     if len(_bytes(path)) > LONGEST_PATH:
-        raise Mistake(f"the path is longer than {LONGEST_PATH} bytes", "no program could open it")
+        raise Mistake(
+            f"the path is longer than {LONGEST_PATH} bytes", "no program can open a longer path"
+        )
     for name in path.split("/"):
         if len(_bytes(name)) > LONGEST_NAME:
             raise Mistake(
                 f"the name {name[:20]!r}… is longer than {LONGEST_NAME} bytes",
-                "no filesystem could hold it",
+                "no filesystem supports a longer name",
             )
 
 
@@ -91,13 +93,16 @@ def _require_usable(text: str) -> None:
     if text == "":
         raise Mistake("the path is empty", "write the path, or remove the entry")
     if "\0" in text:
-        raise Mistake("the path contains a NUL character", "no file name can contain one")
+        raise Mistake(
+            "the path contains a NUL character",
+            "remove it: no file name can contain a NUL character",
+        )
 
 
 def _components(text: str) -> list[str]:
     names = [name for name in text.split("/") if name not in ("", ".")]
     if ".." in names:
-        raise Mistake(f"{text!r} contains '..'", "write the path that it leads to")
+        raise Mistake(f"{text!r} contains '..'", "write the resulting path without '..'")
     return names
 
 
@@ -108,7 +113,7 @@ def _why_relative(text: str) -> str:
 
 
 def is_below(path: str, ancestor: str) -> bool:
-    """Whether *path* is *ancestor* or lies below it; both clean and of the same sort."""
+    """Whether *path* is *ancestor* or is below it; both clean and of the same sort."""
     return ancestor in ("/", "", path) or path.startswith(f"{ancestor}/")
 
 
@@ -120,7 +125,7 @@ def is_system(path: str) -> bool:
 
 
 def components(path: str) -> tuple[str, ...]:
-    """A sort key that puts parents right before what lies below them."""
+    """A sort key that puts parents right before what is below them."""
     return tuple(path.strip("/").split("/")) if path != "/" else ()
 
 

@@ -128,11 +128,11 @@ class _Walk:
         for pattern in _STRINGS:
             if pattern.match(self.text, self.position):
                 return self._take(pattern)
-        raise AssertionError("the document was no valid TOML")
+        raise AssertionError("the document was not valid TOML")
 
     def _take(self, pattern: re.Pattern[str]) -> str:
         found = pattern.match(self.text, self.position)
-        assert found is not None, "the document was no valid TOML"
+        assert found is not None, "the document was not valid TOML"
         self.position = found.end()
         return found[0]
 

@@ -29,13 +29,13 @@ def parse(text: str, *, directory: bool) -> int:
     """Return the mode that *text* gives a new directory or file. Raises ``Mistake``."""
     if text.isascii() and text.isdigit():
         if not _OCTAL.fullmatch(text):
-            raise Mistake(f"{text!r} is no mode of three or four octal digits", _HINT)
+            raise Mistake(f"{text!r} is not a mode of three or four octal digits", _HINT)
         return int(text, 8)
     mode = DIRECTORY if directory else FILE
     for clause in text.split(","):
         found = _CLAUSE.fullmatch(clause)
         if found is None or not found[2] or (found[1] and found[2][-1].isdigit()):
-            raise Mistake(f"{text!r} is no mode", _HINT)
+            raise Mistake(f"{text!r} is not a mode", _HINT)
         affected = 0
         for who in found[1]:
             affected |= _WHO[who]

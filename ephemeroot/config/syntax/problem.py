@@ -89,7 +89,10 @@ class InvalidConfiguration(Misconfigured):
 
 
 def ordered(problems: Iterable[Problem]) -> list[Problem]:
-    """*problems* without repetitions, by file, then line, in the order they were found."""
+    """*problems* without repetitions: errors first, then by file and line, then as found."""
     unique = list(dict.fromkeys(problems))
     files = list(dict.fromkeys(problem.file for problem in unique))
-    return sorted(unique, key=lambda problem: (files.index(problem.file), problem.line or 0))
+    return sorted(
+        unique,
+        key=lambda problem: (problem.warning, files.index(problem.file), problem.line or 0),
+    )

@@ -27,7 +27,7 @@ class Seconds(Kind):
         else:
             text = self.text(value)
             if not self._SPAN.fullmatch(text):
-                raise Mistake(f"{text!r} is no time", f"must be {self.word}")
+                raise Mistake(f"{text!r} is not a time", f"must be {self.word}")
             seconds = sum(int(n) * self._UNITS[unit] for n, unit in self._PART.findall(text))
         if not 0 < seconds <= self.longest:
             raise Mistake(f"{value!r} is not between 1 second and a day")
@@ -40,7 +40,7 @@ class Seconds(Kind):
 class Patience(Seconds):
     """A time span for which something is waited for; 0 and ``infinity`` are without end."""
 
-    word = 'a time such as 90, "10s" or "2min"; 0 waits without end'
+    word = 'a time such as 90, "10s" or "2min"; 0 waits without limit'
 
     def parse(self, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -73,7 +73,7 @@ class Size(Kind):
             raise Mistake(f"{text!r} is not a size", f"must be {self.word}")
         size = int(found[1]) * 1024 ** (" KMGTPE".index(found[2]) if found[2] else 0)
         if size >= 1 << 63:
-            raise Mistake(f"{text!r} is more than any filesystem can have")
+            raise Mistake(f"{text!r} is larger than any filesystem")
         return size
 
     def schema(self) -> Schema:

@@ -151,9 +151,7 @@ class Options(Binding):
     )
     parent_directory: Permissions = field(
         default_factory=Permissions,
-        metadata=_key(
-            PARENT, "owner, group and mode of the directory it lies in, when that is created"
-        ),
+        metadata=_key(PARENT, "owner, group and mode of its directory, if that is created"),
     )
     store: str | None = field(
         default=None,
@@ -163,12 +161,14 @@ class Options(Binding):
         default=INITIAL[0],
         metadata=_key(
             kinds.Choice(INITIAL),
-            "where its first content comes from: the previous root, the fresh root, or nowhere",
+            "the source of its first content: the previous root, the fresh root, or none",
         ),
     )
     required: bool = field(
         default=False,
-        metadata=_key(kinds.Boolean(), "the boot fails if it does; never for users' entries"),
+        metadata=_key(
+            kinds.Boolean(), "a failure of this entry stops the boot; not for users' entries"
+        ),
     )
 
 
@@ -189,13 +189,13 @@ class FileOptions(Options):
         default=files.METHODS[0],
         metadata=_key(
             kinds.Choice((*files.METHODS, "copy")),
-            "how the root gets it; copy for what programs replace by rename",
+            "how the root gets it; use copy for files that programs replace by rename",
         ),
     )
     first_boot: bool = field(
         default=False,
         metadata=_key(
-            kinds.Boolean(), "only for /etc/machine-id: let systemd's first boot happen once"
+            kinds.Boolean(), "only for /etc/machine-id: let systemd do its first-boot setup once"
         ),
     )
 
@@ -213,8 +213,8 @@ USER = Table((
     Setting("home", kinds.AbsolutePath(), "the home, if it is not the one in passwd"),
     *keys(Binding),
     Setting("directories", _entry("directory", kinds.HomePath()),
-            "directories below the home that persist", ()),
-    Setting("files", _entry("file", kinds.HomePath()), "files below the home that persist",
+            "persistent directories in the home", ()),
+    Setting("files", _entry("file", kinds.HomePath()), "persistent files in the home",
             ()),
 ))  # fmt: skip
 
@@ -222,26 +222,27 @@ STORE = Table((
     Setting("enable", kinds.Boolean(), "false: as if the store were not declared", True),
     *keys(Binding),
     Setting("directories", _entry("directory", kinds.AbsolutePath()),
-            "directories that persist", ()),
-    Setting("files", _entry("file", kinds.AbsolutePath()), "files that persist", ()),
-    Setting("users", Named(kinds.Text(), USER), "what persists below users' homes"),
+            "persistent directories", ()),
+    Setting("files", _entry("file", kinds.AbsolutePath()), "persistent files", ()),
+    Setting("users", Named(kinds.Text(), USER), "persistent paths in users' homes"),
 ))  # fmt: skip
 
 VOLUME = Table((
     Setting("mount-point", kinds.AbsolutePath(), "where the volume is mounted", required=True),
-    Setting("device", kinds.Text(), "what is mounted, as mount(8) takes it", required=True),
+    Setting("device", kinds.Text(), "the device or share, as mount(8) takes it", required=True),
     Setting("type", kinds.Text(), "the filesystem's type", required=True),
     Setting("options", kinds.Options(), "mount options", ()),
     Setting("needed-for-boot", kinds.Boolean(), "mount it in the initramfs, before the wipe", True),
-    Setting("timeout", quantities.Patience(), "how long to wait for the device; 0 is without end",
+    Setting("timeout", quantities.Patience(), "how long to wait for the device; 0 waits without "
+                                              "limit",
             90),
 ))  # fmt: skip
 """Its key ``wipe`` depends on the wiper it names, see ``plugins.volume_table``."""
 
 ROOT = Table((
-    Setting("wiper", kinds.Text(), "what makes the root fresh", required=True),
+    Setting("wiper", kinds.Text(), "the wiper of the root", required=True),
     Setting("external-boot", kinds.Boolean(), "kernel and initramfs are loaded from elsewhere "
-            "(network, hypervisor): what lies in the root's /boot does not matter", False),
+            "(network, hypervisor): the root's /boot is not used", False),
 ))  # fmt: skip
 """Beside these, a table for each wiper."""
 
@@ -255,8 +256,8 @@ WHAT_TO_WIPE = (
 NETWORK = Table((
     Setting("interface", addresses.Interface(), "the interface, by name or MAC address",
             required=True),
-    Setting("address", addresses.InterfaceAddresses(), "its address with the length of its "
-            "network, or several", required=True),
+    Setting("address", addresses.InterfaceAddresses(), "its address with the prefix length, or "
+            "several", required=True),
     Setting("gateway", addresses.Gateways(), "the default router, or one for each protocol", ()),
 ))  # fmt: skip
 
@@ -269,21 +270,21 @@ ON_FAILURE = Table(tuple(
 ))  # fmt: skip
 
 MATCH = Table((
-    Setting("host-name", match.HostNames(), "host names (glob patterns), of which one must fit"),
+    Setting("host-name", match.HostNames(), "host names (glob patterns), of which one must match"),
     Setting("machine-id", match.MachineIds(), "machine ids, of which one must be this machine's"),
 ))  # fmt: skip
 
 TOP = Table((
-    Setting("seed-limit", quantities.Size(), "how much may be copied into a store for one newly "
-            "declared path while the machine boots; more is for 'ephemeroot adopt'", SEED_LIMIT),
-    Setting("on-failure", ON_FAILURE, "what happens when something fails"),
+    Setting("seed-limit", quantities.Size(), "limit for seeding one newly declared path during the "
+            "boot; use 'ephemeroot adopt' for larger paths", SEED_LIMIT),
+    Setting("on-failure", ON_FAILURE, "the reaction to failures"),
     Setting("on-package-change", kinds.Choice(("warn", "redirect", "both", "off")), "what happens "
             "when a package manager changes the running root: a line that says what the next boot "
             "forgets, a refusal (automatic upgrades are done in the base), the same change in the "
             "base, or nothing", "warn"),
-    Setting("network", NETWORK, "a static network for volumes that are on one, where nothing else "
-            "sets one up in the initramfs"),
+    Setting("network", NETWORK, "a static network for network volumes, if the initramfs does not "
+            "set it up otherwise"),
     Setting("volumes", Listed(VOLUME), "volumes beside those in /etc/fstab", ()),
-    Setting("persistence", Named(kinds.AbsolutePath(), STORE), "stores, and what persists in them"),
+    Setting("persistence", Named(kinds.AbsolutePath(), STORE), "stores and their persistent paths"),
 ))  # fmt: skip
 """Beside these, ``root``, and ``match`` in drop-ins."""

@@ -78,7 +78,7 @@ def _check(document: dict[str, Any]) -> None:
                 inner += value
             elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
                 raise SyntaxMistake(
-                    "has a number that does not fit into 64 bits", hint="write a smaller one"
+                    "has a number that does not fit into 64 bits", hint="write a smaller number"
                 )
         level = inner
     if level:
@@ -87,5 +87,7 @@ def _check(document: dict[str, Any]) -> None:
 
 def _too_deep(line: int | None = None) -> SyntaxMistake:
     return SyntaxMistake(
-        f"is nested more than {DEEPEST} levels deep", line, "'man ephemeroot.toml' has every table"
+        f"is nested more than {DEEPEST} levels deep",
+        line,
+        "'man ephemeroot.toml' describes every table",
     )

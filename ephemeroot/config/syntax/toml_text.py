@@ -10,7 +10,7 @@ _SHORT = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': 
 def quote(text: str) -> str:
     """*text* as a basic string, whatever characters are in it.
 
-    Raises ``UnicodeEncodeError`` for what is no text (a path that is no UTF-8): TOML has no
+    Raises ``UnicodeEncodeError`` for what is not a text (a path that is no UTF-8): TOML has no
     way to write it.
     """
     text.encode("utf-8")

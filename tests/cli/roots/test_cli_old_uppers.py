@@ -114,9 +114,9 @@ def test_restoring_from_an_old_upper(booted: Booted) -> None:
     assert (booted.root / "var/lib/app/data").stat().st_size == 5000
     assert (booted.root / "etc/installed").exists()
     gone = booted.call("roots", "restore", "/etc/installed", "--from", STEM)
-    assert gone.returncode == 2, "it was deleted there: a whiteout is no file"
+    assert gone.returncode == 2, "it was deleted there: a whiteout is not a file"
     below = booted.call("roots", "restore", "/usr/lib/os-release", "--from", STEM)
-    assert below.stdout == "all of it is there, just as it was\n"
+    assert below.stdout == "nothing to restore: all files are already identical\n"
 
 
 def test_mounting_an_old_upper(booted: Booted, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_foreign_layers_are_listed_as_foreign_and_never_touched(
     before = layers(folder / "old-uppers")
     (found,) = booted.json("roots", "list")["histories"]
     assert [(one["name"], one["kind"]) for one in found["entries"]] == [(STEM, "foreign")]
-    assert "not ours: never touched" in booted.call("roots", "list").stdout
+    assert "not made by ephemeroot: never touched" in booted.call("roots", "list").stdout
     assert booted.json("roots", "show", STEM)["kind"] == "foreign"
     for words in (
         ("roots", "diff", STEM), ("roots", "keep", STEM),

@@ -65,7 +65,7 @@ def test_show(machine: LivingMachine) -> None:
     assert content["size"] is None
     shown = machine.call("roots", "show", FIRST).stdout
     assert "quotas are off" in shown
-    assert "kept for ever     yes" in shown
+    assert "never pruned     yes" in shown
     subprocess.run(["btrfs", "quota", "enable", machine.disk.top], check=True)
     subprocess.run(["btrfs", "quota", "rescan", "-w", machine.disk.top], check=True)
     content = machine.json("roots", "show", FIRST)
@@ -142,15 +142,18 @@ def test_restore_a_file(machine: LivingMachine) -> None:
     acl = subprocess.run(["getfacl", "-cn", lost], capture_output=True, text=True).stdout
     assert "user:9:r--" in acl
     again = machine.call("roots", "restore", "/etc/lost", "--from", STEM)
-    assert (again.returncode, again.stdout) == (0, "all of it is there, just as it was\n")
+    assert (again.returncode, again.stdout) == (
+        0,
+        "nothing to restore: all files are already identical\n",
+    )
 
 
 def test_restore_a_directory_and_what_is_above(machine: LivingMachine) -> None:
     done = machine.call("roots", "restore", "/opt/app/data/", "/opt/app/link", "--from", STEM)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "make the directory /opt as it was",
-        "make the directory /opt/app as it was",
+        "restore the directory /opt",
+        "restore the directory /opt/app",
         "restore /opt/app/data",
         "restore /opt/app/link",
     ]
@@ -174,18 +177,18 @@ def test_what_is_there_is_left_alone(machine: LivingMachine) -> None:
     hostname.write_text("newer\n")
     done = machine.call("roots", "restore", "/etc/hostname", "--from", STEM)
     assert done.returncode == 1
-    assert "/etc/hostname is left alone: what is there now is newer" in done.stderr
+    assert "/etc/hostname is not restored: the present file is newer" in done.stderr
     assert "--overwrite" in done.stderr
     os.utime(hostname, (0, 0))
     done = machine.call("roots", "restore", "/etc", "--from", STEM, "--json")
     assert done.returncode == 10
     content = json.loads(done.stdout)
     assert content["changes"] == ["restore /etc/lost"]
-    kept = [{"path": "/etc/hostname", "reason": "what is there now differs"}]
+    kept = [{"path": "/etc/hostname", "reason": "the present file differs"}]
     assert content["kept"] == kept
     assert hostname.read_text() == "newer\n"
     done = machine.call("roots", "restore", "/etc/hostname", "--from", STEM, "--overwrite")
-    assert (done.returncode, done.stdout) == (0, "replace /etc/hostname by the old one\n")
+    assert (done.returncode, done.stdout) == (0, "replace /etc/hostname by the old version\n")
     assert hostname.read_text() == "old\n"
 
 
@@ -201,7 +204,7 @@ def test_no_directory_gives_way(machine: LivingMachine) -> None:
     assert "there is no directory now" in done.stderr
     done = machine.call("roots", "restore", "/opt/app/link", "--from", STEM)
     assert done.returncode == 1
-    assert "/opt is no directory" in done.stderr
+    assert "/opt is not a directory" in done.stderr
 
 
 def test_to_another_directory(machine: LivingMachine, tmp_path: Path) -> None:
@@ -222,15 +225,15 @@ def test_what_persists_is_said(machine: LivingMachine) -> None:
     (machine.root / "var/log/current").touch()
     done = machine.call("roots", "restore", "/srv/data/kept/x", "--from", STEM)
     assert done.returncode == 2
-    assert "/srv/data/kept persists: what it has is in /persistent" in done.stderr
+    assert "/srv/data/kept persists: its content is in /persistent" in done.stderr
     # Below the bind of a boot-complete root there was something.
     old = machine.disk.top / "old_roots" / FIRST
     (old / "var/log/hidden").touch()
     done = machine.call("roots", "restore", "/var", "--from", STEM)
-    assert done.stdout == "all of it is there, just as it was\n"
+    assert done.stdout == "nothing to restore: all files are already identical\n"
     done = machine.call("roots", "restore", "/var/log/hidden", "--from", STEM)
     assert done.returncode == 0
-    assert "/var/log persists in /persistent: what is restored there stays" in done.stderr
+    assert "/var/log persists in /persistent: restored files survive the next boot" in done.stderr
     assert (machine.disk.top / "store/var/log/hidden").exists()
 
 

@@ -177,7 +177,7 @@ def test_it_asks_before_it_destroys(installed: Installed, answer: str, gone: boo
     finally:
         os.close(ours)
         os.close(theirs)
-    assert "Delete 1 old root for good?" in done.stderr
+    assert "Delete 1 old root permanently?" in done.stderr
     assert done.returncode == (0 if gone else 1), done.stderr
     assert (LAST[0] not in installed.old()) == gone
 
@@ -267,7 +267,7 @@ def status(installed: Installed) -> Any:
 
 
 def test_next_boot(installed: Installed) -> None:
-    assert "nothing is asked" in installed.call("next-boot").stdout
+    assert "no request" in installed.call("next-boot").stdout
     assert installed.call("next-boot", "keep", "--dry-run").returncode == 0
     assert not installed.request.exists()
     assert installed.call("next-boot", "keep").returncode == 0
@@ -299,7 +299,7 @@ def test_a_request_needs_its_store(installed: Installed) -> None:
     (installed.root / "persistent/.ephemeroot-store").unlink()
     done = installed.call("next-boot", "keep")
     assert done.returncode == 1
-    assert "is its volume mounted?" in done.stderr
+    assert "check that its volume is mounted" in done.stderr
     assert not installed.request.exists()
 
 

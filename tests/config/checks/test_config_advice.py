@@ -115,5 +115,5 @@ def test_no_store_at_all(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT)
     (problem,) = tree.problems()
     assert problem.warning
-    assert "nothing survives a boot" in problem.reason
+    assert "no file survives a boot" in problem.reason
     assert DEVICE not in problem.reason

@@ -30,17 +30,17 @@ def declare(tree: MachineTree, directories: str = "", files: str = "", more: str
         ('"/srv", "/srv/"', "", "/srv is declared twice"),
         ("", '"/etc/x", "/etc//x"', "/etc/x is declared twice"),
         ('"/srv/x"', '"/srv/x"', "/srv/x is declared as a file here and as a directory elsewhere"),
-        ("", '"/etc/x", "/etc/x/y"', "/etc/x/y lies below the file /etc/x"),
-        ('"/etc/x/y/z"', '"/etc/x"', "/etc/x/y/z lies below the file /etc/x"),
+        ("", '"/etc/x", "/etc/x/y"', "/etc/x/y is below the file /etc/x"),
+        ('"/etc/x/y/z"', '"/etc/x"', "/etc/x/y/z is below the file /etc/x"),
         ('{ directory = "/a", method = "symlink" }, "/a/b"', "", "which is a link into the store"),
-        ('"/persistent/x"', "", "/persistent/x lies inside the store /persistent"),
-        ('"/persistent"', "", "/persistent lies inside the store /persistent"),
-        ('"/"', "", "/ itself cannot persist"),
-        ('"/run/x"', "", "/run/x is below /run, which every boot mounts anew"),
+        ('"/persistent/x"', "", "/persistent/x is inside the store /persistent"),
+        ('"/persistent"', "", "/persistent is inside the store /persistent"),
+        ('"/"', "", "/ cannot be a persistent path"),
+        ('"/run/x"', "", "/run/x is below /run, which every boot mounts again"),
         ("", '"/proc/sys"', "/proc/sys is below /proc"),
         ('{ directory = "/a/b", parent-directory = { mode = "0700" } }',
          '{ file = "/a/c", parent-directory = { mode = "0711" } }',
-         "/a is wanted differently by another entry's parent-directory"),
+         "/a has other attributes in another entry's parent-directory"),
         ('"/a", { directory = "/a/b", parent-directory = { mode = "0700" } }', "",
          "/a is declared itself, so parent-directory has no effect"),
     ],
@@ -83,7 +83,7 @@ def test_one_place_in_the_store_claimed_twice(tree: MachineTree) -> None:
     declare(
         tree, '{ directory = "/b", store = "/persistent/nested" }', '"/nested/b"', more=NESTED
     )  # fmt: skip
-    assert "claims /persistent/nested/b, which /b claims already" in tree.complaint()
+    assert "uses /persistent/nested/b, which /b uses already" in tree.complaint()
 
 
 def test_a_directory_that_contains_a_store(tree: MachineTree) -> None:
@@ -113,7 +113,7 @@ def test_what_is_on_a_volume_persists_anyway(tree: MachineTree) -> None:
     declare(tree, '"/srv/x"', more=srv)
     (problem,) = tree.problems()
     assert problem.warning
-    assert "/srv/x is on the volume /srv, which persists anyway" in problem.reason
+    assert "/srv/x is on the volume /srv, which is persistent anyway" in problem.reason
 
 
 @pytest.mark.parametrize("path", ["/home", "/home/talyz/x"])

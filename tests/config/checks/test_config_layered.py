@@ -66,7 +66,7 @@ def refusals(root: Path, files: dict[str, str], configuration: str = OVERLAY) ->
 @pytest.mark.parametrize("name", UPGRADERS)
 def test_names_a_program_that_installs_upgrades_by_itself(tmp_path: Path, name: str) -> None:
     said = warnings(tmp_path, {name: UPGRADERS[name]})
-    assert "installs upgrades by itself, into a layer that the next boot forgets" in said
+    assert "installs upgrades automatically, into a layer that the next boot forgets" in said
     assert "ephemeroot next-boot keep" in said
 
 

@@ -29,7 +29,7 @@ def warnings(tree: MachineTree) -> list[str]:
 def test_a_directory_that_is_a_file(tree: MachineTree, method: str) -> None:
     tree.write("etc/tool.conf", "settings")
     declare(tree, f'{{ directory = "/etc/tool.conf", method = "{method}" }}')
-    expected = "/etc/tool.conf is declared as a directory, and is a file (declare it in files)"
+    expected = "/etc/tool.conf is declared as a directory, but it is a file (declare it in files)"
     assert tree.complaint() == expected
 
 
@@ -37,7 +37,7 @@ def test_a_directory_that_is_a_file(tree: MachineTree, method: str) -> None:
 def test_a_file_that_is_a_directory(tree: MachineTree, method: str) -> None:
     (tree.path / "etc/net").mkdir()
     declare(tree, files=f'{{ file = "/etc/net", method = "{method}" }}')
-    expected = "/etc/net is declared as a file, and is a directory (declare it in directories)"
+    expected = "/etc/net is declared as a file, but it is a directory (declare it in directories)"
     assert tree.complaint() == expected
 
 
@@ -72,5 +72,5 @@ def test_a_link_where_the_root_has_something_is_bound(tree: MachineTree, kind: s
         tree.write("srv/tool", "settings")
         declare(tree, files='{ file = "/srv/tool", method = "symlink" }')
     assert tree.errors() == []
-    reason = f"the live root has a {kind} at /srv/tool, which a link does not replace"
+    reason = f"the live root has a {kind} at /srv/tool, and a link does not replace it"
     assert any(reason in text for text in warnings(tree))

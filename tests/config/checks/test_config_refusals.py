@@ -22,7 +22,7 @@ def tree(tmp_path: Path) -> MachineTree:
 
 def test_an_empty_root_without_a_volume_for_usr(tree: MachineTree) -> None:
     tree.write(MAIN, EMPTY)
-    assert "the fresh root is empty and /usr is no volume needed for boot" in tree.complaint()
+    assert "the fresh root is empty and /usr is not a volume needed for boot" in tree.complaint()
     assert "add a volume for /usr, or set base" in tree.complaint()
     tree.write(MAIN, EMPTY + USR)
     assert tree.errors() == []
@@ -154,7 +154,7 @@ def test_a_root_that_nothing_tells_about_is_worth_a_warning(tree: MachineTree) -
     tree.write("etc/fstab", "")
     (problem,) = tree.problems()
     assert problem.warning
-    assert "nothing here says how the root is mounted" in problem.reason
+    assert "the mount options of the root are not known" in problem.reason
 
 
 def test_another_root_than_the_one_that_is_booted(tree: MachineTree) -> None:
@@ -173,8 +173,8 @@ def test_another_root_than_the_one_that_is_booted(tree: MachineTree) -> None:
 @pytest.mark.parametrize(
     ("old_roots", "complaint"),
     [
-        ("root/old", "old-roots (root/old) lies inside root, which is wiped"),
-        ("root", "old-roots (root) lies inside root, which is wiped"),
+        ("root/old", "old-roots (root/old) is inside root, which is wiped"),
+        ("root", "old-roots (root) is inside root, which is wiped"),
     ],
 )
 def test_old_roots_inside_the_root(tree: MachineTree, old_roots: str, complaint: str) -> None:
@@ -185,7 +185,7 @@ def test_old_roots_inside_the_root(tree: MachineTree, old_roots: str, complaint:
 def test_the_root_inside_old_roots(tree: MachineTree) -> None:
     tree.write("etc/fstab", f"{DEVICE} / btrfs subvol=old/root 0 0\n")
     tree.write(MAIN, SOUND.replace("[root.btrfs]", '[root.btrfs]\nold-roots = "old"'))
-    assert "old/root, which is wiped, lies inside old-roots (old)" in tree.complaint()
+    assert "old/root, which is wiped, is inside old-roots (old)" in tree.complaint()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_the_root_inside_old_roots(tree: MachineTree) -> None:
 )
 def test_a_store_inside_what_is_wiped(tree: MachineTree, subvolume: str, where: str) -> None:
     tree.write(MAIN, SOUND.replace("subvol=persistent", f"subvol={subvolume}"))
-    assert f"the store /persistent lies inside {where}" in tree.complaint()
+    assert f"the store /persistent is inside {where}" in tree.complaint()
 
 
 def test_a_store_inside_the_root_through_the_top_level(tree: MachineTree) -> None:
@@ -208,7 +208,7 @@ def test_a_store_inside_the_root_through_the_top_level(tree: MachineTree) -> Non
     tree.write(MAIN, ROOT + VOLUME.replace("/persistent", "/top").replace("subvol=top", "subvol=/")
                .replace('"subvol=persistent"', '"subvolid=5"')
                + STORE.replace("/persistent", "/top/root/data"))  # fmt: skip
-    assert "lies inside the subvolume root of the root" in tree.complaint()
+    assert "is inside the subvolume root of the root" in tree.complaint()
 
 
 def test_a_store_of_the_same_name_on_another_filesystem(tree: MachineTree) -> None:
@@ -221,7 +221,7 @@ def test_a_store_of_the_same_name_on_another_filesystem(tree: MachineTree) -> No
     ("store", "complaint"),
     [
         ("/srv/store", "the store /srv/store is on the root itself, which is wiped"),
-        ("/run/store", "is in a place that every boot mounts anew"),
+        ("/run/store", "is in a place that every boot mounts again"),
         ("/", "/ cannot be a store"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_store_on_the_root(tree: MachineTree, store: str, complaint: str) -> N
 
 def test_a_store_on_a_tmpfs(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('type = "btrfs"', 'type = "tmpfs"'))
-    assert "a tmpfs: nothing on it persists" in tree.complaint()
+    assert "a tmpfs: no file on it persists" in tree.complaint()
 
 
 def test_a_store_on_what_keeps_no_owners(tree: MachineTree) -> None:
@@ -249,7 +249,7 @@ def test_a_store_in_the_old_roots_of_another_volume(tree: MachineTree) -> None:
     home = VOLUME.replace('"/persistent"', '"/home"').replace("subvol=persistent", "subvol=home")
     wipe = 'wipe = { wiper = "btrfs", old-roots = "persistent" }\n'
     tree.write(MAIN, ROOT + VOLUME + home + wipe + STORE)
-    assert "lies inside old-roots (persistent) of /home" in tree.complaint()
+    assert "is inside old-roots (persistent) of /home" in tree.complaint()
 
 
 def test_a_required_entry_of_a_user(tree: MachineTree) -> None:
@@ -270,7 +270,7 @@ def test_a_missing_marker_is_worth_a_warning(tree: MachineTree) -> None:
     (tree.path / "persistent/.ephemeroot-store").unlink()
     (problem,) = tree.problems()
     assert problem.warning
-    assert problem.hint == "'ephemeroot apply' writes it"
+    assert problem.hint == "run 'ephemeroot apply' to write it"
 
 
 HOME = VOLUME.replace('"/persistent"', '"/home"').replace("subvol=persistent", "subvol=home")
@@ -280,7 +280,7 @@ HOME = VOLUME.replace('"/persistent"', '"/home"').replace("subvol=persistent", "
     ("wipe", "complaint"),
     [
         ('wiper = "btrfs"', "old-roots (old_roots) is also that of the root"),
-        ('wiper = "btrfs", old-roots = "root/old"', "lie in one another"),
+        ('wiper = "btrfs", old-roots = "root/old"', "overlap"),
         ('wiper = "btrfs", old-roots = "root-base/old"', "and base (root-base) of the root"),
         ('wiper = "btrfs", old-roots = "old", base = "old_roots/x"', "old-roots (old_roots) of"),
     ],

@@ -169,7 +169,7 @@ def test_fresh_volumes_for_etc_and_var_begin_empty_which_is_said(tmp_path: Path,
         tree.write("etc/fstab", f"{DEVICE} / btrfs subvol=root 0 0\n{lines}")
     tree.write("var/lib/dpkg/status", "")
     told = "\n".join(p.reason for p in tree.problems())
-    assert "/etc/passwd does not persist: nobody can log in" in told
+    assert "/etc/passwd does not persist: no user can log in" in told
     assert "the package database /var/lib/dpkg is on /var, which is empty after each boot" in told
     assert all(problem.warning for problem in tree.problems())
 
@@ -185,13 +185,13 @@ def test_users_of_whose_home_nothing_stays_are_named(tmp_path: Path) -> None:
         'options = ["subvol=home"]\nwipe = { wiper = "btrfs", old-roots = "old_homes" }\n'
     )
     tree = MachineTree(tmp_path, ROOT + VOLUME + wiped + STORE)
-    (warning,) = [p for p in tree.problems() if "nothing is declared in the home" in p.reason]
+    (warning,) = [p for p in tree.problems() if "no path is declared in the home" in p.reason]
     assert warning.warning
     assert "talyz" in warning.reason
     assert "ada" not in warning.reason, "her home is elsewhere"
     users = '[persistence."/persistent".users.talyz]\ndirectories = ["Documents"]\n'
     tree = MachineTree(tmp_path / "b", ROOT + VOLUME + wiped + STORE + users)
-    assert not [p for p in tree.problems() if "nothing is declared in the home" in p.reason]
+    assert not [p for p in tree.problems() if "no path is declared in the home" in p.reason]
 
 
 def test_overlay_on_an_overlay_root_is_a_warning(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,11 @@ def test_a_file_that_is_no_use_is_reported_by_check(
     path.unlink(missing_ok=True)
     DAMAGES[damage](path, FILES[name].encode())
     assert cli.main(["check", "--root", str(tree.path)]) == 2
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
-    assert any(str(path) in line and line.endswith(")") for line in lines), lines
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("error: ") and str(path) in line and following.startswith("  hint: ")
+        for line, following in pairwise(lines)
+    ), lines
     if path.is_fifo():
         path.unlink()
 

@@ -43,10 +43,10 @@ def test_whatever_is_accepted_is_a_path_for_the_plan(text: str) -> None:
     ("text", "reason"),
     [
         ("", "empty"),
-        ("var/log", "no absolute path"),
-        ("./var", "no absolute path"),
-        ("~/Downloads", "no absolute path"),
-        ("$HOME/Downloads", "no absolute path"),
+        ("var/log", "not an absolute path"),
+        ("./var", "not an absolute path"),
+        ("~/Downloads", "not an absolute path"),
+        ("$HOME/Downloads", "not an absolute path"),
         ("/var/../etc", "contains '..'"),
         ("/..", "contains '..'"),
         ("/a\0b", "NUL"),
@@ -69,13 +69,13 @@ def test_odd_but_good_paths(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason", "hint"),
     [
-        ("/home/talyz/x", "is absolute", "leave out the home"),
-        ("~/.ssh", "home that nothing here expands", "write '.ssh'"),
-        ("$HOME/.ssh", "home that nothing here expands", "write '.ssh'"),
-        ("${HOME}/.ssh", "home that nothing here expands", "write '.ssh'"),
-        ("~", "home that nothing here expands", "start at the home"),
+        ("/home/talyz/x", "is absolute", "remove the home"),
+        ("~/.ssh", "home directory, which is not expanded", "write '.ssh'"),
+        ("$HOME/.ssh", "home directory, which is not expanded", "write '.ssh'"),
+        ("${HOME}/.ssh", "home directory, which is not expanded", "write '.ssh'"),
+        ("~", "home directory, which is not expanded", "relative to the home"),
         (".", "is the home itself", "declare the home's path"),
-        ("../x", "contains '..'", "write the path"),
+        ("../x", "contains '..'", "write the resulting path"),
         ("", "is empty", "write the path"),
     ],
 )
@@ -119,7 +119,7 @@ def test_unit_names_are_names_for_the_plan(names: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["", "a--b", "\\x", "\\xzz", "a\\x2", "-a", "a b", "\\x61"])
 def test_other_names_are_no_escaped_paths(name: str) -> None:
-    with pytest.raises(ValueError, match="is no escaped path"):
+    with pytest.raises(ValueError, match="is not an escaped path"):
         units.unescape_path(name)
 
 

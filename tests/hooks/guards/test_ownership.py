@@ -110,8 +110,8 @@ def test_plan_of_an_earlier_version_names_the_command_to_run(
     disk.identity = {}
     assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
     assert not (disk.top / "@/work").exists()
-    (line,) = [one for one in capfd.readouterr().err.splitlines() if "names no root" in one]
-    assert "@, which the kernel command line names" in line
+    (line,) = [one for one in capfd.readouterr().err.splitlines() if "does not name a root" in one]
+    assert "@ from the kernel command line" in line
     assert "run 'ephemeroot apply'" in line
 
 

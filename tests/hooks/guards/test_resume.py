@@ -53,13 +53,13 @@ def test_a_named_device_that_is_absent_refuses() -> None:
 def test_a_name_that_is_no_device_refuses(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="cannot tell"):
         resume.require_none_pending(CommandLine(f"resume={tmp_path}"))
-    with pytest.raises(Refused, match="names no device"):
+    with pytest.raises(Refused, match="does not name a device"):
         resume.require_none_pending(CommandLine("resume=nonsense"))
 
 
 def test_an_offset_that_is_no_number_refuses(tmp_path: Path) -> None:
     device = swap(tmp_path / "swap", b"SWAPSPACE2")
-    with pytest.raises(Refused, match="no number"):
+    with pytest.raises(Refused, match="not a number"):
         resume.require_none_pending(CommandLine(f"resume={device} resume_offset=x"))
 
 

@@ -1,4 +1,4 @@
-"""The type of a declared path is part of its value: a link stays a link, a directory is no file."""
+"""The type of a declared path is part of its value: a link stays a link, a file a file."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_a_second_run_changes_nothing(boot: Boot) -> None:
     boot.persist(parent("/opt"), overlay("/opt/app"))
     boot.next_boot(wiped=False)
     boot.persist(parent("/opt"), overlay("/opt/app"))
-    assert boot.results()[-1] == "was mounted"
+    assert boot.results()[-1] == "already mounted"
 
 
 @pytest.mark.parametrize(

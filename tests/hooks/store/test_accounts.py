@@ -53,7 +53,7 @@ def test_two_names_never_share_a_number() -> None:
     assert content == mine[PASSWD]
     assert added == []
     assert merger.merge(SHADOW)[0] == STORE[SHADOW]
-    assert merger.conflicts == ["user sql, whose number 990 another user has"]
+    assert merger.conflicts == ["user sql: another user has its id 990"]
 
 
 @pytest.mark.parametrize("number", [b"991", b"100"])
@@ -67,7 +67,9 @@ def test_no_user_of_a_base_gets_another_group_of_the_store(number: bytes) -> Non
     assert b"sql:x:990" in after(STORE | same, base)[PASSWD]
     merger = Merger(STORE | other, base)
     assert merger.merge(PASSWD)[0] == STORE[PASSWD]
-    assert f"user sql, whose group number {number.decode()} another group has" in merger.conflicts
+    assert (
+        f"user sql: its primary group {number.decode()} is another group here" in merger.conflicts
+    )
 
 
 def test_only_shadow_is_the_stores() -> None:

@@ -24,19 +24,20 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "another has the number": (
         "root:x:0:0::/:/bin/sh\nwww:x:120:130::/:/bin/false\nsvc:x:121:130::/:/bin/false\n",
         GROUPS,
-        ["the user 120, which was svc and is www"],
+        ["the user 120, whose name was svc and is now www"],
     ),
     "another group": (OLD, "root:x:0:\nwww:x:130:\nsvc:x:131:\n",
-                      ["the group 130, which was svc and is www"]),
+                      ["the group 130, whose name was svc and is now www"]),
     "both": (
         "root:x:0:0::/:/bin/sh\nwww:x:120:130::/:/bin/false\nsvc:x:121:131::/:/bin/false\n",
         "root:x:0:\nwww:x:130:\nsvc:x:131:\n",
-        ["the user 120, which was svc and is www", "the group 130, which was svc and is www"],
+        ["the user 120, whose name was svc and is now www",
+         "the group 130, whose name was svc and is now www"],
     ),
     "a second name for the number": (OLD + "www:x:120:130::/:/bin/false\n", GROUPS, []),
     "gone, and another has it": (
         "root:x:0:0::/:/bin/sh\nwww:x:120:130::/:/bin/false\n", GROUPS,
-        ["the user 120, which was svc and is www"],
+        ["the user 120, whose name was svc and is now www"],
     ),
     "gone": ("root:x:0:0::/:/bin/sh\n", GROUPS, []),
 }  # fmt: skip

@@ -373,7 +373,7 @@ def test_a_received_root_is_never_made_writable(disk: Disk) -> None:
         (entry,) = history.entries()
         assert (entry.label, entry.kind) == ("2026-11-23T12-00-00Z.keep", "retired")
 
-    # It stays where it is, and is no leftover to recover each time.
+    # It stays where it is, and is not a leftover to recover each time.
     site.live()
     outcome = site.rotate(NOON + DAY)
     assert (outcome.recovered, outcome.problems) == ([], [])
@@ -527,7 +527,7 @@ def test_new_old_roots_are_roots_alone(site: Site) -> None:
 )  # fmt: skip
 def test_paths_in_one_another_are_refused(site: Site, key: str, value: str) -> None:
     site.settings[key] = site.name if value == "." else f"{site.name}/{value}"
-    refused(site, "in one another")
+    refused(site, "overlap")
 
 
 @pytest.mark.parametrize("subvolume", [None, "", "/"])
@@ -763,7 +763,7 @@ def test_a_device_without_btrfs_is_refused(site: Site, tmp_path: Path) -> None:
     with loop_device(tmp_path / "empty", 16) as loop:
         boot = site.boot()
         boot.device = loop
-        with pytest.raises(Refused, match="holds no btrfs"):
+        with pytest.raises(Refused, match="is not a btrfs filesystem"):
             Btrfs(site.settings).wipe(boot)
 
 

@@ -35,7 +35,7 @@ def test_a_root_that_lacks_a_mirror_is_wiped_and_its_store_mounted(
         # Without a name the default subvolume is looked for before the stores are.
         code = 73 if named else 10
         assert disk.stage("wipe", f"root={one} rootflags={flags}") == code
-        assert f"device 2 of 2 is missing, visible is {one}" in disk.problems("wipe")
+        assert f"device 2 of 2 is missing, found: {one}" in disk.problems("wipe")
         assert "degraded" in disk.problems("wipe")
         disk.next_boot()
         line = f"root={one} rootflags={flags},degraded"

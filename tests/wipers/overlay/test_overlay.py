@@ -304,12 +304,12 @@ def test_a_folder_that_is_somebody_elses(machine: Machine) -> None:
     elsewhere = machine.base / "elsewhere"
     elsewhere.mkdir()
     machine.folder.symlink_to(elsewhere)
-    with pytest.raises(Refused, match="is no directory"):
+    with pytest.raises(Refused, match="is not a directory"):
         machine.wipe()
     machine.folder.unlink()
     machine.folder.mkdir()
     machine.folder.chmod(0o777)
-    with pytest.raises(Refused, match="can be written to by others"):
+    with pytest.raises(Refused, match="is writable by other users"):
         machine.wipe()
     assert list(elsewhere.iterdir()) == list(machine.folder.iterdir()) == []
     machine.assert_nothing_mounted()
@@ -385,7 +385,7 @@ def test_it_needs_no_volume_for_usr(tree: MachineTree) -> None:
     wipe = next(o for o in tree.plan().wipe if isinstance(o, Wipe))
     assert wipe.describe() == (
         "make / fresh: a new overlay over the device of root=, read-only, with a layer on "
-        "/persistent, old ones stay for 30 days, the last 5 whatever their age"
+        "/persistent, old layers are kept for 30 days, the last 5 whatever their age"
     )
     configure(tree, "")
     wipe = next(o for o in tree.plan().wipe if isinstance(o, Wipe))
@@ -395,12 +395,12 @@ def test_it_needs_no_volume_for_usr(tree: MachineTree) -> None:
 @pytest.mark.parametrize(
     ("lines", "volume", "complaint"),
     [
-        ('volume = "/data"', VOLUME, "/data is no volume"),
-        ('volume = "data"', VOLUME, "is no absolute path"),
+        ('volume = "/data"', VOLUME, "/data is not a volume"),
+        ('volume = "data"', VOLUME, "is not an absolute path"),
         ('volume = "/tmp"', VOLUME + '[[volumes]]\nmount-point = "/tmp"\ndevice = "t"\n'
-         'type = "tmpfs"\n', "nothing can be kept on /tmp"),
+         'type = "tmpfs"\n', "no layers can be kept on /tmp"),
         ('volume = "/mnt"', VOLUME + '[[volumes]]\nmount-point = "/mnt"\ndevice = "LABEL=x"\n'
-         'type = "ext4"\noptions = ["ro"]\n', "nothing can be kept on /mnt"),
+         'type = "ext4"\noptions = ["ro"]\n', "no layers can be kept on /mnt"),
         ('volume = "/persistent"\nsize = "1G"', VOLUME, "for a layer in memory"),
     ],
 )  # fmt: skip

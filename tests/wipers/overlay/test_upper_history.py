@@ -67,7 +67,7 @@ def test_what_is_there(machine: Machine) -> None:
         assert facts.exclusive >= 4096
         with pytest.raises(Misconfigured):
             history.find("2020-01-01T00-00-00Z")
-        with pytest.raises(EphemerootError, match="left alone"):
+        with pytest.raises(EphemerootError, match="not touched"):
             history.mount(history.find("notes"))
         with pytest.raises(Locked):
             machine.history().__enter__()

@@ -76,18 +76,18 @@ def test_a_sound_configuration(tree: MachineTree, text: str) -> None:
     [
         ('mode = "sideways"', '\'sideways\' is unknown ("rollback" or "rotate")'),
         ('mode = "rotate"', "must be named to rotate"),
-        ('base = "tank/ROOT/base"', "means nothing for a rollback"),
-        ('min-free = "10%"', "means nothing for a rollback"),
-        ('snapshot = "tank/ROOT/debian@blank"', "is no snapshot's name"),
-        ('mode = "rotate"\nbase = "tank/ROOT/debian/base"', "lies in the root (tank/ROOT/debian)"),
-        ('mode = "rotate"\nbase = "tank"', "lies in the base (tank)"),
+        ('base = "tank/ROOT/base"', "has no effect on a rollback"),
+        ('min-free = "10%"', "has no effect on a rollback"),
+        ('snapshot = "tank/ROOT/debian@blank"', "is not the name of a snapshot"),
+        ('mode = "rotate"\nbase = "tank/ROOT/debian/base"', "is in the root (tank/ROOT/debian)"),
+        ('mode = "rotate"\nbase = "tank"', "is in the base (tank)"),
         ('mode = "rotate"\nbase = "other/base"', "are in different pools"),
         (
             'mode = "rotate"\nbase = "tank/old/base"\nold-roots = "tank/old"',
-            "the base (tank/old/base) lies in old-roots (tank/old)",
+            "the base (tank/old/base) is in old-roots (tank/old)",
         ),
         ('mode = "rotate"\nbase = "tank/base@blank"', "is a snapshot or a bookmark"),
-        ('mode = "rotate"\nbase = "/tank/base"', "is no dataset"),
+        ('mode = "rotate"\nbase = "/tank/base"', "is not a dataset"),
     ],
 )
 def test_a_mistake_in_the_table(tree: MachineTree, line: str, said: str) -> None:
@@ -105,14 +105,14 @@ def test_a_root_that_is_a_pool_cannot_be_rotated(tree: MachineTree) -> None:
 @pytest.mark.parametrize(
     ("text", "device", "refused"),
     [
-        (SOUND, "tank/ROOT/debian", "tank/ROOT/debian is what is made fresh"),
+        (SOUND, "tank/ROOT/debian", "tank/ROOT/debian is the dataset that is made fresh"),
         (SOUND, "tank/ROOT/debian/store", ""),
-        (ROTATED, "tank/ROOT/debian/store", "lies in the root (tank/ROOT/debian)"),
+        (ROTATED, "tank/ROOT/debian/store", "is in the root (tank/ROOT/debian)"),
         (ROTATED, "tank/ROOT/debian-2/store", ""),
         (
             ROTATED.replace("base =", 'old-roots = "tank/old"\nbase ='),
             "tank/old/store",
-            "lies in old-roots (tank/old)",
+            "is in old-roots (tank/old)",
         ),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_store_that_would_go_with_the_root(
 def test_a_root_that_only_the_command_line_names(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('dataset = "tank/ROOT/debian"\n', ""))
     tree.write("etc/kernel/cmdline", "root=zfs:tank/persistent ro\n")
-    assert "tank/persistent is what is made fresh" in tree.complaint()
+    assert "tank/persistent is the dataset that is made fresh" in tree.complaint()
 
 
 def test_a_volume_is_rolled_back_by_its_own_name(tree: MachineTree) -> None:
@@ -277,7 +277,7 @@ def test_a_store_on_zfs_that_cannot_be_mounted(tmp_path: Path) -> None:
 def test_a_dataset_that_somebody_else_mounted() -> None:
     line = "36 35 0:40 / /run/p rw - zfs tank/the\\040other rw"
     volume = MountVolume(mount_point="/p", name="p", device="tank/p", type="zfs")
-    with pytest.raises(StoreMissing, match="is the dataset tank/the other, declared is tank/p"):
+    with pytest.raises(StoreMissing, match="is the dataset tank/the other, but tank/p"):
         volume._require_same(mountinfo.Mount(line))
 
 
@@ -330,7 +330,7 @@ def test_a_program_is_run_and_heard() -> None:
         programs.run("sh", "-c", "echo first >&2; echo the last line >&2; exit 3")
     with pytest.raises(EphemerootError, match="sh ended with exit status 4"):
         programs.run("sh", "-c", "exit 4")
-    with pytest.raises(EphemerootError, match="there is no program no-such-program"):
+    with pytest.raises(EphemerootError, match="the program no-such-program is not installed"):
         programs.run("no-such-program")
     # More than a pipe holds.
     assert len(programs.run("sh", "-c", "head -c 300000 /dev/zero | tr '\\0' x")) == 300000

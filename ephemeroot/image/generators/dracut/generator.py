@@ -20,8 +20,8 @@ _CONF = "/usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf"
 # A script of bash's, sourced (dracut.conf(5)). Without it a host-only image unlocks and assembles
 # only what the root is on.
 _CONF_TEXT = """\
-# Ephemeroot: what is below the volumes needed for boot (LUKS, LVM, MD) belongs into the image,
-# as it does for the root.
+# Ephemeroot: the devices below the volumes needed for boot (LUKS, LVM, MD) belong in the image,
+# like those of the root.
 add_device+=" $(/usr/bin/ephemeroot image --devices 2> /dev/null) "
 """
 
@@ -78,7 +78,7 @@ class Dracut(contract.Generator):
             "--init",
             choices=(SYSTEMD, DRACUT, contract.NONE),
             default=SYSTEMD,
-            help="what runs in the initramfs; none: nothing that the stages could run under",
+            help="the init system of the initramfs; none: the stages cannot run",
         )
         parser.add_argument(
             "--initqueue",
@@ -89,12 +89,12 @@ class Dracut(contract.Generator):
         parser.add_argument(
             "--devices",
             action="store_true",
-            help="only name the block devices of the applied plan: dracut looks what is below them",
+            help="print only the block devices of the applied plan, for dracut",
         )
         parser.add_argument(
             "--dracut-modules",
             action="store_true",
-            help="only name the modules of dracut that the plan's volumes need",
+            help="print only the dracut modules that the plan's volumes need",
         )
 
     def answer(self, arguments: argparse.Namespace, plan: Plan | None) -> list[str] | None:

@@ -39,8 +39,9 @@ _UNIFIED = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
 _ADVICE = Advice(
     absent="run `ephemeroot setup dracut`; dracut.conf's omit_dracutmodules must not name it",
-    incomplete="look at what dracut says",
-    kernel_modules="are they installed for this kernel, and not in dracut's omit_drivers?",
+    incomplete="read dracut's messages",
+    kernel_modules="check that they are installed for this kernel, and not in dracut's "
+    "omit_drivers",
 )
 
 
@@ -84,7 +85,8 @@ class Image(contract.Image):
             tail = "; ".join(said[-3:]) or f"exit status {done.returncode}"
             raise EphemerootError(
                 f"dracut could not build the image of {self.kernel}: {tail}",
-                f"run `dracut --force {path.parent}/IMAGE {self.kernel}` to see all it says",
+                f"run `dracut --force {path.parent}/IMAGE {self.kernel}` to see all of its "
+                "messages",
             )
 
 
@@ -109,7 +111,7 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
             files += sorted((folder / kernel).glob("initrd*"))
         mine = [Image(path, kernel) for path in files if path.is_file()]
         together = unified(root, kernel)
-        unknown += [f"{path} is a unified image, with more in it than dracut" for path in together]
+        unknown += [f"{path} is a unified image, which dracut cannot rebuild" for path in together]
         if not mine and not together:
             unknown.append(f"the kernel {kernel} has no initramfs image in {root / 'boot'}")
         found += mine

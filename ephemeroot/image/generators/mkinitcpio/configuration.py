@@ -66,7 +66,7 @@ def _fault(words: Sequence[str]) -> tuple[str, str]:
     """What is wrong with HOOKS, and the line that is right; both empty if nothing is."""
     if hooks.NAME not in words:
         init = () if hooks.init(words) != NONE else ("base", "udev")
-        reason = f"HOOKS lacks {hooks.NAME}: the images have nothing of it and never wipe"
+        reason = f"HOOKS lacks {hooks.NAME}: the images do not contain ephemeroot and never wipe"
         return reason, hooks.line((*init, *words))
     try:
         hooks.require_order(words)

@@ -34,8 +34,8 @@ _FIELDS = 6
 
 _ADVICE = Advice(
     absent="run `ephemeroot setup mkinitcpio`; HOOKS in mkinitcpio.conf must name it",
-    incomplete="look at what mkinitcpio says",
-    kernel_modules="are they installed for this kernel?",
+    incomplete="read mkinitcpio's messages",
+    kernel_modules="check that they are installed for this kernel",
 )
 
 
@@ -93,7 +93,8 @@ class Preset(contract.Image):
             raise EphemerootError(
                 f"mkinitcpio could not build {self.path}: "
                 + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
-                f"run `{' '.join(command[:3])} {' '.join(self.options)}` to see all it says",
+                f"run `{' '.join(command[:3])} {' '.join(self.options)}` to see all of its "
+                "messages",
             )
 
     def read_back(self, fresh: Path, plan: bytes | None) -> str:
@@ -109,7 +110,7 @@ class Preset(contract.Image):
         if not unified.is_signed(fresh.read_bytes()):
             raise EphemerootError(
                 f"the image in place of {self.path} is signed, and the new one is not",
-                f"run `mkinitcpio -p` with its preset and sign {self.path} as ever",
+                f"run `mkinitcpio -p` with its preset and sign {self.path} as usual",
             )
 
 
@@ -122,7 +123,7 @@ def presets(root: Path) -> tuple[list[Preset], list[str]]:
         done = subprocess.run(["bash", "-c", _READ, "bash", file], capture_output=True, check=False)
         values = [os.fsdecode(value) for value in done.stdout.split(b"\0")[:-1]]
         if done.returncode != 0 or len(values) % _FIELDS:
-            unknown.append(f"{file} is no preset that can be read")
+            unknown.append(f"{file} is not a readable preset")
             continue
         for start in range(0, len(values), _FIELDS):
             kernel, config, image, uki, name, options = values[start : start + _FIELDS]
@@ -136,5 +137,5 @@ def presets(root: Path) -> tuple[list[Preset], list[str]]:
 def _verify_fallback(path: Path) -> str:
     ours = FOLDER.lstrip("/") + "/"
     if any(name.startswith(ours) for name in archive.read(path, lambda _: False).names):
-        raise Damaged(f"{path} is a fallback image and has something of ephemeroot in it")
-    return "a fallback image: nothing of ephemeroot in it, so it never wipes"
+        raise Damaged(f"{path} is a fallback image, but contains ephemeroot")
+    return "a fallback image: it does not contain ephemeroot, so it never wipes"

@@ -54,5 +54,5 @@ class MkinitcpioTarget(Target):
         """HOOKS that do not set up the network."""
         if not nics.is_needed(plan) or nics.is_static(plan) or hooks.sets_up_network(self.words):
             return []
-        problem = "a volume is on the network, and none of HOOKS sets that up"
+        problem = "a volume is on the network, but HOOKS contains no network hook"
         return [f"{problem}: add net before {hooks.NAME}, or write [network]"]
