@@ -122,7 +122,7 @@ class Days(Integer):
 
     plan = "days"
     largest = values.LARGEST_DAYS
-    too_large = "'ephemeroot roots keep' keeps an old root for ever"
+    too_large = "to keep an old root for ever, run 'ephemeroot roots keep NAME'"
 
 
 class Text(Kind):
@@ -219,7 +219,9 @@ class Mode(Kind):
 
     def parse(self, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
-            raise Mistake(f"{value} is a number, a mode is a string", modes.explain_integer(value))
+            raise Mistake(
+                f"{value} is a number, but a mode is a string", modes.explain_integer(value)
+            )
         return modes.parse(self.text(value), directory=self.directory)
 
     def schema(self) -> Schema:
@@ -241,7 +243,7 @@ class Account(Kind):
     def parse(self, value: object) -> str | int:
         if isinstance(value, int) and not isinstance(value, bool):
             if not 0 <= value < 2**32 - 1:
-                raise Mistake(f"{value} is no {self.what} number")
+                raise Mistake(f"{value} is not a {self.what} number")
             return value
         return self.text(value)
 
@@ -264,7 +266,7 @@ class Dataset(Kind):
             raise Mistake(f"{text!r} is a snapshot or a bookmark", f"must be {self.word}")
         bad = any(part in (".", "..") for part in text.split("/"))
         if bad or len(text) > self.longest or not self._NAME.fullmatch(text):
-            raise Mistake(f"{text!r} is no dataset", f"must be {self.word}")
+            raise Mistake(f"{text!r} is not a dataset", f"must be {self.word}")
         return text
 
     def schema(self) -> Schema:
@@ -317,7 +319,7 @@ class Options(Strings):
 
     def item(self, text: str) -> str:
         if "," in text and "=" not in text:
-            raise Mistake(f"{text!r} is several options", "write one string for each")
+            raise Mistake(f"{text!r} contains several options", "write one string for each")
         return text
 
 
@@ -330,6 +332,6 @@ class BindOptions(Options):
             return text
         flags = ", ".join(mounts.MOUNT_FLAGS)
         raise Mistake(
-            f"{text!r} is no option of a bind mount, it belongs to the whole filesystem",
-            f"set it on the volume; a bind knows {flags} and x-…",
+            f"{text!r} is not an option of a bind mount, but of the whole filesystem",
+            f"set it on the volume; a bind supports {flags} and x-…",
         )
