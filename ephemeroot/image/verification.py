@@ -40,6 +40,9 @@ def verify(packed: tree.Tree, command: list[str]) -> None:
             preexec_fn=lambda: _enter(packed.top),
             check=False,
         )
+    except subprocess.SubprocessError:
+        # `_enter` reports every other error by itself.
+        raise KeyboardInterrupt from None
     finally:
         proc.rmdir()
         for link in borrowed:

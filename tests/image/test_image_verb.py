@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from ephemeroot import cli
+from ephemeroot.image import verification
 from image_plans import UUID, plan, volume, wipe
 
 pytestmark = pytest.mark.requires_root
@@ -48,6 +50,18 @@ def test_lines(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "/dev/vdb\n" in devices
     assert {row[0] for row in rows} - {"folder"} == {"copy", "link", "module", "hook"}
     assert "verified in a chroot" in captured.err
+
+
+def test_an_interruption_while_the_packed_tree_is_entered_ends_the_verb(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        """In the process that enters the tree, and is not one of the terminal's by itself."""
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(verification, "_unshare", interrupt)
+    assert image(root, tmp_path / "into") == 130
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_what_was_there_before_is_gone(root: Path, tmp_path: Path) -> None:
