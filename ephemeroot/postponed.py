@@ -34,6 +34,12 @@ class Postponed(ModuleType):
             raise
         return getattr(self, name)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Run the code first, which would set the attribute to what it is in the beginning."""
+        if name != "__class__" and type(self) is Postponed:
+            hasattr(self, "")
+        ModuleType.__setattr__(self, name, value)  # not a Postponed any more
+
 
 class _Later:
     """Loads a module of which *loader* runs the code later."""
