@@ -90,7 +90,7 @@ def _check_own_addresses(options: list[str], type_: str) -> None:
                 ipaddress.ip_address(given)
             except ValueError:
                 raise Mistake(
-                    f"{key}={given} is not an address, and the initramfs looks no names up",
+                    f"{key}={given} is not an address, and the initramfs cannot resolve names",
                     "write the address",
                 ) from None
 

@@ -48,7 +48,7 @@ def test_what_persists_no_longer_is_said(
     assert document["no-longer-persisted"] == ["/var/log"]
     assert apply(machine, "--yes") == 0
     said = capsys.readouterr().err
-    assert "/var/log persists no longer" in said
+    assert "/var/log no longer persists" in said
     assert "/persistent/var/log" in said
     assert apply(machine, "--yes") == 0
     assert "no longer" not in capsys.readouterr().err

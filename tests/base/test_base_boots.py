@@ -255,7 +255,7 @@ def test_a_list_of_snapshots_gets_the_new_bases_name(
         ("grub/grub.cfg", "a script in /etc/grub.d lists subvolumes"),
         ("loader/entries/a.conf", "/etc/kernel/cmdline"),
         ("limine.conf", "limine-snapper-sync"),
-        ("odd.cfg", "the program that writes this file'"),
+        ("odd.cfg", "the program that writes this file"),
     ],
 )
 def test_what_boots_by_the_copys_name_is_refused_by_name(

@@ -59,7 +59,7 @@ def test_warnings_and_the_exit_code_are_kept(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace("files =", "fils ="))
     shown, code = on_terminal(tree, "check")
     assert code == 2
-    assert "PAGED:error: " in shown
+    assert "PAGED:\x1b[31merror:\x1b[0m " in shown
     shown, code = on_terminal(tree, "plan")
     assert code == 2
     assert "\x1b[31merror:\x1b[0m" in shown
@@ -105,4 +105,4 @@ def test_only_verbs_that_change_nothing_are_paged() -> None:
                 walk(below, f"{words} {name}".strip())
 
     walk(arguments.parser(VERBS), "")
-    assert paged == {"check", "plan", "status", "diff", "roots list", "roots diff"}
+    assert paged == {"check", "plan", "status", "diff", "base diff", "roots list", "roots diff"}

@@ -256,7 +256,7 @@ def test_links_in_it_do_not_lead_out_of_it(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_no_directory() -> None:
-    with pytest.raises(Misconfigured, match="no directory"):
+    with pytest.raises(Misconfigured, match="is not a directory"):
         Machine.of("/nonexistent")
 
 

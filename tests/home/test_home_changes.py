@@ -168,7 +168,7 @@ def test_what_takes_a_links_place_at_the_last_moment_is_put_back() -> None:
                 paths.rename = late  # type: ignore[assignment]
                 return super().execute(work)
 
-        with pytest.raises(Refused, match="it stays"):
+        with pytest.raises(Refused, match="not touched"):
             Racing(path, "/store/rc").execute(Work(view, 0))
         assert os.listdir(stage.user.home) == ["rc"]
         assert Path(path).read_text() == "precious\n"

@@ -202,7 +202,7 @@ files = [{ file = ".yourc", parent-directory = { mode = "0750" } }]
         ('users.me.files = ["a"]', 'users.me.files = ["a"]', "/althome/me/a is declared twice"),
         ('users.me.directories = ["a"]', 'users.me.directories = ["a"]', "is declared twice"),
         ('directories = ["/abc/inside"]', "", "is inside the store /abc"),
-        ('directories = ["../foo"]', "", "no absolute path|contains '..'"),
+        ('directories = ["../foo"]', "", "not an absolute path|contains '..'"),
     ],
 )
 def test_impermanences_assertions(

@@ -10,54 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ephemeroot.wipers.btrfs import Btrfs
-from ephemeroot.wipers.contract import Boot, Outcome
 from seeding_machine import SeedingMachine, seeding_machine
 
 pytestmark = pytest.mark.requires_loop
 
 INODES = 24
 """With so many a boot has enough, see ``test_a_boot_says_what_it_did_however_full``."""
-
-
-class Filling(Btrfs):
-    """A wiper during whose wipe something else takes all that /run has left."""
-
-    __slots__ = ()
-
-    def wipe(self, boot: Boot) -> Outcome:
-        outcome = super().wipe(boot)
-        fill(Path(boot.private).parent)
-        return outcome
-
-
-class Freezing(Btrfs):
-    """A wiper after whose wipe no name in the run directory can be changed."""
-
-    __slots__ = ()
-
-    def wipe(self, boot: Boot) -> Outcome:
-        outcome = super().wipe(boot)
-        run = Path(boot.private).parent
-        subprocess.run(["chattr", "+i", run], check=True)
-        return outcome
-
-
-def fill(run: Path) -> None:
-    """Take the space first, then every inode."""
-    with (run / "ballast").open("wb", buffering=0) as ballast:
-        try:
-            while True:
-                ballast.write(bytes(1 << 16))
-        except OSError:
-            pass
-    number = 0
-    try:
-        while True:
-            (run / f"file{number}").touch()
-            number += 1
-    except OSError:
-        pass
 
 
 @pytest.fixture
@@ -111,7 +69,7 @@ def test_a_boot_says_what_it_did_however_full(
 
 def test_what_is_taken_during_the_wipe_was_reserved(machine: SeedingMachine) -> None:
     limit(machine, "size=4m,nr_inodes=60")
-    machine.attribute = "test_run_full:Filling"
+    machine.attribute = "full_run:Filling"
     assert machine.stage("wipe") in (0, 10)
     record = json.loads((machine.run / "wiped").read_text())
     assert record["/"]["retired"] in machine.old()
@@ -125,7 +83,7 @@ def test_a_record_that_cannot_be_written_does_not_deny_the_wipe(
     machine: SeedingMachine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     limit(machine, "size=4m")
-    machine.attribute = "test_run_full:Freezing"
+    machine.attribute = "full_run:Freezing"
     assert machine.stage("wipe") == 10
     said = capfd.readouterr().err
     assert len(machine.old()) == 1

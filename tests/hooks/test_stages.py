@@ -245,7 +245,7 @@ def test_an_old_image_does_not_wipe_and_binds_by_the_newer_plan(machine: Machine
     root = machine.mount_root()
     persisted = machine.stage("persist")
     assert persisted.returncode == 10
-    assert "follows generation 8" in persisted.stderr
+    assert "follow generation 8" in persisted.stderr
     assert (root / "newer").is_mount()
 
 

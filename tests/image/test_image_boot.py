@@ -138,7 +138,7 @@ def test_wipe_that_decided_nothing_keeps_the_root(machine: Machine, crash: str) 
     result = machine.boot("wipe")
     assert result.status == 0
     assert "wipe failed" in result.console
-    assert "nothing is wiped" in result.console
+    assert "nothing was wiped" in result.console
     assert result.console.splitlines() == [
         line.removeprefix("<2>") for line in result.log.splitlines()
     ]

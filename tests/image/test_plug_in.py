@@ -330,6 +330,6 @@ def test_asked_for_something_unknown(environment: Environment, machine: MachineT
     machine.write("etc/ephemeroot/ephemeroot.toml", text.replace('size = "1G"', 'sise = "1G"'))
     checked = environment.ephemeroot("--root", machine.path, "check")
     assert checked.returncode == 2
-    assert "unknown key `sise`; did you mean `size`?" in " ".join(
+    assert "unknown key `sise` hint: did you mean `size`?" in " ".join(
         (checked.stdout + checked.stderr).replace(" (", "; ").split()
     )

@@ -14,11 +14,11 @@ from checkout import CHECKOUT
 
 PUZZLING = {
     "the root that was": "The root that was is kept under its time.",
-    "is no …": "/dev/vda is not a btrfs",
+    "is no …": "/dev/vda is no btrfs",
     "nobody, somebody": "nobody can be asked",
     "what is, what was": "what was declared stays",
     "is so already": "/etc/fstab: is so already",
-    "is in": "the store is in /persistent",
+    "lies in": "the store lies in /persistent",
     "play the next boot": "play the next boot on a throw-away root",
     "X counts": "the newer one has the last word",
     "carry over, catch up": "its content is carried over",
@@ -70,7 +70,7 @@ def test_finds_a_phrase_that_goes_over_the_end_of_a_line(checkout: Path) -> None
 
 def test_passes_plain_english_and_docstrings(checkout: Path) -> None:
     (checkout / "docs/a.md").write_text("\n\n".join(PLAIN) + "\n")
-    (checkout / "hooks/a.py").write_text(f'"""{PUZZLING["is in"]}"""\n')
+    (checkout / "hooks/a.py").write_text(f'"""{PUZZLING["lies in"]}"""\n')
     assert phrases(checkout).returncode == 0
 
 

@@ -341,7 +341,6 @@ ELSEWHERE = {
     "roots delete": "deletes an old root as a subvolume, which no user can reach",
     "roots prune": "deletes old roots as subvolumes, which no user can reach",
     "boot-complete": "marks the root's own directory",
-    "package-change": "writes below /run/ephemeroot",
     "edit": "writes below /etc/ephemeroot",
     "setup": "writes below /usr/lib",
     "home apply": "runs as the user: it can do what that user can",

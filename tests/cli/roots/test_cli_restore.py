@@ -65,7 +65,7 @@ def test_show(machine: LivingMachine) -> None:
     assert content["size"] is None
     shown = machine.call("roots", "show", FIRST).stdout
     assert "quotas are off" in shown
-    assert "never pruned     yes" in shown
+    assert "never pruned      yes" in shown
     subprocess.run(["btrfs", "quota", "enable", machine.disk.top], check=True)
     subprocess.run(["btrfs", "quota", "rescan", "-w", machine.disk.top], check=True)
     content = machine.json("roots", "show", FIRST)

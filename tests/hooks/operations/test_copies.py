@@ -193,7 +193,7 @@ def test_a_base_that_gained_a_system_user(boot: Boot) -> None:
         assert "eve:" in (place / "passwd").read_text()
         assert (place / "passwd").read_text().endswith("sql:x:990:990::/:/bin/false\n")
         assert facts(place / "shadow") == (SHADOW + "sql:!:2::::::\n", 0o640, 0, 42)
-    assert boot.results()[-1] == "took sql from the base and copied over the root's"
+    assert boot.results()[-1] == "added sql from the base and copied over the root's"
 
 
 @pytest.mark.parametrize("content", ["", "eve:x:1000:1000::/:/bin/sh\n", PASSWD[:9] + "\0" * 99])
@@ -243,7 +243,7 @@ def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
     fill(boot.store / "etc/one", "x", 0o640, (3, 4))
     fill(boot.root("/etc/passwd"), PASSWD + "sql:x:990:990::/:/bin/false\n")
     boot.persist(parent("/etc"), copy("/etc/passwd"), copy("/etc/one"))
-    assert "took sql from the base" in boot.results()[-2]
+    assert "added sql from the base" in boot.results()[-2]
     replace(boot.root("/etc/one"), "y")
     back = copy_back(boot)
     assert (back.copied, back.problems) == (["/etc/one"], [])

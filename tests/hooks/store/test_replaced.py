@@ -105,7 +105,7 @@ def test_content_that_replaced_a_link_is_stored_and_the_previous_one_kept_once(
     assert (machine.store / "directory.ephemeroot-previous/old").read_text() == "old"
     assert not (machine.store / "link.ephemeroot-previous").exists(), "there was none"
     said = machine.said()
-    assert "/srv/full: a program has replaced the link" in said
+    assert "/srv/full: a program replaced the link" in said
     assert "/persistent/srv/full.ephemeroot-previous" in said
     assert 'method = "copy"' in said
     assert 'method = "bind"' in said

@@ -429,7 +429,7 @@ def test_a_plain_directory_is_refused(disk: Disk) -> None:
 def test_a_symlink_is_refused(site: Site) -> None:
     site.root.rename(site.path / "real")
     site.root.symlink_to("real")
-    refused(site, "no subvolume")
+    refused(site, "not a subvolume")
 
 
 def test_a_missing_base_is_refused_with_the_command_that_makes_one(site: Site) -> None:
@@ -442,7 +442,7 @@ def test_a_missing_base_is_refused_with_the_command_that_makes_one(site: Site) -
 def test_a_base_that_is_no_subvolume_is_refused(site: Site) -> None:
     site.settings["base"] = f"{site.name}/base"
     (site.path / "base").mkdir()
-    refused(site, "no subvolume")
+    refused(site, "not a subvolume")
 
 
 @pytest.mark.parametrize("option", ["subvol", "subvolid"])

@@ -238,7 +238,7 @@ for mode in ("rollback", "rotate"):
     assert back == "roll / back: the dataset of root= becomes its snapshot @blank again"
     assert onward == (
         "rotate /: the dataset of root= becomes a clone of tank/base@blank, the previous one goes "
-        "to old-roots beside it for 30 days, the last 3 stay"
+        "to old-roots beside it for 30 days, the last 3 are kept"
     )
 
 
