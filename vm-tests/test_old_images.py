@@ -46,7 +46,7 @@ def test_of_two_images_the_older_does_not_wipe(
     said = json.loads(machine.read("/run/ephemeroot/boot.json"))
     assert "this image is of generation 1" in said["wipe"]["problems"][0]["problem"]
     assert "an older image does not wipe" in machine.console.read_text(errors="replace")
-    assert "follows generation 2" in said["persist"]["problems"][0]["problem"]
+    assert "follow generation 2" in said["persist"]["problems"][0]["problem"]
     assert machine.read("/etc/stray") == STRAY
     assert bound(machine, "/srv/new") == "/persistent/srv/new"
     machine.run("echo worth keeping > /srv/new/diary")
