@@ -118,9 +118,10 @@ def test_what_is_in_it(cache: Cache, built: Path) -> None:
         *(f"{modules}/{name}/__init__.py" for name in ("cli", "hooks", "linux", "wipers")),
     }
     assert expected <= packed.keys()
-    # In /etc there are folders for the administrator and nothing else.
+    # In /etc there are folders for the administrator and the hook of apt, which reads no others.
     assert {name for name in packed if name.startswith("/etc/")} == {
-        "/etc/", "/etc/ephemeroot/", "/etc/ephemeroot/conf.d/"
+        "/etc/", "/etc/ephemeroot/", "/etc/ephemeroot/conf.d/",
+        "/etc/apt/", "/etc/apt/apt.conf.d/", "/etc/apt/apt.conf.d/80ephemeroot",
     }  # fmt: skip
     tops = {re.sub(r"(?<=.)/.*", "", name.removeprefix("/usr")) for name in packed}
     assert tops == {"/", "/bin", "/etc", "/lib", "/share"}
