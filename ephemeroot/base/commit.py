@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.old_roots import noise
 from ephemeroot.old_roots.comparison import ADDED, DELETED, Difference, opened
+from ephemeroot.old_roots.restore_steps import Place
 from ephemeroot.wipers import attributes
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -30,9 +32,7 @@ _CONFLICT = "the base has another version since this root was made"
 
 def secrets() -> Callable[[str], bool]:
     """Whether a path is a secret or an identity of one machine (``secrets.txt``)."""
-    text = Path(__file__).with_name("secrets.txt").read_text("utf-8")
-    lines = (line.strip() for line in text.splitlines())
-    return noise.matcher(line for line in lines if line and not line.startswith("#"))
+    return noise.matcher(noise.listed(Path(__file__).with_name("secrets.txt")))
 
 
 class Step:
@@ -107,7 +107,7 @@ class Directory(Step):
             opened(self.source, self.path, _DIRECTORY) as pattern,
             opened(copy, self.parent, _DIRECTORY) as parent,
         ):
-            if _status(parent, self.name) is None:
+            with suppress(FileExistsError):
                 os.mkdir(self.name, 0o700, dir_fd=parent)
             with opened(parent, self.name, _DIRECTORY) as made:
                 for name in os.listxattr(made):
@@ -184,13 +184,14 @@ class Commit:
 
     def _add_parents(self, path: str) -> None:
         """Directories above *path* that the base does not have are made as they are in the root."""
-        planned = {step.path for step in self.steps}
-        missing = []
+        missing: list[Step] = []
         parent = os.path.dirname(path)
-        while parent != "/" and _at(self.base, parent) is None and parent not in planned:
+        while parent != "/" and _at(self.base, parent) is None:
             missing.append(Directory(self.root, parent))
             parent = os.path.dirname(parent)
-        self.steps += reversed(missing)
+        if missing:
+            planned = {step.path for step in self.steps}
+            self.steps += [step for step in reversed(missing) if step.path not in planned]
 
     def _put(self, top: str) -> None:
         todo = [top]
@@ -273,15 +274,4 @@ class Commit:
 
 
 def _at(root: int, path: str) -> os.stat_result | None:
-    try:
-        with opened(root, os.path.dirname(path), _DIRECTORY) as parent:
-            return _status(parent, os.path.basename(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _status(parent: int, name: str) -> os.stat_result | None:
-    try:
-        return os.stat(name or ".", dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    return Place(root, path, path).status()

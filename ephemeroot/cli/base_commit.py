@@ -15,6 +15,7 @@ from ephemeroot.base.commit import Commit
 from ephemeroot.base.work import Order
 from ephemeroot.cli import bases, differences
 from ephemeroot.cli.bases import BasedMachine
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.old_roots import histories, restore_steps, two_roots
 from ephemeroot.old_roots.comparison import ADDED, CHANGED, Difference
@@ -59,17 +60,12 @@ def commit(
         base = _opened(stack, place.present())
         if base < 0:
             raise Misconfigured(f"the base {place.name} is missing", "run 'ephemeroot base create'")
-        wanted = [_located(root, path, based) for path in arguments.paths]
-        fresh = _fresh(stack, place, arguments, terminal.warning)
-        found, problems = _differences(arguments, based, place, (fresh, root, base), wanted)
         kept = based.kept()
-
-        def decided(target: int) -> Commit:
-            one = Commit(root, fresh, target, kept.__contains__, overwrite=arguments.overwrite)
-            one.plan(found)
-            return one
-
-        commit_ = decided(base)
+        wanted = [_located(root, path, kept) for path in arguments.paths]
+        fresh = _fresh(stack, place, arguments)
+        found, problems = _differences(arguments, kept, place, (fresh, root, base), wanted)
+        commit_ = Commit(root, fresh, base, kept.__contains__, overwrite=arguments.overwrite)
+        commit_.plan(found)
         named = {path for path, _ in commit_.left if path in wanted}
         committed = Committed(left=commit_.left, asked=bool(commit_.conflicts or named))
         _show(arguments, place, found, commit_, problems)
@@ -83,7 +79,7 @@ def commit(
                 histories.confirm(f"Commit this to the base {place.name}?")
 
             def act(copy: int) -> None:
-                for step in decided(copy).steps:
+                for step in commit_.steps:
                     log(step.describe())
                     for line in step.execute(copy):
                         log(f"warning: {line}")
@@ -106,7 +102,7 @@ def _opened(stack: ExitStack, fd: int) -> int:
     return fd
 
 
-def _located(root: int, path: str, based: BasedMachine) -> str:
+def _located(root: int, path: str, kept: frozenset[str]) -> str:
     """*path* of the running root, without symbolic links on the way. Raises ``Misconfigured``."""
     absolute = "/" + os.path.normpath(os.path.join(os.getcwd(), path)).lstrip("/")
     found = restore_steps.locate(root, absolute).path
@@ -114,7 +110,7 @@ def _located(root: int, path: str, based: BasedMachine) -> str:
         raise Misconfigured("/ cannot be named", "'ephemeroot base commit' commits everything")
     above = found
     while above != "/":
-        if above in based.kept():
+        if above in kept:
             raise Misconfigured(
                 f"{path} is not part of the root: {above} persists or is mounted",
                 "only files of the root itself can be committed",
@@ -123,20 +119,15 @@ def _located(root: int, path: str, based: BasedMachine) -> str:
     return found
 
 
-def _fresh(
-    stack: ExitStack,
-    place: Bases,
-    arguments: argparse.Namespace,
-    warn: Callable[[str, str], None],
-) -> int | None:
+def _fresh(stack: ExitStack, place: Bases, arguments: argparse.Namespace) -> int | None:
     """What the running root was made of, open; ``None`` if that is not known. Raises
     ``Misconfigured`` if then everything would be committed.
     """
     try:
         fd = place.origin()
-        reason, hint = "no boot has made this root of the base", ""
+        reason = "no boot has made this root of the base"
     except EphemerootError as error:
-        fd, reason, hint = -1, error.message, ""
+        fd, reason = -1, error.message
     if fd >= 0:
         return _opened(stack, fd)
     if not arguments.paths:
@@ -144,13 +135,13 @@ def _fresh(
             f"{reason}: changes of the root and changes of the base cannot be told apart",
             "name the paths: 'ephemeroot base commit PATH'",
         )
-    warn(f"{reason}: compared with the base", hint)
+    terminal.warning(f"{reason}: compared with the base")
     return None
 
 
 def _differences(
     arguments: argparse.Namespace,
-    based: BasedMachine,
+    kept: frozenset[str],
     place: Bases,
     trees: tuple[int | None, int, int],
     wanted: list[str],
@@ -159,7 +150,6 @@ def _differences(
     fresh, root, base = trees
     old = Tree("the base", base if fresh is None else fresh)
     new = Tree("this root", root)
-    kept = based.kept()
     comparison = two_roots.prepare(
         None,
         [old, new],
@@ -176,7 +166,7 @@ def _differences(
     for one in two_roots.run(comparison, old, new):
         found += [one] if not wanted else _wanted_of(one, wanted, root)
     for path in wanted:
-        if not any(_is_below(one.path, path) for one in found):
+        if not any(clean.is_below(one.path, path) for one in found):
             terminal.warning(f"{path} is as in {'the base' if fresh is None else 'the fresh root'}")
     return found, comparison.problems
 
@@ -185,11 +175,11 @@ def _wanted_of(one: Difference, wanted: list[str], root: int) -> list[Difference
     """What of the difference *one* is at and below the *wanted* paths: a directory that was added
     or deleted as a whole can be above one of them.
     """
-    if any(_is_below(one.path, path) for path in wanted):
+    if any(clean.is_below(one.path, path) for path in wanted):
         return [one]
     found = []
     for path in wanted:
-        if one.kind == "directory" and one.change != CHANGED and _is_below(path, one.path):
+        if one.kind == "directory" and one.change != CHANGED and clean.is_below(path, one.path):
             status = restore_steps.Place(root, path, path).status()
             if (status is not None) == (one.change == ADDED):
                 size = status.st_size if status is not None else 0
@@ -198,11 +188,7 @@ def _wanted_of(one: Difference, wanted: list[str], root: int) -> list[Difference
 
 
 def _leads(path: str, wanted: list[str]) -> bool:
-    return any(_is_below(path, one) or _is_below(one, path) for one in wanted)
-
-
-def _is_below(path: str, top: str) -> bool:
-    return path == top or path.startswith(f"{top}/")
+    return any(clean.is_below(path, one) or clean.is_below(one, path) for one in wanted)
 
 
 def _show(

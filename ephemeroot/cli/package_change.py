@@ -15,7 +15,7 @@ from ephemeroot.base import package_changes, package_managers, package_record
 from ephemeroot.base.command import IN_BASE
 from ephemeroot.cli import access, output
 from ephemeroot.cli.bases import BasedMachine
-from ephemeroot.config import Configuration, Machine, read
+from ephemeroot.config import Machine, read
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.plan import applied, foreign
@@ -65,11 +65,7 @@ def _policy(arguments: argparse.Namespace) -> str:
     plan = applied.load(root)
     if plan is None or plan.root_wipe() is None or foreign.of_boot(root) is not None:
         return "off"
-    return _configuration(arguments).on_package_change
-
-
-def _configuration(arguments: argparse.Namespace) -> Configuration:
-    return read(Machine.of(arguments.root), arguments.config)
+    return read(Machine.of(arguments.root), arguments.config).on_package_change
 
 
 def _before(policy: str) -> int:

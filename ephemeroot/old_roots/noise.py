@@ -13,8 +13,12 @@ _PARTS = re.compile(r"\*\*/|/\*\*$|\*\*|\*|\?|\[[^]/]+\]|[^*?\[]+|\[")
 
 def known() -> list[str]:
     """The patterns that are left out unless everything is asked for."""
-    text = Path(__file__).with_name("noise.txt").read_text("utf-8")
-    lines = (line.strip() for line in text.splitlines())
+    return listed(Path(__file__).with_name("noise.txt"))
+
+
+def listed(file: Path) -> list[str]:
+    """The patterns in *file*, one a line; a line that begins with # is a comment."""
+    lines = (line.strip() for line in file.read_text("utf-8").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
