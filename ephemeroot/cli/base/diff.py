@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from ephemeroot import terminal
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import package_managers
-from ephemeroot.cli import bases, diff, differences
+from ephemeroot.cli import bases, diff, differences, output
+from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import two_roots
 from ephemeroot.old_roots.comparison import Difference
 from ephemeroot.old_roots.two_roots import Tree
@@ -39,6 +41,28 @@ class Compared:
     packages: dict[str, tuple[str | None, str | None]]
     files: list[Difference]
     problems: list[str]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 10 if something could not be compared."""
+    with Namespace() as private, BasedMachine.of(arguments).opened(private) as place:
+        compared = compare(arguments, place)
+    if arguments.json:
+        output.print_json("base", {
+            "old": compared.old,
+            "new": compared.new,
+            "packages": [
+                {"name": name, "before": before, "after": after}
+                for name, (before, after) in compared.packages.items()
+            ],
+            "differences": differences.to_json(compared.files),
+            "problems": compared.problems,
+        })  # fmt: skip
+    else:
+        show(arguments, compared)
+        for problem in compared.problems:
+            terminal.warning(problem, "skipped")
+    return output.PARTLY if compared.problems else 0
 
 
 def compare(arguments: argparse.Namespace, place: Bases) -> Compared:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from ephemeroot import terminal
 from ephemeroot.backends.contract import Bases
-from ephemeroot.base import boot_filesystems, change, kernels
-from ephemeroot.base.record import Record
+from ephemeroot.base import boot_filesystems, change
 from ephemeroot.base.work import Order
-from ephemeroot.cli import access, base_commit, base_diff, bases, differences, output
+from ephemeroot.cli import access, bases, output
+from ephemeroot.cli.base import commit, diff, listing
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.errors import Misconfigured
-from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import lock
@@ -30,28 +27,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = _action(actions, "create", "make the first base, a copy of the running root")
     run_ = _action(actions, "run", "run a command in a copy of the base, which then replaces it")
-    listing = _action(actions, "list", "show the base and the bases that it replaced")
+    shown = _action(actions, "list", "show the base and the bases that it replaced")
     back = _action(actions, "rollback", "replace the base by an old base")
     run_.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell"
     )
-    commit = _action(actions, "commit", "copy changes of the running root into the base")
-    base_commit.configure(commit)
+    merge = _action(actions, "commit", "copy changes of the running root into the base")
+    commit.configure(merge)
     compared = _action(actions, "diff", "show what differs between an old base and the base")
-    base_diff.configure(compared)
+    diff.configure(compared)
     back.add_argument(
         "name", nargs="?", metavar="NAME", help="a name from 'base list' (default: the newest)"
     )
-    for one in (create, run_, commit, back):
+    for one in (create, run_, merge, back):
         one.add_argument("--dry-run", action="store_true", help="only print what would be done")
-    for one in (listing, compared):
+    for one in (shown, compared):
         access.declare(one, access.NOTHING)
-    for one in (create, commit, back):
+    for one in (create, merge, back):
         access.declare(one, "the filesystem of the base")
     access.declare(
         run_, "the filesystem of the base, and for the command all mounts of this machine"
     )
-    for one in (run_, commit, back):
+    for one in (run_, merge, back):
         one.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -68,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         based = BasedMachine.of(arguments)
         with Namespace() as private, based.opened(private) as place:
-            _list(arguments, place)
+            listing.show(arguments, place)
         return 0
     if arguments.action == "diff":
-        return _diff(arguments)
+        return diff.run(arguments)
     verb = f"ephemeroot base {arguments.action}"
     if arguments.action == "run" and access.may_write(arguments):
         boot_filesystems.trigger()
@@ -83,35 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
             if access.may_write(arguments):
                 change.recover(place, terminal.say)
             if arguments.action == "commit":
-                committed = base_commit.commit(arguments, based, place, bases.log(arguments, lines))
+                committed = commit.commit(arguments, based, place, bases.log(arguments, lines))
                 outcome, left = committed.outcome, committed.left
                 if committed.asked and not arguments.dry_run:
                     return max(output.PARTLY, _finish(arguments, lines, outcome, left))
             else:
                 outcome = _change(arguments, based, place, lines)
     return _finish(arguments, lines, outcome, left)
-
-
-def _diff(arguments: argparse.Namespace) -> int:
-    """Exit code 10 if something could not be compared."""
-    with Namespace() as private, BasedMachine.of(arguments).opened(private) as place:
-        compared = base_diff.compare(arguments, place)
-    if arguments.json:
-        output.print_json("base", {
-            "old": compared.old,
-            "new": compared.new,
-            "packages": [
-                {"name": name, "before": before, "after": after}
-                for name, (before, after) in compared.packages.items()
-            ],
-            "differences": differences.to_json(compared.files),
-            "problems": compared.problems,
-        })  # fmt: skip
-    else:
-        base_diff.show(arguments, compared)
-        for problem in compared.problems:
-            terminal.warning(problem, "skipped")
-    return output.PARTLY if compared.problems else 0
 
 
 def _change(
@@ -184,63 +159,3 @@ def _left(arguments: argparse.Namespace, left: list[tuple[str, str]]) -> dict[st
     if arguments.action != "commit":
         return {}
     return {"left": [{"path": path, "reason": reason} for path, reason in left]}
-
-
-# What is there
-
-
-def _list(arguments: argparse.Namespace, place: Bases) -> None:
-    rows = []
-    fd = place.present()
-    if fd >= 0:
-        rows.append({"name": place.name, "present": True, **_facts(place, fd)})
-    rows += [
-        {"name": entry.label, "present": False, **_facts(place, place.open(entry))}
-        for entry in sorted(place.old(), key=lambda entry: -entry.serial)
-    ]
-    cut = Record(place).exists()
-    if arguments.json:
-        output.print_json("base", {"bases": rows, "cut-off": cut})
-        return
-    if not rows:
-        terminal.say("there is no base yet: run 'ephemeroot base create'")
-    _print_table(rows)
-    if cut:
-        terminal.warning("a run was cut off", "the next boot, or 'base run', restores the files")
-
-
-def _facts(place: Bases, fd: int) -> dict[str, Any]:
-    """Of the open base *fd*, which is closed."""
-    try:
-        return {"made": place.made(fd), "system": _system(fd), "kernels": kernels.releases(fd)}
-    finally:
-        os.close(fd)
-
-
-def _system(fd: int) -> str:
-    """What the base calls itself (os-release(5))."""
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            opened_ = paths.open_in_root(fd, path, os.O_RDONLY)
-        except OSError:
-            continue
-        with os.fdopen(opened_, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.strip().partition("=")
-                if key == "PRETTY_NAME":
-                    return value.strip("\"'")
-    return ""
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    shown = [
-        (
-            row["name"],
-            time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(row["made"])),
-            row["system"],
-            ", ".join(row["kernels"]) or "no kernel modules",
-            "the base" if row["present"] else "",
-        )
-        for row in rows
-    ]
-    terminal.table(shown, indent=0)

@@ -5,21 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.cli import access, home_listing, output
-from ephemeroot.config.syntax import clean
+from ephemeroot.cli import access, output
+from ephemeroot.cli.home import enable, listing
 from ephemeroot.errors import Misconfigured
-from ephemeroot.home import requirements, unit
+from ephemeroot.home import requirements
 from ephemeroot.home.application import Application, exclusive
 from ephemeroot.home.exposure import exposures
 from ephemeroot.home.model import HomeConfiguration
 from ephemeroot.home.reader import read
-from ephemeroot.home.unit import Unit
 from ephemeroot.home.user import User
 
 WAIT = 5.0
@@ -40,16 +35,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check = _action(
         actions, "check", _check, "look for mistakes and for missing requirements of this machine"
     )
-    enable = _action(actions, "enable", _enable, "apply at every login: install the user unit")
-    disable = _action(actions, "disable", _disable, "remove the user unit")
+    enabling = _action(
+        actions, "enable", enable.enable, "apply at every login: install the user unit"
+    )
+    disabling = _action(actions, "disable", enable.disable, "remove the user unit")
     access.declare(apply, "the home directory and the store")
-    for action in (stop, enable, disable):
+    for action in (stop, enabling, disabling):
         access.declare(action, "the home directory")
     for action in (status, check):
         access.declare(action, access.NOTHING)
-    for action in (enable, disable):
+    for action in (enabling, disabling):
         action.add_argument("--dry-run", action="store_true", help="only print what would be done")
-    enable.add_argument(
+    enabling.add_argument(
         "--program", metavar="PATH", help="the program that the unit calls (default: this)"
     )
 
@@ -101,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _apply(arguments: argparse.Namespace, user: User) -> int:
     configuration = read(user, arguments.config)
     configuration.require_valid()
-    events = home_listing.Events(quiet=arguments.json)
+    events = listing.Events(quiet=arguments.json)
     os.chdir(user.home)  # where we are may be what has to be unmounted
     with exclusive(user):
         application = Application(
@@ -115,11 +112,11 @@ def _apply(arguments: argparse.Namespace, user: User) -> int:
         found = application.apply()
         findings = found.findings if arguments.dry_run else application.findings()
     if arguments.json:
-        entries = home_listing.findings_json(findings)
+        entries = listing.findings_json(findings)
         output.print_json("home-apply", {"operations": events.to_json(), "entries": entries})
     else:
-        home_listing.warn_of(found.blocked)
-        home_listing.print_count(findings, dry_run=arguments.dry_run)
+        listing.warn_of(found.blocked)
+        listing.print_count(findings, dry_run=arguments.dry_run)
     if arguments.dry_run:
         return 0
     if not events.failed and all(finding.is_in_place for finding in findings):
@@ -129,7 +126,7 @@ def _apply(arguments: argparse.Namespace, user: User) -> int:
 
 def _stop(arguments: argparse.Namespace, user: User) -> int:
     configuration = _readable(user, arguments.config)
-    events = home_listing.Events(quiet=arguments.json)
+    events = listing.Events(quiet=arguments.json)
     os.chdir(user.home)
     with exclusive(user):
         application = Application(
@@ -160,16 +157,16 @@ def _status(arguments: argparse.Namespace, user: User) -> int:
     exposed = exposures(configuration.entries, user.home)
     if arguments.json:
         content = {
-            "entries": home_listing.findings_json(findings),
+            "entries": listing.findings_json(findings),
             "undeclared": [{"target": t, "source": s} for t, s in undeclared.items()],
-            "exposed": home_listing.exposures_json(exposed),
+            "exposed": listing.exposures_json(exposed),
         }
         output.print_json("home-status", content)
     else:
-        home_listing.print_table(user, findings, undeclared)
+        listing.print_table(user, findings, undeclared)
         for one in exposed:
             terminal.warning(one.describe(), f"chmod {one.right_mode:04o} {shlex.quote(one.path)}")
-        home_listing.print_count(findings)
+        listing.print_count(findings)
     is_right = all(finding.is_in_place for finding in findings) and not undeclared
     return output.DONE if is_right else output.PARTLY
 
@@ -178,7 +175,7 @@ def _check(arguments: argparse.Namespace, user: User) -> int:
     configuration = read(user, arguments.config)
     findings = Application(user, configuration.entries, dry_run=True).findings()
     problems = requirements.examine(user, configuration, findings)
-    errors = home_listing.count_errors(problems)
+    errors = listing.count_errors(problems)
     if arguments.json:
         content = {
             "files": [configuration.file],
@@ -188,78 +185,8 @@ def _check(arguments: argparse.Namespace, user: User) -> int:
         }
         output.print_json("home-check", content)
     else:
-        home_listing.print_problems(configuration, problems)
+        listing.print_problems(configuration, problems)
     return output.MISCONFIGURED if errors else output.DONE
-
-
-def _enable(arguments: argparse.Namespace, user: User) -> int:
-    configuration = read(user, arguments.config)
-    configuration.require_valid()
-    named = None if arguments.config is None else os.path.abspath(arguments.config)
-    if named is None and configuration.file != f"{user.home}/.config/ephemeroot/home.toml":
-        named = configuration.file  # the user's systemd may not know XDG_CONFIG_HOME
-    made = Unit(user, _program(arguments.program), named)
-    for entry in configuration.entries:
-        if entry.is_mounted and clean.is_below(str(made.file), entry.target):
-            raise Misconfigured(
-                f"{user.short(entry.target)} would contain the unit that has to mount it",
-                f"declare the directories beside {made.file.parent}; see {entry.place}",
-            )
-    if arguments.dry_run:
-        return _say_done(arguments, "enable", [f"install {made.file}", f"link {made.link}"])
-    _say_done(arguments, "enable", made.enable() or ["already enabled"])
-    if arguments.json:
-        return _reload()
-    terminal.say(
-        f"it is applied at the next login; to start it now, run: systemctl --user start {unit.NAME}"
-    )
-    if made.program.startswith(f"{user.home}/"):
-        terminal.warning(f"{made.program} is in the home", "it must exist at login")
-    terminal.say(
-        "if the home does not survive a boot, root must persist "
-        f"{user.short(configuration.file)} and {user.short(str(made.file.parent))}"
-    )
-    return _reload()
-
-
-def _disable(arguments: argparse.Namespace, user: User) -> int:
-    made = Unit(user, "", None)
-    if arguments.dry_run:
-        there = [path for path in (made.link, made.file) if os.path.lexists(path)]
-        return _say_done(arguments, "disable", [f"remove {path}" for path in there])
-    _say_done(arguments, "disable", made.disable() or ["not enabled"])
-    return _reload()
-
-
-def _reload() -> int:
-    if failed := unit.reload():
-        terminal.warning(failed.message, failed.hint)
-    return 0
-
-
-def _say_done(arguments: argparse.Namespace, action: str, lines: Sequence[str]) -> int:
-    if arguments.json:
-        content = {"changes": list(lines), "dry-run": arguments.dry_run}
-        output.print_json(f"home-{action}", content)
-        return 0
-    for line in lines:
-        terminal.say(line)
-    return 0
-
-
-def _program(asked: str | None) -> str:
-    """An absolute path that will still be there at the next login."""
-    if asked is not None:
-        if not asked.startswith("/"):
-            raise Misconfigured(f"--program {asked} is not an absolute path")
-        return asked
-    running = Path(sys.argv[0])
-    if running.name == "ephemeroot" and os.access(running, os.X_OK):
-        return str(running.absolute())
-    found = shutil.which("ephemeroot")
-    if found is None:
-        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
-    return found
 
 
 def _readable(user: User, config: str | None) -> HomeConfiguration:

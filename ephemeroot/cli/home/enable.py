@@ -1,0 +1,91 @@
+"""``ephemeroot home enable`` and ``disable``: the user unit that applies it at every login."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ephemeroot import terminal
+from ephemeroot.cli import output
+from ephemeroot.config.syntax import clean
+from ephemeroot.errors import Misconfigured
+from ephemeroot.home import unit
+from ephemeroot.home.reader import read
+from ephemeroot.home.unit import Unit
+from ephemeroot.home.user import User
+
+
+def enable(arguments: argparse.Namespace, user: User) -> int:
+    """Install the user unit."""
+    configuration = read(user, arguments.config)
+    configuration.require_valid()
+    named = None if arguments.config is None else os.path.abspath(arguments.config)
+    if named is None and configuration.file != f"{user.home}/.config/ephemeroot/home.toml":
+        named = configuration.file  # the user's systemd may not know XDG_CONFIG_HOME
+    made = Unit(user, _program(arguments.program), named)
+    for entry in configuration.entries:
+        if entry.is_mounted and clean.is_below(str(made.file), entry.target):
+            raise Misconfigured(
+                f"{user.short(entry.target)} would contain the unit that has to mount it",
+                f"declare the directories beside {made.file.parent}; see {entry.place}",
+            )
+    if arguments.dry_run:
+        return _say_done(arguments, "enable", [f"install {made.file}", f"link {made.link}"])
+    _say_done(arguments, "enable", made.enable() or ["already enabled"])
+    if arguments.json:
+        return _reload()
+    terminal.say(
+        f"it is applied at the next login; to start it now, run: systemctl --user start {unit.NAME}"
+    )
+    if made.program.startswith(f"{user.home}/"):
+        terminal.warning(f"{made.program} is in the home", "it must exist at login")
+    terminal.say(
+        "if the home does not survive a boot, root must persist "
+        f"{user.short(configuration.file)} and {user.short(str(made.file.parent))}"
+    )
+    return _reload()
+
+
+def disable(arguments: argparse.Namespace, user: User) -> int:
+    """Remove the user unit."""
+    made = Unit(user, "", None)
+    if arguments.dry_run:
+        there = [path for path in (made.link, made.file) if os.path.lexists(path)]
+        return _say_done(arguments, "disable", [f"remove {path}" for path in there])
+    _say_done(arguments, "disable", made.disable() or ["not enabled"])
+    return _reload()
+
+
+def _reload() -> int:
+    if failed := unit.reload():
+        terminal.warning(failed.message, failed.hint)
+    return 0
+
+
+def _say_done(arguments: argparse.Namespace, action: str, lines: Sequence[str]) -> int:
+    if arguments.json:
+        content = {"changes": list(lines), "dry-run": arguments.dry_run}
+        output.print_json(f"home-{action}", content)
+        return 0
+    for line in lines:
+        terminal.say(line)
+    return 0
+
+
+def _program(asked: str | None) -> str:
+    """An absolute path that will still be there at the next login."""
+    if asked is not None:
+        if not asked.startswith("/"):
+            raise Misconfigured(f"--program {asked} is not an absolute path")
+        return asked
+    running = Path(sys.argv[0])
+    if running.name == "ephemeroot" and os.access(running, os.X_OK):
+        return str(running.absolute())
+    found = shutil.which("ephemeroot")
+    if found is None:
+        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
+    return found
