@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import ephemeroot
 from checkout import CHECKOUT
 from ephemeroot import cli
-from ephemeroot.cli import access, output
+from ephemeroot.cli import access, arguments, output
 from ephemeroot.config import plugins
 from ephemeroot.config.syntax import settings
 from ephemeroot.config.syntax.settings import Listed, Named, Table
@@ -27,13 +29,22 @@ from verb_parsers import COMMANDS
 MAN = CHECKOUT / "man"
 PAGES = ("ephemeroot.8", "ephemeroot.toml.5", "ephemeroot-boot.7")
 
+# mdoc(7)'s order; a page's own sections follow the description.
+ORDER = (
+    "NAME", "SYNOPSIS", "DESCRIPTION", "ENVIRONMENT", "FILES", "EXIT STATUS", "EXAMPLES",
+    "SEE ALSO", "CAVEATS",
+)  # fmt: skip
+
 # What every verb has, told once.
 COMMON = {"--config", "--root", "--json", "--help"}
 ENTRY = "A directory, a file"
 HOME_STORE = 'home.toml: [persistence."STORE"]'
 
-# Of other packages or of the machine: not there when the pages are checked.
-_ELSEWHERE = ("referenced manual not found", "outdated mandoc.db")
+# Pages of other packages, which may be missing here, and a style of BSD: on Linux the footer names
+# the package.
+_ELSEWHERE = (
+    "referenced manual not found", "outdated mandoc.db", "operating system explicitly specified",
+)  # fmt: skip
 
 
 @cache
@@ -71,6 +82,44 @@ def test_mandoc_finds_nothing(name: str) -> None:
     )
     lines = (found.stdout + found.stderr).splitlines()
     assert [line for line in lines if not any(word in line for word in _ELSEWHERE)] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_sections_are_in_the_usual_order(name: str) -> None:
+    found = re.findall(r"^\.Sh (.+)$", page(name), re.MULTILINE)
+    usual = [heading for heading in ORDER if heading in found]
+    own = [heading for heading in found if heading not in ORDER]
+    begin = sum(heading in found for heading in ORDER[:3])
+    assert found == [*usual[:begin], *own, *usual[begin:]]
+    assert {"NAME", "DESCRIPTION", "EXAMPLES", "SEE ALSO"} <= set(found)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_header_names_the_version_and_not_another_system(name: str) -> None:
+    head = (MAN / name).read_text(encoding="utf-8").splitlines()[:4]
+    title, _, number = name.rpartition(".")
+    assert head[1:] == [
+        '.ds doc-volume-operating-system "',
+        f".Dt {title.upper()} {number}",
+        f".Os Ephemeroot {ephemeroot.__version__}",
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_program_understands_the_commands_of_the_examples(name: str) -> None:
+    lines = re.findall(r"^(?:\.Dl )?(ephemeroot .+)$", sections(name)["EXAMPLES"], re.MULTILINE)
+    assert lines or name == "ephemeroot.toml.5"
+    for line in lines:
+        words = shlex.split(line.partition(" >")[0])[1:]
+        arguments.parser(cli.VERBS).parse_args(words)
+
+
+def test_the_kernel_command_line_of_the_examples_is_understood() -> None:
+    words = re.findall(r"^\.Dl (ephemeroot\S*=.+)$", sections("ephemeroot-boot.7")["EXAMPLES"],
+                       re.MULTILINE)  # fmt: skip
+    assert len(words) >= 4
+    for word in words:
+        assert cmdline.CommandLine(word).problems() == []
 
 
 @pytest.mark.parametrize("name", PAGES)

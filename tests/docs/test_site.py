@@ -55,6 +55,18 @@ def test_links_between_manual_pages_lead_somewhere(pages: Path, name: str) -> No
         assert not anchor or anchor in sections(pages / (page.removesuffix(".html") or name))
 
 
+@pytest.mark.requires_program("mandoc")
+@pytest.mark.parametrize("name", PAGES)
+def test_a_manual_page_can_be_read_without_the_site(pages: Path, name: str) -> None:
+    text = (pages / f"{name}.html").read_text()
+    assert manual.STYLE in text
+    links = re.findall(r'href="([^"#]*)(?:#([^"]*))?"', text)
+    assert len(links) > 10
+    for page, anchor in links:
+        there = (pages / (page or f"{name}.html")).read_text()
+        assert not anchor or f'id="{anchor}"' in there, f"{page}#{anchor}"
+
+
 def sections(page: Path) -> set[str]:
     text = page.with_name(f"{page.name}.md").read_text()
     return {manual.anchor(heading) for heading in re.findall(r"^##+ (.+)$", text, re.MULTILINE)}

@@ -28,6 +28,8 @@ STYLE = """\
 .picture .green { fill: #2e9e5b; fill-opacity: .16; stroke: #2e9e5b }
 .picture .blue { fill: #3b82f6; fill-opacity: .14; stroke: #3b82f6 }
 .picture .amber { fill: #d98e04; fill-opacity: .16; stroke: #d98e04 }
+.picture .line { fill: none; stroke-width: 2.5; fill-opacity: 0; stroke-linejoin: round }
+.picture .axis { fill: none; stroke: var(--muted); stroke-opacity: .45 }
 .picture .arrow { fill: none; stroke: var(--muted); stroke-width: 1.6 }
 .picture .head { fill: var(--muted) }"""
 
@@ -81,6 +83,13 @@ class Drawing:
         ]
         head = " ".join(f"{a:g},{b:g}" for a, b in [(x, y), *wings])
         self.parts.append(f'<polygon class="head" points="{head}"/>')
+
+    def line(self, points: list[tuple[float, float]], kind: str) -> None:
+        """A line through *points*: ``axis``, or a colour and the width of a curve."""
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        kind = kind if kind == "axis" else f"{kind} line"
+        self.parts.append(f'<polyline class="{kind}" points="{path}"/>')
+        self._reach(max(y for _, y in points))
 
     def _reach(self, y: float) -> None:
         self.bottom = max(self.bottom, round(y))

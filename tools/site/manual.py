@@ -1,4 +1,4 @@
-"""Manual pages as pages of the site: mandoc's HTML, with headings that the site can list."""
+"""Manual pages in HTML, by mandoc: as pages of the site, and as files that need no site."""
 
 from __future__ import annotations
 
@@ -17,16 +17,43 @@ _SECTION_OF = re.compile(
 _SECTION = re.compile(r'<a class="Sx" href="#[^"]*">(.*?)</a>', re.DOTALL)
 
 
+# Rules of a page that is read by itself, in light and dark.
+STYLE = """\
+:root { color-scheme: light dark }
+body { max-width: 48rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif }
+pre, code, .Pa, .Ev, .Dv { font-family: ui-monospace, monospace; font-size: .9rem }
+pre { overflow-x: auto }
+a.permalink { color: inherit; text-decoration: none }
+table.Bl-column { display: block; overflow-x: auto }
+"""
+
+
 def write(source: Path, target: Path) -> None:
-    """Write a page into the directory *target* for each manual page in *source*.
+    """Write two files into the directory *target* for each manual page in *source*: ``.md`` for
+    the site, and ``.html`` for a browser.
 
     Raises ``CalledProcessError`` if mandoc fails.
     """
     target.mkdir(exist_ok=True)
     for page in sorted(source.iterdir()):
         name, _, section = page.name.rpartition(".")
-        text = f"# {name}({section})\n\n{convert(_mandoc(page))}"
+        text = f"# {name}({section})\n\n{convert(_mandoc(page, 'fragment'))}"
         (target / f"{page.name}.md").write_text(text, encoding="utf-8")
+        html = complete(_mandoc(page, "toc"))
+        (target / f"{page.name}.html").write_text(html, encoding="utf-8")
+
+
+def complete(html: str) -> str:
+    """mandoc's whole page, with `STYLE`, and links only to pages that are beside it."""
+    html = _ELSEWHERE.sub(r"\1", html)
+    html = _SECTION_OF.sub(
+        lambda m: (
+            f'<a href="{m[3]}#{m[1].replace(" ", "_")}">{m[1]}</a>{m[2]}'
+            f'<a class="Xr" href="{m[3]}">'
+        ),
+        html,
+    )
+    return html.replace("  </style>", f"{STYLE}  </style>", 1)
 
 
 def convert(html: str) -> str:
@@ -63,6 +90,6 @@ def _raw(html: str) -> str:
     return f"````{{raw}} html\n{html.strip()}\n````\n" if html.strip() else ""
 
 
-def _mandoc(page: Path) -> str:
-    command = ["mandoc", "-T", "html", "-O", "fragment,man=%N.%S.html", str(page)]
+def _mandoc(page: Path, form: str) -> str:
+    command = ["mandoc", "-T", "html", "-O", f"{form},man=%N.%S.html", str(page)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ KINDS = (
 def performance() -> Drawing:
     """How long a boot's stages take, beside what people write and what C needs."""
     drawing = Drawing("Processor time of both stages of a boot", 960)
-    left, scale, y = 250.0, 150.0, 30.0
+    left, scale, y = 284.0, 150.0, 30.0
     for number, (_, kind, words) in enumerate(KINDS):
         x = 10 + number * 320
         drawing.box(x, y - 14, 16, 16, kind)
@@ -269,12 +270,79 @@ def _case(case: dict[str, Any]) -> str:
         return f"{case['directories']:,} directories"
     nested = f" x {case['nested']} nested" if case["nested"] else ""
     roots = "old root" if case["old_roots"] == 1 else "old roots"
-    return f"{case['directories']}, {case['old_roots']:,} {roots}{nested}"
+    return f"{case['directories']} directories, {case['old_roots']:,} {roots}{nested}"
+
+
+# What `bench/growth.py --json` has measured.
+GROWN = MEASURED.with_name("growth.json")
+CURVES = ("red", "blue", "green")
+
+
+def growth() -> Drawing:
+    """The space that old roots take over the days, and what a wipe costs beside them."""
+    drawing = Drawing("Space of old roots over the days, and processor time of a wipe", 960)
+    grown = json.loads(GROWN.read_text(encoding="utf-8"))
+    days = len(grown["space"][0]["megabytes"])
+    left = Axes(drawing, 62, days, 500)
+    left.draw(f"space in MiB, {grown['megabytes_a_day']} MiB written each day", (20, 40, 60), "day",
+              (100, 200, 300, 400, 500))  # fmt: skip
+    for case, kind in zip(grown["space"], CURVES, strict=True):
+        curve = [(day + 1.0, used) for day, used in enumerate(case["megabytes"])]
+        left.curve([(0.0, 0.0), *curve], kind, _kept(case["keep_days"]))
+    right = Axes(drawing, 560, 300, 25)
+    right.draw("processor time of a wipe in ms", (100, 200, 300), "old roots", (5, 10, 15, 20, 25))
+    right.curve([(number, spent) for number, spent in grown["wipe"]], "blue")
+    return drawing
+
+
+def _kept(days: int | None) -> str:
+    return "never wiped" if days is None else f"keep-days = {days}"
+
+
+@dataclass
+class Axes:
+    """A diagram in *drawing* whose origin is at the pixel *left*, with the largest values shown."""
+
+    drawing: Drawing
+    left: float
+    width: float
+    height: float
+
+    # Pixels of each diagram: below the title, and as wide as half of a picture.
+    TOP, BOTTOM, ACROSS = 62.0, 302.0, 380.0
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """The pixel of a value."""
+        down = self.BOTTOM - y / self.height * (self.BOTTOM - self.TOP)
+        return self.left + x / self.width * self.ACROSS, down
+
+    def draw(self, title: str, across: tuple[int, ...], unit: str, upward: tuple[int, ...]) -> None:
+        """The axes with their values; *unit* is what the horizontal one counts."""
+        self.drawing.text(self.left - 50, 26, title, "title")
+        for value in upward:
+            x, y = self.at(0, value)
+            self.drawing.line([(x, y), (x + self.ACROSS, y)], "axis")
+            self.drawing.text(x - 9 * len(str(value)) - 9, y + 5, str(value), "muted")
+        for value in across:
+            x, y = self.at(value, 0)
+            self.drawing.line([(x, y), (x, y + 5)], "axis")
+            self.drawing.text(x - 4.5 * len(str(value)), y + 24, str(value), "muted")
+        self.drawing.text(self.left, self.BOTTOM + 24, unit, "muted")
+        self.drawing.line([self.at(0, self.height), self.at(0, 0), self.at(self.width, 0)], "axis")
+
+    def curve(self, values: list[tuple[float, float]], kind: str, name: str = "") -> None:
+        """A line through *values* with its name at the end of it."""
+        self.drawing.line([self.at(x, y) for x, y in values], kind)
+        if name:
+            x, y = self.at(*values[-1])
+            # Below a flat line, to the left of a steep one.
+            steep = values[-1][1] > values[-2][1]
+            self.drawing.text(x - 8 * len(name) - 45 * steep, y + 8 if steep else y + 20, name)
 
 
 ALL = {
-    "boot-order.svg": boot, "performance.svg": performance, "rotation.svg": rotation,
-    "stores-and-binds.svg": binds, "verbs.svg": verbs,
+    "boot-order.svg": boot, "growth.svg": growth, "performance.svg": performance,
+    "rotation.svg": rotation, "stores-and-binds.svg": binds, "verbs.svg": verbs,
 }  # fmt: skip
 
 
