@@ -6,6 +6,8 @@ is generated: nothing of it is copied to a store, marked or pruned.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -73,12 +75,71 @@ def _copy_back(machine: LayeredMachine, root: Path) -> list[str]:
             os.close(fd)
 
 
-def _with_run(machine: LayeredMachine, root: Path) -> Path:
+def _with_run_of(run: Path, root: Path) -> None:
     """A soft reboot keeps /run. The installed root is read-only: its /run is a place to mount."""
     mount("none", root / "run", "-t", "tmpfs")
     (root / "run/ephemeroot").mkdir()
-    mount(str(machine.run), root / "run/ephemeroot", "--bind")
-    return root
+    mount(str(run), root / "run/ephemeroot", "--bind")
+
+
+@contextlib.contextmanager
+def _running(root: Path, run: Path) -> Iterator[None]:
+    """What a soft reboot into *root*, where its store is mounted, gives it: the boot's *run*."""
+    _with_run_of(run, root)
+    mount("proc", root / "proc", "-t", "proc")
+    try:
+        yield
+    finally:
+        for place in ("proc", "run"):
+            unmount(root / place)
+
+
+def _copyback_unit(root: Path) -> int:
+    """What the units of the root that runs call: the verb, with *root* as its `/`."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            os.chroot(root)
+            os.chdir("/")
+            code = copyback.run(argparse.Namespace())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _accounts(name: str) -> str:
+    return f"root:x:0:0::/root:/bin/sh\n{name}:x:1000:1000::/home/{name}:/bin/sh\n"
+
+
+def test_two_roots_in_turn_keep_their_accounts_apart(tmp_path: Path) -> None:
+    """A soft reboot from the one into the other and back, twice, then the same after a boot of the
+    other one: each store has the accounts of its own root, whichever root the boot has prepared.
+    """
+    passwd = Copy(path="/etc/passwd", store=STORE, source="etc/passwd")
+    etc = Parent(path="/etc", store=STORE, source="etc")
+    with layered_machine(tmp_path / "a") as first, layered_machine(tmp_path / "b") as second:
+        machines = {"alice": first, "bob": second}
+        for name, machine in machines.items():
+            machine.persist = [etc, passwd]
+            with InstalledRoot(machine.disks) as top:
+                (top / "proc").mkdir()
+                (top / "etc/passwd").write_text(_accounts(name))
+            assert machine.boot() == [0, 0]
+        for prepared in (first, second):
+            stored = {name: _accounts(name) for name in machines}
+            for turn, (name, machine) in enumerate([*machines.items()] * 2):
+                text = _accounts(name) + f"turn{turn}:x:{1001 + turn}:100::/:/bin/sh\n"
+                (machine.root / "etc/passwd").write_text(text)
+                with _running(machine.root, prepared.run):
+                    assert _copyback_unit(machine.root) == 0
+                if machine is prepared:
+                    stored[name] = text
+                for one, other in machines.items():
+                    assert (other.store / "etc/passwd").read_text() == stored[one], (name, one)
+            for name, machine in machines.items():
+                (machine.root / "etc/passwd").write_text(_accounts(name))
+                (machine.store / "etc/passwd").write_text(_accounts(name))
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.__name__[1:])
@@ -96,7 +157,7 @@ def test_other_root_is_left_alone(
         with pytest.raises(ForeignRoot, match="not the root that this boot prepared"):
             _copy_back(machine, next_root)
         assert (machine.store / "etc/app").read_text() == "seeded"
-        _with_run(machine, next_root)
+        _with_run_of(machine.run, next_root)
         found = foreign.of_boot(next_root)
         assert found is not None
         assert found.kind == ownership.SOFT_REBOOT
