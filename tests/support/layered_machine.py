@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -29,12 +30,13 @@ KEPT = "ephemeroot.wipe=no"
 
 class LayeredMachine:
     """Boots of the root of *disks*. The store and, unless in *memory*, the layers are on its
-    volume; with *layers* those are on that device instead.
+    volume; with *layers* those are on that device instead, a filesystem of that *kind*, which is
+    mounted with *options*.
     """
 
     def __init__(
         self, disks: Machine, store: str, *, memory: bool = False, layers: str = "",
-        system: str = "",
+        kind: str = "ext4", options: tuple[str, ...] = (), system: str = "",
     ) -> None:  # fmt: skip
         self.disks = disks
         self.system = system
@@ -45,6 +47,8 @@ class LayeredMachine:
         self.devices = {STORE: store}
         if layers:
             self.devices["/layers"] = layers
+        self.kinds = {STORE: "ext4", "/layers": kind}
+        self.options: dict[str, list[str]] = {STORE: [], "/layers": list(options)}
         if not memory:
             self.settings["volume"] = "/layers" if layers else STORE
         marker = {"version": 1, "id": IDENTITY, "path": STORE}
@@ -68,7 +72,13 @@ class LayeredMachine:
 
     def plan(self) -> Plan:
         volumes = [
-            MountVolume(mount_point=point, name=point[1:], device=device, type="ext4")
+            MountVolume(
+                mount_point=point,
+                name=point[1:],
+                device=device,
+                type=self.kinds[point],
+                options=self.options[point],
+            )
             for point, device in self.devices.items()
         ]
         wipe = Wipe(
@@ -132,6 +142,16 @@ class LayeredMachine:
     def type_of_root(self) -> str:
         words = ["findmnt", "-no", "FSTYPE", "--mountpoint", str(self.root)]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def content(machine: LayeredMachine) -> dict[str, str]:
+    """What the installed root has: each path with its kind and a digest."""
+    found = {}
+    with InstalledRoot(machine.disks) as top:
+        for path in sorted(top.rglob("*")):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            found[str(path.relative_to(top))] = f"{path.lstat().st_mode:o} {digest}"
+    return found
 
 
 @contextmanager

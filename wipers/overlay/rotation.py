@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 
-from ephemeroot.errors import EphemerootError
 from ephemeroot.wipers.overlay import stack, uppers
 from ephemeroot.wipers.overlay.previous import INSTALLED, LAYER, find
 from ephemeroot.wipers.rotation import Rotation
@@ -14,6 +12,7 @@ from ephemeroot.wipers.rotation import Rotation
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from ephemeroot.wipers.contract import Boot, Outcome
     from ephemeroot.wipers.names import Name
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.placement import Places
     from ephemeroot.wipers.pruning import Pruning
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+    Made = TypeVar("Made")
 
 
 class LayerRotation(Rotation):
@@ -60,14 +59,17 @@ class LayerRotation(Rotation):
     def run(self) -> Outcome:
         """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
         self.above = self.places.attach(self.layers.mount(), "layers")
-        self.layers.require_own(self.boot.system, take=not self.boot.dry_run)
+        system, take = self.boot.system, not self.boot.dry_run
+        self._change(lambda: self.layers.require_own(system, take=take))
         layer = self.layers.present()
         name = self.name(unused=layer is None or not layer.complete)
         name = self.hand_over(name)
         if self.boot.dry_run:
             return self.outcome
         if layer is not None:
-            self.outcome.retired = self.layers.retire(name, self.history.free)
+            self.outcome.retired = self._make_room(
+                lambda: self.layers.retire(name, self.history.free)
+            )
         made = self._make()
         fresh = stack.mount_root(self.boot, self.places, self.below, self.above)
         self.outcome.fresh = {**fresh, LAYER: made}
@@ -86,7 +88,7 @@ class LayerRotation(Rotation):
         return give(path)
 
     def is_full(self, error: Exception) -> bool:
-        return isinstance(error, OSError) and error.errno in _NO_SPACE
+        return isinstance(error, OSError) and error.errno in uppers.NO_SPACE
 
     def hand_over(self, name: Name) -> Name:
         """Seed the stores from the root of the boot before: the present layer, an old one, or the
@@ -98,7 +100,7 @@ class LayerRotation(Rotation):
             self._hand_over_installed()
         elif previous.kind == LAYER:
             name = self.hand_over_from(previous.entry, name)
-            self.history.commit()
+            self._change(self.history.commit)
         return name
 
     def _hand_over_installed(self) -> None:
@@ -118,13 +120,17 @@ class LayerRotation(Rotation):
         """Make a new layer, with the attributes of the installed root's directory."""
         pattern = os.open(self.below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return self.with_room(lambda: self.layers.make(pattern, self.boot.now))
-        except OSError as error:
-            if not self.is_full(error):
-                raise
-            raise EphemerootError(
-                f"no space for a new layer on the volume {self.volume}",
-                "delete files there or, with 'ephemeroot roots delete', old layers",
-            ) from error
+            return self._make_room(lambda: self.layers.make(pattern, self.boot.now))
         finally:
             os.close(pattern)
+
+    def _make_room(self, make: Callable[[], Made]) -> Made:
+        """As ``_change``; without space for *make* prune what is due, once, and call it again."""
+        return self._change(lambda: self.with_room(make))
+
+    def _change(self, make: Callable[[], Made]) -> Made:
+        """What *make* returns, which changes the volume; a failure names that."""
+        try:
+            return make()
+        except OSError as error:
+            raise uppers.failed(self.volume, error) from error

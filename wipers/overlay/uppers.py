@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.errors import Refused
+from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import devices, immutable, kernel, mounts, paths, removal
 from ephemeroot.wipers import attributes, marks, names
 from ephemeroot.wipers.history import lock, require_owner
@@ -37,6 +37,7 @@ UPPER, WORK, OLD = "upper", "work", "old-uppers"
 REMOVING = ".removing-"
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 FOREIGN = "foreign"
 """The state of a layer over another root, beside those of ``marks``."""
@@ -229,6 +230,26 @@ class Uppers:
                 return False
             raise
         return True
+
+
+def failed(volume: str, error: OSError) -> EphemerootError:
+    """The error for a change of the layers on *volume*, as messages call it, that failed."""
+    if error.errno == errno.ENOSPC:
+        return EphemerootError(
+            f"no space for a new layer on the volume {volume}",
+            "delete files there or, with 'ephemeroot roots delete', old layers",
+        )
+    if error.errno == errno.EDQUOT:
+        return EphemerootError(
+            f"the quota of the volume {volume} leaves no space for a new layer",
+            "raise the quota, or delete files there or, with 'ephemeroot roots delete', old layers",
+        )
+    return EphemerootError(
+        f"cannot make a new layer on the volume {volume}: {error.strerror}",
+        "look for the reason in the kernel log ('dmesg'), then check its filesystem with fsck(8)"
+        if error.errno in (errno.EROFS, errno.EIO)
+        else "",
+    )
 
 
 def condemn(old: int, text: str) -> str:

@@ -221,7 +221,10 @@ class Overlay(Wiper):
         name = uppers.below(boot.device, fstype, boot.subvolume, boot.root_flags)
         volume = self._on_volume(boot)
         stack.require_apart(below, volume, str(self._volume))
-        layers = Uppers(volume, name)
+        try:
+            layers = Uppers(volume, name)
+        except OSError as error:
+            raise uppers.failed(str(self._volume), error) from error
         with self._history(layers, installed) as history:
             clock = Clock(boot.now, synchronised=boot.synchronised)
             prune = pruning.by_settings(history, clock, pinned=boot.pinned)

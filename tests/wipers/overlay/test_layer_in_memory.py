@@ -6,7 +6,6 @@ The causes are generated; each is followed by a boot in which nothing is wrong.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import subprocess
@@ -21,7 +20,7 @@ from ephemeroot.cli import status
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Parent
 from ephemeroot.hooks.operations.files import File
-from layered_machine import KEPT, STORE, LayeredMachine, layered_machine, two_disks
+from layered_machine import KEPT, STORE, LayeredMachine, content, layered_machine, two_disks
 from overlay_machine import InstalledRoot, fill
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
@@ -121,16 +120,6 @@ CAUSES = {
     "unknown word": nothing,
 }  # fmt: skip
 WORDS = {"unknown word": "ephemeroot.nonsense=1"}
-
-
-def content(machine: LayeredMachine) -> dict[str, str]:
-    """What the installed root has: each path with its kind and a digest."""
-    found = {}
-    with InstalledRoot(machine.disks) as top:
-        for path in sorted(top.rglob("*")):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-            found[str(path.relative_to(top))] = f"{path.lstat().st_mode:o} {digest}"
-    return found
 
 
 @contextmanager
