@@ -65,6 +65,24 @@ def remove() -> None:
     IMAGE.unlink(missing_ok=True)
 
 
+SMALL = Path("/run/small")  # a tmpfs
+
+
+@contextmanager
+def another_pool(*options: str, size: int = 128 * MIB) -> Iterator[None]:
+    """A pool of that name made with *options*, in the place of the usual one."""
+    run("zpool", "export", POOL)
+    SMALL.mkdir(exist_ok=True)
+    image = SMALL / "image"
+    with image.open("wb") as file:
+        file.truncate(size)
+    run("zpool", "create", "-f", *options, "-O", "mountpoint=none", POOL, str(image))
+    yield
+    run("zpool", "destroy", "-f", POOL)
+    image.unlink()
+    run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
+
+
 # Programs start slowly in a machine without KVM: what can be done without one, is.
 
 _GET = """

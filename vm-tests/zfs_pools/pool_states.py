@@ -25,7 +25,9 @@ from zfs_pools.pool import (
     OLD,
     POOL,
     ROOT,
+    SMALL,
     TOP,
+    another_pool,
     complaint,
     content,
     follow,
@@ -41,7 +43,6 @@ from zfs_pools.pool import (
     write,
 )
 
-SMALL = Path("/run/small")  # a tmpfs with a pool that outgrows it
 HOST_ID = Path("/sys/module/spl/parameters/spl_hostid")
 
 
@@ -236,23 +237,15 @@ def case_degraded_pool_is_wiped() -> None:
 @only_in_proof
 def case_pool_without_features_is_wiped() -> None:
     """Of the oldest version, and of the present one with all features disabled."""
-    run("zpool", "export", POOL)
-    SMALL.mkdir(exist_ok=True)
-    image = SMALL / "image"
     for options in (("-o", "version=28"), ("-d",)):
-        with image.open("wb") as file:
-            file.truncate(128 << 20)
-        run("zpool", "create", "-f", *options, "-O", "mountpoint=none", POOL, str(image))
-        start()
-        wipe("rollback")
-        write(ROOT, "lost", "x")
-        assert foreseen("rollback") == []
-        wipe("rollback", now=NOW + 60)
-        assert wipe("rotate", now=NOW + 120).problems == []
-        live()
-        assert foreseen("rotate") == []
-        assert wipe("rotate", now=NOW + 180).problems == []
-        assert content(ROOT) == {"release": "base"}
-        run("zpool", "destroy", "-f", POOL)
-    image.unlink()
-    run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
+        with another_pool(*options):
+            start()
+            wipe("rollback")
+            write(ROOT, "lost", "x")
+            assert foreseen("rollback") == []
+            wipe("rollback", now=NOW + 60)
+            assert wipe("rotate", now=NOW + 120).problems == []
+            live()
+            assert foreseen("rotate") == []
+            assert wipe("rotate", now=NOW + 180).problems == []
+            assert content(ROOT) == {"release": "base"}

@@ -9,11 +9,13 @@ from ephemeroot.errors import Refused
 from ephemeroot.wipers.zfs import Zfs
 from zfs_pools.pool import (
     BASE,
+    MIB,
     POOL,
     ROOT,
     TOP,
     WHOLE,
     Told,
+    another_pool,
     clone,
     complaint,
     content,
@@ -152,13 +154,35 @@ def case_first_rollback_refuses_to_destroy_snapshots() -> None:
 
 @only_in_proof
 def case_rollback_destroys_thousands_of_snapshots_at_once() -> None:
-    """They go in one transaction group: a program must not run out of what the kernel allows."""
+    """They go in one transaction group: a program must not run out of what the kernel allows.
+
+    From version 26 of the pool on, each snapshot has a list with an entry for every earlier one
+    (SPA_VERSION_DEADLISTS), and that many take ZFS half an hour in a machine without KVM.
+    """
+    with another_pool("-o", "version=25", size=256 * MIB):
+        _destroy(5000 if WHOLE else 40)
+
+
+def case_rollback_destroys_the_newest_snapshot_first() -> None:
     start()
     run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
-    count = 5000 if WHOLE else 40
+    for name in ("c", "a", "b"):
+        snapshot(f"{ROOT}@{name}")
+    run("zpool", "sync", POOL)
+    wipe("rollback")
+    log = run("zpool", "history", "-i", POOL).splitlines()
+    gone = [line for line in log if " destroy " in line and f"{ROOT}@" in line]
+    names = [line.partition(f"{ROOT}@")[2].partition(" ")[0] for line in gone]
+    assert names[-3:] == ["b", "a", "c"], gone
+
+
+def _destroy(count: int) -> None:
+    start()
+    run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     for number in range(count):
         snapshot(f"{ROOT}@{number}")
     write(ROOT, "lost", "x")
+    assert foreseen("rollback") == []
     told = Told()
     wipe("rollback", told=told)
     assert names_of("snapshot", ROOT) == [f"{ROOT}@blank"]
