@@ -1,6 +1,6 @@
-"""Three boots of a throw-away machine, as a person would watch them: `make demo`.
+"""Three boots of a throw-away machine, shown step by step: `make demo`.
 
-Needs root, for loop devices and mounts. Nothing of this machine is touched: the disk is a
+Needs root, for loop devices and mounts. It does not change this machine: the disk is a
 file in a temporary folder, all mounts are in a mount namespace that ends with the demo.
 """
 
@@ -73,16 +73,16 @@ def play(machine: Machine) -> int:
         return 1
     finally:
         machine.close()
-    page.heading(f"{BOOTS} boots in {time.monotonic() - begun:.1f} s, and nothing is left of them.")
+    page.heading(f"{BOOTS} boots in {time.monotonic() - begun:.1f} s, all files removed")
     return 0
 
 
 def tell(machine: Machine, page: Page) -> None:
-    """The story."""
+    """Run the boots and print each step."""
     page.heading("A throw-away machine")
     machine.install()
     page.say(f"{machine.image}: a btrfs with the subvolumes root-base, root and persistent")
-    page.heading("What its administrator declares in /etc/ephemeroot/ephemeroot.toml")
+    page.heading("The configuration, /etc/ephemeroot/ephemeroot.toml")
     with machine.running() as root:
         install_by_hand(root)
         live(root, day=0)
@@ -119,7 +119,7 @@ def newest_old_root(machine: Machine, known: list[str], report: Report) -> str:
 
 
 def show_files(machine: Machine, page: Page, before: dict[str, str], retired: str) -> None:
-    """Each file as it was at power-off and as it is now."""
+    """Each file before the power-off and after the boot."""
     now = look(machine.sysroot)
     rows = [("", "at power-off", "after the boot", "")]
     colours = [""]
@@ -132,14 +132,14 @@ def show_files(machine: Machine, page: Page, before: dict[str, str], retired: st
 
 
 def show_old_roots(machine: Machine, page: Page, retired: list[str]) -> None:
-    """Where everything is that was wiped, and what persisted."""
-    page.heading("Where the old roots went")
+    """The old roots with the wiped files, and the store."""
+    page.heading("Old roots")
     rows = []
     for name in retired:
         root = machine.top / "old_roots" / name
         held = [Path(path).name for path in EPHEMERAL if (root / path.lstrip("/")).is_file()]
         note = (
-            "the first one: never pruned"
+            "the first one, never pruned"
             if name.endswith(".keep")
             else "kept for 30 days or longer"
         )
@@ -147,10 +147,10 @@ def show_old_roots(machine: Machine, page: Page, retired: list[str]) -> None:
     page.table(rows)
     page.blank()
     lost = f"{retired[0]}{EPHEMERAL[1]}"
-    page.say(f"Nothing is lost at once. old_roots/{lost}:")
+    page.say(f"A wiped file is still in its old root, old_roots/{lost}:")
     page.quote((machine.top / "old_roots" / lost).read_text())
-    page.heading("What persisted, in the subvolume persistent")
-    page.say("var/log/messages, written to by four roots:")
+    page.heading("The store, in the subvolume persistent")
+    page.say("var/log/messages, written by four roots:")
     page.quote((machine.top / "persistent/var/log/messages").read_text())
 
 

@@ -1,7 +1,7 @@
 """A machine small enough for a temporary folder: a btrfs in a file, and boots of it.
 
-What is real: the filesystem, the mounts, the configuration's compiler, the boot code and the
-entry it is started by. What is not: there is no kernel and no program that starts, so a boot
+Real are the filesystem, the mounts, the configuration's compiler, the boot code and the
+entry it is started by. Not real: there is no kernel and no program that starts, so a boot
 ends where ``switch_root`` would come, and the session after it is a few files written.
 """
 
@@ -45,8 +45,8 @@ files = ["/etc/hostname", "/etc/machine-id"]
 directories = [{{ directory = "Documents", mode = "0700" }}]
 """
 
-# What the base holds: a whole system would not fit into ten seconds, but what the proofs before
-# a wipe look for must be there, an os-release and an init.
+# What the base holds: a whole system would not fit into ten seconds, but it needs the files that
+# the proofs before a wipe require: an os-release and an init.
 BASE_FOLDERS = ("bin", "boot", "dev", "etc", "home", "persistent", "proc", "root", "run", "sbin",
                 "srv", "sys", "tmp", "usr/lib", "usr/local/bin", "var/log", "var/tmp")  # fmt: skip
 BASE_FILES = {
@@ -80,7 +80,7 @@ class Machine:
     """The throw-away machine in *folder*.
 
     Must live in a mount namespace of its own. ``close`` ends all mounts and gives the loop
-    device back; nothing is left but the files in *folder*.
+    device back; only the files in *folder* remain.
     """
 
     def __init__(self, folder: Path) -> None:

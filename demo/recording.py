@@ -57,7 +57,7 @@ def record() -> Iterator[tuple[float, str]]:
         try:
             for line in output:
                 yield time.monotonic() - begun, line.rstrip("\r\n")
-        except OSError:  # how Linux tells that nobody has the terminal open any more
+        except OSError:  # how Linux tells that no process has the terminal open any more
             pass
     if demo.wait() != 0:
         raise SystemExit("recording: the demo failed")

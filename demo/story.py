@@ -1,4 +1,4 @@
-"""What happens on the machine between boots, and what became of it: looked at, not assumed."""
+"""The changes on the machine between boots, and their state after each boot, read from the disk."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WATCHED = PERSISTENT + EPHEMERAL
 
 
 class Unexpected(Exception):
-    """The demo saw what must not be; what and where."""
+    """A file is not in the state that the configuration demands; names it."""
 
 
 def install_by_hand(root: Path) -> None:
-    """What the machine had got before Ephemeroot came to it."""
+    """The files of the machine before Ephemeroot is configured."""
     (root / "etc/machine-id").write_text(f"{uuid4().hex}\n")
     (root / "etc/hostname").write_text("ada-laptop\n")
     (root / "home/ada/Documents").mkdir(mode=0o700)
@@ -36,7 +36,7 @@ def install_by_hand(root: Path) -> None:
 
 
 def live(root: Path, day: int) -> None:
-    """A day on the machine: work that is worth keeping, and what gathers beside it."""
+    """A day on the machine: files to keep, and files that accumulate."""
     with (root / "var/log/messages").open("a") as log:
         log.write(f"day {day}: all is well\n")
     letter = root / "home/ada/Documents/letter"
@@ -44,7 +44,7 @@ def live(root: Path, day: int) -> None:
         file.write(f"Dear Charles, on day {day} …\n")
     os.chown(letter, ADA, ADA)
     (root / "root/todo").write_text(f"day {day}: write that down somewhere safe\n")
-    (root / "etc/motd").write_text(f"day {day}: this machine is mine now.\n")
+    (root / "etc/motd").write_text(f"day {day}: changed by a program\n")
     (root / "usr/local/bin/miner").write_text(f"#!/bin/sh\n# dropped on day {day}\n")
     downloads = root / "home/ada/Downloads"
     downloads.mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def live(root: Path, day: int) -> None:
 
 
 def look(root: Path) -> dict[str, str]:
-    """The content of each watched file that is there."""
+    """The content of each watched file that exists."""
     found = {}
     for name in WATCHED:
         file = root / name.lstrip("/")
@@ -62,7 +62,7 @@ def look(root: Path) -> dict[str, str]:
 
 
 def brief(text: str | None) -> str:
-    """A file's last line, shortened; a dash for a file that is not there."""
+    """A file's last line, shortened; a dash for a missing file."""
     if text is None:
         return "–"
     line = text.splitlines()[-1]
@@ -70,11 +70,11 @@ def brief(text: str | None) -> str:
 
 
 def verdict(machine: Machine, name: str, before: str, now: str | None, retired: str) -> str:
-    """What became of the file *name*. Raises ``Unexpected`` if that is not what was declared."""
+    """The state of the file *name*. Raises ``Unexpected`` if it contradicts the configuration."""
     base = machine.top / "root-base" / name.lstrip("/")
     if name in PERSISTENT:
         if now != before:
-            raise Unexpected(f"{name} was declared and did not persist: {before!r} is now {now!r}")
+            raise Unexpected(f"{name} is declared but did not persist: {before!r} is now {now!r}")
         store = machine.sysroot / "persistent"
         place = machine.sysroot / name.lstrip("/")
         # Each subvolume has a device number of its own.
@@ -82,9 +82,9 @@ def verdict(machine: Machine, name: str, before: str, now: str | None, retired: 
         return f"persisted, {where}"
     kept = machine.top / "old_roots" / retired / name.lstrip("/")
     if not kept.is_file() or kept.read_text() != before:
-        raise Unexpected(f"{name} is not in old_roots/{retired} as it was")
+        raise Unexpected(f"{name} is not in old_roots/{retired} with its last content")
     if now is None and not base.exists():
         return "wiped"
     if base.is_file() and now == base.read_text():
-        return "wiped, the base's is back"
-    raise Unexpected(f"{name} was not declared and is still there: {now!r}")
+        return "wiped, the base's again"
+    raise Unexpected(f"{name} is not declared but still exists: {now!r}")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # dracut sources this before its emergency shell. That it opens by itself where the root's device stays
-# away, and then the wipe never had its turn: the stage says what is missing and follows its policy. Without
-# the device it can wipe nothing; and with rd.break= somebody only wants to look.
+# away, and then the wipe never had its turn: the stage names the missing device and follows its policy. Without
+# the device it can wipe nothing; and with rd.break= the administrator only wants a shell.
 if [ ! -e /run/ephemeroot/boot.json ] && ! getarg rd.break > /dev/null && ! getarg rd.break= > /dev/null; then
     ephemeroot_device=$(label_uuid_to_dev "$(getarg root=)")
     if [ "${ephemeroot_device#/dev/}" != "$ephemeroot_device" ] && [ ! -e "$ephemeroot_device" ]; then

@@ -1,6 +1,6 @@
 #!/bin/sh
 # dracut's loop sources this in a subshell, again and again, and ends when it succeeds: the loop is
-# what unlocks and assembles devices (LUKS, LVM, MD), but would end as soon as the root is there. It
+# what unlocks and assembles devices (LUKS, LVM, MD), but would end as soon as the root appears. It
 # goes round at most twice a second, and not while a passphrase is being typed.
 
 # An array that lacks a disk: dracut itself starts it late, after two thirds of rd.retry.
@@ -20,7 +20,7 @@ ephemeroot_devices_are_there() {
             : > /run/ephemeroot/waited
             continue
         fi
-        # One round more, and dracut would give up itself; what is missing is for the stage to say.
+        # One round more, and dracut would give up itself; the stage reports the missing device.
         [ "${main_loop:-0}" -ge "${RDRETRY:-360}" ] || return 1
     done < /usr/lib/ephemeroot/devices
     return 0

@@ -20,7 +20,7 @@ ephemeroot_for_a_crash() {
     [[ $asked == *\ kdump\ * || $asked == *\ kdumpbase\ * ]]
 }
 
-# called by dracut: what the plan's volumes need of others. A module that is not there would take
+# called by dracut: what the plan's volumes need of others. A missing module would take
 # this one out of the image with it: better one that says at boot what it lacks.
 depends() {
     local name folder

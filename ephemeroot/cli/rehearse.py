@@ -79,7 +79,7 @@ def _prepare(arguments: argparse.Namespace) -> _Stage:
     root = Path(machine.root)
     wipe = plan.root_wipe()
     if wipe is None:
-        raise Misconfigured("the configuration makes no root fresh: there is nothing to rehearse")
+        raise Misconfigured("cannot rehearse: no wiper is configured in [root]")
     named = Root.named(machine, wipe.device, wipe.subvolume)
     rehearsal = backends.of(wipe.load()).rehearsal(wipe, named, root, [])
     line = next((text for _, text in machine.command_lines), "")

@@ -98,7 +98,7 @@ def _unseeded(root: Path, plan: Plan, status: Status) -> list[Unseeded]:
         found = omissions.read(root, plan, status.damage)
         return [Unseeded(one, omissions.is_missing(root, one)) for one in found]
     except PermissionError:
-        status.unknown.append("what could not be seeded into the stores")
+        status.unknown.append("paths that could not be seeded into the stores")
         return []
 
 
@@ -145,7 +145,7 @@ def _next_boot(root: Path, status: Status) -> list[str]:
             return [*lines, "the root is kept"]
     request = _request(root, plan, status)
     if status.damage:
-        return [*lines, "the root is kept, for a request cannot be read"]
+        return [*lines, "the root is kept because a request cannot be read"]
     if request is not None:
         lines.append(f"requested: {request.describe()} ('ephemeroot next-boot')")
         if request.word == requests.KEEP:

@@ -123,7 +123,7 @@ def _show_steps(boot: BootReport) -> None:
 def _show_problems(boot: BootReport) -> None:
     if not boot.problems:
         return
-    sys.stdout.write(terminal.heading("what failed") + "\n")
+    sys.stdout.write(terminal.heading("failures of this boot") + "\n")
     for problem in boot.problems:
         line = terminal.printable(problem.get("problem", ""))
         sys.stdout.write("  " + terminal.paint(line, terminal.RED, sys.stdout) + "\n")

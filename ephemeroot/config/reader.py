@@ -95,8 +95,8 @@ def _applies(node: Node, source: files.File, machine: Machine, reading: Reading)
         if machine.live_name and _fits(machine.live_name, hosts) != fits:
             reading.add(
                 match.place,
-                f"the machine is called {machine.live_name} at the moment, but its static name "
-                f"{machine.host_name} counts: the file is "
+                f"the transient host name is {machine.live_name}, but [match] compares the static "
+                f"name {machine.host_name}: the file is "
                 + ("used" if fits else "for other machines"),
                 "'hostnamectl' shows both names; the static one is in /etc/hostname",
                 warning=True,

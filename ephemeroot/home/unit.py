@@ -118,7 +118,7 @@ def reload() -> EphemerootError | None:
     if done.returncode == 0:
         return None
     return EphemerootError(
-        f"the user's systemd was not told: {done.stderr.strip()}",
+        f"cannot reload the user's systemd:  {done.stderr.strip()}",
         "run: systemctl --user daemon-reload",
     )
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# boot wipe|persist|inert [TARGET]: run one stage, and know what to do when it cannot even start.
+# boot wipe|persist|inert [TARGET]: run one stage, and follow a policy if it cannot start.
 #
-# The stage itself is Python (boot.pyc beside this file). Its exit status: 0, 10, 11 and 12 go on
+# The stage itself is Python (boot.pyc beside this file). Its exit status: 0, 10, 11 and 12 continue
 # (11: another root than the plan's boots, untouched; 12: the layer above the installed root is in
-# memory), 71 reboot, 72 power off, 73 fail closed. Anything else means that it decided nothing (no
-# interpreter, a crash, a damaged plan): then the policies baked in below decide.
+# memory), 71 reboot, 72 power off, 73 fail closed. After any other status (no interpreter, a crash, a
+# damaged plan) the policies in `settings` decide.
 
 folder=${0%/*}
 stage=$1
@@ -20,7 +20,7 @@ store=emergency
 # shellcheck source=/dev/null  # written by `ephemeroot image`
 [ -r "$folder/settings" ] && . "$folder/settings"
 
-# To the kernel's log and to whoever sits in front of the machine.
+# To the kernel's log and to the console.
 say() {
     { printf '<2>ephemeroot: %s\n' "$1" >> /dev/kmsg; } 2> /dev/null
     { printf 'ephemeroot: %s\r\n' "$1" >> /dev/console; } 2> /dev/null
@@ -34,7 +34,7 @@ is_off() {
     esac
 }
 
-# The last one counts, as everywhere on the kernel command line.
+# The last word takes effect, as everywhere on the kernel command line.
 read_command_line() {
     everything=on wiping=on persistence=on override=
     [ -e /proc/vmcore ] && crash=on || crash=
@@ -53,18 +53,18 @@ read_command_line() {
     set +f
 }
 
-# Never comes back with success: the boot must not go on meanwhile.
+# Never returns success: the boot must not continue meanwhile.
 leave() {
     say "$1 in 10 seconds"
     sleep 10
     systemctl --force "$1" 2> /dev/null || "$1" -f
     sleep 60
-    say "$1 has failed"
+    say "$1 failed"
     exit 1
 }
 
-# follow KIND RESCUE: what on-failure says for that kind of failure; the command line's word counts
-# for every kind.
+# follow KIND RESCUE: apply on-failure's policy for that kind of failure; a word on the command line
+# applies to every kind. RESCUE is a message for the shell.
 follow() {
     case $1 in wipe) policy=$wipe ;; *) policy=$store ;; esac
     case $override in keep | continue | emergency | reboot | poweroff) policy=$override ;; esac
@@ -74,10 +74,10 @@ follow() {
                 say "the root is kept: nothing was wiped"
                 exit 0
             fi
-            say "no layer is above the installed root, which is not booted by itself"
+            say "the installed root is not booted without a layer above it"
             ;;
         keep:* | continue:*)
-            say "the boot goes on: NOTHING THAT WAS DECLARED PERSISTS"
+            say "the boot continues WITHOUT PERSISTENT PATHS: changes to them are lost"
             exit 0
             ;;
         reboot:* | poweroff:*) leave "$policy" ;;
@@ -86,7 +86,7 @@ follow() {
     exit 1
 }
 
-# Nothing was decided by the stage: $1 says why.
+# The stage has not decided; $1 is the reason.
 decide() {
     say "$stage failed: $1"
     case $stage:$wiping:$persistence in
@@ -127,7 +127,7 @@ if [ -n "$crash" ]; then
 fi
 require_checked
 
-# The kernel drops what comes faster than ten lines in five seconds; systemd turns that off, too.
+# The kernel drops lines beyond ten in five seconds; systemd turns that limit off, too.
 rate=/proc/sys/kernel/printk_devkmsg
 { read -r limit < "$rate" && echo on > "$rate"; } 2> /dev/null
 [ -n "$libraries" ] && export LD_LIBRARY_PATH="$libraries"

@@ -60,7 +60,7 @@ def _generator(survey: Survey) -> Step | None:
     made = (
         f"{survey.unsupported} does not support it"
         if survey.unsupported
-        else ("none was found here")
+        else ("this machine has neither dracut nor mkinitcpio")
     )
     title = f"An initramfs made by {wanted.NAME} ({made}):"
     return Step(title, (wanted.installation(survey.has),))

@@ -32,7 +32,7 @@ TASKS = (
     Task(
         "change a file in /etc that persists",
         "nothing",
-        "edit it; ephemeroot where FILE tells whether it persists",
+        "edit it; ephemeroot where FILE shows whether it persists",
     ),
     Task(
         "change another file in /etc",

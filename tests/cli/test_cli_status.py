@@ -206,7 +206,7 @@ def test_a_wipe_that_was_refused(machine: LivingMachine) -> None:
     assert content["root"] == "kept"
     assert any("wipe failed" in line for line in content["complaints"])
     shown = machine.call("status").stdout
-    assert "what failed" in shown
+    assert "failures of this boot" in shown
 
 
 def test_no_boot_of_ours(machine: LivingMachine) -> None:
@@ -253,7 +253,7 @@ def test_what_is_damaged_hides_nothing_else(machine: LivingMachine) -> None:
     request.write_text("{")
     content = status(machine, 10)
     assert content["root"] == "ephemeral"
-    assert content["next-boot"] == ["the root is kept, for a request cannot be read"]
+    assert content["next-boot"] == ["the root is kept because a request cannot be read"]
     (line,) = content["complaints"]
     assert "next-boot --clear" in line
     shown = machine.call("next-boot")

@@ -72,7 +72,7 @@ def test_three_boots(environment: dict[str, str], tmp_path: Path) -> None:
         "/etc/hostname": ["persisted, bound"] * BOOTS,
         "/var/log/messages": ["persisted, bound"] * BOOTS,
         "/home/ada/Documents/letter": ["persisted, bound"] * BOOTS,
-        "/etc/motd": ["wiped, the base's is back"] * BOOTS,
+        "/etc/motd": ["wiped, the base's again"] * BOOTS,
         "/root/todo": ["wiped"] * BOOTS,
         "/home/ada/Downloads/film": ["wiped"] * BOOTS,
         "/usr/local/bin/miner": ["wiped"] * BOOTS,

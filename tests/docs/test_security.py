@@ -10,7 +10,7 @@ import pytest
 from checkout import CHECKOUT
 
 TEXT = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
-PROMISED = TEXT.partition("## What is promised")[2].partition("## What is not promised")[0]
+PROMISED = TEXT.partition("## Promises")[2].partition("## Limits of the promises")[0]
 REFERENCE = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 

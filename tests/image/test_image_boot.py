@@ -209,7 +209,7 @@ def test_installed_root_below_layers_is_booted_only_by_name(machine: Machine, po
     machine.settings.update(wipe=policy, layered="yes")
     result = machine.boot("wipe")
     assert result.status == 1
-    assert "no layer is above the installed root" in result.console
+    assert "the installed root is not booted without a layer above it" in result.console
     machine.cmdline += " ephemeroot.wipe=no"
     assert machine.boot("wipe").status == 0
 

@@ -35,7 +35,7 @@ def test_the_manual_has_it() -> None:
 
 @pytest.mark.parametrize("task", tasks.TASKS, ids=lambda task: task.name)
 def test_its_commands_are_command_lines(task: tasks.Task) -> None:
-    for line in re.findall(r"ephemeroot ([a-z].*?)(?:,| tells| and | if |;| names|$)", task.how):
+    for line in re.findall(r"ephemeroot ([a-z].*?)(?:,| shows| and | if |;| names|$)", task.how):
         words = shlex.split(line)
         if words != ["base", "run"]:
             assert arguments.parser(VERBS).parse_args(words).run, line

@@ -87,7 +87,7 @@ def case_rotation_replaces_the_root_and_keeps_the_previous_one() -> None:
     wipe("rotate", now=NOW + 180, dry_run=True, told=told)
     assert state() == before
     assert told.proven == [["release"]]
-    assert told.lines[-1].startswith("put the fresh one in the place of"), told.lines
+    assert told.lines[-1].startswith("rename the fresh root to"), told.lines
 
 
 def case_rotation_is_refused_when_root_base_or_old_roots_are_wrong() -> None:

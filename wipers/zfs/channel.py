@@ -121,7 +121,8 @@ def not_imported(pool: str, said: str = "") -> Refused:
     return Refused(
         f"the pool {pool} is not imported" + (f": {said}" if said else ""),
         f"'zpool import -N {name}' imports it; 'zpool import -N -f {name}' does if another host "
-        "had it last and does not use it any more; 'zpool import' lists what can be imported",
+        "had it last and does not use it any more; 'zpool import' lists the pools that can be "
+        "imported",
     )
 
 

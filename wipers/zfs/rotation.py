@@ -301,7 +301,7 @@ class DatasetRotation(Rotation):
 
     @property
     def _placement(self) -> str:
-        return f"put the fresh one in the place of {self.root}"
+        return f"rename the fresh root to {self.root}"
 
     def _describe(self, leftover: Dataset | None, previous: Dataset, source: str) -> None:
         """What ``run`` would do, in the same lines."""

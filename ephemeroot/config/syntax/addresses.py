@@ -107,6 +107,6 @@ class Gateways(Patterns):
         if "%" in text:
             plain = text.partition("%")[0]
             raise Mistake(
-                f"{text!r} names an interface, but [network] names it already", f'write "{plain}"'
+                f"{text!r} names an interface, which [network] already does", f'write "{plain}"'
             )
         return str(address)
