@@ -27,7 +27,7 @@ class EphemerootError(Exception):
 
 
 class Refused(EphemerootError):
-    """A proof failed before anything was changed: the root is as it was."""
+    """A proof failed before anything was changed: the root is unchanged."""
 
 
 class ForeignRoot(EphemerootError):
@@ -44,11 +44,11 @@ class ForeignRoot(EphemerootError):
 
 
 class DeviceMissing(Refused):
-    """A block device is not there. Where it is the root's, there is nothing to keep either."""
+    """A block device is missing. Where it is the root's, there is nothing to keep either."""
 
 
 class StoreMissing(Refused):
-    """A volume needed for boot is not there, or is not the one that was declared."""
+    """A volume needed for boot is missing, or is not the one that was declared."""
 
 
 class Damaged(EphemerootError):

@@ -1,7 +1,8 @@
 """The one entry: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
 
-The exit code tells the unit or the shell hook what to do: 0 go on; 10 go on, something was
-reported; 11 go on, another root than the plan's boots and nothing was done to it; 12 go on, the
+The exit code tells the unit or the shell hook what to do: 0 continue; 10 continue, something was
+reported; 11 continue, another root than the plan's boots and nothing was done to it; 12 continue,
+the
 layer above the installed root is in memory, for none could be made where it belongs; 71 reboot; 72
 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
 Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
@@ -183,7 +184,7 @@ def _run(options: Options, line: CommandLine, report: Report, plan: Plan) -> int
 
 
 def _lock(stage: Stage, name: str) -> None:
-    """Take the lock. What persists is put in place without it where there is no room for it: no
+    """Take the lock. Persistent paths are put in place without it where there is no room for it: no
     other run has got that far either.
     """
     try:

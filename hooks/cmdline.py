@@ -109,7 +109,7 @@ class CommandLine:
     def root_subvolume(self) -> str | None:
         """``subvol=`` of ``rootflags=``, without leading slashes.
 
-        Raises ``Refused`` for ``subvolid=``: a root that is made anew has another
+        Raises ``Refused`` for ``subvolid=``: a root that is made again has another
         id at each boot.
         """
         number = self._last_root_flag("subvolid")

@@ -22,7 +22,7 @@ def takes_nothing(error: OSError) -> bool:
 
 
 def cannot_take(store: str, path: str, error: OSError) -> Refused:
-    """What a wipe must not go on after: the store has no place for what would be lost."""
+    """What a wipe must not continue after: the store has no place for what would be lost."""
     if error.errno == errno.EROFS:
         return Refused(
             f"the store {store} is read-only: cannot store {path}",

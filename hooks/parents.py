@@ -57,7 +57,7 @@ class Parents:
 
     def fill(self, source_parent: int, source: str, parent: int, name: str, path: str) -> None:
         """Move what the store lacks of the directory *source* into the directory *name*, which is
-        *path* in the store: what is there stays. *source_parent* and *parent* are open.
+        *path* in the store: the existing content stays. *source_parent* and *parent* are open.
 
         Only directories that are parents themselves are filled likewise. What is left of *source*
         is the caller's to remove. Without *name* the whole directory gets that name.

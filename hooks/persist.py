@@ -1,4 +1,4 @@
-"""The persistence stage: put under the fresh root what was declared to survive."""
+"""The persistence stage: put the declared paths under the fresh root."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _sweep(stage: Stage) -> None:
 
 
 def _record_made(stage: Stage) -> None:
-    """A root too full for the record boots all the same: its worst is an empty seed."""
+    """A root too full for the record boots anyway: its worst is an empty seed."""
     try:
         records.write_made(stage.root(), stage.made)
         nesting.remember(stage)

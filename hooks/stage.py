@@ -131,7 +131,7 @@ class Stage:
         return f"{self.run}/volumes/{name}"
 
     def private(self, name: str) -> str:
-        """An empty directory of the run directory, made if it is not there."""
+        """An empty directory of the run directory, made if it is missing."""
         path = f"{self.run}/{name}"
         os.makedirs(path, 0o700, exist_ok=True)
         return path

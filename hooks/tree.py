@@ -33,7 +33,7 @@ class Place:
         self.status: os.stat_result | None = None
 
     def enter(self, directory: int) -> None:
-        """Go on in the open *directory*."""
+        """Continue in the open *directory*."""
         self.close()
         self.directory = directory
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # How long an example takes says how busy the machine is, no more. Where everything must pass (CI)
 # the examples are the same every time: new ones are looked for by whoever develops, not by chance
-# in somebody else's change.
+# in another owner's change.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("any"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("EPHEMEROOT_REQUIRE_ALL") else "any")
@@ -40,7 +40,7 @@ def private_mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
     afterwards sets PYTEST_DEBUG_TEMPROOT; then they are on disk.
 
     Before anything else, for the whole session: a mount that a module's fixture made earlier
-    would stay behind in the host's namespace, and pytest would one day delete what is in it.
+    would stay behind in the host's namespace, and pytest would one day delete its content.
     Without root nothing can be mounted either; the tests that need it say so.
     """
     if os.geteuid() != 0:

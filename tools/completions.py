@@ -23,7 +23,7 @@ TOP = Path(__file__).resolve().parent.parent
 FOLDER = TOP / "completions"
 
 FILE, DIRECTORY, COMMAND, OLD_ROOT, NOTHING = "file", "directory", "command", "old-root", "nothing"
-"""What can be completed, besides words."""
+"""Everything that can be completed, besides words."""
 
 _KINDS = {
     "FILE": FILE, "PATH": FILE, "DIR": DIRECTORY, "MOUNT-POINT": DIRECTORY, "-- COMMAND": COMMAND,

@@ -47,7 +47,7 @@ PHRASES = {
     r"|\b(?:hold|make|makes|made|name|named) no\b",
     "nothing of": r"\bnothing of\b|\bnothing (?:is|was) left\b"
     r"|\b(?:is|was) nothing\b(?! to| else)",
-    "nor is it": r"\b(?:nor|neither|so) (?:is|are|was|were|does|do|has|have)"
+    "nor is it": r"(?<!and )\b(?:nor|neither|so) (?:is|are|was|were|does|do|has|have)"
     r" (?:an?|the|it|its|they|this|that|each|any)\b|\bno such is\b",
     "what follows": r"(?<!show )(?<!shows )(?<!print )(?<!prints )(?<!say )(?<!says )(?<!only )"
     r"\bwhat (?:follows|remain(?:s|ed)?|exist(?:s|ed)?|fail(?:s|ed)?|need(?:s|ed)?|makes?|made"

@@ -193,7 +193,7 @@ print(json.dumps(found))
 
 
 def look(machine: Machine, paths: list[str]) -> dict[str, Any]:
-    """Owner and mode, device and inode, and where a link leads; None for what is not there."""
+    """Owner and mode, device and inode, and where a link leads; None for what is missing."""
     machine.write("/run/look.py", _LOOK)
     asked = json.dumps(paths).replace("'", "'\\''")
     found: dict[str, Any] = json.loads(machine.run(f"python3 /run/look.py '{asked}'").out)

@@ -83,7 +83,7 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
     indirect=["boot"],
 )
 def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, policy: str) -> None:
-    """The policies are obeyed when nothing of ours but the shell runs.
+    """The policies are obeyed when nothing of Ephemeroot's but the shell runs.
 
     Only a boot shows what dracut 059's emergency handling does after our unit has failed.
     """

@@ -1,6 +1,6 @@
 """A user's own persistence in a machine whose root is fresh at every boot, with login sessions.
 
-Root persists only what must be there before the user's systemd starts: the user's home.toml and
+Root persists only the files needed before the user's systemd starts: the user's home.toml and
 units. The rest is the user's own doing.
 """
 

@@ -1,6 +1,6 @@
 """The boots that must not wipe, each with a message that says why.
 
-Either the machine comes up on the root as it was, or it stops in the emergency shell with
+Either the machine comes up on the root unchanged, or it stops in the emergency shell with
 nothing changed; both are said from inside, and the disk is looked at afterwards.
 """
 
@@ -64,7 +64,7 @@ class Case:
             assert not [p for p in top.iterdir() if p.name.startswith(".")]
 
     def assert_kept(self, message: str) -> None:
-        """The machine comes up, loudly, on the root as it was, with what persists in place."""
+        """The machine comes up, loudly, on the root unchanged, with persistent paths in place."""
         machine = self.up()
         assert machine.settle() == "running", machine.failed_units()
         assert machine.read("/etc/stray") == STRAY.encode()

@@ -105,7 +105,8 @@ def check_boots(
         expected = "".join(f"day {day}\n" for day in range(1, number + 1)).encode()
         assert [machine.read(path) for path in KEPT] == [expected] * len(KEPT)
         print(f"\nboot {number}: login after {machine.boot_time:.1f} s")
-        # What the root itself is on cannot be detached from inside: that is nothing of ours.
+        # What the root itself is on cannot be detached from inside: that is nothing of
+        # Ephemeroot's.
         complaints = machine.poweroff().complaints
         assert [line for line in complaints if " DM " not in line] == []
     with stock.mounted("ext4", "ro", start) as top:

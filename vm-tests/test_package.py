@@ -1,4 +1,4 @@
-"""The Debian package: what is in it, and what it does to a machine and its images. Nothing boots
+"""The Debian package: its content, and what it does to a machine and its images. Nothing boots
 here: the others boot the systems in which it is installed.
 """
 

@@ -30,7 +30,7 @@ def test_the_package_is_built_by_other_releases_of_debian(cache: Cache, suite: s
 
 
 def _files(package: Path) -> set[str]:
-    """What is in it; byte code and the metadata's folder have names of their own."""
+    """Its content; byte code and the metadata's folder have names of their own."""
     done = subprocess.run(
         ["sh", "-ec", 'dpkg-deb --fsys-tarfile "$0" | tar -t', package],
         check=True, capture_output=True, text=True,

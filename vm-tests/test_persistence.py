@@ -2,7 +2,7 @@
 
 The first is systemd's first boot and has `ro` on the kernel command line, the second `rw`. The
 machine has all that the test suites of impermanence and preservation declare (`others`), and
-services that replace, generate and link what persists.
+services that replace, generate and link persistent paths.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def make_keys(machine: Machine) -> None:
 
 
 def make_connection(machine: Machine) -> None:
-    """NetworkManager's normal work: it writes its files anew and renames them."""
+    """NetworkManager's normal work: it writes its files again and renames them."""
     machine.run(
         "nmcli connection add type dummy ifname dummy0 con-name office ipv4.method manual "
         "ipv4.addresses 10.9.8.7/24 ipv4.dns 10.9.8.1 ipv6.method disabled && "

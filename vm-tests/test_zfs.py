@@ -56,7 +56,7 @@ def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
     assert machine.run("findmnt -rno FSTYPE,FSROOT /var/log").out.split() == ["zfs", "/var/log"]
     assert machine.run("findmnt -rno TARGET | grep -cx /").out.strip() == "1"
     expected = "".join(f"day {day}\n" for day in range(1, days)).encode()
-    # Carried over from the root as it was, before that went.
+    # Carried over from the root unchanged, before that went.
     assert machine.read("/home/talyz/seeded") == b"of the first root\n"
     for path in KEPT if days > 1 else ():
         assert machine.read(path) == expected, path

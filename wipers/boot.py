@@ -34,7 +34,7 @@ class Boot:
     boot-complete root of the history, if that one is not) once every proof has held and before the
     fresh root takes its place. ``log(line)`` reports one step. ``dry_run``: describe,
     change nothing; ``prove`` gets what the fresh root would be a copy of, and
-    ``describe_hand_over`` is called in the place of ``hand_over``.
+    ``describe_hand_over`` is called instead of ``hand_over``.
 
     ``device`` is empty for a wiper that is not ``ON_DEVICE``; ``root`` and ``root_flags``
     are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the

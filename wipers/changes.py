@@ -37,7 +37,7 @@ class Change:
 class Deletion(Change):
     """Delete one old root and what belongs to it.
 
-    ``execute`` proves first that it is what was listed, under a name of ours, not marked
+    ``execute`` proves first that it is what was listed, under a name of Ephemeroot's, not marked
     ``.keep``, and not in use (``History.prove``); raises ``EphemerootError`` or ``OSError``
     otherwise. ``recipe`` lets names of the shell recipe pass.
     """
@@ -96,7 +96,7 @@ class Claim(Change):
 
 
 class Renaming(Change):
-    """Give one old root another name of ours; ``why`` is for people."""
+    """Give one old root another name of Ephemeroot's; ``why`` is for people."""
 
     __slots__ = ("entry", "history", "name", "why")
 

@@ -45,7 +45,7 @@ class Needs:
     ``kernel_modules`` and ``filesystems`` are kernel module names, ``programs`` are
     looked up in PATH, ``python`` are modules to import for real while the closure is
     traced, ``exercise`` (``module:function``, no arguments) is called while it is
-    traced, for what a library loads only at its first call, and once more in the packed
+    traced, for what a library loads only at its first call, and again in the packed
     image: it must work on a machine that has none of what the library is for. ``systemd`` says
     why the initramfs must have systemd as its init; empty if any does.
     """
@@ -176,7 +176,7 @@ class Wiper:
 
     @classmethod
     def completed(cls, settings: dict[str, object], root: str | None) -> dict[str, object]:
-        """*settings* with what *root*, the value of ``root=``, says in the place of a setting that
+        """*settings* with what *root*, the value of ``root=``, says instead of a setting that
         is not set: ``check`` validates these too.
         """
         return settings
@@ -288,7 +288,7 @@ class Wiper:
         return False
 
     def nested(self, root: int) -> list[str]:
-        """Paths, relative to the open *root*, of what is in it and would be retired and deleted
+        """Paths, relative to the open *root*, of its content and would be retired and deleted
         with it although it looks like a filesystem of its own (subvolumes).
 
         Called on the installed system only. Raises ``PermissionError`` for a user who may not
@@ -329,7 +329,7 @@ class Wiper:
         return None
 
     def is_fresh(self, target: str, fresh: dict[str, str]) -> bool:
-        """Whether what is mounted at *target* is the root that ``Outcome.fresh`` names."""
+        """Whether the mount at *target* is the root that ``Outcome.fresh`` names."""
         raise NotImplementedError
 
 

@@ -140,7 +140,7 @@ class History:
         raise NotImplementedError
 
     def retired(self) -> list[OldRoot]:
-        """Only what is an old root with a name of ours."""
+        """Only what is an old root with a name of Ephemeroot's."""
         return [entry for entry in self.entries() if entry.kind == RETIRED]
 
     def newest_complete(self) -> OldRoot | None:
@@ -184,7 +184,7 @@ class History:
         raise NotImplementedError
 
     def facts(self, entry: OldRoot) -> Facts:
-        """What is known about *entry* and cheap to find out. To be implemented.
+        """The facts about *entry* and cheap to find out. To be implemented.
 
         Raises ``EphemerootError`` if it is not what was listed any more.
         """
@@ -222,7 +222,7 @@ class History:
         """A mount of what the present root was made of, as it was then; ``None`` for nothing.
 
         Unless a history knows better, that is the base. Raises ``EphemerootError`` if it is
-        not there any more, or is not as it was.
+        not there any more, or is not unchanged.
         """
         return self.mount_base()
 
@@ -264,7 +264,7 @@ class History:
         return names.free(wanted, {e.name.identity for e in self.retired() if e.name is not None})
 
     def rename(self, entry: OldRoot, name: Name) -> str:
-        """Give *entry* another *name* of ours, in one step; return the name it got.
+        """Give *entry* another *name* of Ephemeroot's, in one step; return the name it got.
 
         To be implemented. *entry* must be what was listed; nothing is overwritten.
         """
@@ -277,7 +277,7 @@ class History:
         raise NotImplementedError
 
     def delete(self, entry: OldRoot) -> None:
-        """Delete *entry* and what belongs to it, proven once more. To be implemented."""
+        """Delete *entry* and what belongs to it, proven again. To be implemented."""
         raise NotImplementedError
 
     def commit(self) -> None:

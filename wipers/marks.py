@@ -58,8 +58,8 @@ def is_marked(fd: int) -> bool:
 def mark_boot_complete(fd: int, owner: str) -> bool:
     """Record that the open root *fd* was booted to the end.
 
-    Returns False if it has no mark of ours: it was not made by a wipe. Raises ``OSError``, for one
-    on a filesystem that is read-only.
+    Returns False if it has no mark of Ephemeroot's: it was not made by a wipe. Raises ``OSError``,
+    for one on a filesystem that is read-only.
     """
     found = state(fd, owner)
     if found == NEW:

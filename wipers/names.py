@@ -1,4 +1,4 @@
-"""The names of retired roots: the UTC time of retirement, and what is known about them.
+"""The names of retired roots: the UTC time of retirement, and the facts about them.
 
 ``2026-11-23T02-15-00Z``, then in this order ``.2`` (a second one in the same second),
 ``.unsynced`` (the clock was not trustworthy), ``.unused`` (no boot was complete) and ``.keep``
@@ -82,7 +82,7 @@ class Name:
 
 
 def parse(text: str) -> Name | None:
-    """The ``Name`` that is written *text*, or ``None`` if that is not a name of ours."""
+    """The ``Name`` that is written *text*, or ``None`` if that is not a name of Ephemeroot's."""
     stamp, dot, rest = text.partition(".")
     when = _stamp(stamp)
     if when is None or (dot and not rest):

@@ -17,7 +17,7 @@ class OldRoot:
     """One entry of the history.
 
     ``text`` is its name in the directory and ``kind`` one of ``RETIRED`` (an old root
-    with a ``name`` of ours), ``RECIPE`` (a subvolume named by the well-known shell
+    with a ``name`` of Ephemeroot's), ``RECIPE`` (a subvolume named by the well-known shell
     recipe) and ``FOREIGN`` (everything else: listed, never touched). ``serial`` grows with
     each root that the filesystem ever made (btrfs: the subvolume's id) and tells what is
     what whatever its name is by then; 0 if there is none.
@@ -54,7 +54,7 @@ def classify(text: str, serial: int) -> OldRoot:
 
 
 class Facts:
-    """What is known about one old root, ``None`` for what is not, or not cheaply.
+    """The facts about one old root, ``None`` for what is not, or not cheaply.
 
     ``made`` is when it was made, in seconds since 1970. ``state`` is ``marks.NEW``,
     ``BOOT_COMPLETE`` or ``UNMARKED`` (no wipe made it). ``size`` is how many bytes it holds,

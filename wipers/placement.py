@@ -40,7 +40,7 @@ class Places:
 
 
 def put_in_place(private: str, mount_point: str) -> None:
-    """Attach a copy of what is mounted at *private* at *mount_point*.
+    """Attach a copy of the mount at *private* at *mount_point*.
 
     A copy: a mount in a shared parent cannot be moved (move_mount(2)). Raises
     ``EphemerootError`` if something is mounted there already.

@@ -71,7 +71,7 @@ class Pruning:
         self.pinned = pinned
 
     def judge(self) -> list[tuple[OldRoot, Verdict]]:
-        """A verdict on each old root of ours, those that should go first coming first."""
+        """A verdict on each old root of Ephemeroot's, those that should go first coming first."""
         entries: dict[int, OldRoot] = {}
         candidates = []
         for entry in self.history.retired():
@@ -143,7 +143,7 @@ class Pruning:
     def run(self, *, budget: float | None = None, log: Callable[[str], None]) -> Result:
         """Prune; *budget* is in seconds, ``None`` for no limit.
 
-        What cannot be deleted is a problem and does not stop the rest. The caller sees
+        Everything that cannot be deleted is a problem and does not stop the rest. The caller sees
         to it that the fresh root is on the disk before this is called.
         """
         deadline = None if budget is None else time.monotonic() + budget

@@ -1,4 +1,4 @@
-"""The tmpfs wiper: the root is memory, made anew at each boot, and holds nothing else.
+"""The tmpfs wiper: the root is memory, made again at each boot, and holds nothing else.
 
 Nothing is ever erased, so there is no history and nothing to recover. ``/usr`` and whatever
 else the machine boots from are volumes.

@@ -2,7 +2,7 @@
 
 The order is the safety. The copy is made under a temporary name and verified; then the path is
 declared, then the copy gets its name in the store, by one rename. Interrupted before that rename,
-the store has nothing under the name and the root is the only truth, as ever: the next boot seeds
+the store has nothing under the name and the root is the only truth, as usual: the next boot seeds
 it, or refuses to. Interrupted after it, a record in the store says that the root may be newer, and
 the next run brings the difference over.
 """
@@ -293,7 +293,8 @@ class Adopter:
     ) -> str:
         """Adopt one path; say what became of it. *bind* puts it in place at once.
 
-        Raises ``EphemerootError``, which names the path: the next run completes what was begun.
+        Raises ``EphemerootError``, which names the path: the next run completes the interrupted
+        step.
         """
         try:
             return self._execute(adoption, bind=bind, progress=progress)
@@ -380,7 +381,7 @@ def _require_unbound(live: Path, inner: tuple[str, ...]) -> None:
 
 
 def is_ephemeral(root: Path) -> bool:
-    """Whether this boot has put in place what persists: then a bind made now is made again by
+    """Whether this boot has put in place persistent paths: then a bind made now is made again by
     the next boot.
     """
     return root == Path("/") and applied.booted() is not None

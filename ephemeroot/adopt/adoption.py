@@ -80,7 +80,7 @@ class Adoption:
 
 class Work:
     """One adoption under way, with everything open: on the machine whose root directory is *root*,
-    from the root *bare*, without what is mounted in it, to the *store*. With *replace* what the
+    from the root *bare*, without any mount in it, to the *store*. With *replace* what the
     store has is kept aside.
     """
 
@@ -190,7 +190,7 @@ class Work:
         return self._catch_up() or changed
 
     def _catch_up(self) -> list[str]:
-        """Make the store's like the root's once more, in its place."""
+        """Make the store's like the root's again, in its place."""
         parent, last = self._live()
         try:
             target, name = tree.open_parent(self.store, self.source)
@@ -279,7 +279,7 @@ class Work:
 
     def _put_across(self, folder: int, name: str, target: int, last: str) -> None:
         """Its place is on a subvolume of its own, or has a project or an encryption of its own:
-        no rename leads there from *folder*, and the copy is copied once more, in a workshop there.
+        no rename leads there from *folder*, and the copy is copied again, in a workshop there.
         """
         with Workshop(target) as workshop:
             Copier().copy(folder, name, workshop.fd, COPY, subvolume=True)
@@ -324,7 +324,7 @@ class Work:
         )
 
     def bind(self) -> bool:
-        """Put the store's in the place of the root's, as the boot will; whether that was done."""
+        """Put the store's instead of the root's, as the boot will; whether that was done."""
         if isinstance(self.adoption.operation, Copy):
             return False
         before = time.time_ns()
@@ -356,5 +356,5 @@ def failed(adoption: Adoption, error: OSError) -> EphemerootError:
 
 
 def _clear(directory: int, name: str) -> None:
-    """Remove a copy of ours."""
+    """Remove a copy of Ephemeroot's."""
     removal.remove(directory, name, subvolumes=True, unlock=True)

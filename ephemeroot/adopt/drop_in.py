@@ -1,4 +1,4 @@
-"""The drop-in that ``adopt`` declares paths in: only added to, and never somebody else's file."""
+"""The drop-in that ``adopt`` declares paths in: only added to, and never another owner's file."""
 
 from __future__ import annotations
 

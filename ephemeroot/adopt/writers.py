@@ -1,6 +1,6 @@
 """Which processes have files open for writing below a path (proc_pid_fd(5), proc_pid_fdinfo(5)).
 
-They would go on writing where nothing looks any more: to the root under the bind.
+They would continue writing where nothing looks any more: to the root under the bind.
 """
 
 from __future__ import annotations

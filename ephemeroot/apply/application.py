@@ -115,7 +115,7 @@ class Application:
         return max(newest, self.old.generation) + 1
 
     def _recorded(self, store: Path) -> int:
-        """The newest generation that *store* knows. A damaged record is mended if the applied
+        """The newest generation that *store* knows. A damaged record is repaired if the applied
         plan tells what it must have been.
         """
         try:

@@ -44,7 +44,7 @@ def execute(
 ) -> list[Result]:
     """Do everything, and print a line for each unless *quiet*, after *before_line*.
 
-    What fails ends it, but for an image: that stays as it was, is of an older generation or
+    What fails ends it, but for an image: that stays unchanged, is of an older generation or
     disarmed, and does not wipe; the others are still rebuilt.
     """
     results = []

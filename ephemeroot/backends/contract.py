@@ -182,7 +182,7 @@ class Bases:
         dry_run: bool = False,
     ) -> Outcome:
         """Make a copy of the base, of the running root or of the *old* base of that name, and put
-        it in the place of the base, in one step.
+        it instead of the base, in one step.
 
         *prove* gets the path of the copy, mounted, before it takes that place, and may work in it.
         """

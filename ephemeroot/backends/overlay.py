@@ -88,7 +88,7 @@ class InMemory(Rehearsal):
 
 
 def _host(survey: Survey) -> FstabLine | None:
-    """A volume that is there already and can have the store on it, the first in fstab."""
+    """A volume that exists already and can have the store on it, the first in fstab."""
     for line in survey.lines:
         parts = line.mount_point.strip("/").split("/")
         if line.type in _LOCAL and parts[0] not in ("boot", "efi", "usr", "tmp", "media", "mnt"):

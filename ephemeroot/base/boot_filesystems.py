@@ -111,7 +111,7 @@ def wake(point: str) -> None:
 
 
 def find(*, to_save: bool = True) -> list[BootFilesystem]:
-    """What is mounted now, parents first. If it is *to_save*, raises ``Refused`` for one that is
+    """The mount now, parents first. If it is *to_save*, raises ``Refused`` for one that is
     too large for that and need not be mounted.
     """
     root = mountinfo.mounted_at("/")
@@ -247,7 +247,7 @@ def _has_boot_files(one: Declared) -> bool:
 
 
 def _looks_like_one(top: str) -> bool:
-    """Whether what is mounted at *top* has files of a boot loader, or a kernel, in it."""
+    """Whether the mount at *top* has files of a boot loader, or a kernel, in it."""
     try:
         with paths.entries(top) as found:
             for entry in found:

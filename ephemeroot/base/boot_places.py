@@ -1,7 +1,7 @@
 """Where a machine says that something the boot loader uses is mounted.
 
 A place is named by /etc/fstab, by a unit (systemd.mount(5), systemd.automount(5)) or by an
-automount point. Whether the boot loader uses it is seen by where it is, or by what is on it.
+automount point. Whether the boot loader uses it is seen by where it is, or by its content.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ USUAL = ("/boot", "/boot/efi", "/boot/firmware", "/efi", "/esp")
 """Where distributions have what boots, if they have not a filesystem of its own for it."""
 
 _NAME = re.compile(r"/(boot|efi|esp)[^/]*(/.*)?|/.*/(efi|esp|xbootldr)\d*", re.IGNORECASE)
-# Where what is mounted has nothing to do with how this machine boots, whatever its name.
-_NEVER = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp")  # not a file of ours
+# Where the mount has nothing to do with how this machine boots, whatever its name.
+_NEVER = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp")  # not a file of Ephemeroot's
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def is_never(point: str) -> bool:
 
 
 def holders() -> list[str]:
-    """The usual places of this machine, links resolved: what is mounted around one of them has
+    """The usual places of this machine, links resolved: any mount around one of them has
     it on it.
     """
     return sorted({os.path.realpath(place) for place in USUAL if os.path.lexists(place)})

@@ -65,7 +65,7 @@ def _make_directories(path: Path) -> None:
 
 
 def changed(saved: Path, present: Path) -> list[str]:
-    """Which files below *present* are not as they were *saved*, or were not there."""
+    """Which files below *present* are not as they were *saved*, or were missing."""
     return [name for name in files(present) if not _same(saved / name, present / name)]
 
 

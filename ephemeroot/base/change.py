@@ -94,7 +94,7 @@ def run(opened: Bases, order: Order, log: Log) -> Outcome | None:
     has changed nothing in it, which leaves what it did elsewhere.
 
     Raises ``CommandFailed``, ``Interrupted``, whatever ``order.confirm`` and ``order.ask`` raise,
-    and ``Refused`` if what came of it could not boot: everything is then as it was.
+    and ``Refused`` if what came of it could not boot: everything is then unchanged.
     """
     base = _writable_base(opened)
     record = Record(opened)
@@ -126,7 +126,7 @@ def foresee(opened: Bases) -> None:
 
 
 def rollback(opened: Bases, entry: OldRoot, log: Log, *, dry_run: bool) -> Outcome:
-    """Put a copy of the old base *entry* in the place of the base, which becomes an old one.
+    """Put a copy of the old base *entry* instead of the base, which becomes an old one.
 
     It gets the modules of the kernels that only the present one knows: they are what the
     boot loader has.

@@ -74,7 +74,7 @@ def _environment() -> dict[str, str]:
 
 def _entering(root: str) -> Callable[[], None]:
     def enter() -> None:
-        # If this process is killed outright, the command must not go on in a tree that the
+        # If this process is killed outright, the command must not continue in a tree that the
         # next run takes back.
         kernel.libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):

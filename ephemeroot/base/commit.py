@@ -140,7 +140,7 @@ class Commit:
 
     ``fresh`` is the open tree that the open *root* was made of (``None``: unknown, and each
     difference counts as one of the root's), ``base`` the open base. ``skip`` says which paths are
-    not the root's own: what persists and what is mounted.
+    not the root's own: persistent paths and what is mounted.
     """
 
     root: int

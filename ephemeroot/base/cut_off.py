@@ -19,7 +19,7 @@ def is_possible(root: str) -> bool:
     Raises ``Damaged``.
     """
     if not os.path.samestat(os.stat(root), os.stat("/")):
-        return False  # what is saved and put back is what is mounted on the running machine
+        return False  # only mounts of the running machine are saved and restored
     plan = applied.load(Path(root))
     wipe = plan.root_wipe() if plan is not None else None
     return wipe is not None and wipe.load().has_base
@@ -30,7 +30,7 @@ def end(root: str, log: Callable[[str], None]) -> None:
     line for each thing that is done.
 
     The caller holds ``plan.lock``. Raises ``EphemerootError`` if it cannot be ended. A base
-    that is not where the plan says is reported to *log*: applying another plan mends that.
+    that is not where the plan says is reported to *log*: applying another plan repairs that.
     """
     if not is_possible(root):
         return

@@ -1,4 +1,4 @@
-"""Overlays over the root's own directories, which are not there when the machine has just booted
+"""Overlays over the root's own directories, which are missing when the machine has just booted
 the base: system and configuration extensions (systemd-sysext(8)), and what was laid over by hand.
 
 What a command writes while one is merged arrives in the extension's layer, or nowhere.

@@ -73,7 +73,7 @@ class Fault:
 
 
 def inspect(root: int, kept: Collection[str], omitted: Collection[str]) -> list[Fault]:
-    """What is wrong with the open directory *root* as a base. *kept* are paths that a new root does
+    """The fault in the open directory *root* as a base. *kept* are paths that a new root does
     not take from it: persistent ones, and mount points. *omitted*: see ``Bases.omitted``.
     """
     return [*markers(root, kept), *nested(omitted, kept), *swap_files(root, kept)]
@@ -99,7 +99,7 @@ def markers(root: int, kept: Collection[str]) -> Iterator[Fault]:
 
 
 def nested(omitted: Collection[str], kept: Collection[str]) -> Iterator[Fault]:
-    """Those of *omitted* that are missed: a copy has an empty directory in the place of each."""
+    """Those of *omitted* that are missed: a copy has an empty directory instead of each."""
     for path in omitted:
         place = f"/{path}"
         if is_kept(place, kept) or is_kept(place, _NO_LOSS):

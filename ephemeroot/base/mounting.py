@@ -65,7 +65,7 @@ def remove_made(base: int, made: list[str]) -> None:
             elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
                 os.unlink(name, dir_fd=parent)
         except OSError:
-            continue  # it is somebody else's by now
+            continue  # it is another owner's by now
         finally:
             os.close(parent)
 

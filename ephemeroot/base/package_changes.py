@@ -14,7 +14,7 @@ from ephemeroot.errors import EphemerootError
 
 ALLOW = "EPHEMEROOT_PACKAGE_CHANGE"
 """An environment variable: with the value ``allow`` a transaction on the running root is let pass
-without a word.
+silently.
 """
 
 

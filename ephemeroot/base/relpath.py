@@ -1,5 +1,5 @@
 """Programs of a base that tell a boot loader where the root is: each gets one in front of it that
-names the root in the place of the temporary copy.
+names the root instead of the temporary copy.
 """
 
 from __future__ import annotations

@@ -76,7 +76,9 @@ def _missing_module(error: ModuleNotFoundError) -> EphemerootError:
 
 
 def _allow_every_character() -> None:
-    """A locale may lack a character, a hyphen of ours or a letter of a path: say it otherwise."""
+    """A locale may lack a character, a hyphen of Ephemeroot's or a letter of a path: say it
+    otherwise.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -79,7 +79,7 @@ def log(arguments: argparse.Namespace, lines: list[str]) -> Callable[[str], None
 
 
 def ask(arguments: argparse.Namespace, verb: str) -> Callable[[str, str], None]:
-    """What asks whether a base with a fault is to be taken all the same (``Order.ask``);
+    """What asks whether a base with a fault is to be taken anyway (``Order.ask``);
     *verb* is what is run.
     """
 

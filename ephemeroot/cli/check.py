@@ -123,7 +123,7 @@ def _missing_modules(examination: Examination) -> list[Problem]:
 
 
 def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:
-    """What was applied, and the images that boot, against this configuration."""
+    """The applied plan, and the images that boot, against this configuration."""
     if examination.machine.another:
         return []
     root = Path(examination.machine.root)

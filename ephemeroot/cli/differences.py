@@ -54,7 +54,7 @@ def summary(found: Sequence[Difference]) -> str:
     parts = []
     for change in (ADDED, CHANGED, DELETED):
         size = amounts.size(sum(d.size for d in found if d.change == change))
-        # A directory that was added or deleted stands for what is in it, and for itself.
+        # A directory that was added or deleted stands for its content, and for itself.
         number = sum(1 + d.entries for d in found if d.change == change)
         parts.append(f"{number} {change} ({size})" if number else f"{number} {change}")
     return ", ".join(parts)

@@ -96,7 +96,7 @@ def _after(arguments: argparse.Namespace, policy: str) -> None:
             manager = package_managers.of(arguments.root)
             found = package_changes.find(place, manager, root)
     except EphemerootError as error:
-        # A root without a base: what is installed in it is gone all the same.
+        # A root without a base: what is installed in it is gone anyway.
         _say(f"ephemeroot: the next boot forgets this change of packages ({error.message})")
         return
     if arguments.json:

@@ -152,7 +152,7 @@ class _State:
         try:
             return self.manager.installed(str(self.place.path))
         except EphemerootError as error:
-            # The base is changed all the same, and boots.
+            # The base is changed anyway, and boots.
             if error.message not in self.summary.problems:
                 self.summary.problems.append(error.message)
             return {}

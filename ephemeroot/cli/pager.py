@@ -81,7 +81,7 @@ def _discard() -> None:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:
-    """Until its user leaves it: an interrupt is for the pager, which goes on."""
+    """Until its user leaves it: an interrupt is for the pager, which continues."""
     while True:
         try:
             process.wait()

@@ -27,7 +27,7 @@ from ephemeroot.simulate.environment import Environment
 from ephemeroot.simulate.findings import ERROR, Finding, Inspection
 
 _LARGE = 8 << 20
-"""Bytes that are copied into the layer in memory all the same, where a boot would share them."""
+"""Bytes that are copied into the layer in memory anyway, where a boot would share them."""
 
 _COLOURS = {"error": "31", "warning": "33", "note": "1"}
 

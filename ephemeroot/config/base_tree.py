@@ -77,5 +77,5 @@ def _open(
             )
         )
     except (EphemerootError, OSError, ImportError):
-        pass  # what is wrong with the device, the base or the library is reported by other checks
+        pass  # the fault in the device, the base or the library is reported by other checks
     return None

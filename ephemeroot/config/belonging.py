@@ -44,7 +44,7 @@ def _keys(wiper: str) -> Iterator[tuple[str, str]]:
 
 
 def _below(table: Table, header: str) -> Iterator[tuple[str, str]]:
-    """The keys of a store, and those of what is in it."""
+    """The keys of a store, and those of its content."""
     for setting in table.settings:
         yield setting.name, header
     for setting in table.settings:

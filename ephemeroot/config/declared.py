@@ -1,4 +1,4 @@
-"""What persists, looked up: absolute paths, stores, numbers instead of names."""
+"""Persistent paths, looked up: absolute paths, stores, numbers instead of names."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Volume:
 
     @property
     def persists(self) -> bool:
-        """Whether what is on it is there after the next boot."""
+        """Whether its content is there after the next boot."""
         return self.wipe is None and self.type not in VOLATILE
 
     @property

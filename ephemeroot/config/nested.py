@@ -1,4 +1,4 @@
-"""Subvolumes in the live root: what is in them ages away with it, unless it is declared."""
+"""Subvolumes in the live root: their content ages away with it, unless it is declared."""
 
 from __future__ import annotations
 

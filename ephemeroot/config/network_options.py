@@ -1,4 +1,4 @@
-"""What the kernel must be told to mount a volume from the network, in the place of mount.nfs and
+"""What the kernel must be told to mount a volume from the network, instead of mount.nfs and
 mount.cifs: the server's address, and options that those add.
 """
 

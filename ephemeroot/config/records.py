@@ -61,7 +61,7 @@ class Reading:
     def table(self, node: Node, table: Table, *, also: Iterable[str] = ()) -> Record | None:
         """Check *node* against *table*; ``None`` if it is not a table at all.
 
-        Keys in *also* are known besides, and somebody else's business.
+        Keys in *also* are known besides, and another owner's business.
         """
         self._overridden(node, lambda older: self.table(older, table, also=also))
         values = node.table()
@@ -109,7 +109,7 @@ class Reading:
             self.add(record.place, f"`{setting.name}` is missing", f"it is {setting.help}")
 
     def _value(self, setting: Setting, node: Node) -> object:
-        """The checked value, or ``None`` after noting what is wrong with it."""
+        """The checked value, or ``None`` after noting the fault in it."""
         kind = setting.kind
         if isinstance(kind, Table):
             return self.table(node, kind)

@@ -113,7 +113,7 @@ class Resolver:
         ]
         found.sort(key=lambda pair: clean.components(pair[1].path))
         before = -1
-        while before != len(self.roots.kept):  # a link may lead into what is declared further on
+        while before != len(self.roots.kept):  # a link may lead into the paths declared further on
             before = len(self.roots.kept)
             for store, entry in found:
                 path = self._resolve(entry.path, follow_last=entry.options.method != "symlink")

@@ -1,4 +1,4 @@
-"""Which files make up the configuration, and what is in them.
+"""Which files make up the configuration, and their content.
 
 The main file, then drop-ins: of all files ``conf.d/*.toml`` below /usr/lib/ephemeroot
 and /etc/ephemeroot, by name; one in /etc replaces the one of the same name in /usr/lib,

@@ -20,7 +20,7 @@ PRIVATE = "/run/ephemeroot/volumes"
 """Below it every volume is mounted in the initramfs, named by ``units.escape_path``."""
 
 KERNELS_OWN = ("/proc", "/sys", "/dev", "/run")
-"""Mounted by whoever boots; what is below them never persists."""
+"""Mounted by whoever boots; their content never persists."""
 
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs")
 _UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
@@ -31,7 +31,7 @@ _DEFAULT_TIMEOUT = 90  # systemd's own
 
 
 def resolve(config: Configuration, machine: Machine, problems: list[Problem]) -> list[Volume]:
-    """All volumes, parents before what is mounted inside them; mistakes go to *problems*."""
+    """All volumes, parents before any mount inside them; mistakes go to *problems*."""
     found: dict[str, Volume] = {}
     lines = [line for line in machine.fstab if line.mount_point != "/"]
     for line in lines:
@@ -173,7 +173,7 @@ def _require_mounted_by_somebody(
 
 
 def _check(volume: Volume, problems: list[Problem]) -> None:
-    """What is wrong with one volume that the initramfs is to mount."""
+    """The fault in one volume that the initramfs is to mount."""
     if volume.line is None and volume.wipe is not None:
         _check_wipe(volume, volume.wipe, problems)
     if not volume.needed_for_boot:

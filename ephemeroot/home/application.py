@@ -143,7 +143,7 @@ class Application:
         return [observe(entry, self.view) for entry in self.entries]
 
     def undeclared(self) -> dict[str, str]:
-        """Mounts and links of ours that no entry declares any more, with their sources."""
+        """Mounts and links of Ephemeroot's that no entry declares any more, with their sources."""
         paths = {operation.path for operation in changes.leftovers(self.view, self.entries)}
         return {p: s for p, s in sorted(self.view.record.sources().items()) if p in paths}
 

@@ -13,7 +13,7 @@ from ephemeroot.home.model import Entry
 from ephemeroot.linux.mountinfo import Mount
 
 OLDEST = (1, 14)
-"""The first version that we know to behave; ``mount`` says what differs between versions."""
+"""The first version that we know to behave; ``mount`` says the differences between versions."""
 
 ALLOW_OTHER = "allow_other"
 

@@ -59,7 +59,7 @@ def between(view: View, entries: Sequence[Entry]) -> Changes:
     for number, finding in enumerate(findings):
         entry = finding.entry
         if removals.turns(entry.target):
-            # What is there now will not be: it is made anew, or found to be in the way then.
+            # It will not exist then: it is created again, or found to be in the way.
             if finding.condition is Condition.IN_THE_WAY or finding.is_in_place:
                 findings[number] = Finding(entry, Condition.MISSING)
         if not (findings[number].is_in_place or findings[number].is_blocked):
@@ -69,12 +69,12 @@ def between(view: View, entries: Sequence[Entry]) -> Changes:
 
 
 def leftovers(view: View, entries: Iterable[Entry]) -> list[Operation]:
-    """What of ours is not declared any more."""
+    """What of Ephemeroot's is not declared any more."""
     return _Removals(view, {entry.target for entry in entries}, {}).operations()
 
 
 class _Removals:
-    """What must go: all of ours that is not declared, or stands differently, or is in a
+    """What must go: all of Ephemeroot's that is not declared, or stands differently, or is in a
     directory that is about to show something else.
 
     *changing* are the declared entries that are not in place.
@@ -110,7 +110,7 @@ class _Removals:
 
     def _unmounts(self) -> Iterable[Operation]:
         for path, source in self.mounts.items():
-            # What is mounted in a dead mount cannot be reached, and goes with it.
+            # Any mount in a dead mount cannot be reached, and goes with it.
             if not any(path != dead and clean.is_below(path, dead) for dead in self.dead):
                 yield Unmount(path, source)
 
@@ -144,7 +144,7 @@ class _Addition:
         self.mounted: dict[str, str] = {}
 
     def operations(self, entry: Entry) -> Iterable[Operation]:
-        """For one entry; ask for parents before what is below them."""
+        """For one entry; ask for parents before their content."""
         source = entry.source if entry.is_directory else os.path.dirname(entry.source)
         in_home = dict(counterparts(entry, self.home))
         in_store = {home: store for store, home in in_home.items()}

@@ -89,7 +89,7 @@ def _check_stores(user: User, entry: Entry, others: Sequence[Entry], reading: Re
 def _sources(entry: Entry) -> Iterable[str]:
     """The entry's source as it is written, and with what leads to the store resolved.
 
-    Nothing in the home is resolved: there may be links of ours, that come and go.
+    Nothing in the home is resolved: there may be links of Ephemeroot's, that come and go.
     """
     below = entry.source[len(entry.store.rstrip("/")) :]
     return dict.fromkeys((entry.source, os.path.realpath(entry.store).rstrip("/") + below))

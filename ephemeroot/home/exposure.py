@@ -64,7 +64,7 @@ def counterparts(entry: Entry, home: str) -> Iterator[tuple[str, str]]:
 def exposures(entries: Iterable[Entry], home: str) -> list[Exposure]:
     """Existing directories that grant more than their counterpart, in the order of their paths.
 
-    Changes nothing and raises nothing; what cannot be looked at is left out.
+    Changes nothing and raises nothing; everything that cannot be looked at is left out.
     """
     found: dict[str, Exposure] = {}
     for entry in entries:

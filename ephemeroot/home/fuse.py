@@ -33,7 +33,7 @@ def find(name: str) -> str | None:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program, its messages in English, its working directory no mount of ours."""
+    """Run a program, its messages in English, its working directory no mount of Ephemeroot's."""
     return subprocess.run(
         command,
         env={**os.environ, "LC_ALL": "C"},

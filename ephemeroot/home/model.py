@@ -45,7 +45,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class HomeConfiguration:
-    """A user's ``home.toml``. ``entries`` are in order, parents before what is below them."""
+    """A user's ``home.toml``. ``entries`` are in order, parents before their content."""
 
     file: str
     stores: tuple[Store, ...] = ()

@@ -138,7 +138,7 @@ def _absent(entry: Entry, view: View) -> Finding:
             "remove the entry",
         )
     for path in clean.parents(entry.target):
-        # One of ours goes before anything is made.
+        # One of Ephemeroot's goes before anything is made.
         if os.path.islink(path) and not os.path.exists(path) and not view.is_our_link(path):
             return Finding(
                 entry,

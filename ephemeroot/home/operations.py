@@ -1,4 +1,5 @@
-"""What can be done in a home: each operation describes itself in one line, and does just that.
+"""Everything that can be done in a home: each operation describes itself in one line, and does just
+that.
 
 Whatever was seen before, an operation looks again at what it is about to change: only
 what is proven ours is unmounted or removed, and nothing is ever covered or replaced.
@@ -71,8 +72,8 @@ class Unmount(Operation):
                     f"{self.path}: {mount.source} is mounted there, but not by ephemeroot"
                 )
             dead = is_dead(self.path)
-            # A lazy unmount would take with it what is mounted below. What is mounted below
-            # a dead mount cannot be reached, and goes with it.
+            # A lazy unmount would also end the mounts below. A mount below a dead mount
+            # cannot be reached, and ends with it.
             below = [m for m in view.mounts_below(self.path) if not (dead and view.is_ours(m))]
             if below:
                 raise Refused(
@@ -91,7 +92,7 @@ class Unmount(Operation):
 
 
 class RemoveLink(Operation):
-    """Remove a link of ours."""
+    """Remove a link of Ephemeroot's."""
 
     def __init__(self, path: str, source: str) -> None:
         super().__init__(path)
@@ -111,7 +112,7 @@ class RemoveLink(Operation):
 
 
 class RemoveDirectory(Operation):
-    """Remove a directory if it is empty: one of ours, or ``any_empty`` one."""
+    """Remove a directory if it is empty: one of Ephemeroot's, or ``any_empty`` one."""
 
     def __init__(self, path: str, *, any_empty: bool = False) -> None:
         super().__init__(path)
@@ -133,7 +134,7 @@ class RemoveDirectory(Operation):
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
                     raise
                 if any(clean.is_below(path, self.path) for path in work.view.ours()):
-                    return ""  # what could not be taken out of it is for the next run
+                    return ""  # everything that could not be taken out of it is for the next run
         # Gone, or with somebody's files in it: then it is not ours any more.
         record.directories.pop(self.path, None)
         return ""

@@ -48,7 +48,7 @@ def _stores(
     found = []
     for name, record in records.items():
         path = user.home + name[1:] if name.startswith("~") else name
-        # Those of a disabled store must be right all the same.
+        # Those of a disabled store must be right anyway.
         entries = _entries(user, path, record, reading)
         if record.values["enable"]:
             found.append((Store(path, record.place, record.key("allow-other")), entries))

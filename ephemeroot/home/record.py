@@ -1,6 +1,6 @@
 """What we made in a home, remembered so that a later run can undo exactly that.
 
-The record is never trusted: it says where to look and what should be there, and what is
+The record is never trusted: it says where to look and everything that should be there, and what is
 there must prove itself (``view.py``). A user, a backup or another home may have brought
 the file; a path outside of the home in it is ignored.
 """
@@ -117,7 +117,7 @@ class Keeper:
     """Where the record is kept, for as long as one run lasts.
 
     The user may have declared a directory in which the record's own file lies, such as
-    ``.local``. A file of ours under its mount point would keep it from being mounted the
+    ``.local``. A file of Ephemeroot's under its mount point would keep it from being mounted the
     next time, so the record then goes straight to where the store has that directory.
     """
 
@@ -189,7 +189,7 @@ class Keeper:
             if other != place and not _is_same(other, place):
                 _remove(other, self.user.home)
         if covering is not None:
-            # It will be mounted, or become a link: nothing of ours may be in the way.
+            # It will be mounted, or become a link: nothing of Ephemeroot's may be in the way.
             self._remove_directories(below=covering[0])
         elif is_last and self._is_empty():
             self._remove_directories(below=self.user.home)
@@ -228,7 +228,7 @@ def _remove(file: str, home: str) -> None:
         os.unlink(file)
         os.unlink(f"{file}.new")  # an interrupted run's
     except (OSError, Damaged):
-        return  # it is not there, or not ours
+        return  # it is missing, or not ours
 
 
 def _inode(path: str) -> int | None:

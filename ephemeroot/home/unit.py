@@ -84,7 +84,7 @@ class Unit:
         return done
 
     def disable(self) -> list[str]:
-        """Undo ``enable``; returns what was done. What is mounted stays so."""
+        """Undo ``enable``; returns what was done. The mount stays so."""
         self._require_ours()
         done = []
         for path in (self.link, self.file):

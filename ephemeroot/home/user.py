@@ -34,7 +34,7 @@ class User:
         """The user who runs this process.
 
         Raises ``Misconfigured`` if ``$HOME`` is not a home of that user: with sudo it may be
-        somebody else's, who would be left with files of root.
+        another owner's, who would be left with files of root.
         """
         uid = os.getuid()
         try:
@@ -60,7 +60,7 @@ class User:
 
     @property
     def configuration(self) -> str:
-        """The file in which the user declares what persists."""
+        """The file in which the user declares persistent paths."""
         return f"{self.config_home}/{CONFIGURATION}"
 
     @property

@@ -135,7 +135,7 @@ def real(path: str) -> str:
 
 
 def aside(path: str) -> str:
-    """The path under which a link at *path* is looked at once more before it is removed. The same
+    """The path under which a link at *path* is looked at again before it is removed. The same
     in each run, so that the next one finds what an interrupted one has left.
     """
     directory, _, name = path.rpartition("/")

@@ -1,4 +1,4 @@
-"""Whether the images on this machine are what was applied: an older one does not wipe."""
+"""Whether the images on this machine are the applied plan: an older one does not wipe."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
     libraries = Libraries().needed_by([closure.program, *extensions, *programs])
     for library, needing in libraries.items():
         tree.copy(library, why=f"library, for {needing.name}")
-    # Loaded by a way that no ELF header tells of (dlopen): wanted all the same, by the name
+    # Loaded by a way that no ELF header tells of (dlopen): wanted anyway, by the name
     # that the loader will be asked for and not by that of the file behind it.
     known = {path.resolve() for path in (closure.program, *extensions, *libraries)}
     for path in closure.mapped:

@@ -29,7 +29,7 @@ ENTRY = "ephemeroot.hooks.__main__"
 
 
 ON_DEMAND = frozenset(("ephemeroot.linux.network",))
-"""Modules of ours that bring much and are packed only if the plan asks for them."""
+"""Modules of Ephemeroot's that bring much and are packed only if the plan asks for them."""
 
 
 # Where a statement holds others (Python's grammar, the ast module's manual).
@@ -63,7 +63,9 @@ class Closure:
     start: frozenset[str]
 
     def is_standard(self, module: Module) -> bool:
-        """Whether *module* belongs to the interpreter and not to us or a library of ours."""
+        """Whether *module* belongs to the interpreter and not to us or a library of
+        Ephemeroot's.
+        """
         below = module.file.is_relative_to(self.stdlib)
         return below and not {"site-packages", "dist-packages"} & set(module.file.parts)
 

@@ -23,8 +23,8 @@ MOUNTS_ROOT = f"{FOLDER}/mounts-root"
 
 @dataclass(frozen=True)
 class Script:
-    """A script of ours that the generator's module adds when it reads ``line``. Its name in the
-    image ends in ``end``; ``title`` is for people.
+    """A script of Ephemeroot's that the generator's module adds when it reads ``line``. Its name in
+    the image ends in ``end``; ``title`` is for people.
     """
 
     line: str

@@ -54,7 +54,7 @@ def read(path: Path) -> str | None:
 
 
 def is_named_like_a_kernel(path: Path) -> bool:
-    """Whether the file is called what kernels are called, or is in the place of unified images."""
+    """Whether the file is called what kernels are called, or is instead of unified images."""
     name = path.name
     if _NOT_A_KERNEL.fullmatch(name):
         return False

@@ -17,8 +17,8 @@ _BUILTIN = "/modules.builtin"
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do about an image: with nothing of ours in it (``absent``), with files missing
-    (``incomplete``), or without kernel modules (``kernel_modules``).
+    """What to do about an image: with nothing of Ephemeroot's in it (``absent``), with files
+    missing (``incomplete``), or without kernel modules (``kernel_modules``).
     """
 
     absent: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from ephemeroot.linux import removal
 
 FOLDER = "/usr/lib/ephemeroot"
-"""Where everything of ours is in the initramfs."""
+"""Where everything of Ephemeroot's is in the initramfs."""
 
 _LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
@@ -19,7 +19,7 @@ class Tree:
 
     Names are those behind this machine's links between directories (``/lib`` is
     ``usr/lib`` on a merged ``/usr``): the initramfs generators make the same links, and a
-    directory of ours must not take a link's place. ``why`` says for each name what it is
+    directory of Ephemeroot's must not take a link's place. ``why`` says for each name what it is
     there for.
     """
 

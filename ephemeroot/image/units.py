@@ -21,7 +21,7 @@ PERSIST = "ephemeroot-persist.service"
 INERT = "ephemeroot-inert.service"
 FSCK = "ephemeroot-fsck.service"
 
-# What other units need of ours. Generated units (sysroot.mount) cannot be edited or
+# What other units need of Ephemeroot's. Generated units (sysroot.mount) cannot be edited or
 # enabled for, so the links are made here.
 _REQUIRED_BY = {
     WIPE: ("sysroot.mount", "initrd-root-fs.target"),

@@ -1,6 +1,6 @@
 """What the plan's wipers need of an image, asked before one is built.
 
-A wiper may be somebody else's, and may have changed since the plan was made: what is wrong
+A wiper may be another owner's, and may have changed since the plan was made: the fault
 with it must come to light here, not at boot.
 """
 
@@ -35,7 +35,7 @@ def needs(operation: Wipe) -> Needs:
         found = type(wiper).needs(wiper.settings)
     except EphemerootError:
         raise
-    except Exception as error:  # somebody else's code may raise anything
+    except Exception as error:  # another owner's code may raise anything
         raise Broken(
             f"{name} does not list its requirements: {type(error).__name__}: {error}", _REPAIR
         ) from error

@@ -40,7 +40,7 @@ _TRIES = re.compile(r"\+\d+(?:-\d+)?(?=\.)")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``text`` is what is wrong, ``hint`` what to do, ``commands`` those that repair it, if there
+    """``text`` is the fault, ``hint`` what to do, ``commands`` those that repair it, if there
     are some.
     """
 
@@ -110,7 +110,7 @@ def _grub(machine: Machine, wrong: _Wrong) -> Iterator[Finding]:
 
 
 def _first_stage(wrong: _Wrong) -> str | None:
-    """What is wrong with GRUB's stubs on the ESP: empty if one of this /boot is right, ``None``
+    """The fault in GRUB's stubs on the ESP: empty if one of this /boot is right, ``None``
     if there is none of this machine's filesystems.
     """
     uuids = {uuid for point in ("/boot", "/") if (uuid := _uuid(point))}
@@ -134,7 +134,7 @@ def _first_stage(wrong: _Wrong) -> str | None:
 
 
 def _booted(machine: Machine, wrong: _Wrong) -> str:
-    """What is wrong with the kernel that runs, by BOOT_IMAGE=, which GRUB adds; else empty."""
+    """The fault in the kernel that runs, by BOOT_IMAGE=, which GRUB adds; else empty."""
     for file, text in machine.command_lines:
         if file != "/proc/cmdline":
             continue

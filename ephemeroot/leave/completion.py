@@ -1,4 +1,4 @@
-"""The first boot after leaving: what changed in the stores until the machine went down."""
+"""The first boot after leaving: every change in the stores until the machine went down."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Finish:
     """What the record in the root at ``root`` asks of the first boot after leaving.
 
     ``private`` is an empty directory for mounts of our own. ``kept`` lists what was changed
-    in the root since and so was not overwritten, ``problems`` what could not be brought over: one
-    path that fails, or exceeds the bounds, does not stop the others.
+    in the root since and so was not overwritten, ``problems`` everything that could not be brought
+    over: one path that fails, or exceeds the bounds, does not stop the others.
     """
 
     root: Path
@@ -162,7 +162,7 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
         if not os.path.ismount(point):
             point.mkdir(parents=True, exist_ok=True)
             mount = mounts.create(volume.type, _device(volume), volume.options)
-            # Nothing is written to a store: what changed in it goes to the root.
+            # Nothing is written to a store: its changes are copied to the root.
             mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=str(point))
             mounts.attach_at(mount, str(point))
         found[store.path] = point / store.below
@@ -181,7 +181,7 @@ def _device(volume: MountVolume) -> str:
 
 
 def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: Path) -> None:
-    """Mount the overlay once more, in private, and make the root's directory like it."""
+    """Mount the overlay again, in private, and make the root's directory like it."""
     place = tree.resolve(root, operation.path)
     if not tree.is_directory(store, operation.source):
         return

@@ -1,11 +1,11 @@
-"""Out again: the declared paths go back into the root, and no image wipes any more.
+"""Off: the declared paths go back into the root, and no image wipes any more.
 
 The order is the safety. First everything is copied into the root under the binds, while the
-machine is armed as ever: whoever cuts the power then boots a fresh root, and all data is in the
+machine is armed as usual: whoever cuts the power then boots a fresh root, and all data is in the
 stores. Then the root gets a record of what is under way, and the stores a plan that does nothing,
 of a newer generation: from that moment on no older image wipes or binds, whatever becomes of the
 images. What programs have changed in the stores meanwhile is brought over by the first boot
-(``finish``), before anything reads it; what was changed in the root since is never overwritten.
+(``finish``), before anything reads it; changes made in the root since are never overwritten.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Item:
 class Leaving:
     """What leaving comes to on the machine whose root is mounted at ``root``.
 
-    ``plan`` is the applied one. ``problems`` collects what could not be copied: with one of
+    ``plan`` is the applied one. ``problems`` collects everything that could not be copied: with one
+    of
     them nothing is disarmed. ``left_out`` collects what no user may keep the machine from leaving
     by: single entries that cannot be copied, and users' paths that exceed the bounds.
     """
@@ -99,7 +100,7 @@ class Leaving:
 
     def prove(self) -> None:
         """Raise ``Refused`` or ``StoreMissing`` if this root is none to leave into, or a store
-        is not there.
+        is missing.
         """
         mount = mountinfo.mounted_at(os.path.realpath(self.root))
         if mount is None:

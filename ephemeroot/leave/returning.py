@@ -1,4 +1,4 @@
-"""Bringing what persists back into the root: from the store to the place that its bind hides."""
+"""Bringing persistent paths back into the root: from the store to the place that its bind hides."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _in_store(operation: Taken) -> str:
 def _replace_link(
     mirror: Mirror, operation: Taken, store: int, parent: int, name: str, link: os.stat_result
 ) -> None:
-    """In the place of a link into the store put what it leads to, at once and whole."""
+    """Instead of a link into the store put what it leads to, at once and whole."""
     with Workshop(parent) as shop:
         _fill(mirror, operation, store, shop.fd, COPY, pinned=True)
         if lstat(shop.fd, COPY) is None:
@@ -116,7 +116,7 @@ def _fill(
 
 
 def remove(root: int, path: str) -> None:
-    """Remove the file *path* of the open *root*; one that is not there is fine."""
+    """Remove the file *path* of the open *root*; one that is missing is fine."""
     try:
         parent, name = tree.open_parent(root, tree.resolve(root, "/" + path))
     except OSError:

@@ -91,7 +91,7 @@ def _copy_one(old: str, where: str, new: int, name: str) -> None:
     except OSError as error:
         # A filesystem without labels or with its own properties (btrfs.compression) must not make
         # a copy of the data impossible. ENODATA: it was removed meanwhile.
-        # What a user has set is not lost without a word where attributes of users are supported.
+        # What a user has set is not lost silently where attributes of users are supported.
         if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
             return
         if error.errno == errno.EINVAL and not name.startswith("user."):

@@ -25,8 +25,8 @@ def same(
     symbolic links of one owner that lead to the same.
 
     Neither a symlink nor a mount is followed; a fifo does not block, a device is not opened. Holes
-    and shared extents are not read. Raises ``OutOfBounds`` when what must be read exceeds
-    *bounds*; a ``Meter`` counts over several files.
+    and shared extents are not read. Raises ``OutOfBounds`` when everything that must be read
+    exceeds *bounds*; a ``Meter`` counts over several files.
     """
     meter = bounds if isinstance(bounds, Meter) else Meter(bounds)
     fds: list[int] = []

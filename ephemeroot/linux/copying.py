@@ -43,8 +43,8 @@ class Copier:
     ``entries`` names made.
 
     More than *bounds* allow raises ``OutOfBounds`` and leaves what has been made for the caller to
-    remove; the counters go on over several calls, and so do the bounds. *progress* is called with
-    the name at hand whenever ``copied`` or ``shared`` has grown.
+    remove; the counters continue over several calls, and so do the bounds. *progress* is called
+    with the name at hand whenever ``copied`` or ``shared`` has grown.
 
     With *skipped* an entry inside a tree that cannot be copied (too large for the target or for
     ``file_bytes``, an extended attribute or a name that does not fit, unreadable, too deep, changed
@@ -99,7 +99,7 @@ class Copier:
 
         Only root may be able to write to *target*, else ``PermissionError``: a ``Workshop`` is
         such a directory. Raises ``FileExistsError`` if *new_name* exists. Sockets are passed over,
-        they are nothing without their process. So is what is mounted in a tree: the copy has a
+        because they need their process. Mounts in a tree are passed over, too: the copy has a
         directory for it, and no more. With *subvolume* a subvolume becomes one as well.
         """
         self._begin(target)
@@ -122,7 +122,7 @@ class Copier:
             os.close(lower)
 
     def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
-        """The same for what must be a regular file; ``OSError`` (EBUSY) if it is not."""
+        """The same for everything that must be a regular file; ``OSError`` (EBUSY) if it is not."""
         self._begin(target)
         old = _open_leaf(source, name)
         try:
@@ -133,7 +133,9 @@ class Copier:
             os.close(old)
 
     def copy_file_or_link(self, source: int, name: str, target: int, new_name: str) -> None:
-        """The same for what must be a regular file or a symbolic link, which stays a link."""
+        """The same for everything that must be a regular file or a symbolic link, which stays a
+        link.
+        """
         if stat.S_ISLNK(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
             self._begin(target)
             self.copy_leaf(source, name, target, new_name, "")

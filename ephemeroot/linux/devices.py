@@ -65,7 +65,7 @@ def named(spec: str) -> str:
 def number(path: str) -> int:
     """The device number of the block device *path* (links are followed).
 
-    Raises ``FileNotFoundError`` if it is not there and ``OSError`` (ENOTBLK) if it is
+    Raises ``FileNotFoundError`` if it is missing and ``OSError`` (ENOTBLK) if it is
     something else.
     """
     status = os.stat(path)

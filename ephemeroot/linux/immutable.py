@@ -1,4 +1,4 @@
-"""Inodes that are immutable or append-only (chattr(1)): renamed and linked all the same, and named
+"""Inodes that are immutable or append-only (chattr(1)): renamed and linked anyway, and named
 where they refuse a change.
 """
 

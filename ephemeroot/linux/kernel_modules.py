@@ -14,7 +14,7 @@ PLACES = ("/usr/lib/modules", "/lib/modules")
 def releases(root: int) -> set[str]:
     """The releases, as ``uname -r`` prints them, that the open tree *root* has modules for.
 
-    Links are resolved inside *root*; what is mounted in it counts. Raises ``OSError``.
+    Links are resolved inside *root*; any mount in it counts. Raises ``OSError``.
     """
     found: set[str] = set()
     for place in PLACES:

@@ -2,7 +2,7 @@
 
 A container's storage below an overlay has whiteouts and opaque directories of its own
 (Documentation/filesystems/overlayfs.rst). To the overlay above they are its own: it hides the
-first, lists some of them all the same, and shows the second without their mark.
+first, lists some of them anyway, and shows the second without their mark.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def attach(mount_fd: int, target_fd: int, *, name: str = "") -> None:
 
 
 def clone_at(path: str, *, read_only: bool = False) -> int:
-    """Return a detached copy of what is mounted at *path*, without the mounts inside it."""
+    """Return a detached copy of the mount at *path*, without the mounts inside it."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         return clone_read_only(fd, name=path) if read_only else clone(fd, name=path)
@@ -228,7 +228,7 @@ def create_overlay(lower: int, upper: int, work: int, options: list[str], *, nam
     """Return a detached overlay of the open directories: *upper* over *lower*.
 
     *options* are the filesystem's own. The directories are named through /proc, for the
-    kernels before 6.13 take no descriptors; what is mounted is what was opened all the
+    kernels before 6.13 take no descriptors; the mount is what was opened all the
     same.
     """
     fs = kernel.syscall(kernel.SYS_FSOPEN, ctypes.c_char_p(b"overlay"), FSOPEN_CLOEXEC, name=name)
@@ -306,14 +306,14 @@ def make_private(path: str) -> None:
 
 
 def detach(path: str) -> None:
-    """Lazily unmount what is mounted at *path*, never following a symlink there."""
+    """Lazily unmount the mount at *path*, never following a symlink there."""
     umount_nofollow = 8
     if kernel.libc.umount2(os.fsencode(path), MNT_DETACH | umount_nofollow) != 0:
         kernel.raise_errno(path)
 
 
 def unmount(path: str) -> None:
-    """Unmount what is mounted at *path* at once, never following a symlink there.
+    """Unmount the mount at *path* at once, never following a symlink there.
 
     Raises ``OSError`` (EBUSY) while something uses it.
     """

@@ -105,7 +105,7 @@ def _unshare() -> None:
 
 
 def _make_slave() -> None:
-    """Stop what is mounted here from appearing in the caller's namespace."""
+    """Stop the mount here from appearing in the caller's namespace."""
     flags = ctypes.c_ulong(mounts.MS_SLAVE | mounts.MS_REC)
     try:
         if kernel.libc.mount(b"none", b"/", None, flags, None) != 0:
@@ -126,7 +126,7 @@ def _cover() -> None:
             options = ["mode=0700", "size=16m", "nr_inodes=4k", "nosuid", "nodev", "noexec"]
             mount = mounts.create("tmpfs", "ephemeroot", options)
             try:
-                # Unbindable: a recursive clone of /run (base run) leaves out what is mounted here.
+                # Unbindable: a recursive clone of /run (base run) leaves out the mount here.
                 mounts.set_flags(mount, unbindable=True, name=POINT)
                 mounts.attach(mount, place, name=POINT)
             finally:

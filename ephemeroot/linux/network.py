@@ -147,7 +147,7 @@ class Network:
     def set_up(self, interface: str, addresses: list[str], gateways: list[str]) -> bool:
         """Bring the link up with these addresses (``10.0.0.2/24``) and default routes.
 
-        Returns whether anything was changed: what is there already stays. Raises ``OSError``.
+        Returns whether anything was changed: the existing content stays. Raises ``OSError``.
         """
         import socket
 
@@ -252,7 +252,7 @@ def connect(address: str, port: int, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError(last)
-        # Not create_connection(): it asks the resolver, which is not there, even about numbers.
+        # Not create_connection(): it asks the resolver, which is missing, even about numbers.
         attempt = socket.socket(socket.AF_INET6 if is_v6(address) else socket.AF_INET)
         attempt.settimeout(None if left == _ENDLESS else left)
         try:

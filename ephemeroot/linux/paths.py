@@ -103,7 +103,7 @@ def entries(directory: int | str | os.PathLike[str]) -> os._ScandirIterator[str]
     if isinstance(directory, int):
         os.lseek(directory, 0, os.SEEK_SET)
         return os.scandir(directory)  # noqa: TID251  # as above
-    return os.scandir(os.fspath(directory))  # noqa: TID251  # a path is opened anew
+    return os.scandir(os.fspath(directory))  # noqa: TID251  # a path is opened again
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:

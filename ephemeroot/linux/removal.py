@@ -1,7 +1,7 @@
 """Removing a tree: the only function of the program that does so.
 
 ``shutil.rmtree`` and ``tempfile.TemporaryDirectory`` are banned (pyproject.toml, TID251): they take
-a path, which can lead elsewhere by the time it is used, and they remove what is mounted below it.
+a path, which can lead elsewhere by the time it is used, and they remove any mount below it.
 """
 
 from __future__ import annotations

@@ -227,8 +227,8 @@ class Tree:
         self.left.append(names)
 
     def _abandon(self, name: str, depth: int) -> None:
-        """The directory *name* could not be made as it must be: the copy goes on at *depth*, where
-        the next entries belong.
+        """The directory *name* could not be made as it must be: the copy continues at *depth*,
+        where the next entries belong.
         """
         new = self._new
         if new.depth > depth:

@@ -27,7 +27,7 @@ class _StandIn(type(sys)):  # type: ignore[misc]
 
 
 def load() -> ModuleType:
-    """pyudev. Raises ``ImportError`` if it, or libudev, is not there.
+    """pyudev. Raises ``ImportError`` if it, or libudev, is missing.
 
     It finds its library through ``ctypes.util``, which runs ldconfig or a compiler: in an
     initramfs is neither, so it is told. What else that module does is nothing to pyudev.

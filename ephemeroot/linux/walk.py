@@ -72,7 +72,7 @@ class Walk:
 
     def climb(self) -> list[str]:
         """Like ``leave``, and not stopped by a directory that another process moved meanwhile:
-        the walk goes on in the innermost directory above it that is still in its place.
+        the walk continues in the innermost directory above it that is still in its place.
 
         Returns the names of the directories that were left, outermost first: one, or several in
         that case. The first directory of the walk is always found again, and never left.
@@ -114,7 +114,7 @@ def below(
     """The entries below the directory *name* of the open *top*, each with its status, however deep.
 
     Paths are relative to *name*; those in *without* are left out with everything below them. Mounts
-    are not entered, and what cannot be read or has gone meanwhile is passed over. Raises
+    are not entered, and everything that cannot be read or has gone meanwhile is passed over. Raises
     ``OSError`` if *name* itself cannot be read, and ``OutOfBounds``.
     """
     here = Walk(top, name)

@@ -100,7 +100,7 @@ class Workshop:
         self.close()
 
     def clear(self) -> None:
-        """Remove what is in it. Raises ``OSError``, such as EXDEV for a subvolume."""
+        """Remove its content. Raises ``OSError``, such as EXDEV for a subvolume."""
         for name in paths.names(self.fd):
             removal.remove(self.fd, name, subvolumes=not self._foreign, unlock=True)
 
@@ -111,8 +111,8 @@ class Workshop:
             _mark(self.fd, _FOREIGN)
 
     def close(self) -> None:
-        """Remove what is left in it, and itself. Never raises ``OSError``: what cannot be removed
-        now is unused, and only root can enter it (``sweep``).
+        """Remove what is left in it, and itself. Never raises ``OSError``: everything that cannot
+        be removed now is unused, and only root can enter it (``sweep``).
         """
         if self._outer >= 0:
             _remove(self._parent, self.name, self._outer, subvolumes=not self._foreign)
@@ -150,7 +150,7 @@ class Workshop:
             return True
         immutable.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
         if not os.path.samestat(os.stat(name, dir_fd=self.fd, follow_symlinks=False), mine):
-            self._give_back(name, new_name)  # exchanged once more meanwhile
+            self._give_back(name, new_name)  # exchanged again meanwhile
         return False
 
     def take(self, name: str, expected: os.stat_result) -> str:
@@ -242,7 +242,7 @@ def _is(directory: int, name: str, expected: os.stat_result) -> bool:
 
 
 def _duplicate(directory: int) -> int:
-    """The directory once more, open for reading."""
+    """The directory again, open for reading."""
     return paths.open_beneath(directory, ".", os.O_RDONLY | os.O_DIRECTORY)
 
 

@@ -45,7 +45,7 @@ class FstabLine:
 
     @property
     def persists(self) -> bool:
-        """Whether the machine mounts it at each boot, and what is on it is there afterwards."""
+        """Whether the machine mounts it at each boot, and its content is there afterwards."""
         mounted = "noauto" not in self.options or "x-systemd.automount" in self.options
         return mounted and self.type not in _VOLATILE
 

@@ -1,5 +1,5 @@
 """Which device, subvolume or dataset the root is, and how it is mounted: the one answer for all
-verbs. What is mounted there now is ``Machine.root_mount``; the boot asks its kernel command line
+verbs. The mount there now is ``Machine.root_mount``; the boot asks its kernel command line
 alone (``hooks.cmdline``).
 """
 

@@ -21,7 +21,7 @@ class MirrorRun:
     ``excluded`` are paths, relative to what is mirrored, that are left alone with everything below
     them, as are the directories that lead to them, except for what else is in those. With
     ``delete`` what the source does not have is removed. With ``content`` files that look alike
-    (size, time, owner, mode, attributes) are compared byte by byte. What was changed in the target
+    (size, time, owner, mode, attributes) are compared byte by byte. Every change in the target
     after ``since`` (nanoseconds, 0: no such time) is newer than any source: it stays and is listed
     in ``kept``.
 
@@ -70,7 +70,7 @@ class MirrorRun:
     def arrive(
         self, workshop: Workshop, name: str, path: str, present: os.stat_result | None
     ) -> None:
-        """Give the copy in the *workshop* its *name*, in the place of *present*."""
+        """Give the copy in the *workshop* its *name*, instead of *present*."""
         if lstat(workshop.fd, COPY) is None:
             return  # it was a socket by then, or a mount point
         if present is None:

@@ -1,1 +1,1 @@
-"""Looking into roots: what differs between two of them, and bringing something back."""
+"""Looking into roots: the differences between two of them, and bringing something back."""

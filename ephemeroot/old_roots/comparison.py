@@ -1,4 +1,4 @@
-"""What differs between two trees, without following anything in either.
+"""The differences between two trees, without following anything in either.
 
 Directories are opened one at a time by their path from the top (openat2(2)), so that neither
 the depth of a tree nor a symlink that appears in it leads anywhere else.
@@ -52,7 +52,8 @@ class Comparison:
     other, so that inode numbers and ctimes compare. ``content``: compare the content of every
     file, else only of those whose size is the same and whose time is not.
 
-    What cannot be read is a line in ``problems``. ``meter`` counts what is looked at and read.
+    Everything that cannot be read is a line in ``problems``. ``meter`` counts what is looked at and
+    read.
     """
 
     skip: Callable[[str], bool] = lambda path: False
@@ -232,7 +233,7 @@ class Comparison:
         self, old: int | None, new: int, path: str, changed_since: Callable[[str, int], bool] | None
     ) -> frozenset[str]:
         """Names in the directory *path* of what cannot differ, as the directories themselves
-        tell: in most of them nearly all is as it was, and a status of each takes long.
+        tell: in most of them nearly all is unchanged, and a status of each takes long.
 
         Never those of directories, for a subvolume's number there is none of an inode.
         """

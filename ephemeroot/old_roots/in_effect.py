@@ -194,7 +194,7 @@ class _Look:
             os.close(fd)
 
     def _mount(self) -> Mount | None:
-        """What is mounted at the path."""
+        """The mount at the path."""
         fd = self._open(self.operation.path, follow=True)
         if fd < 0:
             return None

@@ -11,7 +11,7 @@ from ephemeroot.linux import mountinfo
 
 def elsewhere(plan: Plan, declared: Iterable[str], live: str, target: str = "/") -> set[str]:
     """Paths in *target*, which is mounted at *live*, that do not are on it: what is *declared*,
-    and what is mounted there. As seen from *target*, ``/x``.
+    and the mount there. As seen from *target*, ``/x``.
     """
     found = set(declared)
     found |= {volume.mount_point for volume in plan.attached()}

@@ -2,7 +2,7 @@
 
 A step makes a complete copy in a workshop, which only root can enter, and moves it to its target
 with one rename, which overwrites nothing that it was not told to. Interrupted anywhere, what was
-there is there; the next run removes what was begun.
+there is there; the next run removes unfinished copies.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Step(Change):
 
 
 class Parent(Step):
-    """Make a directory as the old root has it, without what is in it."""
+    """Make a directory as the old root has it, without its content."""
 
     __slots__ = ()
 
@@ -189,7 +189,7 @@ class Copy(Step):
 
 
 def protection(place: Place) -> str:
-    """``immutable`` or ``append-only`` if what is there must not be replaced; else empty."""
+    """``immutable`` or ``append-only`` if the existing content must not be replaced; else empty."""
     with opened(place.root, place.parent, _DIRECTORY) as parent:
         fd = immutable.open_entry(parent, place.name)
     if fd < 0:

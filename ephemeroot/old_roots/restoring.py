@@ -164,7 +164,7 @@ class Plan:
 
 
 def was_persisted(root: int, path: str) -> str | None:
-    """What in the open old *root*, *path* or above it, was only a place for what persists."""
+    """What in the open old *root*, *path* or above it, was only a place for persistent paths."""
     made = records.made(root)
     while path not in ("/", ""):
         if path in made:

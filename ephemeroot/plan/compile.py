@@ -120,7 +120,7 @@ def _needed(examination: Examination) -> list[Volume]:
 
 
 def _wipe_stage(examination: Examination) -> _Stage:
-    """What persists is mounted and proven first; what is made fresh is mounted only after."""
+    """Persistent paths are mounted and proven first; what is made fresh is mounted only after."""
     stage = _Stage()
     needed = _needed(examination)
     _set_up_network(examination, needed, stage)
@@ -166,7 +166,7 @@ def _store(path: str, examination: Examination) -> Store:
 
 
 def _wipe(target: str, wiping: Wiping, known: Mapping[str, str] = _NOT_A_ROOT) -> Wipe:
-    if wiping.plugin is None:  # examine() refuses a wiper that is not there
+    if wiping.plugin is None:  # examine() refuses a wiper that is missing
         raise EphemerootError(f"there is no wiper {wiping.wiper}")
     return Wipe(
         target=target,

@@ -16,7 +16,7 @@ _CORRECT = "mount the declared volume there, or correct the declaration"
 
 
 def require(volume: Volume, root: str = "/") -> None:
-    """Raise ``Refused`` unless *volume* is what is mounted at its mount point now, in the machine
+    """Raise ``Refused`` unless *volume* is the mount at its mount point now, in the machine
     whose root directory is *root*.
 
     Devices have other names on the machine that builds an image: below another root than ``/`` only

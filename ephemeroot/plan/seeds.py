@@ -139,7 +139,7 @@ def _keeps_nothing(plan: Plan) -> bool:
 
 def measure(path: Path, without: Collection[str] = frozenset()) -> tuple[int, int]:
     """Bytes that a copy of *path* would write, and the names below it; holes and the paths in
-    *without* do not count, nor does what is mounted there; a file of several names counts once.
+    *without* do not count, nor does the mount there; a file of several names counts once.
 
     Of a tree that exceeds the bounds of a verb (``bounds.attended``) what was seen until then.
     """

@@ -26,7 +26,7 @@ PLAN = "plan.json"
 GENERATION = "generation"
 
 REPLACED = "replaced"
-"""Below a store's own records: what was taken out of the way there. Never deleted by us."""
+"""Below a store's own records: what was taken out of the way there. Never deleted by Ephemeroot."""
 
 CONFIGURATION = "etc/ephemeroot"
 _NEW, _OLD = ".ephemeroot.new", ".ephemeroot.old"
@@ -64,7 +64,7 @@ def generation(store: Path) -> int:
     except FileNotFoundError:
         return 0
     except PermissionError:
-        raise  # whoever may not read it shall mend nothing
+        raise  # whoever may not read it shall repair nothing
     except (OSError, ValueError) as error:
         raise Damaged(
             f"cannot read {record}: {error}", "write the number of the newest generation into it"

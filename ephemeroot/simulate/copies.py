@@ -1,5 +1,5 @@
 """What every new root is given, again and again, by what it is a copy of: jobs for one boot, empty
-directories in the place of subvolumes, swap files, and not the modules that were built since.
+directories instead of subvolumes, swap files, and not the modules that were built since.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def inspect(live: Path, fresh: Path, plan: Plan) -> list[Finding]:
-    """What is wrong with the rehearsed root *fresh* that is wrong with every new root, beside the
+    """The fault in the rehearsed root *fresh* that is wrong with every new root, beside the
     present one, *live*. Raises ``OSError``.
     """
     here, there = os.open(live, _DIRECTORY), os.open(fresh, _DIRECTORY)
@@ -70,7 +70,7 @@ def _emptied(omitted: list[str], fresh: Path, kept: frozenset[str]) -> Iterator[
 
 
 def _kept(root: int, plan: Plan) -> frozenset[str]:
-    """What a new root does not take from the base: declared paths, and what is mounted in it."""
+    """What a new root does not take from the base: declared paths, and any mount in it."""
     found = set(plan.declared()) | {volume.mount_point for volume in plan.volumes()}
     found |= {line.mount_point for line in fstab.parse(text_of(root, "/etc/fstab"))}
     return frozenset(found - {"/"})

@@ -182,7 +182,7 @@ class Inspection:
     # Users
 
     def owners(self) -> list[Finding]:
-        """Owners of what persists that the fresh root does not know, and users of services."""
+        """Owners of persistent paths that the fresh root does not know, and users of services."""
         users = {user.uid for user in self.accounts.users.values()}
         groups = set(self.accounts.groups.values())
         found = []

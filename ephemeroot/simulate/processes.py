@@ -89,7 +89,7 @@ def _child(
             signals.block()
     except Ended:
         pass
-    except BaseException:  # noqa: BLE001  # whatever it is, two processes must not go on
+    except BaseException:  # noqa: BLE001  # whatever it is, two processes must not continue
         sys.excepthook(*sys.exc_info())
     finally:
         try:

@@ -39,8 +39,8 @@ class Holder:
 
 
 def look(root: str, plan: Plan) -> Iterator[tuple[Holder, str]]:
-    """What can fill a filesystem, each with a path on it. What cannot be looked at is left out:
-    this is the explanation of a problem, not the problem.
+    """What can fill a filesystem, each with a path on it. Everything that cannot be looked at is
+    left out: this is the explanation of a problem, not the problem.
     """
     deadline = time.monotonic() + _SECONDS
     for keeper in _keepers(root, plan):

@@ -34,7 +34,7 @@ class Full:
 
     @property
     def line(self) -> str:
-        """What is wrong, and what fills it."""
+        """The fault, and what fills it."""
         where = " and ".join(self.paths)
         line = (
             f"the filesystem of {where} is nearly full: {amounts.size(self.free)} of "

@@ -17,8 +17,8 @@ from ephemeroot.wipers.changes import Change
 
 
 def read(root: Path, plan: Plan, problems: list[str]) -> list[Omission]:
-    """What is recorded in the stores of *plan*, mounted below *root*. A store that is not there has
-    no record; what is wrong with another one is added to *problems*.
+    """What is recorded in the stores of *plan*, mounted below *root*. A store that is missing has
+    no record; the fault in another one is added to *problems*.
 
     Raises ``PermissionError``.
     """
@@ -78,7 +78,7 @@ class Forgetting(Change):
 
 @contextmanager
 def _opened(root: Path, store: str) -> Iterator[int]:
-    """The open directory of *store*; -1 if it is not there."""
+    """The open directory of *store*; -1 if it is missing."""
     try:
         fd = os.open(root / store.lstrip("/"), tree.DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

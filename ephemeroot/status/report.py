@@ -19,7 +19,7 @@ from ephemeroot.status.unapplied import Unapplied
 
 @dataclass
 class StoreStatus:
-    """One store: ``state`` is ``ok`` or what is wrong; ``size`` and ``free`` in bytes."""
+    """One store: ``state`` is ``ok`` or the fault; ``size`` and ``free`` in bytes."""
 
     path: str
     state: str
@@ -60,7 +60,7 @@ class Unseeded:
 @dataclass
 class Status:
     """Everything that ``status`` knows. ``unknown`` has what this user may not read, ``damage``
-    what nobody can: the rest is shown all the same.
+    what nobody can: the rest is shown anyway.
     """
 
     boot: BootReport

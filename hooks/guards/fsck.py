@@ -16,7 +16,7 @@ _UNCHECKED = frozenset((
     "xfs", "zfs", "9p", "cifs", "smb3", "auto",
 ))  # fmt: skip
 
-# fsck(8): reboot needed, errors left. The rest is what systemd goes on after, too.
+# fsck(8): reboot needed, errors left. The rest is what systemd continues after, too.
 _UNSOUND = 2 | 4
 
 
@@ -26,7 +26,7 @@ def is_checked(kind: str) -> bool:
 
 
 def require_sound(kind: str, device: str, folder: str = "/usr/sbin") -> str:
-    """Correct what can be corrected without asking; return what was done in a few words.
+    """Correct everything that can be corrected without asking; return what was done in a few words.
 
     ``folder`` has the checkers. Raises ``StoreMissing`` if errors are left: nothing may be
     mounted then.

@@ -50,7 +50,7 @@ def recorded(stage: Stage) -> list[tuple[str, int]]:
 
 
 def read_record(store: int, path: str) -> bytes:
-    """A record of ours in the open *store*: root's, below a directory that is root's.
+    """A record of Ephemeroot's in the open *store*: root's, below a directory that is root's.
 
     Raises ``OSError`` if it is missing or too large, ``EphemerootError`` if it is another user's.
     """

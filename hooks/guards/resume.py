@@ -1,9 +1,9 @@
 """Never wipe a machine that is about to resume from hibernation.
 
-A resumed kernel goes on writing to the filesystems it had mounted; what we changed under
+A resumed kernel continues writing to the filesystems it had mounted; what we changed under
 it, or merely by mounting it, destroys them. The units' order is one guard, this is the
 other: every place where a hibernation image may lie is looked at, and as long as one has
-an image, cannot be read, or was named and is not there, nothing is touched.
+an image, cannot be read, or was named and is missing, nothing is touched.
 
 The kernel takes the signature away before it loads an image (kernel/power/swap.c,
 ``swsusp_check``), so a signature that is still there was never tried.

@@ -79,7 +79,7 @@ class Copy(Seeded):
             results.append(self._copy(stage, stage.store(self.store), place))
         else:
             results.append("nothing to copy yet")
-        # Not before: what could not be copied to the root must not be replaced by what
+        # Not before: everything that could not be copied to the root must not be replaced by what
         # the root has instead.
         stage.copies.append(entry)
         return _joined(results)
@@ -192,7 +192,9 @@ class Copy(Seeded):
         return "stored the newer version from the root" if back.copied else ""
 
     def kinds(self, stage: Stage) -> tuple[int, ...]:
-        """What can be seeded: a link persists as a link, but for what many programs rely on."""
+        """Everything that can be seeded: a link persists as a link, but for what many programs rely
+        on.
+        """
         return (stat.S_IFREG,) if self.path in accounts.MERGED else (stat.S_IFREG, stat.S_IFLNK)
 
     def _entry(self, place: str, user: int, through: str) -> dict[str, object]:

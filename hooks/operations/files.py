@@ -48,7 +48,7 @@ class File(Linkable):
         parent, name = tree.open_parent(stage.root(), place)
         source = -1
         try:
-            # A link of ours persists in a directory that itself is another store's.
+            # A link of Ephemeroot's persists in a directory that itself is another store's.
             linked = tree.links_to(parent, name, target)
             if not linked:
                 self._require_file(stage, parent, name)
@@ -76,7 +76,7 @@ class File(Linkable):
                     os.close(fd)
 
     def kinds(self, stage: Stage) -> tuple[int, ...]:
-        """What can be seeded. A user's file may be a directory, which is linked."""
+        """Everything that can be seeded. A user's file may be a directory, which is linked."""
         if stage.plan.owner(self.path) != order.ROOT and self.method in ("auto", "symlink"):
             return stat.S_IFREG, stat.S_IFDIR
         return (stat.S_IFREG,)

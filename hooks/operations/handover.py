@@ -26,9 +26,9 @@ _SHAPES = (
 
 
 class HandOver:
-    """Saves what is declared below *target* and not below another of the *targets* that are
-    wiped. *marks_kept*: the wiper can mark the previous root ``.keep``, so that what cannot be
-    seeded is not lost; where it cannot, nothing is wiped instead.
+    """Saves the paths declared below *target* and not below another of the *targets* that are
+    wiped. *marks_kept*: the wiper can mark the previous root ``.keep``, so that everything that
+    cannot be seeded is not lost; where it cannot, nothing is wiped instead.
     """
 
     __slots__ = ("_root_name", "marks_kept", "omissions", "stage", "target", "targets")
@@ -166,7 +166,7 @@ class HandOver:
         return keep
 
     def _remember_unsaved(self) -> None:
-        """Another root boots, which does not have what could not be saved: the persistence stage
+        """Another root boots, which lacks the files that could not be saved: the persistence stage
         must not take that for the content of a path that the store lacks.
         """
         stage = self.stage

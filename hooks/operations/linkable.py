@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Linkable(Seeded):
-    """Before the wipe, the store gets what a program has put in the place of the link, or is seeded
+    """Before the wipe, the store gets what a program has put instead of the link, or is seeded
     if it has nothing for the path yet.
     """
 
     options: list[str] = field("strings", "options of the bind", default=[])
 
     def kinds(self, stage: Stage) -> tuple[int, ...]:
-        """What can be seeded, as types of files (``stat.S_IFREG``)."""
+        """Everything that can be seeded, as types of files (``stat.S_IFREG``)."""
         raise NotImplementedError
 
     def carry_over(self, stage: Stage, previous: int) -> str:

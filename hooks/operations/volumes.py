@@ -1,7 +1,7 @@
 """Volumes needed for boot and the stores on them: mounted once, privately, before the wipe.
 
 A wipe without its store is a machine without data. So each volume is mounted below
-``/run/ephemeroot/volumes`` first (by the initramfs's own mount units, or by us), every
+``/run/ephemeroot/volumes`` first (by the initramfs's own mount units, or by Ephemeroot), every
 store proves that it is the one that was declared, and only then anything is wiped.
 After the wipe the same mounts are attached under the new root.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ephemeroot.hooks.stage import Stage
 
 SUBDIRECTORY = "X-mount.subdir="
-"""mount(8)'s option for a directory of the filesystem in the place of all of it."""
+"""mount(8)'s option for a directory of the filesystem instead of all of it."""
 
 _DEGRADED = (
     "connect the missing device; to boot without it, add degraded to rootflags= on the kernel "
@@ -51,7 +51,7 @@ class MountVolume(Operation):
         return f"mount {self.type} {self.device}{options} privately, for {self.mount_point}"
 
     def execute(self, stage: Stage) -> str:
-        """Raises ``StoreMissing`` if the device is not there or is something else."""
+        """Raises ``StoreMissing`` if the device is missing or is something else."""
         point = stage.volume(self.name)
         mounted = mountinfo.mounted_at(point)
         if mounted is not None:
@@ -122,7 +122,7 @@ class MountVolume(Operation):
         return "/".join(part for part in (*subvolumes[-1:], self.directory) if part)
 
     def _take_directory(self, point: str) -> None:
-        """Mount the directory in the place of the filesystem at *point*, which is attached: kernels
+        """Mount the directory instead of the filesystem at *point*, which is attached: kernels
         before 6.15 clone no detached mount (open_tree(2), EINVAL).
         """
         top = os.open(point, tree.DIRECTORY | os.O_CLOEXEC)
@@ -184,7 +184,7 @@ class MountVolume(Operation):
         return f"the device {self.device} of {self.mount_point}"
 
     def _require_same(self, mounted: mountinfo.Mount) -> None:
-        """What somebody else mounted for us must be what was declared."""
+        """A volume that another program mounted must be the declared one."""
         if mounted.fstype != self.type:
             raise StoreMissing(
                 f"the volume of {self.mount_point} is mounted as {mounted.fstype}, but {self.type} "

@@ -57,7 +57,7 @@ class Wipe(Operation):
         return self.load().describe(self.target, self.device, self.subvolume)
 
     def load(self) -> Wiper:
-        """The wiper with its settings. Raises ``Damaged`` if its code is not there."""
+        """The wiper with its settings. Raises ``Damaged`` if its code is missing."""
         from ephemeroot.wipers.contract import Wiper
 
         module, _, name = self.attribute.partition(":")
@@ -69,7 +69,7 @@ class Wipe(Operation):
             raise Damaged(
                 f"the wiper {self.wiper} ({self.attribute}) is missing: {error}"
             ) from None
-        except Exception as error:  # somebody else's code may raise anything
+        except Exception as error:  # another owner's code may raise anything
             raise Damaged(
                 f"the wiper {self.wiper} ({self.attribute}) is broken: "
                 f"{type(error).__name__}: {error}"
@@ -238,7 +238,7 @@ class Wipe(Operation):
                 "neither the configuration nor root= on the kernel command line names a device",
                 "set device in the wiper's table",
             )
-        # What the kernel command line boots may be there all the same.
+        # What the kernel command line boots may be there anyway.
         path = ownership.device(stage, spec, bootable=spec != asked and _is_there(asked))
         known = self.identity.get("subvolume", self.subvolume)
         return path, stage.cmdline.root_subvolume() if known is None else str(known)

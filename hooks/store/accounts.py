@@ -1,4 +1,4 @@
-"""The files that say who may log in: what is wrong with one, and what a newer base adds.
+"""The files that say who may log in: the fault in one, and what a newer base adds.
 
 passwd, group, shadow and gshadow (passwd(5), group(5), shadow(5), gshadow(5)) belong
 together. The store's are the machine's; a base that was upgraded may have gained system
@@ -54,7 +54,7 @@ def defect(path: str, content: bytes) -> str:
 class Merger:
     """The store's files with the system users and groups that only the *base*'s have.
 
-    *store* and *base* map the paths of ``MERGED`` to contents; a file that is not there
+    *store* and *base* map the paths of ``MERGED`` to contents; a file that is missing
     is empty. ``conflicts`` are the base's names that were left out because the store has
     another one with their number: two names for one number would share their files.
 
@@ -267,7 +267,7 @@ def read(root: int, path: str) -> bytes:
 
 
 def defect_in(path: str, root: int, source: str) -> str:
-    """What is wrong with the file *source* as *path*, empty if nothing."""
+    """The fault in the file *source* as *path*, empty if nothing."""
     try:
         return defect(path, read(root, source))
     except OSError as error:

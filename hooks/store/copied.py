@@ -66,7 +66,7 @@ def _remember(stage: Stage) -> None:
 
 def _watch(path: str) -> str:
     """A line for the unit; empty for a name that no unit can hold (it is copied at
-    shutdown all the same).
+    shutdown anyway).
     """
     if "\n" in path or path.endswith(("\\", " ", "\t")):
         return ""

@@ -66,7 +66,7 @@ class CopyBack:
         self.problems: list[str] = []
 
     def run(self, patience: float = _PATIENCE) -> None:
-        """Store what has changed in the running root. Waits *patience* seconds for a program that
+        """Store every change in the running root. Waits *patience* seconds for a program that
         is changing accounts.
         """
         lock = -1
@@ -85,7 +85,7 @@ class CopyBack:
                 os.close(lock)
 
     def store(self, deadline: float | None = None) -> None:
-        """Store what has changed in a root that nobody uses, and change nothing there.
+        """Store every change in a root that nobody uses, and change nothing there.
 
         *deadline* is a time of ``time.monotonic()``, by default ``limits.COPY_BACK`` from now.
         """
@@ -174,7 +174,7 @@ class CopyBack:
         """Whether the root has a file or link that is not the store's, and fit to be kept.
 
         One that is gone stays in the store: a program that removes a file in order to
-        write it anew must not lose it to a power cut.
+        write it again must not lose it to a power cut.
         """
         if (
             file.path == machine_id_file.PATH

@@ -63,7 +63,7 @@ class Nesting:
         return any(o.KIND == "copy" and path_of(o).startswith(above) for o in self._operations)
 
     def inside(self, directory: Operation) -> Iterator[Operation]:
-        """What is declared inside *directory*, and not inside another directory in it; what is
+        """The paths declared inside *directory*, and not inside another directory in it; what is
         inside another one in it of the same store, and in that store itself, counts as well.
         """
         for operation in self._operations:

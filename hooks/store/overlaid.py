@@ -46,7 +46,7 @@ def of(stage: Stage, path: str) -> Layers | None:
 
 
 def below(stage: Stage, root: int) -> int:
-    """The open root from which to seed in the place of the open *root*: a new layer has nothing of
+    """The open root from which to seed instead of the open *root*: a new layer has nothing of
     its own, so what is seeded from the root of this boot comes from the installed one below.
     """
     if stage.layers is not None or root not in (stage.root_fd(), stage.bare_fd()):

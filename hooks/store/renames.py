@@ -121,12 +121,12 @@ def _read_commit(folder: int) -> list[tuple[str, str]]:
     except FileNotFoundError:
         return []
     except (ValueError, TypeError):
-        return []  # not written by us: it is renamed into place when it is whole
+        return []  # not written by Ephemeroot: it is renamed into place when it is whole
 
 
 def content(directory: int, name: str) -> bytes:
-    """The content of a file of ours in the open *directory*. Raises ``OSError``: EFBIG for one of
-    more than ``limits.RECORD`` bytes.
+    """The content of a file of Ephemeroot's in the open *directory*. Raises ``OSError``: EFBIG for
+    one of more than ``limits.RECORD`` bytes.
     """
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:

@@ -1,9 +1,9 @@
-"""Links of ours that a program has replaced by a file or a directory of its own.
+"""Links of Ephemeroot's that a program has replaced by a file or a directory of its own.
 
 Programs write a new file and rename it over the old name; that replaces a link into a store, and
 what is written from then on is lost with the root. So each boot records in the store which links
 are in effect at its end, and the next one stores what it finds in their place. The store's previous
-content is kept beside it. After a boot in which the path failed, a service may have begun anew
+content is kept beside it. After a boot in which the path failed, a service may have begun again
 there: what it made is kept aside, and the store's stays.
 """
 
@@ -169,7 +169,7 @@ def describe(stage: Stage, operation: Linked) -> str:
 
 
 def take(stage: Stage, operation: Linked, root: int, kinds: tuple[int, ...]) -> str:
-    """Store what a program has put in the place of the link in the open *root*; say so, or ``""``.
+    """Store what a program has put instead of the link in the open *root*; say so, or ``""``.
 
     *kinds* are those that the operation declares (``stat.S_IFREG``). Raises as ``seed.seed``.
     """
@@ -196,7 +196,7 @@ def take(stage: Stage, operation: Linked, root: int, kinds: tuple[int, ...]) -> 
 
 
 def settle(stage: Stage, operation: Linked, kinds: tuple[int, ...]) -> str:
-    """In a root that was kept, store what a program has put in the place of the link; a file then
+    """In a root that was kept, store what a program has put instead of the link; a file then
     gives way to the link. Say what was done, or ``""``.
     """
     if not stage.was_kept():

@@ -2,7 +2,7 @@
 
 For machines whose kernel command line nobody can edit. The kernel command line wins
 over it. It is read before anything is made fresh and removed by a boot that reached
-persistence, so a boot that was cut before does what was asked once more.
+persistence, so a boot that was cut before does what was asked again.
 """
 
 from __future__ import annotations

@@ -55,9 +55,10 @@ def seed(
     ``S_IFLNK``), or if what it has was made by ourselves. A link at *path* itself is followed to a
     directory only.
 
-    What cannot be copied is left out if ``stage.allowance`` has ``omissions``, which then say so.
+    Everything that cannot be copied is left out if ``stage.allowance`` has ``omissions``, which
+    then say so.
     Raises ``Refused`` if it is too large or the store takes nothing, and ``NotSeeded`` if it
-    cannot be copied: the store is then as it was.
+    cannot be copied: the store is then unchanged.
     """
     found = _find(overlaid.below(stage, root), path, kinds)
     if found is None:
@@ -80,7 +81,7 @@ def store(
     stage: Stage, path: str, store_path: str, source: str, parent: int, name: str, aside: str = ""
 ) -> str:
     """Copy the entry *name* of the open *parent* to *source* in the store, for the declared *path*.
-    What is there is moved to the name *aside*, or removed if that exists. Say how much was
+    The existing content is moved to the name *aside*, or removed if that exists. Say how much was
     copied; raises as ``seed``.
     """
     owner: Owner = (None, None, None)
@@ -127,7 +128,7 @@ def make_directory(
 
 
 def give_directory(store: int, source: str, user: int, group: int, mode: int) -> None:
-    """Give the directory *source* of the open *store* what was declared for it."""
+    """Give the directory *source* of the open *store* the declared attributes."""
     fd = paths.open_beneath(store, source, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fchown(fd, user, group)

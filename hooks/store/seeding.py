@@ -327,7 +327,7 @@ def _forget(store: int, seeding: int, name: str) -> None:
 
 
 def _clear(directory: int, name: str) -> bool:
-    """Remove an unfinished copy of ours; whether it is gone."""
+    """Remove an unfinished copy of Ephemeroot's; whether it is gone."""
     deadline = time.monotonic() + limits.CLEANING
     return removal.remove(directory, name, deadline, subvolumes=True, unlock=True)
 

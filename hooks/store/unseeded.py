@@ -1,4 +1,5 @@
-"""What could not be seeded: recorded in the store until the administrator has resolved it.
+"""Everything that could not be seeded: recorded in the store until the administrator has resolved
+it.
 
 The old root that still has it is marked ``.keep``. A path of which the store has nothing is not in
 effect: an empty directory in the store would count as its content from then on.

@@ -282,7 +282,7 @@ def test_two_of_one_name_are_both_kept_aside(machine: MachineTree) -> None:
 
 
 def test_killed_while_replacing_what_the_store_had_stays(machine: MachineTree) -> None:
-    """Run again as it was, it must not clear away what it promised to keep."""
+    """Run again unchanged, it must not clear away what it promised to keep."""
     old = machine.path / "persistent/srv/app/old"
     aside = machine.path / "persistent/.ephemeroot/replaced"
     count = 0
@@ -346,7 +346,7 @@ def test_after_a_boot_the_store_is_right(
 
 
 def next_boot(root: Path) -> None:
-    """Mount a fresh root in the place of the one that is at *root*, and the store in it."""
+    """Mount a fresh root instead of the one that is at *root*, and the store in it."""
     device = subprocess.run(
         ["findmnt", "-nvo", "SOURCE", root], check=True, capture_output=True, text=True
     ).stdout.strip()

@@ -37,7 +37,7 @@ def based(machine: Machine) -> Machine:
     return machine
 
 
-# What is mounted at /: the path from the top level, as a boot loader would find it.
+# The mount at /: the path from the top level, as a boot loader would find it.
 ROOT_OF_MOUNTINFO = r"sed -n 's:^\S* \S* \S* \(\S*\) / .*:\1:p' /proc/self/mountinfo | tail -n 1"
 
 

@@ -84,7 +84,7 @@ def hold(machine: Machine, *words: str) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Let it go on to its end."""
+    """Let it continue to its end."""
     process.communicate("\n", timeout=60)
     assert process.returncode == 0
 

@@ -1,4 +1,6 @@
-"""What could not be seeded, as ``status``, ``roots`` and ``adopt`` show and resolve it."""
+"""Everything that could not be seeded, as ``status``, ``roots`` and ``adopt`` show and resolve
+it.
+"""
 
 from __future__ import annotations
 

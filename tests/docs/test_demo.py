@@ -83,7 +83,7 @@ def test_three_boots(environment: dict[str, str], tmp_path: Path) -> None:
     assert re.fullmatch(stamp + r"\.keep", old_roots[0])
     assert all(re.fullmatch(stamp, name) for name in old_roots[1:])
     assert_nothing_left(tmp_path)
-    # The picture in README.md shows what the demo shows today; `make recording` draws it anew.
+    # The picture in README.md shows what the demo shows today; `make recording` draws it again.
     lines = ElementTree.parse(CHECKOUT / "docs/demo.svg").iter(f"{SVG}text")
     recorded = "\n".join("".join(line.itertext()) for line in lines)
     assert without_what_varies(recorded) == without_what_varies(done.stdout)

@@ -82,7 +82,7 @@ def test_what_it_is_here_exists(heading: str) -> None:
 def test_its_two_examples_say_the_same() -> None:
     text = (CHECKOUT / "docs/impermanence.md").read_text()
     there, here = re.findall(r"```(?:nix|toml)\n(.*?)```", text, re.DOTALL)
-    # In TOML names of files and modes are quoted as in Nix, and the store's table once more.
+    # In TOML names of files and modes are quoted as in Nix, and the store's table again.
     assert sorted(quoted(there)) == sorted(quoted(here.replace('[persistence."/persistent".', "")))
 
 

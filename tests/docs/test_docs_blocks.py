@@ -3,7 +3,7 @@
 The words after the opening fence say what a block is:
 
     sh                 commands that the test in `EXECUTED` runs
-    sh illustration    commands that no test runs; the program's own are parsed all the same
+    sh illustration    commands that no test runs; the program's own are parsed anyway
     toml               a configuration, or tables of one; with `drop-in` or `home`, that file
     text               what a program prints, or another file
     python, nix        tested with its document

@@ -91,7 +91,7 @@ def test_a_skipped_module_fails_where_all_is_required(tmp_path: Path) -> None:
 
 def test_optional_programs_may_be_absent(tmp_path: Path) -> None:
     if shutil.which("mkinitcpio"):
-        probe = PROBE  # nothing is absent here; the general rule holds all the same
+        probe = PROBE  # nothing is absent here; the general rule holds anyway
     else:
         probe = PROBE.replace("mkinitcpio-that-nobody-has", "mkinitcpio")
     (tmp_path / "test_probe.py").write_text(probe)

@@ -1,7 +1,7 @@
 """`check` and the boot agree on the names of datasets, and on the network.
 
-What can be decided without a pool or a server: generated names of root, base and old-roots, and
-generated addresses that are set up on a real link.
+Everything that can be decided without a pool or a server: generated names of root, base and
+old-roots, and generated addresses that are set up on a real link.
 """
 
 from __future__ import annotations

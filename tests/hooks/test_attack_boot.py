@@ -119,7 +119,7 @@ def hand_over(boot: Boot, previous: Path) -> None:
 
 
 def clear(home: Path) -> None:
-    """Remove what was declared, for it to be new in the next round; the attacker is stopped."""
+    """Remove the declared paths, so that the next round creates them; the attacker is stopped."""
     for name in (*DECLARED, "made"):
         path = home / name
         if path.is_dir() and not path.is_symlink():

@@ -450,7 +450,7 @@ def test_any_offset_of_a_hibernation_image(offset: str) -> None:
         resume.require_none_pending(line)
 
 
-# Something else in the place of a file
+# Something else instead of a file
 
 
 def _fifo(path: Path) -> None:

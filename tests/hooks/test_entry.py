@@ -132,7 +132,7 @@ def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) ->
 
 
 def test_a_missing_device_is_waited_for_where_nobody_else_does(entry: Entry) -> None:
-    """Without systemd; with it the units have, and the stage would only wait once more."""
+    """Without systemd; with it the units have, and the stage would only wait again."""
     pytest.importorskip("pyudev")
     plan = plan_without_its_store()
     assert isinstance(plan.wipe[0], MountVolume)

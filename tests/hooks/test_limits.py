@@ -81,7 +81,7 @@ def copy_back(boot: Boot, *paths: str, limit: int = 1 << 20) -> CopyBack:
 
 @pytest.mark.parametrize("size", [HUGE, 1 << 42, (1 << 33) + 1])
 def test_the_holes_of_a_users_file_are_not_read(boot: Boot, size: int) -> None:
-    """Copied to the root, found changed, compared, copied back, compared once more."""
+    """Copied to the root, found changed, compared, copied back, compared again."""
     path = f"/home/{UIDS[0]}/.rc"
     (boot.store / "etc").mkdir()
     (boot.store / "etc/passwd").write_text(PASSWD)

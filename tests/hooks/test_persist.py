@@ -292,7 +292,7 @@ def test_persist_no_binds_nothing(boot: Boot) -> None:
 def test_a_second_run_changes_nothing(boot: Boot) -> None:
     operations = (parent("/etc"), directory("/x"), MachineId(store=STORE))
     boot.persist(*operations)
-    # Somebody restarts the stage from the emergency shell: the volumes are mounted anew.
+    # Somebody restarts the stage from the emergency shell: the volumes are mounted again.
     subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
     boot.persist(*operations)
     assert boot.results() == [

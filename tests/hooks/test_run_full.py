@@ -1,4 +1,4 @@
-"""A run directory (/run) that takes nothing more: a boot says what it did, and goes on."""
+"""A run directory (/run) that takes nothing more: a boot says what it did, and continues."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Both stages as a boot runs them: the real entry, a real btrfs, a process for each stage.
 
 What a boot finds is in ``Machine``: a disk with a base, a root and a store. Each test says
-what is wrong with it and what must then not have happened.
+the fault in it and what must then not have happened.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def test_a_pending_resume(machine: Machine, tmp_path: Path) -> None:
     btrfsutil.sync(str(machine.top))
     before = (machine.base / "image").read_bytes()
     machine.assert_kept(machine.stage("wipe", f"resume={swap}"), "hibernation image")
-    # The filesystem has not even been mounted by us: mounting alone writes to it.
+    # The filesystem has not even been mounted by Ephemeroot: mounting alone writes to it.
     assert (machine.base / "image").read_bytes() == before
     machine.next_boot()
     assert machine.stage("wipe", f"resume={swap} noresume").returncode == 0

@@ -1,4 +1,4 @@
-"""Images that are older than what was applied: `check` says so, for they do not wipe."""
+"""Images that are older than the applied plan: `check` says so, for they do not wipe."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_a_stage_that_ends_the_machine(machine: Machine, status: int, verb: str)
     result = machine.boot("persist")
     assert f"systemctl --force {verb}" in result.called
     assert verb in result.console
-    assert result.status == 1  # the boot must not go on meanwhile
+    assert result.status == 1  # the boot must not continue meanwhile
 
 
 def test_the_log_is_not_throttled_meanwhile(machine: Machine) -> None:

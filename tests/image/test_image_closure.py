@@ -94,7 +94,7 @@ class Late:
 
 def test_imports_inside_functions_are_followed(tmp_path: Path) -> None:
     """A copy of the program in which a boot function imports a module that nothing else does,
-    which has a function that imports one of ours.
+    which has a function that imports one of Ephemeroot's.
     """
     shutil.copytree(Path(ephemeroot.__path__[0]), tmp_path / "ephemeroot")
     with (tmp_path / "ephemeroot/hooks/tree.py").open("a") as source:

@@ -192,7 +192,7 @@ def wipe_with(tree: Path, folder: Path) -> None:
         with mounted(device, folder / "top") as top:
             system(top / "system")
         plan = plans.load(str(tree / FOLDER / "plan.json"))
-        # The store's device is not there; what is tested is the wiper.
+        # The store's device is missing; what is tested is the wiper.
         plan.wipe = [operation for operation in plan.wipe if isinstance(operation, Wipe)]
         for operation in plan.wipes():
             operation.identity = {"filesystem": devices.filesystem_uuid(device)}

@@ -114,7 +114,7 @@ def test_a_dry_run_changes_nothing(
 
 @pytest.mark.parametrize("after", [0, 1, 2, 5, 9])
 def test_wherever_it_is_interrupted_the_data_is_complete(machine: MachineInUse, after: int) -> None:
-    """The power goes after so many paths; the next boot is armed as ever and has everything."""
+    """The power goes after so many paths; the next boot is armed as usual and has everything."""
     root = machine.start()
     leaving = Leaving(root, machine.plan())
     items = leaving.items()
@@ -135,7 +135,7 @@ def test_wherever_it_is_interrupted_the_data_is_complete(machine: MachineInUse, 
 
 
 def test_room_is_needed_once(machine: MachineInUse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither what an interrupted run has copied, nor what is declared in one another, twice."""
+    """Neither what an interrupted run has copied, nor the paths declared in one another, twice."""
     root = machine.start()
     (machine.top / "persistent/srv/large").write_bytes(bytes(range(256)) * 4096)
     (machine.top / "persistent/var/lib/inner/large").write_bytes(bytes(range(256)) * 8192)
@@ -180,7 +180,7 @@ def test_interrupted_while_it_disarms(
     monkeypatch.undo()
     machine.next_boot()
     if moment == "record":
-        root = machine.boot()  # armed as ever, and the half of it is an old root
+        root = machine.boot()  # armed as usual, and the half of it is an old root
         assert not (root / RECORD).exists()
         assert content(root) == machine.armed()
     else:

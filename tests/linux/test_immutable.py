@@ -61,7 +61,7 @@ def test_a_root_is_made_fresh_and_retired_and_pruned(site: Site, what: str, flag
     assert first.problems == []
     assert (site.root / "origin").read_text() == "base"
     assert not is_locked(site.root)
-    if what == "files":  # they are the root's content, and as they were
+    if what == "files":  # they are the root's content, and unchanged
         assert is_locked(site.root / "etc/file")
     site.live()
     site.settings |= {"keep-days": 1, "keep-last": 0}

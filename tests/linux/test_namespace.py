@@ -1,4 +1,4 @@
-"""The mount namespace of a verb: what is in it, who sees it, and how it ends."""
+"""The mount namespace of a verb: its content, who sees it, and how it ends."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def modules_after(*names: str, tree: Path = PACKAGE.parent) -> dict[str, str]:
 
 
 def beyond_budget(*names: str, tree: Path = PACKAGE.parent) -> set[str]:
-    """What importing these modules of ours imports although boot code must not."""
+    """What importing these modules of Ephemeroot's imports although boot code must not."""
     within = modules_after(*BUDGET)
     return {
         module

@@ -133,7 +133,7 @@ def test_the_list_of_packages_names_each_folder_with_modules() -> None:
 
 @pytest.mark.requires_program("git")
 def test_the_editable_install_has_each_module_and_no_stale_one() -> None:
-    """After a module has been added, moved or removed, tools/setup makes it anew."""
+    """After a module has been added, moved or removed, tools/setup makes it again."""
     package = Path(ephemeroot.__file__).parent
     found = {str(path.relative_to(package.parent)) for path in package.rglob("*.py")}
     expected = {name for name in tracked() if name.endswith(".py")}

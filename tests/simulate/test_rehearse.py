@@ -70,7 +70,7 @@ class Living(MachineTree):
         (self.path / "persistent/.ephemeroot-store").unlink()
 
     def base(self) -> None:
-        """Make the base of what is there now."""
+        """Make the base from the present root."""
         btrfsutil.create_snapshot(str(self.disk.top / "root"), str(self.disk.top / "root-base"))
 
     def everything(self) -> list[tuple[str, int, int]]:

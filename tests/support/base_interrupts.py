@@ -65,7 +65,7 @@ class Trial:
 
     def attempt(self, step: int) -> None:
         Path("/run/content").write_text(f"{self.verb} {step}\n")
-        # A directory of this test, removed by nobody: what is still mounted in it is not.
+        # A directory of this test, removed by nobody: remaining mounts in it is not.
         private = Path("/run/private")
         private.mkdir(exist_ok=True)
         with Toplevel(self.place.device, [], str(private), writable=True) as top:

@@ -174,7 +174,7 @@ class Machine:
         ]
 
     def state(self) -> dict[str, object]:
-        """All that a failed run must leave as it was."""
+        """All that a failed run must leave unchanged."""
         found: dict[str, object] = {"id": subvolume_id(self.path), "uuid": uuid(self.path)}
         for top in (self.path, self.boot):
             for folder, _, names in sorted(os.walk(top)):

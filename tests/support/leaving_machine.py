@@ -93,7 +93,7 @@ class MachineInUse(Machine):
         return self.top / "root"
 
     def reboot_plain(self) -> Path:
-        """A boot with an image that has nothing of ours in it."""
+        """A boot with an image that does not contain Ephemeroot."""
         self.next_boot()
         root = self.base / "sysroot"
         options = "subvol=root,rw"

@@ -1,5 +1,5 @@
 """A machine in the middle of its life: a btrfs root that a wipe made, with old ones behind it,
-a store with what persists bound over it, and an applied plan. By the real programs."""
+a store with persistent paths bound over it, and an applied plan. By the real programs."""
 
 from __future__ import annotations
 

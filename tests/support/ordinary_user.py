@@ -1,4 +1,4 @@
-"""A user of this machine who is nobody special, for as long as a test lasts.
+"""A user of this machine who is an ordinary user, for as long as a test lasts.
 
 In a mount and a process namespace of its own: /etc (with the user in passwd), /home, /mnt and
 a /dev/fuse that anybody may open are private, everything else is the machine's: its kernel,

@@ -4,7 +4,7 @@ To start an interpreter and to import a verb takes longer than most verbs work. 
 this once for a process that tests, and sends it requests: JSON with ``program`` (``ephemeroot``,
 ``stage`` for `ephemeroot.hooks`, ``machine`` for `machine_init`, ``exec`` for any other), ``argv``,
 ``env`` and ``steps``, and the descriptors of standard input, output, error and of the working
-directory. The answer is the wait status; of a ``machine``, which goes on, its process id.
+directory. The answer is the wait status; of a ``machine``, which continues, its process id.
 
 A step is done by the fork before it is the program: ``["namespace"]`` gives it mounts of its own,
 ``["mount", source, target, type, flags, data]``, ``["mkdir", path]``, ``["chroot", path]``,

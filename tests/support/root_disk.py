@@ -144,7 +144,7 @@ class Disk:
         return [line for line in text.splitlines() if str(self.base) in line]
 
     def assert_untouched(self, line: str, *, mount: str | None = None) -> None:
-        """Both stages of a boot with *line* go on, and neither changes or mounts anything."""
+        """Both stages of a boot with *line* continue, and neither changes or mounts anything."""
         before, mounted = self.state(), self.mounts()
         assert self.stage("wipe", line) == FOREIGN, line
         assert "another root boots, unchanged" in str(self.report("wipe")["result"])

@@ -268,7 +268,7 @@ class SeedingMachine:
     # What goes wrong
 
     def content(self) -> Path:
-        """Make what is declared in the present root; the name of what will fail."""
+        """Make the paths declared in the present root; the name of what will fail."""
         path = self.target / self.path[1:]
         if self.kind == "directory":
             path.mkdir(parents=True)
@@ -283,7 +283,7 @@ class SeedingMachine:
         return bad
 
     def spoil(self, failure: str, bad: Path) -> None:
-        """Make *bad* what cannot be seeded; root's own file stays root's."""
+        """Make *bad* everything that cannot be seeded; root's own file stays root's."""
         if failure == "size":
             os.truncate(bad, 17 << 40)
         elif failure == "attribute":

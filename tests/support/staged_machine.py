@@ -146,7 +146,7 @@ class Machine:
         return sorted(os.listdir(old_roots)) if old_roots.exists() else []
 
     def assert_kept(self, done: subprocess.CompletedProcess[str], message: str) -> None:
-        """Nothing was changed, the boot goes on, and the message says why."""
+        """Nothing was changed, the boot continues, and the message says why."""
         assert done.returncode == 10, done.stderr
         assert message in done.stderr
         assert "the root is kept" in done.stderr

@@ -142,7 +142,7 @@ class Trace:
         _ptrace(_SEIZE, first, 0, _OPTIONS)
 
     def stopped(self, pid: int, status: int) -> None:
-        """What waitpid(2) said of *pid*: note it, and let it go on."""
+        """What waitpid(2) said of *pid*: note it, and let it continue."""
         number, event = os.WSTOPSIG(status), status >> 16
         try:
             if event == _EVENT_SECCOMP:
@@ -203,7 +203,7 @@ class Trace:
 
 
 def ignore(pid: int, status: int) -> None:
-    """Let *pid*, of an earlier trace, go on: waitpid(2) said that it stopped."""
+    """Let *pid*, of an earlier trace, continue: waitpid(2) said that it stopped."""
     number, event = os.WSTOPSIG(status), status >> 16
     passed = 0 if event or number == _TRAP else number
     try:

@@ -33,7 +33,7 @@ class Case:
     mount points that it adds or removes. ``prepare`` is done to the machine before, ``start`` to
     every copy of it, for what ends with it. ``code`` is the exit code, ``again`` that of a second
     run, with nothing left to do. ``user`` is the user who runs it, ``daemons`` are programs that
-    go on running, by their names in /proc. Not ``booted``: it runs in a boot that bound nothing.
+    continue running, by their names in /proc. Not ``booted``: it runs in a boot that bound nothing.
     Not ``armed``: the next boot wipes nothing. What matches ``varies`` has a time in it, or
     chance; ``may_stay`` are empty directories that are removed after the record of who made them.
     ``own``: only what the program itself calls is interrupted, for it starts another that takes its

@@ -1,4 +1,5 @@
-"""What must be true of a machine after a verb was interrupted, and after it was run again.
+"""Everything that must be true of a machine after a verb was interrupted, and after it was run
+again.
 
 Nothing here asks the product: it compares states that `verb_machine` read from the disk.
 """

@@ -231,7 +231,7 @@ class VerbMachine:
         return done.out
 
     def mounts(self) -> list[str]:
-        """What is mounted in the machine: a line with root, point and type each, sorted.
+        """Any mount in the machine: a line with root, point and type each, sorted.
 
         Without the subtypes of FUSE: libfuse mounts without one if fusermount fails with it
         (lib/mount.c, fuse_kern_mount).
@@ -255,7 +255,7 @@ class VerbMachine:
         })  # fmt: skip
 
     def reboot(self, *, ephemeral: bool = True) -> None:
-        """Power off and on: the stages of a boot, unless the images have nothing of ours."""
+        """Power off and on: the stages of a boot, unless the images do not contain Ephemeroot."""
         self.close()
         if ephemeral:
             _boot(self.folder)
@@ -459,7 +459,7 @@ def _install(folder: Path, identity: str) -> None:
         for name in ("boot", "dev", "persistent", "proc", "root", "run", "sys", "tmp", "usr",
                      "mnt", "opt"):  # fmt: skip
             (root / name).mkdir(parents=True)
-        # Empty but for what is mounted there: an overlay over content is taken for an extension.
+        # Empty but for the mount there: an overlay over content is taken for an extension.
         for name in ("bin", "lib64"):
             (root / name).symlink_to(f"usr/{name}")
         (root / "etc").mkdir()

@@ -94,7 +94,7 @@ def test_the_newest_stay_by_either_order(
 
 @given(CANDIDATES, POLICIES, TIMES)
 def test_the_model_agrees(candidates: list[Candidate], policy: Policy, now: int) -> None:
-    """The whole rule once more, written down as it is said."""
+    """The whole rule again, written down as it is said."""
     complete = [c for c in candidates if not c.name.unused and not c.name.keep]
     newest: set[int] = set()
     for order in (lambda c: c.serial, lambda c: c.name.identity):

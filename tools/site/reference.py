@@ -1,6 +1,6 @@
 """The reference of the plan's operations and of an entry's keys, from the tables that declare them.
 
-The site has it in docs/design.md, in the place of the comment `MARK`.
+The site has it in docs/design.md, instead of the comment `MARK`.
 """
 
 from __future__ import annotations

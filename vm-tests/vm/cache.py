@@ -91,7 +91,7 @@ class Cache:
     def entry(
         self, kind: str, key: str, build: Callable[[Path], None], *, keep: int = _KEEP
     ) -> Path:
-        """The folder of that kind and key, made by `build(folder)` if it is not there yet.
+        """The folder of that kind and key, made by `build(folder)` if it does not exist yet.
 
         The entry stays locked (shared) until this process ends, so that no other run prunes it. The
         newest `keep` entries of the kind survive.
@@ -132,7 +132,7 @@ class Cache:
     def _own(self, lock: int, path: Path) -> None:
         """Lock an entry: shared if it is there, else exclusively, to build it."""
         while True:
-            # Shared first, for an entry that is there already must not wait for the runs that stand
+            # Shared first, for an entry that exists already must not wait for the runs that stand
             # on it; and one that is being built is waited for until its builder shares it.
             fcntl.flock(lock, fcntl.LOCK_SH)
             if path.is_dir():

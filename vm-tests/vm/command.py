@@ -35,7 +35,7 @@ class CommandFailed(RuntimeError):
 
 
 class Unavailable(RuntimeError):
-    """Something the harness needs of this host is not there; the message says what to provide."""
+    """Something the harness needs of this host is missing; the message says what to provide."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ _REMEMBERED = 4096
 @dataclass(frozen=True)
 class Typed:
     """`answer` is typed `after` seconds after something that matches `question` (a regular
-    expression) was printed; each time it is printed anew."""
+    expression) was printed; each time it is printed again."""
 
     question: str
     answer: str

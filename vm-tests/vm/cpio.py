@@ -1,5 +1,5 @@
 """cpio archives in the kernel's newc format, to lay changed files over an initramfs without making
-it anew."""
+it again."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Selection:
     """What a Debian tree is made of.
 
     `stale` is for suites that change daily, whose index a mirror may well have from last month: its
-    signature counts all the same.
+    signature counts anyway.
     """
 
     packages: tuple[str, ...]

@@ -17,7 +17,7 @@ _OVMF = "usr/share/OVMF"
 @dataclass(frozen=True)
 class FirmwareBoot:
     """A boot from the first of the `disks`. `variables` is the file in which the machine's UEFI
-    keeps its variables from boot to boot (made if it is not there), None for a BIOS.
+    keeps its variables from boot to boot (made if it is missing), None for a BIOS.
 
     `timeout` and `typed` are those of `vm.bench.Boot`.
     """

@@ -35,8 +35,8 @@ def make(prefix: str, parent: Path | None = None) -> Path:
 def temporary(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """A new empty folder for as long as a `with` lasts.
 
-    What cannot be removed afterwards is an error only where the `with` itself went well: the first
-    error is the one to read.
+    Everything that cannot be removed afterwards is an error only where the `with` itself went well:
+    the first error is the one to read.
     """
     folder = make(prefix, parent)
     try:

@@ -73,7 +73,7 @@ class Machine:
     def run(self, command: str, *, timeout: float = 60, check: bool = True) -> Completed:
         """Run a shell command as root. What takes longer than `timeout` seconds is killed: rc 124.
 
-        Raises CommandInMachineFailed if it fails and `check` is not False. A command that goes on
+        Raises CommandInMachineFailed if it fails and `check` is not False. A command that continues
         in the background must give up its stdout and stderr.
         """
         with times.spent(COMMANDS):

@@ -52,8 +52,8 @@ done
 cp /usr/bin/busybox /usr/lib/initcpio/busybox
 """
 
-# It builds for a foreign distribution here: a file that Debian lacks is an error it goes on after.
-# The rules of the device mapper and of LVM are there, under names of Debian's.
+# It builds for a foreign distribution here: a file that Debian lacks is an error it continues
+# after. The rules of the device mapper and of LVM are there, under names of Debian's.
 _BUILD = """\
 cd /usr/lib/udev/rules.d
 for names in 55-dm:10-dm 56-lvm:11-dm-lvm 60-persistent-storage-dm:13-dm-disk 69-lvm:69-dm-lvm; do

@@ -65,7 +65,7 @@ def repacked(
 ) -> Path:
     """The same package with only those files that are *wanted* by their path, hardly compressed.
 
-    Its scripts are as they were. `recipe` says what `wanted` wants, for the cache.
+    Its scripts are unchanged. `recipe` says what `wanted` wants, for the cache.
     """
 
     def build(folder: Path) -> None:

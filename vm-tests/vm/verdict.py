@@ -77,7 +77,7 @@ _TEXTS = ("boot", "journal", "mounts", "failed")
 
 @dataclass(frozen=True)
 class Stopped:
-    """The machine ended by itself, without a word of the agent or the reporter.
+    """The machine ended by itself, silently of the agent or the reporter.
 
     `how` is poweroff or reboot.
     """

@@ -177,7 +177,7 @@ def case_hints_of_an_old_root_let_it_be_deleted() -> None:
         f'zfs promote "{ROOT}"',
     ], done
     assert not exists(old)
-    # The promoted root has the snapshot now, and everything goes on.
+    # The promoted root has the snapshot now, and everything continues.
     run("zfs", "release", "my tag", f"{ROOT}@{own.partition('@')[2]}")
     last = str(wipe("rotate", now=NOW + 120).retired)
     live()

@@ -123,7 +123,7 @@ def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
 
 def case_requested_old_root_is_cloned_and_booted() -> None:
     start()
-    destroy(f"{ROOT}@blank")  # an old root with a snapshot of somebody else's stays
+    destroy(f"{ROOT}@blank")  # an old root with a snapshot of another owner's stays
     write(ROOT, "wanted", "x")
     first = wipe("rotate").retired
     live()
@@ -147,7 +147,7 @@ def case_requested_old_root_is_cloned_and_booted() -> None:
 def case_roots_and_diff_read_and_restore_from_old_roots() -> None:
     """`ephemeroot roots` and `diff`, for a root on ZFS that is mounted somewhere."""
     start()
-    destroy(f"{ROOT}@blank")  # an old root with a snapshot of somebody else's stays
+    destroy(f"{ROOT}@blank")  # an old root with a snapshot of another owner's stays
     run("zfs", "set", "snapdir=visible", TOP)
     lost = os.urandom(5000)
     with mounted(ROOT) as top:

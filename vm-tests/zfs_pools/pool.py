@@ -70,7 +70,7 @@ SMALL = Path("/run/small")  # a tmpfs
 
 @contextmanager
 def another_pool(*options: str, size: int = 128 * MIB) -> Iterator[None]:
-    """A pool of that name made with *options*, in the place of the usual one."""
+    """A pool of that name made with *options*, instead of the usual one."""
     run("zpool", "export", POOL)
     SMALL.mkdir(exist_ok=True)
     image = SMALL / "image"
@@ -83,7 +83,7 @@ def another_pool(*options: str, size: int = 128 * MIB) -> Iterator[None]:
     run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
 
 
-# Programs start slowly in a machine without KVM: what can be done without one, is.
+# Programs start slowly in a machine without KVM: everything that can be done without one, is.
 
 _GET = """
 local argv = (...)["argv"]
@@ -333,7 +333,7 @@ def cut_at(step: int, **arguments: Any) -> bool:
 
         try:
             wipe("rotate", log=log, **arguments)
-        except BaseException:  # noqa: BLE001  # the child must not go on as its parent
+        except BaseException:  # noqa: BLE001  # the child must not continue as its parent
             traceback.print_exc()
             os._exit(1)
         os._exit(0)

@@ -1,7 +1,7 @@
 """Which files of a btrfs subvolume changed since a transaction, from its tree alone.
 
 A snapshot shares its tree with its source until something is written, and each leaf knows
-the transaction that wrote it: the search passes over everything that is as it was. See
+the transaction that wrote it: the search passes over everything that is unchanged. See
 ioctl_search_key in include/uapi/linux/btrfs.h and the items in btrfs_tree.h.
 """
 

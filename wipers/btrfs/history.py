@@ -27,7 +27,7 @@ _MOUNTED_FOR = 0.2  # seconds for which mountinfo is believed
 
 
 class SubvolumeHistory(OldRoots):
-    """The old roots of a root subvolume: what is in them, and what becomes of them.
+    """The old roots of a root subvolume: their content, and what becomes of them.
 
     ``base`` is what new roots are snapshots of, ``live`` where the present root is mounted, if it
     is; everything else as for ``OldRoots``.
@@ -185,7 +185,7 @@ class SubvolumeHistory(OldRoots):
         self.top.commit()
 
     def prove(self, entry: OldRoot) -> None:
-        """It is what was listed, and neither it nor what is in it is mounted, or the default."""
+        """It is what was listed, and neither it nor its content is mounted, or the default."""
         fd = self.open(entry)
         try:
             self._prove_unused(entry, fd)
@@ -215,7 +215,7 @@ class SubvolumeHistory(OldRoots):
             raise EphemerootError(f"old {self.NOUN} {label} is mounted", "unmount it first")
 
     def rename(self, entry: OldRoot, name: Name) -> str:
-        """Give *entry* another *name* of ours; returns the name it got."""
+        """Give *entry* another *name* of Ephemeroot's; returns the name it got."""
         self.open_and_close(entry)
         if not isinstance(entry, InPlace):
             return retire.into_history(self.old, entry.text, self.old, name, self.free)

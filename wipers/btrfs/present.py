@@ -20,7 +20,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 class Present:
     """The root mounted at *live*, open until ``close``; *top* is the top level of its btrfs.
 
-    Raises ``EphemerootError`` if what is mounted there is no subvolume of that filesystem.
+    Raises ``EphemerootError`` if the mount there is no subvolume of that filesystem.
     """
 
     __slots__ = ("fd", "info", "top")
@@ -74,7 +74,7 @@ class Present:
 
     def require_unchanged(self, origin: int) -> None:
         """Raise ``EphemerootError`` unless the open *origin* is as it was then, but for its kernel
-        modules: ``ephemeroot base run`` puts those of a base that it replaces back as they were.
+        modules: ``ephemeroot base run`` puts those of a base that it replaces back unchanged.
         """
         since, made = self.info.otransid + 1, self.info.otime
         found = changed_since.since(origin, since, changed_after=made)

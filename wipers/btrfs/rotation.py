@@ -63,7 +63,7 @@ class SubvolumeRotation(Rotation):
         self.source_path = ""
 
     def run(self) -> Outcome:
-        """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
+        """Rotate. See ``Wiper.wipe`` for the errors and what holds then."""
         try:
             self._prove_previous()
             self._open_source()

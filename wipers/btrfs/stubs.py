@@ -1,4 +1,4 @@
-"""Mending a snapshot whose source had nested subvolumes.
+"""Repairing a snapshot whose source had nested subvolumes.
 
 A snapshot shows each of them as a dead stub: a directory with inode number 2 in which
 nothing can be created. systemd-tmpfiles makes such subvolumes itself (``v``, ``q`` and
@@ -26,7 +26,7 @@ def mend(source: int, fresh: int) -> int:
         try:
             directory = subvolumes.open_directory(fresh, parent or ".")
         except OSError as error:
-            # What lies deeper than a stub, or lay deeper than one just mended, is not there.
+            # What lies deeper than a stub, or lay deeper than one just repaired, is missing.
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 continue
             raise

@@ -219,7 +219,7 @@ class UpperHistory(History):
 
     def delete(self, entry: OldRoot) -> None:
         self.prove(entry)
-        # First the name: what is half removed must not look like a root that was.
+        # First the name: what is half removed must not look like a previous root.
         text = uppers.condemn(self._old, entry.text)
         removal.remove(self._old, text, self.deadline, unlock=True)
 

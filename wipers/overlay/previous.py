@@ -38,7 +38,8 @@ class Previous:
 
 
 def find(booted: Boots, device: str, layers: Uppers, history: UpperHistory) -> Previous:
-    """The root that the boot before used, of what can be seeded from: the installed root on
+    """The root that the boot before used, of everything that can be seeded from: the installed root
+    on
     *device*, or a layer over it. One of which no boot was complete is passed over.
     """
     known = _complete(layers, history)

@@ -1,4 +1,4 @@
-"""The rotation of the layers on a volume: hand over, retire, make anew, mount, prune."""
+"""The rotation of the layers on a volume: hand over, retire, make again, mount, prune."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LayerRotation(Rotation):
         self.above = ""
 
     def run(self) -> Outcome:
-        """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
+        """Rotate. See ``Wiper.wipe`` for the errors and what holds then."""
         self.above = self.places.attach(self.layers.mount(), "layers")
         system, take = self.boot.system, not self.boot.dry_run
         self._change(lambda: self.layers.require_own(system, take=take))

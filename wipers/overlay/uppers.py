@@ -124,7 +124,7 @@ class Uppers:
         return mounts.clone(self.fd, name=FOLDER)
 
     def retired(self) -> list[Name]:
-        """The names of ours in old-uppers, the oldest first; others are foreign."""
+        """The names of Ephemeroot's in old-uppers, the oldest first; others are foreign."""
         found = [names.parse(text) for text in paths.names(self.old)]
         mine = [n for n in found if n is not None and self._is_directory(str(n))]
         return sorted(mine, key=lambda name: name.identity)

@@ -1,4 +1,4 @@
-"""The overlay wiper: the installed root stays as it is, read-only, below a layer made anew.
+"""The overlay wiper: the installed root stays as it is, read-only, below a layer made again.
 
 For installations that cannot be repartitioned. The layer above is a tmpfs, or a directory on
 a volume, where retired ones stay for a while (``uppers``).

@@ -1,7 +1,7 @@
 """ZFS by libzfs_core: channel programs, and the few calls that they have nothing for.
 
 A channel program (zfs-program(8)) runs in one transaction group: what it reads belongs
-together, and what it changes happens wholly or, as long as it checks first, not at all.
+together, and what it changes happens completely or, as long as it checks first, not at all.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def rename(source: str, target: str) -> None:
 
 
 def lock() -> int:
-    """Lock ZFS against another run of ours until the descriptor that is returned is closed.
+    """Lock ZFS against another run of Ephemeroot's until the descriptor that is returned is closed.
 
     Raises ``Locked``, or ``Refused`` if there is no ZFS.
     """

@@ -1,4 +1,4 @@
-"""ZFS datasets: their names, what is known about each, and their private mounts."""
+"""ZFS datasets: their names, the facts about each, and their private mounts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ return zfs.sync.inherit(argv[1], argv[2])
 
 
 class Dataset:
-    """What is known about one dataset: ``own`` are the user properties set on itself.
+    """The facts about one dataset: ``own`` are the user properties set on itself.
 
     ``guid`` is as a channel program shows it, signed. ``createtxg`` grows with each dataset.
     ``encryption_root`` and ``origin`` (a snapshot) are empty if it has none.
@@ -223,7 +223,7 @@ class Private:
 
 
 def unmount(path: str) -> None:
-    """Unmount, and wait for it: what is still mounted can be neither rolled back nor destroyed.
+    """Unmount, and wait for it: remaining mounts can be neither rolled back nor destroyed.
 
     What stays busy is unmounted lazily in the end; whoever needs it gone will notice.
     """

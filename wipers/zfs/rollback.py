@@ -111,7 +111,7 @@ class Rollback:
         self.outcome = Outcome(fresh={})
 
     def run(self) -> Outcome:
-        """Roll back. See ``Wiper.wipe`` for what is raised and what holds then."""
+        """Roll back. See ``Wiper.wipe`` for the errors and what holds then."""
         boot = self.boot
         if boot.request is not None:
             raise Refused(

@@ -1,7 +1,7 @@
 """The rotation of a ZFS root: prove, recover, clone, rename twice, prune.
 
 ZFS cannot exchange two names, so there is an instant without a root: the clone under its
-temporary name knows whose place it takes, and the next boot completes what was begun. Each
+temporary name knows whose place it takes, and the next boot completes the interrupted step. Each
 step is on the disk before the next one starts.
 """
 
@@ -53,7 +53,7 @@ class DatasetRotation(Rotation):
         self.bootfs = ""
 
     def run(self) -> Outcome:
-        """Rotate. See ``Wiper.wipe`` for what is raised and what holds then."""
+        """Rotate. See ``Wiper.wipe`` for the errors and what holds then."""
         found = datasets.look(self.root, self.new, self.base, self.source)
         self.bootfs = proofs.pool(datasets.pool(self.root))
         waiting = found.get(self.new)
@@ -144,7 +144,7 @@ class DatasetRotation(Rotation):
         self.boot.log(f"complete {found.name}, which an interrupted boot has created")
         if self.boot.dry_run:
             return
-        # In this order: what can be mounted would be, as soon as it gets a mount point.
+        # In this order: everything that can be mounted would be, as soon as it gets a mount point.
         for setting in ("canmount=off", "mountpoint=none"):
             programs.run("zfs", "set", setting, found.name)
 

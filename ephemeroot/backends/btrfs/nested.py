@@ -1,4 +1,4 @@
-"""Subvolumes in a root: a snapshot of it has an empty directory in the place of each."""
+"""Subvolumes in a root: a snapshot of it has an empty directory instead of each."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _boot(survey: Survey, places: Places) -> Step | None:
             _created(subvolume),
             f"cp -a --reflink=auto /boot/. {_top(subvolume)}/",
         ),
-        # Not every init sorts fstab by mount point: what is mounted in /boot comes after it.
+        # Not every init sorts fstab by mount point: any mount in /boot comes after it.
         commands.insert(
             f"{survey.device} /boot btrfs subvol={subvolume} 0 0",
             next((line for line in survey.lines if line.mount_point in inner), None),

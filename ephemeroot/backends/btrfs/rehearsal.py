@@ -24,7 +24,7 @@ class Snapshots(Rehearsal):
             raise Misconfigured("the root's device is not named", "set device in [root.btrfs]")
         mount = mountinfo.mounted_at(os.path.realpath(root))
         if mount is not None and mount.fstype == "btrfs":
-            # What is mounted now is that filesystem, whatever udev has or has not made of its name.
+            # The mount now is that filesystem, whatever udev has or has not made of its name.
             place = replace(place, device=mount.source)
         super().__init__(wipe, place, root, notes)
         # Named here, for both processes; made by the one that simulates the boot.

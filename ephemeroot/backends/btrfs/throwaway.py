@@ -59,10 +59,10 @@ class Throwaway:
 
 def sweep(top: Toplevel, ours: str = "") -> list[str]:
     """Remove the directories of rehearsals that are over, and the one called *ours*, locked or
-    not; a line for what could not be.
+    not; a line for everything that could not be.
     """
     problems = []
-    # Opened anew: what was made since a directory was opened is not listed on some kernels
+    # Opened again: what was made since a directory was opened is not listed on some kernels
     # (Linux 6.5; e60aa5da14d0, "btrfs: refresh dir last index during a rewinddir(3) call").
     for name in sorted(paths.names(fd_path(top.fd))):
         if not name.startswith(PREFIX):

@@ -146,7 +146,9 @@ def _differences(
     trees: tuple[int | None, int, int],
     wanted: list[str],
 ) -> tuple[list[Difference], list[str]]:
-    """What the root has changed, at and below the *wanted* paths, and what could not be read."""
+    """What the root has changed, at and below the *wanted* paths, and everything that could not be
+    read.
+    """
     fresh, root, base = trees
     old = Tree("the base", base if fresh is None else fresh)
     new = Tree("this root", root)

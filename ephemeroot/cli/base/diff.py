@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Compared:
-    """What differs between the old base ``old`` and the base ``new``.
+    """The differences between the old base ``old`` and the base ``new``.
 
     ``packages`` maps a name to its versions before and after, ``None`` where it is not installed.
     """

@@ -1,4 +1,4 @@
-"""``ephemeroot home``: what persists below a user's home, run by that user."""
+"""``ephemeroot home``: persistent paths below a user's home, run by that user."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def _check(arguments: argparse.Namespace, user: User) -> int:
 
 
 def _readable(user: User, config: str | None) -> HomeConfiguration:
-    """The configuration as far as it is any use: what is mounted must come off in any case."""
+    """The configuration as far as it is any use: the mount must come off in any case."""
     try:
         return read(user, config)
     except Misconfigured:

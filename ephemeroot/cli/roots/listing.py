@@ -17,7 +17,7 @@ MEASURING = 10
 
 
 def entries(history: History, pruning: Pruning, deadline: float) -> list[dict[str, Any]]:
-    """What is known of each, as JSON; ``kept-for`` is the caller's. What is not measured by the
+    """The facts about each, as JSON; ``kept-for`` is the caller's. What is not measured by the
     *deadline* (``time.monotonic()``) has no size.
     """
     verdicts = {history.path(entry): verdict for entry, verdict in pruning.judge()}

@@ -29,7 +29,7 @@ _MEASURING = 60  # seconds
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Print what is known about one old root."""
+    """Print the facts about one old root."""
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
     with Namespace() as private, keeper.history(private) as history:
         entry = history.find(arguments.name)
@@ -53,7 +53,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def to_json(path: str, entry: OldRoot, facts: Facts) -> dict[str, Any]:
-    """What is known about the old root at *path*, for programs."""
+    """The facts about the old root at *path*, for programs."""
     name = entry.name
     retired = name.time if name is not None else None
     made = facts.made if facts.made is not None and facts.made >= DAWN else None

@@ -91,7 +91,7 @@ class Claims:
                 )
 
     def _check_overlays(self, entry: Declared, known: dict[str, Declared]) -> None:
-        """A mounted overlay's upper directory changes only through the overlay: what is in it must
+        """A mounted overlay's upper directory changes only through the overlay: its content must
         not be another store's, and then the first store's again.
         """
         above = [known[path] for path in reversed(clean.parents(entry.path)) if path in known]

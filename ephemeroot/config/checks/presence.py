@@ -71,7 +71,7 @@ def _elsewhere(roots: Roots, entry: Declared) -> Problem | None:
     found = _difference(roots, entry.declared)
     if found:
         reason += f": {found}"
-    # Seeding resolves the path once more, in the outgoing root.
+    # Seeding resolves the path again, in the outgoing root.
     seeded = roots.resolve(entry.path, follow_last=entry.is_directory, live=True) == entry.live
     lost = "" if seeded else f" and does not seed from {entry.live}"
     return Problem.at(

@@ -308,7 +308,7 @@ class Refusals:
         """Where the next root has it: Fedora's and openSUSE's /var/lib/rpm is a link."""
         if self.machine.another:
             return path
-        # What is mounted after the wipe is not in the base: a link in it is in the live root alone.
+        # Any mount after the wipe is not in the base: a link in it is in the live root alone.
         volume = volumes.covering(path, self.volumes)
         later = volume is not None and not volume.needed_for_boot
         return self.roots.resolve(path, follow_last=True, live=later)

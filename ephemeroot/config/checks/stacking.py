@@ -50,7 +50,7 @@ def check(
 def check_depth(
     config: Configuration, declared: Sequence[Declared], problems: list[Problem]
 ) -> None:
-    """Note in *problems* the declared overlays that the kernel cannot stack on what is below them,
+    """Note in *problems* the declared overlays that the kernel cannot stack on their content,
     and those on which it can stack no further one.
     """
     wiping = config.wiping

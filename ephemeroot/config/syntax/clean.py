@@ -125,7 +125,7 @@ def is_system(path: str) -> bool:
 
 
 def components(path: str) -> tuple[str, ...]:
-    """A sort key that puts parents right before what is below them."""
+    """A sort key that puts parents right before their content."""
     return tuple(path.strip("/").split("/")) if path != "/" else ()
 
 

@@ -21,7 +21,7 @@ class Node:
     """A value and its ``place``.
 
     ``value`` is a ``dict`` or ``list`` of nodes, or what ``tomllib`` made of anything
-    else. ``overridden`` are the values that it replaced; they must be valid all the same.
+    else. ``overridden`` are the values that it replaced; they must be valid anyway.
     """
 
     value: object

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where."""
+"""The fault in a configuration, and where."""
 
 from __future__ import annotations
 

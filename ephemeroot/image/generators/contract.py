@@ -133,7 +133,9 @@ class Target(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """A setting of a generator in the file ``place`` by which its images have nothing of ours."""
+    """A setting of a generator in the file ``place`` by which its images do not contain
+    Ephemeroot.
+    """
 
     place: str
     reason: str
@@ -153,7 +155,9 @@ class Generator(ABC):
     """Where a system has the program, relative to its root."""
 
     MODULE: str
-    """The file without which its images have nothing of ours: a pattern, relative to a root."""
+    """The file without which its images do not contain Ephemeroot: a pattern, relative to a
+    root.
+    """
 
     FOLDERS: tuple[str, ...] = ()
     """Our own directories among those of ``items``, removed with the last item."""

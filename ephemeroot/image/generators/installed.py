@@ -72,8 +72,8 @@ def releases(root: Path) -> set[str]:
 
 
 def omissions(root: Path) -> list[Omission]:
-    """Settings of the generators below *root* by which their images have nothing of ours, though
-    our module is installed.
+    """Settings of the generators below *root* by which their images do not contain Ephemeroot,
+    though our module is installed.
     """
     return [
         omission

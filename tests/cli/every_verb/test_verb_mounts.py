@@ -1,6 +1,6 @@
 """What each verb mounts: read-only where it only reads, and never where its caller sees it.
 
-The verbs are those of the parser, through the table of `verb_cases`. What is mounted is taken from
+The verbs are those of the parser, through the table of `verb_cases`. The mount is taken from
 a trace of the system calls, so that a mount counts even if it exists for an instant only.
 """
 

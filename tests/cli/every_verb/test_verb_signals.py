@@ -108,7 +108,7 @@ class Trials:
         self._drop()
 
     def interrupt(self, moment: Moment) -> list[str]:
-        """What is wrong after the signal, or after the run that follows."""
+        """The fault after the signal, or after the run that follows."""
         course, case = self.course, self.course.case
         machine = self._current()
         ended = _run(case, machine, moment=moment)
@@ -151,7 +151,7 @@ def _surroundings(machine: VerbMachine) -> frozenset[str]:
 
 
 def _complete(course: Course, machine: VerbMachine) -> list[str]:
-    """What is wrong after a second run."""
+    """The fault after a second run."""
     case = course.case
     rerun = _run(case, machine)
     completed = course.judge_completed(Seen.of(machine), rerun.code)

@@ -1,7 +1,7 @@
 """Which root boots: one that the plan was not applied for is left untouched, by every wiper.
 
 The cases are generated: each wiper, with each command line that names another root, adds a layer or
-starts a crash kernel. After each the whole disk is as it was, nothing is mounted, and the report
+starts a crash kernel. After each the whole disk is unchanged, nothing is mounted, and the report
 says why.
 """
 

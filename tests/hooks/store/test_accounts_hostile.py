@@ -62,7 +62,7 @@ def as_number(text: bytes) -> int | None:
 
 
 def judge(store: dict[str, bytes], base: dict[str, bytes]) -> dict[str, bytes]:
-    """The merged files, each rule looked up anew."""
+    """The merged files, each rule looked up again."""
     merger = Merger(store, base)
     merged = {path: merger.merge(path)[0] for path in FILES}
     for path in FILES:

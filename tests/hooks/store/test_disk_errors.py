@@ -1,4 +1,5 @@
-"""Disks that fail: what cannot be read or written is named, and nothing is lost or made up.
+"""Disks that fail: everything that cannot be read or written is named, and nothing is lost or made
+up.
 
 `test_seed_errors` has every error at every call of seeding, injected; here the kernel itself gives
 EIO, for blocks that cannot be read and for a device that takes no more writes from some moment on
@@ -199,7 +200,7 @@ def judge(stored: Path, source: Path, *, claimed: bool) -> None:
         assert tree(stored) == tree(source)
 
 
-# What cannot be read
+# Everything that cannot be read
 
 PLACES = ("file", "inner file", "inner directory", "directory")
 

@@ -174,7 +174,7 @@ def crowd_many_directories(home: Path) -> None:
 def test_any_number_of_entries_beside_what_is_declared_costs_nothing(
     tmp_path: Path, listings: Listings, fstype: str, crowd: Callable[[Path], None]
 ) -> None:
-    """Nothing lists a directory of the store, let alone what is below it."""
+    """Nothing lists a directory of the store, let alone its content."""
     boot = Boot(tmp_path, fstype, 256)
     home = owned(boot.store / "eve")
     (home / "have").mkdir()
@@ -268,7 +268,7 @@ def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) ->
 
 
 class Exchanger(threading.Thread):
-    """Puts a directory of root's in the place of what root makes among this user's files."""
+    """Puts a directory of root's instead of what root makes among this user's files."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(daemon=True)
@@ -377,7 +377,7 @@ def test_an_immutable_file_is_one_in_the_root_and_its_change_is_stored(boot: Boo
 
 
 def test_a_mount_point_where_something_is_declared(boot: Boot, victim: Victim) -> None:
-    """Somebody mounted over a directory of the store: only what is there is bound."""
+    """Somebody mounted over a directory of the store: only the existing content is bound."""
     (boot.store / "data").mkdir()
     subprocess.run(["mount", "--bind", victim.path, boot.store / "data"], check=True)
     boot.persist(directory("/data", user=EVE, mode=0o777), file("/data/file"), parent("/after"))

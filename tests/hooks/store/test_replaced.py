@@ -1,5 +1,5 @@
-"""A program replaces a link of ours by a file or a directory: the next boot stores what it wrote.
-By the real stages of boots, for each method that makes links, and after boots that failed.
+"""A program replaces a link of Ephemeroot's by a file or a directory: the next boot stores what it
+wrote. By the real stages of boots, for each method that makes links, and after boots that failed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_content_that_replaced_a_link_is_stored_and_the_previous_one_kept_once(
     assert "/persistent/srv/full.ephemeroot-previous" in said
     assert 'method = "copy"' in said
     assert 'method = "bind"' in said
-    # Once more: what the administrator had is still there.
+    # Again: what the administrator had is still there.
     replace(machine, "full", "second")
     replace_directory(machine, "second")
     machine.boots()
@@ -149,7 +149,7 @@ def test_root_that_was_kept_has_the_link_again_and_the_content_in_the_store(
 def test_what_is_written_while_nothing_is_in_effect_never_replaces_the_store(
     machine: Machine, words: str
 ) -> None:
-    """A service starts without its data, and begins anew."""
+    """A service starts without its data, and begins again."""
     machine.boots(words)
     (machine.root / "srv").mkdir(exist_ok=True)
     for name in ("full", "bound"):

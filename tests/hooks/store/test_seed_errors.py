@@ -3,7 +3,7 @@
 The calls are those of a trace (strace(1)), so that a new one is a new case. Whatever fails, the
 path is in the store as a whole, or as a whole but for files that are named and for which the old
 root is kept, or not at all, and then the root is kept or its old root is. Nothing is lost, and
-nothing is made in the place of what could not be seeded.
+nothing is created for a path that could not be seeded.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def calls(folder: Path, kind: str, user: int) -> list[Call]:
 
 
 def judge(folder: Path, answer: dict[str, object], error: str, call: Call, user: int) -> list[str]:
-    """What is wrong with what is in the store, and with what was said of it."""
+    """The faults of the store's content, and of the message about it."""
     stored, source = folder / "store/home/mine", folder / "previous/home/mine"
     left_out: list[tuple[bool, list[str]]] = answer["left-out"]  # type: ignore[assignment]
     # With room on the filesystem this is about the attribute (ext4 has one block for all of them).
@@ -197,7 +197,7 @@ def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) ->
 
 
 def test_what_is_beside_a_directory_that_could_not_be_made_stays_beside_it(tmp_path: Path) -> None:
-    """The copy goes on in the directory where it was, and not in the one that failed."""
+    """The copy continues in the directory where it was, and not in the one that failed."""
     looked_at = [
         call
         for call in calls(tmp_path / "plain", "directory", UID)

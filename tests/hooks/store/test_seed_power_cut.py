@@ -2,7 +2,7 @@
 
 A child process runs the real stage and dies right before its n-th change. Either the process is
 gone and the disk has everything it did, or the power is gone and the disk has only what the image
-file holds at that instant. The next boot then completes what was begun.
+file holds at that instant. The next boot then completes the interrupted step.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Laboratory:
         assert os.listdir(store / ".ephemeroot/seeding") == []
 
     def run(self, store: Path | None = None) -> None:
-        """The stage, with the image *store* in the place of the mounted one."""
+        """The stage, with the image *store* instead of the mounted one."""
         if store is not None:
             subprocess.run(["umount", self.boot.store], check=True)
             mount(store, self.boot.store)

@@ -1,4 +1,6 @@
-"""What cannot be seeded: the table of docs/persistence.md, cell by cell, on real filesystems."""
+"""Everything that cannot be seeded: the table of docs/persistence.md, cell by cell, on real
+filesystems.
+"""
 
 from __future__ import annotations
 
@@ -227,7 +229,7 @@ def test_a_missing_path_begins_anew_once_it_is_decided(tmp_path: Path) -> None:
 def test_a_copied_file_that_has_become_too_large_keeps_the_old_root(
     tmp_path: Path, users: bool
 ) -> None:
-    """The store has it as it was: what it is now is in the old root alone."""
+    """The store has it unchanged: what it is now is in the old root alone."""
     with seeding_machine(tmp_path, "btrfs", "none", kind="copy", users=users) as machine:
         prepare(machine, "none")
         machine.boot()

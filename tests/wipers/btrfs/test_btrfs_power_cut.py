@@ -196,7 +196,7 @@ def remove(site: Site) -> None:
 def test_a_power_cut_between_any_two_steps(
     tmp_path: Path, scenario: Scenario, committed: bool
 ) -> None:
-    """The image as it is at that instant, mounted anew: all that a disk would have."""
+    """The image as it is at that instant, mounted again: all that a disk would have."""
     cuts = 0
     for at in range(start(scenario), 200, proof.stride(5) * scenario.stride):
         copy = tmp_path / "copy"
@@ -239,7 +239,7 @@ def test_a_boot_complete_root_stays_so(tmp_path: Path) -> None:
         assert survivor.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z"
 
 
-# Leftovers that no rotation of ours has left like that
+# Leftovers that no rotation of Ephemeroot's has left like that
 
 
 def temporary(site: Site, owner: str, number: int = 0) -> Path:

@@ -118,7 +118,7 @@ def test_nested_subvolumes_go_first_at_any_depth(site: Site) -> None:
 
 
 def test_only_what_is_proven_is_deleted(site: Site) -> None:
-    """Everything that is not a subvolume of ours stays as it is, however old."""
+    """Everything that is not a subvolume of Ephemeroot's stays as it is, however old."""
     old = site.old_roots
     (old / "2020-01-01T00-00-00Z").mkdir()
     (old / "2020-01-01T00-00-00Z/file").write_text("a plain directory")
@@ -331,7 +331,7 @@ def test_the_budget_is_kept_and_the_rest_goes_later(disk: Disk) -> None:
     site.boots([NOON - DAY])
     names = [f"2026-08-01T0{n // 60}-{n % 60:02}-00Z" for n in range(300)]
     site.retire(*names, nested=1)
-    # How much that is depends on the machine: the clock goes on with what is deleted, by so many
+    # How much that is depends on the machine: the clock continues with what is deleted, by so many
     # lines of the log.
     lines = 0
 

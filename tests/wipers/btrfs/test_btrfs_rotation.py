@@ -50,7 +50,7 @@ def site(disk: Disk) -> Site:
 
 
 def refused(site: Site, message: str, **boot: object) -> None:
-    """The wipe is refused, and the disk is as it was."""
+    """The wipe is refused, and the disk is unchanged."""
     before = listing(site.path)
     with pytest.raises(Refused, match=message) as refusal:
         site.rotate(**boot)  # type: ignore[arg-type]

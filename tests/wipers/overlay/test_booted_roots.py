@@ -112,7 +112,7 @@ def shadow(name: str) -> str:
 
 
 def test_layer_over_another_root_is_foreign(tmp_path: Path) -> None:
-    """Two roots without an id, or one root that was installed anew, with one volume for layers."""
+    """Two roots without an id, or one root that was installed again, with one volume for layers."""
     with (
         two_disks(tmp_path / "one") as (first, layers),
         two_disks(tmp_path / "two") as (second, store),
@@ -202,7 +202,7 @@ def test_damaged_record_stops_no_boot(tmp_path: Path) -> None:
 
 def test_record_of_links_is_about_the_root_that_has_them(tmp_path: Path) -> None:
     """A boot that is never complete makes a link, and a service writes through it. The root of the
-    boot before has a file there, which no program has put in the place of a link.
+    boot before has a file there, which no program has put instead of a link.
     """
     with layered_machine(tmp_path) as machine:
         machine.boot()

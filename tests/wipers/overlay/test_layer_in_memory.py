@@ -91,7 +91,7 @@ def in_the_way(machine: LayeredMachine) -> Cure:
 
 
 def unbootable(machine: LayeredMachine) -> Cure:
-    """The proof of what is below fails: with ``keep`` it is booted all the same."""
+    """The proof of what is below fails: with ``keep`` it is booted anyway."""
     with InstalledRoot(machine.disks) as top:
         (top / "sbin/init").chmod(0o644)
 

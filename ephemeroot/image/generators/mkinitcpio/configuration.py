@@ -1,4 +1,4 @@
-"""HOOKS as mkinitcpio will read them: without our hook, an image has nothing of ours."""
+"""HOOKS as mkinitcpio will read them: without our hook, an image does not contain Ephemeroot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ = 'for file; do . "$file" || exit; done; printf "%s\\0" "${HOOKS[@]}"'
 
 def omissions(root: Path, found: Sequence[Preset]) -> list[Omission]:
     """The configurations of the presets *found* below *root* that leave our hook out, or have it in
-    the wrong place. Fallback images have nothing of ours.
+    the wrong place. Fallback images do not contain Ephemeroot.
     """
     lines: dict[Omission, None] = {}
     for config, words in _configured(root, found):
@@ -63,7 +63,7 @@ def _configured(root: Path, found: Sequence[Preset]) -> list[tuple[str, list[str
 
 
 def _fault(words: Sequence[str]) -> tuple[str, str]:
-    """What is wrong with HOOKS, and the line that is right; both empty if nothing is."""
+    """The fault in HOOKS, and the line that is right; both empty if nothing is."""
     if hooks.NAME not in words:
         init = () if hooks.init(words) != NONE else ("base", "udev")
         reason = f"HOOKS lacks {hooks.NAME}: the images do not contain ephemeroot and never wipe"
@@ -76,7 +76,7 @@ def _fault(words: Sequence[str]) -> tuple[str, str]:
 
 
 def _written(root: Path, config: str, line: str) -> str:
-    """The command that makes *line* take effect: in the place of the only assignment, else behind
+    """The command that makes *line* take effect: instead of the only assignment, else behind
     all others, for the file is the shell's.
     """
     files = [config]

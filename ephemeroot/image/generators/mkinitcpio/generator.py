@@ -50,7 +50,7 @@ class Mkinitcpio(contract.Generator):
         return [*found], unknown
 
     def files(self, root: Path) -> list[Path]:
-        """Fallback images have nothing of ours."""
+        """Fallback images do not contain Ephemeroot."""
         return [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
 
     def enabling(self, root: Path) -> list[str]:

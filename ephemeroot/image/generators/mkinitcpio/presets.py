@@ -54,7 +54,7 @@ class Preset(contract.Image):
 
     @property
     def is_fallback(self) -> bool:
-        """Whether it is built for any machine; it has nothing of ours then."""
+        """Whether it is built for any machine; it does not contain Ephemeroot then."""
         return "autodetect" in " ".join(self.options).replace(",", " ").split()
 
     @property
@@ -98,7 +98,7 @@ class Preset(contract.Image):
             )
 
     def read_back(self, fresh: Path, plan: bytes | None) -> str:
-        """A fallback image has nothing of ours, with or without a plan."""
+        """A fallback image does not contain Ephemeroot, with or without a plan."""
         return _verify_fallback(fresh) if self.is_fallback else super().read_back(fresh, plan)
 
     def require_bootable(self, fresh: Path) -> None:

@@ -155,7 +155,7 @@ OVERLAY = Wipe(
 def test_without_systemd_a_wiper_mounts_the_root_among_the_mounts(
     dracut: Dracut, operation: Wipe, claimed: bool
 ) -> None:
-    """As the first of them; a root that is on no device is claimed, or init would not go on."""
+    """As the first of them; a root that is on no device is claimed, or init would not continue."""
     dracut.apply(plan(operation).dump())
     built = dracut.build("base")
     assert built.status == 0, built.lines
@@ -379,7 +379,7 @@ def added(dracut: Dracut) -> list[str]:
 
 
 def test_the_volumes_devices_are_dracuts_as_well(dracut: Dracut) -> None:
-    """dracut looks what is below them (LUKS, LVM, MD), as for the root's."""
+    """dracut looks their content (LUKS, LVM, MD), as for the root's."""
     assert added(dracut) == ["/dev/mine"], "no plan was applied"
     link = dracut.folder / "link"
     link.symlink_to("/dev/null")
@@ -492,7 +492,7 @@ def test_a_program_that_does_not_run_and_was_never_applied(dracut: Dracut) -> No
 
 
 def test_half_of_it_is_no_image(dracut: Dracut) -> None:
-    """What cannot be copied ends the build: the machine keeps the image that it has."""
+    """Everything that cannot be copied ends the build: the machine keeps the image that it has."""
     dracut.apply(plan().dump())
     (dracut.initdir / "usr/lib/ephemeroot").write_text("a file in the way")
     built = dracut.build()

@@ -309,7 +309,7 @@ def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
 
 
 def test_a_failed_stage_is_not_left_by_leaving_the_shell(tmp_path: Path) -> None:
-    """mkinitcpio's init boots on when its shell ends: ours comes back until it is mended."""
+    """mkinitcpio's init boots on when its shell ends: ours comes back until it is repaired."""
     mended = "[ -e mended ]"
     result = ran(tmp_path, "run_latehook", mended, '[ "$SHELLS" -lt 3 ] || : > mended')
     assert result.log == ["boot persist /new_root", "shell"] * 3 + [
