@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import programs
+from checkout import CHECKOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +103,13 @@ def user(_readable_package: Path) -> Iterator[OrdinaryUser]:
     made = OrdinaryUser(_readable_package)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist and the wheel; beside it is what ``twine check`` printed."""
+    folder = tmp_path_factory.mktemp("release") / "files"
+    made = subprocess.run([CHECKOUT / "tools/release", folder], capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    (folder.parent / "checked").write_text(made.stdout)
+    return folder

@@ -26,7 +26,11 @@ TUTORIALS = {
     "docs/converting-opensuse.md": "openSUSE Tumbleweed, GRUB",
 }
 
-PACKAGED = {"docs/converting-arch.md": "ephemeroot setup mkinitcpio"}
+PACKAGED = {
+    "docs/converting-arch.md": "ephemeroot setup mkinitcpio",
+    "docs/converting-fedora.md": "ephemeroot setup dracut",
+    "docs/converting-opensuse.md": "ephemeroot setup dracut",
+}
 """What the distribution's package brings, which step 1 installs."""
 
 # There is no terminal on which to answer, and the likeness has no initramfs.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,12 +15,6 @@ import pytest
 
 import ephemeroot
 from checkout import CHECKOUT
-
-SOURCES = (
-    "LICENSE", "README.md", "completions", "pyproject.toml",
-    "dracut", "ephemeroot", "hooks", "man", "mkinitcpio", "systemd", "wipers",
-)  # fmt: skip
-
 
 COMPLETIONS = {
     "bash-completion/completions/ephemeroot",
@@ -41,23 +34,9 @@ def run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the sources without any download."""
-    tree = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
-        source = CHECKOUT / name
-        if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(source, tree / name, ignore=ignored)
-        elif source.exists():
-            shutil.copy(source, tree)
-    built = run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet",
-         "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."],
-        tree,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    (path,) = (tree / "dist").glob("*.whl")
+def wheel(release: Path) -> Path:
+    """The wheel, built without any download."""
+    (path,) = release.glob("*.whl")
     return path
 
 

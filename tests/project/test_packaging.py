@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,6 @@ from checkout import CHECKOUT
 
 PACKAGING = CHECKOUT / "packaging"
 ARCH = PACKAGING / "arch"
-
-# What a clone has that a package is made of.
-SOURCES = (
-    "CHANGELOG.md", "LICENSE", "README.md", "completions", "pyproject.toml", "docs", "dracut",
-    "ephemeroot", "hooks", "man", "mkinitcpio", "packaging", "systemd", "wipers",
-)  # fmt: skip
 
 MAKEPKG = """\
 set -e
@@ -44,17 +38,11 @@ def bash(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def arch(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree that PKGBUILD's build() and package() make."""
     folder = tmp_path_factory.mktemp("arch")
-    clone = folder / "src/ephemeroot"
-    for name in SOURCES:
-        source = CHECKOUT / name
-        if source.is_dir():
-            shutil.copytree(source, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            clone.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, clone)
+    with tarfile.open(next(release.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder / "src")
     made = bash(MAKEPKG, ARCH, folder / "src", folder / "pkg")
     assert made.returncode == 0, made.stdout + made.stderr
     return folder / "pkg"
@@ -71,6 +59,9 @@ def test_every_version_is_the_same() -> None:
     assert re.findall(r"^ephemeroot \((.+?)\)", changelog)[0] == ephemeroot.__version__
     pkgbuild = (ARCH / "PKGBUILD").read_text()
     assert re.findall(r"^pkgver=(.+)$", pkgbuild, re.MULTILINE) == [ephemeroot.__version__]
+    spec = (PACKAGING / "rpm/ephemeroot.spec").read_text()
+    assert re.findall(r"^Version: +(.+)$", spec, re.MULTILINE) == [ephemeroot.__version__]
+    assert re.findall(r"^\* .+ - (.+)-\d+$", spec, re.MULTILINE)[0] == ephemeroot.__version__
 
 
 def test_arch_what_is_in_the_package(arch: Path) -> None:
