@@ -1,11 +1,9 @@
-"""Changes to the history: each describes itself, and is proven when it is carried out.
-
-What a dry run prints and what is done are the same objects.
-"""
+"""Changes to the history, as steps: each is proven when it is carried out."""
 
 from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError
+from ephemeroot.step import Step
 from ephemeroot.wipers.oldroot import RECIPE, RETIRED
 
 TYPE_CHECKING = False
@@ -17,24 +15,7 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.oldroot import OldRoot
 
 
-class Change:
-    """One change to a history: it describes itself, and is proven when it is carried out.
-
-    A dry run prints ``describe`` of the same object whose ``execute`` does the work.
-    """
-
-    __slots__ = ()
-
-    def describe(self) -> str:
-        """One line that says what ``execute`` will do."""
-        raise NotImplementedError
-
-    def execute(self) -> str:
-        """Do it and return the name concerned. Raises ``EphemerootError`` or ``OSError``."""
-        raise NotImplementedError
-
-
-class Deletion(Change):
+class Deletion(Step):
     """Delete one old root and what belongs to it.
 
     ``execute`` proves first that it is what was listed, under a name of Ephemeroot's, not marked
@@ -42,6 +23,7 @@ class Deletion(Change):
     otherwise. ``recipe`` lets names of the shell recipe pass.
     """
 
+    GOES_ON = True
     __slots__ = ("entry", "history", "reason", "recipe")
 
     def __init__(
@@ -78,9 +60,10 @@ class Deletion(Change):
             )
 
 
-class Claim(Change):
+class Claim(Step):
     """Claim a *history*: it belongs to its ``system`` then, and is filed into and pruned."""
 
+    GOES_ON = True
     __slots__ = ("history",)
 
     def __init__(self, history: History) -> None:
@@ -95,9 +78,10 @@ class Claim(Change):
         return self.history.where
 
 
-class Renaming(Change):
+class Renaming(Step):
     """Give one old root another name of Ephemeroot's; ``why`` is for people."""
 
+    GOES_ON = True
     __slots__ = ("entry", "history", "name", "why")
 
     def __init__(self, history: History, entry: OldRoot, name: Name, why: str) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.wipers import names, retention
-from ephemeroot.wipers.changes import Deletion, Renaming, attempt
+from ephemeroot.wipers import changes, names, retention
 from ephemeroot.wipers.retention import Candidate, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from ephemeroot.wipers.changes import Change
+    from ephemeroot.step import Step
+    from ephemeroot.wipers.changes import Deletion, Renaming
     from ephemeroot.wipers.history import History
     from ephemeroot.wipers.names import Name
     from ephemeroot.wipers.oldroot import OldRoot
@@ -109,7 +109,7 @@ class Pruning:
             if name.unsynced or retention.is_ahead(name, self.clock.now):
                 new = self._dated_now(name, taken)
                 taken.add(new.identity)
-                found.append(Renaming(self.history, entry, new, "its clock was wrong"))
+                found.append(changes.Renaming(self.history, entry, new, "its clock was wrong"))
         return found
 
     def _dated_now(self, name: Name, taken: set[tuple[int, int]]) -> Name:
@@ -121,7 +121,7 @@ class Pruning:
     def due(self) -> list[Deletion]:
         """What goes whatever the space, the oldest first."""
         return [
-            Deletion(self.history, entry, verdict.reason)
+            changes.Deletion(self.history, entry, verdict.reason)
             for entry, verdict in self.judge()
             if verdict.due
         ]
@@ -131,12 +131,12 @@ class Pruning:
         if not self.min_free:
             return []
         return [
-            Deletion(self.history, entry, f"less than {self.min_free} bytes free")
+            changes.Deletion(self.history, entry, f"less than {self.min_free} bytes free")
             for entry, verdict in self.judge()
             if verdict.spare and not verdict.due
         ]
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[Step]:
         """What ``run`` would do with time and space enough, for a dry run."""
         return [*self.redatings(), *self.due()]
 
@@ -152,7 +152,7 @@ class Pruning:
         if self.history.is_anothers:
             return result
         for change in self.redatings():
-            attempt(change.describe(), change.execute, result.problems, log)
+            changes.attempt(change.describe(), change.execute, result.problems, log)
         for deletion in self.due():
             if _is_over(deadline):
                 result.unfinished = True
@@ -161,7 +161,7 @@ class Pruning:
         if self.min_free and not result.unfinished:
             self._make_room(result, deadline, log)
         if self.clock.synchronised:
-            attempt("record the time", self._record, result.problems, lambda _: None)
+            changes.attempt("record the time", self._record, result.problems, lambda _: None)
         return result
 
     def _record(self) -> str:
@@ -210,7 +210,7 @@ class Pruning:
 
     def _delete(self, deletion: Deletion, result: Result, log: Callable[[str], None]) -> bool:
         """Whether it did not fail."""
-        done = attempt(deletion.describe(), deletion.execute, result.problems, log)
+        done = changes.attempt(deletion.describe(), deletion.execute, result.problems, log)
         if done:
             result.pruned.append(deletion.entry.label)
         return done

@@ -8,8 +8,7 @@ without space is decided here.
 from __future__ import annotations
 
 from ephemeroot.errors import EphemerootError
-from ephemeroot.wipers import retire
-from ephemeroot.wipers.changes import attempt
+from ephemeroot.wipers import changes, retire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,4 +141,4 @@ class Rotation:
 
     def attempt(self, line: str, action: Callable[[], object]) -> bool:
         """Log *line* and run *action*; whether it did not fail. A failure is a problem."""
-        return attempt(line, action, self.outcome.problems, self.boot.log)
+        return changes.attempt(line, action, self.outcome.problems, self.boot.log)

@@ -1,74 +1,52 @@
-"""One adoption under way: copy and verify, declare, rename, catch up, bind."""
+"""One adoption, as a step: live data into a store, and what can go wrong with it.
+
+The order is the safety. The copy is made under a temporary name and verified; then the path is
+declared, then the copy gets its name in the store, by one rename. Interrupted before that rename,
+the store has nothing under the name and the root is the only truth, as usual: the next boot seeds
+it, or refuses to. Interrupted after it, a record in the store says that the root may be newer, and
+the next run brings the difference over.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ephemeroot import amounts
-from ephemeroot.adopt import drop_in, underway
-from ephemeroot.adopt.drop_in import Declaration
+from ephemeroot.adopt import underway
+from ephemeroot.adopt.candidate import Candidate
+from ephemeroot.adopt.transfer import Transfer
 from ephemeroot.config import replaced
 from ephemeroot.errors import EphemerootError
-from ephemeroot.hooks import records, tree
-from ephemeroot.hooks.operation import Seeded
-from ephemeroot.hooks.operations.copies import Copy
-from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.records import STATE
+from ephemeroot.hooks.cmdline import CommandLine
+from ephemeroot.hooks.plan import Plan
+from ephemeroot.hooks.report import Report
 from ephemeroot.hooks.stage import Stage
-from ephemeroot.linux import (
-    bounds,
-    copying,
-    immutable,
-    kernel,
-    paths,
-    removal,
-    subvolume,
-)
-from ephemeroot.linux.bounds import OutOfBounds
-from ephemeroot.linux.copying import Copier
-from ephemeroot.linux.workshop import Workshop
-from ephemeroot.mirror.run import COPY
-from ephemeroot.mirror.tree import Mirror, open_directory, settle
-from ephemeroot.plan import stores
+from ephemeroot.hooks.store import unseeded
+from ephemeroot.leave import leaving
+from ephemeroot.leave.returning import bare_root
+from ephemeroot.linux import copying, kernel
+from ephemeroot.step import Step
 
 
 @dataclass(slots=True)
-class Adoption:
-    """One path on its way into ``store``. ``size`` in bytes; ``declare`` is what the drop-in
-    gets, ``None`` if it is declared already.
+class Adoption(Candidate, Step):
+    """Adopt one path, which ``plan`` declares. ``bind`` puts it in place at once.
 
-    ``inner`` are declared paths below it, relative to it: the store has those already, and
-    they are left alone. ``there`` is whether the store has something under that name. ``is_link``:
-    it is a symbolic link, and persists as one.
+    ``execute`` says what became of it. It raises ``EphemerootError``, which names the path: the
+    next run completes the interrupted
+    step.
     """
 
-    path: str
-    store: str
-    operation: Seeded
-    parents: tuple[Parent, ...]
-    declare: Declaration | None
-    inner: tuple[str, ...]
-    there: bool
-    size: int
-    is_link: bool = False
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether it is a directory, else a regular file."""
-        return isinstance(self.operation, Directory)
+    plan: Plan = field(kw_only=True)
+    bind: bool = False
 
     def describe(self) -> str:
-        """One line: the dry run prints the same."""
-        how = "undeclared content of" if self.inner and self.there else "copy"
-        words = f"copy {how} {self.path}" if how != "copy" else f"copy {self.path}"
-        line = f"{words} into {self.store} ({amounts.size(self.size)})"
+        content = "undeclared content of " if self.inner and self.there else ""
+        line = f"copy {content}{self.path} into {self.store} ({amounts.size(self.size)})"
         if self.declare is None:
             return line
         if not self.declare.method:
@@ -77,272 +55,59 @@ class Adoption:
         why = "a link" if self.is_link else f"{known.by} replaces it" if known else ""
         return f'{line}, and declare it with method = "{self.declare.method}" ({why})'
 
-
-class Work:
-    """One adoption under way, with everything open: on the machine whose root directory is *root*,
-    from the root *bare*, without any mount in it, to the *store*. With *replace* what the
-    store has is kept aside.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        adoption: Adoption,
-        store: int,
-        bare: int,
-        stage: Stage,
-        progress: Callable[[Copier, str], None] | None,
-        *,
-        replace: bool = False,
-    ) -> None:
-        self.root = root
-        self.replace = replace
-        self.adoption = adoption
-        self.store = store
-        self.bare = bare
-        self.stage = stage
-        self.left_out: dict[str, str] = {}
-        self.copier = Copier(bounds.attended(), skipped=self._leave_out)
-        if progress is not None:
-            self.copier.progress = lambda name: progress(self.copier, name)
-        self.source = adoption.operation.source
-
-    def counted(self) -> str:
-        """How much was copied."""
-        copied, shared = self.copier.copied, self.copier.shared
-        parts = [f"{amounts.size(copied)} copied"] if copied or not shared else []
-        return ", ".join(parts + ([f"{amounts.size(shared)} shared"] if shared else []))
-
-    def _leave_out(self, path: str, reason: str) -> None:
-        """Note an entry that cannot be copied; the others are."""
-        self.left_out[path] = reason
-
-    def copy(self) -> list[str]:
-        """Copy under a temporary name, verify, declare, rename; what kept changing."""
-        name = underway.name(self.source)
-        folder = records.open_folder(self.store, underway.FOLDER)
+    def execute(self) -> str:
         try:
-            _clear(folder, name)
-            parent, last = self._live()
-            try:
-                self._copy(parent, last, folder, name)
-
-                def verify() -> Mirror:
-                    # Byte by byte, unless all of it is shared with the source.
-                    content = bool(self.copier.copied)
-                    return self._mirror(parent, last, folder, name, content=content)
-
-                changed = self._settle(verify)
-            finally:
-                os.close(parent)
-            kernel.sync_filesystem(folder)
-            self._declare()
-            self._make_parents()
-            self._put_in_place(folder, name)
-        finally:
-            os.close(folder)
-        return self._catch_up() or changed
-
-    def _settle(self, run: Callable[[], Mirror]) -> list[str]:
-        """Repeat until nothing changes; what another process keeps writing to."""
-        last = settle(run)
-        self.left_out = dict(last.skipped)
-        return [*last.changed, *last.removed]
-
-    def _copy(self, parent: int, last: str, folder: int, name: str) -> None:
-        try:
-            self.copier.copy(parent, last, folder, name)
-            if self.copier.flattened:
-                note = subvolume.flattened(self.copier.flattened, self.adoption.path)
-                self.adoption.notes.append(f"{note} in the store")
-        except OutOfBounds as error:
-            _clear(folder, name)
-            raise EphemerootError(
-                f"{self.adoption.path} is not adopted: {error}",
-                "see 'Limits' in docs/persistence.md",
-            ) from error
+            return self._execute()
         except OSError as error:
-            _clear(folder, name)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise EphemerootError(
-                    f"the store {self.adoption.store} is too full to take {self.adoption.path}",
-                    "free space on its volume",
-                ) from error
-            raise
+            raise _failed(self, error) from error
 
-    def merge(self) -> list[str]:
-        """Bring into the store's directory what it lacks of the root's, beside what is declared
-        below it; or what changed since an interrupted run.
-        """
-        folder = records.open_folder(self.store, underway.FOLDER)
-        try:
-            place = os.stat(self.source, dir_fd=self.store, follow_symlinks=False)
-            underway.write(folder, self.source, self.root, place)
-        finally:
-            os.close(folder)
-        if not self.adoption.inner:
-            self._declare()
-            self._make_parents()
-            return self._catch_up()
-        changed = self._catch_up()
-        kernel.sync_filesystem(self.store)
-        self._declare()
-        return self._catch_up() or changed
-
-    def _catch_up(self) -> list[str]:
-        """Make the store's like the root's again, in its place."""
-        parent, last = self._live()
-        try:
-            target, name = tree.open_parent(self.store, self.source)
-            try:
-                delete = not self.adoption.inner
-                return self._settle(lambda: self._mirror(parent, last, target, name, delete=delete))
-            finally:
-                os.close(target)
-        finally:
-            os.close(parent)
-
-    def _live(self) -> tuple[int, str]:
-        """The directory and the name of the live path, in the root without what is mounted."""
-        head, _, last = self.adoption.path.rpartition("/")
-        return tree.open_parent(
-            self.bare, tree.resolve(self.bare, head or "/").rstrip("/") + "/" + last
-        )
-
-    def _mirror(
-        self, parent: int, last: str, target: int, name: str, *, content: bool = False,
-        delete: bool = True, since: int = 0,
-    ) -> Mirror:  # fmt: skip
-        excluded = self.adoption.inner if self.adoption.there else ()
-        mirror = Mirror(
-            excluded=excluded, delete=delete, content=content, since=since, copier=self.copier
-        )
-        if self.adoption.is_link:
-            if os.readlink(last, dir_fd=parent) != os.readlink(name, dir_fd=target):
-                mirror.changed.append(self.adoption.path)
-            return mirror
-        if self.adoption.is_directory:
-            old = open_directory(parent, last)
-        else:
-            old = paths.open_regular(parent, last)
-        try:
-            if self.adoption.is_directory:
-                mirror.directory(old, target, name)
+    def _execute(self) -> str:
+        with ExitStack() as stack:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            folder = self.root / self.store.lstrip("/")
+            store, bare = os.open(folder, flags), bare_root(self.root)
+            stack.callback(os.close, bare)
+            stack.callback(os.close, store)
+            stage = self._stage(stack)
+            stage.add_store(self.store, os.dup(store))
+            transfer = Transfer(self, store, bare, stage)
+            source = self.operation.source
+            resumed = underway.is_recorded(folder, source, self.root)
+            if self.there and (self.inner or resumed) and not self.replace:
+                changed = transfer.merge()
             else:
-                mirror.file(old, target, name, self.adoption.path)
-        except OutOfBounds as error:
-            raise EphemerootError(
-                f"{self.adoption.path} is not complete in the store: {error}",
-                "see 'Limits' in docs/persistence.md",
-            ) from error
-        finally:
-            os.close(old)
-        return mirror
+                changed = transfer.copy()
+            words = [transfer.counted()]
+            if self.bind and not (self.there and self.inner) and transfer.bind():
+                words.append("bound")
+            stage.parents(self.store).remove(source)
+            underway.forget(folder, source)
+            unseeded.forget(store, self.store, source=source)
+            kernel.sync_filesystem(store)
+        self.problems += [
+            f"{leaving.inside(self.path, name)} is not in the store: {reason}"
+            for name, reason in transfer.left_out.items()
+        ]
+        if changed:
+            names = ", ".join(changed[:3])
+            self.problems.append(f"{self.path}: {names} kept changing while it was copied")
+        return " and ".join(filter(None, words))
 
-    def _declare(self) -> None:
-        """Write it into the drop-in, if it is not declared yet."""
-        if self.adoption.declare is not None:
-            drop_in.add(self.root, [self.adoption.declare])
-
-    def _make_parents(self) -> None:
-        for parent in self.adoption.parents:
-            parent.carry_over(self.stage, self.bare)
-
-    def _put_in_place(self, folder: int, name: str) -> None:
-        self._record(folder, folder, name)
-        target, last = tree.open_parent(self.store, self.source)
-        try:
-            try:
-                how = paths.RENAME_NOREPLACE
-                immutable.rename(folder, name, target, last, how=how)
-            except FileExistsError:
-                self._require_replace()
-                self._exchange(folder, name, target, last)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                self._put_across(folder, name, target, last)
-        finally:
-            os.close(target)
-        kernel.sync_filesystem(folder)
-
-    def _record(self, folder: int, place: int, name: str) -> None:
-        copy = os.stat(name, dir_fd=place, follow_symlinks=False)
-        underway.write(folder, self.source, self.root, copy)
-
-    def _require_replace(self) -> None:
-        if not self.replace:
-            raise EphemerootError(
-                f"the store {self.adoption.store} has another {self.adoption.path} now",
-                "compare both, and run the command again",
-            )
-
-    def _put_across(self, folder: int, name: str, target: int, last: str) -> None:
-        """Its place is on a subvolume of its own, or has a project or an encryption of its own:
-        no rename leads there from *folder*, and the copy is copied again, in a workshop there.
-        """
-        with Workshop(target) as workshop:
-            Copier().copy(folder, name, workshop.fd, COPY, subvolume=True)
-            kernel.sync_filesystem(workshop.fd)
-            self._record(folder, workshop.fd, COPY)
-            try:
-                workshop.deliver(COPY, last)
-            except FileExistsError:
-                self._require_replace()
-                raise self._cannot_keep() from None
-        _clear(folder, name)
-
-    def _cannot_keep(self) -> EphemerootError:
-        return EphemerootError(
-            f"{self.adoption.path} is a separate subvolume in the store, which cannot be kept "
-            "aside",
-            "move it away, and adopt the path without --replace",
+    def _stage(self, stack: ExitStack) -> Stage:
+        run = self.root / "run/ephemeroot" if self.root != Path("/") else Path("/run/ephemeroot")
+        stage = Stage(
+            self.plan,
+            CommandLine(""),
+            Report("adopt", None, "", boot=False),
+            target=str(self.root),
+            run=str(run),
+            boot_id="",
         )
-
-    def _exchange(self, folder: int, name: str, target: int, last: str) -> None:
-        """Swap the copy for what the store has. The copy is moved to where the other will be kept
-        before: so that one is at no moment under a name that the next run clears.
-        """
-        aside = records.open_folder(self.store, stores.REPLACED)
-        moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-        kept = f"{moment}-{os.urandom(3).hex()}-{os.path.basename(self.source)[:40]}"
-        try:
-            immutable.rename(folder, name, aside, kept, how=paths.RENAME_NOREPLACE)
-            try:
-                immutable.rename(aside, kept, target, last, how=paths.RENAME_EXCHANGE)
-            except OSError as error:
-                _clear(aside, kept)
-                if error.errno == errno.EXDEV:
-                    raise self._cannot_keep() from None
-                raise
-            kernel.sync_filesystem(aside)
-        finally:
-            os.close(aside)
-        self.adoption.notes.append(
-            "the previous content of the store is kept as "
-            f"{self.adoption.store}/{STATE}/{stores.REPLACED}/{kept}"
-        )
-
-    def bind(self) -> bool:
-        """Put the store's instead of the root's, as the boot will; whether that was done."""
-        if isinstance(self.adoption.operation, Copy):
-            return False
-        before = time.time_ns()
-        self.adoption.operation.execute(self.stage)
-        # What was written in the last moment by who looked before the bind was there.
-        parent, last = self._live()
-        try:
-            target, name = tree.open_parent(self.store, self.source)
-            try:
-                self._mirror(parent, last, target, name, delete=False, since=before)
-            finally:
-                os.close(target)
-        finally:
-            os.close(parent)
-        return True
+        stack.callback(stage.close)
+        return stage
 
 
-def failed(adoption: Adoption, error: OSError) -> EphemerootError:
+def _failed(adoption: Adoption, error: OSError) -> EphemerootError:
     """What to say when *error* has ended the adoption."""
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     name = f" ({place})" if place else ""
@@ -353,8 +118,3 @@ def failed(adoption: Adoption, error: OSError) -> EphemerootError:
     return EphemerootError(
         f"cannot adopt {adoption.path} into {adoption.store}: {error.strerror or error}{name}", hint
     )
-
-
-def _clear(directory: int, name: str) -> None:
-    """Remove a copy of Ephemeroot's."""
-    removal.remove(directory, name, subvolumes=True, unlock=True)

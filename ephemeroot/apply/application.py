@@ -9,18 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.apply.step import Step
 from ephemeroot.base import missing_bases
 from ephemeroot.config import Configuration, Examination, Machine, examine, sources, volumes
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
+from ephemeroot.execution import Action
 from ephemeroot.hooks.guards import ownership
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.generators import installed
-from ephemeroot.image.generators.contract import Image
+from ephemeroot.image.steps import Rebuilding
 from ephemeroot.init import boot_loader
 from ephemeroot.linux import paths
 from ephemeroot.plan import applied, foreign, identity, mounted, seeds, stores
 from ephemeroot.plan.compile import Compilation, compile_examination
+from ephemeroot.step import Step
 
 
 class Application:
@@ -170,23 +171,25 @@ class Application:
         """Everything to be done, in order. What the boot reads is written and on the disk
         before the first image is built.
         """
-        steps = [self._mark(path) for path in self.compilation.unmarked]
-        steps.append(Step(f"write the plan to {sources.PLAN}", self._write_plan))
+        steps: list[Step] = [self._mark(path) for path in self.compilation.unmarked]
+        steps.append(Action(f"write the plan to {sources.PLAN}", self._write_plan))
         first = next(iter(self.stores))
         if not stores.keeps_configuration(self.stores[first], self.root):
             steps.append(
-                Step(f"copy /etc/ephemeroot into {first}", partial(self._copy_configuration, first))
+                Action(
+                    f"copy /etc/ephemeroot into {first}", partial(self._copy_configuration, first)
+                )
             )
         for path in self.stores:
             line = f"record generation {self.generation} in {path}"
-            steps.append(Step(line, partial(self._record, path)))
+            steps.append(Action(line, partial(self._record, path)))
         if images:
             return steps + self._images()
         for omission in installed.omissions(self.root):
             terminal.warning(f"{omission.place}: {omission.reason}", omission.hint)
         return steps
 
-    def _mark(self, path: str) -> Step:
+    def _mark(self, path: str) -> Action:
         volume = volumes.covering(path, self.examination.volumes)
         if volume is not None:
             mounted.require(volume, str(self.root))
@@ -195,7 +198,7 @@ class Application:
             self.stores[path].mkdir(parents=True, exist_ok=True)
             return f"id {stores.write_marker(self.stores[path], path)}"
 
-        return Step(f"make {path} a store (write its marker)", mark)
+        return Action(f"make {path} a store (write its marker)", mark)
 
     def _write_plan(self) -> str:
         # The stores' ids are known only now.
@@ -217,9 +220,6 @@ class Application:
         stores.record(self.stores[store], self.plan, self.generation)
         return "recorded"
 
-    def _rebuild(self, image: Image) -> str:
-        return image.rebuild(self.plan)
-
     def _images(self) -> list[Step]:
         for omission in installed.omissions(self.root):
             raise Misconfigured(f"{omission.place}: {omission.reason}", omission.hint)
@@ -238,14 +238,11 @@ class Application:
                 "module",
                 f"install one of them, and run {setups} unless a package has installed ephemeroot",
             )
-        steps = []
+        steps: list[Step] = []
         for generator in generators:
             found, unknown = generator.images(self.root)
             _warn_of(unknown)
-            steps += [
-                Step(image.describe(armed=True), partial(self._rebuild, image), image=True)
-                for image in found
-            ]
+            steps += [Rebuilding(image, lambda: self.plan) for image in found]
         if not steps:
             raise Misconfigured(
                 "no initramfs image of an installed kernel was found",

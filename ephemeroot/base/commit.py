@@ -22,6 +22,7 @@ from ephemeroot.linux.copying import Copier
 from ephemeroot.old_roots import noise
 from ephemeroot.old_roots.comparison import ADDED, DELETED, Difference, opened
 from ephemeroot.old_roots.restore_steps import Place
+from ephemeroot.step import Step
 from ephemeroot.wipers import attributes
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -35,13 +36,25 @@ def secrets() -> Callable[[str], bool]:
     return noise.matcher(noise.listed(Path(__file__).with_name("secrets.txt")))
 
 
-class Step:
-    """One path of the open tree ``source`` that is brought into the open copy of the base."""
+@dataclass(slots=True)
+class Trees:
+    """The open tree ``source`` that is committed, and the open ``copy`` of the base that gets it,
+    once there is one.
+    """
 
-    __slots__ = ("path", "source")
+    source: int
+    copy: int = -1
 
-    def __init__(self, source: int, path: str) -> None:
-        self.source = source
+
+class Merge(Step):
+    """One path of the trees' source that is brought into their copy of the base. If that fails the
+    copy is thrown away.
+    """
+
+    __slots__ = ("path", "trees")
+
+    def __init__(self, trees: Trees, path: str) -> None:
+        self.trees = trees
         self.path = path
 
     @property
@@ -52,33 +65,30 @@ class Step:
     def name(self) -> str:
         return os.path.basename(self.path)
 
-    def describe(self) -> str:
-        raise NotImplementedError
 
-    def execute(self, copy: int) -> list[str]:
-        """Carry it out in the open *copy*; a line for each entry that cannot be committed. Raises
-        ``EphemerootError`` or ``OSError``: the copy is then thrown away.
-        """
-        raise NotImplementedError
+class Put(Merge):
+    """Copy a file, a link or a directory with all that is in it. It warns of each entry that cannot
+    be committed.
+    """
 
+    __slots__ = ("warnings",)
 
-class Put(Step):
-    """Copy a file, a link or a directory with all that is in it."""
-
-    __slots__ = ()
+    def __init__(self, trees: Trees, path: str) -> None:
+        super().__init__(trees, path)
+        self.warnings: list[str] = []
 
     def describe(self) -> str:
         return f"commit {self.path}"
 
-    def execute(self, copy: int) -> list[str]:
-        left: list[str] = []
-
+    def execute(self) -> str:
         def skipped(inside: str, reason: str) -> None:
-            left.append(f"{self.path}/{inside}".rstrip("/") + f" is not committed: {reason}")
+            self.warnings.append(
+                f"{self.path}/{inside}".rstrip("/") + f" is not committed: {reason}"
+            )
 
         with (
-            opened(self.source, self.parent, _DIRECTORY) as source,
-            opened(copy, self.parent, _DIRECTORY) as target,
+            opened(self.trees.source, self.parent, _DIRECTORY) as source,
+            opened(self.trees.copy, self.parent, _DIRECTORY) as target,
         ):
             # Nothing else works in the copy, which is not in its place yet.
             removal.remove(target, self.name, unlock=True)
@@ -89,10 +99,10 @@ class Put(Step):
                 raise EphemerootError(
                     f"{self.path} cannot be committed: {error}", "commit some part of it"
                 ) from None
-        return left
+        return ""
 
 
-class Directory(Step):
+class Directory(Merge):
     """Give a directory the owner, mode and attributes that it has in the root; make it if it is
     missing.
     """
@@ -102,10 +112,10 @@ class Directory(Step):
     def describe(self) -> str:
         return f"commit the owner, mode and attributes of {self.path}"
 
-    def execute(self, copy: int) -> list[str]:
+    def execute(self) -> str:
         with (
-            opened(self.source, self.path, _DIRECTORY) as pattern,
-            opened(copy, self.parent, _DIRECTORY) as parent,
+            opened(self.trees.source, self.path, _DIRECTORY) as pattern,
+            opened(self.trees.copy, self.parent, _DIRECTORY) as parent,
         ):
             with suppress(FileExistsError):
                 os.mkdir(self.name, 0o700, dir_fd=parent)
@@ -115,10 +125,10 @@ class Directory(Step):
                         os.removexattr(made, name)
                 attributes.copy(pattern, made)
                 inode_flags.begin(pattern, made)
-        return []
+        return ""
 
 
-class Remove(Step):
+class Remove(Merge):
     """Remove what the root does not have any more."""
 
     __slots__ = ()
@@ -126,10 +136,10 @@ class Remove(Step):
     def describe(self) -> str:
         return f"remove {self.path} from the base"
 
-    def execute(self, copy: int) -> list[str]:
-        with opened(copy, self.parent, _DIRECTORY) as parent:
+    def execute(self) -> str:
+        with opened(self.trees.copy, self.parent, _DIRECTORY) as parent:
             removal.remove(parent, self.name, unlock=True)
-        return []
+        return ""
 
 
 @dataclass
@@ -148,13 +158,14 @@ class Commit:
     base: int
     skip: Callable[[str], bool]
     overwrite: bool = False
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Merge] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     same: int = 0
     meter: Meter = field(default_factory=lambda: Meter(bounds.attended()))
 
     def __post_init__(self) -> None:
+        self.trees = Trees(self.root)
         self._is_secret = secrets()
         self._modules = f"/{kernels.folder(self.root) or 'lib/modules'}"
 
@@ -184,10 +195,10 @@ class Commit:
 
     def _add_parents(self, path: str) -> None:
         """Directories above *path* that the base does not have are made as they are in the root."""
-        missing: list[Step] = []
+        missing: list[Merge] = []
         parent = os.path.dirname(path)
         while parent != "/" and _at(self.base, parent) is None:
-            missing.append(Directory(self.root, parent))
+            missing.append(Directory(self.trees, parent))
             parent = os.path.dirname(parent)
         if missing:
             planned = {step.path for step in self.steps}
@@ -207,13 +218,13 @@ class Commit:
             directories = stat.S_ISDIR(status.st_mode) and there and stat.S_ISDIR(there.st_mode)
             if stat.S_ISDIR(status.st_mode) and (directories or not self._is_whole(path)):
                 if not directories:
-                    self.steps.append(Directory(self.root, path))
+                    self.steps.append(Directory(self.trees, path))
                 with opened(self.root, path, _DIRECTORY) as fd:
                     todo += [f"{path.rstrip('/')}/{name}" for name in paths.names(fd)]
             elif there is not None and self._same(self.base, path, self.root, path):
                 self.same += 1
             elif self._may_change(path):
-                self.steps.append(Put(self.root, path))
+                self.steps.append(Put(self.trees, path))
 
     def _delete(self, path: str) -> None:
         if self._is_kept_out(path):
@@ -221,14 +232,14 @@ class Commit:
         if _at(self.base, path) is None:
             self.same += 1
         elif self._may_change(path):
-            self.steps.append(Remove(self.root, path))
+            self.steps.append(Remove(self.trees, path))
 
     def _set(self, path: str) -> None:
         there = _at(self.base, path)
         if there is None or not stat.S_ISDIR(there.st_mode):
             self._conflict(path)
         else:
-            self.steps.append(Directory(self.root, path))
+            self.steps.append(Directory(self.trees, path))
 
     def _may_change(self, path: str) -> bool:
         """Whether the base has at *path* what the root was made of; else that is a conflict."""

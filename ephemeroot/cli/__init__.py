@@ -58,8 +58,9 @@ def _outcome(words: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         complain(EphemerootError(f"{where}{error.strerror or error}", _permission_hint(error)))
         return output.FAILED
-    except KeyboardInterrupt:
-        _say_error("interrupted")
+    except KeyboardInterrupt as interruption:
+        step = str(interruption)  # see ``execution.Interrupted``
+        _say_error(f"interrupted: {step}" if step else "interrupted")
         return output.INTERRUPTED
 
 

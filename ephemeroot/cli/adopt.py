@@ -11,12 +11,12 @@ from typing import Any
 from ephemeroot import terminal
 from ephemeroot.adopt import drop_in, writers
 from ephemeroot.adopt.adopter import Adopter, is_ephemeral
-from ephemeroot.adopt.adoption import Adoption
 from ephemeroot.adopt.writers import Writer
 from ephemeroot.cli import access, apply, output
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, read
 from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.execution import DRY_RUN, Execution, Result
 from ephemeroot.linux.copying import Copier
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import lock
@@ -86,7 +86,7 @@ def _apply(arguments: argparse.Namespace, adopter: Adopter) -> int:
     declared = any(one.declare for one in adopter.adoptions)
     if arguments.dry_run:
         if arguments.apply:
-            terminal.say("then apply the configuration: not done: dry run")
+            terminal.say(f"then apply the configuration: {DRY_RUN}")
         return 0
     wanted = arguments.apply
     if declared and not (wanted or arguments.yes or arguments.json):
@@ -134,23 +134,23 @@ def _show(adopter: Adopter, held: dict[str, list[Writer]]) -> None:
 
 def _adopt(
     arguments: argparse.Namespace, adopter: Adopter, held: dict[str, list[Writer]]
-) -> list[tuple[Adoption, str]]:
+) -> list[Result]:
     if any(held.values()) and not arguments.yes:
         histories.confirm("Copy it anyway?")
     adopter.forget_ended()
-    bind = is_ephemeral(Path(arguments.root))
-    results = []
+    execution = Execution()
     for one in adopter.adoptions:
+        one.bind = is_ephemeral(Path(arguments.root))
         with Progress(f"copying {one.path}", one.size) as bar:
 
             def update(copier: Copier, name: str, bar: Progress = bar) -> None:
                 bar.update(copier.copied + copier.shared, name)
 
-            result = adopter.execute(one, bind=bind, progress=update)
-        results.append((one, result))
+            one.progress = update
+            result = execution.one(one)
         if not arguments.json:
-            terminal.say(f"{one.path}: {result}")
-    return results
+            terminal.say(f"{one.path}: {result.words}")
+    return execution.results
 
 
 def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> None:
@@ -173,10 +173,8 @@ def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> No
         )
 
 
-def _print_json(
-    adopter: Adopter, held: dict[str, list[Writer]], results: list[tuple[Adoption, str]]
-) -> None:
-    done: dict[str, Any] = {one.path: result for one, result in results}
+def _print_json(adopter: Adopter, held: dict[str, list[Writer]], results: list[Result]) -> None:
+    done: dict[str, Any] = {result.line: result.words for result in results}
     content = {
         "settled": adopter.settled,
         "adoptions": [
@@ -185,7 +183,7 @@ def _print_json(
                 "store": one.store,
                 "bytes": one.size,
                 "declared": one.declare is not None,
-                "result": done.get(one.path),
+                "result": done.get(one.describe()),
                 "notes": one.notes,
                 "problems": one.problems,
                 "writers": [str(writer) for writer in held[one.path]],

@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.apply import step
 from ephemeroot.apply.application import Application
-from ephemeroot.apply.step import Result, Step
 from ephemeroot.base import cut_off
-from ephemeroot.cli import access, output
+from ephemeroot.cli import access, output, steps
 from ephemeroot.config import Machine, read
 from ephemeroot.config.checks import store_refusals
 from ephemeroot.errors import Damaged
+from ephemeroot.execution import Result
+from ephemeroot.image.steps import Rebuilding
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import lock
 from ephemeroot.plan.seeds import Seed
+from ephemeroot.step import Step
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,21 +44,19 @@ def run(arguments: argparse.Namespace) -> int:
             _end_base_run(arguments)
         machine = Machine.of(arguments.root)
         application = Application(root, read(machine, arguments.config), machine)
-        steps = application.steps(images=not arguments.no_images)
+        todo = application.steps(images=not arguments.no_images)
         if not arguments.json:
-            _show(application, steps)
+            _show(application, todo)
         if not arguments.dry_run or not arguments.json:
             application.require_seeds()
-        if arguments.dry_run:
-            results = step.foresee(steps)
-        else:
+        if not arguments.dry_run:
             _ask(arguments, application)
-            results = step.execute(steps, quiet=arguments.json)
+        execution = steps.with_results(dry_run=arguments.dry_run, quiet=arguments.json)
+        results = execution.run(todo)
     if arguments.json:
         _print_json(application, results)
-    failed = any(result.failed for result in results)
-    if failed or arguments.dry_run:
-        return output.PARTLY if failed else 0
+    if execution.failed or arguments.dry_run:
+        return output.PARTLY if execution.failed else 0
     if not arguments.json:
         _conclude(application, results)
     return 0
@@ -82,7 +81,7 @@ def _ask(arguments: argparse.Namespace, application: Application) -> None:
 # What it prints
 
 
-def _show(application: Application, steps: list[Step]) -> None:
+def _show(application: Application, todo: list[Step]) -> None:
     """The changes and the steps, before anything is done."""
     # apply writes the markers that are missing.
     warnings = application.compilation.warnings
@@ -104,14 +103,12 @@ def _show(application: Application, steps: list[Step]) -> None:
         sys.stdout.write(terminal.heading("to be seeded from this root:") + "\n")
         for seed in application.seeds:
             terminal.say(f"  {seed.describe()}")
-    sys.stdout.write(terminal.heading("to be done:") + "\n")
-    for one in steps:
-        terminal.say(f"  {one.line}")
+    steps.show(todo)
 
 
 def _conclude(application: Application, results: list[Result]) -> None:
     """What it comes to."""
-    count = sum(result.step.image for result in results)
+    count = sum(isinstance(result.step, Rebuilding) for result in results)
     if count:
         terminal.say(
             f"done: {terminal.count(count, 'image')} of generation "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ephemeroot import backends, terminal
 from ephemeroot.backends.contract import Bases, no_base
 from ephemeroot.base import change
-from ephemeroot.cli import access
+from ephemeroot.cli import access, steps
 from ephemeroot.config import Configuration, InvalidConfiguration, Machine, read
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mountinfo
@@ -73,7 +73,7 @@ def log(arguments: argparse.Namespace, lines: list[str]) -> Callable[[str], None
     def say(line: str) -> None:
         lines.append(line)
         if not arguments.json:
-            terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
+            steps.say(line, dry_run=arguments.dry_run)
 
     return say
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from functools import partial
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.apply import step
-from ephemeroot.apply.step import Result, Step
 from ephemeroot.base import cut_off
-from ephemeroot.cli import access, output
+from ephemeroot.cli import access, output, steps
 from ephemeroot.cli.progress import Progress
 from ephemeroot.config import Machine, examine, read
 from ephemeroot.errors import Misconfigured
+from ephemeroot.execution import Action, Result
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.generators import installed
+from ephemeroot.image.steps import Rebuilding
 from ephemeroot.leave import completion, room
 from ephemeroot.leave.completion import Finish
 from ephemeroot.leave.leaving import Leaving, with_adopted
@@ -24,6 +22,7 @@ from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import applied, lock
 from ephemeroot.plan.compile import compile_examination
+from ephemeroot.step import Step
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,16 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
             leaving.copier.copied + leaving.copier.shared, name
         )
         leaving.prove()
-        steps = _steps(leaving, root, images=not arguments.no_images)
+        todo = _steps(leaving, root, images=not arguments.no_images)
         room.require(leaving, root)
         if not arguments.json:
-            _show(steps)
-        if arguments.dry_run:
-            results = step.foresee(steps)
-        else:
-            if not arguments.yes:
-                histories.confirm("Copy everything back and disarm?")
-            results = step.execute(steps, quiet=arguments.json, before_line=bar.clear)
+            steps.show(todo)
+        if not arguments.dry_run and not arguments.yes:
+            histories.confirm("Copy everything back and disarm?")
+        execution = steps.with_results(
+            dry_run=arguments.dry_run, quiet=arguments.json, before_line=bar.clear
+        )
+        results = execution.run(todo)
     if arguments.json:
         _print_json(results, **{"left-out": leaving.left_out})
     elif not arguments.dry_run:
@@ -84,8 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for line in leaving.left_out:
             terminal.warning(line, "it is still in the store; copy it by hand")
-    failed = any(result.failed for result in results)
-    return output.PARTLY if failed or leaving.left_out else 0
+    return output.PARTLY if execution.failed or leaving.left_out else 0
 
 
 def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan:
@@ -113,28 +111,19 @@ def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _steps(leaving: Leaving, root: Path, *, images: bool) -> list[Step]:
-    steps = [Step(item.describe(), partial(leaving.copy, item)) for item in leaving.items()]
-    steps.append(
-        Step("disarm: no image wipes or binds any more", leaving.disarm),
-    )
+    todo: list[Step] = [
+        *leaving.items(),
+        Action("disarm: no image wipes or binds any more", leaving.disarm),
+    ]
     if not images:
-        return steps
+        return todo
     if root != Path("/"):
         raise Misconfigured(
             "images can only be built on the machine itself, not with --root", "add --no-images"
         )
     for generator in installed.set_up():
-        steps += [
-            Step(image.describe(armed=False), partial(image.rebuild, None), image=True)
-            for image in generator.images(root)[0]
-        ]
-    return steps
-
-
-def _show(steps: list[Step]) -> None:
-    sys.stdout.write(terminal.heading("to be done:") + "\n")
-    for one in steps:
-        terminal.say(f"  {one.line}")
+        todo += [Rebuilding(image, None) for image in generator.images(root)[0]]
+    return todo
 
 
 def _finish(arguments: argparse.Namespace, root: Path) -> int:

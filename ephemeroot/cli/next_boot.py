@@ -12,6 +12,7 @@ from ephemeroot import terminal
 from ephemeroot.base import bootable
 from ephemeroot.cli import access, output
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
+from ephemeroot.execution import DRY_RUN
 from ephemeroot.hooks.records import MARKER
 from ephemeroot.hooks.store import request as requests
 from ephemeroot.hooks.store.request import Request
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(request, done=not arguments.dry_run)
     else:
-        terminal.say(line + (": not done: dry run" if arguments.dry_run else ": done"))
+        terminal.say(f"{line}: {DRY_RUN if arguments.dry_run else 'done'}")
     return 0
 
 

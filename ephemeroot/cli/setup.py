@@ -8,14 +8,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from ephemeroot import terminal
 from ephemeroot.base import package_managers
-from ephemeroot.cli import access, output
+from ephemeroot.cli import access, output, steps
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.image import installation, package_hooks
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
 from ephemeroot.image.installation import Item
+from ephemeroot.image.steps import Installation, Removal
 from ephemeroot.leave import leaving
 from ephemeroot.plan import applied, lock
 
@@ -51,21 +51,16 @@ def _run(arguments: argparse.Namespace, root: Path) -> int:
     program = _program(arguments.program, root)
     items = _items(generator, program)
     items += package_hooks.items(arguments.package_manager or _manager(root), program)
-    lines = []
-    for item in reversed(items) if arguments.remove else items:
-        line = f"remove {item.name}" if arguments.remove else item.describe()
-        if not arguments.dry_run and not arguments.remove:
-            item.install(root)
-        elif not arguments.dry_run and not item.remove(root):
-            continue
-        lines.append(line)
-        if not arguments.json:
-            terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
+    execution = steps.one_by_one(dry_run=arguments.dry_run, quiet=arguments.json)
+    if arguments.remove:
+        execution.run(Removal(item, root) for item in reversed(items) if item.exists(root))
+    else:
+        execution.run(Installation(item, root) for item in items)
     if arguments.remove and not arguments.dry_run:
         for folder in generator.FOLDERS:
             _remove_empty(root / folder.lstrip("/"))
     if arguments.json:
-        content = {"dry-run": arguments.dry_run, "changes": lines}
+        content = {"dry-run": arguments.dry_run, "changes": execution.lines}
         output.print_json("setup", content)
     return 0
 

@@ -6,9 +6,9 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from ephemeroot.errors import EphemerootError, Locked
+from ephemeroot.execution import Action, Execution, Result, reason
 from ephemeroot.home import changes
 from ephemeroot.home.changes import Changes
 from ephemeroot.home.model import Entry
@@ -17,28 +17,6 @@ from ephemeroot.home.operations import Operation, Unmount, Work
 from ephemeroot.home.record import Keeper
 from ephemeroot.home.user import User
 from ephemeroot.home.view import View
-
-DONE = "done"
-DRY_RUN = "not done: dry run"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One operation and how it went. ``error`` and ``hint`` if it failed, else ``warning``."""
-
-    line: str
-    error: str = ""
-    hint: str = ""
-    warning: str = ""
-    is_dry_run: bool = False
-
-    def to_json(self) -> dict[str, object]:
-        """As ``apply --json`` and ``stop --json`` print it."""
-        result = f"failed: {self.error}" if self.error else DRY_RUN if self.is_dry_run else DONE
-        return {"line": self.line, "result": result, "hint": self.hint, "warning": self.warning}
-
-
-Listener = Callable[[Event], None]
 
 
 @contextmanager
@@ -92,19 +70,18 @@ class Application:
         *,
         wait: float = 0,
         dry_run: bool = False,
-        listener: Listener | None = None,
+        listener: Callable[[Result], None] | None = None,
         stops: bool = False,
     ) -> None:
         """*entries* as declared, parents first; *stops* if they are to be undone."""
         self.entries = list(entries)
         self.dry_run = dry_run
-        self.listener = listener
+        self.execution = Execution(listener, dry_run=dry_run)
         sources = {entry.target: entry.source for entry in entries}
         self.keeper = Keeper(user, sources)
         self.damage = self.keeper.damage
         self.view = View(user, self.keeper.record)
         self.work = Work(self.view, wait)
-        self.failures = 0
         self.is_unrecorded = False
         changes.adopt(self.entries, self.view)
         self.keeper.expect(self.view.ours(), to_stay=stops)
@@ -113,7 +90,7 @@ class Application:
         """Make the home what the entries declare; returns what had to change."""
         # Before anything is mounted over it: see Keeper.
         self._save(without={f.entry.target for f in self.findings() if f.is_blocked})
-        found = changes.between(self.view, self.entries)
+        found = changes.between(self.work, self.entries)
         self._remove(found.removals)
         failed = {finding.entry.target for finding in found.blocked}
         for entry, operations in found.additions:
@@ -121,7 +98,7 @@ class Application:
                 failed.add(entry.target)
         # What a mount has brought to light: links that an earlier run made inside of it.
         self.view.look()
-        self._remove(changes.leftovers(self.view, self.entries))
+        self._remove(changes.leftovers(self.work, self.entries))
         self._forget(declared={entry.target for entry in self.entries})
         self._save(without=failed, is_last=True)
         return found
@@ -130,7 +107,7 @@ class Application:
         """Unmount what is ours; with *everything*, remove our links and directories, too."""
         self._remove(
             operation
-            for operation in changes.leftovers(self.view, ())
+            for operation in changes.leftovers(self.work, ())
             if everything or isinstance(operation, Unmount)
         )
         if everything:
@@ -144,7 +121,7 @@ class Application:
 
     def undeclared(self) -> dict[str, str]:
         """Mounts and links of Ephemeroot's that no entry declares any more, with their sources."""
-        paths = {operation.path for operation in changes.leftovers(self.view, self.entries)}
+        paths = {operation.path for operation in changes.leftovers(self.work, self.entries)}
         return {p: s for p, s in sorted(self.view.record.sources().items()) if p in paths}
 
     def _remove(self, operations: Iterable[Operation]) -> None:
@@ -153,29 +130,10 @@ class Application:
 
     def _run(self, operation: Operation) -> bool:
         """Try it; whether it was done."""
-        line = operation.describe()
-        if self.dry_run:
-            self._tell(Event(line, is_dry_run=True))
-            return True
-        try:
-            warning = operation.execute(self.work)
-        except EphemerootError as error:
-            self._fail(line, error.message, error.hint)
-            return False
-        except OSError as error:
-            self._fail(line, _words(error))
-            return False
-        self._tell(Event(line, warning=warning))
-        self._save()
-        return True
-
-    def _fail(self, line: str, error: str, hint: str = "") -> None:
-        self.failures += 1
-        self._tell(Event(line, error, hint))
-
-    def _tell(self, event: Event) -> None:
-        if self.listener is not None:
-            self.listener(event)
+        done = not self.execution.one(operation).failed
+        if done:
+            self._save()
+        return done
 
     def _save(self, *, without: Iterable[str] = (), is_last: bool = False) -> None:
         """Write the record. A home with mounts but without it is better than one without both."""
@@ -186,7 +144,9 @@ class Application:
         except OSError as error:
             self.is_unrecorded = True
             hint = "existing links and mounts are recognised while they are declared"
-            self._fail("record the links and mounts", _words(error), hint)
+            record = Action("record the links and mounts", str)
+            failure = EphemerootError(reason(error), hint)
+            self.execution.note(Result(record, record.line, error=failure))
 
     def _forget(self, *, declared: set[str]) -> None:
         """Drop from the record what is proven gone, but for links that stay *declared*."""
@@ -204,8 +164,3 @@ class Application:
         for path in list(record.directories):
             if path not in record.mounts and not view.is_our_directory(path):
                 del record.directories[path]
-
-
-def _words(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"

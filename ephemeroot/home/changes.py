@@ -18,6 +18,7 @@ from ephemeroot.home.operations import (
     RemoveDirectory,
     RemoveLink,
     Unmount,
+    Work,
 )
 from ephemeroot.home.view import View, is_dead, readlink
 
@@ -49,13 +50,14 @@ def adopt(entries: Iterable[Entry], view: View) -> None:
             view.record.links[entry.target] = entry.source
 
 
-def between(view: View, entries: Sequence[Entry]) -> Changes:
-    """What makes the home of *view* as *entries* (parents first) declare it."""
+def between(work: Work, entries: Sequence[Entry]) -> Changes:
+    """What makes the home of *work* as *entries* (parents first) declare it."""
+    view = work.view
     findings = [observe(entry, view) for entry in entries]
     changing = {f.entry.target: f.entry for f in findings if not (f.is_in_place or f.is_blocked)}
-    removals = _Removals(view, {entry.target for entry in entries}, changing)
+    removals = _Removals(work, {entry.target for entry in entries}, changing)
     changes = Changes(tuple(findings), removals.operations())
-    addition = _Addition(view.user.home, changes.removals)
+    addition = _Addition(work, changes.removals)
     for number, finding in enumerate(findings):
         entry = finding.entry
         if removals.turns(entry.target):
@@ -68,9 +70,9 @@ def between(view: View, entries: Sequence[Entry]) -> Changes:
     return changes
 
 
-def leftovers(view: View, entries: Iterable[Entry]) -> list[Operation]:
+def leftovers(work: Work, entries: Iterable[Entry]) -> list[Operation]:
     """What of Ephemeroot's is not declared any more."""
-    return _Removals(view, {entry.target for entry in entries}, {}).operations()
+    return _Removals(work, {entry.target for entry in entries}, {}).operations()
 
 
 class _Removals:
@@ -80,8 +82,9 @@ class _Removals:
     *changing* are the declared entries that are not in place.
     """
 
-    def __init__(self, view: View, declared: set[str], changing: dict[str, Entry]) -> None:
-        self.view = view
+    def __init__(self, work: Work, declared: set[str], changing: dict[str, Entry]) -> None:
+        self.work = work
+        self.view = view = work.view
         self.record = view.record
         self.declared = declared
         self.changing = changing
@@ -112,15 +115,15 @@ class _Removals:
         for path, source in self.mounts.items():
             # Any mount in a dead mount cannot be reached, and goes with it.
             if not any(path != dead and clean.is_below(path, dead) for dead in self.dead):
-                yield Unmount(path, source)
+                yield Unmount(self.work, path, source)
 
     def _links(self) -> Iterable[Operation]:
         for path, source in self.record.links.items():
             if self.view.is_our_link(path):
                 if path not in self.declared or path in self.changing or self.turns(path):
-                    yield RemoveLink(path, source)
+                    yield RemoveLink(self.work, path, source)
             elif self.view.is_set_aside(path):
-                yield RemoveLink(path, source)
+                yield RemoveLink(self.work, path, source)
 
     def _directories(self) -> Iterable[Operation]:
         needed = {path for target in self.declared for path in clean.parents(target)}
@@ -131,14 +134,15 @@ class _Removals:
                 continue
             if path in self.mounts or self.view.is_our_directory(path):
                 if path not in needed or self.turns(path):
-                    yield RemoveDirectory(path)
+                    yield RemoveDirectory(self.work, path)
 
 
 class _Addition:
     """What puts entries in their places after *removals*; keeps account of what there will be."""
 
-    def __init__(self, home: str, removals: Sequence[Operation]) -> None:
-        self.home = home
+    def __init__(self, work: Work, removals: Sequence[Operation]) -> None:
+        self.work = work
+        self.home = work.view.user.home
         self.gone = {o.path for o in removals if isinstance(o, (RemoveLink, RemoveDirectory))}
         self.made: set[str] = set()
         self.mounted: dict[str, str] = {}
@@ -158,15 +162,15 @@ class _Addition:
             if not self._is_directory(entry.target):
                 yield self._make(entry.target, entry.source)
             self.mounted[entry.target] = entry.source
-            yield MountDirectory(entry)
+            yield MountDirectory(self.work, entry)
             return
         if self._is_directory(entry.target):
-            yield RemoveDirectory(entry.target, any_empty=True)
-        yield MakeLink(entry)
+            yield RemoveDirectory(self.work, entry.target, any_empty=True)
+        yield MakeLink(self.work, entry)
 
     def _make(self, path: str, like: str, *, in_store: bool = False) -> MakeDirectory:
         self.made.add(path)
-        return MakeDirectory(path, like, in_store=in_store)
+        return MakeDirectory(self.work, path, like, in_store=in_store)
 
     def _is_directory(self, path: str) -> bool:
         """Whether *path* will be a directory when it is the turn of this entry."""

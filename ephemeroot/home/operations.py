@@ -19,6 +19,7 @@ from ephemeroot.home.bindfs import Bindfs
 from ephemeroot.home.model import Entry
 from ephemeroot.home.view import View, aside, is_dead, readlink
 from ephemeroot.linux import attributes, paths
+from ephemeroot.step import Step
 
 
 @dataclass(slots=True)
@@ -32,40 +33,35 @@ class Work:
     bindfs: Bindfs | EphemerootError | None = None
 
 
-class Operation:
-    """One change at ``path``."""
+class Operation(Step):
+    """One change at ``path``, in a run that has ``work``."""
 
-    def __init__(self, path: str) -> None:
+    __slots__ = ("path", "work")
+
+    GOES_ON = True
+
+    def __init__(self, work: Work, path: str) -> None:
+        self.work = work
         self.path = path
-
-    def describe(self) -> str:
-        """What it does, in one line."""
-        raise NotImplementedError
-
-    def execute(self, work: Work) -> str:
-        """Do it, and return what is worth a warning, or nothing.
-
-        Raises ``EphemerootError`` or ``OSError`` if it cannot be done.
-        """
-        raise NotImplementedError
 
 
 class Unmount(Operation):
     """Take our mount away; its directory stays."""
 
-    def __init__(self, path: str, source: str) -> None:
-        super().__init__(path)
+    __slots__ = ("source", "warnings")
+
+    def __init__(self, work: Work, path: str, source: str) -> None:
+        super().__init__(work, path)
         self.source = source
+        self.warnings: list[str] = []
 
     def describe(self) -> str:
-        """See ``Operation``."""
         return f"unmount {self.path}"
 
-    def execute(self, work: Work) -> str:
-        """See ``Operation``. Lazily, if it stays busy: then it returns who holds it."""
-        view = work.view
+    def execute(self) -> str:
+        """See ``Step``. Lazily, if it stays busy: then it warns of who holds it."""
+        work, view = self.work, self.work.view
         view.look()
-        warning = ""
         while (mount := view.mount_at(self.path)) is not None:
             if not view.is_ours(mount, self.source):
                 raise Refused(
@@ -85,47 +81,47 @@ class Unmount(Operation):
             held = fuse.unmount(mount.point, 0 if dead else work.wait)
             work.wait = max(0, work.wait - (time.monotonic() - begun))
             if held is not None and not dead:
-                warning = f"{self.path} was unmounted lazily: held by {holders.words(held)}"
+                self.warnings = [f"{self.path} was unmounted lazily: held by {holders.words(held)}"]
             view.look()
         view.record.mounts.pop(self.path, None)
-        return warning
+        return ""
 
 
 class RemoveLink(Operation):
     """Remove a link of Ephemeroot's."""
 
-    def __init__(self, path: str, source: str) -> None:
-        super().__init__(path)
+    __slots__ = ("source",)
+
+    def __init__(self, work: Work, path: str, source: str) -> None:
+        super().__init__(work, path)
         self.source = source
 
     def describe(self) -> str:
-        """See ``Operation``."""
         return f"remove the link {self.path}"
 
-    def execute(self, work: Work) -> str:
-        """See ``Operation``."""
+    def execute(self) -> str:
         _remove_aside(self.path, self.source)
         if readlink(self.path) == self.source:
             _withdraw(self.path, self.source)
-        work.view.record.links.pop(self.path, None)
+        self.work.view.record.links.pop(self.path, None)
         return ""
 
 
 class RemoveDirectory(Operation):
     """Remove a directory if it is empty: one of Ephemeroot's, or ``any_empty`` one."""
 
-    def __init__(self, path: str, *, any_empty: bool = False) -> None:
-        super().__init__(path)
+    __slots__ = ("any_empty",)
+
+    def __init__(self, work: Work, path: str, *, any_empty: bool = False) -> None:
+        super().__init__(work, path)
         self.any_empty = any_empty
 
     def describe(self) -> str:
-        """See ``Operation``."""
         return f"remove the directory {self.path} if it is empty"
 
-    def execute(self, work: Work) -> str:
-        """See ``Operation``."""
-        record = work.view.record
-        if self.any_empty or work.view.is_our_directory(self.path):
+    def execute(self) -> str:
+        view, record = self.work.view, self.work.view.record
+        if self.any_empty or view.is_our_directory(self.path):
             try:
                 os.rmdir(self.path)
             except FileNotFoundError:
@@ -133,7 +129,7 @@ class RemoveDirectory(Operation):
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
                     raise
-                if any(clean.is_below(path, self.path) for path in work.view.ours()):
+                if any(clean.is_below(path, self.path) for path in view.ours()):
                     return ""  # everything that could not be taken out of it is for the next run
         # Gone, or with somebody's files in it: then it is not ours any more.
         record.directories.pop(self.path, None)
@@ -147,17 +143,17 @@ class MakeDirectory(Operation):
     it is 0700: what is private only by its directory must not be exposed by a new one.
     """
 
-    def __init__(self, path: str, like: str, *, in_store: bool = False) -> None:
-        super().__init__(path)
+    __slots__ = ("in_store", "like")
+
+    def __init__(self, work: Work, path: str, like: str, *, in_store: bool = False) -> None:
+        super().__init__(work, path)
         self.in_store = in_store
         self.like = like
 
     def describe(self) -> str:
-        """See ``Operation``."""
         return f"make the directory {self.path}"
 
-    def execute(self, work: Work) -> str:
-        """See ``Operation``."""
+    def execute(self) -> str:
         try:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
@@ -167,7 +163,7 @@ class MakeDirectory(Operation):
         if self.like and os.path.isdir(self.like):
             self._take_mode()
         if not self.in_store:
-            work.view.record.directories[self.path] = os.lstat(self.path).st_ino
+            self.work.view.record.directories[self.path] = os.lstat(self.path).st_ino
         return ""
 
     def _take_mode(self) -> None:
@@ -182,18 +178,19 @@ class MakeDirectory(Operation):
 class MountDirectory(Operation):
     """Mount an entry's source at its target."""
 
-    def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.target)
+    __slots__ = ("entry",)
+
+    def __init__(self, work: Work, entry: Entry) -> None:
+        super().__init__(work, entry.target)
         self.entry = entry
 
     def describe(self) -> str:
-        """See ``Operation``."""
         others = ", for other users as well" if self.entry.allow_other else ""
         return f"mount {self.entry.source} on {self.path}{others}"
 
-    def execute(self, work: Work) -> str:
-        """See ``Operation``."""
-        entry, view = self.entry, work.view
+    def execute(self) -> str:
+        work, entry = self.work, self.entry
+        view = work.view
         if work.bindfs is None:
             work.bindfs = _find_bindfs()
         if isinstance(work.bindfs, EphemerootError):
@@ -218,16 +215,16 @@ class MountDirectory(Operation):
 class MakeLink(Operation):
     """Make an entry's target a link to its source."""
 
-    def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.target)
+    __slots__ = ("entry",)
+
+    def __init__(self, work: Work, entry: Entry) -> None:
+        super().__init__(work, entry.target)
         self.entry = entry
 
     def describe(self) -> str:
-        """See ``Operation``."""
         return f"link {self.path} to {self.entry.source}"
 
-    def execute(self, work: Work) -> str:
-        """See ``Operation``."""
+    def execute(self) -> str:
         if readlink(self.path) != self.entry.source:
             try:
                 os.symlink(self.entry.source, self.path)
@@ -236,7 +233,7 @@ class MakeLink(Operation):
                     f"{self.path} exists: it would be replaced",
                     f"move it to {self.entry.source}, or away",
                 ) from None
-        work.view.record.links[self.path] = self.entry.source
+        self.work.view.record.links[self.path] = self.entry.source
         return ""
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ephemeroot.image import data, units
-from ephemeroot.linux import paths
 
 PROGRAM = "/usr/bin/ephemeroot"
 """The program that the installed files call, before it is replaced by another."""
@@ -42,26 +41,13 @@ class Item:
     mode: int = 0o644
     target: str | None = None
 
-    def describe(self) -> str:
-        """What ``install`` does."""
-        return f"link {self.name} to {self.target}" if self.target else f"install {self.name}"
+    def exists(self, root: Path) -> bool:
+        """Whether something has that name below *root*."""
+        return os.path.lexists(self.place(root))
 
-    def install(self, root: Path) -> None:
-        """Put it below *root*, in place of what is there."""
-        path = root / self.name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.target is None:
-            paths.write_atomically(str(path), self.content, self.mode)
-            return
-        path.unlink(missing_ok=True)
-        path.symlink_to(self.target)
-
-    def remove(self, root: Path) -> bool:
-        """Remove it; whether it was there."""
-        path = root / self.name.lstrip("/")
-        there = os.path.lexists(path)
-        path.unlink(missing_ok=True)
-        return there
+    def place(self, root: Path) -> Path:
+        """Where it is below *root*."""
+        return root / self.name.lstrip("/")
 
 
 def for_module(folder: str, program: str) -> list[Item]:

@@ -30,6 +30,7 @@ from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.mirror.tree import Mirror
 from ephemeroot.plan import applied, stores
+from ephemeroot.step import Step
 
 RECORD = ".ephemeroot/leaving.json"
 """In the root, from the moment on at which everything is in it until the first boot after."""
@@ -40,11 +41,14 @@ FORMAT = "ephemeroot-leaving"
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Step):
     """One declared path on its way back: ``path`` in the root, from ``source`` in ``store``."""
 
-    operation: Taken
+    __slots__ = ("leaving", "operation")
+
+    def __init__(self, leaving: Leaving, operation: Taken) -> None:
+        self.leaving = leaving
+        self.operation = operation
 
     @property
     def path(self) -> str:
@@ -52,11 +56,13 @@ class Item:
         return self.operation.path
 
     def describe(self) -> str:
-        """One line."""
         where = f"{self.operation.store.rstrip('/')}/{self.operation.source}"
         if isinstance(self.operation, Overlay):
             return f"merge {where} into {self.path}, at the next boot"
         return f"copy {where} back to {self.path} in the root"
+
+    def execute(self) -> str:
+        return self.leaving.copy(self)
 
 
 @dataclass(slots=True)
@@ -79,7 +85,7 @@ class Leaving:
         """The declared paths that have to be copied, parents first. What is copied at every
         boot (``method = "copy"``, machine-id) the root has as its own already.
         """
-        return [Item(o) for o in self.plan.persist if isinstance(o, Taken)]
+        return [Item(self, o) for o in self.plan.persist if isinstance(o, Taken)]
 
     def grouped(self, stores: dict[str, int]) -> list[list[Item]]:
         """The same in the order of ``leave --finish``: root's own first, then what each user owns,

@@ -26,8 +26,8 @@ from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
 from ephemeroot.linux.workshop import Workshop
 from ephemeroot.old_roots.comparison import opened
+from ephemeroot.step import Step
 from ephemeroot.wipers import attributes
-from ephemeroot.wipers.changes import Change
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _COPY = "copy"
@@ -90,9 +90,10 @@ def _as_far_as_it_goes(root: int, path: str) -> str:
             continue
 
 
-class Step(Change):
+class Restoration(Step):
     """One step: ``source`` in the old root goes to ``target``. ``size`` is in bytes."""
 
+    GOES_ON = True
     __slots__ = ("progress", "size", "source", "target")
 
     def __init__(self, source: Place, target: Place, size: int = 0) -> None:
@@ -102,7 +103,7 @@ class Step(Change):
         self.progress: Callable[[int, str], None] = lambda size, name: None
 
 
-class Parent(Step):
+class Parent(Restoration):
     """Make a directory as the old root has it, without its content."""
 
     __slots__ = ()
@@ -125,7 +126,7 @@ class Parent(Step):
         return self.target.shown
 
 
-class Copy(Step):
+class Copy(Restoration):
     """Copy a file, a link or a whole directory.
 
     Without *replaced* the target must not exist. With it the target, which is not a directory, must

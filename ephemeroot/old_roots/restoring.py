@@ -21,7 +21,7 @@ from ephemeroot.linux import (
 )
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.old_roots.comparison import opened
-from ephemeroot.old_roots.restore_steps import Copy, Parent, Place, Step, protection
+from ephemeroot.old_roots.restore_steps import Copy, Parent, Place, Restoration, protection
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -32,7 +32,7 @@ class Plan:
     pairs of a path and a reason, ``same`` is how many are as they were already.
     """
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Restoration] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
     same: int = 0
     meter: Meter = field(default_factory=lambda: Meter(bounds.attended()))

@@ -12,8 +12,8 @@ from ephemeroot.hooks import tree
 from ephemeroot.hooks.omission import Omission
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.store import unseeded
+from ephemeroot.step import Step
 from ephemeroot.wipers import names
-from ephemeroot.wipers.changes import Change
 
 
 def read(root: Path, plan: Plan, problems: list[str]) -> list[Omission]:
@@ -55,9 +55,10 @@ def forget(root: Path, store: str, source: str) -> None:
             unseeded.forget(fd, store, source=source)
 
 
-class Forgetting(Change):
+class Forgetting(Step):
     """Stop reporting what of *omission* could not be seeded: its old root is not kept for it."""
 
+    GOES_ON = True
     __slots__ = ("omission", "root")
 
     def __init__(self, root: Path, omission: Omission) -> None:

@@ -316,7 +316,8 @@ def test_what_is_in_use_below_is_not_replaced_by_its_place(
 ) -> None:
     machine.write("srv/beside", "")
     adopter = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app/deep"])
-    adopter.execute(adopter.adoptions[0], bind=True, progress=None)
+    adopter.adoptions[0].bind = True
+    adopter.adoptions[0].execute()
     (machine.path / "srv/app/deep/file").write_text("in the store alone")
     assert adopt(machine, "--replace", "/srv") == 1
     assert "is in use from the store" in capsys.readouterr().err
@@ -429,7 +430,8 @@ def test_who_writes_there_is_named(
 def test_it_is_bound_at_once_on_an_ephemeral_root(machine: MachineTree) -> None:
     adopter = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app"])
     (one,) = adopter.adoptions
-    assert "bound" in adopter.execute(one, bind=True, progress=None)
+    one.bind = True
+    assert "bound" in one.execute()
     (machine.path / "srv/app/after").write_text("into the store")
     assert (machine.path / "persistent/srv/app/after").read_text() == "into the store"
     again = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app"])

@@ -19,6 +19,7 @@ from btrfs_image import btrfsutil
 from ephemeroot.base import package_managers, package_record
 from ephemeroot.errors import Damaged
 from ephemeroot.image import package_hooks
+from ephemeroot.image.steps import Installation
 from package_repository import Repository
 from verb_machine import PROGRAM, Ended, Image, VerbMachine
 
@@ -38,7 +39,7 @@ def machine(verb_image: Image, tmp_path: Path) -> Iterator[VerbMachine]:
                 repository.publish(name, "1", {f"opt/{name}": "1\n"})
         for item in package_hooks.items("apt", PROGRAM):
             if item.name.startswith("/etc/"):  # /usr is the host's, below an overlay
-                item.install(base)
+                Installation(item, base).execute()
         (base / "etc/apt/preferences.d").mkdir()
         btrfsutil.sync(str(machine.top))
         machine.reboot()

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Refused
-from ephemeroot.home.application import Application, Event
+from ephemeroot.execution import Result
+from ephemeroot.home.application import Application
 from ephemeroot.home.operations import RemoveLink, Work
 from ephemeroot.home.reader import read
 from ephemeroot.home.record import Record
@@ -53,7 +54,7 @@ class Scene:
         file.write_text(text)
         configuration = read(self.user, str(file))
         usable = () if configuration.problems else configuration.entries
-        self.events: list[Event] = []
+        self.events: list[Result] = []
         return Application(self.user, usable, listener=self.events.append)
 
     def act(self, deed: str, path: str) -> None:
@@ -156,7 +157,7 @@ def test_what_takes_a_links_place_at_the_last_moment_is_put_back() -> None:
         class Racing(RemoveLink):
             """Is overtaken by a program that renames its own file onto the link."""
 
-            def execute(self, work: Work) -> str:
+            def execute(self) -> str:
                 rename = paths.rename
 
                 def late(*where: Any, flags: int) -> None:
@@ -166,10 +167,10 @@ def test_what_takes_a_links_place_at_the_last_moment_is_put_back() -> None:
                     rename(*where, flags=flags)
 
                 paths.rename = late  # type: ignore[assignment]
-                return super().execute(work)
+                return super().execute()
 
         with pytest.raises(Refused, match="not touched"):
-            Racing(path, "/store/rc").execute(Work(view, 0))
+            Racing(Work(view, 0), path, "/store/rc").execute()
         assert os.listdir(stage.user.home) == ["rc"]
         assert Path(path).read_text() == "precious\n"
 
@@ -180,9 +181,8 @@ def test_a_record_that_cannot_be_written() -> None:
         entries = {"d/e": ("one", "directories"), "f": ("one", "files")}
         application = stage.declare(entries)
         application.apply()
-        complaint = next(event for event in stage.events if event.error)
-        assert ".local: " in complaint.error
-        assert application.failures == 1
+        (complaint,) = [result for result in stage.events if result.failed]
+        assert ".local: " in complaint.reason
         assert all(finding.is_in_place for finding in application.findings())
         stage.declare(entries).stop(everything=True)
         assert stage.links() == {}

@@ -11,17 +11,17 @@ import os
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.linux import immutable, paths
+from ephemeroot.step import Step
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.btrfs import directories, retirement, subvolumes
 from ephemeroot.wipers.btrfs.leftovers import Leftover
-from ephemeroot.wipers.changes import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 
 
-class Recovery(Change):
+class Recovery(Step):
     """Recover one *leftover*, which is in the open *directory*.
 
     *default_to* is the id that the default subvolume gets if the leftover is the default;

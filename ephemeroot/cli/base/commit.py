@@ -17,6 +17,7 @@ from ephemeroot.cli import bases, differences
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.config.syntax import clean
 from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.execution import Execution, Result
 from ephemeroot.old_roots import histories, restore_steps, two_roots
 from ephemeroot.old_roots.comparison import ADDED, CHANGED, Difference
 from ephemeroot.old_roots.two_roots import Tree
@@ -70,8 +71,7 @@ def commit(
         committed = Committed(left=commit_.left, asked=bool(commit_.conflicts or named))
         _show(arguments, place, found, commit_, problems)
         if arguments.dry_run:
-            for step in commit_.steps:
-                log(step.describe())
+            Execution(lambda result: log(result.line), dry_run=True).run(commit_.steps)
             change.foresee(place)
             return committed
         if commit_.steps:
@@ -79,10 +79,13 @@ def commit(
                 histories.confirm(f"Commit this to the base {place.name}?")
 
             def act(copy: int) -> None:
-                for step in commit_.steps:
-                    log(step.describe())
-                    for line in step.execute(copy):
+                commit_.trees.copy = copy
+
+                def warn(result: Result) -> None:
+                    for line in result.step.warnings:
                         log(f"warning: {line}")
+
+                Execution(warn, before=lambda step: log(step.describe())).run(commit_.steps)
 
             order = Order(
                 None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ephemeroot import terminal
 from ephemeroot.config import Problem
-from ephemeroot.home.application import Event
+from ephemeroot.execution import Result
 from ephemeroot.home.exposure import Exposure
 from ephemeroot.home.model import HomeConfiguration
 from ephemeroot.home.observation import Finding
@@ -15,31 +15,31 @@ from ephemeroot.home.user import User
 
 
 class Events:
-    """What was tried, printed at once unless it is to be JSON."""
+    """The results of the operations, printed at once unless it is to be JSON."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
-        self.all: list[Event] = []
+        self.all: list[Result] = []
 
-    def note(self, event: Event) -> None:
+    def note(self, result: Result) -> None:
         """Called after each operation."""
-        is_repeated = any(event.error == earlier.error for earlier in self.all)
-        self.all.append(event)
+        is_repeated = any(result.reason == earlier.reason for earlier in self.all)
+        self.all.append(result)
         if self.quiet:
             return
-        if event.error:
-            hint = "" if is_repeated else event.hint
-            terminal.error(f"could not {event.line}: {event.error}", hint)
+        if result.failed:
+            hint = "" if is_repeated else result.hint
+            terminal.error(f"could not {result.line}: {result.reason}", hint)
             return
-        terminal.say(event.line)
-        if event.warning:
-            terminal.warning(event.warning)
+        terminal.say(result.line)
+        for warning in result.step.warnings:
+            terminal.warning(warning)
         sys.stdout.flush()
 
     @property
     def failed(self) -> int:
         """How many operations failed."""
-        return sum(bool(event.error) for event in self.all)
+        return sum(result.failed for result in self.all)
 
     @property
     def done(self) -> int:
@@ -48,7 +48,15 @@ class Events:
 
     def to_json(self) -> list[dict[str, object]]:
         """All of them, for ``output.print_json``."""
-        return [event.to_json() for event in self.all]
+        return [
+            {
+                "line": result.line,
+                "result": result.text or "done",
+                "hint": result.hint,
+                "warning": "\n".join(result.step.warnings),
+            }
+            for result in self.all
+        ]
 
 
 def findings_json(findings: Sequence[Finding]) -> list[dict[str, object]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ephemeroot import terminal
-from ephemeroot.cli import access, diff, output
+from ephemeroot.cli import access, diff, output, steps
 from ephemeroot.cli.roots import listing, look, restore
-from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.guards import clock
 from ephemeroot.hooks.omission import Omission
 from ephemeroot.linux.namespace import Namespace
@@ -21,8 +21,9 @@ from ephemeroot.old_roots import histories
 from ephemeroot.old_roots.histories import Keeper
 from ephemeroot.plan import foreign
 from ephemeroot.status import omissions
+from ephemeroot.step import Step
 from ephemeroot.wipers import changes, pruning
-from ephemeroot.wipers.changes import Change, Claim, Deletion
+from ephemeroot.wipers.changes import Claim, Deletion
 from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import RECIPE
 from ephemeroot.wipers.pruning import Clock, Pruning
@@ -149,7 +150,7 @@ def _claim(arguments: argparse.Namespace, private: Namespace) -> int:
     return _finish(arguments, [done])
 
 
-def _changes(history: History, arguments: argparse.Namespace, *, known: bool) -> list[Change]:
+def _changes(history: History, arguments: argparse.Namespace, *, known: bool) -> list[Step]:
     """What is asked for. *known*: a store's record names the old root, which may be gone."""
     try:
         if arguments.action == "delete":
@@ -252,12 +253,12 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
             "prune again when 'timedatectl' shows a synchronised clock",
         )
     done = _Done(keeper)
-    recipes: list[Change] = [
+    recipes: list[Step] = [
         Deletion(history, entry, "of the shell recipe", recipe=True)
         for entry in history.entries()
         if arguments.recipe_names and entry.kind == RECIPE
     ]
-    spare: list[Change] = []
+    spare: list[Step] = []
     if history.space()[0] < pruning.min_free:
         spare = [*pruning.spare()]
     foreseen = [*pruning.changes(), *spare, *recipes]
@@ -272,7 +273,7 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
     return done
 
 
-def _ask(arguments: argparse.Namespace, foreseen: Sequence[Change]) -> None:
+def _ask(arguments: argparse.Namespace, foreseen: Sequence[Step]) -> None:
     deletions = [change for change in foreseen if isinstance(change, Deletion)]
     if not deletions or arguments.yes or arguments.dry_run:
         return
@@ -280,22 +281,17 @@ def _ask(arguments: argparse.Namespace, foreseen: Sequence[Change]) -> None:
     histories.confirm(f"Delete {count} permanently?", (change.describe() for change in deletions))
 
 
-def _carry_out(todo: Sequence[Change], arguments: argparse.Namespace, done: _Done) -> None:
+def _carry_out(todo: Sequence[Step], arguments: argparse.Namespace, done: _Done) -> None:
     """All of it, or in a dry run the same lines. What fails does not stop the rest."""
-    for change in todo:
-        _say(arguments, done, change.describe())
-        if arguments.dry_run:
-            continue
-        try:
-            change.execute()
-        except (EphemerootError, OSError) as error:
-            done.problems.append(f"{change.describe()}: {error}")
+    execution = steps.announced(done.lines, dry_run=arguments.dry_run, quiet=arguments.json)
+    execution.run(todo)
+    done.problems += execution.problems
 
 
 def _say(arguments: argparse.Namespace, done: _Done, line: str) -> None:
     done.lines.append(line)
     if not arguments.json:
-        terminal.say(f"{line}: not done: dry run" if arguments.dry_run else line)
+        steps.say(line, dry_run=arguments.dry_run)
 
 
 def _finish(arguments: argparse.Namespace, done: Sequence[_Done]) -> int:

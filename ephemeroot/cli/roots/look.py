@@ -14,6 +14,7 @@ from typing import Any
 from ephemeroot import amounts, terminal
 from ephemeroot.cli import diff, differences, output
 from ephemeroot.errors import Misconfigured
+from ephemeroot.execution import DRY_RUN
 from ephemeroot.linux import mounts, paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories, history_size, two_roots
@@ -115,7 +116,7 @@ def mount(arguments: argparse.Namespace) -> int:
             entry = history.find(arguments.name)
             line = f"mount {history.path(entry)}, read-only, at {where}"
             if arguments.dry_run:
-                _say_mounted(arguments, entry, where, f"{line}: not done: dry run")
+                _say_mounted(arguments, entry, where, f"{line}: {DRY_RUN}")
                 return 0
             made = history.mount(entry)
             stack.callback(os.close, made)

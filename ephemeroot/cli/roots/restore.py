@@ -9,14 +9,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from ephemeroot import terminal
-from ephemeroot.cli import output
+from ephemeroot.cli import output, steps
 from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
+from ephemeroot.execution import Result
 from ephemeroot.linux import subvolume
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories, persisted, restore_steps, two_roots
 from ephemeroot.old_roots.histories import Keeper
-from ephemeroot.old_roots.restore_steps import Step
+from ephemeroot.old_roots.restore_steps import Restoration
 from ephemeroot.old_roots.restoring import Plan
 from ephemeroot.old_roots.two_roots import Tree
 
@@ -158,7 +159,6 @@ class _Restore:
 
     def carry_out(self) -> int:
         """Do it, or say it; return the exit code."""
-        done = 0
         with Progress("restoring", self.plan.size) as progress:
             so_far = 0
 
@@ -169,32 +169,30 @@ class _Restore:
 
             for step in self.plan.steps:
                 step.progress = report
-                done += self._one(step, progress)
-        return self._finish(done)
+            execution = steps.one_by_one(
+                dry_run=self.arguments.dry_run,
+                quiet=self.arguments.json,
+                before_line=progress.clear,
+            )
+            results = execution.run(self.plan.steps)
+        for result in results:
+            self._take(result)
+        return self._finish(sum(not result.failed for result in results))
 
-    def _one(self, step: Step, progress: Progress) -> int:
-        line = step.describe()
-        if not self.arguments.dry_run:
-            try:
-                step.execute()
-            except FileExistsError:
-                self.plan.kept.append((step.target.shown, "another program created it meanwhile"))
-                return 0
-            except EphemerootError as error:
-                self.problems.append(f"{line}: {error}")
-                return 0
-            except OSError as error:
-                self.problems.append(f"{line}: {error.strerror}")
-                return 0
-        self.lines.append(line)
+    def _take(self, result: Result) -> None:
+        step = result.step
+        assert isinstance(step, Restoration)
+        if isinstance(result.error, FileExistsError):
+            self.plan.kept.append((step.target.shown, "another program created it meanwhile"))
+            return
+        if result.failed:
+            self.problems.append(result.problem)
+            return
+        self.lines.append(result.line)
         if isinstance(step, restore_steps.Copy):
             self.problems += [f"{path} is not restored: {why}" for path, why in step.left_out]
             if step.flattened:
                 self.notes.append((subvolume.flattened(step.flattened, step.target.shown), ""))
-        if not self.arguments.json:
-            progress.clear()
-            terminal.say(f"{line}: not done: dry run" if self.arguments.dry_run else line)
-        return output.FAILED
 
     def _finish(self, done: int) -> int:
         kept = self.plan.kept

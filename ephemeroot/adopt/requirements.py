@@ -1,0 +1,92 @@
+"""What must hold before a path is adopted: each function raises ``Refused`` if it does not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ephemeroot.adopt import whiteouts
+from ephemeroot.config import Examination, Machine, base_tree, volumes
+from ephemeroot.config.resolution import Roots
+from ephemeroot.errors import Refused
+from ephemeroot.leave.returning import bare_root
+from ephemeroot.linux import mountinfo, paths
+from ephemeroot.plan import mounted, seeds
+
+
+def require_own_directory(root: Path, path: str) -> None:
+    """Nothing may be bound where systemd makes a link: see ``dynamic_users``."""
+    dynamic = Roots(str(root)).dynamic.get(path)
+    if dynamic is not None:
+        raise Refused(
+            f"{dynamic.service} has DynamicUser=: systemd moves {path} to {dynamic.private}",
+            f"run 'systemctl restart {dynamic.service}', and adopt {dynamic.private}",
+        )
+
+
+def require_on_root(root: Path, path: str, live: str) -> None:
+    """What is copied is the root's own; what something else has mounted is not seen there."""
+    mounts = mountinfo.mounts()
+    mine = seeds.covering(Path(os.path.realpath(root)), mounts)
+    one = seeds.covering(Path(live), mounts)
+    if one is not None and mine is not None and one.id != mine.id:
+        raise Refused(
+            f"{path} is not on the root, but on the filesystem mounted at {one.point}",
+            "it is not wiped with the root and needs no adoption",
+        )
+
+
+def require_shown(root: Path, path: str, machine: Machine, before: Examination) -> None:
+    """What is copied is what the root shows: of an overlay, that may not be all."""
+    if not whiteouts.is_overlay(str(root)):
+        return
+    with base_tree.opened(before.config, machine, before.volumes, []) as base:
+        if base is None:
+            return
+        live = bare_root(root)
+        try:
+            whiteouts.require_none(path, live, base)
+        finally:
+            os.close(live)
+
+
+def require_store(root: Path, store: str, before: Examination) -> None:
+    """The store must be there, and on the volume that is declared for it."""
+    volume = volumes.covering(store, before.volumes)
+    if root == Path("/") and volume is not None:
+        mounted.require(volume)
+    if not (root / store.lstrip("/")).is_dir():
+        raise Refused(f"the store {store} is missing", "check that its volume is mounted")
+
+
+def is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
+    """Whether the store has the directory *place* only as the way to the *inner* paths."""
+    leading = {path[:n] for path in inner for n, char in enumerate(path) if char == "/"}
+    todo = [""]
+    try:
+        while todo:
+            above = todo.pop()
+            with paths.entries(place / above) as found:
+                for entry in found:
+                    path = f"{above}/{entry.name}".lstrip("/")
+                    if path in inner:
+                        continue
+                    if path not in leading or not entry.is_dir(follow_symlinks=False):
+                        return False
+                    todo.append(path)
+    except OSError:
+        return False
+    return bool(inner)
+
+
+def require_unbound(live: Path, inner: tuple[str, ...]) -> None:
+    """Raise ``Refused`` if something declared below *live* is in use from the store: the root
+    has only places for it, and would put those where the next boot looks for it.
+    """
+    for path in inner:
+        if mountinfo.mounted_at(str(live / path)) is not None or (live / path).is_symlink():
+            raise Refused(
+                f"{live / path} is in use from the store, in the directory that --replace would "
+                "move away",
+                f"move the store's version aside by hand, and adopt {live} without --replace",
+            )
