@@ -305,50 +305,6 @@ def _set_label(fd: int, label: str) -> None:
             raise
 
 
-def copy_attributes(source: int, target: int) -> None:
-    """Give *target* the owner, group, mode, ACL and SELinux label of *source*.
-
-    Both are open (not merely ``O_PATH``) directories or files.
-    """
-    status = os.fstat(source)
-    present = os.fstat(target)
-    if (status.st_uid, status.st_gid) != (present.st_uid, present.st_gid):
-        os.fchown(target, status.st_uid, status.st_gid)
-    if stat.S_IMODE(status.st_mode) != stat.S_IMODE(present.st_mode):
-        os.fchmod(target, stat.S_IMODE(status.st_mode))
-    for name in (*attributes.ACLS, "security.selinux"):
-        _copy_attribute(source, target, name)
-
-
-def copy_acls(source: int, target: int) -> None:
-    """Give the open directory *target* the ACLs of *source*, as far as its filesystem has any."""
-    for name in attributes.ACLS:
-        try:
-            _copy_attribute(source, target, name)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-
-
-def _copy_attribute(source: int, target: int, name: str) -> None:
-    wanted = _attribute(source, name)
-    if wanted == _attribute(target, name):
-        return
-    if wanted is not None:
-        os.setxattr(target, name, wanted)
-    elif name != "security.selinux":  # a label cannot be taken away, only changed
-        os.removexattr(target, name)
-
-
-def _attribute(fd: int, name: str) -> bytes | None:
-    try:
-        return os.getxattr(fd, name)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            return None
-        raise
-
-
 def is_in_store(parent: int, store: int, source: str) -> bool:
     """Whether the open *parent* in the root is the very directory that holds *source* in the
     store, by a bind of it: then a link to the store's would replace, or point to, itself.

@@ -1,4 +1,4 @@
-"""Owner, mode, extended attributes and times, copied by descriptor."""
+"""Owner, mode, ACLs, extended attributes and times, copied by descriptor."""
 
 from __future__ import annotations
 
@@ -112,6 +112,50 @@ def _has_room(fd: int) -> bool:
     """
     found = os.fstatvfs(fd)
     return found.f_bavail * found.f_frsize >= _ROOM and (not found.f_files or found.f_favail > 0)
+
+
+def copy_access(source: int, target: int) -> None:
+    """Give *target* the owner, group, mode, ACL and SELinux label of *source*.
+
+    Both are open (not merely ``O_PATH``) directories or files.
+    """
+    status = os.fstat(source)
+    present = os.fstat(target)
+    if (status.st_uid, status.st_gid) != (present.st_uid, present.st_gid):
+        os.fchown(target, status.st_uid, status.st_gid)
+    if stat.S_IMODE(status.st_mode) != stat.S_IMODE(present.st_mode):
+        os.fchmod(target, stat.S_IMODE(status.st_mode))
+    for name in (*ACLS, "security.selinux"):
+        _copy_or_remove(source, target, name)
+
+
+def copy_acls(source: int, target: int) -> None:
+    """Give the open directory *target* the ACLs of *source*, as far as its filesystem has any."""
+    for name in ACLS:
+        try:
+            _copy_or_remove(source, target, name)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+
+
+def _copy_or_remove(source: int, target: int, name: str) -> None:
+    wanted = _value(source, name)
+    if wanted == _value(target, name):
+        return
+    if wanted is not None:
+        os.setxattr(target, name, wanted)
+    elif name != "security.selinux":  # a label cannot be taken away, only changed
+        os.removexattr(target, name)
+
+
+def _value(fd: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(fd, name)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
 
 
 def extended(fd: int) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from ephemeroot.hooks import tree
 from ephemeroot.hooks.operation import Operation, field
 from ephemeroot.hooks.operations.linkable import Linkable
 from ephemeroot.hooks.store import nesting, replaced, seed, unseeded
-from ephemeroot.linux import mounts, paths
+from ephemeroot.linux import attributes, mounts, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Parent(Operation):
             return "created in the store" if made_in_store else "already present"
         if made_in_root:
             make_in_root(stage, place, (0, 0, 0o700, None))
-        _between(tree.copy_attributes, (store, self.source), (stage.root(), place))
+        _between(attributes.copy_access, (store, self.source), (stage.root(), place))
         where = [n for n, made in (("store", made_in_store), ("root", made_in_root)) if made]
         return f"created in the {' and the '.join(where)}" if where else "already present"
 
@@ -99,7 +99,7 @@ class Parent(Operation):
             stage.parents(self.store).add([self.source])
         seed.make_directory(store, self.source, user, group, mode, self.label)
         if as_in_root:
-            _between(tree.copy_acls, (root, place), (store, self.source))
+            _between(attributes.copy_acls, (root, place), (store, self.source))
         return True
 
 
