@@ -132,38 +132,34 @@ def test_the_log_is_not_throttled_meanwhile(machine: Machine) -> None:
 CRASHES = ["exit 2", "exit 3", "exit 20", "exit 127", "kill -SEGV $$", "kill -KILL $$"]
 
 
-@pytest.mark.parametrize("crash", CRASHES)
-def test_wipe_that_decided_nothing_keeps_the_root(machine: Machine, crash: str) -> None:
-    machine.interpreter(crash)
-    result = machine.boot("wipe")
-    assert result.status == 0
-    assert "wipe failed" in result.console
-    assert "nothing was wiped" in result.console
-    assert result.console.splitlines() == [
-        line.removeprefix("<2>") for line in result.log.splitlines()
-    ]
+# What becomes of a stage that has decided nothing: a shell script in the place of the interpreter,
+# the settings of the image, and what the console says of it.
+UNDECIDED = {
+    **{crash: (crash, {}, "{stage} failed") for crash in CRASHES},
+    "no interpreter": (None, {}, "python cannot be started"),
+    "no settings": (None, {"python": "/nonexistent"}, "/nonexistent cannot be started"),
+}
 
 
-@pytest.mark.parametrize("crash", CRASHES)
-def test_persist_that_decided_nothing_stops_the_boot(machine: Machine, crash: str) -> None:
-    machine.interpreter(crash)
-    result = machine.boot("persist")
-    assert result.status == 1
-    assert "append ephemeroot=no to the kernel command line" in result.console
-
-
-def test_without_an_interpreter(machine: Machine) -> None:
-    (machine.folder / "python").unlink()
-    assert machine.boot("wipe").status == 0
-    result = machine.boot("persist")
-    assert result.status == 1
-    assert f"{machine.folder}/python cannot be started" in result.console
-
-
-def test_without_settings_the_careful_defaults_count(machine: Machine) -> None:
-    machine.settings = {"python": "/nonexistent"}
-    assert machine.boot("wipe").status == 0
-    assert machine.boot("persist").status == 1
+@pytest.mark.parametrize("how", UNDECIDED)
+@pytest.mark.parametrize("stage", ["wipe", "persist"])
+def test_a_stage_that_decided_nothing_fails_closed(machine: Machine, stage: str, how: str) -> None:
+    """Nothing was wiped, so the root can boot; without its bound paths it must not."""
+    script, settings, said = UNDECIDED[how]
+    if script is None:
+        (machine.folder / "python").unlink()
+    else:
+        machine.interpreter(script)
+    machine.settings = settings or machine.settings
+    result = machine.boot(stage)
+    assert result.status == (0 if stage == "wipe" else 1)
+    assert said.format(stage=stage) in result.console
+    assert {
+        "wipe": "nothing was wiped",
+        "persist": "append ephemeroot=no to the kernel command line",
+    }[stage] in result.console
+    logged = [line.removeprefix("<2>") for line in result.log.splitlines()]
+    assert result.console.splitlines() == logged
 
 
 @pytest.mark.parametrize(

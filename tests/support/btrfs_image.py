@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from complete_boot import mark_boot_complete
+from ephemeroot.errors import Refused
 from ephemeroot.wipers.btrfs import Btrfs
 from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.contract import Boot, Outcome
@@ -222,3 +225,31 @@ def subvolume_id(path: Path) -> int:
 def uuid(path: Path) -> str:
     raw = btrfsutil.subvolume_info(str(path)).uuid.hex()
     return f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
+
+
+def listing(path: Path) -> dict[Path, int]:
+    """The entries of *path*, two levels deep: a subvolume by its id, else the inode."""
+    found = {}
+    for entry in [*path.iterdir(), *(e for d in path.iterdir() if d.is_dir() for e in d.iterdir())]:
+        status = entry.lstat()
+        is_subvolume = status.st_ino == 256 and stat.S_ISDIR(status.st_mode)
+        found[entry] = subvolume_id(entry) if is_subvolume else status.st_ino
+    return found
+
+
+def refused(site: Site, message: str, values: dict[str, object] | None = None, **boot: Any) -> None:
+    """The wipe is refused with a hint, and the disk is as it was. *values* are attributes of the
+    ``Boot`` that ``site.boot`` makes of *boot*.
+    """
+    before = listing(site.path)
+    wanted = site.boot(**boot)
+    for name, value in (values or {}).items():
+        setattr(wanted, name, value)
+    with pytest.raises(Refused, match=message) as refusal:
+        Btrfs(site.settings).wipe(wanted)
+    assert refusal.value.hint, refusal.value
+    after = listing(site.path)
+    after.pop(site.old_roots, None)  # which is created before the rest is proven
+    before.pop(site.old_roots, None)
+    assert after == before
+    assert not (site.disk.private / "top").is_mount()

@@ -53,7 +53,10 @@ class OldRoots(History):
         try:
             self.parent = directories.open_real(top.fd, self.beside, "the directory of the root")
         except FileNotFoundError:
-            raise Refused(f"the directory of the subvolume {root!r} does not exist") from None
+            raise Refused(
+                f"the directory of the subvolume {root!r} does not exist",
+                "'btrfs subvolume list /' shows the subvolumes that can be named",
+            ) from None
         try:
             self._open_old_roots(create)
         except BaseException:

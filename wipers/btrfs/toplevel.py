@@ -11,6 +11,7 @@ from ephemeroot.wipers.btrfs import subvolumes
 
 _SUPER = 0x10000
 _DEVICES = 0x88  # num_devices in struct btrfs_super_block
+_DEVICES_HINT = "'blkid' lists the devices; set device in [root.btrfs] or root= to one of them"
 _ST_RDONLY = 1
 
 
@@ -154,9 +155,11 @@ def find(device: str) -> tuple[str, str]:
             f"{device!r} does not name a device", "UUID=, LABEL=, PARTUUID= or a path"
         ) from None
     except OSError as error:
-        raise Refused(f"the device {device} cannot be read: {error.strerror}") from error
+        raise Refused(
+            f"the device {device} cannot be read: {error.strerror}", _DEVICES_HINT
+        ) from error
     if uuid is None:
-        raise Refused(f"{device} is not a btrfs filesystem")
+        raise Refused(f"{device} is not a btrfs filesystem", _DEVICES_HINT)
     return path, uuid
 
 

@@ -45,22 +45,19 @@ def test_the_offset_is_counted_in_pages(tmp_path: Path) -> None:
         resume.require_none_pending(CommandLine(f"resume={device} resume_offset=3"))
 
 
-def test_a_named_device_that_is_absent_refuses() -> None:
-    with pytest.raises(Refused, match="cannot tell"):
-        resume.require_none_pending(CommandLine("resume=UUID=11111111-2222-3333-4444-555555555555"))
-
-
-def test_a_name_that_is_no_device_refuses(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot tell"):
-        resume.require_none_pending(CommandLine(f"resume={tmp_path}"))
-    with pytest.raises(Refused, match="does not name a device"):
-        resume.require_none_pending(CommandLine("resume=nonsense"))
-
-
-def test_an_offset_that_is_no_number_refuses(tmp_path: Path) -> None:
-    device = swap(tmp_path / "swap", b"SWAPSPACE2")
-    with pytest.raises(Refused, match="not a number"):
-        resume.require_none_pending(CommandLine(f"resume={device} resume_offset=x"))
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("resume=UUID=11111111-2222-3333-4444-555555555555", "cannot tell"),
+        ("resume={folder}", "cannot tell"),
+        ("resume=nonsense", "does not name a device"),
+        ("resume={plain} resume_offset=x", "not a number"),
+    ],
+)
+def test_refuses_where_it_cannot_tell(tmp_path: Path, words: str, reason: str) -> None:
+    plain = swap(tmp_path / "swap", b"SWAPSPACE2")
+    with pytest.raises(Refused, match=reason):
+        resume.require_none_pending(CommandLine(words.format(folder=tmp_path, plain=plain)))
 
 
 def test_noresume_is_the_word_that_allows_it(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from btrfs_image import (
     Site,
     btrfsutil,
     fresh_disk,
+    listing,
     loop_device,
     mkfs,
     mounted,
+    refused,
     subvolume_id,
     uuid,
 )
@@ -47,29 +49,6 @@ def disk(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iter
 @pytest.fixture
 def site(disk: Disk) -> Site:
     return disk.site().with_root()
-
-
-def refused(site: Site, message: str, **boot: object) -> None:
-    """The wipe is refused, and the disk is unchanged."""
-    before = listing(site.path)
-    with pytest.raises(Refused, match=message) as refusal:
-        site.rotate(**boot)  # type: ignore[arg-type]
-    assert refusal.value.hint
-    after = listing(site.path)
-    after.pop(site.old_roots, None)  # which is created before the rest is proven
-    before.pop(site.old_roots, None)
-    assert after == before
-    assert not (site.disk.private / "top").is_mount()
-
-
-def listing(path: Path) -> dict[Path, int]:
-    """What lies where, two levels deep; a subvolume by its id."""
-    found = {}
-    for entry in [*path.iterdir(), *(e for d in path.iterdir() if d.is_dir() for e in d.iterdir())]:
-        status = entry.lstat()
-        is_subvolume = status.st_ino == 256 and stat.S_ISDIR(status.st_mode)
-        found[entry] = subvolume_id(entry) if is_subvolume else status.st_ino
-    return found
 
 
 def test_an_empty_root_gets_a_skeleton(site: Site) -> None:
@@ -391,12 +370,6 @@ def default_restored(disk: Disk) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("default_restored")
-def test_a_root_that_is_the_default_subvolume_is_refused(site: Site) -> None:
-    btrfsutil.set_default_subvolume(str(site.root))
-    refused(site, "default subvolume")
-
-
-@pytest.mark.usefixtures("default_restored")
 def test_the_default_moves_along_if_told_to(site: Site) -> None:
     site.settings["set-default"] = True
     btrfsutil.set_default_subvolume(str(site.root))
@@ -416,95 +389,6 @@ def test_another_default_subvolume_does_not_matter(site: Site) -> None:
     assert btrfsutil.get_default_subvolume(str(site.disk.top)) == subvolume_id(other)
 
 
-# What is refused
-
-
-def test_a_plain_directory_is_refused(disk: Disk) -> None:
-    site = disk.site()
-    site.root.mkdir()
-    (site.root / "file").write_text("installed here")
-    refused(site, "plain directory")
-
-
-def test_a_symlink_is_refused(site: Site) -> None:
-    site.root.rename(site.path / "real")
-    site.root.symlink_to("real")
-    refused(site, "not a subvolume")
-
-
-def test_a_missing_base_is_refused_with_the_command_that_makes_one(site: Site) -> None:
-    site.settings["base"] = f"{site.name}/base"
-    with pytest.raises(Refused, match="does not exist") as refusal:
-        site.rotate()
-    assert "btrfs subvolume snapshot" in refusal.value.hint
-
-
-def test_a_base_that_is_no_subvolume_is_refused(site: Site) -> None:
-    site.settings["base"] = f"{site.name}/base"
-    (site.path / "base").mkdir()
-    refused(site, "not a subvolume")
-
-
-@pytest.mark.parametrize("option", ["subvol", "subvolid"])
-def test_a_mounted_root_is_refused(site: Site, tmp_path: Path, option: str) -> None:
-    value = site.subvolume if option == "subvol" else str(subvolume_id(site.root))
-    with mounted(site.disk.loop, tmp_path / "m", f"{option}={value}"):
-        refused(site, "mounted")
-    site.rotate()
-
-
-def test_a_root_mounted_in_another_namespace_is_refused(site: Site, tmp_path: Path) -> None:
-    where = tmp_path / "m"
-    where.mkdir()
-    script = 'mount -t btrfs -o "$1" "$2" "$3" && echo mounted && read -r _'
-    options = f"subvol={site.subvolume}"
-    command = ["unshare", "-m", "sh", "-c", script, "sh", options, site.disk.loop, str(where)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "mounted\n"
-        refused(site, "mounted")
-        other.communicate("\n")
-    site.rotate()
-
-
-def test_a_root_with_a_bind_mount_of_something_in_it_is_refused(site: Site, tmp_path: Path) -> None:
-    (site.root / "srv").mkdir()
-    (tmp_path / "b").mkdir()
-    subprocess.run(["mount", "--bind", site.root / "srv", tmp_path / "b"], check=True)
-    try:
-        refused(site, "mounted")
-    finally:
-        subprocess.run(["umount", tmp_path / "b"], check=True)
-
-
-def test_a_root_in_which_something_is_mounted_is_refused(site: Site) -> None:
-    (site.root / "srv").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", site.root / "srv"], check=True)
-    try:
-        refused(site, "mounted")
-    finally:
-        subprocess.run(["umount", site.root / "srv"], check=True)
-
-
-@pytest.mark.parametrize("what", ["file", "symlink", "other subvolume", "read-only"])
-def test_old_roots_that_cannot_be_one_are_refused(site: Site, what: str) -> None:
-    if what == "file":
-        site.old_roots.write_text("")
-    elif what == "symlink":
-        (site.path / "elsewhere").mkdir()
-        site.old_roots.symlink_to("elsewhere")
-    elif what == "other subvolume":
-        btrfsutil.create_subvolume(str(site.path / "data"))
-        (site.path / "data/old").mkdir()
-        site.settings["old-roots"] = f"{site.name}/data/old"
-    else:
-        btrfsutil.create_subvolume(str(site.old_roots))
-        btrfsutil.set_subvolume_read_only(str(site.old_roots), True)
-    refused(site, "old-roots")
-
-
 def test_old_roots_may_be_a_subvolume(site: Site) -> None:
     btrfsutil.create_subvolume(str(site.old_roots))
     site.boots([NOON, NOON + 1])
@@ -518,32 +402,6 @@ def test_new_old_roots_are_roots_alone(site: Site) -> None:
     site.rotate()
     for path in ("deep", "deep/er", "deep/er/old"):
         assert stat.S_IMODE((site.path / path).stat().st_mode) == 0o700
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("old-roots", "root/old"), ("old-roots", "."), ("base", "root/base"), ("base", "root"),
-     ("base", "old_roots/base")],
-)  # fmt: skip
-def test_paths_in_one_another_are_refused(site: Site, key: str, value: str) -> None:
-    site.settings[key] = site.name if value == "." else f"{site.name}/{value}"
-    refused(site, "overlap")
-
-
-@pytest.mark.parametrize("subvolume", [None, "", "/"])
-def test_the_top_level_is_refused(disk: Disk, subvolume: str | None) -> None:
-    site = disk.site()
-    boot = site.boot()
-    boot.subvolume = subvolume
-    with pytest.raises(Refused, match="top level"):
-        Btrfs(site.settings).wipe(boot)
-
-
-def test_a_missing_directory_of_the_root_is_refused(site: Site) -> None:
-    boot = site.boot()
-    boot.subvolume = "nowhere/root"
-    with pytest.raises(Refused, match="does not exist"):
-        Btrfs(site.settings).wipe(boot)
 
 
 def test_two_runs_at_once_are_not_possible(site: Site) -> None:
@@ -749,22 +607,6 @@ def test_a_filesystem_on_several_devices(tmp_path: Path) -> None:
             subprocess.run(["btrfs", "device", "scan", "--forget", two], check=False)
             outcome = Btrfs(site.settings).wipe(site.boot())
             assert outcome.problems == []
-
-
-def test_a_missing_device_is_refused(site: Site) -> None:
-    for device in ("/dev/nonsense", "UUID=00000000-0000-0000-0000-000000000000", "nonsense"):
-        boot = site.boot()
-        boot.device = device
-        with pytest.raises(Refused):
-            Btrfs(site.settings).wipe(boot)
-
-
-def test_a_device_without_btrfs_is_refused(site: Site, tmp_path: Path) -> None:
-    with loop_device(tmp_path / "empty", 16) as loop:
-        boot = site.boot()
-        boot.device = loop
-        with pytest.raises(Refused, match="is not a btrfs filesystem"):
-            Btrfs(site.settings).wipe(boot)
 
 
 def test_mount_options_are_used_and_their_mistakes_told(site: Site) -> None:
