@@ -29,7 +29,7 @@ def configuration(root: str, old_roots: str) -> str:
 
 
 @dataclass
-class Twin:
+class Installed:
     """One of the two, and what boots it."""
 
     bench: Bench
@@ -50,7 +50,7 @@ class Twin:
         machine.poweroff()
 
 
-def twins(
+def installed(
     bench: Bench,
     cache: Cache,
     image: System,
@@ -58,7 +58,7 @@ def twins(
     disk: DiskFactory,
     name: str,
     places: dict[str, str],
-) -> tuple[Twin, Twin]:
+) -> tuple[Installed, Installed]:
     """The two systems, with their old roots in those *places*."""
     made: dict[str, Ephemeral] = {}
     for root, place in places.items():
@@ -78,7 +78,7 @@ def twins(
         ]  # fmt: skip
     disks = (disk(Btrfs(tuple(subvolumes), uuid=UUID, size="3G"), made[FIRST].system),)
     found = [
-        Twin(bench, Boot(machine.system, machine.initrd(cache), disks,
+        Installed(bench, Boot(machine.system, machine.initrd(cache), disks,
                          root=("root=/dev/vda", f"rootflags=subvol={root}", "ro")), root, name)
         for root, machine in made.items()
     ]  # fmt: skip
@@ -107,7 +107,7 @@ def test_keeps_its_root_where_the_old_roots_are_another_systems(
 ) -> None:
     """Only a boot shows the units of two images on one disk, and the service that prunes."""
     places = {FIRST: "old_roots", SECOND: "old_roots"}
-    first, second = twins(bench, cache, image, package, disk, name, places)
+    first, second = installed(bench, cache, image, package, disk, name, places)
     first.live(1)
     first.live(2)
     (device,) = first.boot.disks
@@ -127,7 +127,7 @@ def test_five_boots_of_each_leave_the_others_old_roots_alone(
 ) -> None:
     """Only a boot shows two systems that take turns on one disk, each with its own pruning."""
     places = {FIRST: "old_roots", SECOND: f"{SECOND}-old_roots"}
-    pair = twins(bench, cache, image, package, disk, name, places)
+    pair = installed(bench, cache, image, package, disk, name, places)
     (device,) = pair[0].boot.disks
     for number in range(5):
         for one, other in (pair, pair[::-1]):

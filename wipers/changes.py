@@ -61,7 +61,7 @@ class Deletion(Step):
 
 
 class Claim(Step):
-    """Claim a *history*: it belongs to its ``system`` then, and is filed into and pruned."""
+    """Claim a *history*: it belongs to its ``system`` then, which retires roots into it and prunes it."""
 
     GOES_ON = True
     __slots__ = ("history",)

@@ -65,7 +65,7 @@ class History:
     """The old roots of what one wiper makes fresh, locked until ``close``.
 
     A history belongs to one system, whose id ``apply`` has made: ``system`` is the id of this one.
-    Another's is neither filed into nor pruned, and all of its entries are foreign.
+    Another's is neither added to nor pruned, and all of its entries are foreign.
 
     ``where`` is what messages call the place they are in. ``policy`` and ``min_free`` (bytes,
     0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one,

@@ -85,19 +85,19 @@ class Finish:
         return True
 
     def _bring_all(self, plan: Plan, since: int, log: Callable[[str], None]) -> None:
-        departure = Leaving(self.root, plan)
+        leaving = Leaving(self.root, plan)
         with_places = _find_stores(self.root, plan, self.private)
         opened = open_stores(self.root, plan, with_places)
         root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             budget = Budget(bounds.unattended_in_all())
-            groups = departure.grouped(opened)
+            groups = leaving.grouped(opened)
             for number, group in enumerate(groups):
                 # Root's own may use all of it; then each user has an equal share of what is left.
                 share = Budget(budget.share(len(groups) - number if number else 1))
                 for item in group:
                     copier = Copier(share.within(bounds.unattended()))
-                    mirror = Mirror(excluded=departure.below(item), since=since, copier=copier)
+                    mirror = Mirror(excluded=leaving.below(item), since=since, copier=copier)
                     try:
                         self._bring(mirror, item.operation, opened[item.operation.store], root)
                     except (OSError, OutOfBounds, EphemerootError) as error:

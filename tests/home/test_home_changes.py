@@ -33,7 +33,7 @@ STORES = ("one", "two")
 
 
 @dataclass
-class Scene:
+class Home:
     """A home and two stores, and the user's files by where they really are."""
 
     top: Path
@@ -96,12 +96,12 @@ class Scene:
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
+def made_home() -> Iterator[Home]:
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder).resolve()
         for name in ("home", *STORES):
             (top / name).mkdir()
-        yield Scene(top, User.current({"HOME": str(top / "home")}))
+        yield Home(top, User.current({"HOME": str(top / "home")}))
 
 
 declarations = st.dictionaries(
@@ -124,35 +124,35 @@ deeds = st.lists(
 def test_any_history(
     history: list[tuple[list[tuple[str, str]], dict[str, tuple[str, str]]]],
 ) -> None:
-    with scene() as stage:
+    with made_home() as home:
         for actions, entries in history:
             for deed, path in actions:
-                stage.act(deed, path)
-            foreign = {p: t for p, t in stage.links().items() if t == "/nowhere"}
-            stage.declare(entries).apply()
-            again = stage.declare(entries)
+                home.act(deed, path)
+            foreign = {p: t for p, t in home.links().items() if t == "/nowhere"}
+            home.declare(entries).apply()
+            again = home.declare(entries)
             again.apply()
-            assert stage.events == []
+            assert home.events == []
             for finding in again.findings():
                 assert finding.is_in_place or finding.is_blocked
-            assert foreign.items() <= stage.links().items()
-            stage.check()
-        before = stage.links()
-        stage.declare({}).apply()
-        stage.check()
-        assert set(stage.links().values()) <= {"/nowhere"}
-        assert {p for p, t in before.items() if t == "/nowhere"} == set(stage.links())
+            assert foreign.items() <= home.links().items()
+            home.check()
+        before = home.links()
+        home.declare({}).apply()
+        home.check()
+        assert set(home.links().values()) <= {"/nowhere"}
+        assert {p for p, t in before.items() if t == "/nowhere"} == set(home.links())
         # Directories that are left are the user's, for there is something in them.
-        for top, folders, files in os.walk(stage.user.home):
-            assert folders or files or top == stage.user.home
-        assert not os.path.exists(stage.user.state)
+        for top, folders, files in os.walk(home.user.home):
+            assert folders or files or top == home.user.home
+        assert not os.path.exists(home.user.state)
 
 
 def test_what_takes_a_links_place_at_the_last_moment_is_put_back() -> None:
-    with scene() as stage:
-        path = f"{stage.user.home}/rc"
+    with made_home() as home:
+        path = f"{home.user.home}/rc"
         os.symlink("/store/rc", path)
-        view = View(stage.user, Record(links={path: "/store/rc"}))
+        view = View(home.user, Record(links={path: "/store/rc"}))
 
         class Racing(RemoveLink):
             """Is overtaken by a program that renames its own file onto the link."""
@@ -171,19 +171,19 @@ def test_what_takes_a_links_place_at_the_last_moment_is_put_back() -> None:
 
         with pytest.raises(Refused, match="not touched"):
             Racing(Work(view, 0), path, "/store/rc").execute()
-        assert os.listdir(stage.user.home) == ["rc"]
+        assert os.listdir(home.user.home) == ["rc"]
         assert Path(path).read_text() == "precious\n"
 
 
 def test_a_record_that_cannot_be_written() -> None:
-    with scene() as stage:
-        Path(f"{stage.user.home}/.local").write_text("a file\n")
+    with made_home() as home:
+        Path(f"{home.user.home}/.local").write_text("a file\n")
         entries = {"d/e": ("one", "directories"), "f": ("one", "files")}
-        application = stage.declare(entries)
+        application = home.declare(entries)
         application.apply()
-        (complaint,) = [result for result in stage.events if result.failed]
+        (complaint,) = [result for result in home.events if result.failed]
         assert ".local: " in complaint.reason
         assert all(finding.is_in_place for finding in application.findings())
-        stage.declare(entries).stop(everything=True)
-        assert stage.links() == {}
-        assert Path(f"{stage.user.home}/.local").read_text() == "a file\n"
+        home.declare(entries).stop(everything=True)
+        assert home.links() == {}
+        assert Path(f"{home.user.home}/.local").read_text() == "a file\n"

@@ -202,7 +202,7 @@ def test_seeding_says_which_subvolumes_become_directories(tmp_path: Path) -> Non
         unlock(machine.stored)
 
 
-def test_adopting_keeps_every_flag(tmp_path: Path) -> None:
+def test_adoption_keeps_every_flag(tmp_path: Path) -> None:
     with fresh_disk(tmp_path) as disk, disk.mounted_root(tmp_path / "machine") as root:
         store = root / "persistent"
         disk.mount("persistent", store)

@@ -67,8 +67,8 @@ class Recovery(Step):
         top = self.history.top.fd
         if self.default_to and subvolumes.default(top) == identity.id:
             subvolumes.set_default(top, self.default_to)
-        filed = retirement.retire(self.history, self.directory, self.leftover)
-        return f"retired the previous {self.history.NOUN} as {filed}"
+        retired = retirement.retire(self.history, self.directory, self.leftover)
+        return f"retired the previous {self.history.NOUN} as {retired}"
 
     def _fresh(self, fd: int, identity: subvolumes.Identity) -> str:
         text = self.leftover.text
@@ -85,6 +85,6 @@ class Recovery(Step):
         immutable.rename(
             self.directory, text, self.directory, unused.text, how=paths.RENAME_NOREPLACE
         )
-        filed = retirement.retire(self.history, self.directory, unused)
+        retired = retirement.retire(self.history, self.directory, unused)
         noun = self.history.NOUN
-        return f"retired {text}, a fresh {noun} that never became the root, as {filed}"
+        return f"retired {text}, a fresh {noun} that never became the root, as {retired}"

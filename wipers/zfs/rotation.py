@@ -177,18 +177,18 @@ class DatasetRotation(Rotation):
         """A fresh root that never got its place goes, unless somebody has worked with it."""
         line = f"delete {self.new}, a fresh root that never became the root"
         if OF not in leftover.own:
-            self._file()
+            self._retire()
             return
         try:
             history.delete(self.new, leftover.createtxg, act="look")
         except EphemerootError:
-            self._file()
+            self._retire()
             return
         self.boot.log(line)
         history.delete(self.new, leftover.createtxg)
         self.outcome.recovered.append(line)
 
-    def _file(self) -> None:
+    def _retire(self) -> None:
         """It may have something in it that we did not make: it stays a while."""
         name = retire.leftover_name(self.history, self.boot.now)
         line = f"retire {self.new}, a fresh root that never became the root, as {name}"

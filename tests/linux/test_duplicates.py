@@ -137,7 +137,7 @@ def test_a_partition_table_that_was_cloned(disks: Disks) -> None:
     assert disks.duplicates("PARTUUID=c0ffee01-01") == sorted((first, second))
 
 
-def test_what_is_made_of_a_device_is_not_its_twin(disks: Disks, tmp_path: Path) -> None:
+def test_what_is_made_of_a_device_is_not_a_duplicate(disks: Disks, tmp_path: Path) -> None:
     """A mapping over the whole device, at any height; sysfs as it is on a kernel that maps."""
     first = disks.add()
     mkfs("ext4", first)
