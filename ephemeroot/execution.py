@@ -134,12 +134,12 @@ class Execution:
 
     @property
     def lines(self) -> list[str]:
-        """What was tried."""
+        """The lines of all steps so far."""
         return [result.line for result in self.results]
 
     @property
     def problems(self) -> list[str]:
-        """What failed, one line each."""
+        """The steps that failed, one line each."""
         return [result.problem for result in self.results if result.failed]
 
     @property
@@ -149,7 +149,7 @@ class Execution:
 
 
 def reason(error: EphemerootError | OSError) -> str:
-    """What went wrong, in one line and without a hint."""
+    """The cause of *error*, in one line and without a hint."""
     if isinstance(error, EphemerootError):
         return error.message
     where = f"{error.filename}: " if error.filename else ""

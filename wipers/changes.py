@@ -61,7 +61,7 @@ class Deletion(Step):
 
 
 class Claim(Step):
-    """Claim a *history*: it belongs to its ``system`` then, which retires roots into it and prunes it."""
+    """Claim a *history*: its ``system`` retires roots into it and prunes it from then on."""
 
     GOES_ON = True
     __slots__ = ("history",)

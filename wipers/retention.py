@@ -1,6 +1,6 @@
 """Which old roots may go: pure functions of names, a clock and a policy.
 
-The rules are DESIGN's: nothing young, never fewer than ``keep-last`` boot-complete roots, never
+The rules (docs/design.md): nothing young, never fewer than ``keep-last`` boot-complete roots, never
 one marked ``.keep`` or pinned, and ages only by a clock that can be trusted. Nothing
 here looks at a disk, so every rule can be tried against a model.
 """

@@ -1,4 +1,4 @@
-"""What adopting paths comes to: which persist already, which cannot, and what is to be copied."""
+"""Finding out which of some paths persist already, which cannot, and which will be copied."""
 
 from __future__ import annotations
 

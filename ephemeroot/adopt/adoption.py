@@ -1,4 +1,4 @@
-"""One adoption, as a step: live data into a store, and what can go wrong with it.
+"""One adoption, as a step: live data into a store.
 
 The order is the safety. The copy is made under a temporary name and verified; then the path is
 declared, then the copy gets its name in the store, by one rename. Interrupted before that rename,

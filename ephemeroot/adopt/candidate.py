@@ -1,4 +1,4 @@
-"""A path that is to be adopted: what the root and the store have of it."""
+"""A path for adoption: the content that the root and the store have of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ephemeroot.linux.copying import Copier
 
 @dataclass(slots=True)
 class Candidate:
-    """One path of the machine below ``root`` that is to be adopted into ``store``. ``size`` is in
+    """One path of the machine below ``root`` for adoption into ``store``. ``size`` is in
     bytes; ``declare`` is what the drop-in gets, ``None`` if it is declared already.
 
     ``inner`` are declared paths below it, relative to it: the store has those already, and
     they are left alone. ``there`` is whether the store has something under that name. ``is_link``:
-    it is a symbolic link, and persists as one. With ``replace`` what the store has is kept aside.
-    ``progress`` is told what is copied.
+    it is a symbolic link, and persists as one. With ``replace`` the store's content is kept aside.
+    ``progress`` is called with each name.
     """
 
     root: Path

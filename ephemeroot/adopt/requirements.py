@@ -1,4 +1,4 @@
-"""What must hold before a path is adopted: each function raises ``Refused`` if it does not."""
+"""Requirements of an adoption: each function raises ``Refused`` if one does not hold."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def require_shown(root: Path, path: str, machine: Machine, before: Examination) 
 
 
 def require_store(root: Path, store: str, before: Examination) -> None:
-    """The store must be there, and on the volume that is declared for it."""
+    """The store must exist, on the volume that is declared for it."""
     volume = volumes.covering(store, before.volumes)
     if root == Path("/") and volume is not None:
         mounted.require(volume)

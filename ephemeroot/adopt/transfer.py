@@ -1,4 +1,4 @@
-"""The data of an adoption on its way: copy and verify, declare, rename, catch up, bind."""
+"""The data of an adoption on its way: copy and verify, declare, rename, copy changes, bind."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ephemeroot.plan import stores
 
 
 class Transfer:
-    """One adoption under way, with everything open: from the root *bare*, which shows nothing of
-    what is mounted in it, to the *store*.
+    """One adoption under way, with everything open: from the root *bare*, without the mounts in
+    it, to the *store*.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from ephemeroot.step import Step
 
 
 def show(steps: Iterable[Step]) -> None:
-    """Print what is to be done, before anything is."""
+    """Print the steps, before any of them is executed."""
     sys.stdout.write(terminal.heading("to be done:") + "\n")
     for step in steps:
         terminal.say(f"  {step.describe()}")

@@ -1,6 +1,6 @@
 """Which Python modules the boot code loads for a plan, found by loading them.
 
-DESIGN: the closure is computed by running the imports, not by guessing. A child (`tracer`)
+The closure is computed by running the imports, not by guessing. A child (`tracer`)
 does that in a bare interpreter; here the functions of our own modules are searched for the
 imports that only happen when they are called, and the child runs again until nothing new
 turns up.

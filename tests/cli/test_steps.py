@@ -45,7 +45,7 @@ def test_a_dry_run_has_the_lines_of_the_run_and_does_nothing(tmp_path: Path) -> 
     assert dry.lines == real.lines == ["write a", "write b", "write c"]
 
 
-def test_a_failure_ends_the_run_unless_the_step_goes_on(tmp_path: Path) -> None:
+def test_a_failure_ends_the_run_unless_the_step_allows_more(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         Execution().run(writes(tmp_path, goes_on=False))
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]

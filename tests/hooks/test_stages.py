@@ -34,7 +34,8 @@ from staged_machine import MACHINE_ID, STORE, Machine
 pytestmark = pytest.mark.requires_loop
 
 
-# Modules that a boot of a btrfs root with no device to wait for has no use for, DESIGN §2.
+# Modules that a boot of a btrfs root with no device to wait for does not need ("The import
+# budget", docs/design.md).
 EXPENSIVE = (
     "typing", "dataclasses", "pathlib", "argparse", "logging", "subprocess", "tomllib", "pyudev",
     "importlib.metadata", "pyroute2", "libzfs_core", "contextlib", "tempfile", "hashlib", "ssl",

@@ -132,7 +132,7 @@ def test_the_log_is_not_throttled_meanwhile(machine: Machine) -> None:
 CRASHES = ["exit 2", "exit 3", "exit 20", "exit 127", "kill -SEGV $$", "kill -KILL $$"]
 
 
-# What becomes of a stage that has decided nothing: a shell script in the place of the interpreter,
+# A stage that has decided nothing: a shell script instead of the interpreter,
 # the settings of the image, and what the console says of it.
 UNDECIDED = {
     **{crash: (crash, {}, "{stage} failed") for crash in CRASHES},

@@ -278,7 +278,7 @@ class SubvolumeRotation(Rotation):
             return
         if self.set_default:
             self.attempt("keep the default subvolume", lambda: self._move_default(leftover, fresh))
-        self.attempt(self._retirement(leftover), lambda: self._retire(leftover))
+        self.attempt(self._retirement(leftover), lambda: self._retire_previous(leftover))
 
     def _move_default(self, leftover: Leftover, fresh: FreshRoot) -> None:
         top = self.history.top.fd
@@ -289,7 +289,7 @@ class SubvolumeRotation(Rotation):
         finally:
             os.close(fd)
 
-    def _retire(self, leftover: Leftover) -> None:
+    def _retire_previous(self, leftover: Leftover) -> None:
         first = not leftover.name.unused and not self.history.has_first()
         self.outcome.retired = retirement.retire(self.history, self.history.parent, leftover)
         if first:

@@ -15,7 +15,7 @@ from ephemeroot.home.user import User
 
 
 class Events:
-    """The results of the operations, printed at once unless it is to be JSON."""
+    """The results of the operations, printed at once unless the output is JSON."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet

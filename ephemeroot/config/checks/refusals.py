@@ -1,4 +1,4 @@
-"""What would end in a lost machine, refused before an image is built (DESIGN, section 3)."""
+"""What would end in a lost machine, refused before an image is built (docs/design.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would end in a lost machine is refused (DESIGN, section 3)."""
+"""What would end in a lost machine is refused (docs/design.md)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from btrfs_image import (
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 Fault = Callable[[Site, Path], AbstractContextManager[dict[str, object] | None]]
-"""Makes something wrong, and right again at its end; returns what the boot is told differently."""
+"""Makes something wrong, and right again at its end; returns other attributes of the ``Boot``."""
 
 
 @pytest.fixture(scope="module")
