@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,18 +124,16 @@ def _build(cache: Cache, folder: Path, what: str, selection: debian.Selection = 
 
 @contextmanager
 def _sources(cache: Cache) -> Iterator[Path]:
-    """A layer with the sources at /usr/src/ephemeroot."""
+    """A layer with the release's tarball unpacked at /usr/src/ephemeroot."""
     with cache.scratch("sources") as scratch:
-        target = scratch / "usr/src/ephemeroot"
+        run([str(CHECKOUT / "tools/release"), str(scratch / "release")])
+        target = scratch / "tree/usr/src"
         target.mkdir(parents=True)
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        for name in (*_PROGRAM, *_DOCUMENTS):
-            source = CHECKOUT / name
-            if source.is_dir():
-                shutil.copytree(source, target / name, ignore=ignored)
-            else:
-                shutil.copy2(source, target / name)
-        yield scratch
+        with tarfile.open(next((scratch / "release").glob("*.tar.gz"))) as archive:
+            archive.extractall(target)
+        (unpacked,) = target.iterdir()
+        unpacked.rename(target / "ephemeroot")
+        yield scratch / "tree"
 
 
 @contextmanager
