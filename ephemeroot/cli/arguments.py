@@ -13,6 +13,10 @@ from ephemeroot import __version__
 from ephemeroot.cli import output, verbs
 from ephemeroot.errors import Misconfigured
 
+# argparse looks for a translation of each of its texts, in several files that do not exist: 600
+# system calls of a verb where a language is set. It ships none, and this program speaks English.
+vars(argparse)["_"] = str
+
 
 class Parser(argparse.ArgumentParser):
     """Raises instead of exiting, and takes no abbreviations: a new option must not change what an

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import ephemeroot
 from counts import require_at_most_recorded
 from machine_tree import MachineTree
+from programs import PROGRAM
 
 START = """
 import sys
@@ -77,3 +79,17 @@ def test_modules_of_a_stage_that_changes_nothing(words: str, tmp_path: Path) -> 
     found = modules(done.stderr)
     assert found.isdisjoint({"json", "re", "enum", "functools", "collections", "typing"})
     require_at_most_recorded(f"modules of a stage, {words}", own(found))
+
+
+@pytest.mark.requires_program("strace")
+def test_no_translation_is_looked_for(tmp_path: Path) -> None:
+    """`argparse` would look for each of its texts in every folder of the language."""
+    trace = tmp_path / "trace"
+    words = ["strace", "-f", "-qq", "-e", "trace=%file", "-o", str(trace), str(PROGRAM)]
+    environment = os.environ | {"LANGUAGE": "de_DE:fr", "LANG": "de_DE.UTF-8"}
+    subprocess.run(
+        [*words, "check", "--help"], env=environment, stdout=subprocess.DEVNULL, check=True
+    )
+    seen = trace.read_text()
+    assert "ephemeroot" in seen
+    assert "LC_MESSAGES" not in seen
