@@ -1,4 +1,5 @@
-"""The main job: three boots of one disk, a root that is fresh each time, declared paths that stay.
+"""The main job: three boots of one disk, a root that is fresh unless the administrator asks to keep
+it, declared paths that stay.
 
 `ro` is on the kernel command line, as distributions have it: the stage has to make the
 superblock writable itself.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,7 +82,7 @@ def check_persisted(machine: Machine, days: int) -> None:
 
 
 @pytest.mark.guard
-def test_three_boots(
+def test_two_boots_with_a_fresh_root_and_one_with_the_root_that_is_kept(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
     """Only a boot shows the wipe before the mount, the binds under the real root, a clean
@@ -97,15 +99,21 @@ def test_three_boots(
         (top / "root/var/log/installer").write_text("worth keeping\n")
     identities = []
     for number in (1, 2, 3):
-        machine = bench.up(boot, name)
+        kept = number == 3
+        words = ("ephemeroot.wipe=no",) if kept else ()
+        machine = bench.up(replace(boot, arguments=words), name)
         assert machine.settle() == "running", machine.failed_units()
         assert machine.failed_units() == []
-        assert_wiped_once_before_the_mount(machine)
         said = report(machine)
         assert said["wipe"]["problems"] == []
         assert said["persist"]["problems"] == []
-        missing = machine.run(f"ls -d {' '.join(LOST)}", check=False).out
-        assert missing == ""
+        if kept:
+            assert "root kept: ephemeroot.wipe=no" in machine.journal()
+            assert {machine.read(path) for path in LOST} == {b"day 2\n"}
+        else:
+            assert_wiped_once_before_the_mount(machine)
+            missing = machine.run(f"ls -d {' '.join(LOST)}", check=False).out
+            assert missing == ""
         # Declared, and only then wiped for the first time: its content was carried over.
         assert machine.read("/var/log/installer") == b"worth keeping\n"
         identities.append(machine.read("/etc/machine-id"))
@@ -126,10 +134,11 @@ def test_three_boots(
 def check_history(disk: Disk) -> None:
     with disk.mounted() as top:
         old = sorted((top / "old_roots").iterdir())
-        assert len(old) == 3
+        assert len(old) == 2
         assert all(OLD_ROOT.fullmatch(path.name) for path in old)
         lost = {path.name: (path / "etc/lost").read_text() for path in old}
-        assert sorted(lost.values()) == ["day 1\n", "day 2\n", "of the installed system\n"]
+        assert sorted(lost.values()) == ["day 1\n", "of the installed system\n"]
+        assert (top / "root/etc/lost").read_text() == "day 3\n"
         kept = [name for name in lost if name.endswith(".keep")]
         assert [lost[name] for name in kept] == ["of the installed system\n"]
         assert not [path for path in top.iterdir() if path.name.startswith(".")]

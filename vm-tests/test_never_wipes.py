@@ -204,7 +204,6 @@ def test_a_plan_that_cannot_be_used(ready: Case, content: str, message: str) -> 
     ready.laid_over({"usr/lib/ephemeroot/plan.json": content}).assert_emergency(message)
 
 
-@pytest.mark.guard
 def test_wipe_no(ready: Case) -> None:
     """Only a boot shows a machine that comes up on the root that was kept, with persistent paths
     in place.
