@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import programs
+import proof
 from checkout import CHECKOUT
+from ephemeroot.image import bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 # How long an example takes says how busy the machine is, no more. Where everything must pass (CI)
 # the examples are the same every time: new ones are looked for by whoever develops, not by chance
 # in another owner's change.
-settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=proof.rounds(40, 1000),
+)
 settings.register_profile("ci", settings.get_profile("any"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("EPHEMEROOT_REQUIRE_ALL") else "any")
 
@@ -65,6 +72,25 @@ def _server_of_programs(private_mounts: None) -> Iterator[None]:
     """It runs in the mount namespace of this session, and ends with it."""
     yield
     programs.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _modules_compiled_once() -> Iterator[None]:
+    """Half of what an image takes is to compile the same modules: each process that tests does it
+    once for each content.
+    """
+    compiled = bundle.compiled
+    known: dict[tuple[bundle.Source, bytes], bytes] = {}
+
+    def remembered(source: bundle.Source) -> bytes:
+        key = source, source.source.read_bytes()
+        if key not in known:
+            known[key] = compiled(source)
+        return known[key]
+
+    bundle.compiled = remembered
+    yield
+    bundle.compiled = compiled
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import proof
 from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Refused
 from ephemeroot.execution import Result
@@ -118,7 +119,7 @@ deeds = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=proof.rounds(60, 1500))
 @example([([("link", "a")], {"a/b": ("one", "directories")})])
 @given(st.lists(st.tuples(deeds, declarations), min_size=1, max_size=4))
 def test_any_history(

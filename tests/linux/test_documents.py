@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import proof
 from ephemeroot.linux import documents
 
 TEXT = st.text() | st.text(st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -21,7 +22,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=proof.rounds(60, 3000), deadline=None)
 def test_writes_what_json_writes(value: object) -> None:
     assert documents.dump(value) == json.dumps(value, sort_keys=True).encode()
     compact = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
@@ -38,7 +39,7 @@ DAMAGED = (
 
 
 @given(st.sampled_from(DAMAGED) | st.binary(max_size=12).map(lambda tail: b'{"a": ' + tail))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=proof.rounds(60, 3000), deadline=None)
 def test_refuses_what_json_refuses(raw: bytes) -> None:
     try:
         expected = json.loads(raw)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import proof
 from ephemeroot.linux.workshop import Workshop
 from ephemeroot.mirror.tree import Mirror, settle
 
@@ -196,7 +197,7 @@ def test_a_swapper_gets_nothing(trees: Trees, tmp_path: Path, attacked: str) -> 
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        for round_ in range(150):
+        for round_ in range(proof.rounds(50, 1000)):
             try:
                 (trees.source / f"d{round_ % 30}/inner").mkdir(parents=True, exist_ok=True)
                 trees.run()

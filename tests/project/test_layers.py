@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -66,13 +67,20 @@ def modules_after(*names: str, tree: Path = PACKAGE.parent) -> dict[str, str]:
     return dict(line.split() for line in run.stdout.splitlines())
 
 
+@functools.cache
+def within_budget() -> frozenset[str]:
+    """All that a bare interpreter has after the imports that boot code may use."""
+    return frozenset(modules_after(*BUDGET))
+
+
 def beyond_budget(*names: str, tree: Path = PACKAGE.parent) -> set[str]:
     """What importing these modules of Ephemeroot's imports although boot code must not."""
-    within = modules_after(*BUDGET)
     return {
         module
         for module, language in modules_after(*names, tree=tree).items()
-        if module not in within and language != "C" and module.split(".")[0] != "ephemeroot"
+        if module not in within_budget()
+        and language != "C"
+        and module.split(".")[0] != "ephemeroot"
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import proof
 from ephemeroot.config.syntax import modes
 from ephemeroot.config.syntax.kinds import Mode
 from ephemeroot.config.syntax.problem import Mistake
@@ -51,7 +52,7 @@ def parsed(mode: str, *, directory: bool) -> int | None:
 
 
 @given(mode=SYMBOLIC, directory=st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=proof.rounds(60, 3000))
 def test_symbolic_is_what_chmod_does(scratch: Path, mode: str, directory: bool) -> None:
     wanted = chmod(scratch, mode, directory=directory)
     assert wanted is not None
@@ -59,7 +60,7 @@ def test_symbolic_is_what_chmod_does(scratch: Path, mode: str, directory: bool) 
 
 
 @given(mode=st.text("ugoarwxXst+-=,07", min_size=1, max_size=7), directory=st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=proof.rounds(60, 3000))
 def test_what_chmod_refuses_is_refused(scratch: Path, mode: str, directory: bool) -> None:
     # chmod takes octal of any length; here it has three or four digits, one for each place.
     assume(not any(len(run) > 4 for run in _digits(mode)) and not mode.isdigit())
@@ -71,7 +72,7 @@ def _digits(text: str) -> list[str]:
 
 
 @given(mode=st.integers(0, 0o7777), directory=st.booleans())
-@settings(max_examples=50)
+@settings(max_examples=proof.rounds(30, 1000))
 def test_octal_is_what_chmod_does(scratch: Path, mode: int, directory: bool) -> None:
     text = f"{mode:04o}"
     assert modes.parse(text, directory=directory) == mode

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts
 
 EVE = 4242
 MS_BIND, MNT_DETACH = 4096, 2
-ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", "200"))
+ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", proof.rounds(60, 1000)))
 
 
 class Victim:
@@ -127,7 +127,7 @@ def test_a_read_only_store_binds_what_it_has(boot: Boot) -> None:
     assert "Read-only" in boot.results()[-1]
 
 
-CROWD = proof.rounds(100_000, 1_000_000)
+CROWD = proof.rounds(30_000, 1_000_000)
 """Names beside what is declared. What they could cost is counted, not timed: see `Listings`."""
 
 
