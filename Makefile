@@ -22,6 +22,8 @@ MACHINES := --numprocesses 3 --dist worksteal
 CRASH_SECONDS :=
 # How often `make attack` lets the attacker try.
 ROUNDS := 2000
+# Where `make proof` counts what has passed, for docs/reliability.md.
+FIGURES := $(CURDIR)/build/figures
 
 # `make test` prints where its minutes went; within .ci/run that is printed once, at the end.
 ifndef EPHEMEROOT_MINUTES
@@ -69,9 +71,11 @@ linters:
 .PHONY: proof
 proof:  ## everything in full: whole tables, matrices, all systems; takes hours (root)
 	@tools/setup vm
-	EPHEMEROOT_PROOF=1 $(PYTEST) tests $(SPREAD)
-	$(MAKE) --no-print-directory attack
-	EPHEMEROOT_PROOF=1 $(PYTEST) vm-tests $(MACHINES)
+	@mkdir -p build && : >$(FIGURES)
+	EPHEMEROOT_PROOF=1 EPHEMEROOT_FIGURES=$(FIGURES) $(PYTEST) tests $(SPREAD)
+	EPHEMEROOT_FIGURES=$(FIGURES) $(MAKE) --no-print-directory attack
+	EPHEMEROOT_PROOF=1 EPHEMEROOT_FIGURES=$(FIGURES) $(PYTEST) vm-tests $(MACHINES)
+	@tools/figures $(FIGURES)
 
 .PHONY: vm-test
 vm-test:  ## boots in virtual machines; BOOTS='unstable' for those of Debian unstable

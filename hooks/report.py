@@ -112,7 +112,7 @@ class Report:
         try:
             document = _load(self.path)
             document[stage] = self.content
-            encoded = documents.dump_indented(document)
+            encoded = documents.dump_lines(document)
             paths.write_atomically(self.path, encoded + b"\n")
         except OSError as error:
             self.log(f"cannot write the report {self.path}: {error.strerror}", WARNING)

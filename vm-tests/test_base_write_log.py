@@ -157,3 +157,4 @@ def test_a_cut_at_any_write_of_a_run(bench: Bench, scratch: Path) -> None:
             raise AssertionError(f"random order {tried} with the seed {seed}") from error
         tried += 1
     print(f"{tried} random orders")
+    proof.record("power cut, any order of writes: base run", len(states) + tried)

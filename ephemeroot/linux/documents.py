@@ -90,40 +90,31 @@ def dump(value: object, *, compact: bool = False) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(item, key)).encode()
 
 
-def dump_indented(value: object) -> bytes:
-    """*value* as JSON for people, with sorted keys, as ``json.dumps`` with ``indent=1``."""
-    try:
-        return "".join(_indented(value, "\n")).encode("ascii")
-    except Exception:  # noqa: BLE001  # as for parsing
-        import json
-
-        return json.dumps(value, indent=1, sort_keys=True).encode()
+def dump_lines(value: object) -> bytes:
+    """*value* as JSON for people, with sorted keys, as ``json.dumps`` with ``indent=1``; but what
+    is inside of the third level stays in one line.
+    """
+    return "".join(_lines(value, "\n", 3)).encode("ascii")
 
 
 def _refuse(value: object) -> object:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _indented(value: object, line: str) -> Iterator[str]:
+def _lines(value: object, line: str, levels: int) -> Iterator[str]:
     """*line* is a line break, and the indentation of the line that it begins."""
-    inner = f"{line} "
-    if isinstance(value, dict) and value:
-        yield "{"
-        for number, key in enumerate(sorted(value)):
-            yield f"{',' if number else ''}{inner}{_quoted(key)}: "
-            yield from _indented(value[key], inner)
-        yield f"{line}}}"
-    elif isinstance(value, list) and value:
-        yield "["
-        for number, item in enumerate(value):
-            yield f",{inner}" if number else inner
-            yield from _indented(item, inner)
-        yield f"{line}]"
-    elif isinstance(value, str):
-        yield _quoted(value)
-    else:
-        encode = _make_encoder({}, _refuse, _quoted, None, ": ", ", ", True, False, True)
-        yield from encode(value, 0)
+    if not (levels and value and isinstance(value, dict | list)):
+        yield dump(value).decode("ascii")
+        return
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    separator = first
+    for key in sorted(value) if isinstance(value, dict) else range(len(value)):
+        yield f"{separator}{line} "
+        separator = ","
+        if isinstance(value, dict):
+            yield f"{dump(key).decode('ascii')}: "
+        yield from _lines(value[key], f"{line} ", levels - 1)
+    yield f"{line}{last}"
 
 
 def read(path: str, limit: int = LARGEST) -> bytes:

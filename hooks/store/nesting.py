@@ -30,7 +30,7 @@ BIND, OVERLAY = "directory", "overlay"
 class Nesting:
     """The declared directories among the *operations* of a plan."""
 
-    __slots__ = ("_directories", "_operations")
+    __slots__ = ("_above_copies", "_directories", "_inside", "_operations")
 
     def __init__(self, operations: list[Operation]) -> None:
         self._operations = operations
@@ -39,6 +39,11 @@ class Nesting:
             for operation in operations
             if operation.KIND in (BIND, OVERLAY)
         }
+        self._above_copies: set[str] = set()
+        for operation in operations:
+            if operation.KIND == "copy":
+                self._above_copies.update(_above(path_of(operation)))
+        self._inside: dict[str, list[Operation]] | None = None
 
     def outer(self, path: str) -> Operation | None:
         """The innermost declared directory that *path* is inside; ``None`` if there is none."""
@@ -59,25 +64,33 @@ class Nesting:
 
     def has_copies(self, directory: Operation) -> bool:
         """Whether a file inside *directory* is copied."""
-        above = f"{path_of(directory)}/"
-        return any(o.KIND == "copy" and path_of(o).startswith(above) for o in self._operations)
+        return path_of(directory) in self._above_copies
 
-    def inside(self, directory: Operation) -> Iterator[Operation]:
+    def inside(self, directory: Operation) -> list[Operation]:
         """The paths declared inside *directory*, and not inside another directory in it; what is
         inside another one in it of the same store, and in that store itself, counts as well.
         """
-        for operation in self._operations:
-            if hasattr(operation, "paths"):
-                continue
-            outer = self.outer(path_of(operation))
-            while (
-                outer is not None
-                and outer is not directory
-                and store_of(outer) == store_of(directory) == store_of(operation)
-            ):
-                outer = self.outer(path_of(outer))
-            if outer is directory:
-                yield operation
+        if self._inside is None:
+            self._inside = {}
+            for operation in self._operations:
+                if not hasattr(operation, "paths"):
+                    for path in self._insides(operation):
+                        self._inside.setdefault(path, []).append(operation)
+        return self._inside.get(path_of(directory), [])
+
+    def _insides(self, operation: Operation) -> Iterator[str]:
+        """The directories that *operation* is ``inside`` of."""
+        store = store_of(operation)
+        inner, outer = None, self.outer(path_of(operation))
+        while outer is not None and (inner is None or store_of(inner) == store_of(outer) == store):
+            yield path_of(outer)
+            inner, outer = outer, self.outer(path_of(outer))
+
+
+def _above(path: str) -> Iterator[str]:
+    """The directories that *path* is in, without ``/``."""
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def path_of(operation: Operation) -> str:

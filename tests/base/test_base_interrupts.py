@@ -46,6 +46,7 @@ def test_an_interruption_at_any_step_loses_no_base(based: Machine, verb: str) ->
     assert found["lost"] == [], done.stderr
     assert found["steps"] > 500
     assert found["interrupted"] > SAMPLE - 12
+    proof.record(f"interruption at a step: base {verb}", found["interrupted"])
 
 
 @pytest.mark.requires_program("strace")
@@ -83,6 +84,7 @@ def test_a_signal_at_any_rename_loses_no_base(based: Machine, tmp_path: Path, ve
         assert again.returncode == 0, again.stderr
         assert before <= bases(based), f"rename {number} of {renames}"
         assert based.strays() == []
+        proof.record(f"signal at a rename: base {verb}", 1)
 
 
 def bases(machine: Machine) -> set[str]:

@@ -182,3 +182,4 @@ def test_a_boot_is_attacked_by_a_process_exchanging_what_it_works_on(
     assert any(word.startswith(("seeded", "bound")) for word in outcomes), outcomes
     assert leaks.read_text() == ""
     assert [place.readable() for place in places] == [[], [], []]
+    proof.record("round with an attacker: boot", ROUNDS)

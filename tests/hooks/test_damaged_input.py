@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import odd_values
+import proof
 from ephemeroot import cli
 from ephemeroot.adopt import drop_in
 from ephemeroot.base import record as base_record
@@ -138,6 +139,7 @@ STRUCTURES = [
 
 
 def check_toml(content: bytes) -> None:
+    proof.record("document for a reader: configuration", 1)
     try:
         document, text = toml.parse(content)
     except toml.SyntaxMistake:
@@ -155,6 +157,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> MachineTree:
 def check_verbs(tree: MachineTree, content: bytes) -> None:
     """`check` and `plan` answer with a documented code, whatever the main file has."""
     signal.alarm(SECONDS)
+    proof.record("document for a reader: configuration", 1)
     (tree.path / MAIN).write_bytes(content)
     for verb in ("check", "plan"):
         assert cli.main([verb, "--root", str(tree.path)]) in CODES
@@ -246,6 +249,7 @@ def with_checksum(content: Any) -> bytes:
 
 
 def check_plan(raw: bytes, root: Path | None = None) -> None:
+    proof.record("document for a reader: plan", 1)
     found = answers(lambda: plans.parse(raw), Damaged)
     if isinstance(found, Plan):
         for operation in (*found.wipe, *found.persist):
@@ -406,6 +410,7 @@ def test_a_record_with_one_odd_value(form: Form, tmp_path: Path) -> None:
     form.read(tmp_path)
     table = list(odd_values.variants(form.sound))
     for content in sample(table, 200):
+        proof.record("document for a reader: records", 1)
         put(tmp_path, form.name, odd_values.write(content))
         answers(lambda: form.read(tmp_path), *form.errors)
 
@@ -421,6 +426,7 @@ def test_a_record_of_any_bytes(
     form: Form, content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.getbasetemp() / f"record{FORMS.index(form)}"
+    proof.record("document for a reader: records", 1)
     put(root, form.name, content)
     answers(lambda: form.read(root), *form.errors)
 

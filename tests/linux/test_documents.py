@@ -27,8 +27,25 @@ def test_writes_what_json_writes(value: object) -> None:
     assert documents.dump(value) == json.dumps(value, sort_keys=True).encode()
     compact = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     assert documents.dump(value, compact=True) == compact
-    assert documents.dump_indented(value) == json.dumps(value, sort_keys=True, indent=1).encode()
+    assert json.loads(documents.dump_lines(value)) == value
     assert documents.parse(documents.dump(value)) == value
+
+
+def test_a_report_has_a_line_for_each_operation() -> None:
+    operation = {"line": "bind /a", "result": "bound"}
+    document = {"wipe": {"operations": [operation, operation], "problems": []}, "version": 1}
+    assert documents.dump_lines(document).decode().splitlines() == [
+        "{",
+        ' "version": 1,',
+        ' "wipe": {',
+        '  "operations": [',
+        '   {"line": "bind /a", "result": "bound"},',
+        '   {"line": "bind /a", "result": "bound"}',
+        "  ],",
+        '  "problems": []',
+        " }",
+        "}",
+    ]
 
 
 DAMAGED = (
@@ -56,7 +73,7 @@ def test_reads_every_encoding_of_json(encoding: str) -> None:
 
 
 def test_refuses_what_it_cannot_write() -> None:
-    for write in (documents.dump, documents.dump_indented):
+    for write in (documents.dump, documents.dump_lines):
         with pytest.raises(TypeError, match="not JSON serializable"):
             write({"a": object()})
 
@@ -65,7 +82,7 @@ SOUND = """
 import sys
 from ephemeroot.linux import documents
 found = documents.parse(b'{"a": [1, 2.5, null, "x"]}')
-documents.dump(found), documents.dump_indented(found)
+documents.dump(found), documents.dump_lines(found)
 assert not {"json", "re"} & sys.modules.keys(), "json is imported"
 """
 BROKEN = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import proof
 from btrfs_image import NOON, Disk, Site, btrfsutil, fresh_disk, uuid
 from ephemeroot.linux import paths
 from ephemeroot.wipers import retire
@@ -17,7 +18,6 @@ from ephemeroot.wipers.btrfs import fresh, recovery, retirement, rotation
 from ephemeroot.wipers.names import Name
 from ephemeroot.wipers.overlay import uppers
 from interrupting import Interrupter
-from proof import sample
 
 pytestmark = pytest.mark.requires_loop
 
@@ -51,7 +51,7 @@ def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) ->
     site.live("content 0")
     assert interrupter.steps > 300
     now, interrupted = NOON + 2, 0
-    for step in sample(range(interrupter.steps), 100):
+    for step in proof.sample(range(interrupter.steps), 100):
         before = everything(site)
         content = f"content {step}"
         site.live(content)
@@ -73,6 +73,7 @@ def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) ->
         for name in site.old()[2:]:
             btrfsutil.delete_subvolume(str(site.old_roots / name))
     assert interrupted > 80
+    proof.record("interruption at a step: btrfs rotation", interrupted)
 
 
 def test_a_layer_that_is_interrupted_at_any_step_takes_no_other_with_it(disk: Disk) -> None:
@@ -109,3 +110,4 @@ def test_a_layer_that_is_interrupted_at_any_step_takes_no_other_with_it(disk: Di
         kept = [path / "file" for path in (folder / uppers.OLD).iterdir()]
         found = [path.read_text() for path in kept if path.exists()]
         assert f"content {step}" in found, f"step {step}: {place}"
+    proof.record("interruption at a step: overlay layer", steps)

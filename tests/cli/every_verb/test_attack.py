@@ -47,3 +47,4 @@ def test_user_gains_nothing_by_exchanging_what_root_works_on(
         assert attack.canaries(machine) == before
         assert attack.links(machine) == names
         assert attack.readable_secrets(machine) == ""
+        proof.record(f"round with an attacker: {' '.join(one.argvs[0][:2])}", rounds)

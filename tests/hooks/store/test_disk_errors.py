@@ -75,8 +75,10 @@ def at_each_change(run: Callable[[int], int], sample: int) -> None:
     """
     count = run(-1)
     assert count > sample
-    for at in proof.sample(range(count), sample):
+    chosen = proof.sample(range(count), sample)
+    for at in chosen:
         run(at)
+    proof.record("disk that fails before a change", len(chosen))
 
 
 # A store that takes no more

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts
 
 EVE = 4242
 MS_BIND, MNT_DETACH = 4096, 2
+RACES = "round with an attacker: boot, by threads"
 ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", proof.rounds(60, 1000)))
 
 
@@ -265,6 +266,7 @@ def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) ->
         attacker.join()
     assert attacker.swaps > ROUNDS, "the attacker had no chance: this proves nothing"
     victim.assert_untouched()
+    proof.record(RACES, ROUNDS)
 
 
 class Exchanger(threading.Thread):
@@ -306,6 +308,7 @@ def test_what_is_new_swapped_while_it_is_made(boot: Boot) -> None:
         exchanger.stop.set()
         exchanger.join()
         os.close(exchanger.home)
+    proof.record(RACES, ROUNDS)
 
 
 def test_hard_links_keep_what_they_link_to(boot: Boot) -> None:
@@ -428,3 +431,4 @@ def test_copies_swapped_while_they_are_copied(boot: Boot, victim: Victim) -> Non
             if "trap" not in path.parts and not path.parent.is_symlink():
                 assert path.read_text() != "secret"
     victim.assert_untouched()
+    proof.record(RACES, ROUNDS)

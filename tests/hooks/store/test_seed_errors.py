@@ -182,7 +182,8 @@ def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) ->
     assert any(not call.of_source for call in found)
     table = list(itertools.product(found, (*WHOLE, *SINGLE)))
     failures = []
-    for number, (call, error) in enumerate(proof.sample(table, 8, seed=user + len(kind))):
+    chosen = proof.sample(table, 8, seed=user + len(kind))
+    for number, (call, error) in enumerate(chosen):
         folder = tmp_path / str(number)
         lay_out(folder, kind, user)
         injection = f"inject={call.name}:error={error}:when={call.count}"
@@ -194,6 +195,7 @@ def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) ->
                      for problem in problems]  # fmt: skip
         shutil.rmtree(folder)
     assert not failures, f"{len(failures)}\n" + "\n".join(failures)
+    proof.record("an error of one system call: seeding by a boot", len(chosen))
 
 
 def test_what_is_beside_a_directory_that_could_not_be_made_stays_beside_it(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def test_a_kill_between_any_two_changes(laboratory: Laboratory) -> None:
         laboratory.forget()
     assert found == sorted(found)
     assert len(set(found)) > 2
+    proof.record("kill between two changes: seeding by a boot", len(found))
 
 
 def test_a_power_cut_once_there_is_a_machine_id(laboratory: Laboratory) -> None:
@@ -170,3 +171,4 @@ def test_a_power_cut_between_any_two_changes(laboratory: Laboratory) -> None:
         laboratory.forget()
     assert len(found) > proof.rounds(4, 30)
     assert max(found) > 1
+    proof.record("power cut between two changes: seeding by a boot", len(found))

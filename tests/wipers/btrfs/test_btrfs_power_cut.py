@@ -151,6 +151,7 @@ def test_a_kill_between_any_two_steps(disk: Disk, scenario: Scenario) -> None:
         scenario.judge_the_recovery(site)
         remove(site)
     assert cuts >= proof.rounds(4, 8)
+    proof.record("kill between two changes: btrfs rotation", cuts)
 
 
 @each_scenario
@@ -175,6 +176,7 @@ def test_a_kill_during_the_recovery_from_a_kill(disk: Disk, scenario: Scenario) 
         if not cut:
             break
     assert pairs >= proof.rounds(2, 10)
+    proof.record("kills during the recovery from a kill: btrfs rotation", pairs)
 
 
 def remove(site: Site) -> None:
@@ -225,6 +227,7 @@ def test_a_power_cut_between_any_two_steps(
             scenario.judge_the_recovery(survivor)
         copy.unlink()
     assert cuts >= proof.rounds(2, 8)
+    proof.record("power cut between two changes: btrfs rotation", cuts)
 
 
 def test_a_boot_complete_root_stays_so(tmp_path: Path) -> None:
