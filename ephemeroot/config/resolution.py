@@ -6,6 +6,7 @@ Declarations are ordered, compared and refused by the path that this gives; ``/s
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,40 @@ have a link beside it (systemd.exec(5)).
 """
 
 
+class Held:
+    """Keeps the last directory open: paths that are declared together have the same parent."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._fd = -1
+        self._error = 0
+
+    def get(self, key: object, opened: Callable[[], int]) -> int:
+        """The directory of *key*, which *opened* opens if it is not the last one.
+
+        Raises ``OSError`` where *opened* does, or did for this *key*.
+        """
+        if key != self._key:
+            self.close()
+            self._key = key
+            try:
+                self._fd = opened()
+            except OSError as error:
+                self._error = error.errno or errno.EIO
+                raise
+        if self._fd < 0:
+            raise OSError(self._error, os.strerror(self._error))
+        return self._fd
+
+    def close(self) -> None:
+        """Close the directory."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._key, self._fd = None, -1
+
+    __del__ = close
+
+
 class Roots:
     """The live root, which is the directory *live* here, and the root that the next boot makes.
 
@@ -48,6 +83,7 @@ class Roots:
         self.stores = stores
         self.kept = {path: path for path in kept}
         self._targets: dict[tuple[str, bool, int], str | None] = {}
+        self._last = Held()
 
     def resolve(self, path: str, *, follow_last: bool, live: bool = False) -> str:
         """*path* without symbolic links in the next root, or in the *live* one; what is missing
@@ -92,16 +128,12 @@ class Roots:
         cannot be seen.
         """
         directory, _, name = path.rpartition("/")
+        key = (directory, live, self.base, len(self.kept))
         try:
-            fd = self._open(directory or "/", live=live)
-        except OSError:
-            return None
-        try:
+            fd = self._last.get(key, lambda: self._open(directory or "/", live=live))
             return question(fd, name)
         except OSError:
             return None
-        finally:
-            os.close(fd)
 
     def _open(self, directory: str, *, live: bool) -> int:
         shown = directory if live or self.base is None else self._kept(directory)

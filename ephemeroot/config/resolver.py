@@ -8,7 +8,7 @@ from dataclasses import replace
 from ephemeroot.config import sources
 from ephemeroot.config.declared import OURS, WELL_KNOWN, Declared, Home, Owner, Wanted
 from ephemeroot.config.model import Configuration, Entry, Origin, StoreEntry, UserEntry
-from ephemeroot.config.resolution import Roots
+from ephemeroot.config.resolution import Held, Roots
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
 from ephemeroot.config.syntax.settings import Binding, DirectoryOptions, Options, Permissions
@@ -44,6 +44,7 @@ class Resolver:
         problems: list[Problem],
         roots: Roots | None = None,
     ) -> None:
+        self._top = Held()
         self.config = config
         self.machine = machine
         self.accounts = machine.accounts
@@ -126,7 +127,7 @@ class Resolver:
         if entry.options.method == "overlay":  # the base is below it
             return path if os.path.ismount(self.machine.show(path)) else ""
         for name in (entry.path, path):
-            if _has(self.machine.show(store), name):
+            if self._has(self.machine.show(store), name):
                 return f"{store.rstrip('/')}{name}"
         seeded = entry.options.initial == "previous" and os.path.isdir(self.machine.show(path))
         return path if seeded else ""
@@ -137,11 +138,21 @@ class Resolver:
         """
         used = self.applied.get((store, place)) or self.applied.get((store, live))
         for older in (used, written[1:], live[1:]):
-            if older and _has(self.machine.show(store), older):
+            if older and self._has(self.machine.show(store), older):
                 return older
         if used and entry.options.method == "copy" and os.path.lexists(self.machine.show(live)):
             return used  # where it is copied back to
         return place[1:]
+
+    def _has(self, store: str, path: str) -> bool:
+        """Whether the directory *store* has *path*, as the boot looks for it: through no link."""
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            top = self._top.get(store, lambda: os.open(store, flags))
+            os.close(paths.open_beneath(top, path, os.O_PATH | os.O_NOFOLLOW))
+        except OSError:
+            return False
+        return True
 
     def _people(self) -> list[str]:
         return [user.name for user in self.accounts.users.values() if user.uid in _PEOPLE]
@@ -150,7 +161,7 @@ class Resolver:
         place = self._resolve(entry.path)
         home = self.homes.get(place) if entry.is_directory else None
         mode = WELL_KNOWN.get(entry.path, 0o755)
-        if any(place == f"{path}/{name}" for path in self.homes for name in _PRIVATE):
+        if any(place.endswith(f"/{n}") and place[: -len(n) - 1] in self.homes for n in _PRIVATE):
             mode = 0o700
         default = Owner(home.user, home.group, 0o700) if home else Owner(0, 0, mode)
         self._entry(store, entry, entry.path, default, store.binding)
@@ -262,21 +273,6 @@ def _applied(machine: Machine) -> dict[tuple[str, str], str]:
         for operation in plan.persist
         if isinstance(operation, Persisted)
     }
-
-
-def _has(store: str, path: str) -> bool:
-    """Whether the directory *store* has *path*, as the boot looks for it: through no link."""
-    try:
-        top = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        os.close(paths.open_beneath(top, path, os.O_PATH | os.O_NOFOLLOW))
-    except OSError:
-        return False
-    finally:
-        os.close(top)
-    return True
 
 
 def _peoples_homes(accounts: Accounts) -> list[Home]:

@@ -227,11 +227,11 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # What a stage loads lives until its end: to look through it for garbage finds none. What a
-    # large tree leaves behind is still collected.
+    # Everything that a stage loads is in use until its end, so a search for garbage costs time and
+    # frees no memory. The garbage of a large tree is still collected.
     gc.set_threshold(100_000)
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Without taking the interpreter to pieces, which takes as long as a wipe of an empty root.
+    # The interpreter is not taken apart first: that takes longer than most operations.
     _exit(status)

@@ -49,6 +49,13 @@ def users(tree: MachineTree, count: int) -> None:
         for n in range(count)))  # fmt: skip
 
 
+def directories_and_homes(tree: MachineTree, count: int) -> None:
+    users(tree, count)
+    listed = "".join(f'  "/srv/d{number % 7}/e{number}",\n' for number in range(count))
+    text = (tree.path / MAIN).read_text()
+    tree.write(MAIN, text.replace('"/var/log"', f'"/var/log",\n{listed}'))
+
+
 def fstab(tree: MachineTree, count: int) -> None:
     mounts = "".join(f"LABEL=m{number} /mnt/{number} ext4 noauto 0 0\n" for number in range(count))
     tree.write("etc/fstab", FSTAB + mounts)
@@ -71,7 +78,9 @@ def calls(function: Callable[[], object]) -> int:
     return counted
 
 
-@pytest.mark.parametrize("grow", [directories, files, volumes, drop_ins, users, fstab])
+@pytest.mark.parametrize(
+    "grow", [directories, files, volumes, drop_ins, users, directories_and_homes, fstab]
+)
 def test_no_pair_of_declarations_is_compared(
     grow: Callable[[MachineTree, int], None], tmp_path: Path
 ) -> None:

@@ -138,7 +138,7 @@ def test_what_it_depends_on(wheel: Path) -> None:
 
 def test_entry_points(wheel: Path) -> None:
     lines = metadata(wheel, "entry_points.txt").splitlines()
-    assert "ephemeroot = ephemeroot.cli:main" in lines
+    assert "ephemeroot = ephemeroot.cli:program" in lines
     assert "[ephemeroot.wipers]" in lines
     assert "btrfs = ephemeroot.wipers.btrfs:Btrfs" in lines
 
