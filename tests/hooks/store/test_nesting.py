@@ -50,15 +50,10 @@ def test_paths_inside_each_directory(data: st.DataObject) -> None:
     paths = data.draw(
         st.lists(names.map(lambda parts: "/" + "/".join(parts)), unique=True, max_size=12)
     )
-    size = {"min_size": len(paths), "max_size": len(paths)}
-    plan = [
-        *operations(
-            paths,
-            data.draw(st.lists(st.integers(0, 3), **size)),
-            data.draw(st.lists(st.booleans(), **size)),
-        ),
-        Hide(paths=["/a"]),
-    ]
+    count = len(paths)
+    kinds = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    stores = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    plan = [*operations(paths, kinds, stores), Hide(paths=["/a"])]
     nesting = Nesting(plan)
     for directory in plan:
         if directory.KIND in (BIND, OVERLAY):
