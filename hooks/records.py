@@ -99,6 +99,25 @@ def write(top: int, path: str, content: bytes) -> None:
         os.close(parent)
 
 
+def overwrite(top: int, path: str, content: bytes) -> None:
+    """Write *content* over the record *path*, in the blocks that it has: for a full filesystem.
+
+    A power cut meanwhile leaves a record that cannot be read. Raises ``OSError``: ENOSPC if the
+    blocks are too few.
+    """
+    fd = paths.open_beneath(top, path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        room = -(-status.st_size // status.st_blksize) * status.st_blksize
+        if len(content) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        paths.write_whole(fd, content)
+        os.ftruncate(fd, len(content))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def remove(top: int, path: str) -> None:
     """Remove the record *path*, durably; one that is missing is fine."""
     try:

@@ -6,6 +6,8 @@ says what the boot before used, for that may have been the installed root, or a 
 
 from __future__ import annotations
 
+import errno
+
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import records
 from ephemeroot.hooks.records import STATE
@@ -101,15 +103,39 @@ def remember(stage: Stage) -> None:
         known = systems.get(stage.plan.system, [])
         if known[:1] == [used]:
             continue
-        systems[stage.plan.system] = [used, *known][:_MOST]
-        content = {"version": VERSION, "systems": systems}
+        systems[stage.plan.system] = own = [used, *known][:_MOST]
         try:
-            records.write(store, RECORD, documents.dump(content) + b"\n")
+            _write(store, systems, own)
         except OSError as error:
             stage.report.problem(
                 f"{path}: cannot record which root this boot uses: {error.strerror}",
                 level=WARNING,
             )
+
+
+def _write(store: int, systems: dict[str, Boots], own: Boots) -> None:
+    """Write the record. In a full store it is written over the last one, without the oldest boots
+    in *own* if it does not fit: the next boot must not seed from the root that the last record
+    names. Raises ``OSError``.
+    """
+    try:
+        records.write(store, RECORD, _content(systems))
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = error
+    while own:
+        try:
+            records.overwrite(store, RECORD, _content(systems))
+            return
+        except OSError:
+            own.pop()
+    raise full
+
+
+def _content(systems: dict[str, Boots]) -> bytes:
+    return documents.dump({"version": VERSION, "systems": systems}) + b"\n"
 
 
 def _used(stage: Stage) -> dict[str, dict[str, str]] | None:

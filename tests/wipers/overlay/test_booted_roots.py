@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
 from layered_machine import KEPT, STORE, LayeredMachine, layered_machine, two_disks
-from overlay_machine import DAY, NOON, InstalledRoot, overlay_machine
+from overlay_machine import DAY, NOON, InstalledRoot, fill, overlay_machine
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 
@@ -61,6 +62,24 @@ def test_second_kept_boot_seeds_from_the_installed_root_itself(tmp_path: Path) -
         machine.persist = [ETC, declared(0)]
         assert machine.boot(KEPT) == [0, 0]
         assert (machine.store / "etc/new0").read_text() == "made in the first kept boot"
+
+
+@pytest.mark.parametrize("before", proof.sample([1, 2, 12], 1))
+def test_kept_boot_of_a_full_store_is_the_previous_one(tmp_path: Path, before: int) -> None:
+    """The record of it is written over the last one, whose blocks the store has."""
+    with layered_machine(tmp_path) as machine:
+        for number in range(before):
+            machine.boot(complete=number == 0)
+            (machine.root / "etc/new0").write_text("an edit that is thrown away")
+        filling = [*fill(machine.disks.volume), *machine.disks.volume.glob("fill-*")]
+        assert machine.boot(KEPT) == [0, 0]
+        (machine.root / "etc/new0").write_text("by the administrator")
+        machine.power_off()
+        subprocess.run(["rm", "-r", "-f", *filling], check=True)
+        machine.persist = [ETC, declared(0)]
+        machine.generation = 2
+        assert machine.boot() == [0, 0]
+        assert (machine.root / "etc/new0").read_text() == "by the administrator"
 
 
 BOOTS = {"layer": "", "kept": KEPT, "cut": ""}
