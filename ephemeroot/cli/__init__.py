@@ -136,7 +136,7 @@ def _complain_as_json(error: EphemerootError) -> None:
 
 def _run(words: Sequence[str]) -> int:
     if words[:1] == ["help"]:
-        words = [*words[1:], "--help"]
+        words = [*(word for word in words[1:] if word != "help"), "--help"]
     try:
         found = arguments.parser().parse_args(words)
     except SystemExit as exit_:  # --help and --version

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, "the stores")
     parser.add_argument(
-        "what",
+        "request",
         nargs="?",
         choices=(requests.KEEP, requests.WIPE, requests.ROOT),
         help="keep the root, wipe it as usual, or make it a copy of an old root; without it, show "
@@ -60,14 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> Request | None:
-    if arguments.clear and arguments.what:
+    if arguments.clear and arguments.request:
         raise Misconfigured("--clear removes a request; it cannot be combined with a new one")
-    if (arguments.what == requests.ROOT) != bool(arguments.old_root):
+    if (arguments.request == requests.ROOT) != bool(arguments.old_root):
         raise Misconfigured(
             "only 'next-boot root' takes the name of an old root",
             "list the names with 'ephemeroot roots list'",
         )
-    return Request(arguments.what, arguments.old_root) if arguments.what else None
+    return Request(arguments.request, arguments.old_root) if arguments.request else None
 
 
 def _stores(root: str) -> list[Path]:

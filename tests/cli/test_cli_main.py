@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,41 @@ def test_a_mistyped_verb_gets_a_suggestion(verb: str, capsys: pytest.CaptureFixt
     assert f"did you mean {verb}? see 'ephemeroot --help'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("change", [str.upper, str.title, lambda verb: verb[:-1]])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in PLUMBING])
+def test_a_verb_in_capitals_or_cut_off_gets_a_suggestion(
+    verb: str, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([change(verb)]) == 2
+    assert f"did you mean {verb}? see 'ephemeroot --help'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["hlep"], "did you mean help? see 'ephemeroot --help'"),
+        (["next"], "did you mean next-boot? see 'ephemeroot --help'"),
+        (["re"], "see 'ephemeroot --help'"),  # several
+        (["next-boot", "rot"], "did you mean root? see 'ephemeroot next-boot --help'"),
+        (["check", "json"], "did you mean --json? see 'ephemeroot check --help'"),
+        # Options that do not exist, and none that is like them.
+        (["roots", "list", "--all"], "see 'ephemeroot roots list --help'"),
+        (["diff", "--since=1"], "see 'ephemeroot diff --help'"),
+        (["check", "-V"], "see 'ephemeroot check --help'"),
+        (["check", "-"], "see 'ephemeroot check --help'"),
+        (["check", "--", "--"], "see 'ephemeroot check --help'"),
+        (["check", ""], "see 'ephemeroot check --help'"),
+    ],
+)
+def test_what_is_unlike_gets_no_suggestion(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"\n  hint: {hint}\n" in said
+    assert "what '" not in said
+
+
 @pytest.mark.parametrize("verb", PLUMBING)
 def test_a_hidden_verb_is_no_suggestion(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"{verb}x"]) == 2
@@ -112,6 +148,8 @@ def test_help_of_a_verb_has_two_ways(capsys: pytest.CaptureFixture[str]) -> None
         assert main([*words, "--help"]) == 0
         assert one == capsys.readouterr().out
         assert one.startswith(f"usage: {' '.join(['ephemeroot', *words])}")
+        assert main(["help", "help", *words]) == 0
+        assert one == capsys.readouterr().out
 
 
 def imported(*words: str) -> set[str]:

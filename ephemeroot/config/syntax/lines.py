@@ -14,7 +14,7 @@ KeyPath = tuple[str | int, ...]
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_STRINGS = (
+STRINGS = (
     re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}', re.DOTALL),
     re.compile(r"'''.*?'{3,5}", re.DOTALL),
     re.compile(r'"(?:[^"\\\n]|\\.)*"'),
@@ -125,7 +125,7 @@ class _Walk:
         self.position += 1
 
     def _string(self) -> str:
-        for pattern in _STRINGS:
+        for pattern in STRINGS:
             if pattern.match(self.text, self.position):
                 return self._take(pattern)
         raise AssertionError("the document was not valid TOML")

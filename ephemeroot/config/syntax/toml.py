@@ -11,6 +11,7 @@ import re
 import tomllib
 from typing import Any
 
+from ephemeroot.config.syntax import lines
 from ephemeroot.config.syntax.problem import Mistake
 
 LARGEST = 1 << 20
@@ -20,6 +21,26 @@ _PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 # A key of more parts than DEEPEST, for which tomllib takes quadratic time and memory.
 _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{DEEPEST},}}")
+# As many digits as int() takes at least (sys.int_info).
+_LONG_NUMBER = re.compile(r"[0-9](?:_?[0-9]){639}")
+_TUPLE = re.compile(r"\('(.+?)',?\)")
+
+# What the reasons of tomllib begin with, and what helps against them.
+_HINTS = (
+    ("Cannot declare", "write each table once"),
+    ("Cannot overwrite", "write each key once"),
+    ("Cannot mutate", "write each table once"),
+    ("Cannot", "write each key and each table once"),
+    ("Invalid value", 'text stands in quotes: key = "value"'),
+    ("Unclosed array", "close the list with ]"),
+    ("Unclosed inline table", "close the table with }, on the same line"),
+    ("Unterminated string", "close the text with the quote that it begins with"),
+    ("Illegal character", "close the text with the quote that it begins with"),
+    ("Unescaped '\\'", "write a backslash as \\\\, or the text in single quotes"),
+    ("Expected newline", "write one statement a line; comments begin with #"),
+    ("Expected", "a line is key = value or [table]; comments begin with #"),
+    ("Invalid", "a line is key = value or [table]; comments begin with #"),
+)
 
 
 class SyntaxMistake(Mistake):
@@ -43,6 +64,12 @@ def parse(content: bytes) -> tuple[dict[str, Any], str]:
                 1,
                 "save it as UTF-8 without a mark (BOM)",
             )
+    if (null := content.find(b"\0")) >= 0:
+        raise SyntaxMistake(
+            "contains NUL bytes",
+            content.count(b"\n", 0, null) + 1,
+            "save it as UTF-8 (UTF-16 and an interrupted write contain NUL bytes)",
+        )
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -53,36 +80,59 @@ def parse(content: bytes) -> tuple[dict[str, Any], str]:
     try:
         document = tomllib.loads(text)
     except RecursionError:
-        raise _too_deep() from None
-    except ValueError as error:  # TOMLDecodeError, and of int() for more than 4,300 digits
-        at = _PLACE.search(str(error))
-        place: int | None = None
-        if at and at[1]:
-            place = int(at[1])
-        elif isinstance(error, tomllib.TOMLDecodeError):
-            place = text.rstrip().count("\n") + 1
-        raise SyntaxMistake(f"is not valid TOML: {_PLACE.sub('', str(error))}", place) from None
-    _check(document)
+        raise _too_deep(_deep_line(text)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise _invalid(str(error), text) from None
+    except ValueError:  # of int()
+        found = _LONG_NUMBER.search(text)
+        raise _too_large(text.count("\n", 0, found.start()) + 1 if found else None) from None
+    _check(document, text)
     return document, text
 
 
-def _check(document: dict[str, Any]) -> None:
+def _invalid(message: str, text: str) -> SyntaxMistake:
+    at = _PLACE.search(message)
+    line = int(at[1]) if at and at[1] else text.rstrip().count("\n") + 1
+    reason = _PLACE.sub("", message)
+    hint = next((hint for begin, hint in _HINTS if reason.startswith(begin)), "")
+    shown = _TUPLE.sub(lambda keys: f"`{keys[1].replace(chr(39) + ', ' + chr(39), '.')}`", reason)
+    return SyntaxMistake(f"is not valid TOML: {shown}", line, hint or "see 'man ephemeroot.toml'")
+
+
+def _check(document: dict[str, Any], text: str) -> None:
     """Raise ``SyntaxMistake`` for what is nested too deeply, and for numbers out of range."""
-    level: list[Any] = [document]
+    level: list[tuple[lines.KeyPath, Any]] = [((), document)]
     for _ in range(DEEPEST + 1):
-        inner: list[Any] = []
-        for value in level:
+        inner: list[tuple[lines.KeyPath, Any]] = []
+        for path, value in level:
             if isinstance(value, dict):
-                inner += value.values()
+                inner += (((*path, key), item) for key, item in value.items())
             elif isinstance(value, list):
-                inner += value
+                inner += (((*path, index), item) for index, item in enumerate(value))
             elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-                raise SyntaxMistake(
-                    "has a number that does not fit into 64 bits", hint="write a smaller number"
-                )
+                raise _too_large(lines.locate(text).get(path))
         level = inner
     if level:
-        raise _too_deep()
+        raise _too_deep(_deep_line(text) or lines.locate(text).get(level[0][0]))
+
+
+def _deep_line(text: str) -> int | None:
+    """The line on which a bracket is the first that is nested too deeply."""
+    # Compiled here: only a mistake costs it.
+    strings = (pattern.pattern for pattern in lines.STRINGS)
+    tokens = re.compile("|".join((r"#[^\n]*", *strings, r"[\[\]{}]")), re.DOTALL)
+    depth = 0
+    for found in tokens.finditer(text):
+        depth += (found[0] in "[{") - (found[0] in "]}")
+        if depth > DEEPEST:
+            return text.count("\n", 0, found.start()) + 1
+    return None
+
+
+def _too_large(line: int | None) -> SyntaxMistake:
+    return SyntaxMistake(
+        "has a number that does not fit into 64 bits", line, "write a smaller number"
+    )
 
 
 def _too_deep(line: int | None = None) -> SyntaxMistake:
