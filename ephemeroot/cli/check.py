@@ -26,6 +26,7 @@ from ephemeroot.image import age
 from ephemeroot.image.generators import installed
 from ephemeroot.init import boot_loader
 from ephemeroot.machine import python_modules
+from ephemeroot.machine.root import fstab_lines
 from ephemeroot.plan import applied
 from ephemeroot.plan.compile import compile_examination
 from ephemeroot.status import obstacles
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         *_obstacles(examination, plan),
         *_omissions(examination),
         *_missing_modules(examination),
+        *_missing_parts(examination, plan),
         *_boot_loader(examination),
         *_outdated(examination, plan),
     ])  # fmt: skip
@@ -120,6 +122,28 @@ def _missing_modules(examination: Examination) -> list[Problem]:
                     warning=not examination.machine.live,
                 )
     return list(found.values())
+
+
+def _missing_parts(examination: Examination, plan: Plan | None) -> list[Problem]:
+    """Parts of other packages without which an image cannot mount what it should."""
+    machine, wiping = examination.machine, examination.config.wiping
+    generator = None if machine.another else installed.on(machine.root)
+    if generator is None or wiping is None:
+        return []
+    types = {volume.type for volume in examination.volumes if volume.needed_for_boot}
+    if machine.root_mount is not None:
+        types.add(machine.root_mount.fstype)
+    else:
+        types |= {line.type for line in fstab_lines(machine)}
+    return [
+        Problem.at(
+            wiping.origin.place,
+            f"{one.reason}: an image without it cannot boot with this configuration",
+            one.command.removeprefix("# ") if one.command[0] == "#" else f"run '{one.command}'",
+            warning=not machine.live,
+        )
+        for one in generator.missing(machine.root, types, plan)
+    ]
 
 
 def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:

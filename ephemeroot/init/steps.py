@@ -23,6 +23,7 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
     found = [
         _modules(survey, layout),
         _generator(survey),
+        _parts(survey),
         *layout.prepare,
         *_boot_loader(survey),
         _configuration(),
@@ -64,6 +65,16 @@ def _generator(survey: Survey) -> Step | None:
     )
     title = f"An initramfs made by {wanted.NAME} ({made}):"
     return Step(title, (wanted.installation(survey.has),))
+
+
+def _parts(survey: Survey) -> Step | None:
+    """What the images need of other packages to mount the root."""
+    generator = survey.generator or installed.recommended()
+    found = generator.missing(survey.machine.root, {survey.type}, None)
+    if not found:
+        return None
+    commands = tuple(one.command for one in found)
+    return Step(f"What {generator.NAME} needs to mount a root on {survey.type}:", commands)
 
 
 def _modules(survey: Survey, layout: Layout) -> Step | None:

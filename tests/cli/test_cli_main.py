@@ -101,7 +101,7 @@ def test_a_verb_in_capitals_or_cut_off_gets_a_suggestion(
         (["check", ""], "see 'ephemeroot check --help'"),
     ],
 )
-def test_what_is_unlike_gets_no_suggestion(
+def test_only_similar_words_are_suggested(
     words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2

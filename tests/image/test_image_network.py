@@ -15,7 +15,7 @@ from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import assembly, contents, entry, nics, units, verification
 from ephemeroot.image.contents import Contents
-from ephemeroot.image.generators.dracut import generator as dracut
+from ephemeroot.image.generators.dracut import requirements as dracut
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from image_plans import bundled, plan, volume
 
@@ -115,7 +115,7 @@ def test_the_modules_of_a_version(kind: str, options: tuple[str, ...], expected:
 )
 def test_what_is_asked_of_dracut(made: Plan, expected: list[str]) -> None:
     assert any(isinstance(operation, Wipe) for operation in made.wipe)
-    assert dracut.modules(made) == expected
+    assert dracut.of_network(made) == expected
 
 
 def test_the_drivers_of_this_machine(tmp_path: Path) -> None:

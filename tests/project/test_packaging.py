@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,69 @@ def test_arch_it_says_that_nothing_has_changed() -> None:
     assert said.returncode == 0, said.stderr
     assert "Nothing has changed yet" in said.stdout
     assert "HOOKS" in said.stdout
+
+
+# The versions of Ubuntu 24.04 (noble) that ours are about: from package lists of machines with it,
+# as their owners have published them; of pyroute2 and pyudev, from packages.ubuntu.com.
+UBUNTU = {
+    "debhelper-compat": "13",  # of debhelper 13.14.1ubuntu5
+    "python3": "3.12.3-0ubuntu2",
+    "python3-btrfsutil": "6.6.3-1.1build2",
+    "python3-pyroute2": "0.7.11",
+    "python3-pyudev": "0.24.0",
+    "python3-setuptools": "68.1.2-2ubuntu1",
+}
+# In Debian's contrib, and so no more than a suggestion of a package for main (Policy 2.2.1).
+CONTRIB = {"python3-pyzfs", "zfs-dracut"}
+
+
+def relations(field: str) -> list[tuple[str, str, str]]:
+    """Package, operator and version of each relation of that field of debian/control."""
+    text = (PACKAGING / "debian/control").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    found = re.search(rf"^{field}:((?:.*\n(?: .*\n)*))", "\n".join(lines) + "\n", re.MULTILINE)
+    assert found is not None, field
+    words = [word.strip() for word in found[1].split(",")]
+    parsed = [re.fullmatch(r"([a-z0-9+.-]+)(?: \((\S+) (\S+)\))?", w) for w in words
+              if w and not w.startswith("$")]  # fmt: skip
+    assert all(parsed), words
+    return [(m[1], m[2] or "", m[3] or "") for m in parsed if m]
+
+
+def satisfies(version: str, operator: str, wanted: str) -> bool:
+    """By dpkg, on whose systems it is installed."""
+    operator = {"=": "eq", ">=": "ge"}[operator]
+    return subprocess.run(["dpkg", "--compare-versions", version, operator, wanted]).returncode == 0
+
+
+@pytest.mark.requires_program("dpkg")
+@pytest.mark.parametrize("field", ["Build-Depends", "Recommends", "Suggests"])
+def test_debian_every_version_that_is_asked_for_is_met_by_ubuntu_24_04(field: str) -> None:
+    for package, operator, wanted in relations(field):
+        if operator:
+            assert satisfies(UBUNTU[package], operator, wanted), package
+
+
+@pytest.mark.requires_program("dpkg")
+def test_debian_the_modules_and_the_backend_are_old_enough_for_ubuntu_24_04() -> None:
+    """dh_python3 makes the dependencies of pyproject.toml those of the package."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    wanted = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["btrfs"],
+        f"python{project['project']['requires-python']}",
+    ]
+    for one in wanted:
+        name, operator, version = re.split("(>=)", one)
+        package = "python3" if name == "python" else f"python3-{name}"
+        assert satisfies(UBUNTU[package], operator, version), one
+    (minimum,) = re.findall(r"^X-Python3-Version: >= (.+)$",
+                            (PACKAGING / "debian/control").read_text(), re.MULTILINE)  # fmt: skip
+    assert f">={minimum}" == project["project"]["requires-python"]
+
+
+def test_debian_recommends_only_packages_of_main() -> None:
+    recommended = {package for package, _, _ in relations("Recommends")}
+    assert recommended == {"dracut", "python3-btrfsutil"}
+    assert {package for package, _, _ in relations("Suggests")} >= CONTRIB

@@ -11,7 +11,7 @@ import argparse
 import glob
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,6 +142,16 @@ class Omission:
     hint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A part of a generator's that other projects package: what it is for, and the command that
+    installs it, or a comment.
+    """
+
+    reason: str
+    command: str
+
+
 class Generator(ABC):
     """An initramfs generator."""
 
@@ -217,6 +227,13 @@ class Generator(ABC):
     def omissions(self, root: Path) -> list[Omission]:
         """Settings below *root* that keep its module, which is installed, out of its images."""
         del root
+        return []
+
+    def missing(self, root: str, types: Collection[str], plan: Plan | None) -> list[Missing]:
+        """What the system below *root* lacks so that its images can mount filesystems of those
+        *types* (the root's, and of the volumes needed for boot) and set up the network of *plan*.
+        """
+        del root, types, plan
         return []
 
     def declare(self, parser: argparse.ArgumentParser) -> None:

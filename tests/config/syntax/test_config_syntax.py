@@ -31,7 +31,7 @@ INVALID = [
     "key = yes", "key =", "key", "= 1", "key = 1 2", "key = 'a", 'key = "a', 'key = "\\q"',
     "key = [1", "key = { a = 1", "[table", "[[table]", "[a]\n[b]\n[a]", "key = 1\nkey = 2",
     "a.b = 1\na = 2", "a = { b = 1 }\na.c = 2", "key = 1.", "key = 2026-13-01", "key = 'a\x01'",
-    "a = 1\n[[root.a]]", "ключ = 1", "a: 1", "key = 1; other = 2", "key = """ + '"""', "key = [1 2]",
+    "a = 1\n[[root.a]]", "ключ = 1", "a: 1", "key = 1; other = 2", 'key = """', "key = [1 2]",
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_a_number_out_of_range_is_reported_with_its_line(text: str, name: str) -
 
 
 @pytest.mark.parametrize(("text", "name"), NESTED, ids=[name for _, name in NESTED])
-def test_what_is_nested_too_deeply_is_reported_with_its_line(text: str, name: str) -> None:
+def test_nesting_too_deep_is_reported_with_its_line(text: str, name: str) -> None:
     found = mistake((BEFORE + text + "\nlast = 1\n").encode())
     assert found.reason == f"is nested more than {toml.DEEPEST} levels deep"
     assert found.line == 3 + text.count("\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.image import block_devices, data, installation, nics
+from ephemeroot.image import block_devices, data, installation
 from ephemeroot.image.generators import contract
-from ephemeroot.image.generators.dracut import images
+from ephemeroot.image.generators.dracut import images, requirements
 from ephemeroot.image.generators.dracut.target import DRACUT, DracutTarget
 from ephemeroot.image.installation import Item
 from ephemeroot.image.units import SYSTEMD
@@ -72,6 +72,12 @@ class Dracut(contract.Generator):
         found = [image.path for image in images.images(root)[0]]
         return found + [p for kernel in images.kernels(root) for p in images.unified(root, kernel)]
 
+    def missing(
+        self, root: str, types: Collection[str], plan: Plan | None
+    ) -> list[contract.Missing]:
+        """Modules of OpenZFS, and of dracut's own package for the network."""
+        return list(requirements.missing(root, types, plan))
+
     def declare(self, parser: argparse.ArgumentParser) -> None:
         """The options that module-setup.sh and our dracut.conf use."""
         parser.add_argument(
@@ -102,16 +108,9 @@ class Dracut(contract.Generator):
         if arguments.devices:
             return block_devices.of(plan) if plan else []
         if arguments.dracut_modules:
-            return modules(plan) if plan else []
+            return requirements.of_network(plan) if plan else []
         return None
 
     def target(self, arguments: argparse.Namespace) -> DracutTarget:
         """By ``--init`` and ``--initqueue``."""
         return DracutTarget(arguments.init, initqueue=arguments.initqueue)
-
-
-def modules(plan: Plan) -> list[str]:
-    """The modules of dracut that an image with this plan builds on."""
-    if not nics.is_needed(plan):
-        return []
-    return ["kernel-network-modules"] if nics.is_static(plan) else ["network"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from ephemeroot.hooks.plan import Plan
 from ephemeroot.image import data, installation
 from ephemeroot.image.generators import contract
 from ephemeroot.image.generators.mkinitcpio import configuration, presets
@@ -60,6 +62,17 @@ class Mkinitcpio(contract.Generator):
     def omissions(self, root: Path) -> list[contract.Omission]:
         """HOOKS without our hook."""
         return configuration.omissions(root, presets.presets(root)[0])
+
+    def missing(
+        self, root: str, types: Collection[str], plan: Plan | None
+    ) -> list[contract.Missing]:
+        """The hook of OpenZFS, which the archives of archzfs have."""
+        del plan
+        places = (f"{root}{_INITCPIO}/install/{name}" for name in ("zfs", "sd-zfs"))
+        if "zfs" not in types or any(os.path.lexists(place) for place in places):
+            return []
+        reason = "mkinitcpio's hook zfs is not installed"
+        return [contract.Missing(reason, "# install zfs-utils (archzfs)")]
 
     def declare(self, parser: argparse.ArgumentParser) -> None:
         """The options that its install hook uses."""
