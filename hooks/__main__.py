@@ -2,9 +2,8 @@
 
 The exit code tells the unit or the shell hook what to do: 0 continue; 10 continue, something was
 reported; 11 continue, another root than the plan's boots and nothing was done to it; 12 continue,
-the
-layer above the installed root is in memory, for none could be made where it belongs; 71 reboot; 72
-power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
+the layer above the installed root is in memory, for none could be made where it belongs; 71 reboot;
+72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
 Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
 program could decide nothing: then the policy that was baked into the image decides. 1 is
 no decision either: the interpreter ends so when it cannot even find its own library.

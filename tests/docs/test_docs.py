@@ -126,6 +126,45 @@ def test_finds_a_link_to_an_anchor_that_is_missing(tmp_path: Path) -> None:
     assert anchors(document) == {"one", "two-3-four"}
 
 
+# What a path of the checkout begins with; NAME stands for the name of something new.
+FOLDERS = {path.name for path in CHECKOUT.iterdir() if path.is_dir()}
+PYTHON = ("ephemeroot", "hooks", "wipers", "tests", "vm-tests", "tools")
+
+
+def named_files(document: Path) -> set[str]:
+    """The paths in the checkout, and the names of Python files, that *document* names."""
+    found = set()
+    for quoted_ in re.findall(r"`([^`\n]+)`", prose(document)):
+        for word in quoted_.split():
+            name = word.partition("::")[0].rstrip(".,;")
+            if re.fullmatch(r"[\w.-]+(/[\w.*-]+)*/?", name) and "NAME" not in name:
+                first, slash, _ = name.partition("/")
+                if (slash and first in FOLDERS) or name.endswith(".py"):
+                    found.add(name)
+    return found
+
+
+def exists(name: str) -> bool:
+    """A path in the checkout, or in one of the packages; of a Python file also the end of one."""
+    places = ["", "ephemeroot/", "hooks/", "wipers/"]
+    if name.endswith(".py"):
+        places += [f"{folder}/**/" for folder in PYTHON]
+    return any(any(CHECKOUT.glob(f"{place}{name.rstrip('/')}")) for place in places)
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/design.md", "docs/testing.md"])
+def test_files_that_it_names_exist(document: str) -> None:
+    names = named_files(CHECKOUT / document)
+    assert len(names) > 10
+    assert {name for name in names if not exists(name)} == set()
+
+
+def test_finds_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "x.md").write_text("`tests/docs/test_docs.py`, `kinds.py`, `hooks/twins.py`\n")
+    names = named_files(tmp_path / "x.md")
+    assert {name for name in names if not exists(name)} == {"hooks/twins.py"}
+
+
 def test_the_readme_leads_to_all() -> None:
     led = set(re.findall(r"\(docs/([a-z-]+\.md)\)", (CHECKOUT / "README.md").read_text()))
     assert led == {path.name for path in CHECKOUT.glob("docs/*.md")}
