@@ -73,7 +73,7 @@ proof:  ## everything in full: whole tables, matrices, all systems; takes hours 
 	@tools/setup vm
 	@mkdir -p build && : >$(FIGURES)
 	EPHEMEROOT_PROOF=1 EPHEMEROOT_FIGURES=$(FIGURES) $(PYTEST) tests $(SPREAD)
-	EPHEMEROOT_FIGURES=$(FIGURES) $(MAKE) --no-print-directory attack
+	EPHEMEROOT_FIGURES=$(FIGURES) $(MAKE) --no-print-directory attack fuzz
 	EPHEMEROOT_PROOF=1 EPHEMEROOT_FIGURES=$(FIGURES) $(PYTEST) vm-tests $(MACHINES)
 	@tools/figures $(FIGURES)
 
@@ -88,6 +88,12 @@ attack:  ## a user who exchanges what root works on, ROUNDS=2000 a verb; hostile
 	EPHEMEROOT_ROUNDS=$(ROUNDS) $(PYTEST) tests/cli/every_verb/test_attack.py \
 	  tests/hooks/test_attack_boot.py tests/hooks/store/test_hostile_store.py \
 	  -k 'exchanging or swapped'
+
+.PHONY: fuzz
+fuzz:  ## a million inputs for each reader of a file that may be damaged, led by coverage
+	@tools/setup test
+	@.venv/bin/pip --quiet install --group fuzz
+	@tools/fuzz
 
 .PHONY: vm
 vm:  ## a shell in a virtual machine; ARGS='--fresh' for a new disk, ARGS=--help for more

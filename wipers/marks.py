@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 
+from ephemeroot.linux import digits
+
 NEW = "new"
 BOOT_COMPLETE = "boot-complete"
 UNMARKED = ""
@@ -70,8 +72,8 @@ def mark_boot_complete(fd: int, owner: str) -> bool:
 
 def made(fd: int) -> float | None:
     """When the open root *fd* was made, in seconds since 1970, if ``set_made`` said so."""
-    text = _get(fd, _MADE)
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
+    number = digits.number(_get(fd, _MADE), 11)
+    return None if number is None else float(number)
 
 
 def set_made(fd: int, now: float) -> None:
@@ -97,8 +99,7 @@ def serial(fd: int) -> int:
     """The number of the open root *fd*, or the last one given in the open directory *fd* of all
     roots; 0 without one.
     """
-    text = _get(fd, _SERIAL).partition(" ")[0]
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+    return digits.number(_get(fd, _SERIAL).partition(" ")[0], 15) or 0
 
 
 def set_serial(fd: int, number: int) -> None:
@@ -108,8 +109,7 @@ def set_serial(fd: int, number: int) -> None:
 
 def seen(old_roots: int) -> int:
     """The latest time, in seconds since 1970, that a synchronised clock showed; else 0."""
-    text = _get(old_roots, _SEEN)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
+    return digits.number(_get(old_roots, _SEEN), 11) or 0
 
 
 def set_seen(old_roots: int, now: int) -> None:

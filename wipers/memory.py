@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ephemeroot.linux import digits
 from ephemeroot.wipers.contract import Finding
 
 SMALLEST = 1 << 20
@@ -16,12 +17,13 @@ _HINT = 'write a size such as "2G" or "50%"'
 def size_findings(size: object) -> list[Finding]:
     """Sizes that the kernel takes for no limit at all (mm/shmem.c), or that no system fits into."""
     text = str(size).rstrip("%")
-    if size is None or not text.isdigit():
+    number = digits.number(text)
+    if number is None:
         return []
-    if int(text) == 0:
+    if number == 0:
         reason = "0 removes the limit: files in the root can use up all memory"
         return [Finding("size", reason, _HINT)]
-    if text == size and int(text) < SMALLEST:
+    if text == size and number < SMALLEST:
         reason = f"a root of {size} bytes has no room for a running system"
         return [Finding("size", reason, _HINT)]
     return []

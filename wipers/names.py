@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 
+from ephemeroot.linux import digits
+
 LATEST = 253402300799
 """9999-12-31T23:59:59Z: the last second that a name can hold, in seconds since 1970."""
 
@@ -89,8 +91,10 @@ def parse(text: str) -> Name | None:
         return None
     parts = rest.split(".") if rest else []
     number = 1
-    if parts and parts[0].isascii() and parts[0].isdigit():
-        number = int(parts.pop(0)) if len(parts[0]) <= 9 else 0
+    counted = digits.number(parts[0], 9) if parts else None
+    if counted is not None:
+        number = counted
+        del parts[0]
     flags = dict.fromkeys(parts, True)
     if not flags.keys() <= {"unsynced", "unused", "keep"}:
         return None
@@ -137,9 +141,10 @@ def _numbers(fields: list[str], widths: tuple[tuple[int, int], ...]) -> int | No
         return None
     numbers = []
     for field, (least, most) in zip(fields, widths, strict=True):
-        if not (field.isascii() and field.isdigit() and least <= len(field) <= most):
+        number = digits.number(field, most)
+        if number is None or len(field) < least:
             return None
-        numbers.append(int(field))
+        numbers.append(number)
     return _seconds(*numbers)
 
 

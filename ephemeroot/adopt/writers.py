@@ -11,6 +11,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot.linux import digits
+
 PROC = Path("/proc")
 
 _FLAGS = re.compile(r"^flags:\s*([0-7]+)$", re.MULTILINE)
@@ -35,11 +37,12 @@ def below(path: str) -> list[Writer]:
     """The processes that have a regular file at or below *path* open for writing."""
     found = []
     for folder in sorted(PROC.iterdir(), key=lambda folder: folder.name):
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+        number = digits.number(folder.name)
+        if number is None or number == os.getpid():
             continue
         opened = _opened(folder, path)
         if opened:
-            found.append(Writer(int(folder.name), _name(folder), _unit(folder), opened))
+            found.append(Writer(number, _name(folder), _unit(folder), opened))
     return found
 
 

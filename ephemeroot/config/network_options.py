@@ -10,6 +10,7 @@ import re
 
 from ephemeroot.config.model import Volume
 from ephemeroot.config.syntax.problem import Mistake, Problem
+from ephemeroot.linux import digits
 from ephemeroot.machine import files, fstab
 from ephemeroot.machine.facts import Machine
 
@@ -72,7 +73,8 @@ def _check_numbers(options: list[str], type_: str) -> None:
         if not equals or (key not in _PORTS and not (type_ in NFS and key in _NUMBERS)):
             continue
         least, most = _NUMBERS.get(key, (0, _LAST_PORT))
-        if given.isascii() and given.isdigit() and least <= int(given) <= most:
+        number = digits.number(given)
+        if number is not None and least <= number <= most:
             continue
         if key in _PORTS:
             raise Mistake(f"{key}={given} is not a port", "write a number from 1 to 65535")
@@ -204,7 +206,7 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
         raise Mistake("the user name for the server is missing", 'add "guest", or "username=…"')
     for name in ("uid", "gid"):
         value = fstab.option(options, name)
-        if value is not None and not value.isdigit():
+        if value is not None and digits.number(value, 10) is None:
             raise Mistake(f"{name}={value} is not a number", "the kernel accepts only numbers")
     if not values & {"uid", "gid", "file_mode", "dir_mode"}:
         problems.append(

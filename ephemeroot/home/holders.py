@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ephemeroot.linux import paths
+from ephemeroot.linux import digits, paths
 
 PROC = "/proc"
 
@@ -29,7 +29,8 @@ def of(point: str) -> list[Holder]:
     Others' processes show nothing to a user, nor do one's own setuid ones.
     """
     found = []
-    for pid in sorted(int(name) for name in paths.names(PROC) if name.isdigit()):
+    numbers = (digits.number(name) for name in paths.names(PROC))
+    for pid in sorted(number for number in numbers if number is not None):
         how = next(_uses(f"{PROC}/{pid}", point), None)
         if how is not None:
             found.append(Holder(pid, _name(pid), how))

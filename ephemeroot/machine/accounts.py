@@ -12,6 +12,7 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ephemeroot.linux import digits
 from ephemeroot.machine import files
 
 # Where distributions keep the accounts that belong to the base, after /etc.
@@ -43,12 +44,12 @@ class Accounts:
         groups: dict[str, int] = {}
         for directory in _PLACES:
             for fields in _lines(root, f"{directory}/passwd", 7, unread):
-                if fields[2].isdigit() and fields[3].isdigit():
-                    user = User(fields[0], int(fields[2]), int(fields[3]), fields[5])
-                    users.setdefault(user.name, user)
+                uid, gid = _number(fields[2]), _number(fields[3])
+                if uid is not None and gid is not None:
+                    users.setdefault(fields[0], User(fields[0], uid, gid, fields[5]))
             for fields in _lines(root, f"{directory}/group", 4, unread):
-                if fields[2].isdigit():
-                    groups.setdefault(fields[0], int(fields[2]))
+                if (gid := _number(fields[2])) is not None:
+                    groups.setdefault(fields[0], gid)
         return cls(users, groups, ask=root == "/")
 
     def user(self, name: str) -> User | None:
@@ -91,11 +92,9 @@ class Accounts:
 
 
 def _number(name: str) -> int | None:
-    """Digits that are nobody's name are a number, as chown(1) has it."""
-    if not (name.isascii() and name.isdigit()):
-        return None
-    number = int(name)
-    return number if number < 2**32 - 1 else None
+    """*name* as an id; ``None`` if it is not one. -1 is "no id" to the kernel (chown(2))."""
+    number = digits.number(name, 10)
+    return number if number is not None and number < 2**32 - 1 else None
 
 
 def _lines(root: str, path: str, fields: int, unread: list[files.File] | None) -> list[list[str]]:

@@ -13,7 +13,7 @@ import time
 
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks.operation import Operation, field
-from ephemeroot.linux import mounts
+from ephemeroot.linux import digits, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def port(options: list[str], kind: str) -> int | None:
         return None
     if kind == "nfs" and values.get("vers", values.get("nfsvers", "")).startswith("3"):
         return None  # the port mapper knows which; the kernel asks it
-    given = values.get("port", "")
-    return int(given) if given.isdigit() and given != "0" else _PORTS[kind]
+    return digits.number(values.get("port", "")) or _PORTS[kind]
 
 
 def mount(kind: str, source: str, options: list[str], point: str, timeout: int) -> None:

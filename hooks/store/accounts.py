@@ -12,7 +12,7 @@ import os
 import stat
 
 from ephemeroot.hooks import limits, records, tree
-from ephemeroot.linux import immutable, paths
+from ephemeroot.linux import digits, immutable, paths
 
 PASSWD, GROUP, SHADOW, GSHADOW = "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"
 
@@ -214,8 +214,9 @@ def _numbers(content: bytes) -> set[int | None]:
     for line in content.split(b"\n"):
         fields = line.split(b":")
         text = fields[_NUMBER].strip().lstrip(b"+0") if len(fields) > _NUMBER else b""
-        if len(fields) > _NUMBER and len(text) <= 10 and (text.isdigit() or not text):
-            found.add(int(text or b"0"))
+        if len(fields) > _NUMBER:
+            found.add(digits.number(text, 10) if text else 0)
+    found.discard(None)
     return found
 
 
@@ -228,9 +229,7 @@ def _is_name(name: bytes) -> bool:
 def _number(fields: list[bytes], place: int = _NUMBER) -> int | None:
     """The number in a line's fields, ``None`` if it is not written as programs write it."""
     text = fields[place]
-    if not text.isdigit() or len(text) > 10 or (text[:1] == b"0" and text != b"0"):
-        return None
-    return int(text)
+    return None if text[:1] == b"0" and text != b"0" else digits.number(text, 10)
 
 
 def _is_system(number: int | None) -> bool:

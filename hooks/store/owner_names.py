@@ -14,7 +14,7 @@ import stat
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.report import WARNING
-from ephemeroot.linux import paths
+from ephemeroot.linux import digits, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +46,12 @@ class Names:
             for place in _PLACES:
                 for line in _read(root, f"{place}/{file}").split("\n"):
                     parts = line.split(":")
-                    if len(parts) == fields and parts[2].isdigit() and parts[0][:1] not in "#+-":
-                        self.names.setdefault((kind, int(parts[2])), parts[0])
-                        self.numbers.setdefault((kind, parts[0]), int(parts[2]))
+                    if len(parts) != fields or parts[0][:1] in "#+-":
+                        continue
+                    number = digits.number(parts[2], 10)
+                    if number is not None:
+                        self.names.setdefault((kind, number), parts[0])
+                        self.numbers.setdefault((kind, parts[0]), number)
 
 
 class Moved:
@@ -142,9 +145,10 @@ def _check_store(
 def _recorded(store: int) -> dict[tuple[str, str], tuple[int, str]]:
     fields = records.read_usable(store, RECORD).split(b"\0")
     found = {}
-    for path, kind, number, name in zip(*(iter(fields[:-1]),) * 4, strict=False):
-        if number.isdigit():
-            found[os.fsdecode(path), os.fsdecode(kind)] = (int(number), os.fsdecode(name))
+    for path, kind, text, name in zip(*(iter(fields[:-1]),) * 4, strict=False):
+        number = digits.number(text, 10)
+        if number is not None:
+            found[os.fsdecode(path), os.fsdecode(kind)] = (number, os.fsdecode(name))
     return found
 
 

@@ -7,7 +7,7 @@ installed root boots, and in between layers may be in memory. The boots themselv
 
 from __future__ import annotations
 
-from ephemeroot.linux import devices
+from ephemeroot.linux import devices, digits
 from ephemeroot.wipers import marks
 
 TYPE_CHECKING = False
@@ -65,8 +65,7 @@ def is_installed(root: dict[str, str], device: str) -> bool:
 
 
 def _serial(identity: str) -> int:
-    text = identity.partition(" ")[0]
-    return int(text) if text.isdigit() else 0
+    return digits.number(identity.partition(" ")[0]) or 0
 
 
 def _complete(layers: Uppers, history: UpperHistory) -> dict[str, OldRoot | None]:

@@ -11,6 +11,7 @@ from ephemeroot.config.declared import Declared
 from ephemeroot.config.model import Configuration, Volume, Wiping
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
+from ephemeroot.linux import digits
 from ephemeroot.machine.facts import Machine
 
 _TOGETHER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
@@ -75,9 +76,10 @@ def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Proble
     size = wiping.settings.get("size")
     if wiping.plugin is None or not wiping.plugin.wiper.EPHEMERAL or not machine.memory:
         return
-    if isinstance(size, str) and size.isdigit() and int(size) > machine.memory:
+    number = digits.number(size) if isinstance(size, str) else None
+    if number is not None and number > machine.memory:
         reason = (
-            f"size is {int(size) >> 20} MiB, this machine has {machine.memory >> 20} MiB of memory"
+            f"size is {number >> 20} MiB, this machine has {machine.memory >> 20} MiB of memory"
         )
         hint = 'use a part of the memory: "50%"'
         problems.append(Problem.at(wiping.origin.of("size"), reason, hint, warning=True))

@@ -21,20 +21,21 @@ _WHAT = {"r": 0o444, "w": 0o222, "x": 0o111, "s": 0o6000, "t": 0o1000}
 _EXECUTE = 0o111
 _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))*(?:[-+=][0-7]{1,4})?)")
 _ACTION = re.compile(r"([-+=])([ugo]|[0-7]+|[rwxXst]*)")
+_DIGITS = re.compile(r"[0-9]+")
 _OCTAL = re.compile(r"[0-7]{3,4}")
 _HINT = 'write "0750", or "u=rwx,g=rx,o=" as chmod reads it'
 
 
 def parse(text: str, *, directory: bool) -> int:
     """Return the mode that *text* gives a new directory or file. Raises ``Mistake``."""
-    if text.isascii() and text.isdigit():
+    if _DIGITS.fullmatch(text):
         if not _OCTAL.fullmatch(text):
             raise Mistake(f"{text!r} is not a mode of three or four octal digits", _HINT)
         return int(text, 8)
     mode = DIRECTORY if directory else FILE
     for clause in text.split(","):
         found = _CLAUSE.fullmatch(clause)
-        if found is None or not found[2] or (found[1] and found[2][-1].isdigit()):
+        if found is None or not found[2] or (found[1] and found[2][-1] in "01234567"):
             raise Mistake(f"{text!r} is not a mode", _HINT)
         affected = 0
         for who in found[1]:
@@ -47,7 +48,7 @@ def parse(text: str, *, directory: bool) -> int:
 def _apply(mode: int, affected: int, operator: str, what: str, *, directory: bool) -> int:
     """One action of one clause, as GNU's ``mode_adjust`` does it (gnulib, modechange.c)."""
     value = 0
-    if what.isdigit():
+    if _DIGITS.fullmatch(what):
         value = int(what, 8)
         affected = mentioned = _ALL
     elif what in ("u", "g", "o"):
