@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ephemeroot.linux import paths
+from ephemeroot.linux import digits, paths
 
 
 class Mount:
@@ -102,7 +102,8 @@ def everywhere() -> list[str]:
     """The text of mountinfo in each mount namespace, each namespace once."""
     texts = []
     namespaces: set[str] = set()
-    for process in ["self", *filter(str.isdigit, paths.names("/proc"))]:
+    numbered = [name for name in paths.names("/proc") if digits.number(name) is not None]
+    for process in ["self", *numbered]:
         try:
             namespace = os.readlink(f"/proc/{process}/ns/mnt")
             if namespace in namespaces:

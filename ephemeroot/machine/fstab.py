@@ -106,13 +106,16 @@ def parse(text: str) -> list[FstabLine]:
         fields = [unescape(field) for field in line.split()]
         if len(fields) < 2 or fields[0].startswith("#") or not fields[1].startswith("/"):
             continue
+        device = fields[0].replace('"', "")
+        if not device:
+            continue
         point = "/" + "/".join(part for part in fields[1].split("/") if part)
         type_ = fields[2] if len(fields) > 2 else "auto"
         options = fields[3] if len(fields) > 3 else "defaults"
         split = tuple(option for option in options.split(",") if option)
-        found.append(FstabLine(fields[0].replace('"', ""), point, type_, split, number))
+        found.append(FstabLine(device, point, type_, split, number))
     return found
 
 
 def _escape(field: str) -> str:
-    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in field)
+    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\#" else c for c in field)
