@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ephemeroot.linux import digits
+from ephemeroot.linux import values
 
 NEW = "new"
 BOOT_COMPLETE = "boot-complete"
@@ -72,7 +72,7 @@ def mark_boot_complete(fd: int, owner: str) -> bool:
 
 def made(fd: int) -> float | None:
     """When the open root *fd* was made, in seconds since 1970, if ``set_made`` said so."""
-    number = digits.number(_get(fd, _MADE), 11)
+    number = values.number(_get(fd, _MADE), 11)
     return None if number is None else float(number)
 
 
@@ -99,7 +99,7 @@ def serial(fd: int) -> int:
     """The number of the open root *fd*, or the last one given in the open directory *fd* of all
     roots; 0 without one.
     """
-    return digits.number(_get(fd, _SERIAL).partition(" ")[0], 15) or 0
+    return values.number(_get(fd, _SERIAL).partition(" ")[0], 15) or 0
 
 
 def set_serial(fd: int, number: int) -> None:
@@ -109,7 +109,7 @@ def set_serial(fd: int, number: int) -> None:
 
 def seen(old_roots: int) -> int:
     """The latest time, in seconds since 1970, that a synchronised clock showed; else 0."""
-    return digits.number(_get(old_roots, _SEEN), 11) or 0
+    return values.number(_get(old_roots, _SEEN), 11) or 0
 
 
 def set_seen(old_roots: int, now: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ephemeroot.linux import digits
+from ephemeroot.linux import values
 from ephemeroot.wipers.contract import Finding
 
 SMALLEST = 1 << 20
@@ -17,7 +17,7 @@ _HINT = 'write a size such as "2G" or "50%"'
 def size_findings(size: object) -> list[Finding]:
     """Sizes that the kernel takes for no limit at all (mm/shmem.c), or that no system fits into."""
     text = str(size).rstrip("%")
-    number = digits.number(text)
+    number = values.number(text)
     if number is None:
         return []
     if number == 0:

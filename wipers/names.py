@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from ephemeroot.linux import digits
+from ephemeroot.linux import values
 
 LATEST = 253402300799
 """9999-12-31T23:59:59Z: the last second that a name can hold, in seconds since 1970."""
@@ -91,7 +91,7 @@ def parse(text: str) -> Name | None:
         return None
     parts = rest.split(".") if rest else []
     number = 1
-    counted = digits.number(parts[0], 9) if parts else None
+    counted = values.number(parts[0], 9) if parts else None
     if counted is not None:
         number = counted
         del parts[0]
@@ -141,7 +141,7 @@ def _numbers(fields: list[str], widths: tuple[tuple[int, int], ...]) -> int | No
         return None
     numbers = []
     for field, (least, most) in zip(fields, widths, strict=True):
-        number = digits.number(field, most)
+        number = values.number(field, most)
         if number is None or len(field) < least:
             return None
         numbers.append(number)

@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeroot.linux import digits
+from ephemeroot.linux import values
 
 PROC = Path("/proc")
 
@@ -37,7 +37,7 @@ def below(path: str) -> list[Writer]:
     """The processes that have a regular file at or below *path* open for writing."""
     found = []
     for folder in sorted(PROC.iterdir(), key=lambda folder: folder.name):
-        number = digits.number(folder.name)
+        number = values.number(folder.name)
         if number is None or number == os.getpid():
             continue
         opened = _opened(folder, path)

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from ephemeroot import __version__
 from ephemeroot.cli import output, verbs
 from ephemeroot.errors import Misconfigured
-from ephemeroot.linux import digits
 
 # argparse looks for a translation of each of its texts, in several files that do not exist: 600
 # system calls of a verb where a language is set. It ships none, and this program speaks English.
@@ -105,8 +104,9 @@ class Help(argparse.HelpFormatter):
 
 def _columns() -> int:
     """The width of the terminal, found as ``shutil.get_terminal_size`` does."""
-    if given := digits.number(os.environ.get("COLUMNS", ""), 4):
-        return given
+    given = os.environ.get("COLUMNS", "")
+    if 0 < len(given) < 5 and given.isascii() and given.strip("0123456789") == "" and int(given):
+        return int(given)
     try:
         return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):

@@ -10,7 +10,7 @@ import re
 
 from ephemeroot.config.model import Volume
 from ephemeroot.config.syntax.problem import Mistake, Problem
-from ephemeroot.linux import digits
+from ephemeroot.linux import values
 from ephemeroot.machine import files, fstab
 from ephemeroot.machine.facts import Machine
 
@@ -73,7 +73,7 @@ def _check_numbers(options: list[str], type_: str) -> None:
         if not equals or (key not in _PORTS and not (type_ in NFS and key in _NUMBERS)):
             continue
         least, most = _NUMBERS.get(key, (0, _LAST_PORT))
-        number = digits.number(given)
+        number = values.number(given)
         if number is not None and least <= number <= most:
             continue
         if key in _PORTS:
@@ -193,8 +193,8 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
         raise Mistake(
             f"{volume.device!r} does not name a server", f"a {volume.type} device is //SERVER/SHARE"
         )
-    values = {o.partition("=")[0] for o in options}
-    if values & {"credentials", "cred"}:
+    keys = {o.partition("=")[0] for o in options}
+    if keys & {"credentials", "cred"}:
         raise Mistake(
             "a file with credentials is read by mount.cifs, which the initramfs does not have",
             "write username=… and password=… (only root can read the plan and the images), or use "
@@ -202,13 +202,13 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
         )
     if (fstab.option(options, "sec") or "").startswith("krb5"):
         raise Mistake("sec=krb5 needs a daemon, which the initramfs does not have", "use nfs4")
-    if not values & {"guest", "user", "username"}:
+    if not keys & {"guest", "user", "username"}:
         raise Mistake("the user name for the server is missing", 'add "guest", or "username=…"')
     for name in ("uid", "gid"):
         value = fstab.option(options, name)
-        if value is not None and digits.number(value, 10) is None:
+        if value is not None and values.number(value, 10) is None:
             raise Mistake(f"{name}={value} is not a number", "the kernel accepts only numbers")
-    if not values & {"uid", "gid", "file_mode", "dir_mode"}:
+    if not keys & {"uid", "gid", "file_mode", "dir_mode"}:
         problems.append(
             Problem.at(
                 volume.place,

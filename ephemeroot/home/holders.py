@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ephemeroot.linux import digits, paths
+from ephemeroot.linux import paths, values
 
 PROC = "/proc"
 
@@ -29,7 +29,7 @@ def of(point: str) -> list[Holder]:
     Others' processes show nothing to a user, nor do one's own setuid ones.
     """
     found = []
-    numbers = (digits.number(name) for name in paths.names(PROC))
+    numbers = (values.number(name) for name in paths.names(PROC))
     for pid in sorted(number for number in numbers if number is not None):
         how = next(_uses(f"{PROC}/{pid}", point), None)
         if how is not None:

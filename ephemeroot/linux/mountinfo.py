@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ephemeroot.linux import digits, paths
+from ephemeroot.linux import paths, values
 
 
 class Mount:
@@ -102,7 +102,7 @@ def everywhere() -> list[str]:
     """The text of mountinfo in each mount namespace, each namespace once."""
     texts = []
     namespaces: set[str] = set()
-    numbered = [name for name in paths.names("/proc") if digits.number(name) is not None]
+    numbered = [name for name in paths.names("/proc") if values.number(name) is not None]
     for process in ["self", *numbered]:
         try:
             namespace = os.readlink(f"/proc/{process}/ns/mnt")

@@ -12,7 +12,7 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ephemeroot.linux import digits
+from ephemeroot.linux import values
 from ephemeroot.machine import files
 
 # Where distributions keep the accounts that belong to the base, after /etc.
@@ -93,7 +93,7 @@ class Accounts:
 
 def _number(name: str) -> int | None:
     """*name* as an id; ``None`` if it is not one. -1 is "no id" to the kernel (chown(2))."""
-    number = digits.number(name, 10)
+    number = values.number(name, 10)
     return number if number is not None and number < 2**32 - 1 else None
 
 

@@ -16,7 +16,7 @@ from ephemeroot.base.inspection import module_names
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.image.generators import installed
 from ephemeroot.init import presets
-from ephemeroot.linux import devices, digits, mountinfo, mounts, paths, walk
+from ephemeroot.linux import devices, mountinfo, mounts, paths, values, walk
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 from ephemeroot.machine import fstab
 from ephemeroot.machine.accounts import Accounts
@@ -229,7 +229,7 @@ class Inspection:
         made = self.services.made_users()
         for name in sorted(then):
             user = self.services.user(name)
-            if not user or digits.number(user) is not None or "%" in user or user in made:
+            if not user or values.number(user) is not None or "%" in user or user in made:
                 continue
             if user not in self.accounts.users and not self.services.is_dynamic(name):
                 found.append(Finding(

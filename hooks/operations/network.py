@@ -13,7 +13,7 @@ import time
 
 from ephemeroot.errors import StoreMissing
 from ephemeroot.hooks.operation import Operation, field
-from ephemeroot.linux import digits, mounts
+from ephemeroot.linux import mounts, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,12 +96,12 @@ def is_secret(option: str) -> bool:
 
 def port(options: list[str], kind: str) -> int | None:
     """The TCP port to try; ``None`` where there is none to try (UDP, RDMA)."""
-    values = dict(o.partition("=")[::2] for o in options if "=" in o)
-    if kind in ("nfs", "nfs4") and values.get("proto", "tcp") not in ("tcp", "tcp6"):
+    given = dict(o.partition("=")[::2] for o in options if "=" in o)
+    if kind in ("nfs", "nfs4") and given.get("proto", "tcp") not in ("tcp", "tcp6"):
         return None
-    if kind == "nfs" and values.get("vers", values.get("nfsvers", "")).startswith("3"):
+    if kind == "nfs" and given.get("vers", given.get("nfsvers", "")).startswith("3"):
         return None  # the port mapper knows which; the kernel asks it
-    return digits.number(values.get("port", "")) or _PORTS[kind]
+    return values.number(given.get("port", "")) or _PORTS[kind]
 
 
 def mount(kind: str, source: str, options: list[str], point: str, timeout: int) -> None:

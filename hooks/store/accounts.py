@@ -12,7 +12,7 @@ import os
 import stat
 
 from ephemeroot.hooks import limits, records, tree
-from ephemeroot.linux import digits, immutable, paths
+from ephemeroot.linux import immutable, paths, values
 
 PASSWD, GROUP, SHADOW, GSHADOW = "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"
 
@@ -215,7 +215,7 @@ def _numbers(content: bytes) -> set[int | None]:
         fields = line.split(b":")
         text = fields[_NUMBER].strip().lstrip(b"+0") if len(fields) > _NUMBER else b""
         if len(fields) > _NUMBER:
-            found.add(digits.number(text, 10) if text else 0)
+            found.add(values.number(text, 10) if text else 0)
     found.discard(None)
     return found
 
@@ -229,7 +229,7 @@ def _is_name(name: bytes) -> bool:
 def _number(fields: list[bytes], place: int = _NUMBER) -> int | None:
     """The number in a line's fields, ``None`` if it is not written as programs write it."""
     text = fields[place]
-    return None if text[:1] == b"0" and text != b"0" else digits.number(text, 10)
+    return None if text[:1] == b"0" and text != b"0" else values.number(text, 10)
 
 
 def _is_system(number: int | None) -> bool:

@@ -14,7 +14,7 @@ import stat
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.report import WARNING
-from ephemeroot.linux import digits, paths
+from ephemeroot.linux import paths, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Names:
                     parts = line.split(":")
                     if len(parts) != fields or parts[0][:1] in "#+-":
                         continue
-                    number = digits.number(parts[2], 10)
+                    number = values.number(parts[2], 10)
                     if number is not None:
                         self.names.setdefault((kind, number), parts[0])
                         self.numbers.setdefault((kind, parts[0]), number)
@@ -146,7 +146,7 @@ def _recorded(store: int) -> dict[tuple[str, str], tuple[int, str]]:
     fields = records.read_usable(store, RECORD).split(b"\0")
     found = {}
     for path, kind, text, name in zip(*(iter(fields[:-1]),) * 4, strict=False):
-        number = digits.number(text, 10)
+        number = values.number(text, 10)
         if number is not None:
             found[os.fsdecode(path), os.fsdecode(kind)] = (number, os.fsdecode(name))
     return found

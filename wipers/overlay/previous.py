@@ -7,7 +7,7 @@ installed root boots, and in between layers may be in memory. The boots themselv
 
 from __future__ import annotations
 
-from ephemeroot.linux import devices, digits
+from ephemeroot.linux import devices, values
 from ephemeroot.wipers import marks
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ def is_installed(root: dict[str, str], device: str) -> bool:
 
 
 def _serial(identity: str) -> int:
-    return digits.number(identity.partition(" ")[0]) or 0
+    return values.number(identity.partition(" ")[0]) or 0
 
 
 def _complete(layers: Uppers, history: UpperHistory) -> dict[str, OldRoot | None]:

@@ -6,7 +6,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import digits, mountinfo, programs, shell
+from ephemeroot.linux import mountinfo, programs, shell, values
 from ephemeroot.wipers import oldroot, retention
 from ephemeroot.wipers.history import History, require_mountable
 from ephemeroot.wipers.oldroot import RETIRED, Facts, OldRoot
@@ -183,7 +183,7 @@ class DatasetHistory(History):
     def seen(self) -> int:
         found = self.container()
         text = found.own.get(_SEEN, "") if found is not None else ""
-        return digits.number(text, 11) or 0
+        return values.number(text, 11) or 0
 
     def record_seen(self, now: int) -> None:
         if self.container() is not None:

@@ -11,7 +11,7 @@ from ephemeroot.config.declared import Declared
 from ephemeroot.config.model import Configuration, Volume, Wiping
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.linux import digits
+from ephemeroot.linux import values
 from ephemeroot.machine.facts import Machine
 
 _TOGETHER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
@@ -76,7 +76,7 @@ def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Proble
     size = wiping.settings.get("size")
     if wiping.plugin is None or not wiping.plugin.wiper.EPHEMERAL or not machine.memory:
         return
-    number = digits.number(size) if isinstance(size, str) else None
+    number = values.number(size) if isinstance(size, str) else None
     if number is not None and number > machine.memory:
         reason = (
             f"size is {number >> 20} MiB, this machine has {machine.memory >> 20} MiB of memory"
