@@ -58,7 +58,7 @@ class Adopter:
         if not config.stores:
             raise Misconfigured("no store is declared", "run 'ephemeroot init' for a proposal")
         self.store = self._store(config, store)
-        everything = {self._resolved(self._clean(text)) for text in asked}
+        everything = {self._followed(self._clean(text)) for text in asked}
         wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
         declared = {d.live for d in self.before.declared}
         new = [self._declaration(path) for path in wanted if path not in declared]
@@ -93,11 +93,24 @@ class Adopter:
             ) from None
         return path
 
+    def _followed(self, path: str) -> str:
+        """As ``_resolved``; says what becomes of a link to a directory."""
+        resolved = self._resolved(path)
+        if resolved != path and self._is_link(path):
+            self.settled.append(
+                f"{path} is a link to the directory {resolved}, which is adopted; the link itself "
+                "persists only if the base has it"
+            )
+        return resolved
+
     def _resolved(self, path: str) -> str:
         """What the path leads to, as it is declared; a link that is not to a directory persists."""
-        follow = (self.root / path.lstrip("/")).is_dir()
         known = [store.path for store in self.before.config.stores]
-        return Roots(str(self.root), stores=known).resolve(path, follow_last=follow)
+        roots = Roots(str(self.root), stores=known)
+        followed = roots.resolve(path, follow_last=True)
+        if (self.root / followed.lstrip("/")).is_dir():
+            return followed
+        return roots.resolve(path, follow_last=False)
 
     def _is_settled(self, path: str, asked: set[str]) -> bool:
         """Whether it persists by something above it, or goes with it now."""

@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     root = Path(arguments.root)
     machine = Machine.of(arguments.root)
+    if "" in arguments.path:
+        raise Misconfigured("a path is empty", "name files or directories of the root")
     with lock.hold(root, "ephemeroot adopt", dry_run=arguments.dry_run):
         adopter = Adopter(
             root,

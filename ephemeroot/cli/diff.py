@@ -10,13 +10,15 @@ from pathlib import Path
 
 from ephemeroot import terminal
 from ephemeroot.cli import access, differences, output
+from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories, two_roots
 from ephemeroot.old_roots.comparison import Difference
 from ephemeroot.old_roots.histories import Keeper
 from ephemeroot.old_roots.in_effect import NotInEffect
 from ephemeroot.old_roots.two_roots import BASE, FRESH
-from ephemeroot.status import declared_paths, forgotten
+from ephemeroot.status import declared_paths, forgotten, unapplied
+from ephemeroot.status.unapplied import HINT
 
 MOST = 20
 
@@ -85,7 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     prefix = "" if keeper.target == "/" else keeper.target
     found = [dataclasses.replace(d, path=prefix + d.path) for d in found]
     stores = [store.path for store in plan.stores()]
-    declared = tuple(one.path for one in lost)
+    waiting = _unapplied(arguments.root, plan)
+    declared = (*(one.path for one in lost), *waiting)
     undeclared = [d for d in found if not _is_in(d.path, declared)]
     text = differences.lines(undeclared, stores[0]) if stores else []
     if arguments.json:
@@ -94,11 +97,22 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.writelines(line + "\n" for line in text)
     else:
         _show(arguments, keeper, which, found, text)
+        if pending := [one for one in waiting if any(_is_in(d.path, [one]) for d in found)]:
+            terminal.say()
+            terminal.say(f"declared but not applied ({HINT}): {', '.join(pending)}")
     if not arguments.json:
         declared_paths.warn(lost)
     for problem in problems:
         terminal.warning(problem, "skipped")
     return output.PARTLY if problems else 0
+
+
+def _unapplied(root: str, plan: Plan) -> list[str]:
+    """Declared paths that wait for ``apply``; none if this user may not read the configuration."""
+    try:
+        return unapplied.look(Path(root), plan).added
+    except PermissionError:
+        return []
 
 
 def _is_in(path: str, declared: Sequence[str]) -> bool:

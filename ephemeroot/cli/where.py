@@ -24,6 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0: it persists; 10: the next boot forgets it."""
     text = arguments.path
+    if not text:
+        raise Misconfigured("the path is empty", "name a file or directory, or . for this one")
     if arguments.root == "/" or text.startswith("/"):
         text = os.path.abspath(text)
     try:

@@ -126,9 +126,11 @@ class _Search:
                 persists=True, hint=f"declare it, or run '{_APPLY}' to forget it",
             )  # fmt: skip
         if planned is None:
+            kept = self._undeclared().persists
+            verdict = f", and {found.verdict}" if kept else ": the next boot forgets it"
             return found.decide(
-                "not-applied", "is declared but not applied: the next boot forgets it",
-                persists=False, hint=f"run '{_APPLY}'",
+                "not-applied", f"is declared but not applied{verdict}", persists=kept,
+                hint=f"run '{_APPLY}'",
             )  # fmt: skip
         lost = self._not_in_effect(declared)
         if lost:

@@ -161,6 +161,24 @@ def test_a_link_persists_as_a_link(
     capsys.readouterr()
 
 
+def test_a_link_to_a_directory_is_followed_and_named(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (machine.path / "etc/by-link").symlink_to("/srv/app")
+    assert adopt(machine, "--dry-run", "/etc/by-link") == 0
+    said = capsys.readouterr().out
+    assert "/etc/by-link is a link to the directory /srv/app, which is adopted" in said
+    assert "copy /srv/app into /persistent" in said
+    assert adopt(machine, "--dry-run", "/etc/by-link/deep") == 0
+    assert "is a link" not in capsys.readouterr().out
+
+
+def test_an_empty_path_is_refused(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+    assert adopt(machine, "/srv/app", "") == 2
+    assert "a path is empty" in capsys.readouterr().err
+    assert not (machine.path / DROP_IN).exists()
+
+
 def planned(machine: MachineTree) -> set[str]:
     plan = applied.load(machine.path)
     return set(plan.declared()) if plan is not None else set()

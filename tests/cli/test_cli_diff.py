@@ -13,6 +13,7 @@ import btrfsutil
 import pytest
 
 from living_machine import DAY, NOON, LivingMachine, living_machine
+from machine_tree import SOUND
 
 pytestmark = pytest.mark.requires_loop
 
@@ -144,6 +145,21 @@ def test_lines_for_the_configuration(machine: LivingMachine) -> None:
     assert "special" in done.stdout
     shown = machine.call("diff").stdout
     assert done.stdout in shown
+
+
+def test_declared_paths_that_wait_for_apply_are_not_proposed_again(machine: LivingMachine) -> None:
+    spoil(machine.root)
+    before = machine.call("diff", "--lines").stdout
+    assert '"/opt/app"' in before
+    configuration = machine.root / "etc/ephemeroot/ephemeroot.toml"
+    configuration.write_text(SOUND.replace('"/var/log"', '"/var/log", "/opt/app"'))
+    done = machine.call("diff")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "declared but not applied (run 'ephemeroot apply'): /etc/ephemeroot, /opt/app\n"
+        in done.stdout
+    )
+    assert '"/opt/app"' not in machine.call("diff", "--lines").stdout
 
 
 def test_how_it_is_shown(machine: LivingMachine) -> None:

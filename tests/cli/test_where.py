@@ -96,6 +96,14 @@ def test_a_machine_that_wipes_nothing(
 ) -> None:
     (tree.path / "etc/ephemeroot/plan.json").unlink()
     assert where(tree, "/srv/database", capsys)[0]["reason"] == "not-wiped"
+    for path, (_, _, stored) in CASES.items():
+        if stored is None:
+            continue
+        content, _ = where(tree, path, capsys)
+        assert (content["reason"], content["persists"]) == ("not-applied", True)
+        assert "persists: / is not made fresh at boot" in content["verdict"]
+        assert content["hint"] == "run 'ephemeroot apply'"
+        assert content["stored-as"] == stored
 
 
 def test_for_people(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +116,7 @@ def test_for_people(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> No
     tree.write("srv/a b", "x")
     assert main(["where", "/srv/a b", "--root", str(tree.path)]) == 10
     assert "hint: run 'ephemeroot adopt '/srv/a b'' to keep it" in capsys.readouterr().out
+    assert main(["where", "", "--root", str(tree.path)]) == 2
     assert main(["where", "/x\0", "--root", str(tree.path)]) == 2
     assert DEVICE
     assert os.path.isabs(tree.show())
