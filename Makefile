@@ -3,10 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-# One thing after the other, but for the parts of `make test`, which start a make for themselves.
-ifndef TOGETHER
 .NOTPARALLEL:
-endif
 
 PYTHON := .venv/bin/python -P
 PYTEST := .venv/bin/pytest
@@ -53,20 +50,9 @@ docs:  ## the documentation site with the manual, into build/site
 .PHONY: test
 test:  ## linters, types, layers, all that needs no machine, and the boots that guard the main job
 	@tools/minutes run 'set-up' tools/setup vm
-	@tools/minutes run 'the parts of make test, side by side' env -u MAKEFLAGS -u MAKELEVEL \
-	  $(MAKE) --no-print-directory --jobs=3 --output-sync=target TOGETHER=1 native guards linters
+	tools/minutes run 'linters, tests without a machine, and boots that guard the main job' \
+	  tools/side-by-side
 	$(PRINT_MINUTES)
-
-# One part waits (for a disk, for a machine, for the one processor that mypy uses) while another
-# works. The boots come first: they have limits of time. What a part prints comes at its end, but
-# for `native`, which takes longest: its `+` exempts it.
-.PHONY: native guards linters
-native:
-	+nice -n 5 tools/minutes run '  tests without a machine' $(PYTEST) tests $(SPREAD)
-guards:
-	tools/minutes run '  boots that guard the main job' $(PYTEST) vm-tests -m guard $(MACHINES)
-linters:
-	@nice -n 5 tools/minutes run '  linters and types' tools/lint
 
 .PHONY: proof
 proof:  ## everything in full: whole tables, matrices, all systems; takes hours (root)
