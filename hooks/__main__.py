@@ -114,10 +114,11 @@ def main(
     arguments: list[str], packed: Callable[[bytes], dict[str, object] | None] | None = None
 ) -> int:
     """Run one stage; return the exit code. *packed*: see ``plan.load``."""
+    paths.have_standard_streams()
     try:
         options = Options(arguments)
     except ValueError as error:
-        sys.stderr.write(f"ephemeroot: wrong usage: {error}\n{_USAGE}")
+        os.write(2, f"ephemeroot: wrong usage: {error}\n{_USAGE}".encode(errors="replace"))
         return USAGE
     line = (
         kernel_cmdline.read()

@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from ephemeroot import postponed
@@ -31,12 +32,30 @@ def program() -> NoReturn:
     registered with ``atexit`` run, and threads are waited for.
     """
     gc.set_threshold(100_000)
+    _have_standard_streams()
     code = main()
     if "threading" in sys.modules:
         sys.exit(code)
     atexit._run_exitfuncs()
-    sys.stderr.flush()
+    with suppress(OSError):  # its reader has gone
+        sys.stderr.flush()
     os._exit(code)
+
+
+def _have_standard_streams() -> None:
+    """Open /dev/null for each standard stream that this process was started without.
+
+    Or a file that a verb opens would get the number of one, and a message would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

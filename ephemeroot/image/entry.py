@@ -231,7 +231,10 @@ if __name__ == "__main__":
     # frees no memory. The garbage of a large tree is still collected.
     gc.set_threshold(100_000)
     status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError):  # it was closed from the start, or its reader has gone
+            continue
     # The interpreter is not taken apart first: that takes longer than most operations.
     _exit(status)

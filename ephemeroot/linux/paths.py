@@ -28,6 +28,18 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 
+def have_standard_streams() -> None:
+    """Open /dev/null for each standard stream that this process was started without.
+
+    Or the next file that is opened would get the number of one, and messages would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (
         ("flags", ctypes.c_uint64),

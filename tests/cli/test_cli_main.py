@@ -386,3 +386,17 @@ def test_no_colours_in_a_pipe(tree: MachineTree) -> None:
 def test_what_cannot_be_printed_is_escaped() -> None:
     text = os.fsdecode(b"a\xffb") + "\x1b[2J\n\u202ezoë"
     assert terminal.printable(text) == "a\\xffb\\x1b[2J\\n\\u202ezoë"
+
+
+@pytest.mark.parametrize("words", [["--version"], ["check", "--root", "ROOT"], ["nonsense"]])
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
+def test_a_standard_stream_may_be_closed(words: list[str], closed: str, tmp_path: Path) -> None:
+    MachineTree(tmp_path)
+    command = [PROGRAM, *(word.replace("ROOT", str(tmp_path)) for word in words)]
+    redirections = " ".join(f"{number}{'<' if number == '0' else '>'}&-" for number in closed)
+    shell = ["sh", "-c", f'exec "$@" {redirections}', "-"]
+    usual = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*shell, *command], capture_output=True, text=True)
+    assert done.returncode == usual.returncode
+    assert done.stdout == ("" if "1" in closed else usual.stdout)
+    assert done.stderr == ("" if "2" in closed else usual.stderr)

@@ -42,11 +42,11 @@ class Entry:
         (base / "target").mkdir()
 
     def __call__(
-        self, stage: str, cmdline: str = "", *words: str
+        self, stage: str, cmdline: str = "", *words: str, prefix: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                sys.executable, "-P", "-m", "ephemeroot.hooks", stage, "--plan", self.plan,
+                *prefix, sys.executable, "-P", "-m", "ephemeroot.hooks", stage, "--plan", self.plan,
                 "--target", self.base / "target", "--run", self.base / "run",
                 "--cmdline", cmdline, *words,
             ],
@@ -212,3 +212,17 @@ def test_a_clean_path_is_its_own_normal_form(text: str) -> None:
 def test_no_bytes_crash_the_reader(raw: bytes) -> None:
     with pytest.raises(Damaged):
         plans.parse(raw)
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
+def test_no_message_goes_into_a_file_where_a_standard_stream_is_closed(
+    entry: Entry, closed: str
+) -> None:
+    entry.plan.write_bytes(plan_without_its_store().dump())
+    redirections = " ".join(f"{number}{'<' if number == '0' else '>'}&-" for number in closed)
+    done = entry("wipe", "", prefix=("sh", "-c", f'exec "$@" {redirections}', "-"))
+    assert done.returncode == entry("wipe").returncode
+    assert entry.report()["wipe"]["problems"]
+    for path in entry.base.rglob("*"):
+        if path.is_file() and path != entry.plan:
+            assert "ephemeroot:" not in path.read_text().partition("{")[0], path
