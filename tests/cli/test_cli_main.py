@@ -392,7 +392,7 @@ def test_what_cannot_be_printed_is_escaped() -> None:
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
 def test_a_standard_stream_may_be_closed(words: list[str], closed: str, tmp_path: Path) -> None:
     MachineTree(tmp_path)
-    command = [PROGRAM, *(word.replace("ROOT", str(tmp_path)) for word in words)]
+    command = [str(PROGRAM), *(word.replace("ROOT", str(tmp_path)) for word in words)]
     redirections = " ".join(f"{number}{'<' if number == '0' else '>'}&-" for number in closed)
     shell = ["sh", "-c", f'exec "$@" {redirections}', "-"]
     usual = subprocess.run(command, capture_output=True, text=True)
