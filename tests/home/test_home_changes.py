@@ -1,6 +1,6 @@
 """Whatever is declared one after the other, and whatever the user does meanwhile: nothing that
 is not ours is ever touched, and what is ours comes and goes completely. With links only, which
-need no FUSE; the mount is in test_home.py.
+need no FUSE; the mounts are in test_home_mounts.py.
 """
 
 from __future__ import annotations

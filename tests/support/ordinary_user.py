@@ -66,6 +66,13 @@ echo ready
 exec sleep infinity
 """
 
+PLAIN = """
+[persistence."STORE"]
+directories = ["Downloads", { directory = ".local/share/Steam", method = "symlink" }]
+files = [".screenrc"]
+"""
+NOTHING = '[persistence."STORE"]\n'
+
 
 class OrdinaryUser:
     """The user ``talyz`` with an empty home and an empty store.
@@ -255,3 +262,8 @@ def readable_package(folder: Path) -> Path:
     """
     shutil.copytree(Path(ephemeroot.__path__[0]), folder)
     return folder
+
+
+def one(directory: str, *more: str) -> str:
+    """A configuration with that one directory, and more lines for its store."""
+    return "\n".join(['[persistence."STORE"]', f"directories = [{directory}]", *more])
