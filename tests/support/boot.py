@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,9 @@ def copy(path: str, **values: Any) -> Copy:
 
 def overlay(path: str, **values: Any) -> Overlay:
     return Overlay(path=path, store=STORE, source=path.lstrip("/"), **values)
+
+
+def owner_and_mode(path: Path) -> tuple[int, int, str]:
+    """Of the entry *path* itself; the mode in octal."""
+    status = path.lstat()
+    return status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode))
