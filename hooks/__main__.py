@@ -115,6 +115,7 @@ def main(
 ) -> int:
     """Run one stage; return the exit code. *packed*: see ``plan.load``."""
     paths.have_standard_streams()
+    os.umask(0o022)
     try:
         options = Options(arguments)
     except ValueError as error:

@@ -33,6 +33,10 @@ def program() -> NoReturn:
     """
     gc.set_threshold(100_000)
     _have_standard_streams()
+    if os.geteuid() == 0:
+        # All users may read the files of the system, and only root may write to them, also where
+        # root has another umask. sudo(8) does the same. Private files get their mode explicitly.
+        os.umask(0o022)
     code = main()
     if "threading" in sys.modules:
         sys.exit(code)
