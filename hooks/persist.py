@@ -11,6 +11,7 @@ from ephemeroot.hooks import limits, records, wipe
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.guards import generation, ownership
 from ephemeroot.hooks.omission import Allowance
+from ephemeroot.hooks.operations.labels import Label
 from ephemeroot.hooks.operations.network import Network
 from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.report import WARNING
@@ -67,6 +68,7 @@ def run(stage: Stage) -> str:
         copied.remember(stage)
         booted.remember(stage)
         _record_root(stage)
+        _label_records(stage)
     finally:
         if not writable:
             _make_read_only(stage)
@@ -117,6 +119,17 @@ def _record_root(stage: Stage) -> None:
         ownership.remember_mounted(stage)
     except OSError as error:
         stage.report.problem(f"cannot record which root this is: {error.strerror}", level=WARNING)
+
+
+def _label_records(stage: Stage) -> None:
+    """Without a label they are ``unlabeled_t``, which many programs must not read."""
+    try:
+        for operation in stage.plan.persist:
+            if isinstance(operation, Label):
+                operation.label_records(stage)
+    except (EphemerootError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        stage.report.problem(f"cannot label the records: {reason}", level=WARNING)
 
 
 def _record_plan(stage: Stage) -> None:

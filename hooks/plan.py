@@ -17,6 +17,7 @@ from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.labels import Label
 from ephemeroot.hooks.operations.machine_id import MachineId
 from ephemeroot.hooks.operations.network import Network
 from ephemeroot.hooks.operations.overlays import Overlay
@@ -47,7 +48,7 @@ POLICIES = {
 
 WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Network, MountVolume, Store, Wipe)}
 PERSIST_STAGE: dict[str, type[Operation]] = {
-    o.KIND: o for o in (Attach, Parent, Directory, File, Copy, Overlay, MachineId, Hide)
+    o.KIND: o for o in (Attach, Parent, Directory, File, Copy, Overlay, MachineId, Hide, Label)
 }
 
 

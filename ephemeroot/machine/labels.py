@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+import stat
+from functools import cached_property
+from pathlib import Path
 
 from ephemeroot.machine import files
+from ephemeroot.machine.file_contexts import FileContexts
+from ephemeroot.machine.libselinux import LibSelinux
 
-_FILES = ("file_contexts", "file_contexts.homedirs", "file_contexts.local")
+_RULES = ("file_contexts", "file_contexts.homedirs", "file_contexts.local")
 _SUBSTITUTIONS = ("file_contexts.subs_dist", "file_contexts.subs")
-_SPECIAL = re.compile(r"[.^$?*+|\[({]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """``stem`` is what every path that matches begins with."""
-
-    pattern: str
-    stem: str
-    exact: bool
-    label: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Labels:
-    """The labels of a policy for directories; without a policy nothing has one."""
+    """The labels of a policy; without a policy no path has one.
 
-    rules: tuple[_Rule, ...] = ()
-    substitutions: tuple[tuple[str, str], ...] = ()
+    *texts* are the policy's files by name. *folder* is where libselinux can read the same.
+    """
+
+    def __init__(self, texts: dict[str, str] | None = None, folder: Path | None = None) -> None:
+        self._texts = texts or {}
+        self._folder = folder
+        self._found: dict[tuple[str, int], str | None] = {}
 
     @classmethod
     def of(cls, root: str, unread: list[files.File] | None = None) -> Labels:
@@ -39,67 +35,55 @@ class Labels:
         policy = settings.get("SELINUXTYPE", "")
         if not policy or "/" in policy or settings.get("SELINUX", "disabled") == "disabled":
             return cls()
-        folder = f"/etc/selinux/{policy}/contexts/files"
-        texts = [files.read_text(root, f"{folder}/{name}", unread) or "" for name in _FILES]
-        pairs = [files.read_text(root, f"{folder}/{name}", unread) or "" for name in _SUBSTITUTIONS]
-        return cls(
-            tuple(_rules(line for text in texts for line in text.splitlines())),
-            tuple(
-                (words[0].rstrip("/"), words[1].rstrip("/"))
-                for text in pairs
-                for line in text.splitlines()
-                if len(words := line.split()) == 2 and not line.startswith("#")
-            ),
-        )
+        folder = f"etc/selinux/{policy}/contexts/files"
+        texts = {
+            name: files.read_text(root, f"/{folder}/{name}", unread) or ""
+            for name in (*_RULES, *_SUBSTITUTIONS)
+        }
+        place = Path(root) / folder
+        # The library follows links to where they lead on this machine.
+        inside = place.resolve() == Path(root).resolve() / folder
+        return cls(texts, place if inside else None)
+
+    def of_path(self, path: str, kind: int) -> str | None:
+        """The label of *path*, a file of the type *kind* (``stat.S_IFLNK``); ``None`` if the policy
+        has none for it.
+        """
+        if not any(self._texts.values()):
+            return None
+        key = (path, kind)
+        if key not in self._found:
+            self._found[key] = self._look_up(path, kind)
+        return self._found[key]
 
     def of_directory(self, path: str) -> str | None:
-        """The label of the directory *path*, ``None`` if the policy has none for it.
+        """The label of the directory *path*."""
+        return self.of_path(path, stat.S_IFDIR)
 
-        As libselinux looks it up: what is written without special characters first, then
-        the last rule that matches the whole path.
-        """
-        for alias, real in self.substitutions:
-            if path == alias or path.startswith(f"{alias}/"):
-                path = real + path[len(alias) :]
-                break
-        found = None
-        for rule in self.rules:
-            if found is not None and found.exact and not rule.exact:
-                continue
-            if not path.startswith(rule.stem):
-                continue
-            if rule.pattern == path if rule.exact else re.fullmatch(rule.pattern, path):
-                found = rule
-        return found.label if found else None
+    def _look_up(self, path: str, kind: int) -> str | None:
+        if self._library is not None:
+            try:
+                return self._library.look_up(path, kind)
+            except OSError:
+                pass  # one rule that it cannot use makes it give up
+        return self._rules.look_up(path, kind)
+
+    @cached_property
+    def _library(self) -> LibSelinux | None:
+        if self._folder is None:
+            return None
+        try:
+            return LibSelinux(self._folder / _RULES[0])
+        except OSError:
+            return None
+
+    @cached_property
+    def _rules(self) -> FileContexts:
+        texts = {name: os.fsencode(text) for name, text in self._texts.items()}
+        distribution, local = (texts.get(name, b"") for name in _SUBSTITUTIONS)
+        return FileContexts((texts.get(name, b"") for name in _RULES), distribution, local)
 
 
 def _settings(text: str) -> dict[str, str]:
     lines = [line.strip().partition("=") for line in text.splitlines()]
     return {key.strip(): value.strip() for key, _, value in lines if not key.startswith("#")}
-
-
-def _rules(lines: Iterable[str]) -> Iterable[_Rule]:
-    """The rules that can match a directory; a line that is not a rule is passed over."""
-    for line in lines:
-        words = line.split()
-        if len(words) not in (2, 3) or line.lstrip().startswith("#"):
-            continue
-        if len(words) == 3 and words[1] != "-d":
-            continue
-        pattern, label = words[0], None if words[-1] == "<<none>>" else words[-1]
-        plain = pattern.replace("\\.", "\0")
-        special = _SPECIAL.search(plain) or re.search(r"\\", plain)
-        if special is None:
-            path = plain.replace("\0", ".")
-            yield _Rule(path, path, True, label)
-            continue
-        try:
-            re.compile(pattern)
-        except re.error:
-            continue  # PCRE that Python's does not know
-        stem = plain[: special.start()].replace("\0", ".")
-        if "|" in plain:
-            stem = ""
-        elif plain[special.start()] in "?*{":
-            stem = stem[:-1]  # what is before it need not be there
-        yield _Rule(pattern, stem, False, label)

@@ -36,7 +36,7 @@ from ephemeroot.hooks.plan import Plan
 from ephemeroot.hooks.records import NO_MARKER
 from ephemeroot.linux import mounts
 from ephemeroot.machine.labels import Labels
-from ephemeroot.plan import identity
+from ephemeroot.plan import identity, labelled
 
 _NOT_A_ROOT: Mapping[str, str] = {}
 
@@ -194,6 +194,9 @@ def _persist_stage(examination: Examination) -> _Stage:
     for _, _, operation, place in sorted(steps, key=lambda s: (clean.components(s[0]), s[1])):
         stage.add(operation, place)
     _hide(examination, stage)
+    label = labelled.operation(examination)
+    if label is not None:
+        stage.add(label, Place("/etc/selinux/config"))
     return stage
 
 

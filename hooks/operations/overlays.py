@@ -28,6 +28,11 @@ _HELD = (
 )
 
 
+def work_name(source: str) -> str:
+    """The name of overlayfs's directory beside the upper directory *source* of a store."""
+    return f".ephemeroot-work-{crc32(os.fsencode(source)):08x}"
+
+
 class Overlay(Persisted):
     """Mount an overlay at ``path``: the store's ``source`` above, the root's below.
 
@@ -163,7 +168,7 @@ class Overlay(Persisted):
 
     def _open_work(self, store: int, parent: int) -> int:
         """overlayfs's own directory: root's, for it deletes in there what it finds."""
-        name = f".ephemeroot-work-{crc32(os.fsencode(self.source)):08x}"
+        name = work_name(self.source)
         if not tree.exists(parent, name):
             above = self.source.rpartition("/")[0]
             seed.make_directory(store, f"{above}/{name}".lstrip("/"), 0, 0, 0o700)

@@ -1,0 +1,43 @@
+"""The SELinux labels of all that a boot may make, from the policy of the machine."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+
+from ephemeroot.config.examination import Examination
+from ephemeroot.config.syntax import clean
+from ephemeroot.hooks.operations.labels import Label
+from ephemeroot.hooks.operations.overlays import work_name
+from ephemeroot.hooks.records import STATE
+from ephemeroot.wipers import skeleton
+
+
+def operation(examination: Examination) -> Label | None:
+    """The operation that labels what the boot made; ``None`` without a policy."""
+    labels = examination.machine.labels
+    records = labels.of_path(f"/{STATE}", stat.S_IFDIR)
+    declared = examination.declared
+    made = {f"/{name}" for name in skeleton.NAMES}
+    directories = {*made, "/", *(d.path for d in declared if d.is_directory)}
+    for path in (*(d.path for d in declared), *(v.mount_point for v in examination.volumes)):
+        directories.update(clean.parents(path))
+    directories.update(volume.mount_point for volume in examination.volumes)
+    for entry in declared:
+        if entry.options.method == "overlay":
+            above = entry.path.rpartition("/")[0]
+            work = f"{above}/{work_name(entry.path.lstrip('/'))}"
+            directories.update((work, f"{work}/work"))
+    files = {entry.path for entry in declared if not entry.is_directory}
+
+    def find(paths: Iterable[str], kind: int) -> dict[str, str]:
+        found = ((path, labels.of_path(path, kind)) for path in sorted(paths))
+        return {path: label for path, label in found if label is not None}
+
+    found = Label(
+        directories=find(directories, stat.S_IFDIR),
+        files=find(files, stat.S_IFREG),
+        links=find(made | {entry.path for entry in declared}, stat.S_IFLNK),
+        records=records,
+    )
+    return found if found.directories or found.files or found.links else None
