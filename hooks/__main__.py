@@ -225,7 +225,8 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
                 return IN_MEMORY
         except (EphemerootError, OSError) as failure:
             # The installed root below is not for boots that write to it.
-            stage.report.problem(f"cannot mount a layer in memory: {failure}", "", CRITICAL)
+            text = failure.message if isinstance(failure, EphemerootError) else _os_message(failure)
+            stage.report.problem(f"cannot mount a layer in memory: {text}", "", CRITICAL)
             kind, policy = "wipe", "emergency"
     if _EXIT[policy] == DONE_WITH_PROBLEMS:
         if name == "wipe":

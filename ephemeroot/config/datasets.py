@@ -43,9 +43,13 @@ def require_mountable(dataset: str, options: Sequence[str]) -> None:
         )
 
 
-def is_read_only(dataset: str) -> bool:
-    """Whether nothing can be written to it, by a property of its own or an inherited one."""
-    return (_facts(dataset) or {}).get("readonly") == "on"
+def require_writable(dataset: str) -> None:
+    """Raise ``Mistake`` if *dataset* is read-only by a property of its own or an inherited one."""
+    if (_facts(dataset) or {}).get("readonly") == "on":
+        raise Mistake(
+            f"the dataset {dataset} has readonly=on",
+            f"zfs set readonly=off {shell.quoted(dataset)}",
+        )
 
 
 def _facts(dataset: str) -> dict[str, str] | None:

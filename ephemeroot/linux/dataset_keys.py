@@ -31,7 +31,7 @@ def load(dataset: str) -> None:
             programs.run("zfs", "load-key", root)
     except EphemerootError as error:
         raise Refused(
-            f"the key of {root}of {dataset} cannot be loaded from {location}: {error.message}",
+            f"the key of {root}, for {dataset}, cannot be loaded from {location}: {error.message}",
             "add the file to the initramfs (install_items+= in dracut.conf.d, FILES= in "
             "mkinitcpio.conf); to be asked for the key, set keylocation=prompt",
         ) from None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ephemeroot.config import datasets as volumes
+from ephemeroot.config.syntax.problem import Mistake
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import shell
+from ephemeroot.linux import mounts, shell
 from ephemeroot.wipers.zfs import datasets
 from zfs_pools.pool import (
     BASE,
@@ -22,7 +26,6 @@ from zfs_pools.pool import (
     ROOT,
     TOP,
     clone,
-    commands,
     complaint,
     content,
     create,
@@ -44,6 +47,90 @@ from zfs_pools.pool import (
     wipe,
     write,
 )
+
+HINTS: dict[str, str] = {
+    "'zfs create -o mountpoint=none {}', or name another place":
+        "hints.hints_of_a_rotation_make_it_possible",
+    "'zfs destroy {}' deletes it; if a backup program made it, exclude {} from that first":
+        "hints.hints_of_a_rollback_keep_the_blank_snapshot",
+    "'zfs destroy {}' deletes the clone; do not promote it, or {} becomes a snapshot of {}":
+        "hints.hints_of_a_rollback_keep_the_blank_snapshot",
+    "'zfs destroy {}' destroys them all; exclude {} from the programs that take them":
+        "rollback.first_rollback_refuses_to_destroy_snapshots",
+    "'zfs destroy {}' first":
+        "hints.hints_of_an_old_root_let_it_be_deleted",
+    "'zfs destroy {}' first, and keep automatic snapshots away from the root":
+        "hints.hints_of_an_old_root_let_it_be_deleted",
+    "'zfs get quota,filesystem_limit,snapshot_limit {}' shows the limits of that dataset, "
+    "'zfs set quota=none {}' removes one":
+        "hints.quota_of_old_roots_is_kept_by_pruning",
+    "'zfs list -r {}' lists the datasets; set dataset, or root=":
+        "rollback.missing_datasets_and_pools_are_named",
+    "'zfs list -r {}' shows what does; set base":
+        "hints.hints_of_a_rotation_make_it_possible",
+    "'zfs load-key {}' loads it; the initramfs must load it before the wipe":
+        "hints.hints_make_a_pool_usable",
+    "'zfs promote {}' first":
+        "hints.hints_of_an_old_root_let_it_be_deleted",
+    "'zfs release {} {}' first":
+        "hints.hints_of_an_old_root_let_it_be_deleted",
+    "'zfs release {} {}' lets it go; if a backup program holds it, exclude {} from that first":
+        "hints.hints_of_a_rollback_keep_the_blank_snapshot",
+    "'zfs rename NAME {}' restores its name, if it still exists; 'zfs rename {} {}' boots a fresh "
+    "root instead":
+        "hints.hints_of_a_leftover_clone_make_room_for_a_new_one",
+    "'zfs rename {} NAME' keeps it, 'zfs destroy {}' deletes it":
+        "hints.hints_of_a_leftover_clone_make_room_for_a_new_one",
+    "'zfs rename {} NAME' moves one beside the root":
+        "hints.hints_of_a_rotation_make_it_possible",
+    "'zfs rename {} NAME' moves the root, under a parent that has {}":
+        "recipes.init_makes_no_plain_copy_of_an_encrypted_root",
+    "'zfs rename {} NAME', with at most {} characters in NAME":
+        "hints.hint_shortens_the_name_of_a_root",
+    "'zfs set refquota=none {}', or take a smaller blank snapshot":
+        "hints.hints_make_room_for_a_rollback",
+    "'zpool export {} && zpool import -N {}'":
+        "hints.hints_make_a_pool_usable",
+    "'zpool import -N {}' imports it; 'zpool import -N -f {}' does if another host had it last and "
+    "does not use it any more; 'zpool import' lists the pools that can be imported":
+        "pool_states.pool_of_another_host_is_refused_until_imported_by_force",
+    "connect the device, then 'zpool clear {}'; 'zpool status {}' names it":
+        "pool_states.suspended_pool_is_refused",
+    "free space in the pool, or 'zfs set refreservation=none {}'":
+        "hints.hints_make_room_for_a_rollback",
+    "if it was moved by promoting {}, '{}' moves it back":
+        "hints.hint_moves_a_promoted_blank_snapshot_back",
+    "modprobe zfs":
+        "hints.hint_loads_the_kernel_module",
+    "mount points cannot be copied then: 'zpool export {} && zpool import -N {}'":
+        "hints.hints_make_a_pool_usable",
+    "run 'ephemeroot roots list' to list the old roots":
+        "old_roots.roots_and_diff_read_and_restore_from_old_roots",
+    "the pool {} has a checkpoint, which keeps the blocks of each dataset that is destroyed ("
+    "'zpool checkpoint -d {}' discards it)":
+        "pool_states.min_free_respects_quotas_checkpoints_and_reservations",
+    "umount {}":
+        "hints.hints_of_an_old_root_let_it_be_deleted",
+    "when {} has the content that new roots should have: 'zfs snapshot {}'":
+        "hints.hints_of_a_rotation_make_it_possible",
+    "zfs create -o mountpoint=legacy {}":
+        "hints.hints_make_a_store_that_can_be_mounted_and_written_to",
+    'zfs load-key "$({})"':
+        "hints.hints_make_a_pool_usable",
+    "zfs promote {}":
+        "rotation.rotation_is_refused_when_root_base_or_old_roots_are_wrong",
+    "zfs set canmount=noauto {}":
+        "hints.hints_of_a_rotation_make_it_possible",
+    "zfs set readonly=off {}":
+        "hints.hints_make_a_store_that_can_be_mounted_and_written_to",
+    "zfs set refquota=none {}":
+        "hints.hints_of_a_rotation_make_it_possible",
+    "zpool set {} {}":
+        "hints.hints_make_a_pool_usable",
+}  # fmt: skip
+"""The hints with commands, as they are in the code ({} for what is filled in), and the case that
+follows each; `tests/wipers/zfs/test_hints.py` finds one that is missing.
+"""
 
 
 def case_hints_of_a_rollback_keep_the_blank_snapshot() -> None:
@@ -106,6 +193,9 @@ def case_hint_moves_a_promoted_blank_snapshot_back() -> None:
 
 def case_hints_of_a_rotation_make_it_possible() -> None:
     start()
+    run("zfs", "rename", BASE, f"{TOP}/elsewhere")
+    assert f"zfs list -r {POOL}" in follow(foreseen_refusal())
+    run("zfs", "rename", f"{TOP}/elsewhere", BASE)
     create(f"{ROOT}/inside", "none")
     follow(refusal("rotate"), NAME=f"{TOP}/inside")
     run("zfs", "set", "mountpoint=/cases", ROOT)
@@ -164,9 +254,13 @@ def case_hints_of_an_old_root_let_it_be_deleted() -> None:
     create(f"{old}/in it", "none")
     snapshot(f"{old}@not ours")
     run("zfs", "hold", "my tag", own)
+    snapshot(f"{old}@ephemeroot-held")
+    run("zfs", "hold", "another tag", f"{old}@ephemeroot-held")
     done = []
-    with mounted(old) as place:
-        assert commands(deletion(first)) == [f"umount {place}"]
+    with tempfile.TemporaryDirectory() as folder:
+        mounts.attach_at(mounts.create("zfs", old, []), folder)
+        assert follow(deletion(first)) == f"umount {folder}"
+        assert not os.path.ismount(folder)
     while said := deletion(first):
         done.append(follow(said))
         assert len(done) < 9, done
@@ -175,6 +269,7 @@ def case_hints_of_an_old_root_let_it_be_deleted() -> None:
         f'zfs destroy "{old}/in it"',
         f'zfs destroy "{old}@not ours"',
         f'zfs promote "{ROOT}"',
+        f'zfs release "another tag" "{old}@ephemeroot-held"',
     ], done
     assert not exists(old)
     # The promoted root has the snapshot now, and everything continues.
@@ -213,6 +308,7 @@ def case_hints_make_a_pool_usable() -> None:
     start()
     where = ("-N", "-d", str(IMAGE.parent))
     run("zpool", "export", POOL)
+    assert follow(refusal("rollback"), 2) == "zpool import"
     follow(refusal("rollback"))
     assert follow(refusal("rollback", line="zfs:AUTO")).startswith("zpool set")
     wipe("rollback", line="zfs:AUTO")
@@ -228,6 +324,33 @@ def case_hints_make_a_pool_usable() -> None:
     run("zfs", "unload-key", "-r", at)
     follow(refusal("rotate", root=f"{at}/the root"))
     wipe("rotate", root=f"{at}/the root")
+    run("zfs", "unload-key", "-r", at)
+    base = f"{at}/base@blank"
+    follow(complaint(Refused, lambda: os.close(datasets.mount(base))))
+    os.close(datasets.mount(base))
+
+
+def case_hint_shortens_the_name_of_a_root() -> None:
+    start()
+    long = f"{TOP}/".ljust(245, "x")
+    run("zfs", "rename", ROOT, long)
+    follow(refusal("rotate", root=long), NAME=f'"{ROOT}"')
+    assert foreseen("rotate") == []
+    wipe("rotate")
+
+
+def case_hints_make_a_store_that_can_be_mounted_and_written_to() -> None:
+    start()
+    store = f"{POOL}/a store"
+    if exists(store):
+        destroy(store)
+    follow(mistake(lambda: volumes.require_mountable(store, [])))
+    volumes.require_mountable(store, [])
+    run("zfs", "set", "readonly=on", store)
+    follow(mistake(lambda: volumes.require_writable(store)))
+    volumes.require_writable(store)
+    write(store, "file", "x")
+    destroy(store)
 
 
 @only_in_proof
@@ -260,6 +383,7 @@ def case_quota_of_old_roots_is_kept_by_pruning() -> None:
     live()
     write(ROOT, "large", os.urandom(9 * MIB).hex())
     said = complaint(EphemerootError, lambda: wipe("rotate", now=NOW + 3 * DAY, **few))
+    follow(said)
     follow(said, 1)
     wipe("rotate", now=NOW + 3 * DAY, **few)
 
@@ -269,6 +393,15 @@ def refusal(mode: str, **arguments: Any) -> str:
     said = complaint(EphemerootError, lambda: wipe(mode, **arguments))
     assert said
     return said
+
+
+def mistake(action: Callable[[], None]) -> str:
+    """What `check` says of a volume; with an empty text the case fails."""
+    try:
+        action()
+    except Mistake as error:
+        return f"{error.reason}{HINT}{error.hint}"
+    raise AssertionError
 
 
 def foreseen_refusal() -> str:

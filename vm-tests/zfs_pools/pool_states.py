@@ -19,6 +19,7 @@ from ephemeroot.wipers.zfs import datasets
 from zfs_pools.pool import (
     BASE,
     DAY,
+    HINT,
     IMAGE,
     MIB,
     NOW,
@@ -98,8 +99,9 @@ def case_min_free_respects_quotas_checkpoints_and_reservations() -> None:
     run("zpool", "checkpoint", POOL)
     outcome = wipe("rotate", now=NOW + 4 * DAY, **few)
     assert outcome.pruned == []
-    assert any(f"zpool checkpoint -d {POOL}" in line for line in outcome.problems), outcome.problems
-    run("zpool", "checkpoint", "-d", "-w", POOL)
+    (line,) = [line for line in outcome.problems if "checkpoint" in line]
+    assert follow(f"{HINT}{line}") == f"zpool checkpoint -d {POOL}"
+    run("zpool", "wait", "-t", "discard", POOL)
     live()
     outcome = wipe("rotate", now=NOW + 5 * DAY, **few)
     assert outcome.problems == []
@@ -178,6 +180,7 @@ def case_suspended_pool_is_refused() -> None:
         follow(said)
         writer.wait()
         assert content(ROOT) == {"release": "base"}
+        follow(said, 1)
         run("zpool", "destroy", "-f", POOL)
     finally:
         subprocess.run(["umount", "-l", str(SMALL)])

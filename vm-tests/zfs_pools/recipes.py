@@ -8,6 +8,7 @@ from typing import Any
 
 from ephemeroot.errors import Refused
 from zfs_pools.pool import (
+    HINT,
     KEY,
     NOW,
     POOL,
@@ -16,6 +17,7 @@ from zfs_pools.pool import (
     content,
     destroy,
     exists,
+    follow,
     mounted,
     names_of,
     only_in_proof,
@@ -88,10 +90,12 @@ def case_recipe_of_init_makes_roots_that_rotate() -> None:
         run(*destroy_all, f"{store}/persistent")
 
 
-def _refused(root: str, *words: str) -> None:
+def _refused(root: str, *words: str) -> str:
     done = init(root)
     assert done.returncode == 1, done
     assert all(word in done.stdout for word in words), done
+    said = json.loads(done.stdout)
+    return f"{said['error']}{HINT}{said['hint']}"
 
 
 def case_init_makes_no_plain_copy_of_an_encrypted_root() -> None:
@@ -116,7 +120,13 @@ def case_init_makes_no_plain_copy_of_an_encrypted_root() -> None:
     wipe("rotate", root=f"{POOL}/locked/debian")
     plain = f"{POOL}/locked/plain"
     install(plain, "-o", "encryption=off")
-    _refused(plain, f"the root {plain} has no encryption", f"has the key of {POOL}/locked")
+    follow(
+        _refused(plain, f"the root {plain} has no encryption", f"has the key of {POOL}/locked"),
+        NAME=f"{TOP}/plain",
+    )
+    with mounted(f"{TOP}/plain") as top:
+        (top / "etc/kernel/cmdline").write_text(f"root=zfs:{TOP}/plain ro\n")
+    assert init(f"{TOP}/plain").returncode == 0
     run("zfs", "release", "ephemeroot", f"{POOL}/locked/base@blank")
     run("zfs", "destroy", "-R", f"{POOL}/locked")
     # A rollback of a root with a key of its own.

@@ -126,6 +126,7 @@ def case_missing_datasets_and_pools_are_named() -> None:
     )
     missing = f"{TOP}/none"
     refused("rollback", f"{missing} does not exist", "zfs list", root=missing)
+    follow(complaint(Refused, lambda: wipe("rollback", root=missing)))
     refused("rollback", "pool nowhere is not imported", "zpool import -N nowhere", root="nowhere/x")
     run("zfs", "create", "-V", "8M", f"{TOP}/volume")
     refused("rollback", "is a volume", root=f"{TOP}/volume")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 
-from ephemeroot.errors import EphemerootError
+from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.wipers.pruning import Pruning
 from ephemeroot.wipers.zfs import Zfs, datasets
 from zfs_pools.pool import (
@@ -20,11 +20,13 @@ from zfs_pools.pool import (
     Told,
     bootfs,
     clone,
+    complaint,
     content,
     create,
     cut_at,
     destroy,
     exists,
+    follow,
     live,
     mounted,
     refused,
@@ -116,7 +118,7 @@ def case_rotation_is_refused_when_root_base_or_old_roots_are_wrong() -> None:
     destroy(f"{ROOT}@blank")  # or the two would collide
     run("zfs", "promote", ROOT)
     refused("rotate", f"is a clone of {ROOT}@blank", f"zfs promote {BASE}")
-    run("zfs", "promote", BASE)
+    follow(complaint(Refused, lambda: wipe("rotate")))
     wipe("rotate")
 
 

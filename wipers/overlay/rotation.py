@@ -125,7 +125,9 @@ class LayerRotation(Rotation):
             os.close(pattern)
 
     def _make_room(self, make: Callable[[], Made]) -> Made:
-        """As ``_change``; without space for *make* prune what is due, once, and call it again."""
+        """As ``_change``; without space for *make* prune the layers that are due, once, and call it
+        again.
+        """
         return self._change(lambda: self.with_room(make))
 
     def _change(self, make: Callable[[], Made]) -> Made:

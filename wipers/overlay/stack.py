@@ -6,7 +6,7 @@ import errno
 import os
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import mountinfo, mounts
+from ephemeroot.linux import mountinfo, mounts, shell
 from ephemeroot.wipers import placement
 from ephemeroot.wipers.overlay import uppers
 
@@ -28,8 +28,18 @@ def neither(flags: Iterable[str]) -> list[str]:
 
 
 def installed(fstype: str, device: str, flags: Iterable[str]) -> int:
-    """A detached read-only mount of the installed root."""
-    kept = neither(flags)
+    """A detached read-only mount of the installed root. Raises ``EphemerootError``."""
+    try:
+        return _installed(fstype, device, neither(flags))
+    except OSError as error:
+        raise EphemerootError(
+            f"cannot mount the installed root {device} as {fstype}: {error.strerror}",
+            f"'blkid {shell.quoted(device)}' shows its type, for type in [root.overlay]; "
+            "rootflags= has its mount options",
+        ) from error
+
+
+def _installed(fstype: str, device: str, kept: list[str]) -> int:
     try:
         return mounts.create(fstype, device, [*kept, "ro"])
     except OSError as error:

@@ -7,7 +7,7 @@ import os
 import time
 
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import mountinfo, mounts, programs
+from ephemeroot.linux import mountinfo, mounts, programs, shell
 from ephemeroot.wipers import marks
 from ephemeroot.wipers.zfs import channel
 
@@ -184,7 +184,10 @@ def mount(name: str) -> int:
         return mounts.create("zfs", name, ["ro"])
     except OSError as error:
         if error.errno == errno.EACCES:
-            raise Refused(f"the key of {name} is not loaded", "zfs load-key") from error
+            asked = f"zfs get -Ho value encryptionroot {shell.quoted(name.partition('@')[0])}"
+            raise Refused(
+                f"the key of {name} is not loaded", f'zfs load-key "$({asked})"'
+            ) from error
         raise EphemerootError(f"cannot mount {name}: {error.strerror}") from error
 
 

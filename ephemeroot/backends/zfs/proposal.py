@@ -11,7 +11,7 @@ from ephemeroot.backends.contract import Layout, Step
 from ephemeroot.backends.survey import Survey
 from ephemeroot.config.syntax.toml_text import quote
 from ephemeroot.errors import EphemerootError, Refused
-from ephemeroot.linux import programs
+from ephemeroot.linux import programs, shell
 from ephemeroot.machine.facts import command_line
 from ephemeroot.machine.fstab import INITRD, FstabLine
 
@@ -92,7 +92,8 @@ def _require_shared_key(root: str, parent: str, keys: _Keys) -> None:
     raise Refused(
         f"the root {root} has {_words(keys.root)}, the dataset {parent} above it has "
         f"{_words(keys.parent)}: the base and the old roots must have the root's key",
-        f"move the root under a parent that has {_words(keys.root)} ('zfs rename')",
+        f"'zfs rename {shell.quoted(root)} NAME' moves the root, under a parent that has "
+        f"{_words(keys.root)}",
     )
 
 

@@ -9,7 +9,7 @@ from ephemeroot.config import volumes
 from ephemeroot.config.checks import histories
 from ephemeroot.config.model import Configuration, StoreEntry, Volume, Wiping
 from ephemeroot.config.syntax import clean
-from ephemeroot.config.syntax.problem import Place, Problem
+from ephemeroot.config.syntax.problem import Mistake, Place, Problem
 from ephemeroot.errors import Damaged
 from ephemeroot.machine import fstab
 from ephemeroot.machine.facts import Machine
@@ -68,12 +68,12 @@ class StoreRefusals:
         if volume.type != "zfs" or not self.machine.live:
             return
         from ephemeroot.config import datasets
-        from ephemeroot.linux import shell
 
-        if datasets.is_read_only(volume.device):
-            reason = f"the store {store.path} is on the dataset {volume.device} with readonly=on"
-            hint = f"zfs set readonly=off {shell.quoted(volume.device)}"
-            self._add(store.origin.place, f"{reason}: nothing can be stored in it", hint)
+        try:
+            datasets.require_writable(volume.device)
+        except Mistake as mistake:
+            reason = f"nothing can be stored in {store.path}: {mistake.reason}"
+            self._add(store.origin.place, reason, mistake.hint)
 
     def _refuse_store_on_root(self, store: StoreEntry) -> None:
         if not self.config.complete:

@@ -174,6 +174,8 @@ def test_root_is_not_booted_without_any_layer(tmp_path: Path) -> None:
         for policy, code in (("keep", 73), ("reboot", 71), ("poweroff", 72), ("emergency", 73)):
             machine.on_failure = {"wipe": policy}
             assert machine.boot() == [code], policy
+            said = str(machine.report("wipe")["problems"])
+            assert f"cannot mount the installed root {machine.disks.device} as xfs" in said
         machine.power_off()
         assert content(machine) == before
 
