@@ -114,6 +114,26 @@ def test_quota_that_is_reached_gives_a_layer_in_memory(
         machine.power_off()
 
 
+# A device that is read-only
+
+
+def test_boot_stops_when_the_device_of_the_layers_is_read_only(tmp_path: Path) -> None:
+    with on_a_volume(tmp_path, "ext4") as (machine, disk):
+        assert machine.boot()[0] == DONE
+        machine.power_off()
+        before = content(machine)
+        subprocess.run(["blockdev", "--setro", disk.path], check=True)
+        try:
+            for policy, code in (("emergency", 73), ("reboot", 71), ("poweroff", 72)):
+                machine.on_failure = {"store": policy}
+                assert machine.boot() == [code], policy
+                assert f"cannot mount {disk.path} (ext4) for /layers" in said(machine)
+        finally:
+            subprocess.run(["blockdev", "--setrw", disk.path], check=True)
+        machine.power_off()
+        assert content(machine) == before
+
+
 # A filesystem that turns read-only
 
 
