@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
+from ephemeroot.linux import programs
 from ephemeroot.wipers import changes, names
 from ephemeroot.wipers.zfs import Zfs, datasets
 from zfs_pools.pool import (
     BASE,
     DAY,
+    MIB,
     NOW,
     OLD,
     ROOT,
@@ -119,6 +124,31 @@ def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
         assert "is another dataset than before" in said, said
         available, total = opened.space()
         assert 0 < available < total
+
+
+def case_sizes_of_old_roots_are_listed_by_one_process() -> None:
+    start()
+    for number in range(3):
+        write(ROOT, "own", os.urandom(MIB).hex())
+        wipe("rotate", now=NOW + number * DAY)
+        live()
+    with history() as opened:
+        entries = opened.retired()
+        exact = [opened.facts(entry).exclusive for entry in entries]
+        started: list[str] = []
+
+        def count(frame: FrameType, event: str, argument: object) -> None:
+            if event == "call" and frame.f_code is programs.run.__code__:
+                started.append(frame.f_code.co_name)
+
+        sys.setprofile(count)
+        try:
+            found = [opened.measure(entry, time.monotonic() + 60) for entry in entries]
+        finally:
+            sys.setprofile(None)
+    assert found == exact
+    assert all(size is not None and size > MIB for size in found), found
+    assert len(started) == 1, started
 
 
 def case_requested_old_root_is_cloned_and_booted() -> None:

@@ -40,6 +40,13 @@ def children(name: str) -> dict[str, tuple[str, int]]:
     return {child: (kind, int(born)) for child, kind, born in rows if child != name}
 
 
+def sizes(name: str) -> dict[str, tuple[int, int]]:
+    """The filesystems directly in *name*: ``createtxg``, and the bytes that only each has."""
+    words = ("-Hp", "-d", "1", "-t", "filesystem", "-o", "name,createtxg,used")
+    rows = [line.split("\t") for line in (_zfs("list", *words, name) or "").splitlines()]
+    return {child: (int(born), int(used)) for child, born, used in rows if child != name}
+
+
 def snapshots(name: str) -> dict[str, tuple[int, int, list[str]]]:
     """The snapshots of *name*, the oldest first: ``createtxg``, number of holds, and clones."""
     columns = "name,createtxg,userrefs,clones"
