@@ -158,7 +158,8 @@ def case_rollback_destroys_thousands_of_snapshots_at_once() -> None:
     """They go in one transaction group: a program must not run out of what the kernel allows.
 
     From version 26 of the pool on, each snapshot has a list with an entry for every earlier one
-    (SPA_VERSION_DEADLISTS), and that many take ZFS half an hour in a machine without KVM.
+    (SPA_VERSION_DEADLISTS): ZFS takes a time that grows with their square to destroy them, in a
+    machine without KVM 25 seconds for 600 and 236 for 2,000.
     """
     with another_pool("-o", "version=25", size=256 * MIB):
         _destroy(5000 if WHOLE else 40)

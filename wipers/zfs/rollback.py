@@ -69,8 +69,7 @@ end
 local code = zfs.check.rollback(root)
 if code ~= 0 and #refused == 0 then refuse("rollback", root, tostring(code)) end
 if #refused > 0 or act ~= "do" then return {refused = refused, later = later} end
--- The newest first: in any other order ZFS reads the deadlists of two more snapshots for each
--- (dsl_destroy_snapshot_sync_impl).
+-- The newest first: should one fail, all that are older than it exist.
 table.sort(later, function(one, other) return one[2] > other[2] end)
 code = zfs.sync.set_prop(root, "ephemeroot:state", "new")
 if code ~= 0 then
