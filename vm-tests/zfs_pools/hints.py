@@ -269,7 +269,7 @@ def case_hints_of_an_old_root_let_it_be_deleted() -> None:
         f'zfs destroy "{old}/in it"',
         f'zfs destroy "{old}@not ours"',
         f'zfs promote "{ROOT}"',
-        f'zfs release "another tag" "{old}@ephemeroot-held"',
+        f'zfs release "another tag" {old}@ephemeroot-held',
     ], done
     assert not exists(old)
     # The promoted root has the snapshot now, and everything continues.
