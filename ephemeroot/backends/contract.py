@@ -220,6 +220,9 @@ class Backend:
     GENERAL = False
     """Whether its proposal is for any machine that no other backend has one for."""
 
+    WITHOUT_BASE = ""
+    """What to run in place of ``base`` and ``upgrade``, where this backend has no bases."""
+
     def __init__(self, wiper: Wiper) -> None:
         self.wiper = wiper
 
@@ -260,15 +263,16 @@ class Backend:
 
         Raises ``Misconfigured``, ``Refused`` or ``Locked``.
         """
-        raise no_base()
+        raise no_base(self.WITHOUT_BASE)
 
 
-def no_base() -> Misconfigured:
+def no_base(hint: str = "") -> Misconfigured:
     """The error for a root that is not made from a base that ``ephemeroot base`` changes."""
     names = backends.answering("bases")
+    settings = _joined([f'wiper = "{name}"' for name in names], "or")
     return Misconfigured(
         f"only a root on {_joined(names, 'or')} is made from a base",
-        "it has " + _joined([f'wiper = "{name}"' for name in names], "or") + " in [root]",
+        hint or f"it has {settings} in [root]",
     )
 
 

@@ -29,6 +29,9 @@ class Overlay(Backend):
     """See the contract for the methods."""
 
     GENERAL = True
+    WITHOUT_BASE = (
+        "run 'ephemeroot next-boot keep', reboot, and change the installed root below the overlay"
+    )
 
     @classmethod
     def proposal(cls, survey: Survey, line: FstabLine | None) -> Layout | None:

@@ -64,6 +64,11 @@ TASKS = (
         "ephemeroot apply if the initramfs mounts the volume",
     ),
     Task(
+        "do one of these in the installed root below an overlay",
+        "next-boot",
+        "ephemeroot next-boot keep, then reboot; change the root as usual, and reboot again",
+    ),
+    Task(
         "keep something that exists",
         "adopt, apply",
         "ephemeroot adopt --apply PATH",

@@ -16,6 +16,7 @@ from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.machine.root import Root
 from ephemeroot.wipers.contract import Wiper
+from ephemeroot.wipers.overlay import Overlay
 from ephemeroot.wipers.tmpfs import Tmpfs
 
 NAMES = tuple(plugins.names())
@@ -134,6 +135,13 @@ class Silent(Wiper):
 
 class Derived(Tmpfs):
     __slots__ = ()
+
+
+def test_a_root_below_an_overlay_is_changed_in_a_kept_boot() -> None:
+    backend = backends.of(Overlay({}))
+    with pytest.raises(Misconfigured) as refused:
+        backend.bases(NOWHERE, Namespace(), writable=False)
+    assert "ephemeroot next-boot keep" in refused.value.hint
 
 
 @pytest.mark.parametrize("wiper", [Silent({}), Derived({})])

@@ -41,7 +41,7 @@ def test_its_commands_are_command_lines(task: tasks.Task) -> None:
             assert arguments.parser(VERBS).parse_args(words).run, line
     verbs = [] if task.needs in ("nothing", "roots") else task.needs.split(", ")
     assert all(verb.split()[0] in VERBS for verb in verbs)
-    mentioned = [verb for verb in ("base run", "adopt", "apply") if verb in task.how]
+    mentioned = [verb for verb in ("base run", "adopt", "apply", "next-boot") if verb in task.how]
     assert set(verbs) <= {*mentioned, "apply" if "--apply" in task.how else ""}
 
 
