@@ -11,7 +11,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
 from ephemeroot.linux import disks, paths
-from ephemeroot.machine import fstab
+from ephemeroot.machine import fstab, loader_interface
 from ephemeroot.machine.facts import command_line
 from ephemeroot.machine.fstab import FstabLine
 from ephemeroot.machine.root import fstab_lines
@@ -121,7 +121,7 @@ def of(root: str) -> Survey:
         generator=generator,
         unsupported="" if generator else installed.unsupported(machine.root),
         has_module=generator is not None and generator.has_module(machine.root),
-        boot_loader=_boot_loader(machine.root),
+        boot_loader=_boot_loader(machine),
     )
 
 
@@ -179,8 +179,10 @@ def _is_named(machine: Machine, line: FstabLine | None, inner: str) -> bool:
     return line is not None and (line.option("subvol") or "").strip("/") == inner
 
 
-def _boot_loader(root: str) -> str:
-    if _any(root, ("etc/default/grub", "boot/grub/grub.cfg", "boot/grub2/grub.cfg")):
+def _boot_loader(machine: Machine) -> str:
+    root = machine.root
+    grub = ("etc/default/grub", "boot/grub/grub.cfg", "boot/grub2/grub.cfg")
+    if _any(root, grub) and not (machine.live and loader_interface.is_systemd_boot()):
         return "grub"
     if _any(root, ("etc/kernel/cmdline",)):
         return "kernel-install"

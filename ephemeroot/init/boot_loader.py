@@ -19,6 +19,7 @@ from ephemeroot.errors import EphemerootError
 from ephemeroot.image.generators import installed
 from ephemeroot.linux import devices, mountinfo, paths
 from ephemeroot.linux.mountinfo import Mount
+from ephemeroot.machine import loader_interface
 from ephemeroot.machine.facts import command_line
 
 _ESP = ("/boot/efi", "/efi", "/boot")
@@ -33,8 +34,6 @@ _SEARCH = re.compile(
 _PREFIX = re.compile(r"^\s*set\s+prefix=\(\$\{?\w+\}?\)[\"']?([^\"'\s]+)", re.MULTILINE)
 _KERNEL = re.compile(r"^\s*linux(?:16|efi)?\s+(?:\([^)]*\))?(/\S+)", re.MULTILINE)
 
-# systemd-boot's variables (Boot Loader Interface).
-_VARIABLE = "/sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _TRIES = re.compile(r"\+\d+(?:-\d+)?(?=\.)")
 
 
@@ -68,6 +67,8 @@ def findings(machine: Machine) -> list[Finding]:
         return found  # on the root itself, which is another check's; ZFS has names of its own
     if (boot.major_minor, boot.root) == (root.major_minor, root.root):
         return found
+    if loader_interface.is_systemd_boot():
+        return found  # files of GRUB are left over
     wrong = _Wrong(boot)
     return [*found, *_grub(machine, wrong)]
 
@@ -168,11 +169,7 @@ def _installed_since() -> bool:
 
 def _entry(machine: Machine) -> Iterator[Finding]:
     """The entry that systemd-boot has started, on one of the filesystems that are mounted here."""
-    try:
-        raw = paths.read(_VARIABLE)[4:]
-    except OSError:
-        return
-    name = raw.decode("utf-16-le", "replace").rstrip("\0")
+    name = loader_interface.selected_entry()
     if not name or name.startswith("auto-"):
         return
     files = {

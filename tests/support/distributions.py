@@ -301,6 +301,15 @@ def _kernel_install(name: str, esp: str, root: str) -> Distribution:
     )  # fmt: skip
 
 
+def _with_grub_left_over(one: Distribution) -> Distribution:
+    """Its package and its menu are there, and another boot loader starts the machine."""
+    menu = f"linux /@rootfs/boot/vmlinuz-{RELEASE} root=UUID=@UUID@\n"
+    left = {**grub(), "boot/grub/grub.cfg": menu,
+            "usr/sbin/grub-install": "#!/bin/sh\necho GRUB is left over; exit 1\n",
+            "usr/sbin/update-grub": "#!/bin/sh\necho GRUB is left over; exit 1\n"}  # fmt: skip
+    return replace(one, name=f"{one.name}, GRUB left over", files={**one.files, **left})
+
+
 def _void(type_: str) -> Distribution:
     return Distribution(
         f"Void, {type_}", type_,
@@ -362,6 +371,7 @@ ALL: tuple[Distribution, ...] = (
     _arch_with_grub("/efi"),
     _kernel_install("Debian, systemd-boot, /efi", "/efi", "@rootfs"),
     _kernel_install("Debian, systemd-boot, /boot/efi, nested", "/boot/efi", "systems/debian"),
+    _with_grub_left_over(_kernel_install("Debian, systemd-boot, /efi", "/efi", "@rootfs")),
     replace(_debian("Debian, LUKS and LVM, btrfs, /boot", "btrfs", efi=True,
                     partitions=("/boot",)), device="box--vg-root"),
     replace(_debian("Debian, LVM, ext4", "ext4", efi=False), device="box--vg-root"),

@@ -40,6 +40,8 @@ mount -t tmpfs tmpfs sys/firmware
 [ "$efi" = 0 ] || mkdir -p sys/firmware/efi/efivars
 [ ! -e "$firmware/selected" ] || cp "$firmware/selected" \
   sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
+[ ! -e "$firmware/loader" ] || cp "$firmware/loader" \
+  sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
 mkdir -p dev/disk/by-uuid dev/shm
 for name in null zero full random urandom tty; do
   mknod dev/$name c $(stat -c '0x%t 0x%T' /dev/$name)
@@ -90,6 +92,8 @@ class LiveMachine:
             # Four bytes of attributes, and the name with its end (Boot Loader Interface).
             name = f"{distribution.selected}\0".encode("utf-16-le")
             (self.firmware / "selected").write_bytes(b"\x06\0\0\0" + name)
+            loader = "systemd-boot 257.9-1~deb13u1\0".encode("utf-16-le")
+            (self.firmware / "loader").write_bytes(b"\x06\0\0\0" + loader)
 
     def install(self) -> None:
         """Write the files, and run the distribution's own programs once."""
