@@ -80,7 +80,7 @@ def test_nothing_is_saved_without_a_change_or_in_a_dry_run(tree: MachineTree) ->
         ("sed -i s/wiper/wipr/ $1", "did you mean"),
         ("""sed -i 's|"/var/log"|"var/log"|' $1""", "var/log"),
         (": > $1", ""),
-        ("printf '\\000' > $1", "is not valid"),
+        ("printf '\\000' > $1", "contains NUL bytes"),
     ],
 )
 def test_mistakes_are_shown_and_not_saved(tree: MachineTree, script: str, said: str) -> None:
