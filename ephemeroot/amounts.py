@@ -1,6 +1,10 @@
-"""Amounts of data as people read them."""
+"""Amounts of data, and lists, as people read them."""
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -15,3 +19,9 @@ def size(count: int) -> str:
         value /= 1024
         unit += 1
     return f"{value:.1f} {_UNITS[unit - 1]}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first *most* names and the number of the others: ``a, b and 7 more``."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

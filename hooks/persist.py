@@ -171,8 +171,8 @@ def _follow_newest(stage: Stage) -> None:
     if newer is None:
         return
     stage.report.problem(
-        f"this image is of generation {stage.plan.generation}, but the binds follow generation "
-        f"{newer.generation} from the store",
+        f"this image has the plan of generation {stage.plan.generation}; the declared paths follow "
+        f"generation {newer.generation} in the store",
         "run 'ephemeroot apply' to rebuild all images",
         WARNING,
     )

@@ -297,7 +297,8 @@ class Stage:
     def _as_planned(self, path: str, found: str) -> str:
         if found != path:
             raise EphemerootError(
-                f"{path} is a link to {found} in this root, and was not when the plan was made",
+                f"{path} is a link to {found} in this root, but was not a link when the plan was "
+                "made",
                 "run 'ephemeroot apply', or remove the link from the base",
             )
         return path

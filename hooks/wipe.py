@@ -103,7 +103,7 @@ def _follow_request(stage: Stage) -> str:
     if found is None:
         return ""
     if line.has("ephemeroot.wipe") or line.has("ephemeroot.root"):
-        stage.report.log(f"{found.words()}: the kernel command line says otherwise")
+        stage.report.log(f"{found.words()}: ignored, the kernel command line takes precedence")
         return ""
     stage.report.set("request", found.words())
     stage.old_root = found.root

@@ -314,7 +314,7 @@ def test_a_copy_of_a_disk(
     boot = server(storage, cache, scratch, "systemd", sealed=False)
     disks = (*boot.disks, *storage.copies(scratch, "right", "books"))
     emergency = bench.emergency(replace(boot, disks=disks), name)
-    message = "the device LABEL=my books of /srv/books could be any of /dev/vdf, /dev/vdh"
+    message = "the device LABEL=my books of /srv/books matches several devices: /dev/vdf, /dev/vdh"
     assert message in emergency.journal, str(emergency)
     assert emergency.stage == "initramfs"
     assert emergency.report["wipe"]["policy"] == "emergency"

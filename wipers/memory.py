@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ephemeroot import amounts
 from ephemeroot.linux import values
 from ephemeroot.wipers.contract import Finding
 
@@ -24,7 +25,7 @@ def size_findings(size: object) -> list[Finding]:
         reason = "0 removes the limit: files in the root can use up all memory"
         return [Finding("size", reason, _HINT)]
     if text == size and number < SMALLEST:
-        reason = f"a root of {size} bytes has no room for a running system"
+        reason = f"a root of {amounts.size(number)} has no room for a running system"
         return [Finding("size", reason, _HINT)]
     return []
 

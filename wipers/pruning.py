@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError
 from ephemeroot.wipers import changes, names, retention
 from ephemeroot.wipers.retention import Candidate, Policy
@@ -131,7 +132,7 @@ class Pruning:
         if not self.min_free:
             return []
         return [
-            changes.Deletion(self.history, entry, f"less than {self.min_free} bytes free")
+            changes.Deletion(self.history, entry, f"less than {amounts.size(self.min_free)} free")
             for entry, verdict in self.judge()
             if verdict.spare and not verdict.due
         ]
@@ -184,8 +185,8 @@ class Pruning:
                 return
             if reason := self.history.retained():
                 result.problems.append(
-                    f"less than {self.min_free} bytes are free, but no old root is deleted early: "
-                    f"{reason}"
+                    f"less than {amounts.size(self.min_free)} are free, but no old root is deleted "
+                    f"early: {reason}"
                 )
                 return
             exclusive = self._exclusive(deletion)
@@ -196,8 +197,8 @@ class Pruning:
                 continue
             if exclusive >= _NOTICEABLE and self.history.space()[0] <= free:
                 result.problems.append(
-                    f"{deletion.entry.label} held {exclusive} bytes, and deleting it freed none: "
-                    "no other old root is deleted early"
+                    f"{deletion.entry.label} held {amounts.size(exclusive)}, but deleting it freed "
+                    "nothing: no other old root is deleted early"
                 )
                 return
 

@@ -69,7 +69,7 @@ class Tmpfs(Wiper):
                 )
             elif key == "uid" and option != "uid=0":
                 reason = (
-                    "the root directory must be root's: its owner can rename the directories in it"
+                    "root must own the root directory: its owner can rename the directories in it"
                 )
                 findings.append(Finding("mount-options", reason, "leave uid= out"))
             elif option == "ro":

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ephemeroot import terminal
+from ephemeroot import amounts, terminal
 from ephemeroot.base import boot_kernels
 from ephemeroot.base.boot_kernels import Area
 from ephemeroot.errors import Refused
@@ -41,7 +41,7 @@ def require(private: Namespace, history: History, name: str, plan: Plan, root: s
     reason = f"the old root {name} has no modules for the kernel {' and '.join(without)}"
     if not good:
         raise Refused(
-            f"{reason}, only for {', '.join(sorted(have))}: a boot would refuse it",
+            f"{reason}, only for {amounts.listed(sorted(have))}: a boot would refuse it",
             f"install the kernel {max(have)} again, with an image, or restore the files that you "
             f"need with 'ephemeroot roots restore --from {name} PATH'",
         )

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import (
     assembly,
@@ -117,8 +118,8 @@ class Work:
                 self.log(f"leave out {point}, which is merged over the root: the next boot starts "
                          "without it")  # fmt: skip
             if tree.files:
-                self.log(f"use the base's own {', '.join(tree.files)}: on this machine persistent "
-                         "files are bound over them")  # fmt: skip
+                self.log(f"use the base's own {amounts.listed(tree.files)}: on this machine "
+                         "persistent files are bound over them")  # fmt: skip
             self._share_modules(tree)
             self._run(tree, copy)
         finally:

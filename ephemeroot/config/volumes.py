@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from ephemeroot import amounts
 from ephemeroot.config.model import VOLATILE, Configuration, Volume, Wiping
 from ephemeroot.config.syntax import clean, device_names
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
@@ -193,8 +194,8 @@ def _warn_of_duplicates(volume: Volume, problems: list[Problem]) -> None:
         problems.append(
             Problem.at(
                 volume.place,
-                f"the device {volume.device} of {volume.mount_point} could be any of "
-                f"{', '.join(several)}: a boot that finds several of them refuses it",
+                f"the device {volume.device} of {volume.mount_point} matches several "
+                f"devices: {amounts.listed(several)}; a boot that finds several of them refuses it",
                 "take the copies away, or name the device by a unique path",
                 warning=True,
             )

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.errors import Damaged, EphemerootError
 from ephemeroot.image import archive
 
@@ -145,7 +146,7 @@ class _Image:
     def _banner(self) -> str:
         """The release in the kernel's banner, of an image that is or has a kernel in it."""
         if self.size > _LARGEST:
-            raise self._damaged(f"it has {self.size} bytes")
+            raise self._damaged(f"it is larger than {amounts.size(_LARGEST)}")
         data = self._read(0, self.size)
         found = _BANNER.search(data)
         if found:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image import archive, contents, units
 from ephemeroot.image.archive import Archive
@@ -59,11 +60,11 @@ def verify(path: Path, plan: bytes, advice: Advice) -> str:
     missing = [name for name in _required(found) if name.lstrip("/") not in found.names]
     missing += _missing_hooks(found)
     if missing:
-        raise EphemerootError(f"{path} lacks {', '.join(missing)}", advice.incomplete)
+        raise EphemerootError(f"{path} lacks {amounts.listed(missing)}", advice.incomplete)
     bundle.require_sound(found.files[contents.BUNDLE.lstrip("/")], f"{path}: {contents.BUNDLE}")
     _require_kernel_modules(found, path, advice)
     stages = "units" if _has_units(found) else "hooks"
-    return f"plan of {len(plan)} bytes, entry, interpreter, {stages}, kernel modules"
+    return f"plan of {amounts.size(len(plan))}, entry, interpreter, {stages}, kernel modules"
 
 
 def verify_without(path: Path) -> str:
@@ -115,7 +116,7 @@ def _require_kernel_modules(found: Archive, path: Path, advice: Advice) -> None:
     missing = [name for name in wanted if name.replace("-", "_") not in files]
     if missing:
         raise EphemerootError(
-            f"{path} lacks the kernel modules {', '.join(missing)}", advice.kernel_modules
+            f"{path} lacks the kernel modules {amounts.listed(missing)}", advice.kernel_modules
         )
 
 

@@ -6,6 +6,7 @@ with it must come to light here, not at boot.
 
 from __future__ import annotations
 
+from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
@@ -28,7 +29,7 @@ def needs(operation: Wipe) -> Needs:
     unknown = sorted(operation.settings.keys() - {option.name for option in wiper.OPTIONS})
     if unknown:
         raise Broken(
-            f"{name} has no option {', '.join(unknown)}, which the applied plan sets",
+            f"{name} has no option {amounts.listed(unknown)}, which the applied plan sets",
             "run 'ephemeroot check', then 'ephemeroot apply'",
         )
     try:

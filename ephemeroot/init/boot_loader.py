@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.config import Machine
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image.generators import installed
@@ -185,7 +186,7 @@ def _entry(machine: Machine) -> Iterator[Finding]:
                 if files and path not in files and not _is_microcode(path):
                     yield Finding(
                         f"{place}, which has booted, starts {path}, and no generator rebuilds that",
-                        f"name an image that is rebuilt: {', '.join(sorted(files))}",
+                        f"name an image that is rebuilt: {amounts.listed(sorted(files))}",
                     )
             return
         if os.path.exists(f"{top}/EFI/Linux/{name}"):

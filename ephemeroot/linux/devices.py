@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
+from ephemeroot import amounts
 from ephemeroot.linux import paths
 
 _LINKS = {
@@ -134,8 +135,8 @@ def missing_members(path: str) -> str:
     if not found or len(found) >= total:
         return ""
     ids = [number for number in range(1, total + 1) if number not in found]
-    which = f"device {', '.join(map(str, ids))}" if ids else "one"
-    return f"{which} of {total} is missing, found: {', '.join(sorted(found.values()))}"
+    which = f"device {amounts.listed([str(one) for one in ids])}" if ids else "one"
+    return f"{which} of {total} is missing, found: {amounts.listed(sorted(found.values()))}"
 
 
 def _btrfs_member(path: str, uuid: str | None) -> tuple[int, int] | None:

@@ -15,6 +15,8 @@ import errno
 import os
 import stat
 
+from ephemeroot import amounts
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +143,7 @@ def read_open(fd: int, path: str, limit: int = LARGEST) -> bytes:
     while part := os.read(fd, min(left + 1, 1 << 20)):
         left -= len(part)
         if left < 0:
-            raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", path)
+            raise OSError(errno.EFBIG, f"it is larger than {amounts.size(limit)}", path)
         parts.append(part)
     return b"".join(parts)
 

@@ -6,6 +6,7 @@ is missing there is mostly the reason.
 
 from __future__ import annotations
 
+from ephemeroot import amounts
 from ephemeroot.linux import duplicates, paths
 
 
@@ -29,8 +30,8 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
     if not found:
         return ""
     return (
-        f"no device was assembled from {', '.join(found)}: add dracut's parameter to the kernel "
-        "command line, or build the image for this machine"
+        f"no device was assembled from {amounts.listed(found)}: add dracut's parameter to the "
+        "kernel command line, or build the image for this machine"
     )
 
 

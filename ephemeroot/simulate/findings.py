@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.base import owners
 from ephemeroot.base.inspection import module_names
 from ephemeroot.hooks.plan import Plan
@@ -103,7 +104,7 @@ class Inspection:
             missing = [name for name in missing if not (kernel == running and _is_built_in(name))]
             if missing:
                 found.append(Finding(
-                    ERROR, f"the kernel {kernel} has no module {', '.join(missing)}",
+                    ERROR, f"the kernel {kernel} has no module {amounts.listed(missing)}",
                     "install its package in the base",
                 ))  # fmt: skip
         return found

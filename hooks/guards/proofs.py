@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from ephemeroot import amounts
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import tree
 from ephemeroot.linux import kernel_modules, mounts, paths
@@ -134,7 +135,7 @@ def _require_modules(root: int, release: str) -> None:
     if kernels and release not in kernels:
         raise Refused(
             f"the fresh root has no modules for the running kernel {release}, "
-            f"only for {', '.join(sorted(kernels))}",
+            f"only for {amounts.listed(sorted(kernels))}",
             "choose a kernel with modules in the boot menu, or install this kernel in the base",
         )
 

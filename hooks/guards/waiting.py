@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ephemeroot import amounts
 from ephemeroot.errors import DeviceMissing, Refused
 from ephemeroot.linux import devices, duplicates, unopened
 
@@ -32,7 +33,7 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
     try:
         devices.number(path)
     except FileNotFoundError:
-        there = ", ".join(devices.block_devices()) or "none"
+        there = amounts.listed(devices.block_devices(), 12) or "none"
         raise DeviceMissing(
             f"{purpose} is missing (block devices found: {there})", unopened.hint()
         ) from None
@@ -47,7 +48,7 @@ def require_single(spec: str, purpose: str) -> None:
     several = duplicates.of(spec)
     if several:
         raise Refused(
-            f"{purpose} could be any of {', '.join(several)}",
+            f"{purpose} matches several devices: {amounts.listed(several)}",
             "detach the copies, give them another UUID or label (btrfstune -u, tune2fs -U, "
             "xfs_admin -U, sgdisk -G), or name the device by a unique path",
         )

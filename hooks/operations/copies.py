@@ -117,9 +117,7 @@ class Copy(Seeded):
         except OSError as error:
             # Without the new ones the machine is what it was; without the store's
             # users nobody could log in.
-            stage.report.problem(
-                f"{self.path}: no entries of the base were added: {error.strerror}"
-            )
+            stage.report.problem(f"{self.path}: cannot add the base's entries: {error.strerror}")
 
     def carry_over(self, stage: Stage, previous: int) -> str:
         """Store what the previous root had no time to copy back; seed the store with its
@@ -177,7 +175,7 @@ class Copy(Seeded):
         if back.problems and deadline is not None and time.monotonic() >= deadline:
             if stage.plan.owner(self.path) == order.ROOT:
                 raise Refused(
-                    f"no time was left to store the newer {self.path}",
+                    f"the newer {self.path} is not stored: the time limit is reached",
                     "run 'ephemeroot copyback' before the next boot",
                 )
         for problem in back.problems:
@@ -291,7 +289,7 @@ class Copy(Seeded):
             ) from None
         finally:
             os.close(source)
-        return "copied over the root's" if replaced else "copied"
+        return "copied, replacing the root's file" if replaced else "copied"
 
 
 def _write(directory: int, name: str, content: bytes) -> None:

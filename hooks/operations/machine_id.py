@@ -93,11 +93,11 @@ class MachineId(Operation):
         place = stage.resolve_leaf(PATH)
         machine_id_file.write(stage.root(), place, "uninitialized")
         if nesting.persists_with(stage, self):
-            return "left for systemd's first boot"
+            return "left to systemd at the first boot"
         # A root in memory is not there any more when the next boot would look for the id.
         entry: dict[str, object] = {"path": place, "store": self.store, "source": self.source}
         stage.copies.append(entry)
-        return "left for systemd's first boot"
+        return "left to systemd at the first boot"
 
 
 def _variant(digit: str) -> str:

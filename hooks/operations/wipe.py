@@ -178,7 +178,8 @@ class Wipe(Operation):
             remount.prevent(stage)
         except OSError as error:
             stage.report.problem(
-                f"systemd-remount-fs.service would remount the new root: {error.strerror}",
+                "cannot disable systemd-remount-fs.service, which would remount the new root: "
+                f"{error.strerror}",
                 "mask it on the installed system",
             )
 

@@ -12,6 +12,7 @@ import stat
 import time
 from binascii import crc32
 
+from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, omission, records, tree
 from ephemeroot.hooks.omission import Omission, adopt_line, cannot_take, takes_nothing
@@ -143,7 +144,7 @@ class Seeding:
             os.close(place)
         stage.seeded.add(self.path)
         entries = "1 entry" if copier.entries == 1 else f"{copier.entries} entries"
-        result = f"seeded, {entries}, {copier.copied + copier.shared} bytes"
+        result = f"seeded, {entries}, {amounts.size(copier.copied + copier.shared)}"
         if self.left_out.count and allowance.omissions is not None:
             allowance.omissions.append(self.left_out)
             result += f", {self.left_out.count} left out"

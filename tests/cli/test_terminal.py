@@ -68,3 +68,12 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen.startswith("\rcopying [######..................]  25%  of 200.0 MiB  /etc/x\\x1b")
     assert "30%" not in seen
     assert seen.endswith("\r")
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, ""), (1, "n0"), (5, "n0, n1, n2, n3, n4"), (6, "n0, n1, n2, n3, n4 and 1 more"),
+     (2005, "n0, n1, n2, n3, n4 and 2,000 more")],
+)  # fmt: skip
+def test_a_list_is_cut_and_says_how_many_names_it_omits(number: int, shown: str) -> None:
+    assert amounts.listed([f"n{one}" for one in range(number)]) == shown

@@ -226,7 +226,7 @@ def test_a_device_with_a_copy_is_worth_a_warning(
     examination = tree.examination()
     assert not examination.errors
     warnings = [str(p) for p in examination.problems if p.warning]
-    assert any("could be any of /dev/253:7, /dev/253:8" in warning for warning in warnings)
+    assert any("matches several devices: /dev/253:7, /dev/253:8" in warning for warning in warnings)
 
 
 def test_a_volume_that_nobody_mounts_is_worth_a_warning(tree: MachineTree) -> None:

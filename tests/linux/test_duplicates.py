@@ -244,7 +244,7 @@ def test_the_volume_is_mounted_already(
         subprocess.run(["sync", "-f", boot.store], check=True)
         copy = disks.add(boot.images[boot.store])
         disks.record(copy)
-        with pytest.raises(StoreMissing, match="could be any of") as refused:
+        with pytest.raises(StoreMissing, match="matches several devices") as refused:
             wipe()
         assert mounted.source in refused.value.message
         assert copy in refused.value.message

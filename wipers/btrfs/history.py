@@ -208,7 +208,7 @@ class SubvolumeHistory(OldRoots):
         ids = {serial, *(inner for _, inner in subvolumes.nested(fd, serial))}
         if subvolumes.default(self.top.fd) in ids:
             raise EphemerootError(
-                f"old {self.NOUN} {label} is, or holds, the default subvolume of the filesystem",
+                f"old {self.NOUN} {label} is or contains the default subvolume of the filesystem",
                 "see 'btrfs subvolume set-default'",
             )
         if self.is_mounted(self.path(entry)):

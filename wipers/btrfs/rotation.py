@@ -83,7 +83,7 @@ class SubvolumeRotation(Rotation):
             "subvolume-uuid": fresh.uuid,
         }
         self._retire(leftover, fresh)
-        self.finish(lambda: self.attempt("make it survive a power cut", self.history.top.commit))
+        self.finish(lambda: self.attempt("write the changes to the disk", self.history.top.commit))
         return self.outcome
 
     def show(self, entry: OldRoot | None, give: Callable[[str], bool]) -> bool:

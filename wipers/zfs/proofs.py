@@ -63,7 +63,8 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
     for above in (history.root, history.old_roots):
         if origin and datasets.is_below(origin, above):
             raise Refused(
-                f"the base {name} is a clone of {base.origin}: something was promoted above it",
+                f"the base {name} is a clone of {base.origin}: another dataset was promoted over "
+                "it",
                 f"zfs promote {shell.quoted(name)}",
             )
     if history.source not in found:

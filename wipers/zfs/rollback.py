@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.linux import shell
 from ephemeroot.wipers import marks
@@ -164,7 +165,7 @@ class Rollback:
         if newest != self.blank or written > _OBJECT_SET:
             raise EphemerootError(
                 f"{self.root} was rolled back to {self.blank}, but its newest snapshot is "
-                f"{newest}, and {written} bytes were written since"
+                f"{newest}, and {amounts.size(written)} were written since"
             )
 
     def _program(self, act: str, stays: list[str]) -> list[str]:

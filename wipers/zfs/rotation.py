@@ -99,9 +99,7 @@ class DatasetRotation(Rotation):
         self.outcome.fresh = {"dataset": self.root, "fsid": identity}
         self.outcome.retired = str(name)
         if first:
-            self.attempt(
-                "record that it was the first", lambda: self.history.record_first(str(name))
-            )
+            self.attempt("record the first old root", lambda: self.history.record_first(str(name)))
         retired = f"{self.history.old_roots}/{name}"
         self.finish(lambda: self._follow(retired, named=self.bootfs == self.root))
         return self.outcome
@@ -272,7 +270,7 @@ class DatasetRotation(Rotation):
         root = datasets.look(self.root)[self.root]
         if named:
             # It is an object number, and went with the old root under its new name.
-            self.attempt(f"let bootfs name {self.root}", self._set_bootfs)
+            self.attempt(f"set bootfs to {self.root}", self._set_bootfs)
         if root.own.get(RESERVED):
             self.attempt(
                 f"move the reservations to {self.root}",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from typing import Any
 
-from ephemeroot import terminal
+from ephemeroot import amounts, terminal
 from ephemeroot.backends.contract import Bases
 from ephemeroot.base import kernels
 from ephemeroot.base.record import Record
@@ -63,9 +62,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     shown = [
         (
             row["name"],
-            time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(row["made"])),
+            terminal.moment(row["made"]),
             row["system"],
-            ", ".join(row["kernels"]) or "no kernel modules",
+            amounts.listed(row["kernels"], 3) or "no kernel modules",
             "the base" if row["present"] else "",
         )
         for row in rows

@@ -77,7 +77,7 @@ def test_an_immutable_file_of_the_root_is_replaced(boot: Boot, flag: str) -> Non
     subprocess.run(["chattr", f"+{flag}", boot.root("/etc/resolv.conf")], check=True)
     boot.persist(parent("/etc"), copy("/etc/resolv.conf"))
     assert boot.root("/etc/resolv.conf").read_text() == "the store's"
-    assert boot.results()[-1] == "copied over the root's"
+    assert boot.results()[-1] == "copied, replacing the root's file"
 
 
 def test_an_immutable_directory_of_the_root_is_named_with_the_command(boot: Boot) -> None:
@@ -193,7 +193,7 @@ def test_a_base_that_gained_a_system_user(boot: Boot) -> None:
         assert "eve:" in (place / "passwd").read_text()
         assert (place / "passwd").read_text().endswith("sql:x:990:990::/:/bin/false\n")
         assert facts(place / "shadow") == (SHADOW + "sql:!:2::::::\n", 0o640, 0, 42)
-    assert boot.results()[-1] == "added sql from the base and copied over the root's"
+    assert boot.results()[-1] == "added sql from the base and copied, replacing the root's file"
 
 
 @pytest.mark.parametrize("content", ["", "eve:x:1000:1000::/:/bin/sh\n", PASSWD[:9] + "\0" * 99])
@@ -377,7 +377,7 @@ def test_a_store_that_takes_nothing_still_says_who_may_log_in(boot: Boot, why: s
         subprocess.run(["mount", "-o", "remount,ro,bind", boot.store], check=True)
     boot.persist(parent("/etc"), copy("/etc/passwd"))
     assert "me:x:1000" in boot.root("/etc/passwd").read_text()
-    assert "no entries of the base were added" in boot.problems()[0]
+    assert "cannot add the base's entries" in boot.problems()[0]
     if why == "full":
         for ballast in boot.root(STORE).glob("ballast*"):
             ballast.unlink()

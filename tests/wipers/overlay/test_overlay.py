@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from complete_boot import mark_boot_complete
+from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError, Locked, Refused
 from ephemeroot.hooks.operations.volumes import MountVolume
 from ephemeroot.hooks.operations.wipe import Wipe
@@ -196,7 +197,7 @@ def test_little_space(machine: Machine) -> None:
     machine.settings |= {"keep-last": 2, "min-free": str(free + (5 << 20))}
     lines: list[str] = []
     assert machine.wipe(NOON, log=lines.append).pruned == names[:2]
-    short = f"less than {free + (5 << 20)} bytes free"
+    short = f"less than {amounts.size(free + (5 << 20))} free"
     assert [line for line in lines if line.startswith("delete old")] == [
         f"delete old root {name} ({short})" for name in names[:2]
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kernel_images
+from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError
 from ephemeroot.image import assembly, readback
 from ephemeroot.image.generators.dracut import images as dracut
@@ -41,7 +42,7 @@ def verify(tmp_path: Path, members: dict[str, Member], raw: bytes = PLAN) -> str
 @pytest.mark.requires_root
 class TestVerify:
     def test_what_is_right(self, tmp_path: Path, armed: dict[str, Member]) -> None:
-        assert f"plan of {len(PLAN)} bytes" in verify(tmp_path, armed)
+        assert f"plan of {amounts.size(len(PLAN))}" in verify(tmp_path, armed)
 
     def test_a_built_in_filesystem(self, tmp_path: Path, armed: dict[str, Member]) -> None:
         members = {name: m for name, m in armed.items() if ".ko" not in name}
