@@ -20,7 +20,7 @@ from vm.verdict import MachineLost
 DiskFactory = Callable[..., Disk]
 
 
-def test_boots_answers_and_keeps_what_was_written(
+def test_boots_answers_and_keeps_written_files(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
     """Only a boot shows that a machine answers, keeps its disk and can be looked into."""
@@ -99,7 +99,7 @@ def test_files_laid_over_an_initramfs_replace_its_own(
     assert "dracut-pre-udev.service" in emergency.failed
 
 
-def test_system_changed_by_a_program_is_what_boots(
+def test_a_system_changed_by_a_program_boots(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:
     """Without a boot: the layers are looked at on this host."""
@@ -117,7 +117,7 @@ def test_system_changed_by_a_program_is_what_boots(
 
 
 @pytest.mark.proof
-def test_hibernated_machine_goes_on_where_it_was(
+def test_a_hibernated_machine_resumes_where_it_was(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:
     """Only a boot shows hibernation."""

@@ -62,7 +62,7 @@ dracut --hostonly --print-cmdline 2> /dev/null
 """
 
 
-def test_a_host_only_image_has_what_is_below_the_stores(
+def test_a_host_only_image_has_the_devices_below_the_stores(
     cache: Cache, storage: Storage, scratch: Path
 ) -> None:
     """By the real dracut, which knows nothing of this machine's root.

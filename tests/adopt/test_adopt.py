@@ -264,7 +264,7 @@ def test_what_is_refused(
     assert not (machine.path / DROP_IN).exists()
 
 
-def test_what_persists_already_is_left_alone(
+def test_persistent_paths_are_left_alone(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("var/log/deep/x", "")
@@ -329,7 +329,7 @@ def test_what_the_store_has_beside_is_not_overwritten(machine: MachineTree) -> N
     assert "/srv" not in declared(machine)
 
 
-def test_what_is_in_use_below_is_not_replaced_by_its_place(
+def test_a_place_is_not_replaced_while_content_below_it_is_in_use(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("srv/beside", "")
@@ -390,7 +390,7 @@ def test_one_in_the_other_goes_with_it(
     assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
 
 
-def test_beside_what_is_declared_below_it(machine: MachineTree) -> None:
+def test_adopts_beside_paths_declared_below_it(machine: MachineTree) -> None:
     """The store has /srv only as the directory of /srv/app: the rest of /srv comes to it."""
     assert adopt(machine, "/srv/app") == 0
     stored = machine.path / "persistent/srv"
@@ -459,7 +459,7 @@ def test_it_is_bound_at_once_on_an_ephemeral_root(machine: MachineTree) -> None:
         (machine.path / "srv/app").rmdir()
 
 
-def test_what_is_mounted_below_is_not_copied(machine: MachineTree) -> None:
+def test_mounts_below_are_not_copied(machine: MachineTree) -> None:
     below = machine.path / "srv/app/elsewhere"
     below.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", below], check=True)
@@ -469,7 +469,7 @@ def test_what_is_mounted_below_is_not_copied(machine: MachineTree) -> None:
     assert adopt(machine, "/srv/app/elsewhere") == 0, "persists by /srv/app"
 
 
-def test_a_full_store_is_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_store_is_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = MachineTree(tmp_path / "machine")
     store = tmp_path / "machine/persistent"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64K", "none", store], check=True)

@@ -37,7 +37,7 @@ def apply(machine: MachineTree, *words: str) -> int:
     return cli.main(["apply", "--no-images", "--root", str(machine.path), *words])
 
 
-def test_what_persists_no_longer_is_said(
+def test_reports_paths_that_no_longer_persist(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert apply(machine, "--yes") == 0
@@ -54,7 +54,7 @@ def test_what_persists_no_longer_is_said(
     assert "no longer" not in capsys.readouterr().err
 
 
-def test_what_is_taken_over_is_counted(
+def test_seeded_entries_are_counted(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("var/log/a", "x" * 5000)
@@ -89,7 +89,7 @@ def test_more_than_a_boot_may_copy_is_refused(
     assert apply(machine, "--yes") == 0
 
 
-def test_a_root_in_memory_cannot_be_taken_over_from(
+def test_a_root_in_memory_cannot_be_a_source_for_seeding(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write(MAIN, MEMORY + VOLUME + STORE.replace('"/var/log"', '"/var/log", "/srv/a b"'))
@@ -125,7 +125,7 @@ def test_a_directory_that_the_store_has_only_as_a_parent(
     assert (machine.path / "persistent/var/beside").read_text() == "x"
 
 
-def test_the_booted_plan_is_what_counts(
+def test_compares_with_the_booted_plan(
     machine: MachineTree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Applied twice in one boot: what changes is told from what was booted, not from the first."""
@@ -184,7 +184,7 @@ class TestOnOneBtrfs:
         assert "marker yet" not in capsys.readouterr().err
         assert (machine.path / "persistent/.ephemeroot-store").exists()
 
-    def test_what_is_shared_may_be_large(
+    def test_shared_content_may_be_large(
         self, machine: MachineTree, capsys: pytest.CaptureFixture[str]
     ) -> None:
         machine.write(MAIN, f'seed-limit = "1K"\n{SOUND}')
@@ -192,7 +192,7 @@ class TestOnOneBtrfs:
         assert apply(machine, "--yes") == 0
         assert "/var/log: 48.8 KiB, shared with the root" in capsys.readouterr().out
 
-    def test_what_is_mounted_below_is_not_counted(self, machine: MachineTree) -> None:
+    def test_mounts_below_are_not_counted(self, machine: MachineTree) -> None:
         machine.write("var/log/a", "x" * 5000)
         below = machine.path / "var/log/elsewhere"
         below.mkdir()

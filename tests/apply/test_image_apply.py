@@ -127,7 +127,7 @@ def test_refuses_to_mark_a_store_on_another_type(
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_store_declared_by_its_uuid_is_compared_with_what_is_mounted(
+def test_a_store_declared_by_its_uuid_is_compared_with_the_mount(
     bare: MachineTree, disk: Disk, same: bool
 ) -> None:
     uuid = devices.btrfs_uuid(disk.loop) if same else "3c2a1b0e-0000-4000-8000-0000000000ff"
@@ -185,7 +185,7 @@ def test_generations_never_go_back(machine: MachineTree) -> None:
     assert plan.generation == stores.generation(machine.path / "persistent") == 42
 
 
-def test_a_damaged_record_is_mended(
+def test_a_damaged_record_is_repaired(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert apply(machine, "--yes") == 0

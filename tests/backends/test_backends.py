@@ -115,7 +115,7 @@ def test_such_a_question_is_found(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["if volume.type == 'zfs': pass", "mount = create('tmpfs')"])
-def test_a_type_of_filesystem_is_none(source: str) -> None:
+def test_a_filesystem_type_is_not_a_backend(source: str) -> None:
     assert asks(source) == []
 
 

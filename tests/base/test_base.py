@@ -87,7 +87,9 @@ def test_a_base_of_another_root_than_the_running_one_is_refused(machine: Machine
         (f"mv lib/modules/{RUNNING} lib/modules/1.2.3", "has no modules for the running kernel"),
     ],
 )
-def test_a_root_that_could_not_boot_is_no_base(machine: Machine, broken: str, message: str) -> None:
+def test_a_root_that_could_not_boot_is_not_a_base(
+    machine: Machine, broken: str, message: str
+) -> None:
     environment = {**os.environ, "usr": str(machine.usr / "upper")}
     subprocess.run(["sh", "-ec", broken], cwd=machine.top / "root", env=environment, check=True)
     done = machine.base("create")
@@ -119,7 +121,7 @@ def test_a_command_changes_the_base_and_nothing_else(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_json_has_what_changed_and_not_what_the_command_says(based: Machine) -> None:
+def test_json_has_the_changes_and_not_the_commands_output(based: Machine) -> None:
     done = based.base("run", "--json", "--", "sh", "-c", "echo from the command")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["format"] == "ephemeroot-base"
@@ -143,7 +145,7 @@ def test_a_command_that_fails_changes_nothing(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_what_is_no_program_changes_nothing(based: Machine) -> None:
+def test_a_missing_program_changes_nothing(based: Machine) -> None:
     before = based.state()
     done = based.base("run", "--", "no-such-program")
     assert done.returncode == 1
@@ -258,7 +260,7 @@ def test_a_kernel_without_modules_is_refused(based: Machine) -> None:
     assert based.state() == before
 
 
-def test_a_boot_loader_that_was_told_of_the_copy_is_refused(based: Machine) -> None:
+def test_a_boot_loader_that_names_the_copy_is_refused(based: Machine) -> None:
     before = based.state()
     done = based.run(f"{ROOT_OF_MOUNTINFO} > /boot/grub.cfg")
     assert done.returncode == 1
@@ -266,7 +268,7 @@ def test_a_boot_loader_that_was_told_of_the_copy_is_refused(based: Machine) -> N
     assert based.state() == before
 
 
-def test_a_boot_loader_that_asks_is_told_of_the_root(based: Machine) -> None:
+def test_a_boot_loader_that_asks_gets_the_roots_name(based: Machine) -> None:
     program = based.usr / "upper/bin/grub-mkrelpath"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n# as the real one\n{ROOT_OF_MOUNTINFO}\n")
@@ -293,7 +295,7 @@ def test_a_read_only_base_is_refused(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_what_persists_is_there_and_leaves_nothing_behind(based: Machine) -> None:
+def test_persistent_paths_are_mounted_and_leave_nothing_behind(based: Machine) -> None:
     """A mount point of this machine that the base lacks is made for the run only."""
     words = based.base_words("run", "--", "sh", "-ec", "cat /srv/kept/file > /etc/seen")
     mount = "mkdir -p /srv/kept; mount -t tmpfs tmpfs /srv/kept; echo kept > /srv/kept/file; "
@@ -382,7 +384,7 @@ SOMETHING = (
 )  # fmt: skip
 
 
-def test_a_command_that_changes_nothing_makes_no_new_base(based: Machine) -> None:
+def test_a_command_that_changes_nothing_does_not_create_a_base(based: Machine) -> None:
     before = uuid(based.path)
     for script in proof.sample(NOTHING, 3):
         dated = based.path.stat().st_mtime_ns

@@ -116,7 +116,7 @@ def test_no_room_for_both(small: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.requires_root
-def test_what_is_mounted_in_it_is_not_its_own(small: Path) -> None:
+def test_mounts_in_it_are_not_its_own_content(small: Path) -> None:
     """The ESP at /boot/efi has files of its own."""
     write(small, {"EFI/BOOT/BOOTX64.EFI": "loader"})
     write(small.parent, {"vmlinuz-1": "kernel"})

@@ -59,7 +59,7 @@ def requirement() -> str:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("way", WAYS)
-def test_refuses_by_name_what_is_declared_and_not_mounted(
+def test_refuses_by_name_a_declared_mount_that_is_missing(
     tmp_path: Path, way: str, place: str
 ) -> None:
     WAYS[way](tmp_path, place)
@@ -71,7 +71,7 @@ def test_refuses_by_name_what_is_declared_and_not_mounted(
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("way", WAYS)
-def test_accepts_and_finds_what_is_mounted(tmp_path: Path, way: str, place: str) -> None:
+def test_accepts_and_finds_mounts(tmp_path: Path, way: str, place: str) -> None:
     WAYS[way](tmp_path, place)
     mount = f'mkdir -p "$root{place}"; mount -t tmpfs tmpfs "$root{place}"'
 
@@ -82,7 +82,7 @@ def test_accepts_and_finds_what_is_mounted(tmp_path: Path, way: str, place: str)
     assert inside(tmp_path, look, mount) == [place]
 
 
-def test_knows_what_only_the_base_declares(tmp_path: Path) -> None:
+def test_knows_mounts_that_only_the_base_declares(tmp_path: Path) -> None:
     text = "/dev/no1 /boot ext4 defaults 0 2\n/dev/no2 /efi vfat noauto 0 2\n"
     write(tmp_path, "base/etc/fstab", text)
 
@@ -128,7 +128,7 @@ def find() -> list[str]:
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_finds_a_filesystem_in_an_odd_place_by_what_is_on_it(tmp_path: Path, content: str) -> None:
+def test_finds_a_filesystem_in_an_odd_place_by_its_content(tmp_path: Path, content: str) -> None:
     folder = os.path.dirname(content)
     script = f"""
         mkdir -p "$root/srv/odd" "$root/srv/other"
@@ -139,7 +139,7 @@ def test_finds_a_filesystem_in_an_odd_place_by_what_is_on_it(tmp_path: Path, con
     assert inside(tmp_path, find, script) == ["/srv/odd"]
 
 
-def test_what_is_mounted_around_the_place_that_a_link_leads_to_is_found(tmp_path: Path) -> None:
+def test_finds_the_mount_around_the_target_of_a_link(tmp_path: Path) -> None:
     (tmp_path / "boot").symlink_to("/xbootldr/debian")
     mount = 'mkdir "$root/xbootldr"; mount -t tmpfs tmpfs "$root/xbootldr"; '
     assert inside(tmp_path, find, mount + 'mkdir "$root/xbootldr/debian"') == ["/xbootldr"]
@@ -150,7 +150,7 @@ def test_what_is_mounted_around_the_place_that_a_link_leads_to_is_found(tmp_path
 @pytest.mark.requires_loop
 @pytest.mark.requires_program("mkfs.ext4")
 @pytest.mark.parametrize("content", ["EFI/BOOT/BOOTX64.EFI", "photos/one.jpg"])
-def test_looks_at_what_is_not_mounted_in_an_odd_place(tmp_path: Path, content: str) -> None:
+def test_checks_an_odd_place_that_is_not_mounted(tmp_path: Path, content: str) -> None:
     import subprocess
 
     tree, image, files = tmp_path / "tree", tmp_path / "image", tmp_path / "files"

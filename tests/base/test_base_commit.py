@@ -78,7 +78,7 @@ def test_commits_every_kind_of_change(machine: Machine) -> None:
     assert machine.old() == [old]
 
 
-def test_commits_what_is_named_and_nothing_else(machine: Machine) -> None:
+def test_commits_only_the_named_paths(machine: Machine) -> None:
     root = machine.top / "root"
     (root / "opt/one/in").mkdir(parents=True)
     (root / "opt/one/in/a").write_text("a")
@@ -210,7 +210,7 @@ def test_names_are_needed_if_the_fresh_root_is_unknown(machine: Machine) -> None
     assert (machine.path / "etc/both").read_text() == "mine"
 
 
-def test_json_names_what_is_left(machine: Machine) -> None:
+def test_json_names_the_remaining_changes(machine: Machine) -> None:
     (machine.top / "root/etc/machine-id").write_text("1")
     (machine.top / "root/etc/new").write_text("1")
     done = machine.base("commit", "--yes", "--json")

@@ -88,14 +88,14 @@ def test_finds_each_nested_subvolume_with_content(root: Path, place: str) -> Non
 
 
 @pytest.mark.parametrize("place", [".snapshots", "home", "var/lib/machines", "var/tmp"])
-def test_subvolumes_that_hold_no_part_of_the_system_are_no_fault(root: Path, place: str) -> None:
+def test_subvolumes_without_a_part_of_the_system_are_not_a_fault(root: Path, place: str) -> None:
     (root / place).parent.mkdir(parents=True, exist_ok=True)
     btrfsutil.create_subvolume(str(root / place))
     write(root, f"{place}/file", "x")
     assert inspect(root) == []
 
 
-def test_a_snapshot_in_the_root_is_no_fault(root: Path) -> None:
+def test_a_snapshot_in_the_root_is_not_a_fault(root: Path) -> None:
     btrfsutil.create_snapshot(str(root), str(root / "before"), read_only=True)
     assert inspect(root) == []
 
@@ -124,7 +124,7 @@ def test_finds_each_swap_file(root: Path, path: str, declaration: str, text: str
     assert inspect(root, os.path.dirname(f"/{path}").rstrip("/") or f"/{path}") == []
 
 
-def test_what_is_called_a_swap_file_and_is_none_is_no_fault(root: Path) -> None:
+def test_a_file_that_is_only_named_like_a_swap_file_is_not_a_fault(root: Path) -> None:
     write(root, "swapfile", "notes about swap")
     write(root, "etc/fstab", "/dev/sda2 none swap sw 0 0\nUUID=x none swap sw 0 0\n")
     assert inspect(root) == []

@@ -109,7 +109,7 @@ def test_each_verb_of_the_parser_is_known_here() -> None:
     proof.sample([[verb, *words] for verb, calls in LOCKED.items() for words in calls or ()], 6),
     ids=" ".join,
 )
-def test_a_verb_is_locked_out_while_base_run_is_at_work(machine: Machine, words: list[str]) -> None:
+def test_a_verb_is_locked_out_while_base_run_runs(machine: Machine, words: list[str]) -> None:
     running = hold(machine, str(PROGRAM), "base", "run", "--", "sh", "-ec", "echo ready; read line")
     try:
         done = machine.call(*words)
@@ -121,7 +121,7 @@ def test_a_verb_is_locked_out_while_base_run_is_at_work(machine: Machine, words:
 
 
 @pytest.mark.parametrize("words", [["create"], ["run", "--", "true"], ["rollback", "--yes"]])
-def test_the_base_is_locked_out_while_apply_is_at_work(machine: Machine, words: list[str]) -> None:
+def test_the_base_is_locked_out_while_apply_runs(machine: Machine, words: list[str]) -> None:
     before = machine.state()
     applying = hold(machine, sys.executable, "-P", "-c", HOLDER)
     try:

@@ -68,7 +68,7 @@ def test_upgrade_changes_the_base_and_not_the_running_root(
     assert machine.strays() == []
 
 
-def test_upgrade_without_anything_new_makes_no_base(
+def test_upgrade_without_changes_does_not_create_a_base(
     machine: Machine, repository: Repository
 ) -> None:
     before = machine.state()
@@ -77,9 +77,7 @@ def test_upgrade_without_anything_new_makes_no_base(
     assert machine.state() == before
 
 
-def test_what_is_refused_or_a_dry_run_changes_nothing(
-    machine: Machine, repository: Repository
-) -> None:
+def test_a_refusal_or_a_dry_run_changes_nothing(machine: Machine, repository: Repository) -> None:
     before = machine.state()
     for words in (("upgrade",), ("install", "other"), ("remove", "tool")):
         done = machine.call(*words, "--dry-run")
@@ -100,7 +98,7 @@ def test_what_is_refused_or_a_dry_run_changes_nothing(
     assert machine.state() == before
 
 
-def test_a_package_that_fails_leaves_the_base_as_it_was(
+def test_a_package_that_fails_leaves_the_base_unchanged(
     machine: Machine, repository: Repository
 ) -> None:
     repository.publish("tool", "2", {"opt/tool": "two\n"}, {"postinst": "exit 3"})
@@ -164,7 +162,7 @@ def test_reboots_if_the_base_has_changed(machine: Machine, repository: Repositor
         assert asked.exists() == news
 
 
-def test_a_system_without_a_known_package_manager_is_told_what_works(machine: Machine) -> None:
+def test_a_system_without_a_known_package_manager_gets_a_hint(machine: Machine) -> None:
     machine.create()
     done = machine.call("upgrade", "--yes")
     assert done.returncode == 1

@@ -44,7 +44,7 @@ def test_every_problem_and_a_summary(tree: MachineTree, capsys: pytest.CaptureFi
     ]
 
 
-def test_warnings_alone_are_no_failure(
+def test_warnings_alone_are_not_a_failure(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tree.path / "persistent/.ephemeroot-store").unlink()

@@ -71,7 +71,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("against", ["fresh", "base"])
-def test_what_would_be_lost(machine: LivingMachine, against: str) -> None:
+def test_shows_files_that_would_be_lost(machine: LivingMachine, against: str) -> None:
     spoil(machine.root)
     content = machine.json("diff", "--against", against)
     assert found(content) == SPOILT
@@ -106,7 +106,7 @@ def test_the_quick_way_finds_what_a_walk_finds(machine: LivingMachine) -> None:
     assert "/etc/ephemeroot/plan.json" not in paths, "touched, and the same"
 
 
-def test_a_subvolume_in_the_place_of_a_directory(machine: LivingMachine) -> None:
+def test_a_subvolume_instead_of_a_directory(machine: LivingMachine) -> None:
     root = machine.root
     (root / "home/u").rmdir()
     btrfsutil.create_subvolume(str(root / "home/u"))
@@ -219,7 +219,7 @@ def test_old_roots(machine: LivingMachine) -> None:
     assert machine.call("roots", "diff", "2020-01-01T00-00-00Z").returncode == 2
 
 
-def test_nothing_is_left_mounted(machine: LivingMachine) -> None:
+def test_no_mount_remains(machine: LivingMachine) -> None:
     before = subprocess.run(["findmnt", "-rn"], capture_output=True, text=True).stdout
     machine.call("diff")
     machine.call("diff", "--against", "base")
@@ -229,7 +229,7 @@ def test_nothing_is_left_mounted(machine: LivingMachine) -> None:
 MOTD = "run/motd.d/ephemeroot"
 
 
-def test_a_line_at_login_about_what_is_forgotten(machine: LivingMachine) -> None:
+def test_a_line_at_login_about_forgotten_files(machine: LivingMachine) -> None:
     spoil(machine.root)
     (machine.root / "var/cache").mkdir(parents=True, exist_ok=True)
     (machine.root / "var/cache/noise").write_bytes(bytes(1 << 20))

@@ -64,7 +64,7 @@ def test_apply_refuses_in_another_root(
     assert not (tree.path / "etc/ephemeroot/plan.json").exists()
 
 
-def test_apply_goes_on_in_another_subvolume_that_the_configuration_names(
+def test_apply_continues_in_another_subvolume_that_the_configuration_names(
     tree: MachineTree,
 ) -> None:
     recorded(tree.path, ownership.ROOT)
@@ -75,7 +75,7 @@ def test_apply_goes_on_in_another_subvolume_that_the_configuration_names(
     assert apply(tree) == 1
 
 
-def test_apply_goes_on_in_a_filesystem_made_anew(tree: MachineTree) -> None:
+def test_apply_continues_in_a_filesystem_that_was_created_again(tree: MachineTree) -> None:
     recorded(tree.path, ownership.FILESYSTEM)
     assert apply(tree) == 0
 

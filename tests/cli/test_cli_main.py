@@ -111,7 +111,7 @@ def test_only_similar_words_are_suggested(
 
 
 @pytest.mark.parametrize("verb", PLUMBING)
-def test_a_hidden_verb_is_no_suggestion(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hidden_verb_is_not_suggested(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"{verb}x"]) == 2
     assert verb not in capsys.readouterr().err.partition("'ephemeroot")[0].replace(f"{verb}x", "")
 

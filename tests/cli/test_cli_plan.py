@@ -65,7 +65,7 @@ def test_warnings_go_to_standard_error(
     )
 
 
-def test_mistakes_make_no_plan(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_prevent_a_plan(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     tree.write(MAIN, SOUND.replace("files =", "fils =").replace("noatime", "noatime,ro"))
     assert main(["plan", "--root", str(tree.path)]) == 2
     captured = capsys.readouterr()

@@ -137,7 +137,7 @@ PATHS = ("/srv/a", "/srv/b", "/var/lib/app", "/opt/tool", "/etc/app")
         6,
     ),
 )
-def test_what_is_declared_and_not_applied(
+def test_paths_declared_but_not_applied(
     tmp_path: Path, before: frozenset[str], after: frozenset[str]
 ) -> None:
     def configuration(paths: frozenset[str]) -> str:
@@ -209,7 +209,7 @@ def test_a_wipe_that_was_refused(machine: LivingMachine) -> None:
     assert "failures of this boot" in shown
 
 
-def test_no_boot_of_ours(machine: LivingMachine) -> None:
+def test_a_boot_without_ephemeroot(machine: LivingMachine) -> None:
     machine.boot()
     content = status(machine, 10)
     assert content["root"] == "none"
@@ -217,7 +217,7 @@ def test_no_boot_of_ours(machine: LivingMachine) -> None:
     assert content["stages"] == {}
 
 
-def test_a_report_of_another_boot_counts_for_nothing(machine: LivingMachine) -> None:
+def test_a_report_of_another_boot_is_ignored(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     report = machine.root / "run/ephemeroot/boot.json"
     text = report.read_text()
@@ -246,7 +246,7 @@ def test_the_next_boot(machine: LivingMachine) -> None:
     assert lines[1] == "the root is kept"
 
 
-def test_what_is_damaged_hides_nothing_else(machine: LivingMachine) -> None:
+def test_damage_hides_nothing_else(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     assert machine.call("next-boot", "keep").returncode == 0
     request = machine.root / "persistent/.ephemeroot/next-boot"
@@ -266,7 +266,7 @@ def test_what_is_damaged_hides_nothing_else(machine: LivingMachine) -> None:
     assert any("ephemeroot apply" in line for line in content["complaints"])
 
 
-def test_an_image_older_than_what_was_applied(machine: LivingMachine) -> None:
+def test_an_image_older_than_the_applied_plan(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     plan = machine.plan()
     image = machine.root / "boot/initrd.img-6.1.0"

@@ -145,7 +145,7 @@ def test_an_old_root_that_is_gone_can_be_forgotten(machine: LivingMachine) -> No
     assert machine.call("roots", "unkeep", name).returncode == 2
 
 
-def test_what_is_restored_and_stored_is_in_effect(machine: LivingMachine) -> None:
+def test_a_restored_and_stored_path_is_in_effect(machine: LivingMachine) -> None:
     """The line that the boot names, then copying back: the path persists again."""
     name = name_of(machine)
     restored = machine.call("roots", "restore", "/home/u/.rc", "--from", name)

@@ -56,7 +56,7 @@ def test_a_verb_has_no_envelope_and_no_exit_code_of_its_own(module: Path) -> Non
     assert retyped(module.read_text()) == []
 
 
-def test_what_is_retyped_is_found() -> None:
+def test_finds_repeated_declarations() -> None:
     source = """
 import json
 PARTLY = 10

@@ -67,7 +67,9 @@ def test_warnings_and_the_exit_code_are_kept(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("pager", ["", "cat", "no-such-pager --option", "'", "true", "head -n 1"])
-def test_a_pager_that_is_missing_or_ends_early_is_no_error(tree: MachineTree, pager: str) -> None:
+def test_a_pager_that_is_missing_or_ends_early_is_not_an_error(
+    tree: MachineTree, pager: str
+) -> None:
     listed = "".join(f'"/srv/directory-{number}", ' for number in range(3000))
     tree.write(MAIN, SOUND.replace('["/var/log"]', f'["/var/log", {listed}]'))
     shown, code = on_terminal(tree, "plan", pager=pager)

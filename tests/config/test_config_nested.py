@@ -85,7 +85,7 @@ def test_none(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.requires_program("setpriv")
-def test_who_may_not_look_is_told_so(tree: MachineTree) -> None:
+def test_a_user_without_permission_gets_an_error(tree: MachineTree) -> None:
     make(tree, "srv/data")
     done = subprocess.run(
         [

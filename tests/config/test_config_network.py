@@ -71,7 +71,7 @@ def test_a_name_is_looked_up_in_the_machines_own_hosts(tree: MachineTree) -> Non
     assert planned(tree).device == "nas:/srv"
 
 
-def test_a_name_that_nobody_knows(tree: MachineTree) -> None:
+def test_an_unknown_name(tree: MachineTree) -> None:
     with_volume(tree, nfs("nowhere:/srv"))
     complaint = tree.complaint()
     assert "the address of the server nowhere is not known" in complaint
@@ -143,7 +143,7 @@ def test_what_the_hypervisor_shares_needs_no_network(tree: MachineTree) -> None:
     assert "but there is none" in warnings(tree)
 
 
-def test_what_is_not_needed_for_boot_is_the_real_systems(tree: MachineTree) -> None:
+def test_the_real_system_mounts_volumes_not_needed_for_boot(tree: MachineTree) -> None:
     volume = '[[volumes]]\nmount-point = "/media"\ndevice = "a@b:"\ntype = "fuse.sshfs"\n'
     with_volume(tree, nfs() + volume + "needed-for-boot = false\n")
     assert not tree.errors()

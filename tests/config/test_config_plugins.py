@@ -70,7 +70,7 @@ def tree(tmp_path: Path) -> MachineTree:
         "root.btrfs", "root.snapper"))  # fmt: skip
 
 
-def test_a_wiper_of_somebody_else_goes_into_the_plan(install: Path, tree: MachineTree) -> None:
+def test_a_wiper_of_another_package_goes_into_the_plan(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     tree.write(MAIN, (tree.path / MAIN).read_text().replace(
         "[root.snapper]", '[root.snapper]\nlimit = "512M"\ndevice = "LABEL=x"'))  # fmt: skip

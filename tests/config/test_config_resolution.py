@@ -74,7 +74,7 @@ def test_two_names_of_one_path_are_declared_twice(
     assert "/data/srv/www" in tree.complaint()
 
 
-def test_a_link_into_what_every_boot_mounts_anew(tree: MachineTree) -> None:
+def test_a_link_into_a_filesystem_that_every_boot_mounts(tree: MachineTree) -> None:
     (tree.path / "run").mkdir()
     (tree.path / "var").mkdir(exist_ok=True)
     (tree.path / "var/run").symlink_to("../run")

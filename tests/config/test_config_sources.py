@@ -84,7 +84,7 @@ def test_a_link_to_nowhere_is_a_mistake(tree: MachineTree) -> None:
     assert "dangling link" in tree.complaint()
 
 
-def test_other_files_are_no_drop_ins(tree: MachineTree) -> None:
+def test_other_files_are_not_drop_ins(tree: MachineTree) -> None:
     for name in ("10-a.toml.dpkg-old", "README", ".10-hidden.toml"):
         tree.write(f"{LOCAL}/{name}", "no toml at all")
     assert configuration(tree).files == (tree.show(),)
@@ -115,7 +115,7 @@ def test_a_drop_in_may_replace_the_wiper(tree: MachineTree) -> None:
     assert not tree.errors()
 
 
-def test_an_overridden_value_must_be_right_all_the_same(tree: MachineTree) -> None:
+def test_an_overridden_value_must_be_valid(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace("[root.btrfs]", '[root.btrfs]\nkeep-days = "soon"'))
     tree.write(f"{LOCAL}/10-a.toml", "root.btrfs.keep-days = 3")
     (error,) = tree.errors()
@@ -195,7 +195,7 @@ def test_a_syntax_error_does_not_hide_mistakes_elsewhere(tree: MachineTree) -> N
     assert found["30-c.toml", 2] == "is not UTF-8 text"
 
 
-def test_what_could_not_be_read_is_not_missed(tree: MachineTree) -> None:
+def test_an_unreadable_path_is_not_reported_as_missing(tree: MachineTree) -> None:
     """The volume and the wiper may well be in the file with the syntax error."""
     tree.write(MAIN, '[root\nwiper = "btrfs"\n')
     tree.write(f"{LOCAL}/10-a.toml", '[persistence."/persistent"]\nfiles = ["/etc/machine-id"]')

@@ -79,7 +79,7 @@ def test_a_timeout_of_zero_waits_without_end(tree: MachineTree, value: str) -> N
 
 
 @pytest.mark.parametrize("value", ["0", "0s", "infinity"])
-def test_so_does_a_line_of_fstab(tree: MachineTree, value: str) -> None:
+def test_a_line_of_fstab_does_too(tree: MachineTree, value: str) -> None:
     line = f"{LINE},x-initrd.mount,x-systemd.device-timeout={value} 0 0\n"
     tree.write("etc/fstab", FSTAB + line)
     tree.write(MAIN, ROOT + STORE)
@@ -229,7 +229,7 @@ def test_a_device_with_a_copy_is_worth_a_warning(
     assert any("matches several devices: /dev/253:7, /dev/253:8" in warning for warning in warnings)
 
 
-def test_a_volume_that_nobody_mounts_is_worth_a_warning(tree: MachineTree) -> None:
+def test_warns_of_a_volume_that_is_never_mounted(tree: MachineTree) -> None:
     text = volume('mount-point = "/a"\ndevice = "LABEL=x"\ntype = "ext4"\nneeded-for-boot = false')
     tree.write(MAIN, text)
     (problem,) = tree.problems()

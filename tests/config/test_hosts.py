@@ -76,7 +76,7 @@ def test_what_another_host_would_get(tree: MachineTree, capsys: pytest.CaptureFi
     assert any(step.get("path") == "/srv/results" for step in odd["persist"])
 
 
-def test_an_id_alone_is_no_host_of_ours(
+def test_an_id_alone_is_not_a_known_host(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = json.loads(plan(tree, capsys, "--machine-id", ID, "--json"))
@@ -131,7 +131,7 @@ def test_this_machines_own_facts_are_not_the_others(
         assert word not in theirs
 
 
-def test_its_own_name_is_no_other_host(
+def test_its_own_name_is_not_another_host(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = tree.machine
@@ -231,7 +231,7 @@ def test_the_static_name_counts_and_another_live_one_is_warned_about(
         (None, "dhcp-10-0-0-7", "dhcp-10-0-0-7"),
     ],
 )
-def test_a_name_from_the_network_does_not_change_what_persists(
+def test_a_name_from_the_network_does_not_change_persistent_paths(
     tmp_path: Path, written: str | None, live: str, name: str
 ) -> None:
     """As after DHCP has named the machine: hostname(1) sets what it would."""
@@ -255,7 +255,7 @@ def test_links_in_it_do_not_lead_out_of_it(tmp_path: Path) -> None:
     assert tree.machine.host_name == "inside"
 
 
-def test_a_root_that_is_no_directory() -> None:
+def test_a_root_that_is_not_a_directory() -> None:
     with pytest.raises(Misconfigured, match="is not a directory"):
         Machine.of("/nonexistent")
 

@@ -118,7 +118,7 @@ def test_what_check_accepts_boots_and_keeps_the_store(disk: Disk, tmp_path: Path
 
 
 @pytest.mark.requires_loop
-def test_what_boots_refuse_is_refused_by_check(disk: Disk, tmp_path: Path) -> None:
+def test_check_refuses_configurations_that_a_boot_refuses(disk: Disk, tmp_path: Path) -> None:
     """The other direction: `check` must say something wherever a boot refuses."""
     tree = MachineTree(tmp_path, None)
     (tree.path / "etc/ephemeroot").mkdir(parents=True)
@@ -139,7 +139,7 @@ def test_what_boots_refuse_is_refused_by_check(disk: Disk, tmp_path: Path) -> No
 @pytest.mark.parametrize("store", ["old-roots", "root-base", "old_bases"])
 @pytest.mark.parametrize("inside", ["", "/x", "/x/y"])
 @pytest.mark.parametrize("role", ["base", "old_roots", "old_bases", "root"])
-def test_nothing_of_the_wiper_is_inside_a_store(
+def test_the_wipers_files_are_not_inside_a_store(
     tmp_path: Path, store: str, inside: str, role: str
 ) -> None:
     named = {"root": "r", "base": "b", "old_roots": "o", "old_bases": "p", "volume": store}

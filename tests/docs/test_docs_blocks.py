@@ -104,7 +104,7 @@ def test_finds_a_block_without_a_fence() -> None:
     assert indented("- an item\n\n    of two paragraphs\n\n```sh\nx\n\n    y\n```\n") == []
 
 
-def test_commands_that_are_no_illustrations_are_executed() -> None:
+def test_commands_that_are_not_illustrations_are_executed() -> None:
     unmarked = {block.place.partition(":")[0] for block in ALL if block.kind == "sh"}
     assert unmarked == set(EXECUTED) - {"plug-ins.md"}
     for document, test in EXECUTED.items():

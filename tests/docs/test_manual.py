@@ -123,7 +123,7 @@ def test_the_kernel_command_line_of_the_examples_is_understood() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_our_own_pages_are_there(name: str) -> None:
+def test_links_to_own_pages_resolve(name: str) -> None:
     named = re.findall(r"^\.Xr (ephemeroot\S*) (\d)", page(name), re.MULTILINE)
     assert named
     assert {f"{title}.{number}" for title, number in named} <= set(PAGES)
@@ -170,7 +170,7 @@ def test_a_commands_options_are_explained(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_a_command_opens_for_writing_is_told(command: str) -> None:
+def test_the_manual_names_the_files_that_a_command_opens_for_writing(command: str) -> None:
     verb, parser = COMMANDS[command]
     text = sections("ephemeroot.8")[verb]
     if action := command.removeprefix(verb).strip():
@@ -201,7 +201,7 @@ def test_a_commands_words_are_in_its_synopsis(command: str) -> None:
     assert words <= shown
 
 
-def test_no_synopsis_of_what_is_not_there() -> None:
+def test_every_synopsis_is_of_an_existing_command() -> None:
     lines = re.findall(r"^\.D1 Nm Cm (.+)$", page("ephemeroot.8"), re.MULTILINE)
     shown = {line for command in COMMANDS for line in synopses(command)}
     assert set(lines) - shown == set()
@@ -234,7 +234,7 @@ def test_the_matrix_has_a_cell_for_everything() -> None:
     assert cells <= {"-", "c", "r", "d", "c r", "c d", "r d", "c r d"}
 
 
-def test_every_exit_code_is_told() -> None:
+def test_every_exit_code_is_documented() -> None:
     told = set(re.findall(r"^\.It (\d+)$", sections("ephemeroot.8")["EXIT STATUS"], re.MULTILINE))
     assert told == {"0", "1", "2", "3", "10", str(output.INTERRUPTED)}
 
@@ -297,7 +297,7 @@ def test_inner_tables_of_entries_are_explained() -> None:
 
 
 @pytest.mark.parametrize("kind", ["wipe", "store", "path"])
-def test_every_policy_is_told(kind: str) -> None:
+def test_every_policy_is_documented(kind: str) -> None:
     text = sections("ephemeroot.toml.5")["[on-failure]"]
     told = text.partition(f".It Ic {kind}\n")[2].partition(".It")[0]
     assert set(POLICIES[kind]) <= set(re.findall(r"[a-z]+", told))
@@ -319,7 +319,7 @@ def test_every_word_of_the_kernel_command_line_is_explained() -> None:
     assert words == {*cmdline._OURS, "noresume", *Zfs.KEPT_BY}
 
 
-def test_every_policy_and_boolean_is_told() -> None:
+def test_every_policy_and_boolean_is_documented() -> None:
     text = sections("ephemeroot-boot.7")["KERNEL COMMAND LINE"]
     told = set(re.findall(r"[a-z0-9]+", text))
     assert set(cmdline.POLICIES) <= told

@@ -23,7 +23,7 @@ def test_the_readmes_configuration_is_right(tmp_path: Path) -> None:
 
 @pytest.mark.requires_program("make")
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_the_commands_are_there(document: str) -> None:
+def test_the_commands_exist(document: str) -> None:
     told = set(re.findall(r"\bmake ([a-z-]+)", (CHECKOUT / document).read_text()))
     listed = subprocess.run(["make", "help"], cwd=CHECKOUT, capture_output=True, text=True).stdout
     there = set(re.findall(r"^make ([a-z-]+)", listed, re.MULTILINE))

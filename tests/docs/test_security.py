@@ -27,7 +27,7 @@ def test_is_linked(document: str) -> None:
     assert "(SECURITY.md)" in (CHECKOUT / document).read_text(encoding="utf-8")
 
 
-def test_says_against_whom() -> None:
+def test_names_the_attackers() -> None:
     sections = re.findall(r"^### (.+)$", PROMISED, flags=re.MULTILINE)
     assert sections == [
         "Against mistakes of the administrator",

@@ -54,7 +54,7 @@ def without(state: State, *names: str) -> State:
     return {name: entry for name, entry in state.items() if name not in names}
 
 
-def test_accepts_what_was_and_what_becomes() -> None:
+def test_accepts_the_state_before_and_after() -> None:
     assert COURSE.judge_itself() == []
     assert COURSE.judge_interrupted(seen(BEFORE)) == []
     assert COURSE.judge_interrupted(seen(DONE, "/old /mnt btrfs")) == []
@@ -70,7 +70,7 @@ def test_accepts_a_name_that_another_time_gave() -> None:
 @pytest.mark.parametrize(
     "name", ["disk/root/etc/note", f"disk/old_roots/{OLD}/file", "disk/root-base/version"]
 )
-def test_reports_what_is_gone(name: str) -> None:
+def test_reports_missing_files(name: str) -> None:
     assert any(name in line for line in COURSE.judge_interrupted(seen(without(BEFORE, name))))
 
 
@@ -78,7 +78,7 @@ def test_reports_what_is_gone(name: str) -> None:
     "change", [{"mode": 0o666}, {"owner": (1000, 0)}, {"attributes": (("user.a", "00"),)},
                {"content": ""}]
 )  # fmt: skip
-def test_reports_what_is_changed(change: dict[str, object]) -> None:
+def test_reports_changed_files(change: dict[str, object]) -> None:
     changed = {"disk/root/etc/note": dataclasses.replace(FILE, **change)}  # type: ignore[arg-type]
     (line,) = COURSE.judge_interrupted(seen(BEFORE | changed))
     assert line.startswith("disk/root/etc/note is neither what it was")
@@ -104,7 +104,7 @@ def test_reports_a_base_that_is_under_no_name() -> None:
     assert "disk/.root-base.ephemeroot.x" in left_over(completed)
 
 
-def test_accepts_what_is_unfinished_in_an_old_base() -> None:
+def test_accepts_unfinished_content_in_an_old_base() -> None:
     """The record of the run is there until the next run, which puts its modules back."""
     unfinished = DONE | {f"disk/old_bases/{NEW}/lib/.modules.ephemeroot": DIRECTORY}
     assert COURSE.judge_interrupted(seen(unfinished)) == []

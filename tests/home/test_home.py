@@ -23,7 +23,7 @@ from ordinary_user import (
 pytestmark = ordinary_user.NEEDS
 
 
-def test_what_is_declared_is_mounted_and_linked(user: OrdinaryUser) -> None:
+def test_declared_paths_are_mounted_and_linked(user: OrdinaryUser) -> None:
     user.write(f"{STORE}/Downloads/film", "kept\n")
     user.declare(PLAIN)
     user.home("apply")
@@ -52,7 +52,7 @@ def test_applying_twice_changes_nothing(user: OrdinaryUser) -> None:
     assert (user.sh("cat /proc/self/mountinfo").stdout, user.tree(), user.tree(STORE)) == before
 
 
-def test_a_dry_run_changes_nothing_and_says_what_is_done(user: OrdinaryUser) -> None:
+def test_a_dry_run_changes_nothing_and_prints_the_steps(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     said = user.home("apply", "--dry-run").stdout.splitlines()[:-1]
     assert f"mount {STORE}/Downloads on {HOME}/Downloads" in said
@@ -64,7 +64,7 @@ def test_a_dry_run_changes_nothing_and_says_what_is_done(user: OrdinaryUser) -> 
     assert user.home("stop", "--all").stdout.splitlines() == said
 
 
-def test_what_is_not_declared_any_more_is_undone_and_its_data_stays(user: OrdinaryUser) -> None:
+def test_paths_no_longer_declared_are_undone_and_keep_their_data(user: OrdinaryUser) -> None:
     user.declare(PLAIN + '[persistence."/mnt/persistent/home"]\ndirectories = ["a/b/c"]\n')
     user.as_root(f"chown {NAME} /mnt/persistent/home")
     user.home("apply")
@@ -83,7 +83,7 @@ def test_what_is_not_declared_any_more_is_undone_and_its_data_stays(user: Ordina
     assert user.sh(kept).stdout == "film\nrc\nabc\n"
 
 
-def test_directories_that_were_there_or_are_not_empty_stay(user: OrdinaryUser) -> None:
+def test_directories_that_existed_or_are_not_empty_stay(user: OrdinaryUser) -> None:
     user.sh("mkdir -p mine/deep")
     user.declare(one('"mine/deep/Downloads", "ours/deep/Music"'))
     user.home("apply")
@@ -126,7 +126,7 @@ def test_the_store_changes(user: OrdinaryUser) -> None:
     assert user.mounts() == {"Downloads": "/mnt/other/Downloads"}
 
 
-def test_a_missing_store_is_not_made_and_what_is_mounted_stays(user: OrdinaryUser) -> None:
+def test_a_missing_store_is_not_created_and_mounts_stay(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     user.home("apply")
     user.declare(PLAIN.replace("STORE", "/mnt/persistent/gone"))
@@ -139,7 +139,7 @@ def test_a_missing_store_is_not_made_and_what_is_mounted_stays(user: OrdinaryUse
     assert checked.stdout.count("does not exist") == 1
 
 
-def test_a_mode_is_taken_over_into_the_store(user: OrdinaryUser) -> None:
+def test_a_mode_is_copied_to_the_store(user: OrdinaryUser) -> None:
     user.sh("mkdir -m 0700 .gnupg")
     user.declare(one('".gnupg"'))
     user.home("apply")
@@ -184,7 +184,7 @@ def test_names(user: OrdinaryUser) -> None:
     assert (user.tree(), user.mounts()) == ([], {})
 
 
-def test_what_is_in_the_way_is_reported_and_left(user: OrdinaryUser) -> None:
+def test_files_in_the_way_are_reported_and_left(user: OrdinaryUser) -> None:
     user.sh("mkdir full link-goal; echo 1 > full/file; echo 2 > file; ln -s link-goal link")
     user.sh("ln -s /nowhere directory-link; echo 3 > a-file; mkdir empty")
     user.declare(
@@ -330,7 +330,7 @@ def test_the_store_has_another_kind_of_file(user: OrdinaryUser) -> None:
     assert "declare it in directories" in user.home("check", rc=2).stdout
 
 
-def test_somebody_elses_home(user: OrdinaryUser) -> None:
+def test_another_users_home(user: OrdinaryUser) -> None:
     for home in ("/mnt", "/", "/nowhere"):
         done = user.home("apply", rc=2, environment={"HOME": home})
         assert "home" in done.stderr

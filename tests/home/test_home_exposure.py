@@ -86,7 +86,9 @@ def test_another_user_reads_nothing_through_the_store(user: OrdinaryUser) -> Non
 
 @pytest.mark.parametrize("name", [".ssh", ".gnupg"])
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_what_exists_on_neither_side_is_private(user: OrdinaryUser, name: str, kind: str) -> None:
+def test_a_path_that_exists_on_neither_side_is_private(
+    user: OrdinaryUser, name: str, kind: str
+) -> None:
     entry = f'files = ["{name}/config"]' if kind == "file" else f'directories = ["{name}"]'
     user.declare(f'[persistence."STORE"]\n{entry}\n')
     user.sh(f"umask 022; {PROGRAM} home apply")

@@ -102,7 +102,7 @@ def test_a_bindfs_that_died_is_replaced(user: OrdinaryUser) -> None:
     assert user.mounts() == {}
 
 
-def test_a_dead_mount_takes_along_what_was_mounted_in_it(user: OrdinaryUser) -> None:
+def test_a_dead_mount_ends_with_the_mounts_in_it(user: OrdinaryUser) -> None:
     user.as_root(f"mkdir /mnt/other; chown {NAME} /mnt/other")
     user.as_root("echo user_allow_other >> /etc/fuse.conf")
     outer = one('"a"', "allow-other = true")

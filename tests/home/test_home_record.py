@@ -106,7 +106,7 @@ def test_a_damaged_record_is_replaced(user: OrdinaryUser, content: str) -> None:
     assert [path for path in user.tree() if not path.startswith(".local")] == ["Downloads"]
 
 
-def test_a_lost_record_does_not_matter_for_what_is_declared(user: OrdinaryUser) -> None:
+def test_a_lost_record_does_not_matter_for_declared_paths(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     user.home("apply")
     user.sh("rm -r .local/state")

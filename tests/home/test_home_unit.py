@@ -61,7 +61,7 @@ def test_a_foreign_unit_stays(user: OrdinaryUser) -> None:
     assert user.sh("cat .config/systemd/user/ephemeroot-home.service").stdout == "[Unit]\n"
 
 
-def test_the_unit_must_not_lie_in_what_it_mounts(user: OrdinaryUser) -> None:
+def test_the_unit_must_not_be_inside_its_own_mount(user: OrdinaryUser) -> None:
     user.write("home.toml", one('".config"').replace("STORE", STORE))
     done = user.home("enable", "--config", f"{HOME}/home.toml", rc=2)
     assert "~/.config would contain the unit that has to mount it" in done.stderr

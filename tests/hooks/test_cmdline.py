@@ -39,14 +39,14 @@ def test_an_absent_word_and_one_without_value_are_on() -> None:
     assert CommandLine("ephemeroot.wipe").allows("ephemeroot.wipe")
 
 
-def test_a_value_that_is_no_boolean_is_refused_and_reported() -> None:
+def test_a_value_that_is_not_a_boolean_is_refused_and_reported() -> None:
     line = CommandLine("ephemeroot.wipe=maybe")
     with pytest.raises(Refused, match="neither yes nor no"):
         line.allows("ephemeroot.wipe")
     assert len(line.problems()) == 1
 
 
-def test_misspelt_words_of_ours_are_reported_and_others_are_not() -> None:
+def test_misspelt_own_words_are_reported_and_others_are_not() -> None:
     line = CommandLine("ephemeroot.wip=no ephemeroot.on-failure=explode quiet ephemeral=1")
     assert line.unknown() == ["ephemeroot.wip=no"]
     assert len(line.problems()) == 2

@@ -510,7 +510,7 @@ VERBS = (
 
 
 @pytest.mark.requires_root
-def test_something_else_in_the_place_of_each_file(tmp_path: Path) -> None:
+def test_something_else_instead_of_each_file(tmp_path: Path) -> None:
     damages = list(itertools.product(FILES, INSTEAD))
     for number, ((file, kind), verb) in enumerate(pairs(damages, VERBS)):
         root = tmp_path / f"{number}"

@@ -131,7 +131,7 @@ def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) ->
         assert entry.report()[stage]["policy"] == policy
 
 
-def test_a_missing_device_is_waited_for_where_nobody_else_does(entry: Entry) -> None:
+def test_waits_for_a_missing_device_where_the_initramfs_does_not(entry: Entry) -> None:
     """Without systemd; with it the units have, and the stage would only wait again."""
     pytest.importorskip("pyudev")
     plan = plan_without_its_store()
@@ -168,7 +168,7 @@ def test_wipe_no_keeps_the_root_without_looking_at_devices(entry: Entry) -> None
     assert entry.report()["wipe"]["result"] == "root kept: ephemeroot.wipe=no"
 
 
-def test_a_bug_is_no_decision(entry: Entry) -> None:
+def test_a_bug_does_not_decide(entry: Entry) -> None:
     """The policy that was baked into the image decides then, see ephemeroot/image/boot.sh."""
     entry.plan.write_bytes(plan_without_its_store().dump())
     broken = (
@@ -193,7 +193,7 @@ def test_the_same_plan_is_the_same_bytes() -> None:
     assert plans.parse(first).dump() == first
 
 
-def test_paths_that_are_no_utf8_survive(tmp_path: Path) -> None:
+def test_paths_that_are_not_utf8_survive(tmp_path: Path) -> None:
     path = os.fsdecode(b"/odd\xff")
     plan = Plan(wipe=[], persist=[Directory(path=path, store="/s", source=path[1:])])
     operation = plans.parse(plan.dump()).persist[0]

@@ -157,7 +157,7 @@ def test_no_record_is_read_whole_however_large(boot: Boot, name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 6, 1 << 20])
-def test_what_is_read_is_whole_or_refused(tmp_path: Path, size: int) -> None:
+def test_content_is_read_completely_or_refused(tmp_path: Path, size: int) -> None:
     (tmp_path / "f").write_bytes(b"x" * size)
     fd = os.open(tmp_path / "f", os.O_RDONLY)
     try:
@@ -190,7 +190,9 @@ def test_one_users_files_stop_no_others(boot: Boot) -> None:
     assert set(wanted) <= set(back.copied)
 
 
-def test_when_time_is_up_what_is_left_is_named(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_deadline_the_remaining_paths_are_named(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [f"/home/{uid}/a" for uid in UIDS]
     boot.persist(*homes(*UIDS), *map(copy, paths))
     for path in paths:

@@ -216,7 +216,7 @@ def test_impermanences_assertions(
         sites[0].tree.compilation()
 
 
-def test_a_similar_name_is_no_prefix(tmp_path: Path, sites: list[Site]) -> None:
+def test_a_similar_name_is_not_a_prefix(tmp_path: Path, sites: list[Site]) -> None:
     site = Site(tmp_path, """
 [persistence."/1"]
 directories = ["/abc/def/ghi"]

@@ -43,7 +43,7 @@ def test_a_directory_is_created_with_its_owner_and_bound(boot: Boot) -> None:
     assert boot.results()[-1] == "created and bound"
 
 
-def test_what_the_store_says_wins_over_the_declaration(boot: Boot) -> None:
+def test_the_stores_attributes_take_precedence_over_the_declaration(boot: Boot) -> None:
     (boot.store / "srv").mkdir(mode=0o700)
     os.chown(boot.store / "srv", 5, 6)
     boot.persist(directory("/srv", user=1, group=1, mode=0o777))
@@ -372,7 +372,7 @@ def test_a_bug_in_one_operation_does_not_take_the_others_along(
         boot.persist(file("/f"), policy="emergency")
 
 
-def test_nobody_hears_what_is_said(boot: Boot) -> None:
+def test_output_that_cannot_be_written_does_not_stop_the_boot(boot: Boot) -> None:
     """journald may be gone, and that must not end a stage between two of its steps."""
     kept = os.dup(2)
     reader, writer = os.pipe()
@@ -388,7 +388,7 @@ def test_nobody_hears_what_is_said(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "symlink"])
-def test_a_file_in_a_bound_directory_is_no_link_to_itself(boot: Boot, method: str) -> None:
+def test_a_file_in_a_bound_directory_is_not_a_link_to_itself(boot: Boot, method: str) -> None:
     """It would be made in the store, through the bind: nothing could be written there."""
     for _ in range(2):
         boot.persist(directory("/srv"), file("/srv/note", method=method))

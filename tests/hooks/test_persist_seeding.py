@@ -26,7 +26,7 @@ def boot(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boot]:
     boot.unmount()
 
 
-def test_a_new_declaration_takes_over_the_roots_content(boot: Boot) -> None:
+def test_a_new_declaration_seeds_the_roots_content(boot: Boot) -> None:
     source = boot.root("/opt/app")
     source.mkdir(parents=True)
     (source / "data").write_text("default")
@@ -48,7 +48,7 @@ def test_a_new_declaration_takes_over_the_roots_content(boot: Boot) -> None:
     assert list((boot.root(STORE) / ".ephemeroot/seeding").iterdir()) == []
 
 
-def test_a_seeded_file_gets_what_was_asked_for(boot: Boot) -> None:
+def test_a_seeded_file_gets_the_declared_attributes(boot: Boot) -> None:
     for name in ("a", "b", "c"):
         boot.root(f"/{name}").write_text(name)
         os.chown(boot.root(f"/{name}"), 5, 6)
@@ -58,7 +58,7 @@ def test_a_seeded_file_gets_what_was_asked_for(boot: Boot) -> None:
     assert owner_and_mode(boot.root("/c")) == (5, 8, "0o644")
 
 
-def test_a_label_is_given_to_what_is_new_only(boot: Boot) -> None:
+def test_only_new_entries_get_a_label(boot: Boot) -> None:
     (boot.store / "old").mkdir()
     os.setxattr(boot.store / "old", "security.selinux", b"system_u:object_r:old_t:s0\0")
     label = "system_u:object_r:new_t:s0"
@@ -144,7 +144,7 @@ def test_seeding_into_a_subvolume_of_the_store_that_is_cut_off(
     boot.unmount()
 
 
-def test_what_we_made_in_a_root_is_no_source(boot: Boot) -> None:
+def test_paths_created_by_a_boot_are_not_a_source(boot: Boot) -> None:
     boot.persist(directory("/gone"), file("/link"), parent("/p"))
     subprocess.run(["umount", boot.root("/gone")], check=True)
     subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
@@ -203,7 +203,7 @@ def test_a_store_too_full_for_anything_new_stops_nothing(boot: Boot) -> None:
     assert [n for n in os.listdir(boot.root(STORE)) if n.startswith(".ephemeroot-new")] == []
 
 
-def test_a_root_that_is_full_boots_all_the_same(boot: Boot) -> None:
+def test_a_full_root_still_boots(boot: Boot) -> None:
     for path in ("/data", "/etc", STORE):
         boot.root(path).mkdir()
     (boot.store / "data").mkdir()

@@ -67,7 +67,7 @@ def test_a_boot_says_what_it_did_however_full(
     assert [one for one, _ in outcomes] == sorted(one for one, _ in outcomes)
 
 
-def test_what_is_taken_during_the_wipe_was_reserved(machine: SeedingMachine) -> None:
+def test_memory_used_during_the_wipe_was_reserved(machine: SeedingMachine) -> None:
     limit(machine, "size=4m,nr_inodes=60")
     machine.attribute = "full_run:Filling"
     assert machine.stage("wipe") in (0, 10)

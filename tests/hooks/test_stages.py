@@ -109,7 +109,7 @@ def test_a_second_wipe_in_one_boot_does_nothing(machine: Machine) -> None:
     assert len(machine.old()) == 1
 
 
-def test_wipe_no_keeps_the_root_and_persists_all_the_same(machine: Machine) -> None:
+def test_wipe_no_keeps_the_root_and_still_persists(machine: Machine) -> None:
     root = machine.boot("ephemeroot.wipe=no")
     assert (root / "stray").exists()
     assert (root / "srv").is_mount()
@@ -123,7 +123,7 @@ def test_wipe_no_keeps_the_root_and_persists_all_the_same(machine: Machine) -> N
         ("sbin/init", "has no executable /sbin/init"),
     ],
 )
-def test_a_base_that_is_no_system(machine: Machine, path: str, message: str) -> None:
+def test_a_base_that_is_not_a_system(machine: Machine, path: str, message: str) -> None:
     (machine.top / "root-base" / path).unlink()
     machine.assert_kept(machine.stage("wipe"), message)
 
@@ -261,7 +261,7 @@ def test_a_record_that_cannot_be_read_counts_as_newer(machine: Machine) -> None:
     machine.assert_kept(machine.stage("wipe"), "cannot be read")
 
 
-def test_the_previous_roots_content_is_carried_over(machine: Machine) -> None:
+def test_the_previous_roots_content_is_seeded(machine: Machine) -> None:
     root = machine.top / "root"
     (root / "etc/hostname").write_text("chosen-by-the-administrator\n")
     (root / "etc/machine-id").write_text(MACHINE_ID + "\n")
@@ -397,14 +397,14 @@ def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) 
     assert (machine.boot() / f"etc/{name}").read_text() == content
 
 
-def test_what_is_shared_by_reflink_has_no_limit(machine: Machine) -> None:
+def test_content_shared_by_reflink_has_no_limit(machine: Machine) -> None:
     machine.seed_limit = 0
     (machine.top / "root/srv/big").write_bytes(os.urandom(1 << 22))
     assert machine.stage("wipe").returncode == 0
     assert (machine.top / "persistent/srv/big").stat().st_size == 1 << 22
 
 
-def test_a_root_that_is_not_the_one_that_was_made_fresh(machine: Machine) -> None:
+def test_a_root_that_is_not_the_fresh_root(machine: Machine) -> None:
     assert machine.stage("wipe").returncode == 0
     btrfsutil.create_snapshot(str(machine.top / "root"), str(machine.top / "impostor"))
     os.rename(machine.top / "root", machine.top / "aside")

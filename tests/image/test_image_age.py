@@ -91,7 +91,7 @@ def test_other_images(machine: MachineTree, files: dict[str, bytes], said: str) 
     assert said in findings[0]
 
 
-def test_what_is_no_image(machine: MachineTree) -> None:
+def test_files_that_are_not_images(machine: MachineTree) -> None:
     (machine.path / f"boot/initrd.img-{KERNELS[0]}").write_bytes(b"MZ")
     assert "cannot be read back" in age.findings(machine.path)[0]
 

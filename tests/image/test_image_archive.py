@@ -86,7 +86,7 @@ def test_hard_links_share_their_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\0" * 64, b"not an image at all", archive(MEMBERS)[:300], b"\x1f\x8bgarbage"]
 )
-def test_what_is_no_image(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_images(tmp_path: Path, content: bytes) -> None:
     image = tmp_path / "initrd"
     image.write_bytes(content)
     with pytest.raises(Damaged, match=str(image)):

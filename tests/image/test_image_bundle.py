@@ -122,7 +122,7 @@ def main(arguments, plan):
     ]  # fmt: skip
 
 
-def test_what_is_not_in_the_bundle_is_a_file_beside_it(folder: Folder) -> None:
+def test_modules_outside_the_bundle_are_files_beside_it(folder: Folder) -> None:
     (folder.path / "plug_in.py").write_text("NAME = 'of a file'\n")
     text = "import plug_in, sys\ndef main(words, plan):\n    sys.stdout.write(plug_in.NAME)\n"
     folder.pack(PACKED | {"ephemeroot.hooks.__main__": text})

@@ -37,7 +37,7 @@ def test_the_boot_code_and_what_it_loads(found: Closure) -> None:
     } <= names(found)
 
 
-def test_nothing_of_the_installed_side(found: Closure) -> None:
+def test_the_image_has_no_module_of_the_installed_side(found: Closure) -> None:
     for name in names(found):
         assert not name.startswith(("ephemeroot.cli", "ephemeroot.config", "ephemeroot.image"))
     assert not {"typing", "site", "argparse", "ssl", "subprocess"} & names(found)
@@ -54,16 +54,16 @@ def test_a_backend_brings_no_code_of_another() -> None:
             assert not [n for n in found if n == other or n.startswith(f"{other}.")], own
 
 
-def test_the_interpreter_is_no_virtual_environments(found: Closure) -> None:
+def test_the_interpreter_is_not_a_virtual_environments(found: Closure) -> None:
     assert not found.program.is_symlink()
     assert Path(sys.prefix) == Path(sys.base_prefix) or not found.program.is_relative_to(sys.prefix)
 
 
-def test_every_file_is_there(found: Closure) -> None:
+def test_every_file_exists(found: Closure) -> None:
     assert all(module.file.is_file() for module in found.modules)
 
 
-def test_standard_library_and_others_are_told_apart(found: Closure) -> None:
+def test_distinguishes_the_standard_library_from_others(found: Closure) -> None:
     for module in found.modules:
         standard = module.name.partition(".")[0] in sys.stdlib_module_names
         assert found.is_standard(module) == standard, module
@@ -144,7 +144,7 @@ def test_what_ldd_finds(found: Closure) -> None:
     assert Path(interpreter.interpreter).resolve() in found_here
 
 
-def test_a_script_is_no_elf_file(tmp_path: Path) -> None:
+def test_a_script_is_not_an_elf_file(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\n")
     assert elf.read(script) is None

@@ -67,7 +67,7 @@ def static(tmp_path_factory: pytest.TempPathFactory) -> Contents:
 
 
 @pytest.mark.requires_root
-def test_what_is_packed_is_enough(static: Contents) -> None:
+def test_the_packed_files_are_enough(static: Contents) -> None:
     settings = (static.tree.top / contents.SETTINGS.lstrip("/")).read_text().splitlines()
     python = next(line for line in settings if line.startswith("python="))
     command = [python.removeprefix("python="), "-I", "-S", "-B", "-c", ALL_OF_IT]
@@ -84,7 +84,7 @@ def test_the_kernels_modules_and_the_order(static: Contents) -> None:
 
 
 @pytest.mark.requires_root
-def test_without_a_network_volume_nothing_of_it_is_packed(tmp_path: Path) -> None:
+def test_without_a_network_volume_its_parts_are_not_packed(tmp_path: Path) -> None:
     made = put_together(tmp_path / "tree", plan())
     found = names(made) | bundled(made).index.keys()
     for word in ("pyroute2", "socket", "asyncio", "libssl", "sqlite", "linux.network"):
@@ -113,7 +113,7 @@ def test_the_modules_of_a_version(kind: str, options: tuple[str, ...], expected:
     ],
     ids=["the generator's", "static", "none"],
 )
-def test_what_is_asked_of_dracut(made: Plan, expected: list[str]) -> None:
+def test_the_requests_to_dracut(made: Plan, expected: list[str]) -> None:
     assert any(isinstance(operation, Wipe) for operation in made.wipe)
     assert dracut.of_network(made) == expected
 

@@ -147,7 +147,7 @@ def test_ephemeroot_no_needs_no_interpreter(folder: Path, unit: str, word: str) 
     assert f"ConditionKernelCommandLine=!ephemeroot={word}\n" in (folder / unit).read_text()
 
 
-def test_a_root_that_the_wiper_mounts_is_mounted_by_nobody_else(tmp_path: Path) -> None:
+def test_only_the_wiper_mounts_the_root_that_it_makes(tmp_path: Path) -> None:
     units.add(Tree(tmp_path / "usual"), [])
     assert not list(tmp_path.glob("usual/**/sysroot.mount.d"))
     units.add(Tree(tmp_path / "mounted"), [], mounts_root=True)

@@ -64,7 +64,7 @@ def test_an_interruption_while_the_packed_tree_is_entered_ends_the_verb(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_what_was_there_before_is_gone(root: Path, tmp_path: Path) -> None:
+def test_previous_files_are_removed(root: Path, tmp_path: Path) -> None:
     into = tmp_path / "into"
     (into / "tree").mkdir(parents=True)
     (into / "tree/stale").write_text("")

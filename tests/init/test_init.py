@@ -387,7 +387,7 @@ def test_zfs_is_rotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert cli.main(["check", "--root", str(tmp_path)]) == 0, capsys.readouterr().out
 
 
-def test_what_is_no_installation_is_refused(
+def test_refuses_a_directory_that_is_not_an_installation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "etc").mkdir()
@@ -462,7 +462,7 @@ def test_a_file_in_etc_is_proposed_with_the_method_that_works() -> None:
             assert replaced.method(path) == "copy", path
 
 
-def test_a_link_is_no_place_to_bind(tmp_path: Path) -> None:
+def test_refuses_to_bind_over_a_link(tmp_path: Path) -> None:
     (tmp_path / "var/lib/real").mkdir(parents=True)
     (tmp_path / "var/lib/colord").symlink_to("real")
     asked = [{"title": "x", "directories": ["/var/lib/colord", "/var/lib/real"]}]
@@ -481,7 +481,7 @@ def test_quoted_text_reads_back(text: str) -> None:
     assert tomllib.loads(f"x = {quote(text)}")["x"] == text
 
 
-def test_what_is_no_text_cannot_be_quoted() -> None:
+def test_bytes_that_are_not_text_cannot_be_quoted() -> None:
     with pytest.raises(UnicodeEncodeError):
         quote("\udcff")
 

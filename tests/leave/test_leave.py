@@ -217,7 +217,7 @@ def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
     assert stores.generation(store) == generation + 1
 
 
-def test_what_changed_in_the_root_since_is_never_overwritten(machine: MachineInUse) -> None:
+def test_later_changes_in_the_root_are_never_overwritten(machine: MachineInUse) -> None:
     """The unit did not run in the first boot, for one: the package was gone."""
     root = machine.start()
     assert leave(root, "--yes") == 0
@@ -262,7 +262,7 @@ def test_a_path_that_cannot_go_back_keeps_it_armed(
     assert applied.load(root) is not None
 
 
-def test_a_missing_store_is_no_reason_to_forget_it(machine: MachineInUse) -> None:
+def test_a_missing_store_is_not_forgotten(machine: MachineInUse) -> None:
     root = machine.start()
     subprocess.run(["umount", "-l", root / "persistent"], check=True)
     with pytest.raises(StoreMissing):
@@ -296,7 +296,7 @@ def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> No
         subprocess.run(["umount", tmp_path / "lower"], check=True)
 
 
-def test_what_was_adopted_and_not_applied_goes_back_as_well(machine: MachineInUse) -> None:
+def test_adopted_paths_that_were_not_applied_go_back_as_well(machine: MachineInUse) -> None:
     root = machine.start()
     store = machine.top / "persistent"
     (root / "etc/service").mkdir()

@@ -434,7 +434,7 @@ def test_each_bound_ends_a_copy_or_leaves_out_what_exceeds_it(
 
 
 @pytest.mark.parametrize("place", ["tmpfs"], indirect=True)
-def test_what_is_copied_before_the_deadline_stays_and_the_rest_is_counted(place: int) -> None:
+def test_files_copied_before_the_deadline_stay_and_the_rest_is_counted(place: int) -> None:
     os.makedirs(f"/proc/self/fd/{place}/tree/inner")
     tree = os.open("tree", os.O_RDONLY, dir_fd=place)
     for number in range(9):

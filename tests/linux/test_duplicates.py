@@ -200,7 +200,7 @@ def test_without_udev_nothing_is_known(tmp_path: Path) -> None:
     assert unopened.hint(str(tmp_path / "none")) == ""
 
 
-def test_what_is_left_of_a_device_that_went(disks: Disks) -> None:
+def test_the_remains_of_a_removed_device(disks: Disks) -> None:
     first = disks.add()
     mkfs("ext4", first)
     identity = disks.record(first)["ID_FS_UUID"]

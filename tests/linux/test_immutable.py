@@ -74,7 +74,7 @@ def test_a_root_is_made_fresh_and_retired_and_pruned(site: Site, what: str, flag
 
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("read_only", [False, True])
-def test_an_old_root_is_deleted_with_what_is_nested_in_it(
+def test_an_old_root_is_deleted_with_its_nested_subvolumes(
     site: Site, flags: str, read_only: bool
 ) -> None:
     site.retire("2020-01-01T00-00-00Z", "2020-01-02T00-00-00Z")
@@ -130,7 +130,7 @@ def test_the_directory_of_old_roots_is_named(site: Site, flag: str) -> None:
     assert site.old() == ["2020-01-01T00-00-00Z"]
 
 
-def test_a_nested_subvolume_in_an_immutable_directory_is_mended(site: Site) -> None:
+def test_a_nested_subvolume_in_an_immutable_directory_is_repaired(site: Site) -> None:
     base = site.path / "base"
     (base / "var").mkdir()
     btrfsutil.create_subvolume(str(base / "var/lib"))

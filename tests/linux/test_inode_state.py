@@ -103,7 +103,7 @@ def test_copy_on_another_kind_of_filesystem_has_what_that_knows(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("flag", ["+i", "+a", "+ai"])
-def test_single_entry_arrives_and_replaces_what_is_protected(flag: str, tmp_path: Path) -> None:
+def test_a_single_entry_arrives_and_replaces_protected_files(flag: str, tmp_path: Path) -> None:
     with filesystem(tmp_path, "one", *MAKE["btrfs"]) as one:
         for kind in ("file", "directory"):
             source, target = one / f"source-{kind}", one / f"target-{kind}"

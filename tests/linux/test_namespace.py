@@ -56,7 +56,7 @@ def points(process: int | str = "self") -> list[str]:
     return [mount.point for mount in mountinfo.mounts(text)]
 
 
-def test_only_this_process_sees_what_is_mounted(caller: subprocess.Popen[bytes]) -> None:
+def test_only_this_process_sees_the_mount(caller: subprocess.Popen[bytes]) -> None:
     before = points()
     with Namespace() as private:
         path = private.directory()
@@ -193,7 +193,7 @@ def refused(setup: str, *, user: int = 0, code: str = "with Namespace(): pass") 
     return done.stdout.strip()
 
 
-def test_another_user_is_told_to_be_root(tmp_path: Path) -> None:
+def test_another_user_gets_the_hint_to_be_root(tmp_path: Path) -> None:
     assert "run it as root" in refused("true", user=65534) or not os.access(sys.prefix, os.X_OK)
 
 

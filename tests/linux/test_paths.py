@@ -32,7 +32,9 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_beside_it(tmp_path: Path)
 @pytest.mark.requires_loop
 @pytest.mark.usefixtures("private_mounts")
 @pytest.mark.parametrize("listed_before", [False, True])
-def test_lists_what_is_in_an_open_directory_now(tmp_path: Path, listed_before: bool) -> None:
+def test_lists_the_present_content_of_an_open_directory(
+    tmp_path: Path, listed_before: bool
+) -> None:
     """On btrfs a descriptor shows what was there when it was opened."""
     with fresh_disk(tmp_path) as disk:
         directory = os.open(disk.top, os.O_RDONLY | os.O_DIRECTORY)

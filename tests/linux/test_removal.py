@@ -155,7 +155,7 @@ PAIRS = [*itertools.product(OBSTACLES, PLACES)]
 @pytest.mark.parametrize(
     ("obstacle", "where"), PAIRS, ids=[f"{o.name}-{w.count('/') + bool(w)}" for o, w in PAIRS]
 )
-def test_stops_at_what_is_not_of_the_tree(place: Path, obstacle: Obstacle, where: str) -> None:
+def test_stops_at_entries_outside_the_tree(place: Path, obstacle: Obstacle, where: str) -> None:
     path = place / "tree" / where / "obstacle" if where else place / "tree"
     path.parent.mkdir(parents=True, exist_ok=True)
     obstacle.make(path, place)
@@ -244,7 +244,7 @@ def test_a_missing_entry_is_gone(place: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "link-to-directory", "fifo", "socket", "device"])
-def test_what_is_no_directory_is_unlinked_and_never_followed(place: Path, kind: str) -> None:
+def test_files_and_links_are_unlinked_and_never_followed(place: Path, kind: str) -> None:
     path = place / "tree"
     if kind == "file":
         path.write_text("")

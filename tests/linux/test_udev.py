@@ -44,7 +44,7 @@ def stage(tmp_path: Path) -> Stage:
     return stage
 
 
-def test_what_is_there_is_not_waited_for() -> None:
+def test_does_not_wait_for_an_existing_device() -> None:
     assert udev.wait_for("/dev/null", 60)
 
 
@@ -54,7 +54,7 @@ def test_the_wait_ends(tmp_path: Path) -> None:
     assert time.monotonic() - begun >= 1
 
 
-def test_the_message_lists_what_is_there(stage: Stage, tmp_path: Path) -> None:
+def test_the_message_lists_existing_devices(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^it is missing \(block devices found: .*\)$"):
         waiting.device(stage, str(tmp_path / "device"), 1, "it")
 
@@ -79,7 +79,7 @@ def test_no_library_is_a_problem_and_no_end(
 
 
 @pytest.mark.parametrize("imported", ["ctypes.util, datetime, subprocess, threading", "sys"])
-def test_nothing_of_the_stand_ins_is_left(imported: str) -> None:
+def test_the_stand_ins_are_removed(imported: str) -> None:
     """Who asks for these modules afterwards must be answered by the real ones."""
     code = f"""
 import {imported}
@@ -94,7 +94,7 @@ assert threading.current_thread().name == "MainThread"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
-def test_a_wait_needs_none_of_what_is_stood_in_for() -> None:
+def test_a_wait_does_not_need_the_replaced_modules() -> None:
     code = """
 import sys
 from ephemeroot.linux import udev
@@ -110,7 +110,7 @@ print({"datetime", "locale", "subprocess", "threading"} & set(sys.modules))
     assert done.stdout == "set()\n"
 
 
-def test_it_costs_nothing_where_nobody_waits() -> None:
+def test_it_costs_nothing_without_a_wait() -> None:
     code = "import sys; from ephemeroot.hooks import __main__; print('pyudev' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
     assert done.stdout == b"False\n"

@@ -73,7 +73,7 @@ def of_its_own(top: Path, place: Path) -> None:
         (of_an_encryption, ("mkfs.ext4", "-q", "-F", "-O", "encrypt"), True),
     ],
 )
-def test_what_is_made_arrives_whatever_the_place_is_part_of(
+def test_a_new_entry_arrives_whatever_the_place_is_part_of(
     tmp_path: Path,
     make: Callable[[Path, Path], None],
     words: tuple[str, ...],
@@ -123,7 +123,7 @@ def place(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def test_nothing_of_the_place_is_inherited(place: int, tmp_path: Path) -> None:
+def test_attributes_of_the_place_are_not_inherited(place: int, tmp_path: Path) -> None:
     subprocess.run(["setfacl", "-d", "-m", f"u:{EVE}:rwx", tmp_path / "place"], check=True)
     os.chmod(tmp_path / "place", 0o2777)
     with Workshop(place) as made:
@@ -142,7 +142,7 @@ def test_nothing_of_the_place_is_inherited(place: int, tmp_path: Path) -> None:
             assert done.returncode != 0
 
 
-def test_replacing_what_was_not_meant_is_taken_back(place: int) -> None:
+def test_replacing_an_unexpected_entry_is_reverted(place: int) -> None:
     for name in ("mine", "other"):
         os.mkdir(name, dir_fd=place)
     expected = os.stat("mine", dir_fd=place)

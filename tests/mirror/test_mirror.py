@@ -104,7 +104,7 @@ def test_every_difference_is_seen(trees: Trees, change: str) -> None:
     assert os.listxattr(trees.target / "a/b/file") == os.listxattr(file)
 
 
-def test_what_is_alike_by_size_and_time_is_compared_when_asked(trees: Trees) -> None:
+def test_files_with_equal_size_and_time_are_compared_when_asked(trees: Trees) -> None:
     for top in (trees.source, trees.target):
         (top / "x").write_text(f"{top.name[:1]}")
         os.utime(top / "x", (1, 1))
@@ -112,7 +112,7 @@ def test_what_is_alike_by_size_and_time_is_compared_when_asked(trees: Trees) -> 
     assert trees.run(content=True).changed == ["x"]
 
 
-def test_what_is_excluded_stays(trees: Trees) -> None:
+def test_excluded_paths_stay(trees: Trees) -> None:
     for name in ("keep/mine", "lead/keep/mine", "lead/other", "gone"):
         (trees.target / name).mkdir(parents=True)
     (trees.source / "keep").mkdir()
@@ -123,7 +123,7 @@ def test_what_is_excluded_stays(trees: Trees) -> None:
     assert names == {"keep", "keep/mine", "lead", "lead/keep", "lead/keep/mine", "lead/new"}
 
 
-def test_what_is_newer_stays(trees: Trees) -> None:
+def test_newer_files_stay(trees: Trees) -> None:
     for name in ("old", "new"):
         (trees.target / name).write_text("target")
         (trees.source / name).write_text("the source's")
@@ -158,7 +158,7 @@ def test_removes_workshop_of_an_interrupted_run_and_nothing_else_of_that_name(
     assert sorted(p.name for p in trees.target.iterdir()) == [".ephemeroot-new-0123", "beside"]
 
 
-def test_settle_tells_what_keeps_changing(trees: Trees) -> None:
+def test_settle_names_the_files_that_keep_changing(trees: Trees) -> None:
     def run() -> Mirror:
         (trees.source / "busy").write_text(os.urandom(8).hex())
         return trees.run()

@@ -101,5 +101,5 @@ def test_state_of_a_service_or_a_preset_is_not_noise(path: str) -> None:
         "/lost+found/#12345",
     ],
 )
-def test_what_no_boot_makes_anew_is_not_noise(path: str) -> None:
+def test_files_that_no_boot_creates_are_not_noise(path: str) -> None:
     assert not noise.matcher(noise.known())(path)

@@ -153,7 +153,7 @@ def test_places_go_with_their_operations(tree: MachineTree) -> None:
             assert path.rpartition("/")[2] in lines[(place.line or 0) - 1]
 
 
-def test_mistakes_make_no_plan(tree: MachineTree) -> None:
+def test_mistakes_prevent_a_plan(tree: MachineTree) -> None:
     tree.write(MAIN, SAMPLE.replace("/var/log", "var/log"))
     with pytest.raises(InvalidConfiguration):
         compile_plan(read(tree.machine), tree.machine)
@@ -263,7 +263,7 @@ def test_file_permissions_are_given_only_if_asked_for(tree: MachineTree) -> None
     assert persist(tree, path="/b").items() >= {"user": 1000, "group": 5, "mode": 0o664}.items()
 
 
-def test_copies_and_overlays_have_only_what_was_asked_for(tree: MachineTree) -> None:
+def test_copies_and_overlays_have_only_the_declared_attributes(tree: MachineTree) -> None:
     declare(
         tree,
         directories='{ directory = "/o", method = "overlay", mode = "0700", mount-options = '
@@ -360,7 +360,7 @@ def test_one_directory_on_the_way_to_two_stores(tree: MachineTree) -> None:
     assert ("/var/log", "/persistent", False) not in parents
 
 
-def test_what_is_in_a_declared_directory_is_made_in_its_store(tree: MachineTree) -> None:
+def test_paths_in_a_declared_directory_are_created_in_its_store(tree: MachineTree) -> None:
     tree.mark("persistent/second")
     declare(tree, '"/home"', more='[persistence."/persistent/second"]\n'
             'directories = ["/home/x/y"]\n')  # fmt: skip

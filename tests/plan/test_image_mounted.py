@@ -94,7 +94,7 @@ def test_another_device(loop: str, point: Path, tmp_path_factory: pytest.TempPat
         mounted.require(volume(point, str(second)))
 
 
-def test_a_device_that_is_not_there(point: Path) -> None:
+def test_a_missing_device(point: Path) -> None:
     with pytest.raises(Refused, match="cannot be used"):
         mounted.require(volume(point, "UUID=00000000-0000-4000-8000-000000000000"))
 

@@ -70,7 +70,7 @@ def test_records_follow_no_link(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.requires_root
-def test_who_may_not_read_the_generation_mends_nothing(store: Path) -> None:
+def test_a_user_who_may_not_read_the_generation_repairs_nothing(store: Path) -> None:
     stores.record(store, b"{}", 3)
     os.seteuid(65534)
     try:
@@ -81,7 +81,7 @@ def test_who_may_not_read_the_generation_mends_nothing(store: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "many", "3 4"])
-def test_a_damaged_generation_is_no_low_one(store: Path, content: str) -> None:
+def test_a_damaged_generation_is_not_a_low_one(store: Path, content: str) -> None:
     (store / ".ephemeroot").mkdir()
     (store / ".ephemeroot/generation").write_text(content)
     with pytest.raises(EphemerootError, match="generation"):

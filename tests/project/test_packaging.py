@@ -65,7 +65,7 @@ def test_every_version_is_the_same() -> None:
     assert re.findall(r"^\* .+ - (.+)-\d+$", spec, re.MULTILINE)[0] == ephemeroot.__version__
 
 
-def test_arch_what_is_in_the_package(arch: Path) -> None:
+def test_arch_content_of_the_package(arch: Path) -> None:
     (module,) = (CHECKOUT / "dracut").iterdir()
     dracut, initcpio = f"usr/lib/dracut/modules.d/{module.name}", "usr/lib/initcpio"
     installed = files(arch)

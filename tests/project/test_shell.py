@@ -51,7 +51,7 @@ def test_shell_is_known_by_its_first_line_or_name(tmp_path: Path, name: str, fir
 
 
 @pytest.mark.parametrize("first", ["#!/usr/bin/env python3", "#!/usr/bin/fish", "", "sh"])
-def test_other_files_are_no_shell(tmp_path: Path, first: str) -> None:
+def test_other_files_are_not_shell(tmp_path: Path, first: str) -> None:
     (tmp_path / "other").write_bytes(first.encode())
     (tmp_path / "binary").write_bytes(b"\x7fELF\0\0#!/bin/sh")
     assert shell_files(tmp_path) == {"tools/shell-files"}

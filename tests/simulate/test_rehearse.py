@@ -111,7 +111,7 @@ def texts(document: dict[str, Any], *severities: str) -> list[str]:
     return [one["text"] for one in document["findings"] if one["severity"] in wanted]
 
 
-def test_a_boot_is_played_and_nothing_of_it_is_left(
+def test_a_boot_is_simulated_and_removed(
     machine: Living, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     machine.base()
@@ -132,7 +132,7 @@ def test_a_boot_is_played_and_nothing_of_it_is_left(
     assert "all copies removed" in capsys.readouterr().out
 
 
-def test_what_would_be_missing_is_found(
+def test_finds_files_that_would_be_missing(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("usr/lib/systemd/system/app.service", "[Service]\nStateDirectory=app\nUser=app\n")
@@ -273,7 +273,7 @@ def test_without_a_base_it_says_so(machine: Living, capsys: pytest.CaptureFixtur
     assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
 
 
-def test_the_live_root_and_store_are_not_what_is_wiped(
+def test_the_live_root_and_store_are_not_wiped(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By construction: whatever is configured, the plan that is played names nothing else."""
@@ -298,7 +298,7 @@ def test_the_live_root_and_store_are_not_what_is_wiped(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("delay", [0.15, 0.3, 0.45, 0.6])
-def test_interrupted_nothing_is_left(machine: Living, number: int, delay: float) -> None:
+def test_an_interruption_leaves_nothing_behind(machine: Living, number: int, delay: float) -> None:
     machine.base()
     machine.write("srv/large", "x" * 3_000_000)
     before = points()

@@ -80,7 +80,7 @@ def test_the_suffixes_have_one_order() -> None:
         "2024-03-7_09:05:01",
     ],
 )
-def test_what_is_written_differently_is_foreign(text: str) -> None:
+def test_a_name_written_differently_is_foreign(text: str) -> None:
     assert names.parse(text) is None
 
 

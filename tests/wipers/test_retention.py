@@ -133,7 +133,7 @@ def test_more_goes_as_time_goes_by_and_never_less(
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_what_is_due_comes_in_the_order_of_age(
+def test_due_roots_come_in_the_order_of_age(
     candidates: list[Candidate], policy: Policy, now: int
 ) -> None:
     serials = [c.serial for c in due(candidates, policy, now) if not c.name.unused]

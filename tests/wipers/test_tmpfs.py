@@ -126,7 +126,7 @@ def test_nothing_is_mounted_unless_proven(places: tuple[Path, Path], dry_run: bo
 
 
 @pytest.mark.requires_root
-def test_what_is_mounted_there_is_not_covered(places: tuple[Path, Path]) -> None:
+def test_a_mount_there_is_not_covered(places: tuple[Path, Path]) -> None:
     Tmpfs(DEFAULTS).wipe(boot(places))
     (places[1] / "precious").touch()
     with pytest.raises(EphemerootError, match=r"already mounted at"):

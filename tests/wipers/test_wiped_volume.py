@@ -101,7 +101,7 @@ def test_both_are_fresh_at_every_boot(machine: WithHome) -> None:
     assert [name for name in os.listdir(machine.top) if name.startswith(".")] == []
 
 
-def test_what_was_hidden_below_the_mount_is_not_what_was_seen(machine: WithHome) -> None:
+def test_content_hidden_below_the_mount_is_not_the_visible_content(machine: WithHome) -> None:
     (machine.top / "root/home/kept").mkdir(parents=True)
     (machine.top / "root/home/kept/letter").write_text("hidden below the mount")
     root = machine.boot()
@@ -124,7 +124,7 @@ def test_one_that_cannot_be_made_fresh_stays_and_the_root_is_not_forgotten(
     assert '"kept": ' in record
 
 
-def test_what_failed_half_way_is_tried_again(machine: WithHome) -> None:
+def test_a_step_that_failed_half_way_is_tried_again(machine: WithHome) -> None:
     """From an emergency shell, or by an init that calls its hooks until there is a root."""
     machine.policy = "emergency"
     in_the_way = machine.top / "old_homes"
@@ -146,7 +146,7 @@ def test_keeping_the_root_keeps_all(machine: WithHome) -> None:
     assert (root / "home/stray").exists()
 
 
-def test_one_that_is_not_the_one_that_was_made_fresh(machine: WithHome) -> None:
+def test_a_root_that_is_not_the_fresh_root(machine: WithHome) -> None:
     assert machine.stage("wipe").returncode == 0
     subprocess.run(["umount", machine.run / "volumes/home"], check=True)
     btrfsutil.create_snapshot(str(machine.top / "home"), str(machine.top / "impostor"))

@@ -80,7 +80,7 @@ REHEARSED = [case for case in WRITING if has_dry_run(case)]
 
 
 @pytest.mark.parametrize("case", proof.sample(READING, 12), ids=lambda case: case.id)
-def test_what_only_reads_mounts_read_only(verb_image: Image, case: Case) -> None:
+def test_read_only_verbs_mount_read_only(verb_image: Image, case: Case) -> None:
     made = traced(verb_image, case)
     assert [one for one in made if not one.read_only and one.what != OWN] == []
     if not case.mounts:

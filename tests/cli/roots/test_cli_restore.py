@@ -148,7 +148,7 @@ def test_restore_a_file(machine: LivingMachine) -> None:
     )
 
 
-def test_restore_a_directory_and_what_is_above(machine: LivingMachine) -> None:
+def test_restore_a_directory_and_its_parents(machine: LivingMachine) -> None:
     done = machine.call("roots", "restore", "/opt/app/data/", "/opt/app/link", "--from", STEM)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -172,7 +172,7 @@ def test_restore_a_directory_and_what_is_above(machine: LivingMachine) -> None:
     assert stat.S_ISFIFO((app / "fifo").lstat().st_mode)
 
 
-def test_what_is_there_is_left_alone(machine: LivingMachine) -> None:
+def test_existing_files_are_left_alone(machine: LivingMachine) -> None:
     hostname = machine.root / "etc/hostname"
     hostname.write_text("newer\n")
     done = machine.call("roots", "restore", "/etc/hostname", "--from", STEM)
@@ -221,7 +221,7 @@ def test_to_another_directory(machine: LivingMachine, tmp_path: Path) -> None:
     assert twice.returncode == 2
 
 
-def test_what_persists_is_said(machine: LivingMachine) -> None:
+def test_reports_persistent_paths(machine: LivingMachine) -> None:
     (machine.root / "var/log/current").touch()
     done = machine.call("roots", "restore", "/srv/data/kept/x", "--from", STEM)
     assert done.returncode == 2
@@ -237,7 +237,7 @@ def test_what_persists_is_said(machine: LivingMachine) -> None:
     assert (machine.disk.top / "store/var/log/hidden").exists()
 
 
-def test_names_that_are_no_text(machine: LivingMachine) -> None:
+def test_names_that_are_not_text(machine: LivingMachine) -> None:
     old = machine.disk.top / "old_roots" / FIRST
     name = os.fsdecode(b"etc/\xff\n*")
     (old / name).write_text("x")
@@ -364,7 +364,7 @@ def test_from_a_volume(machine: LivingMachine) -> None:
     assert "is not in the old root" in missing.stderr
 
 
-def test_the_old_root_is_as_it_was(machine: LivingMachine) -> None:
+def test_the_old_root_is_unchanged(machine: LivingMachine) -> None:
     old = machine.disk.top / "old_roots" / FIRST
     machine.disk.sync()
     before = btrfsutil.subvolume_info(str(old)).ctransid

@@ -141,7 +141,7 @@ def test_reading_changes_no_superblock(installed: Installed, option: str) -> Non
         assert options() == before, words
 
 
-def test_pruning_deletes_what_is_due_of_all(installed: Installed) -> None:
+def test_pruning_deletes_the_due_roots_of_all_targets(installed: Installed) -> None:
     before = installed.old()
     dry = installed.call("roots", "prune", "--dry-run")
     assert dry.returncode == 0, dry.stderr
@@ -157,7 +157,7 @@ def test_pruning_deletes_what_is_due_of_all(installed: Installed) -> None:
     assert (again.returncode, again.stdout) == (0, "nothing is due\n")
 
 
-def test_nobody_to_ask(installed: Installed) -> None:
+def test_refuses_without_a_terminal_to_ask(installed: Installed) -> None:
     before = installed.old()
     done = installed.call("roots", "prune")
     assert done.returncode == 2
@@ -245,7 +245,7 @@ def test_locked(installed: Installed) -> None:
     assert OLD[1] in installed.old()
 
 
-def test_nothing_is_left_mounted(installed: Installed) -> None:
+def test_no_mount_remains(installed: Installed) -> None:
     installed.call("roots", "list")
     text = Path("/proc/self/mountinfo").read_text()
     points = [line.split()[4] for line in text.splitlines() if installed.disk.loop in line]
@@ -290,7 +290,7 @@ def test_next_boot(installed: Installed) -> None:
         (["root", "plain"], 1), (["erase"], 2), (["keep", "--clear"], 2),
     ],
 )  # fmt: skip
-def test_a_request_that_makes_no_sense(installed: Installed, words: list[str], code: int) -> None:
+def test_a_request_that_is_not_valid(installed: Installed, words: list[str], code: int) -> None:
     assert installed.call("next-boot", *words).returncode == code
     assert not installed.request.exists()
 

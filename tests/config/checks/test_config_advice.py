@@ -87,14 +87,14 @@ def test_host_keys_yet_to_be_made(tree: MachineTree, method: str, exists: str, w
     assert [("ssh-keygen -A" in reason) for reason in reasons] == [True] * warns
 
 
-def test_what_is_missing_beside_a_base(tree: MachineTree) -> None:
+def test_finds_missing_declarations_with_a_base(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent"]\n')
     assert warnings(tree) == {
         "/etc/machine-id": 'declare "/etc/machine-id"', "/var/log": 'declare "/var/log"'
     }  # fmt: skip
 
 
-def test_what_is_missing_without_a_base(tree: MachineTree) -> None:
+def test_finds_missing_declarations_without_a_base(tree: MachineTree) -> None:
     tree.write("etc/ssh/ssh_host_ed25519_key", "")
     tree.write(MAIN, SOUND.replace('base = "root-base"', "") + USR)
     assert warnings(tree) == {

@@ -108,7 +108,7 @@ def test_a_directory_that_is_or_hides_a_volume(tree: MachineTree) -> None:
     assert "/srv would hide the volume /srv/data" in tree.complaint()
 
 
-def test_what_is_on_a_volume_persists_anyway(tree: MachineTree) -> None:
+def test_paths_on_a_volume_persist_anyway(tree: MachineTree) -> None:
     srv = VOLUME.replace('"/persistent"', '"/srv"').replace("subvol=persistent", "subvol=srv")
     declare(tree, '"/srv/x"', more=srv)
     (problem,) = tree.problems()

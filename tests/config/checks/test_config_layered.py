@@ -71,7 +71,7 @@ def test_names_a_program_that_installs_upgrades_by_itself(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("name", IDLE)
-def test_says_nothing_of_one_that_is_not_enabled(tmp_path: Path, name: str) -> None:
+def test_does_not_mention_a_unit_that_is_not_enabled(tmp_path: Path, name: str) -> None:
     assert "upgrades" not in warnings(tmp_path, {name: IDLE[name]})
 
 

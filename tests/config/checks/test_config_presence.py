@@ -48,7 +48,7 @@ def test_a_users_file_may_be_a_directory(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "bind", "symlink", "copy"])
-def test_a_link_is_to_be_copied(tree: MachineTree, method: str) -> None:
+def test_advises_to_copy_a_link(tree: MachineTree, method: str) -> None:
     (tree.path / "etc/localtime").symlink_to("../usr/share/zoneinfo/UTC")
     declare(tree, files=f'{{ file = "/etc/localtime", method = "{method}" }}')
     assert tree.errors() == []

@@ -198,7 +198,7 @@ def test_the_root_inside_old_roots(tree: MachineTree) -> None:
         ("root-base/x", "base (root-base) of the root"),
     ],
 )
-def test_a_store_inside_what_is_wiped(tree: MachineTree, subvolume: str, where: str) -> None:
+def test_a_store_inside_a_wiped_target(tree: MachineTree, subvolume: str, where: str) -> None:
     tree.write(MAIN, SOUND.replace("subvol=persistent", f"subvol={subvolume}"))
     assert f"the store /persistent is inside {where}" in tree.complaint()
 

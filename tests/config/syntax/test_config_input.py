@@ -85,7 +85,7 @@ FILES = {
 @pytest.mark.requires_root
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_no_use_is_reported_by_check(
+def test_check_reports_a_file_that_is_not_used(
     tree: MachineTree, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if name == SELINUX:
@@ -132,7 +132,7 @@ def test_a_file_that_only_root_can_read_is_reported_to_others(tree: MachineTree,
 
 @pytest.mark.parametrize("kind", ["file", "loop", "fifo"])
 @pytest.mark.parametrize("directory", [place[1:] for place in sources.DROP_INS])
-def test_what_is_in_the_place_of_the_drop_ins_directory_is_reported(
+def test_reports_a_file_instead_of_the_drop_in_directory(
     tree: MachineTree, directory: str, kind: str
 ) -> None:
     path = tree.path / directory
@@ -170,7 +170,7 @@ def test_a_misplaced_drop_in_is_reported_with_its_place(tree: MachineTree, name:
 
 
 @pytest.mark.parametrize("ending", misplaced._LEFT_OVER)
-def test_what_was_put_aside_is_not_reported(tree: MachineTree, ending: str) -> None:
+def test_files_put_aside_are_not_reported(tree: MachineTree, ending: str) -> None:
     tree.write(f"{LOCAL}/10-a.toml{ending}", "not toml")
     tree.write(f"etc/ephemeroot/ephemeroot.toml{ending}", "not toml")
     assert not tree.problems()
@@ -215,7 +215,7 @@ WIPERS = {
     ("wiper", "key"), [(wiper, key) for wiper, keys_ in WIPERS.items() for key in keys_]
 )
 @pytest.mark.parametrize("table", ["", "[root]\n", "[on-failure]\n"])
-def test_a_wipers_key_elsewhere_is_told_its_table(
+def test_a_wipers_key_in_another_table_gets_a_hint_with_its_table(
     tree: MachineTree, wiper: str, key: str, table: str
 ) -> None:
     root = f'root.wiper = "{wiper}"\n' if table != "[root]\n" else ""
@@ -227,7 +227,7 @@ def test_a_wipers_key_elsewhere_is_told_its_table(
 
 
 @pytest.mark.parametrize("key", sorted({*keys(settings.TOP)}))
-def test_any_key_elsewhere_is_told_a_table(tree: MachineTree, key: str) -> None:
+def test_any_key_in_another_table_gets_a_hint_with_its_table(tree: MachineTree, key: str) -> None:
     """In [network], which shares none of its keys with another table."""
     if key in ("interface", "address", "gateway"):
         tree.write(MAIN, SOUND + f"[on-failure]\n{key} = 1\n")
@@ -312,7 +312,9 @@ def test_ids_are_accepted_with_and_without_dashes() -> None:
                                     "/dev", "/dev/", "/dev/../etc/fstab", "disk/by-label/x",
                                     "uuid=x", "btrfs", "TYPE=btrfs"])  # fmt: skip
 @pytest.mark.parametrize("where", ["root", "volume"])
-def test_what_names_no_device_is_reported(tree: MachineTree, device: str, where: str) -> None:
+def test_reports_a_value_that_does_not_name_a_device(
+    tree: MachineTree, device: str, where: str
+) -> None:
     line = f"device = '{device}'\n"
     if where == "root":
         tree.write(MAIN, SOUND.replace("[root.btrfs]\n", f"[root.btrfs]\n{line}"))

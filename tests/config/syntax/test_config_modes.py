@@ -93,7 +93,7 @@ def test_no_mode(text: str) -> None:
         (99999, 'write it as a string: write "0750", or "u=rwx,g=rx,o=" as chmod reads it'),
     ],
 )
-def test_a_number_is_no_mode(value: int, hint: str) -> None:
+def test_a_number_is_not_a_mode(value: int, hint: str) -> None:
     with pytest.raises(Mistake) as caught:
         Mode().parse(value)
     assert caught.value.hint == hint

@@ -95,7 +95,7 @@ def test_parents_lead_to_the_path(names: list[str]) -> None:
 
 
 @given(first=PATHS, second=PATHS)
-def test_parents_sort_before_what_is_below(first: list[str], second: list[str]) -> None:
+def test_parents_sort_before_their_content(first: list[str], second: list[str]) -> None:
     one, other = "/" + "/".join(first), "/" + "/".join(second)
     if clean.is_below(one, other) and one != other:
         assert clean.components(other) < clean.components(one)
@@ -118,7 +118,7 @@ def test_unit_names_are_names_for_the_plan(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a--b", "\\x", "\\xzz", "a\\x2", "-a", "a b", "\\x61"])
-def test_other_names_are_no_escaped_paths(name: str) -> None:
+def test_other_names_are_not_escaped_paths(name: str) -> None:
     with pytest.raises(ValueError, match="is not an escaped path"):
         units.unescape_path(name)
 

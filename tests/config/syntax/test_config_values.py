@@ -26,7 +26,7 @@ ALL = [
 
 
 @given(kind=st.sampled_from(ALL), value=ANYTHING)
-def test_every_kind_answers_or_says_what_is_wrong(kind: kinds.Kind, value: object) -> None:
+def test_every_kind_parses_or_names_the_fault(kind: kinds.Kind, value: object) -> None:
     try:
         answer = kind.parse(value)
     except Mistake as mistake:
@@ -112,5 +112,5 @@ def test_near_misses_are_recognised(word: str) -> None:
     assert clean.meant(word, ["directories", "hide-mounts"]) == "did you mean `hide-mounts`?"
 
 
-def test_what_is_near_to_nothing_gets_the_list() -> None:
+def test_a_word_near_to_no_other_gets_the_list() -> None:
     assert clean.meant("xyz", ["directories", "files"]) == "known: directories, files"

@@ -31,7 +31,7 @@ def test_sound(image: Path) -> None:
     assert fsck.require_sound("ext4", str(image)) == "checked"
 
 
-def test_what_can_be_corrected_is(image: Path) -> None:
+def test_correctable_errors_are_corrected(image: Path) -> None:
     debugfs(image, "ssv free_blocks_count 1")
     debugfs(image, "ssv state 2")
     assert fsck.require_sound("ext4", str(image)) == "checked"

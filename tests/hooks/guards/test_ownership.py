@@ -116,7 +116,7 @@ def test_plan_of_an_earlier_version_names_the_command_to_run(
 
 
 @pytest.mark.requires_loop
-def test_plan_that_names_no_root_wipes_only_what_is_recorded_as_made_fresh(disk: Disk) -> None:
+def test_a_plan_without_a_root_wipes_only_the_recorded_ephemeral_root(disk: Disk) -> None:
     """The boot menu offers snapshots: of before the first wipe, and of roots that a wipe made."""
     disk.identity = {}
     assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
@@ -142,7 +142,9 @@ def test_own_root_named_by_its_id_is_refused(disk: Disk) -> None:
 
 @pytest.mark.requires_loop
 @pytest.mark.parametrize("wiper", ["btrfs", "overlay"])
-def test_filesystem_made_anew_boots_untouched_and_names_apply(disk: Disk, wiper: str) -> None:
+def test_a_filesystem_that_was_created_again_boots_untouched_and_names_apply(
+    disk: Disk, wiper: str
+) -> None:
     """The same device and the same names, another filesystem."""
     disk.as_wiper(wiper)
     disk.identity["filesystem"] = "0a1b2c3d-0000-4000-8000-000000000001"

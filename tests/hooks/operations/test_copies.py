@@ -124,7 +124,7 @@ def test_a_mode_alone_is_a_change(boot: Boot) -> None:
     assert facts(boot.root(STORE) / "etc/one") == ("x", 0o600, 0, 0)
 
 
-def test_what_is_gone_or_no_file_any_more_stays_in_the_store(boot: Boot) -> None:
+def test_a_missing_or_replaced_file_stays_in_the_store(boot: Boot) -> None:
     for name in ("gone", "link", "fifo", "folder"):
         fill(boot.store / "etc" / name, name)
     boot.persist(parent("/etc"), *[copy(f"/etc/{n}") for n in ("gone", "link", "fifo", "folder")])
@@ -154,7 +154,7 @@ def test_nothing_is_written_where_the_store_is_not(boot: Boot) -> None:
     assert list(boot.root(STORE).iterdir()) == []
 
 
-def test_what_could_not_be_copied_is_not_replaced_either(boot: Boot) -> None:
+def test_a_file_that_could_not_be_copied_is_not_replaced(boot: Boot) -> None:
     """The root then has its base's: that must not go over what the store has."""
     fill(boot.store / "etc/large", "x" * 5000)
     fill(boot.root("/etc/large"), "the base's")
@@ -171,7 +171,7 @@ def test_no_file_is_made_empty(boot: Boot) -> None:
     assert not (boot.root(STORE) / "etc/none").exists()
 
 
-def test_a_file_is_seeded_with_what_was_asked_for(boot: Boot) -> None:
+def test_a_file_is_seeded_with_the_declared_attributes(boot: Boot) -> None:
     fill(boot.root("/etc/conf"), "the base's", 0o644, (3, 3))
     boot.persist(parent("/etc"), copy("/etc/conf", user=7, mode=0o600))
     assert facts(boot.root(STORE) / "etc/conf") == ("the base's", 0o600, 7, 3)

@@ -129,7 +129,7 @@ def installed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Instal
         machine.power_off()
 
 
-def test_the_installed_root_keeps_what_is_written_to_its_directories(
+def test_the_installed_root_keeps_files_written_to_its_directories(
     installed: Installed,
 ) -> None:
     for number in (1, 2):

@@ -81,7 +81,7 @@ def may_enter(place: Path, user: int, *groups: int) -> bool:
 @pytest.mark.parametrize(
     ("whose", "kind", "in_home", "in_store"), proof.sample(TABLE, 16, seed=1)
 )  # fmt: skip
-def test_directory_on_the_way_lets_in_whom_its_counterpart_lets_in(
+def test_a_parent_directory_has_the_permissions_of_its_counterpart(
     tmp_path: Path, boot: Boot, whose: str, kind: str, in_home: str, in_store: str
 ) -> None:
     key = "files" if kind == "file" else "directories"
@@ -108,7 +108,7 @@ def test_directory_on_the_way_lets_in_whom_its_counterpart_lets_in(
 
 @pytest.mark.parametrize("whose", WHOSE)
 @pytest.mark.parametrize("path", [".gnupg", ".ssh/keys/deep", ".local/share/keyrings"])
-def test_what_exists_on_neither_side_is_private(
+def test_a_path_that_exists_on_neither_side_is_private(
     tmp_path: Path, boot: Boot, whose: str, path: str
 ) -> None:
     boot.persist(*operations(tmp_path, WHOSE[whose].format(key="directories", path=path)))

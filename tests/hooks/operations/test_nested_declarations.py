@@ -36,7 +36,7 @@ def life(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iter
 
 @pytest.mark.parametrize("inner", INNER, ids=" ".join)
 @pytest.mark.parametrize("outer", [outer for outer in OUTER if outer != "symlink"])
-def test_what_a_boot_wrote_is_there_in_the_next_five(
+def test_files_written_in_a_boot_exist_in_the_next_five(
     life: NestedMachine, outer: str, inner: tuple[str, str]
 ) -> None:
     cells = [c for c in life.cells if c.outer == outer and (c.kind, c.inner) == inner]

@@ -210,7 +210,7 @@ def test_a_link_local_server_is_reached_through_its_interface(
     network.connect("fe80::1%eth0", 2049, time.monotonic() + 60)
 
 
-def test_a_timeout_of_zero_waits_until_the_network_is_there(
+def test_a_timeout_of_zero_waits_until_the_network_is_up(
     cable: Cable, tmp_path: Path, later: Callable[[float, Callable[[], None]], None]
 ) -> None:
     later(0.5, lambda: ip("link", "add", "late0", "type", "veth"))
@@ -285,7 +285,7 @@ def test_what_hangs_in_the_kernel_is_killed() -> None:
     os.close(reader)
 
 
-def test_what_fails_in_the_child_is_said_here() -> None:
+def test_a_failure_in_the_child_is_reported_by_the_parent() -> None:
     def fail() -> None:
         raise OSError(13, "Permission denied: no such export", "/srv")
 

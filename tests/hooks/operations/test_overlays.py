@@ -114,7 +114,7 @@ def test_options_that_tie_it_to_one_base_are_off(boot: Boot) -> None:
     assert "noexec" in options
 
 
-def test_it_is_no_way_around_the_stores_own_options(boot: Boot) -> None:
+def test_it_does_not_bypass_the_stores_own_options(boot: Boot) -> None:
     app = base(boot)
     boot.persist(parent("/opt"), overlay("/opt/app"))
     flags = os.statvfs(app).f_flag

@@ -84,7 +84,7 @@ def test_a_last_line_without_its_end() -> None:
 
 @pytest.mark.parametrize("path", [PASSWD, GROUP, SHADOW])
 @pytest.mark.parametrize("content", [b"", b"eve:x:1000:1000::/:/bin/sh\n", b"ro", b"root\n"])
-def test_what_locks_everybody_out(path: str, content: bytes) -> None:
+def test_account_files_that_lock_all_users_out(path: str, content: bytes) -> None:
     assert defect(path, content)
     assert not defect(path, STORE[path])
 
@@ -94,5 +94,5 @@ def test_zeros_of_a_torn_write(path: str) -> None:
     assert "NUL" in defect(path, STORE[path] + b"\0" * 100)
 
 
-def test_a_strange_line_is_no_reason_to_forget_the_others() -> None:
+def test_a_strange_line_does_not_lose_the_others() -> None:
     assert not defect(PASSWD, STORE[PASSWD] + b"+::::::\nnonsense\n")

@@ -86,7 +86,7 @@ def at_each_change(run: Callable[[int], int], sample: int) -> None:
 
 @pytest.mark.parametrize("kind", ["directory", "bind"])
 @pytest.mark.parametrize("fstype", FSTYPES)
-def test_what_is_seeded_is_on_the_disk_or_the_root_is_kept(
+def test_seeded_files_are_on_the_disk_or_the_root_is_kept(
     tmp_path: Path, fstype: str, kind: str
 ) -> None:
     def run(at: int) -> int:
@@ -112,7 +112,7 @@ def test_what_is_seeded_is_on_the_disk_or_the_root_is_kept(
 
 
 @pytest.mark.parametrize("fstype", FSTYPES)
-def test_what_is_adopted_is_on_the_disk_or_the_store_lacks_it(
+def test_adopted_files_are_on_the_disk_or_the_store_lacks_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fstype: str
 ) -> None:
     def run(at: int) -> int:
@@ -138,7 +138,7 @@ def test_what_is_adopted_is_on_the_disk_or_the_store_lacks_it(
 
 
 @pytest.mark.parametrize("fstype", FSTYPES)
-def test_what_is_copied_back_is_on_the_disk_or_named(tmp_path: Path, fstype: str) -> None:
+def test_files_copied_back_are_on_the_disk_or_named(tmp_path: Path, fstype: str) -> None:
     names = ("etc/a", "etc/b")
 
     def run(at: int) -> int:

@@ -172,7 +172,7 @@ def crowd_many_directories(home: Path) -> None:
 @pytest.mark.parametrize(
     ("fstype", "crowd"), [("tmpfs", crowd_one_directory), ("btrfs", crowd_many_directories)]
 )
-def test_any_number_of_entries_beside_what_is_declared_costs_nothing(
+def test_any_number_of_entries_beside_declared_paths_costs_nothing(
     tmp_path: Path, listings: Listings, fstype: str, crowd: Callable[[Path], None]
 ) -> None:
     """Nothing lists a directory of the store, let alone its content."""
@@ -289,7 +289,7 @@ class Exchanger(threading.Thread):
                         )
 
 
-def test_what_is_new_swapped_while_it_is_made(boot: Boot) -> None:
+def test_a_new_entry_swapped_while_it_is_created(boot: Boot) -> None:
     home = owned(boot.store / "eve")
     exchanger = Exchanger(home)
     exchanger.start()

@@ -125,7 +125,7 @@ def test_a_request_that_is_not_understood_changes_nothing(machine: Machine, cont
     assert not record(machine).exists(), "it was for this boot only"
 
 
-def test_a_request_for_an_old_root_that_is_not_there(machine: Machine) -> None:
+def test_a_request_for_a_missing_old_root(machine: Machine) -> None:
     leave(machine, Request(ROOT, "2026-01-01T00-00-00Z").dump())
     done = machine.stage("wipe")
     assert done.returncode == 10
@@ -133,7 +133,7 @@ def test_a_request_for_an_old_root_that_is_not_there(machine: Machine) -> None:
     assert (machine.top / "root/stray").exists()
 
 
-def test_a_request_of_somebody_else_is_none_of_roots(machine: Machine) -> None:
+def test_a_request_that_root_does_not_own_is_refused(machine: Machine) -> None:
     leave(machine, Request(KEEP).dump())
     os.chown(record(machine), 1000, 1000)
     machine.assert_kept(machine.stage("wipe"), "is not owned by root")
@@ -159,7 +159,7 @@ def test_an_old_root_without_a_name(machine: Machine, word: str) -> None:
     machine.assert_kept(machine.stage("wipe", word), "does not name an old root")
 
 
-def test_what_is_written_is_what_is_read() -> None:
+def test_a_written_request_is_read_back() -> None:
     for request in (Request(KEEP), Request(WIPE), Request(ROOT, "a\nb*é")):
         again = parse(request.dump())
         assert (again.word, again.root) == (request.word, request.root)

@@ -134,7 +134,7 @@ def test_link_that_is_in_its_place_takes_nothing(machine: Machine) -> None:
     assert machine.said() == ""
 
 
-def test_root_that_was_kept_has_the_link_again_and_the_content_in_the_store(
+def test_a_kept_root_has_the_link_again_and_the_content_in_the_store(
     machine: Machine,
 ) -> None:
     replace(machine, "full", "first")
@@ -146,7 +146,7 @@ def test_root_that_was_kept_has_the_link_again_and_the_content_in_the_store(
 
 
 @pytest.mark.parametrize("words", ["ephemeroot.persist=no"])
-def test_what_is_written_while_nothing_is_in_effect_never_replaces_the_store(
+def test_files_written_while_a_path_is_not_in_effect_never_replace_the_store(
     machine: Machine, words: str
 ) -> None:
     """A service starts without its data, and begins again."""
@@ -162,7 +162,7 @@ def test_what_is_written_while_nothing_is_in_effect_never_replaces_the_store(
     assert not (machine.store / "directory/new").exists()
 
 
-def test_what_was_made_where_a_link_failed_is_kept_aside_and_reported(machine: Machine) -> None:
+def test_content_created_where_a_link_failed_is_kept_aside_and_reported(machine: Machine) -> None:
     base = machine.disk.top / "base/srv/full"
     base.mkdir(parents=True)
     assert machine.boots() != [0, 0]
@@ -182,7 +182,7 @@ def test_bound_file_is_never_taken_from_the_root(machine: Machine) -> None:
     assert not list(machine.store.glob("bound.*"))
 
 
-def test_directory_in_the_place_of_a_declared_file_is_kept_aside(machine: Machine) -> None:
+def test_a_directory_instead_of_a_declared_file_is_kept_aside(machine: Machine) -> None:
     place = machine.root / "srv/full"
     place.unlink()
     place.mkdir()

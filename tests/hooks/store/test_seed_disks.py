@@ -76,7 +76,7 @@ def hand_over(folder: Path, user: int, name: str = "mine") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
-def test_names_that_the_store_refuses_are_named_and_the_rest_is_there(
+def test_names_that_the_store_refuses_are_reported_and_the_rest_is_seeded(
     folder: Path, user: int
 ) -> None:
     mine = os.fsencode(folder / "previous/home/mine")
@@ -109,7 +109,7 @@ def test_a_path_whose_own_name_the_store_refuses_is_not_lost(folder: Path, user:
 
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
-def test_names_too_long_for_the_store_are_named_and_the_rest_is_there(
+def test_names_too_long_for_the_store_are_reported_and_the_rest_is_seeded(
     folder: Path, user: int
 ) -> None:
     """An NTFS has names of 255 UTF-16 units, other filesystems of 255 bytes."""

@@ -198,7 +198,7 @@ def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) ->
     proof.record("an error of one system call: seeding by a boot", len(chosen))
 
 
-def test_what_is_beside_a_directory_that_could_not_be_made_stays_beside_it(tmp_path: Path) -> None:
+def test_siblings_of_a_directory_that_could_not_be_created_stay_beside_it(tmp_path: Path) -> None:
     """The copy continues in the directory where it was, and not in the one that failed."""
     looked_at = [
         call

@@ -209,7 +209,7 @@ def everything(top: Path) -> list[tuple[str, int, int]]:
     return [(name, status.st_ino, status.st_ctime_ns) for name, status in found]
 
 
-def test_a_missing_path_begins_anew_once_it_is_decided(tmp_path: Path) -> None:
+def test_a_missing_path_is_seeded_again_once_it_is_decided(tmp_path: Path) -> None:
     """``roots unkeep`` removes the record: the administrator needs nothing of the old root."""
     with seeding_machine(tmp_path, "btrfs", "size", kind="copy", users=True) as machine:
         prepare(machine, "size")

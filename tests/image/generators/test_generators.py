@@ -73,7 +73,7 @@ def words(node: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", product_files())
-def test_a_product_file_names_no_generator(name: str) -> None:
+def test_a_product_file_does_not_name_a_generator(name: str) -> None:
     if name in EXCEPTIONS:
         assert generators_named((CHECKOUT / name).read_text()), f"{name} is no longer an exception"
     else:
@@ -81,14 +81,14 @@ def test_a_product_file_names_no_generator(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", installed.names())
-def test_a_generator_names_no_other(name: str) -> None:
+def test_a_generator_does_not_name_another(name: str) -> None:
     files = list((CHECKOUT / GENERATORS / name.replace("-", "_")).glob("*.py"))
     assert files
     for path in files:
         assert generators_named(path.read_text(), but=name) == [], path
 
 
-def test_the_contract_names_no_generator() -> None:
+def test_the_contract_does_not_name_a_generator() -> None:
     assert generators_named((CHECKOUT / GENERATORS / "contract.py").read_text()) == []
 
 

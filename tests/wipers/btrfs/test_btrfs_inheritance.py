@@ -81,7 +81,7 @@ def test_labels_of_an_empty_root_come_from_the_previous(site: Site) -> None:
 
 
 @pytest.mark.parametrize("with_base", [False, True])
-def test_compression_carries_over(site: Site, with_base: bool) -> None:
+def test_compression_is_copied(site: Site, with_base: bool) -> None:
     if with_base:
         site.with_base()
     os.setxattr(site.root, "btrfs.compression", b"zstd")
@@ -99,7 +99,7 @@ def test_the_compression_of_the_base_wins(site: Site) -> None:
 
 
 @pytest.mark.parametrize("with_base", [False, True])
-def test_quotas_carry_over(tmp_path: Path, with_base: bool) -> None:
+def test_quotas_are_copied(tmp_path: Path, with_base: bool) -> None:
     with fresh_disk(tmp_path) as disk:
         top = str(disk.top)
         site = disk.site().with_root()
@@ -125,7 +125,7 @@ def test_quotas_carry_over(tmp_path: Path, with_base: bool) -> None:
             write_megabytes(site.root / "big", 40)
 
 
-def test_simple_quotas_carry_over(tmp_path: Path) -> None:
+def test_simple_quotas_are_copied(tmp_path: Path) -> None:
     """They count extents by who made them, and the kernel refuses to count them again."""
     quota_ctl, enable_simple = 0xC0109428, 4  # include/uapi/linux/btrfs.h, since Linux 6.7
     with fresh_disk(tmp_path) as disk:
@@ -170,7 +170,7 @@ def test_nested_subvolumes_go_with_the_root(site: Site) -> None:
     assert (site.old_roots / outcome.retired / "machines/disk").read_text() == "data"
 
 
-def test_nested_subvolumes_of_a_live_root_are_told(site: Site, tmp_path: Path) -> None:
+def test_nested_subvolumes_of_a_live_root_are_reported(site: Site, tmp_path: Path) -> None:
     btrfsutil.create_subvolume(str(site.root / "machines"))
     (site.root / "var").mkdir()
     btrfsutil.create_subvolume(str(site.root / "var/portables"))

@@ -263,7 +263,7 @@ def test_any_number_of_leftovers(disk: Disk) -> None:
     ]
 
 
-def test_a_fresh_root_in_which_somebody_worked_is_not_deleted(disk: Disk) -> None:
+def test_a_fresh_root_with_later_changes_is_not_deleted(disk: Disk) -> None:
     """It was never marked, or has subvolumes in it: retired as unused."""
     site = disk.site().with_root()
     site.rotate()
@@ -301,7 +301,7 @@ def test_a_fresh_root_that_never_got_its_place_is_deleted(disk: Disk) -> None:
     assert site.strays() == []
 
 
-def test_a_leftover_that_is_none_is_left_alone_and_told(disk: Disk) -> None:
+def test_a_similar_name_that_is_not_a_leftover_is_left_alone_and_reported(disk: Disk) -> None:
     site = disk.site().with_root()
     directory, link = temporary(site, "none", 1), temporary(site, "none", 2)
     directory.mkdir()

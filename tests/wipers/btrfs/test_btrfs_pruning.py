@@ -52,7 +52,7 @@ def site(disk: Disk) -> Site:
 YOUNG = {"2026-11-21T12-00-00Z.keep", "2026-11-22T12-00-00Z", "2026-11-23T12-00-00Z"}
 
 
-def test_what_is_due_goes_the_oldest_first(site: Site) -> None:
+def test_due_roots_are_deleted_the_oldest_first(site: Site) -> None:
     outcome = site.rotate()
     assert outcome.pruned == OLD[:4]
     assert outcome.problems == []
@@ -61,7 +61,7 @@ def test_what_is_due_goes_the_oldest_first(site: Site) -> None:
     assert site.rotate(NOON + 1).pruned == []
 
 
-def test_keep_last_wins_over_age(site: Site) -> None:
+def test_keep_last_takes_precedence_over_age(site: Site) -> None:
     site.settings["keep-last"] = 5
     outcome = site.rotate()
     left = set(site.old())
@@ -117,7 +117,7 @@ def test_nested_subvolumes_go_first_at_any_depth(site: Site) -> None:
 # What is never deleted
 
 
-def test_only_what_is_proven_is_deleted(site: Site) -> None:
+def test_only_proven_old_roots_are_deleted(site: Site) -> None:
     """Everything that is not a subvolume of Ephemeroot's stays as it is, however old."""
     old = site.old_roots
     (old / "2020-01-01T00-00-00Z").mkdir()
@@ -151,7 +151,7 @@ def test_only_what_is_proven_is_deleted(site: Site) -> None:
     assert kinds["2026-11-22T12-00-00Z"] == "retired"
 
 
-def test_a_directory_with_the_number_of_a_subvolume_is_none(tmp_path: Path) -> None:
+def test_a_directory_with_the_number_of_a_subvolume_is_not_a_subvolume(tmp_path: Path) -> None:
     """A subvolume's id is its inode number in a listing, and inodes are numbered alike."""
     with fresh_disk(tmp_path, 128) as disk:
         site = disk.site()
@@ -177,7 +177,7 @@ def test_a_plain_directory_takes_no_place_in_keep_last(site: Site) -> None:
 
 
 @pytest.mark.parametrize("what", ["root", "nested", "directory", "mount point", "elsewhere"])
-def test_what_is_mounted_is_never_touched(site: Site, tmp_path: Path, what: str) -> None:
+def test_a_mounted_root_is_never_touched(site: Site, tmp_path: Path, what: str) -> None:
     victim = site.old_roots / OLD[1]
     btrfsutil.create_subvolume(str(victim / "nested"))
     (victim / "dir").mkdir()
@@ -401,7 +401,7 @@ def test_min_free_takes_the_oldest_early_and_no_more_than_needed(tmp_path: Path)
         assert outcome.problems == []
 
 
-def test_min_free_never_takes_what_must_stay(tmp_path: Path) -> None:
+def test_min_free_never_deletes_roots_that_must_stay(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 256) as disk:
         site = disk.site().with_root()
         site.boots([NOON - DAY * n for n in range(9, 3, -1)])
@@ -413,7 +413,7 @@ def test_min_free_never_takes_what_must_stay(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
-def test_a_full_disk_makes_room_by_what_is_due(tmp_path: Path) -> None:
+def test_a_full_disk_makes_room_by_deleting_due_roots(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 128) as disk:
         site = disk.site().with_root().with_base()
         site.boots([NOON - DAY])
@@ -543,7 +543,7 @@ def test_a_root_that_was_retired_in_place_is_pruned_too(tmp_path: Path) -> None:
         assert site.strays() == []
 
 
-def test_a_loop_device_is_left_for_nobody(tmp_path: Path) -> None:
+def test_a_loop_device_is_detached(tmp_path: Path) -> None:
     """After a run the filesystem can be unmounted: no descriptor and no mount is left."""
     with loop_device(tmp_path / "image", 128) as loop:
         subprocess.run(["mkfs.btrfs", "-q", loop], check=True, capture_output=True)

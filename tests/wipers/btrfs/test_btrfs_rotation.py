@@ -74,7 +74,7 @@ def test_a_fresh_root_is_a_writable_snapshot_of_the_base(site: Site) -> None:
     assert (site.path / "base/origin").read_text() == "from the base"
 
 
-def test_the_outcome_identifies_what_is_then_mounted(site: Site, tmp_path: Path) -> None:
+def test_the_outcome_identifies_the_mounted_root(site: Site, tmp_path: Path) -> None:
     wiper = Btrfs(site.settings)
     before = site.rotate().fresh
     after = site.rotate().fresh
@@ -166,7 +166,7 @@ def test_only_the_first_boot_complete_root_is_kept_for_ever(disk: Disk) -> None:
     ]
 
 
-def test_the_first_stays_the_first_even_if_nothing_is_left_of_it(site: Site) -> None:
+def test_the_first_stays_the_first_after_its_deletion(site: Site) -> None:
     site.boots([NOON])
     btrfsutil.delete_subvolume(str(site.old_roots / "2026-11-23T12-00-00Z.keep"))
     assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z"
@@ -403,7 +403,7 @@ def test_what_a_killed_run_left_mounted_is_unmounted(site: Site) -> None:
 # Dry run, description, validation
 
 
-def test_a_dry_run_says_what_is_done_and_does_nothing(site: Site) -> None:
+def test_a_dry_run_prints_the_steps_and_does_nothing(site: Site) -> None:
     site.with_base()
     site.boots([NOON])
     site.retire("2020-01-01T00-00-00Z", "2020-01-01T00-00-01Z")

@@ -131,7 +131,7 @@ def test_what_takes_too_long_has_no_size(machine: LivingMachine) -> None:
         (NOON, NOON - 60, "", None),
     ],
 )
-def test_how_long_it_was_the_root_is_told_only_by_a_clock_that_was_set(
+def test_only_a_set_clock_says_how_long_it_was_the_root(
     made: float, retired: int, flags: str, age: float | None
 ) -> None:
     from ephemeroot.cli.roots import look

@@ -140,7 +140,7 @@ def prepared(base: Path) -> Iterator[LayeredMachine]:
 
 
 @pytest.mark.parametrize("cause", proof.sample(list(CAUSES), 2, seed=4))
-def test_boot_that_can_make_no_layer_writes_to_memory(tmp_path: Path, cause: str) -> None:
+def test_a_boot_that_cannot_make_a_layer_writes_to_memory(tmp_path: Path, cause: str) -> None:
     with prepared(tmp_path) as machine:
         cure = CAUSES[cause](machine)
         before = content(machine)

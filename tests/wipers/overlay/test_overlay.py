@@ -255,7 +255,7 @@ def test_without_time_pruning_is_left_to_the_next_boot(machine: Machine) -> None
     assert machine.wipe(NOON + 1).pruned == ["2026-01-01T00-00-00Z"]
 
 
-def test_what_cannot_be_removed_is_no_failure(machine: Machine) -> None:
+def test_files_that_cannot_be_removed_are_not_a_failure(machine: Machine) -> None:
     """The fresh root is mounted by then. The clock of a machine without a battery gives the
     same names at each boot, also to what is still being removed.
     """
@@ -277,7 +277,7 @@ def test_what_cannot_be_removed_is_no_failure(machine: Machine) -> None:
     assert machine.old() == []
 
 
-def test_the_budget_holds_for_what_is_deep_in_a_layer(machine: Machine) -> None:
+def test_the_budget_holds_deep_in_a_layer(machine: Machine) -> None:
     machine.settings |= {"keep-days": 0, "keep-last": 0}
     machine.wipe()
     many = machine.folder / "old-uppers/.removing-2026-01-01T00-00-00Z/var/lib/many"
@@ -301,7 +301,7 @@ def test_two_at_once(machine: Machine) -> None:
     machine.wipe()
 
 
-def test_a_folder_that_is_somebody_elses(machine: Machine) -> None:
+def test_a_folder_of_another_owner(machine: Machine) -> None:
     elsewhere = machine.base / "elsewhere"
     elsewhere.mkdir()
     machine.folder.symlink_to(elsewhere)

@@ -124,7 +124,7 @@ def test_pruning_by_the_same_rules(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("flag", ["i", "a"])
-def test_what_is_immutable_is_pruned_and_retired(machine: Machine, flag: str) -> None:
+def test_immutable_roots_are_pruned_and_retired(machine: Machine, flag: str) -> None:
     old = machine.folder / "old-uppers" / FIRST
     for upper in (old, machine.folder / "upper"):
         places = [upper / "etc/lost", upper / "etc", upper]

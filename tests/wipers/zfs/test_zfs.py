@@ -274,7 +274,7 @@ def test_a_store_on_zfs_that_cannot_be_mounted(tmp_path: Path) -> None:
     assert "cannot mount tank/p (zfs) for /p" in said, (done.stderr, report)
 
 
-def test_a_dataset_that_somebody_else_mounted() -> None:
+def test_a_dataset_that_another_program_mounted() -> None:
     line = "36 35 0:40 / /run/p rw - zfs tank/the\\040other rw"
     volume = MountVolume(mount_point="/p", name="p", device="tank/p", type="zfs")
     with pytest.raises(StoreMissing, match="is the dataset tank/the other, but tank/p"):
@@ -301,14 +301,14 @@ def test_a_lua_array_comes_in_order() -> None:
     assert channel.listed(None) == []
 
 
-def test_names_lie_in_each_other_by_whole_components() -> None:
+def test_names_contain_each_other_by_whole_components() -> None:
     assert datasets.is_below("tank/a/b", "tank/a")
     assert datasets.is_below("tank/a", "tank/a")
     assert not datasets.is_below("tank/ab", "tank/a")
     assert datasets.pool("tank/a@b") == datasets.pool("tank@b") == "tank"
 
 
-def test_what_the_kernel_says_of_a_root_that_is_none() -> None:
+def test_the_kernels_error_for_a_root_that_is_not_a_dataset() -> None:
     with pytest.raises(Refused, match=r"the dataset tank/x does not exist.*zfs list -r tank"):
         rollback.require_root(None, "tank/x")
     with pytest.raises(Refused, match="tank/x is a volume, not a filesystem"):
@@ -318,7 +318,7 @@ def test_what_the_kernel_says_of_a_root_that_is_none() -> None:
         rollback.require_root(datasets.Dataset("tank/x", locked), "tank/x")
 
 
-def test_a_mark_that_is_inherited_or_nonsense_is_none() -> None:
+def test_an_inherited_or_invalid_mark_is_ignored() -> None:
     assert datasets.Dataset("tank/x", {"own": {datasets.STATE: "new"}}).state == "new"
     assert datasets.Dataset("tank/x", {"own": {}}).state == ""
     assert datasets.Dataset("tank/x", {"own": {datasets.STATE: "old"}}).state == ""

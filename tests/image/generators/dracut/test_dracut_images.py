@@ -94,7 +94,7 @@ def test_nothing_of_ours(tmp_path: Path) -> None:
         verify(tmp_path, {"init": file(b"")})
 
 
-def test_an_inert_image_is_no_success(tmp_path: Path) -> None:
+def test_an_inert_image_is_not_a_success(tmp_path: Path) -> None:
     made = assembly.inert(tmp_path / "tree", "the moon was full", DracutTarget())
     with pytest.raises(EphemerootError, match="inert: the moon was full"):
         verify(tmp_path, of_tree(made.tree.top))
@@ -253,7 +253,7 @@ def test_images_that_a_firmware_starts_by_a_fixed_name(
     assert bool(unclear) == bool(unknown)
 
 
-def test_links_of_the_boot_directory_are_no_images_of_a_firmware(tmp_path: Path) -> None:
+def test_links_in_the_boot_directory_are_not_firmware_images(tmp_path: Path) -> None:
     (tmp_path / f"lib/modules/{KERNEL}").mkdir(parents=True)
     (tmp_path / f"lib/modules/{KERNEL}/modules.dep").touch()
     (tmp_path / "boot").mkdir()

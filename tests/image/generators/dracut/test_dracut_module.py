@@ -207,7 +207,7 @@ def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
 
 @pytest.mark.parametrize("name", ["wipe", "persist"])
 @pytest.mark.parametrize("status", [0, 1, 127])
-def test_a_hook_dies_unless_its_stage_says_go_on(tmp_path: Path, name: str, status: int) -> None:
+def test_a_hook_fails_unless_its_stage_continues(tmp_path: Path, name: str, status: int) -> None:
     """dracut ignores what a hook returns."""
     hook = (data.folder("dracut") / f"50ephemeroot/ephemeroot-{name}.sh").read_text()
     boot = tmp_path / "boot"
@@ -327,7 +327,7 @@ def test_dracut_never_gives_up_before_the_stage_can_say_why(tmp_path: Path) -> N
         ("root=UUID=1-2 rd.break=initqueue", True, False),
     ],
 )
-def test_before_dracuts_shell_the_stage_says_what_is_missing(
+def test_before_dracuts_shell_the_stage_names_the_missing_device(
     tmp_path: Path, words: str, absent: bool, speaks: bool
 ) -> None:
     """dracut's functions as it describes them, in its manual and in its dracut-lib.sh."""
@@ -432,7 +432,7 @@ def test_stays_out_of_the_image_of_a_crash_kernel(
     assert dracut.build(environment=environment).status == 99, "check() says no"
 
 
-def test_a_module_whose_name_begins_with_kdump_is_none_of_a_crash_kernel(dracut: Dracut) -> None:
+def test_a_module_whose_name_begins_with_kdump_is_not_a_crash_kernels(dracut: Dracut) -> None:
     dracut.apply(plan(wipe()).dump())
     assert dracut.build(environment={"add_dracutmodules": " btrfs kdumper "}).status == 0
 
@@ -491,7 +491,7 @@ def test_a_program_that_does_not_run_and_was_never_applied(dracut: Dracut) -> No
     assert (built.status, built.names) == (0, set())
 
 
-def test_half_of_it_is_no_image(dracut: Dracut) -> None:
+def test_half_of_it_is_not_an_image(dracut: Dracut) -> None:
     """Everything that cannot be copied ends the build: the machine keeps the image that it has."""
     dracut.apply(plan().dump())
     (dracut.initdir / "usr/lib/ephemeroot").write_text("a file in the way")

@@ -122,7 +122,7 @@ def test_options_of_a_preset_count(machine: MachineTree, options: str, lacks: bo
 
 @pytest.mark.parametrize("missing", ["usr/bin/mkinitcpio", "usr/lib/initcpio/install/ephemeroot",
                                      f"{presets.PRESETS}/linux.preset"])  # fmt: skip
-def test_says_nothing_of_a_generator_that_makes_no_image_of_ours(
+def test_does_not_mention_a_generator_without_own_images(
     machine: MachineTree, missing: str
 ) -> None:
     machine.write(CONF, f"HOOKS=({BUSYBOX})\n")

@@ -209,7 +209,7 @@ def test_a_program_that_does_not_run_and_was_never_applied(mkinitcpio: Mkinitcpi
     assert "complete" in built.lines
 
 
-def test_half_of_it_is_no_image(mkinitcpio: Mkinitcpio) -> None:
+def test_half_of_it_is_not_an_image(mkinitcpio: Mkinitcpio) -> None:
     mkinitcpio.apply(ARMED)
     (mkinitcpio.buildroot / "usr/lib/ephemeroot").write_text("a file in the way")
     built = mkinitcpio.build()

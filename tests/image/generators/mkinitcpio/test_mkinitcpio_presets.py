@@ -146,7 +146,7 @@ class TestRebuild:
             one.rebuild(PLAN)
         assert one.path.read_text() == "the old one"
 
-    def test_a_fallback_image_has_nothing_of_ours(
+    def test_a_fallback_image_does_not_contain_ephemeroot(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
     ) -> None:
         one = preset(root, "-S", "autodetect")
