@@ -40,10 +40,10 @@ class PathFailed(EphemerootError):
 
 
 def run(stage: Stage) -> str:
-    """Carry out the persistence stage; return what became of it in a few words.
+    """Carry out the persistence stage; return the result in a few words.
 
     Raises ``ForeignRoot`` if the root is not the plan's, ``StoreMissing``, ``Refused`` (the
-    root is not the one that was made fresh), ``PathFailed`` for an entry
+    root is not the fresh one), ``PathFailed`` for an entry
     that is ``required`` or whose policy says so.
     """
     wipe.require_ours(stage)
@@ -80,7 +80,7 @@ def run(stage: Stage) -> str:
 
 
 def _forget_request(stage: Stage) -> None:
-    """What was asked of this boot was asked of it alone. The stores may be what is broken."""
+    """A request is for one boot only. The stores may be broken."""
     try:
         _find_stores(stage)
         if not stage.was_kept():
@@ -92,7 +92,7 @@ def _forget_request(stage: Stage) -> None:
 
 
 def _sweep(stage: Stage) -> None:
-    """What an interrupted boot left in a store is in nobody's way: a warning at most."""
+    """Leftovers of an interrupted boot in a store disturb nothing: a warning at most."""
     for store in stage.plan.stores():
         try:
             seeding.sweep(stage.store(store.path))
@@ -166,7 +166,7 @@ def _newer_plan(stage: Stage) -> Plan | None:
 
 
 def _follow_newest(stage: Stage) -> None:
-    """Bind by the newest plan: an old image knows less of what must persist."""
+    """Bind by the newest plan: an old image may not know all declared paths."""
     newer = _newer_plan(stage)
     if newer is None:
         return
@@ -270,7 +270,7 @@ def _reason(error: EphemerootError | OSError) -> str:
 
 
 def _locked(stage: Stage, operation: Operation) -> tuple[str, str] | None:
-    """What is immutable of the path of *operation*, in the root or in the store, and the command
+    """The immutable part of the path of *operation*, in the root or in the store, and the command
     that makes it writable; ``None`` if nothing is.
     """
     places = [(stage.root(), getattr(operation, "path", ""), "")]
@@ -291,7 +291,7 @@ def _hint(error: EphemerootError | OSError) -> str:
 
 
 def _leave_volumes(stage: Stage) -> None:
-    """Drop the private mounts: what was attached under the new root is what stays."""
+    """Drop the private mounts; those attached under the new root stay."""
     for place in [stage.volume(volume.name) for volume in reversed(stage.plan.volumes())]:
         if stage.is_mounted(place):
             try:

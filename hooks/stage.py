@@ -35,8 +35,8 @@ class Stage:
 
     ``run`` is the run directory (``/run/ephemeroot`` in a boot), ``target`` where the
     new root is or will be mounted. ``boot_id`` tells this boot from every other.
-    ``check`` is true where nobody else checks file systems before they are mounted, ``wait``
-    where nobody else waits for devices.
+    ``check`` is true where the initramfs does not check filesystems before it mounts them,
+    ``wait`` where it does not wait for devices.
     ``made`` collects the paths that the persistence stage makes in the new root,
     ``copies`` the files that it copies there and that are copied back. ``old_root`` names
     the old root to boot, if one was asked for. ``shared`` is the wipers', see the contract.
@@ -165,7 +165,7 @@ class Stage:
         return self._parents[path]
 
     def sync_stores(self) -> None:
-        """Make what has been written to the stores survive a power cut (syncfs(2))."""
+        """Write the stores to their disks (syncfs(2)), so that a power cut loses nothing."""
         for path, fd in self._stores.items():
             opened = os.open(mounts.fd_path(fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -204,7 +204,7 @@ class Stage:
         raise result
 
     def is_fresh(self, path: str) -> bool:
-        """Whether what is made fresh at boot and has *path* in it was made fresh by this boot."""
+        """Whether this boot wiped the ephemeral target that contains *path*."""
         target = self.wiped_above(path)
         record = self.recall(WIPED)
         # Without a record that is not known: nothing may be taken from a root that may be fresh.
@@ -218,7 +218,7 @@ class Stage:
         return record is not None and "/" not in record
 
     def wiped_above(self, path: str) -> str | None:
-        """What has *path* in it of what the plan makes fresh; ``None`` if nothing has."""
+        """The target of the plan that contains *path*; ``None`` if none does."""
         targets = [wipe.target for wipe in self.plan.wipes()]
         above = [t for t in targets if f"{path}/".startswith(t.rstrip("/") + "/")]
         return max(above, key=len, default=None)
@@ -248,14 +248,16 @@ class Stage:
         os.rename(f"{self.run}/{name}.new", f"{self.run}/{name}")
 
     def _open_new(self, name: str) -> int:
-        """What will be the record *name*; not truncated, for its space may have been reserved."""
+        """The file of the record *name*; not truncated, because its space may have been
+        reserved.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(f"{self.run}/{name}.new", flags, 0o600)
 
     def recall(self, name: str) -> dict[str, object] | None:
         """A record of this boot; ``None`` if there is none, or it is another boot's. It is read
-        once: each declared path asks for ``WIPED``, and only a stage with the lock writes it. What
-        is changed in it must be written by ``remember``.
+        once: each declared path asks for ``WIPED``, and only a stage with the lock writes it.
+        ``remember`` writes changes of it.
         """
         if name not in self._recalled:
             self._recalled[name] = self._read_record(name)

@@ -20,7 +20,7 @@ class Boot:
     """What the wipe stage gives a wiper.
 
     ``private`` is an empty directory of the wiper's own, below which it may mount (and
-    must unmount again). ``device`` and ``subvolume`` say what is to be made fresh: the
+    must unmount again). ``device`` and ``subvolume`` say what to wipe: the
     plan's, else the kernel command line's; ``target`` is the mount point it will have
     (``/``, or a volume's). ``now`` is the time in seconds since 1970 and
     ``synchronised`` whether that clock is known to be right. ``request`` is the name of
@@ -120,8 +120,8 @@ class Boot:
         layers: tuple[str, str] | None = None,
     ) -> bool:  # fmt: skip
         """Seed the stores from the previous root, mounted at *path*; whether that root must
-        be marked ``.keep`` before the fresh root takes its place, for it has something that
-        could not be seeded. *complete*: whether a boot of it was complete; *name*: its name in
+        be marked ``.keep`` before the fresh root takes its place, because it has something
+        that could not be seeded. *complete*: whether a boot of it was complete; *name*: its name in
         the history, without flags; *boots*: whether it is the root that boots if nothing is
         wiped; *layers*: the upper and the lower directory that it is mounted from, if it is an
         overlay. Raises ``Refused`` if nothing may be wiped.
@@ -140,8 +140,8 @@ class Boot:
 class Outcome:
     """What a wipe did. All values are plain JSON; they go into the boot report.
 
-    ``fresh`` identifies the fresh root so that the persistence stage can verify what is
-    mounted (btrfs: ``{"uuid": filesystem, "subvolume": path, "subvolume-uuid": …}``).
+    ``fresh`` identifies the fresh root so that the persistence stage can verify
+    the mount (btrfs: ``{"uuid": filesystem, "subvolume": path, "subvolume-uuid": …}``).
     ``retired`` is the name the previous root got in the history, or ``None``.
     ``pruned`` and ``kept`` are names in the history; ``recovered`` says in one line
     each what an interrupted earlier boot had left and what became of it; ``problems``

@@ -101,8 +101,8 @@ class Named:
 class Wiper:
     """The base of every wiper.
 
-    ``settings`` has every key of ``OPTIONS``, validated, with the default of what was left
-    out or did not exist when the plan was made. Class attributes:
+    ``settings`` has every key of ``OPTIONS``, validated, with the default of each that was
+    left out or did not exist when the plan was made. Class attributes:
     ``NAME`` as written in the configuration, ``OPTIONS`` its table, ``NEEDS`` its
     image, ``EPHEMERAL`` True if the fresh root never survives anyway (tmpfs),
     ``API`` the contract's version it was written for.
@@ -206,8 +206,8 @@ class Wiper:
         return found
 
     def unrecorded(self, named: Named, system: str) -> str:
-        """Why the root that *named* leads to is not made fresh by a plan of *system* that names no
-        root: nothing on the disk says that an earlier wipe made it. Empty if it may be, as the
+        """Why the root that *named* leads to is not made fresh by a plan of *system* without
+        a root: nothing on the disk says that an earlier wipe made it. Empty if it may be, as the
         first one that is ever made fresh.
 
         Raises ``OSError`` or ``EphemerootError`` if it cannot be found out.
@@ -231,8 +231,8 @@ class Wiper:
 
     @classmethod
     def takes(cls, settings: dict[str, object], root: str | None, device: str) -> str:
-        """Why a volume on *device* would go with what is made fresh; empty if it stays. *root*
-        as for ``mismatch``. For what no option of the kind ``path`` tells.
+        """Why a volume on *device* would be wiped with the target; empty if it stays. *root*
+        as for ``mismatch``. For paths that no option of the kind ``path`` names.
         """
         return ""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Installed:
     """What the installed system gives a wiper that opens its history.
 
-    ``target`` is what is made fresh (``/``, or a volume's mount point) and ``live`` the path
+    ``target`` is the mount point that is wiped (``/``, or a volume's) and ``live`` the path
     where it is mounted now; ``device`` (empty for a wiper that is not ``ON_DEVICE``),
     ``subvolume``, ``root`` and ``root_flags`` are as in ``Boot``. ``volumes`` maps the mount
     points of the volumes needed for boot to where they are mounted now. ``private`` is an
@@ -62,7 +62,7 @@ class Installed:
 
 
 class History:
-    """The old roots of what one wiper makes fresh, locked until ``close``.
+    """The old roots of one wiper's target, locked until ``close``.
 
     A history belongs to one system, whose id ``apply`` has made: ``system`` is the id of this one.
     Another's is neither added to nor pruned, and all of its entries are foreign.
@@ -92,7 +92,7 @@ class History:
         self.min_free = min_free
 
     def close(self) -> None:
-        """Unlock, and unmount what was mounted. To be implemented; safe to call twice."""
+        """Unlock, and unmount its mounts. To be implemented; safe to call twice."""
 
     def __enter__(self) -> History:
         return self
@@ -133,18 +133,18 @@ class History:
     # What is there
 
     def entries(self) -> list[OldRoot]:
-        """Everything in the history, what is foreign too, ordered by kind and label.
+        """Everything in the history, foreign entries included, ordered by kind and label.
 
         To be implemented.
         """
         raise NotImplementedError
 
     def retired(self) -> list[OldRoot]:
-        """Only what is an old root with a name of Ephemeroot's."""
+        """Only old roots with a name of Ephemeroot's."""
         return [entry for entry in self.entries() if entry.kind == RETIRED]
 
     def newest_complete(self) -> OldRoot | None:
-        """The old root that was the last one to be booted to the end."""
+        """The newest old root that is boot-complete."""
         complete = [e for e in self.retired() if e.name is not None and not e.name.unused]
         return max(complete, key=_age, default=None)
 
@@ -186,7 +186,7 @@ class History:
     def facts(self, entry: OldRoot) -> Facts:
         """The facts about *entry* and cheap to find out. To be implemented.
 
-        Raises ``EphemerootError`` if it is not what was listed any more.
+        Raises ``EphemerootError`` if it is another one by now.
         """
         raise NotImplementedError
 
@@ -198,8 +198,8 @@ class History:
         """
         return self.facts(entry).exclusive
 
-    # Looking into it: each returns a detached mount (open_tree(2), fsmount(2)), read-only for
-    # whoever gets it, that outlives this history. The caller attaches it and closes it.
+    # Looking into it: each returns a detached mount (open_tree(2), fsmount(2)), read-only
+    # for the caller, that outlives this history. The caller attaches it and closes it.
 
     def mount(self, entry: OldRoot) -> int:
         """A mount of *entry* as it was when it was the root. To be implemented.
@@ -219,10 +219,10 @@ class History:
         return ""
 
     def mount_fresh(self) -> int | None:
-        """A mount of what the present root was made of, as it was then; ``None`` for nothing.
+        """A mount of the source of the present root, as at that time; ``None`` for nothing.
 
-        Unless a history knows better, that is the base. Raises ``EphemerootError`` if it is
-        not there any more, or is not unchanged.
+        Unless a history knows better, that is the base. Raises ``EphemerootError`` if it
+        is gone, or was changed.
         """
         return self.mount_base()
 
@@ -253,7 +253,7 @@ class History:
         return ""
 
     def settle(self, deadline: float) -> None:
-        """Wait until the space of what was deleted is free, or ``time.monotonic()`` is
+        """Wait until the space of deleted old roots is free, or ``time.monotonic()`` is
         *deadline*. Nothing to do where it is free at once.
         """
 
@@ -266,18 +266,18 @@ class History:
     def rename(self, entry: OldRoot, name: Name) -> str:
         """Give *entry* another *name* of Ephemeroot's, in one step; return the name it got.
 
-        To be implemented. *entry* must be what was listed; nothing is overwritten.
+        To be implemented. *entry* must still be the listed one; nothing is overwritten.
         """
         raise NotImplementedError
 
     def prove(self, entry: OldRoot) -> None:
-        """Raise ``EphemerootError`` if *entry* must not be deleted: it is not what was listed,
-        or is in use (mounted anywhere). To be implemented.
+        """Raise ``EphemerootError`` if *entry* must not be deleted: it is not the listed
+        one, or is in use (mounted anywhere). To be implemented.
         """
         raise NotImplementedError
 
     def delete(self, entry: OldRoot) -> None:
-        """Delete *entry* and what belongs to it, proven again. To be implemented."""
+        """Delete *entry* and its parts, proven again. To be implemented."""
         raise NotImplementedError
 
     def commit(self) -> None:
@@ -313,6 +313,6 @@ def _age(entry: OldRoot) -> tuple[int, tuple[int, int]]:
 
 
 def require_mountable(entry: OldRoot) -> None:
-    """Raise ``EphemerootError`` if *entry* is foreign: nobody knows what that is."""
+    """Raise ``EphemerootError`` if *entry* is foreign: this system did not make it."""
     if entry.kind not in (RETIRED, RECIPE):
         raise EphemerootError(f"{entry.label!r} was not retired by ephemeroot: not touched")

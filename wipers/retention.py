@@ -48,7 +48,7 @@ class Candidate:
     """An old root to judge.
 
     ``serial`` grows with each root that the filesystem ever made (btrfs: the subvolume
-    id) and so tells the order even where clocks do not; 0 if there is none. ``pinned``:
+    id) and so gives the order even without a clock; 0 if there is none. ``pinned``:
     something still needs it.
     """
 
@@ -85,7 +85,7 @@ class Policy:
 
 
 class Verdict:
-    """What may become of one old root, and why in a few words.
+    """The verdict on one old root, and the reason in a few words.
 
     ``due``: it goes. ``spare``: it may go early when space is short. Neither: it stays.
     """
@@ -122,7 +122,7 @@ def _age_order(candidate: Candidate) -> tuple[bool, int, int, int]:
 def _newest(candidates: Sequence[Candidate], count: int) -> set[int]:
     """The ``id()`` of those that ``keep-last`` protects.
 
-    ``.unused`` ones are no history and ``.keep`` ones need no protection: neither takes
+    ``.unused`` ones are not history, and ``.keep`` ones need no protection: neither takes
     the place of another. By which order the newest are found matters only where a clock
     was wrong, and then the newest by *either* order stay.
     """
@@ -197,9 +197,9 @@ def measure(
 ) -> int:
     """The time by which ages may be measured, in seconds since 1970.
 
-    *seen* is the latest time that a synchronised clock ever showed here (0: none): what
-    is due by it is due. A clock that is not synchronised counts only if it is no further
-    than *keep_days* past the newest retirement: a machine that was switched off for a
+    *seen* is the latest time that a synchronised clock ever showed here (0: none): an
+    age by it is valid. A clock that is not synchronised is used only if it is
+    at most *keep_days* past the newest retirement: a machine that was switched off for a
     year looks like one whose clock is a year ahead.
     """
     if synchronised:

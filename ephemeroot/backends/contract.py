@@ -1,4 +1,5 @@
-"""What only the installed system asks of a backend: the other half of ``wipers.contract``.
+"""The part of a backend that only the installed system needs: the other half of
+``wipers.contract``.
 
 A wiper names its half by ``INSTALLED``. It may use the whole standard library and everything below
 this package; it is imported when a verb asks for it, never at boot. A backend without one has no
@@ -26,7 +27,7 @@ from ephemeroot.wipers.oldroot import OldRoot
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``commands`` are for a shell of root's, one a line; a few only say what to edit (``#``)."""
+    """``commands`` are for a root shell, one a line; a few only say what to edit (``#``)."""
 
     title: str
     commands: tuple[str, ...]
@@ -82,7 +83,7 @@ class Rehearsal:
         return self.wipe.changed(**{"identity": {}, **values, "settings": settings})
 
     def words(self, wipe: Wipe) -> list[str]:
-        """What the kernel command line says of the root that is to be made fresh."""
+        """What the kernel command line says of the root to wipe."""
         flags = [f"rootflags=subvol={wipe.subvolume}"] if wipe.subvolume else []
         return [f"root={self.place.device}", *flags]
 
@@ -98,8 +99,9 @@ class Rehearsal:
 class Bases:
     """The base that fresh roots are copies of, and those that it replaced; open, and locked.
 
-    ``name`` is the base's, ``root`` the root's as a boot loader is told it. ``private`` is an empty
-    directory in a mount namespace of this process's own. ``path`` is where the base is in it, or
+    ``name`` is the base's, ``root`` the root's as in a boot loader's configuration. ``private`` is
+    an empty directory in a mount namespace of this process's own. ``path`` is where the base is in
+    it, or
     will be, and ``parent`` the open directory that it is in: on the same filesystem, root's, and
     never made fresh.
     """
@@ -111,11 +113,13 @@ class Bases:
     parent: int
 
     def present(self) -> int:
-        """The base, open; -1 if there is none. Raises ``Refused`` if something else is there."""
+        """The base, open; -1 if there is none. Raises ``Refused`` if it is something else."""
         raise NotImplementedError
 
     def identity(self) -> str | None:
-        """What tells the base from each that is or was in its place; ``None`` if there is none."""
+        """An identity that only this base has, of all that have had its name; ``None`` if there is
+        none.
+        """
         raise NotImplementedError
 
     def identify(self, fd: int) -> str:
@@ -158,7 +162,7 @@ class Bases:
 
     def origin(self) -> int:
         """What the running root was made of, open, and as it was then; -1 if the root was not made
-        of a base. Raises ``EphemerootError`` if it is not there any more, or was changed since.
+        of a base. Raises ``EphemerootError`` if it is gone, or was changed since.
         """
         raise NotImplementedError
 

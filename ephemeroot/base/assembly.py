@@ -34,8 +34,8 @@ def assemble(
     """Mount the open subvolume *base* below the directory *private*, and in it a copy of every
     mount of this machine but the extensions of its own directories (``extensions``).
 
-    *temporary* is the subvolume's path from the top level and *root* the root's: boot loaders are
-    told the latter. Without *root* no command can run in the tree, it can only be looked at. The
+    *temporary* is the subvolume's path from the top level and *root* the root's: boot loaders
+    get the latter. Without *root* no command can run in the tree, it can only be looked at. The
     filesystems *boot*, parents first, stay mounted in the tree whatever this machine unmounts.
     Raises ``OSError``, and ``Refused`` if one of *boot* has no place in *base*.
     """
@@ -105,8 +105,8 @@ def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> l
 
 def _is_own_file(point: str) -> bool:
     """Whether a file is mounted there that the base has as its own: a package manager replaces a
-    file by rename, which fails on a mount point (EBUSY). Persistent directories stay persistent,
-    for the scripts of a package must find their data. systemd mounts a machine's id over its file.
+    file by rename, which fails on a mount point (EBUSY). Persistent directories stay persistent:
+    the scripts of a package must find their data. systemd mounts a machine's id over its file.
     """
     if point == _MACHINE_ID:
         return False
@@ -163,7 +163,7 @@ def _copy_mount(assembly: Assembly, root: int, point: str, *, alone: bool = Fals
 
 def _lacks_names(root: int) -> bool:
     """Whether names cannot be looked up in the tree unless it gets this machine's
-    resolv.conf: one that is a link into /run is there already.
+    resolv.conf: a link into /run already works.
     """
     try:
         own = paths.open_in_root(root, _RESOLV_CONF)

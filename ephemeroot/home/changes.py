@@ -25,7 +25,7 @@ from ephemeroot.home.view import View, is_dead, readlink
 
 @dataclass(slots=True)
 class Changes:
-    """``removals`` come first, what lies deepest before its parents; then ``additions``, each
+    """``removals`` come first, children before their parents; then ``additions``, each
     entry with its operations, parents first. ``blocked`` are entries that nothing is done for.
     """
 
@@ -35,12 +35,12 @@ class Changes:
 
     @property
     def blocked(self) -> list[Finding]:
-        """What somebody must do something about."""
+        """Findings that the user must resolve."""
         return [finding for finding in self.findings if finding.is_blocked]
 
 
 def adopt(entries: Iterable[Entry], view: View) -> None:
-    """Put into the record what is ours but not in it: what was made just before a crash."""
+    """Record mounts and links that a run created just before a crash."""
     for entry in entries:
         mount = view.mount_at(entry.target)
         if mount is not None and entry.target not in view.record.mounts:
@@ -100,7 +100,7 @@ class _Removals:
         self.mounts = {p: s for p, s in present.items() if p in going or self.turns(p)}
 
     def turns(self, path: str) -> bool:
-        """Whether *path* is in what will show something else than now."""
+        """Whether *path* is in a place whose content will change."""
         return any(path != other and clean.is_below(path, other) for other in self.turning)
 
     def operations(self) -> list[Operation]:

@@ -1,8 +1,8 @@
-"""What we made in a home, remembered so that a later run can undo exactly that.
+"""The mounts and links created in a home, so that a later run can undo exactly those.
 
-The record is never trusted: it says where to look and everything that should be there, and what is
-there must prove itself (``view.py``). A user, a backup or another home may have brought
-the file; a path outside of the home in it is ignored.
+The record is never trusted: it says where to look for which entry, and ``view.py`` proves each. A
+user, a backup or another home may have brought the file; a path outside of the home in it is
+ignored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Record:
         return {**self.links, **{path: mounted.source for path, mounted in self.mounts.items()}}
 
     def add(self, other: Record) -> None:
-        """Take over what *other* has besides."""
+        """Add the entries that only *other* has."""
         self.mounts = {**other.mounts, **self.mounts}
         self.links = {**other.links, **self.links}
         self.directories = {**other.directories, **self.directories}
@@ -73,9 +73,9 @@ class Record:
 
 
 def parse(raw: bytes, file: str, home: str) -> Record:
-    """The record in *raw*, read from *file*; only what is below *home* counts.
+    """The record in *raw*, read from *file*; only paths below *home* are used.
 
-    Raises ``Damaged`` if it is none, or of a version this program does not know.
+    Raises ``Damaged`` if it is not one, or has a version this program does not know.
     """
     try:
         content = documents.parse(raw)
@@ -168,7 +168,7 @@ class Keeper:
         return source + self.user.state[len(target) :]
 
     def save(self, *, without: Iterable[str] = (), is_last: bool = False) -> None:
-        """Write the record, or remove its file if nothing is left of it.
+        """Write the record, or remove its file if it is empty.
 
         *without* are declared targets that cannot be brought into the home. When it *is_last*,
         directories that are there for nothing else go with the file. Raises ``OSError``.
@@ -189,7 +189,7 @@ class Keeper:
             if other != place and not _is_same(other, place):
                 _remove(other, self.user.home)
         if covering is not None:
-            # It will be mounted, or become a link: nothing of Ephemeroot's may be in the way.
+            # It will be mounted, or become a link: no entry of Ephemeroot's may be in the way.
             self._remove_directories(below=covering[0])
         elif is_last and self._is_empty():
             self._remove_directories(below=self.user.home)

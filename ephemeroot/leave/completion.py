@@ -40,9 +40,9 @@ from ephemeroot.plan import applied
 class Finish:
     """What the record in the root at ``root`` asks of the first boot after leaving.
 
-    ``private`` is an empty directory for mounts of our own. ``kept`` lists what was changed
-    in the root since and so was not overwritten, ``problems`` everything that could not be brought
-    over: one path that fails, or exceeds the bounds, does not stop the others.
+    ``private`` is an empty directory for mounts of our own. ``kept`` lists paths that
+    were changed in the root since and not overwritten, ``problems`` those that could not be copied
+    back: one path that fails, or exceeds the bounds, does not stop the others.
     """
 
     root: Path
@@ -52,11 +52,11 @@ class Finish:
     changed: int = 0
 
     def run(self, log: Callable[[str], None]) -> bool:
-        """Bring over what the stores have and the root does not; whether there was a record.
+        """Copy back the files that only the stores have; whether there was a record.
 
-        What fails as a whole is raised, and not tried again: the next boot would bring what is old
-        by then. A run that is interrupted keeps the record, and the next one completes it: what was
-        changed in the root since is kept.
+        A failure of the whole is raised, and not tried again: the next boot would copy outdated
+        files. A run that is interrupted keeps the record, and the next one completes it: later
+        changes in the root are kept.
         """
         record = read(self.root)
         if record is None:
@@ -93,7 +93,7 @@ class Finish:
             budget = Budget(bounds.unattended_in_all())
             groups = leaving.grouped(opened)
             for number, group in enumerate(groups):
-                # Root's own may use all of it; then each user has an equal share of what is left.
+                # Root's own may use all of it; then each user has an equal share of the rest.
                 share = Budget(budget.share(len(groups) - number if number else 1))
                 for item in group:
                     copier = Copier(share.within(bounds.unattended()))

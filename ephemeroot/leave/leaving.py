@@ -1,7 +1,7 @@
 """Off: the declared paths go back into the root, and no image wipes any more.
 
 The order is the safety. First everything is copied into the root under the binds, while the
-machine is armed as usual: whoever cuts the power then boots a fresh root, and all data is in the
+machine is armed as usual: a power cut then boots a fresh root, and all data is in the
 stores. Then the root gets a record of what is under way, and the stores a plan that does nothing,
 of a newer generation: from that moment on no older image wipes or binds, whatever becomes of the
 images. What programs have changed in the stores meanwhile is brought over by the first boot
@@ -70,9 +70,9 @@ class Leaving:
     """What leaving comes to on the machine whose root is mounted at ``root``.
 
     ``plan`` is the applied one. ``problems`` collects everything that could not be copied: with one
-    of
-    them nothing is disarmed. ``left_out`` collects what no user may keep the machine from leaving
-    by: single entries that cannot be copied, and users' paths that exceed the bounds.
+    of them nothing is disarmed. ``left_out`` collects the entries with which a user may not stop
+    the machine from leaving: single entries that cannot be copied, and users' paths that exceed the
+    bounds.
     """
 
     root: Path
@@ -82,14 +82,14 @@ class Leaving:
     copier: Copier = field(default_factory=Copier)
 
     def items(self) -> list[Item]:
-        """The declared paths that have to be copied, parents first. What is copied at every
-        boot (``method = "copy"``, machine-id) the root has as its own already.
+        """The declared paths that have to be copied, parents first. Paths that every boot
+        copies (``method = "copy"``, machine-id) are already in the root.
         """
         return [Item(self, o) for o in self.plan.persist if isinstance(o, Taken)]
 
     def grouped(self, stores: dict[str, int]) -> list[list[Item]]:
-        """The same in the order of ``leave --finish``: root's own first, then what each user owns,
-        with what is below that. Parents stay before children.
+        """The same in the order of ``leave --finish``: root's own first, then each user's
+        paths, with their content. Parents stay before children.
         """
         users: dict[str, int] = {}
         groups: dict[int, list[Item]] = {0: []}
@@ -105,7 +105,7 @@ class Leaving:
         return list(groups.values())
 
     def prove(self) -> None:
-        """Raise ``Refused`` or ``StoreMissing`` if this root is none to leave into, or a store
+        """Raise ``Refused`` or ``StoreMissing`` if this root cannot be left into, or a store
         is missing.
         """
         mount = mountinfo.mounted_at(os.path.realpath(self.root))
@@ -135,8 +135,8 @@ class Leaving:
     def copy(self, item: Item) -> str:
         """Copy one path into the root, under its bind; say how much had to be done.
 
-        Nothing that is alike already is touched. What fails is a problem and does not stop
-        the others.
+        Equal files are not touched. A failure is a problem and does not
+        stop the others.
         """
         if isinstance(item.operation, Overlay):
             return "waits for the next boot"
@@ -237,7 +237,7 @@ def _owner(store: int, source: str) -> int:
 
 def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
     """*plan* with what *configured* has beside it and this machine has bound already: adopted,
-    and not applied yet. What is not bound is the root's own as it is.
+    and not applied yet. A path that is not bound is the root's own content.
     """
     known = plan.declared()
     there = {store.path for store in plan.stores()}
@@ -292,7 +292,7 @@ def inside(path: str, name: str) -> str:
 
 
 def reason(error: OSError | OutOfBounds | EphemerootError) -> str:
-    """What went wrong, in one line."""
+    """The failure, in one line."""
     if isinstance(error, OutOfBounds):
         return str(error)
     if isinstance(error, EphemerootError):

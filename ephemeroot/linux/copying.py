@@ -161,7 +161,9 @@ class Copier:
         self, source: int, name: str, target: int, new_name: str, path: str,
         place: tuple[int, str] | None = None,
     ) -> None:  # fmt: skip
-        """Copy what is not a directory. *place*: the path of *target* below an open directory."""
+        """Copy an entry that is not a directory. *place*: the path of *target* below an open
+        directory.
+        """
         try:
             old = _open_leaf(source, name)
         except OSError as error:

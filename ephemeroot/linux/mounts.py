@@ -1,4 +1,4 @@
-"""Mounts by file descriptor: what is attached is what was opened, not what a path names.
+"""Mounts by file descriptor: the opened object is attached, whatever a path names.
 
 See open_tree(2), move_mount(2), fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2).
 A detached mount lives as long as its descriptor; ``attach`` puts it somewhere.
@@ -44,7 +44,7 @@ MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
 # Options of mount(8) that the kernel keeps per mount and not per filesystem: the flags
-# they set, and the flags they clear. What is not in here is a filesystem's own option.
+# they set, and the flags they clear. Any other option is the filesystem's own.
 MOUNT_FLAGS: dict[str, tuple[int, int]] = {
     "ro": (MOUNT_ATTR_RDONLY, 0),
     "rw": (0, MOUNT_ATTR_RDONLY),
@@ -132,7 +132,7 @@ def attach_at(mount_fd: int, path: str) -> None:
 
 
 def bind(source_fd: int, target_fd: int, *, set_: int = 0, clear: int = 0, name: str = "") -> None:
-    """Bind what is open as *source_fd* on what is open as *target_fd*, without the mounts
+    """Bind the object open as *source_fd* on the one open as *target_fd*, without the mounts
     inside it; the mount's flags are the source's, changed by *set_* and *clear*.
 
     The bind is private, unless it is attached in a shared mount.
@@ -203,7 +203,7 @@ def create(fstype: str, source: str, options: list[str]) -> int:
     """Return a detached new mount of the filesystem on *source*; ``OSError`` names it.
 
     *options* are mount(8)'s. The kernel's own words about a refused option are put into
-    the error, for the number alone (EINVAL) helps nobody.
+    the error, because the number alone (EINVAL) does not help.
     """
     set_, _, own = split_options(options)
     kind = fstype.encode()
@@ -227,9 +227,8 @@ def create(fstype: str, source: str, options: list[str]) -> int:
 def create_overlay(lower: int, upper: int, work: int, options: list[str], *, name: str) -> int:
     """Return a detached overlay of the open directories: *upper* over *lower*.
 
-    *options* are the filesystem's own. The directories are named through /proc, for the
-    kernels before 6.13 take no descriptors; the mount is what was opened all the
-    same.
+    *options* are the filesystem's own. The directories are named through /proc, because
+    kernels before 6.13 take no descriptors; the opened directories are still the ones mounted.
     """
     fs = kernel.syscall(kernel.SYS_FSOPEN, ctypes.c_char_p(b"overlay"), FSOPEN_CLOEXEC, name=name)
     try:

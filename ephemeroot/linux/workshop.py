@@ -1,6 +1,6 @@
 """Where root builds what a user will have: a directory that only root can enter.
 
-What is built there is finished (owner, mode, ACL, extended attributes, times, flags) before it has
+An entry built there is finished (owner, mode, ACL, extended attributes, times, flags) before it has
 a name in a directory where a user can write, and it arrives there by one rename. What leaves such a
 directory is moved into the workshop first and looked at there, where its name cannot be made to
 mean something else.

@@ -122,9 +122,9 @@ class HandOver:
                     stage.report.operation(operation, saved, time.monotonic() - started)
 
     def _saved(self, operation: Operation, root: int) -> str:
-        """Save one path. What would be lost for good stops the wipe: a store that cannot take the
-        path, a disk that fails, an error of an entry of root's. A user's entry stays behind in the
-        old root, which is kept. A hostile shape in the store does neither.
+        """Save one path. Data that would be lost for good stops the wipe: a store that cannot
+        take the path, a disk that fails, an error of a root's entry. A user's entry stays behind in
+        the old root, which is kept. A hostile shape in the store does neither.
         """
         try:
             return operation.carry_over(self.stage, root)
@@ -143,7 +143,7 @@ class HandOver:
             return ""
 
     def _leave_behind(self, operation: Operation, error: OSError) -> None:
-        """Nothing of the path is in the store. Raises ``Refused`` unless it is a user's."""
+        """The store does not have the path. Raises ``Refused`` unless it is a user's."""
         path, store = getattr(operation, "path", "?"), getattr(operation, "store", "?")
         reason = error.strerror or str(error)
         allowance = self.stage.allowance
@@ -153,7 +153,7 @@ class HandOver:
         allowance.omissions.append(Omission(path, store, source, reason))
 
     def _record(self) -> bool:
-        """Record what was left out, and report it; whether the previous root must be kept."""
+        """Record the omissions, and report them; whether the previous root must be kept."""
         keep = False
         for path, store in self.stage.stores() if self.marks_kept else ():
             found = [omission for omission in self.omissions if omission.store == path]
@@ -187,7 +187,7 @@ class HandOver:
         return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _covers(self, operation: Operation) -> bool:
-        """Whether what *operation* is about was in what is wiped here."""
+        """Whether the path of *operation* is on the target wiped here."""
         path = getattr(operation, "path", "/") + "/"
         above = [target for target in self.targets if path.startswith(target.rstrip("/") + "/")]
         return max(above, key=len, default="/") == self.target

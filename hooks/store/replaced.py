@@ -1,7 +1,7 @@
 """Links of Ephemeroot's that a program has replaced by a file or a directory of its own.
 
 Programs write a new file and rename it over the old name; that replaces a link into a store, and
-what is written from then on is lost with the root. So each boot records in the store which links
+later writes are lost with the root. So each boot records in the store which links
 are in effect at its end, and the next one stores what it finds in their place. The store's previous
 content is kept beside it. After a boot in which the path failed, a service may have begun again
 there: what it made is kept aside, and the store's stays.
@@ -42,14 +42,14 @@ RECORD = ".ephemeroot/linked"
 each link that was in effect, ``F`` and the path of each that failed, NUL-terminated."""
 
 NAME = ".ephemeroot/name"
-"""The record in a root with that name. Without it nothing of the root is taken for a replaced link:
+"""The record in a root with that name. Without it no file of the root is taken for a replaced link:
 the root of an earlier boot never had those links."""
 
 PREVIOUS = ".ephemeroot-previous"
-"""What is added to the name of the store's previous content."""
+"""The suffix of the store's previous content."""
 
 CONFLICT = ".ephemeroot-conflict"
-"""What is added to the name of what was made while the path was not in effect."""
+"""The suffix of content that was created while the path was not in effect."""
 
 
 def remember(stage: Stage, failed: list[Operation]) -> None:
@@ -82,7 +82,7 @@ def remember(stage: Stage, failed: list[Operation]) -> None:
 
 
 def forget(stage: Stage, covers: Callable[[Operation], bool] | None = None) -> None:
-    """Forget what is recorded of the operations that *covers* tells, by default of all: it is about
+    """Forget the records of the operations that *covers* selects, by default of all: it is about
     the root that goes, and has been used.
     """
     linking = [o for o in stage.plan.persist if (covers is None or covers(o)) and _may_link(o)]
@@ -196,8 +196,8 @@ def take(stage: Stage, operation: Linked, root: int, kinds: tuple[int, ...]) -> 
 
 
 def settle(stage: Stage, operation: Linked, kinds: tuple[int, ...]) -> str:
-    """In a root that was kept, store what a program has put instead of the link; a file then
-    gives way to the link. Say what was done, or ``""``.
+    """In a kept root, store the file with which a program replaced the link; a file then
+    gives way to the link. Return the action in words, or ``""``.
     """
     if not stage.was_kept():
         return ""
@@ -240,7 +240,7 @@ def _store(stage: Stage, operation: Linked, parent: int, name: str) -> str:
 def _keep_aside(
     stage: Stage, operation: Linked, parent: int, name: str, status: os.stat_result
 ) -> str:
-    """Keep what does not belong to the path beside the store's own content, once."""
+    """Keep foreign content beside the store's own, once."""
     stored, last = tree.open_parent(stage.store(operation.store), operation.source)
     try:
         if _status(stored, last) is None and _recorded(stage, operation) == "F":

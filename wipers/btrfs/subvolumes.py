@@ -1,8 +1,8 @@
 """Btrfs subvolumes by open descriptors: identify, create, list, delete.
 
 libbtrfsutil knows only paths; ``/proc/self/fd/N`` is the path of what *is* open, so no
-name is looked up twice. Deleting goes by subvolume id for the same reason: what was
-proven is what is deleted, whatever its name means by then.
+name is looked up twice. Deleting goes by subvolume id for the same reason: the proven
+subvolume is deleted, whatever its name means by then.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _GET_SUBVOL_ROOTREF = ioctl.both(0x94, 61, 4096)
 
 class Identity:
     """What btrfs knows about a subvolume. UUIDs are text; ``received`` says whether it
-    came from ``btrfs receive`` and still is what was sent.
+    came from ``btrfs receive`` and is unchanged since.
     """
 
     __slots__ = ("id", "received", "uuid")
@@ -201,7 +201,7 @@ def unlock(fd: int) -> bool:
     """Clear the immutable and the append-only attribute of the open subvolume's own directory,
     which would keep it from being renamed, marked or deleted; whether there was one.
 
-    Not of one that was received: writable for a moment, it would no longer be what was sent.
+    Not of one that was received: writable for a moment, it would no longer equal the sent one.
     """
     if not (inode_flags.flags(fd) or 0) & inode_flags.LAST:
         return False
@@ -231,8 +231,8 @@ def delete_open(top: int, fd: int, id: int) -> None:
 def delete_tree(top: int, fd: int, id: int) -> None:
     """Delete the open subvolume *fd* with the *id*, nested ones first, immutable or not.
 
-    *top* is the open top level. Everything must have been proven before: what fails
-    half-way leaves the rest, but what is gone is gone.
+    *top* is the open top level. Everything must have been proven before: a failure
+    half-way leaves the rest; deleted subvolumes do not return.
     """
     inner = nested(fd, id)
     for path in _holders(inner):

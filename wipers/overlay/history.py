@@ -1,4 +1,4 @@
-"""The history of an overlay root: retired upper layers, each looked at over what is below."""
+"""The history of an overlay root: retired upper layers, each shown over its lower directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class UpperHistory(History):
-    """The old uppers of *layers* (``None``: they are in memory, and none is kept).
+    """The old uppers of *layers* (``None``: they are in memory and not kept).
 
     ``fstype`` is the type of the installed root, whose device *installed* names.
     """
@@ -157,7 +157,7 @@ class UpperHistory(History):
         finally:
             os.close(upper)
         below = self.places.attach(self.mount_base(), "below")
-        # The source is how ``prove`` knows what is mounted. Neither path has a colon in it.
+        # ``prove`` knows the mount by its source. Neither path has a colon in it.
         options = [*stack.OPTIONS, f"lowerdir={above}:{below}", "ro"]
         return mounts.create("overlay", f"{uppers.OLD}/{entry.text}", options)
 
@@ -219,7 +219,7 @@ class UpperHistory(History):
 
     def delete(self, entry: OldRoot) -> None:
         self.prove(entry)
-        # First the name: what is half removed must not look like a previous root.
+        # First the name: a half removed layer must not look like a previous root.
         text = uppers.condemn(self._old, entry.text)
         removal.remove(self._old, text, self.deadline, unlock=True)
 

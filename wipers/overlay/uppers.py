@@ -75,8 +75,8 @@ class Uppers:
     """The layers on the volume that is mounted at *volume*, over the root *below* (``below``);
     ``close`` them.
 
-    They are locked meanwhile. Raises ``Locked``, and ``Refused`` if what is there was not
-    made by this program. Without *create* what is missing is not made: ``fd`` or ``old`` is
+    They are locked meanwhile. Raises ``Locked``, and ``Refused`` if this program did not
+    make the existing folder. Without *create* a missing one is not made: ``fd`` or ``old`` is
     -1 then.
     """
 
@@ -158,7 +158,7 @@ class Uppers:
         """Make a new layer, with owner, mode and labels of the open directory *pattern*; return
         its identity (``Layer``).
 
-        *now*, in seconds since 1970, is when. Nothing is left of it if that fails.
+        *now*, in seconds since 1970, is when. A failure leaves nothing behind.
         """
         removal.remove(self.fd, WORK)
         os.mkdir(WORK, 0o700, dir_fd=self.fd)
@@ -194,8 +194,8 @@ class Uppers:
         return number
 
     def clean(self, deadline: float) -> list[str]:
-        """Remove what earlier runs had no time for; what is left at *deadline*
-        (``time.monotonic()``) is the next one's. Returns what failed, one line each.
+        """Remove the leftovers of earlier runs; the rest at *deadline*
+        (``time.monotonic()``) is the next one's. Returns the failures, one line each.
         """
         problems = []
         for text in self._begun():
@@ -219,7 +219,7 @@ class Uppers:
         return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
     def settle(self) -> None:
-        """Make what was removed count as free: btrfs does it with its next commit."""
+        """Make removed layers count as free: btrfs does it with its next commit."""
         kernel.sync_filesystem(self.old)
 
     def _is_directory(self, text: str) -> bool:
@@ -253,7 +253,7 @@ def failed(volume: str, error: OSError) -> EphemerootError:
 
 
 def condemn(old: int, text: str) -> str:
-    """Rename the old upper *text* to what is being removed; return that name."""
+    """Rename the old upper *text* to a name of removal; return that name."""
     number = 1
     while True:
         # A clock that always begins at the same time gives the same names again.

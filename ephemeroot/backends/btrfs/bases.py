@@ -1,4 +1,4 @@
-"""Where the base lies, and the bases that were: a history like that of the root."""
+"""The place of the base, and the old bases: a history like that of the root."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from ephemeroot.wipers.retention import Policy
 class Place:
     """``device`` holds the root's subvolume ``root`` and the one it is made from, ``base``.
 
-    Paths are from the top level. ``old_bases`` has the bases that were, ``keep`` how many
-    of them stay. ``options`` are for mounting the top level.
+    Paths are from the top level. ``old_bases`` has the old bases, ``keep`` is the
+    number that stays. ``options`` are for mounting the top level.
     """
 
     device: str
@@ -90,7 +90,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Opened(contract.Bases):
-    """A place at work: ``top`` is its private mount, ``bases`` the locked history."""
+    """An open place: ``top`` is its private mount, ``bases`` the locked history."""
 
     def __init__(self, place: Place, private: str, bases: Bases) -> None:
         self.place = place
@@ -106,8 +106,8 @@ class Opened(contract.Bases):
         return os.path.relpath(path, self.top.path)
 
     def subvolume(self, path: str) -> int:
-        """The open subvolume *path*; -1 if nothing is there. Raises ``Refused`` for what is
-        there and is not a subvolume.
+        """The open subvolume *path*; -1 if it is missing. Raises ``Refused``
+        if it is not a subvolume.
         """
         try:
             fd = directories.open_real(self.top.fd, path, "the subvolume")
@@ -119,7 +119,7 @@ class Opened(contract.Bases):
         return fd
 
     def uuid(self, path: str) -> str | None:
-        """The UUID of the subvolume *path*, ``None`` if nothing is there."""
+        """The UUID of the subvolume *path*, ``None`` if it is missing."""
         fd = self.subvolume(path)
         if fd < 0:
             return None
@@ -183,7 +183,7 @@ class Opened(contract.Bases):
             return origin
 
     def changed_since_origin(self) -> Callable[[str, int], bool] | None:
-        self.commit()  # what was written a moment ago is not in the tree yet
+        self.commit()  # recent writes are not in the tree yet
         with Present(self.top, "/") as present:
             found = present.changed_since()
         return None if found is None else lambda path, inode: inode in found
@@ -244,7 +244,9 @@ class Opened(contract.Bases):
 
 
 def _running() -> str | None:
-    """The UUID of the subvolume that is mounted at /; ``None`` if that is none."""
+    """The UUID of the subvolume that is mounted at /; ``None`` if another filesystem is mounted
+    there.
+    """
     fd = os.open("/", _DIRECTORY)
     try:
         if not subvolumes.is_subvolume(fd):

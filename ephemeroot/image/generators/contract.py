@@ -1,8 +1,8 @@
 """The contract of an initramfs generator: everything that the program asks of one.
 
 A generator answers whether it is on this system and has our module, what `setup` installs for
-it, which images it has and how one is built again, what the image that it is building right now
-is like, and what people are told. To add one, see CONTRIBUTING.md.
+it, which images it has and how one is built again, what the image that it is building right
+now is like, and its messages. To add one, see CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Image(ABC):
         del fresh
 
     def rebuild(self, plan: bytes | None) -> str:
-        """Build it again and put it in place once it has been read back: with *plan* in it,
-        or nothing of ephemeroot if that is ``None``.
+        """Build it again and put it in place once it has been read back: with *plan* in
+        it, or without ephemeroot if that is ``None``.
 
         An image is built beside the old one, read back, and only then takes its name: whatever
-        fails, the machine still has the image that it had. Returns what was verified. Raises
+        fails, the machine still has the image that it had. Returns the verified parts. Raises
         ``EphemerootError``; the old image is then untouched.
         """
         fresh = self.path.with_name(f".{self.path.name}.ephemeroot-new")
@@ -85,7 +85,7 @@ class Image(ABC):
 class Target(ABC):
     """The image that a generator is building right now, as its module describes it.
 
-    ``init`` is what runs in it: ``SYSTEMD`` (with an emergency shell: the stages are units),
+    ``init`` is its init: ``SYSTEMD`` (with an emergency shell: the stages are units),
     ``NONE`` or a name of the generator's own; ``loop`` is the generator's loop that makes devices,
     if that runs in it.
     """
@@ -101,7 +101,7 @@ class Target(ABC):
     @property
     @abstractmethod
     def systemd_advice(self) -> str:
-        """How the image is built with systemd, for those who need that."""
+        """How the image is built with systemd, if the administrator needs that."""
 
     def exemption(self) -> str:
         """Why nothing is added to this image (a fallback image); empty if something is."""
