@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 
-from ephemeroot import amounts
 from ephemeroot.linux import paths
 
 _LINKS = {
@@ -135,6 +134,8 @@ def missing_members(path: str) -> str:
     if not found or len(found) >= total:
         return ""
     ids = [number for number in range(1, total + 1) if number not in found]
+    from ephemeroot import amounts  # only a failure needs it
+
     which = f"device {amounts.listed([str(one) for one in ids])}" if ids else "one"
     return f"{which} of {total} is missing, found: {amounts.listed(sorted(found.values()))}"
 

@@ -15,8 +15,6 @@ import errno
 import os
 import stat
 
-from ephemeroot import amounts
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,6 +141,8 @@ def read_open(fd: int, path: str, limit: int = LARGEST) -> bytes:
     while part := os.read(fd, min(left + 1, 1 << 20)):
         left -= len(part)
         if left < 0:
+            from ephemeroot import amounts  # only a failure needs it
+
             raise OSError(errno.EFBIG, f"it is larger than {amounts.size(limit)}", path)
         parts.append(part)
     return b"".join(parts)

@@ -6,7 +6,6 @@ is missing there is mostly the reason.
 
 from __future__ import annotations
 
-from ephemeroot import amounts
 from ephemeroot.linux import duplicates, paths
 
 
@@ -29,6 +28,8 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
             found.append(f"{duplicates.device_name(name[1:], sysfs)} ({word})")
     if not found:
         return ""
+    from ephemeroot import amounts  # only a failure needs it
+
     return (
         f"no device was assembled from {amounts.listed(found)}: add dracut's parameter to the "
         "kernel command line, or build the image for this machine"

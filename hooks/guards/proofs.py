@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 
-from ephemeroot import amounts
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import tree
 from ephemeroot.linux import kernel_modules, mounts, paths
@@ -133,6 +132,8 @@ def _require_init(root: int, asked: str | None) -> None:
 def _require_modules(root: int, release: str) -> None:
     kernels = kernel_modules.releases(root)
     if kernels and release not in kernels:
+        from ephemeroot import amounts  # only a failure needs it
+
         raise Refused(
             f"the fresh root has no modules for the running kernel {release}, "
             f"only for {amounts.listed(sorted(kernels))}",

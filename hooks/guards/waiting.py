@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from ephemeroot import amounts
 from ephemeroot.errors import DeviceMissing, Refused
 from ephemeroot.linux import devices, duplicates, unopened
 
@@ -33,6 +32,8 @@ def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
     try:
         devices.number(path)
     except FileNotFoundError:
+        from ephemeroot import amounts  # only a failure needs it
+
         there = amounts.listed(devices.block_devices(), 12) or "none"
         raise DeviceMissing(
             f"{purpose} is missing (block devices found: {there})", unopened.hint()
@@ -47,6 +48,8 @@ def require_single(spec: str, purpose: str) -> None:
     """Raise ``Refused`` if several devices have the name *spec*."""
     several = duplicates.of(spec)
     if several:
+        from ephemeroot import amounts  # only a failure needs it
+
         raise Refused(
             f"{purpose} matches several devices: {amounts.listed(several)}",
             "detach the copies, give them another UUID or label (btrfstune -u, tune2fs -U, "

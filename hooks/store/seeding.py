@@ -12,7 +12,6 @@ import stat
 import time
 from binascii import crc32
 
-from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.hooks import limits, omission, records, tree
 from ephemeroot.hooks.omission import Omission, adopt_line, cannot_take, takes_nothing
@@ -142,6 +141,8 @@ class Seeding:
                 os.close(seeding)
         finally:
             os.close(place)
+        from ephemeroot import amounts  # most boots seed nothing
+
         stage.seeded.add(self.path)
         entries = "1 entry" if copier.entries == 1 else f"{copier.entries} entries"
         result = f"seeded, {entries}, {amounts.size(copier.copied + copier.shared)}"
