@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ephemeroot import amounts
 from ephemeroot.linux import values
 from ephemeroot.wipers.contract import Finding
 
@@ -25,6 +24,8 @@ def size_findings(size: object) -> list[Finding]:
         reason = "0 removes the limit: files in the root can use up all memory"
         return [Finding("size", reason, _HINT)]
     if text == size and number < SMALLEST:
+        from ephemeroot import amounts  # only a mistake needs it
+
         reason = f"a root of {amounts.size(number)} has no room for a running system"
         return [Finding("size", reason, _HINT)]
     return []

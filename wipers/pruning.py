@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from ephemeroot import amounts
 from ephemeroot.errors import EphemerootError
 from ephemeroot.wipers import changes, names, retention
 from ephemeroot.wipers.retention import Candidate, Policy
@@ -131,6 +130,8 @@ class Pruning:
         """What goes early while less than ``min_free`` is free, in this order."""
         if not self.min_free:
             return []
+        from ephemeroot import amounts  # only a disk that is nearly full needs it
+
         return [
             changes.Deletion(self.history, entry, f"less than {amounts.size(self.min_free)} free")
             for entry, verdict in self.judge()
@@ -174,6 +175,8 @@ class Pruning:
     ) -> None:
         if self.history.space()[0] >= self.min_free:
             return
+        from ephemeroot import amounts  # only a disk that is nearly full needs it
+
         # Space comes back only when the kernel has cleaned up: count what is really free.
         self.settle(deadline)
         for deletion in self.spare():
