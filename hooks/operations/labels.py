@@ -114,7 +114,9 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 
 def _quoted(name: str) -> str:
-    """*name* as tmpfiles.d(5) reads it between quotation marks."""
+    """*name* as tmpfiles.d(5) reads it between quotation marks: it is a pattern of glob(7)."""
+    for character in "\\*?[":
+        name = name.replace(character, f"\\{character}")
     for character, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
         name = name.replace(character, written)
     return name

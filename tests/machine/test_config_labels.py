@@ -72,3 +72,16 @@ def test_the_plan_has_them(tree: MachineTree) -> None:
 def test_no_policy_no_labels(tree: MachineTree, settings: str) -> None:
     tree.write("etc/selinux/config", settings)
     assert "label" not in tree.plan().dump().decode()
+
+
+def test_a_store_that_the_policy_does_not_label_like_the_root_is_a_warning(
+    tree: MachineTree,
+) -> None:
+    folder = "etc/selinux/targeted/contexts/files"
+    tree.write(f"{folder}/file_contexts.local", "/etc(/.*)?\tsystem_u:object_r:etc_t:s0\n")
+    tree.write(MAIN, SOUND)
+    hint = "run 'semanage fcontext -a -e / /persistent' in the base"
+    assert [p.hint for p in tree.problems() if "SELinux" in p.reason] == [hint]
+    # What semanage writes.
+    tree.write(f"{folder}/file_contexts.subs", "/persistent /\n")
+    assert [p for p in tree.problems() if "SELinux" in p.reason] == []

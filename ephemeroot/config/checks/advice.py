@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import shlex
 from collections.abc import Sequence
 
 from ephemeroot.config import replaced, volumes
@@ -41,6 +42,7 @@ def advise(
     for entry in declared:
         _propose_copy(entry, machine, problems)
         _propose_copy_of_key(entry, machine, problems)
+    _propose_equivalences(config, machine, problems)
     if config.wiping is None or not config.complete:
         return
     _keep_together(mounted, declared, problems)
@@ -83,6 +85,25 @@ def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Proble
         )
         hint = 'use a part of the memory: "50%"'
         problems.append(Problem.at(wiping.origin.of("size"), reason, hint, warning=True))
+
+
+def _propose_equivalences(config: Configuration, machine: Machine, problems: list[Problem]) -> None:
+    """Without them a relabelling (``restorecon -R``, ``/.autorelabel``) takes the store's files for
+    others: /persistent/etc/shadow is not /etc/shadow to the policy.
+    """
+    for store in config.stores:
+        wanted = machine.labels.of_directory("/etc")
+        if machine.labels.of_directory(f"{store.path}/etc") == wanted:
+            continue
+        problems.append(
+            Problem.at(
+                store.origin.place,
+                f"SELinux's policy does not label the store {store.path} like the root: a "
+                "relabelling would give its files wrong labels",
+                f"run 'semanage fcontext -a -e / {shlex.quote(store.path)}' in the base",
+                warning=True,
+            )
+        )
 
 
 def _propose_copy(entry: Declared, machine: Machine, problems: list[Problem]) -> None:

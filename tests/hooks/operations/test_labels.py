@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from boot import STORE, Boot
+from boot import STORE, Boot, directory, parent
 from checkout import CHECKOUT
+from ephemeroot.hooks.operations.labels import RESTORED, Label
 from ephemeroot.machine.libselinux import LibSelinux
 from ephemeroot.wipers import skeleton
 from machine_tree import ROOT, VOLUME, MachineTree
@@ -120,5 +121,30 @@ def test_everything_that_a_boot_makes_has_the_label_of_its_final_path(
         subprocess.run(["mount", "--bind", boot.target, bare], check=True)
         assert mislabelled(bare, policy) == {}
         assert mislabelled(boot.root(STORE), policy) == {}
+    finally:
+        boot.unmount()
+
+
+@pytest.mark.requires_program("systemd-tmpfiles")
+def test_a_root_in_memory_is_left_to_systemd_tmpfiles(tmp_path: Path) -> None:
+    """The kernel labels a tmpfs anew when the policy is loaded."""
+    boot = Boot(tmp_path / "boot", "tmpfs")
+    odd = ("a \\ b", '"c"', "100%d", "*", "[x]", "y?")
+    names = {f"/srv/{name}": "x:y:z:s0" for name in odd}
+    try:
+        binds = [directory(name) for name in names]
+        boot.persist(parent("/srv"), *binds, Label(directories=names))
+        settings = boot.run / RESTORED
+        lines = settings.read_text().splitlines()
+        assert lines[0] == 'z "/" - - -'
+        assert len(lines) == len(names) + 1
+        # It reads the names as they are: a mode that they do not have is given to each.
+        settings.write_text(settings.read_text().replace("- - -", "0700 - -"))
+        done = subprocess.run(
+            ["systemd-tmpfiles", "--create", f"--root={boot.target}", settings],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert {oct(boot.root(name).stat().st_mode & 0o777) for name in names} == {"0o700"}
     finally:
         boot.unmount()
