@@ -33,6 +33,7 @@ from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory, Parent
 from ephemeroot.hooks.operations.files import File
 from ephemeroot.hooks.operations.hide import Hide
+from ephemeroot.hooks.operations.labels import Label
 from ephemeroot.hooks.operations.machine_id import MachineId
 from ephemeroot.hooks.operations.overlays import Overlay
 from ephemeroot.hooks.operations.volumes import Attach, Store
@@ -236,6 +237,10 @@ def rich_plan() -> Plan:
             Overlay(path="/opt", store="/persistent", source="opt"),
             MachineId(store="/persistent"),
             Hide(paths=["/var/log"]),
+            Label(
+                directories={"/var/log": "a:b:c"}, files={"/etc/x": "a:b:c"},
+                links={"/etc/x": "a:b:c"}, records="a:b:c",
+            ),
         ],
         generation=7,
     )  # fmt: skip
