@@ -16,7 +16,7 @@ from vm import installer, layer, project
 from vm.bench import Bench
 from vm.cache import Cache
 from vm.firmware import FirmwareBoot
-from vm.installer import GRUB_PC, Installation
+from vm.installer import GRUB_EFI, GRUB_PC, Installation
 from vm.layer import Content, File
 from vm.machine import Machine
 from vm.system import System
@@ -133,3 +133,32 @@ def test_bios_and_grub_by_what_init_prints(
     assert "BOOT_IMAGE=/@boot/vmlinuz" in machine.run("cat /proc/cmdline").out
     forgets(machine)
     require_told_at_shutdown(machine)
+
+
+@pytest.mark.proof
+def test_uefi_and_grub_by_what_init_prints(
+    stock: System, bench: Bench, scratch: Path, name: str
+) -> None:
+    """Only a boot shows that firmware, shim and GRUB start what is written to the ESP and to the
+    /boot that has moved. Typed in the machine itself, and booted twice.
+    """
+
+    def ask(command: str) -> str:
+        return machine.run(command, timeout=1800).out
+
+    disk = installer.disk(bench, Installation(GRUB_EFI), stock).copy(scratch / "disk.raw")
+    boot = FirmwareBoot((disk,), scratch / "variables")
+    machine = bench.up(boot, name)
+    require_running(machine)
+    while follow(ask):
+        assert machine.leave("reboot", 300).complaints == ()
+        machine = bench.up(boot, name)
+    # After the base has been made.
+    machine.run("; ".join(f"echo day > {path}" for path in FORGOTTEN))
+    assert machine.leave("reboot", 300).complaints == ()
+    machine = bench.up(boot, name)
+    require_ephemeral(machine, "btrfs")
+    forgets(machine)
+    require_told_at_shutdown(machine)
+    machine = bench.up(boot, name)
+    require_ephemeral(machine, "btrfs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,9 @@ from vm.system import System
 from vm.times import BOOTING, STAGES, WAITING, times
 from vm.tools import Tools
 from vm.verdict import BootFailed, Emergency, MachineLost, Stopped, ending
+
+# Seconds without a word after which the agent is asked again.
+_AGAIN = 2.0
 
 ROOT = ("root=/dev/vda", "rootflags=subvol=root", "ro")
 
@@ -172,11 +175,18 @@ class Bench:
     ) -> Message | Emergency | Stopped:
         try:
             # Waits in the wire until the agent opens the port, be it a fresh one or one that was
-            # hibernated.
-            qemu.port.send({"id": 0, "op": "ping"})
+            # hibernated. UEFI reads what is in the wire before that: it takes the port for a
+            # console (VirtioSerialDxe of EDK II). So it is sent again until it is answered.
             deadline = time.monotonic() + timeout
             while True:
-                message = qemu.port.receive(deadline)
+                with suppress(Closed):  # a last word of the machine may be there to be read
+                    qemu.port.send({"id": 0, "op": "ping"})
+                try:
+                    message = qemu.port.receive(min(deadline, time.monotonic() + _AGAIN))
+                except Silence:
+                    if time.monotonic() < deadline:
+                        continue
+                    raise
                 if message.get("event") == "emergency":
                     return self._last_word(qemu, Emergency.from_message(message, console))
                 if message.get("event") == "hello":
