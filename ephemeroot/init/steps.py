@@ -61,7 +61,7 @@ def _generator(survey: Survey) -> Step | None:
     made = (
         f"{survey.unsupported} does not support it"
         if survey.unsupported
-        else ("this machine has neither dracut nor mkinitcpio")
+        else f"this machine lacks {' and '.join(installed.names())}"
     )
     title = f"An initramfs made by {wanted.NAME} ({made}):"
     return Step(title, (wanted.installation(survey.has),))

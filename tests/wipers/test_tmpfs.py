@@ -178,7 +178,7 @@ def test_its_settings_go_into_the_plan(tree: MachineTree) -> None:
         ('mount-options = ["nr_inodes=7"]', "nr_inodes= is set by its own key (set nr-inodes)"),
         ('mount-options = ["nr_blocks=1"]', "nr_blocks= is set by its own key (set size)"),
         ('mount-options = ["nr_blocks=0"]', "nr_blocks= is set by its own key (set size)"),
-        ('mount-options = ["uid=1000"]', "must be root's"),
+        ('mount-options = ["uid=1000"]', "root must own the root directory"),
         ('mount-options = ["ro"]', "read-only root"),
         ('mount-options = ["huge=always,noswap"]', "contains several options"),
         ('size = "101%"', "more than the whole"),
