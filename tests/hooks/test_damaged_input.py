@@ -255,6 +255,7 @@ def with_checksum(content: Any) -> bytes:
 
 def check_plan(raw: bytes, root: Path | None = None) -> None:
     proof.record("document for a reader: plan", 1)
+    signal.alarm(SECONDS)
     found = answers(lambda: plans.parse(raw), Damaged)
     if isinstance(found, Plan):
         for operation in (*found.wipe, *found.persist):

@@ -113,7 +113,7 @@ def case_min_free_respects_quotas_checkpoints_and_reservations() -> None:
     run("zfs", "set", f"quota={int(value(TOP, 'used')) + 2 * MIB}", TOP)
     outcome = wipe("rotate", now=NOW + 6 * DAY, **few)
     assert outcome.pruned == kept[2:3]
-    assert any("deleting it freed none" in line for line in outcome.problems), outcome.problems
+    assert any("deleting it freed nothing" in line for line in outcome.problems), outcome.problems
 
 
 def case_read_only_pool_is_refused_and_can_be_read() -> None:
