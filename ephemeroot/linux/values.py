@@ -91,7 +91,7 @@ def misfit(options: Iterable[Option], values: Mapping[str, object]) -> str:
 
 def is_path(value: object) -> bool:
     """Whether *value* is an absolute path without ``.``, ``..``, doubled or final slashes."""
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+    if not isinstance(value, str) or not value.startswith("/") or not _is_text(value):
         return False
     return value == "/" or all(part not in ("", ".", "..") for part in value[1:].split("/"))
 
@@ -106,7 +106,13 @@ def _is_name(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != "" and "\0" not in value
+    """Whether it can be given to the kernel: half of a surrogate pair stands for no byte."""
+    if not isinstance(value, str) or value == "" or "\0" in value:
+        return False
+    try:
+        return value.isascii() or bool(value.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_strings(value: object) -> bool:

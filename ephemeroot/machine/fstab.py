@@ -77,7 +77,8 @@ def time_span(text: str) -> int | None:
     parts = _PART.findall(text)
     if not _SPAN.fullmatch(text) or any(unit not in _SECONDS for _, unit in parts):
         return None
-    return math.ceil(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return math.ceil(seconds) if math.isfinite(seconds) else None
 
 
 def keeper(lines: Iterable[FstabLine], path: str) -> FstabLine | None:

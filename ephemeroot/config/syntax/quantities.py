@@ -18,7 +18,7 @@ class Seconds(Kind):
 
     _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
     # Possessive: without that, 100,000 digits that do not fit take for ever.
-    _SPAN = re.compile(r"\s*+(?:\d{1,9}+\s*+(?:sec|s|min|m|h|)\s*+)++", re.ASCII)
+    _SPAN = re.compile(r"\s*+(?:\d{1,9}+(?!\d)\s*+(?:sec|s|min|m|h|)\s*+)++", re.ASCII)
     _PART = re.compile(r"(\d+)\s*([a-z]*)", re.ASCII)
 
     def parse(self, value: object) -> int:
