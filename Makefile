@@ -51,7 +51,7 @@ docs:  ## the documentation site with the manual, into build/site
 test:  ## linters, types, layers, all that needs no machine, and the boots that guard the main job
 	@tools/minutes run 'set-up' tools/setup vm
 	tools/minutes run 'linters, tests without a machine, and boots that guard the main job' \
-	  tools/side-by-side
+	  env SPREAD='$(SPREAD)' MACHINES='$(MACHINES)' tools/side-by-side
 	$(PRINT_MINUTES)
 
 .PHONY: proof

@@ -20,6 +20,7 @@ from ephemeroot.image import bundle
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from btrfs_image import Disk, Site
     from ordinary_user import OrdinaryUser
     from verb_machine import Image
 
@@ -139,3 +140,18 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.returncode == 0, made.stdout + made.stderr
     (folder.parent / "checked").write_text(made.stdout)
     return folder
+
+
+@pytest.fixture(scope="module")
+def disk(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    """A btrfs for the tests of a module."""
+    from btrfs_image import fresh_disk
+
+    with fresh_disk(tmp_path_factory.mktemp("btrfs")) as disk:
+        yield disk
+
+
+@pytest.fixture
+def site(disk: Disk) -> Site:
+    """A place with a root for one test, on the disk of its module."""
+    return disk.site().with_root()

@@ -288,8 +288,8 @@ class Wiper:
         return False
 
     def nested(self, root: int) -> list[str]:
-        """Paths, relative to the open *root*, of its content and would be retired and deleted
-        with it although it looks like a filesystem of its own (subvolumes).
+        """Paths, relative to the open *root*, of subvolumes and the like: content that looks like
+        a filesystem of its own, and would still be retired and deleted with the root.
 
         Called on the installed system only. Raises ``PermissionError`` for a user who may not
         look and ``ImportError`` without the library for it.

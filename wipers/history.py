@@ -184,7 +184,7 @@ class History:
         raise NotImplementedError
 
     def facts(self, entry: OldRoot) -> Facts:
-        """The facts about *entry* and cheap to find out. To be implemented.
+        """The facts about *entry* that are cheap to find out. To be implemented.
 
         Raises ``EphemerootError`` if it is another one by now.
         """

@@ -37,8 +37,7 @@ class Adoption(Candidate, Step):
     """Adopt one path, which ``plan`` declares. ``bind`` puts it in place at once.
 
     ``execute`` says what became of it. It raises ``EphemerootError``, which names the path: the
-    next run completes the interrupted
-    step.
+    next run completes the interrupted step.
     """
 
     plan: Plan = field(kw_only=True)

@@ -1,4 +1,4 @@
-"""The drop-in that ``adopt`` declares paths in: only added to, and never another owner's file."""
+"""The drop-in in which ``adopt`` declares paths: it only adds, and changes no file of others."""
 
 from __future__ import annotations
 

@@ -47,15 +47,12 @@ def program() -> NoReturn:
 
 
 def _have_standard_streams() -> None:
-    """Open /dev/null for each standard stream that this process was started without.
+    """Have /dev/null for each standard stream that this process was started without."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    from ephemeroot.linux import paths
 
-    Or a file that a verb opens would get the number of one, and a message would go into it.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    paths.have_standard_streams()
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w")
     if sys.stderr is None:

@@ -104,9 +104,12 @@ class Help(argparse.HelpFormatter):
 
 def _columns() -> int:
     """The width of the terminal, found as ``shutil.get_terminal_size`` does."""
-    given = os.environ.get("COLUMNS", "")
-    if 0 < len(given) < 5 and given.isascii() and given.strip("0123456789") == "" and int(given):
-        return int(given)
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        columns = 0
+    if 0 < columns < 10_000:
+        return columns
     try:
         return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):

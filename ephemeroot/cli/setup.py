@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import sys
 from pathlib import Path
 
 from ephemeroot.base import package_managers
-from ephemeroot.cli import access, output, steps
-from ephemeroot.errors import EphemerootError, Misconfigured, Refused
+from ephemeroot.cli import access, output, own_path, steps
+from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image import installation, package_hooks
 from ephemeroot.image.generators import installed
 from ephemeroot.image.generators.contract import Generator
@@ -99,17 +97,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _program(asked: str | None, root: Path) -> str:
-    """An absolute path that will still be there when a kernel update calls it."""
-    if asked is not None:
-        if not asked.startswith("/"):
-            raise Misconfigured(f"--program {asked} is not an absolute path")
-        return asked
-    if root != Path("/"):
+    """An absolute path that is still valid when a kernel update calls it."""
+    if asked is None and root != Path("/"):
         return installation.PROGRAM
-    running = Path(sys.argv[0])
-    if running.name == "ephemeroot" and os.access(running, os.X_OK):
-        return str(running.absolute())
-    found = shutil.which("ephemeroot")
-    if found is None:
-        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
-    return found
+    return own_path.find(asked)

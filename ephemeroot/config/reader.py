@@ -209,7 +209,7 @@ def _validate(
         return
     try:
         findings = list(plugin.wiper.validate(dict(values)))
-    except Exception as error:  # noqa: BLE001  # another owner's module may raise anything
+    except Exception as error:  # noqa: BLE001  # third-party code may raise anything
         reason = f"the wiper {plugin.name!r} ({plugin.attribute}) cannot check its settings: "
         reading.add(
             record.place,

@@ -36,7 +36,7 @@ def needs(operation: Wipe) -> Needs:
         found = type(wiper).needs(wiper.settings)
     except EphemerootError:
         raise
-    except Exception as error:  # another owner's code may raise anything
+    except Exception as error:  # third-party code may raise anything
         raise Broken(
             f"{name} does not list its requirements: {type(error).__name__}: {error}", _REPAIR
         ) from error

@@ -122,7 +122,7 @@ class Copier:
             os.close(lower)
 
     def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
-        """The same for everything that must be a regular file; ``OSError`` (EBUSY) if it is not."""
+        """The same for a path that must be a regular file; ``OSError`` (EBUSY) if it is not."""
         self._begin(target)
         old = _open_leaf(source, name)
         try:
@@ -133,7 +133,7 @@ class Copier:
             os.close(old)
 
     def copy_file_or_link(self, source: int, name: str, target: int, new_name: str) -> None:
-        """The same for everything that must be a regular file or a symbolic link, which stays a
+        """The same for a path that must be a regular file or a symbolic link, which stays a
         link.
         """
         if stat.S_ISLNK(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):

@@ -18,7 +18,7 @@ class Linkable(Seeded):
     options: list[str] = field("strings", "options of the bind", default=[])
 
     def kinds(self, stage: Stage) -> tuple[int, ...]:
-        """Everything that can be seeded, as types of files (``stat.S_IFREG``)."""
+        """The types of files that can be seeded (``stat.S_IFREG``)."""
         raise NotImplementedError
 
     def carry_over(self, stage: Stage, previous: int) -> str:

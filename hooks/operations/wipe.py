@@ -69,7 +69,7 @@ class Wipe(Operation):
             raise Damaged(
                 f"the wiper {self.wiper} ({self.attribute}) is missing: {error}"
             ) from None
-        except Exception as error:  # another owner's code may raise anything
+        except Exception as error:  # third-party code may raise anything
             raise Damaged(
                 f"the wiper {self.wiper} ({self.attribute}) is broken: "
                 f"{type(error).__name__}: {error}"

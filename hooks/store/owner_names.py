@@ -1,9 +1,8 @@
 """Numbers of owners that have come to mean another user or group.
 
 A persistent file has its owner as a number. A base that is made again may give that number to
-another
-service: the old one cannot read its files, and the new one can. So the name that belonged to the
-number is recorded in the store at each boot, and compared with the name in the new root.
+another service: the old one cannot read its files, and the new one can. So the name that belonged
+to the number is recorded in the store at each boot, and compared with the name in the new root.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ declared, each step costs as much as the one before it, whatever the machine is 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from counts import calls
 from ephemeroot.config.syntax import lines
 from machine_tree import FSTAB, GROUP, MAIN, PASSWD, SOUND, MachineTree
 
@@ -59,23 +59,6 @@ def directories_and_homes(tree: MachineTree, count: int) -> None:
 def fstab(tree: MachineTree, count: int) -> None:
     mounts = "".join(f"LABEL=m{number} /mnt/{number} ext4 noauto 0 0\n" for number in range(count))
     tree.write("etc/fstab", FSTAB + mounts)
-
-
-def calls(function: Callable[[], object]) -> int:
-    """How many functions are called meanwhile, of Python's and of C."""
-    counted = 0
-
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal counted
-        counted += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(before)
-    return counted
 
 
 @pytest.mark.parametrize(

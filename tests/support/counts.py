@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 FILE = Path(__file__).with_name("counts.json")
@@ -24,3 +26,20 @@ def require_at_most_recorded(name: str, count: int, tolerance: float = 0) -> Non
         return
     most = recorded[name] * (1 + tolerance)
     assert count <= most, f"{name}: {count}, and {recorded[name]} are recorded"
+
+
+def calls(function: Callable[[], object]) -> int:
+    """How many functions are called meanwhile, of Python's and of C."""
+    counted = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return counted

@@ -95,20 +95,34 @@ def run(arguments: argparse.Namespace) -> int:
     return int(arguments.act(arguments, User.current()))
 
 
+def _application(
+    arguments: argparse.Namespace,
+    user: User,
+    configuration: HomeConfiguration,
+    events: listing.Events,
+    *,
+    stops: bool = False,
+) -> Application:
+    """The change of the home, after warnings about damaged records of earlier runs."""
+    application = Application(
+        user,
+        configuration.entries,
+        wait=arguments.wait,
+        dry_run=arguments.dry_run,
+        listener=events.note,
+        stops=stops,
+    )
+    _complain_about(application)
+    return application
+
+
 def _apply(arguments: argparse.Namespace, user: User) -> int:
     configuration = read(user, arguments.config)
     configuration.require_valid()
     events = listing.Events(quiet=arguments.json)
     os.chdir(user.home)  # where we are may be what has to be unmounted
     with exclusive(user):
-        application = Application(
-            user,
-            configuration.entries,
-            wait=arguments.wait,
-            dry_run=arguments.dry_run,
-            listener=events.note,
-        )
-        _complain_about(application)
+        application = _application(arguments, user, configuration, events)
         found = application.apply()
         findings = found.findings if arguments.dry_run else application.findings()
     if arguments.json:
@@ -129,15 +143,7 @@ def _stop(arguments: argparse.Namespace, user: User) -> int:
     events = listing.Events(quiet=arguments.json)
     os.chdir(user.home)
     with exclusive(user):
-        application = Application(
-            user,
-            configuration.entries,
-            wait=arguments.wait,
-            dry_run=arguments.dry_run,
-            listener=events.note,
-            stops=True,
-        )
-        _complain_about(application)
+        application = _application(arguments, user, configuration, events, stops=True)
         application.stop(everything=arguments.all)
     if arguments.json:
         output.print_json("home-stop", {"operations": events.to_json()})

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.cli import output
+from ephemeroot.cli import output, own_path
 from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Misconfigured
 from ephemeroot.home import unit
@@ -26,7 +23,7 @@ def enable(arguments: argparse.Namespace, user: User) -> int:
     named = None if arguments.config is None else os.path.abspath(arguments.config)
     if named is None and configuration.file != f"{user.home}/.config/ephemeroot/home.toml":
         named = configuration.file  # the user's systemd may not know XDG_CONFIG_HOME
-    made = Unit(user, _program(arguments.program), named)
+    made = Unit(user, own_path.find(arguments.program), named)
     for entry in configuration.entries:
         if entry.is_mounted and clean.is_below(str(made.file), entry.target):
             raise Misconfigured(
@@ -74,18 +71,3 @@ def _say_done(arguments: argparse.Namespace, action: str, lines: Sequence[str]) 
     for line in lines:
         terminal.say(line)
     return 0
-
-
-def _program(asked: str | None) -> str:
-    """An absolute path that will still be there at the next login."""
-    if asked is not None:
-        if not asked.startswith("/"):
-            raise Misconfigured(f"--program {asked} is not an absolute path")
-        return asked
-    running = Path(sys.argv[0])
-    if running.name == "ephemeroot" and os.access(running, os.X_OK):
-        return str(running.absolute())
-    found = shutil.which("ephemeroot")
-    if found is None:
-        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
-    return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from counts import calls
 from ephemeroot.hooks.operation import Operation
 from ephemeroot.hooks.operations.copies import Copy
 from ephemeroot.hooks.operations.directories import Directory
@@ -61,23 +61,6 @@ def test_paths_inside_each_directory(data: st.DataObject) -> None:
             above = f"{path_of(directory)}/"
             copies = [o for o in plan if o.KIND == "copy" and path_of(o).startswith(above)]
             assert nesting.has_copies(directory) == bool(copies)
-
-
-def calls(run: Callable[[], object]) -> int:
-    """How many functions *run* calls, in Python and in C."""
-    count = 0
-
-    def watch(frame: object, event: str, argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 @pytest.mark.parametrize("kind", [0, 1])

@@ -8,7 +8,6 @@ import re
 import stat
 import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,17 +26,6 @@ from btrfs_image import (
 from ephemeroot.wipers.btrfs import Btrfs
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iterator[Disk]:
-    with fresh_disk(tmp_path_factory.mktemp("btrfs")) as disk:
-        yield disk
-
-
-@pytest.fixture
-def site(disk: Disk) -> Site:
-    return disk.site().with_root()
 
 
 @pytest.mark.parametrize(

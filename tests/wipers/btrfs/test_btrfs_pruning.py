@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,12 +30,6 @@ from ephemeroot.wipers.pruning import Clock
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 OLD = [f"2026-09-0{day}T12-00-00Z" for day in range(1, 10)]
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iterator[Disk]:
-    with fresh_disk(tmp_path_factory.mktemp("pruning")) as disk:
-        yield disk
 
 
 @pytest.fixture

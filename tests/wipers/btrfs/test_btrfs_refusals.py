@@ -15,7 +15,6 @@ from btrfs_image import (
     Disk,
     Site,
     btrfsutil,
-    fresh_disk,
     loop_device,
     mounted,
     refused,
@@ -26,12 +25,6 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts
 
 Fault = Callable[[Site, Path], AbstractContextManager[dict[str, object] | None]]
 """Makes something wrong, and right again at its end; returns other attributes of the ``Boot``."""
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iterator[Disk]:
-    with fresh_disk(tmp_path_factory.mktemp("btrfs")) as disk:
-        yield disk
 
 
 @contextmanager

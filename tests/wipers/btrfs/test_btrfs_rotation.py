@@ -16,7 +16,6 @@ from btrfs_image import (
     Disk,
     Site,
     btrfsutil,
-    fresh_disk,
     listing,
     loop_device,
     mkfs,
@@ -34,17 +33,6 @@ from ephemeroot.wipers.btrfs.history import SubvolumeHistory
 from ephemeroot.wipers.oldroot import OldRoot
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iterator[Disk]:
-    with fresh_disk(tmp_path_factory.mktemp("btrfs")) as disk:
-        yield disk
-
-
-@pytest.fixture
-def site(disk: Disk) -> Site:
-    return disk.site().with_root()
 
 
 def test_an_empty_root_gets_a_skeleton(site: Site) -> None:

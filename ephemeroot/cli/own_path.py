@@ -1,0 +1,29 @@
+"""The option ``--program``: the path by which units and generators call this program."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ephemeroot.errors import Misconfigured
+
+
+def find(asked: str | None) -> str:
+    """The absolute path *asked* for, else that of the running program, else that in PATH: one that
+    is still valid at the next login or kernel update.
+
+    Raises ``Misconfigured`` for a relative path, and if there is none.
+    """
+    if asked is not None:
+        if not asked.startswith("/"):
+            raise Misconfigured(f"--program {asked} is not an absolute path")
+        return asked
+    running = Path(sys.argv[0])
+    if running.name == "ephemeroot" and os.access(running, os.X_OK):
+        return str(running.absolute())
+    found = shutil.which("ephemeroot")
+    if found is None:
+        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
+    return found
