@@ -47,10 +47,8 @@ class Nesting:
 
     def outer(self, path: str) -> Operation | None:
         """The innermost declared directory that *path* is inside; ``None`` if there is none."""
-        while path := path.rpartition("/")[0]:
-            if path in self._directories:
-                return self._directories[path]
-        return None
+        found = (self._directories.get(above) for above in _above(path))
+        return next((outer for outer in found if outer is not None), None)
 
     def mounted_with(self, path: str, store: str) -> Operation | None:
         """The declared directory whose mount shows *path* of *store*: the outermost of those of
