@@ -209,14 +209,16 @@ def _names(content: bytes, least: int) -> set[bytes]:
 
 
 def _numbers(content: bytes) -> set[int | None]:
-    """Every number that a line of passwd or group gives to its name, however it is written."""
+    """Every number that a line of passwd or group gives to its name, however it is written: also
+    for a program that reads the digits at the beginning and no more (strtol(3)).
+    """
     found: set[int | None] = set()
     for line in content.split(b"\n"):
         fields = line.split(b":")
-        text = fields[_NUMBER].strip().lstrip(b"+0") if len(fields) > _NUMBER else b""
         if len(fields) > _NUMBER:
-            found.add(values.number(text, 10) if text else 0)
-    found.discard(None)
+            text = fields[_NUMBER].strip().lstrip(b"+-")
+            digits = text[: len(text) - len(text.lstrip(b"0123456789"))]
+            found.add(values.number(digits[:20], 20) or 0)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -134,6 +135,22 @@ def test_no_line_of_a_base_harms_the_store(store: dict[str, bytes], base: dict[s
     merged = judge(store, base)
     # A second time nothing is added.
     assert judge(merged, base) == merged
+
+
+@pytest.mark.parametrize("sign", [b"", b"+", b"-"])
+@pytest.mark.parametrize("zeros", [b"", b"0", b"000"])
+@pytest.mark.parametrize("end", [b"", b" ", b".5", b"x", b"\t9", b"\r"])
+@pytest.mark.parametrize("path", [PASSWD, GROUP])
+def test_a_number_of_the_store_is_taken_however_it_is_written(
+    path: str, sign: bytes, zeros: bytes, end: bytes
+) -> None:
+    written = b"sql:x:" + sign + zeros + b"991" + end + b":991::/:/\n"
+    newcomer = b"other:x:991:992::/:/\n" if path == PASSWD else b"other:x:991:\n"
+    merger = Merger(
+        STORE | {path: STORE[path] + written}, base(**{path.removeprefix("/etc/"): newcomer})
+    )
+    assert b"other" not in merger.merge(path)[0]
+    assert len(merger.conflicts) == 1
 
 
 def test_the_first_line_of_a_name_is_the_one_that_is_taken() -> None:
