@@ -151,7 +151,9 @@ def leaves_out(command: str, what: str) -> bool:
 def test_reports_a_boot_loader_that_reads_another_directory(
     distribution: Distribution, left_out: str, tmp_path: Path
 ) -> None:
-    """`check` and `apply` refuse until the commands of the hint have run, also after a reboot."""
+    """`check` and `apply` refuse until the commands of the hint have run, also after a reboot; on
+    a machine that is armed `status` says so.
+    """
     with live_machine(distribution, tmp_path) as machine:
         while "ephemeroot apply" not in (commands := init(machine)):
             script = "\n".join(commands)
@@ -184,6 +186,17 @@ def test_reports_a_boot_loader_that_reads_another_directory(
                 assert not is_right
                 assert part(done, "after") == "0\n"
         assert is_right, "the next boot is right"
+        menu = f"/boot/{distribution.grub}/grub.cfg"
+        done = machine.session(
+            marked("right", "ephemeroot status")
+            + f"sed -i -E 's|^linux \\S+|linux /left/boot/vmlinuz|' {menu}\n"
+            + marked("wrong", "ephemeroot status; echo status $?")
+        )
+        print(done.text)
+        said = f"{menu} starts /left/boot/vmlinuz, which is in the directory /boot of the root"
+        assert said not in part(done, "right")
+        assert said in " ".join(part(done, "wrong").split())
+        assert part(done, "wrong").endswith("status 10\n")
 
 
 REPAIR = """\
