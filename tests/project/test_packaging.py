@@ -120,7 +120,7 @@ def test_arch_it_says_that_nothing_has_changed() -> None:
 
 
 # The versions of Ubuntu 24.04 (noble) that ours are about: from package lists of machines with it,
-# as their owners have published them; of pyroute2 and pyudev, from packages.ubuntu.com.
+# as their owners have published them; of pyroute2 and pyudev, from the list of its archive.
 UBUNTU = {
     "debhelper-compat": "13",  # of debhelper 13.14.1ubuntu5
     "python3": "3.12.3-0ubuntu2",
