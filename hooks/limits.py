@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 
-from ephemeroot.linux.bounds import Bounds
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ephemeroot.linux.bounds import Bounds
 
 SEEDING = 120.0
 """Seconds for seeding in the wipe stage, from the root that is about to be wiped."""
@@ -46,6 +48,8 @@ NAMED = 20
 
 def bounds(seed_limit: int, deadline: float | None) -> Bounds:
     """The bounds for one declared path: *seed_limit* bytes copied, the rest as above."""
+    from ephemeroot.linux.bounds import Bounds  # most boots seed nothing
+
     return Bounds(
         bytes_copied=seed_limit,
         bytes_read=max(READ, 2 * seed_limit),

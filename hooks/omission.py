@@ -10,15 +10,17 @@ from ephemeroot.linux import copying
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-OF_THE_WHOLE = copying.OF_THE_WHOLE + copying.OF_A_DISK
-"""Errors that are not about a single file: what a user puts into one causes none of these."""
+
+def of_the_whole() -> tuple[int, ...]:
+    """Errors that are not about a single file: what a user puts into one causes none of these."""
+    return copying.OF_THE_WHOLE + copying.OF_A_DISK
 
 
 def takes_nothing(error: OSError) -> bool:
     """Whether *error* is not about a single file: the store, or a user's share of it, has no room
     left, it is read-only (the kernel makes it so when its disk fails), or a disk has failed.
     """
-    return error.errno in OF_THE_WHOLE
+    return error.errno in of_the_whole()
 
 
 def cannot_take(store: str, path: str, error: OSError) -> Refused:

@@ -43,7 +43,9 @@ class _Declaring(type):
             option.name: option for base in bases for option in getattr(base, "FIELDS", ())
         }
         namespace["__slots__"] = tuple(key for key in own if key not in inherited)
-        namespace["FIELDS"] = tuple({**inherited, **own}.values())
+        fields = tuple({**inherited, **own}.values())
+        namespace["FIELDS"] = fields
+        namespace["_DEFAULTS"] = tuple((option.name, option.default) for option in fields)
         return super().__new__(cls, name, bases, namespace)
 
 
@@ -60,6 +62,7 @@ class Operation(metaclass=_Declaring):
 
     KIND = ""
     FIELDS: ClassVar[tuple[Option, ...]]
+    _DEFAULTS: ClassVar[tuple[tuple[str, Any], ...]]
 
     def __init__(self, /, **values: object) -> None:
         for option in self.FIELDS:
@@ -80,8 +83,8 @@ class Operation(metaclass=_Declaring):
     def of(cls, values: dict[str, object]) -> Operation:
         """The operation with *values* that the constructor has accepted before."""
         operation = cls.__new__(cls)
-        for option in cls.FIELDS:
-            setattr(operation, option.name, values.get(option.name, option.default))
+        for name, default in cls._DEFAULTS:
+            setattr(operation, name, values.get(name, default))
         return operation
 
     def to_json(self) -> dict[str, object]:

@@ -11,9 +11,8 @@ from ephemeroot.hooks import limits, records, wipe
 from ephemeroot.hooks import plan as plans
 from ephemeroot.hooks.guards import generation, ownership
 from ephemeroot.hooks.omission import Allowance
-from ephemeroot.hooks.operations.labels import Label
-from ephemeroot.hooks.operations.network import Network
-from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
+from ephemeroot.hooks.operations import labels
+from ephemeroot.hooks.operations.volumes import Attach
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.store import (
     booted,
@@ -125,7 +124,8 @@ def _label_records(stage: Stage) -> None:
     """Without a label they are ``unlabeled_t``, which many programs must not read."""
     try:
         for operation in stage.plan.persist:
-            if isinstance(operation, Label):
+            # By its kind first: without such an operation the module does not run.
+            if operation.KIND == "label" and isinstance(operation, labels.Label):
                 operation.label_records(stage)
     except (EphemerootError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -135,7 +135,9 @@ def _label_records(stage: Stage) -> None:
 def _record_plan(stage: Stage) -> None:
     """Leave the plan for the installed system, which may have another one by then."""
     try:
-        paths.write_atomically(f"{stage.run}/{plans.FOLLOWED}", stage.plan.dump(), stage.plan.mode)
+        paths.write_atomically(
+            f"{stage.run}/{plans.FOLLOWED}", stage.plan.recorded(), stage.plan.mode
+        )
     except OSError as error:
         stage.report.problem(f"cannot record the plan: {error.strerror}", level=WARNING)
 
@@ -143,7 +145,7 @@ def _record_plan(stage: Stage) -> None:
 def _find_stores(stage: Stage) -> None:
     """The wipe stage has found them; if it did not run, or in another process, again."""
     for operation in stage.plan.wipe:
-        if isinstance(operation, Network | MountVolume | Store):
+        if operation.KIND in ("network", "volume", "store"):
             operation.execute(stage)
 
 
@@ -240,6 +242,7 @@ def _carried_out(stage: Stage, operation: Operation) -> bool:
     A volume is not a path: the machine was promised it.
     """
     started = time.monotonic()
+    stage.begin(getattr(operation, "path", ""))
     try:
         result = operation.execute(stage)
     except (EphemerootError, OSError) as error:

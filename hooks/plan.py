@@ -11,26 +11,28 @@ from __future__ import annotations
 from binascii import crc32
 
 from ephemeroot.errors import Damaged
-from ephemeroot.hooks.operation import Operation, Persisted
-from ephemeroot.hooks.operations import network
-from ephemeroot.hooks.operations.copies import Copy
-from ephemeroot.hooks.operations.directories import Directory, Parent
-from ephemeroot.hooks.operations.files import File
-from ephemeroot.hooks.operations.hide import Hide
-from ephemeroot.hooks.operations.labels import Label
-from ephemeroot.hooks.operations.machine_id import MachineId
-from ephemeroot.hooks.operations.network import Network
-from ephemeroot.hooks.operations.overlays import Overlay
+from ephemeroot.hooks.operation import Persisted
+from ephemeroot.hooks.operations import (
+    copies,
+    directories,
+    files,
+    hide,
+    labels,
+    machine_id,
+    network,
+    overlays,
+)
 from ephemeroot.hooks.operations.volumes import Attach, MountVolume, Store
 from ephemeroot.hooks.operations.wipe import Wipe
-from ephemeroot.hooks.store import machine_id_file, order
-from ephemeroot.hooks.store.nesting import Nesting
-from ephemeroot.linux import documents
+from ephemeroot.hooks.store import machine_id_file, nesting, order
+from ephemeroot.linux import documents, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeGuard
+
+    from ephemeroot.hooks.operation import Operation
 
 
 FORMAT = "ephemeroot-plan"
@@ -46,10 +48,48 @@ POLICIES = {
 }
 """What ``on-failure`` may say for each kind of failure, the default first."""
 
-WIPE_STAGE: dict[str, type[Operation]] = {o.KIND: o for o in (Network, MountVolume, Store, Wipe)}
-PERSIST_STAGE: dict[str, type[Operation]] = {
-    o.KIND: o for o in (Attach, Parent, Directory, File, Copy, Overlay, MachineId, Hide, Label)
-}
+
+class Kinds:
+    """The operations that a stage may have, by their ``KIND``. The module of one runs when a plan
+    has it: a boot does without the others.
+    """
+
+    __slots__ = ("_classes",)
+
+    def __init__(self, **classes: Callable[[], type[Operation]]) -> None:
+        self._classes = {name.replace("_", "-"): ask for name, ask in classes.items()}
+
+    def __contains__(self, kind: str) -> bool:
+        return kind in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __getitem__(self, kind: str) -> type[Operation]:
+        return self._classes[kind]()
+
+    def values(self) -> list[type[Operation]]:
+        """All of them."""
+        return [self[kind] for kind in self]
+
+
+WIPE_STAGE = Kinds(
+    network=lambda: network.Network,
+    volume=lambda: MountVolume,
+    store=lambda: Store,
+    wipe=lambda: Wipe,
+)
+PERSIST_STAGE = Kinds(
+    attach=lambda: Attach,
+    parent=lambda: directories.Parent,
+    directory=lambda: directories.Directory,
+    file=lambda: files.File,
+    copy=lambda: copies.Copy,
+    overlay=lambda: overlays.Overlay,
+    machine_id=lambda: machine_id.MachineId,
+    hide=lambda: hide.Hide,
+    label=lambda: labels.Label,
+)
 
 
 SEED_LIMIT = 256 << 20
@@ -70,7 +110,7 @@ class Plan:
     """
 
     __slots__ = (
-        "_nesting", "_owners", "generation", "host", "on_failure", "persist", "seed_limit",
+        "_nesting", "_owners", "_raw", "generation", "host", "on_failure", "persist", "seed_limit",
         "system", "wipe",
     )  # fmt: skip
 
@@ -97,7 +137,8 @@ class Plan:
         self.wipe = wipe
         self.persist = persist
         self._owners: order.Owners | None = None
-        self._nesting: Nesting | None = None
+        self._nesting: nesting.Nesting | None = None
+        self._raw = b""
 
     def to_json(self) -> dict[str, object]:
         """The plan's content without its checksum."""
@@ -139,8 +180,8 @@ class Plan:
         for operation in self.persist:
             if isinstance(operation, Persisted):
                 found[operation.path] = operation.store
-            elif isinstance(operation, MachineId):
-                found[machine_id_file.PATH] = operation.store
+            elif operation.KIND == "machine-id":
+                found[machine_id_file.PATH] = nesting.store_of(operation)
         return found
 
     def owner(self, path: str) -> int:
@@ -149,10 +190,10 @@ class Plan:
             self._owners = order.Owners(self.persist)
         return self._owners.of(path)
 
-    def nesting(self) -> Nesting:
+    def nesting(self) -> nesting.Nesting:
         """Which declared paths are inside declared directories."""
         if self._nesting is None:
-            self._nesting = Nesting(self.persist)
+            self._nesting = nesting.Nesting(self.persist)
         return self._nesting
 
     def changed(
@@ -177,7 +218,11 @@ class Plan:
     def mode(self) -> int:
         """The mode of a file with it: root's alone if a volume's options have a password."""
         options = [option for volume in self.volumes() for option in volume.options]
-        return 0o600 if any(network.is_secret(o) for o in options) else 0o644
+        return 0o600 if any(mounts.is_secret(o) for o in options) else 0o644
+
+    def recorded(self) -> bytes:
+        """The file that the plan was read from, else the one that ``dump`` makes."""
+        return self._raw or self.dump()
 
     def dump(self) -> bytes:
         """The plan as it is written into the image: the same plan is the same bytes."""
@@ -197,7 +242,11 @@ def load(path: str, packed: Callable[[bytes], dict[str, object] | None] | None =
     except OSError as error:
         raise Damaged(f"cannot read the plan {path}: {error.strerror}", REBUILD) from error
     content = packed(raw) if packed is not None else None
-    return parse(raw, path) if content is None else _from_json(content, proven=True)
+    if content is None:
+        return parse(raw, path)
+    plan = _from_json(content, proven=True)
+    plan._raw = raw  # only here is known what it was made of
+    return plan
 
 
 REBUILD = "boot with ephemeroot=no and run 'ephemeroot apply'"
@@ -220,11 +269,13 @@ def parse(raw: bytes, name: str = "plan") -> Plan:
     try:
         if checksum != _checksum(content):
             raise Damaged("its checksum does not match")
-        return _from_json(content)
+        plan = _from_json(content)
     except Damaged as error:
         raise Damaged(f"{name} is damaged: {error.message}", REBUILD) from None
     except RecursionError:
         raise Damaged(f"{name} is damaged: it is nested too deeply", REBUILD) from None
+    plan._raw = raw  # as above
+    return plan
 
 
 def _from_json(content: dict[str, object], *, proven: bool = False) -> Plan:
@@ -256,9 +307,7 @@ def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def _operations(
-    items: object, kinds: dict[str, type[Operation]], *, proven: bool
-) -> list[Operation]:
+def _operations(items: object, kinds: Kinds, *, proven: bool) -> list[Operation]:
     if not isinstance(items, list):
         raise Damaged("a stage is not a list")
     operations = []

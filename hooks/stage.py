@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 
 from ephemeroot.errors import EphemerootError, Locked, StoreMissing
 from ephemeroot.hooks import tree
@@ -52,10 +53,10 @@ class Stage:
     """
 
     __slots__ = (
-        "_bare", "_lock", "_parents", "_recalled", "_root", "_stores", "allowance", "behind",
-        "below", "boot_id", "check", "cmdline", "copies", "dry_run", "fresh", "handed", "in_effect",
-        "layers", "leading", "made", "old_root", "plan", "prepared", "report", "run", "seeded",
-        "shared", "target", "wait",
+        "_bare", "_directory", "_lock", "_parents", "_recalled", "_root", "_stores", "allowance",
+        "behind", "below", "beside", "boot_id", "check", "cmdline", "copies", "dry_run", "fresh",
+        "handed", "in_effect", "layers", "leading", "made", "old_root", "plan", "prepared",
+        "report", "run", "seeded", "shared", "target", "wait",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +95,8 @@ class Stage:
         self._parents: dict[str, Parents] = {}
         self._recalled: dict[str, dict[str, object] | None] = {}
         self._bare = -1
+        self._directory = -1
+        self.beside = ""
         self._lock = -1
         self._root = -1
         self._stores: dict[str, int] = {}
@@ -121,6 +124,7 @@ class Stage:
             except OSError as error:
                 self.report.problem(f"cannot unmount {name}: {error.strerror}")
         self.forget_stores()
+        self.leave_directory()
         for fd in (self.below, self.behind, self._bare, self._root, self._lock):
             if fd >= 0:
                 os.close(fd)
@@ -283,14 +287,38 @@ class Stage:
         return self._as_planned(path, tree.resolve(self.root(), path))
 
     def find(self, path: str) -> tree.Place:
-        """The same as an open place, see ``tree.find``."""
+        """The same as an open place, see ``tree.find``. Its directory stays open for the next path,
+        until ``begin``.
+        """
+        head = path.rpartition("/")[0]
+        if head and head == self.beside:
+            found = tree.Place(self._directory, path)
+            if found.status is None or not stat.S_ISLNK(found.status.st_mode):
+                return found
         place = tree.find(self.root(), path)
         try:
             self._as_planned(path, place.path)
         except BaseException:
             place.close()
             raise
+        self.leave_directory()
+        if head and place.directory != self.root():
+            self.beside, self._directory = head, place.lend()
         return place
+
+    def begin(self, path: str) -> None:
+        """Begin the operation on *path*. The directory that ``find`` has opened for the operation
+        before stays open if *path* is in it, too: that operation has mounted something inside it
+        at most. Otherwise something may have been mounted over it.
+        """
+        if path.rpartition("/")[0] != self.beside:
+            self.leave_directory()
+
+    def leave_directory(self) -> None:
+        """Close the directory that ``find`` has left open, which is called ``beside``."""
+        if self._directory >= 0:
+            os.close(self._directory)
+        self.beside, self._directory = "", -1
 
     def resolve_leaf(self, path: str) -> str:
         """The same, but the last component is left as it is, a symlink or not."""

@@ -11,11 +11,9 @@ import errno
 import os
 import stat
 
-from ephemeroot.linux import attributes, paths
-from ephemeroot.linux.layers import OPAQUE
+from ephemeroot.linux import attributes, layers, paths
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY
-
 _LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
 
@@ -24,13 +22,14 @@ class Place:
     symlinks, ``status`` that of what is there, or ``None``. ``close`` closes the directory.
     """
 
-    __slots__ = ("_root", "directory", "name", "path", "status")
+    __slots__ = ("_lent", "directory", "name", "path", "status")
 
-    def __init__(self, root: int) -> None:
-        self._root = self.directory = root
-        self.name = ""
-        self.path = "/"
-        self.status: os.stat_result | None = None
+    def __init__(self, lent: int, path: str = "/") -> None:
+        """The last component of the resolved *path*, in the directory *lent*."""
+        self._lent = self.directory = lent
+        self.name = path.rpartition("/")[2]
+        self.path = path
+        self.status = status_of(lent, self.name) if self.name else None
 
     def enter(self, directory: int) -> None:
         """Continue in the open *directory*."""
@@ -39,9 +38,14 @@ class Place:
 
     def close(self) -> None:
         """Close the directory."""
-        if self.directory != self._root:
+        if self.directory != self._lent:
             os.close(self.directory)
-        self.directory = self._root
+        self.directory = self._lent
+
+    def lend(self) -> int:
+        """The open directory, which the caller closes."""
+        self._lent = self.directory
+        return self.directory
 
 
 def find(root: int, path: str) -> Place:
@@ -286,7 +290,7 @@ def _make_in(
             if label:
                 _set_label(fd, label)
             if opaque:
-                os.setxattr(fd, OPAQUE, b"y")
+                os.setxattr(fd, layers.OPAQUE, b"y")
         finally:
             os.close(fd)
         paths.rename(place, temporary, parent, name, flags=paths.RENAME_NOREPLACE)
@@ -321,7 +325,7 @@ def is_in_store(parent: int, store: int, source: str) -> bool:
 
 
 def links_to(parent: int, name: str, target: str) -> bool:
-    """Whether *name* is a symlink that says exactly *target*."""
+    """Whether *name* is a symlink to exactly *target*."""
     try:
         return os.readlink(name, dir_fd=parent) == target
     except OSError as error:

@@ -67,7 +67,18 @@ def mounted_at(point: str) -> Mount | None:
     That is the one on which no other lies, and not the last line: since Linux 6.8 they are in
     the order in which mounts were made, whenever they were attached.
     """
-    return _topmost([mount for mount in mounts() if mount.point == point])
+    return _topmost([mount for mount in _containing(point) if mount.point == point])
+
+
+def _containing(text: str) -> list[Mount]:
+    """The mounts whose lines contain *text*: there may be thousands of others."""
+    if not _ESCAPED.isdisjoint(text):
+        return mounts()
+    raw = paths.read("/proc/self/mountinfo", 1 << 26).decode("utf-8", "surrogateescape")
+    return [Mount(line) for line in raw.split("\n") if text in line]
+
+
+_ESCAPED = frozenset(" \t\n\\#")  # fs/proc_namespace.c and fs/seq_file.c, mangle_path
 
 
 def of(fd: int) -> Mount | None:

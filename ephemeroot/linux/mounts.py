@@ -71,6 +71,10 @@ class _MountAttr(ctypes.Structure):
     )
 
 
+_ATTRIBUTES_SIZE = ctypes.sizeof(_MountAttr)
+_known: dict[tuple[int, int, int], object] = {}
+
+
 def fd_path(fd: int) -> str:
     """The path of an open descriptor, for calls that know only paths."""
     return f"/proc/self/fd/{fd}"
@@ -81,7 +85,7 @@ def clone(fd: int, *, recursive: bool = False, name: str = "") -> int:
     flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH
     if recursive:
         flags |= AT_RECURSIVE
-    return kernel.syscall(kernel.SYS_OPEN_TREE, fd, ctypes.c_char_p(b""), flags, name=name)
+    return kernel.syscall(kernel.SYS_OPEN_TREE, fd, b"", flags, name=name)
 
 
 def clone_read_only(fd: int, *, name: str = "") -> int:
@@ -100,9 +104,9 @@ def attach(mount_fd: int, target_fd: int, *, name: str = "") -> None:
     kernel.syscall(
         kernel.SYS_MOVE_MOUNT,
         mount_fd,
-        ctypes.c_char_p(b""),
+        b"",
         target_fd,
-        ctypes.c_char_p(b""),
+        b"",
         MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
         name=name,
     )
@@ -161,16 +165,23 @@ def set_flags(
     An *unbindable* mount is private too, and no clone of a tree has it.
     """
     propagation = MS_UNBINDABLE if unbindable else MS_PRIVATE if private else 0
-    attr = _MountAttr(set_, clear, propagation, 0)
     kernel.syscall(
         kernel.SYS_MOUNT_SETATTR,
         mount_fd,
-        ctypes.c_char_p(b""),
+        b"",
         AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0),
-        ctypes.byref(attr),
-        ctypes.sizeof(attr),
+        _attributes(set_, clear, propagation),
+        _ATTRIBUTES_SIZE,
         name=name,
     )
+
+
+def _attributes(set_: int, clear: int, propagation: int) -> object:
+    """A pointer to the structure of mount_setattr(2). Most binds need the same one."""
+    key = set_, clear, propagation
+    if key not in _known:
+        _known[key] = ctypes.byref(_MountAttr(*key, 0))
+    return _known[key]
 
 
 def split_options(options: list[str]) -> tuple[int, int, list[str]]:
@@ -191,6 +202,11 @@ def split_options(options: list[str]) -> tuple[int, int, list[str]]:
     return set_, clear, own
 
 
+def is_secret(option: str) -> bool:
+    """Whether the *option* is a password (mount.cifs(8)), which no log may show."""
+    return option.startswith(("password", "pass="))
+
+
 def is_userspace_option(option: str) -> bool:
     """Whether mount(8) keeps the option to itself instead of giving it to the kernel."""
     return option in {
@@ -207,7 +223,7 @@ def create(fstype: str, source: str, options: list[str]) -> int:
     """
     set_, _, own = split_options(options)
     kind = fstype.encode()
-    fs = kernel.syscall(kernel.SYS_FSOPEN, ctypes.c_char_p(kind), FSOPEN_CLOEXEC, name=fstype)
+    fs = kernel.syscall(kernel.SYS_FSOPEN, kind, FSOPEN_CLOEXEC, name=fstype)
     try:
         _configure(fs, FSCONFIG_SET_STRING, "source", source, source)
         if set_ & MOUNT_ATTR_RDONLY:
@@ -230,7 +246,7 @@ def create_overlay(lower: int, upper: int, work: int, options: list[str], *, nam
     *options* are the filesystem's own. The directories are named through /proc, because
     kernels before 6.13 take no descriptors; the opened directories are still the ones mounted.
     """
-    fs = kernel.syscall(kernel.SYS_FSOPEN, ctypes.c_char_p(b"overlay"), FSOPEN_CLOEXEC, name=name)
+    fs = kernel.syscall(kernel.SYS_FSOPEN, b"overlay", FSOPEN_CLOEXEC, name=name)
     try:
         _configure(fs, FSCONFIG_SET_STRING, "source", "overlay", name)
         for key, fd in (("lowerdir", lower), ("upperdir", upper), ("workdir", work)):
@@ -250,8 +266,8 @@ def _configure(fs: int, command: int, key: str | None, value: str | None, name: 
             kernel.SYS_FSCONFIG,
             fs,
             command,
-            ctypes.c_char_p(None if key is None else key.encode()),
-            ctypes.c_char_p(None if value is None else os.fsencode(value)),
+            None if key is None else key.encode(),
+            None if value is None else os.fsencode(value),
             0,
             name=name,
         )

@@ -48,6 +48,10 @@ class _OpenHow(ctypes.Structure):
     )
 
 
+_HOW_SIZE = ctypes.sizeof(_OpenHow)
+_known: dict[tuple[int, int, int], object] = {}
+
+
 def open_beneath(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
     """Open *path* below the directory *root* without following any symlink.
 
@@ -128,20 +132,24 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) ->
 
 
 def _openat2(root: int, path: str, flags: int, mode: int, resolve: int) -> int:
-    relative = path.lstrip("/") or "."
-    if resolve & RESOLVE_IN_ROOT:
-        relative = path or "."
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    name = ctypes.c_char_p(os.fsencode(relative))
+    relative = path if resolve & RESOLVE_IN_ROOT else path.lstrip("/")
+    raw = os.fsencode(relative or ".")
+    how = _how(flags, mode, resolve)
     while True:
         try:
-            return kernel.syscall(
-                kernel.SYS_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how), name=path
-            )
+            return kernel.syscall(kernel.SYS_OPENAT2, root, raw, how, _HOW_SIZE, name=path)
         except BlockingIOError:
             # A rename raced with the walk (openat2(2), EAGAIN): ask again. An attacker
             # could renew that for ever only by renaming faster than the kernel walks.
             continue
+
+
+def _how(flags: int, mode: int, resolve: int) -> object:
+    """A pointer to the structure of openat2(2). There are only a few different ones."""
+    key = flags, mode, resolve
+    if key not in _known:
+        _known[key] = ctypes.byref(_OpenHow(flags | os.O_CLOEXEC, mode, resolve))
+    return _known[key]
 
 
 def rename(

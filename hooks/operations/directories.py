@@ -139,7 +139,9 @@ class Directory(Linkable):
             self._require_directory(place.status)
             source, origin = self._open_source(stage, store)
             try:
-                return origin, self._bind(stage, source, place.directory, place.name, place.path)
+                exists = place.status is not None
+                where = place.directory, place.name, place.path
+                return origin, self._bind(stage, source, where, exists=exists)
             finally:
                 os.close(source)
         finally:
@@ -251,19 +253,20 @@ class Directory(Linkable):
                 raise
             source = paths.open_beneath(store, self.source, tree.DIRECTORY)
             try:
-                bound = self._bind(stage, source, parent, name, place)
+                bound = self._bind(stage, source, (parent, name, place), exists=True)
             finally:
                 os.close(source)
             return f"{bound}: a link cannot replace a directory"
         stage.made.append(place)
         return result
 
-    def _bind(self, stage: Stage, source: int, parent: int, name: str, place: str) -> str:
-        """Bind the open *source* on the entry *name* of the open *parent*, which is *place* in the
-        new root.
+    def _bind(self, stage: Stage, source: int, where: tuple[int, str, str], *, exists: bool) -> str:
+        """Bind the open *source* on what *where* says: an open directory, a name in it, and its
+        path in the new root. A mount point is made unless one *exists*.
         """
+        parent, name, place = where
         hides = 0
-        if not tree.exists(parent, name):
+        if not exists:
             target = tree.make_mount_point(parent, name)
             stage.made.append(place)
         elif tree.is_mount_point(parent, name):
@@ -339,7 +342,7 @@ def attach_bind(source: int, target: int, options: list[str], name: str) -> None
 
     Raises ``EphemerootError`` for an option that is a filesystem's and not a mount's.
     """
-    set_, clear, own = mounts.split_options(options)
+    set_, clear, own = mounts.split_options(options) if options else (0, 0, [])
     if own:
         raise EphemerootError(f"{name}: a bind cannot have the option {own[0]}")
     mounts.bind(source, target, set_=set_, clear=clear, name=name)

@@ -89,11 +89,6 @@ def address(options: list[str], kind: str) -> str | None:
     return found[-1] if found else None
 
 
-def is_secret(option: str) -> bool:
-    """Whether the volume's *option* is a password (mount.cifs(8)), which no log may show."""
-    return option.startswith(("password", "pass="))
-
-
 def port(options: list[str], kind: str) -> int | None:
     """The TCP port to try; ``None`` where there is none to try (UDP, RDMA)."""
     given = dict(o.partition("=")[::2] for o in options if "=" in o)

@@ -46,7 +46,7 @@ class MountVolume(Operation):
     timeout: int = field("seconds", "how long to wait for the device; 0: no end", default=90)
 
     def describe(self) -> str:
-        shown = [f"{o.partition('=')[0]}=***" if network.is_secret(o) else o for o in self.options]
+        shown = [f"{o.partition('=')[0]}=***" if mounts.is_secret(o) else o for o in self.options]
         options = f" ({','.join(shown)})" if shown else ""
         return f"mount {self.type} {self.device}{options} privately, for {self.mount_point}"
 

@@ -14,7 +14,7 @@ from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.stage import FALLBACK, WIPED
 from ephemeroot.linux import documents, mountinfo
-from ephemeroot.wipers.history import Installed
+from ephemeroot.wipers import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def open_layer_behind(stage: Stage) -> int:
     if isinstance(facts, dict):  # the mounted root is the layer in memory
         device = str(facts.get("device"))
         subvolume = stage.cmdline.named_subvolume()
-    installed = Installed(
+    installed = history.Installed(
         device=device,
         private=stage.private("wiper"),
         live=stage.target,

@@ -16,9 +16,7 @@ import stat
 from ephemeroot.hooks import limits, records, tree
 from ephemeroot.hooks.report import WARNING
 from ephemeroot.hooks.store import seed
-from ephemeroot.linux import paths
-from ephemeroot.linux.bounds import Meter, OutOfBounds
-from ephemeroot.linux.comparison import same_tree
+from ephemeroot.linux import bounds, comparison, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,9 +264,9 @@ def _keep_aside(
 
 def _is_same(stage: Stage, parent: int, name: str, stored: int, last: str) -> bool:
     try:
-        bounds = limits.bounds(stage.plan.seed_limit, stage.allowance.deadline)
-        return same_tree(parent, name, stored, last, Meter(bounds))
-    except (OSError, OutOfBounds):
+        meter = bounds.Meter(limits.bounds(stage.plan.seed_limit, stage.allowance.deadline))
+        return comparison.same_tree(parent, name, stored, last, meter)
+    except (OSError, bounds.OutOfBounds):
         return False
 
 

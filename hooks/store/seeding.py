@@ -18,17 +18,16 @@ from ephemeroot.hooks.omission import Omission, adopt_line, cannot_take, takes_n
 from ephemeroot.hooks.records import STATE
 from ephemeroot.hooks.store import nesting, overlaid
 from ephemeroot.linux import (
+    bounds,
     copying,
     immutable,
     kernel,
+    layers,
     paths,
     removal,
     subvolume,
     workshop,
 )
-from ephemeroot.linux.bounds import OutOfBounds
-from ephemeroot.linux.layers import OPAQUE
-from ephemeroot.linux.workshop import Workshop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Seeding:
                     f"cannot copy {self.path} to {self.store_path}: {reason}",
                     adopt_line(self.path),
                 ) from error
-        except OutOfBounds as error:
+        except bounds.OutOfBounds as error:
             whole = not self.stage.allowance.partial and error.bound not in ("file_bytes", "depth")
             if whole or not self._may_be_left_out(parent, name):
                 raise self._too_much(error) from None
@@ -108,7 +107,7 @@ class Seeding:
         except OSError:
             return False
 
-    def _too_much(self, error: OutOfBounds) -> Refused:
+    def _too_much(self, error: bounds.OutOfBounds) -> Refused:
         limit = self.stage.plan.seed_limit >> 20
         reason = {
             "bytes_copied": f"it is larger than the seed limit of {limit} MiB",
@@ -126,7 +125,7 @@ class Seeding:
             limits.bounds(stage.plan.seed_limit, allowance.deadline),
             skipped=None if allowance.omissions is None else self.left_out.add,
             partial=allowance.partial,
-            of_the_whole=omission.OF_THE_WHOLE,
+            of_the_whole=omission.of_the_whole(),
             layers=overlaid.of(stage, self.path),
         )
         place, new_name = tree.open_parent(store, self.source)
@@ -172,7 +171,7 @@ class Seeding:
                 immutable.rename(seeding, temporary, place, new_name, how=how)
                 if self.aside:
                     _remove_quietly(seeding, f"{temporary}.old")
-        except (OSError, OutOfBounds):
+        except (OSError, bounds.OutOfBounds):
             _remove_quietly(seeding, temporary)
             raise
 
@@ -222,7 +221,7 @@ class Seeding:
             fd = paths.open_beneath(workshop, name, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 with immutable.Lifted(fd):
-                    os.setxattr(fd, OPAQUE, b"y")
+                    os.setxattr(fd, layers.OPAQUE, b"y")
             finally:
                 os.close(fd)
 
@@ -241,7 +240,7 @@ class Seeding:
             noted.append(shop)
 
         try:
-            with Workshop(place, announce=note) as shop:
+            with workshop.Workshop(place, announce=note) as shop:
                 copier.copy(parent, name, shop.fd, _COPY)
                 self._finish(shop.fd, _COPY)
                 if self.source in self.stage.parents(self.store_path):

@@ -103,6 +103,11 @@ def test_the_reference_has_each_field_of_each_operation() -> None:
     assert reference.MARK in (CHECKOUT / "docs/design.md").read_text()
 
 
+def test_each_kind_is_that_of_its_class() -> None:
+    for stage in (WIPE_STAGE, PERSIST_STAGE):
+        assert [stage[word].KIND for word in stage] == list(stage)
+
+
 def test_every_field_has_a_slot_and_nothing_else_has() -> None:
     for kind in (*WIPE_STAGE.values(), *PERSIST_STAGE.values()):
         slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]

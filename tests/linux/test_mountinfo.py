@@ -47,3 +47,22 @@ def test_a_path_is_on_the_innermost_mount_also_in_the_root_directory() -> None:
             found = seeds.covering(Path(path), everything)
             assert found is not None
             assert found.id == topmost.id, path
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "a blank", "tab\there", "back\\slash", "line\nbreak", "#"]
+)
+def test_a_mount_point_of_any_name_is_found(tmp_path: Path, name: str) -> None:
+    for place in (tmp_path / name, tmp_path / name / "inner", tmp_path / f"{name}er"):
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    try:
+        for mount in mountinfo.mounts():
+            found = mountinfo.mounted_at(mount.point)
+            assert found is not None
+            assert found.point == mount.point
+        missing = tmp_path / name / "missing"
+        assert mountinfo.mounted_at(str(missing)) is None
+    finally:
+        for place in (tmp_path / name, tmp_path / f"{name}er"):
+            subprocess.run(["umount", "-R", place], check=True)

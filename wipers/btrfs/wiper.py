@@ -12,11 +12,8 @@ import os
 from ephemeroot.errors import Refused
 from ephemeroot.linux import devices
 from ephemeroot.wipers import contract, marks, pruning, retention
-from ephemeroot.wipers.btrfs import directories, subvolumes, toplevel
-from ephemeroot.wipers.btrfs.history import SubvolumeHistory
-from ephemeroot.wipers.btrfs.toplevel import Toplevel
+from ephemeroot.wipers.btrfs import directories, history, subvolumes, toplevel
 from ephemeroot.wipers.contract import Finding, Needs, Option, Wiper
-from ephemeroot.wipers.pruning import Clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,19 +82,19 @@ class Btrfs(Wiper):
         root = self._root(boot.subvolume)
         top = self._top(boot)
         try:
-            with SubvolumeHistory(
+            with history.SubvolumeHistory(
                 top,
                 root,
                 self._old_roots,
                 create=not boot.dry_run,
                 system=boot.system,
                 **self._keeping(top),
-            ) as history:
-                clock = Clock(boot.now, synchronised=boot.synchronised)
+            ) as roots:
+                clock = pruning.Clock(boot.now, synchronised=boot.synchronised)
                 return SubvolumeRotation(
                     boot,
-                    history,
-                    pruning.by_settings(history, clock, pinned=boot.pinned),
+                    roots,
+                    pruning.by_settings(roots, clock, pinned=boot.pinned),
                     base=self._base,
                     set_default=bool(self.settings.get("set-default")),
                 ).run()
@@ -105,14 +102,14 @@ class Btrfs(Wiper):
             if boot.shared is None:
                 top.close()
 
-    def _top(self, boot: Boot) -> Toplevel:
+    def _top(self, boot: Boot) -> toplevel.Toplevel:
         """The top level: one mount for all that a boot makes fresh on one filesystem."""
         if boot.shared is None:
-            return Toplevel(boot.device, self._options(boot), boot.private)
+            return toplevel.Toplevel(boot.device, self._options(boot), boot.private)
         uuid = toplevel.find(boot.device)[1]
         top = boot.shared.get(f"btrfs {uuid}")
-        if not isinstance(top, Toplevel):
-            top = Toplevel(boot.device, self._options(boot), f"{boot.private}/{uuid}")
+        if not isinstance(top, toplevel.Toplevel):
+            top = toplevel.Toplevel(boot.device, self._options(boot), f"{boot.private}/{uuid}")
             boot.shared[f"btrfs {uuid}"] = top
         return top
 
@@ -139,7 +136,7 @@ class Btrfs(Wiper):
         found = super().identify(named)
         if "subvolume" not in found and named.device and named.private:
             options = [*self._mount_options, *devices.btrfs_wide(named.flags)]
-            with Toplevel(named.device, options, named.private, writable=False) as top:
+            with toplevel.Toplevel(named.device, options, named.private, writable=False) as top:
                 number = named.subvolume_id or subvolumes.default(top.fd)
                 found["subvolume"] = subvolumes.path(top.fd, number)
         return found
@@ -154,10 +151,12 @@ class Btrfs(Wiper):
         root = self._root(named.subvolume)
         options = [*self._mount_options, *devices.btrfs_wide(named.flags)]
         with (
-            Toplevel(named.device, options, named.private, writable=False) as top,
-            SubvolumeHistory(top, root, self._old_roots, create=False, system=system) as history,
+            toplevel.Toplevel(named.device, options, named.private, writable=False) as top,
+            history.SubvolumeHistory(
+                top, root, self._old_roots, create=False, system=system
+            ) as roots,
         ):
-            fd = directories.subvolume(history.parent, history.root_name)
+            fd = directories.subvolume(roots.parent, roots.root_name)
             if fd < 0:
                 return ""  # nothing is lost, or the rotation says what is in its place
             try:
@@ -167,7 +166,7 @@ class Btrfs(Wiper):
                     return "it is a copy of another root"
             finally:
                 os.close(fd)
-            if history.has_first():
+            if roots.has_first():
                 return f"it was not made by ephemeroot, and {self._old_roots} has old roots"
             return ""
 
@@ -204,13 +203,13 @@ class Btrfs(Wiper):
     def marks_kept(self) -> bool:
         return True
 
-    def history(self, installed: Installed) -> SubvolumeHistory:
+    def history(self, installed: Installed) -> history.SubvolumeHistory:
         root = self._root(installed.subvolume)
-        top = Toplevel(
+        top = toplevel.Toplevel(
             installed.device, self._mount_options, installed.private, writable=installed.writable
         )
         try:
-            return SubvolumeHistory(
+            return history.SubvolumeHistory(
                 top, root, self._old_roots, create=False, own=True, base=self._base,
                 live=installed.live, system=installed.system, **self._keeping(top),
             )  # fmt: skip
@@ -218,7 +217,7 @@ class Btrfs(Wiper):
             top.close()
             raise
 
-    def _keeping(self, top: Toplevel) -> dict[str, Any]:
+    def _keeping(self, top: toplevel.Toplevel) -> dict[str, Any]:
         """What the settings say of keeping old roots."""
         min_free = retention.amount(self.settings.get("min-free"), top.free()[1])
         return {"policy": retention.policy(self.settings), "min_free": min_free}
