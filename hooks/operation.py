@@ -69,7 +69,7 @@ class Operation(metaclass=_Declaring):
             value = values.pop(option.name, option.default)
             if value is REQUIRED:
                 raise Damaged(f"operation {self.KIND}: {option.key} is missing")
-            if not option.fits(value):
+            if value is not option.default and not option.fits(value):
                 wanted = describe(option.kind)
                 raise Damaged(
                     f"operation {self.KIND}: {option.key} is not of the kind {wanted}: {value!r}"

@@ -83,6 +83,8 @@ class Roots:
         self.stores = stores
         self.kept = {path: path for path in kept}
         self._targets: dict[tuple[str, bool, int], str | None] = {}
+        # Directories that no link leads to: many declared paths have the same parent.
+        self._straight: set[tuple[str, bool, int]] = set()
         self._last = Held()
 
     def resolve(self, path: str, *, follow_last: bool, live: bool = False) -> str:
@@ -92,8 +94,12 @@ class Roots:
         Only links are followed that root made where only root can make them, as at boot, and none
         into a store: a boot has made that. *follow_last*: a link at *path* itself is followed.
         """
+        head, _, name = path.rpartition("/")
+        straight = (head, live, len(self.kept))
         left = list(reversed(clean.components(path)))
         done: list[str] = []
+        if straight in self._straight:
+            done, left = left[:0:-1], left[:1]
         links = 0
         while left:
             part = left.pop()
@@ -111,6 +117,8 @@ class Roots:
                 done.clear()
             left += [name for name in reversed(target.split("/")) if name not in ("", ".")]
         found = "/" + "/".join(done)
+        if found == path and name not in ("", ".", ".."):
+            self._straight.add(straight)
         return self._private(found, live=live) if follow_last else found
 
     def kind(self, path: str, *, live: bool = False) -> int:

@@ -29,6 +29,7 @@ _PRIVATE = frozenset((
     ".local/share/keyrings", ".local/share/kwalletd",
 ))  # fmt: skip
 """Directories in a home that their programs make 0700: files in them are private by that alone."""
+_PRIVATE_ENDS = tuple(f"/{name}" for name in _PRIVATE)
 
 
 class Resolver:
@@ -161,10 +162,15 @@ class Resolver:
         place = self._resolve(entry.path)
         home = self.homes.get(place) if entry.is_directory else None
         mode = WELL_KNOWN.get(entry.path, 0o755)
-        if any(place.endswith(f"/{n}") and place[: -len(n) - 1] in self.homes for n in _PRIVATE):
+        if place.endswith(_PRIVATE_ENDS) and self._is_private(place):
             mode = 0o700
         default = Owner(home.user, home.group, 0o700) if home else Owner(0, 0, mode)
         self._entry(store, entry, entry.path, default, store.binding)
+
+    def _is_private(self, place: str) -> bool:
+        """Whether *place* is a directory of a home that only its user may enter."""
+        ends = [end for end in _PRIVATE_ENDS if place.endswith(end)]
+        return any(place.removesuffix(end) in self.homes for end in ends)
 
     def _users_entry(self, store: StoreEntry, entry: Entry, user: User, above: Binding) -> None:
         default = Owner(user.uid, user.gid, 0o700 if entry.path in _PRIVATE else 0o755)

@@ -216,14 +216,19 @@ def _operation(kind: type[Made], *sources: object, **known: object) -> Made:
     """An operation whose fields are those *known*, else attributes of the first of *sources* that
     has one of that name.
     """
-    found = dict(known)
+    found = {}
     for option in kind.FIELDS:
+        value = known.get(option.name, _MISSING)
         for source in sources:
-            if option.name not in found and hasattr(source, option.name):
-                value = getattr(source, option.name)
-                found[option.name] = list(value) if isinstance(value, tuple) else value
-    names = {option.name for option in kind.FIELDS}
-    return kind(**{name: value for name, value in found.items() if name in names})
+            if value is not _MISSING:
+                break
+            value = getattr(source, option.name, _MISSING)
+        if value is not _MISSING:
+            found[option.name] = list(value) if isinstance(value, tuple) else value
+    return kind(**found)
+
+
+_MISSING = object()
 
 
 class _Parents:

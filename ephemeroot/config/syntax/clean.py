@@ -15,6 +15,7 @@ LONGEST_NAME = 255
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libexec", "/boot",
            "/efi")  # fmt: skip
+_IN_SYSTEM = tuple(f"{directory}/" for directory in _SYSTEM)
 _LOCAL = "/usr/local"
 
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
@@ -73,6 +74,8 @@ def inner(text: str) -> str:
 
 def require_length(path: str) -> None:
     """Raise ``Mistake`` if the kernel would refuse *path* as too long."""
+    if len(path) <= LONGEST_NAME and path.isascii():
+        return  # nearly all
     if len(_bytes(path)) > LONGEST_PATH:
         raise Mistake(
             f"the path is longer than {LONGEST_PATH} bytes", "no program can open a longer path"
@@ -121,7 +124,7 @@ def is_system(path: str) -> bool:
     """Whether the absolute *path* is, or is in, a directory that the system's packages fill."""
     if is_below(path, _LOCAL):
         return False
-    return any(is_below(path, directory) for directory in _SYSTEM)
+    return path in _SYSTEM or path.startswith(_IN_SYSTEM)
 
 
 def components(path: str) -> tuple[str, ...]:

@@ -39,16 +39,23 @@ class Node:
 
 def load(document: Mapping[str, object], file: str, lines: Mapping[KeyPath, int]) -> Node:
     """Wrap the *document* read from *file*."""
-    return _wrap(document, file, lines, ())
+    return _wrap(document, file, lines, (), "")
 
 
-def _wrap(value: object, file: str, lines: Mapping[KeyPath, int], path: KeyPath) -> Node:
-    place = Place(file, dotted(path), lines.get(path))
+def _wrap(value: object, file: str, lines: Mapping[KeyPath, int], path: KeyPath, text: str) -> Node:
+    """*text* is *path* as ``dotted`` has it."""
+    place = Place(file, text, lines.get(path))
     if isinstance(value, Mapping):
-        wrapped = {key: _wrap(value[key], file, lines, (*path, key)) for key in value}
+        wrapped = {
+            key: _wrap(value[key], file, lines, (*path, key), _longer(text, key)) for key in value
+        }
         return Node(wrapped, place)
     if isinstance(value, list):
-        return Node([_wrap(v, file, lines, (*path, i)) for i, v in enumerate(value)], place)
+        items = [
+            _wrap(item, file, lines, (*path, number), _longer(text, number))
+            for number, item in enumerate(value)
+        ]
+        return Node(items, place)
     return Node(value, place)
 
 
@@ -80,11 +87,15 @@ def dotted(path: KeyPath) -> str:
     """A key path as people write it: ``persistence."/persistent".files[2].mode``."""
     text = ""
     for key in path:
-        if isinstance(key, int):
-            text += f"[{key}]"
-        else:
-            text += f".{quoted(key)}" if text else quoted(key)
+        text = _longer(text, key)
     return text
+
+
+def _longer(text: str, key: str | int) -> str:
+    """The key path *text* with one *key* more."""
+    if isinstance(key, int):
+        return f"{text}[{key}]"
+    return f"{text}.{quoted(key)}" if text else quoted(key)
 
 
 def quoted(key: str) -> str:
@@ -92,4 +103,6 @@ def quoted(key: str) -> str:
     if _BARE.fullmatch(key):
         return key
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    if escaped.isprintable():
+        return f'"{escaped}"'
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04X}" for c in escaped) + '"'
