@@ -24,6 +24,7 @@ from ephemeroot.image.broken import Broken
 from ephemeroot.image.generators.dracut.target import DracutTarget
 from ephemeroot.image.tree import Tree
 from ephemeroot.wipers.overlay import Overlay
+from ephemeroot.wipers.zfs import Zfs
 from image_plans import plan, volume, wipe
 
 LEVEL = 15
@@ -38,10 +39,15 @@ def plans() -> dict[str, tuple[Plan, str]]:
         target="/", wiper="overlay", attribute="ephemeroot.wipers.overlay:Overlay",
         settings={option.name: option.default for option in Overlay.OPTIONS},
     )  # fmt: skip
+    zfs = Wipe(
+        target="/", wiper="zfs", attribute="ephemeroot.wipers.zfs:Zfs",
+        settings={option.name: option.default for option in Zfs.OPTIONS},
+    )  # fmt: skip
     return {
         "btrfs": (plan(), "systemd"),
         "tmpfs": (plan(tmpfs), "systemd"),
         "overlay": (plan(overlay), "systemd"),
+        "zfs": (plan(zfs), "systemd"),
         "btrfs, store on ext4 (fsck)": (with_store("ext4"), "systemd"),
         "btrfs, init without systemd (pyudev)": (plan(), "dracut"),
         "btrfs, store on NFS (pyroute2)": (with_store("nfs4"), "systemd"),
