@@ -1,4 +1,4 @@
-"""Fixtures of the tests that mount: a mount namespace of their own, boots to run stages in."""
+"""Fixtures of the tests that mount: a private mount namespace, and boots to run stages in."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from ordinary_user import OrdinaryUser
     from verb_machine import Image
 
-# How long an example takes says how busy the machine is, no more. Where everything must pass (CI)
-# the examples are the same every time: new ones are looked for by whoever develops, not by chance
-# in another owner's change.
+# The time of an example only says how busy the machine is. In CI the examples are always the same:
+# new ones are searched for during development, where a failure belongs to the change at hand.
 settings.register_profile(
     "any",
     deadline=None,
@@ -42,15 +41,15 @@ MS_REC_PRIVATE = 16384 | 1 << 18
 
 @pytest.fixture(scope="session", autouse=True)
 def private_mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Move this process into a mount namespace of its own: nothing leaks to the host.
+    """Move this process into a private mount namespace: no mount is visible on the host.
 
-    The temporary folders of the tests are in memory there: they write images and flush them, and
-    trees that are deeper than pytest could remove go with the namespace. Who wants to look at them
-    afterwards sets PYTEST_DEBUG_TEMPROOT; then they are on disk.
+    The temporary folders of the tests are in memory there: the tests write and flush images, and
+    trees that are too deep for pytest to remove end with the namespace. To inspect them afterwards,
+    set PYTEST_DEBUG_TEMPROOT; then they are on disk.
 
-    Before anything else, for the whole session: a mount that a module's fixture made earlier
-    would stay behind in the host's namespace, and pytest would one day delete its content.
-    Without root nothing can be mounted either; the tests that need it say so.
+    This runs first, once for the whole session: a mount that a module's fixture made earlier would
+    stay in the host's namespace, and pytest would later delete its content. Without root, mounting
+    is not possible; the tests that need it say so.
     """
     if os.geteuid() != 0:
         return
@@ -77,8 +76,8 @@ def _server_of_programs(private_mounts: None) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _modules_compiled_once() -> Iterator[None]:
-    """Half of what an image takes is to compile the same modules: each process that tests does it
-    once for each content.
+    """Compiling the modules takes half of the time of making an image: each test process compiles
+    each content only once.
     """
     compiled = bundle.compiled
     known: dict[tuple[bundle.Source, bytes], bytes] = {}
@@ -96,7 +95,7 @@ def _modules_compiled_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def verb_image(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The machine of `verb_machine`, in memory: what it writes need not reach a disk."""
+    """The machine of `verb_machine`, in memory: its writes need not reach a disk."""
     from verb_machine import Image
 
     folder = tmp_path_factory.mktemp("verbs")
@@ -107,8 +106,8 @@ def verb_image(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def deep_trees(tmp_path: Path) -> Iterator[Path]:
-    """``tmp_path`` for trees deeper than Python recurses, as pytest does where it removes old
-    folders: they are removed at the end, also of a test that fails.
+    """``tmp_path`` for trees deeper than Python's recursion limit, with which pytest cannot remove
+    old folders: they are removed at the end, even if the test fails.
     """
     yield tmp_path
     for name in os.listdir(tmp_path):
@@ -134,7 +133,7 @@ def user(_readable_package: Path) -> Iterator[OrdinaryUser]:
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the sdist and the wheel; beside it is what ``twine check`` printed."""
+    """The folder with the sdist and the wheel, and the output of ``twine check``."""
     folder = tmp_path_factory.mktemp("release") / "files"
     made = subprocess.run([CHECKOUT / "tools/release", folder], capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
@@ -153,5 +152,5 @@ def disk(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def site(disk: Disk) -> Site:
-    """A place with a root for one test, on the disk of its module."""
+    """A folder with a root for one test, on the disk of its module."""
     return disk.site().with_root()

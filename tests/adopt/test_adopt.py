@@ -1,5 +1,5 @@
-"""`ephemeroot adopt` on a real btrfs: what is copied, declared and bound, and that no moment at
-which it is killed loses anything.
+"""`ephemeroot adopt` on a real btrfs: what it copies, declares and binds, and that being killed at
+any moment loses nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ DROP_IN = "etc/ephemeroot/conf.d/adopted.toml"
 
 @pytest.fixture(params=["one btrfs", "two filesystems"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MachineTree]:
-    """A machine with root and store mounted, once where contents can be shared, once not."""
+    """A machine with its root and store mounted, once on filesystems that share data (reflinks),
+    once not.
+    """
     with fresh_disk(tmp_path) as disk, disk.mounted_root(tmp_path / "machine") as root:
         store = root / "persistent"
         if request.param == "one btrfs":
@@ -62,7 +64,7 @@ def adopt(machine: MachineTree, *words: str) -> int:
 
 
 def shape(top: Path) -> dict[str, tuple[Any, ...]]:
-    """Everything that a copy must have kept."""
+    """Everything that a copy must preserve."""
     found = {}
     for path in [top, *sorted(top.rglob("*"))]:
         status = path.lstat()
@@ -104,8 +106,8 @@ def test_a_directory_is_copied_and_declared(
     assert how in out
 
 
-def test_what_a_boot_could_not_seed_is_resolved(machine: MachineTree) -> None:
-    """Of the path that is adopted, and of no other."""
+def test_adopting_resolves_the_unseeded_record_of_that_path_only(machine: MachineTree) -> None:
+    """The records of other paths stay."""
     store = os.open(machine.path / "persistent", os.O_RDONLY)
     left = [Omission(f"/srv/{n}", "/persistent", f"srv/{n}", "x") for n in ("app", "b")]
     unseeded.write(store, left)
@@ -114,7 +116,7 @@ def test_what_a_boot_could_not_seed_is_resolved(machine: MachineTree) -> None:
     os.close(store)
 
 
-def test_a_file_and_one_that_is_replaced_by_rename(
+def test_copies_a_file_and_declares_one_replaced_by_rename_as_copy(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("etc/adjtime", "0.0\n")
@@ -136,7 +138,7 @@ def test_a_file_and_one_that_is_replaced_by_rename(
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        ("etc/localtime", "/usr/share/zoneinfo/Europe/Berlin"),  # which this machine lacks
+        ("etc/localtime", "/usr/share/zoneinfo/Europe/Berlin"),  # which is missing on this machine
         ("etc/localtime", "../usr/share/zoneinfo/Etc/UTC"),
         ("srv/app/link", "/etc/passwd"),
     ],
@@ -161,7 +163,7 @@ def test_a_link_persists_as_a_link(
     capsys.readouterr()
 
 
-def test_a_link_to_a_directory_is_followed_and_named(
+def test_follows_a_link_to_a_directory_and_names_its_target(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (machine.path / "etc/by-link").symlink_to("/srv/app")
@@ -184,7 +186,7 @@ def planned(machine: MachineTree) -> set[str]:
     return set(plan.declared()) if plan is not None else set()
 
 
-def test_apply_has_the_next_boot_put_it_in_place(
+def test_asks_apply_to_put_a_path_in_use_in_place_at_the_next_boot(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert adopt(machine, "--apply", "--dry-run", "/srv/app") == 0
@@ -201,7 +203,7 @@ def test_apply_has_the_next_boot_put_it_in_place(
 
 
 @pytest.mark.parametrize(("answer", "is_applied"), [("y", True), ("", False), ("n", False)])
-def test_apply_is_offered_on_a_terminal(
+def test_offers_to_run_apply_on_a_terminal(
     machine: MachineTree, answer: str, is_applied: bool
 ) -> None:
     ours, its = pty.openpty()
@@ -222,7 +224,7 @@ def test_apply_is_offered_on_a_terminal(
 @pytest.mark.parametrize(
     "name", ["with blank", 'quo"te', "new\nline", "back\\slash", "ü☃", "a=b#c"]
 )
-def test_odd_names_are_declared_as_they_are(machine: MachineTree, name: str) -> None:
+def test_odd_names_are_declared_literally(machine: MachineTree, name: str) -> None:
     machine.write(f"srv/{name}/x", "x")
     assert adopt(machine, f"/srv/{name}") == 0
     assert f"/srv/{name}" in declared(machine)
@@ -230,7 +232,7 @@ def test_odd_names_are_declared_as_they_are(machine: MachineTree, name: str) -> 
     assert (machine.path / "persistent/srv" / name / "x").read_text() == "x"
 
 
-def test_what_cannot_be_named_is_refused(
+def test_refuses_names_that_cannot_be_declared(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (machine.path / "srv" / "\udcff").mkdir()
@@ -249,7 +251,7 @@ def test_what_cannot_be_named_is_refused(
         ("/etc", 0, ""),
     ],
 )
-def test_what_is_refused(
+def test_refusals(
     machine: MachineTree, capsys: pytest.CaptureFixture[str], path: str, code: int, said: str
 ) -> None:
     machine.write("persistent/x/y", "")
@@ -279,7 +281,7 @@ def test_persistent_paths_are_left_alone(
     assert (machine.path / DROP_IN).read_text() == drop
 
 
-def test_replaced_is_kept_aside(machine: MachineTree) -> None:
+def test_replace_keeps_the_stores_content_aside(machine: MachineTree) -> None:
     machine.write("persistent/srv/app/old", "of an earlier time")
     assert adopt(machine, "/srv/app") == 1
     assert not (machine.path / DROP_IN).exists()
@@ -290,7 +292,7 @@ def test_replaced_is_kept_aside(machine: MachineTree) -> None:
     assert (aside / "old").read_text() == "of an earlier time"
 
 
-def test_two_of_one_name_are_both_kept_aside(machine: MachineTree) -> None:
+def test_two_entries_of_one_name_are_both_kept_aside(machine: MachineTree) -> None:
     for parent in ("a", "b"):
         machine.write(f"srv/{parent}/same", "new")
         machine.write(f"persistent/srv/{parent}/same", f"old {parent}")
@@ -299,8 +301,8 @@ def test_two_of_one_name_are_both_kept_aside(machine: MachineTree) -> None:
     assert sorted(path.read_text() for path in aside) == ["old a", "old b"]
 
 
-def test_killed_while_replacing_what_the_store_had_stays(machine: MachineTree) -> None:
-    """Run again unchanged, it must not clear away what it promised to keep."""
+def test_content_kept_aside_survives_a_kill_during_replacement(machine: MachineTree) -> None:
+    """The second, unchanged run must not remove the content that the first one promised to keep."""
     old = machine.path / "persistent/srv/app/old"
     aside = machine.path / "persistent/.ephemeroot/replaced"
     count = 0
@@ -319,8 +321,8 @@ def test_killed_while_replacing_what_the_store_had_stays(machine: MachineTree) -
     assert count > 25
 
 
-def test_what_the_store_has_beside_is_not_overwritten(machine: MachineTree) -> None:
-    """It was declared once: what the root has under that name is another thing."""
+def test_does_not_overwrite_content_that_the_store_has_under_the_path(machine: MachineTree) -> None:
+    """The path was declared earlier: the content under that name in the root is not the same."""
     machine.write("srv/beside/x", "of the root")
     machine.write("persistent/srv/beside/x", "of an earlier time")
     assert adopt(machine, "/srv/app") == 0
@@ -329,7 +331,7 @@ def test_what_the_store_has_beside_is_not_overwritten(machine: MachineTree) -> N
     assert "/srv" not in declared(machine)
 
 
-def test_a_place_is_not_replaced_while_content_below_it_is_in_use(
+def test_does_not_replace_a_path_while_content_below_it_is_in_use(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("srv/beside", "")
@@ -346,11 +348,11 @@ def test_a_place_is_not_replaced_while_content_below_it_is_in_use(
 
 
 @pytest.mark.parametrize("machine", ["one btrfs"], indirect=True)
-def test_after_a_boot_the_store_is_right(
+def test_a_boot_after_an_interrupted_adopt_keeps_the_adopted_content(
     machine: MachineTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The power went before adopting was over, and this is the next root, of the base: what it
-    has under that name must not replace what was adopted.
+    """The power fails during `adopt`, and the next root is a copy of the base: its content under
+    that name must not replace the adopted content.
     """
     stored = machine.path / "persistent/srv/app"
     with monkeypatch.context() as patch:
@@ -365,7 +367,7 @@ def test_after_a_boot_the_store_is_right(
 
 
 def next_boot(root: Path) -> None:
-    """Mount a fresh root instead of the one that is at *root*, and the store in it."""
+    """Mount a fresh root in place of the one at *root*, and the store in it."""
     device = subprocess.run(
         ["findmnt", "-nvo", "SOURCE", root], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -380,7 +382,7 @@ def next_boot(root: Path) -> None:
     subprocess.run(["mount", "-o", "subvol=persistent", device, root / "persistent"], check=True)
 
 
-def test_one_in_the_other_goes_with_it(
+def test_a_path_inside_another_is_adopted_with_it(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert adopt(machine, "/srv/app/deep", "/srv/app", "/srv/app/") == 0
@@ -390,8 +392,8 @@ def test_one_in_the_other_goes_with_it(
     assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
 
 
-def test_adopts_beside_paths_declared_below_it(machine: MachineTree) -> None:
-    """The store has /srv only as the directory of /srv/app: the rest of /srv comes to it."""
+def test_adopts_a_directory_whose_children_are_already_declared(machine: MachineTree) -> None:
+    """The store has /srv only as the parent of /srv/app: the rest of /srv is added."""
     assert adopt(machine, "/srv/app") == 0
     stored = machine.path / "persistent/srv"
     (stored / "app/deep/file").write_text("newer, for it is bound")
@@ -406,7 +408,7 @@ def test_adopts_beside_paths_declared_below_it(machine: MachineTree) -> None:
     assert records(machine) == []
 
 
-def test_a_declared_path_that_was_too_large_for_a_boot(machine: MachineTree) -> None:
+def test_adopts_a_declared_path_that_was_too_large_to_seed(machine: MachineTree) -> None:
     machine.write(MAIN, ROOT + VOLUME + STORE.replace('"/var/log"', '"/var/log", "/srv/app"'))
     assert adopt(machine, "/srv/app") == 0
     assert shape(machine.path / "persistent/srv/app") == shape(machine.path / "srv/app")
@@ -426,7 +428,7 @@ def test_a_dry_run_changes_nothing(
     assert shape(machine.path) == before
 
 
-def test_who_writes_there_is_named(
+def test_names_processes_that_write_to_the_path(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = machine.path / "srv/app/database"
@@ -436,7 +438,7 @@ def test_who_writes_there_is_named(
     ) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
-        assert adopt(machine, "/srv/app") == 2  # nobody can be asked
+        assert adopt(machine, "/srv/app") == 2  # there is no terminal to ask on
         said = capsys.readouterr()
         assert f"(process {writer.pid}) writes to {name}" in said.err
         assert not (machine.path / "persistent/srv/app").exists()
@@ -445,7 +447,7 @@ def test_who_writes_there_is_named(
     assert (machine.path / "persistent/srv/app/database").exists()
 
 
-def test_it_is_bound_at_once_on_an_ephemeral_root(machine: MachineTree) -> None:
+def test_binds_the_path_at_once_on_an_ephemeral_root(machine: MachineTree) -> None:
     adopter = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app"])
     (one,) = adopter.adoptions
     one.bind = True
@@ -459,7 +461,7 @@ def test_it_is_bound_at_once_on_an_ephemeral_root(machine: MachineTree) -> None:
         (machine.path / "srv/app").rmdir()
 
 
-def test_mounts_below_are_not_copied(machine: MachineTree) -> None:
+def test_does_not_copy_mounts_below_the_path(machine: MachineTree) -> None:
     below = machine.path / "srv/app/elsewhere"
     below.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", below], check=True)
@@ -469,7 +471,7 @@ def test_mounts_below_are_not_copied(machine: MachineTree) -> None:
     assert adopt(machine, "/srv/app/elsewhere") == 0, "persists by /srv/app"
 
 
-def test_a_full_store_is_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_store_stays_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = MachineTree(tmp_path / "machine")
     store = tmp_path / "machine/persistent"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64K", "none", store], check=True)
@@ -486,7 +488,7 @@ def test_a_full_store_is_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 class Killer:
-    """Kills this process at its n-th call that changes something on a disk."""
+    """Kills this process at its n-th call that changes a filesystem."""
 
     CALLS = ("mkdir", "open", "rename", "write", "unlink", "symlink", "link", "utime", "fchown",
              "fsync", "ftruncate", "sendfile", "rmdir")  # fmt: skip
@@ -513,7 +515,7 @@ class Killer:
 
 
 def killed_at(count: int, action: Callable[[], int]) -> bool:
-    """Whether *action* was killed before it was done."""
+    """Whether *action* was killed before it finished."""
     child = os.fork()
     if child == 0:
         code = 99
@@ -531,7 +533,7 @@ def killed_at(count: int, action: Callable[[], int]) -> bool:
     return False
 
 
-def test_killed_anywhere_nothing_is_lost_and_again_completes_it(machine: MachineTree) -> None:
+def test_a_kill_at_any_call_loses_nothing_and_a_second_run_completes(machine: MachineTree) -> None:
     wanted = shape(machine.path / "srv/app")
     stored = machine.path / "persistent/srv/app"
     count = 0
@@ -540,7 +542,7 @@ def test_killed_anywhere_nothing_is_lost_and_again_completes_it(machine: Machine
         if stored.exists():
             assert shape(stored) == wanted, count
             assert "/srv/app" in declared(machine), f"in place and not declared, at {count}"
-        # It may be some time until it is run again, and the root is the right one till then.
+        # The second run may come much later; until then the root is still correct.
         (machine.path / "srv/app/deep/file").write_text(f"changed after the cut at {count}")
         wanted = shape(machine.path / "srv/app")
         assert machine.errors() == []
@@ -553,7 +555,7 @@ def test_killed_anywhere_nothing_is_lost_and_again_completes_it(machine: Machine
     assert shape(stored) == wanted
 
 
-def test_somebodys_own_edit_of_the_drop_in_is_kept(machine: MachineTree) -> None:
+def test_keeps_manual_edits_of_the_drop_in(machine: MachineTree) -> None:
     assert adopt(machine, "/srv/app") == 0
     drop = machine.path / DROP_IN
     edited = drop.read_text().replace("[persistence", "# mine\n[persistence")
@@ -566,7 +568,7 @@ def test_somebodys_own_edit_of_the_drop_in_is_kept(machine: MachineTree) -> None
     assert {"/srv/app", "/srv/b"} <= set(declared(machine))
 
 
-def test_another_store(tmp_path: Path) -> None:
+def test_adopts_into_another_store(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path, SOUND + '[persistence."/other"]\n' + VOLUME.replace(
         "/persistent", "/other").replace("subvol=persistent", "subvol=other"))  # fmt: skip
     tree.mark("other")
@@ -578,7 +580,7 @@ def test_another_store(tmp_path: Path) -> None:
     assert adopt(tree, "--store", "/nowhere", "/srv") == 2
 
 
-def test_one_at_a_time(machine: MachineTree) -> None:
+def test_refuses_to_run_twice_at_once(machine: MachineTree) -> None:
     import fcntl
 
     folder = os.open(machine.path, os.O_RDONLY)
@@ -591,10 +593,12 @@ def test_one_at_a_time(machine: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("machine", ["one btrfs"], indirect=True)
-def test_path_on_a_subvolume_of_its_own_in_the_store(
+def test_adopts_a_path_on_its_own_subvolume_of_the_store(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No rename leads there from the store's records; the copy is finished beside its place."""
+    """Nothing can be renamed there from the store's directory of records, so the copy is completed
+    beside its destination.
+    """
     place = machine.path / "persistent/srv"
     btrfsutil.create_subvolume(str(place))
     os.chown(place, 1000, 1000)

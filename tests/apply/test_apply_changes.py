@@ -1,5 +1,5 @@
-"""What `ephemeroot apply` says before it does anything: what changes, what is forgotten, what the
-next boot has to take over, and what it could not.
+"""What `ephemeroot apply` announces before it changes anything: changed and removed paths, the
+content that the next boot has to seed, and the paths that it could not seed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_reports_paths_that_no_longer_persist(
     assert "no longer" not in capsys.readouterr().err
 
 
-def test_seeded_entries_are_counted(
+def test_counts_the_entries_to_seed(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("var/log/a", "x" * 5000)
@@ -74,7 +74,7 @@ def test_seeded_entries_are_counted(
     assert "/var/log: " not in capsys.readouterr().out, "the store has it by now"
 
 
-def test_more_than_a_boot_may_copy_is_refused(
+def test_refuses_more_than_a_boot_may_copy(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write(MAIN, f'seed-limit = "1K"\n{SOUND}')
@@ -106,10 +106,12 @@ def test_a_root_in_memory_cannot_be_a_source_for_seeding(
     assert apply(machine, "--yes") == 0
 
 
-def test_a_directory_that_the_store_has_only_as_a_parent(
+def test_warns_of_a_directory_that_the_store_has_only_as_a_parent(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The boot finds it there, seeds nothing, and binds it over everything that is beside."""
+    """The boot finds the directory in the store, seeds nothing, and binds it over the content of
+    the root.
+    """
     machine.write("var/log/a", "x")
     machine.write("persistent/var/log/a", "x")
     machine.write("var/beside", "x")
@@ -125,10 +127,12 @@ def test_a_directory_that_the_store_has_only_as_a_parent(
     assert (machine.path / "persistent/var/beside").read_text() == "x"
 
 
-def test_compares_with_the_booted_plan(
+def test_compares_with_the_plan_of_the_running_boot(
     machine: MachineTree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Applied twice in one boot: what changes is told from what was booted, not from the first."""
+    """The second `apply` in one boot still compares with the plan that was booted, not with the
+    first `apply`.
+    """
     run = tmp_path / "run"
     run.mkdir()
     monkeypatch.setattr(applied, "RUN", str(run))
@@ -147,7 +151,7 @@ def test_compares_with_the_booted_plan(
     assert applied.booted() is None
 
 
-def test_a_boot_leaves_its_plan(tmp_path: Path, private_mounts: None) -> None:
+def test_a_boot_records_its_plan(tmp_path: Path, private_mounts: None) -> None:
     from boot import Boot, directory
 
     boot = Boot(tmp_path)
@@ -175,7 +179,7 @@ class TestOnOneBtrfs:
             yield MachineTree(root)
             subprocess.run(["umount", "-R", root], check=True)
 
-    def test_a_store_without_a_marker_is_nothing_to_warn_of(
+    def test_does_not_warn_of_a_store_without_a_marker(
         self, machine: MachineTree, capsys: pytest.CaptureFixture[str]
     ) -> None:
         machine.write(MAIN, SOUND.replace(DEVICE, "LABEL=golden"))
@@ -184,7 +188,7 @@ class TestOnOneBtrfs:
         assert "marker yet" not in capsys.readouterr().err
         assert (machine.path / "persistent/.ephemeroot-store").exists()
 
-    def test_shared_content_may_be_large(
+    def test_large_content_that_can_be_shared_is_accepted(
         self, machine: MachineTree, capsys: pytest.CaptureFixture[str]
     ) -> None:
         machine.write(MAIN, f'seed-limit = "1K"\n{SOUND}')
@@ -192,7 +196,7 @@ class TestOnOneBtrfs:
         assert apply(machine, "--yes") == 0
         assert "/var/log: 48.8 KiB, shared with the root" in capsys.readouterr().out
 
-    def test_mounts_below_are_not_counted(self, machine: MachineTree) -> None:
+    def test_does_not_count_mounts_below_a_path(self, machine: MachineTree) -> None:
         machine.write("var/log/a", "x" * 5000)
         below = machine.path / "var/log/elsewhere"
         below.mkdir()

@@ -1,4 +1,4 @@
-"""`ephemeroot apply`, up to the images: markers, plan, generations, and what it refuses."""
+"""`ephemeroot apply` without images: markers, plan, generations, and refusals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from machine_tree import DEVICE, MAIN, MachineTree
 pytestmark = pytest.mark.requires_loop
 
 SOUND = machine_tree.SOUND.replace(DEVICE, "LABEL=golden")
-"""Sound for every machine that has a device of that label, such as the copies of an image."""
+"""Valid on every machine that has a device with that label, such as the copies of an image."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> MachineTree:
-    """A machine with a sound configuration, whose store is not mounted."""
+    """A machine with a valid configuration, whose store is not mounted."""
     tree = MachineTree(tmp_path, SOUND)
     (tmp_path / "persistent/.ephemeroot-store").unlink()
     return tree
@@ -44,14 +44,16 @@ def bare(tmp_path: Path) -> MachineTree:
 
 @pytest.fixture
 def machine(bare: MachineTree, disk: Disk) -> Iterator[MachineTree]:
-    """The same with its store mounted, which has no marker yet."""
+    """The same machine with its store mounted; the store has no marker yet."""
     with mounted(disk, bare, "persistent"):
         yield bare
 
 
 @contextmanager
 def mounted(disk: Disk, tree: MachineTree, subvolume: str, point: str = "") -> Iterator[None]:
-    """A new *subvolume* of *disk* at the place of the store, or at *point* in the machine."""
+    """A new *subvolume* of *disk*, mounted at the store's mount point, or at *point* in the
+    machine.
+    """
     place = str(tree.path / (point or "persistent"))
     btrfsutil.create_subvolume(str(disk.top / subvolume))
     subprocess.run(["mount", "-o", f"subvol={subvolume}", disk.loop, place], check=True)
@@ -70,7 +72,9 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_everything_is_written(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_marker_plan_and_record(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert apply(machine, "--yes") == 0
     store = machine.path / "persistent"
     raw = (machine.path / "etc/ephemeroot/plan.json").read_bytes()
@@ -143,7 +147,9 @@ def test_a_root_may_be_named_through_a_link(machine: MachineTree) -> None:
     assert cli.main(["apply", "--no-images", "--yes", "--root", str(link)]) == 0
 
 
-def test_again_is_the_same(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_apply_changes_nothing(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert apply(machine, "--yes") == 0
     before = content(machine.path)
     capsys.readouterr()
@@ -152,7 +158,7 @@ def test_again_is_the_same(machine: MachineTree, capsys: pytest.CaptureFixture[s
     assert "no changes since generation 1" in capsys.readouterr().out
 
 
-def test_a_change_is_a_new_generation(
+def test_a_change_makes_a_new_generation(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert apply(machine, "--yes") == 0
@@ -169,7 +175,7 @@ def test_a_change_is_a_new_generation(
     assert (machine.path / "persistent" / MAIN).read_text() != SOUND
 
 
-def test_a_change_that_no_line_shows_counts(machine: MachineTree) -> None:
+def test_a_change_that_is_not_displayed_makes_a_new_generation(machine: MachineTree) -> None:
     assert apply(machine, "--yes") == 0
     machine.write(MAIN, SOUND.replace('type = "btrfs"', 'type = "btrfs"\ntimeout = 12'))
     assert apply(machine, "--yes") == 0
@@ -177,7 +183,9 @@ def test_a_change_that_no_line_shows_counts(machine: MachineTree) -> None:
 
 
 def test_generations_never_go_back(machine: MachineTree) -> None:
-    """The store has seen more than this root: another root applied, or this one is restored."""
+    """The store knows a later generation than this root: another root was applied, or this one was
+    restored.
+    """
     assert apply(machine, "--yes") == 0
     stores.record(machine.path / "persistent", b"", 41)
     assert apply(machine, "--yes") == 0
@@ -225,15 +233,17 @@ def test_a_dry_run_changes_nothing(
         assert any(result.startswith(f"{line}: ") for result in done), line
 
 
-def test_it_does_not_guess_a_yes(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_does_not_take_missing_input_for_yes(
+    machine: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = content(machine.path)
-    assert apply(machine) == 2  # pytest's standard input is no terminal
+    assert apply(machine) == 2  # pytest's standard input is not a terminal
     assert "--yes" in capsys.readouterr().err
     assert content(machine.path) == before
 
 
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
-def test_asked_on_a_terminal(machine: MachineTree, answer: str, status: int) -> None:
+def test_asks_on_a_terminal(machine: MachineTree, answer: str, status: int) -> None:
     master, slave = os.openpty()
     try:
         os.write(master, answer.encode() or b"\x04")
@@ -267,7 +277,7 @@ def test_a_question_is_not_in_the_json(machine: MachineTree) -> None:
     assert json.loads(done.stdout)["format"] == "ephemeroot-apply"
 
 
-def test_mistakes_are_reported_and_nothing_is_written(
+def test_reports_mistakes_and_writes_nothing(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write(MAIN, SOUND + 'colour = "red"\n')
@@ -277,7 +287,7 @@ def test_mistakes_are_reported_and_nothing_is_written(
     assert content(machine.path) == before
 
 
-def test_one_at_a_time(machine: MachineTree) -> None:
+def test_refuses_to_run_twice_at_once(machine: MachineTree) -> None:
     folder = os.open(machine.path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -287,7 +297,7 @@ def test_one_at_a_time(machine: MachineTree) -> None:
     assert apply(machine, "--yes") == 0
 
 
-def test_images_of_another_root_are_refused(
+def test_refuses_images_of_another_root(
     machine: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(machine.path)

@@ -1,4 +1,4 @@
-"""The contract of backends: nothing outside of a backend's folders asks which one it is."""
+"""The contract of backends: code outside the backends' folders never asks which backend it has."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NAMES = tuple(plugins.names())
 NOWHERE = Root(None, None, None, ())
 
 FOLDERS = ("wipers", "ephemeroot/backends")
-"""Each has a folder or a module for each backend."""
+"""These have a folder or a module for each backend."""
 
 ASKED = ("wiper", "NAME")
-"""What has a backend's name in it."""
+"""The modules and names that belong to a backend."""
 
 
 def product_files() -> list[str]:
-    """The product's Python outside of the backends' own."""
+    """The program's Python files outside the backends' folders."""
     found = [
         file
         for folder in ("ephemeroot", "hooks", "wipers")
@@ -42,11 +42,12 @@ def product_files() -> list[str]:
 
 
 def asks(source: str) -> list[str]:
-    """Where *source* knows a backend: by an import of its modules, as a text or by name, by its
-    class in a question (``isinstance``), or by a comparison of a wiper's name with anything.
+    """Where *source* depends on a particular backend: it imports one of its modules, contains its
+    name as a string or identifier, tests for its class (``isinstance``), or compares a wiper's
+    name.
 
-    The same words are names of filesystems. A comparison of what is called ``type`` or ``fstype``
-    asks a mount or a volume.
+    The same words are also names of filesystems. A comparison of a variable called ``type`` or
+    ``fstype`` is about a mount or a volume, and is allowed.
     """
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -62,7 +63,8 @@ def asks(source: str) -> list[str]:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
             kinds = {ast.unparse(one).rpartition(".")[2].lower() for one in ast.walk(node.args[1])
                      if isinstance(one, (ast.Name, ast.Attribute))}  # fmt: skip
-            # operations.overlays.Overlay is an operation: a declared directory under an overlay.
+            # operations.overlays.Overlay is an operation: a declared directory with method
+            # "overlay".
             if kinds & set(NAMES) - ({"overlay"} if "operations.overlays" in source else set()):
                 found.append(f"{node.lineno}: {ast.unparse(node)}")
     return found
@@ -91,7 +93,7 @@ def _has_text(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("name", product_files())
-def test_a_product_file_asks_no_wiper_which_backend_it_is(name: str) -> None:
+def test_product_code_never_asks_a_wiper_for_its_backend(name: str) -> None:
     assert asks((CHECKOUT / name).read_text()) == []
 
 
@@ -110,7 +112,7 @@ def test_a_product_file_asks_no_wiper_which_backend_it_is(name: str) -> None:
         "issubclass(plugin.wiper, (Tmpfs, overlay.Overlay))",
     ],
 )
-def test_such_a_question_is_found(source: str) -> None:
+def test_the_search_finds_each_kind_of_question(source: str) -> None:
     assert asks(source)
 
 
@@ -120,7 +122,7 @@ def test_a_filesystem_type_is_not_a_backend(source: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_installed_half_belongs_to_the_wiper(name: str) -> None:
+def test_the_installed_half_is_named_by_the_wiper(name: str) -> None:
     wiper = plugins.find(name).wiper
     assert wiper.INSTALLED.startswith(f"ephemeroot.backends.{name}:")
     assert issubclass(backends.kind(wiper), Backend)
@@ -137,7 +139,7 @@ class Derived(Tmpfs):
     __slots__ = ()
 
 
-def test_a_root_below_an_overlay_is_changed_in_a_kept_boot() -> None:
+def test_a_root_below_an_overlay_can_be_changed_in_a_kept_boot() -> None:
     backend = backends.of(Overlay({}))
     with pytest.raises(Misconfigured) as refused:
         backend.bases(NOWHERE, Namespace(), writable=False)
@@ -146,7 +148,7 @@ def test_a_root_below_an_overlay_is_changed_in_a_kept_boot() -> None:
 
 @pytest.mark.parametrize("wiper", [Silent({}), Derived({})])
 def test_a_wiper_without_an_installed_half_has_no_throwaway_and_no_base(wiper: Wiper) -> None:
-    """What a wiper derived from another one does, the other one's half does not know."""
+    """The installed half of the parent class does not know the behaviour of a derived wiper."""
     backend = backends.of(wiper)
     wipe = Wipe(target="/", wiper="silent", attribute="nowhere:Silent")
     with pytest.raises(Refused, match="cannot be rehearsed") as refused:
@@ -166,7 +168,9 @@ def test_a_wiper_without_an_installed_half_has_no_throwaway_and_no_base(wiper: W
         ("ephemeroot.backends.contract:Layout", "is not a class derived from Backend"),
     ],
 )
-def test_a_half_that_cannot_be_used_is_damage(named: str, said: str) -> None:
+def test_an_installed_half_that_cannot_be_loaded_is_reported_as_damage(
+    named: str, said: str
+) -> None:
     class Broken(Silent):
         __slots__ = ()
         INSTALLED = named

@@ -1,4 +1,4 @@
-"""A base that does not exist is named by every verb that depends on it, on a real btrfs."""
+"""Every verb that depends on the base reports a missing one; on a real btrfs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HINT = "run 'ephemeroot base create'"
 
 
 class Machine(MachineTree):
-    """A machine on a btrfs of its own, whose base is yet to be made."""
+    """A machine on its own btrfs, whose base does not exist yet."""
 
     def __init__(self, disk: Disk, root: Path) -> None:
         self.disk = disk
@@ -40,11 +40,11 @@ class Machine(MachineTree):
         btrfsutil.create_snapshot(str(self.disk.top / "root"), str(self.disk.top / "root-base"))
 
     def remove_base(self) -> None:
-        """The base is gone."""
+        """Remove the base."""
         btrfsutil.delete_subvolume(str(self.disk.top / "root-base"))
 
     def run(self, *words: str) -> int:
-        """The program's exit code."""
+        """Run the program and return its exit code."""
         return cli.main([*words, "--root", str(self.path)])
 
 
@@ -95,7 +95,7 @@ def test_check_apply_and_status_name_a_missing_base(
     assert (machine.path / "etc/ephemeroot/plan.json").read_bytes() == plan
 
 
-def test_no_verb_names_a_base_that_exists(
+def test_no_verb_complains_about_an_existing_base(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.make_base()
@@ -106,7 +106,7 @@ def test_no_verb_names_a_base_that_exists(
     assert "base create" not in captured.out + captured.err
 
 
-def test_no_verb_names_a_base_of_roots_that_begin_empty(
+def test_no_verb_complains_about_a_base_for_roots_that_begin_empty(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (machine.path / MAIN).read_text().replace('base = "root-base"\n', "")
@@ -135,7 +135,7 @@ def test_diff_before_the_first_boot_compares_with_the_base(
     assert json.loads(capsys.readouterr().out)["against"] == "base"
 
 
-def test_diff_without_the_base_says_what_makes_it(
+def test_diff_without_a_base_prints_the_command_that_creates_it(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.make_base()

@@ -1,4 +1,4 @@
-"""``ephemeroot base`` in a machine of its own: what replaces a base, and what must not."""
+"""``ephemeroot base`` in its own mount namespace: what may replace a base, and what is refused."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def based(machine: Machine) -> Machine:
     return machine
 
 
-# The mount at /: the path from the top level, as a boot loader would find it.
+# The mount at /, with the path from the top level, as a boot loader would find it.
 ROOT_OF_MOUNTINFO = r"sed -n 's:^\S* \S* \S* \(\S*\) / .*:\1:p' /proc/self/mountinfo | tail -n 1"
 
 
-def test_the_first_base_is_a_copy_of_the_running_root(machine: Machine) -> None:
+def test_base_create_copies_the_running_root(machine: Machine) -> None:
     assert machine.listed() == []
     dry = machine.base("create", "--dry-run")
     assert dry.returncode == 0, dry.stderr
@@ -58,7 +58,7 @@ def test_the_first_base_is_a_copy_of_the_running_root(machine: Machine) -> None:
     assert machine.strays() == []
 
 
-def test_a_second_first_base_is_refused(based: Machine) -> None:
+def test_refuses_to_create_a_second_base(based: Machine) -> None:
     before = based.state()
     done = based.base("create")
     assert done.returncode == 2
@@ -66,7 +66,7 @@ def test_a_second_first_base_is_refused(based: Machine) -> None:
     assert based.state() == before
 
 
-def test_a_base_of_another_root_than_the_running_one_is_refused(machine: Machine) -> None:
+def test_refuses_a_base_of_another_root_than_the_running_one(machine: Machine) -> None:
     toml = machine.top / "root/etc/ephemeroot/ephemeroot.toml"
     btrfsutil.create_subvolume(str(machine.top / "other"))
     toml.write_text(toml.read_text().replace('"root"\nbase', '"other"\nbase'))
@@ -79,7 +79,7 @@ def test_a_base_of_another_root_than_the_running_one_is_refused(machine: Machine
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        # A whiteout: the overlay shows nothing there.
+        # A whiteout: the overlay shows no file at this name.
         (
             "rm etc/os-release; mkdir -p $usr/lib; mknod $usr/lib/os-release c 0 0",
             "has no /usr/lib/os-release",
@@ -87,7 +87,7 @@ def test_a_base_of_another_root_than_the_running_one_is_refused(machine: Machine
         (f"mv lib/modules/{RUNNING} lib/modules/1.2.3", "has no modules for the running kernel"),
     ],
 )
-def test_a_root_that_could_not_boot_is_not_a_base(
+def test_refuses_a_root_that_could_not_boot_as_a_base(
     machine: Machine, broken: str, message: str
 ) -> None:
     environment = {**os.environ, "usr": str(machine.usr / "upper")}
@@ -99,7 +99,7 @@ def test_a_root_that_could_not_boot_is_not_a_base(
     assert machine.strays() == []
 
 
-def test_a_mistake_in_the_configuration_is_shown(based: Machine) -> None:
+def test_reports_a_mistake_in_the_configuration(based: Machine) -> None:
     toml = based.top / "root/etc/ephemeroot/ephemeroot.toml"
     toml.write_text("[root\n")
     done = based.base("run", "--", "true")
@@ -107,7 +107,7 @@ def test_a_mistake_in_the_configuration_is_shown(based: Machine) -> None:
     assert "is not valid TOML" in done.stderr
 
 
-def test_a_command_changes_the_base_and_nothing_else(based: Machine) -> None:
+def test_a_command_changes_only_the_base(based: Machine) -> None:
     before = uuid(based.path)
     done = based.run("echo new > /etc/new; test -e /proc/self; test -c /dev/null; test -d /sys/fs")
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_a_command_changes_the_base_and_nothing_else(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_json_has_the_changes_and_not_the_commands_output(based: Machine) -> None:
+def test_json_has_the_changes_but_not_the_output_of_the_command(based: Machine) -> None:
     done = based.base("run", "--json", "--", "sh", "-c", "echo from the command")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["format"] == "ephemeroot-base"
@@ -136,7 +136,7 @@ def test_a_dry_run_changes_nothing(based: Machine) -> None:
     assert based.state() == before
 
 
-def test_a_command_that_fails_changes_nothing(based: Machine) -> None:
+def test_a_failed_command_changes_nothing(based: Machine) -> None:
     before = based.state()
     done = based.run(install(NEW, removed=RUNNING) + "echo new > /etc/new; exit 7")
     assert done.returncode == 1
@@ -154,7 +154,7 @@ def test_a_missing_program_changes_nothing(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_subvolumes_that_a_failed_command_made_go_with_it(based: Machine) -> None:
+def test_removes_subvolumes_that_a_failed_command_created(based: Machine) -> None:
     before = based.state()
     done = based.run("btrfs -q subvolume create /var/images /var/images/inner; exit 1")
     assert done.returncode == 1
@@ -162,7 +162,7 @@ def test_subvolumes_that_a_failed_command_made_go_with_it(based: Machine) -> Non
     assert based.strays() == []
 
 
-def test_what_a_command_leaves_running_is_ended(based: Machine) -> None:
+def test_ends_processes_that_a_command_leaves_running(based: Machine) -> None:
     mark = f"{time.time_ns()}"
     done = based.run(f"setsid sleep {mark} & setsid sh -c 'trap \"\" TERM; sleep {mark}' &")
     assert done.returncode == 0, done.stderr
@@ -170,19 +170,19 @@ def test_what_a_command_leaves_running_is_ended(based: Machine) -> None:
     assert mark not in listed.stdout
 
 
-def test_a_kernel_arrives_with_its_modules_and_leaves_with_them(based: Machine) -> None:
+def test_a_new_kernel_and_its_modules_are_added_and_removed_together(based: Machine) -> None:
     done = based.run(install(NEW, removed=RUNNING))
     assert done.returncode == 0, done.stderr
     assert os.listdir(based.path / "lib/modules") == [NEW]
     assert sorted(os.listdir(based.boot)) == ["loader.conf", f"vmlinuz-{NEW}"]
     (old,) = based.old()
-    # The base that was is what it was: it lists the kernel that its packages list.
+    # The previous base is unchanged: it has the kernel that its package database lists.
     assert os.listdir(based.top / "old_bases" / old / "lib/modules") == [RUNNING]
     assert based.strays() == []
 
 
 def cut_off(machine: Machine, script: str) -> subprocess.Popen[bytes]:
-    """``base run`` that has done *script* and has not ended."""
+    """``base run`` that has executed *script* and is still running."""
     script = f"{script}\ntouch /boot/here; echo here; sleep 600"
     words = machine.base_words("run", "--", "sh", "-ec", script)
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -192,7 +192,7 @@ def cut_off(machine: Machine, script: str) -> subprocess.Popen[bytes]:
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """End *process* and what it started as a power cut would."""
+    """Kill *process* and its descendants at once, as a power cut would."""
     every = descendants(process.pid)
     with process_end.watching(every) as wait:
         process.kill()
@@ -208,7 +208,7 @@ def descendants(pid: int) -> list[int]:
     return [*children, *(below for child in children for below in descendants(child))]
 
 
-def test_while_a_command_runs_whichever_kernel_boots_has_its_modules(based: Machine) -> None:
+def test_each_bootable_kernel_has_its_modules_while_a_command_runs(based: Machine) -> None:
     process = cut_off(based, install(NEW))
     try:
         assert sorted(os.listdir(based.path / "lib/modules")) == sorted([RUNNING, NEW])
@@ -216,14 +216,14 @@ def test_while_a_command_runs_whichever_kernel_boots_has_its_modules(based: Mach
         kill_all(process)
 
 
-def test_a_run_that_was_cut_off_is_taken_back(based: Machine) -> None:
+def test_the_next_run_undoes_an_interrupted_one(based: Machine) -> None:
     before = based.state()
     kill_all(cut_off(based, install(NEW, removed=RUNNING) + "echo new > /etc/new"))
     assert based.strays() != []
     assert based.state() != before
     listed = based.base("list")
     assert "a run was cut off" in listed.stderr
-    # Any verb that changes something puts things in order first.
+    # Any verb that makes changes first undoes the interrupted run.
     done = based.run("true")
     assert "the base is unchanged" in done.stdout
     assert done.returncode == 0, done.stderr
@@ -232,7 +232,7 @@ def test_a_run_that_was_cut_off_is_taken_back(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_a_run_that_is_asked_to_end_changes_nothing(based: Machine) -> None:
+def test_a_run_that_is_terminated_changes_nothing(based: Machine) -> None:
     before = based.state()
     with cut_off(based, install(NEW, removed=RUNNING)) as process:
         process.terminate()
@@ -241,7 +241,7 @@ def test_a_run_that_is_asked_to_end_changes_nothing(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_two_runs_at_once(based: Machine) -> None:
+def test_refuses_a_second_run_while_one_is_active(based: Machine) -> None:
     with cut_off(based, "true") as process:
         try:
             done = based.run("true")
@@ -252,7 +252,7 @@ def test_two_runs_at_once(based: Machine) -> None:
             process.wait(60)
 
 
-def test_a_kernel_without_modules_is_refused(based: Machine) -> None:
+def test_refuses_a_kernel_without_modules(based: Machine) -> None:
     before = based.state()
     done = based.run(f"echo kernel > /boot/vmlinuz-{NEW}")
     assert done.returncode == 1
@@ -260,7 +260,7 @@ def test_a_kernel_without_modules_is_refused(based: Machine) -> None:
     assert based.state() == before
 
 
-def test_a_boot_loader_that_names_the_copy_is_refused(based: Machine) -> None:
+def test_refuses_a_boot_loader_entry_that_names_the_working_copy(based: Machine) -> None:
     before = based.state()
     done = based.run(f"{ROOT_OF_MOUNTINFO} > /boot/grub.cfg")
     assert done.returncode == 1
@@ -268,7 +268,7 @@ def test_a_boot_loader_that_names_the_copy_is_refused(based: Machine) -> None:
     assert based.state() == before
 
 
-def test_a_boot_loader_that_asks_gets_the_roots_name(based: Machine) -> None:
+def test_a_boot_loader_script_sees_the_name_of_the_root(based: Machine) -> None:
     program = based.usr / "upper/bin/grub-mkrelpath"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n# as the real one\n{ROOT_OF_MOUNTINFO}\n")
@@ -279,7 +279,7 @@ def test_a_boot_loader_that_asks_gets_the_roots_name(based: Machine) -> None:
     assert program.read_text().startswith("#!/bin/sh\n# as the real one")
 
 
-def test_a_command_that_breaks_the_system_is_refused(based: Machine) -> None:
+def test_refuses_a_command_that_breaks_the_system(based: Machine) -> None:
     before = based.state()
     done = based.run("rm /etc/os-release /usr/lib/os-release")
     assert done.returncode == 1
@@ -287,7 +287,7 @@ def test_a_command_that_breaks_the_system_is_refused(based: Machine) -> None:
     assert based.state() == before
 
 
-def test_a_read_only_base_is_refused(based: Machine) -> None:
+def test_refuses_a_read_only_base(based: Machine) -> None:
     btrfsutil.set_subvolume_read_only(str(based.path), True)
     done = based.run("true")
     assert done.returncode == 1
@@ -295,8 +295,8 @@ def test_a_read_only_base_is_refused(based: Machine) -> None:
     assert based.strays() == []
 
 
-def test_persistent_paths_are_mounted_and_leave_nothing_behind(based: Machine) -> None:
-    """A mount point of this machine that the base lacks is made for the run only."""
+def test_mounts_persistent_paths_and_leaves_no_mount_point_behind(based: Machine) -> None:
+    """A mount point that the base lacks is created for the duration of the run."""
     words = based.base_words("run", "--", "sh", "-ec", "cat /srv/kept/file > /etc/seen")
     mount = "mkdir -p /srv/kept; mount -t tmpfs tmpfs /srv/kept; echo kept > /srv/kept/file; "
     done = subprocess.run(
@@ -310,10 +310,12 @@ def test_persistent_paths_are_mounted_and_leave_nothing_behind(based: Machine) -
 
 
 @pytest.mark.parametrize("way", ["rename", "write", "remove"])
-def test_bound_file_is_the_bases_own_and_a_bound_directory_the_persistent_one(
+def test_shows_the_files_of_the_base_and_the_persistent_directories(
     based: Machine, way: str
 ) -> None:
-    """A package manager replaces a file by rename, and its scripts find the data of a service."""
+    """A package manager replaces files by rename, and its scripts use the data of services: files
+    are those of the base, directories those of the store.
+    """
     (based.path / "etc/tool.conf").write_text("version 1\n")
     command = {
         "rename": "echo version 2 > /etc/new; mv -f /etc/new /etc/tool.conf",
@@ -339,7 +341,7 @@ def test_bound_file_is_the_bases_own_and_a_bound_directory_the_persistent_one(
     assert "use the base's own /etc/tool.conf" in done.stdout + done.stderr
 
 
-def test_going_back(based: Machine) -> None:
+def test_rollback_returns_to_the_previous_base(based: Machine) -> None:
     assert based.run(install(NEW, removed=RUNNING) + "echo new > /etc/new").returncode == 0
     newer = uuid(based.path)
     (old,) = based.old()
@@ -351,15 +353,15 @@ def test_going_back(based: Machine) -> None:
     done = based.base("rollback", old, "--yes")
     assert done.returncode == 0, done.stderr
     assert not (based.path / "etc/new").exists()
-    # The kernel that the boot loader has comes from the newer one.
+    # The boot loader's kernel is that of the newer base.
     assert sorted(os.listdir(based.path / "lib/modules")) == sorted([RUNNING, NEW])
     assert len(based.old()) == 2
-    # And forward again: the newest is the one that was just replaced.
+    # A second rollback goes forward again: the newest old base is the one just replaced.
     assert based.base("rollback", "--yes").returncode == 0
     assert (based.path / "etc/new").exists()
 
 
-def test_going_back_to_nothing(based: Machine) -> None:
+def test_rollback_without_an_old_base_is_refused(based: Machine) -> None:
     done = based.base("rollback", "--yes")
     assert done.returncode == 2
     assert "there is no old base" in done.stderr
@@ -384,7 +386,7 @@ SOMETHING = (
 )  # fmt: skip
 
 
-def test_a_command_that_changes_nothing_does_not_create_a_base(based: Machine) -> None:
+def test_a_command_without_changes_does_not_create_a_base(based: Machine) -> None:
     before = uuid(based.path)
     for script in proof.sample(NOTHING, 3):
         dated = based.path.stat().st_mtime_ns
@@ -399,7 +401,7 @@ def test_a_command_that_changes_nothing_does_not_create_a_base(based: Machine) -
     assert (based.boot / "new.cfg").read_text() == "stays\n"
 
 
-def test_a_command_that_changes_anything_makes_a_new_base(based: Machine) -> None:
+def test_a_command_with_any_change_creates_a_base(based: Machine) -> None:
     for script in proof.sample(SOMETHING, 3):
         before = uuid(based.path)
         done = based.run(script)
@@ -408,7 +410,7 @@ def test_a_command_that_changes_anything_makes_a_new_base(based: Machine) -> Non
         assert "no old base is made" not in done.stdout
 
 
-def test_old_bases_beyond_keep_bases_go(based: Machine) -> None:
+def test_old_bases_beyond_keep_bases_are_deleted(based: Machine) -> None:
     said = ""
     for number in range(4):
         done = based.run(f"echo {number} > /etc/number")

@@ -1,4 +1,4 @@
-"""The boot loader's files: saved, and put back in an order that always boots."""
+"""The files of the boot loader: saved, and restored in an order where every state boots."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_nothing_changed(boot: Path) -> None:
     assert bootfiles.restore(saved, boot) == []
 
 
-def test_everything_comes_back(boot: Path) -> None:
+def test_restores_every_file(boot: Path) -> None:
     saved = boot.parent / "saved"
     before = {name: (boot / name).stat().st_mtime_ns for name in OLD}
     (boot / "vmlinuz-1").unlink()
@@ -61,8 +61,12 @@ def test_everything_comes_back(boot: Path) -> None:
     assert sorted(os.listdir(boot)) == ["EFI", "grub", "initrd-1", "vmlinuz-1"]
 
 
-def test_what_names_comes_after_what_it_names(boot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each step: what the configuration names is there, whole, and of one age."""
+def test_writes_referenced_files_before_the_configuration_that_names_them(
+    boot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each step, every file that the configuration names exists, is complete, and belongs to the
+    same version.
+    """
     saved = boot.parent / "saved"
     for name in ("vmlinuz-1", "initrd-1"):
         (boot / name).unlink()
@@ -106,7 +110,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.requires_root
-def test_no_room_for_both(small: Path, tmp_path: Path) -> None:
+def test_replaces_files_in_place_where_there_is_no_room_for_both(
+    small: Path, tmp_path: Path
+) -> None:
     (small / "vmlinuz-1").write_bytes(b"1" * 700_000)
     bootfiles.save(small, tmp_path / "saved")
     (small / "vmlinuz-1").unlink()
@@ -116,16 +122,16 @@ def test_no_room_for_both(small: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.requires_root
-def test_mounts_in_it_are_not_its_own_content(small: Path) -> None:
-    """The ESP at /boot/efi has files of its own."""
+def test_mounts_below_are_not_part_of_its_content(small: Path) -> None:
+    """The ESP at /boot/efi has its own files."""
     write(small, {"EFI/BOOT/BOOTX64.EFI": "loader"})
     write(small.parent, {"vmlinuz-1": "kernel"})
     assert set(bootfiles.files(small.parent)) == {"vmlinuz-1"}
     assert set(bootfiles.files(small)) == {"EFI/BOOT/BOOTX64.EFI"}
 
 
-def test_no_depth_ends_saving_or_comparing(deep_trees: Path) -> None:
-    """Deeper than Python recurses."""
+def test_saves_and_compares_trees_of_any_depth(deep_trees: Path) -> None:
+    """Deeper than Python's recursion limit."""
     tmp_path = deep_trees
     deep = tmp_path / "boot"
     deep.mkdir()

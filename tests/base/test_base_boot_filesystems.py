@@ -1,5 +1,5 @@
-"""Which filesystems the boot loader uses, wherever they are, and what happens where one is not
-mounted.
+"""Which filesystems the boot loader uses, wherever they are mounted, and the refusal of one that is
+not mounted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def requirement() -> str:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("way", WAYS)
-def test_refuses_by_name_a_declared_mount_that_is_missing(
+def test_refuses_a_declared_mount_that_is_missing_and_names_it(
     tmp_path: Path, way: str, place: str
 ) -> None:
     WAYS[way](tmp_path, place)
@@ -71,7 +71,7 @@ def test_refuses_by_name_a_declared_mount_that_is_missing(
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("way", WAYS)
-def test_accepts_and_finds_mounts(tmp_path: Path, way: str, place: str) -> None:
+def test_accepts_mounted_filesystems(tmp_path: Path, way: str, place: str) -> None:
     WAYS[way](tmp_path, place)
     mount = f'mkdir -p "$root{place}"; mount -t tmpfs tmpfs "$root{place}"'
 
@@ -82,7 +82,7 @@ def test_accepts_and_finds_mounts(tmp_path: Path, way: str, place: str) -> None:
     assert inside(tmp_path, look, mount) == [place]
 
 
-def test_knows_mounts_that_only_the_base_declares(tmp_path: Path) -> None:
+def test_finds_mounts_that_only_the_base_declares(tmp_path: Path) -> None:
     text = "/dev/no1 /boot ext4 defaults 0 2\n/dev/no2 /efi vfat noauto 0 2\n"
     write(tmp_path, "base/etc/fstab", text)
 
@@ -104,12 +104,12 @@ def test_knows_mounts_that_only_the_base_declares(tmp_path: Path) -> None:
         ("etc/systemd/system/home.mount", "[Mount]\nWhat=/dev/no1\nWhere=/home\n"),
     ],
 )
-def test_requires_nothing_else(tmp_path: Path, name: str, text: str) -> None:
+def test_does_not_require_other_mounts(tmp_path: Path, name: str, text: str) -> None:
     write(tmp_path, name, text)
     assert inside(tmp_path, requirement) == "nothing is missing"
 
 
-def test_a_masked_unit_hides_what_the_vendor_declares(tmp_path: Path) -> None:
+def test_a_masked_unit_hides_the_vendors_mount_unit(tmp_path: Path) -> None:
     WAYS["vendor-unit"](tmp_path, "/boot")
     (tmp_path / "etc/systemd/system").mkdir(parents=True)
     (tmp_path / "etc/systemd/system/boot.mount").symlink_to("/dev/null")
@@ -128,7 +128,9 @@ def find() -> list[str]:
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_finds_a_filesystem_in_an_odd_place_by_its_content(tmp_path: Path, content: str) -> None:
+def test_recognises_a_boot_filesystem_in_an_unusual_place_by_its_content(
+    tmp_path: Path, content: str
+) -> None:
     folder = os.path.dirname(content)
     script = f"""
         mkdir -p "$root/srv/odd" "$root/srv/other"
@@ -150,7 +152,7 @@ def test_finds_the_mount_around_the_target_of_a_link(tmp_path: Path) -> None:
 @pytest.mark.requires_loop
 @pytest.mark.requires_program("mkfs.ext4")
 @pytest.mark.parametrize("content", ["EFI/BOOT/BOOTX64.EFI", "photos/one.jpg"])
-def test_checks_an_odd_place_that_is_not_mounted(tmp_path: Path, content: str) -> None:
+def test_refuses_an_unusual_mount_point_that_is_not_mounted(tmp_path: Path, content: str) -> None:
     import subprocess
 
     tree, image, files = tmp_path / "tree", tmp_path / "image", tmp_path / "files"
@@ -170,7 +172,7 @@ def test_checks_an_odd_place_that_is_not_mounted(tmp_path: Path, content: str) -
     assert image.read_bytes() == before
 
 
-def test_a_large_filesystem_that_need_not_be_mounted_is_refused(
+def test_refuses_a_large_filesystem_that_need_not_be_mounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(boot_filesystems, "LARGEST", 1 << 20)
@@ -190,9 +192,7 @@ def test_a_large_filesystem_that_need_not_be_mounted_is_refused(
 @pytest.mark.requires_loop
 @pytest.mark.usefixtures("private_mounts")
 @pytest.mark.parametrize("fstype", ["ext4", "btrfs", "xfs"])
-def test_a_filesystem_is_known_when_its_device_has_another_name(
-    tmp_path: Path, fstype: str
-) -> None:
+def test_recognises_a_filesystem_whose_device_name_changed(tmp_path: Path, fstype: str) -> None:
     """The next boot may find the disks in another order."""
     image, place = tmp_path / "image", tmp_path / "place"
     place.mkdir()
@@ -203,7 +203,7 @@ def test_a_filesystem_is_known_when_its_device_has_another_name(
     with attached(image) as first:
         devices = [first]
         found.add(_identity(first, place))
-        with attached(image) as second:  # while the other still has its number
+        with attached(image) as second:  # while the other filesystem still has its device number
             devices.append(second)
             found.add(_identity(second, place))
     assert len(set(devices)) == 2

@@ -1,4 +1,4 @@
-"""`base run` in a machine of its own: what it acts on is what boots, and nothing else."""
+"""`base run` in its own mount namespace: it changes the files that boot, and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loop_device import attached
 pytestmark = pytest.mark.requires_loop
 
 NEW = "9.9.9-test"
-# The ESP where it may be, and what else a boot loader's files can be on.
+# Where the ESP may be, and which other filesystems can hold a boot loader's files.
 PLACES = ("/efi", "/esp", "/boot/efi", "/boot/efi2", "/boot/grub", "/mnt/esp", "/srv/odd")
 AUTOMOUNT = CHECKOUT / "tests/support/automount.py"
 
@@ -34,7 +34,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def run(
     machine: Machine, mounts: str, script: str, *words: str
 ) -> subprocess.CompletedProcess[str]:
-    """``base run`` of *script* after the shell script *mounts*, which has that machine as its /."""
+    """Run *script* with ``base run`` in a machine at /, after the shell script *mounts*."""
     machine.disk.sync()
     inner = machine.base_words("run", *words, "--", "sh", "-ec", script)
     entered = len(machine.words())
@@ -44,7 +44,7 @@ def run(
     )  # fmt: skip
 
 
-def test_a_failed_run_is_taken_back_wherever_the_boot_files_are(machine: Machine) -> None:
+def test_undoes_a_failed_run_on_every_boot_filesystem(machine: Machine) -> None:
     mounts = "".join(
         f"mkdir -p {place}; mount -t tmpfs tmpfs {place}; mkdir -p {place}/EFI/Linux; "
         f"echo old > {place}/EFI/Linux/os.efi\n"
@@ -59,7 +59,7 @@ def test_a_failed_run_is_taken_back_wherever_the_boot_files_are(machine: Machine
     for place in PLACES:
         assert f"save {place}" in done.stdout.splitlines()
         assert f"restore 2 files of {place}" in done.stdout
-    # The same machine does not live on: what is there after it is looked at before it ends.
+    # The namespace ends with the script, so the script itself prints the state to check.
     inner = machine.base_words("run", "--", "sh", "-ec", f"{script}\nexit 1")
     entered = len(machine.words())
     shown = subprocess.run(
@@ -71,7 +71,7 @@ def test_a_failed_run_is_taken_back_wherever_the_boot_files_are(machine: Machine
 
 
 @pytest.mark.requires_program("mkfs.ext4")
-def test_a_file_for_an_idle_automount_arrives_on_its_filesystem(
+def test_a_file_for_an_idle_automount_is_written_to_its_filesystem(
     machine: Machine, tmp_path: Path
 ) -> None:
     image, files = tmp_path / "esp", tmp_path / "files"
@@ -98,7 +98,7 @@ def test_a_file_for_an_idle_automount_arrives_on_its_filesystem(
     assert not (machine.path / "efi").exists() or os.listdir(machine.path / "efi") == []
 
 
-def test_an_automount_that_does_not_mount_is_refused(machine: Machine) -> None:
+def test_refuses_an_automount_that_cannot_be_mounted(machine: Machine) -> None:
     before = machine.state()
     mounts = f"""
         mkdir /efi; mkfifo /run/ready
@@ -112,7 +112,7 @@ def test_an_automount_that_does_not_mount_is_refused(machine: Machine) -> None:
     assert machine.state() == before
 
 
-def test_a_boot_filesystem_that_is_not_mounted_is_refused(machine: Machine) -> None:
+def test_refuses_a_boot_filesystem_that_is_not_mounted(machine: Machine) -> None:
     before = machine.state()
     (machine.top / "root/etc/fstab").write_text("/dev/no1 /efi vfat noauto 0 2\n")
     for words in ([], ["--dry-run"]):
@@ -164,7 +164,7 @@ EXTENSIONS = {
 
 
 @pytest.mark.parametrize("kind", EXTENSIONS)
-def test_overlays_over_the_root_are_left_out(machine: Machine, kind: str) -> None:
+def test_leaves_out_overlays_mounted_over_the_root(machine: Machine, kind: str) -> None:
     place = "/etc" if kind == "confext" else "/opt"
     for tree in (machine.top / "root", machine.path):
         (tree / place[1:]).mkdir(exist_ok=True)
@@ -179,7 +179,7 @@ def test_overlays_over_the_root_are_left_out(machine: Machine, kind: str) -> Non
     assert (machine.path / place[1:] / "new").read_text() == "new\n"
 
 
-def test_an_overlay_that_each_boot_makes_is_not_left_out(machine: Machine) -> None:
+def test_does_not_leave_out_an_overlay_that_every_boot_mounts(machine: Machine) -> None:
     for tree in (machine.top / "root", machine.path):
         (tree / "opt").mkdir()
         (tree / "opt/own").write_text("own")
@@ -194,7 +194,9 @@ def test_an_overlay_that_each_boot_makes_is_not_left_out(machine: Machine) -> No
 
 
 @pytest.mark.parametrize("name", ["vmlinuz-linux", "a1b2/9.9.9-test/linux", "EFI/Linux/os.efi"])
-def test_a_kernel_whose_name_says_nothing_needs_its_modules(machine: Machine, name: str) -> None:
+def test_requires_modules_for_a_kernel_whose_name_has_no_version(
+    machine: Machine, name: str
+) -> None:
     kind = "unified" if name.endswith(".efi") else "bzimage"
     (machine.run_folder / "kernel").write_bytes(kernel_images.FORMATS[kind](NEW))
     before = machine.state()
@@ -212,7 +214,7 @@ def test_a_kernel_whose_name_says_nothing_needs_its_modules(machine: Machine, na
     assert sorted(os.listdir(machine.path / "lib/modules")) == sorted([NEW, RUNNING])
 
 
-def test_a_kernel_that_cannot_be_read_needs_a_yes(machine: Machine) -> None:
+def test_asks_about_a_kernel_that_cannot_be_read(machine: Machine) -> None:
     before = machine.state()
     install = "head -c 70000 /dev/urandom > /boot/vmlinuz-odd"
     done = machine.run(install)
@@ -237,7 +239,7 @@ ENTRY = "linux /vmlinuz root=UUID=x rootflags=subvol=$copy"
         ("grub/subvolumes.cfg", f"{ENTRY}\nlinux /vmlinuz rootflags=subvol=root-base"),
     ],
 )
-def test_a_list_of_snapshots_gets_the_new_bases_name(
+def test_a_list_of_snapshots_gets_the_name_of_the_new_base(
     machine: Machine, name: str, text: str
 ) -> None:
     script = f'copy=$({COPY}); mkdir -p /boot/grub /boot/grub2; echo "{text}" > /boot/{name}'
@@ -273,7 +275,7 @@ def test_refuses_a_boot_entry_that_names_the_copy(machine: Machine, name: str, h
     assert machine.state() == before
 
 
-def test_refuses_new_content_that_every_new_root_would_have(machine: Machine) -> None:
+def test_refuses_new_content_that_every_future_root_would_contain(machine: Machine) -> None:
     before = machine.state()
     for script, said in {
         "touch /.autorelabel": "/.autorelabel would be in every new root",
@@ -283,7 +285,7 @@ def test_refuses_new_content_that_every_new_root_would_have(machine: Machine) ->
         assert done.returncode == 1
         assert said in done.stderr
         assert machine.state() == before
-    # What is in the base already is named, and the command that removes it runs.
+    # Content that the base has already is named, and the command that removes it is allowed.
     (machine.path / ".autorelabel").touch()
     done = machine.run("true")
     assert done.returncode == 0, done.stderr
@@ -292,7 +294,7 @@ def test_refuses_new_content_that_every_new_root_would_have(machine: Machine) ->
     assert (done.returncode, "warning" in done.stdout) == (0, False)
 
 
-def test_the_first_base_is_refused_with_what_it_must_not_have(tmp_path: Path) -> None:
+def test_base_create_names_content_that_a_base_must_not_have(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 512) as disk:
         machine = Machine(disk, tmp_path / "machine")
         root = machine.top / "root"
@@ -307,7 +309,7 @@ def test_the_first_base_is_refused_with_what_it_must_not_have(tmp_path: Path) ->
 
 
 @pytest.mark.requires_program("mkswap")
-def test_a_swap_file_in_use_is_named(tmp_path: Path) -> None:
+def test_names_a_swap_file_in_use(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 512) as disk:
         machine = Machine(disk, tmp_path / "machine")
         swap = machine.top / "root/data"
@@ -326,7 +328,7 @@ def test_a_swap_file_in_use_is_named(tmp_path: Path) -> None:
         assert machine.strays() == []
 
 
-def test_a_boot_directory_of_the_root_itself_is_looked_at_too(machine: Machine) -> None:
+def test_checks_a_boot_directory_on_the_root_itself(machine: Machine) -> None:
     for tree in (machine.top / "root", machine.path):
         (tree / "boot/grub").mkdir(parents=True)
     (machine.run_folder / "kernel").write_bytes(kernel_images.FORMATS["bzimage"](NEW))
@@ -342,7 +344,7 @@ def test_a_boot_directory_of_the_root_itself_is_looked_at_too(machine: Machine) 
     assert "subvol=root-base\n" in (machine.path / "boot/grub/grub-btrfs.cfg").read_text()
 
 
-def test_immutable_files_are_not_an_obstacle(tmp_path: Path) -> None:
+def test_immutable_files_do_not_prevent_a_run(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 512) as disk:
         machine = Machine(disk, tmp_path / "machine")
         modules = machine.top / "root/lib/modules" / RUNNING

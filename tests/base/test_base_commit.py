@@ -1,4 +1,6 @@
-"""``ephemeroot base commit``: what of the running root arrives in the base, and what never does."""
+"""``ephemeroot base commit``: which changes of the running root it adds to the base, and which it
+never adds.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.requires_loop
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """A machine whose root a boot has made of its base."""
+    """A machine whose root a boot made from its base."""
     with fresh_disk(tmp_path, 512) as disk:
         made = Machine(disk, tmp_path / "machine")
         etc = made.top / "root/etc"
@@ -27,8 +29,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         (etc / "folder/deep").mkdir(parents=True)
         (etc / "folder/deep/file").write_text("as installed\n")
         made.create()
-        # A root is made in a later second than its base: the kernel records when in whole seconds,
-        # by a clock that is up to a tick behind.
+        # Wait until the root's creation time differs from its base's: the kernel records it in
+        # whole seconds, with a clock that is up to one tick behind.
         time.sleep(1.02 - time.time() % 1)
         btrfsutil.delete_subvolume(str(made.top / "root"))
         btrfsutil.create_snapshot(str(made.path), str(made.top / "root"))
@@ -93,7 +95,7 @@ def test_commits_only_the_named_paths(machine: Machine) -> None:
     assert not (machine.path / "etc/folder/deep/file").exists()
 
 
-def test_leaves_what_the_base_has_changed_since(machine: Machine) -> None:
+def test_does_not_overwrite_later_changes_of_the_base(machine: Machine) -> None:
     assert (
         machine.run("echo upgraded > /etc/both; rm /etc/old; echo new > /etc/new").returncode == 0
     )
@@ -116,8 +118,8 @@ def test_leaves_what_the_base_has_changed_since(machine: Machine) -> None:
         assert (machine.path / "etc" / name).read_text() == "mine\n"
 
 
-def test_an_upgrade_of_the_base_is_not_undone(machine: Machine) -> None:
-    """What only the base has changed is not a change of the root."""
+def test_does_not_undo_an_upgrade_of_the_base(machine: Machine) -> None:
+    """A change that only the base has is not a change of the root."""
     assert (
         machine.run("echo upgraded > /etc/both; echo new > /etc/new; rm /etc/old").returncode == 0
     )
@@ -176,7 +178,7 @@ def test_never_commits_content_of_the_store(machine: Machine) -> None:
     assert "/var/lib/kept persists or is mounted" in done.stderr
 
 
-def test_leaves_kernels_and_their_modules_to_packages(machine: Machine) -> None:
+def test_leaves_kernels_and_modules_to_the_package_manager(machine: Machine) -> None:
     modules = machine.top / "root/lib/modules/9.9.9/kernel"
     modules.mkdir(parents=True)
     done = machine.base("commit", "--yes")
@@ -185,7 +187,7 @@ def test_leaves_kernels_and_their_modules_to_packages(machine: Machine) -> None:
     assert not (machine.path / "lib/modules/9.9.9").exists()
 
 
-def test_a_change_that_cannot_boot_leaves_the_base(machine: Machine) -> None:
+def test_refuses_a_change_with_which_the_base_could_not_boot(machine: Machine) -> None:
     (machine.top / "root/etc/os-release").unlink()
     (machine.usr / "upper/lib").mkdir(exist_ok=True)
     (machine.top / "root/.autorelabel").write_text("")
@@ -196,7 +198,7 @@ def test_a_change_that_cannot_boot_leaves_the_base(machine: Machine) -> None:
     assert machine.strays() == []
 
 
-def test_names_are_needed_if_the_fresh_root_is_unknown(machine: Machine) -> None:
+def test_requires_path_names_if_the_fresh_root_is_unknown(machine: Machine) -> None:
     root = machine.top / "root"
     (machine.path / "etc/edited").write_text("by hand")
     (root / "etc/new").write_text("new")
@@ -210,7 +212,7 @@ def test_names_are_needed_if_the_fresh_root_is_unknown(machine: Machine) -> None
     assert (machine.path / "etc/both").read_text() == "mine"
 
 
-def test_json_names_the_remaining_changes(machine: Machine) -> None:
+def test_json_names_the_uncommitted_changes(machine: Machine) -> None:
     (machine.top / "root/etc/machine-id").write_text("1")
     (machine.top / "root/etc/new").write_text("1")
     done = machine.base("commit", "--yes", "--json")

@@ -1,4 +1,4 @@
-"""What would be in every new root, on real btrfs subvolumes."""
+"""What a base must not contain, because every new root would have it; on real btrfs subvolumes."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ MARKERS = ("/.autorelabel", "/system-update", "/etc/system-update", "/forcefsck"
            "/var/lib/YaST2/reconfig_system")  # fmt: skip
 
 
-def test_finds_nothing_in_a_sound_root(root: Path) -> None:
+def test_finds_nothing_in_a_clean_root(root: Path) -> None:
     write(root, "etc/machine-id", "0123456789abcdef0123456789abcdef\n")
     assert inspect(root) == []
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "dangling-link"])
 @pytest.mark.parametrize("marker", MARKERS)
-def test_finds_each_marker_of_whatever_kind(root: Path, marker: str, kind: str) -> None:
+def test_finds_each_marker_of_any_file_type(root: Path, marker: str, kind: str) -> None:
     path = root / marker.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "file":
@@ -66,7 +66,7 @@ def test_finds_each_marker_of_whatever_kind(root: Path, marker: str, kind: str) 
     assert inspect(root, marker) == []
 
 
-def test_finds_a_first_boot_that_would_never_end(root: Path) -> None:
+def test_finds_a_first_boot_that_would_repeat(root: Path) -> None:
     write(root, "etc/machine-id", "uninitialized\n")
     ((where, _, hint),) = inspect(root)
     assert (where, "systemd-machine-id-setup" in hint) == ("/etc/machine-id", True)
@@ -88,14 +88,14 @@ def test_finds_each_nested_subvolume_with_content(root: Path, place: str) -> Non
 
 
 @pytest.mark.parametrize("place", [".snapshots", "home", "var/lib/machines", "var/tmp"])
-def test_subvolumes_without_a_part_of_the_system_are_not_a_fault(root: Path, place: str) -> None:
+def test_accepts_subvolumes_without_system_files(root: Path, place: str) -> None:
     (root / place).parent.mkdir(parents=True, exist_ok=True)
     btrfsutil.create_subvolume(str(root / place))
     write(root, f"{place}/file", "x")
     assert inspect(root) == []
 
 
-def test_a_snapshot_in_the_root_is_not_a_fault(root: Path) -> None:
+def test_accepts_a_snapshot_in_the_root(root: Path) -> None:
     btrfsutil.create_snapshot(str(root), str(root / "before"), read_only=True)
     assert inspect(root) == []
 
@@ -124,7 +124,7 @@ def test_finds_each_swap_file(root: Path, path: str, declaration: str, text: str
     assert inspect(root, os.path.dirname(f"/{path}").rstrip("/") or f"/{path}") == []
 
 
-def test_a_file_that_is_only_named_like_a_swap_file_is_not_a_fault(root: Path) -> None:
+def test_accepts_a_file_that_only_has_the_name_of_a_swap_file(root: Path) -> None:
     write(root, "swapfile", "notes about swap")
     write(root, "etc/fstab", "/dev/sda2 none swap sw 0 0\nUUID=x none swap sw 0 0\n")
     assert inspect(root) == []

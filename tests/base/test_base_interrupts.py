@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of ``base run`` and ``base rollback``: no base is lost."""
+"""Ctrl-C at any moment of ``base run`` and ``base rollback`` loses no base."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_signal_at_any_rename_loses_no_base(based: Machine, tmp_path: Path, ve
 
 
 def bases(machine: Machine) -> set[str]:
-    """The UUIDs of the base and all old ones, finished or not."""
+    """The UUIDs of the base and of all old bases, complete or not."""
     beside = [path for path in machine.top.iterdir() if path.name != "root"]
     old = machine.top / "old_bases"
     return {uuid(path) for path in (*beside, *old.iterdir()) if path.stat().st_ino == 256}

@@ -1,4 +1,4 @@
-"""Whichever kernel boots must find its modules: the rule for kernels of any format and name."""
+"""Every kernel that can boot must find its modules, whatever its format and name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.requires_program("zstd")
 
 
 class Machine:
-    """A tree with modules, and a filesystem of the boot loader that was saved."""
+    """A tree with modules, and a saved boot filesystem."""
 
     def __init__(self, folder: Path) -> None:
         self.tree, self.boot, self.saved = (folder / name for name in ("tree", "boot", "saved"))
@@ -64,9 +64,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", kernel_images.FORMATS)
-def test_a_kernel_that_arrives_without_modules_is_refused(
-    machine: Machine, kind: str, name: str
-) -> None:
+def test_refuses_a_new_kernel_without_modules(machine: Machine, kind: str, name: str) -> None:
     check = machine.begin()
     shown = machine.kernel(name, NEW, kind)
     with pytest.raises(Refused, match="would find no modules in the new base") as caught:
@@ -78,7 +76,7 @@ def test_a_kernel_that_arrives_without_modules_is_refused(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", kernel_images.FORMATS)
-def test_modules_of_a_kernel_that_still_boots_cannot_be_removed(
+def test_refuses_to_remove_the_modules_of_a_kernel_that_still_boots(
     machine: Machine, kind: str, name: str
 ) -> None:
     shown = machine.kernel(name, OLD, kind)
@@ -92,14 +90,14 @@ def test_modules_of_a_kernel_that_still_boots_cannot_be_removed(
     machine.require(check)
 
 
-def test_a_kernel_that_had_no_modules_before_is_only_named(machine: Machine) -> None:
+def test_only_names_a_kernel_that_had_no_modules_before(machine: Machine) -> None:
     shown = machine.kernel("vmlinuz-0-rescue-a1b2", ALIEN)
     check = machine.begin()
     machine.require(check)
     assert [ALIEN in line and shown in line for line in machine.said] == [True]
 
 
-def test_a_kernel_that_cannot_be_read_is_named_and_asked_about(machine: Machine) -> None:
+def test_names_a_kernel_that_cannot_be_read_and_asks(machine: Machine) -> None:
     check = machine.begin()
     (machine.boot / "vmlinuz-linux").write_bytes(b"\xa5" * 0x10000)
     machine.require(check)
@@ -108,7 +106,9 @@ def test_a_kernel_that_cannot_be_read_is_named_and_asked_about(machine: Machine)
     assert "/boot/vmlinuz-linux" in hint
 
 
-def test_an_unread_kernel_of_before_is_asked_about_only_if_modules_went(machine: Machine) -> None:
+def test_asks_about_an_existing_unreadable_kernel_only_if_modules_were_removed(
+    machine: Machine,
+) -> None:
     (machine.boot / "vmlinuz-linux").write_bytes(b"\xa5" * 0x10000)
     check = machine.begin()
     machine.modules(NEW)
@@ -119,7 +119,7 @@ def test_an_unread_kernel_of_before_is_asked_about_only_if_modules_went(machine:
     assert len(machine.asked) == 1
 
 
-def test_the_answer_no_ends_it(machine: Machine) -> None:
+def test_the_answer_no_aborts(machine: Machine) -> None:
     def no(message: str, hint: str) -> None:
         raise EphemerootError("nothing was changed")
 
@@ -130,7 +130,7 @@ def test_the_answer_no_ends_it(machine: Machine) -> None:
         machine.require(check)
 
 
-def test_a_base_without_modules_needs_none(tmp_path: Path) -> None:
+def test_a_base_without_modules_requires_none(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     check = machine.begin()
     machine.kernel("vmlinuz-linux", NEW)

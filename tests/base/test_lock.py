@@ -1,4 +1,6 @@
-"""One verb at a time writes boot files, images and the applied plan: shown with two processes."""
+"""Only one verb at a time writes boot files, images and the applied plan; tested with two
+processes.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ from programs import PROGRAM
 pytestmark = pytest.mark.requires_loop
 
 
-# What each verb that changes the machine is called with; None: it changes nothing that the next
-# boot is made of. The verbs are the parser's: a new one is put on one side or the other here.
+# The arguments for each verb that changes the machine; None: the verb changes no input of the next
+# boot. The verbs are the parser's, so a new verb must be added to one group or the other here.
 LOCKED: dict[str, list[list[str]] | None] = {
     "init": None,
     "check": None,
@@ -52,7 +54,7 @@ LOCKED: dict[str, list[list[str]] | None] = {
     "unsaved": None,
     "schema": None,
 }
-"""``boot-complete`` and ``leave --finish``, which units run, wait instead."""
+"""``boot-complete`` and ``leave --finish`` are called by units, and wait instead."""
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def _wipe(device: str) -> Wipe:
 
 
 def hold(machine: Machine, *words: str) -> subprocess.Popen[str]:
-    """Start *words* in the machine, and return when they have printed a line."""
+    """Start *words* in the machine, and return as soon as they have printed a line."""
     process = subprocess.Popen(
         machine.words(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -84,12 +86,12 @@ def hold(machine: Machine, *words: str) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Let it continue to its end."""
+    """Let the process continue to its end."""
     process.communicate("\n", timeout=60)
     assert process.returncode == 0
 
 
-# What holds a lock as `apply` does until a line is typed.
+# A process that holds a lock, as `apply` does, until it reads a line.
 HOLDER = """\
 import sys
 from pathlib import Path
@@ -100,7 +102,7 @@ with lock.hold(Path("/"), "ephemeroot apply"):
 """
 
 
-def test_each_verb_of_the_parser_is_known_here() -> None:
+def test_each_verb_of_the_parser_is_listed() -> None:
     assert list(LOCKED) == list(cli.VERBS)
 
 
@@ -109,7 +111,7 @@ def test_each_verb_of_the_parser_is_known_here() -> None:
     proof.sample([[verb, *words] for verb, calls in LOCKED.items() for words in calls or ()], 6),
     ids=" ".join,
 )
-def test_a_verb_is_locked_out_while_base_run_runs(machine: Machine, words: list[str]) -> None:
+def test_refuses_each_verb_while_base_run_runs(machine: Machine, words: list[str]) -> None:
     running = hold(machine, str(PROGRAM), "base", "run", "--", "sh", "-ec", "echo ready; read line")
     try:
         done = machine.call(*words)
@@ -121,7 +123,7 @@ def test_a_verb_is_locked_out_while_base_run_runs(machine: Machine, words: list[
 
 
 @pytest.mark.parametrize("words", [["create"], ["run", "--", "true"], ["rollback", "--yes"]])
-def test_the_base_is_locked_out_while_apply_runs(machine: Machine, words: list[str]) -> None:
+def test_refuses_base_verbs_while_apply_runs(machine: Machine, words: list[str]) -> None:
     before = machine.state()
     applying = hold(machine, sys.executable, "-P", "-c", HOLDER)
     try:
@@ -136,7 +138,7 @@ def test_the_base_is_locked_out_while_apply_runs(machine: Machine, words: list[s
 
 
 @pytest.mark.parametrize("words", [["boot-complete"], ["leave", "--finish"]], ids=" ".join)
-def test_what_a_unit_runs_waits(machine: Machine, words: list[str]) -> None:
+def test_verbs_that_units_call_wait(machine: Machine, words: list[str]) -> None:
     applying = hold(machine, sys.executable, "-P", "-c", HOLDER)
     waiting = subprocess.Popen(
         machine.words(str(PROGRAM), *words),
@@ -153,9 +155,7 @@ def test_what_a_unit_runs_waits(machine: Machine, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [["apply", "--yes", "--no-images"], ["leave", "--no-images"]])
-def test_a_run_that_was_killed_is_taken_back_before_boot_files_are_written(
-    machine: Machine, words: list[str]
-) -> None:
+def test_undoes_a_killed_run_before_writing_boot_files(machine: Machine, words: list[str]) -> None:
     (machine.boot / "entry.conf").write_text("before")
     script = "echo during > /boot/entry.conf; echo ready; read line"
     running = hold(machine, str(PROGRAM), "base", "run", "--", "sh", "-ec", script)
@@ -166,7 +166,7 @@ def test_a_run_that_was_killed_is_taken_back_before_boot_files_are_written(
     done = machine.call(*words)
     assert "an earlier 'base run' was interrupted: the base is unchanged" in done.stdout
     assert (machine.boot / "entry.conf").read_text() == "before"
-    # What that verb writes from here on stays.
+    # Files that this verb writes are not undone.
     (machine.boot / "entry.conf").write_text("after")
     assert machine.call("base", "run", "--", "true").returncode == 0
     assert (machine.boot / "entry.conf").read_text() == "after"
@@ -177,7 +177,7 @@ def _descendants(pid: int) -> list[int]:
     return [pid, *(below for child in children for below in _descendants(int(child)))]
 
 
-def test_another_root_is_locked_without_a_file_in_it(tmp_path: Path) -> None:
+def test_locks_another_root_without_creating_a_file_in_it(tmp_path: Path) -> None:
     code = HOLDER.replace('Path("/")', "Path(sys.argv[1])")
     holder = subprocess.Popen(
         [sys.executable, "-P", "-c", code, str(tmp_path)],

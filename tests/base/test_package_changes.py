@@ -1,5 +1,5 @@
-"""Package managers call the program: what the next boot forgets is said, recorded and made
-permanent; with the real apt, and with the hooks that ``setup`` installs.
+"""Package manager hooks: the program reports and records packages that the next boot removes, and
+makes them permanent. With the real apt, and with the hooks that ``setup`` installs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ PACKAGES = "opt/packages"
 
 @pytest.fixture
 def machine(verb_image: Image, tmp_path: Path) -> Iterator[VerbMachine]:
-    """With apt, its hooks, and the packages ``one`` to ``four`` of which none is installed."""
+    """A machine with apt and its hooks, where none of the packages ``one`` to ``four`` is
+    installed.
+    """
 
     def prepare(machine: VerbMachine) -> None:
         base = machine.top / "root-base"
@@ -38,7 +40,7 @@ def machine(verb_image: Image, tmp_path: Path) -> Iterator[VerbMachine]:
             for name in ("one", "two", "three", "four"):
                 repository.publish(name, "1", {f"opt/{name}": "1\n"})
         for item in package_hooks.items("apt", PROGRAM):
-            if item.name.startswith("/etc/"):  # /usr is the host's, below an overlay
+            if item.name.startswith("/etc/"):  # /usr of the host, below an overlay
                 Installation(item, base).execute()
         (base / "etc/apt/preferences.d").mkdir()
         btrfsutil.sync(str(machine.top))
@@ -60,8 +62,10 @@ def _recorded(machine: VerbMachine) -> dict[str, tuple[str | None, str | None]]:
 
 @pytest.mark.requires_loop
 @pytest.mark.requires_program("apt-get")
-def test_says_what_the_next_boot_forgets_until_it_is_permanent(machine: VerbMachine) -> None:
-    machine.must("install", "--yes", "two")  # the base is newer than the root from here on
+def test_reports_packages_that_the_next_boot_removes_until_they_are_permanent(
+    machine: VerbMachine,
+) -> None:
+    machine.must("install", "--yes", "two")  # the base is now newer than the root
     done = _apt(machine, "install", "one")
     assert done.code == 0, done.err
     line = (
@@ -87,7 +91,7 @@ def test_says_what_the_next_boot_forgets_until_it_is_permanent(machine: VerbMach
 
 @pytest.mark.requires_loop
 @pytest.mark.requires_program("apt-get")
-def test_a_transaction_is_refused_where_it_belongs_in_the_base(machine: VerbMachine) -> None:
+def test_refuses_a_transaction_that_belongs_in_the_base(machine: VerbMachine) -> None:
     toml = machine.inside("/etc/ephemeroot/ephemeroot.toml")
     text = toml.read_text()
     toml.write_text(f'on-package-change = "redirect"\n{text}')
@@ -126,7 +130,7 @@ def test_setup_installs_and_removes_the_hooks(manager: str, tmp_path: Path) -> N
     assert not any((tmp_path / item.name[1:]).exists() for item in found)
 
 
-def test_the_plugin_of_libzypp_answers_each_frame(tmp_path: Path) -> None:
+def test_the_libzypp_plugin_answers_each_frame(tmp_path: Path) -> None:
     program = tmp_path / "ephemeroot"
     program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
     program.chmod(0o755)
@@ -143,7 +147,7 @@ def test_the_plugin_of_libzypp_answers_each_frame(tmp_path: Path) -> None:
         for frame in frames:
             process.stdin.write(frame.encode() + b"\0")
             process.stdin.flush()
-            # libzypp sends the next one after the answer to this one.
+            # libzypp sends the next frame after the answer to this one.
             answer = b""
             while not answer.endswith(b"\0"):
                 answer += os.read(process.stdout.fileno(), 100)
@@ -155,7 +159,7 @@ def test_the_plugin_of_libzypp_answers_each_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"packages": 3}', '{"packages": {"a": 1}}']
 )
-def test_a_damaged_record_is_a_clear_error(content: str, tmp_path: Path) -> None:
+def test_a_damaged_record_gives_a_clear_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / package_record.RECORD
     path.parent.mkdir(parents=True)
     path.write_text(content)

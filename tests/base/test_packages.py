@@ -1,5 +1,5 @@
 """``ephemeroot upgrade``, ``install`` and ``remove`` with the real apt and a repository of the
-test: the next root has the change, and nothing is half done.
+test: the next root has the whole change or none of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def repository(machine: Machine, tmp_path: Path) -> Repository:
-    """One with version 1 of ``tool``, which the base has. Every copy of the base has /run, too."""
+    """A repository with version 1 of ``tool``, which the base has. It is in /run, which every copy
+    of the base sees, too.
+    """
     configure(machine.top / "root", "/run/packages")
     repository = Repository(machine.run_folder / "packages", tmp_path / "packages")
     repository.publish("tool", "1", {"opt/tool": "one\n", "etc/tool.conf": "default = 1\n"})
@@ -85,7 +87,7 @@ def test_a_refusal_or_a_dry_run_changes_nothing(machine: Machine, repository: Re
         assert " in a copy of root-base: not done: dry run" in done.stdout
         said = f"run apt-get {' '.join(words).replace('upgrade', 'dist-upgrade')} in a copy"
         assert said in done.stdout
-    for name in ("--purge", "-y", "", "a\nb"):  # nothing of it is for the package manager
+    for name in ("--purge", "-y", "", "a\nb"):  # the package manager is not called
         done = machine.call("remove", "--yes", "--", name)
         assert done.returncode == 2
         assert "is not the name of a package" in done.stderr
@@ -98,7 +100,7 @@ def test_a_refusal_or_a_dry_run_changes_nothing(machine: Machine, repository: Re
     assert machine.state() == before
 
 
-def test_a_package_that_fails_leaves_the_base_unchanged(
+def test_a_package_that_fails_to_install_leaves_the_base_unchanged(
     machine: Machine, repository: Repository
 ) -> None:
     repository.publish("tool", "2", {"opt/tool": "two\n"}, {"postinst": "exit 3"})
@@ -110,7 +112,7 @@ def test_a_package_that_fails_leaves_the_base_unchanged(
     assert machine.state() == before
 
 
-def test_now_does_it_in_the_running_root_as_well(machine: Machine, repository: Repository) -> None:
+def test_now_changes_the_running_root_as_well(machine: Machine, repository: Repository) -> None:
     repository.publish("other", "5", {"opt/other": "five\n"})
     done = machine.call("install", "--yes", "--now", "other")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -123,10 +125,10 @@ def test_now_does_it_in_the_running_root_as_well(machine: Machine, repository: R
     assert "other 5 → (removed)" in done.stdout
 
 
-def test_a_running_root_that_cannot_follow_is_a_problem(
+def test_reports_a_running_root_that_cannot_be_changed(
     machine: Machine, repository: Repository
 ) -> None:
-    """The base has it: that is what was asked first."""
+    """The base has the change, as the user asked."""
     repository.publish("other", "5", {"opt/other": "five\n"}, {"preinst": "[ ! -e /opt/block ]"})
     (machine.top / "root/opt/block").touch()
     said = document(machine.call("install", "--yes", "--now", "--json", "other"), code=10)
@@ -134,7 +136,7 @@ def test_a_running_root_that_cannot_follow_is_a_problem(
     assert "in the running root; the base has the change" in said["problems"][0]
 
 
-def test_names_persistent_configuration_whose_counterpart_has_changed(
+def test_names_persistent_configuration_whose_original_has_changed(
     machine: Machine, repository: Repository
 ) -> None:
     btrfsutil.create_subvolume(str(machine.top / "persistent"))
@@ -147,7 +149,7 @@ def test_names_persistent_configuration_whose_counterpart_has_changed(
     assert said["configuration"] == ["/etc/tool.conf"]
 
 
-def test_reboots_if_the_base_has_changed(machine: Machine, repository: Repository) -> None:
+def test_reboots_only_if_the_base_has_changed(machine: Machine, repository: Repository) -> None:
     asked = machine.run_folder / "reboot-was-asked-for"
     for name in ("systemctl", "reboot"):
         program = machine.usr / "upper/local/sbin" / name
@@ -162,7 +164,7 @@ def test_reboots_if_the_base_has_changed(machine: Machine, repository: Repositor
         assert asked.exists() == news
 
 
-def test_a_system_without_a_known_package_manager_gets_a_hint(machine: Machine) -> None:
+def test_gives_a_hint_on_a_system_without_a_known_package_manager(machine: Machine) -> None:
     machine.create()
     done = machine.call("upgrade", "--yes")
     assert done.returncode == 1

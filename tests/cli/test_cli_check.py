@@ -16,12 +16,16 @@ def tree(tmp_path: Path) -> MachineTree:
     return MachineTree(tmp_path)
 
 
-def test_nothing_to_complain_about(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accepts_a_configuration_without_problems(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["check", "--root", str(tree.path)]) == 0
     assert capsys.readouterr().out == "1 file checked: no problems\n"
 
 
-def test_every_problem_and_a_summary(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_every_problem_and_a_summary(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tree.path / "persistent/.ephemeroot-store").unlink()
     tree.write(MAIN, SOUND.replace("noatime", "noatime,ro").replace("files =", "fils ="))
     assert main(["--root", str(tree.path), "check"]) == 2

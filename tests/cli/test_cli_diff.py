@@ -1,4 +1,4 @@
-"""``ephemeroot diff`` and ``roots diff``: the programs themselves, on a real btrfs."""
+"""``ephemeroot diff`` and ``roots diff``: the program itself, on a real btrfs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_fresh_root_loses_nothing(machine: LivingMachine) -> None:
 
 
 def spoil(root: Path) -> None:
-    """Change everything that can be changed."""
+    """Make every kind of change to a root."""
     (root / "etc/hostname").write_text("mine\n")
     (root / "etc/new").write_text("x" * 1500)
     (root / "etc/passwd").write_text("persisted by copying\n")
@@ -84,8 +84,8 @@ def test_shows_files_that_would_be_lost(machine: LivingMachine, against: str) ->
     assert by_path["/etc/hostname"]["what"] == ["content"]
 
 
-def test_the_quick_way_finds_what_a_walk_finds(machine: LivingMachine) -> None:
-    """Files with several names, in other places, in subvolumes, with an old time."""
+def test_the_quick_search_finds_the_same_files_as_a_walk(machine: LivingMachine) -> None:
+    """Files with several names, moved files, files in subvolumes, files with an old time."""
     root = machine.root
     spoil(root)
     (root / "etc/new").rename(root / "usr/bin/moved")
@@ -106,7 +106,7 @@ def test_the_quick_way_finds_what_a_walk_finds(machine: LivingMachine) -> None:
     assert "/etc/ephemeroot/plan.json" not in paths, "touched, and the same"
 
 
-def test_a_subvolume_instead_of_a_directory(machine: LivingMachine) -> None:
+def test_shows_a_subvolume_in_place_of_a_directory(machine: LivingMachine) -> None:
     root = machine.root
     (root / "home/u").rmdir()
     btrfsutil.create_subvolume(str(root / "home/u"))
@@ -115,7 +115,7 @@ def test_a_subvolume_instead_of_a_directory(machine: LivingMachine) -> None:
     assert found(machine.json("diff")) == {"/home/u/inside": "added"}
 
 
-def test_what_is_left_out(machine: LivingMachine) -> None:
+def test_exclusions_and_the_option_all(machine: LivingMachine) -> None:
     spoil(machine.root)
     everything = found(machine.json("diff", "--all"))
     assert everything["/tmp"] == "added" if "/tmp" in everything else "/tmp/noise" in everything
@@ -127,7 +127,7 @@ def test_what_is_left_out(machine: LivingMachine) -> None:
     assert "write '/opt/x'" in bad.stderr
 
 
-def test_lines_for_the_configuration(machine: LivingMachine) -> None:
+def test_prints_lines_for_the_configuration(machine: LivingMachine) -> None:
     spoil(machine.root)
     (machine.root / "etc/shadow").touch()
     (machine.root / 'etc/quote"\n').touch()
@@ -147,7 +147,7 @@ def test_lines_for_the_configuration(machine: LivingMachine) -> None:
     assert done.stdout in shown
 
 
-def test_declared_paths_that_wait_for_apply_are_not_proposed_again(machine: LivingMachine) -> None:
+def test_does_not_propose_declared_paths_that_wait_for_apply(machine: LivingMachine) -> None:
     spoil(machine.root)
     before = machine.call("diff", "--lines").stdout
     assert '"/opt/app"' in before
@@ -162,7 +162,7 @@ def test_declared_paths_that_wait_for_apply_are_not_proposed_again(machine: Livi
     assert '"/opt/app"' not in machine.call("diff", "--lines").stdout
 
 
-def test_how_it_is_shown(machine: LivingMachine) -> None:
+def test_formats_of_the_output(machine: LivingMachine) -> None:
     spoil(machine.root)
     for number in range(50):
         (machine.root / f"etc/many{number:02}").touch()
@@ -177,7 +177,7 @@ def test_how_it_is_shown(machine: LivingMachine) -> None:
     assert any(line.endswith("3 changed (4.9 KiB), 1 deleted (0 B)") for line in lines), shown
 
 
-def test_the_base_is_another_one_by_now(machine: LivingMachine) -> None:
+def test_says_when_the_base_is_newer_than_the_root(machine: LivingMachine) -> None:
     spoil(machine.root)
     top = machine.disk.top
     os.rename(top / "base", top / "older")
@@ -196,7 +196,7 @@ def test_the_base_is_another_one_by_now(machine: LivingMachine) -> None:
     assert machine.call("diff", "--against", "fresh").returncode == 1
 
 
-def test_old_roots(machine: LivingMachine) -> None:
+def test_compares_old_roots(machine: LivingMachine) -> None:
     spoil(machine.root)
     machine.boot(NOON + DAY)
     (machine.root / "etc/new").write_text("another")
@@ -229,7 +229,7 @@ def test_no_mount_remains(machine: LivingMachine) -> None:
 MOTD = "run/motd.d/ephemeroot"
 
 
-def test_a_line_at_login_about_forgotten_files(machine: LivingMachine) -> None:
+def test_prints_a_line_at_login_about_files_that_would_be_lost(machine: LivingMachine) -> None:
     spoil(machine.root)
     (machine.root / "var/cache").mkdir(parents=True, exist_ok=True)
     (machine.root / "var/cache/noise").write_bytes(bytes(1 << 20))

@@ -1,4 +1,4 @@
-"""The verbs in a boot of another root than the plan's: nothing is applied, marked or pruned."""
+"""The verbs in a boot of a root that the plan does not name: nothing is applied or pruned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def machine(tmp_path: Path) -> Iterator[LivingMachine]:
 
 
 def recorded(root: Path, kind: str, boot_id: str = "") -> None:
-    """What the wipe stage leaves in such a boot."""
+    """The record that the wipe stage leaves in such a boot."""
     run = root / "run/ephemeroot"
     run.mkdir(parents=True, exist_ok=True)
     this = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -33,7 +33,7 @@ def recorded(root: Path, kind: str, boot_id: str = "") -> None:
 
 
 @pytest.mark.requires_loop
-def test_status_says_that_another_root_boots_and_prune_refuses(machine: LivingMachine) -> None:
+def test_status_reports_another_root_and_prune_refuses(machine: LivingMachine) -> None:
     for _ in range(2):
         assert machine.boot_by_the_stages() == [0, 0]
     before = machine.old()
@@ -80,7 +80,7 @@ def test_apply_continues_in_a_filesystem_that_was_created_again(tree: MachineTre
     assert apply(tree) == 0
 
 
-def test_a_record_of_another_boot_is_ignored(tree: MachineTree) -> None:
+def test_ignores_the_record_of_another_boot(tree: MachineTree) -> None:
     recorded(tree.path, ownership.ROOT, "0" * 36)
     assert foreign.of_boot(tree.path) is None
     assert apply(tree) == 0

@@ -1,4 +1,4 @@
-"""The command line itself: usage, exit codes, what goes where."""
+"""The command line itself: usage, exit codes, standard output and standard error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tree(tmp_path: Path) -> MachineTree:
         (["check", "--config", "/no/such/file"], "/no/such/file does not exist"),
     ],
 )
-def test_wrong_usage(
+def test_wrong_usage_exits_with_2(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -53,13 +53,15 @@ def test_wrong_usage(
     assert complaint in captured.err
 
 
-def test_no_configuration(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_a_missing_configuration(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tree.path / MAIN).unlink()
     assert main(["check", "--root", str(tree.path)]) == 2
     assert f"there is no configuration: {tree.show()} does not exist" in capsys.readouterr().err
 
 
-def test_help_lists_the_verbs_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_public_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     listed = {line.split()[0] for line in out.splitlines() if line.startswith("    ")}
@@ -77,7 +79,7 @@ def test_a_mistyped_verb_gets_a_suggestion(verb: str, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("change", [str.upper, str.title, lambda verb: verb[:-1]])
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in PLUMBING])
-def test_a_verb_in_capitals_or_cut_off_gets_a_suggestion(
+def test_a_verb_in_capitals_or_abbreviated_gets_a_suggestion(
     verb: str, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([change(verb)]) == 2
@@ -92,7 +94,7 @@ def test_a_verb_in_capitals_or_cut_off_gets_a_suggestion(
         (["re"], "see 'ephemeroot --help'"),  # several
         (["next-boot", "rot"], "did you mean root? see 'ephemeroot next-boot --help'"),
         (["check", "json"], "did you mean --json? see 'ephemeroot check --help'"),
-        # Options that do not exist, and none that is like them.
+        # Options that do not exist and resemble no existing one.
         (["roots", "list", "--all"], "see 'ephemeroot roots list --help'"),
         (["diff", "--since=1"], "see 'ephemeroot diff --help'"),
         (["check", "-V"], "see 'ephemeroot check --help'"),
@@ -117,7 +119,7 @@ def test_a_hidden_verb_is_not_suggested(verb: str, capsys: pytest.CaptureFixture
 
 
 def every_option() -> list[tuple[list[str], str]]:
-    """Each long option of each verb and action, with the words that lead to it."""
+    """Each long option of each verb and action, with the words before it."""
     found: list[tuple[list[str], str]] = []
 
     def walk(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -137,11 +139,12 @@ def test_a_mistyped_option_gets_a_suggestion(
 ) -> None:
     assert main([*words, f"{option}x"]) == 2
     error = capsys.readouterr().err
-    if f"unrecognized arguments: {option}x" in error:  # else another argument is missing first
+    # otherwise another argument is reported as missing first
+    if f"unrecognized arguments: {option}x" in error:
         assert f"did you mean {option}? see 'ephemeroot {' '.join(words)} --help'" in error
 
 
-def test_help_of_a_verb_has_two_ways(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verbs_help_is_shown_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["check"], ["roots"], ["roots", "list"]):
         assert main(["help", *words]) == 0
         one = capsys.readouterr().out
@@ -165,19 +168,19 @@ def imported(*words: str) -> set[str]:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["help"], ["chekc"]])
-def test_no_verb_is_imported_for_the_help(words: list[str]) -> None:
+def test_help_imports_no_verb(words: list[str]) -> None:
     assert imported(*words) <= {
         "ephemeroot", "ephemeroot.cli", "ephemeroot.cli.arguments", "ephemeroot.terminal",
         "ephemeroot.cli.output", "ephemeroot.cli.verbs", "ephemeroot.errors",
         "ephemeroot.postponed",
-        # Nothing to do with verbs: how an error of the configuration is recognized.
+        # Not a verb: the code that recognises an error of the configuration.
         *([] if words != ["chekc"] else [m for m in imported("chekc") if "config" in m or
                                          "linux" in m or "hooks" in m or "wipers" in m]),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [["schema"], ["--json", "schema"], ["--root", "/", "schema"]])
-def test_only_the_verb_that_is_asked_for_is_imported(words: list[str]) -> None:
+def test_imports_only_the_called_verb(words: list[str]) -> None:
     verbs = {f"ephemeroot.cli.{verb.replace('-', '_')}" for verb in VERBS}
     assert imported(*words) & verbs == {"ephemeroot.cli.schema"}
 
@@ -192,7 +195,7 @@ def test_only_the_verb_that_is_asked_for_is_imported(words: list[str]) -> None:
         (["status", "--json", "--root", "/etc/passwd"], 1),
     ],
 )
-def test_errors_are_json_where_json_was_asked_for(
+def test_errors_are_json_with_the_option_json(
     words: list[str], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == code
@@ -226,7 +229,7 @@ def test_every_verb_and_action_has_an_example() -> None:
 @pytest.mark.parametrize(
     "line", [line for lines in (*verbs.EXAMPLES.values(), verbs.FIRST) for line, _ in lines]
 )
-def test_an_example_is_a_command_line_and_in_the_help(
+def test_each_example_is_a_valid_command_line_and_in_the_help(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = shlex.split(line)
@@ -243,7 +246,7 @@ def test_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_common_options_may_stand_before_and_after_the_verb(
+def test_common_options_may_precede_or_follow_the_verb(
     tree: MachineTree, before: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--root", str(tree.path), "--json"]
@@ -274,7 +277,7 @@ def test_exit_codes_of_errors(
     assert capsys.readouterr().err == "ephemeroot: error: it failed\n  hint: try again\n"
 
 
-def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(arguments: object) -> int:
         raise ZeroDivisionError
 
@@ -288,7 +291,7 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["properties"]["persistence"]["type"] == "object"
 
 
-def test_a_reader_that_goes_away(tree: MachineTree) -> None:
+def test_a_closed_pipe_is_not_an_error(tree: MachineTree) -> None:
     with subprocess.Popen(
         [PROGRAM, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as run:
@@ -299,8 +302,8 @@ def test_a_reader_that_goes_away(tree: MachineTree) -> None:
     assert run.returncode == 1
 
 
-def test_a_reader_that_goes_away_before_a_complaint(tree: MachineTree) -> None:
-    """What was to be said before the error cannot be written: no reason for a traceback."""
+def test_a_closed_pipe_before_an_error_message_gives_no_traceback(tree: MachineTree) -> None:
+    """Output that precedes the error cannot be written."""
     tree.write(MAIN, SOUND.replace("files =", "fils ="))
     read, write = os.pipe()
     os.close(read)
@@ -315,7 +318,9 @@ def test_a_reader_that_goes_away_before_a_complaint(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("words", [["schema"], ["check"], ["--help"]])
-def test_output_on_a_full_disk(tree: MachineTree, words: list[str]) -> None:
+def test_reports_output_that_does_not_fit_on_a_full_disk(
+    tree: MachineTree, words: list[str]
+) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [PROGRAM, "--root", tree.path, *words], stdout=full, stderr=subprocess.PIPE
@@ -326,7 +331,7 @@ def test_output_on_a_full_disk(tree: MachineTree, words: list[str]) -> None:
     assert b"Exception" not in done.stderr
 
 
-def test_a_locale_without_the_letters_of_a_path(tree: MachineTree) -> None:
+def test_prints_paths_that_the_locale_cannot_encode(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('"/var/log"', '"/srv/größe"'))
     environment = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
@@ -337,7 +342,7 @@ def test_a_locale_without_the_letters_of_a_path(tree: MachineTree) -> None:
 
 
 @pytest.mark.requires_root
-def test_nothing_to_finish_as_json(tree: MachineTree) -> None:
+def test_leave_finish_prints_json_when_there_is_nothing_to_finish(tree: MachineTree) -> None:
     done = subprocess.run(
         [PROGRAM, "leave", "--finish", "--json", "--root", tree.path], capture_output=True
     )
@@ -346,8 +351,8 @@ def test_nothing_to_finish_as_json(tree: MachineTree) -> None:
     assert (document["format"], document["left"]) == ("ephemeroot-leave", False)
 
 
-def test_interrupted(tree: MachineTree) -> None:
-    """While it waits for another run, which is this test."""
+def test_ctrl_c_while_waiting_for_another_run(tree: MachineTree) -> None:
+    """The other run is this test."""
     folder = os.open(tree.path, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     with subprocess.Popen(
@@ -363,7 +368,7 @@ def test_interrupted(tree: MachineTree) -> None:
 
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False),
                                                     ({"TERM": "dumb"}, False)])  # fmt: skip
-def test_colours_on_a_terminal(
+def test_uses_colour_on_a_terminal(
     tree: MachineTree, variables: dict[str, str], coloured: bool
 ) -> None:
     tree.write(MAIN, SOUND.replace("files =", "fils ="))
@@ -377,20 +382,20 @@ def test_colours_on_a_terminal(
     assert (b"\x1b[31merror:\x1b[0m" in printed) == coloured
 
 
-def test_no_colours_in_a_pipe(tree: MachineTree) -> None:
+def test_uses_no_colour_in_a_pipe(tree: MachineTree) -> None:
     run = subprocess.run([PROGRAM, "plan", "--root", tree.path], capture_output=True)
     assert run.returncode == 0
     assert b"\x1b" not in run.stdout + run.stderr
 
 
-def test_what_cannot_be_printed_is_escaped() -> None:
+def test_escapes_unprintable_characters() -> None:
     text = os.fsdecode(b"a\xffb") + "\x1b[2J\n\u202ezoë"
     assert terminal.printable(text) == "a\\xffb\\x1b[2J\\n\\u202ezoë"
 
 
 @pytest.mark.parametrize("words", [["--version"], ["check", "--root", "ROOT"], ["nonsense"]])
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
-def test_a_standard_stream_may_be_closed(words: list[str], closed: str, tmp_path: Path) -> None:
+def test_accepts_closed_standard_streams(words: list[str], closed: str, tmp_path: Path) -> None:
     MachineTree(tmp_path)
     command = [str(PROGRAM), *(word.replace("ROOT", str(tmp_path)) for word in words)]
     redirections = " ".join(f"{number}{'<' if number == '0' else '>'}&-" for number in closed)

@@ -17,7 +17,9 @@ def tree(tmp_path: Path) -> MachineTree:
     return MachineTree(tmp_path)
 
 
-def test_stages_with_places(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_stages_with_the_source_of_each_line(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plan", "--root", str(tree.path)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -38,7 +40,7 @@ def test_stages_with_places(tree: MachineTree, capsys: pytest.CaptureFixture[str
     assert line.endswith(f'  {tree.show()}:10: persistence."/persistent"')
 
 
-def test_places_are_aligned(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_aligns_the_sources(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "--root", str(tree.path)])
     steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     columns = {step.index(tree.show()) for step in steps if step.index(tree.show()) <= 104}

@@ -1,4 +1,4 @@
-"""``ephemeroot status`` after boots by the very stages, on a real btrfs."""
+"""``ephemeroot status`` after boots with the real stages, on a real btrfs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def status(machine: LivingMachine, code: int = 0) -> Any:
     return content
 
 
-def test_an_ephemeral_root(machine: LivingMachine) -> None:
+def test_status_of_an_ephemeral_root(machine: LivingMachine) -> None:
     (machine.disk.top / "base/var/log/of-the-base").touch()
     (machine.disk.top / "base/srv/data/kept").mkdir(parents=True)
     (machine.disk.top / "base/srv/data/kept/seed").touch()
@@ -72,7 +72,7 @@ def test_an_ephemeral_root(machine: LivingMachine) -> None:
     assert "\x1b[" not in shown + steps
 
 
-def test_an_ordinary_bind_hides_nothing(machine: LivingMachine) -> None:
+def test_an_ordinary_bind_is_not_reported_as_hiding_files(machine: LivingMachine) -> None:
     (machine.disk.top / "base/var/log/of-the-base").touch()
     (machine.disk.top / "store/var/log/of-the-store").touch()
     machine.boot_by_the_stages()
@@ -96,7 +96,7 @@ def fill(path: Path, leave: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["an old root", "the store", "this root"])
-def test_a_full_disk_is_a_problem_with_its_culprit(machine: LivingMachine, where: str) -> None:
+def test_reports_a_full_disk_and_the_largest_old_root(machine: LivingMachine, where: str) -> None:
     (machine.disk.top / "store/srv/data/kept").mkdir(parents=True)
     machine.boot_by_the_stages()
     if where == "an old root":
@@ -137,7 +137,7 @@ PATHS = ("/srv/a", "/srv/b", "/var/lib/app", "/opt/tool", "/etc/app")
         6,
     ),
 )
-def test_paths_declared_but_not_applied(
+def test_names_paths_that_are_declared_but_not_applied(
     tmp_path: Path, before: frozenset[str], after: frozenset[str]
 ) -> None:
     def configuration(paths: frozenset[str]) -> str:
@@ -167,7 +167,7 @@ def test_paths_declared_but_not_applied(
     assert unapplied.look(tree.path, plan).lines() == []
 
 
-def test_what_was_seeded(machine: LivingMachine) -> None:
+def test_names_seeded_paths(machine: LivingMachine) -> None:
     (machine.disk.top / "base/srv/data/kept").mkdir(parents=True)
     (machine.disk.top / "base/srv/data/kept/seed").touch()
     machine.boot_by_the_stages()
@@ -188,7 +188,7 @@ def test_what_was_seeded(machine: LivingMachine) -> None:
         ("ephemeroot=no", "none", "nothing done: ephemeroot=no"),
     ],
 )
-def test_a_boot_that_made_nothing_fresh(
+def test_reports_a_boot_that_kept_the_root(
     machine: LivingMachine, words: str, state: str, reason: str
 ) -> None:
     machine.boot_by_the_stages()
@@ -198,7 +198,7 @@ def test_a_boot_that_made_nothing_fresh(
     assert reason in machine.call("status").stdout.splitlines()[0]
 
 
-def test_a_wipe_that_was_refused(machine: LivingMachine) -> None:
+def test_reports_a_refused_wipe(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     (machine.disk.top / "base/sbin/init").unlink()
     assert machine.boot_by_the_stages()[0] == 10
@@ -209,7 +209,7 @@ def test_a_wipe_that_was_refused(machine: LivingMachine) -> None:
     assert "failures of this boot" in shown
 
 
-def test_a_boot_without_ephemeroot(machine: LivingMachine) -> None:
+def test_reports_a_boot_without_ephemeroot(machine: LivingMachine) -> None:
     machine.boot()
     content = status(machine, 10)
     assert content["root"] == "none"
@@ -217,7 +217,7 @@ def test_a_boot_without_ephemeroot(machine: LivingMachine) -> None:
     assert content["stages"] == {}
 
 
-def test_a_report_of_another_boot_is_ignored(machine: LivingMachine) -> None:
+def test_ignores_the_report_of_another_boot(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     report = machine.root / "run/ephemeroot/boot.json"
     text = report.read_text()
@@ -232,7 +232,7 @@ def test_a_report_of_another_boot_is_ignored(machine: LivingMachine) -> None:
     assert "is damaged" in machine.call("status").stderr
 
 
-def test_the_next_boot(machine: LivingMachine) -> None:
+def test_describes_the_next_boot(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     assert machine.call("next-boot", "keep").returncode == 0
     assert status(machine)["next-boot"] == [
@@ -246,7 +246,7 @@ def test_the_next_boot(machine: LivingMachine) -> None:
     assert lines[1] == "the root is kept"
 
 
-def test_damage_hides_nothing_else(machine: LivingMachine) -> None:
+def test_damage_in_one_file_hides_nothing_else(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     assert machine.call("next-boot", "keep").returncode == 0
     request = machine.root / "persistent/.ephemeroot/next-boot"
@@ -285,7 +285,7 @@ def test_an_image_older_than_the_applied_plan(machine: LivingMachine) -> None:
     assert line in machine.call("status").stdout
 
 
-def test_newer_and_other_stores(machine: LivingMachine) -> None:
+def test_names_newer_and_different_stores(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     plan = machine.plan()
     plan.generation = 2
@@ -300,12 +300,14 @@ def test_newer_and_other_stores(machine: LivingMachine) -> None:
     assert content["next-boot"] == ["no plan is applied: the boot changes nothing"]
 
 
-def test_without_root(machine: LivingMachine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as files can be read; what cannot is named."""
+def test_an_ordinary_user_sees_readable_facts_and_the_names_of_the_others(
+    machine: LivingMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that cannot be read are named."""
     machine.boot_by_the_stages()
     os.chmod(machine.root / "etc/ephemeroot/plan.json", 0o600)
-    # The directories above are root's alone, and so may be the checkout: begin inside, with
-    # everything imported.
+    # Only root can search the directories above, and perhaps the checkout: start in the directory,
+    # with all modules imported.
     monkeypatch.chdir(machine.root)
     assert collect(".").to_json()["unknown"] == []
     ours, theirs = os.pipe()
@@ -327,7 +329,7 @@ def test_without_root(machine: LivingMachine, monkeypatch: pytest.MonkeyPatch) -
     assert content["unknown"] == ["the applied plan"]
 
 
-def test_says_why_old_roots_do_not_age(machine: LivingMachine) -> None:
+def test_says_why_old_roots_are_not_pruned(machine: LivingMachine) -> None:
     machine.boot_by_the_stages()
     machine.boot_by_the_stages()
     record = machine.root / "run/ephemeroot/wiped"

@@ -1,4 +1,4 @@
-"""Everything that could not be seeded, as ``status``, ``roots`` and ``adopt`` show and resolve
+"""Everything that could not be seeded: how ``status``, ``roots`` and ``adopt`` show it and resolve
 it.
 """
 
@@ -28,7 +28,7 @@ UID = 4242
 
 
 class Machine(LivingMachine):
-    """Root's directory and a user's file are declared for the second boot."""
+    """The plan declares root's directory and a user's file for the second boot."""
 
     declared: tuple[Operation, ...] = ()
 
@@ -40,7 +40,7 @@ class Machine(LivingMachine):
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[LivingMachine]:
-    """After a boot that left out a file of root's directory, and a user's file."""
+    """After a boot that could seed neither a file of root's directory nor a user's file."""
     with living_machine(tmp_path) as made:
         made.__class__ = Machine
         assert isinstance(made, Machine)
@@ -69,7 +69,7 @@ def machine(tmp_path: Path) -> Iterator[LivingMachine]:
 
 
 def unseedable(path: Path) -> None:
-    """A file without checksums, which the store cannot share, and too large to copy."""
+    """A file without checksums: the store cannot share its data, and it is too large to copy."""
     found = ["findmnt", "--noheadings", "--output", "TARGET", "--target", str(path.parent)]
     point = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
     subprocess.run(["mount", "-o", "remount,nodatasum", point], check=True)
@@ -91,7 +91,7 @@ def record(machine: LivingMachine) -> Path:
     return machine.root / STORE[1:] / unseeded.RECORD
 
 
-def test_status_reports_it_until_it_is_resolved(machine: LivingMachine) -> None:
+def test_status_reports_an_unseeded_path_until_it_is_resolved(machine: LivingMachine) -> None:
     name = name_of(machine)
     done = machine.call("status", "--json")
     assert done.returncode == 10
@@ -113,7 +113,7 @@ def test_status_reports_it_until_it_is_resolved(machine: LivingMachine) -> None:
     assert name in machine.old()
 
 
-def test_the_list_says_what_an_old_root_is_kept_for(machine: LivingMachine) -> None:
+def test_the_list_says_why_an_old_root_is_kept(machine: LivingMachine) -> None:
     name = f"{name_of(machine)}.keep"
     (history,) = machine.json("roots", "list")["histories"]
     (entry,) = [one for one in history["entries"] if one["name"] == name]
@@ -133,7 +133,7 @@ def test_a_dry_run_changes_nothing(machine: LivingMachine) -> None:
     assert name_of(machine) == name
 
 
-def test_an_old_root_that_is_gone_can_be_forgotten(machine: LivingMachine) -> None:
+def test_the_record_of_a_deleted_old_root_can_be_removed(machine: LivingMachine) -> None:
     name = name_of(machine)
     subprocess.run(
         ["btrfs", "subvolume", "delete", machine.disk.top / "old_roots" / f"{name}.keep"],
@@ -145,8 +145,8 @@ def test_an_old_root_that_is_gone_can_be_forgotten(machine: LivingMachine) -> No
     assert machine.call("roots", "unkeep", name).returncode == 2
 
 
-def test_a_restored_and_stored_path_is_in_effect(machine: LivingMachine) -> None:
-    """The line that the boot names, then copying back: the path persists again."""
+def test_a_restored_path_is_in_effect_after_copying_it_back(machine: LivingMachine) -> None:
+    """The line that the boot prints, then copying back: the path persists again."""
     name = name_of(machine)
     restored = machine.call("roots", "restore", "/home/u/.rc", "--from", name)
     assert restored.returncode in (0, 10), restored.stderr

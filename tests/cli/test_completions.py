@@ -1,4 +1,6 @@
-"""The completions in the real shells: every verb, option and value of the parser, and no others."""
+"""The completions in the real shells offer every verb, option and value of the parser, and no
+others.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ completions = _load()
 OLD_ROOTS = {"2026-11-25T07-30-00Z.keep", "2026-11-26T07-30-00Z", "2026-11-26T07-30-00Z.2.unsynced"}
 
 Words = list[str]
-"""A command line without the program; the last word is the one that is completed."""
+"""A command line without the program; the last word is the one to complete."""
 
 
 def in_bash(folder: Path, questions: list[Words]) -> list[set[str]]:
@@ -109,7 +111,7 @@ def in_zsh(folder: Path, questions: list[Words]) -> list[set[str]]:
         environment = {"HOME": str(own), "ZDOTDIR": str(own), "TERM": "dumb",
                        "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}  # fmt: skip
         os.execvpe("zsh", ["zsh", "-d", "-i"], environment)
-    # What it shows is read as well: a terminal that is full would hold it up.
+    # Read the terminal's output, too: the shell blocks when the terminal's buffer is full.
     shown = threading.Thread(target=_drain, args=(terminal,), daemon=True)
     shown.start()
     try:
@@ -143,7 +145,7 @@ SHELLS: dict[str, Callable[[Path, list[Words]], list[set[str]]]] = {
     pytest.param(name, marks=pytest.mark.requires_program(name)) for name in SHELLS
 ])  # fmt: skip
 def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list[Words]], list[set[str]]]:
-    """Ask one of the shells, in a folder with a file and a directory in it."""
+    """Ask one of the shells for completions, in a directory with one file and one directory."""
     here = tmp_path / "here"
     for folder in (here, tmp_path / "scripts"):
         folder.mkdir()
@@ -157,13 +159,13 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list[Words]
     return lambda questions: SHELLS[request.param](here, questions)
 
 
-def test_the_files_are_those_of_the_parser() -> None:
+def test_the_completion_files_match_the_parser() -> None:
     for name, text in completions.scripts().items():
         assert (SCRIPTS / name).read_text() == text, "run tools/completions.py"
     assert sorted(completions.scripts()) == sorted(path.name for path in SCRIPTS.iterdir())
 
 
-def test_what_other_programs_call_is_left_out() -> None:
+def test_verbs_for_other_programs_are_not_offered() -> None:
     for text in completions.scripts().values():
         for verb in PLUMBING:
             assert f"_{verb}" not in text
@@ -207,12 +209,12 @@ def test_every_verb_option_and_value_is_offered(
     answers = ask([words for words, _ in chosen])
     for (words, wanted), answer in zip(chosen, answers, strict=True):
         given = {name.rstrip("/") for name in answer}
-        if words[-1] == "--":  # a shell may offer -h beside --help
+        if words[-1] == "--":  # a shell may offer -h together with --help
             given = {name for name in given if name.startswith("--")}
         assert given == wanted, words
 
 
-def test_options_before_the_verb_and_values_behind_an_equals_sign(
+def test_completes_options_before_the_verb_and_values_after_an_equals_sign(
     ask: Callable[[list[Words]], list[set[str]]], request: pytest.FixtureRequest
 ) -> None:
     shell = request.node.callspec.params["ask"]

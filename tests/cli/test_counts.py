@@ -1,4 +1,4 @@
-"""How much a start and a boot do, counted: time on a shared machine tells nothing."""
+"""How much work a start and a boot do, as counts: times on a shared machine say nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNNEEDED = {
     "importlib.metadata", "importlib.resources", "email", "socket", "subprocess", "shutil",
     "py_compile", "difflib", "tempfile", "zipfile", "bz2", "lzma",
 }  # fmt: skip
-"""Of the standard library, what a sound configuration needs no part of."""
+"""Modules of the standard library that a valid configuration does not need."""
 
 
 def modules(text: str) -> set[str]:
@@ -46,14 +46,14 @@ def own(names: set[str]) -> int:
 
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["check", "--help"]])
-def test_modules_of_a_start_that_reads_nothing(words: list[str]) -> None:
+def test_modules_imported_by_a_start_without_configuration(words: list[str]) -> None:
     found = started(words)
     assert found.isdisjoint(UNNEEDED)
     require_at_most_recorded(f"modules of {' '.join(words)}", own(found))
 
 
 @pytest.mark.parametrize("verb", ["check", "status"])
-def test_modules_of_a_verb_with_a_sound_configuration(verb: str, tmp_path: Path) -> None:
+def test_modules_imported_by_a_verb_with_a_valid_configuration(verb: str, tmp_path: Path) -> None:
     MachineTree(tmp_path)
     found = started([verb, "--root", str(tmp_path)])
     assert found.isdisjoint(UNNEEDED)
@@ -68,7 +68,7 @@ def started(words: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("words", ["ephemeroot=no", "ephemeroot.wipe=no"])
-def test_modules_of_a_stage_that_changes_nothing(words: str, tmp_path: Path) -> None:
+def test_modules_imported_by_a_stage_that_changes_nothing(words: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_bytes(MachineTree(tmp_path / "machine").plan().dump())
     packages = str(Path(ephemeroot.__file__).parent.parent)
@@ -82,8 +82,8 @@ def test_modules_of_a_stage_that_changes_nothing(words: str, tmp_path: Path) -> 
 
 
 @pytest.mark.requires_program("strace")
-def test_no_translation_is_looked_for(tmp_path: Path) -> None:
-    """`argparse` would look for each of its texts in every folder of the language."""
+def test_does_not_search_for_translations(tmp_path: Path) -> None:
+    """`argparse` would search for each of its texts in every folder of the language."""
     trace = tmp_path / "trace"
     words = ["strace", "-f", "-qq", "-e", "trace=%file", "-o", str(trace), str(PROGRAM)]
     environment = os.environ | {"LANGUAGE": "de_DE:fr", "LANG": "de_DE.UTF-8"}

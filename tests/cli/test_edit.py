@@ -1,4 +1,4 @@
-"""``ephemeroot edit``: what the editor leaves is checked before it is saved."""
+"""``ephemeroot edit`` checks the edited file before it saves it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ PROGRAM = Path(sys.executable).with_name("ephemeroot")
 
 @pytest.fixture
 def tree(private_mounts: None, tmp_path: Path) -> Iterator[MachineTree]:
-    """A machine; /run is empty, so that drafts of other tests at the same time are not seen."""
+    """A machine whose /run is empty, so that drafts of tests that run at the same time are not
+    visible.
+    """
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     yield MachineTree(tmp_path)
     subprocess.run(["umount", "/run"], check=True)
@@ -36,7 +38,7 @@ def drafts() -> list[Path]:
 def call(
     tree: MachineTree, script: str, *words: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """With an editor that is the shell *script*, for the file ``$1``."""
+    """Run the verb with the shell *script* as editor; the file is ``$1``."""
     editor = ["--editor", f"sh -ec {shlex.quote(script)} sh"] if script else []
     return subprocess.run(
         [PROGRAM, "--root", tree.path, "edit", *editor, *words], capture_output=True, text=True,
@@ -51,7 +53,7 @@ def text(tree: MachineTree) -> str:
 CHANGE = """sed -i 's|"/var/log"|"/var/log", "/srv/new"|' "$1\""""
 
 
-def test_a_change_without_mistakes_is_saved(tree: MachineTree) -> None:
+def test_saves_a_change_without_mistakes(tree: MachineTree) -> None:
     (tree.path / MAIN).chmod(0o600)
     done = call(tree, CHANGE)
     assert done.returncode == 0, done.stderr
@@ -61,7 +63,7 @@ def test_a_change_without_mistakes_is_saved(tree: MachineTree) -> None:
     assert drafts() == []
 
 
-def test_nothing_is_saved_without_a_change_or_in_a_dry_run(tree: MachineTree) -> None:
+def test_saves_nothing_without_a_change_or_in_a_dry_run(tree: MachineTree) -> None:
     before = (tree.path / MAIN).stat().st_mtime_ns
     done = call(tree, "cat $1")
     assert done.returncode == 0
@@ -83,7 +85,7 @@ def test_nothing_is_saved_without_a_change_or_in_a_dry_run(tree: MachineTree) ->
         ("printf '\\000' > $1", "contains NUL bytes"),
     ],
 )
-def test_mistakes_are_shown_and_not_saved(tree: MachineTree, script: str, said: str) -> None:
+def test_reports_mistakes_and_does_not_save(tree: MachineTree, script: str, said: str) -> None:
     done = call(tree, script)
     if said:
         assert done.returncode == 2, done.stdout
@@ -96,7 +98,7 @@ def test_mistakes_are_shown_and_not_saved(tree: MachineTree, script: str, said: 
         assert done.returncode in (0, 2)
 
 
-def test_an_editor_that_fails_changes_nothing(tree: MachineTree) -> None:
+def test_a_failed_editor_changes_nothing(tree: MachineTree) -> None:
     done = call(tree, "echo '# more' >> $1; exit 3")
     assert done.returncode == 1
     assert "the editor sh ended with exit status 3" in done.stderr
@@ -106,7 +108,7 @@ def test_an_editor_that_fails_changes_nothing(tree: MachineTree) -> None:
     assert len(drafts()) == 1, "without a change nothing is kept"
 
 
-def test_a_change_of_another_program_is_not_overwritten(tree: MachineTree) -> None:
+def test_does_not_overwrite_a_change_of_another_program(tree: MachineTree) -> None:
     other = shlex.quote(tree.show())
     done = call(tree, f"{CHANGE}; echo '# theirs' >> {other}")
     assert done.returncode == 1
@@ -114,7 +116,7 @@ def test_a_change_of_another_program_is_not_overwritten(tree: MachineTree) -> No
     assert text(tree) == SOUND + "# theirs\n"
 
 
-def test_a_new_drop_in_is_checked_with_the_rest(tree: MachineTree) -> None:
+def test_checks_a_new_drop_in_with_the_other_files(tree: MachineTree) -> None:
     line = '[persistence."/persistent"]\\ndirectories = ["%s"]\\n'
     done = call(tree, f"printf '{line % '/srv/new'}' > $1", "services")
     assert done.returncode == 0, done.stderr
@@ -130,7 +132,7 @@ def test_a_new_drop_in_is_checked_with_the_rest(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize(("variable", "found"), [("VISUAL", True), ("EDITOR", True), ("X", False)])
-def test_the_editor_of_the_environment(tree: MachineTree, variable: str, found: bool) -> None:
+def test_uses_the_editor_of_the_environment(tree: MachineTree, variable: str, found: bool) -> None:
     script = tree.write("my editor", '#!/bin/sh\necho "# edited" >> "$1"\n')
     script.chmod(0o755)
     environment = {variable: shlex.quote(str(script)), "PATH": str(tree.path)}
@@ -140,7 +142,7 @@ def test_the_editor_of_the_environment(tree: MachineTree, variable: str, found: 
     assert found or "no editor" in done.stderr
 
 
-def test_on_a_terminal_it_can_be_edited_again(tree: MachineTree) -> None:
+def test_offers_to_edit_again_on_a_terminal(tree: MachineTree) -> None:
     script = (
         'if grep -q wipr $1; then sed -i "s/wipr/wiper/; s/root-base/b2/" $1; '
         "else sed -i s/wiper/wipr/ $1; fi"

@@ -1,4 +1,4 @@
-"""A request for an old root is compared with the kernels that boot here, when it is made."""
+"""A request for an old root is compared with the installed kernels when it is made."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivingMachine]
 
 
 def describe(releases: set[str]) -> str:
-    """For a test's name."""
+    """A name for the test's ID."""
     return "+".join(sorted(releases)) or "none"
 
 
 def provide(folder: Path, releases: Iterable[str]) -> None:
-    """Modules of these kernels and no others in the root *folder*."""
+    """Put modules of these kernels, and no others, in the root *folder*."""
     shutil.rmtree(folder / "usr/lib/modules", ignore_errors=True)
     for release in releases:
         (folder / "usr/lib/modules" / release).mkdir(parents=True)
 
 
 def install(root: Path, releases: Iterable[str]) -> None:
-    """Kernels of these releases and no others in /boot."""
+    """Put kernels of these releases, and no others, in /boot."""
     shutil.rmtree(root / "boot", ignore_errors=True)
     (root / "boot").mkdir()
     for release in releases:
@@ -63,7 +63,7 @@ def ask(machine: LivingMachine, *words: str) -> subprocess.CompletedProcess[str]
         )
     ],
 )
-def test_warns_of_kernels_without_modules_and_refuses_if_no_kernel_is_left(
+def test_warns_of_kernels_without_modules_and_refuses_if_none_is_left(
     machine: LivingMachine, have: set[str], boots: set[str], words: tuple[str, ...]
 ) -> None:
     (name,) = machine.old()
@@ -87,7 +87,7 @@ def test_warns_of_kernels_without_modules_and_refuses_if_no_kernel_is_left(
     assert machine.call("next-boot", "--clear").returncode == 0
 
 
-def test_what_the_hint_says_brings_the_file_back(machine: LivingMachine) -> None:
+def test_the_command_of_the_hint_restores_the_file(machine: LivingMachine) -> None:
     (name,) = machine.old()
     old = machine.disk.top / "old_roots" / name
     provide(old, ["1.0"])

@@ -1,4 +1,6 @@
-"""What programs read of every verb has one place: the JSON's envelope, ``--json``, exit codes."""
+"""The output of every verb for programs has one implementation: the JSON envelope, ``--json``, exit
+codes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ NOT_DONE = set(EXIT_CODES.values()) - {output.DONE}
 
 
 def retyped(source: str) -> list[str]:
-    """What *source* has of its own that belongs in ``output``."""
+    """Declarations in *source* that belong in ``output``."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -44,7 +46,7 @@ def _text(node: ast.AST | None) -> object:
 
 
 def _codes(value: ast.expr) -> set[int]:
-    """The numbers that a function returns as they stand."""
+    """The numbers that a function returns literally."""
     if isinstance(value, ast.IfExp):
         return _codes(value.body) | _codes(value.orelse)
     is_number = isinstance(value, ast.Constant) and type(value.value) is int
@@ -52,7 +54,7 @@ def _codes(value: ast.expr) -> set[int]:
 
 
 @pytest.mark.parametrize("module", VERBS, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_a_verb_has_no_envelope_and_no_exit_code_of_its_own(module: Path) -> None:
+def test_no_verb_has_its_own_envelope_or_exit_code(module: Path) -> None:
     assert retyped(module.read_text()) == []
 
 

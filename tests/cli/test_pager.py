@@ -1,4 +1,4 @@
-"""Long listings on a terminal go through a pager, and nothing else does."""
+"""Long listings on a terminal use a pager; no other output does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tree(tmp_path: Path) -> MachineTree:
 def on_terminal(
     tree: MachineTree, *words: str, pager: str | None = "sed s/^/PAGED:/", stderr: bool = True
 ) -> tuple[str, int]:
-    """What a terminal shows, and the exit code."""
+    """The text that a terminal shows, and the exit code."""
     ours, its = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
     if pager is not None:
@@ -38,13 +38,13 @@ def on_terminal(
     try:
         while part := os.read(ours, 4096):
             shown += part
-    except OSError:  # all have closed it
+    except OSError:  # all processes have closed it
         pass
     os.close(ours)
     return shown.decode().replace("\r\n", "\n"), process.wait()
 
 
-def test_a_listing_goes_through_the_pager_with_its_colours(tree: MachineTree) -> None:
+def test_a_listing_is_paged_with_its_colours(tree: MachineTree) -> None:
     shown, code = on_terminal(tree, "plan")
     lines = shown.splitlines()
     assert code == 0
@@ -55,7 +55,7 @@ def test_a_listing_goes_through_the_pager_with_its_colours(tree: MachineTree) ->
     assert shown.replace("PAGED:", "") == plain
 
 
-def test_warnings_and_the_exit_code_are_kept(tree: MachineTree) -> None:
+def test_keeps_warnings_and_the_exit_code(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace("files =", "fils ="))
     shown, code = on_terminal(tree, "check")
     assert code == 2
@@ -82,11 +82,11 @@ def test_a_pager_that_is_missing_or_ends_early_is_not_an_error(
 
 
 @pytest.mark.parametrize("words", [["plan", "--json"], ["schema"], ["--help"]])
-def test_nothing_else_is_paged(tree: MachineTree, words: list[str]) -> None:
+def test_other_output_is_not_paged(tree: MachineTree, words: list[str]) -> None:
     assert "PAGED" not in on_terminal(tree, *words)[0]
 
 
-def test_nothing_is_paged_without_a_terminal(tree: MachineTree) -> None:
+def test_no_pager_without_a_terminal(tree: MachineTree) -> None:
     done = subprocess.run(
         [PROGRAM, "--root", tree.path, "plan"], capture_output=True, text=True,
         env={"PATH": os.environ["PATH"], "PAGER": "sed s/^/PAGED:/"},
@@ -95,7 +95,7 @@ def test_nothing_is_paged_without_a_terminal(tree: MachineTree) -> None:
     assert "PAGED" not in done.stdout
 
 
-def test_only_verbs_that_change_nothing_are_paged() -> None:
+def test_only_read_only_verbs_are_paged() -> None:
     paged = set()
 
     def walk(parser: arguments.Parser, words: str) -> None:

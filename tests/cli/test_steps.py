@@ -1,4 +1,6 @@
-"""Steps of verbs: one class describes and executes, and one runner does dry runs and failures."""
+"""Steps of verbs: one class describes and executes, and one runner handles dry runs and
+failures.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def writes(folder: Path, *, goes_on: bool) -> list[Write]:
     return [Write(folder / name, goes_on=goes_on) for name in "abc"]
 
 
-def test_a_dry_run_has_the_lines_of_the_run_and_does_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_lines_of_the_run_and_does_nothing(tmp_path: Path) -> None:
     todo = writes(tmp_path, goes_on=True)
     dry, real = Execution(dry_run=True), Execution()
     assert {result.text for result in dry.run(todo)} == {DRY_RUN}
@@ -60,7 +62,7 @@ def test_a_failure_ends_the_run_unless_the_step_allows_more(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_long_steps_are_announced_before_they_are_done(
+def test_long_steps_are_announced_before_they_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: bool
 ) -> None:
     for dry_run, end in ((True, f": {DRY_RUN}"), (False, "")):
@@ -72,7 +74,7 @@ def test_long_steps_are_announced_before_they_are_done(
         assert lines == ["look"]
 
 
-def test_an_interruption_names_the_step_that_it_ended() -> None:
+def test_an_interruption_names_the_interrupted_step() -> None:
     def interrupted() -> str:
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
@@ -82,8 +84,8 @@ def test_an_interruption_names_the_step_that_it_ended() -> None:
         Execution().run([Action("copy /srv", interrupted)])
 
 
-def test_what_describes_and_executes_is_a_step_or_an_operation_of_the_plan() -> None:
-    bases: dict[str, set[str]] = {}  # by the name of a class, of all classes of that name
+def test_every_class_that_describes_and_executes_is_a_step_or_an_operation() -> None:
+    bases: dict[str, set[str]] = {}  # by name, for all classes of that name
     both = set()
     for folder in ("ephemeroot", "hooks", "wipers"):
         for file in (CHECKOUT / folder).rglob("*.py"):

@@ -1,4 +1,6 @@
-"""What people read: sizes, spans of time, aligned tables, and a bar on a terminal only."""
+"""Output for people: sizes, spans of time, aligned tables, and a progress bar on a
+terminal only.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from ephemeroot.cli.progress import Progress
         (1048575, "1.0 MiB"), (3 << 30, "3.0 GiB"), (5 << 50, "5.0 PiB"), (5 << 60, "5120.0 PiB"),
     ],
 )  # fmt: skip
-def test_sizes(count: int, text: str) -> None:
+def test_formats_sizes(count: int, text: str) -> None:
     assert amounts.size(count) == text
 
 
@@ -28,18 +30,18 @@ def test_sizes(count: int, text: str) -> None:
     [(0.004, "4 ms"), (0.5, "0.5 s"), (75, "75 s"), (600, "10 min"), (7300, "2 h"),
      (259200, "3 days")],
 )  # fmt: skip
-def test_spans(seconds: float, text: str) -> None:
+def test_formats_spans_of_time(seconds: float, text: str) -> None:
     assert terminal.duration(seconds) == text
 
 
-def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_aligns_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.table([["a", "1", "x"], ["日本", "22", "a\nb"], ["e\u0301", "333"]], right=(1,))
     assert capsys.readouterr().out.splitlines() == [
         "  a       1  x", "  日本   22  a\\nb", "  e\u0301     333",
     ]  # fmt: skip
 
 
-def test_no_bar_where_there_is_no_terminal() -> None:
+def test_shows_no_bar_without_a_terminal() -> None:
     stream = io.StringIO()
     with Progress("copying", 100, stream) as progress:
         progress.update(50)
@@ -47,7 +49,7 @@ def test_no_bar_where_there_is_no_terminal() -> None:
 
 
 def all_of(terminal: int) -> bytes:
-    """Everything that was written: one read may return a part."""
+    """Read until everything is there: one read may return a part."""
     seen = b""
     try:
         while part := os.read(terminal, 4096):

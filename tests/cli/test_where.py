@@ -1,4 +1,4 @@
-"""``ephemeroot where``: each kind of place, reached by its own name, from above and by links."""
+"""``ephemeroot where``: each kind of path, by its own name, by a parent and through links."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIGURATION = SOUND.replace(
     'directories = ["/var/log", "/srv/data", { directory = "/srv/data/inner", method = "bind" }]',
 ).replace('files = ["/etc/machine-id"]', 'files = ["/etc/machine-id", "/etc/app.conf"]')
 
-# A path, what the answer is, whether it persists, and where the store has it.
+# A path, the answer, whether the path persists, and its place in the store.
 CASES = {
     "/var/log": ("declared", True, "/persistent/var/log"),
     "/var/log/deep/er/file": ("declared", True, "/persistent/var/log/deep/er/file"),
@@ -66,7 +66,7 @@ def where(tree: MachineTree, path: str, capsys: pytest.CaptureFixture[str]) -> t
 @pytest.mark.parametrize(
     ("way", "path"), proof.sample([(way, path) for way in WAYS for path in CASES], 30)
 )
-def test_each_kind_of_place(
+def test_answers_for_each_kind_of_path(
     tree: MachineTree, way: str, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason, persists, stored = CASES[path]
@@ -77,7 +77,7 @@ def test_each_kind_of_place(
         assert content["place"].startswith(f"{tree.show()}:")
 
 
-def test_declared_and_not_applied_and_the_other_way_round(
+def test_tells_declared_from_applied_paths(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree.write(MAIN, CONFIGURATION.replace('"/srv/data",', '"/opt/new",'))
@@ -91,7 +91,7 @@ def test_declared_and_not_applied_and_the_other_way_round(
     assert where(tree, "/srv/data/x", capsys)[0]["reason"] == "root"
 
 
-def test_a_machine_that_wipes_nothing(
+def test_where_on_a_machine_that_wipes_nothing(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tree.path / "etc/ephemeroot/plan.json").unlink()
@@ -106,7 +106,9 @@ def test_a_machine_that_wipes_nothing(
         assert content["stored-as"] == stored
 
 
-def test_for_people(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_prints_text_for_people(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["where", "/by-link/etc/app.conf", "--root", str(tree.path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "/by-link/etc/app.conf persists"

@@ -1,4 +1,4 @@
-"""Declared paths are looked up in the base, from which the next boot makes its root."""
+"""Declared paths are resolved in the base, from which the next boot makes its root."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from nested_machine import DeclaredMachine, declared_machine, persistence
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 WAYS = ("missing", "directory", "relative", "absolute", "dangling")
-"""What a root has at the directory that leads to a declared path."""
+"""The file that a root has at a directory on the way to a declared path."""
 
 ENTRIES = ("bind", "symlink", "copy")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A declared path with a directory on the way that the roots have differently: the *live* one
-    at first, the *base*, and the base after its next upgrade (*later*).
+    """A declared path with a parent directory that differs between the roots: the *live* one, the
+    *base*, and the base after its next upgrade (*later*).
     """
 
     live: str
@@ -44,12 +44,12 @@ class Cell:
         return f"/ways/{self.number:03}"
 
     def path(self, way: str) -> str:
-        """Where a root with that *way* has the declared path."""
+        """The declared path in a root with that *way*."""
         real = {"relative": "real", "absolute": "other", "dangling": "gone"}.get(way, "way")
         return f"{self.top}/{real}/thing"
 
     def put(self, root: Path, way: str) -> None:
-        """Give *root* that *way*, whatever it had."""
+        """Give *root* that *way*, and remove the previous one."""
         top = root / self.top[1:]
         place = top / "way"
         if place.is_symlink():
@@ -68,7 +68,7 @@ class Cell:
         return f'{{ {kind} = "{self.top}/way/thing", method = "{self.entry}" }}'
 
     def content(self, root: Path, way: str) -> Path:
-        """The file in which a program keeps its data, as the machine with that *root* sees it."""
+        """The file in which a program keeps its data, as seen in that *root*."""
         place = root / self.path(way)[1:]
         if self.entry == "copy":
             return place
@@ -126,14 +126,14 @@ def test_the_plan_is_made_for_the_root_that_the_next_boot_makes(machine: Declare
     assert machine.said() == []
     for cell in cells:
         place = cell.content(machine.target, cell.base)
-        # The outgoing root has its own links on the way to the path of the plan.
+        # In the outgoing root, the path of the plan goes through other links.
         same = cell.path(cell.live) == cell.path(cell.base) or cell.path(cell.base) == cell.path("")
         assert place.exists() == (same and cell.live not in ("missing", "dangling")), cell
         lost = [line for line in said if f"does not seed from {cell.top}/" in line]
         assert bool(lost) == (not same), cell
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("kept")
-    # What the store has by now is used wherever the upgraded base has the path.
+    # Existing content of the store is used wherever the upgraded base has the path.
     for cell in cells:
         cell.put(machine.top / "base", cell.later)
     for number in range(2):
@@ -146,7 +146,7 @@ def test_the_plan_is_made_for_the_root_that_the_next_boot_makes(machine: Declare
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])
-def test_another_type_in_the_base_is_refused(machine: DeclaredMachine, kind: str) -> None:
+def test_refuses_another_type_in_the_base(machine: DeclaredMachine, kind: str) -> None:
     place = machine.top / "base/srv/thing"
     place.parent.mkdir()
     if kind == "directory":
@@ -160,10 +160,10 @@ def test_another_type_in_the_base_is_refused(machine: DeclaredMachine, kind: str
     assert error.reason == f"/srv/thing is declared as a {kind}, but it is a {other} in the base"
 
 
-def test_a_volume_and_a_declared_directory_are_as_the_live_root_has_them(
+def test_a_volume_and_a_declared_directory_are_resolved_in_the_live_root(
     machine: DeclaredMachine,
 ) -> None:
-    """The base has nothing below them: what leads through their own links stays as it is."""
+    """The base has no content below them, so links on the way are those of the live root."""
     live = machine.target / "srv/data"
     live.mkdir(parents=True)
     (live / "real").mkdir()
@@ -176,7 +176,7 @@ def test_a_volume_and_a_declared_directory_are_as_the_live_root_has_them(
         assert machine.said() == []
 
 
-def test_says_that_another_run_keeps_it_from_looking_into_the_base(
+def test_reports_that_another_run_locks_the_base(
     machine: DeclaredMachine,
 ) -> None:
     machine.declare(persistence(files='"/etc/machine-id"'))

@@ -1,4 +1,4 @@
-"""Subvolumes in the live root that nothing declares: a warning for each."""
+"""Subvolumes of the live root that no declaration covers: a warning for each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def complaints(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> list[st
     return [line.partition("root.btrfs: ")[2].split(" is ")[0] for line in lines]
 
 
-def test_each_that_nothing_covers(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warns_of_each_uncovered_subvolume(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     make(tree, "var/lib/machines", "var/lib/machines/in it", "var/log/journal", "persistent/x")
     assert complaints(tree, capsys) == ["/var/lib/machines", "/var/lib/machines/in it"]
     more = SOUND.replace('["/var/log"]', '["/var/log", "/var/lib/machines"]')
@@ -52,7 +54,7 @@ def test_each_that_nothing_covers(tree: MachineTree, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("number", [1, nested.FEW, nested.FEW + 1, 12])
-def test_many_in_one_directory_are_summed_up(
+def test_groups_many_subvolumes_of_one_directory(
     tree: MachineTree, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     where = "/var/lib/docker/btrfs/subvolumes"
@@ -69,7 +71,7 @@ def test_many_in_one_directory_are_summed_up(
         assert all(f"{name} is a subvolume in the root" in said for name in names)
 
 
-def test_a_declared_file_covers_nothing(
+def test_a_declared_file_does_not_cover_a_subvolume(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tree, "srv/data")
@@ -80,7 +82,9 @@ def test_a_declared_file_covers_nothing(
     assert "/srv/data is a subvolume in the root and nothing declares it" in said
 
 
-def test_none(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_does_not_warn_without_nested_subvolumes(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert complaints(tree, capsys) == []
 
 

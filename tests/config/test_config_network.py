@@ -1,4 +1,4 @@
-"""Volumes on the network in the configuration: addresses, options, [network], what is refused."""
+"""Volumes on the network: addresses, options, the table [network], and refusals."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def warnings(tree: MachineTree) -> str:
     return "\n".join(str(problem) for problem in tree.problems() if problem.warning)
 
 
-def test_the_plan_names_address_and_version(tree: MachineTree) -> None:
+def test_the_plan_has_address_and_version(tree: MachineTree) -> None:
     assert planned(tree).options == ["vers=4.2", "addr=10.9.0.1"]
     assert planned(tree).timeout == 20
 
 
-def test_what_mount_nfs_keeps_to_itself_is_left_out(tree: MachineTree) -> None:
+def test_leaves_out_options_that_only_mount_nfs_understands(tree: MachineTree) -> None:
     with_volume(tree, nfs(options='"bg", "retry=2", "_netdev", "hard", "vers=4.1", "soft"'))
     assert planned(tree).options == ["hard", "vers=4.1", "soft", "addr=10.9.0.1"]
 
 
-def test_a_line_of_fstab(tree: MachineTree) -> None:
+def test_reads_a_network_volume_from_fstab(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + STORE)
     with (tree.path / "etc/fstab").open("a") as lines:
         lines.write(
@@ -64,26 +64,26 @@ def test_a_line_of_fstab(tree: MachineTree) -> None:
     assert planned(tree).device == "[fd00::1]:/srv"
 
 
-def test_a_name_is_looked_up_in_the_machines_own_hosts(tree: MachineTree) -> None:
+def test_resolves_a_name_in_the_machines_own_hosts(tree: MachineTree) -> None:
     tree.write("etc/hosts", "127.0.0.1 localhost\nbad nas\n10.9.0.3 NAS.example.net nas # ours\n")
     with_volume(tree, nfs("nas:/srv"))
     assert planned(tree).options[-1] == "addr=10.9.0.3"
     assert planned(tree).device == "nas:/srv"
 
 
-def test_an_unknown_name(tree: MachineTree) -> None:
+def test_refuses_an_unknown_name(tree: MachineTree) -> None:
     with_volume(tree, nfs("nowhere:/srv"))
     complaint = tree.complaint()
     assert "the address of the server nowhere is not known" in complaint
     assert tree.show("etc/hosts") in complaint
 
 
-def test_an_address_that_was_given_is_kept(tree: MachineTree) -> None:
+def test_keeps_an_explicit_address(tree: MachineTree) -> None:
     with_volume(tree, nfs("nowhere:/srv", '"addr=10.9.0.9"'))
     assert planned(tree).options == ["vers=4.2", "addr=10.9.0.9"]
 
 
-def test_nfs_3_and_4_0(tree: MachineTree) -> None:
+def test_accepts_nfs_3_and_4_0(tree: MachineTree) -> None:
     with_volume(tree, nfs(options='"vers=3", "nolock"', kind="nfs"))
     assert planned(tree).options == ["vers=3", "nolock", "addr=10.9.0.1"]
     with_volume(tree, nfs(options='"vers=4.0"'))
@@ -91,11 +91,11 @@ def test_nfs_3_and_4_0(tree: MachineTree) -> None:
 
 
 def share(options: str, kind: str = "cifs") -> str:
-    """A volume beside the store."""
+    """A volume in addition to the store."""
     return nfs() + nfs("//10.9.0.1/media", options, kind).replace("/persistent", "/srv/media")
 
 
-def test_a_share_by_smb(tree: MachineTree) -> None:
+def test_accepts_a_share_by_smb(tree: MachineTree) -> None:
     with_volume(tree, share('"username=kiosk", "password=a, b", "uid=1000", "file_mode=0640"'))
     media = tree.plan().wipe[1]
     assert isinstance(media, MountVolume)
@@ -108,7 +108,7 @@ def test_a_share_by_smb(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("options", ['"guest"', '"guest", "posix"', '"guest", "modefromsid"'])
-def test_no_store_on_a_share_by_smb(tree: MachineTree, options: str) -> None:
+def test_refuses_a_store_on_a_share_by_smb(tree: MachineTree, options: str) -> None:
     with_volume(tree, nfs("//10.9.0.1/kiosk", options, "cifs"))
     assert "a cifs, which keeps neither owners nor modes" in tree.complaint()
 
@@ -132,24 +132,26 @@ def test_no_store_on_a_share_by_smb(tree: MachineTree, options: str) -> None:
         (nfs("10.9.0.1:/vol", "", "glusterfs"), "use nfs4"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_mounted_in_an_initramfs(tree: MachineTree, volume: str, words: str) -> None:
+def test_refuses_volumes_that_an_initramfs_cannot_mount(
+    tree: MachineTree, volume: str, words: str
+) -> None:
     assert words in with_volume(tree, volume).complaint()
 
 
-def test_what_the_hypervisor_shares_needs_no_network(tree: MachineTree) -> None:
+def test_shares_of_the_hypervisor_need_no_network(tree: MachineTree) -> None:
     with_volume(tree, nfs("store", '"trans=virtio"', "9p"))
     assert planned(tree).options == ["trans=virtio"]
     with_volume(tree, nfs("store", "", "virtiofs"), NETWORK)
     assert "but there is none" in warnings(tree)
 
 
-def test_the_real_system_mounts_volumes_not_needed_for_boot(tree: MachineTree) -> None:
+def test_leaves_volumes_not_needed_for_boot_to_the_real_system(tree: MachineTree) -> None:
     volume = '[[volumes]]\nmount-point = "/media"\ndevice = "a@b:"\ntype = "fuse.sshfs"\n'
     with_volume(tree, nfs() + volume + "needed-for-boot = false\n")
     assert not tree.errors()
 
 
-def test_no_overlay_on_the_network(tree: MachineTree) -> None:
+def test_refuses_an_overlay_on_the_network(tree: MachineTree) -> None:
     with_volume(tree, nfs())
     entry = '{ directory = "/opt", method = "overlay" }'
     text = (tree.path / MAIN).read_text().replace('"/var/log"', f'"/var/log", {entry}')
@@ -157,14 +159,14 @@ def test_no_overlay_on_the_network(tree: MachineTree) -> None:
     assert "/opt cannot be an overlay in the store /persistent" in tree.complaint()
 
 
-def test_soft_mounts_are_warned_about(tree: MachineTree) -> None:
+def test_warns_of_soft_mounts(tree: MachineTree) -> None:
     assert "is mounted soft" in warnings(with_volume(tree, nfs(options='"soft"')))
 
 
 # The table [network]
 
 
-def test_a_static_network_comes_first(tree: MachineTree) -> None:
+def test_a_static_network_is_set_up_first(tree: MachineTree) -> None:
     with_volume(tree, nfs("192.0.2.1:/srv"), NETWORK + 'gateway = "10.9.0.1"\n')
     compilation = tree.compilation()
     first = compilation.plan.wipe[0]
@@ -175,7 +177,7 @@ def test_a_static_network_comes_first(tree: MachineTree) -> None:
     assert isinstance(compilation.plan.wipe[1], MountVolume)
 
 
-def test_several_addresses(tree: MachineTree) -> None:
+def test_accepts_several_addresses(tree: MachineTree) -> None:
     text = NETWORK.replace('"10.9.0.7/24"', '["10.9.0.7/24", "fd00::7/64"]')
     with_volume(tree, nfs(), text + 'gateway = ["10.9.0.1", "fe80::1"]\n')
     first = tree.plan().wipe[0]
@@ -184,7 +186,7 @@ def test_several_addresses(tree: MachineTree) -> None:
     assert first.gateways == ["10.9.0.1", "fe80::1"]
 
 
-def test_a_drop_in_overrides_a_key_of_it(tree: MachineTree) -> None:
+def test_a_drop_in_overrides_a_key_of_the_network(tree: MachineTree) -> None:
     with_volume(tree, nfs(), NETWORK)
     tree.write("etc/ephemeroot/conf.d/host.toml", '[network]\naddress = "10.9.0.8/24"\n')
     first = tree.plan().wipe[0]
@@ -210,12 +212,14 @@ def test_a_drop_in_overrides_a_key_of_it(tree: MachineTree) -> None:
         ("10.9.0.7", "10.8.0.7", "there is no gateway"),
     ],
 )
-def test_mistakes_in_it(tree: MachineTree, old: str, new: str, words: str) -> None:
+def test_reports_mistakes_in_the_network_table(
+    tree: MachineTree, old: str, new: str, words: str
+) -> None:
     with_volume(tree, nfs(), NETWORK.replace(old, new))
     assert words in tree.complaint()
 
 
-def test_without_a_network_volume_it_does_nothing(tmp_path: Path) -> None:
+def test_the_network_table_has_no_effect_without_a_network_volume(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path)
     with (tmp_path / MAIN).open("a") as text:
         text.write(NETWORK)
@@ -227,12 +231,12 @@ NO_MACHINES = {
     4: {"224.0.0.5": "multicast", "127.0.0.1": "loopback", "0.0.0.0": "unspecified"},
     6: {"ff02::1": "multicast", "::1": "loopback", "::": "unspecified"},
 }
-"""Addresses that no machine can have, with a word of the reason, by version."""
+"""Addresses that a machine cannot have, each with a word from the reason, by IP version."""
 
 
 @pytest.mark.parametrize("key", ["address", "gateway"])
 @pytest.mark.parametrize("version", [4, 6])
-def test_refuses_addresses_that_no_machine_can_have(
+def test_refuses_addresses_that_a_machine_cannot_have(
     tree: MachineTree, key: str, version: int
 ) -> None:
     length = 24 if version == 4 else 64
@@ -254,14 +258,14 @@ def test_refuses_addresses_that_no_machine_can_have(
         ("10.9.0.255/24", "the broadcast address"),
         ("10.9.3.255/22", "the broadcast address"),
         ("fd00::/64", "the address of a network"),
-        ("10.9.0.0/31", None),  # RFC 3021: both of the two are machines
+        ("10.9.0.0/31", None),  # RFC 3021: both addresses belong to machines
         ("10.9.0.1/31", None),
         ("10.9.0.7/32", None),
         ("10.9.0.255/22", None),
         ("fd00::/127", None),
     ],
 )
-def test_refuses_the_addresses_of_a_network_itself(
+def test_refuses_the_address_of_the_network_itself(
     tree: MachineTree, address: str, word: str | None
 ) -> None:
     server = "[fd00::1]" if ":" in address else "10.9.0.2"
@@ -275,7 +279,9 @@ def test_refuses_the_addresses_of_a_network_itself(
 
 
 @pytest.mark.parametrize("address", ["10.9.0.7/24", "fd00::7/64"])
-def test_the_router_and_the_server_are_other_machines(tree: MachineTree, address: str) -> None:
+def test_refuses_the_machines_own_address_as_router_or_server(
+    tree: MachineTree, address: str
+) -> None:
     own = address.partition("/")[0]
     server = f"[{own}]" if ":" in own else own
     table = f'[network]\ninterface = "enp1s0"\naddress = "{address}"\n'
@@ -288,7 +294,7 @@ def test_the_router_and_the_server_are_other_machines(tree: MachineTree, address
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs"])
-def test_a_name_in_an_address_option_is_looked_up_like_the_servers(
+def test_resolves_a_name_in_an_address_option_like_the_servers(
     tree: MachineTree, kind: str
 ) -> None:
     key = "addr" if kind == "nfs4" else "ip"
@@ -306,7 +312,7 @@ def test_a_name_in_an_address_option_is_looked_up_like_the_servers(
 
 @pytest.mark.parametrize("where", ["device", "option", "hosts"])
 def test_a_link_local_server_keeps_its_interface(tree: MachineTree, where: str) -> None:
-    def declared(address: str) -> MachineTree:
+    def test_a_link_local_server_keeps_its_interface(address: str) -> MachineTree:
         table = NETWORK.replace("10.9.0.7/24", "fe80::5/64")
         if where == "device":
             return with_volume(tree, nfs(f"[{address}]:/srv"), table)
@@ -315,13 +321,16 @@ def test_a_link_local_server_keeps_its_interface(tree: MachineTree, where: str) 
         tree.write("etc/hosts", f"{address} nas\n")
         return with_volume(tree, nfs("nas:/srv"), table)
 
-    assert declared("fe80::1%enp1s0").errors() == []
+    assert test_a_link_local_server_keeps_its_interface("fe80::1%enp1s0").errors() == []
     operation = next(o for o in tree.plan().wipe if isinstance(o, MountVolume))
     assert operation.options[-1] == "addr=fe80::1%enp1s0"
-    assert "valid on one link only" in declared("fe80::1").complaint()
+    assert (
+        "valid on one link only"
+        in test_a_link_local_server_keeps_its_interface("fe80::1").complaint()
+    )
 
 
-def test_a_link_local_server_of_a_share_is_refused(tree: MachineTree) -> None:
+def test_refuses_a_link_local_server_of_a_share(tree: MachineTree) -> None:
     volume = nfs("//[fe80::1%eth0]/media", '"guest", "uid=0"', "cifs")
     with_volume(tree, nfs() + volume.replace("/persistent", "/srv/media"), NETWORK)
     assert "cifs does not accept the name of an interface" in tree.complaint()
@@ -329,7 +338,7 @@ def test_a_link_local_server_of_a_share_is_refused(tree: MachineTree) -> None:
 
 @pytest.mark.parametrize("port", ["65536", "99999", "-1", "nfs", "²"])
 @pytest.mark.parametrize("kind", ["nfs4", "cifs"])
-def test_a_port_is_a_number_of_sixteen_bits(tree: MachineTree, port: str, kind: str) -> None:
+def test_a_port_has_sixteen_bits(tree: MachineTree, port: str, kind: str) -> None:
     device = "10.9.0.1:/srv" if kind == "nfs4" else "//10.9.0.1/srv"
     volume = nfs(device, f'"port={port}", "guest", "uid=0"', kind).replace(
         "/persistent", "/srv/media"
@@ -345,7 +354,9 @@ def test_a_port_is_a_number_of_sixteen_bits(tree: MachineTree, port: str, kind: 
         ("root=/dev/sda rootflags=subvol=root rd.neednet=1 ip=dhcp", "", False),
     ],
 )
-def test_who_sets_up_the_network(tree: MachineTree, line: str, more: str, warned: bool) -> None:
+def test_decides_which_program_sets_up_the_network(
+    tree: MachineTree, line: str, more: str, warned: bool
+) -> None:
     with_volume(tree, nfs(), more)
     tree.write("etc/kernel/cmdline", line + "\n")
     assert ("the network for /persistent is not set up" in warnings(tree)) == warned

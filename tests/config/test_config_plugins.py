@@ -1,4 +1,4 @@
-"""Wipers of third parties: found by entry point, and what may be wrong with them."""
+"""Wipers of third parties: found by entry point, and errors in them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class NoWiper:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the path, as pip makes it; what is put into it is installed."""
+    """A folder on the import path, as pip makes it; the test puts packages there."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "snapping.py").write_text(MODULE)
@@ -70,7 +70,7 @@ def tree(tmp_path: Path) -> MachineTree:
         "root.btrfs", "root.snapper"))  # fmt: skip
 
 
-def test_a_wiper_of_another_package_goes_into_the_plan(install: Path, tree: MachineTree) -> None:
+def test_the_plan_contains_a_wiper_of_another_package(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     tree.write(MAIN, (tree.path / MAIN).read_text().replace(
         "[root.snapper]", '[root.snapper]\nlimit = "512M"\ndevice = "LABEL=x"'))  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_wiper_of_another_package_goes_into_the_plan(install: Path, tree: Mach
     assert plan.parse(tree.plan().dump()).dump() == tree.plan().dump()
 
 
-def test_what_the_wiper_finds_is_reported_at_its_key(install: Path, tree: MachineTree) -> None:
+def test_reports_the_wipers_own_problems_at_its_keys(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     tree.write(MAIN, (tree.path / MAIN).read_text().replace(
         "[root.snapper]", '[root.snapper]\nlimit = "5G"\nmodes = ["x"]'))  # fmt: skip
@@ -110,34 +110,34 @@ def test_what_the_wiper_finds_is_reported_at_its_key(install: Path, tree: Machin
         ("snapper = snapping:Strange", "is of the unknown kind 'colour'"),
     ],
 )
-def test_unusable_wipers(install: Path, tree: MachineTree, entry: str, complaint: str) -> None:
+def test_refuses_unusable_wipers(
+    install: Path, tree: MachineTree, entry: str, complaint: str
+) -> None:
     package(install, entry)
     assert complaint in tree.complaint()
     assert tree.errors()[0].key == "root.wiper"
 
 
-def test_a_wiper_whose_module_fails(install: Path, tree: MachineTree) -> None:
+def test_reports_a_wiper_whose_module_fails(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     (install / "snapping.py").write_text("raise RuntimeError('no library')")
     assert "(snapping:Snapper): RuntimeError: no library" in tree.complaint()
 
 
-def test_two_packages_with_one_name(install: Path, tree: MachineTree) -> None:
+def test_reports_two_packages_with_one_name(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     package(install, "snapper = elsewhere:Snapper", "elsewhere")
     assert "several installed packages have a wiper 'snapper'" in tree.complaint()
     assert "elsewhere:Snapper, snapping:Snapper" in tree.complaint()
 
 
-def test_a_wipers_options_are_looked_at_though_it_is_not_used(
-    install: Path, tree: MachineTree
-) -> None:
+def test_checks_the_options_of_an_unused_wiper(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     tree.write(MAIN, SOUND + "[root.snapper]\nlimit = false\nbass = 1\n")
     assert [error.key for error in tree.errors()] == ["root.snapper.limit", "root.snapper.bass"]
 
 
-def test_our_own_wiper_is_found_without_its_library(tree: MachineTree) -> None:
+def test_finds_a_built_in_wiper_without_its_library(tree: MachineTree) -> None:
     assert "btrfs" in plugins.names()
     assert plugins.find("btrfs").attribute == "ephemeroot.wipers.btrfs:Btrfs"
     tree.write(MAIN, SOUND)

@@ -1,4 +1,4 @@
-"""Declared paths through symbolic links: ordered, compared and refused by what they lead to."""
+"""Declared paths through symbolic links are sorted, compared and refused by their targets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def places(tree: MachineTree) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_a_link_on_the_way_is_resolved(tree: MachineTree, link: str) -> None:
+def test_resolves_a_link_in_a_parent(tree: MachineTree, link: str) -> None:
     name, target = LINKS[link]
     (tree.path / name).symlink_to(target)
     declare(tree, '"/srv/www"', '"/srv/note"')
@@ -56,7 +56,7 @@ def test_a_link_on_the_way_is_resolved(tree: MachineTree, link: str) -> None:
     assert "/srv/www" not in found
 
 
-def test_what_the_store_has_by_the_written_path_is_used(tree: MachineTree) -> None:
+def test_uses_content_that_the_store_has_under_the_declared_path(tree: MachineTree) -> None:
     (tree.path / "srv").symlink_to("data/srv")
     (tree.path / "persistent/srv/www").mkdir(parents=True)
     declare(tree, '"/srv/www"')
@@ -64,9 +64,7 @@ def test_what_the_store_has_by_the_written_path_is_used(tree: MachineTree) -> No
 
 
 @pytest.mark.parametrize("names", [("/srv/www", "/data/srv/www"), ("/data/srv/www", "/srv/www")])
-def test_two_names_of_one_path_are_declared_twice(
-    tree: MachineTree, names: tuple[str, str]
-) -> None:
+def test_two_names_of_one_path_are_a_duplicate(tree: MachineTree, names: tuple[str, str]) -> None:
     first, second = names
     (tree.path / "srv").symlink_to("data/srv")
     declare(tree, f'"{first}", "{second}"')
@@ -74,7 +72,7 @@ def test_two_names_of_one_path_are_declared_twice(
     assert "/data/srv/www" in tree.complaint()
 
 
-def test_a_link_into_a_filesystem_that_every_boot_mounts(tree: MachineTree) -> None:
+def test_refuses_a_link_into_a_filesystem_that_every_boot_mounts(tree: MachineTree) -> None:
     (tree.path / "run").mkdir()
     (tree.path / "var").mkdir(exist_ok=True)
     (tree.path / "var/run").symlink_to("../run")
@@ -83,7 +81,7 @@ def test_a_link_into_a_filesystem_that_every_boot_mounts(tree: MachineTree) -> N
     assert reason in tree.complaint()
 
 
-def test_homes_behind_a_link(tree: MachineTree) -> None:
+def test_resolves_homes_behind_a_link(tree: MachineTree) -> None:
     (tree.path / "var/home/talyz").mkdir(parents=True)
     (tree.path / "home").symlink_to("var/home")
     declare(tree, more='[persistence."/persistent".users.talyz]\ndirectories = ["Music"]\n')
@@ -96,7 +94,7 @@ def test_homes_behind_a_link(tree: MachineTree) -> None:
     assert getattr(home, "mode", 0) == 0o700
 
 
-def test_links_that_a_user_made_are_not_followed(tree: MachineTree) -> None:
+def test_does_not_follow_links_that_a_user_made(tree: MachineTree) -> None:
     (tree.path / "home/talyz").mkdir(parents=True)
     os.chown(tree.path / "home/talyz", 1000, 1001)
     link = tree.path / "home/talyz/.config"
@@ -106,7 +104,7 @@ def test_links_that_a_user_made_are_not_followed(tree: MachineTree) -> None:
     assert "/home/talyz/.config/x" in places(tree)
 
 
-def test_links_that_a_boot_made_are_not_followed(tree: MachineTree) -> None:
+def test_does_not_follow_links_that_a_boot_made(tree: MachineTree) -> None:
     (tree.path / "persistent/srv/tool").mkdir(parents=True)
     (tree.path / "srv").mkdir()
     (tree.path / "srv/tool").symlink_to("/persistent/srv/tool")
@@ -114,7 +112,7 @@ def test_links_that_a_boot_made_are_not_followed(tree: MachineTree) -> None:
     assert "/srv/tool" in places(tree)
 
 
-def test_a_package_database_behind_a_link_is_where_it_leads(tree: MachineTree) -> None:
+def test_a_package_database_behind_a_link_is_found_at_its_target(tree: MachineTree) -> None:
     (tree.path / "usr/lib/sysimage/rpm").mkdir(parents=True)
     (tree.path / "var/lib").mkdir(parents=True)
     (tree.path / "var/lib/rpm").symlink_to("../../usr/lib/sysimage/rpm")
@@ -142,8 +140,8 @@ def machine(tmp_path: Path) -> Iterator[DeclaredMachine]:
 
 @pytest.mark.requires_loop
 @pytest.mark.usefixtures("private_mounts")
-def test_a_dynamic_users_service_keeps_its_state(machine: DeclaredMachine) -> None:
-    """By the name that people know; the service makes its link at each start."""
+def test_the_service_of_a_dynamic_user_keeps_its_state(machine: DeclaredMachine) -> None:
+    """It is declared by the name in /var/lib; the service makes this link at each start."""
     lib = machine.target / "var/lib"
     (lib / "private").mkdir(parents=True, mode=0o700)
     (lib / "private/svc").mkdir()

@@ -1,4 +1,4 @@
-"""The JSON Schema says what the reader does."""
+"""The JSON Schema agrees with the reader of the configuration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ files = [{ file = "z", method = "copy", initial = "empty" }]
 
 
 def complaints(value: object, wanted: Any, path: str = "") -> Iterator[str]:
-    """What a JSON Schema validator says, as far as our schema uses the standard."""
+    """The errors of a JSON Schema validator, limited to the parts of the standard that our schema
+    uses.
+    """
     assert set(wanted) <= KNOWN, set(wanted) - KNOWN
     types = wanted.get("type", [])
     types = types if isinstance(types, list) else [types]
@@ -88,7 +90,7 @@ def _of_table(value: dict[str, object], wanted: Any, path: str) -> Iterator[str]
             yield from complaints(child, below, f"{path}.{key}")
 
 
-def test_a_sound_configuration_fits(tmp_path: Path) -> None:
+def test_a_valid_configuration_fits_the_schema(tmp_path: Path) -> None:
     assert MachineTree(tmp_path, WHOLE).errors() == []
     assert list(complaints(tomllib.loads(WHOLE), schema())) == []
 
@@ -115,7 +117,7 @@ def test_a_sound_configuration_fits(tmp_path: Path) -> None:
         ('[persistence."/persistent".users', '[persistence."persistent".users'),
     ],
 )
-def test_what_the_schema_refuses_the_reader_refuses(tmp_path: Path, old: str, new: str) -> None:
+def test_the_reader_refuses_whatever_the_schema_refuses(tmp_path: Path, old: str, new: str) -> None:
     assert old in WHOLE
     text = WHOLE.replace(old, new)
     assert list(complaints(tomllib.loads(text), schema()))
@@ -138,5 +140,5 @@ def test_every_key_is_described() -> None:
     assert list(undescribed(schema(), "")) == []
 
 
-def test_the_schema_is_the_same_each_time() -> None:
+def test_the_schema_is_reproducible() -> None:
     assert schema() == schema()

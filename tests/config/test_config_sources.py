@@ -1,4 +1,4 @@
-"""Main file and drop-ins: which count, in which order, for which machine."""
+"""Main file and drop-ins: which files are used, in which order, and on which machine."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def keep_days(tree: MachineTree) -> object:
     return wiping.settings["keep-days"]
 
 
-def test_main_file_alone(tree: MachineTree) -> None:
+def test_reads_the_main_file_alone(tree: MachineTree) -> None:
     assert configuration(tree).files == (tree.show(),)
     assert keep_days(tree) == 30
 
 
-def test_drop_ins_count_in_the_order_of_their_names(tree: MachineTree) -> None:
+def test_drop_ins_are_applied_in_the_order_of_their_names(tree: MachineTree) -> None:
     tree.write(f"{LOCAL}/20-b.toml", "root.btrfs.keep-days = 20")
     tree.write(f"{VENDOR}/30-c.toml", "root.btrfs.keep-days = 31")
     tree.write(f"{VENDOR}/10-a.toml", "root.btrfs.keep-days = 10")
@@ -60,7 +60,7 @@ def test_etc_replaces_the_vendors_file_of_the_same_name(tree: MachineTree) -> No
 
 
 @pytest.mark.parametrize("mask", ["empty", "link"])
-def test_masks(tree: MachineTree, mask: str) -> None:
+def test_an_empty_file_or_a_link_to_dev_null_masks_a_drop_in(tree: MachineTree, mask: str) -> None:
     tree.write(f"{VENDOR}/10-a.toml", "root.btrfs.keep-days = 10")
     masked = tree.path / LOCAL / "10-a.toml"
     masked.parent.mkdir()
@@ -71,33 +71,33 @@ def test_masks(tree: MachineTree, mask: str) -> None:
     assert keep_days(tree) == 30
 
 
-def test_links_lead_where_the_machine_would_find_them(tree: MachineTree) -> None:
+def test_follows_links_as_the_machine_would(tree: MachineTree) -> None:
     tree.write("srv/site.toml", "root.btrfs.keep-days = 12")
     (tree.path / LOCAL).mkdir()
     (tree.path / LOCAL / "10-site.toml").symlink_to("/srv/site.toml")
     assert keep_days(tree) == 12
 
 
-def test_a_link_to_nowhere_is_a_mistake(tree: MachineTree) -> None:
+def test_reports_a_dangling_link(tree: MachineTree) -> None:
     (tree.path / LOCAL).mkdir()
     (tree.path / LOCAL / "10-site.toml").symlink_to("/srv/missing.toml")
     assert "dangling link" in tree.complaint()
 
 
-def test_other_files_are_not_drop_ins(tree: MachineTree) -> None:
+def test_ignores_files_that_are_not_drop_ins(tree: MachineTree) -> None:
     for name in ("10-a.toml.dpkg-old", "README", ".10-hidden.toml"):
         tree.write(f"{LOCAL}/{name}", "no toml at all")
     assert configuration(tree).files == (tree.show(),)
 
 
-def test_a_fifo_is_not_waited_for(tree: MachineTree) -> None:
+def test_does_not_wait_for_a_fifo(tree: MachineTree) -> None:
 
     (tree.path / LOCAL).mkdir()
     os.mkfifo(tree.path / LOCAL / "10-a.toml")
     assert "not a regular file" in tree.complaint()
 
 
-def test_lists_are_joined_and_the_place_of_each_item_is_kept(tree: MachineTree) -> None:
+def test_joins_lists_and_keeps_the_place_of_each_item(tree: MachineTree) -> None:
     tree.write(f"{LOCAL}/10-a.toml", '\n[persistence."/persistent/"]\ndirectories = ["/srv"]\n')
     config = configuration(tree)
     (store,) = config.stores
@@ -134,12 +134,12 @@ def test_an_overridden_value_must_be_valid(tree: MachineTree) -> None:
         ('host-name = "kiosk-7"\nmachine-id = "ffffffffffffffffffffffffffffffff"', False),
     ],
 )
-def test_match(tree: MachineTree, match: str, counts: bool) -> None:
+def test_matches_host_names_and_ids(tree: MachineTree, match: str, counts: bool) -> None:
     tree.write(f"{LOCAL}/10-a.toml", f"[match]\n{match}\n[root.btrfs]\nkeep-days = 5")
     assert keep_days(tree) == (5 if counts else 30)
 
 
-def test_a_machine_without_an_id_matches_none(tree: MachineTree) -> None:
+def test_no_match_fits_a_machine_without_an_id(tree: MachineTree) -> None:
     tree.write("etc/machine-id", "uninitialized\n")
     for name in ("0123456789abcdef0123456789abcdef", "f" * 32):
         tree.write(f"{LOCAL}/10-a.toml", f'[match]\nmachine-id = "{name}"\n[no-such-key]')
@@ -147,9 +147,7 @@ def test_a_machine_without_an_id_matches_none(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("match", ["", "host-name = 3", 'hostname = "x"'])
-def test_a_match_that_says_nothing_is_a_mistake_and_does_not_match(
-    tree: MachineTree, match: str
-) -> None:
+def test_an_empty_match_is_a_mistake_and_fits_no_machine(tree: MachineTree, match: str) -> None:
     tree.write(f"{LOCAL}/10-a.toml", f"[match]\n{match}\n[root.btrfs]\nkeep-days = 5")
     errors = tree.errors()
     assert errors
@@ -159,7 +157,7 @@ def test_a_match_that_says_nothing_is_a_mistake_and_does_not_match(
     assert wiping.settings["keep-days"] == 30
 
 
-def test_only_drop_ins_match(tree: MachineTree) -> None:
+def test_match_is_allowed_in_drop_ins_only(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND + '[match]\nhost-name = "lab-*"\n')
     assert "only drop-ins" in tree.complaint()
 
@@ -171,7 +169,7 @@ def test_without_a_main_file_there_is_no_configuration(tree: MachineTree) -> Non
         read(tree.machine)
 
 
-def test_a_given_file_is_the_only_one(tree: MachineTree, tmp_path: Path) -> None:
+def test_a_given_file_is_the_only_one_read(tree: MachineTree, tmp_path: Path) -> None:
     tree.write(f"{LOCAL}/10-a.toml", "no toml")
     other = tmp_path / "other.toml"
     other.write_text(SOUND.replace("[root.btrfs]", "[root.btrfs]\nkeep-days = 7"))
@@ -196,14 +194,14 @@ def test_a_syntax_error_does_not_hide_mistakes_elsewhere(tree: MachineTree) -> N
 
 
 def test_an_unreadable_path_is_not_reported_as_missing(tree: MachineTree) -> None:
-    """The volume and the wiper may well be in the file with the syntax error."""
+    """The volume and the wiper may be declared in the file with the syntax error."""
     tree.write(MAIN, '[root\nwiper = "btrfs"\n')
     tree.write(f"{LOCAL}/10-a.toml", '[persistence."/persistent"]\nfiles = ["/etc/machine-id"]')
     (error,) = tree.errors()
     assert error.reason.startswith("is not valid TOML")
 
 
-def test_the_same_declaration_in_two_files_counts_once(tree: MachineTree) -> None:
+def test_repeating_a_declaration_in_another_file_changes_nothing(tree: MachineTree) -> None:
     tree.write(f"{LOCAL}/10-a.toml", '[persistence."/persistent"]\ndirectories = ["/var//log/"]')
     (problem,) = tree.problems()
     assert problem.warning
@@ -211,7 +209,7 @@ def test_the_same_declaration_in_two_files_counts_once(tree: MachineTree) -> Non
     assert problem.file == tree.show(f"{LOCAL}/10-a.toml")
 
 
-def test_volumes_of_all_files_are_joined(tree: MachineTree) -> None:
+def test_joins_the_volumes_of_all_files(tree: MachineTree) -> None:
     tree.write(
         f"{LOCAL}/10-a.toml",
         f'[[volumes]]\nmount-point = "/srv"\ndevice = "{DEVICE}"\ntype = "btrfs"\n'

@@ -1,4 +1,6 @@
-"""Volumes: where they are declared, what they must be, and in which order they are mounted."""
+"""Volumes: where they are declared, which properties they need, and in which order they are
+mounted.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def volume(text: str) -> str:
     return SOUND + "[[volumes]]\n" + text
 
 
-def test_fstab_lines_are_taken_apart() -> None:
+def test_parses_lines_of_fstab() -> None:
     text = (
         "# comment\n\nUUID=1 / ext4\nLABEL=\"a\" /mnt/ btrfs ro,x=1 0 0\n"
         "/dev/sda2 none swap sw 0 0\nproc /proc proc\nonly-one-field\n"
@@ -45,7 +47,7 @@ def test_fstab_lines_are_taken_apart() -> None:
     assert third.options == ("defaults",)
 
 
-def test_escapes_in_fstab() -> None:
+def test_parses_escapes_in_fstab() -> None:
     (line,) = fstab.parse(
         "LABEL=a\\040b  /mnt/with\\040blank/  btrfs  ro,subvol=@a\\011b,x-initrd.mount"
     )
@@ -57,7 +59,7 @@ def test_escapes_in_fstab() -> None:
     ]
 
 
-def test_a_volume_of_the_configuration(tree: MachineTree) -> None:
+def test_reads_a_volume_of_the_configuration(tree: MachineTree) -> None:
     tree.write(MAIN, volume(
         'mount-point = "/srv//data/"\ndevice = "LABEL=data"\ntype = "ext4"\ntimeout = "10s"\n'
         'options = ["noatime", "x-gvfs-hide", "nofail"]\n'
@@ -79,7 +81,7 @@ def test_a_timeout_of_zero_waits_without_end(tree: MachineTree, value: str) -> N
 
 
 @pytest.mark.parametrize("value", ["0", "0s", "infinity"])
-def test_a_line_of_fstab_does_too(tree: MachineTree, value: str) -> None:
+def test_a_timeout_of_zero_in_fstab_waits_without_end(tree: MachineTree, value: str) -> None:
     line = f"{LINE},x-initrd.mount,x-systemd.device-timeout={value} 0 0\n"
     tree.write("etc/fstab", FSTAB + line)
     tree.write(MAIN, ROOT + STORE)
@@ -92,10 +94,10 @@ def test_a_line_of_fstab_does_too(tree: MachineTree, value: str) -> None:
      ("0.0", 0), ("00", 0), (" infinity", 0), ("abc", None), ("inf", None), ("-1", None),
      ("", None), ("5 parsecs", None), ("1s,", 1)],
 )  # fmt: skip
-def test_timeout_of_a_line_is_read_as_systemd_reads_it(
+def test_parses_the_timeout_of_a_line_like_systemd(
     tree: MachineTree, value: str, seconds: int | None
 ) -> None:
-    """What is not a time is 90 seconds, which `check` says."""
+    """An invalid time means 90 seconds, and `check` says so."""
     written = value.replace(" ", "\\040")
     line = f"{LINE},x-initrd.mount,x-systemd.device-timeout={written} 0 0\n"
     tree.write("etc/fstab", FSTAB + line)
@@ -117,7 +119,9 @@ def test_a_line_with_x_initrd_mount_is_a_volume(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("options", ["", ",noauto,x-initrd.mount"])
-def test_a_store_on_a_line_that_is_not_needed_for_boot(tree: MachineTree, options: str) -> None:
+def test_refuses_a_store_on_a_line_that_is_not_needed_for_boot(
+    tree: MachineTree, options: str
+) -> None:
     tree.write("etc/fstab", f"{FSTAB}{LINE}{options} 0 0\n")
     tree.write(MAIN, ROOT + STORE)
     assert tree.complaint() == (
@@ -127,19 +131,19 @@ def test_a_store_on_a_line_that_is_not_needed_for_boot(tree: MachineTree, option
     )
 
 
-def test_a_store_on_a_volume_that_is_not_needed_for_boot(tree: MachineTree) -> None:
+def test_refuses_a_store_on_a_volume_that_is_not_needed_for_boot(tree: MachineTree) -> None:
     tree.write("etc/fstab", FSTAB + LINE)
     tree.write(MAIN, SOUND.replace("options =", "needed-for-boot = false\noptions ="))
     assert "set needed-for-boot = true" in tree.complaint()
 
 
-def test_declared_here_and_in_fstab(tree: MachineTree) -> None:
+def test_refuses_a_volume_declared_both_here_and_in_fstab(tree: MachineTree) -> None:
     tree.write("etc/fstab", f"{FSTAB}{LINE},x-initrd.mount\n")
     assert "/persistent is mounted by" in tree.complaint()
     assert f"{tree.show('etc/fstab')}:2" in tree.complaint()
 
 
-def test_a_line_for_the_same_device_that_only_the_system_reads_is_fine(tree: MachineTree) -> None:
+def test_accepts_a_line_for_the_same_device_that_only_the_system_reads(tree: MachineTree) -> None:
     tree.write("etc/fstab", FSTAB + LINE)
     assert found(tree)["/persistent"].place.file == tree.show()
     tree.write("etc/fstab", FSTAB + LINE.replace(DEVICE, "UUID=other"))
@@ -147,21 +151,21 @@ def test_a_line_for_the_same_device_that_only_the_system_reads_is_fine(tree: Mac
     assert "UUID=other" in tree.complaint()
 
 
-def test_uuids_are_compared_as_udev_writes_them() -> None:
+def test_compares_uuids_as_udev_writes_them() -> None:
     assert volumes.same_device(DEVICE, DEVICE.upper())
     assert volumes.same_device(DEVICE, f"/dev/disk/by-uuid/{DEVICE[5:]}")
     assert not volumes.same_device(DEVICE, "LABEL=x")
     assert not volumes.same_device("tank/a", "tank/b")
 
 
-def test_two_lines_for_one_mount_point(tree: MachineTree) -> None:
+def test_refuses_two_lines_for_one_mount_point(tree: MachineTree) -> None:
     line = f"{LINE},x-initrd.mount\n"
     tree.write("etc/fstab", FSTAB + line + line)
     tree.write(MAIN, ROOT + STORE)
     assert "is mounted by" in tree.complaint()
 
 
-def test_two_volumes_on_one_mount_point(tree: MachineTree) -> None:
+def test_refuses_two_volumes_on_one_mount_point(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + VOLUME + VOLUME.replace("/persistent", "/persistent/") + STORE)
     (error,) = tree.errors()
     assert (error.key, error.line) == ("volumes[1]", 10)
@@ -193,7 +197,7 @@ def test_two_volumes_on_one_mount_point(tree: MachineTree) -> None:
          'wipe = { wiper = "btrfs", keep-day = 3 }'), "did you mean `keep-days`?"),
     ],
 )  # fmt: skip
-def test_bad_volumes(tree: MachineTree, text: str, complaint: str) -> None:
+def test_refuses_bad_volumes(tree: MachineTree, text: str, complaint: str) -> None:
     tree.write(MAIN, volume(text))
     errors = [f"{error.reason} ({error.hint})" for error in tree.errors()]
     assert any(complaint in error for error in errors), errors
@@ -210,14 +214,12 @@ def test_bad_volumes(tree: MachineTree, text: str, complaint: str) -> None:
         ("tank/data", "zfs"),
     ],
 )
-def test_good_devices(tree: MachineTree, device: str, type_: str) -> None:
+def test_accepts_good_devices(tree: MachineTree, device: str, type_: str) -> None:
     tree.write(MAIN, volume(f'mount-point = "/a"\ndevice = "{device}"\ntype = "{type_}"'))
     assert found(tree)["/a"].device == device
 
 
-def test_a_device_with_a_copy_is_worth_a_warning(
-    tree: MachineTree, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warns_of_a_device_with_a_copy(tree: MachineTree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "DATABASE", str(tree.path / "udev"))
     (tree.path / "udev").mkdir()
     for number in ("b253:7", "b253:8"):
@@ -242,7 +244,7 @@ POINTS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: "/" + "/".joi
 
 
 @given(points=st.lists(POINTS, unique=True, max_size=8), split=st.integers(0, 8))
-def test_parents_are_mounted_before_children(points: list[str], split: int) -> None:
+def test_mounts_parents_before_children(points: list[str], split: int) -> None:
     place = Place("file")
     entries = tuple(
         Volume(point, "LABEL=x", "ext4", (), 90, True, None, place) for point in points[:split]
@@ -262,14 +264,14 @@ def test_parents_are_mounted_before_children(points: list[str], split: int) -> N
 
 
 @given(points=st.lists(POINTS, unique=True, max_size=6), path=POINTS)
-def test_the_nearest_volume_covers_a_path(points: list[str], path: str) -> None:
+def test_the_nearest_volume_contains_a_path(points: list[str], path: str) -> None:
     mounted = [Volume(p, "LABEL=x", "ext4", (), 90, True, None, Place("file")) for p in points]
     covering = volumes.covering(path, mounted)
     above = [p for p in points if path == p or path.startswith(f"{p}/")]
     assert (covering.mount_point if covering else None) == max(above, key=len, default=None)
 
 
-def test_where_a_path_is_on_its_filesystem() -> None:
+def test_finds_the_place_of_a_path_on_its_filesystem() -> None:
     def inside(point: str, options: tuple[str, ...], path: str) -> str:
         return Volume(point, "LABEL=x", "btrfs", options, 90, True, None, Place("f")).inside(path)
 

@@ -1,7 +1,7 @@
-"""The work of reading a configuration grows with its size and no faster.
+"""The work of reading a configuration grows linearly with its size.
 
-Function calls are counted, by steps of the same size: where work is proportional to what is
-declared, each step costs as much as the one before it, whatever the machine is busy with.
+Function calls are counted, for steps of the same size: where work is proportional to the number of
+declarations, each step costs as much as the one before it, however busy the machine is.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ def fstab(tree: MachineTree, count: int) -> None:
 @pytest.mark.parametrize(
     "grow", [directories, files, volumes, drop_ins, users, directories_and_homes, fstab]
 )
-def test_no_pair_of_declarations_is_compared(
+def test_reading_compares_no_pair_of_declarations(
     grow: Callable[[MachineTree, int], None], tmp_path: Path
 ) -> None:
     found: list[int] = []
-    for number in (STEP, STEP, 2 * STEP, 3 * STEP):  # the first one imports
+    for number in (STEP, STEP, 2 * STEP, 3 * STEP):  # the first run imports modules
         tree = MachineTree(tmp_path / f"{len(found)}")
         grow(tree, number)
         found.append(calls(tree.compilation))
     _, first, second, third = found
-    # Comparing each with each would add STEP² from one step to the next.
+    # Comparing all pairs would add STEP² from one step to the next.
     assert third - second - (second - first) < STEP**2 // 10
 
 
 class Counted(str):
-    """A text that knows how many of its characters were searched for line breaks."""
+    """A string that counts how many of its characters were searched for line breaks."""
 
     __slots__ = ("searched",)
 
@@ -99,7 +99,7 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize("text", DOCUMENTS.values(), ids=DOCUMENTS)
-def test_each_character_is_searched_for_line_breaks_once(text: str) -> None:
+def test_searches_each_character_once_for_line_breaks(text: str) -> None:
     counted = Counted(text)
     assert lines.locate(counted) == lines.locate(text)
     assert 0 < counted.searched <= len(text)

@@ -1,4 +1,4 @@
-"""One set of files for many hosts, and systems that are not this one."""
+"""One set of files for many hosts, and systems other than the running one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ID = "ffffffffffffffffffffffffffffffff"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> MachineTree:
-    """A set of files: for all, for the kiosks, for the laboratory, for one machine."""
+    """A set of files: for all machines, for the kiosks, for the laboratory, for one machine."""
     tree = MachineTree(tmp_path, SOUND.replace("[root.btrfs]", "[root.btrfs]\nkeep-days = 9"))
     files = {
         "10-kiosk": '[match]\nhost-name = "kiosk-*"\n[root.btrfs]\nkeep-days = 1\n',
@@ -47,7 +47,9 @@ def plan(tree: MachineTree, capsys: pytest.CaptureFixture[str], *words: str) -> 
     return capsys.readouterr().out
 
 
-def test_which_files_are_whose(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_which_files_each_host_uses(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tree, "check") == 0
     drop_ins = [tree.show(f"{LOCAL}/{n}.toml") for n in ("20-lab", "30-odd", "40-wrong")]
     lines = capsys.readouterr().out.splitlines()
@@ -61,7 +63,9 @@ def test_which_files_are_whose(tree: MachineTree, capsys: pytest.CaptureFixture[
     assert lines[-1] == "2 files checked: no problems"
 
 
-def test_what_another_host_would_get(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_plan_of_another_host(
+    tree: MachineTree, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = plan(tree, capsys)
     assert "/srv/results" not in mine
     assert "for kiosk-7 " in mine
@@ -83,7 +87,7 @@ def test_an_id_alone_is_not_a_known_host(
     assert (shown["host"], shown["on-failure"]["wipe"]) == ("", "poweroff")
 
 
-def test_where_single_values_come_from(
+def test_names_the_file_of_each_value(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree.write("usr/lib/ephemeroot/conf.d/05-site.toml", "seed-limit = 7\n")
@@ -96,14 +100,14 @@ def test_where_single_values_come_from(
     ]
 
 
-def test_mistakes_of_another_host_are_found(
+def test_finds_mistakes_of_another_host(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tree, "check", "--host", "broken") == 2
     assert "unknown key `rooot`" in capsys.readouterr().out
 
 
-def test_for_programs(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_hosts_as_json(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tree, "check", "--host", "lab-1", "--json") == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["host"], content["machine-id"]) == ("lab-1", None)
@@ -111,10 +115,10 @@ def test_for_programs(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> 
     assert len(content["for-other-machines"]) == 3
 
 
-def test_this_machines_own_facts_are_not_the_others(
+def test_facts_of_this_machine_are_not_used_for_another_host(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What boots here, is in /boot or was applied says nothing of another host."""
+    """The booted root, /boot and the applied plan say nothing about another host."""
     tree.write("etc/kernel/cmdline", "root=/dev/sdz rootflags=subvol=elsewhere\n")
     tree.write("boot/vmlinuz", "")
     tree.write("etc/ephemeroot/plan.json", "damaged")
@@ -131,7 +135,7 @@ def test_this_machines_own_facts_are_not_the_others(
         assert word not in theirs
 
 
-def test_its_own_name_is_not_another_host(
+def test_the_own_name_is_not_another_host(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = tree.machine
@@ -152,8 +156,8 @@ def test_a_host_without_a_drop_in(tree: MachineTree, capsys: pytest.CaptureFixtu
 # Systems that are being built
 
 
-def test_everything_comes_from_the_system_that_is_built(tmp_path: Path) -> None:
-    """Accounts, fstab, name, id: nothing of the machine that builds."""
+def test_reads_everything_from_the_system_that_is_being_built(tmp_path: Path) -> None:
+    """Accounts, fstab, name and ID come from its files, not from the machine that builds it."""
     tree = MachineTree(tmp_path, SOUND.replace('"/var/log"]', '{ directory = "/srv/x", user = '
                                                '"colord", group = "colord" }]'))  # fmt: skip
     tree.write("etc/passwd", "root:x:0:0::/root:/bin/sh\ncolord:x:777:1::/:/bin/false\n")
@@ -178,7 +182,7 @@ def test_everything_comes_from_the_system_that_is_built(tmp_path: Path) -> None:
         (None, None, "localhost"),
     ],
 )
-def test_the_name_of_a_system_that_is_built(
+def test_finds_the_name_of_a_system_that_is_being_built(
     tmp_path: Path, hostname: str | None, os_release: str | None, expected: str
 ) -> None:
     tree = MachineTree(tmp_path)
@@ -190,7 +194,7 @@ def test_the_name_of_a_system_that_is_built(
     assert tree.machine.host_name == expected
 
 
-def test_openrc_has_the_name_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_finds_the_name_in_the_file_of_openrc(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path)
     (tmp_path / "etc/hostname").unlink()
     tree.write("etc/conf.d/hostname", '# the name\nhostname="kiosk-9"\n')
@@ -199,7 +203,7 @@ def test_openrc_has_the_name_in_a_file_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("live", ["kiosk-7", "KIOSK-7", "dhcp-10-0-0-7", "localhost"])
 @pytest.mark.parametrize("pattern", ["kiosk-*", "dhcp-*", "*"])
-def test_the_static_name_counts_and_another_live_one_is_warned_about(
+def test_uses_the_static_name_and_warns_of_a_different_live_one(
     tmp_path: Path, live: str, pattern: str
 ) -> None:
     tree = MachineTree(tmp_path)
@@ -234,7 +238,7 @@ def test_the_static_name_counts_and_another_live_one_is_warned_about(
 def test_a_name_from_the_network_does_not_change_persistent_paths(
     tmp_path: Path, written: str | None, live: str, name: str
 ) -> None:
-    """As after DHCP has named the machine: hostname(1) sets what it would."""
+    """As after DHCP has named the machine; the test sets the name with hostname(1)."""
     if written is not None:
         (tmp_path / "hostname").write_text(written)
     script = (
@@ -247,7 +251,7 @@ def test_a_name_from_the_network_does_not_change_persistent_paths(
     assert (done.stdout, done.stderr) == (f"{name} {live}\n", "")
 
 
-def test_links_in_it_do_not_lead_out_of_it(tmp_path: Path) -> None:
+def test_links_in_the_system_do_not_lead_out_of_it(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path)
     (tmp_path / "etc/hostname").unlink()
     (tmp_path / "etc/hostname").symlink_to("/etc/name-of-mine")
@@ -255,14 +259,16 @@ def test_links_in_it_do_not_lead_out_of_it(tmp_path: Path) -> None:
     assert tree.machine.host_name == "inside"
 
 
-def test_a_root_that_is_not_a_directory() -> None:
+def test_refuses_a_root_that_is_not_a_directory() -> None:
     with pytest.raises(Misconfigured, match="is not a directory"):
         Machine.of("/nonexistent")
 
 
 @pytest.mark.requires_root
-def test_in_a_chroot_the_kernel_is_not_ours(tmp_path: Path) -> None:
-    """As an installer runs `apply`: neither the kernel's command line nor its name count."""
+def test_in_a_chroot_the_running_kernel_is_ignored(tmp_path: Path) -> None:
+    """An installer runs `apply` in a chroot: the kernel's command line and host name belong to the
+    installer.
+    """
     tree = MachineTree(tmp_path)
     script = (
         "import os, sys\nfrom ephemeroot.config import Machine, read\n"
@@ -272,7 +278,8 @@ def test_in_a_chroot_the_kernel_is_not_ours(tmp_path: Path) -> None:
         "print(machine.host_name, machine.command_lines, machine.memory)\n"
     )
     (tmp_path / "proc").mkdir()
-    # With a first process that we may look at, whatever this machine's own is.
+    # Start a first process that the program may inspect, whatever the first process of this host
+    # is.
     inside = (
         'mount -t proc proc "$1/proc" && mount -t proc proc /proc && exec "$2" -P -c "$3"; exit 9'
     )

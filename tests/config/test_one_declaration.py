@@ -39,7 +39,7 @@ LOOKED_UP = {
     "hide-mounts": "the operation `hide` has it",
     "allow-trash": "the same",
 }
-"""Keys that no operation on the path has a field for, and why."""
+"""Keys for which no operation has a field, and why."""
 
 KEYS = [(what, key) for what, class_ in OPTIONS.items() for key in settings.keys(class_)]
 each_key = pytest.mark.parametrize(("what", "key"), KEYS, ids=lambda one: getattr(one, "name", one))
@@ -50,7 +50,7 @@ def fields_of(what: str, key: Setting) -> list[tuple[type[Operation], values.Opt
 
 
 @each_key
-def test_a_key_is_a_field_of_an_operation_with_the_same_kind(what: str, key: Setting) -> None:
+def test_each_key_is_a_field_of_an_operation_with_the_same_kind(what: str, key: Setting) -> None:
     found = fields_of(what, key)
     assert bool(found) != (key.name in LOOKED_UP)
     for _, one in found:
@@ -73,7 +73,7 @@ def test_the_plan_refuses_a_value_of_another_kind(what: str, key: Setting) -> No
 
 
 @each_key
-def test_the_configurations_schema_has_the_key(what: str, key: Setting) -> None:
+def test_the_schema_of_the_configuration_has_the_key(what: str, key: Setting) -> None:
     found: Any = schema()["properties"]
     stores = found["persistence"]["additionalProperties"]["properties"]
     for table in (stores, stores["users"]["additionalProperties"]["properties"]):
@@ -85,7 +85,7 @@ def test_the_configurations_schema_has_the_key(what: str, key: Setting) -> None:
 
 
 @each_key
-def test_manual_and_reference_have_the_key(what: str, key: Setting) -> None:
+def test_the_manual_and_the_reference_have_the_key(what: str, key: Setting) -> None:
     page = (CHECKOUT / "man/ephemeroot.toml.5").read_text()
     assert re.search(rf"^\.It Ic ([a-z-]+ , )*{key.name}\b", page, re.MULTILINE)
     table = reference.text().partition(f"**Keys of a {what} ")[2].partition("\n\n**")[0]
@@ -108,7 +108,7 @@ def test_each_kind_is_that_of_its_class() -> None:
         assert [stage[word].KIND for word in stage] == list(stage)
 
 
-def test_every_field_has_a_slot_and_nothing_else_has() -> None:
+def test_slots_and_fields_are_the_same() -> None:
     for kind in (*WIPE_STAGE.values(), *PERSIST_STAGE.values()):
         slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
         assert sorted(slots) == sorted(one.name for one in kind.FIELDS)
@@ -116,9 +116,9 @@ def test_every_field_has_a_slot_and_nothing_else_has() -> None:
 
 
 def retyped(source: str) -> set[str]:
-    """The keys that a class in *source* has a field of its own for."""
+    """The keys that a class in *source* declares again as fields."""
     names = {one.name for class_ in OPTIONS.values() for one in fields(class_)}
-    names -= {"user", "group", "mode", "store"}  # what has been looked up has them, too
+    names -= {"user", "group", "mode", "store"}  # the looked-up form has them, too
     return {
         node.target.id
         for class_ in ast.walk(ast.parse(source))
@@ -130,7 +130,7 @@ def retyped(source: str) -> set[str]:
     }
 
 
-def test_no_class_on_the_way_to_the_plan_retypes_a_key() -> None:
+def test_no_class_between_configuration_and_plan_declares_a_key_again() -> None:
     for folder in ("config", "plan"):
         for file in (CHECKOUT / "ephemeroot" / folder).rglob("*.py"):
             if file.name != "settings.py":
@@ -154,7 +154,7 @@ VALUES = st.one_of(st.booleans(), st.integers(), TEXTS, st.lists(TEXTS, max_size
 
 
 @given(kind=st.sampled_from(WRITTEN), value=VALUES)
-def test_a_value_that_is_accepted_fits_the_plan(kind: Kind, value: object) -> None:
+def test_an_accepted_value_fits_the_plan(kind: Kind, value: object) -> None:
     try:
         parsed = kind.parse(value)
     except Mistake:

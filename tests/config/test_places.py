@@ -1,4 +1,6 @@
-"""Where root, base, old-roots, old-bases and a store may be: what `check` accepts, boots."""
+"""Where root, base, old-roots, old-bases and a store may be: every layout that `check` accepts
+boots.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from proof import sample
 
 PLACES = ("a", "a/b", "a/b/c", "d", "e", "f/x", "g")
 """For the subvolumes of the root, the base and the store's volume, and for the directories of old
-ones: equal, one in another by one level or two, and apart."""
+ones: equal, one inside another by one or two levels, and separate.
+"""
 
 STORES = ("", "store", "b", "b/c")
 """The store's directory in its volume."""
@@ -56,7 +59,9 @@ directories = ["/srv"]
 
 
 def problems(tree: MachineTree, layout: Layout) -> list[Problem]:
-    """What `check` says of the places. The one warning is of what may be a subvolume by itself."""
+    """The problems that `check` finds in the layout. It has one warning, for a directory that may
+    also be a subvolume.
+    """
     (tree.path / "etc/ephemeroot/ephemeroot.toml").write_text(configuration(layout))
     (tree.path / "etc/fstab").write_text(f"{DEVICE} / btrfs subvol={layout[0]} 0 0\n")
     found = tree.examination().problems
@@ -70,7 +75,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 
 
 def make(site: Site, layout: Layout) -> Path:
-    """The layout on a real filesystem; returns the store."""
+    """Create the layout on a real filesystem, and return the store."""
     root, base, _, _, volume, store = layout
     for path in sorted({root, base, volume}):
         place = site.path / path
@@ -84,7 +89,7 @@ def make(site: Site, layout: Layout) -> Path:
 
 
 def boots(site: Site, layout: Layout) -> str:
-    """Make the root fresh twice and open the old bases; the reason if that is refused."""
+    """Wipe the root twice and open the old bases; the reason if that is refused."""
     root, base, old_roots, old_bases, _, _ = layout
     below = f"{site.name}/"
     site.settings = DEFAULTS | {
@@ -103,7 +108,7 @@ def boots(site: Site, layout: Layout) -> str:
 
 
 @pytest.mark.requires_loop
-def test_what_check_accepts_boots_and_keeps_the_store(disk: Disk, tmp_path: Path) -> None:
+def test_a_layout_that_check_accepts_boots_and_keeps_the_store(disk: Disk, tmp_path: Path) -> None:
     tree = MachineTree(tmp_path, None)
     (tree.path / "etc/ephemeroot").mkdir(parents=True)
     accepted = [layout for layout in sample(TABLE, 300) if not problems(tree, layout)]
@@ -118,14 +123,14 @@ def test_what_check_accepts_boots_and_keeps_the_store(disk: Disk, tmp_path: Path
 
 
 @pytest.mark.requires_loop
-def test_check_refuses_configurations_that_a_boot_refuses(disk: Disk, tmp_path: Path) -> None:
-    """The other direction: `check` must say something wherever a boot refuses."""
+def test_check_refuses_every_layout_that_a_boot_refuses(disk: Disk, tmp_path: Path) -> None:
+    """The other direction: `check` must report a problem wherever a boot refuses."""
     tree = MachineTree(tmp_path, None)
     (tree.path / "etc/ephemeroot").mkdir(parents=True)
     refused = 0
     for layout in sample(TABLE, 40, seed=1):
         if layout[0] in (layout[1], layout[4]) or layout[1] == layout[4]:
-            continue  # one subvolume with two names cannot be made
+            continue  # one subvolume cannot be created under two names
         site = disk.site()
         site.root = site.path / layout[0]
         make(site, layout)
@@ -139,7 +144,7 @@ def test_check_refuses_configurations_that_a_boot_refuses(disk: Disk, tmp_path: 
 @pytest.mark.parametrize("store", ["old-roots", "root-base", "old_bases"])
 @pytest.mark.parametrize("inside", ["", "/x", "/x/y"])
 @pytest.mark.parametrize("role", ["base", "old_roots", "old_bases", "root"])
-def test_the_wipers_files_are_not_inside_a_store(
+def test_a_wipers_files_are_not_inside_a_store(
     tmp_path: Path, store: str, inside: str, role: str
 ) -> None:
     named = {"root": "r", "base": "b", "old_roots": "o", "old_bases": "p", "volume": store}
@@ -150,7 +155,7 @@ def test_the_wipers_files_are_not_inside_a_store(
 
 
 @pytest.mark.parametrize("below", ["", "/upper", "/work", "/old-uppers", "/old-uppers/x/y"])
-def test_a_store_among_the_layers_of_an_overlay_is_refused(tmp_path: Path, below: str) -> None:
+def test_refuses_a_store_among_the_layers_of_an_overlay(tmp_path: Path, below: str) -> None:
     tree = MachineTree(
         tmp_path,
         f"""\
@@ -176,8 +181,10 @@ NAMES = ("tank/a", "tank/a/b", "tank/a/b/c", "tank/old-roots", "tank/d")
 
 
 @pytest.mark.parametrize("store", [*NAMES, "tank/a/old-roots", "tank/a/old-roots/x"])
-def test_datasets_below_each_other(store: str) -> None:
-    """Root, old-roots and base are apart, and a store is in none of them."""
+def test_root_base_old_roots_and_store_must_be_separate_datasets(store: str) -> None:
+    """Root, old-roots and base must not contain each other, and root and old-roots must not contain
+    the store.
+    """
     for root, base, old in itertools.product(NAMES, NAMES, (*NAMES, None)):
         settings = {option.name: option.default for option in Zfs.OPTIONS} | {
             "mode": "rotate", "dataset": root, "base": base, "old-roots": old,
@@ -187,5 +194,5 @@ def test_datasets_below_each_other(store: str) -> None:
         apart = not any(one == two or one.startswith(f"{two}/") for one, two in pairs)
         assert bool(Zfs.validate(settings)) != apart, settings
         inside = any(store == one or store.startswith(f"{one}/") for one in (root, kept))
-        inside |= store == base  # what is in a base is a dataset of its own, and stays
+        inside |= store == base  # a child dataset of the base is a separate dataset, and stays
         assert bool(Zfs.takes(settings, None, store)) == inside, settings

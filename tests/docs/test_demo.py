@@ -1,4 +1,4 @@
-"""The demo shows what it says it shows, and leaves nothing behind however it ends."""
+"""The demo shows what it announces, and leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def assert_nothing_left(folder: Path) -> None:
-    """No file, no mount and no loop device of the demo that ran in *folder*."""
+    """The demo that ran in *folder* left no file, mount or loop device."""
     assert list(folder.iterdir()) == []
     assert str(folder) not in Path("/proc/self/mountinfo").read_text()
     assert str(folder) not in subprocess.run(
@@ -37,7 +37,7 @@ def assert_nothing_left(folder: Path) -> None:
 
 
 def verdicts(output: str) -> dict[str, list[str]]:
-    """For each watched file what became of it in each boot, from the demo's tables."""
+    """The state of each watched file in each boot, from the demo's tables."""
     found: dict[str, list[str]] = {}
     for line in output.splitlines():
         cells = re.split(r"  +", line.strip())
@@ -47,8 +47,8 @@ def verdicts(output: str) -> dict[str, list[str]]:
 
 
 def without_what_varies(output: str) -> list[str]:
-    """The words of the demo, with times, names that are times, ids and places left out: what is
-    the same in every run, wherever its lines are broken.
+    """The text of the demo without times, names made of times, IDs and paths: the part that is the
+    same in every run, wherever lines are broken.
     """
     for varying, constant in (
         (r"\d+\.\d (ms|s)\b", r"… \1"),
@@ -62,7 +62,7 @@ def without_what_varies(output: str) -> list[str]:
     return output.split()
 
 
-def test_three_boots(environment: dict[str, str], tmp_path: Path) -> None:
+def test_shows_three_boots(environment: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(COMMAND, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -83,14 +83,15 @@ def test_three_boots(environment: dict[str, str], tmp_path: Path) -> None:
     assert re.fullmatch(stamp + r"\.keep", old_roots[0])
     assert all(re.fullmatch(stamp, name) for name in old_roots[1:])
     assert_nothing_left(tmp_path)
-    # The picture in README.md shows what the demo shows today; `make recording` draws it again.
+    # The picture in README.md must show the output of the present demo; `make recording` draws it
+    # again.
     lines = ElementTree.parse(CHECKOUT / "docs/demo.svg").iter(f"{SVG}text")
     recorded = "\n".join("".join(line.itertext()) for line in lines)
     assert without_what_varies(recorded) == without_what_varies(done.stdout)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_early_end_leaves_nothing(
+def test_a_terminated_demo_leaves_nothing_behind(
     environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     demo = subprocess.Popen(
@@ -101,7 +102,7 @@ def test_an_early_end_leaves_nothing(
     for line in demo.stdout:
         if line.startswith("Boot 1"):
             break
-    if number == signal.SIGINT:  # a terminal sends it to the whole group
+    if number == signal.SIGINT:  # a terminal sends it to the whole process group
         os.killpg(demo.pid, number)
     else:
         demo.send_signal(number)
@@ -111,7 +112,7 @@ def test_an_early_end_leaves_nothing(
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_colour_on_a_terminal_only(environment: dict[str, str], no_color: str) -> None:
+def test_uses_colour_on_a_terminal_only(environment: dict[str, str], no_color: str) -> None:
     ours, theirs = pty.openpty()
     demo = subprocess.Popen(COMMAND, env={**environment, "NO_COLOR": no_color}, stdout=theirs)
     os.close(theirs)
@@ -128,9 +129,9 @@ def test_colour_on_a_terminal_only(environment: dict[str, str], no_color: str) -
 
 
 @pytest.mark.requires_program("setpriv")
-def test_without_root_it_says_so(environment: dict[str, str]) -> None:
+def test_reports_that_it_needs_root(environment: dict[str, str]) -> None:
     refused = subprocess.run(
-        # The checkout may lie where only root may read.
+        # The checkout may be in a directory that only root can search.
         ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+dac_read_search",
          "--ambient-caps=+dac_read_search", *COMMAND],
         env=environment, capture_output=True, text=True,

@@ -1,4 +1,6 @@
-"""The documents name what there is, lead to each other, and translate every option of others."""
+"""The documents name existing files and verbs, their links resolve, and every option of similar
+projects is translated.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ LINKING = sorted(
     [*DOCUMENTS, *(CHECKOUT / f"{n}.md" for n in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
 )
 
-# The options of each module, as of 2026; those that are marked internal and cannot be set left out.
+# The options of each module, as of 2026, without those that are marked internal and cannot be set.
 OPTIONS = {
     "impermanence, the NixOS module": (
         "persistentStoragePath", "enable", "hideMounts", "allowTrash", "directories", "files",
@@ -61,14 +63,14 @@ def keys(table: Table) -> set[str]:
 
 
 @pytest.mark.parametrize("heading", OPTIONS)
-def test_every_option_of_others_is_translated(heading: str) -> None:
+def test_every_option_of_similar_projects_is_translated(heading: str) -> None:
     theirs = " ".join(row[0] for row in rows(section("impermanence.md", heading)))
     words = set(re.findall(r"[A-Za-z]+(?:\.(?:user|group|mode))?", theirs))
     assert set(OPTIONS[heading]) <= words
 
 
 @pytest.mark.parametrize("heading", OPTIONS)
-def test_what_it_is_here_exists(heading: str) -> None:
+def test_translations_name_existing_keys(heading: str) -> None:
     known = keys(settings.TOP) | keys(plugins.VOLUME_WITH_WIPE) | keys(home_settings.TOP)
     values = {"auto", "bind", "symlink", "copy", "bindfs"}
     told = [row[1] for row in rows(section("impermanence.md", heading)) if row[1] != "here"]
@@ -79,10 +81,10 @@ def test_what_it_is_here_exists(heading: str) -> None:
         assert named or cell == "–" or cell.startswith("`[persistence."), cell
 
 
-def test_its_two_examples_say_the_same() -> None:
+def test_both_examples_of_the_document_say_the_same() -> None:
     text = (CHECKOUT / "docs/impermanence.md").read_text()
     there, here = re.findall(r"```(?:nix|toml)\n(.*?)```", text, re.DOTALL)
-    # In TOML names of files and modes are quoted as in Nix, and the store's table again.
+    # TOML quotes names of files and modes as Nix does, and repeats the table of the store.
     assert sorted(quoted(there)) == sorted(quoted(here.replace('[persistence."/persistent".', "")))
 
 
@@ -91,7 +93,7 @@ def quoted(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_the_verbs_in_its_text_exist(document: Path) -> None:
+def test_verbs_named_in_the_text_exist(document: Path) -> None:
     inline = re.findall(r"`ephemeroot (?:--root \S+ )?([a-z-]+)", document.read_text())
     assert set(inline) <= set(cli.VERBS)
 
@@ -103,13 +105,13 @@ def prose(document: Path) -> str:
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors that its headings have, as forges and the site make them."""
+    """The anchors of its headings, as made by code hosting sites and by the documentation site."""
     headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", LINKING, ids=lambda path: path.name)
-def test_its_links_and_anchors_lead_somewhere(document: Path) -> None:
+def test_links_and_anchors_resolve(document: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", document.read_text()):
         if "://" in target:
             continue
@@ -126,13 +128,13 @@ def test_finds_a_link_to_an_anchor_that_is_missing(tmp_path: Path) -> None:
     assert anchors(document) == {"one", "two-3-four"}
 
 
-# What a path of the checkout begins with; NAME stands for the name of something new.
+# The first components of paths in the checkout; NAME is a placeholder for a new name.
 FOLDERS = {path.name for path in CHECKOUT.iterdir() if path.is_dir()}
 PYTHON = ("ephemeroot", "hooks", "wipers", "tests", "vm-tests", "tools")
 
 
 def named_files(document: Path) -> set[str]:
-    """The paths in the checkout, and the names of Python files, that *document* names."""
+    """The paths in the checkout, and the names of Python files, that *document* mentions."""
     found = set()
     for quoted_ in re.findall(r"`([^`\n]+)`", prose(document)):
         for word in quoted_.split():
@@ -145,7 +147,9 @@ def named_files(document: Path) -> set[str]:
 
 
 def exists(name: str) -> bool:
-    """A path in the checkout, or in one of the packages; of a Python file also the end of one."""
+    """A path in the checkout, or in one of the packages; a Python file may be named by the end of
+    its path.
+    """
     places = ["", "ephemeroot/", "hooks/", "wipers/"]
     if name.endswith(".py"):
         places += [f"{folder}/**/" for folder in PYTHON]
@@ -153,7 +157,7 @@ def exists(name: str) -> bool:
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/design.md", "docs/testing.md"])
-def test_files_that_it_names_exist(document: str) -> None:
+def test_files_named_in_a_document_exist(document: str) -> None:
     names = named_files(CHECKOUT / document)
     assert len(names) > 10
     assert {name for name in names if not exists(name)} == set()
@@ -165,12 +169,12 @@ def test_finds_a_file_that_does_not_exist(tmp_path: Path) -> None:
     assert {name for name in names if not exists(name)} == {"hooks/twins.py"}
 
 
-def test_the_readme_leads_to_all() -> None:
+def test_the_readme_links_to_all_documents() -> None:
     led = set(re.findall(r"\(docs/([a-z-]+\.md)\)", (CHECKOUT / "README.md").read_text()))
     assert led == {path.name for path in CHECKOUT.glob("docs/*.md")}
 
 
-def test_the_index_leads_to_all() -> None:
+def test_the_index_links_to_all_documents() -> None:
     index = CHECKOUT / "docs/index.md"
     led = set(re.findall(r"(?<!!)\[[^]]+\]\(([^)#]+)\)", index.read_text()))
     pages = {path.name for path in CHECKOUT.glob("docs/*.md") if path != index}

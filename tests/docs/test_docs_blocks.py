@@ -35,7 +35,7 @@ EXECUTED = {
     "converting-opensuse.md": "tests/docs/test_tutorials.py",
     "plug-ins.md": "tests/image/test_plug_in.py",
 }
-"""What runs the blocks of a document that are not marked as illustrations."""
+"""The test that runs the blocks of each document that are not marked as illustrations."""
 
 KINDS = {
     "sh", "sh illustration", "toml", "toml drop-in", "toml home", "text", "python", "nix",
@@ -65,7 +65,7 @@ def blocks(document: Path) -> Iterator[Block]:
 
 
 def indented(text: str) -> list[str]:
-    """The first lines of blocks that are marked by their indentation alone."""
+    """The first lines of blocks that only their indentation marks."""
     plain = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     paragraphs = [part for part in re.split(r"\n\s*\n", plain) if part.strip()]
     found = []
@@ -86,7 +86,7 @@ COMMANDS = [
 ]
 
 
-def test_there_are_blocks_to_look_at() -> None:
+def test_the_documents_have_blocks() -> None:
     assert {block.kind for block in ALL} == KINDS
     assert len(COMMANDS) > 50
 
@@ -94,7 +94,7 @@ def test_there_are_blocks_to_look_at() -> None:
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if d.parent != CHECKOUT], ids=lambda path: path.name
 )
-def test_every_block_says_what_it_is(document: Path) -> None:
+def test_every_block_has_a_type(document: Path) -> None:
     assert {block.kind for block in blocks(document)} <= KINDS
     assert indented(document.read_text()) == []
 
@@ -112,8 +112,8 @@ def test_commands_that_are_not_illustrations_are_executed() -> None:
 
 
 @pytest.mark.parametrize(("place", "line"), COMMANDS, ids=lambda value: value)
-def test_the_program_understands_the_command(place: str, line: str) -> None:
-    # What follows two spaces explains the line.
+def test_the_program_parses_the_commands(place: str, line: str) -> None:
+    # Text after two spaces explains the line.
     command = re.split(r" {2,}| +#| *[>|] ?", line.removeprefix("sudo "))[0]
     words = shlex.split(command)[1:]
     arguments.parser(cli.VERBS).parse_args(words)
@@ -125,9 +125,9 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: block.place)
-def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
-    """With the tables that it leaves out (the root, a volume, a store, its document's own), on a
-    machine whose root is on btrfs or on ext4.
+def test_configurations_are_valid(block: Block, tmp_path: Path) -> None:
+    """The tables that the block leaves out (the root, a volume, a store, those of its document) are
+    added, on a machine whose root is on btrfs or on ext4.
     """
     others = [b.text for b in CONFIGURATIONS if b.place.split(":")[0] == block.place.split(":")[0]]
     wiper = re.search(r"^\[root\.(\w+)\]", block.text, re.MULTILINE)
@@ -153,7 +153,7 @@ def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "block", [b for b in ALL if b.kind == "toml drop-in"], ids=lambda block: block.place
 )
-def test_a_drop_in_is_right(block: Block, tmp_path: Path) -> None:
+def test_drop_ins_are_valid(block: Block, tmp_path: Path) -> None:
     tree = MachineTree(tmp_path)
     tree.write("etc/ephemeroot/conf.d/10-more.toml", block.text)
     assert tree.errors() == []
@@ -162,7 +162,7 @@ def test_a_drop_in_is_right(block: Block, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "block", [b for b in ALL if b.kind == "toml home"], ids=lambda block: block.place
 )
-def test_a_homes_configuration_is_right(block: Block, tmp_path: Path) -> None:
+def test_configurations_of_homes_are_valid(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "home.toml"
     file.write_text(block.text)
     assert reader.read(User.current({"HOME": str(tmp_path)}), str(file)).entries

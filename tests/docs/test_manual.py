@@ -1,4 +1,4 @@
-"""The manual is whole: every verb, option, key and word is on its page, and no others are."""
+"""The manual is complete: every verb, option, key and word is on its page, and no others are."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from verb_parsers import COMMANDS
 MAN = CHECKOUT / "man"
 PAGES = ("ephemeroot.8", "ephemeroot.toml.5", "ephemeroot-boot.7")
 
-# mdoc(7)'s order; a page's own sections follow the description.
+# The order of mdoc(7); other sections of a page follow the description.
 ORDER = (
     "NAME", "SYNOPSIS", "DESCRIPTION", "ENVIRONMENT", "FILES", "EXIT STATUS", "EXAMPLES",
     "SEE ALSO", "CAVEATS",
 )  # fmt: skip
 
-# What every verb has, told once.
+# Options that every verb has, documented once.
 COMMON = {"--config", "--root", "--json", "--help"}
 ENTRY = "A directory, a file"
 HOME_STORE = 'home.toml: [persistence."STORE"]'
 
-# Pages of other packages, which may be missing here, and a style of BSD: on Linux the footer names
-# the package.
+# Pages of other packages, which may be missing here, and a style rule of BSD: on Linux the footer
+# names the package.
 _ELSEWHERE = (
     "referenced manual not found", "outdated mandoc.db", "operating system explicitly specified",
 )  # fmt: skip
@@ -49,20 +49,20 @@ _ELSEWHERE = (
 
 @cache
 def page(name: str) -> str:
-    """A page's source without what only formats it."""
+    """A page's source without formatting."""
     text = (MAN / name).read_text(encoding="utf-8").replace("\\(dq", '"')
     return text.replace("\\&", "").replace("\\-", "-")
 
 
 @cache
 def sections(name: str) -> dict[str, str]:
-    """What stands below each heading of a page, up to the next one."""
+    """The text below each heading of a page, up to the next one."""
     parts = re.split(r"^\.S[hs] (.+)$", page(name), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def items(text: str, macro: str) -> set[str]:
-    """What is marked with *macro* in the heads of a section's lists."""
+    """The words marked with *macro* in the heads of a section's lists."""
     found: set[str] = set()
     for line in re.findall(r"^\.It (.+)$", text, re.MULTILINE):
         for run in re.findall(rf"(?:^|(?<= )){macro} ((?:(?![A-Z][a-z]\b)\S+ ?)+)", line):
@@ -70,13 +70,13 @@ def items(text: str, macro: str) -> set[str]:
     return found
 
 
-def test_these_are_all_pages() -> None:
+def test_all_pages_are_listed() -> None:
     assert sorted(path.name for path in MAN.iterdir()) == sorted(PAGES)
 
 
 @pytest.mark.requires_program("mandoc")
 @pytest.mark.parametrize("name", PAGES)
-def test_mandoc_finds_nothing(name: str) -> None:
+def test_mandoc_reports_nothing(name: str) -> None:
     found = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "all", MAN / name], capture_output=True, text=True
     )
@@ -106,7 +106,7 @@ def test_the_header_names_the_version_and_not_another_system(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_program_understands_the_commands_of_the_examples(name: str) -> None:
+def test_the_program_parses_the_commands_of_the_examples(name: str) -> None:
     lines = re.findall(r"^(?:\.Dl )?(ephemeroot .+)$", sections(name)["EXAMPLES"], re.MULTILINE)
     assert lines or name == "ephemeroot.toml.5"
     for line in lines:
@@ -114,7 +114,7 @@ def test_the_program_understands_the_commands_of_the_examples(name: str) -> None
         arguments.parser(cli.VERBS).parse_args(words)
 
 
-def test_the_kernel_command_line_of_the_examples_is_understood() -> None:
+def test_the_kernel_command_line_of_the_examples_is_valid() -> None:
     words = re.findall(r"^\.Dl (ephemeroot\S*=.+)$", sections("ephemeroot-boot.7")["EXAMPLES"],
                        re.MULTILINE)  # fmt: skip
     assert len(words) >= 4
@@ -143,7 +143,7 @@ def synopses(command: str) -> list[str]:
     return [line for line in lines if f"{line} ".startswith(f"{command} ")]
 
 
-def test_there_is_a_verb_to_look_for() -> None:
+def test_the_parser_has_verbs() -> None:
     assert {"check", "apply", "roots list", "home apply", "image"} <= COMMANDS.keys()
 
 
@@ -180,16 +180,16 @@ def test_the_manual_names_the_files_that_a_command_opens_for_writing(command: st
     assert told == [parser.get_default("writes")]
 
 
-def test_what_writes_nothing_is_in_no_row_of_the_matrix() -> None:
+def test_verbs_that_write_nothing_are_not_in_the_matrix() -> None:
     matrix = sections("ephemeroot.8")["WHAT EACH VERB CREATES AND DELETES"]
     rows = set(re.findall(r"^\.It Cm ([a-z -]+?) Ta ", matrix, re.MULTILINE))
     writing = {c for c, (_, p) in COMMANDS.items() if p.get_default("writes") != access.NOTHING}
-    # A rehearsal leaves nothing, and a mount is not a change of a filesystem.
+    # A rehearsal leaves nothing behind, and a mount does not change a filesystem.
     assert writing - {"rehearse"} == rows - {"roots mount"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_commands_words_are_in_its_synopsis(command: str) -> None:
+def test_the_actions_of_a_command_are_in_its_synopsis(command: str) -> None:
     _, parser = COMMANDS[command]
     words = {
         str(choice)
@@ -214,7 +214,7 @@ def test_every_verb_that_changes_something_is_in_the_matrix() -> None:
         command for command, (_, parser) in COMMANDS.items() if "--dry-run" in own_options(parser)
     }
     assert {"apply", "roots prune"} <= changing
-    # What units and generators call has nobody to whom it could tell what it would do.
+    # Verbs that units and generators call need no dry run, as they have no user.
     own = {"boot-complete", "copyback", "image", "package-change"}
     assert rows - changing == own <= set(cli.PLUMBING)
     assert changing <= rows <= COMMANDS.keys()
@@ -226,7 +226,7 @@ def test_every_command_can_print_json(command: str) -> None:
     assert "--json" in parser._option_string_actions
 
 
-def test_the_matrix_has_a_cell_for_everything() -> None:
+def test_the_matrix_has_no_empty_cell() -> None:
     matrix = sections("ephemeroot.8")["WHAT EACH VERB CREATES AND DELETES"]
     heading, *rows = re.findall(r"^\.It .*Ta .*$", matrix, re.MULTILINE)
     assert {row.count(" Ta ") for row in rows} == {heading.count(" Ta ")}
@@ -273,7 +273,7 @@ TABLES = list(tables())
 
 
 def keys(heading: str) -> set[str]:
-    """Every key that belongs under the heading."""
+    """Every key that the heading must explain."""
     known: set[str] = set()
     for where, table in TABLES:
         if where == heading:
@@ -297,13 +297,13 @@ def test_inner_tables_of_entries_are_explained() -> None:
 
 
 @pytest.mark.parametrize("kind", ["wipe", "store", "path"])
-def test_every_policy_is_documented(kind: str) -> None:
+def test_every_policy_of_the_configuration_is_documented(kind: str) -> None:
     text = sections("ephemeroot.toml.5")["[on-failure]"]
     told = text.partition(f".It Ic {kind}\n")[2].partition(".It")[0]
     assert set(POLICIES[kind]) <= set(re.findall(r"[a-z]+", told))
 
 
-def test_the_pages_example_is_right(tmp_path: Path) -> None:
+def test_the_example_of_the_page_is_valid(tmp_path: Path) -> None:
     (block,) = re.findall(r"^\.Bd -literal.*?\n(.*?)\.Ed$", page("ephemeroot.toml.5"),
                           re.MULTILINE | re.DOTALL)  # fmt: skip
     tree = MachineTree(tmp_path, block)

@@ -1,4 +1,4 @@
-"""What the README and CONTRIBUTING say is so."""
+"""The statements of README and CONTRIBUTING are true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ephemeroot.hooks.operations.directories import Directory
 from machine_tree import MachineTree
 
 
-def test_the_readmes_configuration_is_right(tmp_path: Path) -> None:
+def test_the_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
     tree = MachineTree(tmp_path, block)
     persisted = {o.path for o in tree.plan().persist if isinstance(o, Directory)}
@@ -23,7 +23,7 @@ def test_the_readmes_configuration_is_right(tmp_path: Path) -> None:
 
 @pytest.mark.requires_program("make")
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_the_commands_exist(document: str) -> None:
+def test_the_commands_in_the_documents_exist(document: str) -> None:
     told = set(re.findall(r"\bmake ([a-z-]+)", (CHECKOUT / document).read_text()))
     listed = subprocess.run(["make", "help"], cwd=CHECKOUT, capture_output=True, text=True).stdout
     there = set(re.findall(r"^make ([a-z-]+)", listed, re.MULTILINE))

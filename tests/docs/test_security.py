@@ -1,4 +1,4 @@
-"""SECURITY.md: where it is linked, and that each promise names a test that exists."""
+"""SECURITY.md: who links to it, and that each promise names an existing test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_names_the_attackers() -> None:
 
 
 @pytest.mark.parametrize("promise", promises())
-def test_a_promise_names_the_test_that_shows_it(promise: str) -> None:
+def test_each_promise_names_an_existing_test(promise: str) -> None:
     named = REFERENCE.findall(promise)
     assert named, promise
     for path, name in named:

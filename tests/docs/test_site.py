@@ -46,7 +46,7 @@ def test_a_manual_page_has_every_section_as_a_heading(pages: Path, name: str) ->
 
 @pytest.mark.requires_program("mandoc")
 @pytest.mark.parametrize("name", PAGES)
-def test_links_between_manual_pages_lead_somewhere(pages: Path, name: str) -> None:
+def test_links_between_manual_pages_resolve(pages: Path, name: str) -> None:
     text = (pages / f"{name}.md").read_text()
     links = re.findall(r'<a (?:class="(?:Sx|Xr)" )?href="([^"#]*)(?:#([^"]*))?"', text)
     assert {page for page, _ in links if page} <= {f"{page}.html" for page in PAGES}
@@ -73,30 +73,30 @@ def sections(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", pictures.ALL)
-def test_a_picture_is_the_one_that_its_table_makes(name: str) -> None:
+def test_pictures_match_their_tables(name: str) -> None:
     assert (CHECKOUT / "docs" / name).read_text() == pictures.ALL[name]().svg(), "run make docs"
 
 
 @pytest.mark.parametrize("name", pictures.ALL)
-def test_a_picture_is_in_a_document(name: str) -> None:
+def test_every_picture_is_in_a_document(name: str) -> None:
     assert any(f"]({name})" in path.read_text() for path in CHECKOUT.glob("docs/*.md"))
 
 
 @pytest.mark.parametrize("name", pictures.ALL)
-def test_text_of_a_picture_stays_inside(name: str) -> None:
+def test_text_in_a_picture_stays_inside_its_box(name: str) -> None:
     drawing = pictures.ALL[name]()
     for x, text in re.findall(r'<text x="([\d.]+)".*?>(.*)</text>', "\n".join(drawing.parts)):
         words = re.sub(r"<[^>]*>", "", text)
         assert float(x) + len(words) * 6.2 <= drawing.width, words
 
 
-def test_the_commands_in_a_picture_are_understood() -> None:
+def test_commands_in_a_picture_are_valid() -> None:
     for _, _, rows in pictures.VERBS:
         for command, _ in rows:
             arguments.parser(cli.VERBS).parse_args(command.split())
 
 
-def test_the_units_in_a_picture_exist() -> None:
+def test_units_in_a_picture_exist() -> None:
     cells = {cell for _, _, texts in pictures.BOOT for cell in texts if "ephemeroot-" in cell}
     assert len(cells) == 2
     for cell in cells:

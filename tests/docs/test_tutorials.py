@@ -1,7 +1,7 @@
-"""The tutorials: their commands run as they stand, on a disk as the installer leaves it.
+"""The tutorials: their commands run unchanged, on a disk as the distribution's installer leaves it.
 
-They are those that `ephemeroot init` prints there, in its order, between the same reboots. The one
-for Debian is run by whole boots (vm-tests/test_conversion.py).
+They are the commands that `ephemeroot init` prints there, in the same order, between the same
+reboots. The tutorial for Debian is run by whole boots (vm-tests/test_conversion.py).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ PACKAGED = {
     "docs/converting-fedora.md": "ephemeroot setup dracut",
     "docs/converting-opensuse.md": "ephemeroot setup dracut",
 }
-"""What the distribution's package brings, which step 1 installs."""
+"""The files of the distribution's package, which step 1 installs."""
 
-# There is no terminal on which to answer, and the likeness has no initramfs.
+# There is no terminal to answer on, and the imitated system has no initramfs.
 UNATTENDED = {"ephemeroot apply": "ephemeroot apply --yes --no-images"}
 
 
 def boots(document: str) -> list[list[str]]:
-    """The commands that are not illustrations, from one reboot to the next."""
+    """The commands that are not illustrations, grouped by reboot."""
     text = (DOCS.parent / document).read_text()
     lines = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).splitlines()
     parts = "\n".join(lines).split("\nreboot")
@@ -55,7 +55,9 @@ def run(machine: LiveMachine, commands: list[str]) -> None:
 
 
 @pytest.mark.parametrize("document", TUTORIALS)
-def test_a_tutorials_commands_are_those_of_init_and_run(document: str, tmp_path: Path) -> None:
+def test_the_commands_of_a_tutorial_are_those_of_init_and_run(
+    document: str, tmp_path: Path
+) -> None:
     (mine,) = [one for one in distributions.ALL if one.name == TUTORIALS[document]]
     with live_machine(mine, tmp_path) as machine:
         if document in PACKAGED:

@@ -1,4 +1,4 @@
-"""A loop device belongs to who made it, whatever other processes do with theirs meanwhile."""
+"""A loop device belongs to the process that made it, whatever other processes do with theirs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def backing(path: Path) -> str:
         return ""
 
 
-def test_shows_the_image_from_its_offset(image: Path) -> None:
+def test_the_device_shows_the_image_from_its_offset(image: Path) -> None:
     with attached(image, 4096) as path:
         assert path.read_bytes()[:4096] == b"1" * 4096
         assert backing(path) == str(image)
@@ -42,7 +42,7 @@ def test_is_released_when_it_is_closed(image: Path) -> None:
     assert backing(device.path) != str(image)
 
 
-def test_lives_as_long_as_a_mount_of_it(image: Path, tmp_path: Path) -> None:
+def test_the_device_exists_as_long_as_its_mount(image: Path, tmp_path: Path) -> None:
     subprocess.run(["mkfs.ext4", "-q", image], check=True)
     point = tmp_path / "mounted"
     point.mkdir()
@@ -52,8 +52,8 @@ def test_lives_as_long_as_a_mount_of_it(image: Path, tmp_path: Path) -> None:
     subprocess.run(["umount", point], check=True)
 
 
-def test_a_number_is_not_given_away_while_it_is_open(image: Path, tmp_path: Path) -> None:
-    """Whatever the order in which processes attach and detach, each sees its own image."""
+def test_the_number_of_an_open_device_is_not_reused(image: Path, tmp_path: Path) -> None:
+    """In whatever order processes attach and detach, each sees its own image."""
     children = []
     for number in range(8):
         own = tmp_path / str(number)
@@ -84,9 +84,9 @@ def mounted(device: Path, point: Path) -> Iterator[None]:
     subprocess.run(["umount", point], check=True)
 
 
-def test_a_number_carries_nothing_over_from_a_btrfs_that_had_it(tmp_path: Path) -> None:
-    """The kernel remembers the devices of a btrfs on several, and would take the next filesystem
-    under such a number for that one, as soon as its UUID is mounted elsewhere.
+def test_a_reused_number_keeps_nothing_of_an_earlier_btrfs(tmp_path: Path) -> None:
+    """The kernel remembers the devices of a btrfs with several, and would mistake the next
+    filesystem on such a number for the earlier one as soon as that one's UUID is mounted elsewhere.
     """
     copies = [tmp_path / "first", tmp_path / "second"]
     for path in (*copies, *(members := [tmp_path / f"member{number}" for number in range(6)])):

@@ -1,4 +1,4 @@
-"""What tests may need of the machine: a skip says what to provide, and CI lets none through."""
+"""Requirements of tests: a skip says what to provide, and CI allows no skip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from checkout import CHECKOUT
 
-# Without root's powers, but able to read what only root may: the checkout may are in /root.
+# Without root's powers, but with permission to read every file: the checkout may be in /root.
 AS_NOBODY = (
     "setpriv", "--reuid=65534", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
@@ -39,7 +39,7 @@ def test_expected_failure():
 
 
 def pytest_on(tree: Path, *, require_all: bool, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Run the probe below our conftest; return pytest's exit status and what it printed."""
+    """Run the probe with our conftest; return pytest's exit status and output."""
     shutil.copy(CHECKOUT / "conftest.py", tree)
     shutil.copy(CHECKOUT / "pyproject.toml", tree)
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
@@ -91,7 +91,7 @@ def test_a_skipped_module_fails_where_all_is_required(tmp_path: Path) -> None:
 
 def test_optional_programs_may_be_absent(tmp_path: Path) -> None:
     if shutil.which("mkinitcpio"):
-        probe = PROBE  # nothing is absent here; the general rule holds anyway
+        probe = PROBE  # nothing is optional here; the general rule still applies
     else:
         probe = PROBE.replace("mkinitcpio-that-nobody-has", "mkinitcpio")
     (tmp_path / "test_probe.py").write_text(probe)
@@ -103,14 +103,14 @@ def test_optional_programs_may_be_absent(tmp_path: Path) -> None:
 
 @pytest.mark.requires_root
 @pytest.mark.requires_program("setpriv")
-def test_without_root_it_says_so(tmp_path: Path) -> None:
+def test_says_that_root_is_needed(tmp_path: Path) -> None:
     (tmp_path / "test_probe.py").write_text(PROBE)
     status, output = pytest_on(tmp_path, require_all=False, prefix=AS_NOBODY)
     assert status == 0, output
     assert "needs root: run it with sudo, or as root" in output
 
 
-def test_half_a_package_is_refused(tmp_path: Path) -> None:
+def test_refuses_an_incomplete_package(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests"],
         cwd=CHECKOUT, env={**os.environ, "PYTHONSAFEPATH": ""}, text=True,

@@ -1,4 +1,4 @@
-"""A signal arrives exactly where `system_calls` says, in the process that it says."""
+"""`system_calls` sends a signal at exactly the given call, in the given process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verb_machine import Ended, Image
 
 pytestmark = pytest.mark.requires_loop
 
-# The first process makes one link, a program that it starts another, then the first one a third.
+# The first process makes one link, a program that it starts another, and the first process a third.
 SCRIPT = "ln -s x /tmp/one; (ln -s x /tmp/two; ln -s x /tmp/three); ln -s x /tmp/four; :"
 PYTHON = """
 import os, signal
@@ -68,13 +68,13 @@ def test_a_handler_runs_before_or_after_the_call(verb_image: Image, entry: bool)
     assert found == (["failed", "noted"] if entry else ["noted", "one"])
 
 
-def test_a_moment_that_does_not_come_is_not_met(verb_image: Image) -> None:
+def test_a_moment_that_never_comes_is_reported(verb_image: Image) -> None:
     moment = Moment(Event(0, "rename", 9), signal.SIGKILL, True, "caller")
     done, _ = links(verb_image, moment, "sh", "-c", SCRIPT)
     assert (done.code, done.met) == (0, False)
 
 
 def _call(image: Image) -> str:
-    """What this machine's ln uses."""
+    """The call that ln uses on this machine."""
     done, _ = links(image, None, "ln", "-s", "x", "/tmp/link")
     return done.calls[0][0].call

@@ -1,4 +1,4 @@
-"""The rules of docs/testing.md that a person would forget."""
+"""The rules of docs/testing.md that are easily forgotten."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def functions(path: Path) -> list[ast.FunctionDef]:
     return [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
 
 
-def test_there_are_tests_of_machines() -> None:
+def test_vm_tests_exist() -> None:
     assert sum(len(functions(path)) for path in MODULES) > 50
 
 
@@ -31,23 +31,23 @@ def test_each_boot_has_a_reason(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".ci/run", "Makefile", "tools/side-by-side"])
-def test_nothing_is_tried_again(name: str) -> None:
+def test_no_test_is_retried(name: str) -> None:
     text = (CHECKOUT / name).read_text(encoding="utf-8")
     for word in ("--last-failed", "--lf", "--reruns", "flaky"):
         assert word not in text
 
 
-def test_nothing_that_tries_again_is_installed() -> None:
+def test_no_plug_in_for_retries_is_installed() -> None:
     text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
     assert "rerunfailures" not in text
     assert "flaky" not in text
 
 
 WITHOUT_A_FOLDER_OF_CODE = {"support", "harness", "project", "docs", "cli/every_verb"}
-"""Folders of tests of what is not in the program, or of what holds for all verbs."""
+"""Folders of tests that belong to no folder of the program, or that hold for all verbs."""
 
 
-def test_tests_are_in_the_folders_of_the_code_that_they_test() -> None:
+def test_tests_are_in_the_folders_of_the_tested_code() -> None:
     tests = CHECKOUT / "tests"
     folders = {str(path.parent.relative_to(tests)) for path in tests.rglob("test_*.py")}
     code = {
@@ -60,7 +60,7 @@ def test_tests_are_in_the_folders_of_the_code_that_they_test() -> None:
 
 
 def test_no_test_imports_another() -> None:
-    """What two of them need is in tests/support, whose modules are found by their names alone."""
+    """Shared code is in tests/support, whose modules are found by their names alone."""
     for path in (CHECKOUT / "tests").rglob("*.py"):
         found = re.findall(r"^\s*(?:from|import) test_\w+", path.read_text("utf-8"), re.MULTILINE)
         assert found == [], path

@@ -1,4 +1,4 @@
-"""What `verb_judge` finds in machines that lost something, and in machines that did not."""
+"""`verb_judge` finds faults in machines that lost something, and none in the others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_accepts_the_state_before_and_after() -> None:
     assert COURSE.judge_completed(COURSE.done, 0) == []
 
 
-def test_accepts_a_name_that_another_time_gave() -> None:
+def test_accepts_a_name_that_differs_only_by_its_time() -> None:
     later = {name.replace(NEW, "2026-12-24T18-00-00Z"): entry for name, entry in DONE.items()}
     assert COURSE.judge_interrupted(seen(later)) == []
     assert COURSE.judge_completed(seen(later, "/old /mnt btrfs"), 0) == []
@@ -91,7 +91,7 @@ def test_reports_a_base_that_is_half_replaced() -> None:
     )
 
 
-def test_reports_a_base_that_is_under_no_name() -> None:
+def test_reports_a_base_that_no_name_leads_to() -> None:
     lost = {k: v for k, v in DONE.items() if not k.startswith("disk/old_bases/")}
     assert "the content of disk/root-base is lost" in COURSE.judge_interrupted(seen(lost))
     aside = lost | {
@@ -105,14 +105,14 @@ def test_reports_a_base_that_is_under_no_name() -> None:
 
 
 def test_accepts_unfinished_content_in_an_old_base() -> None:
-    """The record of the run is there until the next run, which puts its modules back."""
+    """The record of the run exists until the next run, which puts its modules back."""
     unfinished = DONE | {f"disk/old_bases/{NEW}/lib/.modules.ephemeroot": DIRECTORY}
     assert COURSE.judge_interrupted(seen(unfinished)) == []
     completed = COURSE.judge_completed(seen(unfinished, "/old /mnt btrfs"), 0)
     assert len(left_over(completed)) == len(completed) == 1
 
 
-def test_reports_mounts_of_others() -> None:
+def test_reports_mounts_of_other_processes() -> None:
     (line,) = COURSE.judge_interrupted(seen(BEFORE, "/old /run/x btrfs"))
     assert line == "the mount '/old /run/x btrfs' is left behind"
     (line,) = COURSE.judge_interrupted(Seen(BEFORE, frozenset()))

@@ -1,4 +1,4 @@
-"""Persistence that a user runs, as an ordinary user, with real FUSE and bindfs."""
+"""Persistence that a user runs without root, with real FUSE and bindfs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_declared_paths_are_mounted_and_linked(user: OrdinaryUser) -> None:
     assert user.mounts() == {"Downloads": f"{STORE}/Downloads"}
     owners = user.sh(f"stat -c %u:%g Downloads/song {STORE}/Downloads {STORE}/.local").stdout
     assert set(owners.split()) == {f"{UID}:{UID}"}
-    with pytest.raises(PermissionError):  # nobody else gets in, not even root
+    with pytest.raises(PermissionError):  # other users have no access, not even root
         list(user.outside(f"{HOME}/Downloads").iterdir())
 
 
@@ -93,10 +93,11 @@ def test_directories_that_existed_or_are_not_empty_stay(user: OrdinaryUser) -> N
     assert user.tree() == ["mine", "mine/deep", "ours", "ours/file"]
     user.sh("rm ours/file")
     user.home("apply")
-    assert user.tree() == ["mine", "mine/deep", "ours"]  # the user's own since there was a file
+    # the user's own directory, because it had a file
+    assert user.tree() == ["mine", "mine/deep", "ours"]
 
 
-def test_the_method_changes(user: OrdinaryUser) -> None:
+def test_a_changed_method_is_applied(user: OrdinaryUser) -> None:
     user.write(f"{STORE}/Music/song", "la\n")
     for method in ("bindfs", "symlink", "bindfs"):
         user.declare(one(f'{{ directory = "Music", method = "{method}" }}'))
@@ -106,14 +107,14 @@ def test_the_method_changes(user: OrdinaryUser) -> None:
         assert bool(user.mounts()) == (method == "bindfs")
 
 
-def test_the_default_method_of_a_store(user: OrdinaryUser) -> None:
+def test_an_entry_inherits_the_method_of_its_store(user: OrdinaryUser) -> None:
     lines = '"Music", { directory = "Downloads", method = "bindfs" }'
     user.declare(one(lines, 'default-directory-method = "symlink"'))
     user.home("apply")
     assert user.status() == {"Music": "linked", "Downloads": "mounted"}
 
 
-def test_the_store_changes(user: OrdinaryUser) -> None:
+def test_a_changed_store_is_applied(user: OrdinaryUser) -> None:
     user.as_root(f"mkdir /mnt/other; chown {NAME} /mnt/other")
     user.write("/mnt/other/Downloads/film", "other\n")
     user.write("/mnt/other/.screenrc", "other\n")
@@ -146,7 +147,7 @@ def test_a_mode_is_copied_to_the_store(user: OrdinaryUser) -> None:
     assert user.sh(f"stat -c %a .gnupg {STORE}/.gnupg").stdout == "700\n700\n"
 
 
-def test_stow_layout(user: OrdinaryUser) -> None:
+def test_a_store_for_stow(user: OrdinaryUser) -> None:
     user.write("dotfiles/screen/.screenrc", "startup_message off\n")
     user.write("dotfiles/fish/.config/fish/config.fish", "set x\n")
     user.declare(
@@ -167,7 +168,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def test_names(user: OrdinaryUser) -> None:
+def test_odd_names_in_a_home(user: OrdinaryUser) -> None:
     directories = ", ".join(json.dumps(name, ensure_ascii=False) for name in NAMES)
     files = ", ".join(json.dumps(f"{name}.file", ensure_ascii=False) for name in NAMES)
     user.declare(one(directories, f"files = [{files}]"))
@@ -212,7 +213,8 @@ def test_files_in_the_way_are_reported_and_left(user: OrdinaryUser) -> None:
     assert user.home("check").stdout.count("is in the way") == 6
     user.declare(one('"full"'))
     user.home("stop")
-    assert "in the way" in user.home("apply", rc=10).stderr  # Music was undone: a part was
+    # Music was undone, which is partial success
+    assert "in the way" in user.home("apply", rc=10).stderr
 
 
 def test_an_empty_directory_gives_way_to_a_link(user: OrdinaryUser) -> None:
@@ -222,7 +224,7 @@ def test_an_empty_directory_gives_way_to_a_link(user: OrdinaryUser) -> None:
     assert user.status() == {"Music": "linked"}
 
 
-def test_entries_of_another_store_inside_of_a_mount(user: OrdinaryUser) -> None:
+def test_entries_of_another_store_inside_a_mount(user: OrdinaryUser) -> None:
     user.as_root(f"mkdir /mnt/other; chown {NAME} /mnt/other")
     inner = '[persistence."/mnt/other"]\ndirectories = ["a/b/c"]\nfiles = ["a/rc"]\n'
     user.declare(inner)
@@ -230,7 +232,7 @@ def test_entries_of_another_store_inside_of_a_mount(user: OrdinaryUser) -> None:
     user.write("a/b/c/file", "inner\n")
     user.as_root("echo user_allow_other >> /etc/fuse.conf")
     outer = one('"a"', "allow-other = true")
-    user.declare(f"{outer}\n{inner}")  # the outer one comes later, and under it
+    user.declare(f"{outer}\n{inner}")  # the outer entry is mounted later, below the inner one
     user.home("apply")
     assert user.status() == {"a": "mounted", "a/b/c": "mounted", "a/rc": "linked"}
     assert user.sh("cat a/b/c/file").stdout == "inner\n"
@@ -239,7 +241,7 @@ def test_entries_of_another_store_inside_of_a_mount(user: OrdinaryUser) -> None:
     assert user.mounts() == {}
     user.home("apply")
     user.home("stop")
-    user.declare(outer)  # while nothing is mounted: links inside show only afterwards
+    user.declare(outer)  # only while nothing is mounted: links inside show up afterwards
     user.home("apply")
     assert user.tree(STORE) == ["a"]
     user.declare(inner)
@@ -262,16 +264,16 @@ def test_stop_works_without_a_usable_configuration(user: OrdinaryUser) -> None:
     assert "does not exist" in user.home("apply", rc=2).stderr
 
 
-def test_only_one_run_at_a_time(user: OrdinaryUser) -> None:
+def test_only_one_run_at_a_time_changes_a_home(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     holder = user.start("flock", HOME, "sh", "-c", "echo ready; read line")
     assert "another run uses this home" in user.home("apply", rc=3).stderr
-    user.home("status", rc=10)  # who only looks need not wait
+    user.home("status", rc=10)  # read-only verbs need not wait
     holder.communicate("go\n", timeout=120)
     user.home("apply")
 
 
-def test_paths_that_root_persists(user: OrdinaryUser) -> None:
+def test_reports_paths_that_root_persists(user: OrdinaryUser) -> None:
     user.as_root(
         "mkdir -p /etc/ephemeroot; cat > /etc/ephemeroot/ephemeroot.toml <<'E'\n"
         '[root]\nwiper = "btrfs"\n[persistence."/mnt/persistent"]\n'
@@ -290,7 +292,7 @@ def test_paths_that_root_persists(user: OrdinaryUser) -> None:
     assert "cannot be read" in user.home("check").stdout
 
 
-def test_what_root_has_bound_is_left_to_root(user: OrdinaryUser) -> None:
+def test_leaves_roots_binds_alone(user: OrdinaryUser) -> None:
     user.sh(f"mkdir -p Downloads .config other {STORE}/Downloads {STORE}/.config")
     user.as_root(
         f"mount --bind {STORE}/Downloads {HOME}/Downloads; mkdir /mnt/x; "
@@ -306,7 +308,7 @@ def test_what_root_has_bound_is_left_to_root(user: OrdinaryUser) -> None:
     assert user.sh(f"ls -A {STORE}/.config").stdout == "ephemeroot\n"
 
 
-def test_what_the_machine_lacks(user: OrdinaryUser) -> None:
+def test_reports_missing_programs(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     user.as_root("printf '#!/bin/sh\\necho bindfs 1.13.11\\n' > /mnt/bin/bindfs; "
                  "chmod +x /mnt/bin/bindfs")  # fmt: skip
@@ -321,7 +323,7 @@ def test_what_the_machine_lacks(user: OrdinaryUser) -> None:
     assert "is not setuid root" in user.home("check", rc=2).stdout
 
 
-def test_the_store_has_another_kind_of_file(user: OrdinaryUser) -> None:
+def test_reports_another_file_type_in_the_store(user: OrdinaryUser) -> None:
     user.sh(f"echo x > {STORE}/Music; mkdir {STORE}/.screenrc")
     user.declare(one('"Music"', 'files = [".screenrc"]'))
     done = user.home("apply", rc=1)
@@ -330,7 +332,7 @@ def test_the_store_has_another_kind_of_file(user: OrdinaryUser) -> None:
     assert "declare it in directories" in user.home("check", rc=2).stdout
 
 
-def test_another_users_home(user: OrdinaryUser) -> None:
+def test_refuses_the_home_of_another_user(user: OrdinaryUser) -> None:
     for home in ("/mnt", "/", "/nowhere"):
         done = user.home("apply", rc=2, environment={"HOME": home})
         assert "home" in done.stderr
@@ -346,7 +348,7 @@ def test_xdg_directories(user: OrdinaryUser) -> None:
     assert user.tree() == ["cfg", "cfg/ephemeroot", "cfg/ephemeroot/home.toml"]
 
 
-def test_directories_of_the_user_that_are_links(user: OrdinaryUser) -> None:
+def test_follows_links_among_the_users_directories(user: OrdinaryUser) -> None:
     user.sh("mkdir -p elsewhere/data; ln -s elsewhere/data data")
     user.declare(one('"data/Music"', 'files = ["data/rc"]'))
     user.home("apply")
@@ -356,7 +358,7 @@ def test_directories_of_the_user_that_are_links(user: OrdinaryUser) -> None:
     assert user.tree() == ["data elsewhere/data", "elsewhere", "elsewhere/data"]
 
 
-def test_a_home_behind_a_link(user: OrdinaryUser) -> None:
+def test_accepts_a_home_behind_a_link(user: OrdinaryUser) -> None:
     user.as_root(f"ln -s {HOME} /mnt/home-link")
     environment = {"HOME": "/mnt/home-link", "XDG_STATE_HOME": "/mnt/home-link/st"}
     user.declare(PLAIN)

@@ -1,6 +1,6 @@
-"""Whatever is declared one after the other, and whatever the user does meanwhile: nothing that
-is not ours is ever touched, and what is ours comes and goes completely. With links only, which
-need no FUSE; the mounts are in test_home_mounts.py.
+"""Any sequence of declarations, with changes by the user in between: foreign files are never
+changed, and our own links appear and disappear completely. Only links are used, which need no FUSE;
+test_home_mounts.py tests mounts.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ STORES = ("one", "two")
 
 @dataclass
 class Home:
-    """A home and two stores, and the user's files by where they really are."""
+    """A home and two stores, and the user's files by their resolved paths."""
 
     top: Path
     user: User
     precious: dict[str, str] = field(default_factory=dict)
 
     def declare(self, entries: dict[str, tuple[str, str]]) -> Application:
-        """An application of these entries (path: store and kind), or of none if they conflict."""
+        """Apply these entries (path: store and kind); none are applied if they conflict."""
         text = ""
         for store in STORES:
             listed: dict[str, list[str]] = {"directories": [], "files": []}
@@ -59,7 +59,7 @@ class Home:
         return Application(self.user, usable, listener=self.events.append)
 
     def act(self, deed: str, path: str) -> None:
-        """Something that users do."""
+        """A typical action of a user."""
         full = f"{self.user.home}/{path}"
         if deed != "mkdir" and clean.is_below(self.user.state, full):
             return  # then there is no record: see test_a_record_that_cannot_be_written
@@ -79,10 +79,10 @@ class Home:
             elif deed == "link":
                 os.symlink("/nowhere", full)
         except OSError:
-            return  # not possible as things stand
+            return  # not possible in this state
 
     def check(self) -> None:
-        """Every file of the user is where it was and says what it said."""
+        """Every file of the user is in its place with its content."""
         for path, content in self.precious.items():
             assert Path(path).read_text() == content, path
 
@@ -122,7 +122,7 @@ deeds = st.lists(
 @settings(max_examples=proof.rounds(60, 1500))
 @example([([("link", "a")], {"a/b": ("one", "directories")})])
 @given(st.lists(st.tuples(deeds, declarations), min_size=1, max_size=4))
-def test_any_history(
+def test_no_sequence_of_changes_loses_a_file(
     history: list[tuple[list[tuple[str, str]], dict[str, tuple[str, str]]]],
 ) -> None:
     with made_home() as home:
@@ -143,20 +143,20 @@ def test_any_history(
         home.check()
         assert set(home.links().values()) <= {"/nowhere"}
         assert {p for p, t in before.items() if t == "/nowhere"} == set(home.links())
-        # Directories that are left are the user's, for there is something in them.
+        # Directories that remain belong to the user, because they are not empty.
         for top, folders, files in os.walk(home.user.home):
             assert folders or files or top == home.user.home
         assert not os.path.exists(home.user.state)
 
 
-def test_what_takes_a_links_place_at_the_last_moment_is_put_back() -> None:
+def test_a_file_that_replaces_a_link_at_the_last_moment_is_restored() -> None:
     with made_home() as home:
         path = f"{home.user.home}/rc"
         os.symlink("/store/rc", path)
         view = View(home.user, Record(links={path: "/store/rc"}))
 
         class Racing(RemoveLink):
-            """Is overtaken by a program that renames its own file onto the link."""
+            """Another program renames its own file onto the link just before this step."""
 
             def execute(self) -> str:
                 rename = paths.rename

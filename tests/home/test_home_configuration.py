@@ -1,4 +1,4 @@
-"""What a user may declare in home.toml, and everything that is refused in one run."""
+"""The declarations that home.toml accepts; every mistake is reported in one run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def user(tmp_path: Path) -> User:
 
 
 def declared(user: User, text: str) -> HomeConfiguration:
-    """What the text says as the user's home.toml."""
+    """Parse the text as the user's home.toml."""
     path = Path(user.configuration)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -36,21 +36,21 @@ def declared(user: User, text: str) -> HomeConfiguration:
 
 
 def entries(user: User, text: str) -> dict[str, Entry]:
-    """The entries of a right configuration by their path below the home."""
+    """The entries of a valid configuration by their path below the home."""
     configuration = declared(user, text)
     assert [str(problem) for problem in configuration.problems] == []
     return {entry.target.removeprefix(f"{user.home}/"): entry for entry in configuration.entries}
 
 
 def mistakes(user: User, text: str) -> list[str]:
-    """What is said about a wrong one, without the file's name."""
+    """The messages about an invalid configuration, without the file's name."""
     problems = declared(user, text).problems
     assert problems
     assert not any(problem.warning for problem in problems)
     return [str(problem).removeprefix(f"{user.configuration}:") for problem in problems]
 
 
-def test_what_the_documentation_shows(user: User) -> None:
+def test_the_documented_example_is_valid(user: User) -> None:
     found = entries(
         user,
         """
@@ -94,7 +94,7 @@ def test_parents_come_first(user: User) -> None:
     assert list(entries(user, text)) == ["x", "x/y", "x/z", "x-y"]
 
 
-def test_every_mistake_in_one_run(user: User) -> None:
+def test_reports_every_mistake_in_one_run(user: User) -> None:
     found = mistakes(
         user,
         """
@@ -161,13 +161,13 @@ CONFLICTS = {
 
 
 @pytest.mark.parametrize(("text", "reason"), CONFLICTS.items(), ids=range(len(CONFLICTS)))
-def test_conflicts(user: User, text: str, reason: str) -> None:
+def test_refuses_conflicting_entries(user: User, text: str, reason: str) -> None:
     found = mistakes(user, text)
     assert len(found) == 1, found
     assert reason in found[0]
 
 
-def test_a_store_that_is_or_contains_the_home(user: User) -> None:
+def test_refuses_a_store_that_is_or_contains_the_home(user: User) -> None:
     above, name = os.path.split(user.home)
     found = mistakes(user, f'[persistence."{above}"]\ndirectories = ["{name}"]')
     assert "would be inside itself" in found[0]
@@ -181,11 +181,11 @@ def test_a_store_that_is_or_contains_the_home(user: User) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[persistence]\n", '[persistence."/s"]\n', '[persistence."/s"]\nfiles = []\n']
 )
-def test_nothing_declared(user: User, text: str) -> None:
+def test_accepts_an_empty_configuration(user: User, text: str) -> None:
     assert entries(user, text) == {}
 
 
-def test_no_file_and_no_toml(user: User) -> None:
+def test_reports_a_missing_file_and_invalid_toml(user: User) -> None:
     with pytest.raises(Misconfigured, match=r"home\.toml does not exist"):
         read(user)
     assert re.match(r"1: is not valid TOML", mistakes(user, "x = ")[0])
@@ -194,7 +194,7 @@ def test_no_file_and_no_toml(user: User) -> None:
                                                 "UTF-8)")  # fmt: skip
 
 
-def test_relative_xdg_directories_are_ignored(user: User) -> None:
+def test_ignores_relative_xdg_directories(user: User) -> None:
     one = User.current({"HOME": user.home, "XDG_CONFIG_HOME": "cfg", "XDG_STATE_HOME": ""})
     assert one == user
     assert user.state == f"{user.home}/.local/state/ephemeroot/home.json"
@@ -207,7 +207,7 @@ paths_ = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=30
 def test_sources_have_different_names_in_the_mount_table(sources: list[str]) -> None:
     try:
         names = [bindfs.fsname(source) for source in sources]
-    except UnicodeEncodeError:  # a lone surrogate that stands for no byte: no path has it
+    except UnicodeEncodeError:  # a lone surrogate that represents no byte cannot be in a path
         return
     assert names[0] != names[1]
     for name in names:
@@ -226,7 +226,7 @@ below = paths_.map(lambda text: f"/h/{text}").filter(lambda path: os.path.normpa
     st.dictionaries(below, paths_),
     st.dictionaries(below, st.integers(0, 2**64 - 1)),
 )
-def test_a_record_reads_back(
+def test_a_written_record_reads_back(
     mounts: dict[str, Mounted], links: dict[str, str], directories: dict[str, int]
 ) -> None:
     written = Record(mounts, links, directories)
@@ -243,7 +243,7 @@ json_values = st.recursive(
 
 
 @given(json_values, json_values, json_values)
-def test_no_record_is_trusted(mounts: object, links: object, directories: object) -> None:
+def test_an_invalid_record_is_refused(mounts: object, links: object, directories: object) -> None:
     content = {
         "format": record.FORMAT, "version": record.VERSION,
         "mounts": mounts, "links": links, "directories": directories,
@@ -255,6 +255,6 @@ def test_no_record_is_trusted(mounts: object, links: object, directories: object
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_are_a_record(raw: bytes) -> None:
+def test_arbitrary_bytes_are_refused_as_a_record(raw: bytes) -> None:
     with pytest.raises(Damaged):
         record.parse(raw, "file", "/h")

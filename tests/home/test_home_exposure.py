@@ -1,4 +1,6 @@
-"""What is private by its directory stays private: modes on the way to an entry, on both sides."""
+"""Files that their directory protects stay private: modes of parent directories, in the home and in
+the store.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from ordinary_user import HOME, PROGRAM, STORE, OrdinaryUser
 pytestmark = ordinary_user.NEEDS
 
 MODES = ("", "0700", "0710", "0755", "0770")
-"""Of a directory on the way; an empty one is missing."""
+"""The modes of a parent directory; an empty string means that it is missing."""
 DECLARED = {
     "file": 'files = ["{0}/token"]',
     "mounted": 'directories = ["{0}/inbox"]',
@@ -60,7 +62,7 @@ def test_a_new_directory_takes_the_mode_of_its_counterpart(
         if other & ~ours:
             expected[f"{STORE}/{prefix}{path}"] = f"{ours & other:04o}"
     assert exposed(user) == expected
-    # Each is named with the command that repairs it, which does so.
+    # Each exposed directory is named with the command that repairs it; run it.
     shown = user.home("status")
     for path, mode in expected.items():
         assert f"chmod {mode} {path}" in shown.stdout + shown.stderr
@@ -78,7 +80,7 @@ def test_another_user_reads_nothing_through_the_store(user: OrdinaryUser) -> Non
     user.declare('[persistence."STORE"]\nfiles = [".cred/token"]\ndirectories = [".mail/inbox"]\n')
     user.sh(f"umask 022; {PROGRAM} home apply")
     user.sh("umask 022; echo secret > .cred/token; echo letter > .mail/inbox/1")
-    # The store itself lets everybody through: only the directories on the way keep others out.
+    # The store's own directory is open to all users: only the parent directories keep others out.
     user.as_root(f"chmod 0755 /mnt/persistent /mnt/persistent/home {STORE}")
     for path in (f"{HOME}/.cred/token", f"{STORE}/.cred/token", f"{STORE}/.mail/inbox/1"):
         assert user.as_root(f"{ANOTHER} cat {path} 2>&1 || true").endswith("Permission denied\n")
@@ -86,9 +88,7 @@ def test_another_user_reads_nothing_through_the_store(user: OrdinaryUser) -> Non
 
 @pytest.mark.parametrize("name", [".ssh", ".gnupg"])
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_path_that_exists_on_neither_side_is_private(
-    user: OrdinaryUser, name: str, kind: str
-) -> None:
+def test_a_path_without_a_counterpart_is_private(user: OrdinaryUser, name: str, kind: str) -> None:
     entry = f'files = ["{name}/config"]' if kind == "file" else f'directories = ["{name}"]'
     user.declare(f'[persistence."STORE"]\n{entry}\n')
     user.sh(f"umask 022; {PROGRAM} home apply")
@@ -96,14 +96,14 @@ def test_a_path_that_exists_on_neither_side_is_private(
 
 
 @pytest.mark.requires_program("setfacl")
-def test_mask_of_an_acl_is_not_granted_to_the_group(user: OrdinaryUser) -> None:
-    """With an ACL the bits of the group are what the ACL grants at most, acl(5)."""
+def test_the_mask_of_an_acl_is_not_granted_to_the_group(user: OrdinaryUser) -> None:
+    """With an ACL, the group bits are the maximum that the ACL grants, acl(5)."""
     user.sh("mkdir -m 0700 .cred; setfacl -m u:4343:rwx .cred")
     assert modes(user, f"{HOME}/.cred") == ["0770"]
     user.declare('[persistence."STORE"]\nfiles = [".cred/token"]\n')
     user.sh(f"umask 022; {PROGRAM} home apply")
     assert modes(user, f"{STORE}/.cred") == ["0700"]
-    # The store lets the user in whom the ACL names as little as anybody else.
+    # The user whom the ACL names cannot enter the store either.
     assert exposed(user) == {f"{HOME}/.cred": "0700"}
     user.sh(f"setfacl -m u:4343:rwx {STORE}/.cred")
     assert exposed(user) == {}, "both grant the same"

@@ -13,7 +13,7 @@ from ordinary_user import HOME, NAME, NOTHING, PROGRAM, STORE, OrdinaryUser, one
 pytestmark = ordinary_user.NEEDS
 
 
-def test_another_mount_is_not_mounted_over_nor_unmounted(user: OrdinaryUser) -> None:
+def test_does_not_mount_over_or_unmount_a_foreign_mount(user: OrdinaryUser) -> None:
     user.sh("mkdir -p mine Music deep/inner")
     user.sh("bindfs -o no-allow-other mine Music; bindfs -o no-allow-other mine deep/inner")
     before = user.mounts()
@@ -28,7 +28,7 @@ def test_another_mount_is_not_mounted_over_nor_unmounted(user: OrdinaryUser) -> 
     assert user.mounts() == before
 
 
-def test_a_foreign_mount_in_ours_keeps_it_from_being_unmounted(user: OrdinaryUser) -> None:
+def test_a_foreign_mount_inside_prevents_unmounting(user: OrdinaryUser) -> None:
     user.as_root("echo user_allow_other >> /etc/fuse.conf")
     user.declare(one('"Music"', "allow-other = true"))
     user.home("apply")
@@ -38,7 +38,7 @@ def test_a_foreign_mount_in_ours_keeps_it_from_being_unmounted(user: OrdinaryUse
     assert set(user.mounts()) == {"Music", "Music/inner"}
 
 
-def test_a_busy_mount_goes_lazily_and_its_holder_is_named(user: OrdinaryUser) -> None:
+def test_a_busy_mount_is_detached_and_its_holder_named(user: OrdinaryUser) -> None:
     user.declare(one('"Music"'))
     user.home("apply")
     script = "cd Music; exec 3> song; echo ready; read line; echo more >&3; cat < song; echo end"
@@ -54,7 +54,7 @@ def test_a_busy_mount_goes_lazily_and_its_holder_is_named(user: OrdinaryUser) ->
     assert user.sh("cat Music/song").stdout == "more\n"
 
 
-def test_a_mount_that_is_let_go_in_time_is_unmounted_normally(user: OrdinaryUser) -> None:
+def test_a_mount_that_is_released_in_time_is_unmounted_normally(user: OrdinaryUser) -> None:
     user.declare(one('"Music"'))
     user.home("apply")
     holder = user.start("sh", "-c", "cd Music; echo ready; sleep 1")
@@ -71,12 +71,12 @@ def test_a_mount_that_is_let_go_in_time_is_unmounted_normally(user: OrdinaryUser
         ("cp /bin/cat Music/program; echo ready; exec Music/program", "runs {}/Music/program"),
     ],
 )
-def test_how_a_mount_is_held(user: OrdinaryUser, script: str, how: str) -> None:
+def test_each_kind_of_use_keeps_a_mount_busy(user: OrdinaryUser, script: str, how: str) -> None:
     user.declare(one('"Music"'))
     user.home("apply")
     user.write("Music/song", "la\n")
     holder = user.start("sh", "-c", script)
-    if how.startswith("runs"):  # and says so
+    if how.startswith("runs"):  # and reports it
         assert holder.stdin is not None
         assert holder.stdout is not None
         holder.stdin.write("running\n")
@@ -87,7 +87,7 @@ def test_how_a_mount_is_held(user: OrdinaryUser, script: str, how: str) -> None:
     holder.communicate("x\n", timeout=120)
 
 
-def test_a_bindfs_that_died_is_replaced(user: OrdinaryUser) -> None:
+def test_replaces_a_dead_bindfs(user: OrdinaryUser) -> None:
     user.declare(one('"Music", "Downloads"'))
     user.home("apply")
     user.write("Music/song", "la\n")
@@ -102,7 +102,7 @@ def test_a_bindfs_that_died_is_replaced(user: OrdinaryUser) -> None:
     assert user.mounts() == {}
 
 
-def test_a_dead_mount_ends_with_the_mounts_in_it(user: OrdinaryUser) -> None:
+def test_removes_a_dead_mount_with_the_mounts_inside(user: OrdinaryUser) -> None:
     user.as_root(f"mkdir /mnt/other; chown {NAME} /mnt/other")
     user.as_root("echo user_allow_other >> /etc/fuse.conf")
     outer = one('"a"', "allow-other = true")
@@ -136,7 +136,7 @@ def test_allow_other_needs_the_administrator(user: OrdinaryUser) -> None:
         user.outside(f"{HOME}/Music/song").read_text()
 
 
-def test_a_mount_can_fail_alone(user: OrdinaryUser) -> None:
+def test_one_failed_mount_does_not_affect_the_others(user: OrdinaryUser) -> None:
     user.sh(f"mkdir {STORE}/closed; chmod 0500 {STORE}/closed")
     user.declare(one('"closed/inner", "Music"'))
     done = user.home("apply", rc=10)
@@ -144,8 +144,8 @@ def test_a_mount_can_fail_alone(user: OrdinaryUser) -> None:
     assert user.status() == {"closed/inner": "missing", "Music": "mounted"}
 
 
-def test_a_terminated_bindfs_takes_its_mount_along(user: OrdinaryUser) -> None:
-    # What systemd does to what is left of a session: the next apply starts from there.
+def test_a_terminated_bindfs_unmounts(user: OrdinaryUser) -> None:
+    # systemd ends the remaining processes of a session; the next apply starts from that state.
     user.declare(one('"Music"'))
     user.home("apply")
     user.kill(signal.SIGTERM, f"{HOME}/Music")
@@ -155,19 +155,19 @@ def test_a_terminated_bindfs_takes_its_mount_along(user: OrdinaryUser) -> None:
     assert user.status() == {"Music": "mounted"}
 
 
-def test_stopping_from_inside_of_a_mount(user: OrdinaryUser) -> None:
+def test_stop_from_inside_a_mount(user: OrdinaryUser) -> None:
     user.declare(one('"Music"'))
     user.home("apply")
     script = f"cd Music; exec {PROGRAM} home stop --wait 0"
     assert user.sh(script).stderr == ""
 
 
-def test_all_busy_mounts_share_the_time_to_wait(user: OrdinaryUser) -> None:
-    # So many that one after the other takes minutes, on any machine.
+def test_busy_mounts_share_the_waiting_time(user: OrdinaryUser) -> None:
+    # So many that waiting for one after the other takes minutes on any machine.
     names = [f"d{number}" for number in range(40)]
     user.declare(one(", ".join(f'"{name}"' for name in names)))
     user.home("apply")
-    # bash, for more than ten descriptors.
+    # bash, because dash has only ten descriptors.
     opened = " ".join(f"{10 + number}> {name}/x" for number, name in enumerate(names))
     holder = user.start("bash", "-c", f"exec {opened}; echo ready; read line")
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""The record of what was made in a home: damaged, forged, lost, and of a run that was killed."""
+"""The record of the mounts and links in a home: damaged, forged, lost, and left by a killed run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ RECORD = ".local/state/ephemeroot/home.json"
         2,
     ),
 )
-def test_the_record_may_itself_persist(user: OrdinaryUser, directory: str, method: str) -> None:
+def test_the_record_may_be_in_a_persistent_path(
+    user: OrdinaryUser, directory: str, method: str
+) -> None:
     user.declare(PLAIN.replace('".local/share/Steam"', '"Steam"'))
     user.home("apply")
     text = PLAIN.replace('".local/share/Steam"', '"Steam"').replace(
@@ -61,7 +63,7 @@ def test_the_record_may_itself_persist(user: OrdinaryUser, directory: str, metho
     assert (user.tree(), user.mounts()) == ([], {})
 
 
-def test_a_forged_record_makes_us_remove_nothing(user: OrdinaryUser) -> None:
+def test_a_forged_record_removes_nothing(user: OrdinaryUser) -> None:
     user.sh("mkdir mine empty foreign; echo x > file; ln -s file link")
     user.sh("bindfs -o no-allow-other mine foreign; mkdir /mnt/persistent/home/talyz/outside")
     inode = int(user.sh(f"stat -c %i {STORE}/outside").stdout)
@@ -93,7 +95,7 @@ def test_a_forged_record_makes_us_remove_nothing(user: OrdinaryUser) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "ephemeroot-home-record"}'])
-def test_a_damaged_record_is_replaced(user: OrdinaryUser, content: str) -> None:
+def test_replaces_a_damaged_record(user: OrdinaryUser, content: str) -> None:
     user.declare(PLAIN)
     user.home("apply")
     user.write(RECORD, content)
@@ -117,7 +119,7 @@ def test_a_lost_record_does_not_matter_for_declared_paths(user: OrdinaryUser) ->
     assert ".screenrc" not in " ".join(user.tree())
 
 
-def test_a_link_that_a_program_replaced_is_reported_and_left(user: OrdinaryUser) -> None:
+def test_reports_and_keeps_a_file_that_replaced_a_link(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     user.home("apply")
     user.sh("echo precious > new; mv new .screenrc")
@@ -128,7 +130,7 @@ def test_a_link_that_a_program_replaced_is_reported_and_left(user: OrdinaryUser)
     assert user.sh("cat .screenrc").stdout == "precious\n"
 
 
-def test_a_killed_run_is_made_good_by_the_next(user: OrdinaryUser) -> None:
+def test_the_next_run_completes_a_killed_one(user: OrdinaryUser) -> None:
     names = ", ".join(f'"d{n}/inner"' for n in range(8))
     user.declare(one(names, 'files = ["f1", "f2"]'))
     for delay in proof.sample((0.1, 0.2, 0.25, 0.3, 0.35, 0.4), 3):
@@ -137,7 +139,7 @@ def test_a_killed_run_is_made_good_by_the_next(user: OrdinaryUser) -> None:
         try:
             running.wait(delay)
         except subprocess.TimeoutExpired:
-            # Any of them may end by itself between the look and the signal.
+            # Any of these processes may end by itself before the signal.
             for pid in user.processes(PROGRAM):
                 user.sh(f"kill -{signal.SIGKILL} {pid} || :")
             running.wait(10)
@@ -148,10 +150,10 @@ def test_a_killed_run_is_made_good_by_the_next(user: OrdinaryUser) -> None:
 
 
 @pytest.mark.parametrize("then", [("stop", "--all"), ("apply",)], ids=" ".join)
-def test_a_link_that_an_interrupted_run_has_set_aside_is_removed(
+def test_removes_a_link_that_an_interrupted_run_has_renamed(
     user: OrdinaryUser, then: tuple[str, ...]
 ) -> None:
-    """The signal comes after the rename that `stop` begins with."""
+    """The signal arrives after the first rename of `stop`."""
     user.declare(PLAIN)
     user.home("apply")
     before = user.tree()

@@ -12,7 +12,7 @@ from ordinary_user import HOME, PLAIN, PROGRAM, STORE, OrdinaryUser, one
 pytestmark = ordinary_user.NEEDS
 
 
-def test_enable_and_disable(user: OrdinaryUser) -> None:
+def test_enables_and_disables_the_unit(user: OrdinaryUser) -> None:
     user.home("enable", rc=2)
     user.declare(PLAIN)
     folder = ".config/systemd/user"
@@ -37,7 +37,7 @@ def test_enable_and_disable(user: OrdinaryUser) -> None:
     assert "not enabled" in user.home("disable").stdout
 
 
-def test_a_packages_unit_needs_no_copy(user: OrdinaryUser) -> None:
+def test_copies_no_unit_if_the_package_has_one(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     packaged = "/etc/systemd/user/ephemeroot-home.service"
     source = "/mnt/lib/ephemeroot/systemd/user/ephemeroot-home.service"
@@ -50,7 +50,7 @@ def test_a_packages_unit_needs_no_copy(user: OrdinaryUser) -> None:
     assert user.sh(f"readlink {link}").stdout == "../ephemeroot-home.service\n"
 
 
-def test_a_foreign_unit_stays(user: OrdinaryUser) -> None:
+def test_keeps_a_foreign_unit(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     user.write(".config/systemd/user/ephemeroot-home.service", "[Unit]\n")
     for action in ("enable", "disable"):
@@ -61,7 +61,7 @@ def test_a_foreign_unit_stays(user: OrdinaryUser) -> None:
     assert user.sh("cat .config/systemd/user/ephemeroot-home.service").stdout == "[Unit]\n"
 
 
-def test_the_unit_must_not_be_inside_its_own_mount(user: OrdinaryUser) -> None:
+def test_refuses_a_unit_inside_its_own_mount(user: OrdinaryUser) -> None:
     user.write("home.toml", one('".config"').replace("STORE", STORE))
     done = user.home("enable", "--config", f"{HOME}/home.toml", rc=2)
     assert "~/.config would contain the unit that has to mount it" in done.stderr
@@ -70,7 +70,7 @@ def test_the_unit_must_not_be_inside_its_own_mount(user: OrdinaryUser) -> None:
 
 
 @pytest.mark.requires_program("systemd-analyze")
-def test_systemd_understands_the_unit(user: OrdinaryUser) -> None:
+def test_systemd_accepts_the_unit(user: OrdinaryUser) -> None:
     user.write("my config/home.toml", PLAIN.replace("STORE", STORE))
     user.home(
         "enable", "--config", f"{HOME}/my config/home.toml",

@@ -1,11 +1,11 @@
-"""`check` and the two stages agree: an accepted configuration boots and keeps what is declared, a
-refused one does not, or does harm.
+"""`check` and the two stages agree: an accepted configuration boots and keeps its declared paths; a
+refused one fails, or would do harm.
 
-One corpus of configurations is examined and, whatever `check` says, compiled and booted twice with
-the base upgraded in between: each wiper, kind of volume and method, and variants that are wrong.
+Each configuration is examined and, whatever `check` reports, compiled and booted twice with an
+upgrade of the base in between: each wiper, kind of volume and method, and variants that are wrong.
 
-Without the kernel module zfs the stages come as far as the pool: what is decided before that is
-compared here, and vm-tests/test_zfs.py boots the same corpus on a real one.
+Without the kernel module zfs, the stages stop at the pool: the decisions before that point are
+compared here, and vm-tests/test_zfs.py boots the same configurations on a real pool.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ DIRECTORIES = [
     for root in ("overlay", "layers")
     for of in ("opt", "/home/", "usr/local", "missing", "etc/app.conf")
 ]
-"""Directories of a filesystem as volumes, of the installed root's own for the overlays."""
+"""Directories of a filesystem as volumes; for overlays, directories of the installed root
+itself.
+"""
 
 ODD = [
     *(Case(root, options="ro") for root in ON_DISK),
@@ -135,8 +137,8 @@ BEFORE_THE_POOL = [
 def test_check_and_wipe_stage_agree_before_the_pool_is_opened(tmp_path: Path, case: Case) -> None:
     with site_of(tmp_path, case) as site:
         objections = site.objections()
-        # Without the pool's identity, which only the pool can prove, as in the plans of the first
-        # version: volumes and stores come next.
+        # Without the pool's identity, which only the pool itself can prove, as in plans of the
+        # first version: volumes and stores are checked next.
         assert not site.boot(identified=False)
         said = json.dumps(json.loads((site.run / "boot.json").read_text())["wipe"])
         reached = "is the kernel module zfs loaded" in said

@@ -1,6 +1,6 @@
 """`check` and the boot agree on the names of datasets, and on the network.
 
-Everything that can be decided without a pool or a server: generated names of root, base and
+This covers every decision that needs no pool or server: generated names of root, base and
 old-roots, and generated addresses that are set up on a real link.
 """
 
@@ -57,7 +57,7 @@ def test_check_and_wiper_agree_on_names_of_datasets(tmp_path: Path) -> None:
         settings |= {"mode": "rotate" if base else "rollback", "base": base,
                      "old-roots": old_roots, "dataset": root if named else None}  # fmt: skip
         if old_roots and not base:
-            continue  # means nothing, which check says
+            continue  # it has no effect, and check says so
         said = refusal(settings, root, tmp_path)
         if bool(errors) != bool(said):
             differ.append((table, line, errors, said))
@@ -67,7 +67,7 @@ def test_check_and_wiper_agree_on_names_of_datasets(tmp_path: Path) -> None:
 
 
 def refusal(settings: dict[str, object], root: str, private: Path) -> str:
-    """What the boot refuses before it needs ZFS, which this machine does not have."""
+    """The refusal of the boot before it needs ZFS, which this machine lacks."""
     boot = Boot(
         device="", subvolume=None, target="/", private=str(private), boot_id="boot", now=0.0,
         synchronised=False, prove=lambda path: None, log=lambda line: None, root=f"zfs:{root}",
@@ -87,7 +87,7 @@ GATEWAYS = (None, "10.9.0.1", "10.9.0.2", "10.9.0.0", "10.9.0.255", "192.168.7.1
             "nas.lan")  # fmt: skip
 NETWORKS = list(itertools.product(ADDRESSES, GATEWAYS))
 HARMFUL = ("10.9.0.0", "10.9.0.255", "127.0.0.", "224.", "::1/", "ff02:", "0.0.0.0", "fd00::")
-"""The kernel takes these, and nothing answers at them."""
+"""The kernel accepts these addresses, and no machine answers at them."""
 
 
 @pytest.mark.requires_root
@@ -120,14 +120,14 @@ def test_check_and_boot_agree_on_the_network(tmp_path: Path, cable: Cable) -> No
 
 
 def sets_up(cable: Cable, address: str, gateway: str | None, server: str) -> bool:
-    """Whether the operation of the wipe stage does it, on a link that has no address, and a route
-    leads to the server from there.
+    """Whether the operation of the wipe stage succeeds on a link without an address, and a route
+    leads to the server.
     """
     operation = Network(
         interface="eth0", addresses=[address], gateways=[gateway] if gateway else [], timeout=1
     )
     try:
-        operation.execute(None)  # type: ignore[arg-type]  # it asks nothing of a stage
+        operation.execute(None)  # type: ignore[arg-type]  # it needs no stage
         found = subprocess.run(["ip", "route", "get", server], capture_output=True)
     except (StoreMissing, ValueError):
         return False

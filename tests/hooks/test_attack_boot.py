@@ -1,8 +1,8 @@
-"""A process of a user's exchanges what is in the user's directories while a boot works on them.
+"""A user's process exchanges files in the user's directories while a boot works on them.
 
-Both stages run, the hand-over of the previous root and persistence, with everything new in each
-round. The attacker (attacker.c) puts fifos, sockets, links, hard links and directories in the place
-of whatever it finds in the previous root, in the store and in the new root.
+Both stages run, seeding from the previous root and persistence, with new files in each round. The
+attacker (attacker.c) puts fifos, sockets, links, hard links and directories in place of the files
+in the previous root, in the store and in the new root.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DECLARED = ("d0", "f0", "f1", "made/inner")
 
 
 class Place:
-    """A filesystem with the user's home in it, and with files of root's that no one may touch."""
+    """A filesystem with the user's home, and with files of root that must not change."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -57,7 +57,8 @@ class Place:
         os.mknod(self.home / ".trap-socket", 0o140600)
         os.mknod(self.home / ".trap-null", 0o020600, os.makedev(1, 3))
         (self.home / ".trap-directory").mkdir(mode=0o700)  # root's
-        for number in range(2):  # where the kernel does not protect hard links, a user makes these
+        # where the kernel does not protect hard links, a user can make these
+        for number in range(2):
             os.link(self.secret / "shadow", self.home / f".trap-hard{number}")
         os.chown(self.home, EVE, EVE)
         self.before = self.look()
@@ -70,7 +71,7 @@ class Place:
         return [*found, (sorted(os.listdir(self.secret)), (self.secret / "shadow").read_text())]
 
     def readable(self) -> list[str]:
-        """Files with the secret in them that the user may read."""
+        """Files with the secret that the user can read."""
         return [
             str(path) for path in self.top.rglob("*")
             if path.is_file() and not path.is_symlink() and attack.CANARY not in path.parts
@@ -81,7 +82,7 @@ class Place:
 
 @pytest.fixture(params=["tmpfs", "btrfs"])
 def boot(request: pytest.FixtureRequest) -> Iterator[Boot]:
-    """Where a user can follow the path: pytest's own folders are closed."""
+    """Run the boot in a directory that the user can search: pytest's own folders are closed."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", "/mnt"], check=True)
     try:
         boot = Boot(Path("/mnt"), request.param, 128)
@@ -105,7 +106,7 @@ def operations() -> list[Operation]:
 
 
 def hand_over(boot: Boot, previous: Path) -> None:
-    """The wipe stage's part: the store is seeded from the previous root."""
+    """The wipe stage's part: seed the store from the previous root."""
     plan = Plan(wipe=[], persist=operations(), seed_limit=1 << 20)
     report = Report("wipe", None, "boot", boot=False)
     stage = Stage(
@@ -137,9 +138,7 @@ def detach(boot: Boot) -> None:
         libc.umount2(os.fsencode(point), 2)
 
 
-def test_a_boot_is_attacked_by_a_process_exchanging_what_it_works_on(
-    boot: Boot, tmp_path: Path
-) -> None:
+def test_a_boot_is_safe_from_a_process_that_exchanges_files(boot: Boot, tmp_path: Path) -> None:
     previous = boot.base / "previous"
     previous.mkdir()
     places = [Place(top) for top in (boot.store, boot.target, previous)]

@@ -1,4 +1,4 @@
-"""Whatever a file says, a reader raises the error that its callers know, never another one."""
+"""Whatever a file contains, its reader raises only the error that its callers handle."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ from machine_tree import MAIN, SOUND, MachineTree
 from proof import pairs, sample
 
 CODES = (0, 1, 2, 3, 10)
-"""What `ephemeroot` exits with, by its manual."""
+"""The documented exit codes of `ephemeroot`."""
 SECONDS = 300
-"""After which a reader waits for something that will not come."""
+"""A reader that takes longer waits for an event that never comes."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @pytest.fixture(autouse=True)
 def _no_reader_waits() -> Iterator[None]:
-    """A reader that waits, for the writer of a fifo for one, fails instead."""
+    """A reader that blocks, for example on a fifo, fails instead of waiting."""
 
     def late(number: int, frame: object) -> None:
         raise AssertionError("it waits")
@@ -71,7 +71,7 @@ def _no_reader_waits() -> Iterator[None]:
 
 
 def answers(call: Callable[[], object], *errors: type[Exception]) -> object:
-    """What *call* returns, or the error, which must be one of *errors*."""
+    """The result of *call*, or the error, which must be one of *errors*."""
     try:
         return call()
     except errors as error:
@@ -98,7 +98,7 @@ ODD_TOML = _odd_toml()
 
 
 def declared(table: settings.Table, path: str = "") -> Iterator[tuple[str, str]]:
-    """The header and the key of every setting that there is."""
+    """The header and the key of every existing setting."""
     for setting in table.settings:
         yield path, setting.name
         kind, inner = setting.kind, f"{path}.{setting.name}".lstrip(".")
@@ -111,7 +111,7 @@ def declared(table: settings.Table, path: str = "") -> Iterator[tuple[str, str]]
 
 
 def keys() -> list[tuple[str, str]]:
-    """The header and the name of each declared key, and of some others."""
+    """The header and the name of each declared key, and of some undeclared ones."""
     root = settings.Table(tuple(s for s in settings.ROOT.settings))
     found = [*declared(settings.TOP), *(("root", name) for name in root.names())]
     return [*found, *(("root.btrfs", name) for name in ("keep-days", "base", "min-free"))]
@@ -156,7 +156,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> MachineTree:
 
 
 def check_verbs(tree: MachineTree, content: bytes) -> None:
-    """`check` and `plan` answer with a documented code, whatever the main file has."""
+    """`check` and `plan` exit with a documented code, whatever the main file contains."""
     signal.alarm(SECONDS)
     proof.record("document for a reader: configuration", 1)
     (tree.path / MAIN).write_bytes(content)
@@ -164,7 +164,7 @@ def check_verbs(tree: MachineTree, content: bytes) -> None:
         assert cli.main([verb, "--root", str(tree.path)]) in CODES
 
 
-def test_each_key_with_each_odd_value(tree: MachineTree) -> None:
+def test_each_key_with_each_unusual_value(tree: MachineTree) -> None:
     assert len(keys()) * len(ODD_TOML) > 2000
     for (header, key), value in pairs(keys(), ODD_TOML):
         line = f"[{header}]\n" if header else ""
@@ -173,7 +173,7 @@ def test_each_key_with_each_odd_value(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("index", range(len(STRUCTURES)))
-def test_large_and_deep_documents(tree: MachineTree, index: int) -> None:
+def test_large_and_deeply_nested_documents(tree: MachineTree, index: int) -> None:
     content = STRUCTURES[index].encode()
     check_toml(content)
     check_verbs(tree, content)
@@ -194,17 +194,17 @@ def test_any_bytes_as_toml(content: bytes) -> None:
         max_size=60,
     )
 )
-def test_any_pieces_of_toml(pieces: list[str]) -> None:
+def test_any_fragments_of_toml(pieces: list[str]) -> None:
     check_toml("".join(pieces).encode())
     answers(lambda: drop_in.parse("".join(pieces)))
 
 
 @given(st.integers(0, len(SOUND) - 1), st.integers(0, 40), st.text(max_size=5))
-def test_a_document_with_one_change(start: int, length: int, text: str) -> None:
+def test_a_valid_document_with_one_change(start: int, length: int, text: str) -> None:
     check_toml((SOUND[:start] + text + SOUND[start + length :]).encode("utf-8", "surrogatepass"))
 
 
-def test_a_mistake_names_the_file_and_exits_with_2(
+def test_a_mistake_is_reported_with_its_file_and_exits_with_2(
     tree: MachineTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for value, said in (
@@ -223,7 +223,7 @@ def test_a_mistake_names_the_file_and_exits_with_2(
 
 
 def rich_plan() -> Plan:
-    """One operation of each kind that there is."""
+    """One operation of each kind."""
     return Plan(
         wipe=[
             volume(), Store(path="/persistent", volume="persistent", id="an-id"), wipe(),
@@ -247,7 +247,7 @@ def rich_plan() -> Plan:
 
 
 def with_checksum(content: Any) -> bytes:
-    """*content* as a plan whose checksum is right, as far as it can be written."""
+    """*content* as a plan with a correct checksum, if it can be written as one."""
     if not isinstance(content, dict):
         return odd_values.write(content)
     return odd_values.write(content | {"checksum": plans._checksum(content)})
@@ -269,7 +269,7 @@ def check_plan(raw: bytes, root: Path | None = None) -> None:
             assert cli.main([*words, "--root", str(root)]) in CODES, words
 
 
-def test_a_plan_with_one_odd_value(tmp_path: Path) -> None:
+def test_a_plan_with_one_unusual_value(tmp_path: Path) -> None:
     whole = rich_plan().to_json()
     table = list(odd_values.variants(whole))
     assert len(table) > 2000
@@ -303,7 +303,7 @@ def test_an_operation_of_any_fields(kind: type[Operation], data: st.DataObject) 
 
 
 @pytest.mark.parametrize("key", odd_values.KEYS)
-def test_a_key_that_is_not_a_field_is_damage(key: str) -> None:
+def test_an_unknown_field_in_a_plan_is_damage(key: str) -> None:
     content: Any = rich_plan().to_json()
     content["persist"][2] |= {key: "x"}
     with pytest.raises(Damaged, match="unknown"):
@@ -325,7 +325,7 @@ def _stores_generation(path: Path) -> object:
 
 
 class Form:
-    """One kind of record: where it is, what it says when it is sound, and its reader."""
+    """One kind of record: its path, valid content, and its reader."""
 
     def __init__(
         self, name: str, sound: Any, read: Callable[[Path], object], *errors: type[Exception]
@@ -411,7 +411,7 @@ def put(root: Path, name: str, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=NAMES)
-def test_a_record_with_one_odd_value(form: Form, tmp_path: Path) -> None:
+def test_a_record_with_one_unusual_value(form: Form, tmp_path: Path) -> None:
     put(tmp_path, form.name, odd_values.write(form.sound))
     form.read(tmp_path)
     table = list(odd_values.variants(form.sound))
@@ -462,7 +462,7 @@ def test_any_offset_of_a_hibernation_image(offset: str) -> None:
         resume.require_none_pending(line)
 
 
-# Something else instead of a file
+# Another file type in place of a file
 
 
 def _fifo(path: Path) -> None:
@@ -516,7 +516,7 @@ VERBS = (
 
 
 @pytest.mark.requires_root
-def test_something_else_instead_of_each_file(tmp_path: Path) -> None:
+def test_another_file_type_in_place_of_each_file(tmp_path: Path) -> None:
     damages = list(itertools.product(FILES, INSTEAD))
     for number, ((file, kind), verb) in enumerate(pairs(damages, VERBS)):
         root = tmp_path / f"{number}"
@@ -533,4 +533,4 @@ def test_something_else_instead_of_each_file(tmp_path: Path) -> None:
         code = cli.main([*verb, "--root", str(root)])
         assert code in CODES, f"{kind} as {file}: {' '.join(verb)}"
         if (root / file).is_fifo():
-            (root / file).unlink()  # who removes the directory does not wait for it either
+            (root / file).unlink()  # removing the directory does not wait for the fifo either

@@ -1,4 +1,4 @@
-"""The boot code's one entry: exit codes, policies, and plans that cannot be used."""
+"""The entry point of the boot code: exit codes, policies, and plans that cannot be used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plan_without_its_store(**on_failure: str) -> Plan:
 
 
 class Entry:
-    """Runs the entry as a process of its own, in directories of its own."""
+    """Runs the entry point as a separate process, in separate directories."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -67,7 +67,7 @@ def entry(tmp_path: Path) -> Entry:
     return Entry(tmp_path)
 
 
-def test_wrong_usage(entry: Entry) -> None:
+def test_wrong_usage_of_the_entry_point(entry: Entry) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "ephemeroot.hooks", "wipe", "--bogus"],
         capture_output=True,
@@ -98,7 +98,7 @@ def test_ephemeroot_no_does_nothing_even_without_a_plan(entry: Entry, value: str
         (b'{"format":"ephemeroot-plan","version":1}', "checksum does not match"),
     ],
 )
-def test_a_plan_that_cannot_be_used(entry: Entry, content: bytes, message: str) -> None:
+def test_reports_a_plan_that_cannot_be_used(entry: Entry, content: bytes, message: str) -> None:
     entry.plan.write_bytes(content)
     done = entry("wipe")
     assert done.returncode == 20
@@ -106,13 +106,13 @@ def test_a_plan_that_cannot_be_used(entry: Entry, content: bytes, message: str) 
     assert "ephemeroot apply" in done.stderr
 
 
-def test_an_absent_plan(entry: Entry) -> None:
+def test_reports_a_missing_plan(entry: Entry) -> None:
     done = entry("wipe")
     assert done.returncode == 20
     assert str(entry.plan) in done.stderr
 
 
-def test_any_changed_byte_is_noticed(entry: Entry) -> None:
+def test_detects_any_changed_byte(entry: Entry) -> None:
     content = bytearray(plan_without_its_store().dump())
     position = content.index(b"/srv")
     content[position + 1] = ord("S")
@@ -121,7 +121,7 @@ def test_any_changed_byte_is_noticed(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize(("policy", "code"), [("emergency", 73), ("reboot", 71), ("poweroff", 72)])
-def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) -> None:
+def test_follows_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) -> None:
     entry.plan.write_bytes(plan_without_its_store(store=policy).dump())
     for stage in ("wipe", "persist"):
         done = entry(stage)
@@ -131,8 +131,8 @@ def test_the_policy_for_a_missing_store(entry: Entry, policy: str, code: int) ->
         assert entry.report()[stage]["policy"] == policy
 
 
-def test_waits_for_a_missing_device_where_the_initramfs_does_not(entry: Entry) -> None:
-    """Without systemd; with it the units have, and the stage would only wait again."""
+def test_waits_for_a_missing_device_if_the_initramfs_does_not(entry: Entry) -> None:
+    """Without systemd; otherwise the units have waited, and the stage would only wait again."""
     pytest.importorskip("pyudev")
     plan = plan_without_its_store()
     assert isinstance(plan.wipe[0], MountVolume)
@@ -149,12 +149,12 @@ def test_waits_for_a_missing_device_where_the_initramfs_does_not(entry: Entry) -
     ("word", "code"),
     [("emergency", 73), ("reboot", 71), ("poweroff", 72), ("keep", 10), ("continue", 10)],
 )
-def test_the_command_line_overrules_the_policy(entry: Entry, word: str, code: int) -> None:
+def test_the_command_line_overrides_the_policy(entry: Entry, word: str, code: int) -> None:
     entry.plan.write_bytes(plan_without_its_store().dump())
     assert entry("wipe", f"ephemeroot.on-failure={word}").returncode == code
 
 
-def test_unknown_words_change_nothing_and_are_reported(entry: Entry) -> None:
+def test_reports_unknown_words_and_changes_nothing(entry: Entry) -> None:
     entry.plan.write_bytes(plan_without_its_store().dump())
     for word in ("ephemeroot.wype=no", "ephemeroot.wipe=perhaps"):
         done = entry("wipe", word)
@@ -162,14 +162,14 @@ def test_unknown_words_change_nothing_and_are_reported(entry: Entry) -> None:
         assert word in done.stderr
 
 
-def test_wipe_no_keeps_the_root_without_looking_at_devices(entry: Entry) -> None:
+def test_wipe_no_keeps_the_root_without_opening_devices(entry: Entry) -> None:
     entry.plan.write_bytes(plan_without_its_store().dump())
     assert entry("wipe", "ephemeroot.wipe=no").returncode == 0
     assert entry.report()["wipe"]["result"] == "root kept: ephemeroot.wipe=no"
 
 
-def test_a_bug_does_not_decide(entry: Entry) -> None:
-    """The policy that was baked into the image decides then, see ephemeroot/image/boot.sh."""
+def test_an_internal_error_leaves_the_decision_to_the_caller(entry: Entry) -> None:
+    """The policy in the image decides then, see ephemeroot/image/boot.sh."""
     entry.plan.write_bytes(plan_without_its_store().dump())
     broken = (
         "import sys; from ephemeroot.hooks import __main__ as entry, wipe\n"
@@ -188,7 +188,7 @@ def test_a_bug_does_not_decide(entry: Entry) -> None:
     assert entry.report()["wipe"]["result"] == "failed: a bug"
 
 
-def test_the_same_plan_is_the_same_bytes() -> None:
+def test_the_same_plan_has_the_same_bytes() -> None:
     first = plan_without_its_store().dump()
     assert plans.parse(first).dump() == first
 
@@ -215,7 +215,7 @@ def test_no_bytes_crash_the_reader(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
-def test_no_message_goes_into_a_file_where_a_standard_stream_is_closed(
+def test_writes_no_message_into_a_file_in_place_of_a_closed_standard_stream(
     entry: Entry, closed: str
 ) -> None:
     entry.plan.write_bytes(plan_without_its_store().dump())

@@ -1,6 +1,6 @@
-"""What a user's content can make a boot and copying back do: so much, and no more.
+"""How much work a user's files can cause a boot and a copy back: there is an upper limit.
 
-What is really read is counted (``rchar`` in proc_pid_io(5)), not timed.
+The bytes that are really read are counted (``rchar`` in proc_pid_io(5)), not timed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ephemeroot.linux.bounds import Bounds, Budget, Meter
 
 pytestmark = pytest.mark.requires_root
 
-HUGE = 7 << 60  # 7 EiB, all of it a hole
+HUGE = 7 << 60  # 7 EiB, which is one hole
 UIDS = (4242, 4343, 4444)
 PASSWD = "root:x:0:0::/root:/bin/sh\n"
 
@@ -38,7 +38,7 @@ def boot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Boot]:
 
 
 class Reading:
-    """How many bytes this process reads within a ``with``."""
+    """The number of bytes that this process reads within a ``with``."""
 
     bytes = 0
 
@@ -63,7 +63,7 @@ def homes(*uids: int) -> list[Operation]:
 
 
 def copy_back(boot: Boot, *paths: str, limit: int = 1 << 20) -> CopyBack:
-    """Of these users' and root's files."""
+    """Copy back these users' and root's files."""
     store = os.open(boot.root(STORE), os.O_PATH)
     root = os.open(boot.target, os.O_RDONLY)
     entries = []
@@ -80,8 +80,8 @@ def copy_back(boot: Boot, *paths: str, limit: int = 1 << 20) -> CopyBack:
 
 
 @pytest.mark.parametrize("size", [HUGE, 1 << 42, (1 << 33) + 1])
-def test_the_holes_of_a_users_file_are_not_read(boot: Boot, size: int) -> None:
-    """Copied to the root, found changed, compared, copied back, compared again."""
+def test_holes_of_a_users_file_are_not_read(boot: Boot, size: int) -> None:
+    """The file is copied to the root, found changed, compared, copied back, and compared again."""
     path = f"/home/{UIDS[0]}/.rc"
     (boot.store / "etc").mkdir()
     (boot.store / "etc/passwd").write_text(PASSWD)
@@ -125,7 +125,7 @@ def test_data_is_read_up_to_the_limit_and_no_further(
     assert any(path[1:] in problem for problem in boot.problems())
 
 
-def test_no_file_of_accounts_is_read_whole_however_large(boot: Boot) -> None:
+def test_account_files_are_not_read_beyond_a_limit(boot: Boot) -> None:
     (boot.store / "etc").mkdir()
     (boot.store / "etc/passwd").touch()
     os.truncate(boot.store / "etc/passwd", 1 << 40)
@@ -141,7 +141,7 @@ def test_no_file_of_accounts_is_read_whole_however_large(boot: Boot) -> None:
 @pytest.mark.parametrize(
     "name", [".ephemeroot/generation", ".ephemeroot/unseeded", ".ephemeroot/copies/commit"]
 )
-def test_no_record_is_read_whole_however_large(boot: Boot, name: str) -> None:
+def test_records_are_not_read_beyond_a_limit(boot: Boot, name: str) -> None:
     record = boot.store / name
     record.parent.mkdir(mode=0o700, parents=True)
     record.touch()
@@ -171,8 +171,10 @@ def test_content_is_read_completely_or_refused(tmp_path: Path, size: int) -> Non
         os.close(fd)
 
 
-def test_one_users_files_stop_no_others(boot: Boot) -> None:
-    """Too large, of another kind, unreadable for what it is: each is named, the rest is stored."""
+def test_one_users_files_do_not_stop_others(boot: Boot) -> None:
+    """A file that is too large, of another type, or unreadable is named, and the other files are
+    stored.
+    """
     paths = [f"/home/{uid}/{name}" for uid in UIDS for name in ("a", "b")]
     boot.persist(*homes(*UIDS), *map(copy, paths), parent("/etc"), copy("/etc/adjtime"))
     for path in paths:
@@ -205,7 +207,7 @@ def test_at_the_deadline_the_remaining_paths_are_named(
     assert copy_back(boot, *paths).copied == paths
 
 
-def test_without_time_everything_that_the_store_has_is_bound(
+def test_without_time_all_existing_content_is_bound(
     boot: Boot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attaching and binding are never cut short."""
@@ -245,8 +247,8 @@ def test_roots_entries_come_first_and_parents_before_children() -> None:
     assert paths[-len(users) - 1 : -1] == users
 
 
-def test_everything_is_attached_and_bound_in_the_plans_order() -> None:
-    """But for what of a user's has to be seeded or copied first."""
+def test_attaches_and_binds_in_the_plans_order() -> None:
+    """Paths of users that have to be seeded or copied first are the exception."""
     operations: list[Operation] = [
         parent("/a"), parent("/a/u", user=UIDS[0]), directory("/a/u/have"), directory("/a/u/new"),
         file("/a/u/new/inner"), copy("/a/u/rc"), parent("/b"), directory("/b/have"),
@@ -264,18 +266,18 @@ def test_everything_is_attached_and_bound_in_the_plans_order() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_no_user_uses_up_the_time_of_the_others(count: int) -> None:
-    """The first takes all it gets: the others get as much."""
+    """The first user takes all the time it gets, and the others still get as much."""
     allowed = limits.Time(70.0)
     shares = []
     for waiting in range(count, 0, -1):
         shares.append(allowed.share(waiting) - time.monotonic())
-        allowed.end -= shares[-1]  # as if that much time had passed
+        allowed.end -= shares[-1]  # simulates that much elapsed time
     assert shares == pytest.approx([70.0 / count] * count, rel=0.05)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_no_user_uses_up_the_budget_of_the_others(count: int) -> None:
-    """Whatever of it: bytes copied, bytes read, names, time."""
+def test_no_user_uses_up_the_limits_of_the_others(count: int) -> None:
+    """For each limit: bytes copied, bytes read, names, time."""
     start = time.monotonic()
     whole = Bounds(bytes_copied=700, bytes_read=1400, entries=2100, deadline=start + 70)
     budget = Budget(whole)

@@ -1,8 +1,8 @@
-"""The cases that impermanence and preservation test their modules with, told to us.
+"""The cases with which impermanence and preservation test their modules, adapted to Ephemeroot.
 
-Each is a configuration, compiled against a machine, and the boot code on real mounts. What
-they check of units and of NixOS itself has no counterpart here; what a whole machine is
-needed for is in ``vm-tests/test_persistence.py``.
+Each is a configuration, compiled against a machine, and the boot code on real mounts. Their checks
+of units and of NixOS itself have no counterpart here; ``vm-tests/test_persistence.py`` has the
+cases that need a whole machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ USERS = {
 
 
 class Site:
-    """A machine with stores on volumes of their own, booted as often as a test likes."""
+    """A machine with stores on separate volumes, booted as often as a test needs."""
 
     def __init__(self, base: Path, configuration: str, stores: list[str]) -> None:
         self.stores = stores
@@ -75,7 +75,7 @@ class Site:
         subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
 
     def boot(self) -> None:
-        """The persistence stage. All must succeed."""
+        """Run the persistence stage. Every operation must succeed."""
         wipe: list[Operation] = []
         for store in self.stores:
             name = escape_path(store)
@@ -110,7 +110,7 @@ class Site:
         return self.target / path.lstrip("/")
 
     def stat(self, path: str) -> tuple[str, int, int]:
-        """Mode and owner as the tests of both projects compare them."""
+        """Mode and owner, in the format of the tests of both projects."""
         status = self.at(path).stat()
         return f"{stat.S_IMODE(status.st_mode):04o}", status.st_uid, status.st_gid
 
@@ -258,7 +258,7 @@ files = [".config/persistence_test"]
     keys = [f"/etc/ssh/ssh_host_ed25519_key{end}" for end in ("", ".pub")]
     for path in (*keys, "/home/bird/.config/persistence_test"):
         assert os.readlink(site.at(path)) == f"/persistent{path}"
-        # Whoever follows the link, and there is no file yet: sshd-keygen and the like.
+        # Programs that follow the link while the file does not exist yet, such as sshd-keygen.
         site.at(f"/persistent{path}").write_text(f"made for {path}")
     identity = site.at("/etc/machine-id").read_text()
     for _ in range(2):
@@ -270,7 +270,7 @@ files = [".config/persistence_test"]
             assert site.stat(f"/persistent/home/bird/{path}") == owned("bird", "0700")
         assert site.stat("/home/bird") == owned("bird", "0700")
         site.reboot()
-        # What exists is bound from now on, but for what insists on a link.
+        # Existing files are now bound, unless the declaration requires a link.
         for path in (keys[0], "/home/bird/.config/persistence_test"):
             assert site.is_same(path, "/persistent")
             assert not site.at(path).is_symlink()
@@ -329,6 +329,6 @@ files = [{ file = "/etc/machine-id", first-boot = true }]
 """, ["/state"])  # fmt: skip
     sites.append(site)
     site.boot()
-    # machine-id(5): what makes systemd take this for a first boot, and write its own
+    # machine-id(5): the content that makes systemd treat this as a first boot, and write its own
     assert site.at("/etc/machine-id").read_text() == "uninitialized\n"
     assert not site.at("/state/etc/machine-id").exists()

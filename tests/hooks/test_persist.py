@@ -32,7 +32,7 @@ def boot(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boot]:
     boot.unmount()
 
 
-def test_a_directory_is_created_with_its_owner_and_bound(boot: Boot) -> None:
+def test_creates_a_directory_with_its_owner_and_binds_it(boot: Boot) -> None:
     boot.persist(parent("/var"), directory("/var/colord", user=33, group=34, mode=0o2750))
     bound = boot.root("/var/colord")
     assert bound.is_mount()
@@ -56,7 +56,7 @@ def test_parents_never_inherit_a_childs_mode(boot: Boot) -> None:
     assert owner_and_mode(boot.root(STORE) / "a/b") == (0, 0, "0o755")
 
 
-def test_a_new_parent_takes_after_the_roots_unless_declared(boot: Boot) -> None:
+def test_a_new_parent_has_the_attributes_of_the_roots_unless_declared(boot: Boot) -> None:
     for name in ("private", "declared"):
         boot.root(f"/{name}").mkdir(mode=0o700)
     boot.persist(parent("/private"), parent("/declared", mode=0o711, explicit=True))
@@ -71,7 +71,7 @@ def test_parents_follow_the_store_at_every_boot(boot: Boot) -> None:
     subprocess.run(["setfacl", "-m", "u:9:rx", boot.store / "opt"], check=True)
     boot.root("/opt").mkdir()
     boot.persist(parent("/opt"))
-    # With an ACL the group bits are its mask, acl(5).
+    # With an ACL, the group bits are its mask, acl(5).
     assert owner_and_mode(boot.root("/opt")) == (7, 8, "0o750")
     acl = subprocess.run(
         ["getfacl", "-cnp", boot.root("/opt")], capture_output=True, text=True, check=True
@@ -79,7 +79,7 @@ def test_parents_follow_the_store_at_every_boot(boot: Boot) -> None:
     assert "user:9:r-x" in acl.stdout
 
 
-def test_a_file_is_bound_if_the_store_has_it_and_linked_otherwise(boot: Boot) -> None:
+def test_binds_a_file_that_the_store_has_and_links_it_otherwise(boot: Boot) -> None:
     (boot.store / "etc").mkdir()
     (boot.store / "etc/there").write_text("content")
     boot.persist(parent("/etc"), file("/etc/there"), file("/etc/absent"))
@@ -91,7 +91,7 @@ def test_a_file_is_bound_if_the_store_has_it_and_linked_otherwise(boot: Boot) ->
 
 
 def test_a_link_that_persists_in_a_directory(boot: Boot) -> None:
-    """Made at a boot when there was no such file; since then somebody wrote through it."""
+    """A boot made the link when the file did not exist; a program has written through it since."""
     for folder in ("d", "elsewhere"):
         (boot.store / folder).mkdir()
     (boot.store / "d/other").symlink_to("/etc/passwd")
@@ -119,7 +119,7 @@ def test_a_link_that_persists_in_a_directory(boot: Boot) -> None:
     assert os.readlink(boot.root("/d/other")) == "/etc/passwd"
 
 
-def test_bind_and_symlink_can_be_insisted_on(boot: Boot) -> None:
+def test_methods_bind_and_symlink_can_be_required(boot: Boot) -> None:
     (boot.store / "a").write_text("a")
     result = boot.persist(file("/a", method="symlink"), file("/b", method="bind"))
     assert os.readlink(boot.root("/a")) == "/persistent/a"
@@ -127,7 +127,7 @@ def test_bind_and_symlink_can_be_insisted_on(boot: Boot) -> None:
     assert result == "2 of 3 operations done"
 
 
-def test_what_a_bind_hides_is_reported_and_not_destroyed(boot: Boot) -> None:
+def test_reports_content_that_a_bind_hides_and_keeps_it(boot: Boot) -> None:
     boot.root("/data").mkdir()
     boot.root("/data/old").write_text("hidden")
     (boot.store / "data").mkdir()
@@ -137,7 +137,7 @@ def test_what_a_bind_hides_is_reported_and_not_destroyed(boot: Boot) -> None:
     assert boot.root("/data/old").read_text() == "hidden"
 
 
-def test_a_crowd_that_is_hidden_is_not_counted_to_the_end(boot: Boot) -> None:
+def test_counts_hidden_names_only_up_to_a_limit(boot: Boot) -> None:
     boot.root("/data").mkdir()
     for number in range(1100):
         (boot.root("/data") / str(number)).touch()
@@ -146,14 +146,14 @@ def test_a_crowd_that_is_hidden_is_not_counted_to_the_end(boot: Boot) -> None:
     assert boot.results()[-1] == "bound, hiding 1000 entries or more of the root"
 
 
-def test_something_in_the_way_of_a_link_is_not_replaced(boot: Boot) -> None:
+def test_does_not_replace_content_in_place_of_a_link(boot: Boot) -> None:
     boot.root("/conf").write_text("mine")
     boot.persist(file("/conf", initial="empty"))
     assert boot.root("/conf").read_text() == "mine"
     assert "not replaced" in boot.results()[-1]
 
 
-def test_options_of_a_bind(boot: Boot) -> None:
+def test_sets_the_options_of_a_bind(boot: Boot) -> None:
     boot.persist(directory("/x", options=["noexec", "nosuid", "ro"]))
     with pytest.raises(OSError, match="Read-only"):
         (boot.root("/x") / "f").write_text("")
@@ -163,7 +163,7 @@ def test_options_of_a_bind(boot: Boot) -> None:
     assert not os.statvfs(boot.root(STORE)).f_flag & os.ST_RDONLY
 
 
-def test_odd_names(boot: Boot) -> None:
+def test_persists_odd_names(boot: Boot) -> None:
     names = ["/with blank", "/new\nline", "/-dash", "/sta*r", "/ünï", "/back\\slash", "/\\040"]
     result = boot.persist(*[directory(name) for name in names], Hide(paths=names))
     assert all(boot.root(name).is_mount() for name in names)
@@ -172,10 +172,8 @@ def test_odd_names(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("where", ["on the way", "at the path"])
-def test_a_link_that_the_plan_does_not_know_is_an_error_for_that_path(
-    boot: Boot, where: str
-) -> None:
-    """`check` resolves paths: here another root was planned for."""
+def test_a_link_that_the_plan_does_not_know_fails_that_path(boot: Boot, where: str) -> None:
+    """`check` resolves paths; this plan was made for another root."""
     boot.root("/top/data/thing").mkdir(parents=True)
     boot.root("/top/srv").mkdir()
     if where == "on the way":
@@ -189,7 +187,7 @@ def test_a_link_that_the_plan_does_not_know_is_an_error_for_that_path(
     assert boot.root("/after").is_mount()
 
 
-def test_a_users_link_in_the_root_is_not_followed(boot: Boot) -> None:
+def test_does_not_follow_a_users_link_in_the_root(boot: Boot) -> None:
     boot.root("/home").mkdir()
     boot.root("/etc").mkdir()
     boot.root("/home/eve").mkdir()
@@ -203,7 +201,7 @@ def test_a_users_link_in_the_root_is_not_followed(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("shape", ["symlink", "fifo", "device", "file"])
-def test_wrong_shapes_in_the_store_stop_nothing(boot: Boot, shape: str) -> None:
+def test_wrong_file_types_in_the_store_do_not_stop_the_stage(boot: Boot, shape: str) -> None:
     victim = boot.root("/victim")
     victim.mkdir()
     place = boot.store / "declared"
@@ -233,14 +231,14 @@ def test_a_required_machine_id(boot: Boot) -> None:
         boot.persist(MachineId(store=STORE, required=True))
 
 
-def test_the_policy_for_paths(boot: Boot) -> None:
+def test_follows_the_policy_for_paths(boot: Boot) -> None:
     (boot.store / "may").write_text("no directory")
     with pytest.raises(persist.PathFailed, match="1 declared paths"):
         boot.persist(directory("/may"), policy="emergency")
 
 
-def test_a_read_only_root_keeps_its_other_options(boot: Boot) -> None:
-    """Those of rootflags=, which no line of /etc/fstab need repeat."""
+def test_a_read_only_root_keeps_its_other_mount_options(boot: Boot) -> None:
+    """Options of rootflags= need not be repeated in /etc/fstab."""
     ours = {"nosuid", "nodev", "noexec", "nodiratime", "noatime"}
     remount = f"remount,ro,lazytime,{','.join(ours)}"
     subprocess.run(["mount", "-o", remount, boot.target], check=True)
@@ -255,7 +253,7 @@ def test_a_read_only_root_keeps_its_other_options(boot: Boot) -> None:
     assert set(after.super_options) - {"rw"} == set(before.super_options) - {"ro"}
 
 
-def test_a_read_only_root_is_written_to_and_read_only_again(boot: Boot) -> None:
+def test_a_read_only_root_is_made_writable_for_the_stage_only(boot: Boot) -> None:
     subprocess.run(["mount", "-o", "remount,ro", boot.target], check=True)
     boot.persist(directory("/made"))
     assert boot.root("/made").is_mount()
@@ -263,7 +261,7 @@ def test_a_read_only_root_is_written_to_and_read_only_again(boot: Boot) -> None:
     (boot.root("/made") / "file").write_text("the store is writable")
 
 
-def test_the_store_must_be_the_one_that_was_declared(boot: Boot) -> None:
+def test_the_store_must_be_the_declared_one(boot: Boot) -> None:
     (boot.store / ".ephemeroot-store").write_text(json.dumps({"id": "other"}))
     with pytest.raises(StoreMissing, match="another store"):
         boot.persist(directory("/x"))
@@ -281,10 +279,10 @@ def test_persist_no_binds_nothing(boot: Boot) -> None:
     assert not boot.root("/x").exists()
 
 
-def test_a_second_run_changes_nothing(boot: Boot) -> None:
+def test_a_second_persistence_stage_changes_nothing(boot: Boot) -> None:
     operations = (parent("/etc"), directory("/x"), MachineId(store=STORE))
     boot.persist(*operations)
-    # Somebody restarts the stage from the emergency shell: the volumes are mounted again.
+    # The administrator restarts the stage from the emergency shell: the volumes are mounted again.
     subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
     boot.persist(*operations)
     assert boot.results() == [
@@ -305,7 +303,7 @@ def test_the_machine_id_is_copied_from_the_store(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "uninitialized\n", "0" * 32, "short"])
-def test_a_machine_id_is_made_store_first(boot: Boot, content: str) -> None:
+def test_the_machine_id_is_first_made_in_the_store(boot: Boot, content: str) -> None:
     (boot.store / "etc").mkdir()
     (boot.store / "etc/machine-id").write_text(content)
     boot.persist(parent("/etc"), MachineId(store=STORE))
@@ -316,15 +314,15 @@ def test_a_machine_id_is_made_store_first(boot: Boot, content: str) -> None:
 
 
 @pytest.mark.requires_program("findmnt")
-def test_hidden_mounts_are_listed_by_libmount(boot: Boot) -> None:
-    """By the one of this machine; those of Debian 12 and 13 are asked in their machines."""
+def test_libmount_lists_hidden_mounts(boot: Boot) -> None:
+    """With this host's libmount; vm-tests use those of Debian 12 and 13."""
     (boot.store / "file").write_text("")
     boot.persist(directory("/x y"), file("/file"), Hide(paths=["/x y", "/file"]))
     table = boot.run.parent / "mount" / "utab"
     lines = table.read_text()
     assert "TARGET=/x\\040y " in lines
     assert lines.endswith("OPTS=x-gvfs-hide\n")
-    # As it would be after switch_root, for somebody whose root is still another.
+    # As seen after switch_root, by a process whose root is still the previous one.
     table.write_text(lines.replace("TARGET=", f"TARGET={boot.target}"))
     for path in ("/x y", "/file"):
         listed = subprocess.run(
@@ -335,7 +333,7 @@ def test_hidden_mounts_are_listed_by_libmount(boot: Boot) -> None:
         assert "x-gvfs-hide" in listed.stdout.strip().split(",")
 
 
-def test_a_wrong_owner_in_the_store_is_not_repaired(boot: Boot) -> None:
+def test_does_not_repair_a_wrong_owner_in_the_store(boot: Boot) -> None:
     (boot.store / "a").write_text("")
     os.chown(boot.store / "a", 12345, 54321)
     (boot.store / "d").mkdir(mode=0o711)
@@ -345,7 +343,7 @@ def test_a_wrong_owner_in_the_store_is_not_repaired(boot: Boot) -> None:
     assert owner_and_mode(boot.root("/d")) == (12345, 54321, "0o711")
 
 
-def test_a_label_in_the_store_comes_to_the_root(boot: Boot) -> None:
+def test_copies_a_label_of_the_store_to_the_root(boot: Boot) -> None:
     label = b"system_u:object_r:var_log_t:s0\0"
     for name in ("var", "var/log"):
         (boot.store / name).mkdir()
@@ -355,7 +353,7 @@ def test_a_label_in_the_store_comes_to_the_root(boot: Boot) -> None:
         assert os.getxattr(boot.root(path), "security.selinux") == label
 
 
-def test_a_bug_in_one_operation_does_not_take_the_others_along(
+def test_an_internal_error_in_one_operation_does_not_stop_the_others(
     boot: Boot, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(self: File, stage: object) -> str:
@@ -373,7 +371,7 @@ def test_a_bug_in_one_operation_does_not_take_the_others_along(
 
 
 def test_output_that_cannot_be_written_does_not_stop_the_boot(boot: Boot) -> None:
-    """journald may be gone, and that must not end a stage between two of its steps."""
+    """journald may have ended, which must not end a stage between two steps."""
     kept = os.dup(2)
     reader, writer = os.pipe()
     os.close(reader)
@@ -388,8 +386,8 @@ def test_output_that_cannot_be_written_does_not_stop_the_boot(boot: Boot) -> Non
 
 
 @pytest.mark.parametrize("method", ["auto", "symlink"])
-def test_a_file_in_a_bound_directory_is_not_a_link_to_itself(boot: Boot, method: str) -> None:
-    """It would be made in the store, through the bind: nothing could be written there."""
+def test_a_file_in_a_bound_directory_is_not_linked_to_itself(boot: Boot, method: str) -> None:
+    """The link would be created in the store, through the bind, in place of the file."""
     for _ in range(2):
         boot.persist(directory("/srv"), file("/srv/note", method=method))
         assert boot.problems() == []
@@ -401,7 +399,7 @@ def test_a_file_in_a_bound_directory_is_not_a_link_to_itself(boot: Boot, method:
     assert (boot.root(STORE) / "srv/note").read_text() == "written"
 
 
-def test_a_volume_at_a_place_that_the_fresh_root_does_not_lead_to(boot: Boot) -> None:
+def test_reports_a_volume_whose_mount_point_the_fresh_root_lacks(boot: Boot) -> None:
     deep = "/srv/a/b/volume"
     (boot.run / "volumes/deep").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", boot.run / "volumes/deep"], check=True)

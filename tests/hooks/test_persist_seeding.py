@@ -26,7 +26,7 @@ def boot(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boot]:
     boot.unmount()
 
 
-def test_a_new_declaration_seeds_the_roots_content(boot: Boot) -> None:
+def test_seeds_a_new_declaration_from_the_root(boot: Boot) -> None:
     source = boot.root("/opt/app")
     source.mkdir(parents=True)
     (source / "data").write_text("default")
@@ -72,7 +72,7 @@ def test_only_new_entries_get_a_label(boot: Boot) -> None:
     assert found == {"/p": b"new_t", "/p/new": b"new_t", "/old": b"old_t"}
 
 
-def test_initial_empty_takes_nothing_over(boot: Boot) -> None:
+def test_initial_empty_seeds_nothing(boot: Boot) -> None:
     boot.root("/opt").mkdir()
     boot.root("/opt/default").write_text("")
     boot.root("/one").write_text("mine")
@@ -81,8 +81,8 @@ def test_initial_empty_takes_nothing_over(boot: Boot) -> None:
     assert not (boot.root(STORE) / "one").exists()
 
 
-def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
-    """Nothing is renamed from one subvolume to another (EXDEV)."""
+def test_seeds_into_a_subvolume_inside_the_store(tmp_path: Path) -> None:
+    """A rename from one subvolume to another fails with EXDEV."""
     boot = Boot(tmp_path, "btrfs")
     for name in ("srv", "eve"):
         btrfsutil.create_subvolume(str(boot.store / name))
@@ -109,10 +109,12 @@ def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("declared", [directory, file, copy], ids=["directory", "bind", "copy"])
 @pytest.mark.parametrize("owner", [0, 4242], ids=["root", "user"])
-def test_seeding_into_a_subvolume_of_the_store_that_is_cut_off(
+def test_completes_an_interrupted_seeding_into_a_subvolume(
     tmp_path: Path, declared: Callable[..., Operation], owner: int
 ) -> None:
-    """A power cut before the last step: the next boot removes what it left, and seeds the path."""
+    """The power fails before the last step: the next boot removes the incomplete copy, and seeds
+    the path.
+    """
     boot = Boot(tmp_path, "btrfs")
     btrfsutil.create_subvolume(str(boot.store / "home"))
     boot.root("/home").mkdir()
@@ -144,7 +146,7 @@ def test_seeding_into_a_subvolume_of_the_store_that_is_cut_off(
     boot.unmount()
 
 
-def test_paths_created_by_a_boot_are_not_a_source(boot: Boot) -> None:
+def test_paths_created_by_a_boot_are_not_a_source_for_seeding(boot: Boot) -> None:
     boot.persist(directory("/gone"), file("/link"), parent("/p"))
     subprocess.run(["umount", boot.root("/gone")], check=True)
     subprocess.run(["mount", "--bind", boot.root(STORE), boot.store], check=True)
@@ -155,7 +157,7 @@ def test_paths_created_by_a_boot_are_not_a_source(boot: Boot) -> None:
     assert boot.results()[-1].startswith("created and bound")
 
 
-def test_too_much_to_copy_is_refused_and_leaves_nothing(boot: Boot) -> None:
+def test_refuses_to_seed_more_than_the_limit_and_leaves_nothing(boot: Boot) -> None:
     boot.root("/big").mkdir()
     (boot.root("/big") / "file").write_bytes(b"x" * 4096)
     boot.persist(directory("/big"), seed_limit=4095)
@@ -165,7 +167,7 @@ def test_too_much_to_copy_is_refused_and_leaves_nothing(boot: Boot) -> None:
     assert (boot.root("/big") / "file").exists()
 
 
-def test_a_full_store_is_refused_and_nothing_is_lost(boot: Boot) -> None:
+def test_refuses_to_seed_into_a_full_store_and_loses_nothing(boot: Boot) -> None:
     (boot.store / "have").mkdir()
     (boot.store / "etc").mkdir()
     (boot.store / "etc/kept").write_text("kept")
@@ -188,7 +190,7 @@ def test_a_full_store_is_refused_and_nothing_is_lost(boot: Boot) -> None:
     assert list((boot.root(STORE) / ".ephemeroot/seeding").iterdir()) == []
 
 
-def test_a_store_too_full_for_anything_new_stops_nothing(boot: Boot) -> None:
+def test_a_store_without_any_room_does_not_stop_the_boot(boot: Boot) -> None:
     (boot.store / "have").mkdir()
     boot.fill(boot.store)
     boot.persist(
@@ -217,8 +219,10 @@ def test_a_full_root_still_boots(boot: Boot) -> None:
 
 
 @pytest.mark.requires_program("bindfs")
-def test_a_store_whose_filesystem_renames_without_flags(boot: Boot) -> None:
-    """As NFS: renameat2(2) with RENAME_NOREPLACE is EINVAL there, and here on FUSE."""
+def test_a_store_whose_filesystem_does_not_support_rename_flags(boot: Boot) -> None:
+    """On NFS, renameat2(2) with RENAME_NOREPLACE fails with EINVAL; here a FUSE filesystem does the
+    same.
+    """
     (boot.root("/etc")).mkdir()
     boot.root("/etc/seeded").write_text("from the root")
     boot.root("/srv/a").mkdir(parents=True)
@@ -249,7 +253,7 @@ def test_a_store_whose_filesystem_renames_without_flags(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "link"])
-def test_renames_without_flags_replace_nothing(tmp_path: Path, kind: str) -> None:
+def test_renames_without_flags_never_replace_a_file(tmp_path: Path, kind: str) -> None:
     below, mounted = tmp_path / "below", tmp_path / "mounted"
     for folder in (below, mounted):
         folder.mkdir()

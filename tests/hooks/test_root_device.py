@@ -1,4 +1,4 @@
-"""How the root's device may be named: LVM's and the device mapper's names are symlinks."""
+"""Names of the root's device: those of LVM and the device mapper are symlinks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def name(machine: Machine, tmp_path: Path) -> str:
-    """A name as /dev/vg/root and /dev/mapper/vg-root are: links to the device itself."""
+    """A name like /dev/vg/root and /dev/mapper/vg-root: a link to the device itself."""
     link = tmp_path / "vg" / "root with blank"
     link.parent.mkdir()
     link.symlink_to(machine.loop)
     return str(link)
 
 
-def test_by_a_link_on_the_kernel_command_line(machine: Machine, name: str) -> None:
+def test_finds_the_device_by_a_link_on_the_kernel_command_line(machine: Machine, name: str) -> None:
     assert not (machine.boot(f'root="{name}"') / "stray").exists()
     assert len(machine.old()) == 1
 
@@ -42,6 +42,6 @@ def test_two_names_of_one_device_agree(machine: Machine, name: str) -> None:
     assert len(machine.old()) == 1
 
 
-def test_a_link_that_leads_nowhere(machine: Machine, name: str) -> None:
+def test_reports_a_link_that_leads_nowhere(machine: Machine, name: str) -> None:
     machine.device = f"{name}-gone"
     machine.assert_kept(machine.stage("wipe"), "is missing")

@@ -1,4 +1,4 @@
-"""A run directory (/run) that takes nothing more: a boot says what it did, and continues."""
+"""A full run directory (/run): a boot still reports its work, and continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seeding_machine import SeedingMachine, seeding_machine
 pytestmark = pytest.mark.requires_loop
 
 INODES = 24
-"""With so many a boot has enough, see ``test_a_boot_says_what_it_did_however_full``."""
+"""Enough inodes for a boot, see ``test_a_boot_reports_its_work_however_full_run_is``."""
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def limit(machine: SeedingMachine, options: str) -> None:
     subprocess.run(["mount", *words, machine.run], check=True)
 
 
-def test_a_boot_says_what_it_did_however_full(
+def test_a_boot_reports_its_work_however_full_run_is(
     machine: SeedingMachine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """From no inode at all to enough: wiped and said so, or not wiped and said so."""
+    """From no inode at all to enough inodes: the report always agrees with the root."""
     outcomes = []
     for inodes in range(1, INODES + 1):
         limit(machine, f"nr_inodes={inodes}")
@@ -54,7 +54,7 @@ def test_a_boot_says_what_it_did_however_full(
         code = machine.stage("persist")
         said = capfd.readouterr().err
         assert "Traceback" not in said
-        # Without a directory to mount the volume at, nothing persists: that stops the boot.
+        # Without a directory to mount the volume at, no path persists: that stops the boot.
         assert code in (0, 10, 73)
         assert (code == 73) != os.path.ismount(machine.target / machine.path[1:])
         outcomes.append((wiped, code))
@@ -67,7 +67,7 @@ def test_a_boot_says_what_it_did_however_full(
     assert [one for one, _ in outcomes] == sorted(one for one, _ in outcomes)
 
 
-def test_memory_used_during_the_wipe_was_reserved(machine: SeedingMachine) -> None:
+def test_memory_for_the_wipe_is_reserved_before_it(machine: SeedingMachine) -> None:
     limit(machine, "size=4m,nr_inodes=60")
     machine.attribute = "full_run:Filling"
     assert machine.stage("wipe") in (0, 10)
@@ -79,7 +79,7 @@ def test_memory_used_during_the_wipe_was_reserved(machine: SeedingMachine) -> No
     assert os.path.ismount(machine.target / machine.path[1:])
 
 
-def test_a_record_that_cannot_be_written_does_not_deny_the_wipe(
+def test_a_record_that_cannot_be_written_does_not_hide_the_wipe(
     machine: SeedingMachine, capfd: pytest.CaptureFixture[str]
 ) -> None:
     limit(machine, "size=4m")

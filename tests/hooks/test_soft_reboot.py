@@ -1,7 +1,7 @@
-"""A soft reboot into /run/nextroot: the boot is the same, the root is another one.
+"""A soft reboot into /run/nextroot: the boot is the same, but the root is another one.
 
-What the persistence stage has left in /run is about the root that it has prepared. Each other root
-is generated: nothing of it is copied to a store, marked or pruned.
+The records of the persistence stage in /run are about the root that it prepared. Other roots are
+generated: nothing of them is copied to a store, marked or pruned.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _installed(machine: LayeredMachine, next_root: Path) -> None:
 
 
 def _directory(machine: LayeredMachine, next_root: Path) -> None:
-    """A directory of the very root."""
+    """A directory of the same root."""
     (machine.root / "opt/next").mkdir(parents=True)
     mount(str(machine.root / "opt/next"), next_root, "--bind")
 
@@ -76,7 +76,7 @@ def _copy_back(machine: LayeredMachine, root: Path) -> list[str]:
 
 
 def _with_run_of(run: Path, root: Path) -> None:
-    """A soft reboot keeps /run. The installed root is read-only: its /run is a place to mount."""
+    """A soft reboot keeps /run. The installed root is read-only: its /run is a mount point."""
     mount("none", root / "run", "-t", "tmpfs")
     (root / "run/ephemeroot").mkdir()
     mount(str(run), root / "run/ephemeroot", "--bind")
@@ -84,7 +84,7 @@ def _with_run_of(run: Path, root: Path) -> None:
 
 @contextlib.contextmanager
 def _running(root: Path, run: Path) -> Iterator[None]:
-    """What a soft reboot into *root*, where its store is mounted, gives it: the boot's *run*."""
+    """What a soft reboot into *root*, with its store mounted, provides: the boot's *run*."""
     _with_run_of(run, root)
     mount("proc", root / "proc", "-t", "proc")
     try:
@@ -95,7 +95,7 @@ def _running(root: Path, run: Path) -> Iterator[None]:
 
 
 def _copyback_unit(root: Path) -> int:
-    """What the units of the root that runs call: the verb, with *root* as its `/`."""
+    """The call of the units in the running root: the verb, with *root* as its `/`."""
     child = os.fork()
     if child == 0:
         code = 99
@@ -112,8 +112,8 @@ def _accounts(name: str) -> str:
     return f"root:x:0:0::/root:/bin/sh\n{name}:x:1000:1000::/home/{name}:/bin/sh\n"
 
 
-def test_two_roots_in_turn_keep_their_accounts_apart(tmp_path: Path) -> None:
-    """A soft reboot from the one into the other and back, twice, then the same after a boot of the
+def test_two_alternating_roots_keep_their_accounts_apart(tmp_path: Path) -> None:
+    """A soft reboot from one root into the other and back, twice, then the same after a boot of the
     other one: each store has the accounts of its own root, whichever root the boot has prepared.
     """
     passwd = Copy(path="/etc/passwd", store=STORE, source="etc/passwd")
@@ -143,7 +143,7 @@ def test_two_roots_in_turn_keep_their_accounts_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.__name__[1:])
-def test_other_root_is_left_alone(
+def test_another_root_is_left_alone(
     machine: LayeredMachine, tmp_path: Path, other: Callable[[LayeredMachine, Path], None]
 ) -> None:
     next_root = tmp_path / "next"
@@ -166,7 +166,7 @@ def test_other_root_is_left_alone(
         unmount(next_root)
 
 
-def test_same_root_after_a_soft_reboot_is_copied_back(
+def test_the_same_root_after_a_soft_reboot_is_copied_back(
     machine: LayeredMachine, tmp_path: Path
 ) -> None:
     (machine.root / "etc/app").write_text("changed after the boot")
@@ -180,8 +180,10 @@ def test_same_root_after_a_soft_reboot_is_copied_back(
         unmount(tmp_path / "next")
 
 
-def test_record_of_an_earlier_version_is_still_copied_back(machine: LayeredMachine) -> None:
-    """The package was upgraded while the machine was up: its boot has not named the root."""
+def test_a_record_of_an_earlier_version_is_still_copied_back(machine: LayeredMachine) -> None:
+    """The package was upgraded while the machine was up: the record of its boot does not name the
+    root.
+    """
     (machine.root / "etc/app").write_text("changed")
     record = machine.run / "copies"
     content = json.loads(record.read_text())

@@ -1,4 +1,6 @@
-"""A user exchanges what root works on: nothing of root's is created, read, given away or linked."""
+"""A user replaces paths while root works on them: nothing of root's is created, read, chowned or
+linked.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return attack.build(tmp_path_factory.mktemp("attacker"))
 
 
-def test_every_writing_verb_is_attacked_or_writes_nowhere_in_reach_of_a_user() -> None:
+def test_every_writing_verb_is_attacked_or_writes_out_of_reach_of_users() -> None:
     attacked = {one.verb for one in ATTACKS}
     assert attacked | set(ELSEWHERE) == attack.writing_verbs() | {"diff"}
     assert not attacked & set(ELSEWHERE)
 
 
 @pytest.mark.parametrize("one", ATTACKS, ids=lambda one: " ".join(one.argvs[0][:2]))
-def test_user_gains_nothing_by_exchanging_what_root_works_on(
+def test_a_user_gains_nothing_by_replacing_paths_during_a_verb(
     verb_image: Image, program: Path, one: Attack
 ) -> None:
     with verb_image.machine(f"attack {one.argvs[0]}", one.prepare, booted=one.booted) as machine:
@@ -40,7 +42,7 @@ def test_user_gains_nothing_by_exchanging_what_root_works_on(
         assert "Traceback" not in done["said"], done["said"]
         assert set(done["codes"]) <= {"0", "1", "10"}, done
         assert sum(done["codes"].values()) == rounds
-        # On a busy machine the attacker may win each round. It changes nothing for the next one.
+        # On a busy machine the attacker may win each round. It changes nothing before the next one.
         assert set(done["undisturbed"]) <= {"0", "10"}, done
         assert done["exchanges"] > rounds, "the attacker had no chance: this proves nothing"
         assert done["leaks"] == ""

@@ -1,7 +1,8 @@
-"""What each verb mounts: read-only where it only reads, and never where its caller sees it.
+"""Which mounts each verb makes: read-only where it only reads, and never where its caller can see
+them.
 
-The verbs are those of the parser, through the table of `verb_cases`. The mount is taken from
-a trace of the system calls, so that a mount counts even if it exists for an instant only.
+The verbs are those of the parser, through the table of `verb_cases`. The mounts are taken from a
+trace of the system calls, so that one that exists for only an instant is found, too.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def has_dry_run(case: Case) -> bool:
 
 
 def traced(image: Image, case: Case, *more: str) -> list[Made]:
-    """What the case mounts, called with *more* options."""
+    """The mounts that the case makes when it is called with *more* options."""
     name = case.id if case.prepare else ""
     with image.machine(name, case.prepare, booted=case.booted) as machine:
         verb = case.verb.split()
         argv = (*verb, *more, *case.argv[len(verb) :])
         before = machine.mounts()
-        # A user's programs are traced as what that user runs, without what they start: bindfs and
-        # fusermount mount for the user, with rights that no trace leaves them.
+        # A user's programs are traced as that user, without the programs that they start: bindfs
+        # and fusermount mount for the user with privileges that a traced process loses.
         who = ("-u", "talyz") if case.user else ("-f", "--seccomp-bpf")
         done = machine.run(
             *mount_trace.STRACE, *who, "-o", TRACE, PROGRAM, *argv, daemons=case.daemons,
@@ -54,10 +55,10 @@ def traced(image: Image, case: Case, *more: str) -> list[Made]:
 
 
 @pytest.mark.parametrize("early", [0, 1, 2, 3])
-def test_the_trace_knows_the_namespace_of_a_child_that_is_quicker_than_its_parent(
+def test_the_trace_assigns_early_calls_of_a_child_to_its_namespace(
     early: int,
 ) -> None:
-    """So many of the child's calls come before the line that names it."""
+    """A quick child makes many calls before the line of the trace that reports its creation."""
     child = [
         '2 fsopen("btrfs", 0) = 3',
         "2 fsmount(3, 0, MOUNT_ATTR_RDONLY) = 4",
@@ -96,7 +97,7 @@ def test_a_dry_run_mounts_read_only(verb_image: Image, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", proof.sample(WRITING, 12), ids=lambda case: case.id)
-def test_what_writes_mounts_where_its_caller_does_not_see_it(verb_image: Image, case: Case) -> None:
+def test_verbs_that_write_mount_out_of_sight_of_their_caller(verb_image: Image, case: Case) -> None:
     made = traced(verb_image, case)
     if not case.mounts:
         assert [one for one in made if one.private is False] == []
@@ -105,8 +106,8 @@ def test_what_writes_mounts_where_its_caller_does_not_see_it(verb_image: Image, 
     assert rw == (case.id in CHANGE_A_HISTORY)
 
 
-# So that nothing passes because it was not looked at: the cases that mount the top level of a
-# filesystem, and those of them that must write to it.
+# Keep the tests above from passing without a case: these verbs mount the top level of a filesystem,
+# and these must write to it.
 CHANGE_A_HISTORY = {
     "rehearse", "roots-prune", "roots-delete", "roots-keep", "roots-unkeep", "roots-claim",
     "base-create",
@@ -121,15 +122,15 @@ OPEN_A_HISTORY = CHANGE_A_HISTORY | {
 }  # fmt: skip
 
 
-def test_the_sets_name_cases() -> None:
+def test_the_sets_name_existing_cases() -> None:
     assert {case.id for case in CASES} >= OPEN_A_HISTORY
     assert set(cli.VERBS) >= {case.verb.split()[0] for case in CASES}
 
 
-# The reader of traces itself.
+# The parser of traces.
 
 
-def test_a_trace_with_everything_in_it() -> None:
+def test_parses_a_trace_with_every_kind_of_line() -> None:
     made = mount_trace.read(
         "unshare(CLONE_NEWNS) = 0\n"
         'mount("none", "/", NULL, MS_REC|MS_SLAVE, NULL) = 0\n'
@@ -151,7 +152,7 @@ def test_a_trace_with_everything_in_it() -> None:
     ]
 
 
-def test_the_machine_shows_a_writable_mount_to_the_trace(verb_image: Image) -> None:
+def test_the_trace_of_a_machine_shows_a_writable_mount(verb_image: Image) -> None:
     with verb_image.machine() as machine:
         assert _mounted(machine) == [("bind", False)]
 

@@ -1,9 +1,9 @@
 """Every verb, interrupted by every signal at each of its mount, rename and unlink calls.
 
-The verbs are the parser's (`verb_cases`), the calls those that a traced run of each makes. A case
-is one call, one signal, and whether it comes instead of the call or after it: nothing is lost,
-nothing stays mounted, and the same verb run again completes. `make proof` goes through all of
-them, other runs through a sample in which every verb, family of calls and signal is.
+The verbs are the parser's (`verb_cases`), and the calls are those that a traced run of each makes.
+A case is one call, one signal, and whether the signal comes instead of the call or after it:
+nothing is lost, nothing stays mounted, and a second run completes the work. `make proof` tests all
+of them, other runs a sample that has every verb, family of calls and signal.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ pytestmark = [
 ]
 
 SEED = 7
-"""One with which the sample has each signal with each family of calls, and both instead of and
-after calls of each.
+"""A seed with which the sample has each signal with each family of calls, both instead of and after
+the call.
 """
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
@@ -74,12 +74,12 @@ def _run(case: Case, machine: VerbMachine, **how: Any) -> Ended:
 
 
 def _undisturbed(case: Case, image: Image) -> tuple[Course, list[tuple[Event, str]]]:
-    """What the case comes to, and the calls it makes on the way."""
+    """The result of the case, and the calls that it makes."""
     with _machine(case, image) as machine:
         before = Seen.of(machine)
         first = _run(case, machine, traced=True)
         done = Seen.of(machine)
-        # What makes no such call has nothing that a second run would find half done.
+        # A verb without such calls cannot leave anything half done.
         second = _run(case, machine) if first.calls else first
         again = Seen.of(machine) if first.calls else done
     course = Course(case, before, done, again)
@@ -91,8 +91,8 @@ def _undisturbed(case: Case, image: Image) -> tuple[Course, list[tuple[Event, st
 class Trials:
     """The machines on which one verb is interrupted, one after the other.
 
-    A machine on which an interrupted run has changed nothing at all is used again: it is what a
-    copy of the image would be, and a second run on it is the undisturbed first run.
+    A machine on which an interrupted run has changed nothing is used again: it equals a copy of the
+    image, and a second run on it equals the undisturbed first run.
     """
 
     def __init__(self, course: Course, image: Image) -> None:
@@ -109,7 +109,7 @@ class Trials:
         self._drop()
 
     def interrupt(self, moment: Moment) -> list[str]:
-        """The fault after the signal, or after the run that follows."""
+        """The fault after the signal, or after the second run."""
         course, case = self.course, self.course.case
         machine = self._current()
         ended = _run(case, machine, moment=moment)
@@ -133,7 +133,7 @@ class Trials:
 
     def _is_as_before(self, machine: VerbMachine, seen: Seen) -> bool:
         case = self.course.case
-        if case.daemons or case.start is not None:  # processes are not part of what is seen
+        if case.daemons or case.start is not None:  # processes are not compared
             return False
         return seen == self.course.before and _surroundings(machine) == self._surroundings
 
@@ -145,7 +145,7 @@ class Trials:
 def _surroundings(machine: VerbMachine) -> frozenset[str]:
     """The names in the machine's temporary directories, which `Seen` leaves out."""
     found: set[str] = set()
-    for top in ("/run", "/tmp", "/dev"):  # the machine's own
+    for top in ("/run", "/tmp", "/dev"):  # the machine's own files
         for folder, directories, files in os.walk(machine.inside(top)):
             found.update(f"{folder}/{name}" for name in (*directories, *files))
     return frozenset(found)
@@ -165,7 +165,7 @@ def _complete(course: Course, machine: VerbMachine) -> list[str]:
 
 
 def _after_a_boot(machine: VerbMachine, case: Case, names: list[str]) -> list[str]:
-    """Which of *names*, which a second run left, the next boot leaves too."""
+    """Which of *names*, left by a second run, the next boot leaves in place, too."""
     machine.reboot(ephemeral=case.armed)
     if not case.armed:
         machine.must("leave", "--finish")
@@ -178,7 +178,7 @@ def _moments(calls: list[tuple[Event, str]]) -> list[Moment]:
     found = []
     for (event, _), number in itertools.product(calls, SIGNALS):
         found.append(Moment(event, number, entry=True, to="caller"))
-        # Those two come from a terminal, which sends them to all of a group.
+        # These two signals come from a terminal, which sends them to a whole process group.
         terminal = number in (signal.SIGINT, signal.SIGHUP)
         found.append(Moment(event, number, entry=False, to="group" if terminal else "caller"))
         if event.process and not terminal:
@@ -187,7 +187,7 @@ def _moments(calls: list[tuple[Event, str]]) -> list[Moment]:
 
 
 def sample(moments: list[Moment], case: Case, seed: int = SEED) -> list[Moment]:
-    """One or two moments, in different families of calls, and the same at each run."""
+    """One or two moments, in different families of calls, the same in each run."""
     chance = random.Random(f"{seed} {case.id}")
     families = sorted({family(moment.event.call) for moment in moments})
     chosen = chance.sample(families, min(1 if case.name else 2, len(families)))
@@ -198,7 +198,7 @@ def sample(moments: list[Moment], case: Case, seed: int = SEED) -> list[Moment]:
 
 
 def describe(moment: Moment, words: str) -> str:
-    """For people."""
+    """Describe the case in the test's output."""
     event = moment.event
     when = "instead of" if moment.entry else "after"
     call = f"{event.call} {event.count} of process {event.process} ({words})"

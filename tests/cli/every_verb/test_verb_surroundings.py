@@ -1,8 +1,8 @@
-"""Every verb where nothing can be written to a temporary directory, or where that leads elsewhere,
-and where the next wipe would fail: it changes what it may change, and nothing else.
+"""Every verb where no temporary directory is writable, where TMPDIR leads elsewhere, and where the
+next wipe would fail: the verb changes only what it may change.
 
 The verbs are those of the parser, through the table of `verb_cases`. Everything below the top level
-of the filesystem is compared, name by name, with content, owners, modes, attributes and times.
+of the filesystem is compared by name, content, owner, mode, attributes and times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = [
 _Place = Callable[[VerbMachine], str]
 _Wipe = Callable[[VerbMachine], None]
 
-# The temporary directory. Each returns the value of TMPDIR.
+# Temporary directories. Each function returns the value of TMPDIR.
 
 
 def _through_a_link(machine: VerbMachine) -> str:
@@ -56,11 +56,11 @@ def _full(machine: VerbMachine) -> str:
 PLACES: tuple[_Place, ...] = (_through_a_link, _tmp_is_a_link, _full)
 
 
-# The next wipe.
+# States of the next wipe.
 
 
 def _would_succeed(machine: VerbMachine) -> None:
-    """As it is."""
+    """Nothing is changed."""
 
 
 def _base_without_init(machine: VerbMachine) -> None:
@@ -88,7 +88,7 @@ WIPES: tuple[_Wipe, ...] = (_would_succeed, _base_without_init, _no_base, _base_
 SURROUNDINGS = [*itertools.product(PLACES, WIPES)]
 
 IGNORED = ("run", "run/mounts", "run/*lock")
-"""Directories and files of the machine's memory that have no content."""
+"""Directories and files in the machine's memory whose content does not matter."""
 
 
 def _run(
@@ -98,7 +98,7 @@ def _run(
     wipe: _Wipe,
     *commands: str,
 ) -> tuple[Ended, list[str]]:
-    """How the verb ended, and what it changed that it may not change."""
+    """How the verb ended, and what it changed without permission."""
     name = case.id if case.prepare else ""
     with image.machine(name, case.prepare, booted=case.booted) as machine:
         for command in commands:
@@ -123,14 +123,14 @@ def _run(
 
 
 def _chosen(case: Case) -> list[tuple[_Place, _Wipe]]:
-    """All pairs in `make proof`; else one, so that each comes to several verbs."""
+    """All pairs in `make proof`; otherwise each surrounding with a few verbs."""
     if proof.is_whole():
         return SURROUNDINGS
     return [SURROUNDINGS[CASES.index(case) * 5 % len(SURROUNDINGS)]]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_changes_nothing_else_whatever_surrounds_it(verb_image: Image, case: Case) -> None:
+def test_changes_nothing_else_in_any_surrounding(verb_image: Image, case: Case) -> None:
     for place, wipe in _chosen(case):
         done, found = _run(verb_image, case, place, wipe)
         assert found == [], (place.__name__, wipe.__name__, done)
@@ -138,7 +138,7 @@ def test_changes_nothing_else_whatever_surrounds_it(verb_image: Image, case: Cas
             assert done.code == case.code, (place.__name__, done)
 
 
-def test_every_pair_comes_to_a_verb() -> None:
+def test_every_pair_is_tested_with_a_verb() -> None:
     assert {pair for case in CASES for pair in _chosen(case)} == set(SURROUNDINGS)
 
 
@@ -148,7 +148,7 @@ FINISH = next(case for case in CASES if case.id == "leave-finish")
 
 @pytest.mark.parametrize("wipe", WIPES[1:])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_rehearsal_that_fails_leaves_everything(
+def test_a_failed_rehearsal_changes_nothing(
     verb_image: Image,
     place: _Place,
     wipe: _Wipe,
@@ -159,10 +159,10 @@ def test_a_rehearsal_that_fails_leaves_everything(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_finishing_to_leave_mounts_the_store_itself_and_leaves_it(
+def test_leave_finish_mounts_the_store_itself_and_changes_nothing_else(
     verb_image: Image, place: _Place
 ) -> None:
-    """In the first boot after leaving, where nothing else mounts it."""
+    """In the first boot after `leave`, where nothing else mounts the store."""
     done, found = _run(verb_image, FINISH, place, _would_succeed, "umount -R /persistent")
     assert (done.code, found) == (0, []), done
     assert "last-minute" not in done.err
@@ -172,7 +172,7 @@ def test_finishing_to_leave_mounts_the_store_itself_and_leaves_it(
 
 
 @pytest.mark.parametrize("verb", ["roots list", "rehearse", "base list", "diff"])
-def test_without_free_inodes_in_run_a_verb_says_so(verb_image: Image, verb: str) -> None:
+def test_reports_run_without_free_inodes(verb_image: Image, verb: str) -> None:
     with verb_image.machine() as machine:
         shutil.rmtree(machine.folder / "run/ephemeroot.mounts", ignore_errors=True)
         full = "mount -t tmpfs -o size=4k,nr_inodes=1 none /run"

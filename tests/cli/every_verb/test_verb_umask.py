@@ -1,7 +1,7 @@
-"""Every verb that writes, under another umask: modes are those that the program means.
+"""Every verb that writes, under another umask: files get the modes that the program sets.
 
-An administrator has `umask 077`, a service may have `umask 0`: the first must not hide a file from
-the users that need it, and the second must not let them write to it.
+An administrator may have `umask 077`, a service `umask 0`: the first must not hide a file from the
+users that need it, and the second must not let them write to it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ pytestmark = [
 ]
 
 WRITING = [case for case in CASES if case.changes and not case.daemons and not case.user]
-"""Without those of a user, who may want files in the home to be private."""
+"""Without the verbs of a user, whose files in the home may be private on purpose."""
 
 
 def modes(image: Image, case: Case, umask: str) -> dict[str, str]:
-    """The mode and owner of everything that the verb leaves in the machine."""
+    """The mode and owner of every file that the verb creates or changes in the machine."""
     name = case.id if case.prepare else ""
     with image.machine(name, case.prepare, booted=case.booted) as machine:
         if case.start is not None:

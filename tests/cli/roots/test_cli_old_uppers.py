@@ -1,4 +1,4 @@
-"""``ephemeroot roots`` and ``diff`` for overlay roots and roots in memory: the programs."""
+"""``ephemeroot roots`` and ``diff`` for overlay roots and roots in memory: the program itself."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from overlay_machine import DAY, NOON, InstalledRoot, Machine, overlay_machine
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4")]
 
-# Not the days of test_upper_history.py: an old upper that is mounted is known by its name, in
-# every mount namespace, and the tests run side by side.
+# Other days than those of test_upper_history.py: a mounted old upper is recognised by its name in
+# every mount namespace, and the tests run in parallel.
 MORNING = NOON - 7 * DAY
 STEM = "2026-11-17T12-00-00Z"
 IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
@@ -91,7 +91,7 @@ def booted(tmp_path: Path) -> Iterator[Booted]:
         yield booted
 
 
-def test_listing_and_keeping(booted: Booted) -> None:
+def test_lists_and_keeps_old_uppers(booted: Booted) -> None:
     (found,) = booted.json("roots", "list")["histories"]
     assert found["old-roots"] == "ephemeroot-overlay/old-uppers"
     assert [entry["name"] for entry in found["entries"]] == [STEM]
@@ -106,7 +106,7 @@ def test_listing_and_keeping(booted: Booted) -> None:
     assert booted.machine.old() == []
 
 
-def test_restoring_from_an_old_upper(booted: Booted) -> None:
+def test_restores_from_an_old_upper(booted: Booted) -> None:
     done = booted.call("roots", "restore", "/etc/lost", "/var/lib/app", "--from", STEM)
     assert done.returncode == 0, done.stderr
     assert (booted.root / "etc/lost").read_text() == "lost\n"
@@ -119,7 +119,7 @@ def test_restoring_from_an_old_upper(booted: Booted) -> None:
     assert below.stdout == "nothing to restore: all files are already identical\n"
 
 
-def test_mounting_an_old_upper(booted: Booted, tmp_path: Path) -> None:
+def test_mounts_an_old_upper(booted: Booted, tmp_path: Path) -> None:
     where = tmp_path / "old"
     where.mkdir()
     done = booted.call("roots", "mount", STEM, where)
@@ -132,7 +132,7 @@ def test_mounting_an_old_upper(booted: Booted, tmp_path: Path) -> None:
         subprocess.run(["umount", where], check=True)
 
 
-def test_comparing(booted: Booted) -> None:
+def test_compares_with_an_old_upper(booted: Booted) -> None:
     assert booted.differences("diff") == {}
     (booted.root / "etc/new").touch()
     (booted.root / "etc/installed").write_text("changed")
@@ -146,7 +146,7 @@ def test_comparing(booted: Booted) -> None:
     }  # fmt: skip
 
 
-def test_pruning(booted: Booted) -> None:
+def test_prunes_old_uppers(booted: Booted) -> None:
     booted.machine.settings = booted.machine.settings | {"keep-days": 0, "keep-last": 0}
     attribute = "ephemeroot.wipers.overlay:Overlay"
     applied = booted.root / "etc/ephemeroot/plan.json"
@@ -157,10 +157,12 @@ def test_pruning(booted: Booted) -> None:
 
 
 @pytest.mark.parametrize("by", ["the root below", "the system"])
-def test_foreign_layers_are_listed_as_foreign_and_never_touched(
+def test_lists_foreign_layers_and_never_changes_them(
     booted: Booted, by: str, tmp_path: Path
 ) -> None:
-    """Of another installed root, or of another system: by every verb that names an old root."""
+    """Layers of another installed root, or of another system; for every verb that takes the name of
+    an old root.
+    """
     settings = booted.machine.settings | {"keep-days": 0, "keep-last": 0, "min-free": "99%"}
     booted.machine.settings = settings
     attribute = "ephemeroot.wipers.overlay:Overlay"
@@ -212,7 +214,9 @@ directories = ["/srv/other"]
 
 
 @pytest.mark.parametrize("hidden", ["nothing", "whiteout", "opaque directory", "removed since"])
-def test_adopt_refuses_what_the_overlay_does_not_show_as_it_is(booted: Booted, hidden: str) -> None:
+def test_adopt_refuses_files_that_the_overlay_shows_differently(
+    booted: Booted, hidden: str
+) -> None:
     storage = "srv/containers/overlay2/one"
     unmount(booted.root)
     with InstalledRoot(booted.machine) as top:
@@ -242,13 +246,13 @@ def test_adopt_refuses_what_the_overlay_does_not_show_as_it_is(booted: Booted, h
 
 
 def layers(top: Path) -> list[tuple[str, int, int]]:
-    """Every entry below *top*, with what changes when it is written to."""
+    """Every entry below *top*, with the values that a write would change."""
     found = [top, *sorted(top.rglob("*"))]
     return [(str(path), path.lstat().st_ino, path.lstat().st_mtime_ns) for path in found]
 
 
-def test_a_root_in_memory(booted: Booted) -> None:
-    """Everything but the skeleton is lost."""
+def test_diff_of_a_root_in_memory(booted: Booted) -> None:
+    """Everything except the skeleton is lost."""
     unmount(booted.root)
     machine = booted.machine
     machine.settings = {option.name: option.default for option in Tmpfs.OPTIONS}

@@ -1,4 +1,4 @@
-"""``ephemeroot roots show``, ``mount`` and ``restore``: the programs, on a real btrfs."""
+"""``ephemeroot roots show``, ``mount`` and ``restore``: the program itself, on a real btrfs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEM = "2026-11-24T12-00-00Z"
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[LivingMachine]:
-    """One with an old root that has a few things which the present one has not."""
+    """A machine with an old root that has a few files which the present root lacks."""
     with living_machine(tmp_path) as made:
         made.boot()
         root = made.root
@@ -99,7 +99,7 @@ def test_mount(machine: LivingMachine, tmp_path: Path) -> None:
     assert str(where) not in points
 
 
-def test_the_longest_names_there_can_be(machine: LivingMachine) -> None:
+def test_restores_a_name_of_maximum_length(machine: LivingMachine) -> None:
     name = "\u5bbf" * 85
     (machine.root / "etc" / name).write_text("x")
     machine.boot(NOON + 2 * DAY)
@@ -172,7 +172,7 @@ def test_restore_a_directory_and_its_parents(machine: LivingMachine) -> None:
     assert stat.S_ISFIFO((app / "fifo").lstat().st_mode)
 
 
-def test_existing_files_are_left_alone(machine: LivingMachine) -> None:
+def test_does_not_replace_existing_files(machine: LivingMachine) -> None:
     hostname = machine.root / "etc/hostname"
     hostname.write_text("newer\n")
     done = machine.call("roots", "restore", "/etc/hostname", "--from", STEM)
@@ -192,7 +192,7 @@ def test_existing_files_are_left_alone(machine: LivingMachine) -> None:
     assert hostname.read_text() == "old\n"
 
 
-def test_no_directory_gives_way(machine: LivingMachine) -> None:
+def test_overwrite_refuses_to_exchange_a_directory_and_a_file(machine: LivingMachine) -> None:
     (machine.root / "etc/lost").mkdir()
     (machine.root / "etc/lost/precious").touch()
     (machine.root / "opt").write_text("a file")
@@ -226,7 +226,7 @@ def test_reports_persistent_paths(machine: LivingMachine) -> None:
     done = machine.call("roots", "restore", "/srv/data/kept/x", "--from", STEM)
     assert done.returncode == 2
     assert "/srv/data/kept persists: its content is in /persistent" in done.stderr
-    # Below the bind of a boot-complete root there was something.
+    # Below the bind of a persistent path the root has content of its own.
     old = machine.disk.top / "old_roots" / FIRST
     (old / "var/log/hidden").touch()
     done = machine.call("roots", "restore", "/var", "--from", STEM)
@@ -237,7 +237,7 @@ def test_reports_persistent_paths(machine: LivingMachine) -> None:
     assert (machine.disk.top / "store/var/log/hidden").exists()
 
 
-def test_names_that_are_not_text(machine: LivingMachine) -> None:
+def test_restores_names_that_are_not_utf8(machine: LivingMachine) -> None:
     old = machine.disk.top / "old_roots" / FIRST
     name = os.fsdecode(b"etc/\xff\n*")
     (old / name).write_text("x")
@@ -247,7 +247,7 @@ def test_names_that_are_not_text(machine: LivingMachine) -> None:
     assert (machine.root / name).read_text() == "x"
 
 
-def test_a_users_link_leads_nowhere(machine: LivingMachine, tmp_path: Path) -> None:
+def test_does_not_follow_a_users_link(machine: LivingMachine, tmp_path: Path) -> None:
     """Neither in the present root nor in the old one."""
     old = machine.disk.top / "old_roots" / FIRST
     (old / "home/u/docs").mkdir()
@@ -271,7 +271,7 @@ def test_a_users_link_leads_nowhere(machine: LivingMachine, tmp_path: Path) -> N
     assert not (home / "docs").exists()
 
 
-def test_a_link_of_the_system_leads_on(machine: LivingMachine) -> None:
+def test_follows_a_link_of_the_system(machine: LivingMachine) -> None:
     """A merged /usr."""
     old = machine.disk.top / "old_roots" / FIRST
     (old / "usr/bin/extra").write_text("x")
@@ -282,8 +282,8 @@ def test_a_link_of_the_system_leads_on(machine: LivingMachine) -> None:
     assert (machine.root / "usr/bin/extra").exists()
 
 
-def test_a_bar_on_a_terminal(machine: LivingMachine, tmp_path: Path) -> None:
-    other = tmp_path / "tmpfs"  # another filesystem: nothing can be shared
+def test_shows_a_progress_bar_on_a_terminal(machine: LivingMachine, tmp_path: Path) -> None:
+    other = tmp_path / "tmpfs"  # another filesystem: no data can be shared
     other.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", other], check=True)
     try:
@@ -306,8 +306,10 @@ def test_a_bar_on_a_terminal(machine: LivingMachine, tmp_path: Path) -> None:
         subprocess.run(["umount", other], check=True)
 
 
-def test_interrupted_anywhere(machine: LivingMachine, tmp_path: Path) -> None:
-    """Killed while it copies: nothing half is there, and the next run completes it."""
+def test_a_killed_restore_leaves_no_partial_file_and_a_second_run_completes(
+    machine: LivingMachine, tmp_path: Path
+) -> None:
+    """It is killed while it copies."""
     old = machine.disk.top / "old_roots" / FIRST
     other = tmp_path / "small"
     other.mkdir()
@@ -338,7 +340,7 @@ def test_interrupted_anywhere(machine: LivingMachine, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", other], check=True)
 
 
-def test_no_space(machine: LivingMachine, tmp_path: Path) -> None:
+def test_reports_a_full_disk(machine: LivingMachine, tmp_path: Path) -> None:
     old = machine.disk.top / "old_roots" / FIRST
     other = tmp_path / "small"
     other.mkdir()
@@ -354,8 +356,8 @@ def test_no_space(machine: LivingMachine, tmp_path: Path) -> None:
         subprocess.run(["umount", other], check=True)
 
 
-def test_from_a_volume(machine: LivingMachine) -> None:
-    """Which history it is follows from the paths."""
+def test_restores_from_the_old_roots_of_a_volume(machine: LivingMachine) -> None:
+    """The path decides which history is used."""
     done = machine.call("roots", "restore", "/nowhere", "--from", STEM, "--volume", "/home")
     assert done.returncode == 2
     assert "/home keeps no old roots" in done.stderr
@@ -364,7 +366,7 @@ def test_from_a_volume(machine: LivingMachine) -> None:
     assert "is not in the old root" in missing.stderr
 
 
-def test_the_old_root_is_unchanged(machine: LivingMachine) -> None:
+def test_does_not_change_the_old_root(machine: LivingMachine) -> None:
     old = machine.disk.top / "old_roots" / FIRST
     machine.disk.sync()
     before = btrfsutil.subvolume_info(str(old)).ctransid

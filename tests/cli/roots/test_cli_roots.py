@@ -1,4 +1,4 @@
-"""``ephemeroot roots`` and ``next-boot``, the programs themselves, on a real btrfs."""
+"""``ephemeroot roots`` and ``next-boot``, the program itself, on a real btrfs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class Installed:
         (self.disk.top / directory).mkdir(exist_ok=True)
         for name in names:
             btrfsutil.create_subvolume(str(self.disk.top / directory / name))
-        # This host's clock may be no better than any other: what a trusted one last showed.
+        # The host's clock may be wrong, too, so the tests set the last time of a trusted clock
+        # themselves.
         fd = os.open(self.disk.top / directory, os.O_RDONLY)
         marks.set_seen(fd, JUNE)
         os.close(fd)
@@ -104,7 +105,7 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
         yield Installed(disk, tmp_path / "machine")
 
 
-def test_the_list(installed: Installed) -> None:
+def test_lists_the_old_roots(installed: Installed) -> None:
     entries = installed.entries()
     assert set(entries) == {*OLD, *LAST, RECIPE, FOREIGN, "plain"}
     assert [name for name, e in entries.items() if e["due"]] == list(OLD[1:])
@@ -124,8 +125,10 @@ def test_the_list(installed: Installed) -> None:
 
 
 @pytest.mark.parametrize("option", ["ro", "rw"])
-def test_reading_changes_no_superblock(installed: Installed, option: str) -> None:
-    """One that is read-only, as after an error, stays so, and nothing else is needed to read it."""
+def test_listing_does_not_change_a_read_only_filesystem(installed: Installed, option: str) -> None:
+    """A filesystem that is read-only, as after an error, stays read-only: listing needs no write
+    access.
+    """
 
     def options() -> list[list[str]]:
         mounts = [m for m in mountinfo.mounts() if m.point == str(installed.disk.top)]
@@ -157,7 +160,7 @@ def test_pruning_deletes_the_due_roots_of_all_targets(installed: Installed) -> N
     assert (again.returncode, again.stdout) == (0, "nothing is due\n")
 
 
-def test_refuses_without_a_terminal_to_ask(installed: Installed) -> None:
+def test_refuses_to_prune_without_a_terminal_to_confirm(installed: Installed) -> None:
     before = installed.old()
     done = installed.call("roots", "prune")
     assert done.returncode == 2
@@ -166,7 +169,7 @@ def test_refuses_without_a_terminal_to_ask(installed: Installed) -> None:
 
 
 @pytest.mark.parametrize(("answer", "gone"), [("y", True), ("n", False), ("", False)])
-def test_it_asks_before_it_destroys(installed: Installed, answer: str, gone: bool) -> None:
+def test_asks_before_it_deletes(installed: Installed, answer: str, gone: bool) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, f"{answer}\n".encode())
     try:
@@ -182,7 +185,7 @@ def test_it_asks_before_it_destroys(installed: Installed, answer: str, gone: boo
     assert (LAST[0] not in installed.old()) == gone
 
 
-def test_names_of_the_recipe_go_only_when_asked_for(installed: Installed) -> None:
+def test_deletes_roots_named_by_the_shell_recipe_only_on_request(installed: Installed) -> None:
     done = installed.call("roots", "prune", "--recipe-names", "--yes", "--volume", "/")
     assert done.returncode == 0, done.stderr
     assert RECIPE not in installed.old()
@@ -190,7 +193,9 @@ def test_names_of_the_recipe_go_only_when_asked_for(installed: Installed) -> Non
     assert OLD[1] in installed.old("old_homes"), "only the root's were asked for"
 
 
-def test_one_that_is_mounted_stays_and_the_others_go(installed: Installed, tmp_path: Path) -> None:
+def test_a_mounted_old_root_stays_and_the_others_are_deleted(
+    installed: Installed, tmp_path: Path
+) -> None:
     where = tmp_path / "mounted"
     with mounted(installed.disk.loop, where, f"subvol=old_roots/{OLD[1]}"):
         done = installed.call("roots", "prune", "--yes")
@@ -204,7 +209,7 @@ def test_one_that_is_mounted_stays_and_the_others_go(installed: Installed, tmp_p
     assert OLD[1] not in installed.old()
 
 
-def test_deleting(installed: Installed) -> None:
+def test_deletes_a_named_old_root(installed: Installed) -> None:
     kept = installed.call("roots", "delete", OLD[0], "--yes")
     assert kept.returncode == 1
     assert "is marked .keep" in kept.stderr
@@ -222,7 +227,7 @@ def test_deleting(installed: Installed) -> None:
     assert LAST[2] not in installed.old("old_homes")
 
 
-def test_keeping(installed: Installed) -> None:
+def test_keeps_and_unkeeps_an_old_root(installed: Installed) -> None:
     for _ in range(2):
         assert installed.call("roots", "keep", OLD[1]).returncode == 0
         assert f"{OLD[1]}.keep" in installed.old()
@@ -234,7 +239,7 @@ def test_keeping(installed: Installed) -> None:
     assert installed.old() == sorted([*LAST, RECIPE, FOREIGN, "plain"])
 
 
-def test_locked(installed: Installed) -> None:
+def test_refuses_to_prune_while_another_run_holds_the_lock(installed: Installed) -> None:
     fd = os.open(installed.disk.top / "old_roots", os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -252,7 +257,7 @@ def test_no_mount_remains(installed: Installed) -> None:
     assert points == [str(installed.disk.top)]
 
 
-def test_without_an_applied_plan(installed: Installed) -> None:
+def test_roots_without_an_applied_plan(installed: Installed) -> None:
     (installed.root / "etc/ephemeroot/plan.json").unlink()
     for words in (["roots", "list"], ["roots", "prune", "--yes"], ["next-boot", "keep"]):
         done = installed.call(*words)
@@ -266,7 +271,7 @@ def status(installed: Installed) -> Any:
     return content["request"], content["root"]
 
 
-def test_next_boot(installed: Installed) -> None:
+def test_next_boot_makes_shows_and_clears_a_request(installed: Installed) -> None:
     assert "no request" in installed.call("next-boot").stdout
     assert installed.call("next-boot", "keep", "--dry-run").returncode == 0
     assert not installed.request.exists()
@@ -290,7 +295,7 @@ def test_next_boot(installed: Installed) -> None:
         (["root", "plain"], 1), (["erase"], 2), (["keep", "--clear"], 2),
     ],
 )  # fmt: skip
-def test_a_request_that_is_not_valid(installed: Installed, words: list[str], code: int) -> None:
+def test_refuses_an_invalid_request(installed: Installed, words: list[str], code: int) -> None:
     assert installed.call("next-boot", *words).returncode == code
     assert not installed.request.exists()
 
@@ -303,7 +308,7 @@ def test_a_request_needs_its_store(installed: Installed) -> None:
     assert not installed.request.exists()
 
 
-def test_a_damaged_request_is_said_and_can_be_cleared(installed: Installed) -> None:
+def test_reports_a_damaged_request_and_can_clear_it(installed: Installed) -> None:
     assert installed.call("next-boot", "keep").returncode == 0
     installed.request.write_text("{")
     assert installed.call("next-boot").returncode == 1

@@ -1,4 +1,4 @@
-"""What `check` reports of links that lead through a directory that their user cannot search."""
+"""`check` reports links that lead through a directory which their user cannot search."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def declare(tree: MachineTree, method: str, *, users: bool) -> None:
     for method, mode in itertools.product(METHODS, MODES)
     for users, deep in itertools.product((False, True), repeat=2)
 ])  # fmt: skip
-def test_a_link_through_a_closed_directory(
+def test_reports_a_link_through_a_directory_that_the_user_cannot_search(
     tmp_path: Path, method: str, mode: int, users: bool, deep: bool
 ) -> None:
     tree = MachineTree(tmp_path)
@@ -58,7 +58,7 @@ def test_a_link_through_a_closed_directory(
 
 
 @pytest.mark.requires_root
-def test_an_owner_and_a_group_may_search(tmp_path: Path) -> None:
+def test_accepts_a_directory_that_the_owner_or_group_may_search(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path)
     place = tree.path / "persistent"
     for mode, owner in ((0o700, (COLORD, 0)), (0o710, (0, 121))):

@@ -1,4 +1,4 @@
-"""What an administrator may have forgotten is a warning."""
+"""Warnings about declarations that an administrator may have forgotten."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPLACED = [(path.replace("*", "x"), one) for one in replaced.table() for path i
 
 
 @pytest.mark.parametrize(("path", "entry"), REPLACED, ids=[path for path, _ in REPLACED])
-def test_files_that_are_replaced_by_rename(
+def test_warns_of_bound_files_that_programs_replace_by_rename(
     tree: MachineTree, path: str, entry: replaced.Replaced
 ) -> None:
     assert replaced.find(path) == entry, "no earlier pattern has it"
@@ -45,18 +45,20 @@ def test_files_that_are_replaced_by_rename(
 
 
 @pytest.mark.parametrize("path", ["/srv/etc/passwd", "/var/lib/x", "/home/u/x", "/etcetera"])
-def test_other_files_are_not_taken_to_be_replaced(path: str) -> None:
+def test_does_not_warn_of_files_that_are_edited_in_place(path: str) -> None:
     assert replaced.find(path) is None
 
 
-def test_files_that_are_copied_need_no_advice(tree: MachineTree) -> None:
+def test_does_not_warn_of_files_that_are_copied(tree: MachineTree) -> None:
     entry = '{ file = "/etc/adjtime", method = "copy" }'
     tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entry}'))
     assert tree.problems() == []
 
 
 @pytest.mark.parametrize("names", [["passwd", "shadow", "group", "gshadow"], ["shadow"]])
-def test_password_files_belong_together(tree: MachineTree, names: list[str]) -> None:
+def test_warns_unless_all_account_files_are_declared_together(
+    tree: MachineTree, names: list[str]
+) -> None:
     entries = ", ".join(f'{{ file = "/etc/{name}", method = "copy" }}' for name in names)
     tree.write(MAIN, SOUND.replace('"/etc/machine-id"', f'"/etc/machine-id", {entries}'))
     reasons = [problem.reason for problem in tree.problems() if problem.warning]
@@ -75,10 +77,12 @@ def test_password_files_belong_together(tree: MachineTree, names: list[str]) -> 
         ("copy", "", False),
         ("bind", "", False),
         ("auto", "persistent", False),  # it is bound
-        ("auto", ".", False),  # it is taken over, and then bound
+        ("auto", ".", False),  # it is seeded, and then bound
     ],
 )
-def test_host_keys_yet_to_be_made(tree: MachineTree, method: str, exists: str, warns: bool) -> None:
+def test_warns_of_host_keys_that_do_not_exist_yet(
+    tree: MachineTree, method: str, exists: str, warns: bool
+) -> None:
     if exists:
         tree.write(f"{exists}/etc/ssh/ssh_host_rsa_key", "")
     entry = f'{{ file = "/etc/ssh/ssh_host_rsa_key", method = "{method}" }}'
@@ -105,13 +109,13 @@ def test_finds_missing_declarations_without_a_base(tree: MachineTree) -> None:
     }
 
 
-def test_a_directory_above_or_a_volume_is_enough(tree: MachineTree) -> None:
+def test_a_declared_parent_or_a_volume_is_enough(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('"/var/log"', '"/etc"').replace('["/etc/machine-id"]', "[]")
                + USR.replace("/usr", "/var").replace("subvol=usr", "subvol=var"))  # fmt: skip
     assert tree.problems() == []
 
 
-def test_no_store_at_all(tree: MachineTree) -> None:
+def test_warns_of_a_configuration_without_a_store(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT)
     (problem,) = tree.problems()
     assert problem.warning

@@ -1,4 +1,4 @@
-"""Declarations that cannot all hold."""
+"""Declarations that contradict each other."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def declare(tree: MachineTree, directories: str = "", files: str = "", more: str
          "/a is declared itself, so parent-directory has no effect"),
     ],
 )  # fmt: skip
-def test_conflicts(tree: MachineTree, directories: str, files: str, complaint: str) -> None:
+def test_refuses_conflicting_declarations(
+    tree: MachineTree, directories: str, files: str, complaint: str
+) -> None:
     declare(tree, directories, files)
     assert complaint in tree.complaint()
 
@@ -61,24 +63,26 @@ def test_conflicts(tree: MachineTree, directories: str, files: str, complaint: s
          '{ file = "/a/c", parent-directory = { mode = "u=rwx,go=" } }'),
     ],
 )  # fmt: skip
-def test_no_conflicts(tree: MachineTree, directories: str, files: str) -> None:
+def test_accepts_declarations_that_do_not_conflict(
+    tree: MachineTree, directories: str, files: str
+) -> None:
     declare(tree, directories, files)
     assert tree.errors() == []
 
 
-def test_a_users_path_may_collide_with_the_systems(tree: MachineTree) -> None:
+def test_refuses_a_users_path_that_collides_with_a_system_path(tree: MachineTree) -> None:
     users = '[persistence."/persistent".users.talyz]\nfiles = ["x/y"]\n'
     declare(tree, '"/home/talyz/x/y"', more=users)
     assert "/home/talyz/x/y is declared as a file here and as a directory" in tree.complaint()
 
 
-def test_one_path_in_two_stores(tree: MachineTree) -> None:
+def test_refuses_one_path_in_two_stores(tree: MachineTree) -> None:
     tree.mark("persistent/nested")
     declare(tree, '"/srv"', more=NESTED + 'directories = ["/srv"]\n')
     assert "/srv is declared twice" in tree.complaint()
 
 
-def test_one_place_in_the_store_claimed_twice(tree: MachineTree) -> None:
+def test_refuses_two_paths_with_one_place_in_the_store(tree: MachineTree) -> None:
     tree.mark("persistent/nested")
     declare(
         tree, '{ directory = "/b", store = "/persistent/nested" }', '"/nested/b"', more=NESTED
@@ -86,7 +90,7 @@ def test_one_place_in_the_store_claimed_twice(tree: MachineTree) -> None:
     assert "uses /persistent/nested/b, which /b uses already" in tree.complaint()
 
 
-def test_a_directory_that_contains_a_store(tree: MachineTree) -> None:
+def test_refuses_a_directory_that_contains_a_store(tree: MachineTree) -> None:
     tree.mark("data/inner/store")
     tree.write(MAIN, ROOT + VOLUME.replace("/persistent", "/data") +
                '[persistence."/data/inner/store"]\ndirectories = ["/var/log", "/data/inner"]\n'
@@ -94,13 +98,13 @@ def test_a_directory_that_contains_a_store(tree: MachineTree) -> None:
     assert "/data/inner contains the store /data/inner/store" in tree.complaint()
 
 
-def test_a_directory_in_a_store_that_contains_a_nested_store(tree: MachineTree) -> None:
+def test_refuses_a_directory_in_a_store_that_contains_a_nested_store(tree: MachineTree) -> None:
     tree.mark("persistent/nested")
     declare(tree, '"/nested"', more=NESTED)
     assert "/nested contains the store /persistent/nested" in tree.complaint()
 
 
-def test_a_directory_that_is_or_hides_a_volume(tree: MachineTree) -> None:
+def test_refuses_a_directory_that_is_or_hides_a_volume(tree: MachineTree) -> None:
     srv = VOLUME.replace('"/persistent"', '"/srv/data"').replace("subvol=persistent", "subvol=d")
     declare(tree, '"/srv/data"', more=srv)
     assert "/srv/data is the volume /srv/data" in tree.complaint()
@@ -108,7 +112,7 @@ def test_a_directory_that_is_or_hides_a_volume(tree: MachineTree) -> None:
     assert "/srv would hide the volume /srv/data" in tree.complaint()
 
 
-def test_paths_on_a_volume_persist_anyway(tree: MachineTree) -> None:
+def test_warns_of_declared_paths_on_a_persistent_volume(tree: MachineTree) -> None:
     srv = VOLUME.replace('"/persistent"', '"/srv"').replace("subvol=persistent", "subvol=srv")
     declare(tree, '"/srv/x"', more=srv)
     (problem,) = tree.problems()
@@ -117,7 +121,7 @@ def test_paths_on_a_volume_persist_anyway(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("path", ["/home", "/home/talyz/x"])
-def test_what_the_system_would_mount_over(tree: MachineTree, path: str) -> None:
+def test_refuses_a_path_that_fstab_mounts_over(tree: MachineTree, path: str) -> None:
     tree.write("etc/fstab", FSTAB + HOME_LINE)
     declare(tree, f'"{path}"')
     complaint = tree.complaint()
@@ -125,13 +129,13 @@ def test_what_the_system_would_mount_over(tree: MachineTree, path: str) -> None:
     assert "subvol=home,x-initrd.mount" in complaint
 
 
-def test_an_old_bind_of_the_same_path(tree: MachineTree) -> None:
+def test_refuses_a_line_of_fstab_that_binds_the_same_path(tree: MachineTree) -> None:
     tree.write("etc/fstab", FSTAB + "/persistent/srv /srv none bind 0 0\n")
     declare(tree, '"/srv"')
     assert "remove that line" in tree.complaint()
 
 
-def test_a_mount_below_or_by_hand_covers_nothing(tree: MachineTree) -> None:
+def test_accepts_a_mount_below_a_path_or_with_noauto(tree: MachineTree) -> None:
     tree.write("etc/fstab", FSTAB + HOME_LINE.replace("/home", "/srv/music") +
                HOME_LINE.replace("/home", "/mnt").replace("subvol=home", "noauto"))  # fmt: skip
     declare(tree, '"/srv", "/mnt/x"')
@@ -139,8 +143,12 @@ def test_a_mount_below_or_by_hand_covers_nothing(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("method", ["bind", "overlay"])
-def test_an_overlays_store_again_below_another_store(tree: MachineTree, method: str) -> None:
-    """What is stored in the upper directory of a mounted overlay is seen only through it."""
+def test_refuses_an_overlay_whose_store_is_visible_below_another_store(
+    tree: MachineTree, method: str
+) -> None:
+    """The content of the upper directory of a mounted overlay may only be accessed through the
+    overlay.
+    """
     tree.mark("persistent/nested")
     declare(
         tree,
@@ -166,7 +174,7 @@ CONF = '{ file = "/opt/app/conf", initial = "empty" }'
     ],
     ids=["itself", "a file in it"],
 )
-def test_nothing_begins_empty_over_the_base(
+def test_refuses_initial_empty_over_the_base(
     tree: MachineTree, directories: str, files: str, reason: str
 ) -> None:
     declare(tree, directories, files)
@@ -177,7 +185,7 @@ def test_nothing_begins_empty_over_the_base(
 
 DROP_IN = "etc/ephemeroot/conf.d/adopted.toml"
 SAME = [
-    # In the main file, in the drop-in, and which of them can go.
+    # In the main file, in the drop-in, and which one can be removed.
     ("files", '"/etc/x"', '"/etc/x"', DROP_IN),
     ("files", '"/etc/x"', '{ file = "/etc/x", method = "copy" }', MAIN),
     ("files", '{ file = "/etc/x", method = "copy" }', '"/etc/x"', DROP_IN),
@@ -206,7 +214,7 @@ def in_two_files(tree: MachineTree, key: str, main: str, drop_in: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "main", "drop_in", "spare"), SAME)
-def test_the_same_in_two_files_is_declared_once(
+def test_the_same_declaration_in_two_files_is_one_declaration(
     tree: MachineTree, key: str, main: str, drop_in: str, spare: str
 ) -> None:
     in_two_files(tree, key, main, drop_in)
@@ -233,8 +241,8 @@ def test_contradicting_files_are_refused_with_both_places(
     assert f"the other one: {tree.show(MAIN)}:" in error.hint
 
 
-def test_a_users_declaration_and_the_systems_are_not_the_same(tree: MachineTree) -> None:
-    """The owner of a new directory differs."""
+def test_a_users_declaration_differs_from_the_systems(tree: MachineTree) -> None:
+    """New directories have different owners."""
     declare(tree, '"/home/talyz/x"')
     tree.write(DROP_IN, '[persistence."/persistent".users.talyz]\ndirectories = ["x"]\n')
     assert "is declared twice" in tree.complaint()

@@ -1,4 +1,4 @@
-"""Warnings for an overlay root: swap files, and programs that install upgrades by themselves."""
+"""Warnings for an overlay root: swap files, and programs that install upgrades automatically."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ def refusals(root: Path, files: dict[str, str], configuration: str = OVERLAY) ->
 
 
 @pytest.mark.parametrize("name", UPGRADERS)
-def test_names_a_program_that_installs_upgrades_by_itself(tmp_path: Path, name: str) -> None:
+def test_names_a_program_that_installs_upgrades_automatically(tmp_path: Path, name: str) -> None:
     said = warnings(tmp_path, {name: UPGRADERS[name]})
     assert "installs upgrades automatically, into a layer that the next boot forgets" in said
     assert "ephemeroot next-boot keep" in said
 
 
 @pytest.mark.parametrize("name", IDLE)
-def test_does_not_mention_a_unit_that_is_not_enabled(tmp_path: Path, name: str) -> None:
+def test_does_not_mention_a_unit_that_is_disabled(tmp_path: Path, name: str) -> None:
     assert "upgrades" not in warnings(tmp_path, {name: IDLE[name]})
 
 
 @pytest.mark.parametrize("place", ["/swap.img", "/var/swapfile", "/persistent/swap.img"])
-def test_names_a_swap_file_that_is_on_the_root(tmp_path: Path, place: str) -> None:
+def test_names_a_swap_file_on_the_root(tmp_path: Path, place: str) -> None:
     file = tmp_path / place[1:]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"\0" * 4086 + b"SWAPSPACE2")
@@ -85,7 +85,7 @@ def test_names_a_swap_file_that_is_on_the_root(tmp_path: Path, place: str) -> No
     assert (f"the swap file {place} is on the root" in said) == ("persistent" not in place)
 
 
-def test_an_overlay_root_refuses_a_boot_directory_that_is_not_a_volume(tmp_path: Path) -> None:
+def test_refuses_a_boot_directory_that_is_not_a_volume(tmp_path: Path) -> None:
     assert "X-mount.subdir=boot" in refusals(tmp_path, {"boot/vmlinuz-1": "x"})
     volume = (
         '[[volumes]]\nmount-point = "/boot"\ndevice = "LABEL=root"\ntype = "ext4"\n'
@@ -94,7 +94,7 @@ def test_an_overlay_root_refuses_a_boot_directory_that_is_not_a_volume(tmp_path:
     warnings(tmp_path, {"boot/vmlinuz-1": "x"}, OVERLAY.replace("[persistence.", volume))
 
 
-def test_a_directory_of_the_root_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_refuses_a_missing_directory_of_the_root(tmp_path: Path) -> None:
     missing = OVERLAY.replace("subdir=persistent", "subdir=elsewhere")
     said = refusals(tmp_path, {}, missing)
     assert "for /persistent, is missing" in said
@@ -103,6 +103,6 @@ def test_a_directory_of_the_root_that_is_missing_is_refused(tmp_path: Path) -> N
     assert refusals(tmp_path, {}, missing) == ""
 
 
-def test_a_directory_of_a_network_filesystem_is_refused(tmp_path: Path) -> None:
+def test_refuses_a_directory_of_a_network_filesystem(tmp_path: Path) -> None:
     changed = OVERLAY.replace('"LABEL=root"', '"192.0.2.1:/x"').replace('"ext4"', '"nfs4"')
     assert "a directory of a nfs4 cannot be mounted" in refusals(tmp_path, {}, changed)

@@ -1,4 +1,4 @@
-"""What the kernel refuses of an option, an address or a link, `check` refuses first."""
+"""`check` refuses every option, address and link that the kernel refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def mounting(
     [("1", True), ("65535", True), ("65536", False), ("99999", False), ("-1", False),
      ("nfs", False), ("", False), ("0x801", False), ("+2049", False)],
 )  # fmt: skip
-def test_a_port_is_a_number(tmp_path: Path, key: str, value: str, accepted: bool) -> None:
+def test_refuses_a_port_that_is_not_a_number(
+    tmp_path: Path, key: str, value: str, accepted: bool
+) -> None:
     tree = mounting(tmp_path, "10.0.0.1:/x", "nfs", f"vers=3,nolock,{key}={value}")
     assert (tree.errors() == []) == accepted
     if not accepted:
@@ -41,7 +43,7 @@ def test_a_port_is_a_number(tmp_path: Path, key: str, value: str, accepted: bool
      ("retrans=0", True), ("retrans=x", False), ("nconnect=0", False), ("nconnect=16", True),
      ("nconnect=17", False), ("max_connect=17", False)],
 )  # fmt: skip
-def test_a_number_that_the_kernel_refuses_is_refused(
+def test_refuses_a_number_that_the_kernel_refuses(
     tmp_path: Path, option: str, accepted: bool
 ) -> None:
     assert (mounting(tmp_path, "10.0.0.1:/x", options=option).errors() == []) == accepted
@@ -58,13 +60,13 @@ def test_a_number_that_the_kernel_refuses_is_refused(
         ("//10.0.0.1/s", "cifs", "guest,srcaddr=here.lan"),
     ],
 )
-def test_a_name_where_the_kernel_wants_an_address_is_refused(
+def test_refuses_a_name_where_the_kernel_needs_an_address(
     tmp_path: Path, device: str, kind: str, options: str
 ) -> None:
     assert "cannot resolve names" in mounting(tmp_path, device, kind, options).complaint()
 
 
-def test_both_names_of_one_option_of_cifs_are_the_servers_address(tmp_path: Path) -> None:
+def test_both_names_of_the_address_option_of_cifs_are_recognised(tmp_path: Path) -> None:
     tree = mounting(tmp_path, "//nas/s", "cifs", "guest,uid=0,addr=10.0.0.9")
     (planned,) = [o for o in tree.plan().wipe if getattr(o, "mount_point", "") == "/n"]
     assert planned.options == ["guest", "uid=0", "ip=10.0.0.9"]  # type: ignore[attr-defined]
@@ -82,7 +84,7 @@ def test_both_names_of_one_option_of_cifs_are_the_servers_address(tmp_path: Path
     ],
 )
 @pytest.mark.parametrize("where", ["device", "option", "hosts"])
-def test_a_link_is_the_one_that_is_set_up(
+def test_a_link_local_server_must_name_the_configured_interface(
     tmp_path: Path, server: str, words: str, where: str
 ) -> None:
     device = f"[{server}]:/x" if where == "device" else "nas:/x"
@@ -110,7 +112,7 @@ def test_a_link_is_the_one_that_is_set_up(
         ("fd00::5/64", "fe80::1", ""),
     ],
 )
-def test_a_gateway_is_another_machine_of_the_network(
+def test_refuses_a_gateway_that_is_not_another_machine_of_the_network(
     tmp_path: Path, address: str, gateway: str, words: str
 ) -> None:
     server = "[2001:db8::9]:/x" if ":" in address else "10.9.9.9:/x"
@@ -122,7 +124,7 @@ def test_a_gateway_is_another_machine_of_the_network(
         assert tree.problems() == []
 
 
-def test_an_unused_table_is_a_warning(tmp_path: Path) -> None:
+def test_warns_of_an_unused_network_table(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path, f"{ROOT}{VOLUME}{V4}{STORE}")
     assert tree.errors() == []
     assert any("there is none" in problem.reason for problem in tree.problems())

@@ -1,4 +1,4 @@
-"""What `check` reports of declared paths that the live root has as something else."""
+"""`check` reports declared paths that have another file type in the live root."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def warnings(tree: MachineTree) -> list[str]:
 
 
 @pytest.mark.parametrize("method", ["bind", "symlink", "overlay"])
-def test_a_directory_that_is_a_file(tree: MachineTree, method: str) -> None:
+def test_reports_a_declared_directory_that_is_a_file(tree: MachineTree, method: str) -> None:
     tree.write("etc/tool.conf", "settings")
     declare(tree, f'{{ directory = "/etc/tool.conf", method = "{method}" }}')
     expected = "/etc/tool.conf is declared as a directory, but it is a file (declare it in files)"
@@ -34,21 +34,21 @@ def test_a_directory_that_is_a_file(tree: MachineTree, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "bind", "symlink", "copy"])
-def test_a_file_that_is_a_directory(tree: MachineTree, method: str) -> None:
+def test_reports_a_declared_file_that_is_a_directory(tree: MachineTree, method: str) -> None:
     (tree.path / "etc/net").mkdir()
     declare(tree, files=f'{{ file = "/etc/net", method = "{method}" }}')
     expected = "/etc/net is declared as a file, but it is a directory (declare it in directories)"
     assert tree.complaint() == expected
 
 
-def test_a_users_file_may_be_a_directory(tree: MachineTree) -> None:
+def test_accepts_a_users_file_that_is_a_directory(tree: MachineTree) -> None:
     (tree.path / "home/talyz/.games").mkdir(parents=True)
     declare(tree, more='[persistence."/persistent".users.talyz]\nfiles = [".games"]\n')
     assert tree.errors() == []
 
 
 @pytest.mark.parametrize("method", ["auto", "bind", "symlink", "copy"])
-def test_advises_to_copy_a_link(tree: MachineTree, method: str) -> None:
+def test_advises_the_method_copy_for_a_link(tree: MachineTree, method: str) -> None:
     (tree.path / "etc/localtime").symlink_to("../usr/share/zoneinfo/UTC")
     declare(tree, files=f'{{ file = "/etc/localtime", method = "{method}" }}')
     assert tree.errors() == []
@@ -57,14 +57,14 @@ def test_advises_to_copy_a_link(tree: MachineTree, method: str) -> None:
     assert all('set method = "copy"' in text for text in said)
 
 
-def test_a_link_into_the_store_is_ours(tree: MachineTree) -> None:
+def test_accepts_a_link_into_the_store(tree: MachineTree) -> None:
     os.symlink("/persistent/etc/tool", tree.path / "etc/tool")
     declare(tree, files='"/etc/tool"')
     assert not any("symbolic link" in text for text in warnings(tree))
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])
-def test_a_link_where_the_root_has_something_is_bound(tree: MachineTree, kind: str) -> None:
+def test_warns_that_a_link_does_not_replace_existing_content(tree: MachineTree, kind: str) -> None:
     if kind == "directory":
         (tree.path / "srv/tool").mkdir(parents=True)
         declare(tree, '{ directory = "/srv/tool", method = "symlink" }')

@@ -1,4 +1,6 @@
-"""What would end in a lost machine is refused (docs/design.md)."""
+"""Configurations that would destroy a machine or keep it from booting are refused
+(docs/design.md).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ def tree(tmp_path: Path) -> MachineTree:
     return MachineTree(tmp_path)
 
 
-def test_an_empty_root_without_a_volume_for_usr(tree: MachineTree) -> None:
+def test_refuses_an_empty_root_without_a_volume_for_usr(tree: MachineTree) -> None:
     tree.write(MAIN, EMPTY)
     assert "the fresh root is empty and /usr is not a volume needed for boot" in tree.complaint()
     assert "add a volume for /usr, or set base" in tree.complaint()
@@ -28,7 +30,7 @@ def test_an_empty_root_without_a_volume_for_usr(tree: MachineTree) -> None:
     assert tree.errors() == []
 
 
-def test_an_empty_root_with_usr_that_the_system_would_mount(tree: MachineTree) -> None:
+def test_refuses_an_empty_root_with_usr_mounted_by_the_system(tree: MachineTree) -> None:
     tree.write(MAIN, EMPTY)
     tree.write("etc/fstab", f"{FSTAB}{DEVICE} /usr btrfs subvol=usr,ro 0 0\n")
     assert f"{DEVICE}  /usr  btrfs  subvol=usr,ro,x-initrd.mount  0  0" in tree.complaint()
@@ -41,13 +43,13 @@ def test_an_empty_root_with_usr_that_the_system_would_mount(tree: MachineTree) -
     ["boot/vmlinuz-6.12", "boot/initrd.img", "boot/initramfs-linux.img", "boot/grub/grub.cfg",
      "boot/efi/EFI/BOOT/BOOTX64.EFI", "efi/EFI/Linux/linux.efi"],
 )  # fmt: skip
-def test_boot_files_on_the_root(tree: MachineTree, file: str) -> None:
+def test_refuses_boot_files_on_the_root(tree: MachineTree, file: str) -> None:
     tree.write(file, "x")
     assert "kernel, initramfs or boot loader are on the root that is wiped: /" in tree.complaint()
     assert "external-boot = true" in tree.complaint()
 
 
-def test_boot_files_elsewhere(tree: MachineTree) -> None:
+def test_boot_files_on_another_filesystem(tree: MachineTree) -> None:
     tree.write("boot/vmlinuz", "x")
     tree.write("etc/fstab", f"{FSTAB}LABEL=boot /boot ext4 defaults 0 2\n")
     assert tree.errors() == []
@@ -62,15 +64,17 @@ def test_boot_files_elsewhere(tree: MachineTree) -> None:
     assert tree.errors() == []
 
 
-def test_boot_files_that_are_mounted_now(tree: MachineTree) -> None:
-    """By an automount that no fstab knows (systemd-gpt-auto-generator)."""
+def test_accepts_boot_files_on_a_mounted_filesystem(tree: MachineTree) -> None:
+    """It is mounted by an automount that is not in fstab (systemd-gpt-auto-generator)."""
     tree.write("efi/EFI/x", "x")
     machine = replace(tree.machine, mounted=frozenset({"/", "/efi"}))
     assert examine(read(machine), machine).errors == []
 
 
 @pytest.mark.parametrize("database", DATABASES)
-def test_a_package_database_that_persists_beside_a_base(tree: MachineTree, database: str) -> None:
+def test_refuses_a_persistent_package_database_with_a_base(
+    tree: MachineTree, database: str
+) -> None:
     tree.write(MAIN, SOUND.replace('["/var/log"]', f'["/var/log", "{database}"]'))
     assert tree.complaint().startswith(
         f"the package database {database} persists, but /usr comes from the base"
@@ -78,27 +82,27 @@ def test_a_package_database_that_persists_beside_a_base(tree: MachineTree, datab
 
 
 @pytest.mark.parametrize("directory", ["/var/lib", "/var"])
-def test_a_package_database_that_persists_with_what_it_is_in(
+def test_accepts_a_package_database_that_persists_with_its_system(
     tree: MachineTree, directory: str
 ) -> None:
     configuration = SOUND.replace('["/var/log"]', f'["{directory}"]')
     if directory == "/var/lib":
         configuration = configuration.replace('["/var/lib"]', '["/var/log", "/var/lib"]')
     tree.write(MAIN, configuration)
-    assert tree.errors() == []  # no package manager here
+    assert tree.errors() == []  # there is no package manager here
     tree.write("var/lib/dpkg/status", "")
     (error,) = tree.errors()
     assert "the package database /var/lib/dpkg persists" in error.reason
     assert "directories" in error.key
 
 
-def test_a_file_of_the_package_database_that_persists(tree: MachineTree) -> None:
+def test_refuses_a_persistent_file_of_the_package_database(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('"/etc/machine-id"',
                                    '"/etc/machine-id", "/var/lib/dpkg/status"'))  # fmt: skip
     assert "/var/lib/dpkg persists" in tree.complaint()
 
 
-def test_usr_that_persists_without_the_package_database(tree: MachineTree) -> None:
+def test_refuses_a_persistent_usr_without_the_package_database(tree: MachineTree) -> None:
     tree.write("var/lib/rpm/rpmdb.sqlite", "")
     tree.write(MAIN, SOUND + USR)
     assert "/usr persists, but the package database /var/lib/rpm does not" in tree.complaint()
@@ -109,7 +113,7 @@ def test_usr_that_persists_without_the_package_database(tree: MachineTree) -> No
     assert any("/var/lib/rpm does not" in problem.reason for problem in tree.problems())
 
 
-def test_a_package_database_below_usr_is_on_its_side(tree: MachineTree) -> None:
+def test_accepts_a_package_database_below_usr(tree: MachineTree) -> None:
     tree.write("usr/lib/sysimage/rpm/rpmdb.sqlite", "")
     assert tree.errors() == []
     tree.write(MAIN, SOUND + USR)
@@ -117,14 +121,14 @@ def test_a_package_database_below_usr_is_on_its_side(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("option", ["subvolid=256", "noatime,subvolid=5,subvol=root"])
-def test_subvolid_in_fstab(tree: MachineTree, option: str) -> None:
+def test_refuses_subvolid_in_fstab(tree: MachineTree, option: str) -> None:
     tree.write("etc/fstab", f"{DEVICE} / btrfs {option} 0 0\n")
     (error,) = tree.errors()
     assert error.reason == "the root is named by subvolid="
     assert (error.file, error.key, error.line) == (tree.show("etc/fstab"), "/", 1)
 
 
-def test_subvolid_on_the_kernel_command_line(tree: MachineTree) -> None:
+def test_refuses_subvolid_on_the_kernel_command_line(tree: MachineTree) -> None:
     tree.write("etc/kernel/cmdline", f"root={DEVICE} rootflags=noatime,subvolid=256 quiet\n")
     (error,) = tree.errors()
     assert error.reason == "the root is named by subvolid="
@@ -132,32 +136,32 @@ def test_subvolid_on_the_kernel_command_line(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("flags", ["", " rootflags=noatime", " rootflags=subvol=/"])
-def test_a_root_mounted_without_subvol_by_the_kernel_command_line(
+def test_refuses_a_root_without_subvol_on_the_kernel_command_line(
     tree: MachineTree, flags: str
 ) -> None:
     tree.write("etc/kernel/cmdline", f"root={DEVICE}{flags}")
     assert tree.complaint().startswith("the root is mounted without subvol=")
 
 
-def test_a_root_mounted_without_subvol_by_fstab(tree: MachineTree) -> None:
+def test_refuses_a_root_without_subvol_in_fstab(tree: MachineTree) -> None:
     tree.write("etc/fstab", f"{DEVICE} / btrfs noatime 0 0\n")
     assert tree.complaint().startswith("the root is mounted without subvol=")
 
 
-def test_what_the_command_line_says_counts_more_than_fstab(tree: MachineTree) -> None:
+def test_the_kernel_command_line_takes_precedence_over_fstab(tree: MachineTree) -> None:
     tree.write("etc/fstab", f"{DEVICE} / btrfs noatime 0 0\n")
     tree.write("etc/kernel/cmdline", f"root={DEVICE} rootflags=subvol=root")
     assert tree.errors() == []
 
 
-def test_a_root_that_nothing_tells_about_is_worth_a_warning(tree: MachineTree) -> None:
+def test_warns_if_nothing_names_the_root(tree: MachineTree) -> None:
     tree.write("etc/fstab", "")
     (problem,) = tree.problems()
     assert problem.warning
     assert "the mount options of the root are not known" in problem.reason
 
 
-def test_another_root_than_the_one_that_is_booted(tree: MachineTree) -> None:
+def test_refuses_another_root_than_the_booted_one(tree: MachineTree) -> None:
     tree.write("etc/kernel/cmdline", "root=LABEL=other rootflags=subvol=root")
     tree.write(MAIN, SOUND.replace(
         "[root.btrfs]", f'[root.btrfs]\ndevice = "{DEVICE}"\nsubvolume = "/@root"'
@@ -177,12 +181,14 @@ def test_another_root_than_the_one_that_is_booted(tree: MachineTree) -> None:
         ("root", "old-roots (root) is inside root, which is wiped"),
     ],
 )
-def test_old_roots_inside_the_root(tree: MachineTree, old_roots: str, complaint: str) -> None:
+def test_refuses_old_roots_inside_the_root(
+    tree: MachineTree, old_roots: str, complaint: str
+) -> None:
     tree.write(MAIN, SOUND.replace("[root.btrfs]", f'[root.btrfs]\nold-roots = "{old_roots}"'))
     assert complaint in tree.complaint()
 
 
-def test_the_root_inside_old_roots(tree: MachineTree) -> None:
+def test_refuses_the_root_inside_old_roots(tree: MachineTree) -> None:
     tree.write("etc/fstab", f"{DEVICE} / btrfs subvol=old/root 0 0\n")
     tree.write(MAIN, SOUND.replace("[root.btrfs]", '[root.btrfs]\nold-roots = "old"'))
     assert "old/root, which is wiped, is inside old-roots (old)" in tree.complaint()
@@ -198,12 +204,14 @@ def test_the_root_inside_old_roots(tree: MachineTree) -> None:
         ("root-base/x", "base (root-base) of the root"),
     ],
 )
-def test_a_store_inside_a_wiped_target(tree: MachineTree, subvolume: str, where: str) -> None:
+def test_refuses_a_store_inside_a_wiped_target(
+    tree: MachineTree, subvolume: str, where: str
+) -> None:
     tree.write(MAIN, SOUND.replace("subvol=persistent", f"subvol={subvolume}"))
     assert f"the store /persistent is inside {where}" in tree.complaint()
 
 
-def test_a_store_inside_the_root_through_the_top_level(tree: MachineTree) -> None:
+def test_refuses_a_store_inside_the_root_by_way_of_the_top_level(tree: MachineTree) -> None:
     tree.mark("top/root/data")
     tree.write(MAIN, ROOT + VOLUME.replace("/persistent", "/top").replace("subvol=top", "subvol=/")
                .replace('"subvol=persistent"', '"subvolid=5"')
@@ -211,7 +219,7 @@ def test_a_store_inside_the_root_through_the_top_level(tree: MachineTree) -> Non
     assert "is inside the subvolume root of the root" in tree.complaint()
 
 
-def test_a_store_of_the_same_name_on_another_filesystem(tree: MachineTree) -> None:
+def test_accepts_a_store_of_the_same_name_on_another_filesystem(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace("subvol=persistent", "subvol=root")
                .replace(DEVICE, "LABEL=other"))  # fmt: skip
     assert tree.errors() == []
@@ -225,34 +233,34 @@ def test_a_store_of_the_same_name_on_another_filesystem(tree: MachineTree) -> No
         ("/", "/ cannot be a store"),
     ],
 )
-def test_a_store_on_the_root(tree: MachineTree, store: str, complaint: str) -> None:
+def test_refuses_a_store_on_the_root(tree: MachineTree, store: str, complaint: str) -> None:
     tree.write(MAIN, ROOT + VOLUME + STORE.replace("/persistent", store))
     assert any(complaint in error.reason for error in tree.errors())
 
 
-def test_a_store_on_a_tmpfs(tree: MachineTree) -> None:
+def test_refuses_a_store_on_a_tmpfs(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('type = "btrfs"', 'type = "tmpfs"'))
     assert "a tmpfs: no file on it persists" in tree.complaint()
 
 
-def test_a_store_on_what_keeps_no_owners(tree: MachineTree) -> None:
+def test_refuses_a_store_on_a_filesystem_without_owners(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('type = "btrfs"', 'type = "vfat"'))
     assert "a vfat, which keeps neither owners nor modes" in tree.complaint()
 
 
-def test_a_store_on_a_volume_that_is_made_fresh(tree: MachineTree) -> None:
+def test_refuses_a_store_on_a_volume_that_is_wiped(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + VOLUME + 'wipe = { wiper = "btrfs", old-roots = "old" }\n' + STORE)
     assert "is on /persistent, which is made fresh at every boot" in tree.complaint()
 
 
-def test_a_store_in_the_old_roots_of_another_volume(tree: MachineTree) -> None:
+def test_refuses_a_store_in_the_old_roots_of_another_volume(tree: MachineTree) -> None:
     home = VOLUME.replace('"/persistent"', '"/home"').replace("subvol=persistent", "subvol=home")
     wipe = 'wipe = { wiper = "btrfs", old-roots = "persistent" }\n'
     tree.write(MAIN, ROOT + VOLUME + home + wipe + STORE)
     assert "is inside old-roots (persistent) of /home" in tree.complaint()
 
 
-def test_a_required_entry_of_a_user(tree: MachineTree) -> None:
+def test_refuses_a_required_entry_of_a_user(tree: MachineTree) -> None:
     users = '[persistence."/persistent".users.talyz]\nfiles = [{ file = "x", required = %s }]\n'
     tree.write(MAIN, SOUND + users % "true")
     assert "a user's entry cannot be required" in tree.complaint()
@@ -260,13 +268,13 @@ def test_a_required_entry_of_a_user(tree: MachineTree) -> None:
     assert tree.errors() == []
 
 
-def test_a_damaged_marker(tree: MachineTree) -> None:
+def test_refuses_a_damaged_marker(tree: MachineTree) -> None:
     for content in ("{", "[]", '{"id": 3}', "{}", '{"id": ""}'):
         tree.write("persistent/.ephemeroot-store", content)
         assert "is damaged" in tree.complaint()
 
 
-def test_a_missing_marker_is_worth_a_warning(tree: MachineTree) -> None:
+def test_warns_of_a_missing_marker(tree: MachineTree) -> None:
     (tree.path / "persistent/.ephemeroot-store").unlink()
     (problem,) = tree.problems()
     assert problem.warning
@@ -285,7 +293,7 @@ HOME = VOLUME.replace('"/persistent"', '"/home"').replace("subvol=persistent", "
         ('wiper = "btrfs", old-roots = "old", base = "old_roots/x"', "old-roots (old_roots) of"),
     ],
 )
-def test_two_wipes_that_reach_into_each_other(tree: MachineTree, wipe: str, complaint: str) -> None:
+def test_refuses_two_overlapping_wipes(tree: MachineTree, wipe: str, complaint: str) -> None:
     tree.write(MAIN, SOUND + HOME + f"wipe = {{ {wipe} }}\n")
     assert any(complaint in error.reason for error in tree.errors())
 
@@ -297,12 +305,12 @@ def test_two_wipes_that_reach_into_each_other(tree: MachineTree, wipe: str, comp
         'wiper = "btrfs", old-roots = "old_homes", base = "root-base"',
     ],
 )
-def test_two_wipes_beside_each_other(tree: MachineTree, wipe: str) -> None:
+def test_accepts_two_wipes_beside_each_other(tree: MachineTree, wipe: str) -> None:
     tree.write(MAIN, SOUND + HOME + f"wipe = {{ {wipe} }}\n")
     assert tree.errors() == []
 
 
-def test_two_wipes_on_two_filesystems_may_use_the_same_name(tree: MachineTree) -> None:
+def test_accepts_the_same_name_in_two_wipes_on_different_filesystems(tree: MachineTree) -> None:
     other = HOME.replace(DEVICE, "UUID=3c2a1b0e-0000-4000-8000-000000000002")
     tree.write(MAIN, SOUND + other + 'wipe = { wiper = "btrfs" }\n')
     assert tree.errors() == []

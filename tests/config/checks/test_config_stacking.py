@@ -1,4 +1,6 @@
-"""What cannot carry a layer above an installed root, and declarations that cover the base."""
+"""Filesystems that cannot hold a layer over an installed root, and declarations that hide content
+of the base.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def layers_on(device: str, kind: str, options: str = "") -> str:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "ext3", "xfs", "f2fs"])
-def test_layers_on_a_local_filesystem_are_accepted(tmp_path: Path, kind: str) -> None:
+def test_accepts_layers_on_a_local_filesystem(tmp_path: Path, kind: str) -> None:
     assert layered(tmp_path, layers_on(OTHER, kind)).errors() == []
 
 
@@ -47,13 +49,13 @@ def test_layers_on_a_local_filesystem_are_accepted(tmp_path: Path, kind: str) ->
         (DEVICE, "ext4", "the root's own filesystem"),
     ],
 )
-def test_layers_elsewhere_are_refused(
+def test_refuses_layers_on_other_filesystems(
     tmp_path: Path, device: str, kind: str, complaint: str
 ) -> None:
     assert complaint in layered(tmp_path, layers_on(device, kind)).complaint()
 
 
-def test_subvolume_of_the_roots_filesystem_is_accepted_and_a_directory_refused(
+def test_accepts_a_subvolume_of_the_roots_filesystem_and_refuses_a_directory(
     tmp_path: Path,
 ) -> None:
     tree = layered(tmp_path / "a", layers_on(DEVICE, "ext4", '"X-mount.subdir=layers"'))
@@ -74,7 +76,7 @@ def test_subvolume_of_the_roots_filesystem_is_accepted_and_a_directory_refused(
     [("ext4", "ext4", True), ("ext4", "ext3", True), ("ext4", "auto", True), ("xfs", "xfs", True),
      ("ext4", "xfs", False), ("xfs", "ext4", False), ("btrfs", "ext4", False)],
 )  # fmt: skip
-def test_type_must_be_that_of_the_root(
+def test_refuses_a_type_that_is_not_the_roots(
     tmp_path: Path, configured: str, found: str, agree: bool
 ) -> None:
     text = OVERLAY + f'type = "{configured}"\n' + EXT4 + STORE
@@ -88,7 +90,7 @@ def test_type_must_be_that_of_the_root(
 
 
 @pytest.mark.parametrize("size", ["0", "1K", "64K"])
-def test_layer_in_memory_without_room_is_refused(tmp_path: Path, size: str) -> None:
+def test_refuses_a_layer_in_memory_without_room(tmp_path: Path, size: str) -> None:
     tree = layered(tmp_path, OVERLAY + f'size = "{size}"\n' + EXT4 + STORE)
     assert "size" in tree.complaint()
 
@@ -101,7 +103,7 @@ def test_layer_in_memory_without_room_is_refused(tmp_path: Path, size: str) -> N
      "/usr/lib/systemd/system", "/usr/lib/x86_64-linux-gnu", "/usr/lib64/systemd", "/boot/grub",
      "/boot/efi"],
 )  # fmt: skip
-def test_directory_that_covers_the_bases_is_refused(tmp_path: Path, path: str) -> None:
+def test_refuses_a_directory_that_hides_the_bases(tmp_path: Path, path: str) -> None:
     text = SOUND.replace('["/var/log"]', f'["/var/log", "{path}"]')
     assert (
         f"{path} would cover that directory of the base"
@@ -113,7 +115,9 @@ def test_directory_that_covers_the_bases_is_refused(tmp_path: Path, path: str) -
 
 
 @pytest.mark.parametrize("path", ["/usr/share/fonts", "/usr/lib/jvm", "/usr/lib/os-release"])
-def test_what_the_base_has_elsewhere_below_usr_is_a_warning(tmp_path: Path, path: str) -> None:
+def test_warns_of_a_declared_path_that_covers_system_files_below_usr(
+    tmp_path: Path, path: str
+) -> None:
     key = "files" if path.endswith("release") else "directories"
     text = SOUND.replace(f"{key} = [", f'{key} = ["{path}", ')
     tree = MachineTree(tmp_path, text)
@@ -130,7 +134,7 @@ def test_what_the_base_has_elsewhere_below_usr_is_a_warning(tmp_path: Path, path
     assert not [p for p in tree.problems() if "would cover" in p.reason]
 
 
-def test_overlay_shows_upgrades_of_the_base(tmp_path: Path) -> None:
+def test_accepts_an_overlay_which_shows_upgrades_of_the_base(tmp_path: Path) -> None:
     entry = '{ directory = "/usr/share", method = "overlay" }'
     tree = MachineTree(tmp_path, SOUND.replace('"/var/log"', f'"/var/log", {entry}'))
     assert tree.errors() == []
@@ -148,19 +152,19 @@ def fresh_volume(point: str) -> str:
     ["/usr", "/usr/", "/usr/share", "/usr/libexec", "/usr/lib/x86_64-linux-gnu", "/lib/modules",
      "/boot", "/boot/efi", "/usr/src"],
 )  # fmt: skip
-def test_fresh_volume_that_hides_what_the_base_has_is_refused(tmp_path: Path, point: str) -> None:
+def test_refuses_a_fresh_volume_that_hides_content_of_the_base(tmp_path: Path, point: str) -> None:
     tree = MachineTree(tmp_path, ROOT + VOLUME + fresh_volume(point) + STORE)
     assert "that is made fresh hides" in tree.complaint()
 
 
 @pytest.mark.parametrize("point", ["/usr/local", "/usr/local/share", "/opt", "/srv/x", "/var/tmp"])
-def test_fresh_volume_beside_the_base_is_accepted(tmp_path: Path, point: str) -> None:
+def test_accepts_a_fresh_volume_beside_the_base(tmp_path: Path, point: str) -> None:
     tree = MachineTree(tmp_path, ROOT + VOLUME + fresh_volume(point) + STORE)
     assert tree.problems() == []
 
 
 @pytest.mark.parametrize("more", ["", "tmpfs"])
-def test_fresh_volumes_for_etc_and_var_begin_empty_which_is_said(tmp_path: Path, more: str) -> None:
+def test_says_that_fresh_volumes_for_etc_and_var_begin_empty(tmp_path: Path, more: str) -> None:
     store = STORE.replace('["/var/log"]', '["/var/data"]')
     volumes = fresh_volume("/etc") + fresh_volume("/var").replace("wiped", "wiped-var")
     tree = MachineTree(tmp_path, ROOT + VOLUME + ("" if more else volumes) + store)
@@ -174,12 +178,12 @@ def test_fresh_volumes_for_etc_and_var_begin_empty_which_is_said(tmp_path: Path,
     assert all(problem.warning for problem in tree.problems())
 
 
-def test_store_on_a_read_only_volume_is_refused(tmp_path: Path) -> None:
+def test_refuses_a_store_on_a_read_only_volume(tmp_path: Path) -> None:
     text = SOUND.replace('"noatime"', '"noatime", "ro"')
     assert "which is read-only" in MachineTree(tmp_path, text).complaint()
 
 
-def test_users_of_whose_home_nothing_stays_are_named(tmp_path: Path) -> None:
+def test_names_users_whose_home_has_nothing_persistent(tmp_path: Path) -> None:
     wiped = (
         f'[[volumes]]\nmount-point = "/home"\ndevice = "{DEVICE}"\ntype = "btrfs"\n'
         'options = ["subvol=home"]\nwipe = { wiper = "btrfs", old-roots = "old_homes" }\n'
@@ -194,7 +198,7 @@ def test_users_of_whose_home_nothing_stays_are_named(tmp_path: Path) -> None:
     assert not [p for p in tree.problems() if "no path is declared in the home" in p.reason]
 
 
-def test_overlay_on_an_overlay_root_is_a_warning(tmp_path: Path) -> None:
+def test_warns_of_an_overlay_on_an_overlay_root(tmp_path: Path) -> None:
     entry = '{ directory = "/opt", method = "overlay" }'
     tree = layered(tmp_path, OVERLAY + EXT4 + STORE.replace('"/var/log"', f'"/var/log", {entry}'))
     assert tree.errors() == []
@@ -211,12 +215,14 @@ CHAINS = [
     ((("bind", 1), ("overlay", 2), ("overlay", 3)), 2),
     ((("bind", 1), ("overlay", 1), ("overlay", 2)), 1),
 ]
-"""Directories inside one another, with method and store, and how many overlays are stacked."""
+"""Directories inside one another, each with method and store, and the number of overlays that
+result.
+"""
 
 
 @pytest.mark.parametrize("is_layered", [False, True])
 @pytest.mark.parametrize(("chain", "depth"), CHAINS)
-def test_overlays_beyond_the_kernels_depth_are_refused(
+def test_refuses_more_overlays_than_the_kernel_stacks(
     tmp_path: Path, chain: tuple[tuple[str, int], ...], depth: int, is_layered: bool
 ) -> None:
     stores: dict[int, list[str]] = {}

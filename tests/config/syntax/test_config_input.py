@@ -1,4 +1,4 @@
-"""Whatever is written wrongly, or in the wrong place, is reported with its place and a hint."""
+"""Every mistake in a file, and every misplaced file, is reported with its place and a hint."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def tree(tmp_path: Path) -> MachineTree:
 
 
 def at(tree: MachineTree, name: str) -> list[Problem]:
-    """What is said about the file *name*. Whatever is an error has a hint."""
+    """The problems reported for the file *name*. Every error must have a hint."""
     found = [problem for problem in tree.problems() if problem.file == str(tree.path / name)]
     for problem in found:
         assert problem.hint or problem.warning or "must be" in problem.reason, problem
     return found
 
 
-# Files that are no use
+# Files that cannot be read or used
 
 
 def _fifo(path: Path, content: bytes) -> None:
@@ -79,13 +79,13 @@ FILES = {
     SELINUX: "/.*  system_u:object_r:default_t:s0\n",
     "persistent/.ephemeroot-store": "{}",
 }
-"""Each file of a machine that decides what the configuration comes to, with sound content."""
+"""Each file of a machine that the configuration is read from, with valid content."""
 
 
 @pytest.mark.requires_root
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_check_reports_a_file_that_is_not_used(
+def test_check_reports_a_file_that_it_cannot_use(
     tree: MachineTree, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if name == SELINUX:
@@ -106,7 +106,7 @@ def test_check_reports_a_file_that_is_not_used(
 
 @pytest.mark.requires_root
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_on_a_failing_disk_is_reported_by_check(tree: MachineTree, name: str) -> None:
+def test_check_reports_a_file_on_a_failing_disk(tree: MachineTree, name: str) -> None:
     """The first page of a process's memory is not mapped: reading it is an I/O error (proc(5))."""
     if name == SELINUX:
         tree.write("etc/selinux/config", FILES["etc/selinux/config"])
@@ -124,7 +124,9 @@ def test_a_file_on_a_failing_disk_is_reported_by_check(tree: MachineTree, name: 
 
 
 @pytest.mark.parametrize("name", ["etc/fstab", MAIN, DROP_IN, "etc/passwd"])
-def test_a_file_that_only_root_can_read_is_reported_to_others(tree: MachineTree, name: str) -> None:
+def test_check_by_a_user_reports_files_that_only_root_can_read(
+    tree: MachineTree, name: str
+) -> None:
     path = tree.write(name, FILES[name])
     source = files.unreadable(str(path), PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     assert (source.error, source.hint) == ("Permission denied", "run it as root")
@@ -158,7 +160,7 @@ STRAY = (
 
 
 @pytest.mark.parametrize("name", STRAY)
-def test_a_misplaced_drop_in_is_reported_with_its_place(tree: MachineTree, name: str) -> None:
+def test_reports_a_misplaced_drop_in(tree: MachineTree, name: str) -> None:
     tree.write(name, "root.btrfs.keep-days = 3\n")
     (problem,) = tree.problems()
     assert (problem.file, problem.reason) == (str(tree.path / name), "is not read")
@@ -170,19 +172,19 @@ def test_a_misplaced_drop_in_is_reported_with_its_place(tree: MachineTree, name:
 
 
 @pytest.mark.parametrize("ending", misplaced._LEFT_OVER)
-def test_files_put_aside_are_not_reported(tree: MachineTree, ending: str) -> None:
+def test_ignores_backup_files(tree: MachineTree, ending: str) -> None:
     tree.write(f"{LOCAL}/10-a.toml{ending}", "not toml")
     tree.write(f"etc/ephemeroot/ephemeroot.toml{ending}", "not toml")
     assert not tree.problems()
 
 
-def test_with_a_given_file_nothing_is_misplaced(tree: MachineTree) -> None:
+def test_with_a_given_file_no_file_is_misplaced(tree: MachineTree) -> None:
     tree.write(STRAY[0], "")
     assert not read(tree.machine, str(tree.path / MAIN)).problems
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
-def test_a_byte_order_mark_is_named(mark: bytes) -> None:
+def test_reports_a_byte_order_mark(mark: bytes) -> None:
     encoding = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le"}.get(mark, "utf-16-be")
     with pytest.raises(toml.SyntaxMistake, match="begins with a byte order mark") as raised:
         toml.parse(mark + SOUND.encode(encoding))
@@ -215,7 +217,7 @@ WIPERS = {
     ("wiper", "key"), [(wiper, key) for wiper, keys_ in WIPERS.items() for key in keys_]
 )
 @pytest.mark.parametrize("table", ["", "[root]\n", "[on-failure]\n"])
-def test_a_wipers_key_in_another_table_gets_a_hint_with_its_table(
+def test_the_hint_names_the_table_of_a_wipers_key(
     tree: MachineTree, wiper: str, key: str, table: str
 ) -> None:
     root = f'root.wiper = "{wiper}"\n' if table != "[root]\n" else ""
@@ -227,8 +229,8 @@ def test_a_wipers_key_in_another_table_gets_a_hint_with_its_table(
 
 
 @pytest.mark.parametrize("key", sorted({*keys(settings.TOP)}))
-def test_any_key_in_another_table_gets_a_hint_with_its_table(tree: MachineTree, key: str) -> None:
-    """In [network], which shares none of its keys with another table."""
+def test_the_hint_names_the_table_of_any_misplaced_key(tree: MachineTree, key: str) -> None:
+    """The key is placed in [network], which shares no key with another table."""
     if key in ("interface", "address", "gateway"):
         tree.write(MAIN, SOUND + f"[on-failure]\n{key} = 1\n")
     else:
@@ -263,8 +265,10 @@ _NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmat
 
 
 @given(_NAMES, st.data())
-def test_a_pattern_that_some_host_name_fits_is_accepted(name: str, data: st.DataObject) -> None:
-    """Each character of a name becomes what matches it, among others."""
+def test_accepts_a_pattern_that_fits_some_host_name(name: str, data: st.DataObject) -> None:
+    """The pattern is made from a name: each character becomes a part of the pattern that matches
+    it.
+    """
     pattern = "".join(
         data.draw(st.sampled_from([c, "?", "*", f"[{c}]", f"[!{'/' if c != '/' else 'a'}]"]))
         for c in name
@@ -273,10 +277,10 @@ def test_a_pattern_that_some_host_name_fits_is_accepted(name: str, data: st.Data
 
 
 @given(_NAMES, st.characters(exclude_characters=_CHARACTERS + "*?[]!\0"), st.integers(0, 20))
-def test_a_pattern_that_no_host_name_fits_is_refused(name: str, bad: str, place: int) -> None:
+def test_refuses_a_pattern_that_fits_no_host_name(name: str, bad: str, place: int) -> None:
     lowered = bad.lower()
     if any(c in _CHARACTERS for c in lowered):
-        return  # the Kelvin sign is a k
+        return  # the Kelvin sign matches k
     for pattern in (name[:place] + bad + name[place:], f"{name}[{bad}]"):
         with pytest.raises(Mistake, match="matches no machine"):
             HostNames().parse(pattern)
@@ -292,7 +296,7 @@ NOBODY = (
 
 
 @pytest.mark.parametrize("match", NOBODY)
-def test_a_match_that_fits_no_machine_is_reported(tree: MachineTree, match: str) -> None:
+def test_reports_a_match_that_fits_no_machine(tree: MachineTree, match: str) -> None:
     tree.write(DROP_IN, f"[match]\n{match}\n")
     (problem,) = at(tree, DROP_IN)
     assert problem.line == 2
@@ -312,7 +316,7 @@ def test_ids_are_accepted_with_and_without_dashes() -> None:
                                     "/dev", "/dev/", "/dev/../etc/fstab", "disk/by-label/x",
                                     "uuid=x", "btrfs", "TYPE=btrfs"])  # fmt: skip
 @pytest.mark.parametrize("where", ["root", "volume"])
-def test_reports_a_value_that_does_not_name_a_device(
+def test_reports_a_device_value_that_is_not_a_device_name(
     tree: MachineTree, device: str, where: str
 ) -> None:
     line = f"device = '{device}'\n"
@@ -323,7 +327,7 @@ def test_reports_a_value_that_does_not_name_a_device(
     assert [p.reason for p in at(tree, MAIN)] == [f"{device!r} is not a device"]
 
 
-def test_the_hint_names_the_device_that_exists(tree: MachineTree) -> None:
+def test_the_hint_names_the_existing_device(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace("[root.btrfs]\n", '[root.btrfs]\ndevice = "null"\n'))
     (problem,) = tree.errors()
     assert problem.hint.startswith("write /dev/null")
@@ -331,7 +335,7 @@ def test_the_hint_names_the_device_that_exists(tree: MachineTree) -> None:
 
 @given(st.lists(st.sampled_from(["ro", "noexec", "size=3", "compress", "a,b", "x-y", "", "foo"]),
                 max_size=8))  # fmt: skip
-def test_all_bad_options_of_a_bind_are_reported_at_once(options: list[str]) -> None:
+def test_reports_all_bad_options_of_a_bind_at_once(options: list[str]) -> None:
     bad = [n for n, o in enumerate(options) if o not in ("ro", "noexec", "x-y")]
     if not bad:
         assert kinds.BindOptions().parse(options) == options
@@ -350,13 +354,15 @@ def test_all_bad_options_of_a_bind_are_reported_at_once(options: list[str]) -> N
         ('users.talyz.mount-options = ["foo", 3, ""]', [0, 1, 2]),
     ],
 )
-def test_each_bad_option_has_its_own_place(tree: MachineTree, line: str, bad: list[int]) -> None:
+def test_reports_each_bad_option_at_its_own_place(
+    tree: MachineTree, line: str, bad: list[int]
+) -> None:
     tree.write(MAIN, SOUND.replace('directories = ["/var/log"]', line))
     keys_ = [p.key for p in at(tree, MAIN) if "mount-options" in p.key]
     assert [int(key[-2]) for key in keys_] == bad
 
 
-def test_all_bad_addresses_of_a_network_are_reported_at_once(tree: MachineTree) -> None:
+def test_reports_all_bad_addresses_of_a_network_at_once(tree: MachineTree) -> None:
     tree.write(
         MAIN,
         SOUND + '[network]\ninterface = "eth0"\naddress = ["x", "10.0.0.2/24", "10.0.0.1"]\n'
@@ -370,7 +376,7 @@ def test_all_bad_addresses_of_a_network_are_reported_at_once(tree: MachineTree) 
 @pytest.mark.parametrize("number", NUMBERS, ids=[f"{n:.0e}"[:6] if abs(n) < 10**300 else "long"
                                                  for n in NUMBERS])  # fmt: skip
 @pytest.mark.parametrize("key", ["keep-days", "keep-last", "keep-bases"])
-def test_absurd_numbers_are_reported(tree: MachineTree, key: str, number: int) -> None:
+def test_reports_absurd_numbers(tree: MachineTree, key: str, number: int) -> None:
     sys.set_int_max_str_digits(0)
     try:
         text = str(number)
@@ -381,7 +387,7 @@ def test_absurd_numbers_are_reported(tree: MachineTree, key: str, number: int) -
 
 
 @pytest.mark.parametrize("days", [100_001, 999_999])
-def test_more_days_than_centuries_are_refused_with_another_way(
+def test_refuses_an_excessive_number_of_days_and_names_an_alternative(
     tree: MachineTree, days: int
 ) -> None:
     tree.write(MAIN, SOUND.replace("[root.btrfs]\n", f"[root.btrfs]\nkeep-days = {days}\n"))
@@ -389,13 +395,13 @@ def test_more_days_than_centuries_are_refused_with_another_way(
 
 
 @pytest.mark.parametrize("size", ['"0"', "0", '"0%"', '"512"', "1024", '"1000K"'])
-def test_a_root_in_memory_without_room_or_limit_is_refused(tree: MachineTree, size: str) -> None:
+def test_refuses_a_root_in_memory_without_room_or_limit(tree: MachineTree, size: str) -> None:
     tree.write(MAIN, f'[root]\nwiper = "tmpfs"\n[root.tmpfs]\nsize = {size}\n')
     (problem,) = [p for p in tree.errors() if p.key == "root.tmpfs.size"]
     assert problem.hint
 
 
-def test_the_program_itself_reports_a_directory_in_place_of_its_configuration(
+def test_reports_a_directory_in_place_of_the_configuration(
     tree: MachineTree,
 ) -> None:
     (tree.path / MAIN).unlink()

@@ -1,4 +1,4 @@
-"""Lines of keys: the walk over a document finds what tomllib finds."""
+"""Line numbers of keys: the scan of a document finds the same keys as tomllib."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ last = "\\"\\\\"
 
 
 def paths_of(value: object, path: KeyPath = ()) -> set[KeyPath]:
-    """Every key path in what tomllib made of a document."""
+    """Every key path in a document, according to tomllib."""
     found = {path} if path else set()
     items: list[tuple[str | int, object]] = []
     if isinstance(value, dict):
@@ -82,11 +82,11 @@ def test_finds_every_key() -> None:
         (("persistence", "/persistent", "last"), "last ="),
     ],
 )
-def test_line(path: KeyPath, text: str) -> None:
+def test_finds_the_line_of_each_key(path: KeyPath, text: str) -> None:
     assert DOCUMENT.splitlines()[locate(DOCUMENT)[path] - 1].startswith(text)
 
 
-def test_windows_line_ends() -> None:
+def test_accepts_windows_line_ends() -> None:
     text = DOCUMENT.replace("\n", "\r\n")
     assert tomllib.loads(text)
     assert locate(text) == locate(DOCUMENT)
@@ -117,7 +117,7 @@ def test_finds_every_key_of_any_document(values: list[tuple[str, str]]) -> None:
         assert text.split("\n")[number - 1].startswith("key = "), name
 
 
-def test_key_paths_as_people_write_them() -> None:
+def test_formats_key_paths_as_in_toml() -> None:
     path: KeyPath = ("persistence", "/per sist", "files", 2, "mode")
     assert dotted(path) == 'persistence."/per sist".files[2].mode'
     for key in ("plain", 'a"b\\c', "new\nline", "zoë", ""):

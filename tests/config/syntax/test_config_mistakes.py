@@ -1,4 +1,4 @@
-"""All mistakes in one run, each with its file, its key, the reason and a hint."""
+"""All mistakes are reported in one run, each with its file, key, reason and hint."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tree(tmp_path: Path) -> MachineTree:
     return MachineTree(tmp_path)
 
 
-def test_ten_mistakes_are_ten_problems(tree: MachineTree) -> None:
+def test_reports_ten_mistakes_as_ten_problems(tree: MachineTree) -> None:
     tree.write(MAIN, TEN)
     errors = tree.errors()
     assert {(error.line, error.key, error.reason, error.hint) for error in errors} == {
@@ -80,7 +80,7 @@ def test_ten_mistakes_are_ten_problems(tree: MachineTree) -> None:
     assert {error.file for error in errors} == {tree.show()}
 
 
-def test_compiling_raises_all_of_them(tree: MachineTree) -> None:
+def test_compiling_raises_all_mistakes(tree: MachineTree) -> None:
     tree.write(MAIN, TEN)
     with pytest.raises(InvalidConfiguration) as caught:
         compile_plan(read(tree.machine), tree.machine)
@@ -89,11 +89,11 @@ def test_compiling_raises_all_of_them(tree: MachineTree) -> None:
     assert caught.value.message == "the configuration has 10 mistakes"
 
 
-def test_a_sound_configuration_has_none(tree: MachineTree) -> None:
+def test_a_valid_configuration_has_no_problems(tree: MachineTree) -> None:
     assert tree.problems() == []
 
 
-def test_problems_are_in_the_order_of_the_lines(tree: MachineTree) -> None:
+def test_problems_are_sorted_by_line(tree: MachineTree) -> None:
     tree.write(MAIN, TEN)
     lines = [error.line or 0 for error in tree.errors()]
     assert lines == sorted(lines)
@@ -137,7 +137,7 @@ def test_problems_are_in_the_order_of_the_lines(tree: MachineTree) -> None:
          "directories[0].parent-directory.user", "unknown user `x`"),
     ],
 )  # fmt: skip
-def test_one_mistake(tree: MachineTree, text: str, key: str, complaint: str) -> None:
+def test_reports_each_mistake(tree: MachineTree, text: str, key: str, complaint: str) -> None:
     tree.write(MAIN, text)
     errors = tree.errors()
     assert any(
@@ -146,13 +146,13 @@ def test_one_mistake(tree: MachineTree, text: str, key: str, complaint: str) -> 
     ), [str(error) for error in errors]
 
 
-def test_one_mistake_is_not_counted_twice(tree: MachineTree) -> None:
-    """A volume whose device is wrong is still a volume that the store is on."""
+def test_a_mistake_has_no_follow_up_errors(tree: MachineTree) -> None:
+    """A volume with a wrong device is still the volume of its store."""
     tree.write(MAIN, SOUND.replace('type = "btrfs"', "type = 3"))
     assert [error.key for error in tree.errors()] == ["volumes[0].type"]
 
 
-def test_a_home_that_is_not_in_passwd(tree: MachineTree) -> None:
+def test_reports_a_home_that_is_not_in_passwd(tree: MachineTree) -> None:
     tree.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nlea:x:1000:1000::/:/bin/sh\n")
     users = '[persistence."/persistent".users.lea]\nfiles = ["x"]\n'
     tree.write(MAIN, SOUND + users)
@@ -161,12 +161,12 @@ def test_a_home_that_is_not_in_passwd(tree: MachineTree) -> None:
     assert tree.errors() == []
 
 
-def test_paths_that_only_the_store_makes_too_long(tree: MachineTree) -> None:
+def test_reports_paths_that_are_too_long_in_the_store(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace("/var/log", "/" + "/".join(["n" * 200] * 20 + ["m" * 70])))
     assert "in the store, the path is longer than 4095 bytes" in tree.complaint()
 
 
-def test_disabled_stores_are_as_if_not_declared(tree: MachineTree) -> None:
+def test_ignores_disabled_stores(tree: MachineTree) -> None:
     other = '[persistence."/elsewhere"]\nenable = false\ndirectories = ["/var/log", "/srv"]\n'
     tree.write(MAIN, SOUND + other)
     assert tree.errors() == []

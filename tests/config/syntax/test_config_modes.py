@@ -1,4 +1,4 @@
-"""Modes, measured against chmod itself."""
+"""Modes, compared with chmod(1)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SYMBOLIC = st.lists(_CLAUSE, min_size=1, max_size=4).map(",".join)
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place for files whose modes change."""
+    """A folder for files whose modes change."""
     return tmp_path_factory.mktemp("modes")
 
 
 def chmod(scratch: Path, mode: str, *, directory: bool) -> int | None:
-    """What chmod makes of a new directory or file; ``None`` if it refuses the mode."""
+    """The mode that chmod gives a new directory or file; ``None`` if it refuses."""
     path = scratch / ("directory" if directory else "file")
     path.mkdir(exist_ok=True) if directory else path.touch()
     path.chmod(modes.DIRECTORY if directory else modes.FILE)
@@ -53,7 +53,7 @@ def parsed(mode: str, *, directory: bool) -> int | None:
 
 @given(mode=SYMBOLIC, directory=st.booleans())
 @settings(max_examples=proof.rounds(60, 3000))
-def test_symbolic_is_what_chmod_does(scratch: Path, mode: str, directory: bool) -> None:
+def test_parses_symbolic_modes_like_chmod(scratch: Path, mode: str, directory: bool) -> None:
     wanted = chmod(scratch, mode, directory=directory)
     assert wanted is not None
     assert modes.parse(mode, directory=directory) == wanted
@@ -61,8 +61,8 @@ def test_symbolic_is_what_chmod_does(scratch: Path, mode: str, directory: bool) 
 
 @given(mode=st.text("ugoarwxXst+-=,07", min_size=1, max_size=7), directory=st.booleans())
 @settings(max_examples=proof.rounds(60, 3000))
-def test_what_chmod_refuses_is_refused(scratch: Path, mode: str, directory: bool) -> None:
-    # chmod takes octal of any length; here it has three or four digits, one for each place.
+def test_refuses_modes_that_chmod_refuses(scratch: Path, mode: str, directory: bool) -> None:
+    # chmod takes octal numbers of any length; here they have three or four digits.
     assume(not any(len(run) > 4 for run in _digits(mode)) and not mode.isdigit())
     assert parsed(mode, directory=directory) == chmod(scratch, mode, directory=directory)
 
@@ -73,14 +73,14 @@ def _digits(text: str) -> list[str]:
 
 @given(mode=st.integers(0, 0o7777), directory=st.booleans())
 @settings(max_examples=proof.rounds(30, 1000))
-def test_octal_is_what_chmod_does(scratch: Path, mode: int, directory: bool) -> None:
+def test_parses_octal_modes_like_chmod(scratch: Path, mode: int, directory: bool) -> None:
     text = f"{mode:04o}"
     assert modes.parse(text, directory=directory) == mode
     assert chmod(scratch, text, directory=directory) == mode
 
 
 @pytest.mark.parametrize("text", ["", "7", "77", "00755", "0o755", "0789", "rwxr-xr-x", "u=rwx;g="])
-def test_no_mode(text: str) -> None:
+def test_refuses_text_that_is_not_a_mode(text: str) -> None:
     with pytest.raises(Mistake):
         modes.parse(text, directory=True)
 
@@ -93,7 +93,7 @@ def test_no_mode(text: str) -> None:
         (99999, 'write it as a string: write "0750", or "u=rwx,g=rx,o=" as chmod reads it'),
     ],
 )
-def test_a_number_is_not_a_mode(value: int, hint: str) -> None:
+def test_refuses_an_integer_as_a_mode(value: int, hint: str) -> None:
     with pytest.raises(Mistake) as caught:
         Mode().parse(value)
     assert caught.value.hint == hint

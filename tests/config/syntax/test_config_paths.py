@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths in the configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLASHES = st.integers(1, 3).map(lambda n: "/" * n)
 
 
 @given(names=PATHS, data=st.data())
-def test_slashes_and_dots_are_cleaned_away(names: list[str], data: st.DataObject) -> None:
+def test_removes_redundant_slashes_and_dots(names: list[str], data: st.DataObject) -> None:
     text = ""
     for name in names:
         text += data.draw(SLASHES) + data.draw(st.sampled_from(["", "./"])) + name
@@ -30,7 +30,7 @@ def test_slashes_and_dots_are_cleaned_away(names: list[str], data: st.DataObject
 
 
 @given(text=st.text(max_size=40))
-def test_whatever_is_accepted_is_a_path_for_the_plan(text: str) -> None:
+def test_every_accepted_path_is_valid_in_a_plan(text: str) -> None:
     try:
         path = clean.absolute(text)
     except Mistake:
@@ -55,14 +55,14 @@ def test_whatever_is_accepted_is_a_path_for_the_plan(text: str) -> None:
         ("/name" * 820, "longer than 4095 bytes"),
     ],
 )
-def test_bad_absolute_paths(text: str, reason: str) -> None:
+def test_refuses_bad_absolute_paths(text: str, reason: str) -> None:
     with pytest.raises(Mistake, match=reason) as caught:
         clean.absolute(text)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["/var/..log", "/a b", "/zoë", "/new\nline", "/*", "/~", "/-x"])
-def test_odd_but_good_paths(text: str) -> None:
+def test_accepts_unusual_but_valid_paths(text: str) -> None:
     assert clean.absolute(text) == text
 
 
@@ -79,14 +79,14 @@ def test_odd_but_good_paths(text: str) -> None:
         ("", "is empty", "write the path"),
     ],
 )
-def test_bad_paths_below_a_home(text: str, reason: str, hint: str) -> None:
+def test_refuses_bad_paths_below_a_home(text: str, reason: str, hint: str) -> None:
     with pytest.raises(Mistake, match=reason.replace(".", r"\.")) as caught:
         clean.below_home(text)
     assert hint in caught.value.hint
 
 
 @given(names=PATHS)
-def test_parents_lead_to_the_path(names: list[str]) -> None:
+def test_parents_are_the_components_above_the_path(names: list[str]) -> None:
     path = "/" + "/".join(names)
     parents = clean.parents(path)
     assert len(parents) == len(names) - 1
@@ -105,20 +105,20 @@ def test_parents_sort_before_their_content(first: list[str], second: list[str]) 
 
 
 @given(names=st.lists(NAMES, max_size=6))
-def test_unit_names_can_be_taken_back(names: list[str]) -> None:
+def test_escaped_unit_names_can_be_unescaped(names: list[str]) -> None:
     path = "/" + "/".join(names)
     assert units.unescape_path(units.escape_path(path)) == path
 
 
 @given(names=st.lists(NAMES, max_size=4))
-def test_unit_names_are_names_for_the_plan(names: list[str]) -> None:
+def test_unit_names_are_valid_names_in_a_plan(names: list[str]) -> None:
     escaped = units.escape_path("/" + "/".join(names))
     assert "/" not in escaped
     assert escaped not in ("", ".", "..")
 
 
 @pytest.mark.parametrize("name", ["", "a--b", "\\x", "\\xzz", "a\\x2", "-a", "a b", "\\x61"])
-def test_other_names_are_not_escaped_paths(name: str) -> None:
+def test_names_that_are_not_escaped_paths_are_recognised(name: str) -> None:
     with pytest.raises(ValueError, match="is not an escaped path"):
         units.unescape_path(name)
 
@@ -127,7 +127,7 @@ def test_other_names_are_not_escaped_paths(name: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/persistent", "/data/per-sistent", "/.hidden/x", "/a b", "/zoë", "/a:b_c.d~@"]
 )
-def test_unit_names_are_systemds(path: str) -> None:
+def test_escapes_unit_names_like_systemd(path: str) -> None:
     run = subprocess.run(["systemd-escape", "--path", path], check=True, capture_output=True)
     assert units.escape_path(path) == run.stdout.decode().removesuffix("\n")
     run = subprocess.run(

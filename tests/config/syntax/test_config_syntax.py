@@ -1,4 +1,4 @@
-"""A document that is not TOML is reported with its line, and with what helps."""
+"""Text that is not TOML is reported with its line and a hint."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def mistake(content: bytes) -> toml.SyntaxMistake:
 
 
 @pytest.mark.parametrize(("text", "name"), NUMBERS, ids=[name for _, name in NUMBERS])
-def test_a_number_out_of_range_is_reported_with_its_line(text: str, name: str) -> None:
+def test_reports_the_line_of_a_number_out_of_range(text: str, name: str) -> None:
     found = mistake((BEFORE + text + "\nlast = 1\n").encode())
     assert found.reason == "has a number that does not fit into 64 bits"
     assert found.line == 3 + text.count("\n")
 
 
 @pytest.mark.parametrize(("text", "name"), NESTED, ids=[name for _, name in NESTED])
-def test_nesting_too_deep_is_reported_with_its_line(text: str, name: str) -> None:
+def test_reports_the_line_of_nesting_that_is_too_deep(text: str, name: str) -> None:
     found = mistake((BEFORE + text + "\nlast = 1\n").encode())
     assert found.reason == f"is nested more than {toml.DEEPEST} levels deep"
     assert found.line == 3 + text.count("\n")
 
 
 @pytest.mark.parametrize("text", INVALID)
-def test_invalid_toml_is_reported_with_its_line_and_without_python(text: str) -> None:
+def test_reports_the_line_of_invalid_toml_without_python_terms(text: str) -> None:
     found = mistake((BEFORE + text + "\n").encode())
     assert found.reason.startswith("is not valid TOML: ")
     assert "('" not in found.reason
@@ -66,19 +66,19 @@ def test_invalid_toml_is_reported_with_its_line_and_without_python(text: str) ->
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-def test_another_encoding_without_a_mark_is_named(encoding: str) -> None:
+def test_names_another_encoding_without_a_byte_order_mark(encoding: str) -> None:
     found = mistake(BEFORE.encode(encoding))
     assert (found.reason, found.line) == ("contains NUL bytes", 1)
     assert "UTF-16" in found.hint
 
 
 @pytest.mark.parametrize("line", range(1, 4))
-def test_the_end_of_an_interrupted_write_is_named_with_its_line(line: int) -> None:
+def test_names_the_line_where_an_interrupted_write_ends(line: int) -> None:
     found = mistake(b"a = 1\n".replace(b"a", b"a" * line) * (line - 1) + bytes(512))
     assert (found.reason, found.line) == ("contains NUL bytes", line)
 
 
-def test_the_limit_of_digits_is_not_python_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_digits_is_not_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sys.get_int_max_str_digits()
     try:
         for limit in (0, 640, 4300):
@@ -88,7 +88,7 @@ def test_the_limit_of_digits_is_not_python_s(monkeypatch: pytest.MonkeyPatch) ->
         sys.set_int_max_str_digits(before)
 
 
-def test_sound_documents_have_the_allowed_depth() -> None:
+def test_valid_documents_stay_within_the_allowed_depth() -> None:
     text = "key = " + "[" * (toml.DEEPEST - 1) + "]" * (toml.DEEPEST - 1) + "\n"
     document, same = toml.parse(text.encode())
     assert same == text

@@ -1,4 +1,4 @@
-"""Single values: what each kind takes, refuses, and says about it."""
+"""Single values: which text each kind accepts and refuses, and its messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL = [
 
 
 @given(kind=st.sampled_from(ALL), value=ANYTHING)
-def test_every_kind_parses_or_names_the_fault(kind: kinds.Kind, value: object) -> None:
+def test_every_kind_parses_or_reports_the_fault(kind: kinds.Kind, value: object) -> None:
     try:
         answer = kind.parse(value)
     except Mistake as mistake:
@@ -57,7 +57,7 @@ def test_every_kind_parses_or_names_the_fault(kind: kinds.Kind, value: object) -
         (kinds.BindOptions(), ["ro", "noexec", "x-gvfs-name=a"], ["ro", "noexec", "x-gvfs-name=a"]),
     ],
 )
-def test_good_values(kind: kinds.Kind, value: object, parsed: object) -> None:
+def test_accepts_good_values(kind: kinds.Kind, value: object, parsed: object) -> None:
     assert kind.parse(value) == parsed
 
 
@@ -87,7 +87,7 @@ def test_good_values(kind: kinds.Kind, value: object, parsed: object) -> None:
         (kinds.BindOptions(), ["compress=zstd"], "is not an option of a bind mount"),
     ],
 )
-def test_bad_values(kind: kinds.Kind, value: object, reason: str) -> None:
+def test_refuses_bad_values(kind: kinds.Kind, value: object, reason: str) -> None:
     with pytest.raises(Mistake) as caught:
         kind.parse(value)
     assert reason in caught.value.reason
@@ -108,9 +108,9 @@ def test_hints_say_what_to_write() -> None:
 @pytest.mark.parametrize(
     "word", ["hide-mount", "hideMounts", "hide_mounts", "hide-mounst", "HIDE-MOUNTS"]
 )
-def test_near_misses_are_recognised(word: str) -> None:
+def test_suggests_a_similar_value(word: str) -> None:
     assert clean.meant(word, ["directories", "hide-mounts"]) == "did you mean `hide-mounts`?"
 
 
-def test_a_word_near_to_no_other_gets_the_list() -> None:
+def test_lists_the_values_if_none_is_similar() -> None:
     assert clean.meant("xyz", ["directories", "files"]) == "known: directories, files"

@@ -1,4 +1,6 @@
-"""File system checks without systemd: real ones, of a sound and of a damaged file system."""
+"""File system checks without systemd: the real programs, on a sound and on a damaged file
+system.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,11 @@ def debugfs(image: Path, command: str) -> None:
     subprocess.run(["debugfs", "-w", "-R", command, image], check=True, capture_output=True)
 
 
-def test_sound(image: Path) -> None:
+def test_a_sound_file_system_passes(image: Path) -> None:
     assert fsck.require_sound("ext4", str(image)) == "checked"
 
 
-def test_correctable_errors_are_corrected(image: Path) -> None:
+def test_corrects_correctable_errors(image: Path) -> None:
     debugfs(image, "ssv free_blocks_count 1")
     debugfs(image, "ssv state 2")
     assert fsck.require_sound("ext4", str(image)) == "checked"
@@ -39,14 +41,14 @@ def test_correctable_errors_are_corrected(image: Path) -> None:
     assert again.returncode == 0
 
 
-def test_errors_that_are_left(image: Path) -> None:
+def test_reports_uncorrected_errors(image: Path) -> None:
     debugfs(image, "clri <2>")
     debugfs(image, "ssv state 2")
     with pytest.raises(StoreMissing, match=r"errors on .* that it could not correct"):
         fsck.require_sound("ext4", str(image))
 
 
-def test_types_without_a_check(image: Path, tmp_path: Path) -> None:
+def test_skips_types_without_a_check(image: Path, tmp_path: Path) -> None:
     before = image.read_bytes()
     assert fsck.require_sound("btrfs", str(image)) == "unchecked"
     assert fsck.require_sound("ext4", str(image), str(tmp_path)) == "unchecked"

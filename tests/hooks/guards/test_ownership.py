@@ -1,8 +1,8 @@
-"""Which root boots: one that the plan was not applied for is left untouched, by every wiper.
+"""Which root boots: one that the plan does not name is left unchanged by every wiper.
 
 The cases are generated: each wiper, with each command line that names another root, adds a layer or
-starts a crash kernel. After each the whole disk is unchanged, nothing is mounted, and the report
-says why.
+starts a crash kernel. After each boot the whole disk is unchanged, nothing is mounted, and the
+report says why.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.mark.requires_loop
-def test_own_root_is_wiped_and_bound(disk: Disk) -> None:
-    """The counterpart of all that follows: with its own words each wiper goes to work."""
+def test_the_plans_own_root_is_wiped_and_bound(disk: Disk) -> None:
+    """The counterpart of the tests below: with its own command line, each wiper makes a
+    fresh root.
+    """
     assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
     subprocess.run(["mount", "-o", "subvol=@", disk.loop, disk.sysroot], check=True)
     assert disk.stage("persist", disk.own_words()) == 0, disk.problems("persist")
@@ -58,7 +60,7 @@ def test_own_root_is_wiped_and_bound(disk: Disk) -> None:
 
 @pytest.mark.requires_loop
 @pytest.mark.parametrize("wiper", ["btrfs", "overlay", "tmpfs", "zfs"])
-def test_no_wiper_touches_a_root_that_is_not_the_plans(disk: Disk, wiper: str) -> None:
+def test_no_wiper_changes_a_root_that_the_plan_does_not_name(disk: Disk, wiper: str) -> None:
     disk.as_wiper(wiper)
     own = disk.own_words()
     lines = [f"{own} {word}" for word in LAYERS + CRASHES]
@@ -84,7 +86,7 @@ def test_no_wiper_touches_a_root_that_is_not_the_plans(disk: Disk, wiper: str) -
 
 @pytest.mark.requires_loop
 @pytest.mark.parametrize("how", ["default", "subvolid", "nothing named by the plan"])
-def test_root_without_a_name_is_resolved_and_compared(disk: Disk, how: str) -> None:
+def test_a_root_without_a_name_is_resolved_and_compared(disk: Disk, how: str) -> None:
     """Without ``subvol=`` the kernel mounts the default subvolume, or the one of ``subvolid=``."""
     number = btrfsutil.subvolume_id(str(disk.top / SNAPSHOT))
     if how == "subvolid":
@@ -103,10 +105,10 @@ def test_root_without_a_name_is_resolved_and_compared(disk: Disk, how: str) -> N
 
 
 @pytest.mark.requires_loop
-def test_plan_of_an_earlier_version_names_the_command_to_run(
+def test_a_plan_of_an_earlier_version_is_refused_with_the_command_to_run(
     disk: Disk, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It was applied before plans named their root: the kernel command line decides."""
+    """Plans of that version do not name their root: the kernel command line decides."""
     disk.identity = {}
     assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
     assert not (disk.top / "@/work").exists()
@@ -117,7 +119,7 @@ def test_plan_of_an_earlier_version_names_the_command_to_run(
 
 @pytest.mark.requires_loop
 def test_a_plan_without_a_root_wipes_only_the_recorded_ephemeral_root(disk: Disk) -> None:
-    """The boot menu offers snapshots: of before the first wipe, and of roots that a wipe made."""
+    """The boot menu offers snapshots from before the first wipe, and of wiped roots."""
     disk.identity = {}
     assert disk.stage("wipe", disk.own_words()) == 0, disk.problems("wipe")
     disk.next_boot()
@@ -133,7 +135,7 @@ def test_a_plan_without_a_root_wipes_only_the_recorded_ephemeral_root(disk: Disk
 
 
 @pytest.mark.requires_loop
-def test_own_root_named_by_its_id_is_refused(disk: Disk) -> None:
+def test_refuses_the_own_root_named_by_its_id(disk: Disk) -> None:
     number = btrfsutil.subvolume_id(str(disk.top / "@"))
     assert disk.stage("wipe", f"root={disk.loop} rootflags=subvolid={number}") == 10
     assert "by its id" in disk.problems("wipe")
@@ -142,10 +144,10 @@ def test_own_root_named_by_its_id_is_refused(disk: Disk) -> None:
 
 @pytest.mark.requires_loop
 @pytest.mark.parametrize("wiper", ["btrfs", "overlay"])
-def test_a_filesystem_that_was_created_again_boots_untouched_and_names_apply(
+def test_a_recreated_filesystem_boots_unchanged_and_the_message_names_apply(
     disk: Disk, wiper: str
 ) -> None:
-    """The same device and the same names, another filesystem."""
+    """The same device and the same names, but another filesystem."""
     disk.as_wiper(wiper)
     disk.identity["filesystem"] = "0a1b2c3d-0000-4000-8000-000000000001"
     disk.assert_untouched(disk.own_words(), mount="subvol=@")
@@ -155,8 +157,8 @@ def test_a_filesystem_that_was_created_again_boots_untouched_and_names_apply(
 
 
 @pytest.mark.requires_loop
-def test_image_for_many_machines_is_wiped_whatever_the_filesystem(disk: Disk) -> None:
-    """``device = "LABEL=…"``: the plan names no filesystem, but still the subvolume."""
+def test_an_image_for_many_machines_wipes_on_any_filesystem(disk: Disk) -> None:
+    """With ``device = "LABEL=…"`` the plan names the subvolume, but not the filesystem."""
     del disk.identity["filesystem"]
     disk.device = disk.loop
     disk.assert_untouched(f"root={disk.loop} rootflags=subvol={SNAPSHOT}")
@@ -166,13 +168,13 @@ def test_image_for_many_machines_is_wiped_whatever_the_filesystem(disk: Disk) ->
 
 
 @pytest.mark.requires_loop
-def test_persistence_stage_alone_recognises_a_root_that_is_not_the_plans(disk: Disk) -> None:
-    """The wipe stage did not run, or kept the root before it could know."""
+def test_the_persistence_stage_alone_recognises_a_foreign_root(disk: Disk) -> None:
+    """The wipe stage did not run, or ended before it could compare the root."""
     disk.sysroot.mkdir()
     before = disk.state()
     options = f"subvol={SNAPSHOT},ro"
     subprocess.run(["mount", "-o", options, disk.loop, disk.sysroot], check=True)
-    # The command line names the plan's root, and something else is mounted.
+    # The command line names the plan's root, but another one is mounted.
     assert disk.stage("persist", f"{disk.own_words()} ephemeroot.wipe=no") == FOREIGN
     subprocess.run(["umount", disk.sysroot], check=True)
     assert disk.state() == before
@@ -180,7 +182,7 @@ def test_persistence_stage_alone_recognises_a_root_that_is_not_the_plans(disk: D
 
 @pytest.mark.parametrize("word", ["systemd.volatile=no", "rd.overlay=0", "overlayroot=disabled",
                                   "rd.live.image=0", "rd.lvm=1", "ostreelike=1"])  # fmt: skip
-def test_words_that_add_no_layer_are_not_one(word: str) -> None:
+def test_words_that_add_no_layer_are_ignored(word: str) -> None:
     assert ownership.layer(CommandLine(f"root=/dev/vda quiet {word}")) == ""
 
 
@@ -196,6 +198,6 @@ def test_vmcore_means_a_crash_kernel(tmp_path: Path) -> None:
     ("root", "dataset"),
     [("zfs:tank/a", "tank/a"), ("ZFS=tank/a+b", "tank/a b"), ("zfs:AUTO", ""), ("/dev/vda", "")],
 )
-def test_zfs_root_is_its_dataset(root: str, dataset: str) -> None:
+def test_a_zfs_root_is_identified_by_its_dataset(root: str, dataset: str) -> None:
     found = Zfs({}).identify(Named(root=root))
     assert found == ({"dataset": dataset} if dataset else {})

@@ -1,4 +1,4 @@
-"""A machine that is about to resume is never touched."""
+"""A machine that resumes from hibernation is never changed."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ PAGE = 4096
 
 
 def swap(path: Path, signature: bytes, *, page: int = 0) -> Path:
-    """A file that looks like swap space with *signature* in its page *page*."""
+    """A file that looks like swap space, with *signature* in its page *page*."""
     content = bytearray(PAGE * (page + 2))
     content[page * PAGE + PAGE - 10 : page * PAGE + PAGE] = signature.ljust(10, b"\0")
     path.write_bytes(content)
     return path
 
 
-def test_a_machine_without_hibernation_may_be_wiped() -> None:
+def test_allows_the_wipe_without_hibernation() -> None:
     resume.require_none_pending(CommandLine("root=/dev/vda"))
 
 
 @pytest.mark.parametrize("signature", [b"S1SUSPEND", b"ULSUSPEND", b"LINHIB0001"])
-def test_an_image_refuses(tmp_path: Path, signature: bytes) -> None:
+def test_a_hibernation_image_refuses_the_wipe(tmp_path: Path, signature: bytes) -> None:
     device = swap(tmp_path / "swap", signature)
     with pytest.raises(Refused, match="holds a hibernation image") as caught:
         resume.require_none_pending(CommandLine(f"resume={device}"))
     assert "noresume" in caught.value.hint
 
 
-def test_plain_swap_does_not_refuse(tmp_path: Path) -> None:
+def test_plain_swap_allows_the_wipe(tmp_path: Path) -> None:
     device = swap(tmp_path / "swap", b"SWAPSPACE2")
     resume.require_none_pending(CommandLine(f"resume={device}"))
 
@@ -54,18 +54,18 @@ def test_the_offset_is_counted_in_pages(tmp_path: Path) -> None:
         ("resume={plain} resume_offset=x", "not a number"),
     ],
 )
-def test_refuses_where_it_cannot_tell(tmp_path: Path, words: str, reason: str) -> None:
+def test_refuses_if_the_swap_cannot_be_read(tmp_path: Path, words: str, reason: str) -> None:
     plain = swap(tmp_path / "swap", b"SWAPSPACE2")
     with pytest.raises(Refused, match=reason):
         resume.require_none_pending(CommandLine(words.format(folder=tmp_path, plain=plain)))
 
 
-def test_noresume_is_the_word_that_allows_it(tmp_path: Path) -> None:
+def test_noresume_allows_the_wipe(tmp_path: Path) -> None:
     device = swap(tmp_path / "swap", b"S1SUSPEND")
     resume.require_none_pending(CommandLine(f"resume={device} noresume"))
 
 
-def test_every_one_of_several_resume_words_counts(tmp_path: Path) -> None:
+def test_each_of_several_resume_words_is_checked(tmp_path: Path) -> None:
     image = swap(tmp_path / "image", b"S1SUSPEND")
     plain = swap(tmp_path / "plain", b"SWAPSPACE2")
     with pytest.raises(Refused):
@@ -73,14 +73,14 @@ def test_every_one_of_several_resume_words_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["cmdline.d/95resume.conf", "cmdline"])
-def test_what_dracut_has_baked_into_the_image_counts(tmp_path: Path, file: str) -> None:
+def test_resume_devices_in_dracuts_configuration_are_checked(tmp_path: Path, file: str) -> None:
     image = swap(tmp_path / "image", b"S1SUSPEND")
     baked = tmp_path / "etc" / file
     baked.parent.mkdir(parents=True)
     baked.write_text(f" resume={image}\n")
     (baked.parent / "other.txt").write_text("noresume\n")
     etc = str(tmp_path / "etc")
-    # On a running system such files are other programs' business.
+    # On a running system such files belong to other programs.
     resume.require_none_pending(CommandLine("quiet"), etc)
     (tmp_path / "etc/initrd-release").touch()
     with pytest.raises(Refused, match="holds a hibernation image"):

@@ -1,4 +1,4 @@
-"""Files with ``method = "copy"``: store to root at boot, root to store when they change."""
+"""Files with ``method = "copy"``: from the store to the root at boot, and back when they change."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def facts(path: Path) -> tuple[str, int, int, int]:
 
 
 def replace(path: Path, content: str) -> None:
-    """As shadow-utils do it."""
+    """Replace a file by rename, as shadow-utils does."""
     status = path.stat()
     new = fill(path.with_name(path.name + "+"), content, status.st_mode & 0o7777)
     os.chown(new, status.st_uid, status.st_gid)
     new.rename(path)
 
 
-def test_a_file_is_copied_with_all_it_is(boot: Boot) -> None:
+def test_copies_a_file_with_all_attributes(boot: Boot) -> None:
     source = fill(boot.store / "etc/adjtime", "0.0\n", 0o640, (7, 8))
     os.setxattr(source, "trusted.note", b"x")
     os.setxattr(source, "security.selinux", b"system_u:object_r:adjtime_t:s0\0")
@@ -71,7 +71,7 @@ def test_a_file_is_copied_with_all_it_is(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("flag", ["i", "a"])
-def test_an_immutable_file_of_the_root_is_replaced(boot: Boot, flag: str) -> None:
+def test_replaces_an_immutable_file_of_the_root(boot: Boot, flag: str) -> None:
     fill(boot.store / "etc/resolv.conf", "the store's")
     fill(boot.root("/etc/resolv.conf"), "the base's")
     subprocess.run(["chattr", f"+{flag}", boot.root("/etc/resolv.conf")], check=True)
@@ -80,7 +80,7 @@ def test_an_immutable_file_of_the_root_is_replaced(boot: Boot, flag: str) -> Non
     assert boot.results()[-1] == "copied, replacing the root's file"
 
 
-def test_an_immutable_directory_of_the_root_is_named_with_the_command(boot: Boot) -> None:
+def test_names_an_immutable_directory_with_the_command_that_helps(boot: Boot) -> None:
     fill(boot.store / "etc/resolv.conf", "the store's")
     boot.root("/etc").mkdir(exist_ok=True)
     subprocess.run(["chattr", "+i", boot.root("/etc")], check=True)
@@ -94,12 +94,12 @@ def test_an_immutable_directory_of_the_root_is_named_with_the_command(boot: Boot
 
 
 def written(path: Path) -> tuple[int, int]:
-    """What would be another one if the file were replaced or written to. Reading it is fine."""
+    """The values that change if the file is replaced or written. Reading changes none of them."""
     status = path.stat()
     return status.st_ino, status.st_ctime_ns
 
 
-def test_a_change_comes_back_and_the_rest_is_left_alone(boot: Boot) -> None:
+def test_copies_back_a_change_and_leaves_other_files_alone(boot: Boot) -> None:
     for name in ("one", "two"):
         fill(boot.store / "etc" / name, name)
     before = written(boot.store / "etc/two")
@@ -116,7 +116,7 @@ def test_a_change_comes_back_and_the_rest_is_left_alone(boot: Boot) -> None:
     assert sorted(p.name for p in (stored.parent / ".ephemeroot/copies").iterdir()) == []
 
 
-def test_a_mode_alone_is_a_change(boot: Boot) -> None:
+def test_copies_back_a_changed_mode(boot: Boot) -> None:
     fill(boot.store / "etc/one", "x")
     boot.persist(parent("/etc"), copy("/etc/one"))
     boot.root("/etc/one").chmod(0o600)
@@ -135,7 +135,7 @@ def test_a_missing_or_replaced_file_stays_in_the_store(boot: Boot) -> None:
     os.mkfifo(etc / "fifo")
     (etc / "folder").mkdir()
     back = copy_back(boot)
-    # A link is kept as what it is, a link.
+    # A link stays a link.
     assert back.copied == ["/etc/link"]
     assert os.readlink(boot.root(STORE) / "etc/link") == "/etc/shadow"
     assert len(back.problems) == 2
@@ -143,7 +143,7 @@ def test_a_missing_or_replaced_file_stays_in_the_store(boot: Boot) -> None:
         assert (boot.root(STORE) / "etc" / name).read_text() == name
 
 
-def test_nothing_is_written_where_the_store_is_not(boot: Boot) -> None:
+def test_copies_nothing_back_without_the_store(boot: Boot) -> None:
     fill(boot.store / "etc/one", "x")
     boot.persist(parent("/etc"), copy("/etc/one"))
     replace(boot.root("/etc/one"), "changed")
@@ -154,8 +154,8 @@ def test_nothing_is_written_where_the_store_is_not(boot: Boot) -> None:
     assert list(boot.root(STORE).iterdir()) == []
 
 
-def test_a_file_that_could_not_be_copied_is_not_replaced(boot: Boot) -> None:
-    """The root then has its base's: that must not go over what the store has."""
+def test_does_not_copy_back_over_a_file_that_could_not_be_copied(boot: Boot) -> None:
+    """The root then has the base's file, which must not replace the store's."""
     fill(boot.store / "etc/large", "x" * 5000)
     fill(boot.root("/etc/large"), "the base's")
     boot.persist(parent("/etc"), copy("/etc/large"), seed_limit=4096)
@@ -164,14 +164,14 @@ def test_a_file_that_could_not_be_copied_is_not_replaced(boot: Boot) -> None:
     assert not (boot.run / "copies").exists()
 
 
-def test_no_file_is_made_empty(boot: Boot) -> None:
+def test_creates_no_empty_file(boot: Boot) -> None:
     boot.persist(parent("/etc"), copy("/etc/none"))
     assert boot.results()[-1] == "nothing to copy yet"
     assert list(boot.root("/etc").iterdir()) == []
     assert not (boot.root(STORE) / "etc/none").exists()
 
 
-def test_a_file_is_seeded_with_the_declared_attributes(boot: Boot) -> None:
+def test_seeds_a_file_with_the_declared_attributes(boot: Boot) -> None:
     fill(boot.root("/etc/conf"), "the base's", 0o644, (3, 3))
     boot.persist(parent("/etc"), copy("/etc/conf", user=7, mode=0o600))
     assert facts(boot.root(STORE) / "etc/conf") == ("the base's", 0o600, 7, 3)
@@ -182,7 +182,7 @@ def test_a_file_is_seeded_with_the_declared_attributes(boot: Boot) -> None:
     assert facts(boot.root("/etc/conf")) == ("the base's", 0o640, 7, 3)
 
 
-def test_a_base_that_gained_a_system_user(boot: Boot) -> None:
+def test_adds_system_users_of_a_newer_base(boot: Boot) -> None:
     fill(boot.store / "etc/passwd", PASSWD + "eve:x:1000:1000::/home/eve:/bin/sh\n")
     fill(boot.store / "etc/shadow", SHADOW, 0o640, (0, 42))
     fill(boot.root("/etc/passwd"), PASSWD + "sql:x:990:990::/:/bin/false\n")
@@ -197,7 +197,7 @@ def test_a_base_that_gained_a_system_user(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "eve:x:1000:1000::/:/bin/sh\n", PASSWD[:9] + "\0" * 99])
-def test_a_torn_passwd_does_not_lock_root_out(boot: Boot, content: str) -> None:
+def test_a_torn_passwd_in_the_store_does_not_lock_root_out(boot: Boot, content: str) -> None:
     fill(boot.store / "etc/passwd", content)
     fill(boot.root("/etc/passwd"), PASSWD)
     boot.persist(parent("/etc"), copy("/etc/passwd"))
@@ -207,7 +207,7 @@ def test_a_torn_passwd_does_not_lock_root_out(boot: Boot, content: str) -> None:
     assert "passwd.damaged" in boot.problems()[0]
 
 
-def test_a_torn_passwd_in_the_root_is_not_stored(boot: Boot) -> None:
+def test_a_torn_passwd_in_the_root_is_not_copied_back(boot: Boot) -> None:
     fill(boot.store / "etc/passwd", PASSWD)
     boot.persist(parent("/etc"), copy("/etc/passwd"))
     replace(boot.root("/etc/passwd"), "")
@@ -218,7 +218,7 @@ def test_a_torn_passwd_in_the_root_is_not_stored(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "link", "device"])
-def test_wrong_shapes_in_the_store(boot: Boot, kind: str) -> None:
+def test_reports_wrong_file_types_in_the_store(boot: Boot, kind: str) -> None:
     place = boot.store / "etc/passwd"
     if kind == "directory":
         place.mkdir()
@@ -235,8 +235,8 @@ def test_wrong_shapes_in_the_store(boot: Boot, kind: str) -> None:
     assert boot.root("/after").is_dir()
 
 
-def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
-    """Nothing is renamed from one subvolume to another (EXDEV)."""
+def test_copies_into_a_subvolume_inside_the_store(tmp_path: Path) -> None:
+    """A rename from one subvolume to another fails with EXDEV."""
     boot = Boot(tmp_path, "btrfs")
     btrfsutil.create_subvolume(str(boot.store / "etc"))
     fill(boot.store / "etc/passwd", PASSWD)
@@ -256,8 +256,8 @@ def test_a_subvolume_inside_the_store(tmp_path: Path) -> None:
     boot.unmount()
 
 
-def test_two_files_that_belong_together_are_stored_together(boot: Boot) -> None:
-    """The power goes after the record was written, before and between the renames."""
+def test_copies_back_related_files_together(boot: Boot) -> None:
+    """The power fails after the record is written, before and between the renames."""
     for name, content in (("passwd", PASSWD), ("shadow", SHADOW)):
         fill(boot.store / "etc" / name, content)
     operations = (parent("/etc"), copy("/etc/passwd"), copy("/etc/shadow"))
@@ -285,7 +285,7 @@ def test_two_files_that_belong_together_are_stored_together(boot: Boot) -> None:
         assert list(folder.iterdir()) == []
 
 
-def test_a_name_that_cannot_be_replaced_does_not_keep_the_others(boot: Boot) -> None:
+def test_a_name_that_cannot_be_replaced_does_not_stop_the_others(boot: Boot) -> None:
     fill(boot.store / "etc/one", "x")
     fill(boot.store / "etc/two", "x")
     boot.persist(parent("/etc"), copy("/etc/one"), copy("/etc/two"))
@@ -301,7 +301,7 @@ def test_a_name_that_cannot_be_replaced_does_not_keep_the_others(boot: Boot) -> 
     assert copy_back(boot).copied == []
 
 
-def test_who_changes_accounts_is_waited_for(boot: Boot) -> None:
+def test_waits_for_a_program_that_changes_accounts(boot: Boot) -> None:
     fill(boot.store / "etc/passwd", PASSWD)
     boot.persist(parent("/etc"), copy("/etc/passwd"))
     replace(boot.root("/etc/passwd"), PASSWD + "eve:x:1000:1000::/:/bin/sh\n")
@@ -317,14 +317,14 @@ def test_who_changes_accounts_is_waited_for(boot: Boot) -> None:
         assert process.stdout.readline() == b"held\n"
         back = copy_back(boot, patience=0.2)
         process.communicate()
-    # Whoever never lets go does not make the machine forget its users.
+    # A lock that is never released must not make the machine forget its users.
     assert "holds /etc/.pwd.lock" in back.problems[0]
     assert back.copied == ["/etc/passwd"]
     with lock.open("w") as free:
         fcntl.lockf(free, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_kept_root_that_is_newer_than_the_store(boot: Boot) -> None:
+def test_a_kept_root_newer_than_the_store_is_copied_back(boot: Boot) -> None:
     fill(boot.store / "etc/one", "x")
     boot.persist(parent("/etc"), copy("/etc/one"))
     replace(boot.root("/etc/one"), "in the last second")
@@ -335,7 +335,7 @@ def test_a_kept_root_that_is_newer_than_the_store(boot: Boot) -> None:
     assert boot.root("/etc/one").read_text() == "in the last second"
 
 
-def test_a_store_that_was_changed_meanwhile_is_right(boot: Boot) -> None:
+def test_a_change_of_the_store_takes_precedence(boot: Boot) -> None:
     fill(boot.store / "etc/one", "x")
     boot.persist(parent("/etc"), copy("/etc/one"))
     replace(boot.root("/etc/one"), "in the root")
@@ -346,7 +346,7 @@ def test_a_store_that_was_changed_meanwhile_is_right(boot: Boot) -> None:
     assert boot.root("/etc/one").read_text() == "from a backup"
 
 
-def test_what_the_unit_watches(boot: Boot) -> None:
+def test_the_unit_watches_each_copied_file(boot: Boot) -> None:
     names = ["/a b", "/50%", "/new\nline", "/back\\"]
     for name in names:
         fill(boot.store / name[1:], "x")
@@ -359,7 +359,7 @@ def test_what_the_unit_watches(boot: Boot) -> None:
     assert json.loads((boot.run / "copies").read_text())["stores"] == {STORE: IDENTITY}
 
 
-def test_a_read_only_root(boot: Boot) -> None:
+def test_copies_to_a_read_only_root(boot: Boot) -> None:
     fill(boot.store / "etc/one", "x")
     subprocess.run(["mount", "-o", "remount,ro", boot.target], check=True)
     boot.persist(parent("/etc"), copy("/etc/one"))
@@ -368,7 +368,7 @@ def test_a_read_only_root(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("why", ["full", "read-only"])
-def test_a_store_that_takes_nothing_still_says_who_may_log_in(boot: Boot, why: str) -> None:
+def test_a_read_only_store_still_provides_the_accounts(boot: Boot, why: str) -> None:
     fill(boot.store / "etc/passwd", PASSWD + "me:x:1000:1000::/home/me:/bin/sh\n")
     fill(boot.root("/etc/passwd"), PASSWD + "sql:x:101:101::/:/bin/false\n")
     if why == "full":
@@ -383,8 +383,8 @@ def test_a_store_that_takes_nothing_still_says_who_may_log_in(boot: Boot, why: s
             ballast.unlink()
 
 
-def test_a_full_store_keeps_what_it_has(boot: Boot) -> None:
-    """And the root what is newer, until there is room again."""
+def test_a_full_store_keeps_its_files(boot: Boot) -> None:
+    """The root keeps the newer files until the store has room again."""
     fill(boot.store / "etc/one", "x")
     boot.persist(parent("/etc"), copy("/etc/one"))
     boot.fill(boot.root(STORE))
@@ -406,8 +406,8 @@ def test_a_full_store_keeps_what_it_has(boot: Boot) -> None:
     assert (boot.root(STORE) / "etc/one").read_text() == content
 
 
-def test_the_id_of_a_first_boot_is_stored_once_systemd_has_made_one(boot: Boot) -> None:
-    """On a root in memory nothing else would keep it: every boot would be a first one."""
+def test_stores_the_machine_id_of_a_first_boot_once_systemd_has_made_it(boot: Boot) -> None:
+    """On a root in memory nothing else would keep it: every boot would be a first boot."""
     boot.persist(parent("/etc"), MachineId(store=STORE, first_boot=True))
     copied = boot.root("/etc/machine-id")
     stored = boot.root(STORE) / "etc/machine-id"
@@ -427,8 +427,8 @@ def test_the_id_of_a_first_boot_is_stored_once_systemd_has_made_one(boot: Boot) 
 
 @pytest.mark.requires_program("ssh-keygen")
 @pytest.mark.parametrize("how", ["bound directory", "linked file", "copied file"])
-def test_ssh_keygen(boot: Boot, how: str) -> None:
-    """A key that the machine makes on its first boot is the machine's on the second."""
+def test_ssh_host_keys_of_the_first_boot_are_those_of_the_second(boot: Boot, how: str) -> None:
+    """The machine makes its keys with ssh-keygen."""
     key = "/etc/ssh/ssh_host_ed25519_key"
     operations: dict[str, list[Operation]] = {
         "bound directory": [directory("/etc/ssh")],
@@ -436,7 +436,8 @@ def test_ssh_keygen(boot: Boot, how: str) -> None:
         "copied file": [parent("/etc/ssh"), copy(key), copy(f"{key}.pub")],
     }
     boot.persist(parent("/etc"), *operations[how])
-    if how == "linked file":  # where the link leads after switch_root; -A would replace it
+    # the target of the link after switch_root; ssh-keygen -A would replace the link
+    if how == "linked file":
         made_at = str(boot.root(STORE)) + key
         command = ["-q", "-t", "ed25519", "-N", "", "-f", made_at]
     else:

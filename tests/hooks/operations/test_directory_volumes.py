@@ -1,5 +1,5 @@
-"""Volumes that are directories of a filesystem (X-mount.subdir=), those of an overlay's own
-installed root among them: both stages on real filesystems.
+"""Volumes that are directories of a filesystem (X-mount.subdir=), including those of an overlay's
+own installed root: both stages on real filesystems.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def installed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Instal
         machine.power_off()
 
 
-def test_the_installed_root_keeps_files_written_to_its_directories(
+def test_files_written_to_kept_directories_are_in_the_installed_root(
     installed: Installed,
 ) -> None:
     for number in (1, 2):
@@ -153,7 +153,7 @@ def test_the_installed_root_keeps_files_written_to_its_directories(
 
 @pytest.mark.parametrize("asked", ["ephemeroot.wipe=no", "a request"])
 def test_a_kept_root_boots_with_the_same_directories(installed: Installed, asked: str) -> None:
-    """The distribution mounts it read-only between the stages, and a layer follows."""
+    """The distribution mounts the root read-only between the stages, and a layer is added later."""
     installed.boot()
     (installed.root / "etc/lost").write_text("in the layer")
     installed.power_off()
@@ -178,7 +178,7 @@ def test_a_kept_root_boots_with_the_same_directories(installed: Installed, asked
 
 
 @pytest.mark.parametrize("there", ["nothing", "a file", "a link elsewhere"])
-def test_stops_without_the_directory_of_a_volume(installed: Installed, there: str) -> None:
+def test_stops_if_the_directory_of_a_volume_is_missing(installed: Installed, there: str) -> None:
     with installed.mounted() as top:
         place = top / "persistent"
         place.rename(top / "away")

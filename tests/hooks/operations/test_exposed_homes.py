@@ -1,4 +1,4 @@
-"""Entries in homes at boot: what is private only by its directory stays private in the store.
+"""Entries in homes at boot: files that only their directory protects stay private in the store.
 
 The modes on both sides are generated, and the home is a directory, a link, or a btrfs subvolume;
 the declarations are a user's, and system-wide ones below the home.
@@ -25,7 +25,9 @@ pytestmark = [pytest.mark.requires_root, pytest.mark.usefixtures("private_mounts
 
 USER, GROUP = 1000, 1001
 MODES = ("", "0700", "0710", "0750", "0755", "acl")
-"""Of ~/.cred before the boot; an empty one is missing. The ACL grants to one user, and no group."""
+"""The mode of ~/.cred before the boot; an empty string means that it is missing. The ACL grants
+access to one user, and to no group.
+"""
 
 WHOSE = {
     "users": '[persistence."/persistent".users.talyz]\n{key} = ["{path}"]\n',
@@ -108,7 +110,7 @@ def test_a_parent_directory_has_the_permissions_of_its_counterpart(
 
 @pytest.mark.parametrize("whose", WHOSE)
 @pytest.mark.parametrize("path", [".gnupg", ".ssh/keys/deep", ".local/share/keyrings"])
-def test_a_path_that_exists_on_neither_side_is_private(
+def test_a_path_without_a_counterpart_is_private_at_boot(
     tmp_path: Path, boot: Boot, whose: str, path: str
 ) -> None:
     boot.persist(*operations(tmp_path, WHOSE[whose].format(key="directories", path=path)))
@@ -120,7 +122,7 @@ def test_a_path_that_exists_on_neither_side_is_private(
 
 
 @pytest.mark.parametrize("home", ["link", "subvolume"])
-def test_home_that_is_a_link_or_a_subvolume(tmp_path: Path, home: str) -> None:
+def test_a_home_that_is_a_link_or_a_subvolume(tmp_path: Path, home: str) -> None:
     boot = Boot(tmp_path / "boot", "btrfs" if home == "subvolume" else "tmpfs", megabytes=128)
     try:
         real = boot.root("srv/people/talyz" if home == "link" else "home/talyz")

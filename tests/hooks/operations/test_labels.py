@@ -1,5 +1,5 @@
-"""Everything that a boot makes in the new root and in the stores has the label that the policy
-wants for its final path. The policy is Debian's. Labels are attributes, and need no SELinux in the
+"""Every file that a boot creates in the new root and in the stores has the label that the policy
+assigns to its final path. The policy is Debian's. Labels are attributes, and need no SELinux in the
 kernel.
 """
 
@@ -70,7 +70,9 @@ def label_of(path: Path) -> str | None:
 
 
 def mislabelled(top: Path, policy: LibSelinux) -> dict[str, tuple[str | None, str | None]]:
-    """What is in the filesystem at *top*, with label and wanted label where they differ."""
+    """The files of the filesystem at *top* whose label differs from the policy's, with
+    both labels.
+    """
     found: dict[str, tuple[str | None, str | None]] = {}
     for folder, names, files in os.walk(top):
         for name in (".", *names, *files):
@@ -84,7 +86,7 @@ def mislabelled(top: Path, policy: LibSelinux) -> dict[str, tuple[str | None, st
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Path]:
-    """A place to look at what is under the mounts of a root."""
+    """A place to look at the files below the mounts of a root."""
     place = tmp_path / "bare"
     place.mkdir()
     yield place
@@ -96,7 +98,7 @@ def give(path: Path, label: str | None) -> None:
     os.setxattr(path, ATTRIBUTE, label.encode() + b"\0", follow_symlinks=False)
 
 
-def test_everything_that_a_boot_makes_has_the_label_of_its_final_path(
+def test_every_created_file_has_the_label_of_its_final_path(
     tmp_path: Path, bare: Path, policy: LibSelinux
 ) -> None:
     boot = Boot(tmp_path / "boot", "btrfs", 128)
@@ -127,7 +129,7 @@ def test_everything_that_a_boot_makes_has_the_label_of_its_final_path(
 
 @pytest.mark.requires_program("systemd-tmpfiles")
 def test_a_root_in_memory_is_left_to_systemd_tmpfiles(tmp_path: Path) -> None:
-    """The kernel labels a tmpfs anew when the policy is loaded."""
+    """The kernel labels a tmpfs again when the policy is loaded."""
     boot = Boot(tmp_path / "boot", "tmpfs")
     odd = ("a \\ b", '"c"', "100%d", "*", "[x]", "y?")
     names = {f"/srv/{name}": "x:y:z:s0" for name in odd}
@@ -138,7 +140,7 @@ def test_a_root_in_memory_is_left_to_systemd_tmpfiles(tmp_path: Path) -> None:
         lines = settings.read_text().splitlines()
         assert lines[0] == 'z "/" - - -'
         assert len(lines) == len(names) + 1
-        # It reads the names as they are: a mode that they do not have is given to each.
+        # It reads names literally: each name gets a mode that it does not have.
         settings.write_text(settings.read_text().replace("- - -", "0700 - -"))
         done = subprocess.run(
             ["systemd-tmpfiles", "--create", f"--root={boot.target}", settings],

@@ -1,4 +1,4 @@
-"""The type of a declared path is part of its value: a link stays a link, a file a file."""
+"""The file type of a declared path is part of its value: a link stays a link, a file a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def zone(name: str) -> str:
 
 
 def set_zone(machine: DeclaredMachine, name: str) -> None:
-    """As timedatectl(1) does it: a new link, renamed over the present one."""
+    """As timedatectl(1) does it: a new link, renamed over the existing one."""
     etc = machine.target / "etc"
     (etc / ".localtime").symlink_to(zone(name))
     (etc / ".localtime").rename(etc / "localtime")
@@ -72,7 +72,7 @@ def test_a_link_and_a_file_replace_each_other(machine: DeclaredMachine) -> None:
     assert machine.said() == []
 
 
-def test_a_link_never_replaces_accounts(machine: DeclaredMachine) -> None:
+def test_a_link_never_replaces_account_files(machine: DeclaredMachine) -> None:
     names = ("passwd", "group", "shadow", "gshadow")
     (machine.target / "etc/shadow").write_text("root:*::::::\n")
     (machine.target / "etc/gshadow").write_text("root:*::\n")
@@ -90,7 +90,7 @@ def test_a_link_never_replaces_accounts(machine: DeclaredMachine) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "bind", "symlink"])
-def test_other_methods_name_the_one_for_links(machine: DeclaredMachine, method: str) -> None:
+def test_other_methods_name_the_method_for_links(machine: DeclaredMachine, method: str) -> None:
     (machine.top / "base/etc/localtime").symlink_to(zone("UTC"))
     declare(machine, files=f'{{ file = "/etc/localtime", method = "{method}" }}')
     set_zone(machine, "Europe/Oslo")
@@ -105,7 +105,7 @@ def test_other_methods_name_the_one_for_links(machine: DeclaredMachine, method: 
 
 
 @pytest.mark.parametrize("method", ["bind", "symlink"])
-def test_a_wrong_type_leaves_nothing_that_breaks_the_corrected_declaration(
+def test_a_wrong_type_does_not_prevent_the_corrected_declaration(
     machine: DeclaredMachine, method: str
 ) -> None:
     for top in (machine.top / "base", machine.target):
@@ -113,7 +113,7 @@ def test_a_wrong_type_leaves_nothing_that_breaks_the_corrected_declaration(
         (top / "etc/net/conf").write_text("key")
         (top / "etc/tool.conf").write_text("settings")
     wrong = f'{{ directory = "/etc/tool.conf", method = "{method}" }}'
-    # `check` refuses both: the plan is what an older program, or another root, has made.
+    # `check` refuses both: an older program, or another root, has made this plan.
     machine.declare(persistence(wrong, files='"/etc/machine-id", "/etc/net"'))
     places = [
         top / name

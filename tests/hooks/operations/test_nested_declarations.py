@@ -1,4 +1,4 @@
-"""Declared paths inside declared directories: what is written in one boot is there in the next."""
+"""Declared paths inside declared directories: files written in one boot exist in the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELLS = [
 
 
 def is_refused(cell: Cell) -> bool:
-    """What ``check`` must refuse."""
+    """Declarations that ``check`` must refuse."""
     return cell.outer == "symlink"
 
 
@@ -36,7 +36,7 @@ def life(tmp_path_factory: pytest.TempPathFactory, private_mounts: None) -> Iter
 
 @pytest.mark.parametrize("inner", INNER, ids=" ".join)
 @pytest.mark.parametrize("outer", [outer for outer in OUTER if outer != "symlink"])
-def test_files_written_in_a_boot_exist_in_the_next_five(
+def test_files_written_in_one_boot_exist_in_the_next_five(
     life: NestedMachine, outer: str, inner: tuple[str, str]
 ) -> None:
     cells = [c for c in life.cells if c.outer == outer and (c.kind, c.inner) == inner]

@@ -1,4 +1,4 @@
-"""Waiting for the network, in network namespaces with real links that come late."""
+"""Waiting for the network, in network namespaces with real links that come up late."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def have_address(cable: Cable) -> None:
     ip("address", "add", "10.9.0.2/24", "dev", "eth0")
 
 
-def test_a_network_that_is_there_is_not_waited_for(cable: Cable) -> None:
+def test_does_not_wait_for_a_network_that_is_up(cable: Cable) -> None:
     have_address(cable)
     wait("10.9.0.1", 0)
 
 
-def test_the_carrier_comes_late(
+def test_waits_for_the_carrier(
     cable: Cable, later: Callable[[float, Callable[[], None]], None]
 ) -> None:
     ip("link", "set", "eth0", "up")
@@ -73,7 +73,7 @@ def test_the_carrier_comes_late(
     wait("10.9.0.1", 20)
 
 
-def test_the_address_comes_late(
+def test_waits_for_the_address(
     cable: Cable, later: Callable[[float, Callable[[], None]], None]
 ) -> None:
     have_carrier(cable)
@@ -83,7 +83,7 @@ def test_the_address_comes_late(
     wait("10.9.0.1", 20)
 
 
-def test_the_route_comes_late(
+def test_waits_for_the_route(
     cable: Cable, later: Callable[[float, Callable[[], None]], None]
 ) -> None:
     have_address(cable)
@@ -93,8 +93,8 @@ def test_the_route_comes_late(
     wait("192.0.2.7", 20)
 
 
-def test_an_address_that_another_machine_may_have_is_waited_for(cable: Cable) -> None:
-    """Duplicate address detection (RFC 4862) takes a second or two."""
+def test_waits_for_duplicate_address_detection(cable: Cable) -> None:
+    """It takes a second or two (RFC 4862)."""
     have_carrier(cable)
     ip("address", "add", "fd00::2/64", "dev", "eth0")
     with pytest.raises(TimeoutError, match=r"has no usable address .*fd00::2/64 \(not confirmed"):
@@ -102,14 +102,14 @@ def test_an_address_that_another_machine_may_have_is_waited_for(cable: Cable) ->
     wait("fd00::1", 20)
 
 
-def test_without_an_interface_the_message_says_so(cable: Cable) -> None:
+def test_reports_a_missing_interface(cable: Cable) -> None:
     ip("link", "delete", "eth0")
     with pytest.raises(TimeoutError, match="no network interface; no default route"):
         wait("10.9.0.1", 0)
 
 
-def test_waiting_costs_nothing_between_events(cable: Cable) -> None:
-    """Not by polling: a second of waiting is one sleep in the kernel."""
+def test_waiting_does_not_poll(cable: Cable) -> None:
+    """A second of waiting is one sleep in the kernel."""
     have_carrier(cable)
     with network.Network() as net:
         net.wait(lambda: "" if "eth0 up, carrier" in net.describe() else "no carrier yet",
@@ -122,11 +122,12 @@ def test_waiting_costs_nothing_between_events(cable: Cable) -> None:
 
     with network.Network() as net, pytest.raises(TimeoutError):
         net.wait(missing, time.monotonic() + 1)
-    # The link's own events may come while it settles; a loop would look hundreds of times.
+    # The link may report its own events until it settles; a polling loop would look hundreds of
+    # times.
     assert len(looked) < 10
 
 
-def test_a_static_network_is_set_up(cable: Cable) -> None:
+def test_sets_up_a_static_network(cable: Cable) -> None:
     cable.plug_in()
     with network.Network() as net:
         assert net.set_up("eth0", ["10.9.0.2/24", "fd00::2/64"], ["10.9.0.1", "fd00::1"])
@@ -139,7 +140,7 @@ def test_a_static_network_is_set_up(cable: Cable) -> None:
 
 
 @pytest.mark.parametrize("by", ["address", "other name"])
-def test_an_interface_by_its_other_names(cable: Cable, by: str) -> None:
+def test_finds_an_interface_by_its_alternative_names(cable: Cable, by: str) -> None:
     link = json.loads(subprocess.check_output(["ip", "-j", "link", "show", "eth0"]))[0]
     ip("link", "property", "add", "dev", "eth0", "altname", "enp7s0f1np1withalongname")
     name = link["address"].upper() if by == "address" else "enp7s0f1np1withalongname"
@@ -152,14 +153,14 @@ def operation(**values: Any) -> Network:
     return Network(**{"interface": "eth0", "addresses": ["10.9.0.2/24"], **values})
 
 
-def test_the_operation(cable: Cable) -> None:
+def test_the_operation_sets_up_the_network(cable: Cable) -> None:
     made = operation(gateways=["10.9.0.1"])
     assert made.describe() == "set up eth0 with 10.9.0.2/24, gateway 10.9.0.1"
-    assert made.execute(None) == "set up"  # type: ignore[arg-type]  # it asks nothing of a stage
+    assert made.execute(None) == "set up"  # type: ignore[arg-type]  # it needs no stage
     assert made.execute(None) == "already set up"  # type: ignore[arg-type]
 
 
-def test_the_interface_comes_late(
+def test_waits_for_the_interface(
     cable: Cable, later: Callable[[float, Callable[[], None]], None]
 ) -> None:
     later(0.5, lambda: ip("link", "add", "late0", "type", "veth"))
@@ -167,24 +168,24 @@ def test_the_interface_comes_late(
     assert made.execute(None) == "set up"  # type: ignore[arg-type]
 
 
-def test_an_interface_that_never_comes(cable: Cable) -> None:
+def test_reports_an_interface_that_never_appears(cable: Cable) -> None:
     with pytest.raises(StoreMissing, match=r"there is no interface gone0 .*eth0 down") as caught:
         operation(interface="gone0", timeout=1).execute(None)  # type: ignore[arg-type]
     assert "[network]" in caught.value.hint
 
 
-def test_a_gateway_that_cannot_be_reached(cable: Cable) -> None:
+def test_reports_a_gateway_that_cannot_be_reached(cable: Cable) -> None:
     with pytest.raises(StoreMissing, match=r"192\.0\.2\.1"):
         operation(gateways=["192.0.2.1"]).execute(None)  # type: ignore[arg-type]
 
 
-def test_the_operation_survives_a_plan(tmp_path: Path) -> None:
+def test_the_operation_can_be_stored_in_a_plan(tmp_path: Path) -> None:
     plan = plans.Plan(wipe=[operation()], persist=[])
     (tmp_path / "plan.json").write_bytes(plan.dump())
     again = plans.load(str(tmp_path / "plan.json")).wipe[0]
     assert again.to_json() == operation().to_json()
     with pytest.raises(Damaged):
-        Network(interface="eth0")  # type: ignore[call-arg]  # type checkers know, too
+        Network(interface="eth0")  # type: ignore[call-arg]  # type checkers know it, too
 
 
 # The server
@@ -196,7 +197,7 @@ def mount(tmp_path: Path, options: list[str] = OPTIONS, timeout: int = 2) -> Non
     volumes.mount("nfs4", "10.9.0.1:/srv", options, str(tmp_path), timeout)
 
 
-def test_a_link_local_server_is_reached_through_its_interface(
+def test_reaches_a_link_local_server_through_its_interface(
     cable: Cable, tmp_path: Path, later: Callable[[float, Callable[[], None]], None]
 ) -> None:
     cable.there("address", "add", "fe80::1/64", "dev", "eth1", "nodad")
@@ -218,7 +219,9 @@ def test_a_timeout_of_zero_waits_until_the_network_is_up(
     assert made.execute(None) == "set up"  # type: ignore[arg-type]
 
 
-def test_no_network_is_a_missing_store_within_the_timeout(cable: Cable, tmp_path: Path) -> None:
+def test_without_a_network_the_store_is_missing_after_the_timeout(
+    cable: Cable, tmp_path: Path
+) -> None:
     started = time.monotonic()
     with pytest.raises(StoreMissing) as caught:
         mount(tmp_path, timeout=1)
@@ -229,7 +232,7 @@ def test_no_network_is_a_missing_store_within_the_timeout(cable: Cable, tmp_path
     )
 
 
-def test_a_server_that_refuses_is_tried_until_time_is_up(cable: Cable, tmp_path: Path) -> None:
+def test_retries_a_server_that_refuses_until_the_timeout(cable: Cable, tmp_path: Path) -> None:
     have_address(cable)
     cable.there("address", "add", "10.9.0.1/24", "dev", "eth1")
     with pytest.raises(StoreMissing) as caught:
@@ -237,14 +240,14 @@ def test_a_server_that_refuses_is_tried_until_time_is_up(cable: Cable, tmp_path:
     assert "tried 10.9.0.1 port 2049: connection refused (eth0 up, carrier" in caught.value.message
 
 
-def test_a_server_that_is_silent(cable: Cable, tmp_path: Path) -> None:
+def test_gives_up_on_a_silent_server_after_the_timeout(cable: Cable, tmp_path: Path) -> None:
     have_address(cable)
-    # Its address answers nothing, for nobody has it.
+    # No machine has the address, so it never answers.
     with pytest.raises(StoreMissing, match=r"tried 10\.9\.0\.1 port 2049: (it did not|no route)"):
         mount(tmp_path)
 
 
-def test_a_server_that_comes_late(
+def test_waits_for_a_server_that_starts_late(
     cable: Cable, later: Callable[[float, Callable[[], None]], None]
 ) -> None:
     have_address(cable)
@@ -253,10 +256,10 @@ def test_a_server_that_comes_late(
     network.connect("10.9.0.1", 2049, time.monotonic() + 120)
 
 
-def test_an_image_that_has_nothing_for_the_network(
+def test_reports_an_image_without_support_for_the_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As one that has to follow a newer plan."""
+    """An older image that has to follow a newer plan."""
     monkeypatch.delattr("ephemeroot.linux.network")
     monkeypatch.setitem(sys.modules, "ephemeroot.linux.network", None)
     for tried in (lambda: mount(tmp_path), lambda: operation().execute(None)):  # type: ignore[arg-type]
@@ -264,7 +267,7 @@ def test_an_image_that_has_nothing_for_the_network(
             tried()
 
 
-def test_a_kernel_without_the_filesystem(cable: Cable, tmp_path: Path) -> None:
+def test_reports_a_kernel_without_the_filesystem(cable: Cable, tmp_path: Path) -> None:
     have_address(cable)
     cable.there("address", "add", "10.9.0.1/24", "dev", "eth1")
     cable.serve("10.9.0.1", 2049)
@@ -273,8 +276,8 @@ def test_a_kernel_without_the_filesystem(cable: Cable, tmp_path: Path) -> None:
     assert "the image lacks the kernel module" in caught.value.hint
 
 
-def test_what_hangs_in_the_kernel_is_killed() -> None:
-    """As a mount from a server that takes connections and says nothing."""
+def test_kills_a_mount_that_hangs_in_the_kernel() -> None:
+    """The server accepts connections and never answers."""
     reader, writer = os.pipe()
     started = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -285,7 +288,7 @@ def test_what_hangs_in_the_kernel_is_killed() -> None:
     os.close(reader)
 
 
-def test_a_failure_in_the_child_is_reported_by_the_parent() -> None:
+def test_the_parent_reports_a_failure_of_the_child() -> None:
     def fail() -> None:
         raise OSError(13, "Permission denied: no such export", "/srv")
 
@@ -293,7 +296,7 @@ def test_a_failure_in_the_child_is_reported_by_the_parent() -> None:
         network.within(fail, time.monotonic() + 120)
 
 
-def test_what_dies_in_the_child_is_a_failure() -> None:
+def test_a_child_that_dies_is_a_failure() -> None:
     with pytest.raises(OSError, match="without a message"):
         network.within(lambda: os._exit(7), time.monotonic() + 120)
 
@@ -308,5 +311,7 @@ def test_what_dies_in_the_child_is_a_failure() -> None:
         ("cifs", ["ip=10.0.0.1", "guest"], ("10.0.0.1", 445)),
     ],
 )
-def test_what_is_tried(kind: str, options: list[str], expected: tuple[str, int | None]) -> None:
+def test_finds_the_address_and_port_of_the_server(
+    kind: str, options: list[str], expected: tuple[str, int | None]
+) -> None:
     assert (volumes.address(options, kind), volumes.port(options, kind)) == expected

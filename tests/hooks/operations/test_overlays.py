@@ -1,4 +1,4 @@
-"""Directories with ``method = "overlay"``: the store's changes over what the base has."""
+"""Directories with ``method = "overlay"``: the store's changes over the base's directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts
 
 @pytest.fixture
 def boot(tmp_path: Path) -> Iterator[Boot]:
-    """The store on btrfs: a tmpfs of older kernels has none of overlayfs's attributes."""
+    """The store is on btrfs: on older kernels a tmpfs lacks the attributes that overlayfs needs."""
     with fresh_disk(tmp_path) as disk:
         boot = Boot(tmp_path)
         marker = (boot.store / ".ephemeroot-store").read_text()
@@ -41,7 +41,7 @@ def base(boot: Boot, **files: str) -> Path:
     return folder
 
 
-def test_changes_persist_over_a_base_that_changes_too(boot: Boot) -> None:
+def test_changes_persist_over_a_base_that_changes(boot: Boot) -> None:
     app = base(boot, kept="1", edited="1", removed="1")
     boot.persist(parent("/opt"), overlay("/opt/app"))
     assert boot.results()[-1] == "mounted"
@@ -59,7 +59,7 @@ def test_changes_persist_over_a_base_that_changes_too(boot: Boot) -> None:
     assert (app / "folder/new").read_text() == "mine"
 
 
-def test_nothing_is_seeded(boot: Boot) -> None:
+def test_an_overlay_seeds_nothing(boot: Boot) -> None:
     app = base(boot, default="1")
     boot.persist(parent("/opt"), overlay("/opt/app"))
     assert (app / "default").read_text() == "1"
@@ -68,9 +68,7 @@ def test_nothing_is_seeded(boot: Boot) -> None:
 
 @pytest.mark.parametrize("inner", ["/opt/app/data", "/opt/app/between/data"])
 @pytest.mark.parametrize("method", ["bind", "symlink"])
-def test_a_directory_in_it_that_begins_empty_hides_the_bases(
-    boot: Boot, inner: str, method: str
-) -> None:
+def test_an_empty_directory_inside_hides_the_bases(boot: Boot, inner: str, method: str) -> None:
     operations = (
         parent("/opt"), overlay("/opt/app"), directory(inner, method=method, initial="empty"),
     )  # fmt: skip
@@ -90,7 +88,7 @@ def test_a_directory_in_it_that_begins_empty_hides_the_bases(
         boot.next_boot()
 
 
-def test_options_that_tie_it_to_one_base_are_off(boot: Boot) -> None:
+def test_options_that_bind_the_overlay_to_one_base_are_off(boot: Boot) -> None:
     base(boot)
     boot.persist(parent("/opt"), overlay("/opt/app", options=["noexec"]))
     mounts = json.loads(
@@ -103,7 +101,7 @@ def test_options_that_tie_it_to_one_base_are_off(boot: Boot) -> None:
     (mount,) = mounts["filesystems"]
     assert mount["fstype"] == "overlay"
     options = mount["options"].split(",")
-    # The kernel shows what is not its default.
+    # The kernel lists only options that differ from their default.
     defaults = {
         name: Path(f"/sys/module/overlay/parameters/{name}").read_text().strip()
         for name in ("index", "metacopy", "redirect_dir")
@@ -114,7 +112,7 @@ def test_options_that_tie_it_to_one_base_are_off(boot: Boot) -> None:
     assert "noexec" in options
 
 
-def test_it_does_not_bypass_the_stores_own_options(boot: Boot) -> None:
+def test_keeps_the_mount_options_of_the_store(boot: Boot) -> None:
     app = base(boot)
     boot.persist(parent("/opt"), overlay("/opt/app"))
     flags = os.statvfs(app).f_flag
@@ -123,7 +121,7 @@ def test_it_does_not_bypass_the_stores_own_options(boot: Boot) -> None:
     assert not flags & os.ST_NOEXEC
 
 
-def test_a_new_one_takes_after_the_base_unless_something_was_asked_for(boot: Boot) -> None:
+def test_a_new_upper_directory_has_the_attributes_of_the_base_unless_declared(boot: Boot) -> None:
     for name in ("a", "b"):
         path = boot.root(f"/{name}")
         path.mkdir()
@@ -149,7 +147,7 @@ def test_a_second_run_changes_nothing(boot: Boot) -> None:
     ("what", "shape"),
     [("upper", "link"), ("upper", "file"), ("work", "link"), ("work", "file"), ("work", "users")],
 )
-def test_wrong_shapes(boot: Boot, what: str, shape: str) -> None:
+def test_reports_wrong_file_types(boot: Boot, what: str, shape: str) -> None:
     victim = boot.root("/victim")
     victim.mkdir()
     (victim / "file").write_text("")

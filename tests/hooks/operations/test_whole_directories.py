@@ -1,4 +1,4 @@
-"""A directory is declared that the store has already, as the way to something else."""
+"""A directory is declared that the store already has as the parent of other declared paths."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def machine(tmp_path: Path) -> Iterator[DeclaredMachine]:
 
 
 def tree(top: Path) -> dict[str, tuple[int, int, int, str]]:
-    """Owner, group, mode and content of everything below *top*, but for our own records."""
+    """Owner, group, mode and content of everything below *top*, without our own records."""
     found = {}
     for path in [top, *top.rglob("*")]:
         name = str(path.relative_to(top))
@@ -44,12 +44,12 @@ def tree(top: Path) -> dict[str, tuple[int, int, int, str]]:
 
 
 @pytest.mark.parametrize("method", ["bind", "symlink"])
-def test_whole_directories_declared_before_the_first_apply_have_their_content(
+def test_directories_declared_before_the_first_apply_keep_their_content(
     machine: DeclaredMachine, method: str
 ) -> None:
     entries = [f'{{ directory = "{path}", method = "{method}" }}' for path in WHOLE]
     if method == "symlink":
-        entries[WHOLE.index("/etc")] = '"/etc"'  # stages of a boot look into it
+        entries[WHOLE.index("/etc")] = '"/etc"'  # the stages of a boot read it
     machine.declare(persistence(*entries, files='"/etc/machine-id"'))
     before = {path: tree(machine.target / path[1:]) for path in WHOLE}
     machine.apply()
@@ -64,9 +64,7 @@ def test_whole_directories_declared_before_the_first_apply_have_their_content(
 
 
 @pytest.mark.parametrize("path", WHOLE)
-def test_a_directory_that_led_to_declared_paths_is_seeded_when_it_is_declared(
-    machine: DeclaredMachine, path: str
-) -> None:
+def test_seeds_a_parent_directory_when_it_is_declared(machine: DeclaredMachine, path: str) -> None:
     inner, link = f"{path}/deep/inner", f"{path}/deep/absent"
     machine.declare(persistence(inner, files=f'"/etc/machine-id", "{link}"'))
     machine.apply()
@@ -84,7 +82,7 @@ def test_a_directory_that_led_to_declared_paths_is_seeded_when_it_is_declared(
     assert not os.path.lexists(machine.target / link[1:]), "a link into the store leads to itself"
 
 
-def test_a_declared_directory_that_a_user_emptied_is_not_seeded_again(
+def test_does_not_seed_a_directory_again_that_a_user_emptied(
     machine: DeclaredMachine,
 ) -> None:
     machine.declare(persistence("/srv", "/srv/inner", files='"/etc/machine-id"'))
@@ -93,14 +91,14 @@ def test_a_declared_directory_that_a_user_emptied_is_not_seeded_again(
     place = machine.target / "srv"
     subprocess.run(["rm", "-r", place / "deep", place / "file"], check=True)
     machine.next_boot()
-    # The root itself has something there, which is hidden.
+    # The root itself has content there, which is hidden.
     (machine.top / "base/srv").mkdir(exist_ok=True)
     (machine.top / "base/srv/file").write_text("base")
     machine.next_boot()
     assert [p.name for p in place.iterdir()] == ["inner"]
 
 
-def test_the_record_names_parents_until_they_are_content(machine: DeclaredMachine) -> None:
+def test_the_record_names_parents_until_they_are_seeded(machine: DeclaredMachine) -> None:
     machine.declare(persistence("/srv/a/b", files='"/etc/machine-id"'))
     machine.apply()
     machine.next_boot()
@@ -120,8 +118,8 @@ def known(machine: DeclaredMachine) -> set[str]:
         os.close(fd)
 
 
-def test_a_copy_that_ends_half_way_is_completed_by_the_next_boot(machine: DeclaredMachine) -> None:
-    """The power goes while a parent is filled: some names are in the store, some are not."""
+def test_the_next_boot_completes_an_interrupted_copy(machine: DeclaredMachine) -> None:
+    """The power fails while a parent is filled: the store has some of its names."""
     machine.declare(persistence("/srv", "/srv/deep/inner", files='"/etc/machine-id"'))
     machine.apply()
     kept = machine.top / "one/srv"

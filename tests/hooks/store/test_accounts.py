@@ -1,4 +1,6 @@
-"""passwd, group, shadow and gshadow: what locks everybody out, what a newer base adds."""
+"""passwd, group, shadow and gshadow: damage that would lock users out, and users that a newer base
+adds.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def after(store: dict[str, bytes], base: dict[str, bytes] = BASE) -> dict[str, b
     return {path: merger.merge(path)[0] for path in store}
 
 
-def test_system_users_of_the_base_come_in_and_people_do_not() -> None:
+def test_adds_system_users_of_the_base_but_not_people() -> None:
     merged = after(STORE)
     assert merged[PASSWD] == STORE[PASSWD] + b"sql:x:990:991::/:/bin/false\n"
     assert merged[GROUP] == b"root:x:0:\nssl:x:101:eve,sql\neve:x:1000:\nsql:x:991:\n"
@@ -34,13 +36,13 @@ def test_system_users_of_the_base_come_in_and_people_do_not() -> None:
     assert merged[GSHADOW] == b"root:*::\nssl:!::eve,sql\neve:!::\nsql:!::\n"
 
 
-def test_a_second_time_nothing_is_added() -> None:
+def test_a_second_merge_adds_nothing() -> None:
     merged = after(STORE)
     assert after(merged) == merged
 
 
 @pytest.mark.parametrize("done", [[GROUP], [GROUP, GSHADOW], [GROUP, GSHADOW, PASSWD]])
-def test_the_power_may_go_between_two_files(done: list[str]) -> None:
+def test_completes_a_merge_that_a_power_cut_interrupted(done: list[str]) -> None:
     whole = after(STORE)
     torn = STORE | {path: whole[path] for path in done}
     assert after(torn) == whole
@@ -57,8 +59,8 @@ def test_two_names_never_share_a_number() -> None:
 
 
 @pytest.mark.parametrize("number", [b"991", b"100"])
-def test_no_user_of_a_base_gets_another_group_of_the_store(number: bytes) -> None:
-    """The same number is another group there: its files would be the user's."""
+def test_no_user_of_a_base_gets_a_group_of_the_store(number: bytes) -> None:
+    """The same number is another group in the store: its files would become accessible."""
     base = BASE | {PASSWD: BASE[PASSWD].replace(b":991:", b":%s:" % number)}
     same = {GROUP: STORE[GROUP] + b"sql:x:%s:\n" % number}
     other = {GROUP: STORE[GROUP] + b"backup:x:%s:\n" % number}
@@ -72,27 +74,27 @@ def test_no_user_of_a_base_gets_another_group_of_the_store(number: bytes) -> Non
     )
 
 
-def test_only_shadow_is_the_stores() -> None:
+def test_accepts_a_store_with_shadow_only() -> None:
     only = dict.fromkeys(STORE, b"") | {SHADOW: STORE[SHADOW]}
     assert Merger(only, BASE).merge(SHADOW)[0] == STORE[SHADOW] + b"sql:!:2::::::\n"
 
 
-def test_a_last_line_without_its_end() -> None:
+def test_completes_a_last_line_without_a_newline() -> None:
     mine = STORE | {PASSWD: STORE[PASSWD].rstrip(b"\n")}
     assert after(mine)[PASSWD] == STORE[PASSWD] + b"sql:x:990:991::/:/bin/false\n"
 
 
 @pytest.mark.parametrize("path", [PASSWD, GROUP, SHADOW])
 @pytest.mark.parametrize("content", [b"", b"eve:x:1000:1000::/:/bin/sh\n", b"ro", b"root\n"])
-def test_account_files_that_lock_all_users_out(path: str, content: bytes) -> None:
+def test_refuses_account_files_that_lock_all_users_out(path: str, content: bytes) -> None:
     assert defect(path, content)
     assert not defect(path, STORE[path])
 
 
 @pytest.mark.parametrize("path", [PASSWD, GROUP, SHADOW, GSHADOW])
-def test_zeros_of_a_torn_write(path: str) -> None:
+def test_ignores_the_zeros_of_a_torn_write(path: str) -> None:
     assert "NUL" in defect(path, STORE[path] + b"\0" * 100)
 
 
-def test_a_strange_line_does_not_lose_the_others() -> None:
+def test_an_unknown_line_does_not_lose_the_others() -> None:
     assert not defect(PASSWD, STORE[PASSWD] + b"+::::::\nnonsense\n")

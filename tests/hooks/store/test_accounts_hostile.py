@@ -1,4 +1,6 @@
-"""Whatever a base's account files say, the store's lines stay, and no second root comes in."""
+"""Whatever the account files of a base contain, the lines of the store stay, and no second user
+with UID 0 is added.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ OTHERS = st.sampled_from([
 
 @st.composite
 def lines(draw: st.DrawFn, path: str) -> bytes:
-    """A line of *path*, most of the time with the right number of fields."""
+    """A line of *path*, usually with the right number of fields."""
     count = draw(st.sampled_from([FIELDS[path]] * 6 + [0, 1, 2, 3, FIELDS[path] - 1, 8, 12]))
     fields = [draw(NAMES), draw(OTHERS)]
     fields += [draw(NUMBERS if n in (2, 3) and path in (PASSWD, GROUP) else OTHERS)
@@ -55,7 +57,7 @@ def split(content: bytes) -> list[bytes]:
 
 
 def as_number(text: bytes) -> int | None:
-    """How a careless program reads a number (strtol(3))."""
+    """The number as a careless program reads it (strtol(3))."""
     text = text.strip()
     digits = text.lstrip(b"+-")
     plain = digits[: len(digits) - len(digits.lstrip(b"0123456789"))]
@@ -63,7 +65,7 @@ def as_number(text: bytes) -> int | None:
 
 
 def judge(store: dict[str, bytes], base: dict[str, bytes]) -> dict[str, bytes]:
-    """The merged files, each rule looked up again."""
+    """Check each rule on the merged files."""
     merger = Merger(store, base)
     merged = {path: merger.merge(path)[0] for path in FILES}
     for path in FILES:
@@ -71,7 +73,7 @@ def judge(store: dict[str, bytes], base: dict[str, bytes]) -> dict[str, bytes]:
         kept, added = after[: len(before)], after[len(before) :]
         for old, new in zip(before, kept, strict=True):
             if old != new:
-                # A group of the store may get members that came in now, at its end.
+                # A group of the store may get members that were just added, at its end.
                 assert path in (GROUP, GSHADOW)
                 assert old.split(b":")[:3] == new.split(b":")[:3]
                 had, has = (line.split(b":")[3].split(b",") for line in (old, new))
@@ -133,7 +135,7 @@ def base(**contents: bytes) -> dict[str, bytes]:
 @example(STORE | {SHADOW: b""}, base(passwd=b"root:x:990:1::/:/\n", shadow=b"root::2::::::\n"))
 def test_no_line_of_a_base_harms_the_store(store: dict[str, bytes], base: dict[str, bytes]) -> None:
     merged = judge(store, base)
-    # A second time nothing is added.
+    # A second merge adds nothing.
     assert judge(merged, base) == merged
 
 
@@ -141,7 +143,7 @@ def test_no_line_of_a_base_harms_the_store(store: dict[str, bytes], base: dict[s
 @pytest.mark.parametrize("zeros", [b"", b"0", b"000"])
 @pytest.mark.parametrize("end", [b"", b" ", b".5", b"x", b"\t9", b"\r"])
 @pytest.mark.parametrize("path", [PASSWD, GROUP])
-def test_a_number_of_the_store_is_taken_however_it_is_written(
+def test_a_number_of_the_store_is_in_use_however_it_is_written(
     path: str, sign: bytes, zeros: bytes, end: bytes
 ) -> None:
     written = b"sql:x:" + sign + zeros + b"991" + end + b":991::/:/\n"
@@ -153,12 +155,12 @@ def test_a_number_of_the_store_is_taken_however_it_is_written(
     assert len(merger.conflicts) == 1
 
 
-def test_the_first_line_of_a_name_is_the_one_that_is_taken() -> None:
+def test_the_first_line_of_a_name_is_used() -> None:
     merged = judge(STORE, base(passwd=SQL + SQL.replace(b"990", b"0")))
     assert merged[PASSWD] == STORE[PASSWD] + SQL
 
 
-def test_an_ordinary_base_still_brings_its_users_in() -> None:
+def test_the_users_of_an_ordinary_base_are_added() -> None:
     merged = judge(STORE, base(
         passwd=SQL, group=b"sql:x:991:\nssl:x:101:sql\n", shadow=b"sql:!:2::::::\n",
         gshadow=b"sql:!::\nssl:!::sql\n",

@@ -1,10 +1,10 @@
-"""Disks that fail: everything that cannot be read or written is named, and nothing is lost or made
-up.
+"""Failing disks: everything that cannot be read or written is named, and no content is lost or
+invented.
 
-`test_seed_errors` has every error at every call of seeding, injected; here the kernel itself gives
-EIO, for blocks that cannot be read and for a device that takes no more writes from some moment on
-(`failing_disk`). What a disk holds in the end is read from another copy of it, for what is only in
-memory is lost with the power.
+`test_seed_errors` injects every error at every call of seeding; here the kernel itself returns EIO,
+for blocks that cannot be read and for a device that stops accepting writes (`failing_disk`). The
+content of the disk is finally read from another copy of it, because data that is only in memory is
+lost with the power.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ CHANGES = frozenset((
     "mkdir", "rename", "link", "symlink", "unlink", "rmdir", "fchown", "fchmod", "setxattr",
     "utime", "sendfile", "ftruncate", "ioctl", "fsync", "write",
 ))  # fmt: skip
-"""The functions before which a disk may take its last write; ``syncfs`` and `rename` too."""
+"""The functions before which the disk may stop accepting writes; ``syncfs`` and `rename` too."""
 
 
 @contextmanager
 def last_write(disk: FailingDisk, at: int) -> Iterator[list[int]]:
-    """*disk* takes nothing more from the change number *at* on, -1 for all; the one element of
-    what is given counts the changes.
+    """*disk* refuses all writes from change number *at*; -1 for all writes. The yielded list has
+    one element, the number of changes.
     """
     count = [0]
 
@@ -73,8 +73,8 @@ def last_write(disk: FailingDisk, at: int) -> Iterator[list[int]]:
 
 
 def at_each_change(run: Callable[[int], int], sample: int) -> None:
-    """*run* with a sound disk, which counts the changes it makes, then with one that fails before
-    each of them, or before *sample* of them.
+    """Execute *run* with a sound disk, which counts the changes it makes, then with a disk that
+    fails before each of them, or before *sample* of them.
     """
     count = run(-1)
     assert count > sample
@@ -84,7 +84,7 @@ def at_each_change(run: Callable[[int], int], sample: int) -> None:
     proof.record("disk that fails before a change", len(chosen))
 
 
-# A store that takes no more
+# A store whose disk stops accepting writes
 
 
 @pytest.mark.parametrize("kind", ["directory", "bind"])
@@ -200,18 +200,20 @@ def content(path: Path, kind: str) -> None:
 
 
 def judge(stored: Path, source: Path, *, claimed: bool) -> None:
-    """All of it or nothing, and all of it if that was *claimed*."""
+    """Either all of it or nothing is on the disk, and all of it if the run *claimed* that."""
     if claimed or os.path.lexists(stored):
         assert tree(stored) == tree(source)
 
 
-# Everything that cannot be read
+# Content that cannot be read
 
 PLACES = ("file", "inner file", "inner directory", "directory")
 
 
 def spoil(path: Path, place: str) -> list[str]:
-    """Make *path*, part of which `FailingDisk.damage` will make unreadable; the names of that."""
+    """Create *path*, with a part that `FailingDisk.damage` makes unreadable; return the names of
+    that part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if place == "file":
         fill_file(path)
@@ -282,7 +284,9 @@ def test_adopt_names_what_it_cannot_read(
 
 @pytest.mark.parametrize("place", PLACES)
 def test_restore_names_what_it_cannot_read(tmp_path: Path, place: str) -> None:
-    """Blocks of files are shared with the old root and not read: the file is what it was there."""
+    """The blocks of files are shared with the old root and not read: the restored file is as
+    unreadable as the old one.
+    """
     (tmp_path / "private").mkdir()
     with failing_disk("btrfs") as disk:
         with disk.mounted(tmp_path / "top", "subvolid=5") as top:

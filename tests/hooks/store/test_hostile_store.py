@@ -1,7 +1,7 @@
-"""A user who owns part of the store, and changes it while root walks it.
+"""A user who owns part of the store changes it while root walks it.
 
-Nothing outside the store and the new root may be created, chowned, chmodded or mounted
-over, and nothing a user does may stop the boot.
+Nothing outside the store and the new root may be created, chowned, chmodded or mounted over, and no
+user may stop the boot.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROUNDS = int(os.environ.get("EPHEMEROOT_ROUNDS", proof.rounds(60, 1000)))
 
 
 class Victim:
-    """A place nobody may touch, and the means to see whether somebody did."""
+    """A directory that must not change, and a check for changes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,7 +85,9 @@ SHAPES: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
-def test_every_shape_at_every_component(boot: Boot, victim: Victim, shape: str, depth: int) -> None:
+def test_each_file_type_at_each_component_of_a_path(
+    boot: Boot, victim: Victim, shape: str, depth: int
+) -> None:
     names = ["home", "eve", "a", "b"]
     place = boot.store
     for name in names[:depth]:
@@ -102,14 +104,14 @@ def test_every_shape_at_every_component(boot: Boot, victim: Victim, shape: str, 
     assert any("failed" in result for result in boot.results())
 
 
-def test_a_declared_file_that_is_a_directory_and_the_other_way_round(boot: Boot) -> None:
+def test_reports_a_declared_file_that_is_a_directory_and_the_reverse(boot: Boot) -> None:
     (boot.store / "f").mkdir()
     (boot.store / "d").write_text("")
     boot.persist(file("/f"), directory("/d"), directory("/after"))
     assert [r.startswith("failed") for r in boot.results()[1:]] == [True, True, False]
 
 
-def test_an_immutable_directory_is_bound_and_stops_nothing(boot: Boot) -> None:
+def test_binds_an_immutable_directory(boot: Boot) -> None:
     (boot.store / "solid").mkdir()
     if subprocess.run(["chattr", "+i", boot.store / "solid"], capture_output=True).returncode:
         pytest.fail("this tmpfs has no immutable flag: Linux 6.6 or newer is needed")
@@ -120,7 +122,7 @@ def test_an_immutable_directory_is_bound_and_stops_nothing(boot: Boot) -> None:
     subprocess.run(["chattr", "-i", boot.root(STORE) / "solid"], check=True)
 
 
-def test_a_read_only_store_binds_what_it_has(boot: Boot) -> None:
+def test_binds_existing_content_of_a_read_only_store(boot: Boot) -> None:
     (boot.store / "have").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", boot.store], check=True)
     boot.persist(directory("/have"), directory("/lacks"))
@@ -129,16 +131,18 @@ def test_a_read_only_store_binds_what_it_has(boot: Boot) -> None:
 
 
 CROWD = proof.rounds(30_000, 1_000_000)
-"""Names beside what is declared. What they could cost is counted, not timed: see `Listings`."""
+"""Numbers of names in addition to the declared ones. Their cost is counted, not timed: see
+`Listings`.
+"""
 
 
 class Listings:
-    """Which directories this process lists while it is ``on``."""
+    """The directories that this process lists while the counter is ``on``."""
 
     def __init__(self) -> None:
         self.on = False
         self.inodes: list[tuple[int, int]] = []
-        sys.addaudithook(self._audit)  # for good: hooks cannot be removed
+        sys.addaudithook(self._audit)  # permanently: audit hooks cannot be removed
 
     def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.on and event in ("os.listdir", "os.scandir"):
@@ -172,10 +176,10 @@ def crowd_many_directories(home: Path) -> None:
 @pytest.mark.parametrize(
     ("fstype", "crowd"), [("tmpfs", crowd_one_directory), ("btrfs", crowd_many_directories)]
 )
-def test_any_number_of_entries_beside_declared_paths_costs_nothing(
+def test_entries_beside_declared_paths_cost_nothing(
     tmp_path: Path, listings: Listings, fstype: str, crowd: Callable[[Path], None]
 ) -> None:
-    """Nothing lists a directory of the store, let alone its content."""
+    """A boot lists no directory of the store."""
     boot = Boot(tmp_path, fstype, 256)
     home = owned(boot.store / "eve")
     (home / "have").mkdir()
@@ -199,7 +203,7 @@ def test_any_number_of_entries_beside_declared_paths_costs_nothing(
     boot.unmount()
 
 
-def test_a_mount_inside_the_store_is_not_dragged_along(boot: Boot, victim: Victim) -> None:
+def test_a_mount_inside_the_store_is_not_bound_with_it(boot: Boot, victim: Victim) -> None:
     (boot.store / "data/inner").mkdir(parents=True)
     subprocess.run(["mount", "--bind", victim.path, boot.store / "data/inner"], check=True)
     boot.persist(directory("/data"))
@@ -209,7 +213,7 @@ def test_a_mount_inside_the_store_is_not_dragged_along(boot: Boot, victim: Victi
 
 
 class Attacker(threading.Thread):
-    """Swaps a directory of the store and a link to the victim, as fast as it can."""
+    """Exchanges a directory of the store and a link to the victim, as fast as possible."""
 
     def __init__(self, directory: Path, victim: Path) -> None:
         super().__init__(daemon=True)
@@ -230,8 +234,8 @@ class Attacker(threading.Thread):
 
 
 def power_off(boot: Boot) -> None:
-    """Undo a persistence stage, as quickly as a few hundred rounds need it: a program for each
-    mount would give the attacker most of the time.
+    """Undo a persistence stage, fast enough for a few hundred rounds: one program for each mount
+    would leave most of the time to the attacker.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     store, place = (os.fsencode(path) for path in (boot.root(STORE), boot.store))
@@ -241,7 +245,7 @@ def power_off(boot: Boot) -> None:
         libc.umount2(os.fsencode(point), MNT_DETACH)
 
 
-def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) -> None:
+def test_components_exchanged_during_the_stage(boot: Boot, victim: Victim) -> None:
     home = owned(owned(boot.store / "home") / "eve")
     owned(home / "a")
     attacker = Attacker(home, victim.path)
@@ -270,7 +274,9 @@ def test_components_swapped_while_the_stage_walks(boot: Boot, victim: Victim) ->
 
 
 class Exchanger(threading.Thread):
-    """Puts a directory of root's instead of what root makes among this user's files."""
+    """Puts one of root's directories in place of a new entry that root creates among this user's
+    files.
+    """
 
     def __init__(self, home: Path) -> None:
         super().__init__(daemon=True)
@@ -289,7 +295,7 @@ class Exchanger(threading.Thread):
                         )
 
 
-def test_a_new_entry_swapped_while_it_is_created(boot: Boot) -> None:
+def test_a_new_entry_exchanged_while_it_is_created(boot: Boot) -> None:
     home = owned(boot.store / "eve")
     exchanger = Exchanger(home)
     exchanger.start()
@@ -311,8 +317,8 @@ def test_a_new_entry_swapped_while_it_is_created(boot: Boot) -> None:
     proof.record(RACES, ROUNDS)
 
 
-def test_hard_links_keep_what_they_link_to(boot: Boot) -> None:
-    """Where the kernel does not forbid it, a user links to root's files in the store."""
+def test_hard_links_do_not_change_their_targets(boot: Boot) -> None:
+    """Where the kernel allows it, a user links to root's files in the store."""
     secret = boot.store / "secret"
     secret.write_text("secret")
     secret.chmod(0o600)
@@ -331,7 +337,7 @@ def test_hard_links_keep_what_they_link_to(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_where_a_copy_and_an_overlay_are_declared(
+def test_each_file_type_where_a_copy_or_an_overlay_is_declared(
     boot: Boot, victim: Victim, shape: str
 ) -> None:
     home = owned(boot.store / "eve")
@@ -346,13 +352,13 @@ def test_shapes_where_a_copy_and_an_overlay_are_declared(
     )
     victim.assert_untouched()
     assert not boot.root("/eve/over").is_mount()
-    # A link stays a link: what it leads to is neither read nor copied.
+    # A link stays a link: its target is neither read nor copied.
     assert boot.root("/eve/copied").is_symlink() == ("link" in shape)
     assert os.path.lexists(boot.root("/eve/copied")) == (shape == "file" or "link" in shape)
     assert boot.root("/after").is_mount()
 
 
-def test_an_immutable_file_is_one_in_the_root_and_its_change_is_stored(boot: Boot) -> None:
+def test_an_immutable_file_is_copied_and_its_change_copied_back(boot: Boot) -> None:
     solid = boot.store / "solid"
     solid.write_text("x")
     subprocess.run(["chattr", "+i", solid], check=True)
@@ -379,8 +385,8 @@ def test_an_immutable_file_is_one_in_the_root_and_its_change_is_stored(boot: Boo
         subprocess.run(["chattr", "-i", boot.root(STORE) / "solid"], check=True)
 
 
-def test_a_mount_point_where_something_is_declared(boot: Boot, victim: Victim) -> None:
-    """Somebody mounted over a directory of the store: only the existing content is bound."""
+def test_does_not_change_a_mount_that_covers_a_declared_path(boot: Boot, victim: Victim) -> None:
+    """Another process mounted the victim over a directory of the store."""
     (boot.store / "data").mkdir()
     subprocess.run(["mount", "--bind", victim.path, boot.store / "data"], check=True)
     boot.persist(directory("/data", user=EVE, mode=0o777), file("/data/file"), parent("/after"))
@@ -389,8 +395,8 @@ def test_a_mount_point_where_something_is_declared(boot: Boot, victim: Victim) -
     subprocess.run(["umount", boot.store / "data"], check=False, capture_output=True)
 
 
-def test_copies_swapped_while_they_are_copied(boot: Boot, victim: Victim) -> None:
-    """Both ways, with the same user in the store and in the root."""
+def test_files_exchanged_while_they_are_copied(boot: Boot, victim: Victim) -> None:
+    """In both directions, with the same user in the store and in the root."""
     (victim.path / "a").mkdir(mode=0o700)
     (victim.path / "a/file").write_text("secret")
     victim.before = victim.look()

@@ -45,7 +45,7 @@ def by_definition(plan: list[Operation], directory: Operation) -> Iterator[Opera
 
 
 @given(st.data())
-def test_paths_inside_each_directory(data: st.DataObject) -> None:
+def test_agrees_with_the_definition(data: st.DataObject) -> None:
     names = st.lists(st.sampled_from("ab"), min_size=1, max_size=4)
     paths = data.draw(
         st.lists(names.map(lambda parts: "/" + "/".join(parts)), unique=True, max_size=12)
@@ -64,7 +64,7 @@ def test_paths_inside_each_directory(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1])
-def test_the_work_is_linear_in_the_number_of_directories(kind: int) -> None:
+def test_the_work_grows_linearly(kind: int) -> None:
     def work(size: int) -> int:
         paths = [f"/srv/d{n}" for n in range(size)] + [f"/srv/d{n}/file" for n in range(size)]
         plan = operations(paths, [kind] * size + [2] * size, [True] * (2 * size))

@@ -1,4 +1,4 @@
-"""One-shot requests: left in the store, followed by the next boot, gone after it."""
+"""One-shot requests: stored in the store, obeyed by the next boot, and then deleted."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def leave(machine: Machine, content: bytes) -> None:
 
 
 def retire_one(machine: Machine) -> str:
-    """A whole boot; the name of the root that it retired, which has ``stray``."""
+    """Run a whole boot; return the name of the root that it retired, which has ``stray``."""
     machine.boot()
     machine.next_boot()
     (name,) = machine.old()
     return name
 
 
-def test_keep_is_for_one_boot(machine: Machine) -> None:
+def test_keep_applies_to_one_boot(machine: Machine) -> None:
     leave(machine, Request(KEEP).dump())
     root = machine.boot()
     assert (root / "stray").exists()
@@ -55,7 +55,7 @@ def test_keep_is_for_one_boot(machine: Machine) -> None:
     assert not (machine.boot() / "stray").exists()
 
 
-def test_an_old_root_is_booted_once(machine: Machine) -> None:
+def test_boots_an_old_root_once(machine: Machine) -> None:
     name = retire_one(machine)
     leave(machine, Request(ROOT, name.removesuffix(".keep")).dump())
     root = machine.boot()
@@ -67,13 +67,13 @@ def test_an_old_root_is_booted_once(machine: Machine) -> None:
     assert not (machine.boot() / "stray").exists()
 
 
-def test_a_request_to_wipe(machine: Machine) -> None:
+def test_a_request_to_wipe_applies_to_one_boot(machine: Machine) -> None:
     leave(machine, Request(WIPE).dump())
     assert not (machine.boot() / "stray").exists()
     assert not record(machine).exists()
 
 
-def test_only_a_boot_that_reached_persistence_consumes_it(machine: Machine) -> None:
+def test_only_a_boot_that_reaches_persistence_consumes_the_request(machine: Machine) -> None:
     leave(machine, Request(KEEP).dump())
     assert machine.stage("wipe").returncode == 0
     assert record(machine).exists()
@@ -85,7 +85,7 @@ def test_only_a_boot_that_reached_persistence_consumes_it(machine: Machine) -> N
     assert not record(machine).exists()
 
 
-def test_a_boot_that_binds_nothing_consumes_it_too(machine: Machine) -> None:
+def test_a_boot_that_binds_nothing_consumes_the_request(machine: Machine) -> None:
     leave(machine, Request(KEEP).dump())
     assert machine.stage("wipe").returncode == 0
     machine.mount_root()
@@ -95,7 +95,7 @@ def test_a_boot_that_binds_nothing_consumes_it_too(machine: Machine) -> None:
     assert not (machine.boot() / "stray").exists()
 
 
-def test_a_store_that_is_broken_does_not_stop_a_boot_that_binds_nothing(machine: Machine) -> None:
+def test_a_broken_store_does_not_stop_a_boot_that_binds_nothing(machine: Machine) -> None:
     leave(machine, Request(KEEP).dump())
     assert machine.stage("wipe").returncode == 0
     machine.mount_root()
@@ -117,7 +117,7 @@ def test_a_store_that_is_broken_does_not_stop_a_boot_that_binds_nothing(machine:
         b'{"format": "ephemeroot-next-boot", "version": 1, "request": "root"}',
     ],
 )
-def test_a_request_that_is_not_understood_changes_nothing(machine: Machine, content: bytes) -> None:
+def test_an_invalid_request_changes_nothing(machine: Machine, content: bytes) -> None:
     leave(machine, content)
     machine.assert_kept(machine.stage("wipe"), "cannot follow the request")
     machine.mount_root()
@@ -125,7 +125,7 @@ def test_a_request_that_is_not_understood_changes_nothing(machine: Machine, cont
     assert not record(machine).exists(), "it was for this boot only"
 
 
-def test_a_request_for_a_missing_old_root(machine: Machine) -> None:
+def test_a_request_for_a_missing_old_root_is_refused(machine: Machine) -> None:
     leave(machine, Request(ROOT, "2026-01-01T00-00-00Z").dump())
     done = machine.stage("wipe")
     assert done.returncode == 10
@@ -133,13 +133,13 @@ def test_a_request_for_a_missing_old_root(machine: Machine) -> None:
     assert (machine.top / "root/stray").exists()
 
 
-def test_a_request_that_root_does_not_own_is_refused(machine: Machine) -> None:
+def test_refuses_a_request_that_root_does_not_own(machine: Machine) -> None:
     leave(machine, Request(KEEP).dump())
     os.chown(record(machine), 1000, 1000)
     machine.assert_kept(machine.stage("wipe"), "is not owned by root")
 
 
-def test_the_kernel_command_line_wins(machine: Machine) -> None:
+def test_the_kernel_command_line_takes_precedence(machine: Machine) -> None:
     name = retire_one(machine)
     leave(machine, Request(KEEP).dump())
     root = machine.boot(f"ephemeroot.root={name}")
@@ -155,11 +155,11 @@ def test_the_kernel_command_line_wins(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("word", ["ephemeroot.root", "ephemeroot.root="])
-def test_an_old_root_without_a_name(machine: Machine, word: str) -> None:
+def test_refuses_a_request_for_an_old_root_without_a_name(machine: Machine, word: str) -> None:
     machine.assert_kept(machine.stage("wipe", word), "does not name an old root")
 
 
-def test_a_written_request_is_read_back() -> None:
+def test_a_written_request_reads_back() -> None:
     for request in (Request(KEEP), Request(WIPE), Request(ROOT, "a\nb*é")):
         again = parse(request.dump())
         assert (again.word, again.root) == (request.word, request.root)

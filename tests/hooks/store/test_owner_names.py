@@ -1,4 +1,6 @@
-"""A number of an owner comes to mean another name: each boot, `rehearse` and `base run` say so."""
+"""The number of an owner now belongs to another name: each boot, `rehearse` and `base run` report
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts
 OLD = "root:x:0:0::/:/bin/sh\nsvc:x:120:130::/:/bin/false\n"
 GROUPS = "root:x:0:\nsvc:x:130:\n"
 
-# passwd and group of the new base, and what is said of /srv/data, which is 120:130.
+# passwd and group of the new base, and the message about /srv/data, which belongs to 120:130.
 CASES: dict[str, tuple[str, str, list[str]]] = {
     "the same": (OLD, GROUPS, []),
     "another has the number": (
@@ -73,7 +75,7 @@ def test_each_boot_compares_names_until_the_owner_is_repaired(tmp_path: Path, ca
             boot.persist(*declared)
             said = [one["problem"] for one in problems(boot)]
             if number and "gone" in case:
-                continue  # who has it now cannot be told from a new name
+                continue  # its present owner looks like a new name
             assert [any(text in line for line in said) for text in expected] == [True] * len(
                 expected
             ), said
@@ -93,7 +95,7 @@ def test_each_boot_compares_names_until_the_owner_is_repaired(tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_new_base_is_compared_with_the_running_root(tmp_path: Path, case: str) -> None:
+def test_compares_the_new_base_with_the_running_root(tmp_path: Path, case: str) -> None:
     passwd, group, expected = CASES[case]
     live, new = tmp_path / "live", tmp_path / "new"
     for root in (live, new):

@@ -1,5 +1,5 @@
-"""A program replaces a link of Ephemeroot's by a file or a directory: the next boot stores what it
-wrote. By the real stages of boots, for each method that makes links, and after boots that failed.
+"""A program replaces a link of Ephemeroot with a file or a directory: the next boot stores the new
+content. With the real stages, for each method that makes links, and after failed boots.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def file(name: str, method: str) -> Operation:
 
 
 class Machine(LivingMachine):
-    """Files and directories that are links, in every way: with content in the store or without."""
+    """A machine whose files and directories are links in all variants: with content in the store or
+    without.
+    """
 
     def plan(self, *more: Operation) -> Plan:
         return super().plan(
@@ -78,7 +80,7 @@ def machine_of(folder: Path) -> Iterator[Machine]:
 
 
 def replace(machine: Machine, name: str, text: str) -> None:
-    """As programs save a file."""
+    """Replace the file by rename, as programs save files."""
     place = machine.root / "srv" / name
     place.with_name("new").write_text(text)
     place.with_name("new").rename(place)
@@ -91,7 +93,7 @@ def replace_directory(machine: Machine, text: str) -> None:
     (place / "new").write_text(text)
 
 
-def test_content_that_replaced_a_link_is_stored_and_the_previous_one_kept_once(
+def test_stores_content_that_replaced_a_link_and_keeps_the_previous_content_once(
     machine: Machine,
 ) -> None:
     for name in ("auto", "link", "full"):
@@ -109,7 +111,7 @@ def test_content_that_replaced_a_link_is_stored_and_the_previous_one_kept_once(
     assert "/persistent/srv/full.ephemeroot-previous" in said
     assert 'method = "copy"' in said
     assert 'method = "bind"' in said
-    # Again: what the administrator had is still there.
+    # The first content, of the administrator, still exists.
     replace(machine, "full", "second")
     replace_directory(machine, "second")
     machine.boots()
@@ -117,7 +119,7 @@ def test_content_that_replaced_a_link_is_stored_and_the_previous_one_kept_once(
     assert (machine.store / "directory/new").read_text() == "second"
     assert (machine.store / "full.ephemeroot-previous").read_text() == "old"
     assert (machine.store / "directory.ephemeroot-previous/old").read_text() == "old"
-    # In effect again, and nothing more to say.
+    # The path is in effect again, and nothing more is reported.
     machine.boots()
     assert "replaced" not in machine.said()
     assert sorted(path.name for path in machine.store.iterdir()) == sorted(
@@ -126,7 +128,7 @@ def test_content_that_replaced_a_link_is_stored_and_the_previous_one_kept_once(
     )  # fmt: skip
 
 
-def test_link_that_is_in_its_place_takes_nothing(machine: Machine) -> None:
+def test_a_link_in_place_takes_nothing_from_the_root(machine: Machine) -> None:
     (machine.store / "link").write_text("by the link")
     machine.boots()
     assert (machine.store / "link").read_text() == "by the link"
@@ -134,7 +136,7 @@ def test_link_that_is_in_its_place_takes_nothing(machine: Machine) -> None:
     assert machine.said() == ""
 
 
-def test_a_kept_root_has_the_link_again_and_the_content_in_the_store(
+def test_a_kept_root_has_the_link_again_and_the_store_the_content(
     machine: Machine,
 ) -> None:
     replace(machine, "full", "first")
@@ -149,7 +151,7 @@ def test_a_kept_root_has_the_link_again_and_the_content_in_the_store(
 def test_files_written_while_a_path_is_not_in_effect_never_replace_the_store(
     machine: Machine, words: str
 ) -> None:
-    """A service starts without its data, and begins again."""
+    """A service starts without its data, and creates new data."""
     machine.boots(words)
     (machine.root / "srv").mkdir(exist_ok=True)
     for name in ("full", "bound"):
@@ -162,7 +164,7 @@ def test_files_written_while_a_path_is_not_in_effect_never_replace_the_store(
     assert not (machine.store / "directory/new").exists()
 
 
-def test_content_created_where_a_link_failed_is_kept_aside_and_reported(machine: Machine) -> None:
+def test_content_in_place_of_a_failed_link_is_kept_aside_and_reported(machine: Machine) -> None:
     base = machine.disk.top / "base/srv/full"
     base.mkdir(parents=True)
     assert machine.boots() != [0, 0]
@@ -174,7 +176,7 @@ def test_content_created_where_a_link_failed_is_kept_aside_and_reported(machine:
     assert "/persistent/srv/full.ephemeroot-conflict" in machine.said()
 
 
-def test_bound_file_is_never_taken_from_the_root(machine: Machine) -> None:
+def test_a_bound_file_is_never_taken_from_the_root(machine: Machine) -> None:
     bare = machine.disk.top / "root/srv/bound"
     bare.write_text("below the bind")
     machine.boots()
@@ -182,7 +184,7 @@ def test_bound_file_is_never_taken_from_the_root(machine: Machine) -> None:
     assert not list(machine.store.glob("bound.*"))
 
 
-def test_a_directory_instead_of_a_declared_file_is_kept_aside(machine: Machine) -> None:
+def test_a_directory_in_place_of_a_declared_file_is_kept_aside(machine: Machine) -> None:
     place = machine.root / "srv/full"
     place.unlink()
     place.mkdir()

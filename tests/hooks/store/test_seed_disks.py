@@ -1,9 +1,8 @@
-"""Stores that really refuse names, lose their filesystem, or have a disk that takes no more.
+"""Stores that really refuse names, lose their filesystem, or are on a full device.
 
-`test_seed_errors` has every error at every call, injected; here the errors are those of an NTFS
-(ntfs-3g(8)), which refuses names that Linux has and has names that others refuse, of a directory
-without its key, of a FUSE filesystem whose process has ended, and of a filesystem on a device that
-is full.
+`test_seed_errors` injects every error at every call; here the errors are those of an NTFS
+(ntfs-3g(8)), which refuses names that Linux allows, of a directory without its key, of a FUSE
+filesystem whose process has ended, and of a filesystem on a full device.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ pytestmark = [
 
 UID = 4242
 NAMES = (b"a:b", b"x\\y", b"con", b"trailing.", b"what?", b"star*", b"\xff\xfe", b"new\nline")
-"""Those that Windows does not know, and one that is not UTF-8."""
+"""Names that Windows refuses, and one that is not UTF-8."""
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def ntfs(
     folder: Path, image: Path, options: str = "windows_names", name: str = "store"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """An NTFS in *image* as *name* in *folder*, and the process that serves it."""
+    """An NTFS from *image*, mounted as *name* in *folder*, and the process that serves it."""
     with image.open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mkntfs", "-q", "-F", "-f", image], check=True, capture_output=True)
@@ -76,7 +75,7 @@ def hand_over(folder: Path, user: int, name: str = "mine") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
-def test_names_that_the_store_refuses_are_reported_and_the_rest_is_seeded(
+def test_names_the_entries_that_the_store_refuses_and_seeds_the_rest(
     folder: Path, user: int
 ) -> None:
     mine = os.fsencode(folder / "previous/home/mine")
@@ -99,7 +98,7 @@ def test_names_that_the_store_refuses_are_reported_and_the_rest_is_seeded(
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
 def test_a_path_whose_own_name_the_store_refuses_is_not_lost(folder: Path, user: int) -> None:
-    """Of root's the root is kept; a user cannot prevent the wipe by a name."""
+    """For a path of root, the root is kept; a user cannot prevent the wipe by choosing a name."""
     (folder / "previous/home/mine").rename(folder / "previous/home/mi:ne")
     with ntfs(folder, folder / "image"):
         answer = hand_over(folder, user, "mi:ne")
@@ -109,10 +108,10 @@ def test_a_path_whose_own_name_the_store_refuses_is_not_lost(folder: Path, user:
 
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
-def test_names_too_long_for_the_store_are_reported_and_the_rest_is_seeded(
+def test_names_the_entries_too_long_for_the_store_and_seeds_the_rest(
     folder: Path, user: int
 ) -> None:
-    """An NTFS has names of 255 UTF-16 units, other filesystems of 255 bytes."""
+    """An NTFS allows names of 255 UTF-16 units, other filesystems names of 255 bytes."""
     names = ("\u2603" * 86, "\u2603" * 255)
     (folder / "old").mkdir()
     with ntfs(folder, folder / "image", "rw", "old"):
@@ -133,10 +132,10 @@ def test_names_too_long_for_the_store_are_reported_and_the_rest_is_seeded(
 
 @pytest.mark.parametrize("inner", [False, True], ids=["whole", "part"])
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
-def test_a_directory_without_its_key_takes_no_name(folder: Path, user: int, inner: bool) -> None:
-    """A directory of the store that is encrypted (fscrypt) and locked shows no name that it has.
+def test_a_directory_without_its_key_accepts_no_name(folder: Path, user: int, inner: bool) -> None:
+    """An encrypted directory of the store (fscrypt) that is locked hides its real names.
 
-    Of root's the root is kept; a user cannot prevent the wipe by locking a directory.
+    For a path of root, the root is kept; a user cannot prevent the wipe by locking a directory.
     """
     image = folder / "image"
     with image.open("wb") as file:
@@ -165,7 +164,7 @@ def test_a_directory_without_its_key_takes_no_name(folder: Path, user: int, inne
     assert any("/home/mine" in line and reason in line for line in said), said
 
 
-def test_adopt_names_what_the_store_refuses(
+def test_adopt_names_the_entries_that_the_store_refuses(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "persistent").mkdir()
@@ -184,7 +183,7 @@ def test_adopt_names_what_the_store_refuses(
 
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
-def test_the_root_is_kept_when_the_stores_filesystem_has_gone(folder: Path, user: int) -> None:
+def test_the_root_is_kept_when_the_stores_filesystem_disappears(folder: Path, user: int) -> None:
     with ntfs(folder, folder / "image") as server:
         server.send_signal(signal.SIGKILL)
         server.wait()
@@ -195,10 +194,10 @@ def test_the_root_is_kept_when_the_stores_filesystem_has_gone(folder: Path, user
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
 @pytest.mark.parametrize("kind", ["ext4", "ntfs"])
-def test_the_root_is_kept_when_the_disk_below_the_store_takes_no_more(
+def test_the_root_is_kept_when_the_stores_device_is_full(
     folder: Path, kind: str, user: int
 ) -> None:
-    """The filesystem has room, and its device has none: a thin volume whose pool is full."""
+    """The filesystem has room, but its device does not: a thin volume whose pool is full."""
     small = folder / "small"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", small], check=True)
     image = small / "image"

@@ -1,9 +1,9 @@
 """Each system call of seeding fails with each error: the table of docs/persistence.md holds.
 
-The calls are those of a trace (strace(1)), so that a new one is a new case. Whatever fails, the
-path is in the store as a whole, or as a whole but for files that are named and for which the old
-root is kept, or not at all, and then the root is kept or its old root is. Nothing is lost, and
-nothing is created for a path that could not be seeded.
+The calls come from a trace (strace(1)), so that a new call is a new case. Whichever fails, the path
+is in the store completely, or without the files that are named and for which the old root is kept,
+or not at all, and then the root or its old root is kept. Nothing is lost, and nothing is created
+for a path that could not be seeded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WHOLE = ("EIO", "EDQUOT", "EROFS", "ENOSPC")
 SINGLE = ("ENAMETOOLONG", "EFBIG", "E2BIG", "EINVAL", "EPERM")
 KINDS = ("directory", "bind")
 
-# Memory and the process itself; and files of the interpreter's that are none of seeding's.
+# Calls for memory and the process itself, and files of the interpreter.
 ASIDE = {
     "access", "brk", "clock_gettime", "clock_nanosleep", "close", "exit_group", "futex", "getegid",
     "geteuid", "getpid", "getrandom", "madvise", "mmap", "mprotect", "mremap", "munmap",
@@ -47,7 +47,9 @@ _CALL = re.compile(r"^(\w+)\((.*)")
 
 @dataclass(frozen=True)
 class Call:
-    """The *count*-th (from 1) call of that name; ``of_source``: on what a user can reach."""
+    """The *count*-th call (from 1) of that name; ``of_source``: on a file that a user can
+    access.
+    """
 
     name: str
     count: int
@@ -56,7 +58,7 @@ class Call:
 
 
 def lay_out(folder: Path, kind: str, user: int) -> None:
-    """A previous root with the path in it, and an empty store, below *folder*."""
+    """Create a previous root with the path in it, and an empty store, below *folder*."""
     for top in (folder, folder / "before"):
         for name in ("store", "previous/home", "run", "target"):
             (top / name).mkdir(parents=True)
@@ -71,7 +73,7 @@ def lay_out(folder: Path, kind: str, user: int) -> None:
 
 
 def _fill(top: Path) -> None:
-    """One of each kind of thing that a tree can have."""
+    """One file of each type that a tree can contain."""
     (top / "inner/deeper").mkdir(parents=True)
     (top / "inner/deeper/file").write_text("deep\n")
     (top / "file").write_text("years of work\n")
@@ -92,7 +94,9 @@ def _fill(top: Path) -> None:
 
 
 def run(folder: Path, kind: str, user: int, *options: str) -> tuple[dict[str, object], list[str]]:
-    """The driver under strace; what it printed, and the lines of the trace between the marks."""
+    """Run the driver under strace; return its output, and the lines of the trace between
+    the marks.
+    """
     trace = folder.with_name(f"{folder.name}.trace")
     words = [
         "strace", "-qq", "-y", "-s", "100", "-o", trace, "-e", "signal=none", *options,
@@ -137,10 +141,11 @@ def calls(folder: Path, kind: str, user: int) -> list[Call]:
 
 
 def judge(folder: Path, answer: dict[str, object], error: str, call: Call, user: int) -> list[str]:
-    """The faults of the store's content, and of the message about it."""
+    """The faults in the store's content, and in the message about it."""
     stored, source = folder / "store/home/mine", folder / "previous/home/mine"
     left_out: list[tuple[bool, list[str]]] = answer["left-out"]  # type: ignore[assignment]
-    # With room on the filesystem this is about the attribute (ext4 has one block for all of them).
+    # If the filesystem has room, the error is about the attribute (ext4 has one block for all of
+    # them).
     of_the_whole = error in WHOLE and not (error == "ENOSPC" and "xattr" in call.name)
     found = []
     if answer["refused"]:
@@ -161,7 +166,7 @@ def judge(folder: Path, answer: dict[str, object], error: str, call: Call, user:
     silent = [
         name for name in differ
         if not any(f"{name}/".startswith(f"{one}/") or (one == "" and name == ".") for one in named)
-        # A directory without an entry has another time.
+        # The time of a directory changes with a missing entry.
         and not any(one.startswith(f"{name}/") or name == "." for one in named)
     ]  # fmt: skip
     if silent:
@@ -175,7 +180,7 @@ def judge(folder: Path, answer: dict[str, object], error: str, call: Call, user:
 
 @pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) -> None:
+def test_no_failed_call_loses_anything(tmp_path: Path, kind: str, user: int) -> None:
     found = calls(tmp_path / "plain", kind, user)
     assert {"mkdirat", "renameat2", "syncfs"} <= {call.name for call in found} or kind == "bind"
     assert any(call.of_source for call in found)
@@ -198,8 +203,10 @@ def test_whatever_fails_nothing_is_lost(tmp_path: Path, kind: str, user: int) ->
     proof.record("an error of one system call: seeding by a boot", len(chosen))
 
 
-def test_siblings_of_a_directory_that_could_not_be_created_stay_beside_it(tmp_path: Path) -> None:
-    """The copy continues in the directory where it was, and not in the one that failed."""
+def test_siblings_of_a_directory_that_could_not_be_created_are_copied_to_its_parent(
+    tmp_path: Path,
+) -> None:
+    """The copy continues in the parent, not in the directory that failed."""
     looked_at = [
         call
         for call in calls(tmp_path / "plain", "directory", UID)
@@ -216,5 +223,5 @@ def test_siblings_of_a_directory_that_could_not_be_created_stay_beside_it(tmp_pa
         assert judge(folder, answer, "EINVAL", call, UID) == []
 
 
-def test_every_error_is_one_of_the_kernels() -> None:
+def test_every_injected_error_exists_in_the_kernel() -> None:
     assert all(hasattr(errno, name) for name in (*WHOLE, *SINGLE))

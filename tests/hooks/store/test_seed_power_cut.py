@@ -1,8 +1,9 @@
-"""Seeding and first copies, cut at any change: nothing under its name that is not whole.
+"""Seeding and first copies, interrupted at any change: a name in the store never has partial
+content.
 
-A child process runs the real stage and dies right before its n-th change. Either the process is
-gone and the disk has everything it did, or the power is gone and the disk has only what the image
-file holds at that instant. The next boot then completes the interrupted step.
+A child process runs the real stage and dies right before its n-th change. Either only the process
+dies and the disk has all its writes, or the power fails and the disk has only the content of the
+image file at that instant. The next boot then completes the interrupted step.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ OPERATIONS = (
 
 
 def facts(path: Path) -> object:
-    """Everything of the tree at *path* that a copy must have."""
+    """Every property of the tree at *path* that a copy must preserve."""
     status = path.lstat()
     own = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns)
     if stat.S_ISLNK(status.st_mode):
@@ -49,7 +50,7 @@ def facts(path: Path) -> object:
 
 
 class Laboratory:
-    """A store, and a root that has what the store lacks."""
+    """A store, and a root with content that the store lacks."""
 
     def __init__(self, base: Path, fstype: str) -> None:
         self.folder = base
@@ -73,7 +74,7 @@ class Laboratory:
         subprocess.run(["sync", "-f", self.boot.store], check=True)
 
     def judge(self, store: Path) -> int:
-        """How many of the declared there are; each as it should be."""
+        """The number of declared paths in the store, each of which must be complete."""
         there = [name for name in DECLARED if os.path.lexists(store / name)]
         for name in there:
             assert facts(store / name) == self.wanted[name], name
@@ -92,7 +93,7 @@ class Laboratory:
         assert os.listdir(store / ".ephemeroot/seeding") == []
 
     def run(self, store: Path | None = None) -> None:
-        """The stage, with the image *store* instead of the mounted one."""
+        """Run the stage, with the image *store* instead of the mounted one."""
         if store is not None:
             subprocess.run(["umount", self.boot.store], check=True)
             mount(store, self.boot.store)
@@ -144,12 +145,12 @@ def test_a_kill_between_any_two_changes(laboratory: Laboratory) -> None:
     proof.record("kill between two changes: seeding by a boot", len(found))
 
 
-def test_a_power_cut_once_there_is_a_machine_id(laboratory: Laboratory) -> None:
-    """Programs have seen it by then, and logs are filed under it: it is this machine's for good."""
+def test_a_power_cut_after_the_machine_id_was_made(laboratory: Laboratory) -> None:
+    """Programs have already used it, and logs are stored under it, so it must not change."""
     laboratory.boot.persist(parent("/etc"), MachineId(store="/persistent"))
     laboratory.take_the_disk()
     seen = laboratory.boot.root("/etc/machine-id").read_text()
-    # Not two filesystems of one UUID at once: the kernel may refuse the copy.
+    # Never mount two filesystems with one UUID at the same time: the kernel may refuse the copy.
     subprocess.run(["umount", "-R", laboratory.boot.target], check=True)
     with laboratory.survivor() as store:
         assert (store / "etc/machine-id").read_text() == seen

@@ -1,4 +1,4 @@
-"""Everything that cannot be seeded: the table of docs/persistence.md, cell by cell, on real
+"""Content that cannot be seeded: every cell of the table of docs/persistence.md, on real
 filesystems.
 """
 
@@ -40,7 +40,7 @@ TABLE = [
 
 
 def prepare(machine: SeedingMachine, failure: str) -> None:
-    """A boot in which the path gets its content, and is declared for the next one."""
+    """Run a boot in which the path gets its content; the next boot's plan declares it."""
     machine.first_boot()
     bad = machine.content()
     machine.spoil(failure, bad)
@@ -50,8 +50,8 @@ def prepare(machine: SeedingMachine, failure: str) -> None:
 
 
 def expected(wiper: str, failure: str, kind: str, users: bool) -> str:
-    """``kept``: nothing is wiped. ``rest``: seeded but for what failed. ``nothing``: wiped, and of
-    the path nothing is in the store.
+    """``kept``: nothing is wiped. ``rest``: seeded except for the failed entries. ``nothing``:
+    wiped, and the store has nothing of the path.
     """
     if wiper in ("unmarked", "kept") or failure in WHOLE:
         return "kept"
@@ -83,7 +83,7 @@ def test_each_cell_of_the_table(
         outcome = expected(wiper, failure, kind, users)
         wiped, persisted = machine.boot()
         assert persisted in (0, 10)
-        # Nothing of it is lost, and what the store has is what was there.
+        # Nothing is lost, and the store has the original content.
         previous = machine.previous()
         assert previous.exists()
         if kind == "directory":
@@ -94,7 +94,7 @@ def test_each_cell_of_the_table(
             assert not os.path.lexists(machine.stored), "nothing was made in its place"
             assert not os.path.ismount(machine.target / machine.path[1:])
         if outcome == "kept":
-            # The root below a layer is never booted in its stead: the layer is in memory then.
+            # The root below a layer never boots instead: its layer is in memory.
             assert wiped == {"kept": 0, "overlay": 12}.get(wiper, 10)
             assert machine.old() == []
             assert_said(machine, "persist", failure)
@@ -112,7 +112,7 @@ def test_each_cell_of_the_table(
 def assert_said(machine: SeedingMachine, stage: str, failure: str) -> None:
     said = machine.said(stage)
     if failure == "read-only":
-        # The directories that lead to it cannot be made either.
+        # Its parent directories cannot be created either.
         assert "/persistent" in said
         return
     assert machine.path in said, said
@@ -132,7 +132,7 @@ def assert_rest_is_seeded(machine: SeedingMachine, failure: str) -> None:
 
 
 def assert_kept(machine: SeedingMachine, failure: str) -> None:
-    """The old root has its mark, and the record in the store says what for."""
+    """The old root is marked as kept, and the record in the store says why."""
     old = machine.old()
     assert len(old) == 1
     assert old[0].endswith(".keep")
@@ -148,7 +148,7 @@ def assert_kept(machine: SeedingMachine, failure: str) -> None:
 
 
 def kept(machine: SeedingMachine) -> list[str]:
-    """The old roots with the mark, by their names without it."""
+    """The old roots marked as kept, by their names without the mark."""
     return [name.removesuffix(".keep") for name in machine.old() if name.endswith(".keep")]
 
 
@@ -161,7 +161,9 @@ def records(machine: SeedingMachine) -> list[Omission]:
 
 
 def assert_stays_so(machine: SeedingMachine, outcome: str) -> None:
-    """The boots after it: still in the old root alone, or still seeded; no other root is kept."""
+    """In the following boots the path is still only in the old root, or still seeded; no other root
+    is kept.
+    """
     for _ in range(2):
         machine.live()
         assert machine.boot()[0] in (0, 10)
@@ -178,7 +180,7 @@ def assert_stays_so(machine: SeedingMachine, outcome: str) -> None:
     ("wiper", "kind"),
     [case for case in itertools.product(WIPERS, KINDS) if case[0] != "kept"],
 )
-def test_a_dry_run_describes_what_the_wipe_seeds_and_changes_nothing(
+def test_a_dry_run_describes_the_seeding_of_a_wipe_and_changes_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], wiper: str, kind: str
 ) -> None:
     with seeding_machine(tmp_path, wiper, "none", kind=kind, users=True) as machine:
@@ -204,13 +206,13 @@ def test_a_dry_run_describes_what_the_wipe_seeds_and_changes_nothing(
 
 
 def everything(top: Path) -> list[tuple[str, int, int]]:
-    """What is below *top*, and when it was changed."""
+    """All entries below *top*, with their times of change."""
     found = [(str(path), path.lstat()) for path in sorted(top.rglob("*"))]
     return [(name, status.st_ino, status.st_ctime_ns) for name, status in found]
 
 
-def test_a_missing_path_is_seeded_again_once_it_is_decided(tmp_path: Path) -> None:
-    """``roots unkeep`` removes the record: the administrator needs nothing of the old root."""
+def test_a_missing_path_is_seeded_again_after_unkeep(tmp_path: Path) -> None:
+    """``roots unkeep`` removes the record: the administrator no longer needs the old root."""
     with seeding_machine(tmp_path, "btrfs", "size", kind="copy", users=True) as machine:
         prepare(machine, "size")
         machine.boot()
@@ -226,10 +228,10 @@ def test_a_missing_path_is_seeded_again_once_it_is_decided(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("users", [False, True], ids=["root", "user"])
-def test_a_copied_file_that_has_become_too_large_keeps_the_old_root(
+def test_a_copied_file_that_became_too_large_keeps_the_old_root(
     tmp_path: Path, users: bool
 ) -> None:
-    """The store has it unchanged: what it is now is in the old root alone."""
+    """The store has the earlier version; only the old root has the present one."""
     with seeding_machine(tmp_path, "btrfs", "none", kind="copy", users=users) as machine:
         prepare(machine, "none")
         machine.boot()
@@ -248,8 +250,8 @@ def test_a_copied_file_that_has_become_too_large_keeps_the_old_root(
         assert (machine.target / machine.path[1:]).read_text() == "years of work, too\n"
 
 
-def test_what_the_next_root_has_is_seeded_and_the_old_root_stays(tmp_path: Path) -> None:
-    """The path was not in effect; what the user has put there meanwhile is what is seeded."""
+def test_seeds_the_content_of_the_next_root_and_keeps_the_old_root(tmp_path: Path) -> None:
+    """The path was not in effect, and the user has written there since: that content is seeded."""
     with seeding_machine(tmp_path, "btrfs", "size", kind="bind", users=True) as machine:
         prepare(machine, "size")
         machine.boot()
@@ -264,7 +266,7 @@ def test_what_the_next_root_has_is_seeded_and_the_old_root_stays(tmp_path: Path)
         assert [one.path for one in records(machine)] == [machine.path]
 
 
-def test_a_user_cannot_have_every_root_kept(tmp_path: Path) -> None:
+def test_a_user_cannot_cause_every_root_to_be_kept(tmp_path: Path) -> None:
     with seeding_machine(tmp_path, "btrfs", "size", kind="copy", users=True) as machine:
         prepare(machine, "size")
         for _ in range(3):
@@ -279,7 +281,7 @@ def test_a_user_cannot_have_every_root_kept(tmp_path: Path) -> None:
 
 
 def test_a_power_cut_after_seeding_keeps_the_root_in_the_next_boot(tmp_path: Path) -> None:
-    """The store has the rest already, so that nothing is seeded again: the record asks for it."""
+    """The store already has the rest, so nothing is seeded again: the record requires it."""
     with seeding_machine(tmp_path, "btrfs", "size", kind="directory", users=False) as machine:
         prepare(machine, "size")
         machine.attribute = "seeding_machine:Interrupted"
@@ -293,7 +295,7 @@ def test_a_power_cut_after_seeding_keeps_the_root_in_the_next_boot(tmp_path: Pat
         assert [one.retired for one in records(machine)] == [True]
 
 
-def test_what_fits_into_a_users_share_is_seeded(
+def test_seeds_content_that_fits_into_a_users_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with seeding_machine(tmp_path, "btrfs", "deadline", kind="directory", users=True) as machine:
