@@ -1,7 +1,7 @@
-"""Both stages as a boot runs them: the real entry, a real btrfs, a process for each stage.
+"""Both stages as a boot runs them: the real entry point, a real btrfs, one process for each stage.
 
-What a boot finds is in ``Machine``: a disk with a base, a root and a store. Each test says
-the fault in it and what must then not have happened.
+``Machine`` is what a boot finds: a disk with a base, a root and a store. Each test makes one fault,
+and checks what must then not happen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from staged_machine import MACHINE_ID, STORE, Machine
 pytestmark = pytest.mark.requires_loop
 
 
-# Modules that a boot of a btrfs root with no device to wait for does not need ("The import
+# Modules that are not needed by a boot of a btrfs root without devices to wait for ("The import
 # budget", docs/design.md).
 EXPENSIVE = (
     "typing", "dataclasses", "pathlib", "argparse", "logging", "subprocess", "tomllib", "pyudev",
@@ -52,7 +52,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         machine.next_boot()
 
 
-def test_three_boots(machine: Machine) -> None:
+def test_three_boots_wipe_and_persist(machine: Machine) -> None:
     for number in range(3):
         root = machine.boot()
         assert not (root / "stray").exists()
@@ -71,8 +71,10 @@ def test_three_boots(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "the store changed", "never complete"])
-def test_what_the_power_was_faster_than(machine: Machine, meanwhile: str) -> None:
-    """A copied file that changed, and nothing came to store it: the next boot does."""
+def test_the_next_boot_stores_a_change_that_a_power_cut_left_in_the_root(
+    machine: Machine, meanwhile: str
+) -> None:
+    """A copied file changed, and the power failed before it was copied back."""
     stored = machine.top / "persistent/etc/adjtime"
     machine.persist.append(Copy(path="/etc/adjtime", store=STORE, source="etc/adjtime"))
     root = machine.boot()
@@ -123,28 +125,28 @@ def test_wipe_no_keeps_the_root_and_still_persists(machine: Machine) -> None:
         ("sbin/init", "has no executable /sbin/init"),
     ],
 )
-def test_a_base_that_is_not_a_system(machine: Machine, path: str, message: str) -> None:
+def test_refuses_a_base_that_is_not_a_system(machine: Machine, path: str, message: str) -> None:
     (machine.top / "root-base" / path).unlink()
     machine.assert_kept(machine.stage("wipe"), message)
 
 
-def test_an_init_that_cannot_be_executed(machine: Machine) -> None:
+def test_refuses_an_init_that_cannot_be_executed(machine: Machine) -> None:
     (machine.top / "root-base/sbin/init").chmod(0o644)
     machine.assert_kept(machine.stage("wipe"), "has no executable /sbin/init")
 
 
-def test_the_init_that_was_asked_for(machine: Machine) -> None:
+def test_checks_the_init_of_the_kernel_command_line(machine: Machine) -> None:
     machine.assert_kept(machine.stage("wipe", "init=/bin/other"), "no executable /bin/other")
 
 
-def test_links_in_a_base_lead_where_they_will_lead(machine: Machine) -> None:
+def test_resolves_links_of_a_base_inside_it(machine: Machine) -> None:
     base = machine.top / "root-base"
     (base / "sbin/init").rename(base / "usr/lib/the-init")
     (base / "sbin/init").symlink_to("/usr/lib/the-init")
     assert machine.stage("wipe").returncode == 0
 
 
-def test_a_base_with_another_kernels_modules(machine: Machine) -> None:
+def test_refuses_a_base_with_modules_of_another_kernel_only(machine: Machine) -> None:
     modules = machine.top / "root-base/usr/lib/modules"
     (modules / "1.2.3-other").mkdir(parents=True)
     machine.assert_kept(
@@ -155,17 +157,17 @@ def test_a_base_with_another_kernels_modules(machine: Machine) -> None:
     assert machine.stage("wipe").returncode == 0
 
 
-def test_no_base(machine: Machine) -> None:
+def test_refuses_a_missing_base(machine: Machine) -> None:
     btrfsutil.delete_subvolume(str(machine.top / "root-base"))
     machine.assert_kept(machine.stage("wipe"), "base 'root-base' does not exist")
 
 
-def test_another_root_on_the_command_line(machine: Machine) -> None:
+def test_refuses_another_root_on_the_command_line(machine: Machine) -> None:
     machine.device = "/dev/loop-control"
     machine.assert_kept(machine.stage("wipe"), "cannot be used")
 
 
-def test_a_missing_root_device(machine: Machine) -> None:
+def test_refuses_a_missing_root_device(machine: Machine) -> None:
     words = "root=UUID=00000000-0000-0000-0000-00000000abcd"
     done = machine.stage("wipe", words)
     assert done.returncode == 73, "there is no root that could be kept"
@@ -178,28 +180,28 @@ def test_a_missing_root_device(machine: Machine) -> None:
         assert done.returncode == code
 
 
-def test_a_pending_resume(machine: Machine, tmp_path: Path) -> None:
+def test_refuses_during_a_pending_resume(machine: Machine, tmp_path: Path) -> None:
     swap = tmp_path / "swap"
     swap.write_bytes(b"\0" * 4086 + b"S1SUSPEND\0")
-    # The kernel leaves the disk alone meanwhile: no access times, no discards in the background, no
-    # commit half a minute later.
+    # The kernel must not write to the disk during the test: no access times, no background
+    # discards, no commit half a minute later.
     quiet = "remount,noatime,nodiscard,commit=3600"
     subprocess.run(["mount", "-o", quiet, machine.top], check=True)
     btrfsutil.sync(str(machine.top))
     before = (machine.base / "image").read_bytes()
     machine.assert_kept(machine.stage("wipe", f"resume={swap}"), "hibernation image")
-    # The filesystem has not even been mounted by Ephemeroot: mounting alone writes to it.
+    # Ephemeroot has not even mounted the filesystem: mounting alone writes to it.
     assert (machine.base / "image").read_bytes() == before
     machine.next_boot()
     assert machine.stage("wipe", f"resume={swap} noresume").returncode == 0
 
 
-def test_a_root_that_is_mounted(machine: Machine, tmp_path: Path) -> None:
+def test_refuses_a_mounted_root(machine: Machine, tmp_path: Path) -> None:
     with mounted(machine.loop, tmp_path / "elsewhere", "subvol=root"):
         machine.assert_kept(machine.stage("wipe"), "is mounted")
 
 
-def test_no_store(machine: Machine) -> None:
+def test_refuses_without_a_store(machine: Machine) -> None:
     (machine.top / "persistent/.ephemeroot-store").unlink()
     done = machine.stage("wipe")
     assert done.returncode == 73
@@ -208,7 +210,7 @@ def test_no_store(machine: Machine) -> None:
     assert (machine.top / "root/stray").exists()
 
 
-def test_another_subvolume_where_the_store_should_be(machine: Machine) -> None:
+def test_refuses_another_subvolume_in_place_of_the_store(machine: Machine) -> None:
     volume = machine.run / "volumes/persistent"
     volume.mkdir(parents=True)
     subprocess.run(
@@ -220,7 +222,7 @@ def test_another_subvolume_where_the_store_should_be(machine: Machine) -> None:
     assert machine.old() == []
 
 
-def test_a_locked_run_directory(machine: Machine) -> None:
+def test_refuses_a_locked_run_directory(machine: Machine) -> None:
     machine.run.mkdir()
     with (machine.run / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -255,13 +257,13 @@ def test_an_image_of_the_same_generation_wipes(machine: Machine) -> None:
     assert machine.stage("wipe").returncode == 0
 
 
-def test_a_record_that_cannot_be_read_counts_as_newer(machine: Machine) -> None:
+def test_a_record_that_cannot_be_read_is_taken_to_be_newer(machine: Machine) -> None:
     record_generation(machine, 1)
     (machine.top / "persistent/.ephemeroot/generation").write_text("one")
     machine.assert_kept(machine.stage("wipe"), "cannot be read")
 
 
-def test_the_previous_roots_content_is_seeded(machine: Machine) -> None:
+def test_seeds_content_of_the_previous_root(machine: Machine) -> None:
     root = machine.top / "root"
     (root / "etc/hostname").write_text("chosen-by-the-administrator\n")
     (root / "etc/machine-id").write_text(MACHINE_ID + "\n")
@@ -277,10 +279,10 @@ def test_the_previous_roots_content_is_seeded(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("initial", "content"), [("previous", "seen\n"), ("fresh", "of the base\n"), ("empty", None)]
 )
-def test_where_the_first_content_comes_from(
+def test_seeds_from_the_newest_boot_complete_root(
     machine: Machine, initial: str, content: str | None
 ) -> None:
-    """Of what is newly declared: the newest boot-complete root has what its administrator saw."""
+    """Its content is what the administrator saw when declaring the path."""
     names = ("srv2/in a directory", "bound", "copied")
     (machine.top / "root-base/srv2").mkdir()
 
@@ -324,7 +326,7 @@ def fill(top: Path) -> None:
 
 @contextmanager
 def another_disk(machine: Machine) -> Iterator[Path]:
-    """The store on another filesystem, so that nothing can be shared with the root."""
+    """The store on another filesystem, so that it cannot share data with the root."""
     other = machine.base / "other"
     other.mkdir()
     with fresh_disk(other) as disk:
@@ -340,7 +342,7 @@ def another_disk(machine: Machine) -> Iterator[Path]:
         machine.leave()
 
 
-def test_more_than_the_seed_limit_in_all_keeps_the_root(machine: Machine) -> None:
+def test_more_content_than_the_seed_limit_keeps_the_root(machine: Machine) -> None:
     with another_disk(machine) as top:
         for number in range(3):
             content = os.urandom(machine.seed_limit // 2)
@@ -349,7 +351,7 @@ def test_more_than_the_seed_limit_in_all_keeps_the_root(machine: Machine) -> Non
         assert not (top / "persistent/srv").exists()
 
 
-def test_a_store_that_is_too_full_keeps_the_root(machine: Machine) -> None:
+def test_a_full_store_keeps_the_root(machine: Machine) -> None:
     with another_disk(machine) as top:
         content = os.urandom(machine.seed_limit)
         (machine.top / "root/srv/data").write_bytes(content)
@@ -361,8 +363,8 @@ def test_a_store_that_is_too_full_keeps_the_root(machine: Machine) -> None:
         assert not (top / "persistent/srv").exists()
 
 
-def test_a_store_that_is_read_only_keeps_the_root(machine: Machine) -> None:
-    """So the kernel makes it when its disk fails."""
+def test_a_read_only_store_keeps_the_root(machine: Machine) -> None:
+    """The kernel makes a filesystem read-only when its disk fails."""
     with another_disk(machine) as top:
         (machine.top / "root/srv/data").write_text("declared just now")
         volume = machine.run / "volumes/persistent"
@@ -372,8 +374,8 @@ def test_a_store_that_is_read_only_keeps_the_root(machine: Machine) -> None:
         assert not (top / "persistent/srv").exists()
 
 
-def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) -> None:
-    """Somebody changed a password, the store was full, and the power went."""
+def test_a_store_too_full_for_a_changed_file_keeps_the_root(machine: Machine) -> None:
+    """A password was changed, the store was full, and the power failed."""
     name = "hostname"
     machine.persist[2] = Copy(path=f"/etc/{name}", store=STORE, source=f"etc/{name}")
     machine.boot()
@@ -382,7 +384,7 @@ def test_a_store_that_is_too_full_for_a_change_keeps_the_root(machine: Machine) 
     changed = machine.top / f"root/etc/{name}"
     changed.unlink()
     changed.touch()
-    # A file that is never copied on write cannot be shared with one that is.
+    # A file with the attribute No_COW cannot share data with one without it.
     subprocess.run(["chattr", "+C", changed], check=True)
     changed.write_text(content)
     fill(machine.top)
@@ -404,7 +406,7 @@ def test_content_shared_by_reflink_has_no_limit(machine: Machine) -> None:
     assert (machine.top / "persistent/srv/big").stat().st_size == 1 << 22
 
 
-def test_a_root_that_is_not_the_fresh_root(machine: Machine) -> None:
+def test_refuses_to_persist_in_a_root_that_the_wipe_did_not_make(machine: Machine) -> None:
     assert machine.stage("wipe").returncode == 0
     btrfsutil.create_snapshot(str(machine.top / "root"), str(machine.top / "impostor"))
     os.rename(machine.top / "root", machine.top / "aside")
@@ -416,7 +418,7 @@ def test_a_root_that_is_not_the_fresh_root(machine: Machine) -> None:
     assert not (root / "srv").is_mount()
 
 
-def test_the_report(machine: Machine) -> None:
+def test_writes_a_report(machine: Machine) -> None:
     machine.boot()
     report = machine.report()
     assert report["wipe"]["result"] == "wiped"
@@ -440,8 +442,10 @@ sys.exit(code)
 """
 
 
-def test_the_import_budget_of_a_whole_boot(machine: Machine, tmp_path: Path) -> None:
-    """What a wipe and a persistence stage really import, the interpreter started as in a boot."""
+def test_a_whole_boot_stays_within_the_import_budget(machine: Machine, tmp_path: Path) -> None:
+    """The modules that a wipe and a persistence stage really import, with the interpreter started
+    as in a boot.
+    """
     package = Path(ephemeroot.__file__).parent.parent
     library = Path(btrfsutil.__file__).parent
     script = tmp_path / "budget.py"
@@ -459,8 +463,8 @@ def test_the_import_budget_of_a_whole_boot(machine: Machine, tmp_path: Path) -> 
 
 
 OF_THE_MACHINE = re.compile(r"\bmmap\(|\bread\(\d+<[^>]*/mountinfo>")
-"""Calls that are not counted: memory is the allocator's business, and how many reads the list of
-mounts takes depends on what else is mounted.
+"""Calls that are not counted: the allocator decides about those for memory, and the number of reads
+of the mount table depends on the other mounts.
 """
 
 
@@ -469,7 +473,7 @@ mounts takes depends on what else is mounted.
 def test_system_calls_of_a_declared_directory(
     machine: Machine, tmp_path: Path, stored: bool
 ) -> None:
-    """The difference between two numbers of directories is what one of them costs."""
+    """The difference between two numbers of directories is the cost of one."""
     counted = []
     trace = tmp_path / "trace"
     for number in (10, 20):
@@ -490,7 +494,7 @@ def test_system_calls_of_a_declared_directory(
     require_at_most_recorded(f"system calls of persist, a directory, {when} boot", each)
 
 
-# Runs the entry of an image, and says which modules of the program had to run.
+# Runs the entry point of an image, and prints which modules of the program were executed.
 COUNTED = """
 import sys
 sys.path.insert(0, {folder!r})
@@ -506,14 +510,17 @@ OPENED = re.compile(r"\bopenat2?\(.* = \d+<(?!/(?:proc|sys|dev)/)([^>]*)>")
 
 @pytest.mark.requires_program("strace")
 def test_counts_of_the_stages_of_an_image(machine: Machine, tmp_path: Path) -> None:
-    """The packed closure, with the plan that it was packed for: what both stages load."""
+    """The packed modules, with the plan for which they were packed: the ones that both
+    stages load.
+    """
     made = assembly.put_together(tmp_path / "tree", machine.plan().dump(), DracutTarget())
     assert made.reason is None
     folder = made.tree.top / "usr/lib/ephemeroot"
     script, trace = tmp_path / "counted.py", tmp_path / "trace"
     script.write_text(COUNTED.format(folder=str(folder)))
     for stage in ("wipe", "persist"):
-        # The script is in its own folder: what Python compiles is not among the files.
+        # The script is in a separate folder, so that Python's compiled files are not among the
+        # counted ones.
         done = machine.stage(stage, entry=("-I", "-S", "-B", str(script)))
         assert done.returncode == 0, done.stderr
         modules = done.stdout.partition("modules:")[2].split()

@@ -1,4 +1,4 @@
-"""Images that are older than the applied plan: `check` says so, for they do not wipe."""
+"""`check` reports images that are older than the applied plan, because they do not wipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIGURATION = SOUND.replace('wiper = "btrfs"', 'wiper = "btrfs"\nexternal-boot
 
 @pytest.fixture
 def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> MachineTree:
-    """A machine to which its configuration was applied, with two kernels and their images."""
+    """A machine with an applied configuration, two kernels and their images."""
     tree = MachineTree(tmp_path, CONFIGURATION)
     for kernel in KERNELS:
         tree.write(f"lib/modules/{kernel}/modules.dep", "")
@@ -44,12 +44,12 @@ def check(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> list[str]
     return capsys.readouterr().out.splitlines()
 
 
-def test_newest_images(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accepts_current_images(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     assert age.findings(machine.path) == []
     assert check(machine, capsys)[-1].endswith("no problems")
 
 
-def test_a_unified_image_is_looked_into(machine: MachineTree) -> None:
+def test_reads_a_unified_image(machine: MachineTree) -> None:
     path = machine.path / f"boot/EFI/Linux/linux-{KERNELS[0]}-1.efi"
     path.parent.mkdir(parents=True)
     path.write_bytes(unified(archive({"init": file(b"")})))
@@ -59,7 +59,7 @@ def test_a_unified_image_is_looked_into(machine: MachineTree) -> None:
     assert age.findings(machine.path) == []
 
 
-def test_an_older_image(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_an_older_image(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     old = (machine.path / "etc/ephemeroot/plan.json").read_bytes()
     machine.write(MAIN, CONFIGURATION.replace('"/var/log"', '"/var/log", "/srv"'))
     said = check(machine, capsys)
@@ -83,7 +83,7 @@ def test_an_older_image(machine: MachineTree, capsys: pytest.CaptureFixture[str]
         ({PLAN: b"{}"}, "cannot be read back"),
     ],
 )
-def test_other_images(machine: MachineTree, files: dict[str, bytes], said: str) -> None:
+def test_ignores_other_images(machine: MachineTree, files: dict[str, bytes], said: str) -> None:
     path = image(machine, KERNELS[0], files)
     findings = age.findings(machine.path)
     assert len(findings) == 1
@@ -91,12 +91,14 @@ def test_other_images(machine: MachineTree, files: dict[str, bytes], said: str) 
     assert said in findings[0]
 
 
-def test_files_that_are_not_images(machine: MachineTree) -> None:
+def test_ignores_files_that_are_not_images(machine: MachineTree) -> None:
     (machine.path / f"boot/initrd.img-{KERNELS[0]}").write_bytes(b"MZ")
     assert "cannot be read back" in age.findings(machine.path)[0]
 
 
-def test_never_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_nothing_if_nothing_was_applied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tree = MachineTree(tmp_path, CONFIGURATION)
     tree.write("lib/modules/6.1.0/modules.dep", "")
     image(tree, "6.1.0", {})
@@ -104,6 +106,6 @@ def test_never_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert check(tree, capsys)[-1].endswith("no problems")
 
 
-def test_a_damaged_plan(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_a_damaged_plan(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     (machine.path / "etc/ephemeroot/plan.json").write_text("{}")
     assert "the applied plan cannot be read" in check(machine, capsys)[0]

@@ -1,4 +1,4 @@
-"""Reading images back: every compression, several archives in a row, and what is none."""
+"""Reading images: every compression, several archives in a row, and files that are not images."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def check(path: Path) -> None:
         pytest.param("zstd", marks=pytest.mark.requires_program("zstd")),
     ],
 )
-def test_compressed(tmp_path: Path, command: str) -> None:
+def test_reads_each_compression(tmp_path: Path, command: str) -> None:
     done = subprocess.run(command.split(), input=archive(MEMBERS), capture_output=True, check=True)
     image = tmp_path / "initrd"
     image.write_bytes(done.stdout)
     check(image)
 
 
-def test_after_an_early_archive(tmp_path: Path) -> None:
+def test_reads_the_archive_after_an_early_one(tmp_path: Path) -> None:
     """Microcode comes first, uncompressed and padded."""
     early = archive({"kernel/x86/microcode/GenuineIntel.bin": file(b"\1" * 7)})
     main = subprocess.run(["gzip"], input=archive(MEMBERS), capture_output=True, check=True).stdout
@@ -59,14 +59,14 @@ def test_after_an_early_archive(tmp_path: Path) -> None:
     assert found.names == {*MEMBERS, "kernel/x86/microcode/GenuineIntel.bin"}
 
 
-def test_in_a_unified_kernel_image(tmp_path: Path) -> None:
+def test_reads_the_archive_in_a_unified_kernel_image(tmp_path: Path) -> None:
     compressed = subprocess.run(["gzip"], input=archive(MEMBERS), capture_output=True).stdout
     (tmp_path / "linux.efi").write_bytes(unified(compressed))
     check(tmp_path / "linux.efi")
 
 
 @pytest.mark.parametrize("content", [b"MZ", unified(b"")[:300], b"MZ" + b"\0" * 4096])
-def test_a_program_for_uefi_without_one(tmp_path: Path, content: bytes) -> None:
+def test_reports_a_program_for_uefi_without_an_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "linux.efi").write_bytes(content)
     with pytest.raises(Damaged, match=r"linux\.efi: this program for UEFI"):
         archives.read(tmp_path / "linux.efi", lambda name: True)
@@ -86,7 +86,7 @@ def test_hard_links_share_their_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\0" * 64, b"not an image at all", archive(MEMBERS)[:300], b"\x1f\x8bgarbage"]
 )
-def test_files_that_are_not_images(tmp_path: Path, content: bytes) -> None:
+def test_reports_files_that_are_not_images(tmp_path: Path, content: bytes) -> None:
     image = tmp_path / "initrd"
     image.write_bytes(content)
     with pytest.raises(Damaged, match=str(image)):
@@ -101,7 +101,7 @@ def test_files_that_are_not_images(tmp_path: Path, content: bytes) -> None:
         max_size=8,
     )
 )
-def test_whatever_is_packed_is_read(
+def test_reads_every_packed_file_back(
     tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]
 ) -> None:
     image = tmp_path_factory.getbasetemp() / "initrd"

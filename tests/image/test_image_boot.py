@@ -1,8 +1,7 @@
-"""`boot`: what the unit or hook does with a stage's exit status, and without one.
+"""`boot`: how the unit or hook handles a stage's exit status, or a stage that does not run.
 
-Run with stand-ins for the interpreter, for systemctl and for sleep, in a mount namespace
-with a kernel command line, a console and a kernel log of its own: the real ones would end
-this machine's day.
+The interpreter, systemctl and sleep are replaced, in a mount namespace with a private kernel
+command line, console and kernel log: the real programs would reboot the test machine.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Result:
 
 
 class Machine:
-    """A folder with `boot` in it, and what it finds around it."""
+    """A folder with `boot` in it, and the programs that it calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,7 +48,7 @@ class Machine:
         path.chmod(0o755)
 
     def interpreter(self, body: str) -> None:
-        """The stage itself, as a shell script."""
+        """Replace the stage with a shell script."""
         path = self.folder / "python"
         path.write_text(f'#!/bin/sh\necho "python $*" >> {self.folder}/called\n{body}\n')
         path.chmod(0o755)
@@ -92,7 +91,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_the_stage_is_called(machine: Machine) -> None:
+def test_calls_the_stage(machine: Machine) -> None:
     result = machine.boot("wipe")
     folder = machine.folder
     assert result.called == [
@@ -104,8 +103,10 @@ def test_the_stage_is_called(machine: Machine) -> None:
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (10, 0), (11, 0), (73, 1)])
 @pytest.mark.parametrize("stage", ["wipe", "persist"])
-def test_a_stage_that_decided(machine: Machine, stage: str, status: int, expected: int) -> None:
-    """It has spoken for itself; nothing is added, and no policy asked again."""
+def test_adds_nothing_after_a_stage_that_decided(
+    machine: Machine, stage: str, status: int, expected: int
+) -> None:
+    """The stage has reported its result and followed the policy."""
     machine.settings.update(wipe="poweroff", store="poweroff")
     machine.interpreter(f"exit {status}")
     result = machine.boot(stage)
@@ -113,16 +114,16 @@ def test_a_stage_that_decided(machine: Machine, stage: str, status: int, expecte
 
 
 @pytest.mark.parametrize(("status", "verb"), [(71, "reboot"), (72, "poweroff")])
-def test_a_stage_that_ends_the_machine(machine: Machine, status: int, verb: str) -> None:
+def test_waits_for_a_stage_that_ends_the_machine(machine: Machine, status: int, verb: str) -> None:
     machine.systemctl()
     machine.interpreter(f"exit {status}")
     result = machine.boot("persist")
     assert f"systemctl --force {verb}" in result.called
     assert verb in result.console
-    assert result.status == 1  # the boot must not continue meanwhile
+    assert result.status == 1  # the boot must not continue until then
 
 
-def test_the_log_is_not_throttled_meanwhile(machine: Machine) -> None:
+def test_the_kernel_log_is_not_throttled_during_a_stage(machine: Machine) -> None:
     machine.interpreter(f"read -r rate < {machine.folder}/rate; echo $rate > {machine.folder}/seen")
     machine.boot("wipe")
     assert (machine.folder / "seen").read_text() == "on\n"
@@ -132,8 +133,8 @@ def test_the_log_is_not_throttled_meanwhile(machine: Machine) -> None:
 CRASHES = ["exit 2", "exit 3", "exit 20", "exit 127", "kill -SEGV $$", "kill -KILL $$"]
 
 
-# A stage that has decided nothing: a shell script instead of the interpreter,
-# the settings of the image, and what the console says of it.
+# A stage that decides nothing: a shell script in place of the interpreter, the settings of the
+# image, and the message on the console.
 UNDECIDED = {
     **{crash: (crash, {}, "{stage} failed") for crash in CRASHES},
     "no interpreter": (None, {}, "python cannot be started"),
@@ -143,8 +144,8 @@ UNDECIDED = {
 
 @pytest.mark.parametrize("how", UNDECIDED)
 @pytest.mark.parametrize("stage", ["wipe", "persist"])
-def test_a_stage_that_decided_nothing_fails_closed(machine: Machine, stage: str, how: str) -> None:
-    """Nothing was wiped, so the root can boot; without its bound paths it must not."""
+def test_fails_closed_if_the_stage_decided_nothing(machine: Machine, stage: str, how: str) -> None:
+    """If nothing was wiped, the root can boot; without its bound paths it must not."""
     script, settings, said = UNDECIDED[how]
     if script is None:
         (machine.folder / "python").unlink()
@@ -180,13 +181,13 @@ def test_a_stage_that_decided_nothing_fails_closed(machine: Machine, stage: str,
         ("persist", "reboot", "", 1, "reboot"),
         ("persist", "poweroff", "ephemeroot.on-failure=emergency", 1, None),
         ("persist", "emergency", "ephemeroot.on-failure=reboot", 1, "reboot"),
-        # As with an interpreter: the word counts for every kind of failure.
+        # As with an interpreter: the word of the command line applies to every kind of failure.
         ("persist", "emergency", "ephemeroot.on-failure=keep", 0, None),
         ("persist", "reboot", "ephemeroot.on-failure=continue", 0, None),
         ("persist", "poweroff", "ephemeroot.persist=off", 0, None),
     ],
 )
-def test_policies(
+def test_follows_the_policies(
     machine: Machine, stage: str, baked: str, override: str, status: int, ends: str | None
 ) -> None:
     machine.systemctl()
@@ -200,7 +201,9 @@ def test_policies(
 
 
 @pytest.mark.parametrize("policy", ["keep", "continue"])
-def test_installed_root_below_layers_is_booted_only_by_name(machine: Machine, policy: str) -> None:
+def test_boots_the_installed_root_below_layers_only_on_request(
+    machine: Machine, policy: str
+) -> None:
     machine.interpreter("exit 139")
     machine.settings.update(wipe=policy, layered="yes")
     result = machine.boot("wipe")
@@ -220,7 +223,9 @@ def test_ephemeroot_no_does_nothing_at_all(machine: Machine, stage: str, word: s
 
 @pytest.mark.parametrize("stage", ["wipe", "persist"])
 def test_does_nothing_in_a_crash_kernel(machine: Machine, stage: str) -> None:
-    """Not even with a policy that would end the machine: it has a dump to write."""
+    """Not even a policy that would end the machine applies: the crash kernel has a dump
+    to write.
+    """
     machine.settings.update(wipe="poweroff", store="poweroff")
     machine.cmdline += " elfcorehdr=0x5ffff000 nr_cpus=1"
     machine.interpreter("exit 127")
@@ -230,7 +235,7 @@ def test_does_nothing_in_a_crash_kernel(machine: Machine, stage: str) -> None:
     assert "this is a crash kernel" in result.log
 
 
-def test_other_words_are_not_taken_for_ours(machine: Machine) -> None:
+def test_ignores_words_that_only_resemble_ours(machine: Machine) -> None:
     machine.cmdline += " notephemeroot=no ephemeroot.other=no *"
     assert len(machine.boot("wipe").called) == 1
 
@@ -238,7 +243,7 @@ def test_other_words_are_not_taken_for_ours(machine: Machine) -> None:
 CHECK = r"systemd-fsck@dev-disk-by\x2dlabel-my\x5cx20data.service"
 
 
-def test_a_volume_whose_check_failed_is_not_mounted(machine: Machine) -> None:
+def test_does_not_mount_a_volume_whose_check_failed(machine: Machine) -> None:
     machine.settings["checks"] = f"systemd-fsck@other.service {CHECK}"
     machine.systemctl(failed=CHECK.replace("\\", "\\\\"))
     result = machine.boot("wipe")
@@ -247,7 +252,7 @@ def test_a_volume_whose_check_failed_is_not_mounted(machine: Machine) -> None:
     assert not any(line.startswith("python") for line in result.called)
 
 
-def test_a_volume_whose_check_succeeded_is(machine: Machine) -> None:
+def test_mounts_a_volume_whose_check_succeeded(machine: Machine) -> None:
     machine.settings["checks"] = CHECK
     machine.systemctl(failed="something-else.service")
     result = machine.boot("wipe")
@@ -265,6 +270,6 @@ def test_an_inert_image_says_why(machine: Machine) -> None:
     assert result.called == []
 
 
-def test_wrong_usage(machine: Machine) -> None:
+def test_wrong_usage_of_boot(machine: Machine) -> None:
     assert machine.boot("wipe-everything").status == 2
     assert machine.boot().status == 2

@@ -1,4 +1,6 @@
-"""The boot code as one file: what it keeps of the modules, and that damage is never run."""
+"""The boot code as one file: the parts of the modules that it keeps, and the detection of
+damage.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ PROGRAM = Path(ephemeroot.__path__[0])
 
 
 class Folder:
-    """A folder of an initramfs with the entry, and a bundle of modules that a test writes."""
+    """A folder of an initramfs with the entry point, and a bundle of modules that a test writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +85,7 @@ def test_a_stage_runs_from_the_bundle_alone(folder: Folder) -> None:
     assert (done.returncode, done.stdout) == (0, "ran ['wipe', '--plan', 'x']"), done.stderr
 
 
-def test_the_same_modules_are_the_same_bytes(folder: Folder) -> None:
+def test_the_same_modules_give_the_same_bytes(folder: Folder) -> None:
     before = folder.bundle.read_bytes()
     folder.pack(dict(reversed(PACKED.items())))
     assert folder.bundle.read_bytes() == before
@@ -99,7 +101,7 @@ def test_a_traceback_names_file_and_line(folder: Folder) -> None:
     assert "ValueError: so" in done.stderr
 
 
-def test_what_the_import_system_says_of_a_module(folder: Folder) -> None:
+def test_modules_have_the_attributes_that_the_import_system_sets(folder: Folder) -> None:
     asking = """
 import sys
 import ephemeroot.hooks
@@ -129,7 +131,7 @@ def test_modules_outside_the_bundle_are_files_beside_it(folder: Folder) -> None:
     assert folder.run("wipe").stdout == "of a file"
 
 
-def test_the_code_of_a_module_runs_when_it_is_first_used(folder: Folder) -> None:
+def test_a_module_is_executed_when_it_is_first_used(folder: Folder) -> None:
     asking = """
 import sys
 from ephemeroot.hooks import other, loud
@@ -143,7 +145,7 @@ def main(arguments, plan):
     assert folder.run("wipe").stdout == "before run 7 7 True False"
 
 
-def test_a_module_that_fails_fails_each_time(folder: Folder) -> None:
+def test_a_module_that_fails_fails_at_each_import(folder: Folder) -> None:
     asking = """
 import sys
 from ephemeroot.hooks import failing
@@ -179,8 +181,10 @@ print(len(bundle.index))
 """
 
 
-def test_each_module_can_be_the_first_one_that_is_used(folder: Folder, tmp_path: Path) -> None:
-    """The order in which code runs depends on the plan: none may need another one before it."""
+def test_each_module_can_be_used_first(folder: Folder, tmp_path: Path) -> None:
+    """The order in which modules are executed depends on the plan: none may rely on another one
+    being first.
+    """
     made = put_together(tmp_path / "tree")
     code = EACH_ALONE.format(folder=str(made.tree.top / "usr/lib/ephemeroot"))
     done = subprocess.run(
@@ -191,7 +195,7 @@ def test_each_module_can_be_the_first_one_that_is_used(folder: Folder, tmp_path:
     assert int(done.stdout) > 100
 
 
-def test_a_module_that_is_missing_is_the_policys_to_decide(folder: Folder) -> None:
+def test_a_missing_module_is_handled_by_the_policy(folder: Folder) -> None:
     broken = "from ephemeroot.hooks.gone import VALUE\n"
     folder.pack(PACKED | {"ephemeroot.hooks.__main__": broken})
     done = folder.run("wipe")
@@ -200,7 +204,7 @@ def test_a_module_that_is_missing_is_the_policys_to_decide(folder: Folder) -> No
 
 
 def damages() -> Iterator[tuple[str, str]]:
-    """What is done to the bundle, as Python, and what is said."""
+    """Ways to damage the bundle, as Python, and the expected message."""
     size, head = len(entry.MAGIC), len(entry.MAGIC) + 12
     yield "b''", "not a bundle"
     yield "data[1:]", "not a bundle"
@@ -227,7 +231,7 @@ def test_a_damaged_bundle_is_not_run(folder: Folder, change: str, said: str) -> 
     assert "ephemeroot apply" in done.stderr
 
 
-def test_a_missing_bundle_is_said(folder: Folder) -> None:
+def test_reports_a_missing_bundle(folder: Folder) -> None:
     folder.bundle.unlink()
     done = folder.run("wipe")
     assert (done.returncode, done.stdout) == (70, "")
@@ -235,7 +239,7 @@ def test_a_missing_bundle_is_said(folder: Folder) -> None:
 
 
 @given(st.data())
-def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
+def test_detects_any_changed_byte_of_the_bundle(data: st.DataObject) -> None:
     sources = [Source("ephemeroot.errors", PROGRAM / "errors.py", "errors.py", package=False)]
     packed = bytearray(bundle.pack(sources, b"{}\n"))
     place = data.draw(st.integers(0, len(packed) - 1))
@@ -244,8 +248,8 @@ def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
         entry.Bundle(bytes(packed))
 
 
-def test_the_plan_of_the_bundle_is_the_images_or_none(folder: Folder) -> None:
-    """Whatever is in plan.json is followed: the constant saves only its reading."""
+def test_the_plan_of_the_bundle_is_used_only_if_it_is_the_images(folder: Folder) -> None:
+    """The stage follows plan.json: the constant in the bundle only saves parsing it."""
     raw = plan().dump()
     packed = entry.Bundle(bundle.pack([], raw))
     other = plan(generation=8).dump()
@@ -259,8 +263,8 @@ def test_the_plan_of_the_bundle_is_the_images_or_none(folder: Folder) -> None:
         plans.load(str(path), packed.plan)
 
 
-def test_a_plan_from_the_bundle_is_the_same_plan(folder: Folder) -> None:
-    """With defaults, values that are none, and a name that is not UTF-8."""
+def test_a_plan_in_the_bundle_equals_the_parsed_one(folder: Folder) -> None:
+    """With defaults, values of None, and a name that is not UTF-8."""
     made = plan(generation=8)
     made.persist.append(
         Directory(path="/srv/\udcff", store="/persistent", source="srv", mode=0o700)
@@ -277,8 +281,8 @@ def test_a_plan_from_the_bundle_is_the_same_plan(folder: Folder) -> None:
             assert getattr(one, option.name) == getattr(other, option.name)
 
 
-def test_an_image_of_another_python_is_sound(folder: Folder) -> None:
-    """The program that reads an image back may run under another one than the image's."""
+def test_accepts_an_image_of_another_python(folder: Folder) -> None:
+    """The program that reads an image back may run under another Python than the image's."""
     data = folder.bundle.read_bytes()
     size = len(entry.MAGIC)
     assert data[size : size + 4] == MAGIC_NUMBER
@@ -287,13 +291,13 @@ def test_an_image_of_another_python_is_sound(folder: Folder) -> None:
         bundle.require_sound(data[:-1], "bundle")
 
 
-def test_a_source_that_cannot_be_compiled_is_named(folder: Folder) -> None:
+def test_names_a_source_that_cannot_be_compiled(folder: Folder) -> None:
     with pytest.raises(Broken, match=r"ephemeroot\.hooks\.other"):
         folder.pack(PACKED | {"ephemeroot.hooks.other": "def\n"})
 
 
-def test_code_without_annotations_is_the_same_code() -> None:
-    """Each function of the boot code has the same arguments, names and place."""
+def test_removing_annotations_does_not_change_the_code() -> None:
+    """Each function of the boot code has the same arguments, names and line."""
     count = 0
     for folder in ("hooks", "wipers", "linux"):
         for path in sorted((PROGRAM / folder).rglob("*.py")):
@@ -326,7 +330,7 @@ def head_of(node: ast.stmt) -> str:
 
 
 def functions(module: CodeType) -> dict[str, object]:
-    """What each function of a module's code consists of, by name and line."""
+    """The components of each function of a module's code, by name and line."""
     found: dict[str, object] = {}
     pending = [module]
     while pending:

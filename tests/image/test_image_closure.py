@@ -1,4 +1,4 @@
-"""Which modules and libraries are found: those that are loaded, now or when called."""
+"""Which modules and libraries are packed: those that are loaded at import or by a call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names(found: Closure) -> set[str]:
     return {module.name for module in found.modules}
 
 
-def test_the_boot_code_and_what_it_loads(found: Closure) -> None:
+def test_finds_the_boot_code_and_the_modules_that_it_loads(found: Closure) -> None:
     assert {
         "ephemeroot.hooks.__main__",
         "ephemeroot.wipers.btrfs.wiper",
@@ -43,8 +43,8 @@ def test_the_image_has_no_module_of_the_installed_side(found: Closure) -> None:
     assert not {"typing", "site", "argparse", "ssl", "subprocess"} & names(found)
 
 
-def test_a_backend_brings_no_code_of_another() -> None:
-    """Each installed backend, with what its functions import when they are called."""
+def test_a_backend_loads_no_code_of_another() -> None:
+    """For each installed backend, including the imports in its functions."""
     parts = {plugins.find(name).attribute.partition(":")[0] for name in plugins.names()}
     assert {"ephemeroot.wipers.btrfs", "ephemeroot.wipers.tmpfs"} <= parts
     for own in parts:
@@ -54,7 +54,7 @@ def test_a_backend_brings_no_code_of_another() -> None:
             assert not [n for n in found if n == other or n.startswith(f"{other}.")], own
 
 
-def test_the_interpreter_is_not_a_virtual_environments(found: Closure) -> None:
+def test_the_interpreter_is_not_that_of_a_virtual_environment(found: Closure) -> None:
     assert not found.program.is_symlink()
     assert Path(sys.prefix) == Path(sys.base_prefix) or not found.program.is_relative_to(sys.prefix)
 
@@ -63,7 +63,7 @@ def test_every_file_exists(found: Closure) -> None:
     assert all(module.file.is_file() for module in found.modules)
 
 
-def test_distinguishes_the_standard_library_from_others(found: Closure) -> None:
+def test_distinguishes_the_standard_library_from_other_modules(found: Closure) -> None:
     for module in found.modules:
         standard = module.name.partition(".")[0] in sys.stdlib_module_names
         assert found.is_standard(module) == standard, module
@@ -92,9 +92,9 @@ class Late:
 """
 
 
-def test_imports_inside_functions_are_followed(tmp_path: Path) -> None:
-    """A copy of the program in which a boot function imports a module that nothing else does,
-    which has a function that imports one of Ephemeroot's.
+def test_follows_imports_inside_functions(tmp_path: Path) -> None:
+    """In a copy of the program, a boot function imports a module that no other code imports, and a
+    function of that module imports one of Ephemeroot's.
     """
     shutil.copytree(Path(ephemeroot.__path__[0]), tmp_path / "ephemeroot")
     with (tmp_path / "ephemeroot/hooks/tree.py").open("a") as source:
@@ -123,13 +123,13 @@ def test_imports_inside_functions_are_followed(tmp_path: Path) -> None:
     assert "somebodys_library" not in modules
 
 
-def test_a_module_that_is_missing_is_named() -> None:
+def test_names_a_missing_module() -> None:
     with pytest.raises(Broken, match="no_such_library"):
         closure.trace(["no_such_library"])
 
 
-def test_what_ldd_finds(found: Closure) -> None:
-    """The same libraries as the dynamic linker's own tool, by another way."""
+def test_finds_the_same_libraries_as_ldd(found: Closure) -> None:
+    """ldd is the tool of the dynamic linker itself."""
     done = subprocess.run(
         ["ldd", str(found.program)], capture_output=True, text=True, env={"LC_ALL": "C"}
     )
@@ -150,8 +150,8 @@ def test_a_script_is_not_an_elf_file(tmp_path: Path) -> None:
     assert elf.read(script) is None
 
 
-def test_a_library_that_is_missing_is_named(tmp_path: Path, found: Closure) -> None:
-    """The interpreter's own header, with one library's name changed."""
+def test_names_a_missing_library(tmp_path: Path, found: Closure) -> None:
+    """The ELF header of the interpreter, with one library's name changed."""
     data = found.program.read_bytes()
     broken = tmp_path / "python3"
     broken.write_bytes(data.replace(b"libc.so.6\0", b"libq.so.6\0"))

@@ -1,4 +1,6 @@
-"""The closure: complete, tried in a chroot, and all of it or an inert image."""
+"""The packed files are complete, tried in a chroot, and either whole or replaced by an
+inert image.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def command(made: Contents) -> list[str]:
     return [python.removeprefix("python="), "-I", "-S", "-B", ENTRY, "verify"]
 
 
-def test_what_is_packed(armed: Contents) -> None:
+def test_packs_the_needed_files(armed: Contents) -> None:
     library = f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
     packed = names(armed)
     assert {
@@ -67,11 +69,11 @@ def test_what_is_packed(armed: Contents) -> None:
     assert "btrfs" in armed.modules
 
 
-def test_what_is_left_out(armed: Contents) -> None:
+def test_leaves_out_files_that_no_boot_needs(armed: Contents) -> None:
     unwanted = ("ssl", "crypto", "typing", "dataclasses", "pathlib", "argparse", "subprocess")
     for name in [*names(armed), *bundled(armed).index]:
         assert not any(word in name.rpartition("/")[2] for word in unwanted), name
-        # Of the program only boot code: no installed half of a backend.
+        # Only boot code of the program: no installed half of a backend.
         if name.startswith("ephemeroot."):
             inner = name.partition(".")[2]
             assert "." not in inner or inner.startswith(("hooks.", "wipers.", "linux.")), name
@@ -81,7 +83,7 @@ def test_what_is_left_out(armed: Contents) -> None:
     assert not (armed.tree.top / "lib").exists()
 
 
-def test_byte_code_never_looks_for_its_source(armed: Contents) -> None:
+def test_byte_code_does_not_check_for_its_source(armed: Contents) -> None:
     compiled = list(armed.tree.top.rglob("*.pyc"))
     assert len(compiled) > 4
     for path in compiled:
@@ -89,18 +91,18 @@ def test_byte_code_never_looks_for_its_source(armed: Contents) -> None:
         assert path.read_bytes()[4:8] == b"\x01\0\0\0"
 
 
-def test_no_path_of_this_machine_is_in_it(armed: Contents) -> None:
+def test_contains_no_path_of_this_machine(armed: Contents) -> None:
     here = str(Path(ephemeroot.__path__[0]).resolve().parent).encode()
     bundle = armed.tree.top / "usr/lib/ephemeroot/bundle"
     for path in [bundle, *armed.tree.top.rglob("*.pyc")]:
         assert here not in path.read_bytes(), path
 
 
-def test_it_runs_alone(armed: Contents) -> None:
+def test_runs_without_other_files(armed: Contents) -> None:
     verification.verify(armed.tree, command(armed))
 
 
-def test_the_same_plan_is_the_same_tree(armed: Contents, tmp_path: Path) -> None:
+def test_the_same_plan_gives_the_same_tree(armed: Contents, tmp_path: Path) -> None:
     again = put_together(tmp_path / "tree")
     assert names(again) == names(armed)
     for path in again.tree.files():
@@ -118,14 +120,14 @@ def test_the_same_plan_is_the_same_tree(armed: Contents, tmp_path: Path) -> None
         ("usr/lib/python{}/encodings/utf_8.pyc", "utf-8"),
     ],
 )
-def test_a_missing_file_is_noticed(armed: Contents, gone: str, said: str) -> None:
+def test_notices_a_missing_file(armed: Contents, gone: str, said: str) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     missing = armed.tree.top / gone.format(version)
     with moved_away(armed, missing), pytest.raises(Broken, match=said):
         verification.verify(armed.tree, command(armed))
 
 
-def test_a_missing_library_is_noticed(armed: Contents) -> None:
+def test_notices_a_missing_library(armed: Contents) -> None:
     libc = next(armed.tree.top.rglob("libc.so.6"))
     with moved_away(armed, libc), pytest.raises(Broken, match=r"libc\.so|cannot|exit"):
         verification.verify(armed.tree, command(armed))
@@ -133,7 +135,7 @@ def test_a_missing_library_is_noticed(armed: Contents) -> None:
 
 @contextmanager
 def moved_away(made: Contents, path: Path) -> Iterator[None]:
-    """*path* is outside of the tree for as long as a `with` lasts."""
+    """*path* is moved out of the tree for the duration of a `with`."""
     place = made.tree.top.parent / "away"
     path.rename(place)
     try:
@@ -142,7 +144,7 @@ def moved_away(made: Contents, path: Path) -> Iterator[None]:
         place.rename(path)
 
 
-def test_without_a_plan_nothing_is_added(tmp_path: Path) -> None:
+def test_adds_nothing_without_a_plan(tmp_path: Path) -> None:
     made = assembly.put_together(tmp_path / "tree", None, DracutTarget())
     assert not made.armed
     assert made.reason is None
@@ -150,7 +152,7 @@ def test_without_a_plan_nothing_is_added(tmp_path: Path) -> None:
 
 
 def broken(tmp_path: Path, raw: bytes, init: str = "systemd") -> str:
-    """The reason of an image that must be inert: no stage in it, and it says why."""
+    """The reason of an image that must be inert: it contains no stage, and it says why."""
     made = assembly.put_together(tmp_path / "tree", raw, DracutTarget(init))
     assert not made.armed
     assert made.reason is not None
@@ -174,8 +176,10 @@ def test_an_initramfs_without_emergency_shell_is_inert(tmp_path: Path) -> None:
     assert "emergency shell" in broken(tmp_path, plan().dump(), "none")
 
 
-def test_who_mounts_the_root_is_said_to_mkinitcpios_init(tmp_path: Path) -> None:
-    """With its own init alone: systemd has a condition for that (test_image_units)."""
+def test_mkinitcpios_init_is_told_whether_a_wiper_mounts_the_root(tmp_path: Path) -> None:
+    """This applies to its own init only: with systemd, a condition of a unit has the same effect
+    (test_image_units).
+    """
     raw = plan(TMPFS).dump()
     mark, own_init = contents.MOUNTS_ROOT, MkinitcpioTarget(("base", "udev", "ephemeroot"))
     made = assembly.put_together(tmp_path / "tree", raw, own_init)
@@ -184,7 +188,7 @@ def test_who_mounts_the_root_is_said_to_mkinitcpios_init(tmp_path: Path) -> None
     assert (made.armed, mark in names(made)) == (True, False), made.reason
 
 
-def test_a_wiper_that_is_gone_makes_an_inert_image(tmp_path: Path) -> None:
+def test_a_missing_wiper_makes_an_inert_image(tmp_path: Path) -> None:
     raw = plan(wipe("somewhere.else:Wiper")).dump()
     assert "somewhere" in broken(tmp_path, raw)
 
@@ -202,8 +206,8 @@ class Odd(Wiper):
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a third party's wiper is to be written: a module on the search path, of a name
-    that was never imported before.
+    """The file for a third party's wiper: a module on the search path, with a name that was never
+    imported before.
     """
     folder = tmp_path / "site"
     folder.mkdir()
@@ -220,7 +224,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('exercise=("json:fails",)', "fails"),
     ],
 )
-def test_a_broken_closure_makes_an_inert_image(
+def test_incomplete_files_make_an_inert_image(
     tmp_path: Path, odd: Path, needs: str, said: str
 ) -> None:
     odd.write_text(WIPER.format(needs=needs))
@@ -228,7 +232,7 @@ def test_a_broken_closure_makes_an_inert_image(
     assert said in broken(tmp_path, plan(wipe(f"{odd.stem}:Odd")).dump())
 
 
-def test_a_third_partys_wiper_is_packed(tmp_path: Path, odd: Path) -> None:
+def test_packs_a_third_partys_wiper(tmp_path: Path, odd: Path) -> None:
     needs = 'python=("oddlibrary",), programs=("true",), kernel_modules=("oddfs",)'
     odd.write_text(WIPER.format(needs=needs))
     library = odd.parent / "oddlibrary"
@@ -291,10 +295,12 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         1,
     ),
 )
-def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, init: str) -> None:
-    """All that is needed and no more: 3.5 MB compressed (zstd) is the limit.
+def test_adds_at_most_3_5_mb_to_an_image(
+    tmp_path: Path, python: Python, operation: Wipe, init: str
+) -> None:
+    """Compressed with zstd, everything that is needed fits.
 
-    What every initramfs has anyway does not count. Without systemd there is more: pyudev.
+    Files that every initramfs has anyway are not included. Without systemd there is more: pyudev.
     """
     (tmp_path / "plan").write_bytes(plan(operation).dump())
     tree, packed = tmp_path / "tree", tmp_path / "tree.tar"
@@ -318,7 +324,7 @@ def test_what_an_image_gains(tmp_path: Path, python: Python, operation: Wipe, in
     assert size < 3_500_000
 
 
-def test_the_policies_are_baked_in(tmp_path: Path) -> None:
+def test_the_image_contains_the_policies(tmp_path: Path) -> None:
     raw = plan(on_failure={"wipe": "poweroff", "store": "reboot"}).dump()
     made = assembly.put_together(tmp_path / "tree", raw, DracutTarget())
     settings = (made.tree.top / contents.SETTINGS.lstrip("/")).read_text()

@@ -1,4 +1,4 @@
-"""What an image gets for a volume on the network, and that it is enough."""
+"""The files that an image gets for a volume on the network are enough."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from image_plans import bundled, plan, volume
 
 STATIC = Network(interface="lo", addresses=["10.9.0.7/24"], gateways=["10.9.0.1"])
 
-# In a network namespace of its own, without mounts: all that the stage asks of pyroute2.
+# In a separate network namespace, without mounts: all the functions of pyroute2 that the stage
+# uses.
 ALL_OF_IT = f"""
 import sys
 sys.path.insert(0, "/usr/lib/ephemeroot")
@@ -75,7 +76,7 @@ def test_the_packed_files_are_enough(static: Contents) -> None:
 
 
 @pytest.mark.requires_root
-def test_the_kernels_modules_and_the_order(static: Contents) -> None:
+def test_loads_the_kernels_modules_in_order(static: Contents) -> None:
     assert {"nfs", "nfsv4"} <= set(static.modules)
     drop_in = static.tree.top / "usr/lib/systemd/system/ephemeroot-wipe.service.d/network.conf"
     assert "After=systemd-networkd.service\n" in drop_in.read_text()
@@ -84,7 +85,7 @@ def test_the_kernels_modules_and_the_order(static: Contents) -> None:
 
 
 @pytest.mark.requires_root
-def test_without_a_network_volume_its_parts_are_not_packed(tmp_path: Path) -> None:
+def test_packs_no_network_parts_without_a_network_volume(tmp_path: Path) -> None:
     made = put_together(tmp_path / "tree", plan())
     found = names(made) | bundled(made).index.keys()
     for word in ("pyroute2", "socket", "asyncio", "libssl", "sqlite", "linux.network"):
@@ -100,7 +101,9 @@ def test_without_a_network_volume_its_parts_are_not_packed(tmp_path: Path) -> No
         ("cifs", (), []),
     ],
 )
-def test_the_modules_of_a_version(kind: str, options: tuple[str, ...], expected: list[str]) -> None:
+def test_packs_the_modules_of_an_nfs_version(
+    kind: str, options: tuple[str, ...], expected: list[str]
+) -> None:
     assert nics.of_volume(remote(kind, *options)) == expected
 
 
@@ -113,12 +116,12 @@ def test_the_modules_of_a_version(kind: str, options: tuple[str, ...], expected:
     ],
     ids=["the generator's", "static", "none"],
 )
-def test_the_requests_to_dracut(made: Plan, expected: list[str]) -> None:
+def test_requests_the_parts_of_dracut(made: Plan, expected: list[str]) -> None:
     assert any(isinstance(operation, Wipe) for operation in made.wipe)
     assert dracut.of_network(made) == expected
 
 
-def test_the_drivers_of_this_machine(tmp_path: Path) -> None:
+def test_packs_the_network_drivers_of_this_machine(tmp_path: Path) -> None:
     module = tmp_path / "module/virtio_net"
     module.mkdir(parents=True)
     for interface in ("eth0", "eth1"):
@@ -130,12 +133,12 @@ def test_the_drivers_of_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(network.TYPES))
-def test_no_device_is_waited_for_or_checked(kind: str) -> None:
+def test_waits_for_no_device_and_checks_none(kind: str) -> None:
     assert not units.is_on_device(kind)
     assert not fsck.is_checked(kind)
 
 
-def test_a_plan_with_a_password_is_roots_alone() -> None:
+def test_only_root_can_read_a_plan_with_a_password() -> None:
     secret = with_network(kind="cifs", options=("username=a", "password=b"))
     assert (secret.mode, with_network().mode) == (0o600, 0o644)
 
@@ -149,7 +152,7 @@ def test_a_plan_with_a_password_is_roots_alone() -> None:
     ],
     ids=["none", "net"],
 )
-def test_hooks_that_set_up_no_network(
+def test_warns_of_hooks_that_set_up_no_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], hooks: str, made: Plan, warned: bool
 ) -> None:
     (tmp_path / "etc/ephemeroot").mkdir(parents=True)

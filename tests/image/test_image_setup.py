@@ -1,4 +1,4 @@
-"""`ephemeroot setup dracut`: what it installs, and that it takes the same away."""
+"""`ephemeroot setup dracut` installs files, and `--remove` removes the same files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODULE = "usr/lib/dracut/modules.d/50ephemeroot"
 
 
 def tree(root: Path) -> dict[str, str]:
-    """All files below *root*: mode, or where a link leads."""
+    """All files below *root*: mode, or a link's target."""
     return {
         str(p.relative_to(root)): str(p.readlink())
         if p.is_symlink()
@@ -23,7 +23,7 @@ def tree(root: Path) -> dict[str, str]:
     }
 
 
-def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_installs_and_removes_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
     installed = tree(tmp_path)
     folder = "usr/lib/systemd/system"
@@ -41,7 +41,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{folder}/ephemeroot-copy-again.service": "644",
         f"{folder}/ephemeroot-copy-last.service": "644",
         f"{folder}/ephemeroot-leave.service": "644",
-        # Off until the administrator enables them.
+        # Disabled until the administrator enables them.
         f"{folder}/ephemeroot-unsaved.service": "644",
         f"{folder}/ephemeroot-unsaved.timer": "644",
         f"{folder}/ephemeroot-unsaved-shutdown.service": "644",
@@ -71,7 +71,7 @@ def test_installed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["setup", "dracut", "--remove", "--root", str(tmp_path)]) == 0
 
 
-def test_for_mkinitcpio(tmp_path: Path) -> None:
+def test_sets_up_mkinitcpio(tmp_path: Path) -> None:
     assert cli.main(["setup", "mkinitcpio", "--root", str(tmp_path)]) == 0
     installed = {name: what for name, what in tree(tmp_path).items() if "initcpio" in name}
     assert installed == {
@@ -86,7 +86,7 @@ def test_for_mkinitcpio(tmp_path: Path) -> None:
     assert not (tmp_path / "usr/lib/initcpio/ephemeroot").exists()
 
 
-def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_setup_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["setup", "dracut", "--json", "--root", str(tmp_path)]
     for more in (["--dry-run"], [], ["--remove"]):
         assert cli.main([*words, *more]) == 0
@@ -96,7 +96,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert any("module-setup.sh" in line for line in document["changes"])
 
 
-def test_what_others_put_there_stays(tmp_path: Path) -> None:
+def test_leaves_foreign_files_alone(tmp_path: Path) -> None:
     assert cli.main(["setup", "dracut", "--root", str(tmp_path)]) == 0
     (tmp_path / MODULE / "mine").write_text("")
     assert cli.main(["setup", "dracut", "--remove", "--root", str(tmp_path)]) == 0
@@ -104,7 +104,7 @@ def test_what_others_put_there_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", ["etc/ephemeroot/plan.json", ".ephemeroot/leaving.json"])
-def test_nothing_is_removed_while_a_boot_depends_on_it(
+def test_removes_nothing_while_a_boot_depends_on_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], record: str
 ) -> None:
     root = str(tmp_path)
@@ -130,7 +130,7 @@ def test_a_dry_run_changes_nothing(
     assert f"/{MODULE}/module-setup.sh" in capsys.readouterr().out
 
 
-def test_the_program_from_a_virtual_environment(tmp_path: Path) -> None:
+def test_installs_the_program_from_a_virtual_environment(tmp_path: Path) -> None:
     program = "/opt/venv/bin/ephemeroot"
     assert cli.main(["setup", "dracut", "--root", str(tmp_path), "--program", program]) == 0
     assert (tmp_path / MODULE / "ephemeroot").readlink() == Path(program)
@@ -138,7 +138,7 @@ def test_the_program_from_a_virtual_environment(tmp_path: Path) -> None:
     assert f"ExecStart={program} boot-complete\n" in unit.read_text()
 
 
-def test_a_relative_program_is_refused(tmp_path: Path) -> None:
+def test_refuses_a_relative_path_of_the_program(tmp_path: Path) -> None:
     arguments = ["setup", "dracut", "--root", str(tmp_path), "--program", "bin/ephemeroot"]
     assert cli.main(arguments) == 2
     assert tree(tmp_path) == {}

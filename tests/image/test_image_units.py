@@ -1,4 +1,4 @@
-"""The units: what systemd makes of them, and what they wait for."""
+"""The units: systemd accepts them, and they wait for the right units."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.requires_program("systemd-analyze")
-def test_systemd_understands_them(folder: Path) -> None:
+def test_systemd_accepts_the_units_of_a_plan(folder: Path) -> None:
     for unit in (units.WIPE, units.PERSIST):
         done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", folder / unit],
@@ -56,7 +56,7 @@ def test_systemd_understands_them(folder: Path) -> None:
         "ephemeroot-upgrade.timer",
     ],
 )
-def test_systemd_understands_the_others(tmp_path: Path, unit: str) -> None:
+def test_systemd_accepts_the_other_units(tmp_path: Path, unit: str) -> None:
     from ephemeroot.image import data
 
     for path in data.folder("systemd").glob("ephemeroot-*.*"):
@@ -72,10 +72,12 @@ def test_systemd_understands_the_others(tmp_path: Path, unit: str) -> None:
 
 
 @pytest.mark.requires_program("systemd-analyze")
-def test_nothing_waits_in_a_circle(folder: Path) -> None:
-    """systemd would break one by dropping a job: a volume's check, the wipe, or the whole boot."""
+def test_the_units_have_no_ordering_cycle(folder: Path) -> None:
+    """systemd would break a cycle by removing a job: a volume's check, the wipe, or the
+    whole boot.
+    """
     for unit, text in {
-        # What its fstab-generator makes for a root of the kernel command line.
+        # The units that systemd-fstab-generator makes for a root on the kernel command line.
         "systemd-fsck-root.service": "[Unit]\nDefaultDependencies=no\n"
         "After=initrd-root-device.target local-fs-pre.target\n[Service]\nType=oneshot\n"
         "ExecStart=/bin/true\n",
@@ -102,7 +104,7 @@ def test_the_stages_are_required(folder: Path) -> None:
         assert f"/{FOLDER}/{link}" in units.required()
 
 
-def test_a_missing_device_does_not_keep_the_stage_from_running(folder: Path) -> None:
+def test_a_missing_device_does_not_prevent_the_stage(folder: Path) -> None:
     text = (folder / f"{units.WIPE}.d/volumes.conf").read_text()
     uuid = r"dev-disk-by\x2duuid-3c2bc5a1\x2d0000\x2d4000\x2d8000\x2d123456789abc.device"
     data = r"dev-disk-by\x2dlabel-my\x5cx20data.device"
@@ -116,14 +118,14 @@ def test_a_missing_device_does_not_keep_the_stage_from_running(folder: Path) -> 
 @pytest.mark.parametrize(
     "path", ["/dev/disk/by-label/my\\x20data", "/dev/.hidden", "/dev/mapper/a-b_c:d"]
 )
-def test_devices_are_named_as_systemd_names_them(path: str) -> None:
+def test_names_devices_as_systemd_does(path: str) -> None:
     done = subprocess.run(
         ["systemd-escape", "--path", path], check=True, capture_output=True, text=True
     )
     assert units.Device(path, "btrfs", 1).unit == done.stdout.strip() + ".device"
 
 
-def test_time_outs(folder: Path) -> None:
+def test_sets_timeouts(folder: Path) -> None:
     drop_ins = sorted(folder.glob("dev-*.device.d/zz-ephemeroot.conf"))
     texts = "".join(path.read_text() for path in drop_ins)
     assert len(drop_ins) == 2
@@ -132,12 +134,12 @@ def test_time_outs(folder: Path) -> None:
     assert texts.count("After=cryptsetup.target\n") == 2
 
 
-def test_never_before_a_resume(folder: Path) -> None:
+def test_waits_for_a_resume(folder: Path) -> None:
     text = (folder / units.WIPE).read_text()
     after = " ".join(line for line in text.splitlines() if line.startswith("After="))
     assert "systemd-hibernate-resume.service" in after
     assert "local-fs-pre.target" in after
-    # It must be gone when the real system starts, which waits for its own.
+    # It must have ended when the real system starts, which waits for its own unit.
     assert "Wants=" not in text
 
 
@@ -147,12 +149,12 @@ def test_ephemeroot_no_needs_no_interpreter(folder: Path, unit: str, word: str) 
     assert f"ConditionKernelCommandLine=!ephemeroot={word}\n" in (folder / unit).read_text()
 
 
-def test_only_the_wiper_mounts_the_root_that_it_makes(tmp_path: Path) -> None:
+def test_only_the_wiper_mounts_a_root_that_it_makes(tmp_path: Path) -> None:
     units.add(Tree(tmp_path / "usual"), [])
     assert not list(tmp_path.glob("usual/**/sysroot.mount.d"))
     units.add(Tree(tmp_path / "mounted"), [], mounts_root=True)
     for unit in ("sysroot.mount", "systemd-fsck-root.service"):
         text = (tmp_path / "mounted" / FOLDER / f"{unit}.d/ephemeroot.conf").read_text()
         assert text == "[Unit]\nConditionPathIsMountPoint=!/sysroot\n"
-    # mkinitcpio's images have none, and nobody else makes it in time.
+    # Images of mkinitcpio lack the unit, and nothing else creates it in time.
     assert (tmp_path / "mounted/sysroot").is_dir()

@@ -1,4 +1,4 @@
-"""`ephemeroot image`: the lines that the generators read, and what people see."""
+"""`ephemeroot image`: the lines for the generators, and the text for people."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def image(root: Path, into: Path, *words: str) -> int:
     return cli.main(["image", "--root", str(root), "--into", str(into), *words])
 
 
-def test_lines(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_lines_for_the_generator(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     into = tmp_path / "into"
     assert image(root, into, "--initqueue") == 0
     captured = capsys.readouterr()
@@ -56,7 +58,9 @@ def test_an_interruption_while_the_packed_tree_is_entered_ends_the_verb(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt() -> None:
-        """In the process that enters the tree, and is not one of the terminal's by itself."""
+        """It arrives in the process that enters the tree, which the terminal alone would
+        not reach.
+        """
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(verification, "_unshare", interrupt)
@@ -64,7 +68,7 @@ def test_an_interruption_while_the_packed_tree_is_entered_ends_the_verb(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_previous_files_are_removed(root: Path, tmp_path: Path) -> None:
+def test_removes_the_files_of_an_earlier_run(root: Path, tmp_path: Path) -> None:
     into = tmp_path / "into"
     (into / "tree").mkdir(parents=True)
     (into / "tree/stale").write_text("")
@@ -72,7 +76,9 @@ def test_previous_files_are_removed(root: Path, tmp_path: Path) -> None:
     assert not (into / "tree/stale").exists()
 
 
-def test_explained(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explains_the_image_to_people(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert image(root, tmp_path / "into", "--explain", "--init", "dracut") == 0
     lines = capsys.readouterr().out.splitlines()
     sums = [line for line in lines if "in all: " in line]
@@ -91,7 +97,9 @@ def test_explained(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [line.split()[-1] for line in lines if "kernel module" in line] == ["btrfs", "ext4"]
 
 
-def test_inert(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_reason_of_an_inert_image(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / "etc/ephemeroot/plan.json").write_text("{}")
     assert image(root, tmp_path / "into") == 10
     captured = capsys.readouterr()
@@ -99,12 +107,14 @@ def test_inert(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(line.startswith(("copy\t", "link\t")) for line in captured.out.splitlines())
 
 
-def test_nothing_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_that_nothing_is_applied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert image(tmp_path, tmp_path / "into") == 0
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "ephemeroot apply" in captured.err
 
 
-def test_a_parent_that_is_missing(tmp_path: Path) -> None:
+def test_reports_a_missing_parent_directory(tmp_path: Path) -> None:
     assert image(tmp_path, tmp_path / "no/such/into") == 2

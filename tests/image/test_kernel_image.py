@@ -1,4 +1,4 @@
-"""The release of a kernel is what the kernel says, in each format and under each name."""
+"""The release of a kernel is read from the kernel, in each format and under each name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_reads_the_release_of_each_format_under_each_name(
 
 
 def by_name(value: object) -> str:
-    """What a case is called: content that gzip dates differs between workers."""
+    """The name of a case: compressed content has a date, which differs between workers."""
     return value if isinstance(value, str) else ""
 
 
@@ -59,7 +59,7 @@ def by_name(value: object) -> str:
     ],
     ids=by_name,
 )
-def test_is_not_a_kernel(tmp_path: Path, name: str, content: bytes) -> None:
+def test_other_files_are_not_kernels(tmp_path: Path, name: str, content: bytes) -> None:
     assert kernel_image.read(put(tmp_path / name, content)) is None
 
 

@@ -1,6 +1,7 @@
-"""The example of docs/plug-ins.md, word for word: packed, installed, checked, imaged, wiped with.
+"""The example of docs/plug-ins.md, word for word: packed, installed, checked, built into an image,
+and used to wipe.
 
-Everything happens in a virtual environment of its own, by the installed programs.
+This happens in a virtual environment, with the installed programs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ type = "ext4"
 
 
 def example() -> dict[str, str]:
-    """The files of the example, and its configuration as ``configuration``."""
+    """The files of the example, with its configuration as ``configuration``."""
     text = (CHECKOUT / "docs/plug-ins.md").read_text()
     block = r"```\w+\n(.*?)^```$"
     files = re.findall(rf"^`([\w.]+)`:\n\n{block}", text, re.MULTILINE | re.DOTALL)
@@ -52,7 +53,7 @@ def example() -> dict[str, str]:
 
 
 def run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program with nothing of this checkout in its environment."""
+    """Run a program without the environment of this checkout."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
@@ -70,7 +71,7 @@ def wheel_of(sources: Path) -> Path:
 
 
 class Environment:
-    """A virtual environment with the program and perhaps the plug-in."""
+    """A virtual environment with the program and, if requested, the plug-in."""
 
     def __init__(self, folder: Path, *wheels: Path) -> None:
         self.folder = folder
@@ -88,7 +89,7 @@ class Environment:
         return path
 
     def write_plug_in(self, text: str) -> None:
-        """Replace its source, and forget what was compiled: two versions may have one time."""
+        """Replace its source, and delete the compiled file: two versions may have the same time."""
         self.plug_in.write_text(text)
         shutil.rmtree(self.plug_in.parent / "__pycache__", ignore_errors=True)
 
@@ -127,7 +128,7 @@ def with_plug_in(
 
 @pytest.fixture
 def environment(with_plug_in: Environment) -> Iterator[Environment]:
-    """The one with the plug-in, which a test may break."""
+    """The environment with the plug-in, which a test may damage."""
     good = with_plug_in.plug_in.read_text()
     yield with_plug_in
     with_plug_in.write_plug_in(good)
@@ -144,13 +145,15 @@ def apply(environment: Environment, machine: MachineTree) -> None:
 
 
 def image(environment: Environment, machine: MachineTree, into: Path) -> str:
-    """What building an image says; it must be inert unless the text is empty."""
+    """The output of building an image; the image must be inert unless the expected text
+    is empty.
+    """
     done = environment.ephemeroot("--root", machine.path, "image", "--into", into)
     assert done.returncode in (0, 10), done.stderr
     return done.stderr if done.returncode == 10 else ""
 
 
-def test_checked_imaged_and_wiped_with(
+def test_the_example_is_checked_packed_and_wipes(
     environment: Environment, machine: MachineTree, tmp_path: Path
 ) -> None:
     checked = environment.ephemeroot("--root", machine.path, "check")
@@ -176,7 +179,7 @@ def mounted(device: str, place: Path) -> Iterator[Path]:
 
 
 def system(root: Path) -> None:
-    """What boots, as far as a proof of it asks."""
+    """A system that passes the check of a bootable root."""
     for name in ("usr/lib", "sbin", "etc"):
         (root / name).mkdir(parents=True)
     (root / "usr/lib/os-release").write_text("ID=test\n")
@@ -185,14 +188,14 @@ def system(root: Path) -> None:
 
 
 def wipe_with(tree: Path, folder: Path) -> None:
-    """Run the wipe by the image's own code alone, on a real disk."""
+    """Run the wipe with the image's own code alone, on a real disk."""
     (folder / "disk").write_bytes(b"")
     with loop_device(folder / "disk", 64) as device:
         subprocess.run(["mkfs.ext4", "-q", device], check=True)
         with mounted(device, folder / "top") as top:
             system(top / "system")
         plan = plans.load(str(tree / FOLDER / "plan.json"))
-        # The store's device is missing; what is tested is the wiper.
+        # The device of the store is missing: only the wiper is tested.
         plan.wipe = [operation for operation in plan.wipe if isinstance(operation, Wipe)]
         for operation in plan.wipes():
             operation.identity = {"filesystem": devices.filesystem_uuid(device)}
@@ -218,8 +221,8 @@ def wipe_with(tree: Path, folder: Path) -> None:
             subprocess.run(["umount", sysroot], check=False, capture_output=True)
 
 
-def test_init_proposes_it(environment: Environment, machine: MachineTree) -> None:
-    """For a machine that no other wiper is for, and what it proposes is what `check` accepts."""
+def test_init_proposes_the_plug_in(environment: Environment, machine: MachineTree) -> None:
+    """For a machine that fits no other wiper; `check` accepts the proposal."""
     machine.write("etc/fstab", f"{DEVICE} / ext4 defaults 0 0\n")
     assert 'wiper = "overlay"' in environment.ephemeroot("--root", machine.path, "init").stdout
     machine.write("system/usr/lib/os-release", "ID=test\n")
@@ -237,7 +240,7 @@ def test_init_proposes_it(environment: Environment, machine: MachineTree) -> Non
 
 
 @pytest.mark.usefixtures("private_mounts")
-def test_rehearsed_and_without_old_roots(
+def test_rehearse_accepts_a_wiper_without_old_roots(
     environment: Environment, machine: MachineTree, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
@@ -264,10 +267,10 @@ def test_rehearsed_and_without_old_roots(
         assert listed.returncode == 0, listed.stdout + listed.stderr
 
 
-def test_missing(
+def test_reports_a_missing_plug_in(
     wheels: tuple[Path, Path], environment: Environment, machine: MachineTree, tmp_path: Path
 ) -> None:
-    """Never installed, and uninstalled after the plan was made."""
+    """It was never installed, or uninstalled after the plan was made."""
     without = Environment(tmp_path / "venv", wheels[0])
     checked = without.ephemeroot("--root", machine.path, "check")
     assert checked.returncode == 2
@@ -301,7 +304,7 @@ def test_missing(
          "the program no-such-program is not installed"),
     ],
 )  # fmt: skip
-def test_broken(
+def test_reports_a_broken_plug_in(
     environment: Environment,
     machine: MachineTree,
     tmp_path: Path,
@@ -310,7 +313,7 @@ def test_broken(
     checked: str | None,
     imaged: str | None,
 ) -> None:
-    """Each is found before any boot: by `check`, or when an image is built, or by both."""
+    """Each fault is found before a boot: by `check`, when an image is built, or by both."""
     apply(environment, machine)
     text = environment.plug_in.read_text()
     assert text.count(good) == 1
@@ -325,7 +328,7 @@ def test_broken(
     assert "Traceback" not in built
 
 
-def test_asked_for_something_unknown(environment: Environment, machine: MachineTree) -> None:
+def test_refuses_an_unknown_wiper(environment: Environment, machine: MachineTree) -> None:
     text = (machine.path / "etc/ephemeroot/ephemeroot.toml").read_text()
     machine.write("etc/ephemeroot/ephemeroot.toml", text.replace('size = "1G"', 'sise = "1G"'))
     checked = environment.ephemeroot("--root", machine.path, "check")

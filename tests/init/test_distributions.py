@@ -1,7 +1,7 @@
-"""Machines as installers of distributions leave them are converted by what `ephemeroot init` says.
+"""`ephemeroot init` converts systems as the installers of distributions leave them.
 
-Its commands run as they stand, on the running machine, in its order, with the reboots that it asks
-for; then `check` and `rehearse` find no problems.
+Its commands run unchanged, on the running machine, in its order, with the reboots that it requests;
+then `check` and `rehearse` find no problems.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ GUIDE = CHECKOUT / "docs/converting-debian.md"
 
 
 def follow(machine: LiveMachine) -> list[str]:
-    """Type what `init` prints, boot after boot, until it says that all is done; every command."""
+    """Execute the commands that `init` prints, boot after boot, until it reports that nothing is
+    left to do; return all commands.
+    """
     typed: list[str] = []
     for _ in range(_BOOTS):
         commands = init(machine)
@@ -48,7 +50,9 @@ def follow(machine: LiveMachine) -> list[str]:
 @pytest.mark.parametrize(
     "distribution", proof.sample(distributions.ALL, 3, seed=2), ids=lambda one: one.name
 )
-def test_becomes_ephemeral_by_what_init_says(distribution: Distribution, tmp_path: Path) -> None:
+def test_the_commands_of_init_make_the_root_ephemeral(
+    distribution: Distribution, tmp_path: Path
+) -> None:
     with live_machine(distribution, tmp_path) as machine:
         typed = follow(machine)
         assert not [c for c in typed if c.startswith("#")], "left to the reader"
@@ -82,10 +86,10 @@ INTERRUPTED = [
     proof.sample(INTERRUPTED, 1, seed=5),
     ids=lambda one: getattr(one, "name", one),
 )
-def test_who_was_interrupted_begins_again(
+def test_an_interrupted_conversion_can_be_continued(
     distribution: Distribution, number: int, tmp_path: Path
 ) -> None:
-    """After that many commands the machine is switched off; then `init` is asked again."""
+    """The machine is switched off after that many commands; then `init` is run again."""
     with live_machine(distribution, tmp_path) as machine:
         mine = [c for c in init(machine) if c not in ("ephemeroot apply", "ephemeroot rehearse")]
         done = machine.session("set -e\n" + "\n".join(mine[:number]))
@@ -100,7 +104,7 @@ def test_who_was_interrupted_begins_again(
         assert json.loads(part(done, "check"))["errors"] == 0
 
 
-def test_the_guide_shows_the_commands_of_init(tmp_path: Path) -> None:
+def test_the_guide_has_the_commands_of_init(tmp_path: Path) -> None:
     """Chapters 3 to 6 of the guide are for a Debian with UEFI, in the order of `init`."""
     (debian,) = [one for one in distributions.ALL if one.name == "Debian, btrfs, UEFI"]
     chapters = re.split(r"^## \d+\. .*$", GUIDE.read_text(), flags=re.MULTILINE)
@@ -122,7 +126,7 @@ def test_the_guide_shows_the_commands_of_init(tmp_path: Path) -> None:
     assert [c for c in first if c in printed[:-6]] == printed[:-6]
 
 
-# Steps that a reader may leave out after /boot has moved, or that may fail.
+# Steps that a reader may skip after /boot has moved, or that may fail.
 LEFT_OUT = ("-install", "mount /boot/efi", "mkconfig")
 MOVING = [one for one in distributions.ALL if one.type == "btrfs" and not one.entry]
 CASES = [

@@ -1,5 +1,5 @@
-"""`ephemeroot init`: what it proposes for machines as installers leave them, and that doing what
-it says leads to a configuration that `check` has nothing against.
+"""`ephemeroot init`: its proposals for machines as installers leave them; following them gives a
+configuration that `check` accepts.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Installation:
         self.root.mkdir()
 
     def mount(self, subvolume: str) -> None:
-        """Boot it, as far as this needs it."""
+        """Boot it, as far as the test needs."""
         self.unmount()
         options = f"subvol={subvolume}"
         subprocess.run(["mount", "-o", options, self.disk.loop, self.root], check=True)
 
     def boot_as(self, subvolume: str, files: dict[str, str]) -> None:
-        """Install those files in a new subvolume, and boot it."""
+        """Install these files in a new subvolume, and boot it."""
         btrfsutil.create_subvolume(str(self.disk.top / subvolume))
         self.mount(subvolume)
         self.write(files)
@@ -84,7 +84,7 @@ class Installation:
         return [command for step in document["steps"] for command in step["commands"]]
 
     def do(self, commands: list[str]) -> None:
-        """Carry out the commands in the machine itself, with this machine's programs."""
+        """Execute the commands in the machine itself, with this machine's programs."""
         ours = ("ephemeroot", "reboot", "apt", '"${EDITOR', "#")
         script = [c for c in commands if not c.startswith(ours)]
         (self.root / "mnt").mkdir(exist_ok=True)
@@ -135,7 +135,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 
 
 def debian(machine: Installation) -> None:
-    """Debian's installer: everything, /boot too, in @rootfs."""
+    """Debian's installer: all directories, including /boot, in @rootfs."""
     btrfsutil.create_subvolume(str(machine.disk.top / "@rootfs"))
     machine.mount("@rootfs")
     machine.write(ACCOUNTS | {
@@ -152,7 +152,7 @@ def debian(machine: Installation) -> None:
     (machine.root / "stubs/update-grub").chmod(0o755)
 
 
-def test_debian_as_its_installer_leaves_it(
+def test_proposes_steps_for_debian_as_installed(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     debian(installation)
@@ -184,7 +184,7 @@ def test_debian_as_its_installer_leaves_it(
     assert btrfsutil.is_subvolume(str(top / "@persistent"))
 
 
-def test_a_swap_file_moves_into_a_subvolume_of_its_own(
+def test_moves_a_swap_file_into_its_own_subvolume(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     debian(installation)
@@ -209,7 +209,7 @@ def test_a_swap_file_moves_into_a_subvolume_of_its_own(
     assert "Swap off the root" not in installation.init(capsys)
 
 
-def test_it_can_be_asked_again_when_all_is_done(
+def test_init_can_be_run_again_when_nothing_is_left_to_do(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     debian(installation)
@@ -218,10 +218,12 @@ def test_it_can_be_asked_again_when_all_is_done(
     assert not [c for c in again if "@persistent" in c or "@boot" in c], again
 
 
-def test_arch_with_subvolumes(
+def test_proposes_steps_for_arch_with_subvolumes(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What genfstab writes names the root by its number as well, and /home is not the root's."""
+    """fstab from genfstab names the root by its number as well, and /home is not part of
+    the root.
+    """
     for name in ("@", "@home"):
         btrfsutil.create_subvolume(str(installation.disk.top / name))
     installation.mount("@")
@@ -257,10 +259,12 @@ def test_arch_with_subvolumes(
     assert (installation.root / "etc/mkinitcpio.conf").read_text() == f"{right}\n"
 
 
-def test_opensuse_with_snapper(
+def test_proposes_steps_for_opensuse_with_snapper(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The root is a snapshot of snapper's, found as the default subvolume, by no name."""
+    """The root is a snapshot of snapper, which is the default subvolume and has no name on the
+    command line.
+    """
     top = installation.disk.top
     for name in ("@", "@/.snapshots", "@/var", "@/home"):
         btrfsutil.create_subvolume(str(top / name))
@@ -293,7 +297,7 @@ def test_opensuse_with_snapper(
     assert btrfsutil.is_subvolume(str(top / "@ephemeral"))
 
 
-def test_a_root_at_the_top_level(
+def test_proposes_steps_for_a_root_at_the_top_level(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installation.mount("/")
@@ -313,10 +317,10 @@ def test_a_root_at_the_top_level(
 
 
 @pytest.mark.parametrize("home", [True, False])
-def test_ext4_gets_an_overlay(
+def test_proposes_an_overlay_for_ext4(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], home: bool
 ) -> None:
-    """With a volume for /home the store goes there, else it is a directory of the root."""
+    """If /home is a volume, the store is placed there, otherwise in a directory of the root."""
     root = tmp_path / "machine"
     volume = "LABEL=home /home ext4 defaults 0 2\n" if home else ""
     machine = {
@@ -353,7 +357,7 @@ def test_ext4_gets_an_overlay(
     assert cli.main(["check", "--root", str(root)]) == 0, capsys.readouterr().out
 
 
-def test_zfs_is_rotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proposes_a_rotation_for_zfs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in {
         **ACCOUNTS,
         "etc/fstab": "tank/ROOT/debian / zfs defaults 0 0\nLABEL=boot /boot ext4 defaults 0 2\n",
@@ -398,7 +402,7 @@ def test_refuses_a_directory_that_is_not_an_installation(
     assert "no installation to convert" in capsys.readouterr().err
 
 
-def test_every_preset_is_sound() -> None:
+def test_every_preset_is_valid() -> None:
     titles = []
     for preset in presets.load():
         assert set(preset) <= presets.KEYS, preset
@@ -436,7 +440,9 @@ _DIRECTORIES = {"log", "home", "root", "opt", "local", "srv", "cron", "system-co
 
 
 @pytest.mark.parametrize("init", OWN)
-def test_the_first_day_is_in_the_proposal_for_each_init(tmp_path: Path, init: str) -> None:
+def test_the_proposal_has_the_tasks_of_the_first_day_for_each_init_system(
+    tmp_path: Path, init: str
+) -> None:
     wanted = EVERYWHERE | OWN[init]
     (tmp_path / "etc/runit").mkdir(parents=True) if init == "runit" else None
     for path in wanted:
@@ -456,7 +462,7 @@ def test_the_first_day_is_in_the_proposal_for_each_init(tmp_path: Path, init: st
     assert {path for path in bound if replaced.method(path)} <= {"/etc/machine-id"}
 
 
-def test_a_file_in_etc_is_proposed_with_the_method_that_works() -> None:
+def test_proposes_each_file_in_etc_with_a_working_method() -> None:
     for preset in presets.load():
         for path in preset.get("copies", ()):
             assert replaced.method(path) == "copy", path
@@ -469,7 +475,7 @@ def test_refuses_to_bind_over_a_link(tmp_path: Path) -> None:
     assert presets.found(str(tmp_path), asked)[0].directories == ("/var/lib/real",)
 
 
-def test_the_survey_names_the_device_as_fstab_does(installation: Installation) -> None:
+def test_names_the_device_as_fstab_does(installation: Installation) -> None:
     debian(installation)
     found = survey.of(str(installation.root))
     assert found.device == f"UUID={installation.uuid}"
@@ -516,7 +522,7 @@ def test_refuses_a_root_that_is_a_plain_directory(
     assert "not a subvolume" in capsys.readouterr().err
 
 
-def test_names_the_device_where_no_root_is_on_the_command_line(
+def test_names_the_device_if_the_command_line_has_no_root(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installation.boot_as("root", ACCOUNTS | {
@@ -538,7 +544,7 @@ def test_names_the_device_where_no_root_is_on_the_command_line(
 def test_edits_boot_loader_entries_with_grubby(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Fedora: GRUB_CMDLINE_LINUX and grub2-mkconfig do not reach the entries."""
+    """On Fedora, GRUB_CMDLINE_LINUX and grub2-mkconfig do not change the entries."""
     installation.boot_as("root", ACCOUNTS | {
         "etc/fstab": "UUID=@UUID@ / btrfs subvol=root 0 0\nUUID=C0DE-F00D /boot vfat rw 0 2\n",
         "etc/kernel/cmdline": "root=UUID=@UUID@ rootflags=compress=zstd:1 ro quiet\n",

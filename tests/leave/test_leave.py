@@ -1,5 +1,5 @@
-"""`ephemeroot leave`, after real boots of a btrfs root: everything is in the root, nothing wipes
-any more, and no moment at which the power goes loses anything.
+"""`ephemeroot leave` after real boots of a btrfs root: all content is back in the root, nothing
+wipes any more, and a power failure at any moment loses nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def content(root: Path) -> dict[str, str]:
     return found
 
 
-def test_everything_goes_back_and_nothing_wipes_any_more(
+def test_restores_everything_and_stops_wiping(
     machine: MachineInUse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = machine.start()
@@ -62,7 +62,7 @@ def test_everything_goes_back_and_nothing_wipes_any_more(
     assert not os.path.lexists(machine.bare / "etc/never"), "a link that led nowhere"
     stored.pop("etc/ephemeroot/plan.json")
     assert content(machine.top / "persistent") == stored, "the store is left as it was"
-    # What a program writes until the machine reboots.
+    # A program writes until the machine reboots.
     (root / "srv/until the reboot").write_text("late")
     (root / "var/lib/b").unlink()
     (root / "var/linked/in the root").write_text("ours by now")
@@ -78,7 +78,7 @@ def test_everything_goes_back_and_nothing_wipes_any_more(
     assert leave(root, "--yes") == 2, "there is nothing to leave any more"
 
 
-def test_the_old_image_neither_wipes_nor_binds(machine: MachineInUse) -> None:
+def test_an_old_image_neither_wipes_nor_binds(machine: MachineInUse) -> None:
     root = machine.start()
     assert leave(root, "--yes") == 0
     machine.next_boot()
@@ -113,8 +113,10 @@ def test_a_dry_run_changes_nothing(
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 5, 9])
-def test_wherever_it_is_interrupted_the_data_is_complete(machine: MachineInUse, after: int) -> None:
-    """The power goes after so many paths; the next boot is armed as usual and has everything."""
+def test_an_interruption_at_any_path_leaves_the_data_complete(
+    machine: MachineInUse, after: int
+) -> None:
+    """The power fails after a number of paths; the next boot wipes as usual and has all data."""
     root = machine.start()
     leaving = Leaving(root, machine.plan())
     items = leaving.items()
@@ -126,7 +128,7 @@ def test_wherever_it_is_interrupted_the_data_is_complete(machine: MachineInUse, 
     root = machine.boot()
     assert content(root) == machine.armed()
     assert not (root / RECORD).exists(), "the record went with the root it was in"
-    # And again, to the end.
+    # A second run completes the work.
     subprocess.run(["mount", "-o", "remount,rw", root], check=True)
     assert leave(root, "--yes") == 0
     root = machine.reboot_plain()
@@ -134,8 +136,12 @@ def test_wherever_it_is_interrupted_the_data_is_complete(machine: MachineInUse, 
     assert content(root) == AFTER
 
 
-def test_room_is_needed_once(machine: MachineInUse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither what an interrupted run has copied, nor the paths declared in one another, twice."""
+def test_content_is_copied_only_once(
+    machine: MachineInUse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither content that an interrupted run has copied, nor paths declared inside one another,
+    needs room twice.
+    """
     root = machine.start()
     (machine.top / "persistent/srv/large").write_bytes(bytes(range(256)) * 4096)
     (machine.top / "persistent/var/lib/inner/large").write_bytes(bytes(range(256)) * 8192)
@@ -151,7 +157,7 @@ def test_room_is_needed_once(machine: MachineInUse, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("moment", ["record", "switch"])
-def test_interrupted_while_it_disarms(
+def test_an_interruption_while_disarming(
     machine: MachineInUse, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = machine.start()
@@ -180,7 +186,8 @@ def test_interrupted_while_it_disarms(
     monkeypatch.undo()
     machine.next_boot()
     if moment == "record":
-        root = machine.boot()  # armed as usual, and the half of it is an old root
+        # the next boot wipes as usual, and the incomplete root is an old root
+        root = machine.boot()
         assert not (root / RECORD).exists()
         assert content(root) == machine.armed()
     else:
@@ -192,7 +199,7 @@ def test_interrupted_while_it_disarms(
         assert content(root) == AFTER
 
 
-def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
+def test_completing_an_interrupted_run_records_no_further_generation(
     machine: MachineInUse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = machine.start()
@@ -205,7 +212,8 @@ def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
         raise Cut
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", cut)  # of the plan, after the stores have the new one
+        # the write of the plan, after the stores have the new generation
+        patched.setattr(Path, "unlink", cut)
         leaving = Leaving(root, machine.plan())
         for item in leaving.items():
             leaving.copy(item)
@@ -217,8 +225,8 @@ def test_a_run_that_completes_an_interrupted_one_records_no_further_generation(
     assert stores.generation(store) == generation + 1
 
 
-def test_later_changes_in_the_root_are_never_overwritten(machine: MachineInUse) -> None:
-    """The unit did not run in the first boot, for one: the package was gone."""
+def test_never_overwrites_later_changes_in_the_root(machine: MachineInUse) -> None:
+    """For example, the unit did not run in the first boot because the package was removed."""
     root = machine.start()
     assert leave(root, "--yes") == 0
     (root / "srv/deep/odd \n name").write_text("late, in the store")
@@ -233,7 +241,7 @@ def test_later_changes_in_the_root_are_never_overwritten(machine: MachineInUse) 
     assert (root / "etc/hostname").read_text() == "renamed\n"
 
 
-def test_a_finish_that_fails_is_not_tried_again(machine: MachineInUse) -> None:
+def test_does_not_repeat_a_finish_that_failed(machine: MachineInUse) -> None:
     root = machine.start()
     assert leave(root, "--yes") == 0
     root = machine.reboot_plain()
@@ -247,7 +255,7 @@ def test_a_finish_that_fails_is_not_tried_again(machine: MachineInUse) -> None:
     assert completion.read(root) is None
 
 
-def test_a_path_that_cannot_go_back_keeps_it_armed(
+def test_a_path_that_cannot_be_restored_keeps_the_machine_armed(
     machine: MachineInUse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = machine.start()
@@ -262,7 +270,7 @@ def test_a_path_that_cannot_go_back_keeps_it_armed(
     assert applied.load(root) is not None
 
 
-def test_a_missing_store_is_not_forgotten(machine: MachineInUse) -> None:
+def test_refuses_to_leave_with_a_missing_store(machine: MachineInUse) -> None:
     root = machine.start()
     subprocess.run(["umount", "-l", root / "persistent"], check=True)
     with pytest.raises(StoreMissing):
@@ -271,7 +279,7 @@ def test_a_missing_store_is_not_forgotten(machine: MachineInUse) -> None:
 
 
 @pytest.mark.parametrize("fstype", ["tmpfs", "overlay"])
-def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> None:
+def test_refuses_to_leave_a_root_in_memory_or_on_an_overlay(tmp_path: Path, fstype: str) -> None:
     for name in ("root", "lower", "upper", "work"):
         (tmp_path / name).mkdir()
     layers = ",".join(f"{k}dir={tmp_path / k}" for k in ("lower", "upper", "work"))
@@ -296,7 +304,7 @@ def test_a_root_that_keeps_nothing_is_refused(tmp_path: Path, fstype: str) -> No
         subprocess.run(["umount", tmp_path / "lower"], check=True)
 
 
-def test_adopted_paths_that_were_not_applied_go_back_as_well(machine: MachineInUse) -> None:
+def test_restores_adopted_paths_that_were_not_applied(machine: MachineInUse) -> None:
     root = machine.start()
     store = machine.top / "persistent"
     (root / "etc/service").mkdir()
@@ -319,8 +327,8 @@ def test_adopted_paths_that_were_not_applied_go_back_as_well(machine: MachineInU
     assert (machine.bare / "etc/stale/conf").read_text() == "the root's own"
 
 
-def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: MachineInUse) -> None:
-    """A store that only the initramfs knew ([[volumes]]) is not in fstab."""
+def test_leave_finish_mounts_a_store_that_fstab_lacks(machine: MachineInUse) -> None:
+    """Only the initramfs mounted the store ([[volumes]])."""
     root = machine.start()
     assert leave(root, "--yes") == 0
     (root / "srv/late").write_text("late")
@@ -330,10 +338,12 @@ def test_a_store_that_nothing_mounts_is_found_for_the_finish(machine: MachineInU
     assert (root / "srv/late").read_text() == "late"
 
 
-def test_path_of_a_user_that_exceeds_its_bounds_stops_no_other(
+def test_a_users_path_that_exceeds_its_limits_does_not_stop_others(
     machine: MachineInUse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Root's come first; the user's is reported, and what was under way is kept for a look."""
+    """Root's paths come first; the user's path is reported, and its incomplete copy is kept for
+    inspection.
+    """
     root = machine.start()
     os.chown(machine.top / "persistent/srv", 4242, 4242)
     assert leave(root, "--yes") == 0
@@ -359,7 +369,7 @@ def test_path_of_a_user_that_exceeds_its_bounds_stops_no_other(
     assert (root / FAILED).exists()
 
 
-def test_the_manual_has_the_limits_of_the_whole() -> None:
+def test_the_manual_has_the_overall_limits() -> None:
     whole = bounds.unattended_in_all()
     assert whole.bytes_copied == whole.bytes_read
     assert whole.deadline is not None
@@ -377,10 +387,10 @@ def test_the_manual_has_the_limits_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize("first", ["srv", "var/lib"])
-def test_a_user_who_uses_up_a_share_delays_neither_root_nor_another_user(
+def test_a_user_who_exceeds_a_share_delays_neither_root_nor_other_users(
     machine: MachineInUse, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    """Two users: one has more than the whole allows, the other has little."""
+    """Of two users, one has more content than the overall limit, the other little."""
     root = machine.start()
     other = {"srv": "var/lib", "var/lib": "srv"}[first]
     for number, path in enumerate((first, other)):

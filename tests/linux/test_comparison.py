@@ -1,4 +1,4 @@
-"""Comparing two trees: the same only if nothing in them differs."""
+"""Comparing two trees: they are equal only if nothing in them differs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def compared(one: Path, other: Path, meter: Meter | None = None) -> bool:
         os.close(fd)
 
 
-def test_copies_are_the_same(pair: tuple[Path, Path]) -> None:
+def test_copies_are_equal(pair: tuple[Path, Path]) -> None:
     assert compared(*pair)
 
 
@@ -88,19 +88,19 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_difference_is_found(pair: tuple[Path, Path], change: str, which: int) -> None:
+def test_finds_a_single_difference(pair: tuple[Path, Path], change: str, which: int) -> None:
     CHANGES[change](pair[which])
     assert not compared(*pair)
 
 
-def test_work_is_bounded(pair: tuple[Path, Path]) -> None:
+def test_the_work_is_limited(pair: tuple[Path, Path]) -> None:
     with pytest.raises(OutOfBounds):
         compared(*pair, Meter(Bounds(entries=3)))
     with pytest.raises(OutOfBounds):
         compared(*pair, Meter(Bounds(depth=2)))
 
 
-def test_depth_needs_neither_descriptors_nor_the_stack(deep_trees: Path) -> None:
+def test_depth_needs_neither_descriptors_nor_recursion(deep_trees: Path) -> None:
     tmp_path = deep_trees
     for top in ("one", "other"):
         fd = os.open(tmp_path, os.O_RDONLY)

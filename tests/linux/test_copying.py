@@ -1,4 +1,6 @@
-"""Copying and removing trees as users make them: deep, full of links, changing, mounted over."""
+"""Copying and removing trees as users make them: deep, full of links, changing, with
+mounts inside.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ DEEP = 3000
 
 @pytest.fixture(params=["tmpfs", "btrfs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of its own, and as few descriptors as a process may have anywhere."""
+    """A separate filesystem, and as few file descriptors as a process may have on any system."""
     command: list[str | Path]
     if request.param == "tmpfs":
         command = ["mount", "-t", "tmpfs", "-o", "mode=0755", "none", tmp_path]
@@ -51,7 +53,7 @@ def fd(place: Path) -> Iterator[int]:
 
 
 def dig(parent: int, name: str, depth: int) -> None:
-    """A directory in a directory, and so on, with a file at the bottom."""
+    """A chain of nested directories with a file at the bottom."""
     here = os.dup(parent)
     for part in [name, *["d"] * depth]:
         os.mkdir(part, dir_fd=here)
@@ -75,7 +77,7 @@ def depth_of(parent: int, name: str) -> int:
     return depth
 
 
-def test_deeper_than_python_recurses_and_than_a_path_may_be(fd: int) -> None:
+def test_copies_trees_deeper_than_recursion_and_path_limits(fd: int) -> None:
     dig(fd, "deep", DEEP)
     copier = copying.Copier()
     copier.copy(fd, "deep", fd, "copy")
@@ -86,7 +88,7 @@ def test_deeper_than_python_recurses_and_than_a_path_may_be(fd: int) -> None:
     assert os.listdir(fd) == []
 
 
-def test_more_links_than_descriptors(fd: int, place: Path) -> None:
+def test_copies_more_hard_links_than_descriptors(fd: int, place: Path) -> None:
     for name in ("one", "two"):
         (place / "tree" / name).mkdir(parents=True)
     for number in range(200):
@@ -100,7 +102,7 @@ def test_more_links_than_descriptors(fd: int, place: Path) -> None:
         assert not os.path.samefile(one, place / f"tree/one/{number}")
 
 
-def test_links_too_deep_to_be_reached_are_copies(fd: int, place: Path) -> None:
+def test_hard_links_too_deep_to_reach_become_copies(fd: int, place: Path) -> None:
     dig(fd, "deep", DEEP)
     here = os.open("deep", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
     for _ in range(DEEP):
@@ -113,8 +115,10 @@ def test_links_too_deep_to_be_reached_are_copies(fd: int, place: Path) -> None:
     assert removal.remove(fd, "copy")
 
 
-def test_attributes_of_what_cannot_be_opened(fd: int, place: Path) -> None:
-    """A link's SELinux label, for one: an attribute of the same kind stands for it."""
+def test_copies_attributes_of_entries_that_cannot_be_opened(fd: int, place: Path) -> None:
+    """For example the SELinux label of a link; the test uses another attribute of the same
+    namespace.
+    """
     (place / "tree").mkdir()
     (place / "tree/link").symlink_to("nowhere")
     os.mkfifo(place / "tree/fifo")
@@ -131,8 +135,8 @@ def test_attributes_of_what_cannot_be_opened(fd: int, place: Path) -> None:
     assert os.readlink(place / "copy/link") == "nowhere"
 
 
-def test_what_is_mounted_in_a_tree(fd: int, place: Path) -> None:
-    """It is not part of the tree: neither copied with it nor removed."""
+def test_ignores_mounts_inside_a_tree(fd: int, place: Path) -> None:
+    """A mount is not part of the tree: it is neither copied nor removed."""
     for name in ("tree/volume", "elsewhere"):
         (place / name).mkdir(parents=True)
     (place / "elsewhere/precious").write_text("x")
@@ -157,8 +161,8 @@ def test_what_is_mounted_in_a_tree(fd: int, place: Path) -> None:
     assert (place / "elsewhere/precious").exists()
 
 
-def test_a_directory_that_is_moved_while_it_is_walked(fd: int, place: Path) -> None:
-    """The way back leads where somebody else has put it: nothing there is touched."""
+def test_detects_a_directory_that_is_moved_during_the_walk(fd: int, place: Path) -> None:
+    """Its parent is now another directory, in which nothing may change."""
     (place / "tree/inner").mkdir(parents=True)
     (place / "victim").mkdir()
     walk = Walk(fd, "tree")
@@ -170,7 +174,7 @@ def test_a_directory_that_is_moved_while_it_is_walked(fd: int, place: Path) -> N
     walk.close()
 
 
-def test_time_is_up(fd: int, place: Path) -> None:
+def test_stops_at_the_deadline(fd: int, place: Path) -> None:
     (place / "tree/inner").mkdir(parents=True)
     for number in range(1000):
         (place / f"tree/inner/{number}").touch()

@@ -1,4 +1,4 @@
-"""Trees that hypothesis makes: a copy is like its source, whatever is in it, on any filesystem."""
+"""Generated trees: a copy equals its source, whatever it contains, on any filesystem."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ owners = st.tuples(st.integers(0, 70_000), st.integers(0, 70_000))
 attributes = st.dictionaries(
     st.sampled_from(["user.one", "user.two", "trusted.three"]), st.binary(max_size=200), max_size=2
 )
-# Where a file has data: offset and length, with holes between and after them.
+# The extents of a file: offset and length, with holes between and after them.
 contents = st.tuples(
     st.lists(st.tuples(st.integers(0, 1 << 22), st.integers(1, 9000)), max_size=4),
     st.integers(0, 1 << 41),
@@ -60,7 +60,9 @@ trees = st.dictionaries(entry_names, entries, max_size=6)
 
 
 class Maker:
-    """Makes what was generated; what the kernel refuses (an attribute of a link) is left out."""
+    """Creates the generated tree without entries that the kernel refuses (an attribute of
+    a link).
+    """
 
     def __init__(self) -> None:
         self.files: list[tuple[int, str]] = []
@@ -122,7 +124,9 @@ class Maker:
 
 
 def picture(directory: int, *, whole: bool = True) -> dict[str, object]:
-    """All that a copy must have of a tree. Content by its data, and by where the holes are."""
+    """Everything of a tree that a copy must preserve. Content is represented by its data and its
+    holes.
+    """
     found: dict[str, object] = {}
     groups: dict[tuple[int, int], list[str]] = {}
     todo = [("", os.dup(directory))]
@@ -206,7 +210,7 @@ def places(private_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @settings(max_examples=proof.rounds(40, 1500), deadline=None)
 @given(tree=trees, source=st.integers(0, 3), target=st.integers(0, 3))
-def test_copy_of_any_tree_between_any_filesystems_is_like_it(
+def test_a_copy_of_any_tree_between_any_filesystems_equals_it(
     places: list[Path], tree: dict[bytes, Any], source: int, target: int
 ) -> None:
     old = os.open(places[source], os.O_RDONLY)
@@ -246,7 +250,7 @@ def test_copy_of_any_tree_between_any_filesystems_is_like_it(
 
 @pytest.fixture
 def place(places: list[Path], request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
-    """A directory of its own on the filesystem that the test names."""
+    """A new directory on the filesystem that the test names."""
     top = places[FILESYSTEMS.index(request.param)] / tmp_path.name
     top.mkdir()
     fd = os.open(top, os.O_RDONLY)
@@ -266,7 +270,7 @@ def write(directory: int, name: str, *stretches: tuple[int, bytes], size: int = 
 
 
 @pytest.mark.parametrize("place", ["btrfs", "tmpfs"], indirect=True)
-def test_seven_exabytes_of_hole_are_copied_and_compared_without_reading(place: int) -> None:
+def test_copies_and_compares_seven_exabytes_of_hole_without_reading(place: int) -> None:
     write(place, "one", size=7 << 60)
     meter = Meter(Bounds(bytes_copied=0, bytes_read=0))
     Copier(meter.bounds).copy_file(place, "one", place, "two")
@@ -281,7 +285,7 @@ def test_seven_exabytes_of_hole_are_copied_and_compared_without_reading(place: i
 
 
 @pytest.mark.parametrize("place", ["btrfs", "xfs"], indirect=True)
-def test_shared_extents_are_not_read_and_changed_ones_are(place: int) -> None:
+def test_does_not_read_shared_extents_but_changed_ones(place: int) -> None:
     write(place, "one", (0, os.urandom(8 << 20)))
     Copier(Bounds(bytes_copied=0)).copy_file(place, "one", place, "two")
     assert comparison.same(place, "one", place, "two", Bounds(bytes_read=0))
@@ -306,7 +310,7 @@ stretch_lists = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6)), max_s
     one=stretch_lists, other=stretch_lists, punched=stretch_lists, shares=st.booleans(),
     where=st.integers(0, 3),
 )  # fmt: skip
-def test_comparison_says_what_reading_everything_says(
+def test_the_comparison_agrees_with_reading_all_content(
     places: list[Path],
     one: list[tuple[int, int]],
     other: list[tuple[int, int]],
@@ -314,7 +318,7 @@ def test_comparison_says_what_reading_everything_says(
     shares: bool,
     where: int,
 ) -> None:
-    """Blocks of a few values, holes, zeros that were written, extents that are shared or not."""
+    """Blocks with a few values, holes, written zeros, and extents that are shared or not."""
     directory = os.open(places[where], os.O_RDONLY)
     size = 50 * 4096
     try:
@@ -336,9 +340,7 @@ def test_comparison_says_what_reading_everything_says(
 
 
 @pytest.mark.parametrize("place", ["ext4"], indirect=True)
-def test_entries_that_do_not_fit_are_named_and_the_rest_is_copied(
-    place: int, places: list[Path]
-) -> None:
+def test_names_entries_that_do_not_fit_and_copies_the_rest(place: int, places: list[Path]) -> None:
     btrfs = os.open(places[0], os.O_RDONLY)
     try:
         os.makedirs(places[0] / "tree/deep")
@@ -366,7 +368,7 @@ def test_entries_that_do_not_fit_are_named_and_the_rest_is_copied(
 
 
 @pytest.mark.parametrize("place", ["tmpfs"], indirect=True)
-def test_disk_that_is_full_ends_the_copy_and_no_entry_is_blamed(
+def test_a_full_disk_ends_the_copy_without_blaming_an_entry(
     place: int, tmp_path: Path, private_mounts: None
 ) -> None:
     small = tmp_path / "small"
@@ -400,7 +402,7 @@ def test_disk_that_is_full_ends_the_copy_and_no_entry_is_blamed(
         (Bounds(depth=1), "depth", 4),
     ],
 )
-def test_each_bound_ends_a_copy_or_leaves_out_what_exceeds_it(
+def test_each_limit_ends_a_copy_or_leaves_entries_out(
     place: int, bounds: Bounds, bound: str, left: int
 ) -> None:
     os.mkdir("tree", dir_fd=place)
@@ -419,7 +421,7 @@ def test_each_bound_ends_a_copy_or_leaves_out_what_exceeds_it(
     try:
         copier.copy(place, "tree", place, "copy")
     except OutOfBounds as reason:
-        # The directory itself could not be listed: there is nothing to be had of it.
+        # The directory itself cannot be listed, so none of its names are known.
         assert reason.bound == bound == "entries"  # noqa: PT017
         return
     copy = os.open("copy", os.O_RDONLY, dir_fd=place)
@@ -434,7 +436,7 @@ def test_each_bound_ends_a_copy_or_leaves_out_what_exceeds_it(
 
 
 @pytest.mark.parametrize("place", ["tmpfs"], indirect=True)
-def test_files_copied_before_the_deadline_stay_and_the_rest_is_counted(place: int) -> None:
+def test_keeps_files_copied_before_the_deadline_and_counts_the_others(place: int) -> None:
     os.makedirs(f"/proc/self/fd/{place}/tree/inner")
     tree = os.open("tree", os.O_RDONLY, dir_fd=place)
     for number in range(9):
@@ -469,7 +471,7 @@ def test_files_copied_before_the_deadline_stay_and_the_rest_is_counted(place: in
 
 
 @pytest.mark.parametrize("place", ["btrfs"], indirect=True)
-def test_target_that_users_can_write_to_is_refused(place: int) -> None:
+def test_refuses_a_target_that_users_can_write_to(place: int) -> None:
     write(place, "one")
     os.mkdir("users", 0o755, dir_fd=place)
     os.chown("users", 4242, 4242, dir_fd=place)

@@ -1,4 +1,4 @@
-"""Documents are what the library's package json makes of them, and the boot does without it."""
+"""The boot code writes and reads documents like the package json, without importing it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 @settings(max_examples=proof.rounds(60, 3000), deadline=None)
-def test_writes_what_json_writes(value: object) -> None:
+def test_writes_the_same_text_as_json(value: object) -> None:
     assert documents.dump(value) == json.dumps(value, sort_keys=True).encode()
     compact = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     assert documents.dump(value, compact=True) == compact
@@ -61,7 +61,7 @@ def test_refuses_what_json_refuses(raw: bytes) -> None:
     try:
         expected = json.loads(raw)
     except (ValueError, RecursionError):
-        with pytest.raises(ValueError):  # noqa: PT011  # the library's words
+        with pytest.raises(ValueError):  # noqa: PT011  # the library's message
             documents.parse(raw)
     else:
         assert repr(documents.parse(raw)) == repr(expected)
@@ -98,5 +98,5 @@ for raw in (b'{"a": [1}', b'{', b'{"a": "' + bytes([10]) + b'"}', b'{"a": 1} b')
 
 
 @pytest.mark.parametrize("code", [SOUND, BROKEN])
-def test_without_the_package_json(code: str) -> None:
+def test_works_without_the_package_json(code: str) -> None:
     subprocess.run([sys.executable, "-P", "-c", code], check=True)

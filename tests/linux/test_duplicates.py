@@ -1,7 +1,6 @@
-"""Two devices by one name: what udev's database says of real filesystems on loop devices.
+"""Two devices with one name: udev's database for real filesystems on loop devices.
 
-No udev runs where these tests do: what its rules would record is written from what the real
-blkid finds.
+No udev runs during these tests: its records are written from the output of the real blkid.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Disks:
         self.sysfs = "/sys"
 
     def add(self, image: Path | None = None) -> str:
-        """A new device: a blank one, or a copy of *image*, made with dd."""
+        """A new device: empty, or a copy of *image*, made with dd."""
         path = self.folder / f"{len(list(self.folder.glob('*.img')))}.img"
         if image is None:
             return self.stack.enter_context(loop_device(path, 120))
@@ -50,7 +49,9 @@ class Disks:
         return Path(f"/sys/class/block/{Path(device).name}/dev").read_text().strip()
 
     def record(self, device: str, *links: str) -> dict[str, str]:
-        """What 60-persistent-storage.rules make of the device, with further *links*."""
+        """The record that 60-persistent-storage.rules makes for the device, with further
+        *links*.
+        """
         command = ["blkid", "--probe", "--output", "udev", device]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
@@ -72,7 +73,7 @@ class Disks:
 def disks(tmp_path: Path) -> Iterator[Disks]:
     with ExitStack() as stack:
         made = Disks(tmp_path, stack)
-        # Not of the kind that is asked about, and not to be stumbled over.
+        # Records of another kind, which must be ignored.
         (made.database / "n2").write_text("S:disk/by-uuid/x\n")
         (made.database / "b999:1").write_text("S:disk/by-id/x\nE:ID_FS_UUID=x\n")
         yield made
@@ -87,7 +88,7 @@ def backing(device: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-def test_a_copy(disks: Disks, kind: str) -> None:
+def test_reports_a_copy(disks: Disks, kind: str) -> None:
     first = disks.add()
     mkfs(kind, "-L", "my data", first)
     identity = disks.record(first)["ID_FS_UUID"]
@@ -99,13 +100,13 @@ def test_a_copy(disks: Disks, kind: str) -> None:
     assert disks.duplicates(f"UUID={identity}") == both
     assert disks.duplicates("LABEL=my data") == both
     assert disks.duplicates(f"/dev/disk/by-uuid/{identity}") == both
-    # A name that only one of them has is not a question.
+    # A name that only one device has is unambiguous.
     assert disks.duplicates(first) == []
     assert disks.duplicates("ID=loop-0") == []
     assert disks.duplicates("nonsense") == []
 
 
-def test_one_btrfs_on_two_devices_is_one(disks: Disks) -> None:
+def test_one_btrfs_on_two_devices_is_not_a_duplicate(disks: Disks) -> None:
     first, second = disks.add(), disks.add()
     mkfs("btrfs", "-L", "pool", first, second)
     identity = disks.record(first)["ID_FS_UUID"]
@@ -119,7 +120,7 @@ def test_one_btrfs_on_two_devices_is_one(disks: Disks) -> None:
     )
 
 
-def test_one_label_on_two_filesystems(disks: Disks) -> None:
+def test_reports_one_label_on_two_filesystems(disks: Disks) -> None:
     first, second = disks.add(), disks.add()
     mkfs("btrfs", "-L", "data", first)
     mkfs("ext4", "-L", "data", second)
@@ -128,8 +129,10 @@ def test_one_label_on_two_filesystems(disks: Disks) -> None:
     assert disks.duplicates("LABEL=data") == sorted((first, second))
 
 
-def test_a_partition_table_that_was_cloned(disks: Disks) -> None:
-    """Whatever is on the partitions: two of one btrfs have PARTUUIDs of their own."""
+def test_reports_a_cloned_partition_table(disks: Disks) -> None:
+    """Its partitions have the same PARTUUIDs, whatever they contain; two devices of one btrfs have
+    different ones.
+    """
     first, second = disks.add(), disks.add()
     mkfs("btrfs", first, second)
     for device in (first, second):
@@ -137,8 +140,10 @@ def test_a_partition_table_that_was_cloned(disks: Disks) -> None:
     assert disks.duplicates("PARTUUID=c0ffee01-01") == sorted((first, second))
 
 
-def test_what_is_made_of_a_device_is_not_a_duplicate(disks: Disks, tmp_path: Path) -> None:
-    """A mapping over the whole device, at any height; sysfs as it is on a kernel that maps."""
+def test_devices_stacked_on_one_device_are_not_duplicates(disks: Disks, tmp_path: Path) -> None:
+    """A mapping over the whole device, at any height; with sysfs as on a kernel with
+    device mapper.
+    """
     first = disks.add()
     mkfs("ext4", first)
     identity = disks.record(first)["ID_FS_UUID"]
@@ -158,7 +163,7 @@ def test_what_is_made_of_a_device_is_not_a_duplicate(disks: Disks, tmp_path: Pat
         (sysfs / "block" / below / "holders" / above).symlink_to(f"../../{above}")
     disks.sysfs = str(sysfs)
     assert disks.duplicates(f"UUID={identity}") == []
-    # A snapshot: a second one above the same device.
+    # A snapshot: a second device above the same one.
     (sysfs / "block/dm-2/dm").mkdir()
     (sysfs / "block/dm-2/dm/name").write_text("vg-snapshot\n")
     (disks.database / "b252:2").write_text(raw)
@@ -169,8 +174,10 @@ LUKS = "0d3c8f2e-7c44-4f0e-b1a5-52d9c86e4f77"
 ARRAY = "3aaa0122-2982-7cfa-5331-ad66ca767371"
 
 
-def test_what_nobody_has_opened(disks: Disks, tmp_path: Path) -> None:
-    """The word that is missing on the kernel command line, for each that nothing was made of."""
+def test_the_hint_names_the_missing_word_for_each_closed_device(
+    disks: Disks, tmp_path: Path
+) -> None:
+    """The kernel command line lacks a word for each device that nothing has been made of."""
     plain = disks.add()
     mkfs("ext4", plain)
     disks.record(plain)
@@ -188,19 +195,19 @@ def test_what_nobody_has_opened(disks: Disks, tmp_path: Path) -> None:
     assert "/dev/999:7 (rd.md.uuid=3aaa0122:29827cfa:5331ad66:ca767371), " in said
     assert "/dev/999:8 (rd.lvm.lv=GROUP/VOLUME): " in said
     assert plain not in said.replace(encrypted, "")
-    # Once there is something above it, it was opened.
+    # Once a device is stacked on it, it was opened.
     number, sysfs = disks.number(encrypted), tmp_path / "sys"
     (sysfs / "dev/block" / number / "holders/dm-0").mkdir(parents=True)
     (sysfs / "dev/block" / number / "holders/dm-0/dev").write_text("252:0\n")
     assert "rd.luks" not in unopened.hint(database, str(sysfs))
 
 
-def test_without_udev_nothing_is_known(tmp_path: Path) -> None:
+def test_without_udev_no_duplicate_is_known(tmp_path: Path) -> None:
     assert duplicates.of("UUID=x", str(tmp_path / "none")) == []
     assert unopened.hint(str(tmp_path / "none")) == ""
 
 
-def test_the_remains_of_a_removed_device(disks: Disks) -> None:
+def test_ignores_records_of_a_removed_device(disks: Disks) -> None:
     first = disks.add()
     mkfs("ext4", first)
     identity = disks.record(first)["ID_FS_UUID"]
@@ -209,10 +216,10 @@ def test_the_remains_of_a_removed_device(disks: Disks) -> None:
 
 
 @pytest.mark.usefixtures("private_mounts")
-def test_the_volume_is_mounted_already(
+def test_reports_duplicates_of_a_volume_that_is_already_mounted(
     disks: Disks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By systemd, which takes whichever of the two the link leads to at that moment."""
+    """systemd has mounted it, from the device that the link led to at that moment."""
     monkeypatch.setattr(duplicates, "DATABASE", str(disks.database))
     boot = Boot(tmp_path / "boot", "ext4")
     mounted = mountinfo.mounted_at(str(boot.store))

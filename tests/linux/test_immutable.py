@@ -1,5 +1,5 @@
-"""What is immutable or append-only (chattr(1)): no wipe, pruning or removal stops there without a
-word on what to do.
+"""Immutable and append-only files (chattr(1)): each wipe, pruning or removal that they stop names
+them and the command to run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def is_locked(path: Path) -> bool:
 
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("what", ["root", "base", "root-read-only", "files"])
-def test_a_root_is_made_fresh_and_retired_and_pruned(site: Site, what: str, flags: str) -> None:
+def test_rotates_and_prunes_a_root_with_immutable_files(site: Site, what: str, flags: str) -> None:
     base = site.path / "base"
     if what == "files":
         for top in (site.root, base):
@@ -61,7 +61,7 @@ def test_a_root_is_made_fresh_and_retired_and_pruned(site: Site, what: str, flag
     assert first.problems == []
     assert (site.root / "origin").read_text() == "base"
     assert not is_locked(site.root)
-    if what == "files":  # they are the root's content, and unchanged
+    if what == "files":  # they belong to the root, and are unchanged
         assert is_locked(site.root / "etc/file")
     site.live()
     site.settings |= {"keep-days": 1, "keep-last": 0}
@@ -74,7 +74,7 @@ def test_a_root_is_made_fresh_and_retired_and_pruned(site: Site, what: str, flag
 
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("read_only", [False, True])
-def test_an_old_root_is_deleted_with_its_nested_subvolumes(
+def test_deletes_an_old_root_with_its_nested_subvolumes(
     site: Site, flags: str, read_only: bool
 ) -> None:
     site.retire("2020-01-01T00-00-00Z", "2020-01-02T00-00-00Z")
@@ -91,7 +91,7 @@ def test_an_old_root_is_deleted_with_its_nested_subvolumes(
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-def test_an_old_root_can_be_kept(site: Site, flags: str) -> None:
+def test_keeps_an_old_root_with_immutable_files(site: Site, flags: str) -> None:
     site.retire("2020-01-01T00-00-00Z")
     lock(flags, site.old_roots / "2020-01-01T00-00-00Z")
     with site.history() as history:
@@ -101,7 +101,7 @@ def test_an_old_root_can_be_kept(site: Site, flags: str) -> None:
     assert site.old() == ["2020-01-01T00-00-00Z.keep"]
 
 
-def test_a_directory_that_stays_is_named(site: Site) -> None:
+def test_names_an_immutable_directory_that_stays(site: Site) -> None:
     site.old_roots.mkdir()
     lock("i", site.path)
     before = sorted(os.listdir(site.path))
@@ -115,7 +115,7 @@ def test_a_directory_that_stays_is_named(site: Site) -> None:
 
 
 @pytest.mark.parametrize("flag", ["i", "a"])
-def test_the_directory_of_old_roots_is_named(site: Site, flag: str) -> None:
+def test_names_an_immutable_directory_of_old_roots(site: Site, flag: str) -> None:
     site.retire("2020-01-01T00-00-00Z")
     lock(flag, site.old_roots)
     try:
@@ -130,7 +130,7 @@ def test_the_directory_of_old_roots_is_named(site: Site, flag: str) -> None:
     assert site.old() == ["2020-01-01T00-00-00Z"]
 
 
-def test_a_nested_subvolume_in_an_immutable_directory_is_repaired(site: Site) -> None:
+def test_repairs_a_nested_subvolume_in_an_immutable_directory(site: Site) -> None:
     base = site.path / "base"
     (base / "var").mkdir()
     btrfsutil.create_subvolume(str(base / "var/lib"))
@@ -141,7 +141,7 @@ def test_a_nested_subvolume_in_an_immutable_directory_is_repaired(site: Site) ->
 
 
 @pytest.mark.requires_program("mkswap")
-def test_a_swap_file_in_use_in_the_base_is_reported(site: Site) -> None:
+def test_reports_a_swap_file_in_use_in_the_base(site: Site) -> None:
     swap = site.path / "base/data"
     make = 'truncate -s 0 "$1"; chattr +C "$1"; fallocate -l 16M "$1"; chmod 600 "$1"; '
     subprocess.run(["sh", "-ec", make + 'mkswap -q "$1"; swapon "$1"', "sh", swap], check=True)
@@ -156,7 +156,7 @@ def test_a_swap_file_in_use_in_the_base_is_reported(site: Site) -> None:
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-def test_a_tree_is_removed_and_what_it_is_in_is_not_unlocked(disk: Disk, flags: str) -> None:
+def test_removes_a_tree_without_unlocking_its_parent(disk: Disk, flags: str) -> None:
     top = disk.top / f"tree{next(disk.sites)}"
     places = [top / "a", top / "a/b", top / "a/b/c", top / "a/empty"]
     for place in places:

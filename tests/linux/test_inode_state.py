@@ -1,4 +1,6 @@
-"""Flags, projects, preallocated space and subvolumes: every kind through everything that copies."""
+"""Flags, projects, preallocated space and subvolumes: each kind, with every function and verb that
+copies.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ CASES = {"btrfs": BTRFS, "ext4": EVERYWHERE, "xfs": PROJECTS}
 
 
 @pytest.mark.parametrize("kind", MAKE)
-def test_copy_has_every_flag_on_the_same_kind_of_filesystem(kind: str, tmp_path: Path) -> None:
+def test_a_copy_has_every_flag_on_the_same_type_of_filesystem(kind: str, tmp_path: Path) -> None:
     with (
         filesystem(tmp_path, "one", *MAKE[kind]) as one,
         filesystem(tmp_path, "two", *MAKE[kind]) as two,
@@ -77,7 +79,9 @@ def test_copy_has_every_flag_on_the_same_kind_of_filesystem(kind: str, tmp_path:
                 os.close(top)
 
 
-def test_copy_on_another_kind_of_filesystem_has_what_that_knows(tmp_path: Path) -> None:
+def test_a_copy_on_another_type_of_filesystem_has_the_flags_that_it_supports(
+    tmp_path: Path,
+) -> None:
     with (
         filesystem(tmp_path, "one", *MAKE["btrfs"]) as one,
         filesystem(tmp_path, "two", "mkfs.ext4", "-q", "-F") as two,
@@ -103,7 +107,7 @@ def test_copy_on_another_kind_of_filesystem_has_what_that_knows(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("flag", ["+i", "+a", "+ai"])
-def test_a_single_entry_arrives_and_replaces_protected_files(flag: str, tmp_path: Path) -> None:
+def test_a_single_entry_replaces_protected_files(flag: str, tmp_path: Path) -> None:
     with filesystem(tmp_path, "one", *MAKE["btrfs"]) as one:
         for kind in ("file", "directory"):
             source, target = one / f"source-{kind}", one / f"target-{kind}"
@@ -121,7 +125,7 @@ def test_a_single_entry_arrives_and_replaces_protected_files(flag: str, tmp_path
         unlock(one)
 
 
-def test_interrupted_workshop_is_swept_with_all_that_is_protected_in_it(tmp_path: Path) -> None:
+def test_removes_an_interrupted_workshop_with_protected_files(tmp_path: Path) -> None:
     with filesystem(tmp_path, "one", *MAKE["btrfs"]) as one:
         (one / "tree").mkdir()
         furnish(one / "tree", BTRFS, subvolumes=True)
@@ -139,7 +143,7 @@ def test_interrupted_workshop_is_swept_with_all_that_is_protected_in_it(tmp_path
         unlock(one)
 
 
-def test_subvolume_of_the_place_is_never_removed_with_a_workshop(tmp_path: Path) -> None:
+def test_never_removes_a_subvolume_that_is_not_part_of_a_workshop(tmp_path: Path) -> None:
     with filesystem(tmp_path, "one", *MAKE["btrfs"]) as one:
         (one / "old/inner").mkdir(parents=True)
         subprocess.run(["btrfs", "-q", "subvolume", "create", one / "old/inner/own"], check=True)
@@ -154,7 +158,7 @@ def test_subvolume_of_the_place_is_never_removed_with_a_workshop(tmp_path: Path)
         os.close(place)
 
 
-def test_message_names_the_directory_that_is_immutable(tmp_path: Path) -> None:
+def test_the_message_names_the_immutable_directory(tmp_path: Path) -> None:
     with filesystem(tmp_path, "one", *MAKE["ext4"]) as one:
         (one / "closed").mkdir()
         subprocess.run(["chattr", "+i", one / "closed"], check=True)
@@ -186,7 +190,7 @@ def test_seeding_keeps_every_flag(tmp_path: Path) -> None:
         assert picture(machine.stored) == expected
 
 
-def test_seeding_says_which_subvolumes_become_directories(tmp_path: Path) -> None:
+def test_seeding_names_subvolumes_that_become_directories(tmp_path: Path) -> None:
     with seeding_machine(tmp_path, "btrfs", "size", kind="directory", users=False) as machine:
         machine.first_boot()
         machine.content()
@@ -244,7 +248,7 @@ def test_leaving_keeps_every_flag(tmp_path: Path) -> None:
             subprocess.run(["chattr", "+i", machine.bare / "srv/hidden"], check=True)
             expected = picture(machine.top / "persistent/srv")
             assert leave(root, "--yes") == 0
-            # Entry by entry: names of one file become files.
+            # Entry by entry: several names of one file become separate files.
             assert without_links(picture(machine.bare / "srv")) == without_links(expected)
             plain = machine.reboot_plain()
             machine.finish(plain)
@@ -263,7 +267,7 @@ def test_copying_at_boot_and_copying_back_keep_every_flag(fstype: str, tmp_path:
         names = [f"file-{name}" for name in cases]
         expected = {name: state(boot.store / "tree" / name) for name in names}
         (boot.target / "tree").mkdir()
-        for name in names:  # of the base
+        for name in names:  # from the base
             (boot.target / "tree" / name).write_text("of the base")
             subprocess.run(["chattr", "+i", boot.target / "tree" / name], check=True)
         boot.persist(*(copy(f"/tree/{name}") for name in names))
@@ -282,7 +286,7 @@ def test_copying_at_boot_and_copying_back_keep_every_flag(fstype: str, tmp_path:
         assert back.problems == []
         assert sorted(back.copied) == sorted(f"/tree/{name}" for name in names)
         assert {name: state(store / name) for name in names} == changed
-        # Only the flag: that is a change as well.
+        # Only the flag differs, which is a change, too.
         subprocess.run(["chattr", "+i", root / "file-plain"], check=True)
         assert copy_back(boot).copied == ["/tree/file-plain"]
         assert state(store / "file-plain") == state(root / "file-plain")

@@ -1,4 +1,4 @@
-"""What the kernel says of mounts, on real ones."""
+"""Parsing the kernel's mount table, with real mounts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ephemeroot.plan import seeds
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 
-def test_the_topmost_of_several_whichever_was_made_first(tmp_path: Path) -> None:
+def test_finds_the_topmost_of_several_mounts_in_any_order(tmp_path: Path) -> None:
     def attach(mount: int) -> None:
         place = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
         mounts.attach(mount, place)
@@ -36,7 +36,7 @@ def test_the_topmost_of_several_whichever_was_made_first(tmp_path: Path) -> None
     assert mountinfo.mounted_at("/") is not None
 
 
-def test_a_path_is_on_the_innermost_mount_also_in_the_root_directory() -> None:
+def test_finds_the_innermost_mount_of_a_path_including_the_root_directory() -> None:
     everything = mountinfo.mounts()
     points = {mount.point for mount in everything}
     assert {"/", "/proc"} <= points

@@ -1,4 +1,4 @@
-"""The mount namespace of a verb: its content, who sees it, and how it ends."""
+"""The mount namespace of a verb: its content, its visibility, and its end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def caller() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Path]:
-    """A mount whose submounts propagate, as on a machine under systemd."""
+    """A mount whose submounts propagate, as on a machine with systemd."""
     with mounted(tmp_path / "shared", "-t", "tmpfs", "none") as path:
         subprocess.run(["mount", "--make-shared", path], check=True)
         (path / "inner").mkdir()
@@ -70,7 +70,7 @@ def test_only_this_process_sees_the_mount(caller: subprocess.Popen[bytes]) -> No
     assert not any(path in text for text in mountinfo.everywhere())
 
 
-def test_the_place_is_roots_alone_and_has_no_programs() -> None:
+def test_the_mount_point_is_accessible_to_root_only_and_has_noexec() -> None:
     with Namespace() as private:
         first, second = private.directory(), private.directory()
         assert first != second
@@ -84,8 +84,10 @@ def test_the_place_is_roots_alone_and_has_no_programs() -> None:
     assert os.listdir(POINT) == []
 
 
-def test_mounts_of_the_machine_arrive_and_go(caller: subprocess.Popen[bytes], shared: Path) -> None:
-    """An automount that the verb triggers is mounted by another process."""
+def test_mounts_of_the_machine_appear_and_disappear(
+    caller: subprocess.Popen[bytes], shared: Path
+) -> None:
+    """Another process mounts an automount that the verb triggers."""
     elsewhere = ["nsenter", "--target", str(caller.pid), "--mount"]
     inner = str(shared / "inner")
     with Namespace():
@@ -95,7 +97,7 @@ def test_mounts_of_the_machine_arrive_and_go(caller: subprocess.Popen[bytes], sh
         assert inner not in points()
 
 
-def test_no_mount_goes_back(caller: subprocess.Popen[bytes], shared: Path) -> None:
+def test_no_mount_propagates_back(caller: subprocess.Popen[bytes], shared: Path) -> None:
     with Namespace():
         subprocess.run(["mount", "-t", "tmpfs", "none", shared / "inner"], check=True)
         assert str(shared / "inner") in points()
@@ -103,8 +105,8 @@ def test_no_mount_goes_back(caller: subprocess.Popen[bytes], shared: Path) -> No
     assert str(shared / "inner") not in points()
 
 
-def test_a_recursive_clone_of_run_leaves_them_out(tmp_path: Path) -> None:
-    """`base run` shows its command a copy of every mount."""
+def test_a_recursive_bind_of_run_leaves_its_mounts_out(tmp_path: Path) -> None:
+    """`base run` gives its command a copy of every mount."""
     with Namespace() as private:
         mounts.attach_at(mounts.create("tmpfs", "tmpfs", []), private.directory())
         subprocess.run(["mount", "--rbind", "/run", tmp_path], check=True)
@@ -112,7 +114,7 @@ def test_a_recursive_clone_of_run_leaves_them_out(tmp_path: Path) -> None:
         assert not [p for p in points() if p.startswith(f"{tmp_path}/ephemeroot")]
 
 
-def test_one_inside_another_has_a_place_of_its_own() -> None:
+def test_a_nested_namespace_has_its_own_mount_point() -> None:
     with Namespace() as outer:
         first = outer.directory()
         with Namespace() as inner:
@@ -124,7 +126,7 @@ def test_one_inside_another_has_a_place_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_stays_mounted_whatever_ends_the_process(number: int) -> None:
+def test_nothing_stays_mounted_however_the_process_ends(number: int) -> None:
     code = ENTER + (
         "import sys, time\n"
         "from ephemeroot.linux import mounts\n"
@@ -145,8 +147,8 @@ def test_nothing_stays_mounted_whatever_ends_the_process(number: int) -> None:
     assert not any(path in text for text in mountinfo.everywhere())
 
 
-def test_working_directory_and_root_are_the_same_afterwards(tmp_path: Path) -> None:
-    """In a chroot, from which setns(2) alone would lead outside."""
+def test_restores_the_working_directory_and_the_root(tmp_path: Path) -> None:
+    """In a chroot, setns(2) alone would lead out of it."""
     with mounted(tmp_path / "root", "-t", "tmpfs", "none") as root:
         for name in ("usr", "proc", "run", "dev"):
             (root / name).mkdir()
@@ -171,11 +173,11 @@ def test_working_directory_and_root_are_the_same_afterwards(tmp_path: Path) -> N
         subprocess.run(["chroot", root, *PYTHON, code], check=True)
 
 
-# Where it is not possible.
+# Refusals.
 
 
 def refused(setup: str, *, user: int = 0, code: str = "with Namespace(): pass") -> str:
-    """The message with which it ends in a namespace that the shell commands *setup* made ready."""
+    """The message of a refusal in a namespace that the shell commands *setup* prepared."""
     program = ENTER + (
         "from ephemeroot.errors import Refused\n"
         "try:\n"
@@ -193,7 +195,7 @@ def refused(setup: str, *, user: int = 0, code: str = "with Namespace(): pass") 
     return done.stdout.strip()
 
 
-def test_another_user_gets_the_hint_to_be_root(tmp_path: Path) -> None:
+def test_the_hint_for_another_user_is_to_run_as_root(tmp_path: Path) -> None:
     assert "run it as root" in refused("true", user=65534) or not os.access(sys.prefix, os.X_OK)
 
 
@@ -214,13 +216,13 @@ def test_another_user_gets_the_hint_to_be_root(tmp_path: Path) -> None:
         ("mount -t tmpfs -o ro none /run", "Read-only file system", ""),
     ],
 )
-def test_without_a_place_to_mount_at_it_is_refused(setup: str, message: str, hint: str) -> None:
+def test_refuses_without_a_mount_point(setup: str, message: str, hint: str) -> None:
     said = refused(setup)
     assert said.startswith(f"cannot mount at {POINT}: {message}")
     assert hint in said
 
 
-def test_in_a_chroot_that_is_not_a_mount_point_it_is_refused(tmp_path: Path) -> None:
+def test_refuses_in_a_chroot_that_is_not_a_mount_point(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     (inner / "proc").mkdir(parents=True)
     code = f"import os; os.chroot({str(inner)!r}); Namespace().__enter__()"
@@ -229,7 +231,7 @@ def test_in_a_chroot_that_is_not_a_mount_point_it_is_refused(tmp_path: Path) -> 
     assert "mount --bind DIR DIR" in said
 
 
-def test_a_refusal_leaves_the_process_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_leaves_the_process_in_its_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> int:
         raise OSError(28, os.strerror(28), POINT)
 

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole."""
+"""Replacing whole files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ephemeroot.linux import paths
 
 
 @pytest.mark.usefixtures("private_mounts")
-def test_on_a_full_disk_the_old_file_stays_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], check=True)
@@ -35,7 +35,7 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_beside_it(tmp_path: Path)
 def test_lists_the_present_content_of_an_open_directory(
     tmp_path: Path, listed_before: bool
 ) -> None:
-    """On btrfs a descriptor shows what was there when it was opened."""
+    """On btrfs a descriptor lists the entries that existed when it was opened."""
     with fresh_disk(tmp_path) as disk:
         directory = os.open(disk.top, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,4 +1,4 @@
-"""Removing trees: everything that is in them, and nothing that is mounted or is a subvolume."""
+"""Removing trees: all their content, but no mount and no subvolume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from proof import sample
 
 pytestmark = pytest.mark.requires_loop
 
-# The limit of a directory's depth is what btrfs and this program do not have.
+# btrfs and this program have no limit for the depth of directories, other filesystems do.
 DEEP = 5000
 
 _FS_IOC_SETFLAGS, _IMMUTABLE = 0x40086602, 0x10
@@ -38,7 +38,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def place(disk: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A directory on a btrfs, in which ``precious`` is everything that must survive."""
+    """A directory on a btrfs, in which ``precious`` must survive with all its content."""
     path = disk / f"case{next(_NUMBERS)}"
     (path / "precious/inner").mkdir(parents=True)
     (path / "precious/file").write_text("precious")
@@ -74,14 +74,14 @@ def remove(place: Path, name: str = "tree", **options: bool) -> bool:
         os.close(fd)
 
 
-# What stops it.
+# Obstacles that stop a removal.
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Something at a path of the tree that must be in its place afterwards, with its content.
+    """An entry of the tree that must still be in its place afterwards, with its content.
 
-    ``message`` is what the removal ends with.
+    ``message`` is the error of the removal.
     """
 
     name: str
@@ -167,7 +167,7 @@ def test_stops_at_entries_outside_the_tree(place: Path, obstacle: Obstacle, wher
     assert (state(path), state(place / "precious")) == before
 
 
-def test_stops_at_every_one_of_several(place: Path) -> None:
+def test_stops_at_each_of_several_obstacles(place: Path) -> None:
     """Trees with two or three obstacles at random places."""
     chance = random.Random(1)
     combinations = [c for n in (2, 3) for c in itertools.combinations(OBSTACLES, n)]
@@ -185,7 +185,7 @@ def test_stops_at_every_one_of_several(place: Path) -> None:
         assert ([state(path) for path in paths], state(place / "precious")) == before
 
 
-def test_removes_subvolumes_when_asked(place: Path) -> None:
+def test_removes_subvolumes_on_request(place: Path) -> None:
     for name in ("tree/one", "tree/inner/two"):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         _subvolume(place / name, place)
@@ -194,7 +194,7 @@ def test_removes_subvolumes_when_asked(place: Path) -> None:
     assert sorted(os.listdir(place)) == ["precious"]
 
 
-def test_a_read_only_subvolume_stays_even_when_asked(place: Path) -> None:
+def test_never_removes_a_read_only_subvolume(place: Path) -> None:
     (place / "tree").mkdir()
     _read_only_subvolume(place / "tree/one", place)
     with pytest.raises(OSError, match="Read-only file system"):
@@ -202,8 +202,8 @@ def test_a_read_only_subvolume_stays_even_when_asked(place: Path) -> None:
     assert (place / "tree/one/file").read_text() == "precious"
 
 
-def test_inode_256_is_a_directory_like_any_other_elsewhere(tmp_path: Path) -> None:
-    """On other filesystems than btrfs it says nothing."""
+def test_inode_256_is_an_ordinary_directory_on_other_filesystems(tmp_path: Path) -> None:
+    """Only on btrfs does the number mean a subvolume."""
     subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
     try:
         wanted = tmp_path / "tree"
@@ -219,7 +219,7 @@ def test_inode_256_is_a_directory_like_any_other_elsewhere(tmp_path: Path) -> No
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_an_immutable_file_stays_and_is_named(place: Path) -> None:
+def test_names_an_immutable_file_and_keeps_it(place: Path) -> None:
     (place / "tree/inner").mkdir(parents=True)
     kept = place / "tree/inner/kept"
     kept.write_text("kept")
@@ -236,15 +236,15 @@ def test_an_immutable_file_stays_and_is_named(place: Path) -> None:
     assert remove(place)
 
 
-# What does not.
+# Entries that stop no removal.
 
 
-def test_a_missing_entry_is_gone(place: Path) -> None:
+def test_accepts_a_missing_entry(place: Path) -> None:
     assert remove(place, "nothing")
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "link-to-directory", "fifo", "socket", "device"])
-def test_files_and_links_are_unlinked_and_never_followed(place: Path, kind: str) -> None:
+def test_unlinks_files_and_links_and_never_follows_them(place: Path, kind: str) -> None:
     path = place / "tree"
     if kind == "file":
         path.write_text("")
@@ -261,7 +261,7 @@ def test_files_and_links_are_unlinked_and_never_followed(place: Path, kind: str)
     assert state(place / "precious") == before
 
 
-def test_a_tree_deeper_than_descriptors_and_recursion(place: Path) -> None:
+def test_removes_a_tree_deeper_than_descriptors_and_recursion(place: Path) -> None:
     here = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     for name in ["tree", *["d"] * DEEP]:
         os.mkdir(name, dir_fd=here)
@@ -306,7 +306,7 @@ def test_an_exchange_by_another_process_leads_to_no_other_tree(
     method: str,
     exchange: Callable[[Path, Path], None],
 ) -> None:
-    """At each step of the walk the directory is exchanged a moment before the program opens it or
+    """At each step of the walk, the directory is exchanged just before the program opens it or
     returns from it.
     """
     original = getattr(Walk, method)
@@ -328,15 +328,15 @@ def test_an_exchange_by_another_process_leads_to_no_other_tree(
 
         with monkeypatch.context() as patch:
             patch.setattr(Walk, method, interrupted)
-            with suppress(OSError):  # it may end, or not
+            with suppress(OSError):  # either result is fine
                 remove(place)
-        # What another process moves into the tree may go with it. Nothing else does.
+        # Entries that another process moves into the tree may be removed with it. Nothing else is.
         assert (place / "precious/file").read_text() == "precious"
         if exchange is not _to_another_directory:
             assert (place / "precious/inner/file").read_text() == "precious"
         _start_again(place)
         if next(steps) <= step:
-            return  # it was not reached: all steps have been tried
+            return  # this step was not reached: all steps have been tried
 
 
 def _start_again(place: Path) -> None:
@@ -350,7 +350,7 @@ def _start_again(place: Path) -> None:
     (place / "precious/inner/file").write_text("precious")
 
 
-# It is the only one.
+# This is the only function that removes trees.
 
 
 BANNED = {
@@ -365,7 +365,7 @@ RUFF = CHECKOUT / ".venv/bin/ruff"
 
 
 @pytest.mark.parametrize("folder", ["ephemeroot/cli", "ephemeroot/linux", "hooks", "wipers"])
-def test_the_product_may_remove_trees_in_no_other_way(folder: str) -> None:
+def test_no_other_code_of_the_program_removes_trees(folder: str) -> None:
     for text, named in BANNED.items():
         done = subprocess.run(
             [RUFF, "check", "--select", "TID251", "--output-format", "concise",

@@ -1,6 +1,6 @@
-"""Waiting for devices: a real netlink monitor, and what the stage makes of it.
+"""Waiting for devices: a real netlink monitor, and the stage that uses it.
 
-Where these tests run, no udev sends events.
+No udev sends events during these tests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def test_does_not_wait_for_an_existing_device() -> None:
     assert udev.wait_for("/dev/null", 60)
 
 
-def test_the_wait_ends(tmp_path: Path) -> None:
+def test_the_wait_ends_at_the_timeout(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert not udev.wait_for(str(tmp_path / "device"), 1)
     assert time.monotonic() - begun >= 1
@@ -59,9 +59,7 @@ def test_the_message_lists_existing_devices(stage: Stage, tmp_path: Path) -> Non
         waiting.device(stage, str(tmp_path / "device"), 1, "it")
 
 
-def test_what_dracuts_loop_has_waited_for_is_not_waited_for_again(
-    stage: Stage, tmp_path: Path
-) -> None:
+def test_does_not_wait_again_after_dracuts_loop(stage: Stage, tmp_path: Path) -> None:
     (tmp_path / waiting.WAITED).touch()
     begun = time.monotonic()
     with pytest.raises(Refused, match="is missing"):
@@ -69,7 +67,7 @@ def test_what_dracuts_loop_has_waited_for_is_not_waited_for_again(
     assert time.monotonic() - begun < 60
 
 
-def test_no_library_is_a_problem_and_no_end(
+def test_a_missing_library_is_reported_and_not_fatal(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyudev", None)
@@ -79,8 +77,8 @@ def test_no_library_is_a_problem_and_no_end(
 
 
 @pytest.mark.parametrize("imported", ["ctypes.util, datetime, subprocess, threading", "sys"])
-def test_the_stand_ins_are_removed(imported: str) -> None:
-    """Who asks for these modules afterwards must be answered by the real ones."""
+def test_removes_the_replacement_modules(imported: str) -> None:
+    """Later imports of these modules must find the real ones."""
     code = f"""
 import {imported}
 from ephemeroot.linux import udev
@@ -110,14 +108,14 @@ print({"datetime", "locale", "subprocess", "threading"} & set(sys.modules))
     assert done.stdout == "set()\n"
 
 
-def test_it_costs_nothing_without_a_wait() -> None:
+def test_imports_nothing_without_a_wait() -> None:
     code = "import sys; from ephemeroot.hooks import __main__; print('pyudev' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
     assert done.stdout == b"False\n"
 
 
 @pytest.mark.requires_loop
-def test_a_volume_is_mounted_by_the_name_that_mount_would_use(stage: Stage, tmp_path: Path) -> None:
+def test_mounts_a_volume_by_the_name_that_mount_would_use(stage: Stage, tmp_path: Path) -> None:
     link = tmp_path / "by-label"
     with loop_device(tmp_path / "image", 120) as loop:
         mkfs(loop)

@@ -1,4 +1,6 @@
-"""A workshop is where a rename to its place is possible, and where no user can enter."""
+"""A workshop is a directory from which entries can be renamed to their destination, and which no
+user can enter.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ def of_its_own(top: Path, place: Path) -> None:
         (of_an_encryption, ("mkfs.ext4", "-q", "-F", "-O", "encrypt"), True),
     ],
 )
-def test_a_new_entry_arrives_whatever_the_place_is_part_of(
+def test_a_new_entry_can_be_renamed_to_any_destination(
     tmp_path: Path,
     make: Callable[[Path, Path], None],
     words: tuple[str, ...],
@@ -104,7 +106,7 @@ def test_a_new_entry_arrives_whatever_the_place_is_part_of(
 
 
 def _is_refused(records: int, place: int) -> bool:
-    """Whether no rename leads from one to the other."""
+    """Whether renaming from one to the other is refused."""
     try:
         paths.rename(records, "probe", place, "probe", flags=paths.RENAME_NOREPLACE)
     except OSError as error:
@@ -123,7 +125,7 @@ def place(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def test_attributes_of_the_place_are_not_inherited(place: int, tmp_path: Path) -> None:
+def test_does_not_inherit_attributes_of_the_destination(place: int, tmp_path: Path) -> None:
     subprocess.run(["setfacl", "-d", "-m", f"u:{EVE}:rwx", tmp_path / "place"], check=True)
     os.chmod(tmp_path / "place", 0o2777)
     with Workshop(place) as made:
@@ -142,7 +144,7 @@ def test_attributes_of_the_place_are_not_inherited(place: int, tmp_path: Path) -
             assert done.returncode != 0
 
 
-def test_replacing_an_unexpected_entry_is_reverted(place: int) -> None:
+def test_undoes_the_replacement_of_an_unexpected_entry(place: int) -> None:
     for name in ("mine", "other"):
         os.mkdir(name, dir_fd=place)
     expected = os.stat("mine", dir_fd=place)
@@ -161,7 +163,7 @@ def test_replacing_an_unexpected_entry_is_reverted(place: int) -> None:
     assert sorted(paths.names(place)) == ["mine", "other"]
 
 
-def test_workshop_in_use_and_directories_of_that_name_are_not_swept(place: int) -> None:
+def test_does_not_remove_workshops_in_use_or_directories_of_that_name(place: int) -> None:
     os.makedirs(f"/proc/self/fd/{place}/{workshop.PREFIX}roots/work/precious")
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""Users and groups are those of the root that the machine runs."""
+"""Users and groups are looked up in the root that the machine runs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def accounts(tmp_path: Path) -> Accounts:
     return Accounts.of(str(tmp_path))
 
 
-def test_names_and_numbers(accounts: Accounts) -> None:
+def test_finds_users_by_name_and_number(accounts: Accounts) -> None:
     assert accounts.uid("colord") == 120
     assert accounts.uid(77) == 77
     assert accounts.uid("77") == 77
     assert accounts.gid("video") == 44
-    assert accounts.gid("12") == 500  # a name first, as chown(1) has it
+    assert accounts.gid("12") == 500  # a name takes precedence, as in chown(1)
     assert accounts.gid("13") == 13
     assert accounts.uid("nobody-here") is None
     assert accounts.gid("nobody-here") is None
     assert accounts.uid(str(2**32 - 1)) is None
 
 
-def test_etc_counts_more_than_the_base(accounts: Accounts) -> None:
+def test_etc_takes_precedence_over_the_base(accounts: Accounts) -> None:
     assert accounts.uid("video-user") == 7
     assert accounts.uid("talyz") == 1000
 
@@ -45,13 +45,13 @@ def test_root_always_exists(tmp_path: Path) -> None:
     assert user.home == "/root"
 
 
-def test_this_machines_users_are_nothing_to_another_root(tmp_path: Path) -> None:
+def test_does_not_use_this_machines_users_for_another_root(tmp_path: Path) -> None:
     here = next(entry for entry in pwd.getpwall() if entry.pw_name != "root")
     assert Accounts.of(str(tmp_path)).uid(here.pw_name) is None
     assert Accounts.of("/").uid(here.pw_name) == here.pw_uid
 
 
-def test_this_machine_is_asked_for_who_is_not_listed() -> None:
+def test_asks_this_machine_for_users_that_are_not_listed() -> None:
     assert Accounts(ask=True).uid(pwd.getpwuid(os.getuid()).pw_name) == os.getuid()
     assert Accounts(ask=True).uid("nobody-here") is None
     assert Accounts(ask=True).gid("nobody-here") is None

@@ -1,4 +1,4 @@
-"""What SELinux's policy says about directories that are yet to be made."""
+"""Labels of SELinux's policy for directories that do not exist yet."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def tree(tmp_path: Path) -> MachineTree:
         ("/var/home/eve/.ssh", "ssh_home_t"),
     ],
 )
-def test_the_label_of_a_directory(tree: MachineTree, path: str, kind: str | None) -> None:
+def test_finds_the_label_of_a_directory(tree: MachineTree, path: str, kind: str | None) -> None:
     label = Labels.of(str(tree.path)).of_directory(path)
     assert (label and label.split(":")[2]) == kind
 
 
-def test_the_plan_has_them(tree: MachineTree) -> None:
+def test_the_plan_has_the_labels(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND)
     content = json.loads(tree.plan().dump())
     labels = {o["path"]: o.get("label") for o in content["persist"] if "path" in o}
@@ -69,12 +69,12 @@ def test_the_plan_has_them(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("settings", ["", "SELINUX=disabled\nSELINUXTYPE=targeted\n"])
-def test_no_policy_no_labels(tree: MachineTree, settings: str) -> None:
+def test_there_are_no_labels_without_a_policy(tree: MachineTree, settings: str) -> None:
     tree.write("etc/selinux/config", settings)
     assert "label" not in tree.plan().dump().decode()
 
 
-def test_a_store_that_the_policy_does_not_label_like_the_root_is_a_warning(
+def test_warns_of_a_store_that_the_policy_labels_differently(
     tree: MachineTree,
 ) -> None:
     folder = "etc/selinux/targeted/contexts/files"
@@ -82,6 +82,6 @@ def test_a_store_that_the_policy_does_not_label_like_the_root_is_a_warning(
     tree.write(MAIN, SOUND)
     hint = "run 'semanage fcontext -a -e / /persistent' in the base"
     assert [p.hint for p in tree.problems() if "SELinux" in p.reason] == [hint]
-    # What semanage writes.
+    # A file as semanage writes it.
     tree.write(f"{folder}/file_contexts.subs", "/persistent /\n")
     assert [p for p in tree.problems() if "SELinux" in p.reason] == []

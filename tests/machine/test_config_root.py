@@ -1,4 +1,4 @@
-"""Which device, subvolume or dataset the root is: what is named first of all that name it."""
+"""Which device, subvolume or dataset is the root: the order of the sources that name it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def root(configured: str, line: str, table: str) -> Root:
 @pytest.mark.parametrize(
     ("configured", "line", "table"), list(itertools.product(CONFIGURED, LINES, FSTABS))
 )
-def test_the_configuration_is_before_the_command_line_and_that_before_fstab(
+def test_the_configuration_precedes_the_command_line_which_precedes_fstab(
     configured: str, line: str, table: str
 ) -> None:
     found = root(configured, line, table)
     devices = ["LABEL=configured"] * bool(configured)
     devices += ["LABEL=line"] * (line in ("both", "device"))
-    # The next command line, the one for kernels to come, names the root if the first does not.
+    # The command line for future kernels names the root if that of the running kernel does not.
     devices += ["LABEL=z"] * bool(line) + ["LABEL=fstab"] * bool(table)
     assert found.device == (devices[0] if devices else None)
     subvolumes = [name for name, said in (("configured", configured), ("line", line),
@@ -50,7 +50,7 @@ def test_the_configuration_is_before_the_command_line_and_that_before_fstab(
     assert found.subvolume == (subvolumes[0] if subvolumes else None)
 
 
-def test_the_command_line_is_word_for_word() -> None:
+def test_uses_the_command_line_literally() -> None:
     assert root("both", "both", "both").flags == ("subvol=/line", "noatime")
     assert root("both", "both", "both").argument == "LABEL=line"
     assert root("", "dataset", "").argument == "zfs:tank/root"
@@ -58,7 +58,7 @@ def test_the_command_line_is_word_for_word() -> None:
     assert root("", "", "both").flags == ()
 
 
-def test_a_root_named_by_an_empty_subvolume_is_named_by_the_next_one() -> None:
+def test_an_empty_subvolume_falls_through_to_the_next_source() -> None:
     machine = Machine(
         fstab=tuple(fstab.parse(FSTABS["both"])),
         command_lines=(("/proc/cmdline", "root=LABEL=line rootflags=subvol=/"),),

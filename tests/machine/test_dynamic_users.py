@@ -1,4 +1,4 @@
-"""Directories of services with DynamicUser=, which systemd has in ``private``."""
+"""Directories of services with DynamicUser=, which systemd keeps in ``private``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def said(tree: MachineTree, service: str = "svc.service") -> list[str]:
 
 @pytest.mark.parametrize("name", ["svc", "svc/deep"])
 @pytest.mark.parametrize("folder", SETTINGS)
-def test_one_that_has_never_run_is_bound_in_private(
+def test_binds_a_directory_of_a_service_that_never_ran_in_private(
     tree: MachineTree, folder: str, name: str
 ) -> None:
     tree.write(UNIT, unit("DynamicUser=yes", f"{SETTINGS[folder]}=other {name}"))
@@ -60,8 +60,8 @@ def test_one_that_has_never_run_is_bound_in_private(
     assert said(tree) == []
 
 
-def test_a_directory_that_systemd_will_move_is_explained(tree: MachineTree) -> None:
-    """It was made by an earlier version of the service, or by its package."""
+def test_explains_a_directory_that_systemd_will_move(tree: MachineTree) -> None:
+    """An earlier version of the service, or its package, created it."""
     tree.write(UNIT, unit("DynamicUser=yes", "StateDirectory=svc"))
     (tree.path / "var/lib/svc").mkdir(parents=True)
     declare(tree, "/var/lib/svc")
@@ -86,7 +86,7 @@ def test_a_directory_that_systemd_will_move_is_explained(tree: MachineTree) -> N
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("split", [False, True], ids=["unit", "drop-in"])
-def test_settings_are_read_as_systemd_reads_them(
+def test_reads_settings_as_systemd_does(
     tree: MachineTree, lines: tuple[str, ...], found: set[str], split: bool
 ) -> None:
     tree.write(UNIT, unit(*(() if split else lines)))
@@ -100,8 +100,10 @@ def test_settings_are_read_as_systemd_reads_them(
 
 
 @pytest.mark.parametrize("has_directory", [False, True])
-def test_init_proposes_what_systemd_will_make(tree: MachineTree, has_directory: bool) -> None:
-    """Before such a service has run, and where its directory is still at the old place."""
+def test_init_proposes_directories_that_systemd_will_create(
+    tree: MachineTree, has_directory: bool
+) -> None:
+    """Before such a service has run, and while its directory is still in the old place."""
     preset = {"title": "", "directories": ["/var/lib/private", "/var/lib/svc"]}
     assert presets.found(str(tree.path), [preset]) == []
     tree.write(UNIT, unit("DynamicUser=yes", "StateDirectory=svc"))
@@ -147,7 +149,7 @@ def test_a_service_that_starts_for_the_first_time_keeps_its_state(
 
 @pytest.mark.requires_loop
 @pytest.mark.usefixtures("private_mounts")
-def test_adopt_does_not_bind_what_systemd_will_move(
+def test_adopt_does_not_bind_a_directory_that_systemd_will_move(
     machine: DeclaredMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.declare(persistence(files='"/etc/machine-id"'))

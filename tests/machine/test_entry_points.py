@@ -1,4 +1,4 @@
-"""Entry points are those that importlib.metadata finds, whatever is installed."""
+"""Entry points are the same as importlib.metadata finds, whatever is installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ODD = ("d = module", "e = module:f [extra]", "f = module : g", "g = h = i:j", "h
 
 
 def install(chance: random.Random, site: Path) -> None:
-    """Some packages, of which some are declared twice and some are not folders."""
+    """Several packages; some are declared twice, and some are not folders."""
     for _ in range(chance.randrange(6)):
         folder = site / (chance.choice(NAMES) + chance.choice(VERSIONS) + chance.choice(ENDS))
         if folder.exists():
@@ -71,7 +71,7 @@ def test_finds_packages_in_an_archive(tmp_path: Path, monkeypatch: pytest.Monkey
     assert entry_points.declared(GROUP) == [("x", "y:Z")]
 
 
-def test_finds_what_another_projects_finder_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finds_entry_points_of_another_projects_finder(monkeypatch: pytest.MonkeyPatch) -> None:
     class Package(metadata.Distribution):
         def read_text(self, filename: str) -> str | None:
             return {

@@ -1,5 +1,5 @@
-"""Labels agree with matchpathcon(8), over Debian's whole reference policy: those of libselinux, and
-those of the reader for systems without it.
+"""Labels agree with matchpathcon(8) over Debian's whole reference policy, both with libselinux and
+with our reader for systems without it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ KINDS = {
     "-s": ("sock_file", stat.S_IFSOCK), "-p": ("pipe", stat.S_IFIFO),
 }  # fmt: skip
 
-# Later lines of file_contexts.subs take precedence, and they come before the distribution's.
+# Later lines of file_contexts.subs take precedence, and they are applied before the distribution's.
 LOCAL = "/persistent /\n/srv/old /var\n/srv/old /usr/local/lib64/x\n"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The policy, with equivalences of an administrator."""
+    """The policy, with equivalences added by an administrator."""
     made = tmp_path_factory.mktemp("policy")
     for file in POLICY.iterdir():
         (made / file.name).write_bytes(file.read_bytes())
@@ -73,7 +73,7 @@ def example(pattern: Any, choose: random.Random) -> str:
 
 
 def member(choices: Any, choose: random.Random) -> str:
-    """A character of a set; of an excluding one, whatever is not in the policy's sets."""
+    """A character of a set; for a negated set, one that is in no set of the policy."""
     if str(choices[0][0]) == "NEGATE":
         return "z"
     name, value = choose.choice(choices)
@@ -83,7 +83,7 @@ def member(choices: Any, choose: random.Random) -> str:
 
 
 def rules(folder: Path) -> list[tuple[str, str]]:
-    """Patterns with the kind of file that each is for, or that it does not name."""
+    """Patterns with the file type for which each is, if any."""
     found = []
     for file in sorted(folder.glob("file_contexts*")):
         for line in file.read_text().splitlines():
@@ -94,7 +94,7 @@ def rules(folder: Path) -> list[tuple[str, str]]:
 
 
 def asked(folder: Path) -> Iterator[tuple[str, str]]:
-    """Paths that rules match and paths near them, each with a kind of file."""
+    """Paths that rules match and similar paths, each with a file type."""
     choose = random.Random(25)
     for pattern, kind in sample(rules(folder), 200):
         parsed = _parser.parse(pattern)

@@ -1,4 +1,4 @@
-"""A module of another project that is missing is named with what installs it."""
+"""A missing module of another project is named with the command that installs it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_names_the_package_of_the_distribution(
 
 
 @pytest.mark.parametrize("shared", ["true", "false"])
-def test_an_isolated_environment_needs_its_own(
+def test_an_isolated_environment_needs_its_own_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: str
 ) -> None:
     MachineTree(tmp_path).write("usr/bin/apt-get", "")
@@ -47,7 +47,7 @@ def test_an_isolated_environment_needs_its_own(
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Names of modules that the interpreter does not find, to be added to."""
+    """Names of modules that the interpreter must not find; a test adds to it."""
     names: set[str] = set()
 
     class Finder:
@@ -103,7 +103,7 @@ def test_the_program_reports_a_missing_module_with_a_hint(
     assert "hint: run '" in said
 
 
-def test_a_module_of_our_own_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_of_our_own_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(words: object) -> int:
         raise ModuleNotFoundError("No module named 'ephemeroot.x'", name="ephemeroot.x")
 

@@ -1,5 +1,5 @@
-"""Making one tree like another: what is alike is not touched, and nobody who swaps what is walked
-gets anything read or written that is not in the two trees.
+"""Making one tree equal to another: equal files are not changed, and a user who exchanges files
+during the walk can cause no read or write outside the two trees.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def fill(top: Path) -> None:
     (top / "a/b").chmod(0o2750)
 
 
-def test_alike_and_a_second_time_nothing_happens(trees: Trees) -> None:
+def test_a_second_run_changes_nothing_in_equal_trees(trees: Trees) -> None:
     fill(trees.source)
     (trees.target / "stray/deep").mkdir(parents=True)
     (trees.target / "a").write_text("a file where a directory is")
@@ -81,12 +81,12 @@ def test_alike_and_a_second_time_nothing_happens(trees: Trees) -> None:
 
 
 @pytest.mark.parametrize("change", ["content", "mode", "owner", "link", "kind", "attribute"])
-def test_every_difference_is_seen(trees: Trees, change: str) -> None:
+def test_finds_every_difference(trees: Trees, change: str) -> None:
     fill(trees.source)
     trees.run()
     file = trees.source / "a/b/file"
     if change == "content":
-        file.write_text("CONTENT")  # as long, at another time
+        file.write_text("CONTENT")  # with the same length, at another time
     elif change == "mode":
         file.chmod(0o600)
     elif change == "owner":
@@ -104,7 +104,7 @@ def test_every_difference_is_seen(trees: Trees, change: str) -> None:
     assert os.listxattr(trees.target / "a/b/file") == os.listxattr(file)
 
 
-def test_files_with_equal_size_and_time_are_compared_when_asked(trees: Trees) -> None:
+def test_compares_files_with_equal_size_and_time_on_request(trees: Trees) -> None:
     for top in (trees.source, trees.target):
         (top / "x").write_text(f"{top.name[:1]}")
         os.utime(top / "x", (1, 1))
@@ -112,7 +112,7 @@ def test_files_with_equal_size_and_time_are_compared_when_asked(trees: Trees) ->
     assert trees.run(content=True).changed == ["x"]
 
 
-def test_excluded_paths_stay(trees: Trees) -> None:
+def test_excluded_paths_stay_unchanged(trees: Trees) -> None:
     for name in ("keep/mine", "lead/keep/mine", "lead/other", "gone"):
         (trees.target / name).mkdir(parents=True)
     (trees.source / "keep").mkdir()
@@ -123,7 +123,7 @@ def test_excluded_paths_stay(trees: Trees) -> None:
     assert names == {"keep", "keep/mine", "lead", "lead/keep", "lead/keep/mine", "lead/new"}
 
 
-def test_newer_files_stay(trees: Trees) -> None:
+def test_newer_files_stay_unchanged(trees: Trees) -> None:
     for name in ("old", "new"):
         (trees.target / name).write_text("target")
         (trees.source / name).write_text("the source's")
@@ -139,7 +139,7 @@ def test_newer_files_stay(trees: Trees) -> None:
     assert sorted(mirror.kept) == ["new", "stray"]
 
 
-def test_removes_workshop_of_an_interrupted_run_and_nothing_else_of_that_name(
+def test_removes_the_workshop_of_an_interrupted_run_and_no_other_directory_of_that_name(
     trees: Trees,
 ) -> None:
     pid = os.fork()
@@ -168,8 +168,10 @@ def test_settle_names_the_files_that_keep_changing(trees: Trees) -> None:
 
 
 @pytest.mark.parametrize("attacked", ["source", "target"])
-def test_a_swapper_gets_nothing(trees: Trees, tmp_path: Path, attacked: str) -> None:
-    """A directory that now is one and now a link to root's own: neither copied nor changed."""
+def test_an_exchanged_directory_is_neither_copied_nor_changed(
+    trees: Trees, tmp_path: Path, attacked: str
+) -> None:
+    """A path that alternates between a directory and a link to root's own."""
     secret = tmp_path / "secret"
     (secret / "inner").mkdir(parents=True)
     (secret / "inner/key").write_text("secret")
@@ -202,8 +204,8 @@ def test_a_swapper_gets_nothing(trees: Trees, tmp_path: Path, attacked: str) -> 
                 (trees.source / f"d{round_ % 30}/inner").mkdir(parents=True, exist_ok=True)
                 trees.run()
             except OSError:
-                continue  # what is swapped may be anything by now, and says so
-            # os.walk passes over what is swapped away meanwhile.
+                continue  # an exchanged entry may have any type, and is reported
+            # os.walk skips entries that are exchanged during the walk.
             for folder, _, names in os.walk(trees.target):
                 assert "key" not in names, f"the secret was copied to {folder}"
     finally:
@@ -214,8 +216,8 @@ def test_a_swapper_gets_nothing(trees: Trees, tmp_path: Path, attacked: str) -> 
     assert stat.S_ISDIR(secret.lstat().st_mode)
 
 
-def test_holes_stay_holes(trees: Trees) -> None:
-    """In what is new, and in a file that is filled in place."""
+def test_keeps_holes(trees: Trees) -> None:
+    """In new files, and in a file that is filled in place."""
     with (trees.source / "sparse").open("wb") as file:
         file.truncate(1 << 40)
         file.seek(1 << 39)
@@ -238,8 +240,8 @@ def test_holes_stay_holes(trees: Trees) -> None:
 
 
 @pytest.mark.usefixtures("deep_trees")
-def test_no_depth_matters(trees: Trees) -> None:
-    """In both trees, and what is new at the bottom arrives."""
+def test_mirrors_trees_of_any_depth(trees: Trees) -> None:
+    """In both trees; a new file at the bottom is copied."""
     bottom = -1
     for top in (trees.source, trees.target):
         here = os.open(top, os.O_RDONLY)
@@ -259,7 +261,7 @@ def test_no_depth_matters(trees: Trees) -> None:
     assert trees.run().changed == []
 
 
-def test_entry_that_cannot_be_copied_is_named_and_stops_nothing(trees: Trees) -> None:
+def test_names_an_entry_that_cannot_be_copied_and_continues(trees: Trees) -> None:
     """The target is ext4, and the attribute is too large for it."""
     small = trees.target / "small"
     small.mkdir()
@@ -288,10 +290,10 @@ def test_entry_that_cannot_be_copied_is_named_and_stops_nothing(trees: Trees) ->
             subprocess.run(["umount", place], check=True)
 
 
-def test_existing_directory_of_another_owner_is_replaced_where_a_user_could_exchange_it(
+def test_replaces_a_directory_of_another_owner_where_a_user_could_exchange_it(
     trees: Trees,
 ) -> None:
-    """What has the name may be another directory of root's: it is not given away."""
+    """The name may lead to another directory of root's, which must not be chowned."""
     (trees.source / "work").mkdir()
     os.chown(trees.source / "work", EVE, EVE)
     for top in (trees.source, trees.target):
@@ -304,7 +306,7 @@ def test_existing_directory_of_another_owner_is_replaced_where_a_user_could_exch
     os.close(held)
 
 
-def test_file_with_a_second_name_is_replaced_and_its_other_name_untouched(trees: Trees) -> None:
+def test_replaces_a_file_with_a_second_name_and_keeps_that_name_unchanged(trees: Trees) -> None:
     (trees.source / "file").write_text("new")
     (trees.target / "elsewhere").write_text("of another")
     (trees.target / "file").hardlink_to(trees.target / "elsewhere")

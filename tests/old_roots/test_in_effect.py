@@ -1,5 +1,5 @@
-"""``status`` and ``diff`` look at mounts, inodes and links as they are now: every method, and all
-that can happen to what a boot has put in place.
+"""``status`` and ``diff`` examine the present mounts, inodes and links: every method, and every way
+in which a path can stop being in effect.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def store_removed(live: Path, stored: Path) -> None:
 
 def written(live: Path, stored: Path) -> None:
     if live.is_symlink():
-        live = stored  # the link leads there, seen from inside of the machine
+        live = stored  # the link resolves only inside the machine
     if live.is_dir():
         (live / "new").write_text("new")
     else:
@@ -183,7 +183,7 @@ def machine_of(folder: Path) -> Iterator[Machine]:
             machine.shut_down()
 
 
-def test_what_happened_to_each_path_is_seen_and_told(tmp_path: Path) -> None:
+def test_detects_and_reports_each_change_of_a_path(tmp_path: Path) -> None:
     with machine_of(tmp_path) as machine:
         assert machine.not_in_effect() == {}
         assert machine.diff()["not-in-effect"] == []
@@ -204,7 +204,7 @@ def test_what_happened_to_each_path_is_seen_and_told(tmp_path: Path) -> None:
         assert done.returncode == 10
         for path in expected:
             assert f"{path} is declared but not in effect" in done.stdout
-        # What programs write there is lost: it is a difference, and not one to be declared.
+        # Files that programs write there are lost: they are differences, but need no declaration.
         content = machine.diff()
         assert sorted(one["path"] for one in content["not-in-effect"]) == sorted(expected)
         differs = {one["path"] for one in content["differences"]}
@@ -216,7 +216,7 @@ def test_what_happened_to_each_path_is_seen_and_told(tmp_path: Path) -> None:
         assert not [case.path for case in CASES if f'"{case.path}"' in lines]
 
 
-def test_store_that_is_unmounted_does_not_end_its_binds(tmp_path: Path) -> None:
+def test_binds_outlive_an_unmounted_store(tmp_path: Path) -> None:
     with machine_of(tmp_path) as machine:
         subprocess.run(["umount", machine.root / STORE[1:]], check=True)
         assert machine.not_in_effect() == {}
@@ -224,7 +224,7 @@ def test_store_that_is_unmounted_does_not_end_its_binds(tmp_path: Path) -> None:
         assert list(machine.not_in_effect()) == ["/srv/bind-file-nothing"]
 
 
-def test_path_that_failed_in_this_boot_is_not_in_effect_since_then(tmp_path: Path) -> None:
+def test_a_path_that_failed_in_this_boot_is_not_in_effect(tmp_path: Path) -> None:
     with machine_of(tmp_path) as machine:
         machine.shut_down()
         stored = machine.disk.top / "store/srv/bind-directory-nothing"

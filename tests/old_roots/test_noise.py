@@ -1,4 +1,4 @@
-"""Patterns of what a comparison leaves out."""
+"""Patterns of paths that a comparison leaves out."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ephemeroot.old_roots import noise
         ("**/a/b*", ["/a/b", "/x/a/bc"], ["/xa/b", "/a/b/c"]),
     ],
 )  # fmt: skip
-def test_a_pattern(pattern: str, yes: list[str], no: list[str]) -> None:
+def test_a_pattern_matches(pattern: str, yes: list[str], no: list[str]) -> None:
     matches = noise.matcher([pattern])
     assert [path for path in yes if not matches(path)] == []
     assert [path for path in no if matches(path)] == []
 
 
-def test_none_and_all_that_is_known() -> None:
+def test_the_known_patterns_match_noise_and_not_state() -> None:
     assert not noise.matcher([])("/x")
     matches = noise.matcher(noise.known())
     assert matches("/tmp/x")
@@ -45,12 +45,12 @@ def test_none_and_all_that_is_known() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["etc/x", "/x[z-a]"])
-def test_a_pattern_that_means_nothing(pattern: str) -> None:
+def test_refuses_a_pattern_that_can_match_nothing(pattern: str) -> None:
     with pytest.raises(Misconfigured):
         noise.matcher([pattern])
 
 
-# State is not noise.
+# State of services is not noise.
 
 LISTED = Path(__file__).with_name("state_directories.txt")
 UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system", "/etc/systemd/system")
@@ -61,7 +61,7 @@ INSIDE = (
 
 
 def state_directories() -> list[str]:
-    """What the list has, and the units of the machine that runs the tests."""
+    """The directories in the list, and in the units of the machine that runs the tests."""
     names = {line for line in LISTED.read_text().splitlines() if line and line[0] != "#"}
     for folder in UNITS:
         for unit in Path(folder).glob("*.service"):
@@ -77,7 +77,7 @@ def named_by_presets() -> list[str]:
 
 
 @pytest.mark.parametrize("path", [*state_directories(), *named_by_presets()])
-def test_state_of_a_service_or_a_preset_is_not_noise(path: str) -> None:
+def test_the_state_of_a_service_or_a_preset_is_not_noise(path: str) -> None:
     matches = noise.matcher(noise.known())
     path = path.replace("*", "x")
     above = [path[:n] for n, char in enumerate(path) if char == "/" and n]
@@ -88,7 +88,7 @@ def test_state_of_a_service_or_a_preset_is_not_noise(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/etc/resolv.conf",  # a static one; a link into /run is one in the base, too
+        "/etc/resolv.conf",  # a static one; a link into /run is also in the base
         "/var/lib/systemd/credential.secret",
         "/var/lib/systemd/timers/stamp-backup.timer",
         "/var/lib/systemd/deb-systemd-helper-enabled/x.service.dsh-also",

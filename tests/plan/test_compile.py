@@ -65,13 +65,13 @@ def tree(tmp_path: Path) -> MachineTree:
 
 
 def operations(tree: MachineTree, stage: str, kind: str = "") -> list[dict[str, Any]]:
-    """A stage's operations as the plan has them, with defaults left out."""
+    """A stage's operations in the plan, without defaults."""
     content = json.loads(tree.plan().dump())
     return [o for o in content[stage] if not kind or o["operation"] == kind]
 
 
 def persist(tree: MachineTree, **wanted: object) -> dict[str, Any]:
-    """The one operation of the second stage with these values."""
+    """The only operation of the persistence stage with these values."""
     (found,) = [
         o for o in operations(tree, "persist") if all(o.get(k) == v for k, v in wanted.items())
     ]
@@ -84,7 +84,7 @@ def declare(tree: MachineTree, directories: str = "", files: str = "", more: str
                f'files = ["/etc/machine-id", {files}]\n{more}')  # fmt: skip
 
 
-def test_the_sample_of_the_design(tree: MachineTree) -> None:
+def test_compiles_the_example_of_the_design(tree: MachineTree) -> None:
     tree.write(MAIN, SAMPLE)
     content = json.loads(tree.plan().dump())
     store = {"store": "/persistent"}
@@ -132,13 +132,13 @@ def test_the_sample_of_the_design(tree: MachineTree) -> None:
     assert content["host"] == "kiosk-7"
 
 
-def test_a_plan_survives_being_written_and_read(tree: MachineTree) -> None:
+def test_a_written_plan_reads_back(tree: MachineTree) -> None:
     tree.write(MAIN, SAMPLE)
     raw = tree.plan().dump()
     assert plan.parse(raw).dump() == raw
 
 
-def test_places_go_with_their_operations(tree: MachineTree) -> None:
+def test_operations_keep_the_place_of_their_declaration(tree: MachineTree) -> None:
     tree.write(MAIN, SAMPLE)
     compilation = tree.compilation()
     assert len(compilation.wipe_places) == len(compilation.plan.wipe)
@@ -168,14 +168,14 @@ def test_on_failure_and_seed_limit(tree: MachineTree) -> None:
     assert tree.plan().seed_limit == plan.SEED_LIMIT
 
 
-def test_generation_and_store_ids_are_facts_of_the_machine(tree: MachineTree) -> None:
+def test_generation_and_store_ids_come_from_the_machine(tree: MachineTree) -> None:
     machine = replace(tree.machine, generation=7, store_ids={"/persistent": "another"})
     made = compile_plan(read(machine), machine)
     assert made.generation == 7
     assert b'"id":"another"' in made.dump()
 
 
-def test_a_store_without_a_marker_is_only_good_for_looking_at(tree: MachineTree) -> None:
+def test_a_plan_for_a_store_without_a_marker_is_for_display_only(tree: MachineTree) -> None:
     (tree.path / "persistent/.ephemeroot-store").unlink()
     compilation = tree.compilation()
     assert compilation.unmarked == ("/persistent",)
@@ -185,7 +185,7 @@ def test_a_store_without_a_marker_is_only_good_for_looking_at(tree: MachineTree)
     assert tree.compilation().unmarked == ()
 
 
-def test_a_store_below_its_volume(tree: MachineTree) -> None:
+def test_compiles_a_store_below_its_volume(tree: MachineTree) -> None:
     tree.mark("data/persistent")
     tree.write(MAIN, ROOT + VOLUME.replace("/persistent", "/data")
                + STORE.replace("/persistent", "/data/persistent"))  # fmt: skip
@@ -194,7 +194,7 @@ def test_a_store_below_its_volume(tree: MachineTree) -> None:
                      "below": "persistent", "id": IDENTITY}  # fmt: skip
 
 
-def test_device_and_subvolume_go_to_the_wipe(tree: MachineTree) -> None:
+def test_the_wipe_has_device_and_subvolume(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace(
         "[root.btrfs]", f'[root.btrfs]\ndevice = "{DEVICE}"\nsubvolume = "/root/"'
     ))  # fmt: skip
@@ -203,7 +203,7 @@ def test_device_and_subvolume_go_to_the_wipe(tree: MachineTree) -> None:
     assert not {"device", "subvolume"} & set(wipe["settings"])
 
 
-def test_a_volume_that_is_made_fresh_is_mounted_only_afterwards(tree: MachineTree) -> None:
+def test_mounts_a_wiped_volume_after_its_wipe(tree: MachineTree) -> None:
     home = VOLUME.replace('"/persistent"', '"/home"').replace("subvol=persistent", "subvol=@home")
     tree.write(MAIN, SOUND + home + 'wipe = { wiper = "btrfs", old-roots = "old_homes" }\n')
     steps = operations(tree, "wipe")
@@ -219,7 +219,7 @@ def test_a_volume_that_is_made_fresh_is_mounted_only_afterwards(tree: MachineTre
     ]  # fmt: skip
 
 
-def test_fstab_lines_and_volumes_in_one_order(tree: MachineTree) -> None:
+def test_merges_fstab_lines_and_volumes_into_one_order(tree: MachineTree) -> None:
     tree.write("etc/fstab", f"{FSTAB}LABEL=a /persistent/in ext4 x-initrd.mount 0 0\n"
                "LABEL=b /a ext4 x-initrd.mount 0 0\nLABEL=c /late ext4 defaults 0 0\n")  # fmt: skip
     assert [o["mount-point"] for o in operations(tree, "wipe", "volume")] == [
@@ -229,7 +229,7 @@ def test_fstab_lines_and_volumes_in_one_order(tree: MachineTree) -> None:
     assert f"{tree.show('etc/fstab')}:3: /a" in places
 
 
-def test_marks_of_all_levels_are_merged(tree: MachineTree) -> None:
+def test_merges_the_marks_of_all_levels(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + VOLUME + """
 [persistence."/persistent"]
 hide-mounts = true
@@ -257,7 +257,7 @@ directories = ["f"]
     ]  # fmt: skip
 
 
-def test_file_permissions_are_given_only_if_asked_for(tree: MachineTree) -> None:
+def test_file_permissions_are_set_only_on_request(tree: MachineTree) -> None:
     declare(tree, files='"/a", { file = "/b", user = "talyz", group = 5, mode = "g+w" }')
     assert "mode" not in persist(tree, path="/a")
     assert persist(tree, path="/b").items() >= {"user": 1000, "group": 5, "mode": 0o664}.items()
@@ -281,7 +281,7 @@ def test_copies_and_overlays_have_only_the_declared_attributes(tree: MachineTree
     }  # fmt: skip
 
 
-def test_machine_id(tree: MachineTree) -> None:
+def test_compiles_the_machine_id(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace(
         '"/etc/machine-id"', '{ file = "/etc/machine-id", first-boot = true, method = "copy" }'
     ))  # fmt: skip
@@ -292,19 +292,19 @@ def test_machine_id(tree: MachineTree) -> None:
 
 
 @pytest.mark.parametrize("directories", ['"/etc/ephemeroot"', '"/etc"'])
-def test_our_own_configuration_is_persisted_once(tree: MachineTree, directories: str) -> None:
+def test_our_own_configuration_persists_once(tree: MachineTree, directories: str) -> None:
     declare(tree, directories)
     paths = [o["path"] for o in operations(tree, "persist", "directory")]
     assert [p for p in paths if "/etc" in p] == [directories.strip('"')]
 
 
-def test_our_own_configuration_goes_into_the_first_store(tree: MachineTree) -> None:
+def test_our_own_configuration_is_in_the_first_store(tree: MachineTree) -> None:
     tree.mark("persistent/second")
     tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent/second"]\n' + STORE)
     assert persist(tree, path="/etc/ephemeroot")["store"] == "/persistent/second"
 
 
-def test_homes(tree: MachineTree) -> None:
+def test_compiles_paths_in_homes(tree: MachineTree) -> None:
     declare(tree, '"/home/talyz/Music/x", "/srv/people/ada"', more="""
 [persistence."/persistent".users.ada]
 files = ["a/b/c"]
@@ -318,9 +318,9 @@ directories = ["x/y"]
         >= (talyz | {"mode": 0o700}).items()
     )
     assert persist(tree, path="/home/talyz/Music", operation="parent").items() >= talyz.items()
-    # A declared directory, system-wide: root's, even in a home.
+    # A directory declared system-wide belongs to root, even in a home.
     assert "user" not in persist(tree, path="/home/talyz/Music/x")
-    # The home itself, declared: the user's own, closed to others.
+    # A declared home belongs to the user, and is closed to others.
     assert persist(tree, path="/srv/people/ada").items() >= (ada | {"mode": 0o700}).items()
     assert persist(tree, path="/srv/people/ada/a/b").items() >= ada.items()
     assert (
@@ -344,10 +344,10 @@ def test_well_known_directories_keep_their_modes(tree: MachineTree) -> None:
     assert modes["/root"] == 0o700
     assert modes["/var/tmp"] == 0o1777
     assert modes["/var/lib/private"] == 0o700
-    assert modes["/tmp"] is None  # 0755, as asked for
+    assert modes["/tmp"] is None  # 0755, as declared
 
 
-def test_one_directory_on_the_way_to_two_stores(tree: MachineTree) -> None:
+def test_one_parent_directory_of_paths_in_two_stores(tree: MachineTree) -> None:
     tree.mark("persistent/second")
     declare(tree, '"/var/lib/a"', more='[persistence."/persistent/second"]\n'
             'directories = ["/var/lib/b", "/var/log/x"]\n')  # fmt: skip
@@ -370,7 +370,7 @@ def test_paths_in_a_declared_directory_are_created_in_its_store(tree: MachineTre
     assert parents["/home/x", "/persistent/second"] is True
 
 
-def test_another_store_for_one_entry(tree: MachineTree) -> None:
+def test_compiles_another_store_for_one_entry(tree: MachineTree) -> None:
     tree.mark("persistent/second")
     declare(tree, '{ directory = "/a/b", store = "/persistent/second/" }',
             more='[persistence."/persistent/second"]\n')  # fmt: skip
@@ -388,7 +388,7 @@ ENTRIES = st.lists(
 
 
 def text_of(entries: list[tuple[str, bool, str]]) -> str:
-    """A configuration with these paths, whether they are directories, and their stores."""
+    """A configuration with these paths, each a directory or not, and their stores."""
     text = ROOT + VOLUME
     for store in ("/persistent", "/persistent/second"):
         text += f"[persistence.{json.dumps(store)}]\n"
@@ -403,7 +403,7 @@ def text_of(entries: list[tuple[str, bool, str]]) -> str:
     max_examples=proof.rounds(40, 1000),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_any_plan_has_parents_first_each_once_and_is_always_the_same(
+def test_any_plan_has_unique_parents_first_and_is_reproducible(
     tree: MachineTree, entries: list[tuple[str, bool, str]]
 ) -> None:
     tree.mark("persistent/second")
@@ -439,7 +439,7 @@ def test_the_order_of_declarations_does_not_matter(tree: MachineTree) -> None:
     assert tree.plan().dump() == first
 
 
-def test_warnings_are_kept(tree: MachineTree) -> None:
+def test_keeps_warnings(tree: MachineTree) -> None:
     tree.write(MAIN, ROOT + VOLUME + '[persistence."/persistent"]\n')
     compilation = compile_machine(read(tree.machine), tree.machine)
     assert {p.reason.split()[0] for p in compilation.warnings} == {"/etc/machine-id", "/var/log"}

@@ -1,4 +1,4 @@
-"""Markers are only written to the volume that was declared: on a real btrfs."""
+"""Markers are only written to the declared volume: on a real btrfs."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def point(loop: str, tmp_path: Path) -> Iterator[Path]:
     _run("umount", str(tmp_path))
 
 
-def test_the_declared_volume(loop: str, point: Path) -> None:
+def test_accepts_the_declared_volume(loop: str, point: Path) -> None:
     mounted.require(volume(point, loop))
 
 
-def test_the_same_device_by_another_name(
+def test_accepts_another_name_of_the_same_device(
     loop: str, point: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     link = tmp_path_factory.mktemp("by-name") / "link"
@@ -75,17 +75,19 @@ def test_the_same_device_by_another_name(
     mounted.require(volume(point, str(link)))
 
 
-def test_another_subvolume(loop: str, point: Path) -> None:
+def test_refuses_another_subvolume(loop: str, point: Path) -> None:
     with pytest.raises(Refused, match="the subvolume /persistent is mounted"):
         mounted.require(volume(point, loop, subvolume="other"))
 
 
-def test_another_type(loop: str, point: Path) -> None:
+def test_refuses_another_type(loop: str, point: Path) -> None:
     with pytest.raises(Refused, match="mounted as btrfs"):
         mounted.require(volume(point, loop, kind="ext4"))
 
 
-def test_another_device(loop: str, point: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_refuses_another_device(
+    loop: str, point: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     image = tmp_path_factory.mktemp("second") / "image"
     with image.open("wb") as file:
         file.truncate(128 << 20)
@@ -94,11 +96,11 @@ def test_another_device(loop: str, point: Path, tmp_path_factory: pytest.TempPat
         mounted.require(volume(point, str(second)))
 
 
-def test_a_missing_device(point: Path) -> None:
+def test_refuses_a_missing_device(point: Path) -> None:
     with pytest.raises(Refused, match="cannot be used"):
         mounted.require(volume(point, "UUID=00000000-0000-4000-8000-000000000000"))
 
 
-def test_nothing_mounted(loop: str, tmp_path: Path) -> None:
+def test_refuses_an_unmounted_volume(loop: str, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is not mounted"):
         mounted.require(volume(tmp_path, loop))

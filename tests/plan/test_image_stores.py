@@ -1,4 +1,4 @@
-"""Markers and records: written once, kept, root's alone."""
+"""Markers and records: written once, preserved, and writable by root only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_marker_is_what_the_boot_expects(store: Path) -> None:
+def test_the_boot_accepts_a_marker(store: Path) -> None:
     identity = stores.write_marker(store, "/persistent")
     assert uuid.UUID(identity).version == 4
     assert read_store_id(str(store)) == identity
@@ -33,7 +33,7 @@ def test_a_marker_is_what_the_boot_expects(store: Path) -> None:
     assert [path.name for path in store.iterdir()] == [".ephemeroot-store"]
 
 
-def test_a_marker_is_never_replaced(store: Path) -> None:
+def test_never_replaces_a_marker(store: Path) -> None:
     identity = stores.write_marker(store, "/persistent")
     with pytest.raises(FileExistsError):
         stores.write_marker(store, "/persistent")
@@ -41,7 +41,7 @@ def test_a_marker_is_never_replaced(store: Path) -> None:
     assert [path.name for path in store.iterdir()] == [".ephemeroot-store"]
 
 
-def test_records(store: Path) -> None:
+def test_writes_records(store: Path) -> None:
     assert stores.generation(store) == 0
     stores.record(store, b"plan\n", 3)
     assert stores.generation(store) == 3
@@ -54,13 +54,13 @@ def test_records(store: Path) -> None:
     assert (folder / "plan.json").read_bytes() == b"plan\n"
 
 
-def test_records_are_made_roots_again(store: Path) -> None:
+def test_gives_records_back_to_root(store: Path) -> None:
     (store / ".ephemeroot").mkdir(mode=0o777)
     stores.record(store, b"plan\n", 1)
     assert (store / ".ephemeroot").stat().st_mode & 0o7777 == 0o700
 
 
-def test_records_follow_no_link(store: Path, tmp_path: Path) -> None:
+def test_does_not_follow_links_in_place_of_records(store: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (store / ".ephemeroot").symlink_to(elsewhere)
@@ -70,7 +70,7 @@ def test_records_follow_no_link(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.requires_root
-def test_a_user_who_may_not_read_the_generation_repairs_nothing(store: Path) -> None:
+def test_a_user_who_cannot_read_the_generation_repairs_nothing(store: Path) -> None:
     stores.record(store, b"{}", 3)
     os.seteuid(65534)
     try:
@@ -81,14 +81,14 @@ def test_a_user_who_may_not_read_the_generation_repairs_nothing(store: Path) -> 
 
 
 @pytest.mark.parametrize("content", ["", "many", "3 4"])
-def test_a_damaged_generation_is_not_a_low_one(store: Path, content: str) -> None:
+def test_a_damaged_generation_is_not_taken_for_a_low_one(store: Path, content: str) -> None:
     (store / ".ephemeroot").mkdir()
     (store / ".ephemeroot/generation").write_text(content)
     with pytest.raises(EphemerootError, match="generation"):
         stores.generation(store)
 
 
-def test_the_configuration_is_copied_whole_and_again(store: Path, tmp_path: Path) -> None:
+def test_copies_the_whole_configuration_at_each_apply(store: Path, tmp_path: Path) -> None:
     live = tmp_path / "etc/ephemeroot"
     (live / "conf.d").mkdir(parents=True)
     (live / "conf.d/one.toml").write_text("one")
@@ -106,15 +106,17 @@ def test_the_configuration_is_copied_whole_and_again(store: Path, tmp_path: Path
     assert [p.name for p in kept.parent.iterdir()] == ["ephemeroot"]
 
 
-def test_a_configuration_that_is_the_stores_own(store: Path, tmp_path: Path) -> None:
+def test_a_configuration_that_is_a_file_of_the_store(store: Path, tmp_path: Path) -> None:
     (store / "etc/ephemeroot").mkdir(parents=True)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/ephemeroot").symlink_to(store / "etc/ephemeroot")
     assert stores.keeps_configuration(store, tmp_path)
 
 
-def test_another_configuration_in_the_store_is_kept(store: Path, tmp_path: Path) -> None:
-    """A boot that bound nothing has the base's; what the store had may be all there is."""
+def test_keeps_a_different_configuration_of_the_store_aside(store: Path, tmp_path: Path) -> None:
+    """After a boot without binds the root has the base's configuration, and the store the only
+    other one.
+    """
     live = tmp_path / "etc/ephemeroot"
     live.mkdir(parents=True)
     (live / "ephemeroot.toml").write_text("of the base")
@@ -131,7 +133,7 @@ def test_another_configuration_in_the_store_is_kept(store: Path, tmp_path: Path)
     assert (kept / "plan.json").exists()
 
 
-def test_another_configuration_is_lost_at_no_interruption(store: Path, tmp_path: Path) -> None:
+def test_an_interruption_never_loses_the_other_configuration(store: Path, tmp_path: Path) -> None:
     live = tmp_path / "etc/ephemeroot"
     (live / "conf.d").mkdir(parents=True)
     (live / "conf.d/mine.toml").write_text("live")

@@ -1,4 +1,4 @@
-"""What a plan answers about itself: nothing else looks through its operations for that."""
+"""A plan answers questions about itself: no other code searches its operations."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ def plan() -> Plan:
     )
 
 
-def test_says_which_operations_are_of_which_kind_in_their_order(plan: Plan) -> None:
+def test_lists_operations_of_a_kind_in_their_order(plan: Plan) -> None:
     assert [found.name for found in plan.volumes()] == ["one", "two"]
     assert [found.path for found in plan.stores()] == ["/one", "/two"]
     assert [found.target for found in plan.wipes()] == ["/two", "/"]
     assert [found.mount_point for found in plan.attached()] == ["/one"]
 
 
-def test_says_which_wipe_is_the_roots(plan: Plan) -> None:
+def test_finds_the_wipe_of_the_root(plan: Plan) -> None:
     found = plan.root_wipe()
     assert found is not None
     assert found.target == "/"
     assert plan.changed(wipe=[volume("one"), wipe("/one")]).root_wipe() is None
 
 
-def test_declared_paths_have_their_stores_and_parents_are_not_declared(plan: Plan) -> None:
+def test_lists_stores_of_declared_paths_without_parents(plan: Plan) -> None:
     assert plan.declared() == {
         "/var/log": "/one",
         "/etc/hostname": "/two",
@@ -83,7 +83,7 @@ def test_declared_paths_have_their_stores_and_parents_are_not_declared(plan: Pla
     }
 
 
-def test_a_changed_plan_keeps_everything_else(plan: Plan) -> None:
+def test_a_changed_plan_keeps_its_other_values(plan: Plan) -> None:
     same = plan.changed()
     assert same.dump() == plan.dump()
     later = plans.parse(plan.changed(persist=[], generation=8).dump())
@@ -105,11 +105,11 @@ IN_ORDER = {
     "ephemeroot/simulate/environment.py": "rebuilds the first part of the stage in its order",
     "ephemeroot/leave/leaving.py": "the plan of a machine that has left wipes nothing",
 }
-"""Who may go through a plan's operations and ask each what it is, and why."""
+"""Code that may loop over a plan's operations and ask each for its kind, and why."""
 
 
 def looked_for(source: str) -> set[str]:
-    """The kinds of operations, of those that ``Plan`` answers for, that *source* looks for."""
+    """The kinds of operations that *source* searches for although ``Plan`` answers for them."""
     return {
         name.id
         for node in ast.walk(ast.parse(source))
@@ -119,7 +119,7 @@ def looked_for(source: str) -> set[str]:
     }
 
 
-def test_nothing_else_looks_through_a_plans_operations() -> None:
+def test_no_other_code_searches_a_plans_operations() -> None:
     found = {
         str(file.relative_to(CHECKOUT))
         for folder in ("ephemeroot", "hooks", "wipers")
@@ -129,7 +129,7 @@ def test_nothing_else_looks_through_a_plans_operations() -> None:
     assert found == set(IN_ORDER)
 
 
-def test_a_loop_over_operations_is_found() -> None:
+def test_the_search_finds_a_loop_over_operations() -> None:
     assert looked_for("[o for o in plan.wipe if isinstance(o, MountVolume | Store)]") == {
         "MountVolume",
         "Store",

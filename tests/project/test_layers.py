@@ -1,4 +1,4 @@
-"""The layers hold: imports point one way, and boot code stays within its import budget."""
+"""The layers: imports point one way, and boot code stays within its import budget."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ BOOT_CODE = {
     "ephemeroot.linux": CHECKOUT / "ephemeroot" / "linux",
 }
 
-# All that boot code may import from the standard library, besides what is written in C. Each
-# other module costs 4 to 40 ms at every boot. `json` brings `re` and what that needs.
+# All modules of the standard library that boot code may import, in addition to those written in C.
+# Each other module costs 4 to 40 ms at every boot. `json` imports `re` and its dependencies.
 BUDGET = (
     "__future__", "os", "sys", "json", "errno", "ctypes", "time", "stat", "fcntl", "binascii",
 )  # fmt: skip
 
-# Prints "NAME KIND" for each module there is after importing what the arguments name.
+# Prints "NAME KIND" for each module that is loaded after importing the arguments.
 IMPORT_AND_LIST = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -48,7 +48,7 @@ for name, module in sorted(sys.modules.items()):
 
 
 def boot_modules() -> list[str]:
-    """Every module that runs in the initramfs, by the name it is imported by."""
+    """The import name of every module that runs in the initramfs."""
     names = []
     for package, folder in BOOT_CODE.items():
         for file in sorted(folder.rglob("*.py")):
@@ -58,9 +58,10 @@ def boot_modules() -> list[str]:
 
 
 def modules_after(*names: str, tree: Path = PACKAGE.parent) -> dict[str, str]:
-    """What a bare interpreter, as the initramfs starts it, has imported after these modules.
+    """The modules that a bare interpreter, started as in the initramfs, has loaded after importing
+    these modules.
 
-    The value is ``C`` or ``Python``, the language a module is written in.
+    The value is ``C`` or ``Python``, the language of the module.
     """
     command = [sys.executable, "-I", "-S", "-B", "-c", IMPORT_AND_LIST, str(tree), *names]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -69,12 +70,12 @@ def modules_after(*names: str, tree: Path = PACKAGE.parent) -> dict[str, str]:
 
 @functools.cache
 def within_budget() -> frozenset[str]:
-    """All that a bare interpreter has after the imports that boot code may use."""
+    """The modules that a bare interpreter has loaded after the imports that boot code may use."""
     return frozenset(modules_after(*BUDGET))
 
 
 def beyond_budget(*names: str, tree: Path = PACKAGE.parent) -> set[str]:
-    """What importing these modules of Ephemeroot's imports although boot code must not."""
+    """The modules that these modules of Ephemeroot import although boot code must not."""
     return {
         module
         for module, language in modules_after(*names, tree=tree).items()
@@ -85,13 +86,13 @@ def beyond_budget(*names: str, tree: Path = PACKAGE.parent) -> set[str]:
 
 
 def lint_imports(tree: Path, config: Path) -> subprocess.CompletedProcess[str]:
-    """Run import-linter on the package that is in *tree*."""
+    """Run import-linter on the package in *tree*."""
     command = [str(LINT_IMPORTS), "--no-logo", "--no-cache", "--config", str(config)]
     return subprocess.run(command, cwd=tree, capture_output=True, text=True)
 
 
 def breaks(copied: Path, module: str, text: str, contract: str) -> bool:
-    """Whether *contract* does not hold any more with *text* at the end of *module*."""
+    """Whether *contract* fails with *text* at the end of *module*."""
     with (copied / "ephemeroot" / module).open("a") as file:
         file.write(f"\n{text}\n")
     linted = lint_imports(copied, CHECKOUT / "pyproject.toml")
@@ -101,7 +102,7 @@ def breaks(copied: Path, module: str, text: str, contract: str) -> bool:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A folder with a copy of the package in it, to break."""
+    """A folder with a copy of the package, which a test may damage."""
     shutil.copytree(PACKAGE, tmp_path / "ephemeroot", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
@@ -125,7 +126,7 @@ def test_imports_point_one_way() -> None:
         ("errors.py", "import ephemeroot.linux"),
     ],
 )
-def test_an_import_in_the_other_direction_is_found(copied: Path, module: str, line: str) -> None:
+def test_finds_an_import_in_the_other_direction(copied: Path, module: str, line: str) -> None:
     assert breaks(copied, module, line, ONE_WAY)
 
 
@@ -163,31 +164,31 @@ FORBIDDEN = [
     ("module", "line", "contract", "form"),
     proof.sample([(*one, form) for one in FORBIDDEN for form in FORMS], 12),
 )
-def test_an_import_between_backends_or_in_a_circle_is_found(
+def test_finds_an_import_between_backends_or_in_a_circle(
     copied: Path, module: str, line: str, contract: str, form: str
 ) -> None:
     assert breaks(copied, module, form.format(line), contract)
 
 
-def test_a_module_outside_the_layers_is_found(copied: Path) -> None:
+def test_finds_a_module_outside_the_layers(copied: Path) -> None:
     (copied / "ephemeroot" / "helpers.py").write_text("")
     linted = lint_imports(copied, CHECKOUT / "pyproject.toml")
     assert linted.returncode == 1
     assert "ephemeroot.helpers" in linted.stdout
 
 
-def test_boot_code_is_complete() -> None:
+def test_the_list_of_boot_code_is_complete() -> None:
     names = boot_modules()
     assert {"ephemeroot.hooks", "ephemeroot.hooks.plan", "ephemeroot.linux.mounts"} <= set(names)
     assert modules_after(*names).keys() >= set(names)
 
 
 @pytest.mark.parametrize("name", boot_modules())
-def test_import_budget(name: str) -> None:
+def test_boot_code_stays_within_the_import_budget(name: str) -> None:
     assert beyond_budget(name) == set()
 
 
-def test_json_is_the_only_way_to_re() -> None:
+def test_only_json_imports_re() -> None:
     without_json = modules_after(*(name for name in BUDGET if name != "json"))
     assert without_json.keys().isdisjoint({"re", "enum", "functools", "collections"})
 
@@ -199,8 +200,8 @@ def test_json_is_the_only_way_to_re() -> None:
         "pathlib", "pyroute2", "pyudev", "subprocess", "tomllib", "typing",
     ],
 )  # fmt: skip
-def test_an_import_beyond_the_budget_is_found(copied: Path, module: str) -> None:
-    # A stand-in for libraries that a bare interpreter does not see, on the path as in an image.
+def test_finds_an_import_beyond_the_budget(copied: Path, module: str) -> None:
+    # A replacement for libraries that a bare interpreter does not find, on the path as in an image.
     if module in ("btrfsutil", "pyroute2", "pyudev"):
         (copied / f"{module}.py").write_text("")
     broken = copied / "ephemeroot" / "linux" / "mounts.py"

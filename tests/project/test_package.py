@@ -1,4 +1,4 @@
-"""The wheel, as people install it: one package, nothing beside it, a console script."""
+"""The wheel, as users install it: one package, no other top-level files, a console script."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COMPLETIONS = {
 """Where the shells look for them, below share."""
 
 FOLDERS = ("dracut", "ephemeroot", "hooks", "mkinitcpio", "systemd", "wipers")
-"""What the wheel is made from."""
+"""The sources of the wheel."""
 
 
 def run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program with nothing of this checkout in its environment."""
+    """Run a program without the environment of this checkout."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
@@ -42,7 +42,7 @@ def wheel(release: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of a new virtual environment that has this wheel and no more."""
+    """The folder of programs of a new virtual environment with only this wheel."""
     folder = tmp_path_factory.mktemp("environment")
     made = run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], folder)
     assert made.returncode == 0, made.stdout + made.stderr
@@ -63,7 +63,7 @@ def metadata(wheel: Path, name: str) -> str:
         return archive.read(path).decode()
 
 
-def test_one_package_and_nothing_beside_it(wheel: Path) -> None:
+def test_contains_one_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         top = {name.split("/")[0] for name in archive.namelist()}
         data = {name for name in archive.namelist() if ".data/" in name}
@@ -76,8 +76,8 @@ def test_one_package_and_nothing_beside_it(wheel: Path) -> None:
 
 
 def tracked() -> set[str]:
-    """The files of the package that git tracks, by the names that they have when installed. A
-    source archive has no others.
+    """The files of the package that git tracks, by their installed names. A source archive has no
+    others.
     """
     if (CHECKOUT / ".git").exists():
         command = ["git", "-c", f"safe.directory={CHECKOUT}", "ls-files", "-z", *FOLDERS]
@@ -92,7 +92,7 @@ def tracked() -> set[str]:
 
 
 @pytest.mark.requires_program("git")
-def test_the_wheel_has_the_files_that_git_tracks_and_no_others(wheel: Path) -> None:
+def test_the_wheel_has_exactly_the_files_that_git_tracks(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("ephemeroot/")}
     expected = tracked()
@@ -112,7 +112,7 @@ def test_the_list_of_packages_names_each_folder_with_modules() -> None:
 
 @pytest.mark.requires_program("git")
 def test_the_editable_install_has_each_module_and_no_stale_one() -> None:
-    """After a module has been added, moved or removed, tools/setup makes it again."""
+    """After a module was added, moved or removed, run tools/setup again."""
     package = Path(ephemeroot.__file__).parent
     found = {str(path.relative_to(package.parent)) for path in package.rglob("*.py")}
     expected = {name for name in tracked() if name.endswith(".py")}
@@ -120,7 +120,7 @@ def test_the_editable_install_has_each_module_and_no_stale_one() -> None:
     assert [path for path in package.rglob("*.py") if not path.exists()] == []
 
 
-def test_it_is_typed_and_licensed(wheel: Path) -> None:
+def test_the_package_is_typed_and_licensed(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert "ephemeroot/py.typed" in archive.namelist()
     about = Parser().parsestr(metadata(wheel, "METADATA"))
@@ -128,7 +128,7 @@ def test_it_is_typed_and_licensed(wheel: Path) -> None:
     assert "MIT License" in metadata(wheel, "licenses/LICENSE")
 
 
-def test_what_it_depends_on(wheel: Path) -> None:
+def test_declares_its_dependencies(wheel: Path) -> None:
     about = Parser().parsestr(metadata(wheel, "METADATA"))
     required = about.get_all("Requires-Dist", [])
     always = {line for line in required if "extra ==" not in line}
@@ -136,7 +136,7 @@ def test_what_it_depends_on(wheel: Path) -> None:
     assert set(about.get_all("Provides-Extra", [])) == {"btrfs", "zfs"}
 
 
-def test_entry_points(wheel: Path) -> None:
+def test_declares_its_entry_points(wheel: Path) -> None:
     lines = metadata(wheel, "entry_points.txt").splitlines()
     assert "ephemeroot = ephemeroot.cli:program" in lines
     assert "[ephemeroot.wipers]" in lines
@@ -144,7 +144,7 @@ def test_entry_points(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["hooks", "wipers"])
-def test_no_top_level_module(installed: Path, tmp_path: Path, name: str) -> None:
+def test_the_wheel_has_no_top_level_module(installed: Path, tmp_path: Path, name: str) -> None:
     bare = run([installed / "python", "-c", f"import {name}"], tmp_path)
     assert bare.returncode == 1
     assert f"No module named '{name}'" in bare.stderr
@@ -153,14 +153,14 @@ def test_no_top_level_module(installed: Path, tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["hooks", "wipers"])
-def test_no_top_level_module_in_the_editable_install(tmp_path: Path, name: str) -> None:
+def test_the_editable_install_has_no_top_level_module(tmp_path: Path, name: str) -> None:
     bare = run([sys.executable, "-c", f"import {name}"], tmp_path)
     assert bare.returncode == 1
     assert f"No module named '{name}'" in bare.stderr
 
 
-def test_wipers_are_found_and_their_library_is_not_needed(installed: Path, tmp_path: Path) -> None:
-    # btrfsutil is not installed here: describing a wiper must not ask for it.
+def test_finds_wipers_without_their_libraries(installed: Path, tmp_path: Path) -> None:
+    # btrfsutil is not installed here: describing a wiper must not import it.
     program = (
         "from importlib.metadata import entry_points\n"
         "for point in entry_points(group='ephemeroot.wipers'):\n"

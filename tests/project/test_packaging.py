@@ -1,5 +1,5 @@
-"""What distributions get: Arch's PKGBUILD run on the real sources, without makepkg,
-which Debian does not have. The Debian package is built and lived with in vm-tests/test_package.py.
+"""The packages of distributions: Arch's PKGBUILD is run on the real sources, without makepkg, which
+Debian lacks. The Debian package is built and used in vm-tests/test_package.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def bash(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def arch(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree that PKGBUILD's build() and package() make."""
+    """The tree that build() and package() of PKGBUILD make."""
     folder = tmp_path_factory.mktemp("arch")
     with tarfile.open(next(release.glob("*.tar.gz"))) as archive:
         archive.extractall(folder / "src")
@@ -50,12 +50,12 @@ def arch(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(tree: Path) -> set[str]:
-    """All below *tree*, with Python's version left out; folders only if they are empty."""
+    """All files below *tree*, without Python's version; folders only if they are empty."""
     found = (p for p in tree.rglob("*") if p.is_symlink() or p.is_file() or not any(p.iterdir()))
     return {re.sub(r"python3\.\d+", "python3", str(p.relative_to(tree))) for p in found}
 
 
-def test_every_version_is_the_same() -> None:
+def test_all_versions_are_equal() -> None:
     changelog = (PACKAGING / "debian/changelog").read_text()
     assert re.findall(r"^ephemeroot \((.+?)\)", changelog)[0] == ephemeroot.__version__
     pkgbuild = (ARCH / "PKGBUILD").read_text()
@@ -65,7 +65,7 @@ def test_every_version_is_the_same() -> None:
     assert re.findall(r"^\* .+ - (.+)-\d+$", spec, re.MULTILINE)[0] == ephemeroot.__version__
 
 
-def test_arch_content_of_the_package(arch: Path) -> None:
+def test_arch_contents_of_the_package(arch: Path) -> None:
     (module,) = (CHECKOUT / "dracut").iterdir()
     dracut, initcpio = f"usr/lib/dracut/modules.d/{module.name}", "usr/lib/initcpio"
     installed = files(arch)
@@ -104,23 +104,23 @@ def test_arch_units_call_the_installed_program(arch: Path) -> None:
             assert "=/usr/bin/ephemeroot " in unit.read_text(), unit
 
 
-def test_arch_a_removal_is_stopped_before_it_begins() -> None:
-    # alpm-hooks(5): only what runs before the transaction can abort it.
+def test_arch_a_removal_is_refused_before_it_begins() -> None:
+    # alpm-hooks(5): only a hook that runs before the transaction can abort it.
     hook = (ARCH / "ephemeroot-remove.hook").read_text().splitlines()
     assert "When = PreTransaction" in hook
     assert "AbortOnFail" in hook
     assert "Exec = /usr/lib/ephemeroot/may-be-removed" in hook
 
 
-def test_arch_it_says_that_nothing_has_changed() -> None:
+def test_arch_prints_that_nothing_has_changed() -> None:
     said = bash('source "$1"; post_install 1; post_upgrade 2 1', ARCH / "ephemeroot.install")
     assert said.returncode == 0, said.stderr
     assert "Nothing has changed yet" in said.stdout
     assert "HOOKS" in said.stdout
 
 
-# The versions of Ubuntu 24.04 (noble) that ours are about: from package lists of machines with it,
-# as their owners have published them; of pyroute2 and pyudev, from the list of its archive.
+# The versions in Ubuntu 24.04 (noble) of the packages that ours name, from published package lists
+# of such machines; those of pyroute2 and pyudev from the list of its archive.
 UBUNTU = {
     "debhelper-compat": "13",  # of debhelper 13.14.1ubuntu5
     "python3": "3.12.3-0ubuntu2",
@@ -129,12 +129,12 @@ UBUNTU = {
     "python3-pyudev": "0.24.0",
     "python3-setuptools": "68.1.2-2ubuntu1",
 }
-# In Debian's contrib, and so no more than a suggestion of a package for main (Policy 2.2.1).
+# In Debian's contrib: a package in main may only suggest it (Policy 2.2.1).
 CONTRIB = {"python3-pyzfs", "zfs-dracut"}
 
 
 def relations(field: str) -> list[tuple[str, str, str]]:
-    """Package, operator and version of each relation of that field of debian/control."""
+    """Package, operator and version of each relation in that field of debian/control."""
     text = (PACKAGING / "debian/control").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     found = re.search(rf"^{field}:((?:.*\n(?: .*\n)*))", "\n".join(lines) + "\n", re.MULTILINE)
@@ -147,22 +147,22 @@ def relations(field: str) -> list[tuple[str, str, str]]:
 
 
 def satisfies(version: str, operator: str, wanted: str) -> bool:
-    """By dpkg, on whose systems it is installed."""
+    """Compared by dpkg."""
     operator = {"=": "eq", ">=": "ge"}[operator]
     return subprocess.run(["dpkg", "--compare-versions", version, operator, wanted]).returncode == 0
 
 
 @pytest.mark.requires_program("dpkg")
 @pytest.mark.parametrize("field", ["Build-Depends", "Recommends", "Suggests"])
-def test_debian_every_version_that_is_asked_for_is_met_by_ubuntu_24_04(field: str) -> None:
+def test_debian_ubuntu_24_04_has_every_required_version(field: str) -> None:
     for package, operator, wanted in relations(field):
         if operator:
             assert satisfies(UBUNTU[package], operator, wanted), package
 
 
 @pytest.mark.requires_program("dpkg")
-def test_debian_the_modules_and_the_backend_are_old_enough_for_ubuntu_24_04() -> None:
-    """dh_python3 makes the dependencies of pyproject.toml those of the package."""
+def test_debian_ubuntu_24_04_has_the_required_modules_and_build_backend() -> None:
+    """dh_python3 turns the dependencies of pyproject.toml into those of the package."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     wanted = [
         *project["build-system"]["requires"],

@@ -1,4 +1,4 @@
-"""The lint that counts puzzling phrases: what it finds, what it leaves alone, and that it fails."""
+"""The lint that counts puzzling phrases: what it finds and ignores, and when it fails."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def test_finds_a_phrase_in_the_name_of_a_test(checkout: Path) -> None:
     assert shown == "tests/test_a.py:1: is no (is no …)\n"
 
 
-def test_finds_a_phrase_that_goes_over_the_end_of_a_line(checkout: Path) -> None:
+def test_finds_a_phrase_across_two_lines(checkout: Path) -> None:
     (checkout / "docs/a.md").write_text("It is about what\nwas declared.\n")
     assert phrases(checkout).returncode == 1
     assert phrases(checkout, "--show").stdout == "docs/a.md:1: what was (what is, what was)\n"
 
 
-def test_passes_plain_english_and_code(checkout: Path) -> None:
+def test_ignores_plain_english_and_code(checkout: Path) -> None:
     (checkout / "docs/a.md").write_text("\n\n".join(PLAIN) + "\n")
     (checkout / "hooks/a.py").write_text("def is_no_store() -> None:\n    nobody = 1  # a number\n")
     assert phrases(checkout).returncode == 0

@@ -1,4 +1,4 @@
-"""Each reader survives every change of a sample: it accepts it or raises an error of its own."""
+"""Each reader survives every change of a sample: it accepts it or raises its own error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PIECES = (
     b"nan", b"/", b"..", b"/" * 300, b"#", b",", b"+", b"\xef\xbb\xbf", b"\xed\xa0\x80",
     b"[" * 4000,
 )  # fmt: skip
-"""Among them digits that are not ASCII, numbers that int() refuses, and deep nesting."""
+"""They include digits that are not ASCII, numbers that int() refuses, and deep nesting."""
 
 
 @st.composite
 def changed(draw: st.DrawFn, reader: Reader) -> bytes:
-    """A sample with up to three pieces exchanged for others."""
+    """A sample with up to three pieces replaced by others."""
     raw = draw(st.sampled_from(reader.samples))
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(raw)))
@@ -55,7 +55,7 @@ def test_accepts_any_bytes_or_refuses_them(reader: Reader, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
-def test_each_piece_at_each_place(reader: Reader) -> None:
+def test_replaces_each_piece_at_each_position(reader: Reader) -> None:
     table = [
         raw[:at] + piece + raw[at + width :]
         for raw in reader.samples
@@ -70,7 +70,7 @@ def test_each_piece_at_each_place(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("folder", ["hooks", "wipers", "ephemeroot"])
-def test_text_becomes_a_number_in_one_place(folder: str) -> None:
+def test_text_is_converted_to_a_number_in_one_function(folder: str) -> None:
     """`str.isdigit` accepts digits that `int` refuses."""
     found = [
         f"{path}:{node.lineno}"

@@ -1,5 +1,5 @@
-"""The RPM packages: built by the spec from the release's tarball, and what they do to a machine,
-with rpm and dnf. Nothing boots here.
+"""The RPM packages: built by the spec from the release's tarball, and installed with rpm and dnf.
+No machine boots here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [
 VERSION = ephemeroot.__version__
 FLAVORS = ("fedora", "el9", "suse") if is_whole() else ("fedora",)
 
-# What the distributions' own settings of rpmlint have.
+# The settings of the distributions' own rpmlint.
 RPMLINT = """\
 ValidLicenses = ["MIT"]
 CompressExtension = "gz"
@@ -66,13 +66,13 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
 
 @pytest.fixture(scope="module")
 def previous(flavor: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """An older version by name: the scriptlets of the spec, and hardly a file."""
+    """An older version of each package: the scriptlets of the spec, and almost no files."""
     return rpm_packages.build_previous(tmp_path_factory.mktemp("previous"), flavor)
 
 
 @pytest.fixture
 def machine(stand_ins: Sequence[Path], tmp_path: Path) -> Machine:
-    """A system that has what the packages require, and a repository with that alone."""
+    """A system that has the required packages, and a repository that contains only these."""
     rpm_packages.publish(tmp_path / "repository", stand_ins)
     machine = Machine(tmp_path / "tree", tmp_path / "repository")
     done = machine.rpm("--install", *stand_ins)
@@ -85,13 +85,13 @@ def query(package: Path, *words: str) -> list[str]:
 
 
 def tracked() -> set[str]:
-    """The files that git tracks; without git, all of this unpacked archive is."""
+    """The files that git tracks; without git, all files of the unpacked archive."""
     command = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT), "ls-files", "-z"]
     listed = rpm_packages.run(*command).split("\0")
     return {name for name in listed if (CHECKOUT / name).is_file()}
 
 
-def test_the_tarball_has_every_tracked_file_and_only_metadata_beside(sdist: Path) -> None:
+def test_the_tarball_has_every_tracked_file_and_otherwise_only_metadata(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {member.name for member in archive.getmembers() if member.isfile()}
     packed = {name.partition("/")[2] for name in names}
@@ -113,7 +113,7 @@ def test_the_release_passes_the_check_of_twine(release: Path) -> None:
     assert said.count("PASSED") == len(list(release.iterdir())) == 2
 
 
-def test_rpmlint_has_nothing_to_say(built: Mapping[str, Path], tmp_path: Path) -> None:
+def test_rpmlint_reports_nothing(built: Mapping[str, Path], tmp_path: Path) -> None:
     (tmp_path / "rpmlint.toml").write_text(RPMLINT)
     lint: list[str | Path] = ["rpmlint", "--config", tmp_path / "rpmlint.toml"]
     filters = rpm_packages.SPEC.with_suffix(".rpmlintrc")
@@ -124,14 +124,12 @@ def test_rpmlint_has_nothing_to_say(built: Mapping[str, Path], tmp_path: Path) -
     assert " 0 errors, 0 warnings" in said.stdout, said.stdout + said.stderr
 
 
-# What a spec says on each distribution, without a build.
+# Values of the spec on each distribution, without a build.
 INTERPRETERS = {"fedora": "python3", "el9": "python3.12", "suse": "python3"}
 
 
 @pytest.mark.parametrize("name", ["fedora", "el9", "suse"])
-def test_each_distribution_builds_with_a_python_that_is_new_enough(
-    tmp_path: Path, name: str
-) -> None:
+def test_each_distribution_builds_with_a_recent_enough_python(tmp_path: Path, name: str) -> None:
     words = rpm_packages.settings(tmp_path / "settings", name)
     asked: list[str | Path] = ["rpmspec", *words, "--query", "--buildrequires", rpm_packages.SPEC]
     required = {line.split()[0] for line in rpm_packages.run(*asked).splitlines()}
@@ -142,7 +140,7 @@ def test_each_distribution_builds_with_a_python_that_is_new_enough(
     assert {word.removeprefix("PYTHON=") for word in called} == {python}
 
 
-def test_what_the_packages_contain(built: Mapping[str, Path], flavor: str) -> None:
+def test_contents_of_the_packages(built: Mapping[str, Path], flavor: str) -> None:
     files = {name: set(query(path, "--list")) for name, path in built.items()}
     main, dracut = files["ephemeroot"], files["ephemeroot-dracut"]
     units = {item.name for item in installation.system_units(installation.PROGRAM)}
@@ -172,7 +170,7 @@ def test_what_the_packages_contain(built: Mapping[str, Path], flavor: str) -> No
     assert not [name for name in main | dracut if "initcpio/" in name and "-packages/" not in name]
 
 
-def test_what_the_packages_require(built: Mapping[str, Path], flavor: str) -> None:
+def test_requirements_of_the_packages(built: Mapping[str, Path], flavor: str) -> None:
     required = query(built["ephemeroot"], "--requires")
     libraries = {
         re.sub(r"python3\.\d+", "python3", line.split()[0])
@@ -181,7 +179,7 @@ def test_what_the_packages_require(built: Mapping[str, Path], flavor: str) -> No
     }
     names = {
         "fedora": {"python3dist(pyroute2)", "python3dist(pyudev)"},
-        "el9": set[str](),  # it has none for its second Python
+        "el9": set[str](),  # it has no package for its second Python
         "suse": {"python3-pyroute2", "python3-pyudev"},
     }[flavor]
     assert names <= libraries
@@ -194,7 +192,9 @@ def test_what_the_packages_require(built: Mapping[str, Path], flavor: str) -> No
 
 
 def test_presets_change_nothing(built: Mapping[str, Path], machine: Machine) -> None:
-    """Links in /usr enable what a boot needs. systemd's own default is to enable every unit."""
+    """Links in /usr enable the units that a boot needs. The default of systemd is to enable every
+    unit.
+    """
     assert machine.rpm("--install", built["ephemeroot"]).returncode == 0
     for scope in ("--system", "--global"):
         rpm_packages.run("systemctl", "--root", machine.tree, scope, "preset-all")
@@ -204,7 +204,7 @@ def test_presets_change_nothing(built: Mapping[str, Path], machine: Machine) -> 
 def test_an_installation_builds_no_image_and_starts_no_unit(
     built: Mapping[str, Path], machine: Machine
 ) -> None:
-    """The only calls apply presets, of the units that no link in /usr enables."""
+    """It only applies presets, to the units that no link in /usr enables."""
     done = machine.rpm("--install", built["ephemeroot"], built["ephemeroot-dracut"])
     assert done.returncode == 0, done.stderr
     folder = machine.tree / "usr/lib/systemd"
@@ -228,7 +228,7 @@ NAMES = ("ephemeroot", "ephemeroot-dracut")
     ("manager", "applied"),
     sample([("dnf", True), ("rpm", False), ("rpm", True), ("dnf", False)], 2, seed=2),
 )
-def test_an_update_builds_images_of_a_machine_with_a_plan(
+def test_an_update_rebuilds_the_images_of_a_machine_with_a_plan(
     built: Mapping[str, Path],
     previous: Mapping[str, Path],
     machine: Machine,

@@ -1,6 +1,6 @@
-"""Shell: every file of it is found and checked, and every exception has its reason beside it.
+"""Shell: every shell file is found and checked, and every exception has a reason.
 
-The check itself is part of `make lint`; here is shown that nothing escapes it.
+The check itself is part of `make lint`; this shows that no file escapes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from checkout import CHECKOUT
 
 
 def shell_files(tree: Path) -> set[str]:
-    """What the linter takes for shell in *tree*, relative to it."""
+    """The files in *tree* that the linter treats as shell."""
     (tree / "tools").mkdir(exist_ok=True)
     program = tree / "tools" / "shell-files"
     if not program.exists():
@@ -25,7 +25,7 @@ def shell_files(tree: Path) -> set[str]:
     return {name.removeprefix("./") for name in found.split("\0") if name}
 
 
-def test_the_checkouts_shell_is_found() -> None:
+def test_finds_the_shell_files_of_the_checkout() -> None:
     found = shell_files(CHECKOUT)
     assert {".ci/run", "tools/setup", "tools/lint", "tools/shell-files"} <= found
     for folder in ("dracut", "mkinitcpio"):
@@ -45,7 +45,7 @@ def test_the_checkouts_shell_is_found() -> None:
         ("sourced", "# shellcheck shell=bash"),
     ],
 )
-def test_shell_is_known_by_its_first_line_or_name(tmp_path: Path, name: str, first: str) -> None:
+def test_recognises_shell_by_its_first_line_or_name(tmp_path: Path, name: str, first: str) -> None:
     (tmp_path / name).write_text(f"{first}\n:\n")
     assert name in shell_files(tmp_path)
 

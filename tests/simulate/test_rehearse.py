@@ -1,4 +1,4 @@
-"""`ephemeroot rehearse` on real filesystems: what it finds, and that all copies removed."""
+"""`ephemeroot rehearse` on real filesystems: its findings, and the removal of all copies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ files = ["/etc/machine-id", "/etc/hostname"]
 
 
 class Living(MachineTree):
-    """A machine that runs: its root and its store are mounted."""
+    """A running machine: its root and its store are mounted."""
 
     disk: Disk
 
@@ -171,7 +171,7 @@ def test_finds_files_that_would_be_missing(
     assert any(n.startswith("/etc/cups does not persist") for n in texts(document, "note"))
 
 
-def test_a_base_that_cannot_boot_is_an_error(
+def test_reports_a_base_that_cannot_boot(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.base()
@@ -184,7 +184,7 @@ def test_a_base_that_cannot_boot_is_an_error(
     assert any("os-release" in text for text in texts(document))
 
 
-def test_refuses_what_every_new_root_would_be_given(
+def test_refuses_content_that_every_new_root_would_contain(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     modules = f"usr/lib/modules/{KERNEL}"
@@ -206,7 +206,7 @@ def test_refuses_what_every_new_root_would_be_given(
         f"for the kernel {KERNEL}: gpu",
     ):
         assert [said in text for text in errors].count(True) == 1, (said, errors)
-    # A base that has all of it itself is not a matter of the subvolume that the root has.
+    # For a base that has all of it itself, the subvolumes of the root do not matter.
     machine.disk.sync()
     base = machine.disk.top / "root-base"
     (base / ".autorelabel").unlink()
@@ -236,7 +236,7 @@ def test_warns_of_a_directory_that_keeps_a_user_from_its_path(
     (machine.path / closed[1:]).chmod(0o700)
     machine.base()
     warned = [text for text in texts(rehearse(machine, capsys), "warning") if "/var/svc" in text]
-    # The store's mode is what the root's directory gets.
+    # The root's directory gets the mode of the store's.
     reached = closed == "/var" or (method == "bind" and closed == "/persistent")
     assert bool(warned) != reached, warned
 
@@ -258,7 +258,7 @@ def test_warns_of_each_kernel_that_would_find_no_modules(
         assert [said in text for text in warnings].count(True) == 1, (said, warnings)
 
 
-def test_modules_of_this_kernel_are_asked_for(
+def test_requires_modules_of_this_kernel(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write("usr/lib/modules/1.2.3-other/modules.dep", "")
@@ -267,16 +267,16 @@ def test_modules_of_this_kernel_are_asked_for(
     assert any(KERNEL in text for text in texts(document, "error")), document
 
 
-def test_without_a_base_it_says_so(machine: Living, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_a_missing_base(machine: Living, capsys: pytest.CaptureFixture[str]) -> None:
     document = rehearse(machine, capsys, 1)
     assert any("'root-base' cannot be opened" in text for text in texts(document, "error"))
     assert not [n for n in os.listdir(machine.disk.top) if n.startswith(".")]
 
 
-def test_the_live_root_and_store_are_not_wiped(
+def test_does_not_wipe_the_live_root_and_store(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By construction: whatever is configured, the plan that is played names nothing else."""
+    """Whatever the configuration says, the plan that is rehearsed names only the copies."""
     machine.base()
     private = machine.path.parent / "away"
     planned = compile_machine(read(machine.machine), machine.machine).plan.root_wipe()
@@ -353,8 +353,8 @@ sys.exit(main(sys.argv[1:]))
     "the top level is mounted", "the directory is made", "its first snapshot is made",
     "all is played", "subvolumes are removed",
 ])  # fmt: skip
-def test_killed_when(machine: Living, point: str, who: str) -> None:
-    """Whichever of the two processes is killed, and when: the other one tidies up."""
+def test_the_surviving_process_cleans_up(machine: Living, point: str, who: str) -> None:
+    """Either of the two processes is killed, at any moment."""
     machine.base()
     before, mounts = machine.everything(), points()
     code = f"POINT, WHO = {point!r}, {who!r}\n{KILL}"
@@ -362,18 +362,16 @@ def test_killed_when(machine: Living, point: str, who: str) -> None:
         [sys.executable, "-P", "-c", code, "rehearse", "--root", machine.path],
         capture_output=True, start_new_session=True,
     )  # fmt: skip
-    # What was played before the player was killed is known: only tidying up was left to do.
+    # The results so far are known: only cleaning up remained.
     known = who == "plays" and point in ("all is played", "subvolumes are removed")
     assert ended.returncode == (-signal.SIGKILL if who == "waits" else 0 if known else 1), ended
-    # Both have ended: there is nobody left who writes to what was read.
+    # Both processes have ended, so the content no longer changes.
     assert [n for n in os.listdir(machine.disk.top) if n.startswith(".")] == [], ended
     assert machine.everything() == before
     assert points() == mounts
 
 
-def test_a_leftover_is_removed_and_nothing_else(
-    machine: Living, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_removes_only_leftovers(machine: Living, capsys: pytest.CaptureFixture[str]) -> None:
     machine.base()
     top = machine.disk.top
     left = top / f"{throwaway.PREFIX}0123456789ab"
@@ -394,7 +392,7 @@ def test_a_leftover_is_removed_and_nothing_else(
     assert subvolume.exists()
 
 
-def test_a_root_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rehearses_a_root_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with loop_device(tmp_path / "image", 64) as loop:
         subprocess.run(["mkfs.ext4", "-q", loop], check=True)
         root = tmp_path / "machine"
@@ -429,7 +427,7 @@ directories = ["/etc", "/var"]
         subprocess.run(["umount", where], check=True)
 
 
-def test_an_overlay_over_the_installed_root(
+def test_rehearses_an_overlay_over_the_installed_root(
     machine: Living, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write(MAIN, (machine.path / MAIN).read_text().replace('wiper = "btrfs"', (
@@ -442,7 +440,7 @@ def test_an_overlay_over_the_installed_root(
     assert machine.everything() == before
 
 
-def test_a_wiper_that_cannot_be_rehearsed_says_so(
+def test_reports_a_wiper_that_cannot_be_rehearsed(
     machine: Living, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ephemeroot.wipers.tmpfs import Tmpfs

@@ -12,20 +12,20 @@ from ephemeroot.cli import VERBS, arguments, main
 from ephemeroot.status import tasks
 
 
-def test_the_help_of_status_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_status_has_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--help"]) == 0
     out = capsys.readouterr().out
     assert tasks.text() in out
     assert max(len(line) for line in tasks.text().splitlines()) <= 80
 
 
-def test_the_guide_has_it() -> None:
+def test_the_guide_has_the_table() -> None:
     text = (CHECKOUT / "docs/converting-debian.md").read_text()
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
     assert rows[-len(tasks.TASKS) :] == [(t.name, t.needs, t.how) for t in tasks.TASKS]
 
 
-def test_the_manual_has_it() -> None:
+def test_the_manual_has_the_table() -> None:
     page = (CHECKOUT / "man/ephemeroot.8").read_text().replace("\\-", "-")
     section = page.partition(".Sh ORDINARY TASKS\n")[2].partition("\n.Sh ")[0]
     found = re.findall(r"^\.It (.+)\n\.Em (.+) :\n((?:[^.].*\n?)+)", section, re.MULTILINE)
@@ -34,7 +34,7 @@ def test_the_manual_has_it() -> None:
 
 
 @pytest.mark.parametrize("task", tasks.TASKS, ids=lambda task: task.name)
-def test_its_commands_are_command_lines(task: tasks.Task) -> None:
+def test_its_commands_are_valid_command_lines(task: tasks.Task) -> None:
     for line in re.findall(r"ephemeroot ([a-z].*?)(?:,| shows| and | if |;| names|$)", task.how):
         words = shlex.split(line)
         if words != ["base", "run"]:
@@ -45,7 +45,7 @@ def test_its_commands_are_command_lines(task: tasks.Task) -> None:
     assert set(verbs) <= {*mentioned, "apply" if "--apply" in task.how else ""}
 
 
-def test_the_tasks_of_the_first_day_are_in_it() -> None:
+def test_it_has_the_tasks_of_the_first_day() -> None:
     names = " ".join(task.name for task in tasks.TASKS)
     for word in ("package", "file in /etc", "unit", "user", "host name", "time zone", "/etc/fstab"):
         assert word in names

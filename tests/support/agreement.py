@@ -1,8 +1,8 @@
-"""Machines whose configuration is checked and then booted, whatever `check` says of it.
+"""Machines whose configuration is checked and then booted, whatever `check` reports.
 
-`Case` is a configuration, `Site` a machine with it, and `boots` the verdict of two boots with an
-upgrade of the base in between. Nothing here needs pytest: the guests of vm-tests import it, for
-roots on ZFS (vm-tests/zfs_agreement.py).
+`Case` is a configuration, `Site` a machine with it, and `boots` the result of two boots with an
+upgrade of the base in between. This module does not need pytest: the guests of vm-tests import it,
+for roots on ZFS (vm-tests/zfs_agreement.py).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ ROOTS = {"btrfs": BTRFS, "overlay": OVERLAY, "layers": OVERLAY + 'volume = "/per
 ROOT = "cases/ROOT/root"
 """A root on ZFS, in a pool that the tests make."""
 
-SIZE = 320 << 20  # mkfs.xfs makes no smaller one
+SIZE = 320 << 20  # the minimum of mkfs.xfs
 METHODS = ("bind", "symlink", "copy", "overlay")
 
 
 @dataclass(frozen=True)
 class Case:
     """A configuration: ``root`` is one of ROOTS, ``more`` is added to its table. The store is on a
-    volume of that ``kind``, mounted with ``options``. ``method`` is of a directory and a file that
-    are declared, ``paths`` are further directories and ``overlays`` those with that method;
-    ``volumes`` are added. ``device`` takes the place of the store's.
+    volume of that ``kind``, mounted with ``options``. ``method`` is that of a declared directory
+    and a declared file, ``paths`` are further directories and ``overlays`` those with that method;
+    ``volumes`` are added. ``device`` replaces the store's.
     """
 
     root: str
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def points(self) -> list[str]:
-        """The mount points of the volumes that are added."""
+        """The mount points of the added volumes."""
         lines = [line.partition(" = ") for line in self.volumes.splitlines()]
         return [value.strip('"') for key, _, value in lines if key == "mount-point"]
 
@@ -138,7 +138,7 @@ class Site:
         return f"{self.root} / {kind} 0 0\n"
 
     def make_root(self) -> None:
-        """A root on a pool is the business of those who have ZFS."""
+        """Create the root; the caller makes a root on a pool."""
         if self.case.root.startswith("zfs"):
             return
         make = "mkfs.btrfs" if self.has_btrfs else "mkfs.ext4"
@@ -186,12 +186,12 @@ class Site:
         mount(self.root, self.sysroot, "-o", "subvol=root,ro")
 
     def examination(self) -> Examination:
-        """As for the running machine, whose devices can be looked at."""
+        """As for the running machine, whose devices can be examined."""
         machine = replace(self.tree.machine, live=True, root_mount=None)
         return examine(read(machine), machine)
 
     def objections(self) -> list[str]:
-        """What `check` has against the configuration."""
+        """The errors that `check` finds in the configuration."""
         return [str(problem) for problem in self.examination().errors]
 
     def plan(self) -> Plan:
@@ -207,8 +207,8 @@ class Site:
             unmount(place)
 
     def boot(self, *, identified: bool = True) -> bool:
-        """Whether both stages end as they should, with a plan that names its root unless it is
-        not *identified*.
+        """Whether both stages end as they should. The plan names its root only if it is
+        *identified*.
         """
         self.power_off()
         shutil.rmtree(self.base / "run", ignore_errors=True)
@@ -225,7 +225,7 @@ class Site:
         return self.stage("persist") == 0
 
     def complete(self) -> None:
-        """What the real system does in a boot: it marks the root, and stores what is copied."""
+        """Complete the boot as the real system does: mark the root, and copy back."""
         for operation in self.plan().wipes():
             mark_boot_complete(operation.load(), self.sysroot / operation.target[1:])
         recorded = copyback._recorded(self.run / "copies")
@@ -241,12 +241,12 @@ class Site:
             assert problems == []
 
     def inside(self, path: str) -> Path:
-        """The declared *path*, also where a link of the root leads into the store."""
+        """The declared *path*, also if a link of the root leads into the store."""
         place = self.sysroot / path
         return self.sysroot / os.readlink(place).strip("/") if place.is_symlink() else place
 
     def upgrade(self) -> None:
-        """A new program and a new kernel in the base."""
+        """Add a new program and a new kernel to the base."""
         self.power_off()
         with self.mounted(self.root) as top:
             if self.has_btrfs:
@@ -256,7 +256,7 @@ class Site:
                 add_programs(top)
 
     def is_sound(self) -> bool:
-        """Whether the booted root can run a system, and the base cannot be written to."""
+        """Whether the booted root can run a system, and the base is not writable."""
         root = self.sysroot
         space = os.statvfs(root)
         if space.f_bavail * space.f_frsize < 1 << 20 or 0 < space.f_files < 500:
@@ -289,7 +289,7 @@ def fill(root: Path) -> None:
 
 
 def add_programs(root: Path, *, usr: bool = False) -> None:
-    """What a package manager brings; *root* is /usr itself with *usr*."""
+    """Files of a package manager; with *usr*, *root* is /usr itself."""
     for name in UPGRADED:
         folder = root / (name.removeprefix("usr/") if usr else name)
         if folder.is_dir():
@@ -297,7 +297,9 @@ def add_programs(root: Path, *, usr: bool = False) -> None:
 
 
 def boots(site: Site) -> bool:
-    """Whether two boots are sound, keep what is declared and show what the base got in between."""
+    """Whether two boots succeed, keep the declared paths, and show the content that the base got in
+    between.
+    """
     if not site.boot() or not site.is_sound():
         return False
     root, name = site.sysroot, f"diary of {site.case.name}"

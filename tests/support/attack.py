@@ -1,7 +1,7 @@
-"""Which verbs an attacker meets, on which directories, and what must not happen.
+"""Which verbs the attacker attacks, in which directories, and what must not happen.
 
-A verb that writes (its case in `verb_cases` has changes) is in `ATTACKS`, or in `ELSEWHERE` with
-the reason why no directory of a user's is in what it writes.
+Each verb that writes (its case in `verb_cases` has changes) is in `ATTACKS`, or in `ELSEWHERE` with
+the reason why it writes to no directory of a user.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ PLAN = "/etc/ephemeroot/plan.json"
 
 @dataclass(frozen=True)
 class Attack:
-    """``argvs`` of the program, one after the other in each round. ``directories`` are the user's,
-    in which the attacker works. ``share`` is how many of the rounds it gets: those of a verb that
-    takes long are few. See `attack_driver` for the rest.
+    """``argvs`` are the program's arguments, one after the other in each round. ``directories``
+    belong to the user; the attacker works in them. ``share`` is the share of the rounds: verbs that
+    take long get few. See `attack_driver` for the rest.
     """
 
     verb: str
@@ -52,12 +52,12 @@ class Attack:
 
     @property
     def id(self) -> str:
-        """The verb without blanks."""
+        """The verb without spaces."""
         return self.verb.replace(" ", "-")
 
 
 def have(machine: VerbMachine, path: str, *, traps: bool = True) -> Path:
-    """A directory of the user's with traps in it, in the machine as it runs."""
+    """Create a directory of the user with traps in it, in the running machine."""
     place = machine.inside(path)
     place.mkdir(parents=True, exist_ok=True)
     os.chown(place, USER, USER)
@@ -67,7 +67,7 @@ def have(machine: VerbMachine, path: str, *, traps: bool = True) -> Path:
 
 
 def set_traps(machine: VerbMachine, place: Path) -> None:
-    """What root may have in a directory of a user's, by whichever way it came there."""
+    """Files that root may have in a directory of a user, however they came there."""
     canary = canary_of(machine, place)
     (place / ".trap-link").symlink_to(f"/{CANARY}/shadow")
     (place / ".trap-up").symlink_to(f"/{CANARY}")
@@ -79,13 +79,13 @@ def set_traps(machine: VerbMachine, place: Path) -> None:
     (place / ".trap-directory").mkdir()
     for name in (".trap-mine", ".trap-directory"):
         os.chown(place / name, USER, USER)
-    # Where the kernel does not protect hard links, the user makes these; here root does.
+    # Where the kernel does not protect hard links, the user can make these; here root makes them.
     for number, name in enumerate(("shadow", "run")):
         os.link(canary / name, place / f".trap-hard{number}")
 
 
 def canary_of(machine: VerbMachine, place: Path) -> Path:
-    """Files of root's on the same subvolume as *place*: what no verb may touch."""
+    """Files of root on the same subvolume as *place*, which no verb may change."""
     device = place.stat().st_dev
     for top in ("/", STORE):
         path = machine.inside(top)
@@ -99,12 +99,12 @@ def canary_of(machine: VerbMachine, place: Path) -> Path:
         for name, mode in (("shadow", 0o600), ("run", 0o700), ("inner/key", 0o400)):
             (canary / name).write_text(f"{SECRET} {name}\n")
             (canary / name).chmod(mode)
-        canary.chmod(0o711)  # the user may follow a path through it
+        canary.chmod(0o711)  # the user may search it
     return canary
 
 
 def canaries(machine: VerbMachine) -> dict[str, tuple[object, ...]]:
-    """All that can be said of root's own files."""
+    """All properties of root's own files."""
     found: dict[str, tuple[object, ...]] = {}
     for top in ("/", STORE):
         canary = machine.inside(top) / CANARY
@@ -122,9 +122,9 @@ def canaries(machine: VerbMachine) -> dict[str, tuple[object, ...]]:
 
 
 def links(machine: VerbMachine) -> dict[str, tuple[int, int]]:
-    """How many names each file of root's has, and when that or anything else of it was changed.
+    """The number of names of each file of root, and its last change.
 
-    Apart from `canaries`: a name that is in a directory of the user's is the user's to remove.
+    This is separate from `canaries`, because the user may remove names in the user's directories.
     """
     found = {}
     for top in ("/", STORE):
@@ -135,8 +135,9 @@ def links(machine: VerbMachine) -> dict[str, tuple[int, int]]:
 
 
 def attack(machine: VerbMachine, one: Attack, program: Path, rounds: int) -> dict[str, Any]:
-    """Let the attacker try, *rounds* times; what `attack_driver` says. ``undisturbed`` are the exit
-    codes of one more round for each of the program's arguments, while the attacker stands still.
+    """Let the attacker work for *rounds* rounds; return the result of `attack_driver`.
+    ``undisturbed`` are the exit codes of one more round for each of the program's arguments, while
+    the attacker is stopped.
     """
     shutil.copy(program, machine.inside("/tmp/attacker"))
     leaks = machine.inside("/tmp/leaks")
@@ -149,7 +150,7 @@ def attack(machine: VerbMachine, one: Attack, program: Path, rounds: int) -> dic
         "restore": one.restore,
     }  # fmt: skip
     total: dict[str, Any] = {"codes": Counter(), "said": "", "exchanges": 0, "meddled": 0}
-    # A few at a time, for a program of the machine has limited time.
+    # A few rounds at a time, because the time of a program of the machine is limited.
     for start in range(0, rounds, _AT_ONCE):
         answer = _drive(machine, request, min(_AT_ONCE, rounds - start), disturbed=True)
         total["codes"].update(answer["codes"])
@@ -174,7 +175,7 @@ def _drive(
 
 
 def readable_secrets(machine: VerbMachine) -> str:
-    """Files with the secret in them that the user can read, anywhere in the machine."""
+    """Files with the secret that the user can read, anywhere in the machine."""
     find = ["find", "/", "-xdev", "-type", "f", "-readable", "-size", "-16k"]
     places = ["find", STORE, "-xdev", "-type", "f", "-readable", "-size", "-16k"]
     found = ""
@@ -211,11 +212,13 @@ def _restore(machine: VerbMachine) -> None:
 
 
 def _declare(machine: VerbMachine) -> None:
-    """Directories of a user's that persist: one below root's, one below the user's home."""
+    """Persistent directories of a user: one below a directory of root, one below the
+    user's home.
+    """
     have(machine, f"{HOME}/kept", traps=False)
     machine.must("adopt", f"{HOME}/kept", "--yes")
     machine.must("apply", "--yes", "--no-images")
-    # By the store's own names: a hard link cannot cross a bind.
+    # By the names in the store: a hard link cannot cross a bind mount.
     for path in (f"{STORE}/srv/data/{TOP}", f"{STORE}{HOME}/kept"):
         have(machine, path)
     have(machine, HOME)
@@ -356,7 +359,7 @@ def writing_verbs() -> set[str]:
 
 
 def build(folder: Path) -> Path:
-    """The attacker's program."""
+    """Compile the attacker's program."""
     program = folder / "attacker"
     source = CHECKOUT / "tests/support/attacker.c"
     subprocess.run(

@@ -1,11 +1,10 @@
-"""Runs one verb again and again in the machine of `verb_machine`, while a user attacks it.
+"""Run one verb repeatedly in the machine of `verb_machine`, while a user attacks it.
 
 Its only argument is JSON, see `attack.Attack`: ``argv`` of the program, ``rounds``, the attacker's
-``command``, and what is done before each round, while the attacker is stopped: ``restore`` (source
-and target of files that are copied), ``remove`` (paths), ``unmount`` (mount points), ``fill``
-(directories that get content of the user's). It prints JSON: the exit codes and how often each was
-seen, what was written (the last of it), the exchanges of the attacker, and how many of those were
-of what root was making.
+``command``, and the preparation of each round, while the attacker is stopped: ``restore`` (source
+and target of files to copy), ``remove`` (paths), ``unmount`` (mount points), ``fill`` (directories
+that get content of the user). It prints JSON: how often each exit code occurred, the last output,
+the exchanges of the attacker, and how many of those were of files that root was creating.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import traceback
 from typing import Any
 
 MOST = 40
-"""Names in a directory of the attacker's above which it is cleared."""
+"""The number of names in a directory of the attacker above which it is cleared."""
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -51,7 +50,9 @@ class Attacker:
                     os.sched_yield()
 
     def end(self) -> tuple[int, int]:
-        """End them; how many exchanges succeeded, and how many of what root was making."""
+        """End them; return how many exchanges succeeded, and how many were of files that root was
+        creating.
+        """
         self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)
         counts = [process.communicate()[0].split() for process in self.processes]
@@ -69,7 +70,7 @@ def _state(pid: int) -> str:
 
 
 def prepare(request: dict[str, Any], number: int) -> None:
-    """Make the machine what the next round needs."""
+    """Prepare the machine for the next round."""
     for point in request["unmount"]:
         while LIBC.umount2(point.encode(), 2 | 8) == 0:
             pass
@@ -85,7 +86,7 @@ def prepare(request: dict[str, Any], number: int) -> None:
 
 
 def fill(top: str, user: int, number: int) -> None:
-    """Content of the user's in *top*: files, directories, fifos, links."""
+    """Create content of the user in *top*: files, directories, fifos, links."""
     try:
         directory = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:  # exchanged in an earlier round
@@ -117,7 +118,7 @@ def fill(top: str, user: int, number: int) -> None:
 
 
 def _tidy(directory: int) -> None:
-    """Keep what the attacker has left within bounds: each round is to cost the same."""
+    """Limit the files that the attacker leaves, so that each round costs the same."""
     names = os.listdir(directory)
     for name in names if len(names) > MOST else ():
         if name.startswith(".trap-"):
@@ -140,7 +141,7 @@ def _file(directory: int, name: str, text: str, user: int) -> None:
 
 
 def run(argv: list[str], out: int) -> int:
-    """The program in a process of its own; its exit code, 255 after an exception."""
+    """Run the program in a child process; return its exit code, 255 after an exception."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -154,7 +155,7 @@ def run(argv: list[str], out: int) -> int:
         code = main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:  # noqa: BLE001  # the test is told
+    except BaseException:  # noqa: BLE001  # the test gets the message
         os.write(2, traceback.format_exc().encode())
     finally:
         sys.stdout.flush()

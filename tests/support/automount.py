@@ -1,7 +1,7 @@
 """A direct automount point as systemd makes one: ``automount.py POINT DEVICE TYPE``.
 
-Prints a line when it is there, and mounts the device when something looks into it (the protocol is
-the kernel's, Documentation/filesystems/autofs.rst). Runs until it is ended.
+Prints a line when the automount exists, and mounts the device when a process accesses it (the
+kernel's protocol, Documentation/filesystems/autofs.rst). Runs until it is terminated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``base run`` and ``base rollback``, interrupted at many steps one after the other.
 
-Runs in the machine of ``base_machine``, as root of it. Prints JSON: the steps that there are, the
-number of interruptions, and what was lost by them, which must be nothing.
+Runs as root in the machine of ``base_machine``. Prints JSON: the number of steps and of
+interruptions, and the bases that they lost, which must be none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CODE = (
 )
 EXCHANGE = ("_place_once", "_exchange", "rename", "into_history", "discard", "_settled")
 
-# One file in the base and one in /boot: they must be of the same run.
+# One file in the base and one in /boot, which must come from the same run.
 COMMAND = "cat /run/content > /etc/content; cat /run/content > /boot/content"
 
 
@@ -56,7 +56,7 @@ class Trial:
         self.interrupted = 0
 
     def run(self, size: int) -> dict[str, Any]:
-        self.attempt(-1)  # what is imported late is imported now
+        self.attempt(-1)  # modules that are imported late are imported now
         self.attempt(-1)
         steps = self.interrupter.steps
         for step in sample(range(steps), size):
@@ -65,7 +65,7 @@ class Trial:
 
     def attempt(self, step: int) -> None:
         Path("/run/content").write_text(f"{self.verb} {step}\n")
-        # A directory of this test, removed by nobody: remaining mounts in it is not.
+        # A directory of this test that the program never removes, except for mounts in it.
         private = Path("/run/private")
         private.mkdir(exist_ok=True)
         with Toplevel(self.place.device, [], str(private), writable=True) as top:
@@ -74,7 +74,7 @@ class Trial:
                 before = self.uuids(opened)
                 finished = self.interrupter.run(lambda: self.act(opened), at=step)
                 self.interrupted += not finished
-                # As the end of the process does, whose mount namespace it is.
+                # As the end of the process does, to which the mount namespace belongs.
                 mounting.Assembly(f"{private}/assembly").detach()
                 self.judge(opened, before, "after it")
             # As the next run does.
@@ -97,7 +97,7 @@ class Trial:
             change.rollback(opened, newest, lambda line: None, dry_run=False)
 
     def uuids(self, opened: Opened) -> set[str]:
-        """Of the base and all old ones, under whatever name. A copy that never was the base
+        """UUIDs of the base and of all old ones, under any name. A copy that never was the base
         (``.unused``) may be pruned at any time.
         """
         found = set()

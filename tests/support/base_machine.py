@@ -1,8 +1,8 @@
-"""A machine whose root is a btrfs subvolume, entered with chroot in namespaces of its own.
+"""A machine whose root is a btrfs subvolume, entered with chroot in separate namespaces.
 
-Its /usr is the host's below an overlay, so that commands run in it and nothing they do
-leaves it; its kernel modules are in /lib, which is the subvolume's. /boot and /run are folders of
-the test, each mounted as a file system of its own.
+Its /usr is the host's below an overlay, so that commands run and their changes do not leave it; its
+kernel modules are in /lib, in the subvolume. /boot and /run are folders of the test, each mounted
+as a separate file system.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ exec chroot "$root" "$@"
 
 
 class Machine:
-    """See above; ``boot`` is its /boot."""
+    """See the module; ``boot`` is its /boot."""
 
     def __init__(self, disk: Disk, folder: Path) -> None:
         self.disk = disk
@@ -77,7 +77,7 @@ class Machine:
             (root / name).mkdir(parents=True)
         for name in ("bin", "sbin", "lib64"):
             (root / name).symlink_to(f"usr/{name}")
-        # Debian's and others' are links into /usr, which here is not the subvolume's.
+        # On Debian and others these are links into /usr, which here is not part of the subvolume.
         (root / "lib").mkdir()
         for libraries in Path("/usr/lib").glob("*-linux-gnu*"):
             (root / "lib" / libraries.name).symlink_to(f"../usr/lib/{libraries.name}")
@@ -87,7 +87,7 @@ class Machine:
         (root / "etc/ephemeroot/ephemeroot.toml").write_text(configuration)
 
     def kernel(self, release: str) -> None:
-        """Install a kernel the way a package would, outside of any base."""
+        """Install a kernel as a package would, outside of any base."""
         modules = self.top / "root/lib/modules" / release
         (modules / "kernel").mkdir(parents=True)
         (modules / "modules.dep").write_text(release)
@@ -95,7 +95,7 @@ class Machine:
         (self.boot / "loader.conf").write_text(f"default {release}\n")
 
     def words(self, *words: str) -> list[str]:
-        """The command line that runs *words* in it."""
+        """The command line that runs *words* in the machine."""
         enter = ["unshare", "--mount", "sh", "-c", _ENTER, "enter"]
         facts = [
             self.folder / "root", self.boot, self.run_folder, self.disk.loop, self.usr, CHECKOUT,
@@ -107,12 +107,12 @@ class Machine:
         return self.words(str(PROGRAM), "base", *words)
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run ``ephemeroot`` in it."""
+        """Run ``ephemeroot`` in the machine."""
         self.disk.sync()
         return programs.run(*words, steps=self._steps())
 
     def _steps(self) -> list[programs.Step]:
-        """What `words` does, for `programs`."""
+        """The steps of `words`, for `programs`."""
         root = str(self.folder / "root")
         layers = f"lowerdir=/usr,upperdir={self.usr}/upper,workdir={self.usr}/work"
         bind = programs.MS_BIND
@@ -134,7 +134,7 @@ class Machine:
         ]  # fmt: skip
 
     def base(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run ``ephemeroot base`` in it."""
+        """Run ``ephemeroot base`` in the machine."""
         return self.call("base", *words)
 
     def create(self) -> None:
@@ -163,7 +163,7 @@ class Machine:
         return sorted(os.listdir(folder)) if folder.exists() else []
 
     def strays(self) -> list[str]:
-        """Temporary names that are left."""
+        """Temporary names that were left behind."""
         places = [self.top, self.top / "old_bases", self.path / "lib", self.path / "lib/modules"]
         return [
             str(place / name)
@@ -174,7 +174,7 @@ class Machine:
         ]
 
     def state(self) -> dict[str, object]:
-        """All that a failed run must leave unchanged."""
+        """Everything that a failed run must leave unchanged."""
         found: dict[str, object] = {"id": subvolume_id(self.path), "uuid": uuid(self.path)}
         for top in (self.path, self.boot):
             for folder, _, names in sorted(os.walk(top)):
@@ -189,7 +189,7 @@ class Machine:
 
 
 def install(release: str, removed: str = "") -> str:
-    """A shell script that does what a kernel's package does; *removed* is one that goes."""
+    """A shell script with the effect of a kernel's package; *removed* is a kernel to remove."""
     script = f"""
         mkdir -p /lib/modules/{release}/kernel
         echo {release} > /lib/modules/{release}/modules.dep

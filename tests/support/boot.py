@@ -31,7 +31,7 @@ FSTYPES = ("tmpfs", "ext4", "btrfs")
 class Boot:
     """One boot's directories: the run directory, the mounted store, the mounted new root.
 
-    Root and store are filesystems of their own, of type ``fstype`` and so many *megabytes*.
+    Root and store are separate filesystems of type ``fstype`` with so many *megabytes*.
     """
 
     def __init__(self, base: Path, fstype: str = "tmpfs", megabytes: int = 64) -> None:
@@ -49,7 +49,7 @@ class Boot:
         (self.store / ".ephemeroot-store").write_text(json.dumps({"version": 1, "id": IDENTITY}))
 
     def _mount(self, place: Path) -> None:
-        """A new filesystem at *place*."""
+        """Mount a new filesystem at *place*."""
         if self.fstype == "tmpfs":
             options = ["-o", f"size={self.megabytes}m"]
             subprocess.run(["mount", "-t", "tmpfs", *options, "none", place], check=True)
@@ -63,13 +63,13 @@ class Boot:
             "btrfs": ["mkfs.btrfs", "-q", "--mixed"],
         }[self.fstype]
         subprocess.run([*command, image], check=True, capture_output=True)
-        # The device goes with the mount, and the mount with this process at the latest.
+        # The device is released with the mount, and the mount with this process at the latest.
         subprocess.run(["mount", "-t", self.fstype, "-o", "loop", image, place], check=True)
 
     def fill(self, place: Path) -> None:
         """Leave no room on the filesystem at *place*."""
         idle = number = 0
-        while idle < 2:  # a commit may free what the filesystem itself had taken
+        while idle < 2:  # a commit may free space that the filesystem itself had used
             written = 0
             try:
                 with (place / f"ballast{number}").open("wb", buffering=0) as file:
@@ -130,7 +130,7 @@ class Boot:
         return [problem["problem"] for problem in report["persist"]["problems"]]
 
     def operations(self) -> list[dict[str, str]]:
-        """What the report says of each operation."""
+        """The result of each operation in the report."""
         report = json.loads((self.run / "boot.json").read_text())
         said: list[dict[str, str]] = report["persist"]["operations"]
         return said
@@ -166,6 +166,6 @@ def overlay(path: str, **values: Any) -> Overlay:
 
 
 def owner_and_mode(path: Path) -> tuple[int, int, str]:
-    """Of the entry *path* itself; the mode in octal."""
+    """Owner and mode of the entry *path* itself; the mode in octal."""
     status = path.lstat()
     return status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode))

@@ -1,6 +1,6 @@
-"""A root directory that one process of the test has as its own ``/``, with mounts of its own.
+"""A root directory that a process of the test uses as its ``/``, with private mounts.
 
-What is asked there is answered as on a machine: fstab, units and mountinfo are those of that root.
+Answers are the same as on a machine: fstab, units and mountinfo are those of that root.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def write(tree: Path, name: str, text: str = "") -> Path:
 
 
 def inside(tree: Path, action: Callable[[], Any], mounts: str = "") -> Any:
-    """What *action* returns in a process whose root is *tree*, after the shell script *mounts*,
-    which finds *tree* as ``$root``. An exception comes back as its class and text.
+    """The result of *action* in a process whose root is *tree*, after the shell script *mounts*,
+    which has *tree* as ``$root``. An exception is returned as its class and text.
     """
     for name in ("proc", "dev"):
         (tree / name).mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
 """A real btrfs on a loop device for the tests of the btrfs wiper, and rotations on it.
 
-One filesystem serves a whole test module; each test gets a ``Site``, a directory on it
-with a root, old-roots and perhaps a base of its own.
+One filesystem serves a whole test module; each test gets a ``Site``, a directory on it with its own
+root, old-roots and, if requested, base.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Disk:
     @contextmanager
     def mounted_root(self, place: Path) -> Iterator[Path]:
         """New subvolumes ``root`` and ``persistent``, the first mounted at the new directory
-        *place*, in which there is a directory for the other one.
+        *place*, in which there is a directory for the second.
         """
         for name in ("root", "persistent"):
             btrfsutil.create_subvolume(str(self.top / name))
@@ -90,7 +90,7 @@ class Site:
         return str(self.root.relative_to(self.disk.top))
 
     def with_root(self, content: str = "hello") -> Site:
-        """Make a root that an installer could have made."""
+        """Make a root as an installer does."""
         btrfsutil.create_subvolume(str(self.root))
         (self.root / "file").write_text(content)
         return self
@@ -134,17 +134,17 @@ class Site:
         )
 
     def rotate(self, now: float = NOON, **boot: object) -> Outcome:
-        """One wipe. ``live`` marks the root as boot-complete."""
+        """Wipe once. ``live`` marks the root as boot-complete."""
         return Btrfs(self.settings).wipe(self.boot(now, **boot))  # type: ignore[arg-type]
 
     def live(self, content: str = "") -> None:
-        """What a boot that was complete does to the root."""
+        """The effect of a complete boot on the root."""
         if content:
             (self.root / "file").write_text(content)
         assert mark_boot_complete(Btrfs(self.settings), self.root)
 
     def boots(self, times: list[float], **boot: object) -> list[Outcome]:
-        """A rotation at each of the *times*; each root lives."""
+        """Rotate at each of the *times*; each root becomes boot-complete."""
         outcomes = []
         for now in times:
             outcomes.append(self.rotate(now, **boot))
@@ -169,7 +169,7 @@ class Site:
         return sorted(os.listdir(self.old_roots)) if self.old_roots.exists() else []
 
     def retire(self, *names: str, nested: int = 0) -> None:
-        """Put old roots with these *names* there, as earlier rotations would have."""
+        """Create old roots with these *names*, as earlier rotations would."""
         self.old_roots.mkdir(exist_ok=True)
         for name in names:
             path = self.old_roots / name
@@ -178,13 +178,13 @@ class Site:
                 btrfsutil.create_subvolume(str(path / f"nested{number}"))
 
     def strays(self) -> list[str]:
-        """Temporary names that are left beside the root or in old-roots."""
+        """Temporary names left beside the root or in old-roots."""
         return [name for name in [*os.listdir(self.path), *self.old()] if name.startswith(".")]
 
 
 @contextmanager
 def loop_device(image: Path, megabytes: int = 0) -> Iterator[str]:
-    """A loop device on *image*, which is made with so many *megabytes* unless 0."""
+    """A loop device on *image*, which is created with so many *megabytes* unless 0."""
     if megabytes:
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
@@ -194,7 +194,7 @@ def loop_device(image: Path, megabytes: int = 0) -> Iterator[str]:
 
 @contextmanager
 def mounted(device: str, where: Path, options: str = "subvolid=5") -> Iterator[Path]:
-    """*device* mounted at *where*, unmounted in the end."""
+    """Mount *device* at *where*, and unmount it at the end."""
     where.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "btrfs", "-o", options, device, str(where)], check=True)
     try:
@@ -228,7 +228,7 @@ def uuid(path: Path) -> str:
 
 
 def listing(path: Path) -> dict[Path, int]:
-    """The entries of *path*, two levels deep: a subvolume by its id, else the inode."""
+    """The entries of *path*, two levels deep: a subvolume by its ID, other entries by inode."""
     found = {}
     for entry in [*path.iterdir(), *(e for d in path.iterdir() if d.is_dir() for e in d.iterdir())]:
         status = entry.lstat()
@@ -238,7 +238,7 @@ def listing(path: Path) -> dict[Path, int]:
 
 
 def refused(site: Site, message: str, values: dict[str, object] | None = None, **boot: Any) -> None:
-    """The wipe is refused with a hint, and the disk is as it was. *values* are attributes of the
+    """The wipe is refused with a hint, and the disk is unchanged. *values* are attributes of the
     ``Boot`` that ``site.boot`` makes of *boot*.
     """
     before = listing(site.path)
@@ -249,7 +249,7 @@ def refused(site: Site, message: str, values: dict[str, object] | None = None, *
         Btrfs(site.settings).wipe(wanted)
     assert refusal.value.hint, refusal.value
     after = listing(site.path)
-    after.pop(site.old_roots, None)  # which is created before the rest is proven
+    after.pop(site.old_roots, None)  # which is created before the other conditions are proven
     before.pop(site.old_roots, None)
     assert after == before
     assert not (site.disk.private / "top").is_mount()

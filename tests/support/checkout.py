@@ -1,4 +1,4 @@
-"""Where the checkout is whose tests run."""
+"""The path of the checkout whose tests run."""
 
 from __future__ import annotations
 

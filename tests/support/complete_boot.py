@@ -1,4 +1,4 @@
-"""The end of a boot, for a root that is mounted anywhere."""
+"""The end of a boot, for a root mounted at any path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ephemeroot.wipers.contract import Wiper
 
 
 def mark_boot_complete(wiper: Wiper, root: Path) -> bool:
-    """What ``ephemeroot boot-complete`` does to the *root* of its machine; whether it is marked."""
+    """Do the work of ``ephemeroot boot-complete`` for *root*; return whether it is marked."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return wiper.mark_boot_complete(fd)

@@ -10,7 +10,7 @@ from ephemeroot.hooks.store.copyback import CopyBack, Recorded
 
 
 def copy_back(boot: Boot, patience: float = 0.2) -> CopyBack:
-    """What the running system does, with the new root instead of ``/``."""
+    """Copy back as the running system does, with the new root instead of ``/``."""
     recorded = json.loads((boot.run / "copies").read_text())
     problems: list[str] = []
     known = Recorded(recorded["files"], recorded["stores"], recorded["limit"])

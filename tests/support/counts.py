@@ -1,7 +1,7 @@
 """Counts of work that do not depend on the machine, compared with those in ``counts.json``.
 
-A count may fall and not rise. With ``EPHEMEROOT_LOWER_COUNTS=1`` in the environment, the tests that
-call this record lower counts, and those that are not in the file yet (``pytest -n 0``).
+A count may fall but not rise. With ``EPHEMEROOT_LOWER_COUNTS=1`` in the environment, the tests that
+call this record lower counts, and counts that are not in the file yet (``pytest -n 0``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ FILE = Path(__file__).with_name("counts.json")
 
 
 def require_at_most_recorded(name: str, count: int, tolerance: float = 0) -> None:
-    """Fail if *count* is more than the count recorded under *name*, by more than that part of it:
-    other versions of the interpreter make other byte code.
+    """Fail if *count* exceeds the count recorded under *name* by more than that tolerance: other
+    versions of the interpreter make other byte code.
     """
     recorded: dict[str, int] = json.loads(FILE.read_text())
     if os.environ.get("EPHEMEROOT_LOWER_COUNTS") == "1":
@@ -29,7 +29,7 @@ def require_at_most_recorded(name: str, count: int, tolerance: float = 0) -> Non
 
 
 def calls(function: Callable[[], object]) -> int:
-    """How many functions are called meanwhile, of Python's and of C."""
+    """The number of function calls meanwhile, both Python and C."""
     counted = 0
 
     def count(_frame: object, event: str, _argument: object) -> None:

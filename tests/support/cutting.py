@@ -24,11 +24,12 @@ def run_and_cut(
     *,
     own_mounts: Path | None = None,
 ) -> bool:
-    """Do the *work* in a child that dies before its change number *at*; whether it came that far.
+    """Do the *work* in a child that dies before its change number *at*; return whether it came that
+    far.
 
-    *changes* names the built-in functions that count as one; ``paths.rename`` always does. With
-    *own_mounts* the child has a mount namespace of its own, and nothing is mounted below that
-    folder in it when this returns: its filesystems and their devices are free.
+    *changes* names the built-in functions that are changes; ``paths.rename`` always is one. With
+    *own_mounts* the child has a private mount namespace, in which nothing is mounted below that
+    folder when this returns: its filesystems and their devices are free.
     """
     if own_mounts is not None:
         return _in_namespace(lambda: run_and_cut(work, changes, at, last_words), own_mounts)
@@ -69,9 +70,9 @@ def _is_cut(child: int) -> bool:
 
 
 def _in_namespace(run: Callable[[], bool], folder: Path) -> bool:
-    """*run* in a process with a mount namespace of its own. That process outlives what is cut off
-    and unmounts what is below *folder*: umount(2) returns when the filesystem is gone, while a
-    namespace that nothing uses any more is taken apart by the kernel at some later time.
+    """Execute *run* in a process with a private mount namespace. That process outlives the killed
+    child and unmounts everything below *folder*: umount(2) returns when the filesystem is
+    unmounted, while the kernel destroys an unused namespace at some later time.
     """
     keeper = os.fork()
     if keeper == 0:

@@ -1,9 +1,9 @@
 """Roots as the installers of distributions leave them, on real filesystems, and their boot loaders.
 
-A `Distribution` says how its disk is laid out and writes its files. Its programs are scripts with
-the effect that matters here: `grub-mkconfig` writes the menu, `grub-install` notes where the first
-stage looks for it. The boot loader's answer (`command_line`) is read back from these, and from no
-setting of the test's.
+A `Distribution` describes the layout of its disk and writes its files. Its programs are scripts
+with the effect that matters here: `grub-mkconfig` writes the menu, `grub-install` records where the
+first stage looks for it. The boot loader's answer (`command_line`) is read back from these, and not
+from a setting of the test.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 RELEASE = os.uname().release
-"""The running kernel's: what is looked at must be able to boot it."""
+"""Modules of the running kernel, with which the examined root must be able to boot."""
 
 Files = Mapping[str, str]
 
@@ -32,7 +32,7 @@ echo "linux $boot/vmlinuz root=$(cat /firmware/device) ro $flags $GRUB_CMDLINE_L
 """
 
 # The first stage knows a filesystem, and a directory in it: Debian's signed one by a file on the
-# ESP, others in themselves.
+# ESP, others by a value that they contain.
 INSTALL = """\
 #!/bin/sh
 set -e
@@ -54,7 +54,8 @@ fi
 echo "$prefix/@GRUB@" > /firmware/prefix
 """
 
-# The file on the ESP, as grub-install, openSUSE's shim-install, Fedora's gen_grub_cfgstub write it.
+# The file on the ESP, as written by grub-install, openSUSE's shim-install or Fedora's
+# gen_grub_cfgstub.
 STUBS = {
     "debian": r"search.fs_uuid %s root\nset prefix=(\$root)'%s'\n",
     "suse": r"search --fs-uuid --set=root %s\nset prefix=(\${root})%s\n",
@@ -105,7 +106,7 @@ SYSTEMD: Files = {
 
 def grub(directory: str = "grub", tools: str = "", stub: str = "debian") -> Files:
     """GRUB, with programs called grub*TOOLS*-…, as its package and its installation leave it. The
-    *stub* is the file on the ESP that names the directory; empty: there is none.
+    *stub* is the file on the ESP that names the directory; empty if there is none.
     """
     write = f'printf "{STUBS[stub]}" "$uuid" "$path" > $esp/EFI/mine/grub.cfg' if stub else ""
     install = INSTALL.replace("@STUB@", write).replace("@GRUB@", directory)
@@ -132,12 +133,12 @@ def programs(*names: str) -> Files:
 class Distribution:
     """A distribution's root on a filesystem of that `type`.
 
-    `subvolumes` are those of a btrfs, parents first, `root` the one that is booted, `mounts` the
+    `subvolumes` are those of a btrfs, parents first, `root` is the booted one, `mounts` are the
     others by mount point; `partitions` are further filesystems by mount point. @UUID@ in a file is
     the root's, @UUID:/boot@ that of the partition for /boot. `entry` is the file with the command
     line, relative to the machine's root, if its boot loader is not GRUB, `selected` its name as
-    systemd-boot tells it. `device` is the root's name below /dev/mapper, of LVM or LUKS, if fstab
-    and the boot loader call it by that.
+    reported by systemd-boot. `device` is the root's name below /dev/mapper (LVM or LUKS), if fstab
+    and the boot loader use it.
     """
 
     name: str
@@ -155,7 +156,7 @@ class Distribution:
     device: str = ""
 
     def fstab(self, write: Callable[[str], str] = lambda text: text) -> str:
-        """The lines that the installer writes."""
+        """The lines of fstab that the installer writes."""
         flags = f"subvol={self.root}" if self.root else "defaults"
         device = f"/dev/mapper/{self.device}" if self.device else "UUID=@UUID@"
         lines = [f"{device} / {self.type} {flags} 0 0"]
@@ -266,7 +267,7 @@ def _arch_with_grub(esp: str) -> Distribution:
 
 
 def _fedora_without_boot() -> Distribution:
-    """By custom partitioning: /boot on the root, and no entries."""
+    """With custom partitioning: /boot is on the root, and there are no entries."""
     return Distribution(
         "Fedora, btrfs, /boot on the root", "btrfs",
         {**COMMON, **SYSTEMD, **_os("fedora"), **RPM, **DRACUT, **grub("grub2", "2", "fedora"),
@@ -280,7 +281,9 @@ _TOKEN = COMMON["etc/machine-id"].strip()
 
 
 def _kernel_install(name: str, esp: str, root: str) -> Distribution:
-    """systemd-boot by kernel-install: it copies what Debian's hooks build in /boot to the ESP."""
+    """systemd-boot by kernel-install: it copies the files that Debian's hooks build in /boot to the
+    ESP.
+    """
     entry = f"{esp[1:]}/loader/entries/{_TOKEN}-{RELEASE}.conf"
     place = f"/{_TOKEN}/{RELEASE}"
     add = (
@@ -302,7 +305,7 @@ def _kernel_install(name: str, esp: str, root: str) -> Distribution:
 
 
 def _with_grub_left_over(one: Distribution) -> Distribution:
-    """Its package and its menu are there, and another boot loader starts the machine."""
+    """The package and menu of GRUB exist, but another boot loader starts the machine."""
     menu = f"linux /@rootfs/boot/vmlinuz-{RELEASE} root=UUID=@UUID@\n"
     left = {**grub(), "boot/grub/grub.cfg": menu,
             "usr/sbin/grub-install": "#!/bin/sh\necho GRUB is left over; exit 1\n",

@@ -11,8 +11,8 @@ from ephemeroot.linux import ioctl
 
 
 def encrypt(top: Path, place: Path) -> bytes:
-    """Make the directory *place* of the filesystem mounted at *top*, encrypted; the name of its
-    key, of which the filesystem has the only copy.
+    """Create the encrypted directory *place* on the filesystem mounted at *top*; return the name of
+    its key, of which the filesystem has the only copy.
     """
     place.mkdir()
     key = os.urandom(64)
@@ -25,7 +25,7 @@ def encrypt(top: Path, place: Path) -> bytes:
 
 
 def lock(top: Path, key: bytes) -> None:
-    """Remove the *key* of that name: what is encrypted with it shows no names and no content."""
+    """Remove the *key* of that name: encrypted directories then show neither names nor content."""
     argument = bytearray(struct.pack("<II16s16xI20x", 2, 0, key, 0))
     _call(top, ioctl.both(0x66, 24, 64), argument)
     assert struct.unpack_from("<I", argument, 40) == (0,), "files are in use"

@@ -1,9 +1,9 @@
-"""A disk that fails: the kernel's own EIO, at chosen places and from a chosen moment on.
+"""A disk that fails: the kernel itself returns EIO, at chosen places and from a chosen moment on.
 
 The disk is a loop device over a file in memory. A seal on that file (F_SEAL_WRITE, memfd_create(2))
-makes each further write to the device fail, as on a disk that has died; what it holds can still be
-read. What is to be unreadable is changed behind the back of a btrfs, whose checksums are wrong from
-then on. In both cases the filesystem and its callers get EIO.
+makes each further write to the device fail, as on a disk that has died; its content can still be
+read. Blocks become unreadable by a change behind the back of a btrfs, after which its checksums are
+wrong. In both cases the filesystem and its callers get EIO.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MKFS = {
 _BLKFLSBUF = 0x1261  # linux/fs.h
 
 UNREADABLE = "cannot be read"
-"""In the content of a file, or in a name of a directory's: see `FailingDisk.damage`."""
+"""A text in the content of a file, or in the names of a directory: see `FailingDisk.damage`."""
 
 
 class FailingDisk:
@@ -51,7 +51,7 @@ class FailingDisk:
 
     @contextmanager
     def mounted(self, place: Path, options: str = "rw") -> Iterator[Path]:
-        """It is mounted at *place* (a new directory, or one that exists)."""
+        """Mount it at *place* (a new or an existing directory)."""
         place.mkdir(parents=True, exist_ok=True)
         words = ["-t", self.fstype, "-o", options]
         subprocess.run(["mount", *words, self.path, place], check=True)
@@ -61,11 +61,11 @@ class FailingDisk:
             subprocess.run(["umount", "-R", place], check=True)
 
     def refuse_writes(self) -> None:
-        """From now on each write fails."""
+        """Make each further write fail."""
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
 
     def damage(self, text: str) -> None:
-        """Make every block unreadable that has *text*; the btrfs must not be mounted."""
+        """Make every block that contains *text* unreadable; the btrfs must not be mounted."""
         assert self.fstype == "btrfs"
         wanted, found, end = text.encode(), 0, 0
         size = os.fstat(self.fd).st_size
@@ -83,7 +83,7 @@ class FailingDisk:
 
     @contextmanager
     def held(self, folder: Path) -> Iterator[Path]:
-        """What the disk holds, mounted: a copy of it, in the new directory *folder*."""
+        """Mount a copy of the disk's present content in the new directory *folder*."""
         image = folder.with_suffix(".image")
         held = f"/proc/{os.getpid()}/fd/{self.fd}"
         subprocess.run(["cp", "--sparse=always", held, image], check=True)
@@ -98,7 +98,7 @@ class FailingDisk:
         folder.rmdir()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the device."""
         device = getattr(self, "_device", None)
         if device is not None:
             device.close()
@@ -131,7 +131,9 @@ def fill_file(path: Path, *, readable: bool = False) -> None:
 
 
 def fill_directory(path: Path) -> None:
-    """A directory whose list of names `damage` finds: so many that blocks have nothing else."""
+    """A directory whose list of names `damage` finds: it has so many names that they fill whole
+    blocks.
+    """
     path.mkdir()
     for number in range(600):
         word = UNREADABLE if number == 300 else "x" * len(UNREADABLE)

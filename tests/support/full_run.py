@@ -1,4 +1,4 @@
-"""Wipers that leave a run directory (/run) that takes nothing more."""
+"""Wipers that leave a full run directory (/run)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ephemeroot.wipers.contract import Boot, Outcome
 
 
 class Filling(Btrfs):
-    """A wiper during whose wipe something else takes all that /run has left."""
+    """A wiper during whose wipe another process fills /run."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Freezing(Btrfs):
 
 
 def fill(run: Path) -> None:
-    """Take the space first, then every inode."""
+    """Fill the space first, then use every inode."""
     with (run / "ballast").open("wb", buffering=0) as ballast:
         try:
             while True:

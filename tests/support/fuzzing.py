@@ -1,4 +1,4 @@
-"""One reader under a fuzzer that is led by coverage: NAME CORPUS and libFuzzer's options."""
+"""One reader under a coverage-guided fuzzer: NAME CORPUS and libFuzzer's options."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def archive(members: dict[str, Member]) -> bytes:
 
 
 def of_tree(top: Path) -> dict[str, Member]:
-    """Everything below the folder *top*."""
+    """An archive of everything below the folder *top*."""
     members: dict[str, Member] = {}
     for path in sorted(top.rglob("*")):
         name = str(path.relative_to(top))
@@ -43,7 +43,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def unified(initramfs: bytes, *, signed: bool = False) -> bytes:
-    """A program for UEFI with a kernel and that initramfs: the PE headers that count, in PE32+."""
+    """A program for UEFI with a kernel and that initramfs: the PE headers that matter, in PE32+."""
     sections = [(b".linux", b"a kernel"), (b".initrd", initramfs)]
     directories = struct.pack("<II", 0, 0) * 4 + struct.pack("<II", 4096, 8 if signed else 0)
     optional = struct.pack("<H", 0x20B).ljust(108, b"\0") + struct.pack("<I", 5) + directories
@@ -51,7 +51,7 @@ def unified(initramfs: bytes, *, signed: bool = False) -> bytes:
     start = 0x40 + len(coff) + len(optional) + 40 * len(sections)
     table = body = b""
     for name, content in sections:
-        # The file has sections in whole blocks, the memory their real size.
+        # In the file, sections have whole blocks; in memory, their real size.
         stored = -(-len(content) // 512) * 512
         place = start + len(body)
         table += struct.pack("<8sIIII16x", name, len(content), 0, stored, place)

@@ -1,5 +1,5 @@
-"""What an inode has beside extended attributes, in every kind: made, and read back by lsattr(1)'s
-own system calls. A copy is right if it reads the same.
+"""The properties of an inode other than extended attributes, of every kind: set, and read back with
+the system calls of lsattr(1). A copy is correct if it has the same.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PROJECTS: dict[str, Maker] = EVERYWHERE | {
 
 
 def furnish(top: Path, cases: dict[str, Maker], *, subvolumes: bool = False) -> None:
-    """Fill the directory *top* with a file, a file of two names and a directory of each kind."""
+    """Fill the directory *top* with a file, a file with two names and a directory of each kind."""
     for name, make in cases.items():
         file = top / f"file-{name}"
         file.touch()
@@ -98,7 +98,9 @@ def furnish(top: Path, cases: dict[str, Maker], *, subvolumes: bool = False) -> 
 
 
 def state(path: Path) -> tuple[object, ...]:
-    """What a copy must have: flags, project, compression, preallocated bytes, subvolume."""
+    """The properties that a copy must have: flags, project, compression, preallocated bytes,
+    subvolume.
+    """
     fd = os.open(path, os.O_RDONLY)
     try:
         flags = inode_flags.flags(fd) or 0
@@ -107,7 +109,7 @@ def state(path: Path) -> tuple[object, ...]:
         except OSError:
             reserved = 0
         content = path.read_bytes() if path.is_file() else b""
-        # What has been read counts as data (SEEK_DATA of ext4), as long as it is in memory.
+        # Blocks that were read are data (SEEK_DATA of ext4) while they are in memory.
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return (
             hex(flags & (inode_flags.FIRST | inode_flags.LAST)),
@@ -124,13 +126,13 @@ def state(path: Path) -> tuple[object, ...]:
 
 
 def picture(top: Path) -> dict[str, tuple[object, ...]]:
-    """The state of all that is in *top*. What is being written is preallocated until it is done."""
+    """The properties of all entries of *top*. A file is preallocated while it is being written."""
     subprocess.run(["sync", "-f", top], check=True)
     return {str(path.relative_to(top)): state(path) for path in sorted(top.rglob("*"))}
 
 
 def unlock(top: Path) -> None:
-    """Make it possible to remove all that is in *top*."""
+    """Make it possible to remove all entries of *top*."""
     for path in [top, *top.rglob("*")]:
         if path.is_dir() and not path.is_symlink():
             fd = os.open(path, os.O_RDONLY)

@@ -1,8 +1,8 @@
 """Ctrl-C at a chosen moment: after the N-th step of the code of some modules.
 
-A step is a line that begins, a function that returns or, in functions that are named for it, a
-byte code instruction. Python handles a signal between two instructions, so what a signal can do
-is one of these.
+A step is a line that begins, a function that returns or, in selected functions, a byte code
+instruction. Python handles a signal between two instructions, so these are the moments at which a
+signal can take effect.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 class Interrupter:
     """Raises ``KeyboardInterrupt`` at one step of the code of *modules*, once.
 
-    In functions called one of *closely* each byte code instruction is a step. ``steps`` is how
-    many were taken, ``place`` where the interruption was.
+    In functions called one of *closely*, each byte code instruction is a step. ``steps`` is the
+    number of steps so far, ``place`` the line of the interruption.
     """
 
     def __init__(self, modules: Iterable[ModuleType], closely: Iterable[str] = ()) -> None:
@@ -29,10 +29,11 @@ class Interrupter:
         self.place = ""
 
     def run(self, action: Callable[[], object], at: int = -1) -> bool:
-        """Run *action*, interrupted at step number *at* (never if -1); whether it ended first.
+        """Run *action*, interrupted at step number *at* (never if -1); return whether it ended
+        first.
 
-        An interruption can arrive between an open and what would close it. The descriptors that
-        are left are closed here, as by the end of the process.
+        An interruption can arrive between opening a file and the code that would close it.
+        Remaining descriptors are closed here, as by the end of the process.
         """
         self.at, self.steps, self.place = at, 0, ""
         before = sys.gettrace()
@@ -69,5 +70,5 @@ class Interrupter:
 
 def _descriptors() -> set[int]:
     listed = [int(name) for name in os.listdir("/proc/self/fd")]
-    # Without the one that listed them.
+    # Without the descriptor that listed them.
     return {fd for fd in listed if os.path.lexists(f"/proc/self/fd/{fd}")}

@@ -1,4 +1,4 @@
-"""Writing kernel images for tests: the headers by which boot loaders know them, and no code.
+"""Writing kernel images for tests: the headers by which boot loaders recognise them, and no code.
 
 x86: Documentation/arch/x86/boot.rst; zboot: drivers/firmware/efi/libstub/zboot-header.S; arm64:
 Documentation/arch/arm64/booting.rst; unified: UAPI.5.
@@ -13,17 +13,17 @@ import struct
 import subprocess
 from collections.abc import Callable
 
-# Not compressible, so that no image is smaller than a kernel can be.
+# Not compressible, so that each image has at least the size of a kernel.
 FILLING = random.Random(6).randbytes(0x8000)
 
 
 def banner(release: str) -> bytes:
-    """What init/version.c puts into every kernel."""
+    """The text that init/version.c puts into every kernel."""
     return f"Linux version {release} (root@build) (gcc 14.2) #1 SMP PREEMPT_DYNAMIC\n\0".encode()
 
 
 def bzimage(release: str, *, text: str | None = None) -> bytes:
-    """For x86, with an EFI stub; *text* is what it calls itself."""
+    """For x86, with an EFI stub; *text* is its version string."""
     image = bytearray(0x4000)
     image[0:2] = b"MZ"
     image[0x1FE:0x206] = b"\x55\xaa\xeb\x66HdrS"
@@ -42,7 +42,7 @@ def arm64(release: str) -> bytes:
 
 def zboot(release: str, kind: bytes, compress: Callable[[bytes], bytes]) -> bytes:
     payload = compress(arm64(release))
-    # Behind the data is its real size.
+    # The real size follows the data.
     head = struct.pack("<2sxx4sII8x32s", b"MZ", b"zimg", 0x1000, len(payload), kind)
     return head.ljust(0x1000, b"\0") + payload + struct.pack("<I", len(arm64(release)))
 
@@ -83,7 +83,7 @@ FORMATS: dict[str, Callable[[str], bytes]] = {
     "unified-zboot": lambda release: unified(zboot(release, b"gzip", gzip.compress)),
     "unified-odd-kernel": lambda release: unified(FILLING, uname=f"{release}\n"),
 }
-"""Each format that a kernel can have, by name."""
+"""Each format of a kernel, by name."""
 
 NAMES = (
     "vmlinuz-linux", "vmlinuz", "vmlinuz-6.6.6-not-this-one", "vmlinux-x", "Image", "bzImage",

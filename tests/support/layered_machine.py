@@ -1,4 +1,4 @@
-"""An installed root on one ext4 that boots below layers, by both stages; a store on another."""
+"""An installed root on one ext4 that boots below layers, with both stages; a store on another."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ KEPT = "ephemeroot.wipe=no"
 
 
 class LayeredMachine:
-    """Boots of the root of *disks*. The store and, unless in *memory*, the layers are on its
-    volume; with *layers* those are on that device instead, a filesystem of that *kind*, which is
-    mounted with *options*.
+    """Boots the root of *disks*. The store and, unless in *memory*, the layers are on its volume;
+    with *layers* they are on that device instead, a filesystem of that *kind*, mounted with
+    *options*.
     """
 
     def __init__(
@@ -98,7 +98,9 @@ class LayeredMachine:
         )
 
     def stage(self, stage: str, words: str = "") -> int:
-        """The entry, in this process: an interpreter for each of many boots takes too long."""
+        """Run the entry point in this process: an interpreter for each of many boots takes too
+        long.
+        """
         plan = self.disks.base / "plan.json"
         plan.write_bytes(self.plan().dump())
         where = ["--plan", str(plan), "--target", str(self.root), "--run", str(self.run)]
@@ -106,8 +108,8 @@ class LayeredMachine:
         return entry([stage, *where, "--cmdline", line])
 
     def boot(self, words: str = "", *, complete: bool = True) -> list[int]:
-        """Both stages of the next boot, which ends by a power cut unless it is *complete*; returns
-        their exit codes.
+        """Run both stages of the next boot, which ends with a power cut unless it is *complete*;
+        return their exit codes.
         """
         self.power_off()
         codes = [self.stage("wipe", words)]
@@ -145,7 +147,7 @@ class LayeredMachine:
 
 
 def content(machine: LayeredMachine) -> dict[str, str]:
-    """What the installed root has: each path with its kind and a digest."""
+    """The content of the installed root: each path with its type and a digest."""
     found = {}
     with InstalledRoot(machine.disks) as top:
         for path in sorted(top.rglob("*")):

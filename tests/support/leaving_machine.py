@@ -1,4 +1,4 @@
-"""A machine that was applied, booted and used, and then leaves."""
+"""A machine that was applied, booted and used, and on which `leave` then runs."""
 
 from __future__ import annotations
 
@@ -83,13 +83,15 @@ class MachineInUse(Machine):
         return root
 
     def armed(self) -> dict[str, str]:
-        """What a root of an armed boot shows; links into the store lead nowhere from here."""
+        """The content of the root after an armed boot; links into the store do not resolve from
+        here.
+        """
         plan = {"etc/ephemeroot/plan.json": self.plan().dump().decode()}
         return {k: v for k, v in (AFTER | plan).items() if not k.startswith("var/linked")}
 
     @property
     def bare(self) -> Path:
-        """The root as it is without binds."""
+        """The root without binds."""
         return self.top / "root"
 
     def reboot_plain(self) -> Path:

@@ -1,7 +1,7 @@
 """A distribution of `distributions` on loop devices, run as if this host had booted it.
 
-Each session is a process of its own mount and pid namespace, with the machine's root as its root:
-`ephemeroot` takes it for the running system. The host's programs are below the machine's in /usr.
+Each session is a process in a private mount and PID namespace, with the machine's root as its root:
+`ephemeroot` sees it as the running system. The host's programs are below the machine's in /usr.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ exec chroot . /bin/bash /firmware/session
 
 @dataclass(frozen=True)
 class Done:
-    """What a session printed, and its exit status."""
+    """The output of a session, and its exit status."""
 
     status: int
     text: str
@@ -82,14 +82,14 @@ class LiveMachine:
         self.usr, self.firmware = folder / "usr", folder / "firmware"
         for path in (self.usr / "upper", self.usr / "work", self.firmware, folder / "root"):
             path.mkdir(parents=True)
-        # The host's own, which is not part of the machine: a whiteout (overlayfs.rst).
+        # The host's own file, which does not belong to the machine: a whiteout (overlayfs.rst).
         (self.usr / "hidden").mkdir()
         os.mknod(self.usr / "hidden/local", stat.S_IFCHR)
         device = distribution.device
         called = f"/dev/mapper/{device}" if device else f"UUID={self.uuids['']}"
         (self.firmware / "device").write_text(f"{called}\n")
         if distribution.selected:
-            # Four bytes of attributes, and the name with its end (Boot Loader Interface).
+            # Four bytes of attributes, and the name with a final NUL (Boot Loader Interface).
             name = f"{distribution.selected}\0".encode("utf-16-le")
             (self.firmware / "selected").write_bytes(b"\x06\0\0\0" + name)
             loader = "systemd-boot 257.9-1~deb13u1\0".encode("utf-16-le")
@@ -113,7 +113,9 @@ class LiveMachine:
             assert made.status == 0, made.text
 
     def command_line(self) -> str:
-        """What the boot loader starts the kernel with, read from where it looks for that."""
+        """The command line with which the boot loader starts the kernel, from the files that it
+        reads.
+        """
         mine = self.distribution
         if mine.entry:
             (line,) = self._boot_file(mine.entry).splitlines()[-1:]
@@ -134,13 +136,13 @@ class LiveMachine:
 
     @contextmanager
     def _mounted(self, subvolume: str, point: str = "") -> Iterator[None]:
-        """A filesystem, and with the root those of its partitions, without a session."""
+        """Mount a filesystem, and with the root those of its partitions, without a session."""
         root = self.folder / "root"
         kind = ["-o", f"subvol={subvolume or '/'}"] if self._type(point) == "btrfs" else []
         _run("mount", *kind, self.devices[point], root)
         try:
             for other, device in self.devices.items():
-                # Not into the top level, which is looked at for the boot loader's files alone.
+                # Not into the top level, which is searched only for the boot loader's files.
                 if other and not point and subvolume == self.distribution.root:
                     (root / other.lstrip("/")).mkdir(parents=True, exist_ok=True)
                     _run("mount", device, root / other.lstrip("/"))
@@ -157,7 +159,9 @@ class LiveMachine:
         return "ext4" if point else self.distribution.type
 
     def session(self, script: str, subvolume: str | None = None) -> Done:
-        """Boot what the boot loader says, or that *subvolume*, mount its fstab, run *script*."""
+        """Boot as the boot loader's configuration says, or that *subvolume*, mount its fstab, run
+        *script*.
+        """
         line = self.command_line() if subvolume is None else "none"
         if subvolume is None:
             words = [w for w in line.split() if w.startswith("rootflags=")]
@@ -169,7 +173,7 @@ class LiveMachine:
             "export PATH=/usr/local/bin:/usr/bin:/usr/sbin EDITOR=true LANG=C.UTF-8\n"
             f"ephemeroot() {{ {PROJECT}/.venv/bin/ephemeroot \"$@\"; }}\n"
             f"reboot() {{ exit {REBOOT}; }}\n"
-            # It is this host's kernel that would swap.
+            # Swapping would use this host's kernel.
             'swapon() { command swapon "$@" && swapoff "$@"; }\n'
             f"mount -a -t nobind,noswap\n{script}"
         )  # fmt: skip
@@ -249,13 +253,13 @@ def marked(name: str, command: str) -> str:
 
 
 def part(done: Done, name: str) -> str:
-    """What was printed behind that mark."""
+    """The output after that mark."""
     _, _, rest = done.text.partition(f"{_NEVER}{name}\n")
     return rest.partition(_NEVER)[0]
 
 
 def init(machine: LiveMachine) -> list[str]:
-    """The commands that `init` prints on the machine as it is."""
+    """The commands that `init` prints on the machine in its present state."""
     done = machine.session(marked("init", "ephemeroot init --json"))
     assert done.status == 0, done.text
     document = json.loads(part(done, "init"))

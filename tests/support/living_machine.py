@@ -1,5 +1,6 @@
-"""A machine in the middle of its life: a btrfs root that a wipe made, with old ones behind it,
-a store with persistent paths bound over it, and an applied plan. By the real programs."""
+"""A machine in use: a btrfs root made by a wipe, with old ones, a store with persistent paths bound
+over the root, and an applied plan. Made with the real programs.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ class LivingMachine:
         )  # fmt: skip
 
     def boot(self, now: float = NOON) -> None:
-        """Power off and on: the root is a new one, what is declared is bound over it."""
+        """Power off and on: the root is new, and declared paths are bound over it."""
         self.shut_down()
         boot = Boot(
             device=self.disk.loop, subvolume="root", target="/", private=str(self.disk.private),
@@ -119,7 +120,7 @@ class LivingMachine:
         mark_boot_complete(Btrfs(self.settings), self.root)
 
     def boot_by_the_stages(self, words: str = "") -> list[int]:
-        """The same by the very stages of a boot, each a process; their exit codes."""
+        """The same with the real stages of a boot, each in a process; return their exit codes."""
         self.shut_down()
         base = self.root.parent
         run = base / "run"

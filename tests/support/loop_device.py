@@ -1,15 +1,16 @@
 """Loop devices that belong to the process that made them, and to no other.
 
 `losetup --detach /dev/loopN` takes a number, and the number is free again as soon as the kernel has
-released the device: it may be another process's by then, whose filesystem would vanish. Here the
-device stays open. While it is, the kernel gives its number to nobody; it is released when the last
-user has closed it (LO_FLAGS_AUTOCLEAR, linux/loop.h), also if the process is killed.
+released the device: it may then belong to another process, whose filesystem would vanish. Here the
+device stays open. While it is open, the kernel does not reuse its number; the device is released
+when the last user has closed it (LO_FLAGS_AUTOCLEAR, linux/loop.h), also if the process is killed.
 
 The kernel also remembers a device of a btrfs on several devices after the filesystem is unmounted
-and the loop device is gone. The next filesystem under the same number would be taken for that one
-as soon as another mounted filesystem has its UUID, as copies of one image have: mount(2) fails with
-EINVAL, then with EEXIST (fs/btrfs/volumes.c, find_fsid_by_device and device_list_add). So a new
-device is forgotten first: its number was free, and what btrfs remembers of it is out of date.
+and the loop device is released. It would take the next filesystem under the same number for the
+earlier one as soon as another mounted filesystem has its UUID, as copies of one image have:
+mount(2) fails with EINVAL, then with EEXIST (fs/btrfs/volumes.c, find_fsid_by_device and
+device_list_add). So this module makes btrfs forget a new device first: its number was free, so the
+remembered information is out of date.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ _CONFIG = struct.Struct(f"=2I{_INFO.size}s8Q")
 
 
 class LoopDevice:
-    """A loop device over *image*, from the byte *offset* on; `path` is its name.
+    """A loop device over *image*, starting at the byte *offset*; `path` is its name.
 
-    It is there until `close` has been called and nothing uses it any more. With `partitions` it
-    can have some, which the kernel removes at the end. Raises OSError.
+    It exists until `close` has been called and nothing uses it any more. With `partitions` it can
+    have partitions, which the kernel removes at the end. Raises OSError.
     """
 
     def __init__(
@@ -74,14 +75,14 @@ class LoopDevice:
         self.close()
 
     def close(self) -> None:
-        """Let go of it. Safe to call twice."""
+        """Release the device. Safe to call twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def _configured(number: int, config: bytes) -> int:
-    """The open loop device of that *number*; -1 if another process was quicker."""
+    """The open loop device of that *number*; -1 if another process was faster."""
     try:
         device = os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:  # removed since
@@ -106,7 +107,7 @@ def _forget(device: Path) -> None:
         name = bytearray(struct.pack("=q4088s", 0, os.fsencode(device)))
         fcntl.ioctl(control, _BTRFS_FORGET_DEV, name)
     except OSError as error:
-        if error.errno != errno.ENOENT:  # ENOENT: it remembers none of that number
+        if error.errno != errno.ENOENT:  # ENOENT: btrfs remembers no device of that number
             raise
     finally:
         os.close(control)
@@ -116,6 +117,6 @@ def _forget(device: Path) -> None:
 def attached(
     image: str | os.PathLike[str], offset: int = 0, *, partitions: bool = False
 ) -> Iterator[Path]:
-    """The path of a loop device over *image*, for as long as a `with` lasts."""
+    """The path of a loop device over *image*, for the duration of a `with`."""
     with LoopDevice(image, offset, partitions=partitions) as device:
         yield device.path

@@ -1,9 +1,10 @@
-"""Process 1 of a machine: a program of its own, in a mount and a process namespace of its own.
+"""Process 1 of a machine: a separate program in a private mount and PID namespace.
 
-`programs` starts it with the layout of the machine as JSON in its only argument. It mounts
-the machine, makes it the root directory, and then does what lines of JSON on standard input ask:
-run programs, each until it and all that it started have ended. Nothing here is shared with the
-product, unless a request says ``forked``: it uses the C library and the standard library only.
+`programs` starts it with the layout of the machine as JSON in its only argument. It mounts the
+machine, makes it the root directory, and then executes the requests in lines of JSON on standard
+input: run programs, each until it and all processes that it started have ended. It shares no code
+with the product, unless a request says ``forked``: it uses only the C library and the standard
+library.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MNT_DETACH = 2
 WALL = 0x40000000  # __WALL, see waitpid(2)
 
 EARLIER: set[int] = set()
-"""Daemons that earlier programs have left."""
+"""Daemons that earlier programs have started."""
 
 NODES = {
     "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9),
@@ -121,10 +122,10 @@ def _devices(dev: str, loop: str, uuid: str) -> None:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run ``argv`` with ``env``; its wait status, and what it wrote.
+    """Run ``argv`` with ``env``; return its wait status and its output.
 
-    With ``forked`` the program is a fork of this process, which has imported it: of a run of a
-    fifth of a second that is more than half.
+    With ``forked`` the program is a fork of this process, which has imported it: importing takes
+    more than half of a run of a fifth of a second.
     """
     out, err = os.memfd_create("out"), os.memfd_create("err")
     reading, writing = os.pipe()
@@ -168,26 +169,26 @@ def _become(request: dict[str, Any], out: int, err: int, reading: int, *, traced
         if request["forked"]:
             _call(request)
         os.execvpe(argv[0], argv, request["env"])
-    except Exception as error:  # noqa: BLE001  # the test is told
+    except Exception as error:  # noqa: BLE001  # the test gets the message
         os.write(err, f"{argv}: {error}\n".encode())
     finally:
         os._exit(127)
 
 
 def _call(request: dict[str, Any]) -> None:
-    """Be the program without starting an interpreter; see ``run``."""
+    """Run the program without starting an interpreter; see ``run``."""
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = request["argv"]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Of its own, for those of this process are pipes to the test.
+    # New standard streams, because those of this process are pipes to the test.
     sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
     sys.stderr = os.fdopen(2, "w", buffering=1)
     if user := request["user"]:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-        # A program that this user had started could be looked at by the user (proc(5)).
+        # The user can inspect a program that the user has started (proc(5)).
         _check(LIBC.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE
     code = 1
     try:
@@ -204,7 +205,7 @@ def _call(request: dict[str, Any]) -> None:
 
 
 def _wait(first: int, daemons: set[str], trace: Trace | None) -> int:
-    """Wait until everything but *daemons* has ended; the wait status of *first*."""
+    """Wait until all processes except *daemons* have ended; return the wait status of *first*."""
     found = 0
     while any(_name(pid) not in daemons for pid in _children()):
         pid, status = os.waitpid(-1, WALL)
@@ -243,7 +244,7 @@ def serve() -> None:
         request = json.loads(line)
         try:
             answer = run(request)
-        except Exception:  # noqa: BLE001  # the test is told
+        except Exception:  # noqa: BLE001  # the test gets the message
             answer = {"failed": traceback.format_exc()}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

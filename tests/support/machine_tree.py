@@ -72,23 +72,23 @@ class MachineTree:
 
     @property
     def machine(self) -> Machine:
-        """Its facts."""
+        """The facts of the machine."""
         return Machine.of(str(self.path))
 
     def examination(self) -> Examination:
-        """Everything looked up."""
+        """The examination of the configuration, with all names looked up."""
         return examine(read(self.machine), self.machine)
 
     def problems(self) -> list[Problem]:
-        """All that is wrong, warnings included."""
+        """All problems, including warnings."""
         return list(self.examination().problems)
 
     def errors(self) -> list[Problem]:
-        """All that is wrong, without warnings."""
+        """All problems except warnings."""
         return self.examination().errors
 
     def complaint(self) -> str:
-        """The reason and the hint of the only error there must be."""
+        """The reason and the hint of the only error; there must be exactly one."""
         errors = self.errors()
         assert len(errors) == 1, [str(error) for error in errors]
         return f"{errors[0].reason} ({errors[0].hint})"
@@ -102,5 +102,5 @@ class MachineTree:
         return self.compilation().plan
 
     def show(self, name: str = MAIN) -> str:
-        """A file of the machine as messages name it."""
+        """The name of a file of the machine in messages."""
         return str(self.path / name)

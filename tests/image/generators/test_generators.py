@@ -1,4 +1,6 @@
-"""The contract of initramfs generators: nothing outside of it asks which one it is."""
+"""The contract of initramfs generators: code outside the generators' folders never asks which one
+it has.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,11 @@ EXCEPTIONS = {
     "fill, those of all generators among them, whichever is installed",
     "ephemeroot/cli/verbs.py": "the examples of the help are command lines that can be typed",
 }
-"""Product files that name a generator, each with the reason."""
+"""Files of the program that name a generator, each with the reason."""
 
 
 def product_files() -> list[str]:
-    """The product's Python outside of the generators' own folders."""
+    """The program's Python files outside the generators' folders."""
     folders = [CHECKOUT / name for name in ("ephemeroot", "hooks", "wipers")]
     found = [path for folder in folders for path in folder.rglob("*.py")]
     names = sorted(str(path.relative_to(CHECKOUT)) for path in found)
@@ -42,8 +44,8 @@ def product_files() -> list[str]:
 
 
 def generators_named(source: str, but: str = "") -> list[str]:
-    """The lines of *source* that name a generator (*but* one): in a string, an import or an
-    identifier, not in a comment or a document string.
+    """The lines of *source* that name a generator (except *but*) in a string, an import or an
+    identifier; comments and document strings are not searched.
     """
     tree = ast.parse(source)
     documents = {id(text) for node in ast.walk(tree) for text in document_strings(node)}
@@ -58,7 +60,7 @@ def generators_named(source: str, but: str = "") -> list[str]:
 
 
 def document_strings(node: ast.AST) -> Iterator[ast.AST]:
-    """Strings that are statements: of a module, a class, a function or a constant."""
+    """Strings that are statements: those of modules, classes, functions and constants."""
     body = getattr(node, "body", None)
     for statement in body if isinstance(body, list) else []:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
@@ -113,7 +115,7 @@ def test_only_the_recommended_generator_is_named_where_they_are_found() -> None:
         "f(mkinitcpio=1)",
     ],
 )
-def test_a_name_of_a_generator_is_found(line: str) -> None:
+def test_the_search_finds_a_name_of_a_generator(line: str) -> None:
     assert generators_named(f'"""For dracut."""\n# mkinitcpio\n{line}\n')
 
 
@@ -157,7 +159,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("dracut = foreign:NUMBER", "dracut", "several installed packages"),
     ],
 )
-def test_a_generator_that_cannot_be_loaded_is_an_error(
+def test_reports_a_generator_that_cannot_be_loaded(
     package: Path, entry: str, name: str, said: str
 ) -> None:
     package.write_text(f"[{installed.GROUP}]\n{entry}\n")
@@ -166,7 +168,7 @@ def test_a_generator_that_cannot_be_loaded_is_an_error(
         installed.find(name)
 
 
-def test_a_generator_is_known_by_its_program_and_its_module(
+def test_recognises_a_generator_by_its_program_and_its_module(
     tmp_path: Path, generator: Generator
 ) -> None:
     root = str(tmp_path)
@@ -182,7 +184,7 @@ def test_a_generator_is_known_by_its_program_and_its_module(
     assert not generator.has_module(root)
 
 
-def test_a_generator_that_cannot_carry_the_stages_is_named(tmp_path: Path) -> None:
+def test_names_a_generator_that_cannot_contain_the_stages(tmp_path: Path) -> None:
     assert installed.unsupported(str(tmp_path)) == ""
     (tmp_path / "usr/sbin").mkdir(parents=True)
     (tmp_path / "usr/sbin/update-initramfs").symlink_to("/nowhere")
@@ -191,7 +193,7 @@ def test_a_generator_that_cannot_carry_the_stages_is_named(tmp_path: Path) -> No
 
 
 def test_the_module_file_is_installed_last(generator: Generator) -> None:
-    """A kernel update beside `ephemeroot setup` must not find half a module."""
+    """A kernel update during `ephemeroot setup` must not find an incomplete module."""
     items = generator.items("/usr/bin/ephemeroot")
     assert Path(items[-1].name.lstrip("/")).match(generator.MODULE.replace("??", "*"))
 
@@ -209,11 +211,12 @@ CALLS = [
     ("mkinitcpio", True, ["--hooks", OWN, "--configured-hooks", OWN]),
     ("mkinitcpio", False, ["--hooks", WITH_SYSTEMD, "--configured-hooks", WITH_SYSTEMD]),
 ]
-"""How each generator's module calls `ephemeroot image`, and whether the image then has an init of
-the generator's own."""
+"""How each generator's module calls `ephemeroot image`, and whether the image then has the
+generator's own init.
+"""
 
 
-def test_every_generator_is_called_here() -> None:
+def test_every_generator_is_listed_here() -> None:
     assert {name for name, _, _ in CALLS} == set(installed.names())
 
 
@@ -226,7 +229,7 @@ def test_an_inert_image_says_why_under_each_init(
     options: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Units under systemd; under an init of the generator's own it is told to add a script."""
+    """With units under systemd; for an init of its own, the generator is told to add a script."""
     (tmp_path / "etc/ephemeroot").mkdir(parents=True)
     (tmp_path / "etc/ephemeroot/plan.json").write_text("{}")
     words = ["image", "--generator", name, "--root", str(tmp_path), *options]
@@ -253,10 +256,10 @@ def test_every_image_has_the_same_lines_for_the_folder(tmp_path: Path) -> None:
     ]
 
 
-def test_the_generator_is_known_by_its_options_or_by_name(
+def test_recognises_the_generator_by_its_options_or_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A module that an older `ephemeroot setup` installed does not name itself."""
+    """A module installed by an older `ephemeroot setup` does not pass its name."""
     words = ["image", "--root", str(tmp_path), "--into", str(tmp_path / "made")]
     fallback = ["--hooks", "base udev", "--configured-hooks", "base udev autodetect"]
     assert cli.main([*words, *fallback]) == 0
@@ -329,7 +332,7 @@ class Odd(contract.Generator):
 
 @pytest.fixture
 def odd(package: Path) -> Generator:
-    """A generator of another package, about which this program has no file."""
+    """A generator of another package, for which this program has no file."""
     (package.parent.parent / "foreign.py").write_text(ODD)
     package.write_text(f"[{installed.GROUP}]\nodd-maker = foreign:Odd\n")
     sys.modules.pop("foreign", None)

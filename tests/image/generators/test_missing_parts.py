@@ -1,4 +1,6 @@
-"""Parts of a generator that other packages have are named with the command that installs them."""
+"""Missing parts of a generator that other packages contain are named with the command that installs
+them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def plain(tree: MachineTree) -> None:
     assert tree.path.is_dir()
 
 
-# What is configured, the generator, the package manager, what installs it, and a file of it.
+# The configuration, the generator, the package manager, the command that installs the part, and a
+# file of it.
 MODULES = "usr/lib/dracut/modules.d"
 CASES = [
     (zfs, DRACUT, APT, "apt install zfs-dracut", f"{MODULES}/90zfs/module-setup.sh"),
@@ -68,7 +71,7 @@ def test_check_names_packages_that_an_image_needs(
     for program in (generator, manager):
         if program:
             tree.write(program, "")
-    # A module of a like name is another one.
+    # A module with a similar name is another module.
     tree.write(f"{MODULES}/95nozfs/module-setup.sh", "")
     tree.write(f"{MODULES}/35network-legacy/module-setup.sh", "")
 
@@ -110,6 +113,6 @@ def test_init_installs_the_module_for_a_root_on_zfs_with_the_generator(
     assert "apt install zfs-dracut" not in commands()
 
 
-def test_every_generator_needs_nothing_for_ordinary_filesystems(tmp_path: Path) -> None:
+def test_ordinary_filesystems_need_no_further_packages(tmp_path: Path) -> None:
     for generator in installed.every():
         assert generator.missing(str(tmp_path), {"btrfs", "ext4", "xfs", "vfat"}, None) == []

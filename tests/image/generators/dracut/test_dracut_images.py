@@ -1,4 +1,4 @@
-"""Which images there are, and that reading one back finds whatever is wrong with it."""
+"""Which images a system has; reading one back finds every fault in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAN = plan().dump()
 
 @pytest.fixture(scope="module")
 def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
-    """An image's content as dracut makes it: ours, and what belongs to it."""
+    """The content of an image as dracut makes it: our files, and the files that they need."""
     made = put_together(tmp_path_factory.mktemp("image") / "tree")
     members = of_tree(made.tree.top)
     members["usr/lib/systemd/system/emergency.service"] = file(b"[Unit]\n")
@@ -41,10 +41,10 @@ def verify(tmp_path: Path, members: dict[str, Member], raw: bytes = PLAN) -> str
 
 @pytest.mark.requires_root
 class TestVerify:
-    def test_what_is_right(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+    def test_accepts_a_complete_image(self, tmp_path: Path, armed: dict[str, Member]) -> None:
         assert f"plan of {amounts.size(len(PLAN))}" in verify(tmp_path, armed)
 
-    def test_a_built_in_filesystem(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+    def test_accepts_a_built_in_filesystem(self, tmp_path: Path, armed: dict[str, Member]) -> None:
         members = {name: m for name, m in armed.items() if ".ko" not in name}
         members[f"usr/lib/modules/{KERNEL}/modules.builtin"] = file(b"kernel/fs/btrfs/btrfs.ko\n")
         verify(tmp_path, members)
@@ -61,12 +61,14 @@ class TestVerify:
             "usr/lib/systemd/system/emergency.service",
         ],
     )
-    def test_what_is_missing(self, tmp_path: Path, armed: dict[str, Member], gone: str) -> None:
+    def test_reports_missing_files(
+        self, tmp_path: Path, armed: dict[str, Member], gone: str
+    ) -> None:
         members = {name: m for name, m in armed.items() if name != gone}
         with pytest.raises(EphemerootError, match=re.escape(gone)):
             verify(tmp_path, members)
 
-    def test_a_damaged_bundle(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+    def test_reports_a_damaged_bundle(self, tmp_path: Path, armed: dict[str, Member]) -> None:
         mode, content = armed["usr/lib/ephemeroot/bundle"]
         members = armed | {"usr/lib/ephemeroot/bundle": (mode, content[:-1] + b"?")}
         with pytest.raises(
@@ -74,22 +76,24 @@ class TestVerify:
         ):
             verify(tmp_path, members)
 
-    def test_no_interpreter(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+    def test_reports_a_missing_interpreter(self, tmp_path: Path, armed: dict[str, Member]) -> None:
         members = {name: m for name, m in armed.items() if not name.startswith("usr/bin/python")}
         with pytest.raises(EphemerootError, match=r"lacks .*python"):
             verify(tmp_path, members)
 
-    def test_no_kernel_module(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+    def test_reports_a_missing_kernel_module(
+        self, tmp_path: Path, armed: dict[str, Member]
+    ) -> None:
         members = {name: m for name, m in armed.items() if "btrfs.ko" not in name}
         with pytest.raises(EphemerootError, match="kernel modules btrfs"):
             verify(tmp_path, members)
 
-    def test_another_plan(self, tmp_path: Path, armed: dict[str, Member]) -> None:
+    def test_reports_another_plan(self, tmp_path: Path, armed: dict[str, Member]) -> None:
         with pytest.raises(EphemerootError, match="the applied plan"):
             verify(tmp_path, armed, plan(generation=8).dump())
 
 
-def test_nothing_of_ours(tmp_path: Path) -> None:
+def test_reports_an_image_without_our_files(tmp_path: Path) -> None:
     with pytest.raises(EphemerootError, match="does not contain ephemeroot"):
         verify(tmp_path, {"init": file(b"")})
 
@@ -100,7 +104,7 @@ def test_an_inert_image_is_not_a_success(tmp_path: Path) -> None:
         verify(tmp_path, of_tree(made.tree.top))
 
 
-def test_something_else(tmp_path: Path) -> None:
+def test_refuses_a_file_that_is_not_an_image(tmp_path: Path) -> None:
     (tmp_path / "initrd").write_bytes(b"no image at all")
     with pytest.raises(EphemerootError, match="is not an initramfs image"):
         readback.verify(tmp_path / "initrd", PLAN, ADVICE)
@@ -108,7 +112,7 @@ def test_something_else(tmp_path: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with two kernels and the folder of a third, whose package is gone."""
+    """A root with two kernels, and the folder of a third whose package was removed."""
     for kernel in ("6.1.0", KERNEL):
         folder = tmp_path / "lib/modules" / kernel
         folder.mkdir(parents=True)
@@ -119,7 +123,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_debians_and_fedoras_images(root: Path) -> None:
+def test_finds_images_of_debian_and_fedora(root: Path) -> None:
     for name in ("initrd.img-6.1.0", f"initramfs-{KERNEL}.img", "initramfs-0-rescue-1234.img"):
         (root / "boot" / name).write_text("")
     found, unknown = dracut.images(root)
@@ -130,7 +134,7 @@ def test_debians_and_fedoras_images(root: Path) -> None:
     assert unknown == []
 
 
-def test_boot_loader_specification(root: Path) -> None:
+def test_finds_images_of_the_boot_loader_specification(root: Path) -> None:
     (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     image = root / f"boot/efi/0123456789abcdef0123456789abcdef/{KERNEL}/initrd"
     image.parent.mkdir(parents=True)
@@ -145,8 +149,10 @@ def test_boot_loader_specification(root: Path) -> None:
     assert "6.1.0" in unknown[0]
 
 
-def test_an_image_that_fails_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a dracut at all, and with one that fails or makes the wrong image."""
+def test_a_failed_build_leaves_the_existing_image(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dracut, and with a dracut that fails or makes a wrong image."""
     image = dracut.Image(root / f"boot/initrd.img-{KERNEL}", KERNEL)
     image.path.write_bytes(b"the old one")
     programs = root / "bin"
@@ -167,7 +173,7 @@ def test_an_image_that_fails_stays(root: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.requires_root
-def test_an_image_that_is_right_takes_the_name(
+def test_a_correct_image_replaces_the_existing_one(
     root: Path, armed: dict[str, Member], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = dracut.Image(root / f"boot/initrd.img-{KERNEL}", KERNEL)
@@ -188,20 +194,20 @@ def test_an_image_that_is_right_takes_the_name(
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 OTHER = "fedcba9876543210fedcba9876543210"
-# What is on the boot filesystem, what says which is ours, and what of it is.
+# Files on the boot filesystem, the files that identify this system, and which images are its own.
 SPECIFIED: list[tuple[dict[str, str], list[str], list[str]]] = [
     ({}, [f"efi/{MACHINE_ID}/{KERNEL}/initrd"], [f"efi/{MACHINE_ID}/{KERNEL}/initrd"]),
-    # Debian's hook: the name that the image has in /boot.
+    # Debian's hook: the name of the image in /boot.
     ({}, [f"efi/{MACHINE_ID}/{KERNEL}/initrd.img-{KERNEL}", f"boot/initrd.img-{KERNEL}"],
      [f"boot/initrd.img-{KERNEL}", f"efi/{MACHINE_ID}/{KERNEL}/initrd.img-{KERNEL}"]),
-    # openSUSE's sdbootutil.
+    # sdbootutil of openSUSE.
     ({"usr/lib/os-release": 'ID="opensuse-tumbleweed"\n'},
      [f"boot/efi/opensuse-tumbleweed/{KERNEL}/initrd-3fa1"],
      [f"boot/efi/opensuse-tumbleweed/{KERNEL}/initrd-3fa1"]),
     ({"etc/kernel/entry-token": "mine\n"},
      [f"boot/mine/{KERNEL}/initrd", f"boot/{MACHINE_ID}/{KERNEL}/initrd"],
      [f"boot/mine/{KERNEL}/initrd"]),
-    # Another system's, and another kernel's.
+    # An image of another system, and one of another kernel.
     ({}, [f"efi/{OTHER}/{KERNEL}/initrd", f"efi/{MACHINE_ID}/6.1.0/initrd"], []),
     ({"etc/os-release": "ID=debian\n"},
      [f"efi/debian/{KERNEL}/initrd", f"efi/{MACHINE_ID}/{KERNEL}/initrd"],
@@ -211,7 +217,7 @@ SPECIFIED: list[tuple[dict[str, str], list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("says", "there", "ours"), SPECIFIED)
-def test_images_in_this_systems_directory_of_the_boot_filesystem(
+def test_finds_images_in_this_systems_directory_of_the_boot_filesystem(
     tmp_path: Path, says: dict[str, str], there: list[str], ours: list[str]
 ) -> None:
     files = {"etc/machine-id": f"{MACHINE_ID}\n", f"lib/modules/{KERNEL}/modules.dep": ""}
@@ -223,7 +229,7 @@ def test_images_in_this_systems_directory_of_the_boot_filesystem(
     assert {image.release for image in found} <= {KERNEL}
 
 
-# A Raspberry Pi: what is on the partition of its firmware, and which images are rebuilt.
+# A Raspberry Pi: files on the firmware's partition, and which images are rebuilt.
 FIRMWARE: list[tuple[dict[str, bytes], list[str], str]] = [
     ({"initramfs8": b"x", "kernel8.img": kernel_images.arm64(KERNEL)}, ["initramfs8"], ""),
     ({"initrd.img": b"x", "vmlinuz": kernel_images.arm64(KERNEL)}, ["initrd.img"], ""),
@@ -237,7 +243,7 @@ FIRMWARE: list[tuple[dict[str, bytes], list[str], str]] = [
 
 
 @pytest.mark.parametrize(("there", "ours", "unclear"), FIRMWARE)
-def test_images_that_a_firmware_starts_by_a_fixed_name(
+def test_finds_images_that_a_firmware_starts_by_a_fixed_name(
     tmp_path: Path, there: dict[str, bytes], ours: list[str], unclear: str
 ) -> None:
     own = f"boot/initrd.img-{KERNEL}"

@@ -1,7 +1,7 @@
-"""The dracut module against dracut's documented functions (dracut.modules(7)).
+"""The dracut module with dracut's documented functions (dracut.modules(7)).
 
-`ephemeroot image` is the real one; dracut's own functions are stand-ins of a line each.
-Real builds and boots are in vm-tests.
+`ephemeroot image` is the real program; dracut's own functions are replaced by one line each. Real
+builds and boots are in vm-tests.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Built:
 
 
 class Dracut:
-    """A system below ``root`` with the module set up, and a build folder."""
+    """A system below ``root`` with the module installed, and a build folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Dracut:
         assert cli.main(arguments) == 0
         self.module = self.root / "usr/lib/dracut/modules.d/50ephemeroot"
         self.initdir = folder / "tmp/initramfs"
-        # What other modules have put there before.
+        # Files that other modules have installed before.
         (self.initdir / "usr/lib").mkdir(parents=True)
         (self.initdir / "usr/bin").mkdir()
         (self.initdir / "lib").symlink_to("usr/lib")
@@ -122,7 +122,9 @@ def hooks(built: Built) -> list[str]:
 
 
 def test_without_systemd_the_stages_are_hooks(dracut: Dracut) -> None:
-    """After resume's hook (pre-mount 10) and before the one that mounts /usr (pre-pivot 50)."""
+    """After the hook of resume (pre-mount 10) and before the one that mounts /usr
+    (pre-pivot 50).
+    """
     dracut.apply(plan(volume(mount_point="/data", name="data", type="ext4"), wipe()).dump())
     built = dracut.build("base")
     assert built.status == 0, built.lines
@@ -137,7 +139,7 @@ def test_without_systemd_the_stages_are_hooks(dracut: Dracut) -> None:
     settings = (dracut.initdir / "usr/lib/ephemeroot/settings").read_text()
     assert "init=dracut\n" in settings
     assert "options='--check --wait'\n" in settings
-    # In a closure of its own, with its library, although no import tells of either.
+    # A wiper of a separate package, with its library, although no import leads to either.
     assert any(name.endswith("/pyudev/__init__.pyc") for name in built.names)
     assert any("/libudev.so" in name for name in built.names)
 
@@ -152,10 +154,12 @@ OVERLAY = Wipe(
 
 
 @pytest.mark.parametrize(("operation", "claimed"), [(TMPFS, True), (OVERLAY, False)])
-def test_without_systemd_a_wiper_mounts_the_root_among_the_mounts(
+def test_without_systemd_a_wiper_mounts_the_root_in_the_mount_hooks(
     dracut: Dracut, operation: Wipe, claimed: bool
 ) -> None:
-    """As the first of them; a root that is on no device is claimed, or init would not continue."""
+    """It is the first of them. A root without a device sets rootok, or dracut's init would not
+    continue.
+    """
     dracut.apply(plan(operation).dump())
     built = dracut.build("base")
     assert built.status == 0, built.lines
@@ -168,7 +172,7 @@ def test_without_systemd_a_wiper_mounts_the_root_among_the_mounts(
 
 
 @pytest.mark.parametrize(("root", "claimed"), [("tmpfs", "1"), ("", "")])
-def test_a_root_on_no_device_is_claimed(root: str, claimed: str) -> None:
+def test_a_root_without_a_device_sets_rootok(root: str, claimed: str) -> None:
     hook = data.folder("dracut") / "50ephemeroot/ephemeroot-root.sh"
     script = f'rootok=; root="{root}"; . "{hook}"; echo "$rootok"'
     done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True)
@@ -176,7 +180,7 @@ def test_a_root_on_no_device_is_claimed(root: str, claimed: str) -> None:
 
 
 @pytest.mark.parametrize("broken", ["plan", "program"])
-def test_without_systemd_an_inert_image_says_so(dracut: Dracut, broken: str) -> None:
+def test_without_systemd_an_inert_image_says_why(dracut: Dracut, broken: str) -> None:
     dracut.apply(plan().dump()[:-20])
     if broken == "program":
         (dracut.folder / "ephemeroot").unlink()
@@ -192,7 +196,9 @@ INIT = 'NEWROOT=/sysroot; hookdir=hooks; ismounted() { [ "$1" = "$mounted" ]; };
 def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
     tmp_path: Path, is_volume: bool
 ) -> None:
-    """By dracut's hook for it. That has a list of the hooks already: none may be missing."""
+    """dracut's hook for /usr does that. dracut has listed its hooks before, so none may
+    be removed.
+    """
     hook = (data.folder("dracut") / "50ephemeroot/ephemeroot-persist.sh").read_text()
     (tmp_path / "boot").write_text("exit 0\n")
     (tmp_path / "hook").write_text(hook.replace("/usr/lib/ephemeroot/boot", str(tmp_path / "boot")))
@@ -207,8 +213,10 @@ def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
 
 @pytest.mark.parametrize("name", ["wipe", "persist"])
 @pytest.mark.parametrize("status", [0, 1, 127])
-def test_a_hook_fails_unless_its_stage_continues(tmp_path: Path, name: str, status: int) -> None:
-    """dracut ignores what a hook returns."""
+def test_a_failed_hook_stops_the_boot_unless_its_stage_continues(
+    tmp_path: Path, name: str, status: int
+) -> None:
+    """dracut ignores the exit status of a hook."""
     hook = (data.folder("dracut") / f"50ephemeroot/ephemeroot-{name}.sh").read_text()
     boot = tmp_path / "boot"
     boot.write_text(f'echo "boot $*"; exit {status}\n')
@@ -229,14 +237,14 @@ INERT = {
 }
 
 
-def test_an_armed_image(dracut: Dracut) -> None:
+def test_builds_an_armed_image(dracut: Dracut) -> None:
     dracut.apply(plan(volume(mount_point="/data", name="data", type="ext4"), wipe()).dump())
     built = dracut.build()
     assert built.status == 0, built.lines
     assert "complete" in built.lines
     assert "usr/lib/ephemeroot/plan.json" in built.names
     assert "usr/lib/systemd/system/sysroot.mount.requires/ephemeroot-wipe.service" in built.names
-    # The links that were there are links still.
+    # Existing links are still links.
     assert (dracut.initdir / "lib").is_symlink()
     assert (dracut.initdir / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
     assert "module hostonly= btrfs" in built.lines
@@ -246,14 +254,15 @@ def test_an_armed_image(dracut: Dracut) -> None:
         *SAYING_WHAT_IS_MISSING,
     ]
     assert "need-initqueue" in built.lines
-    # dracut's loop has waited: systemd's units only for what udev still has to do.
+    # dracut's loop has waited already: the wait of systemd's units is only for events that udev
+    # still has to process.
     (unit,) = dracut.initdir.glob("usr/lib/systemd/system/dev-*.device.d/zz-ephemeroot.conf")
     assert "After=cryptsetup.target dracut-initqueue.service\n" in unit.read_text()
     assert "JobRunningTimeoutSec=10\n" in unit.read_text()
 
 
 class Loop:
-    """dracut's loop, as far as the hook that keeps it going sees it."""
+    """dracut's main loop, as seen by the hook that keeps it running."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -283,7 +292,7 @@ class Loop:
         return (self.folder / "ephemeroot/waited").exists()
 
 
-def test_the_loop_waits_for_all_devices_and_not_for_ever(tmp_path: Path) -> None:
+def test_the_loop_waits_for_all_devices_but_not_without_end(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     first, second = loop.device("a", 5), loop.device("b", 8)
     assert not loop.is_finished(0)
@@ -306,8 +315,8 @@ def test_the_loop_waits_until_dracut_starts_an_array_that_lacks_a_disk(tmp_path:
     assert loop.is_finished(300)
 
 
-def test_dracut_never_gives_up_before_the_stage_can_say_why(tmp_path: Path) -> None:
-    """It does when it has gone round more often than rd.retry= allows."""
+def test_dracut_never_gives_up_before_the_stage_can_report(tmp_path: Path) -> None:
+    """dracut gives up after more rounds than rd.retry= allows."""
     loop = Loop(tmp_path)
     loop.device("a", 86400)
     assert not loop.is_finished(359)
@@ -320,9 +329,9 @@ def test_dracut_never_gives_up_before_the_stage_can_say_why(tmp_path: Path) -> N
     [
         ("root=UUID=1-2", True, True),
         ("root=block:/dev/sda2", True, True),
-        ("root=/dev/null", True, False),  # it is there: what failed is something else
+        ("root=/dev/null", True, False),  # the device exists: the failure has another cause
         ("root=zfs:tank/root", True, False),
-        ("root=UUID=1-2", False, False),  # the stage has had its turn
+        ("root=UUID=1-2", False, False),  # the stage has run
         ("root=UUID=1-2 rd.break", True, False),
         ("root=UUID=1-2 rd.break=initqueue", True, False),
     ],
@@ -330,7 +339,7 @@ def test_dracut_never_gives_up_before_the_stage_can_say_why(tmp_path: Path) -> N
 def test_before_dracuts_shell_the_stage_names_the_missing_device(
     tmp_path: Path, words: str, absent: bool, speaks: bool
 ) -> None:
-    """dracut's functions as it describes them, in its manual and in its dracut-lib.sh."""
+    """With dracut's functions as described in its manual and in its dracut-lib.sh."""
     hook = (data.folder("dracut") / "50ephemeroot/ephemeroot-missing.sh").read_text()
     for place in ("/usr/lib/ephemeroot", "/run/ephemeroot"):
         hook = hook.replace(place, str(tmp_path))
@@ -362,7 +371,7 @@ label_uuid_to_dev() {
     assert done.stdout == f"{called}on\n"
 
 
-def test_without_end_the_loop_does_not_say_that_it_has_waited(dracut: Dracut) -> None:
+def test_without_a_timeout_the_loop_never_reports_that_it_has_waited(dracut: Dracut) -> None:
     dracut.apply(plan(volume(device="/nowhere", timeout=0), wipe()).dump())
     dracut.build()
     waited = (dracut.initdir / "usr/lib/ephemeroot/devices").read_text().splitlines()
@@ -370,7 +379,7 @@ def test_without_end_the_loop_does_not_say_that_it_has_waited(dracut: Dracut) ->
 
 
 def added(dracut: Dracut) -> list[str]:
-    """The devices of a machine that names one itself: dracut's configuration is sourced by bash."""
+    """The devices that dracut's configuration of the machine adds; bash reads that file."""
     conf = dracut.root / "usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf"
     script = f"add_device=' /dev/mine '; . '{conf}'; printf '%s\\n' $add_device"
     done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=True)
@@ -378,8 +387,8 @@ def added(dracut: Dracut) -> list[str]:
     return done.stdout.split()
 
 
-def test_the_volumes_devices_are_dracuts_as_well(dracut: Dracut) -> None:
-    """dracut looks their content (LUKS, LVM, MD), as for the root's."""
+def test_adds_the_devices_of_the_volumes_to_dracuts(dracut: Dracut) -> None:
+    """dracut then examines them (LUKS, LVM, MD) like the root's."""
     assert added(dracut) == ["/dev/mine"], "no plan was applied"
     link = dracut.folder / "link"
     link.symlink_to("/dev/null")
@@ -392,8 +401,8 @@ def test_the_volumes_devices_are_dracuts_as_well(dracut: Dracut) -> None:
 
 
 @pytest.mark.requires_loop
-def test_all_devices_of_one_btrfs_are_dracuts(dracut: Dracut, tmp_path: Path) -> None:
-    """Each may be inside a LUKS of its own, and a name leads to one of them."""
+def test_adds_all_devices_of_one_btrfs(dracut: Dracut, tmp_path: Path) -> None:
+    """Each may be inside its own LUKS, and a name leads to only one of them."""
     with ExitStack() as stack:
         loops = [stack.enter_context(loop_device(tmp_path / n, 120)) for n in ("one", "two")]
         mkfs(*loops)
@@ -404,7 +413,7 @@ def test_all_devices_of_one_btrfs_are_dracuts(dracut: Dracut, tmp_path: Path) ->
         assert set(added(dracut)) == {"/dev/mine", *loops}
 
 
-def test_never_applied(dracut: Dracut) -> None:
+def test_adds_nothing_if_nothing_was_applied(dracut: Dracut) -> None:
     built = dracut.build()
     assert (built.status, built.names) == (0, set())
     assert not any(line.startswith(("error", "fatal")) for line in built.lines)
@@ -424,39 +433,39 @@ def test_never_applied(dracut: Dracut) -> None:
     ],
     ids=lambda found: next(iter(found)),
 )
-def test_stays_out_of_the_image_of_a_crash_kernel(
+def test_adds_nothing_to_the_image_of_a_crash_kernel(
     dracut: Dracut, environment: dict[str, str]
 ) -> None:
-    """As kdump-utils, openSUSE's kdump and SteamOS's call dracut."""
+    """kdump-utils, openSUSE's kdump and SteamOS call dracut like this."""
     dracut.apply(plan(wipe()).dump())
     assert dracut.build(environment=environment).status == 99, "check() says no"
 
 
-def test_a_module_whose_name_begins_with_kdump_is_not_a_crash_kernels(dracut: Dracut) -> None:
+def test_a_module_whose_name_begins_with_kdump_is_not_a_crash_kernel(dracut: Dracut) -> None:
     dracut.apply(plan(wipe()).dump())
     assert dracut.build(environment={"add_dracutmodules": " btrfs kdumper "}).status == 0
 
 
-def test_adds_nothing_beside_a_module_that_writes_dumps(dracut: Dracut) -> None:
-    """A configuration file of dracut's may add kdumpbase without telling our check()."""
+def test_adds_nothing_together_with_a_module_that_writes_dumps(dracut: Dracut) -> None:
+    """A configuration file of dracut may add kdumpbase, of which our check() does not learn."""
     dracut.apply(plan(wipe()).dump())
     built = dracut.build("base dracut-systemd kdumpbase")
     assert built.names == set()
     assert built.lines[-1] == "complete"
 
 
-def test_a_rescue_image_has_nothing(dracut: Dracut) -> None:
+def test_adds_nothing_to_a_rescue_image(dracut: Dracut) -> None:
     dracut.apply(plan().dump())
     built = dracut.build("base dracut-systemd rescue")
     assert (built.status, built.names) == (0, set())
 
 
-def test_with_the_emergency_module_only(dracut: Dracut) -> None:
+def test_the_emergency_module_is_enough(dracut: Dracut) -> None:
     dracut.apply(plan().dump())
     assert "usr/lib/ephemeroot/plan.json" in dracut.build("base systemd-emergency").names
 
 
-def test_without_an_emergency_shell_it_is_inert(dracut: Dracut) -> None:
+def test_is_inert_without_an_emergency_shell(dracut: Dracut) -> None:
     dracut.apply(plan().dump())
     built = dracut.build("base systemd")
     assert (built.status, built.names) == (0, INERT)
@@ -465,15 +474,15 @@ def test_without_an_emergency_shell_it_is_inert(dracut: Dracut) -> None:
     assert not any(line.startswith(("hook", "module")) for line in built.lines)
 
 
-def test_a_broken_plan_is_inert(dracut: Dracut) -> None:
+def test_is_inert_with_a_damaged_plan(dracut: Dracut) -> None:
     dracut.apply(plan().dump()[:-20])
     built = dracut.build()
     assert (built.status, built.names) == (0, INERT)
 
 
 @pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", "#!/nonexistent/python\n", None])
-def test_a_program_that_does_not_run_is_inert(dracut: Dracut, program: str | None) -> None:
-    """A virtual environment that was deleted, a Python that was upgraded away."""
+def test_is_inert_if_the_program_does_not_run(dracut: Dracut, program: str | None) -> None:
+    """A virtual environment was deleted, or its Python removed by an upgrade."""
     dracut.apply(plan().dump())
     if program is None:
         (dracut.folder / "ephemeroot").unlink()
@@ -485,14 +494,14 @@ def test_a_program_that_does_not_run_is_inert(dracut: Dracut, program: str | Non
     assert "exit status" in (dracut.initdir / "usr/lib/ephemeroot/inert").read_text()
 
 
-def test_a_program_that_does_not_run_and_was_never_applied(dracut: Dracut) -> None:
+def test_adds_nothing_if_the_program_does_not_run_and_nothing_was_applied(dracut: Dracut) -> None:
     (dracut.folder / "ephemeroot").unlink()
     built = dracut.build()
     assert (built.status, built.names) == (0, set())
 
 
-def test_half_of_it_is_not_an_image(dracut: Dracut) -> None:
-    """Everything that cannot be copied ends the build: the machine keeps the image that it has."""
+def test_a_file_that_cannot_be_copied_ends_the_build(dracut: Dracut) -> None:
+    """The machine keeps its existing image."""
     dracut.apply(plan().dump())
     (dracut.initdir / "usr/lib/ephemeroot").write_text("a file in the way")
     built = dracut.build()
@@ -502,7 +511,7 @@ def test_half_of_it_is_not_an_image(dracut: Dracut) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_network_of_dracut_is_asked_for(tmp_path: Path, there: bool) -> None:
+def test_requests_the_network_modules_of_dracut(tmp_path: Path, there: bool) -> None:
     dracut = Dracut(tmp_path)
     if there:
         (dracut.module.parent / "35network-legacy").mkdir()
@@ -517,7 +526,7 @@ def test_the_network_of_dracut_is_asked_for(tmp_path: Path, there: bool) -> None
     assert any(line.startswith(complaint) for line in built.lines) != there
 
 
-def test_nothing_is_asked_for_without_a_network_volume(tmp_path: Path) -> None:
+def test_requests_nothing_without_a_network_volume(tmp_path: Path) -> None:
     dracut = Dracut(tmp_path)
     assert not [line for line in dracut.build().lines if line.startswith("depends")]
     dracut.apply(plan().dump())

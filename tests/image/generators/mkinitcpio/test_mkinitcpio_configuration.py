@@ -1,5 +1,5 @@
-"""HOOKS that leave ephemeroot out, or have it in the wrong place, are reported before an image is
-built. They are read by the real bash.
+"""HOOKS without ephemeroot, or with it in a wrong place, are reported before an image is built. The
+real bash reads them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONF = "etc/mkinitcpio.conf"
 
 @pytest.fixture
 def machine(tmp_path: Path) -> MachineTree:
-    """An Arch on which mkinitcpio has our hook, and no configuration yet."""
+    """An Arch system on which mkinitcpio has our hook, but no configuration yet."""
     tree = MachineTree(tmp_path)
     tree.write("usr/bin/mkinitcpio", "#!/bin/sh\n")
     tree.write("usr/lib/initcpio/install/ephemeroot", "")
@@ -37,7 +37,7 @@ def machine(tmp_path: Path) -> MachineTree:
 
 
 def place(words: str, before: str) -> str:
-    """*words* with our hook before the hook *before*; at the end if there is none."""
+    """*words* with our hook inserted before the hook *before*, or at the end."""
     return words.replace(before, f"ephemeroot {before}") if before else f"{words} ephemeroot"
 
 
@@ -95,7 +95,7 @@ def test_check_and_apply_report_hooks_without_ephemeroot(
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], ["--yes"]])
-def test_apply_refuses_and_writes_nothing(
+def test_apply_refuses_hooks_without_ephemeroot_and_writes_nothing(
     machine: MachineTree, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.write(CONF, f"HOOKS=({BUSYBOX})\n")
@@ -113,7 +113,7 @@ def test_apply_refuses_and_writes_nothing(
     [("-A ephemeroot", False), ("--addhooks foo,ephemeroot", False), ("-S ephemeroot", True),
      ("--skiphooks=ephemeroot", True), ("-S fsck", True)],
 )  # fmt: skip
-def test_options_of_a_preset_count(machine: MachineTree, options: str, lacks: bool) -> None:
+def test_reads_the_options_of_a_preset(machine: MachineTree, options: str, lacks: bool) -> None:
     with_ours = options.lstrip("-")[0].lower() == "s" and options != "-S fsck"
     machine.write(CONF, f"HOOKS=({place(SYSTEMD, '') if with_ours else SYSTEMD})\n")
     machine.write(f"{presets.PRESETS}/linux.preset", f'{PRESET}default_options="{options}"\n')
@@ -122,7 +122,7 @@ def test_options_of_a_preset_count(machine: MachineTree, options: str, lacks: bo
 
 @pytest.mark.parametrize("missing", ["usr/bin/mkinitcpio", "usr/lib/initcpio/install/ephemeroot",
                                      f"{presets.PRESETS}/linux.preset"])  # fmt: skip
-def test_does_not_mention_a_generator_without_own_images(
+def test_does_not_mention_a_generator_without_its_own_images(
     machine: MachineTree, missing: str
 ) -> None:
     machine.write(CONF, f"HOOKS=({BUSYBOX})\n")

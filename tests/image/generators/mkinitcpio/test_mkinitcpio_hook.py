@@ -1,6 +1,6 @@
-"""mkinitcpio's two hooks against its documented functions (mkinitcpio(8)).
+"""The two hooks of mkinitcpio with its documented functions (mkinitcpio(8)).
 
-`ephemeroot image` is the real one; mkinitcpio's own functions are stand-ins of a line each.
+`ephemeroot image` is the real program; mkinitcpio's own functions are replaced by one line each.
 Real builds and boots are in vm-tests.
 """
 
@@ -20,7 +20,7 @@ from image_plans import plan, volume, wipe
 
 pytestmark = pytest.mark.requires_root
 
-# Only the part of each function that its documentation promises.
+# Only the documented behaviour of each function.
 MKINITCPIO = """
 set -u
 error() { printf "error $1\\n" "${@:2}" >&2; }
@@ -49,7 +49,7 @@ class Built:
 
 
 class Mkinitcpio:
-    """A system below ``root`` with the hooks set up, and a build folder."""
+    """A system below ``root`` with the hooks installed, and a build folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,24 +105,24 @@ INERT = {
 }
 
 
-def test_with_its_own_init(mkinitcpio: Mkinitcpio) -> None:
+def test_builds_an_armed_image_with_its_own_init(mkinitcpio: Mkinitcpio) -> None:
     mkinitcpio.apply(ARMED)
     built = mkinitcpio.build()
     assert (built.status, built.lines[-2:][0]) == (0, "complete"), built.lines
     assert "runscript ephemeroot" in built.lines
-    # What is built into the kernel is an error without the question mark.
+    # Without the question mark, a module that is built into the kernel is an error.
     assert {"module btrfs?", "module vfat?", "module nls_cp437?"} <= set(built.lines)
     assert {"usr/lib/ephemeroot/plan.json", "usr/lib/ephemeroot/boot.pyc"} <= built.names
     assert not any("systemd/system" in name for name in built.names)
     assert (mkinitcpio.buildroot / "usr/lib/ephemeroot/boot").stat().st_mode & 0o777 == 0o755
-    # The stage waits for devices itself, by udev's events.
+    # The stage waits for devices itself, through udev's events.
     settings = (mkinitcpio.buildroot / "usr/lib/ephemeroot/settings").read_text()
     assert "options='--check --wait'\n" in settings
     assert any(name.endswith("/pyudev/monitor.pyc") for name in built.names)
     assert not list(mkinitcpio.folder.glob("tmp.*"))
 
 
-def test_with_systemd(mkinitcpio: Mkinitcpio) -> None:
+def test_builds_an_armed_image_with_systemd(mkinitcpio: Mkinitcpio) -> None:
     mkinitcpio.apply(ARMED)
     built = mkinitcpio.build(SYSTEMD)
     assert built.status == 0
@@ -164,7 +164,9 @@ def test_with_systemd(mkinitcpio: Mkinitcpio) -> None:
         ),
     ],
 )
-def test_a_wrong_order_is_inert(mkinitcpio: Mkinitcpio, hooks: str, said: str, line: str) -> None:
+def test_is_inert_with_hooks_in_a_wrong_order(
+    mkinitcpio: Mkinitcpio, hooks: str, said: str, line: str
+) -> None:
     mkinitcpio.apply(ARMED)
     built = mkinitcpio.build(hooks)
     assert (built.status, built.names) == (0, INERT)
@@ -174,25 +176,25 @@ def test_a_wrong_order_is_inert(mkinitcpio: Mkinitcpio, hooks: str, said: str, l
     assert line in reason
 
 
-def test_the_fallback_image_has_nothing(mkinitcpio: Mkinitcpio) -> None:
+def test_adds_nothing_to_the_fallback_image(mkinitcpio: Mkinitcpio) -> None:
     mkinitcpio.apply(ARMED)
     without = OWN_INIT.replace("autodetect ", "")
     built = mkinitcpio.build(without, OWN_INIT)
     assert (built.status, built.names) == (0, set())
     assert any("fallback" in line for line in built.lines)
     assert "runscript ephemeroot" not in built.lines
-    # Whoever never has autodetect has no fallback image either.
+    # A system that never uses autodetect has no fallback image either.
     assert "usr/lib/ephemeroot/plan.json" in mkinitcpio.build(without, without).names
 
 
-def test_never_applied(mkinitcpio: Mkinitcpio) -> None:
+def test_adds_nothing_if_nothing_was_applied(mkinitcpio: Mkinitcpio) -> None:
     built = mkinitcpio.build()
     assert (built.status, built.names) == (0, set())
     assert not any(line.startswith("error") for line in built.lines)
 
 
 @pytest.mark.parametrize("hooks", [OWN_INIT, SYSTEMD])
-def test_a_program_that_does_not_run_is_inert(mkinitcpio: Mkinitcpio, hooks: str) -> None:
+def test_is_inert_if_the_program_does_not_run(mkinitcpio: Mkinitcpio, hooks: str) -> None:
     mkinitcpio.apply(ARMED)
     mkinitcpio.program.unlink()
     built = mkinitcpio.build(hooks)
@@ -202,14 +204,16 @@ def test_a_program_that_does_not_run_is_inert(mkinitcpio: Mkinitcpio, hooks: str
     assert "exit status 127" in reason
 
 
-def test_a_program_that_does_not_run_and_was_never_applied(mkinitcpio: Mkinitcpio) -> None:
+def test_adds_nothing_if_the_program_does_not_run_and_nothing_was_applied(
+    mkinitcpio: Mkinitcpio,
+) -> None:
     mkinitcpio.program.unlink()
     built = mkinitcpio.build()
     assert (built.status, built.names) == (0, set())
     assert "complete" in built.lines
 
 
-def test_half_of_it_is_not_an_image(mkinitcpio: Mkinitcpio) -> None:
+def test_a_file_that_cannot_be_copied_ends_the_build(mkinitcpio: Mkinitcpio) -> None:
     mkinitcpio.apply(ARMED)
     (mkinitcpio.buildroot / "usr/lib/ephemeroot").write_text("a file in the way")
     built = mkinitcpio.build()
@@ -241,9 +245,9 @@ class Ran:
 
 
 def ran(tmp_path: Path, function: str, boot: str, answer: str = "exit 9") -> Ran:
-    """What the run-time hook does with a stage that is the shell script *boot*.
+    """Run the run-time hook with a stage that is the shell script *boot*.
 
-    *answer* is what a person does in the emergency shell.
+    *answer* is typed in the emergency shell.
     """
     hook = (data.folder("mkinitcpio") / "hooks/ephemeroot").read_text()
     ours = tmp_path / "ours"
@@ -266,7 +270,7 @@ def ran(tmp_path: Path, function: str, boot: str, answer: str = "exit 9") -> Ran
     return Ran((tmp_path / "log").read_text().splitlines(), done.stdout)
 
 
-def test_the_stages_at_boot(tmp_path: Path) -> None:
+def test_runs_the_stages_at_boot(tmp_path: Path) -> None:
     log = ran(tmp_path, "run_hook", "exit 0").log
     assert log == [
         "resolve UUID=x",
@@ -281,8 +285,10 @@ def test_the_stages_at_boot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("boot", "mounted"), [("echo tmpfs new_root tmpfs >> mounts", True), ("exit 0", False)]
 )
-def test_a_wiper_that_mounts_the_root(tmp_path: Path, boot: str, mounted: bool) -> None:
-    """After init's fsck, as its handler of the mount; what is kept, the usual one mounts."""
+def test_a_wiper_mounts_the_root_with_inits_mount_handler(
+    tmp_path: Path, boot: str, mounted: bool
+) -> None:
+    """It runs after fsck of init; a root that is kept is mounted by the usual handler."""
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours/mounts-root").write_text("")
     (tmp_path / "mounts").write_text("proc proc proc\n")
@@ -299,7 +305,7 @@ def test_a_wiper_that_mounts_the_root(tmp_path: Path, boot: str, mounted: bool) 
 def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
     tmp_path: Path, is_volume: bool
 ) -> None:
-    """By mkinitcpio's hook for it, which init leaves out when it cannot be executed."""
+    """mkinitcpio's hook for /usr does that; init skips a hook that is not executable."""
     (tmp_path / "hooks").mkdir()
     usr = tmp_path / "hooks/usr"
     usr.touch(0o755)
@@ -308,8 +314,10 @@ def test_a_usr_that_is_a_volume_is_not_checked_and_mounted_again(
     assert usr.stat().st_mode & 0o777 == (0o644 if is_volume else 0o755)
 
 
-def test_a_failed_stage_is_not_left_by_leaving_the_shell(tmp_path: Path) -> None:
-    """mkinitcpio's init boots on when its shell ends: ours comes back until it is repaired."""
+def test_leaving_the_shell_does_not_continue_after_a_failed_stage(tmp_path: Path) -> None:
+    """mkinitcpio's init continues when its shell ends: our shell starts again until the fault is
+    repaired.
+    """
     mended = "[ -e mended ]"
     result = ran(tmp_path, "run_latehook", mended, '[ "$SHELLS" -lt 3 ] || : > mended')
     assert result.log == ["boot persist /new_root", "shell"] * 3 + [
@@ -318,7 +326,7 @@ def test_a_failed_stage_is_not_left_by_leaving_the_shell(tmp_path: Path) -> None
     ]
 
 
-def test_a_failed_stage_is_left_by_a_word(tmp_path: Path) -> None:
+def test_a_word_in_the_shell_continues_after_a_failed_stage(tmp_path: Path) -> None:
     result = ran(tmp_path, "run_hook", "exit 1", ": > go-on")
     assert "touch" in result.out
     assert result.log[-4:] == ["boot wipe /new_root", "shell", "boot wipe /new_root", "returned"]

@@ -1,6 +1,6 @@
-"""mkinitcpio's presets, and that images built by them are read back before they count.
+"""mkinitcpio's presets: images built by them are read back before they replace the existing ones.
 
-The presets are read by the real bash; mkinitcpio is a stand-in that packs a tree.
+The real bash reads the presets; mkinitcpio is replaced by a program that packs a tree.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_presets(root: Path) -> None:
+def test_reads_presets(root: Path) -> None:
     (root / presets.PRESETS / "linux.preset").write_text(ARCH)
     (root / presets.PRESETS / "uki.preset").write_text(
         "ALL_kver=6.12\nPRESETS=(default)\ndefault_uki=/efi/EFI/Linux/arch.efi\n"
@@ -64,12 +64,12 @@ def test_presets(root: Path) -> None:
     assert "wrong.preset" in unknown[0]
 
 
-def test_no_mkinitcpio(root: Path) -> None:
+def test_without_mkinitcpio_there_are_no_images(root: Path) -> None:
     assert presets.presets(root) == ([], [])
 
 
 class Generator:
-    """An mkinitcpio in PATH that writes the image it was given, and notes how it was called."""
+    """An mkinitcpio in PATH that writes a given image, and records its arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.image = folder / "made"
@@ -115,7 +115,7 @@ def preset(root: Path, *options: str) -> Preset:
 
 @pytest.mark.requires_root
 class TestRebuild:
-    def test_it_takes_the_old_ones_place(
+    def test_a_correct_image_replaces_the_existing_one(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
     ) -> None:
         generator.will_make(armed)
@@ -128,7 +128,7 @@ class TestRebuild:
         assert generator.called.read_text() == f"-k 6.12 -g {fresh} -c /etc/m.conf"
 
     @pytest.mark.parametrize("gone", ["hooks/ephemeroot", "usr/lib/ephemeroot/bundle"])
-    def test_half_an_image_does_not(
+    def test_an_incomplete_image_does_not_replace_the_existing_one(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]], gone: str
     ) -> None:
         generator.will_make({name: m for name, m in armed.items() if name != gone})
@@ -137,7 +137,7 @@ class TestRebuild:
             one.rebuild(PLAN)
         assert [p.read_text() for p in (root / "boot").iterdir()] == ["the old one"]
 
-    def test_nor_one_that_was_built_with_errors(
+    def test_an_image_built_with_errors_does_not_replace_the_existing_one(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
     ) -> None:
         generator.will_make(armed, status=1)
@@ -156,7 +156,7 @@ class TestRebuild:
         generator.will_make({"init": file(b"")})
         assert "never wipes" in one.rebuild(PLAN)
 
-    def test_a_unified_image(
+    def test_reads_a_unified_image_back(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]]
     ) -> None:
         one = replace(preset(root), unified=True)
@@ -167,7 +167,7 @@ class TestRebuild:
         assert one.path.read_bytes() == generator.image.read_bytes()
 
     @pytest.mark.parametrize("signed", [True, False])
-    def test_a_signed_image_is_not_replaced_by_one_that_is_not(
+    def test_a_signed_image_is_not_replaced_by_an_unsigned_one(
         self, root: Path, generator: Generator, armed: dict[str, tuple[int, bytes]], signed: bool
     ) -> None:
         one = replace(preset(root), unified=True)
