@@ -1,7 +1,7 @@
 """Fixtures and rules of the tests that boot machines.
 
-`EPHEMEROOT_VM_LOGS` takes the console logs (else `logs/` beside this file). What a skip means is
-decided in the conftest above.
+Console logs are written to `EPHEMEROOT_VM_LOGS` (default: `logs/` beside this file). The conftest
+above decides what a skip means.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for runs that know no pyproject.toml
+sys.path.insert(0, str(Path(__file__).parent))  # for runs without pyproject.toml
 
 from vm import disk as disks
 from vm import initramfs, loop, project
@@ -45,7 +45,9 @@ def _logs() -> Path:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """The console logs are those of this run; its workers (pytest-xdist) share them."""
+    """Remove the console logs of earlier runs; the workers of this run (pytest-xdist)
+    share them.
+    """
     if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
         for old in (*_logs().glob("*.log"), *_logs().glob("*.journal")):
             old.unlink()
@@ -63,8 +65,9 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """How many machines were lost, which must be none, and what machines cost: the whole run has
-    a limit."""
+    """Print how many machines were lost, which must be none, and the time of all machines, which
+    has a limit.
+    """
     if config.option.collectonly or hasattr(config, "workerinput"):
         return
     terminalreporter.section("machines")
@@ -81,7 +84,7 @@ def pytest_terminal_summary(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist hands over what it has to say at the end."""
+    """A worker of pytest-xdist passes its results on at the end."""
     handed = getattr(session.config, "workeroutput", None)
     if handed is not None:
         handed["machines"] = (_lost_machines, _boots, times.seconds)
@@ -90,7 +93,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """And here it is taken."""
+    """The main process receives them."""
     lost, boots, seconds = getattr(node, "workeroutput", {}).get("machines", ((), (), {}))
     _lost_machines.extend(lost)
     _boots.extend(boots)
@@ -99,8 +102,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 @pytest.fixture(scope="session")
 def cache() -> Cache:
-    """The cache, with a mount namespace of this run's own around it; skips where machines cannot be
-    made."""
+    """The cache, in a private mount namespace of this run; skips where machines cannot be made."""
     try:
         loop.require()
         enter_private_mounts()
@@ -111,13 +113,13 @@ def cache() -> Cache:
 
 @pytest.fixture(scope="session")
 def bench(cache: Cache) -> Iterator[Bench]:
-    """Where machines run, each within one test."""
+    """Runs machines, each within one test."""
     yield from _make_bench(cache)
 
 
 @pytest.fixture(scope="module")
 def lasting_bench(cache: Cache) -> Iterator[Bench]:
-    """Where a machine runs that the tests of a module share; no test of it may boot another."""
+    """Runs a machine that the tests of a module share; no test of it may boot another."""
     yield from _make_bench(cache)
 
 
@@ -151,7 +153,7 @@ def zfs_debian(cache: Cache) -> System:
 
 @pytest.fixture(scope="session")
 def wheel(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's wheel, for what is asked of an installation with pip."""
+    """The project's wheel, for tests of an installation with pip."""
     try:
         return project.wheel(cache, tmp_path_factory.mktemp("wheel"))
     except Unavailable as error:
@@ -190,13 +192,13 @@ def storage(bench: Bench, package: Path) -> Storage:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """The test's name, fit for a file."""
+    """The test's name, usable as a file name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.name).strip("-")
 
 
 @pytest.fixture
 def scratch(cache: Cache) -> Iterator[Path]:
-    """A folder beside the cache (where copies can be reflinks), gone after the test."""
+    """A folder beside the cache (where copies can be reflinks), removed after the test."""
     with cache.scratch("test") as folder:
         yield folder
 

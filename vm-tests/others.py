@@ -1,9 +1,9 @@
-"""The cases that impermanence and preservation test their modules with, told to a Debian.
+"""The cases with which impermanence and preservation test their modules, adapted to Debian.
 
-Of impermanence (nix-community/impermanence): `checks` of its flake, and the machine that its first
-version was tested with. Of preservation (nix-community/preservation): tests/basic.nix, whose store
-is an ext4 on a disk of its own. What they check of NixOS itself has no counterpart; what they check
-of messages about mistakes is in `tests/hooks/test_others_cases.py`.
+From impermanence (nix-community/impermanence): `checks` of its flake, and the machine with which
+its first version was tested. From preservation (nix-community/preservation): tests/basic.nix, whose
+store is an ext4 on a separate disk. Their checks of NixOS itself have no counterpart;
+`tests/hooks/test_others_cases.py` has their checks of error messages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREPARE = "".join(
     f"useradd --uid {uid} --create-home --home-dir {home} --shell /bin/bash {user}\n"
     for uid, (user, home) in enumerate(HOMES.items(), 2001)
 ) + "".join(f"mkdir -p {store}\n" for store in STORES)
-"""What makes a Debian the machine of these cases."""
+"""The files that a Debian needs for these cases."""
 
 SYSTEM_DIRECTORIES = """\
   { directory = "/etc/nixos", mode = "0700", user = "bird", group = "users" },
@@ -125,12 +125,12 @@ FILES = {
                                                          "yay_userspace_mount_options")},
     "/others/def": {"/althome/me/.merc": "me", "/home/you/.yourc": "you"},
 }  # fmt: skip
-"""Files that do not exist yet, and who writes to them."""
+"""Files that do not exist yet, and the user who writes to them."""
 
 LINKS = {
     "/state": {"/etc/wpa_supplicant.conf": "root", "/home/butz/.symlinks/baz": "butz",
                "/home/butz/.toplevel_symlink": "butz"},
-    # Its directory is another store's, in which the first boot's link persists.
+    # Its directory is in another store, in which the first boot's link persists.
     "/others/def": {"/one/two/three/go": "cat"},
 }  # fmt: skip
 """Files that stay links when they exist."""
@@ -193,7 +193,7 @@ print(json.dumps(found))
 
 
 def look(machine: Machine, paths: list[str]) -> dict[str, Any]:
-    """Owner and mode, device and inode, and where a link leads; None for what is missing."""
+    """Owner and mode, device and inode, and the target of a link; None for a missing file."""
     machine.write("/run/look.py", _LOOK)
     asked = json.dumps(paths).replace("'", "'\\''")
     found: dict[str, Any] = json.loads(machine.run(f"python3 /run/look.py '{asked}'").out)
@@ -201,7 +201,7 @@ def look(machine: Machine, paths: list[str]) -> dict[str, Any]:
 
 
 def check_directories(machine: Machine) -> None:
-    """As both projects' tests look at every declared directory, after each boot."""
+    """Check every declared directory after each boot, as the tests of both projects do."""
     pairs = {path: store + path for store, paths in BOUND.items() for path in paths}
     wanted = {**PERMISSIONS, **IN_STORES}
     found = look(machine, [*pairs, *pairs.values(), *wanted])
@@ -215,7 +215,7 @@ def check_directories(machine: Machine) -> None:
 
 
 def use(machine: Machine) -> None:
-    """First boot: each file is a link, for the store has none; its user writes through it."""
+    """First boot: each file is a link, because the store lacks it; its user writes through it."""
     for kind in (FILES, LINKS):
         for store, files in kind.items():
             for path, user in files.items():
@@ -227,7 +227,7 @@ def use(machine: Machine) -> None:
 
 
 def check_files(machine: Machine) -> None:
-    """Later boots: what exists is bound, but for what insists on being a link."""
+    """Later boots: existing files are bound, except those that must be links."""
     for store, files in FILES.items():
         found = look(machine, [*files, *(store + path for path in files)])
         for path, user in files.items():

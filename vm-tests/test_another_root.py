@@ -1,4 +1,6 @@
-"""A root that the plan was not applied for boots untouched, with the image of the plan's own."""
+"""A root that the plan does not name boots unchanged, with an image made for the plan's
+own root.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,15 @@ OTHER = ("root=/dev/vda", f"rootflags=subvol={SNAPSHOT}", "ro")
 
 @pytest.fixture(scope="session")
 def named(cache: Cache, image: System, package: Path) -> Ephemeral:
-    """A machine whose plan says which root it is for."""
+    """A machine whose plan names the root for which it was applied."""
     return make(cache, image, package, CONFIGURATION, others={"etc/kernel/cmdline": WORDS})
 
 
-def test_boots_a_snapshot_of_the_boot_menu_untouched(
+def test_a_snapshot_in_the_boot_menu_boots_unchanged(
     bench: Bench, cache: Cache, named: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
     """Only a boot shows that units, generators and the real system's services leave such a root
-    alone, with an image whose store, devices and checks are all there.
+    alone, with an image whose store, devices and checks all exist.
     """
     disks = (disk(named.layout(), named.system),)
     own = Boot(named.system, named.initrd(cache), disks, root=OWN)

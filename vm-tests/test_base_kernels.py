@@ -1,7 +1,7 @@
-"""Kernels whose names say nothing about their release, through `base run` with a kernel upgrade.
+"""Kernels whose names do not contain their release, through `base run` with a kernel upgrade.
 
-Debian's own packages; a script of the administrator's renames each kernel that is installed, to the
-place that the Boot Loader Specification gives it, and to plain `vmlinuz`.
+The packages are Debian's own; a script of the administrator renames each installed kernel, to the
+path of the Boot Loader Specification, and to plain `vmlinuz`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UPGRADE = "apt-get -q update && apt-get -q -y install"
 
 @dataclass(frozen=True)
 class Upgrade:
-    """The machine before it, and the release and the package of the kernel that it gets."""
+    """The machine before the upgrade, and the release and the package of the new kernel."""
 
     system: System
     initrd: Path
@@ -74,7 +74,7 @@ def without_modules(release: str) -> str:
     return f"ephemeroot base run -- rm -r /usr/lib/modules/{release} 2>&1"
 
 
-def test_an_upgrade_of_a_kernel_that_is_renamed(
+def test_upgrades_a_kernel_that_is_renamed(
     upgrade: Upgrade, cache: Cache, disk: DiskFactory
 ) -> None:
     """Without a boot: apt, dpkg and dracut are those of the Debian system, in a chroot."""
@@ -115,7 +115,7 @@ def test_a_renamed_kernel_boots_with_its_modules(
         assert f"{path} would find no modules in the new base: it is the kernel {release}" in (
             done.out
         )
-    # Where only the plain name is left, it is enough.
+    # The plain name alone is enough, too.
     script = f"rm -r /boot/{TOKEN}/{upgrade.release} /usr/lib/modules/{upgrade.release}"
     done = machine.run(f"ephemeroot base run -- sh -c '{script}' 2>&1", timeout=300, check=False)
     assert "/boot/vmlinuz would find no modules in the new base" in done.out

@@ -1,8 +1,8 @@
 """Packages and a kernel upgraded by `base run`, in four boots of one machine.
 
-The first is cut off while the new kernel's image is there and the upgrade is not done; the second
-boots that kernel, and finds everything put back; the third boots what was upgraded; the fourth
-what was rolled back to. All packages are Debian's own; the kernel has fewer drivers.
+The first run is cut off when the new kernel's image exists but the upgrade is not complete; the
+second boot uses that kernel, and finds everything restored; the third boots the upgraded system;
+the fourth boots it after a rollback. All packages are Debian's own; the kernel has fewer drivers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def greeter(cache: Cache, suite: str) -> Path:
 
 
 class Story:
-    """The machine, and what boots it."""
+    """The machine and the means to boot it."""
 
     def __init__(self, bench: Bench, boot: Boot, name: str, release: str) -> None:
         self.bench = bench
@@ -58,7 +58,7 @@ class Story:
         return machine
 
     def with_its_kernel(self, scratch: Path) -> Boot:
-        """Booted with the new kernel and its image from /boot, as a boot loader would."""
+        """Boot with the new kernel and its image from /boot, as a boot loader would."""
         kernel = f"vmlinuz-{self.release}"
         return booted_from(self.boot, self.boot.disks[1], kernel, self.release, scratch)
 
@@ -68,7 +68,7 @@ def version(machine: Machine) -> str:
 
 
 def require_fresh(machine: Machine, release: str) -> None:
-    """A fresh root, this kernel, and its modules, one of which only the root has."""
+    """Require a fresh root, this kernel, and its modules, one of which only the root has."""
     assert machine.run("uname -r").out.strip() == release
     machine.run(f"modprobe {ODD_MODULE}")
     machine.run("test ! -e /etc/of-the-boot-before")
@@ -78,7 +78,7 @@ def require_fresh(machine: Machine, release: str) -> None:
 
 @dataclass(frozen=True)
 class Upgrade:
-    """The machine before it, and the kernel, its release and the package that it brings."""
+    """The machine before the upgrade, and the new kernel, its release and its package."""
 
     system: System
     initrd: Path
@@ -110,7 +110,7 @@ def upgrade(cache: Cache, image: System, package: Path) -> Upgrade:
 
 
 def test_an_upgrade_without_a_boot(upgrade: Upgrade, cache: Cache, disk: DiskFactory) -> None:
-    """The same upgrade, done on this host: what fails in it is found before a machine is made.
+    """The same upgrade on this host: its failures are found before a machine is made.
 
     Without a boot: apt, dpkg and dracut are those of the Debian system, in a chroot.
     """
@@ -133,7 +133,7 @@ def test_an_upgrade_without_a_boot(upgrade: Upgrade, cache: Cache, disk: DiskFac
         assert (boot / f"initrd.img-{upgrade.release}").stat().st_size > 1 << 20
 
 
-def test_upgrades_that_are_cut_off_completed_and_rolled_back(
+def test_an_upgrade_that_is_cut_off_completed_and_rolled_back(
     upgrade: Upgrade, bench: Bench, image: System, disk: DiskFactory, name: str, scratch: Path
 ) -> None:
     """Only a boot shows that the upgraded kernel and image start, and what a power cut during apt
@@ -148,7 +148,7 @@ def test_upgrades_that_are_cut_off_completed_and_rolled_back(
     require_fresh(machine, image.release)
     before = version(machine)
     assert before in upgrade.older
-    # Cut while it waits after everything else is done but the last step.
+    # Cut off when only the last step of the upgrade is left.
     machine.run(
         f"setsid ephemeroot base run -- sh -ec '{UPGRADE} {wanted}; touch /run/upgraded; "
         "sleep 900' > /run/upgrade.log 2>&1 & echo $! > /run/pid"

@@ -1,10 +1,10 @@
 """A power cut at any write of `base run`, and between flushes in any order.
 
-No machine boots: a real run installs a kernel and removes the one that was there. The base is on a
-btrfs and /boot on an ext4, both on one disk whose writes are logged; from the log come the disks
-that a cut could have left. On each the next run must come to the base and the /boot from before, or
-to those of the run, and never to one of each. `EPHEMEROOT_CRASH_SECONDS` is how long random orders
-are tried (20) where everything is tried (`make proof`).
+No machine boots: a real run installs a kernel and removes the previous one. The base is on a btrfs
+and /boot on an ext4, both on one disk whose writes are logged; the log gives the disks that a cut
+could have left. On each, the next run must give the base and the /boot from before, or both from
+the run, and never a mixture. `EPHEMEROOT_CRASH_SECONDS` is the time for random orders (20), used
+where everything is tried (`make proof`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SCRIPT = f"{install(NEW, removed=RUNNING)}\necho new > /etc/version; mkdir -p /o
 
 
 class Laboratory:
-    """A disk before its base is changed, ``base``, and room for what becomes of it, ``disk``."""
+    """A disk before its base is changed, ``base``, and room for the results, ``disk``."""
 
     def __init__(self, scratch: Path) -> None:
         self.base = scratch / "base.raw"
@@ -60,7 +60,7 @@ class Laboratory:
 
     @contextmanager
     def mounted(self, device: Path) -> Iterator[None]:
-        """The machine's filesystems, which are on that device, as the machine has them."""
+        """The machine's filesystems on that device, mounted as the machine has them."""
         machine = self.machine
         with ExitStack() as stack:
             boot = stack.enter_context(LoopDevice(device, SIZE))
@@ -88,7 +88,7 @@ class Laboratory:
             return self.files()
 
     def files(self) -> dict[str, str]:
-        """The base and /boot, but for what no run promises to keep."""
+        """The base and /boot, without files that no run promises to keep."""
         found = {}
         for top in (self.machine.path, self.machine.boot):
             for path in sorted(top.rglob("*")):
@@ -102,7 +102,7 @@ class Laboratory:
         assert done.returncode == 0, done.stderr
 
     def judge(self, writes: list[Write], after: dict[str, str]) -> bool:
-        """Cut after these writes, run again; whether it came to the base of the run."""
+        """Cut after these writes, run again; return whether the base is that of the run."""
         writelog.replay(self.base, writes, self.disk)
         with self.mounted_image(self.disk):
             version = (self.machine.path / "etc/version").read_text()

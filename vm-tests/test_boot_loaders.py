@@ -1,7 +1,7 @@
 """Stock Debians on partitioned disks become ephemeral, through firmware and boot loader.
 
-Typed is what `ephemeroot init` prints, in its order, as it stands; who answers a question says yes,
-and the editor keeps what it is given.
+The commands are those that `ephemeroot init` prints, unchanged and in its order; each question is
+answered with yes, and the editor changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vm.layer import Content, File
 from vm.machine import Machine
 from vm.system import System
 
-# What `init` proposes beside what every system has, and a path of it that must be there.
+# The proposal of `init` beyond that of every system, and a path of it that must exist.
 OWN: dict[str, Content] = {
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 box\n",
     "etc/hostname": "box\n",
@@ -43,7 +43,7 @@ FORGOTTEN = ("/etc/forgotten", "/var/lib/forgotten", "/usr/forgotten")
 
 @pytest.fixture(scope="module")
 def stock(cache: Cache, package: Path) -> System:
-    """The system with the project, and with an administrator's own."""
+    """The system with the project, and with files of an administrator."""
     system = project.installed(cache, installer.debian_with_boot_loaders(cache), package, {})
     mine = system.on_top(layer.make(cache, files=OWN))
     script = (
@@ -54,14 +54,14 @@ def stock(cache: Cache, package: Path) -> System:
 
 
 def commands(text: str) -> list[str]:
-    """The commands that `init --json` prints, as somebody types them who is not asked."""
+    """The commands that `init --json` prints, with options that suppress questions."""
     found = [one for step in json.loads(text)["steps"] for one in step["commands"]]
     assert not [one for one in found if one.startswith("#")], "left to the reader"
     return [f"{one} --yes" if one == "ephemeroot apply" else one for one in found]
 
 
 def follow(ask: Callable[[str], str]) -> bool:
-    """Type what `init` prints up to a reboot; whether more follows after it."""
+    """Execute the commands of `init` up to a reboot; return whether more follow after it."""
     typed = commands(ask("ephemeroot init --json"))
     for one in typed:
         if one != "reboot":
@@ -75,8 +75,8 @@ def require_running(machine: Machine) -> None:
 
 
 def require_ephemeral(machine: Machine, kind: str) -> None:
-    """A fresh root, nothing that went wrong, the administrator's own, and no complaint of `check`
-    about what the boot loader has started.
+    """Require a fresh root, no failures, the administrator's own files, and no complaint of `check`
+    about the started system.
     """
     require_running(machine)
     report = json.loads(machine.read("/run/ephemeroot/boot.json"))
@@ -98,7 +98,7 @@ def require_ephemeral(machine: Machine, kind: str) -> None:
 
 
 def forgets(machine: Machine) -> None:
-    """Write what the next boot forgets; `unsaved` says so at login and at shutdown."""
+    """Write a file that the next boot forgets; `unsaved` reports it at login and at shutdown."""
     machine.run("; ".join(f"echo day > {path}" for path in FORGOTTEN))
     machine.run(
         "systemctl enable --now ephemeroot-unsaved.timer ephemeroot-unsaved-shutdown.service;"
@@ -116,11 +116,12 @@ def require_told_at_shutdown(machine: Machine) -> None:
     assert "ephemeroot: the next boot forgets" in end.console
 
 
-def test_bios_and_grub_by_what_init_prints(
+def test_converts_a_machine_with_bios_and_grub(
     stock: System, bench: Bench, cache: Cache, scratch: Path, name: str
 ) -> None:
-    """Only a boot shows that GRUB, from the boot record on, starts what `apply` has written below
-    the /boot that has moved, and what a shutdown prints. Typed on this host, ten times as fast.
+    """Only a boot shows that GRUB, from the boot record on, starts the files that `apply` has
+    written below the moved /boot, and what a shutdown prints. The commands run on this host, which
+    is ten times as fast.
     """
     kind = Installation(GRUB_PC)
     disk = installer.disk(bench, kind, stock).copy(scratch / "disk.raw")
@@ -136,11 +137,11 @@ def test_bios_and_grub_by_what_init_prints(
 
 
 @pytest.mark.proof
-def test_uefi_and_grub_by_what_init_prints(
+def test_converts_a_machine_with_uefi_and_grub(
     stock: System, bench: Bench, scratch: Path, name: str
 ) -> None:
-    """Only a boot shows that firmware, shim and GRUB start what is written to the ESP and to the
-    /boot that has moved. Typed in the machine itself, and booted twice.
+    """Only a boot shows that firmware, shim and GRUB start the files on the ESP and in the moved
+    /boot. The commands run in the machine itself, which boots twice.
     """
 
     def ask(command: str) -> str:

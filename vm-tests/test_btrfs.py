@@ -1,9 +1,9 @@
-"""What breaks the shell recipe, through a real initramfs: five boots of one partitioned disk.
+"""The faults that break the shell recipe, in a real initramfs: five boots of one partitioned disk.
 
-A rotation that was cut in the middle, a clock in 2099, a plain old directory in old-roots, a
-power cut under a running machine and one between the wipe and the mount; requests by
-`ephemeroot next-boot` and on the kernel command line; an ephemeral /home beside the root; the
-root named by PARTUUID, LABEL and UUID.
+A rotation that was interrupted, a clock in 2099, a plain old directory in old-roots, a power cut of
+a running machine and one between the wipe and the mount; requests by `ephemeroot next-boot` and on
+the kernel command line; an ephemeral /home beside the root; the root named by PARTUUID, LABEL and
+UUID.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RETIRED_AT = 1790812800  # that time
 PLAIN = "2001-1-1_00:00:00"
 OF_RECIPE = "2024-3-7_09:05:01"
 
-# As if the plug were pulled: nothing is written any more, nothing is unmounted.
+# As if the plug were pulled: no more writes, no unmount.
 PULL_THE_PLUG = "[Service]\nExecStartPost=/bin/sh -c 'echo o > /proc/sysrq-trigger; sleep 60'\n"
 
 
@@ -108,8 +108,9 @@ def story(
 
 
 def prepare(story: Story) -> None:
-    """What an installer and some years of the recipe left, and a rotation that was cut right
-    after the exchange."""
+    """The files that an installer and some years of the recipe left, and a rotation that was
+    interrupted right after the exchange.
+    """
     with partition(story.image) as device, top_level(device, story.scratch / "top") as top:
         (top / "root/etc/stray").write_text("of the installed system\n")
         (top / "home/stray").write_text("of the installed home\n")
@@ -151,7 +152,7 @@ def there(machine: Machine, path: str) -> bool:
 
 
 def look_into_old_roots(machine: Machine) -> None:
-    """What the boot before has lost comes back, of the root and of /home."""
+    """Restore files that the previous boot lost, of the root and of /home."""
     for volume, path, content in (
         ("/", "/etc/lost-at-boot", b"lost\n"), ("/home", "/home/today", b"here\n"),
     ):  # fmt: skip

@@ -1,7 +1,7 @@
-"""A stock Debian on btrfs becomes an ephemeral one, as the guide tells it, and an ordinary one.
+"""A stock Debian on btrfs becomes ephemeral by the guide, and ordinary again.
 
-The commands that `ephemeroot init` prints are run, as the guide says, then the guide's own; where
-it stands for something of the reader's (a file that was lost), this machine's is put in.
+The test runs the commands that `ephemeroot init` prints, as the guide says, then the guide's own;
+placeholders of the guide (a lost file) are replaced by names of this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GUIDE = Path(__file__).resolve().parent.parent / "docs/converting-debian.md"
 UUID = "5c1e7d3a-2b4f-4e6d-8a9c-0d1e2f3a4b5c"
 ROOT = (f"root=UUID={UUID}", "rootflags=subvol=@rootfs", "ro")
 
-# As the installer writes it, and an image for this machine's disk; dracut's work is quicker for it.
+# As the installer writes it, and an image for this machine's disk only, which dracut makes faster.
 FILES = {
     "etc/fstab": f"UUID={UUID} / btrfs defaults,subvol=@rootfs 0 0\n",
     "etc/dracut.conf.d/machine.conf": """\
@@ -40,8 +40,8 @@ add_dracutmodules+=" btrfs vm-harness "
 """,
 }
 
-# The reader's own to decide, or done by the harness: packages come with the image, there is no
-# boot loader, the machine is switched off and on by the test.
+# The reader decides these, or the harness does them: packages come with the image, there is no boot
+# loader, and the test switches the machine off and on.
 _BOOT_LOADER = ("grub-install", "update-grub")
 _NOT_HERE = ("apt ", '"${EDITOR', "mkdir -p /etc/ephemeroot", "ephemeroot init >", "reboot",
              "ephemeroot base ", "ephemeroot adopt /var/lib/libvirt")  # fmt: skip
@@ -58,7 +58,7 @@ def chapter(number: int) -> list[str]:
 
 
 def asked(command: str, more: str = "") -> str:
-    """The command, as somebody says it who is not asked."""
+    """The command, with options that suppress questions."""
     arms = command.split()[:2] in (["ephemeroot", "apply"], ["ephemeroot", "leave"])
     return f"{command} --yes {more}" if arms else command
 
@@ -68,7 +68,7 @@ def stock() -> Btrfs:
 
 
 def convert(machine: Installed, release: str) -> str:
-    """Chapters 2 to 6, on the installed system; returns what it said."""
+    """Chapters 2 to 6, on the installed system; return the output."""
     said: list[str] = []
 
     def do(*chapters: int) -> None:
@@ -78,7 +78,8 @@ def convert(machine: Installed, release: str) -> str:
     # The installer's own work, and chapter 1.
     machine.run(f"touch /boot/vmlinuz-{release}")
     machine.run(f"dracut --force /boot/initrd.img-{release} {release}")
-    # This host's kernel runs it till then, and what is made must be able to boot that one, too.
+    # Until then this host's kernel runs the system, and the new root must be able to boot that one,
+    # too.
     machine.run(
         "mkdir /usr/lib/modules/$(uname -r) && echo kernel/fs/btrfs/btrfs.ko"
         " > /usr/lib/modules/$(uname -r)/modules.builtin"
@@ -109,7 +110,7 @@ def converted(
     package: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Disk, Path, str, System]:
-    """The disk after chapter 6, its initramfs, what was said on the way, the system it was."""
+    """The disk after chapter 6, its initramfs, the output so far, and the original system."""
     from vm import disk as disks
 
     system = project.installed(cache, image, package, {})
@@ -128,7 +129,7 @@ def image_of(disk: Disk, target: Path, release: str) -> Path:
     return target
 
 
-def test_what_the_guide_says_on_the_way(converted: tuple[Disk, Path, str, System]) -> None:
+def test_the_output_of_the_commands_of_the_guide(converted: tuple[Disk, Path, str, System]) -> None:
     """Without a boot: the guide's commands run in a chroot of the installed system."""
     disk, _, said, _ = converted
     print(said)
@@ -142,10 +143,11 @@ def test_what_the_guide_says_on_the_way(converted: tuple[Disk, Path, str, System
         assert not (top / "@rootfs-base/etc/lost").exists()
 
 
-def test_leaving_rebuilds_the_images_without_it(
+def test_leaving_rebuilds_the_images_without_ephemeroot(
     cache: Cache, converted: tuple[Disk, Path, str, System], scratch: Path
 ) -> None:
-    """Here before the first ephemeral boot: who changes their mind then has an image as before.
+    """This runs before the first ephemeral boot: an administrator who changes the decision then has
+    an image as before.
 
     Without a boot: `leave` runs in a chroot of the installed system.
     """
@@ -214,7 +216,7 @@ def first_ephemeral_boot(machine: Machine) -> None:
 
 
 def live_with_it(machine: Machine) -> None:
-    """Chapter 7: something is lost and comes back, something else is to stay."""
+    """Chapter 7: a file is lost and restored, another is declared."""
     old = json.loads(machine.run("ephemeroot roots list --json").out)
     (entry,) = old["histories"][0]["entries"]
     machine.run("mkdir /etc/some-service; echo v1 > /etc/some-service/conf")

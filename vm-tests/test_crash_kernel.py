@@ -1,4 +1,4 @@
-"""A crash kernel writes its dump into the root that crashed, and leaves that root as it is."""
+"""A crash kernel writes its dump into the root that crashed, and does not wipe that root."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dumping(cache: Cache) -> System:
 
 
 def compressed_kernel(cache: Cache, system: System, scratch: Path) -> bytes:
-    """The kernel of *system* as its package has it: kexec starts no other form of it."""
+    """The kernel of *system* as in its package: kexec starts no other form of it."""
     name = f"linux-image-{system.release}"
     (package,) = [one for one in packages.index("trixie") if one.name == name]
     run(["dpkg-deb", "--extract", packages.download(cache, package), scratch / "kernel"])
@@ -48,7 +48,7 @@ def compressed_kernel(cache: Cache, system: System, scratch: Path) -> bytes:
 
 
 @pytest.mark.proof
-def test_a_crash_dump_is_in_the_old_root_of_the_root_that_crashed(
+def test_the_old_root_of_a_crash_has_the_dump(
     bench: Bench,
     cache: Cache,
     dumping: System,

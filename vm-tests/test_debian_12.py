@@ -39,7 +39,7 @@ def ephemeral(cache: Cache, package: Path) -> Ephemeral:
 def boot(
     request: pytest.FixtureRequest, ephemeral: Ephemeral, cache: Cache, disk: DiskFactory
 ) -> Boot:
-    """A disk whose root has something to lose, under an initramfs of that init that can resume."""
+    """A disk whose root has a file to lose, under an initramfs with that init that can resume."""
     initrd = ephemeral.initrd(cache, (*INITS[request.param], "--add", "resume"))
     disks = (disk(ephemeral.layout(), ephemeral.system), disk(Swap()))
     with disks[0].mounted() as top:
@@ -56,7 +56,7 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
     assert first.run("ls /etc/lost", check=False).rc != 0
     assert first.read("/var/log/installer") == b"worth keeping\n"
     first.run("systemctl is-active ephemeroot-boot-complete.service")
-    # A libmount that reads the table itself; newer ones are asked in test_first_boot.
+    # A libmount that reads the mount table itself; test_first_boot tests newer ones.
     assert "util-linux 2.38" in first.run("findmnt --version").out
     for path in ("/srv/with blank", "/etc/hostname", "/home/talyz/Downloads"):
         assert "x-gvfs-hide" in first.run(f"findmnt --mtab -rno OPTIONS '{path}'").out
@@ -82,8 +82,10 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
     ],
     indirect=["boot"],
 )
-def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, policy: str) -> None:
-    """The policies are obeyed when nothing of Ephemeroot's but the shell runs.
+def test_follows_the_policies_without_an_interpreter(
+    bench: Bench, boot: Boot, name: str, scratch: Path, policy: str
+) -> None:
+    """The policies are followed when only the shell part of Ephemeroot runs.
 
     Only a boot shows what dracut 059's emergency handling does after our unit has failed.
     """
@@ -94,7 +96,7 @@ def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, poli
         assert isinstance(outcome, Emergency | Stopped), str(outcome)
         console = outcome.console.read_text(errors="replace")
         assert "cannot be started" in console
-        # Under systemd, dracut 059 may power off before the harness can speak of the emergency.
+        # Under systemd, dracut 059 may power off before the harness can report the emergency.
         assert isinstance(outcome, Emergency) or "Boot has failed" in console
     else:
         assert isinstance(outcome, Stopped), str(outcome)
@@ -105,7 +107,9 @@ def test_no_interpreter(bench: Bench, boot: Boot, name: str, scratch: Path, poli
 
 
 @pytest.mark.parametrize("boot", ["shell"], indirect=True)
-def test_no_interpreter_without_systemd(bench: Bench, boot: Boot, name: str, scratch: Path) -> None:
+def test_follows_the_policies_without_an_interpreter_and_systemd(
+    bench: Bench, boot: Boot, name: str, scratch: Path
+) -> None:
     """Where dracut 059's own init may give no shell (rd.shell=0) it ends: the kernel panics.
 
     Only a boot shows what that init does after our hook calls die.

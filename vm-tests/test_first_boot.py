@@ -1,8 +1,8 @@
-"""The main job: three boots of one disk, a root that is fresh unless the administrator asks to keep
-it, declared paths that stay.
+"""The main job: three boots of one disk, with a root that is fresh unless the administrator asks to
+keep it, and declared paths that stay.
 
-`ro` is on the kernel command line, as distributions have it: the stage has to make the
-superblock writable itself.
+`ro` is on the kernel command line, as on distributions: the stage has to make the superblock
+writable itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def owner(machine: Machine, path: str) -> str:
 
 
 def assert_wiped_once_before_the_mount(machine: Machine) -> None:
-    """Two-sided: not only is the old content gone, the wiper ran once, in time."""
+    """The previous content is gone, and the wiper ran once, before the mount."""
     journal = machine.journal("-u ephemeroot-wipe.service -u sysroot.mount -u ephemeroot-persist")
     wiped = [line for line in journal.splitlines() if "wipe: wiped" in line]
     assert len(wiped) == 1, journal
@@ -48,7 +48,7 @@ def assert_wiped_once_before_the_mount(machine: Machine) -> None:
 
 
 def use(machine: Machine, number: int) -> None:
-    """A day's work: some of it was declared to persist, some was not."""
+    """Write files, some of which are declared to persist."""
     for path in LOST:
         machine.write(path, f"day {number}\n")
     machine.run(
@@ -76,7 +76,7 @@ def check_persisted(machine: Machine, days: int) -> None:
     assert owner(machine, "/home/talyz/Downloads") == "talyz:talyz 755"
     assert owner(machine, "/persistent/home/talyz") == "talyz:talyz 700"
     assert machine.run("findmnt -no FSROOT /var/log").out.strip() == "/persistent/var/log"
-    # libmount itself, as every file manager asks it, matches our table to the mounts
+    # libmount itself, as used by every file manager, matches our table to the mounts
     for path in ("/srv/with blank", "/etc/hostname", "/home/talyz/Downloads"):
         assert "x-gvfs-hide" in machine.run(f"findmnt --mtab -rno OPTIONS '{path}'").out
 
@@ -92,7 +92,7 @@ def test_two_boots_with_a_fresh_root_and_one_with_the_root_that_is_kept(
         ephemeral.system,
         ephemeral.initrd(cache),
         (disk(ephemeral.layout(), ephemeral.system),),
-        hardware=Hardware(cpus=2),  # real concurrency of units
+        hardware=Hardware(cpus=2),  # units really run concurrently
     )
     with boot.disks[0].mounted() as top:
         (top / "root/etc/lost").write_text("of the installed system\n")
@@ -114,7 +114,7 @@ def test_two_boots_with_a_fresh_root_and_one_with_the_root_that_is_kept(
             assert_wiped_once_before_the_mount(machine)
             missing = machine.run(f"ls -d {' '.join(LOST)}", check=False).out
             assert missing == ""
-        # Declared, and only then wiped for the first time: its content was carried over.
+        # Declared before the first wipe: its content was seeded.
         assert machine.read("/var/log/installer") == b"worth keeping\n"
         identities.append(machine.read("/etc/machine-id"))
         use(machine, number)
@@ -145,7 +145,7 @@ def check_history(disk: Disk) -> None:
 
 
 def show(number: int, machine: Machine, said: Any) -> None:
-    """For whoever runs this with -s: what the boot log says, and how long the stages took."""
+    """Print the boot log and the duration of the stages, for runs with -s."""
     wipe, persist = said["wipe"], said["persist"]
     span = persist["started"] + persist["seconds"] - wipe["started"]
     print(f"\nboot {number}: login after {machine.boot_time:.1f} s; wipe {wipe['seconds']:.3f} s, "

@@ -1,5 +1,6 @@
-"""The harness itself, on a Debian without Ephemeroot: if one of these fails, no other verdict means
-anything."""
+"""The harness itself, on a Debian without Ephemeroot: if one of these fails, no other result is
+valid.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ DiskFactory = Callable[..., Disk]
 def test_boots_answers_and_keeps_written_files(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows that a machine answers, keeps its disk and can be looked into."""
+    """Only a boot shows that a machine answers, keeps its disk and can be inspected."""
     boot = Boot(image, plain_initrd, (disk(),))
 
     first = bench.up(boot, name)
@@ -50,7 +51,7 @@ def test_boots_answers_and_keeps_written_files(
     assert second.hello["boot_id"] != first.hello["boot_id"]
     assert second.read("/var/tmp/kept") == b"of the first boot\n"
     assert second.read("/var/tmp/from-outside") == b"seen\n"
-    # As if it had fallen silent.
+    # As if it had stopped answering.
     journal = second.remember()
     assert journal is not None
     assert b"Switching root" in journal.read_bytes()
@@ -86,7 +87,7 @@ def test_failed_system_is_an_emergency_of_the_system(
 def test_files_laid_over_an_initramfs_replace_its_own(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, scratch: Path, name: str
 ) -> None:
-    """Only a boot shows which of two archives the kernel lets win."""
+    """Only a boot shows from which of two archives the kernel takes a file."""
     unit = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/usr/bin/false\n"
     members: dict[str, Content | Link] = {
         "usr/lib/systemd/system/dracut-pre-udev.service": unit
@@ -102,7 +103,7 @@ def test_files_laid_over_an_initramfs_replace_its_own(
 def test_a_system_changed_by_a_program_boots(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:
-    """Without a boot: the layers are looked at on this host."""
+    """Without a boot: the layers are examined on this host."""
     script = (
         "echo new > /etc/made; rm /etc/hosts; rm -r /etc/dracut.conf.d; mkdir /etc/dracut.conf.d"
     )
@@ -117,7 +118,7 @@ def test_a_system_changed_by_a_program_boots(
 
 
 @pytest.mark.proof
-def test_a_hibernated_machine_resumes_where_it_was(
+def test_a_hibernated_machine_resumes(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:
     """Only a boot shows hibernation."""
@@ -149,7 +150,7 @@ def test_panic_is_a_lost_machine(
 def test_boot_that_panics_is_lost(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows a panic before the first word."""
+    """Only a boot shows a panic before the first answer."""
     words = ("rdinit=/missing", "init=/missing", "root=")
     with pytest.raises(MachineLost, match="panicked"):
         bench.boot(Boot(image, plain_initrd, (disk(),), arguments=words), name)

@@ -1,7 +1,7 @@
 """A user's own persistence in a machine whose root is fresh at every boot, with login sessions.
 
 Root persists only the files needed before the user's systemd starts: the user's home.toml and
-units. The rest is the user's own doing.
+units. The user declares the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DiskFactory = Callable[..., Disk]
 HOME = "/home/talyz"
 STORE = f"/persistent{HOME}"
 
-# What a desktop brings along; and someone logs in on the console as soon as that is possible.
+# Packages of a desktop; a user logs in on the console as soon as that is possible.
 SELECTION = dataclasses.replace(
     PACKAGES,
     packages=(
@@ -54,7 +54,7 @@ directories = ["Documents", {{ directory = "Games", method = "symlink" }}, ".loc
 files = [".screenrc"]
 """
 
-# Holds a file of a mount open for as long as it lives, and has something to say at the end.
+# Holds a file of a mount open while it runs, and writes a message at the end.
 WRITER = """\
 [Service]
 ExecStart=/bin/sh -c 'exec 3>>%h/Documents/log; echo started >&3; \\
@@ -78,7 +78,7 @@ def as_user(machine: Machine, script: str, *, timeout: float = 60) -> str:
 
 
 def mounted(machine: Machine) -> set[str]:
-    """Where bindfs is mounted."""
+    """The mount points of bindfs."""
     return set(machine.run("findmnt -rno TARGET -t fuse,fuse.bindfs", check=False).out.split())
 
 
@@ -142,7 +142,7 @@ def test_a_users_login(
     wait_for(second, '[ "$(systemctl is-active user@1000.service)" = inactive ]')
     assert mounted(second) == set(), journal(second)
     assert second.run("pgrep bindfs", check=False).out == ""
-    # The service that had a file open in a mount stopped before the mount went.
+    # The service with an open file in a mount stopped before the mount was unmounted.
     assert second.read(f"{STORE}/Documents/log") == b"started\nstopped\n"
     assert "lazily" not in journal(second)
     assert second.run(f"ls {HOME}/Documents").out == ""

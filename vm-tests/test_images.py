@@ -1,5 +1,5 @@
-"""Images as an administrator makes them: by `ephemeroot apply`, unconfigured, and from a broken
-installation. The first needs no machine, only the Debian system and its own dracut.
+"""Images as an administrator makes them: by `ephemeroot apply`, without a configuration, and from a
+broken installation. The first needs no machine, only the Debian system and its own dracut.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ directories = ["/var/log"]
 files = ["/etc/machine-id"]
 """
 
-# A store on a loop device: apply wants to see it mounted before it writes a marker into it.
+# A store on a loop device: apply requires it to be mounted before it writes a marker into it.
 APPLY = """\
 set -e
 truncate --size 256M /run/store
@@ -97,10 +97,10 @@ def test_apply_rebuilds_the_images_and_reads_them_back(
     assert '"/var/log" , "/srv"' in third, "the store has the configuration as it is now"
 
 
-def test_installed_without_a_configuration_it_is_inert(
+def test_an_image_without_a_configuration_is_inert(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows that an unconfigured image starts the machine as it is."""
+    """Only a boot shows that an unconfigured image starts the machine unchanged."""
     system = project.installed(cache, image, package, {})
     boot = Boot(system, initramfs.make(cache, system), (disk(system=system),))
     with boot.disks[0].mounted() as top:
@@ -120,7 +120,7 @@ def test_installed_without_a_configuration_it_is_inert(
         pytest.param(WITHOUT_SYSTEMD, id="shell", marks=pytest.mark.proof),
     ],
 )
-def test_a_broken_closure_makes_an_inert_image_that_says_why(
+def test_incomplete_files_make_an_inert_image_that_says_why(
     bench: Bench,
     cache: Cache,
     ephemeral: Ephemeral,

@@ -38,7 +38,7 @@ from vm.wiped import require_wiped_once
 
 DiskFactory = Callable[..., Disk]
 
-# Seconds to the first word: decryption without the processor's help, and somebody who types.
+# Seconds to the first answer: decryption without the processor's help, and a typed passphrase.
 PATIENCE = 360.0
 
 STRAY = "of the root that goes\n"
@@ -100,7 +100,7 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
 
 @pytest.mark.parametrize("python", ["", "usr/bin/python3.13"], ids=["interpreter", "none"])
 @pytest.mark.parametrize("hooks", ["udev", "systemd"])
-def test_the_policies_are_obeyed(
+def test_follows_the_policies(
     bench: Bench,
     cache: Cache,
     ephemeral: Ephemeral,
@@ -121,7 +121,7 @@ def test_the_policies_are_obeyed(
 
 @pytest.mark.parametrize("hooks", ["udev", "systemd"])
 @pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
-def test_a_root_that_the_wiper_mounts(
+def test_boots_a_root_that_the_wiper_mounts(
     bench: Bench,
     cache: Cache,
     system: System,
@@ -166,7 +166,7 @@ def test_a_root_that_the_wiper_mounts(
     ],
     ids=["encrypt", "sd-encrypt"],
 )
-def test_the_readmes_layout_inside_luks(
+def test_the_layout_of_the_readme_inside_luks(
     bench: Bench, cache: Cache, package: Path, name: str, scratch: Path, hooks: str, word: str
 ) -> None:
     """btrfs on LVM (`lvm2`) inside a LUKS that is opened by a passphrase.
@@ -183,7 +183,7 @@ def test_the_readmes_layout_inside_luks(
         root=("root=/dev/root_vg/root", "rootflags=subvol=root", "ro"),
         arguments=(word,),
         timeout=PATIENCE,
-        # Later than the volume is waited for: 5 seconds.
+        # Later than the timeout of the volume, which is 5 seconds.
         typed=(Typed("assphrase for", PASSPHRASE, after=10),),
     )
     machine = bench.up(boot, name)
@@ -193,13 +193,13 @@ def test_the_readmes_layout_inside_luks(
     machine.run("mount -o subvolid=5 /dev/root_vg/root /mnt")
     assert machine.run("cat /mnt/old_roots/*/etc/lost").out == "of the first root\n"
     machine.run("umount /mnt")
-    # What the root itself is on cannot be detached from inside: that is not a complaint about us.
+    # The device of the root itself cannot be detached from inside: that message is not about us.
     complaints = machine.poweroff().complaints
     assert [line for line in complaints if " DM " not in line] == []
 
 
 @pytest.mark.parametrize("hooks", ["udev", "systemd"])
-def test_a_broken_closure_makes_an_inert_image(
+def test_incomplete_files_make_an_inert_image(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str, hooks: str
 ) -> None:
     """Only a boot shows that an inert image starts the machine, and prints its reason on the
@@ -213,10 +213,10 @@ def test_a_broken_closure_makes_an_inert_image(
     assert "THIS INITRAMFS IS INERT" in assert_nothing_done(bench, broken, initrd, target, name)
 
 
-def test_a_wrong_order_is_inert(
+def test_is_inert_with_hooks_in_a_wrong_order(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows that an image with a wrong order of hooks starts the machine as it is."""
+    """Only a boot shows that an image with a wrong order of hooks starts the machine unchanged."""
     hooks = "base udev modconf ephemeroot block resume filesystems vm-harness"
     initrd = mkinitcpio.make(cache, ephemeral.system, hooks)
     log = (initrd.parent / "log").read_text()
@@ -229,10 +229,10 @@ def test_a_wrong_order_is_inert(
     assert right in console
 
 
-def test_a_fallback_image_boots_the_root_as_it_is(
+def test_a_fallback_image_boots_the_root_unchanged(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows that a fallback image starts the machine as it is."""
+    """Only a boot shows that a fallback image starts the machine unchanged."""
     hooks = "base udev autodetect modconf block resume ephemeroot filesystems vm-harness"
     initrd = mkinitcpio.make(cache, ephemeral.system, hooks, "-S autodetect")
     assert "a fallback image never wipes" in (initrd.parent / "log").read_text()
@@ -246,7 +246,7 @@ def test_a_fallback_image_boots_the_root_as_it_is(
 
 
 def assert_nothing_done(bench: Bench, system: System, initrd: Path, target: Disk, name: str) -> str:
-    """An image that does nothing boots the root as it is; returns what was on the console."""
+    """An image that does nothing boots the root unchanged; return the output on the console."""
     with target.mounted() as top:
         (top / "root/etc/stray").write_text(STRAY)
     machine = bench.up(Boot(system, initrd, (target,)), name)
@@ -306,7 +306,7 @@ ls -A /boot
 def test_apply_rebuilds_the_images_of_all_presets(
     cache: Cache, system: System, package: Path
 ) -> None:
-    """No machine needed, only mkinitcpio. An inert image takes no place of another.
+    """This needs only mkinitcpio. An inert image replaces no other.
 
     Without a boot: mkinitcpio runs in a chroot.
     """

@@ -1,7 +1,7 @@
-"""A store on NFS: boots that persist on it, and what happens when its server is away. And a share
-that is not a store, by SMB.
+"""A store on NFS: boots that use it, and the behaviour while its server is down. Also a share by
+SMB, which is not a store.
 
-The servers are real ones, the network the initramfs's own (dracut's module or mkinitcpio's hook
+The servers are real, the network is the initramfs's own (dracut's module or mkinitcpio's hook
 `net`, by DHCP) in two machines and a static `[network]` in another.
 """
 
@@ -64,10 +64,10 @@ def configuration(more: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def networked(cache: Cache) -> System:
-    """The Debian with what dracut needs to set up a network: systemd-networkd does it."""
+    """A Debian with the packages that dracut needs for a network: systemd-networkd sets it up."""
     packages = (*PACKAGES.packages, "dracut-network", "iproute2")
     system = debian_system(cache, replace(PACKAGES, packages=packages))
-    # Debian enables it nowhere, and a host-only image would take the harness's mask along.
+    # Debian enables the unit nowhere, and a host-only image would copy the harness's mask.
     return system.changed_by(cache, "rm", "/etc/systemd/system/systemd-networkd.service")
 
 
@@ -79,11 +79,11 @@ def loopback() -> Iterator[Loopback]:
 
 @pytest.fixture
 def alone(bench: Bench, loopback: Loopback) -> Iterator[Bench]:
-    """Machines that reach nothing but the loopback."""
+    """Machines that reach only the loopback."""
     made = Bench(bench.cache, ToolsOnLoopback(bench.tools, loopback), bench.logs)
     yield made
     made.close()
-    # They are the other bench's to count.
+    # The other bench counts them.
     bench.boots += made.boots
     bench.seconds += made.seconds
 
@@ -91,7 +91,7 @@ def alone(bench: Bench, loopback: Loopback) -> Iterator[Bench]:
 def prepared(
     machine: Ephemeral, initrd: Path, disk: DiskFactory, export: Path, arguments: tuple[str, ...]
 ) -> Boot:
-    """A boot, with the server's folder as `apply` would have left the store."""
+    """A boot, with the server's folder as `apply` leaves a store."""
     for name, content in machine.store.items():
         layer.write(export, name, content)
     return Boot(
@@ -115,7 +115,7 @@ def check(machine: Machine, days: int) -> None:
     found = machine.run("findmnt -no FSTYPE,SOURCE /persistent").out.split()
     assert found == ["nfs4", "10.0.2.2:/store"]
     assert machine.run("findmnt -no FSTYPE,SOURCE /var/log").out.split() == [
-        "nfs4", "10.0.2.2:/store/var/log"  # so the kernel calls a directory of it
+        "nfs4", "10.0.2.2:/store/var/log"  # so the kernel shows it as a directory of the export
     ]  # fmt: skip
     expected = "".join(f"day {number}\n" for number in range(1, days + 1)).encode()
     if days:
@@ -142,7 +142,7 @@ def check_two_boots(alone: Bench, boot: Boot, name: str, export: Path) -> None:
     assert (export / "var/log/diary").read_text() == "day 1\nday 2\n"
 
 
-def test_two_boots_by_the_initramfss_own_network(
+def test_two_boots_with_the_initramfss_own_network(
     cache: Cache,
     alone: Bench,
     loopback: Loopback,
@@ -162,7 +162,7 @@ def test_two_boots_by_the_initramfss_own_network(
         assert owner(server.export / "home/talyz") == (1000, 1000, 0o700)
 
 
-def test_a_network_by_mkinitcpios_hook(
+def test_a_network_set_up_by_mkinitcpios_hook(
     cache: Cache,
     alone: Bench,
     loopback: Loopback,
@@ -193,7 +193,7 @@ def static(
     disk: DiskFactory,
     scratch: Path,
 ) -> tuple[Boot, nfs.Server]:
-    """A machine with a static network, its root with something in it, and a server not started."""
+    """A machine with a static network, files in its root, and a server that is not started."""
     text = configuration(STATIC + SHARE).replace('timeout = "40s"', 'timeout = "10s"')
     machine = make(cache, networked, package, text)
     server = nfs.Server(cache, loopback, scratch / "server")
@@ -203,8 +203,8 @@ def static(
     return boot, server
 
 
-def test_a_server_that_is_away(alone: Bench, static: tuple[Boot, nfs.Server], name: str) -> None:
-    """Only a boot shows the emergency, and what the console says of the network."""
+def test_a_server_that_is_down(alone: Bench, static: tuple[Boot, nfs.Server], name: str) -> None:
+    """Only a boot shows the emergency, and the messages about the network on the console."""
     boot, _ = static
     emergency = alone.emergency(boot, name)
     stage: Any = emergency.report["wipe"]
@@ -246,7 +246,9 @@ def test_a_static_network(
 
 
 def use_share(machine: Machine) -> None:
-    """All on it belongs to whom the options say, whatever anybody asks for: it can be no store."""
+    """All files belong to the owner in the options, whatever owner is requested: so the share
+    cannot be a store.
+    """
     found = machine.run("findmnt -no FSTYPE,SOURCE /srv/media").out.split()
     assert found == ["cifs", "//10.0.2.2/media"]
     machine.run("chown root /srv/media/film; chmod 4755 /srv/media/film")

@@ -1,7 +1,7 @@
 """The boots that must not wipe, each with a message that says why.
 
-Either the machine comes up on the root unchanged, or it stops in the emergency shell with
-nothing changed; both are said from inside, and the disk is looked at afterwards.
+Either the machine boots the unchanged root, or it stops in the emergency shell with nothing
+changed; both are checked from inside, and the disk is examined afterwards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ABSENT = "UUID=01234567-89ab-cdef-0123-456789abcdef"
 
 @dataclass
 class Case:
-    """One boot of one disk, which is looked at before and after."""
+    """One boot of one disk, which is examined before and after."""
 
     bench: Bench
     boot: Boot
@@ -64,7 +64,9 @@ class Case:
             assert not [p for p in top.iterdir() if p.name.startswith(".")]
 
     def assert_kept(self, message: str) -> None:
-        """The machine comes up, loudly, on the root unchanged, with persistent paths in place."""
+        """The machine boots the unchanged root, reports that, and has the persistent paths in
+        place.
+        """
         machine = self.up()
         assert machine.settle() == "running", machine.failed_units()
         assert machine.read("/etc/stray") == STRAY.encode()
@@ -101,18 +103,18 @@ def case(
 def ready(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str, scratch: Path
 ) -> Case:
-    """A machine with nothing wrong with it yet."""
+    """A machine without faults."""
     return case(bench, cache, ephemeral, disk, name, scratch)
 
 
 @pytest.fixture(scope="session")
 def two_disks(cache: Cache, image: System, package: Path) -> Ephemeral:
-    """A machine whose store is on a disk of its own, which is waited for only briefly."""
+    """A machine whose store is on a separate disk, with a short timeout."""
     text = CONFIGURATION.replace(UUID, STORE_UUID).replace('timeout = "20s"', 'timeout = "5s"')
     return make(cache, image, package, text)
 
 
-def test_the_stores_device_is_missing(
+def test_the_device_of_the_store_is_missing(
     bench: Bench, cache: Cache, two_disks: Ephemeral, disk: DiskFactory, name: str, scratch: Path
 ) -> None:
     """Only a boot shows waiting for a device that udev never announces, and the emergency."""
@@ -125,10 +127,10 @@ def test_the_stores_device_is_missing(
     assert "vda" in emergency.report["wipe"]["problems"][0]["problem"]
 
 
-def test_the_roots_device_is_missing(ready: Case) -> None:
-    """dracut's loop gives up; before its shell, the stage says why, and what is there instead.
+def test_the_device_of_the_root_is_missing(ready: Case) -> None:
+    """dracut's loop gives up; before its shell, the stage says why, and lists the existing devices.
 
-    Only a boot shows dracut's loop for the root device beside our units.
+    Only a boot shows dracut's loop for the root device together with our units.
     """
     emergency = ready.with_words("rd.retry=5", f"root={ABSENT}").assert_emergency(
         f"the root's device {ABSENT} is missing (block devices found: vda",
@@ -159,14 +161,14 @@ def test_another_subvolume_where_the_store_should_be(ready: Case) -> None:
 
 
 def test_a_kernel_newer_than_the_base(ready: Case) -> None:
-    """Only a boot shows a machine that comes up on the root that was kept."""
+    """Only a boot shows a machine that boots the kept root."""
     with ready.disk.mounted() as top:
         modules = top / "root-base/usr/lib/modules"
         (modules / ready.boot.system.release).rename(modules / "6.1.0-older")
     ready.assert_kept(f"has no modules for the running kernel {ready.boot.system.release}")
 
 
-def test_a_broken_interpreter(ready: Case) -> None:
+def test_an_interpreter_that_does_not_start(ready: Case) -> None:
     """Only a boot shows the units' conditions and the shell when Python does not start."""
     broken = ready.laid_over({"usr/bin/python3.13": "no interpreter\n"})
     broken.assert_emergency(
@@ -176,7 +178,7 @@ def test_a_broken_interpreter(ready: Case) -> None:
     )
 
 
-def test_what_the_emergency_message_says_boots_without_an_interpreter(ready: Case) -> None:
+def test_the_words_of_the_emergency_message_boot_without_an_interpreter(ready: Case) -> None:
     """Only a boot shows that the words on the console start the machine."""
     broken = ready.laid_over({"usr/bin/python3.13": "no interpreter\n"})
     machine = broken.with_words("ephemeroot=no").up()
@@ -205,9 +207,7 @@ def test_a_plan_that_cannot_be_used(ready: Case, content: str, message: str) -> 
 
 
 def test_wipe_no(ready: Case) -> None:
-    """Only a boot shows a machine that comes up on the root that was kept, with persistent paths
-    in place.
-    """
+    """Only a boot shows a machine that boots the kept root, with persistent paths in place."""
     machine = ready.with_words("ephemeroot.wipe=no").up()
     assert machine.settle() == "running", machine.failed_units()
     assert machine.read("/etc/stray") == STRAY.encode()
@@ -233,8 +233,8 @@ def hibernating(
     return replace(ready, boot=boot)
 
 
-def test_a_machine_that_resumes(hibernating: Case) -> None:
-    """Only a boot shows hibernation: memory and filesystem go on where they were."""
+def test_a_machine_that_resumes_is_not_wiped(hibernating: Case) -> None:
+    """Only a boot shows hibernation: memory and filesystem continue in their previous state."""
     first = hibernating.up()
     first.settle()
     assert "wipe: wiped" in first.journal()
@@ -245,7 +245,7 @@ def test_a_machine_that_resumes(hibernating: Case) -> None:
     assert second.hello["boot_id"] == first.hello["boot_id"]
     assert second.read("/dev/shm/in-memory") == b"alive\n"
     assert second.run(f"cat /proc/{process}/comm").out == "sleep\n"
-    # The filesystem under the resumed kernel is the one it left.
+    # The filesystem of the resumed kernel is in its previous state.
     assert second.read("/root/unsaved") == b"unsaved\n"
     second.run("echo more >> /root/unsaved; sync; btrfs device stats --check /")
     assert second.journal().count("wipe: wiped") == 1
@@ -258,7 +258,8 @@ def test_a_machine_that_resumes(hibernating: Case) -> None:
 def test_an_initramfs_that_cannot_resume_keeps_the_root(
     hibernating: Case, ephemeral: Ephemeral, cache: Cache
 ) -> None:
-    """The other guard: with nothing in the initramfs that resumes, the signature must do.
+    """The other check: if nothing in the initramfs resumes, the signature on the swap device keeps
+    the root.
 
     Only a boot shows a real hibernation image on real swap.
     """

@@ -1,4 +1,4 @@
-"""What lies about in every boot menu: an image of yesterday's configuration, and one for rescue."""
+"""Images in every boot menu: one of an earlier configuration, and one for rescue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DiskFactory = Callable[..., Disk]
 
 STRAY = b"of the root that stays\n"
 
-# What is declared between the two images.
+# Declared between the two images.
 CHANGE = """sed -i 's,"/var/log",& \\, "/srv/new",' /etc/ephemeroot/ephemeroot.toml"""
 RESCUE = ("--add", "rescue", *GENERIC)
 
@@ -27,11 +27,10 @@ def bound(machine: Machine, path: str) -> str:
     return machine.run(f"findmnt -no FSROOT {path}", check=False).out.strip()
 
 
-def test_of_two_images_the_older_does_not_wipe(
+def test_the_older_of_two_images_does_not_wipe(
     bench: Bench, cache: Cache, ephemeral: Ephemeral, disk: DiskFactory, name: str
 ) -> None:
-    """It binds by the newer plan; the rescue image boots the root and nothing else; and then the
-    newer one wipes after all.
+    """It binds by the newer plan; the rescue image only boots the root; then the newer image wipes.
 
     Only a boot shows images of two generations and a rescue image, each started.
     """

@@ -1,5 +1,5 @@
-"""A machine that is used: in each boot its programs change what they own, and in the next one they
-find it as they left it.
+"""A machine in use: in each boot its programs change their own files, and find them unchanged in
+the next one.
 
 Three boots in CI, ten in `make proof`.
 """
@@ -32,7 +32,7 @@ SELECTION = replace(
 )
 ZONES = ("Europe/Berlin", "Asia/Tokyo", "America/Lima", "Africa/Cairo", "Etc/UTC")
 
-# As a package brings it: state of its own, under a user that exists only while it runs.
+# The unit of a package: it has state of its own, under a user that exists only while it runs.
 COUNTER = """\
 [Service]
 Type=oneshot
@@ -40,7 +40,7 @@ DynamicUser=yes
 StateDirectory=counter
 ExecStart=/bin/sh -c 'echo $$(( $$(cat $STATE_DIRECTORY/n || echo 0) + 1 )) > $STATE_DIRECTORY/n'
 """
-# A person at nano: what is typed answers what is shown.
+# Types into nano: each input answers a prompt on the screen.
 TYPED = """\
 import os, pty, sys
 child, terminal = pty.fork()
@@ -85,7 +85,7 @@ CONFIGURATION = machines.CONFIGURATION.replace(
     '  "/etc/NetworkManager/system-connections", "/var/lib/counter", "/var/lib/database",\n',
 )
 
-# Stores a row, and leaves the write-ahead log of the database behind as a running one would.
+# Stores a row, and leaves the write-ahead log of the database behind like a running program.
 INSERT = """\
 import os, sqlite3, sys
 database = sqlite3.connect("/var/lib/database/main.db")
@@ -104,7 +104,7 @@ print(database.execute("SELECT group_concat(number) FROM rows").fetchone())
 
 @dataclass(frozen=True)
 class Program:
-    """`change`, with the number of the boot as `$n`, changes what `show` prints."""
+    """`change`, with the number of the boot as `$n`, changes the output of `show`."""
 
     change: str
     show: str
@@ -145,7 +145,7 @@ PROGRAMS = {
         "systemctl list-unit-files --state=enabled 'extra-*' --no-legend",
     ),
     "a service with DynamicUser": Program(
-        # Declared as /var/lib/counter, before systemd has made that link into private.
+        # Declared as /var/lib/counter, before systemd has made that a link into private.
         "systemctl start counter.service && test /var/lib/counter -ef /var/lib/private/counter",
         "cat /var/lib/private/counter/n; stat -c %a /var/lib/private",
     ),
@@ -167,7 +167,7 @@ PROGRAMS = {
 
 @pytest.fixture(scope="session")
 def used(cache: Cache) -> System:
-    """A Debian with what people use, and with the units of packages."""
+    """A Debian with common programs, and with the units of packages."""
     try:
         system = debian_system(cache, SELECTION)
     except Unavailable as error:
@@ -176,7 +176,7 @@ def used(cache: Cache) -> System:
 
 
 def shown(machine: Machine) -> dict[str, str]:
-    """What each program's state looks like now."""
+    """The present state of each program."""
     return {name: machine.run(program.show, check=False).out for name, program in PROGRAMS.items()}
 
 
@@ -186,10 +186,10 @@ def require_well(machine: Machine) -> None:
     assert [report[stage]["problems"] for stage in ("wipe", "persist")] == [[], []]
 
 
-def test_programs_find_in_each_boot_what_they_left(
+def test_programs_find_their_files_unchanged_in_each_boot(
     bench: Bench, cache: Cache, used: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows the programs that people use, with their daemons, over several boots."""
+    """Only a boot shows common programs, with their daemons, over several boots."""
     made = machines.make(cache, used, package, CONFIGURATION)
     boot = Boot(made.system, made.initrd(cache), (disk(made.layout(), made.system),), sessions=True)
     left: dict[str, str] = {}

@@ -1,7 +1,8 @@
-"""A stock Debian on one ext4, without a free partition, becomes ephemeral by what `init` says.
+"""A stock Debian on one ext4, without a free partition, becomes ephemeral by the commands of
+`init`.
 
-Its /boot, its kernels' modules and its store are directories of the installed root, which nothing
-but the boot with a kept root changes otherwise.
+Its /boot, its kernels' modules and its store are directories of the installed root, which otherwise
+only a boot with a kept root changes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ add_drivers+=" virtio_blk ext4 overlay "
 add_dracutmodules+=" vm-harness "
 """
 
-# There is no boot loader, the machine is switched off and on by the test, an editor needs a person.
+# There is no boot loader, the test switches the machine off and on, and an editor needs a person.
 _NOT_HERE = ("grub-install", "update-grub", "reboot", '"${EDITOR')
 
 KEPT = ("/boot/kept", "/usr/lib/modules/kept", "/persistent/kept", "/var/log/kept")
@@ -62,7 +63,7 @@ class Stock:
 
 
 def convert(machine: Installed, release: str) -> None:
-    """What `init` prints, as it stands."""
+    """Run the commands that `init` prints, unchanged."""
     machine.run(f"touch /boot/vmlinuz-{release}")
     machine.run(f"dracut --force /boot/initrd.img-{release} {release}")
     # This host's kernel runs it until the first boot.
@@ -80,8 +81,8 @@ def convert(machine: Installed, release: str) -> None:
 def test_from_a_stock_installation(
     bench: Bench, cache: Cache, package: Path, scratch: Path, name: str
 ) -> None:
-    """Only a boot shows what systemd makes of directories of the root that are mounted in it, and
-    that an upgrade of the installed root is there afterwards.
+    """Only a boot shows that systemd accepts directories of the root that are mounted in it, and
+    that an upgrade of the installed root takes effect.
     """
     system = project.installed(cache, debian_system(cache, VOLUMES), package, {})
     disk = disks.prepared(cache, Stock(), bench.tools, system).copy(scratch / "disk.raw")
@@ -121,7 +122,7 @@ def first(bench: Bench, boot: Boot, name: str) -> None:
 
 
 def upgrade(bench: Bench, boot: Boot, name: str) -> None:
-    """The installed root itself, writable: what an upgrade does is done here."""
+    """Upgrade the installed root itself, mounted writable."""
     machine = bench.up(boot, name)
     require_running(machine)
     assert machine.run("findmnt -no FSTYPE /").out.split() == ["ext4"]
@@ -131,7 +132,7 @@ def upgrade(bench: Bench, boot: Boot, name: str) -> None:
 
 
 def after(bench: Bench, boot: Boot, name: str) -> None:
-    """A layer again, above the upgraded root; then it is left."""
+    """A layer again, above the upgraded root; then `leave`."""
     machine = bench.up(boot, name)
     require_running(machine)
     require_sound(machine)

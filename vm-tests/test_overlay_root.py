@@ -1,4 +1,4 @@
-"""A stock installation on ext4 that stays as it is below an overlay: on LVM with systemd, and on
+"""A stock installation on ext4 that stays unchanged below an overlay: on LVM with systemd, and on
 two plain disks without.
 """
 
@@ -87,8 +87,9 @@ def check_boots(
     start: int = 0,
     look: Callable[[Machine, int], None] = lambda machine, boots: None,
 ) -> None:
-    """So many boots of the root on the first disk, which begins at the byte *start*. *log* is where
-    /var/log is on the store's filesystem, *look* takes a look in the last boot."""
+    """Boot the root on the first disk, which begins at the byte *start*, so many times. *log* is
+    the path of /var/log on the store's filesystem; *look* inspects the last boot.
+    """
     stock = boot.disks[0]
     with stock.mounted("ext4", "ro", start) as top:
         before = sorted(str(p.relative_to(top)) for p in (top / "etc").rglob("*"))
@@ -105,8 +106,8 @@ def check_boots(
         expected = "".join(f"day {day}\n" for day in range(1, number + 1)).encode()
         assert [machine.read(path) for path in KEPT] == [expected] * len(KEPT)
         print(f"\nboot {number}: login after {machine.boot_time:.1f} s")
-        # What the root itself is on cannot be detached from inside: that is nothing of
-        # Ephemeroot's.
+        # The device of the root itself cannot be detached from inside: that message is not about
+        # us.
         complaints = machine.poweroff().complaints
         assert [line for line in complaints if " DM " not in line] == []
     with stock.mounted("ext4", "ro", start) as top:
@@ -115,7 +116,7 @@ def check_boots(
 
 
 def check_old_uppers(machine: Machine, boots: int) -> None:
-    """On the store's own logical volume; what was lost with one comes back from it."""
+    """On the store's own logical volume; a file lost with a layer is restored from it."""
     assert machine.run("findmnt -no SOURCE /persistent").out == "/dev/mapper/vg0-store\n"
     old = "/persistent/ephemeroot-overlay/old-uppers"
     names = sorted(machine.run(f"ls {old}").out.split())

@@ -1,5 +1,5 @@
-"""The Debian package: its content, and what it does to a machine and its images. Nothing boots
-here: the others boot the systems in which it is installed.
+"""The Debian package: its content, and its effect on a machine and its images. No machine boots
+here: other tests boot the systems in which it is installed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vm.system import System
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 # A kernel's update, as far as it concerns images: its package's postinst runs the generators' hooks
-# (dracut's is /etc/kernel/postinst.d/dracut). QEMU loads the kernel: an empty file stands for it.
+# (dracut's is /etc/kernel/postinst.d/dracut). QEMU loads the kernel: an empty file represents it.
 LIFE = """\
 set -e
 export DEBIAN_FRONTEND=noninteractive
@@ -75,16 +75,14 @@ SIGNS = re.compile(r"ephemeroot|python")
 
 @pytest.fixture(scope="module")
 def built(cache: Cache) -> Path:
-    """The source package and what was built from it."""
+    """The source package and the packages that were built from it."""
     try:
         return packages.everything(cache)
     except Unavailable as error:
         pytest.skip(f"no Debian package can be built here: {error}")
 
 
-def test_the_source_package_builds_and_lintian_has_nothing_to_say(
-    cache: Cache, built: Path
-) -> None:
+def test_the_source_package_builds_and_lintian_reports_nothing(cache: Cache, built: Path) -> None:
     """Without a boot: Debian's tools run in a chroot."""
     assert len(list(built.glob("ephemeroot_*.dsc"))) == 1
     assert len(list(built.glob("ephemeroot_*.deb"))) == 1
@@ -92,7 +90,7 @@ def test_the_source_package_builds_and_lintian_has_nothing_to_say(
     assert packages.run_in_builder(cache, script, built) == ""
 
 
-def test_what_is_in_it(cache: Cache, built: Path) -> None:
+def test_contents_of_the_debian_package(cache: Cache, built: Path) -> None:
     """Without a boot: Debian's tools run in a chroot."""
     listing = packages.run_in_builder(cache, "dpkg-deb --contents /usr/src/*.deb", built)
     packed = {row.split()[5].removeprefix("."): row.split()[0] for row in listing.splitlines()}

@@ -16,7 +16,7 @@ CALLS = (
 STRACE = ("strace", "-qq", "-s", "200", "-e", f"trace={','.join(CALLS)}", "-e", "signal=none")
 
 OWN = "tmpfs"
-"""The filesystem that covers the place for mounts; there is nothing in it but directories."""
+"""The filesystem that covers the directory for mounts; it contains only directories."""
 
 _LINE = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)\)\s+= (-?\d+)")
 _UNFINISHED = re.compile(r"^(\d+) +(\w+)\((.*) <unfinished \.\.\.>$")
@@ -25,10 +25,10 @@ _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$")
 
 @dataclass
 class Made:
-    """A mount that was made: of a *new* instance of a filesystem, or a clone of another mount.
+    """A mount that was made: a *new* instance of a filesystem, or a clone of another mount.
 
-    ``private`` tells whether the process was in a mount namespace of its own, from which nothing
-    appears elsewhere, when it attached the mount; ``None``: it was never attached.
+    ``private``: whether the process was in its own mount namespace, from which no mount propagates,
+    when it attached the mount; ``None`` if it was never attached.
     """
 
     what: str
@@ -39,24 +39,24 @@ class Made:
 @dataclass
 class _Process:
     namespaces: list[bool] = field(default_factory=lambda: [False])
-    """Whether each mount namespace that it entered, and did not leave, is its own by now."""
+    """For each mount namespace that it has entered and not left, whether it is now private."""
     made: dict[int, Made] = field(default_factory=dict)
     contexts: dict[int, str] = field(default_factory=dict)
 
     def copy(self) -> _Process:
-        """What a child of it begins with."""
+        """The initial state of a child."""
         return _Process([*self.namespaces], dict(self.made), dict(self.contexts))
 
 
 def read(trace: str) -> list[Made]:
-    """The mounts of all processes in the *trace*, in their order."""
+    """The mounts of all processes in the *trace*, in order."""
     processes: dict[str, _Process] = {}
     found: list[Made] = []
     calls = _calls(trace)
     parents = {str(result): pid for pid, call, _, result in calls if call in _FORKS}
     for pid, call, arguments, result in calls:
-        # A child may be seen before the call that made it has returned: its parent waits in that
-        # call, and is as it was when the child was made.
+        # A child may appear before the call that made it has returned: its parent is inside that
+        # call, and its state is that of the moment when the child was made.
         if pid not in processes:
             parent = processes.get(parents.get(pid, ""))
             processes[pid] = _Process() if parent is None else parent.copy()
@@ -94,7 +94,7 @@ def _follow(
 ) -> None:
     first = arguments.partition(",")[0]
     if call == "unshare" and "CLONE_NEWNS" in arguments:
-        process.namespaces.append(False)  # its mounts are still shared with the other's
+        process.namespaces.append(False)  # its mounts still propagate to the other namespace
     elif call == "setns" and "CLONE_NEWNS" in arguments:
         process.namespaces.pop()
     elif call == "mount":
@@ -105,7 +105,7 @@ def _follow(
     elif call == "fsopen":
         process.contexts[result] = arguments.split('"')[1]
     elif call == "fsmount":
-        # The mount's own flag counts: "ro" in the context may mean a superblock that is shared.
+        # The flag of the mount matters: "ro" in the context may mean a superblock that is shared.
         made = Made(process.contexts[int(first)], "MOUNT_ATTR_RDONLY" in arguments)
         found.append(made)
         process.made[result] = made

@@ -12,5 +12,5 @@ def mount(device: str, where: Path, *words: str) -> None:
 
 
 def unmount(where: Path) -> None:
-    """Whatever is mounted there, with all below it; nothing if it is not a mount point."""
+    """Unmount everything at and below that path; do nothing if it is not a mount point."""
     subprocess.run(["umount", "-R", where], check=False, capture_output=True)

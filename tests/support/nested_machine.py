@@ -1,8 +1,8 @@
-"""A machine with declared paths inside declared directories, and its life over several boots.
+"""A machine with declared paths inside declared directories, over several boots.
 
 Root, base and two stores are subvolumes of one btrfs; the plan is compiled from a configuration and
-the real stages follow it. Every cell of a table has a place of its own, so that one machine lives
-for all of them.
+the real stages follow it. Each cell of a table has its own paths, so that one machine serves all of
+them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Cell:
     """One pair of declarations: a directory, and in it a directory or file.
 
     ``base``, ``store`` and ``outgoing`` say where the inner path has content before the first boot
-    that knows the declarations, ``deep`` whether a directory is between the two, and ``reverse``
-    whether the inner one is declared first.
+    with the declarations, ``deep`` whether a directory is between the two, and ``reverse`` whether
+    the inner one is declared first.
     """
 
     outer: str
@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def stores(self) -> tuple[str, str]:
-        """The outer one's and the inner one's."""
+        """The stores of the outer and of the inner path."""
         first, second = reversed(STORES) if self.reverse else STORES
         return (first, second) if self.two_stores else (first, first)
 
@@ -75,14 +75,14 @@ class Cell:
         return self.kind == "directory"
 
     def file(self, name: str) -> str:
-        """Where the cell's content *name* is: in the directory, or the file itself."""
+        """The path of the cell's content *name*: in the directory, or the file itself."""
         return f"{self.path}/{name}" if self.is_directory else self.path
 
     def first_content(self) -> str | None:
-        """What the first boot must show; ``None`` for nothing."""
+        """The content after the first boot; ``None`` for nothing."""
         if self.store:
             return "store"
-        # An overlay is not seeded, but what it is in may be.
+        # An overlay is not seeded, but the directory that contains it may be.
         if self.outgoing and (self.outer == "bind" or self.inner != "overlay"):
             return "outgoing"
         return "base" if self.base else None
@@ -101,8 +101,8 @@ def table() -> list[Cell]:
 
 
 def pairwise() -> list[Cell]:
-    """Every pair, in so many settings that it meets each value of each, and that every two values
-    of a setting meet somewhere.
+    """Every pair, in enough settings that it occurs with each value of each, and that every two
+    values of a setting occur together.
     """
     everything = [(pair, setting) for pair in PAIRS for setting in SETTINGS]
     wanted = {point for cell in everything for point in _points(*cell)}
@@ -134,7 +134,7 @@ base = "base"
 
 
 class NestedMachine:
-    """Lives with the *cells*; ``problems`` has what was not as it must be, by the cell's number."""
+    """Boots with the *cells*; ``problems`` has the faults, by the cell's number."""
 
     def __init__(self, folder: Path, loop: str, top: Path, cells: list[Cell]) -> None:
         self.folder = folder
@@ -202,7 +202,7 @@ class NestedMachine:
         )
 
     def declarations(self, cells: Sequence[Cell]) -> str:
-        """The stores' tables; an inner path that is declared first is at the beginning."""
+        """The tables of the stores; an inner path that is declared first is at the beginning."""
         entries: list[tuple[str, str, str]] = []
         for cell in cells:
             outer, inner = cell.stores
@@ -222,7 +222,7 @@ class NestedMachine:
         return text
 
     def refusals(self, cell: Cell) -> list[Problem]:
-        """What ``check`` says against this one pair."""
+        """The errors that ``check`` reports for this one pair."""
         base = self.top / "base"
         file = base / "etc/ephemeroot/ephemeroot.toml"
         file.write_text(HEAD + self._volumes() + self.declarations([cell]))
@@ -270,12 +270,12 @@ class NestedMachine:
                 self._blame(problem["problem"])
 
     def _excuse(self) -> None:
-        """A file that is nowhere yet cannot be bound: the first boot reports that, and must."""
+        """A file that does not exist yet cannot be bound: the first boot must report that."""
         for cell in self.cells:
             if (cell.inner, cell.is_directory, cell.first_content()) == ("bind", False, None):
                 found = self.problems[cell.number]
                 expected = [text for text in found if "cannot be bound: " in text]
-                # From the directory's own store it needs no bind.
+                # In the directory's own store it needs no bind.
                 if len(expected) == cell.two_stores:
                     self.problems[cell.number] = [t for t in found if t not in expected]
 
@@ -289,7 +289,7 @@ class NestedMachine:
         self.problems[cell.number].append(f"boot {self.boots}: {text}")
 
     def switch_off(self, *, copy_back: bool) -> None:
-        """The power goes, or the machine is shut down in order."""
+        """The power fails, or the machine is shut down in order."""
         if copy_back:
             record = json.loads((self.run / "copies").read_text())
             problems: list[str] = []
@@ -306,11 +306,11 @@ class NestedMachine:
         subprocess.run(["umount", "-R", "-l", self.target], check=True)
 
     def unmount(self) -> None:
-        """Whatever a failure has left mounted."""
+        """Unmount everything that a failure has left mounted."""
         for place in (self.target, *self.run.glob("volumes/*")):
             subprocess.run(["umount", "-R", "-l", place], check=False, capture_output=True)
 
-    # Life
+    # Between boots
 
     def live(self) -> None:
         self.apply()
@@ -353,7 +353,7 @@ class NestedMachine:
             self.complain(cell, f"{name or 'the file'} is {found!r}, not {content!r}")
 
     def _use(self, cell: Cell, number: int) -> None:
-        """A program writes, in the way that the method is for."""
+        """A program writes, in the way for which the method is meant."""
         try:
             if not cell.is_directory:
                 self._save(cell, self._place(cell, ""), f"boot {number}")
@@ -382,7 +382,7 @@ class NestedMachine:
         return place / name if cell.is_directory else place
 
     def _upgrade_base(self) -> None:
-        """Another base, by another time, for all that the base has."""
+        """Replace all content of the base with other content, with other times."""
         for cell in self.cells:
             if cell.base:
                 _write(self.top / "base", cell.file("first"), "newer base")
@@ -396,7 +396,7 @@ def _write(top: Path, path: str, content: str) -> None:
 
 @contextmanager
 def declared_machine(folder: Path) -> Iterator[DeclaredMachine]:
-    """A ``DeclaredMachine`` on a disk of its own, for as long as a `with` lasts."""
+    """A ``DeclaredMachine`` on its own disk, for the duration of a `with`."""
     with fresh_disk(folder, 300) as disk:
         machine = DeclaredMachine(folder, disk.loop, disk.top)
         try:
@@ -406,7 +406,9 @@ def declared_machine(folder: Path) -> Iterator[DeclaredMachine]:
 
 
 class DeclaredMachine(NestedMachine):
-    """Declares what a test says, and is applied by the program. The outgoing root is mounted."""
+    """Gets its declarations from a test, and is applied by the program. The outgoing root is
+    mounted.
+    """
 
     declared = ""
 
@@ -444,7 +446,7 @@ class DeclaredMachine(NestedMachine):
         self.switch_off(copy_back=copy_back and (self.run / "copies").exists())
 
     def report(self, stage: str = "persist") -> dict[str, str]:
-        """What became of each operation, by its line."""
+        """The result of each operation, by its line."""
         report = json.loads((self.run / "boot.json").read_text())
         return {o["line"]: o["result"] for o in report[stage]["operations"]}
 

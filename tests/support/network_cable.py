@@ -12,7 +12,7 @@ import pytest
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
-# Listens on a port, takes one connection after another, and says that it is ready.
+# Listens on a port, accepts one connection after another, and prints a line when it is ready.
 SERVER = """
 import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -28,7 +28,7 @@ def ip(*words: str) -> None:
 
 
 class Cable:
-    """A namespace with ``eth0`` in it (this thread's own), and the other end in another."""
+    """A namespace with ``eth0`` in it (that of this thread), and the other end in a second one."""
 
     def __init__(self, peer: int) -> None:
         self.peer = peer
@@ -44,7 +44,7 @@ class Cable:
 
     @staticmethod
     def empty() -> None:
-        """Take all addresses and routes from eth0."""
+        """Remove all addresses and routes from eth0."""
         ip("address", "flush", "dev", "eth0", "scope", "global")
         ip("address", "flush", "dev", "eth0", "scope", "host")
         ip("route", "flush", "dev", "eth0")

@@ -11,9 +11,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 DEEP = "<<deep>>"
-"""Stands for 3,000 nested lists, which ``json.dumps`` cannot write."""
+"""Represents 3,000 nested lists, which ``json.dumps`` cannot write."""
 LONG = "<<long>>"
-"""Stands for a number of 5,000 digits, likewise."""
+"""Represents a number of 5,000 digits, likewise."""
 
 ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 1.5, math.inf, math.nan, 1 << 63, 1 << 64, -(1 << 70), 10**4000, "",
@@ -25,14 +25,14 @@ KEYS = ("self", "operation", "", "\0", "x" * 300, "__class__", "kind", "format",
 
 
 def write(document: object) -> bytes:
-    """*document* as JSON, with what DEEP and LONG stand for."""
+    """*document* as JSON, with DEEP and LONG replaced by their values."""
     text = json.dumps(document, sort_keys=True)
     deep = "[" * 3000 + "]" * 3000
     return text.replace(f'"{DEEP}"', deep).replace(f'"{LONG}"', "9" * 5000).encode()
 
 
 def places(document: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value in *document*, the document's own (empty) included."""
+    """The path of every value in *document*, including the (empty) path of the document itself."""
     yield path
     if isinstance(document, dict):
         for key, value in document.items():
@@ -55,7 +55,7 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def removed(document: Any, path: tuple[Any, ...]) -> Any:
-    """A copy of *document* without what is at *path*."""
+    """A copy of *document* without the value at *path*."""
     changed = copy.deepcopy(document)
     parent = changed
     for step in path[:-1]:
@@ -65,7 +65,9 @@ def removed(document: Any, path: tuple[Any, ...]) -> Any:
 
 
 def variants(document: Any) -> Iterator[Any]:
-    """*document* with each value replaced by each odd one, removed, or beside an odd key."""
+    """*document* with each value replaced by each odd one, removed, or with an odd key
+    beside it.
+    """
     for path in places(document):
         yield from (replaced(document, path, value) for value in ODD)
         if path:

@@ -1,9 +1,9 @@
-"""A user of this machine who is an ordinary user, for as long as a test lasts.
+"""An ordinary user of this machine, for the duration of a test.
 
-In a mount and a process namespace of its own: /etc (with the user in passwd), /home, /mnt and
-a /dev/fuse that anybody may open are private, everything else is the machine's: its kernel,
-its FUSE, its bindfs, its setuid fusermount3. When the namespace ends, so do the user's
-processes and mounts. The user has no capability, no group, no password.
+The user has a private mount and PID namespace: /etc (with the user in passwd), /home, /mnt and a
+/dev/fuse that every user may open are private, everything else is the machine's: its kernel, FUSE,
+bindfs and setuid fusermount3. When the namespace ends, so do the user's processes and mounts. The
+user has no capability, no group, no password.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ENVIRONMENT = {
     "HOME": HOME, "USER": NAME, "LANG": "C.UTF-8", "PATH": "/mnt/bin:/usr/local/bin:/usr/bin:/bin",
 }  # fmt: skip
 
-# SIGCHLD is ignored by the first process, so that the kernel itself buries orphans.
+# The first process ignores SIGCHLD, so that the kernel itself reaps orphans.
 SET_UP = f"""
 set -e
 mount -t tmpfs -o mode=0755 none /mnt
@@ -77,7 +77,7 @@ NOTHING = '[persistence."STORE"]\n'
 class OrdinaryUser:
     """The user ``talyz`` with an empty home and an empty store.
 
-    *package* is a copy of the program that every user may read; see `readable_package`.
+    *package* is a copy of the program that every user can read; see `readable_package`.
     """
 
     def __init__(self, package: Path) -> None:
@@ -100,9 +100,9 @@ class OrdinaryUser:
         self._outside.communicate(timeout=120)
 
     def outside(self, path: str) -> Path:
-        """The user's *path* as root sees it from outside of the namespace.
+        """The user's *path* as root sees it from outside the namespace.
 
-        What FUSE shows, root may not see.
+        Root may not read the content of FUSE mounts.
         """
         return Path(f"/proc/{self.first}/root{path}")
 
@@ -120,7 +120,7 @@ class OrdinaryUser:
         program.chmod(0o755)
 
     def command(self, words: Sequence[str], environment: dict[str, str]) -> list[str]:
-        """What runs *words* in the namespace as the user."""
+        """The command line that runs *words* in the namespace as the user."""
         variables = {**ENVIRONMENT, **environment}
         return [
             "nsenter", f"--target={self.first}", "--mount", "--pid", f"--wdns={HOME}",
@@ -142,7 +142,7 @@ class OrdinaryUser:
         return self.run("sh", "-ec", script, check=check)
 
     def as_root(self, script: str) -> str:
-        """Run a shell script as root in the namespace, for what the machine's owner does."""
+        """Run a shell script as root in the namespace, as the administrator of the machine."""
         done = subprocess.run(
             ["nsenter", f"--target={self.first}", "--mount", "--pid", "sh", "-ec", script],
             capture_output=True, text=True, timeout=120,
@@ -151,7 +151,7 @@ class OrdinaryUser:
         return done.stdout
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a program as the user; its first line of output is awaited."""
+        """Start a program as the user, and wait for its first line of output."""
         process = subprocess.Popen(
             self.command(words, {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -162,7 +162,7 @@ class OrdinaryUser:
     def home(
         self, *arguments: str, rc: int = 0, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """``ephemeroot home …``, which must end with *rc* and without a traceback."""
+        """``ephemeroot home …``, which must exit with *rc* and without a traceback."""
         words = (PROGRAM, "home", *arguments)
         done = self._program("ephemeroot", *words, environment=environment or {})
         assert "Traceback" not in done.stderr, done.stderr
@@ -179,7 +179,7 @@ class OrdinaryUser:
         )  # fmt: skip
 
     def status(self) -> dict[str, str]:
-        """The condition of each entry by its path below the home, as ``status`` has it."""
+        """The condition of each entry in the output of ``status``, by its path below the home."""
         done = self._program("ephemeroot", PROGRAM, "home", "status", "--json")
         content: dict[str, Any] = json.loads(done.stdout)
         assert (content["format"], content["version"]) == ("ephemeroot-home-status", 1)
@@ -189,17 +189,17 @@ class OrdinaryUser:
         }
 
     def write(self, path: str, content: str) -> None:
-        """Write a file as the user (*path* below the home unless absolute)."""
+        """Write a file as the user (*path* is below the home unless absolute)."""
         path = path if path.startswith("/") else f"{HOME}/{path}"
         script = 'mkdir -p "$(dirname "$0")" && printf %s "$1" > "$0"'
         self.run("sh", "-c", script, path, content)
 
     def declare(self, text: str) -> None:
-        """Make *text* the ``home.toml``; ``STORE`` in it is the store."""
+        """Write *text* to ``home.toml``; ``STORE`` in it is the store."""
         self.write(CONFIGURATION, text.replace("STORE", STORE))
 
     def mounts(self) -> dict[str, str]:
-        """The FUSE mounts there are, and what the mount table calls their sources."""
+        """The FUSE mounts, with their sources in the mount table."""
         lines = self.sh("cat /proc/self/mountinfo").stdout.splitlines()
         found = {}
         for line in lines:
@@ -210,8 +210,8 @@ class OrdinaryUser:
         return found
 
     def processes(self, *words: str) -> list[int]:
-        """The user's processes whose command line has all these words, by their numbers in
-        the namespace.
+        """The user's processes whose command line contains all these words, by their PIDs in the
+        namespace.
         """
         found = []
         for path in self.outside("/proc").iterdir():
@@ -225,7 +225,7 @@ class OrdinaryUser:
         return found
 
     def kill(self, number: int, *words: str) -> None:
-        """Send a signal to all those processes (there must be one), and wait for their end."""
+        """Send a signal to all those processes (at least one), and wait for their end."""
         pids = self._outside_numbers(self.processes(*words))
         assert pids, words
         with process_end.watching(pids) as wait:
@@ -234,7 +234,7 @@ class OrdinaryUser:
             wait()
 
     def _outside_numbers(self, inside: list[int]) -> list[int]:
-        """The numbers that processes of the namespace have here."""
+        """The PIDs that processes of the namespace have here."""
         namespace = os.readlink(f"/proc/{self.first}/ns/pid")
         found = []
         for path in Path("/proc").glob("[0-9]*"):
@@ -246,8 +246,8 @@ class OrdinaryUser:
         return found
 
     def tree(self, top: str = HOME) -> list[str]:
-        """All there is below *top*, without our configuration, as the user sees it; links
-        with where they lead.
+        """All entries below *top*, except our configuration, as the user sees them; links with
+        their targets.
         """
         done = self.run("find", top, "-mindepth", "1", "-printf", r"%P %l\n")
         lines = [line.strip() for line in done.stdout.splitlines()]
@@ -257,7 +257,7 @@ class OrdinaryUser:
 def readable_package(folder: Path) -> Path:
     """A copy of the program in the new *folder*.
 
-    With the byte code of tools/setup: this user cannot write any, and each start would compile
+    It has the byte code of tools/setup: this user cannot write any, and each start would compile
     every module.
     """
     shutil.copytree(Path(ephemeroot.__path__[0]), folder)

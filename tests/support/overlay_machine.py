@@ -105,7 +105,7 @@ class Machine:
 
 
 class InstalledRoot:
-    """The installed root itself, mounted to be written to."""
+    """The installed root itself, mounted for writing."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -132,7 +132,9 @@ def overlay_machine(base: Path) -> Iterator[Machine]:
 
 
 def fill(volume: Path) -> list[Path]:
-    """Leave no block; returns the empty directories, of one block each, that took the last ones."""
+    """Leave no free block; return the empty directories, of one block each, that used the last
+    ones.
+    """
     number = len(list(volume.glob("fill-*")))
     directories: list[Path] = []
     for size in (1 << 20, 1 << 10, 0):

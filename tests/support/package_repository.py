@@ -19,14 +19,14 @@ def configure(root: Path, place: str) -> None:
     for name in ("status", "available"):
         (root / "var/lib/dpkg" / name).touch()
     (root / "etc/apt/sources.list").write_text(f"deb [trusted=yes] file:{place} ./\n")
-    # Without files that apt only keeps to be quicker: they have times in them.
+    # Without the files that apt only keeps as a cache: they contain times.
     (root / "etc/apt/apt.conf").write_text(
         'APT::Sandbox::User "root"; Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n'
     )
 
 
 class Repository:
-    """A repository in the new directory *place*; *folder* is for its packages' trees."""
+    """A repository in the new directory *place*; *folder* is for the trees of its packages."""
 
     def __init__(self, place: Path, folder: Path) -> None:
         self.place = place
@@ -38,8 +38,8 @@ class Repository:
     def publish(
         self, name: str, version: str, files: dict[str, str], scripts: dict[str, str] | None = None
     ) -> None:
-        """A package with these *files*, those below /etc as configuration files; *scripts* are the
-        maintainer's, ``postinst`` and the others. It replaces an older version in the index.
+        """Publish a package with these *files*, those below /etc as configuration files; *scripts*
+        are the maintainer scripts, such as ``postinst``. It replaces an older version in the index.
         """
         tree = self.folder / f"{name}_{version}"
         control = (

@@ -1,4 +1,4 @@
-"""Waiting until processes that are not children of this one have ended (pidfd_open(2))."""
+"""Waiting for the end of processes that are not children of this one (pidfd_open(2))."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 HANGS = 120
-"""Seconds after which a process is taken to hang."""
+"""Seconds after which a process is considered to hang."""
 
 
 @contextmanager
 def watching(pids: Iterable[int]) -> Iterator[Callable[[], None]]:
-    """Give a function that waits until all of *pids*, which run now, have ended."""
+    """Yield a function that waits until all of *pids*, which are running now, have ended."""
     opened: list[int] = []
     for pid in pids:
         with suppress(ProcessLookupError):  # it has ended already

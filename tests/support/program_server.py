@@ -1,15 +1,15 @@
 """Runs the project's programs, each as a fork of this process, which has imported all of them.
 
-To start an interpreter and to import a verb takes longer than most verbs work. `programs` starts
-this once for a process that tests, and sends it requests: JSON with ``program`` (``ephemeroot``,
+Starting an interpreter and importing a verb takes longer than most verbs run. `programs` starts
+this once for each test process, and sends it requests: JSON with ``program`` (``ephemeroot``,
 ``stage`` for `ephemeroot.hooks`, ``machine`` for `machine_init`, ``exec`` for any other), ``argv``,
 ``env`` and ``steps``, and the descriptors of standard input, output, error and of the working
-directory. The answer is the wait status; of a ``machine``, which continues, its process id.
+directory. The answer is the wait status; for a ``machine``, which continues to run, it is the PID.
 
-A step is done by the fork before it is the program: ``["namespace"]`` gives it mounts of its own,
-``["mount", source, target, type, flags, data]``, ``["mkdir", path]``, ``["chroot", path]``,
-``["enter", pid]`` enters that process's mount and process namespaces, ``["user", id, directory]``
-becomes that user, without any right.
+The fork executes the steps before it becomes the program: ``["namespace"]`` gives it private
+mounts, ``["mount", source, target, type, flags, data]``, ``["mkdir", path]``, ``["chroot", path]``,
+``["enter", pid]`` enters that process's mount and PID namespaces, ``["user", id, directory]``
+becomes that user, without any privilege.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
 MS_REC, MS_PRIVATE = 16384, 1 << 18
 PR_SET_DUMPABLE = 4
 LARGEST = 1 << 20
-"""Bytes of a request."""
+"""Maximum size of a request in bytes."""
 
 
 def import_all() -> None:
-    """Run the code of every module of the program that this machine has the libraries for."""
+    """Import every module of the program for which this machine has the libraries."""
     for found in pkgutil.walk_packages(ephemeroot.__path__, "ephemeroot.", onerror=lambda _: None):
         if found.name.rpartition(".")[2] != "__main__":
             try:
@@ -87,7 +87,9 @@ def _chroot(path: str) -> None:
 
 
 def _enter(pid: int) -> None:
-    """Be a child in those namespaces: who calls setns(2) stays in its own (pid_namespaces(7))."""
+    """Become a child in those namespaces: the caller of setns(2) stays in its PID namespace
+    (pid_namespaces(7)).
+    """
     kinds = {"pid": CLONE_NEWPID, "mnt": CLONE_NEWNS}
     opened = {kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in kinds}
     for kind, fd in opened.items():
@@ -106,7 +108,7 @@ def _user(number: int, directory: str) -> None:
     os.setgroups([])
     os.setresgid(number, number, number)
     os.setresuid(number, number, number)
-    # A program that this user had started could be looked at by the user (proc(5)).
+    # The user can inspect a program that the user has started (proc(5)).
     _check(LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
     os.chdir(directory)
 
@@ -118,7 +120,7 @@ STEPS: dict[str, Callable[..., None]] = {
 
 
 def become(request: dict[str, Any], fds: list[int]) -> None:
-    """Be the program of *request*, to the end."""
+    """Become the program of *request*, until it ends."""
     code = 1
     try:
         for number, fd in enumerate(fds[:3]):
@@ -152,7 +154,7 @@ def _open_streams() -> None:
     sys.stdin = os.fdopen(0, encoding=before.encoding, errors="surrogateescape")
     sys.stdout = os.fdopen(1, "w", 1 if os.isatty(1) else -1, before.encoding, before.errors)
     sys.stderr = os.fdopen(2, "w", 1, before.encoding, "backslashreplace")
-    # As in the interpreter, these keep the descriptors open whatever becomes of those.
+    # As in the interpreter, these keep the descriptors open even if those are replaced.
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
@@ -190,7 +192,7 @@ def _call(program: str, argv: list[str]) -> int:
 
 
 def _close_streams(code: int) -> int:
-    """Flush; the exit code, which is the interpreter's if that fails."""
+    """Flush; return the exit code, which is the interpreter's if flushing fails."""
     try:
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -223,11 +225,11 @@ def serve(requests: socket.socket) -> None:
 
 def main() -> None:
     """The only argument is the descriptor of the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who tests
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the test process
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         import_all()
         gc.collect()
-        gc.freeze()  # else each fork would write to, and so copy, all of it
+        gc.freeze()  # otherwise each fork would write to all of it, and so copy it
         serve(requests)
 
 

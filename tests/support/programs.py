@@ -1,9 +1,8 @@
 """The project's programs as tests start them: forks of one process that has imported them all.
 
-`run` is what ``subprocess.run`` is for the installed program, in a tenth of the time: each is a
-process of its own, with its own environment, descriptors, working directory and, if asked for,
-namespaces. What a start itself does (options of the interpreter, which modules are imported) is
-tested by programs that are started by `subprocess`.
+`run` replaces ``subprocess.run`` for the installed program, in a tenth of the time: each run is a
+process with its own environment, descriptors, working directory and, on request, namespaces. Tests
+of the start itself (options of the interpreter, imported modules) use `subprocess`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ MS_BIND, MS_REC = 4096, 16384
 """Flags of mount(2), for steps."""
 
 HANGS = 300
-"""Seconds after which a process is taken to hang."""
+"""Seconds after which a process is considered to hang."""
 
 Step = Sequence[str | int]
 
@@ -47,10 +46,10 @@ class _Server:
         theirs.close()
 
     def ask(self, request: dict[str, Any], fds: list[int]) -> int:
-        """Have the request done; the number that is the answer."""
+        """Send a request; return the number that is the answer."""
         socket.send_fds(self.socket, [json.dumps(request).encode()], fds)
         if not select.select([self.socket], [], [], HANGS)[0]:
-            self.process.kill()  # the next one is asked of another server
+            self.process.kill()  # the next request goes to another server
             del _servers[os.getpid()]
             raise AssertionError(f"{request['argv']} is still running after {HANGS} s")
         answer = self.socket.recv(64)
@@ -59,13 +58,13 @@ class _Server:
         return int(answer)
 
     def close(self) -> None:
-        """Have it end."""
+        """End it."""
         self.socket.close()
         self.process.wait()
 
 
 _servers: dict[int, _Server] = {}
-"""By the process that started it: what that forks starts its own."""
+"""By the PID of the process that started it: a forked process starts its own server."""
 
 
 def _server() -> _Server:
@@ -76,7 +75,7 @@ def _server() -> _Server:
 
 
 def close() -> None:
-    """End the process that this one has started, if it has."""
+    """End the process that this one has started, if any."""
     if server := _servers.pop(os.getpid(), None):
         server.close()
 
@@ -91,9 +90,9 @@ def run(
     input: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run ``ephemeroot WORDS``, a ``stage`` of the boot, or ``exec`` the program *name*, and wait;
-    its code and its output.
+    return its code and its output.
 
-    *name* is what it finds as its own. *steps* are those of `program_server`.
+    *name* is its argv[0]. *steps* are those of `program_server`.
     """
     given, out, err = (os.memfd_create(name) for name in ("in", "out", "err"))
     opened = [given, out, err]
@@ -129,7 +128,7 @@ class Machine:
             os.close(fd)
 
     def communicate(self) -> str:
-        """Wait until everything in it has ended; what it wrote to standard error."""
+        """Wait until all its processes have ended; return their standard error."""
         self.stdin.close()
         if not select.select([self.stdout], [], [], HANGS)[0]:
             os.kill(self.pid, signal.SIGKILL)

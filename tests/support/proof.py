@@ -1,7 +1,7 @@
 """The whole table in `make proof`, a sample of it everywhere else.
 
-`make proof` sets `EPHEMEROOT_PROOF=1` and may take hours. The sample is the same at each run: a
-test that fails in CI fails again on the machine of the person who looks for the reason.
+`make proof` sets `EPHEMEROOT_PROOF=1` and may take hours. The sample is the same in each run: a
+test that fails in CI fails again on a developer's machine.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _Other = TypeVar("_Other")
 
 
 def is_whole() -> bool:
-    """Whether this run shows each promise in full."""
+    """Whether this run tests each promise completely."""
     return os.environ.get("EPHEMEROOT_PROOF", "0") not in ("", "0")
 
 
 def sample(table: Sequence[_Case], size: int, *, seed: int = 0) -> list[_Case]:
-    """All of *table* in `make proof`, else *size* of its cases in the table's order.
+    """All of *table* in `make proof`, otherwise *size* of its cases in the table's order.
 
-    *seed* chooses another sample.
+    *seed* selects another sample.
     """
     if is_whole() or len(table) <= size:
         return list(table)
@@ -34,8 +34,8 @@ def sample(table: Sequence[_Case], size: int, *, seed: int = 0) -> list[_Case]:
 def pairs(
     first: Sequence[_Case], second: Sequence[_Other], times: int = 1
 ) -> list[tuple[_Case, _Other]]:
-    """Every pair in `make proof`, else so many that each of *first* and of *second* is in *times*
-    of them or more.
+    """Every pair in `make proof`, otherwise enough pairs that each of *first* and of *second* is in
+    at least *times* of them.
     """
     if is_whole():
         return [(one, other) for one in first for other in second]
@@ -48,19 +48,19 @@ def pairs(
 
 
 def stride(sample: int, whole: int = 1) -> int:
-    """Every how many-th step is tried: every *whole*-th in `make proof`."""
+    """The distance between tried steps: *whole* in `make proof`."""
     return whole if is_whole() else sample
 
 
 def rounds(sample: int, whole: int) -> int:
-    """How often a test tries something random: *whole* times in `make proof`."""
+    """The number of repetitions of a random test: *whole* in `make proof`."""
     return whole if is_whole() else sample
 
 
 def record(promise: str, cases: int) -> None:
     """Add *cases*, which have passed, to the figures of *promise* (docs/reliability.md).
 
-    The figures are the file $EPHEMEROOT_FIGURES: a line has a number, a tab and the promise.
+    The figures are in the file $EPHEMEROOT_FIGURES: each line has a number, a tab and the promise.
     Without the variable nothing is recorded.
     """
     if name := os.environ.get("EPHEMEROOT_FIGURES"):

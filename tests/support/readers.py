@@ -1,6 +1,6 @@
-"""Every reader of a file that may be damaged: what it is given, and what must hold of its answer.
+"""Every reader of a file that may be damaged: samples of its input, and properties of its answer.
 
-`tests/project/test_readers.py` changes the samples at random, `tools/fuzz` lets coverage lead.
+`tests/project/test_readers.py` changes the samples at random, `tools/fuzz` is guided by coverage.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ephemeroot.machine.accounts import Accounts
 
 @dataclass(frozen=True)
 class Reader:
-    """``judge`` reads some bytes, and fails unless what they are accepted as is written and read
-    again as the same. ``errors`` are those that callers know.
+    """``judge`` reads some bytes, and fails unless the accepted value can be written and read again
+    with the same result. ``errors`` are those that callers handle.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Reader:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A directory of this process, in memory: the readers of files get one each time."""
+    """A directory of this process, in memory: the readers of files use it each time."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=base) as name:
         yield Path(name)

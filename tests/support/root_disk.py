@@ -1,4 +1,4 @@
-"""A disk whose root each wiper can be told to wipe, and another filesystem beside it."""
+"""A disk whose root any wiper can wipe, and a second filesystem beside it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SNAPSHOT = "@snapshots/7/snapshot"
 
 @dataclass
 class Disk:
-    """A disk with two filesystems: a btrfs that has the root, snapshots of it and a store; and
-    another one.
+    """A disk with two filesystems: a btrfs with the root, snapshots of it and a store; and another
+    one.
     """
 
     base: Path
@@ -69,7 +69,7 @@ class Disk:
         self.settings, self.identity = known[wiper]
 
     def own_words(self) -> str:
-        """What the root's own boot entry says."""
+        """The command line of the root's own boot entry."""
         return {
             "tmpfs": "root=tmpfs",
             "zfs": "root=zfs:tank/ROOT/root",
@@ -107,7 +107,9 @@ class Disk:
         return self.base / "sysroot"
 
     def stage(self, stage: str, line: str) -> int:
-        """The entry, in this process: an interpreter for each of all these lines takes too long."""
+        """Run the entry point in this process: an interpreter for each of all these lines takes too
+        long.
+        """
         plan = self.base / "plan.json"
         plan.write_bytes(self.plan().dump())
         self.sysroot.mkdir(exist_ok=True)
@@ -128,7 +130,9 @@ class Disk:
         return found
 
     def state(self) -> list[tuple[str, str]]:
-        """Every subvolume with its UUID, every file with its time: what a boot could change."""
+        """Every subvolume with its UUID, every file with its time: everything that a boot could
+        change.
+        """
         found = []
         for path, number in btrfsutil.SubvolumeIterator(str(self.top)):
             info = btrfsutil.subvolume_info(str(self.top), number)

@@ -1,8 +1,8 @@
-"""RPM packages: the project's own, built by its spec, and stand-ins for what it depends on.
+"""RPM packages: the project's own, built by its spec, and replacements for its dependencies.
 
-The macros of distributions are not in Debian. These have the names and the effect of theirs, as
-far as the spec uses them: pyproject-rpm-macros and python-rpm-macros of Fedora and EL,
-python-rpm-macros of openSUSE, macros.systemd of systemd, macros.initrd of suse-module-tools.
+Debian lacks the macros of other distributions. These have the same names and effects, as far as the
+spec uses them: pyproject-rpm-macros and python-rpm-macros of Fedora and EL, python-rpm-macros of
+openSUSE, macros.systemd of systemd, macros.initrd of suse-module-tools.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ FLAVORS: Mapping[str, str] = {
     "suse": f"%suse_version 1699\n%dist .suse\n%python3_pkgversion 3\n{SUSE}",
 }
 
-# EL 9's own interpreter: a spec that calls it has not asked for the right one.
+# EL 9's own interpreter: a spec that calls it has not requested the right one.
 TOO_OLD = "#!/bin/sh\necho 'this is Python 3.9' >&2\nexit 1\n"
 
-# Each writes down that it ran.
+# Each program records that it ran.
 DRACUT = '#!/bin/sh\necho "dracut $*" >> /calls\n'
 HELPER = '#!/bin/sh\necho "units $*" >> /calls\n'
 REGENERATE = "#!/bin/sh\n[ ! -e /run/regenerate-initrd/all ] || dracut --regenerate-all --force\n"
@@ -73,7 +73,7 @@ PYTHON_PROVIDES = """
     python@VERSION@dist(pyudev)=0.24.5 python3-pyudev=0.24.5
 """
 
-# What the packages require, of other packages; their names are the test's.
+# What the packages require from other packages; those have names of the test.
 STAND_INS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "shell": ("/bin/sh /bin/bash bash", {}),
     "python": (PYTHON_PROVIDES, {}),
@@ -85,7 +85,7 @@ STAND_INS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     "zfs-dracut": ("python3dist(pyzfs) python3.12dist(pyzfs) python3-pyzfs", {}),
 }
-# By a package manager: how it installs, updates and removes packages.
+# By package manager: how it installs, updates and removes packages.
 WORDS = {
     "rpm": {"install": "--install", "update": "--upgrade", "remove": "--erase"},
     "dnf": {"install": "install", "update": "upgrade", "remove": "remove"},
@@ -101,7 +101,9 @@ def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
 
 
 def settings(folder: Path, flavor: str) -> list[str]:
-    """The options that give rpm the macros of a *flavor*; programs of theirs go to *folder*."""
+    """The options that give rpm the macros of a *flavor*; their programs are written to
+    *folder*.
+    """
     programs = folder / "bin"
     programs.mkdir(parents=True)
     version = "3.12" if flavor == "el9" else "3"
@@ -121,8 +123,8 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def build(sdist: Path, folder: Path, flavor: str) -> dict[str, Path]:
-    """The packages that the spec makes of *sdist* on a distribution, by name, and the ``source``
-    package. Works in the new directory *folder*.
+    """Build the packages of *sdist* with the spec as on a distribution; return them by name, with
+    the ``source`` package. Works in the new directory *folder*.
     """
     words = settings(folder, flavor)
     (folder / "SOURCES").mkdir()
@@ -132,7 +134,7 @@ def build(sdist: Path, folder: Path, flavor: str) -> dict[str, Path]:
 
 
 def build_previous(folder: Path, flavor: str) -> dict[str, Path]:
-    """Packages of an older version, with the spec's scriptlets and little else, by name."""
+    """Packages of an older version, with the spec's scriptlets and almost no files, by name."""
     words = settings(folder, flavor)
     head, rest = SPEC.read_text().split("%prep\n")
     scriptlets = rest.split("# Installation changes nothing")[1].split("\n%files\n")[0]
@@ -162,7 +164,9 @@ def _made(folder: Path, version: str) -> dict[str, Path]:
 
 
 def stand_ins(folder: Path) -> list[Path]:
-    """Packages that provide what the project's own require. Works in the new directory *folder*."""
+    """Packages that provide the requirements of the project's own. Works in the new directory
+    *folder*.
+    """
     lines = [
         "Name: stand-ins", "Version: 1", "Release: 1", "Summary: For a test", "License: MIT",
         "BuildArch: noarch", "AutoReqProv: no", "%description", "None.",
@@ -181,7 +185,7 @@ def stand_ins(folder: Path) -> list[Path]:
 
 
 class Machine:
-    """A system at *tree* with the stand-ins, and what its package managers do."""
+    """A system at *tree* with those packages, and the actions of its package managers."""
 
     def __init__(self, tree: Path, repository: Path) -> None:
         self.tree = tree
@@ -190,7 +194,7 @@ class Machine:
             self._copy(program)
 
     def _copy(self, program: str) -> None:
-        """The host's, with its libraries: scriptlets run in the tree."""
+        """Copy a program of the host, with its libraries: scriptlets run in the tree."""
         listed = run("ldd", program).split()
         for name in [program, *(word for word in listed if word.startswith("/"))]:
             target = self.tree / name.lstrip("/")
@@ -206,7 +210,7 @@ class Machine:
             return self.rpm(WORDS["rpm"][verb], *(names if verb == "remove" else given))
         if verb != "remove":
             publish(self.repository, [packages[name] for name in names])
-        # The dracut module comes along: it is recommended.
+        # The dracut module is installed as well: it is recommended.
         return self.dnf(WORDS["dnf"][verb], *(names[:1] if verb == "install" else names))
 
     def rpm(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -218,21 +222,21 @@ class Machine:
         return self._run(
             "dnf", "--installroot", self.tree, "--releasever=43", "--noplugins", "--assumeyes",
             f"--repofrompath=own,file://{self.repository}", "--repo=own", "--nogpgcheck",
-            "--refresh", *words,  # metadata that is younger than a second never expires by itself
+            "--refresh", *words,  # metadata younger than a second never expires by itself
         )  # fmt: skip
 
     def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True)
 
     def calls(self) -> list[str]:
-        """What scriptlets have called since the last question."""
+        """The calls of scriptlets since the last question."""
         file = self.tree / "calls"
         lines = file.read_text().splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
         return lines
 
     def owned(self) -> list[str]:
-        """The files and directories of the project's packages that are installed."""
+        """The files and directories of the project's installed packages."""
         listed = self.rpm("--query", "--all", "--queryformat", "[%{=NAME} %{FILENAMES}\\n]").stdout
         rows = [line.split() for line in listed.splitlines()]
         return [path for name, path in rows if name.startswith("ephemeroot")]

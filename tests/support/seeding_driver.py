@@ -1,9 +1,9 @@
-"""Hands a previous root over to a store, both of them directories, between two marks in a trace.
+"""Seeds a store from a previous root, both of them directories, between two marks in a trace.
 
 Its arguments: the folder with ``store``, ``previous``, ``run`` and ``target`` in it, the kind of
-entry (``directory``, ``bind``) and the user (a number) whose entry it is. It prints JSON: whether
-the root must be ``kept`` as it is (``refused``) or get the mark ``.keep`` (``marked``), the
-``problems``, and what was left out.
+entry (``directory``, ``bind``) and the user (a number) to whom the entry belongs. It prints JSON:
+whether the root must be ``kept`` unchanged (``refused``) or get the mark ``.keep`` (``marked``),
+the ``problems``, and the entries that were left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BEGIN, END = "/ephemeroot-begins", "/ephemeroot-ends"
 
 
 def operations(name: str, kind: str, user: int) -> list[Operation]:
-    """What declares the path *name* in the user's directory."""
+    """The operations that declare the path *name* in the user's directory."""
     declared = {"directory": Directory, "bind": File}[kind]
     above: dict[str, Any] = {"user": user, "group": user} if user else {}
     return [
@@ -38,7 +38,7 @@ def operations(name: str, kind: str, user: int) -> list[Operation]:
 
 
 def hand_over(folder: str, name: str, kind: str, user: int) -> dict[str, object]:
-    """Hand ``previous`` over to ``store``; see the module."""
+    """Seed ``store`` from ``previous``; see the module."""
     plan = Plan(wipe=[], persist=operations(name, kind, user), seed_limit=1 << 20)
     report = Report("wipe", None, "boot", boot=False)
     stage = Stage(
@@ -64,7 +64,7 @@ def hand_over(folder: str, name: str, kind: str, user: int) -> dict[str, object]
 def main() -> None:
     """See the module."""
     folder, kind, user = sys.argv[1:]
-    # Once before the mark: what is imported later is imported by then.
+    # Once before the mark, so that all modules are imported by then.
     hand_over(f"{folder}/before", "mine", kind, int(user))
     sys.stdout.write(json.dumps(hand_over(folder, "mine", kind, int(user))))
 

@@ -1,8 +1,8 @@
-"""A machine on which a path has just been declared, and what goes wrong when it is seeded.
+"""A machine with a newly declared path, and causes for which seeding it fails.
 
-The previous root is on a btrfs (a subvolume, or the layer of an overlay), the store on a
-filesystem of its own: an ext4, which has no files of 17 TiB and no attributes of 9 kB, or a btrfs
-with a quota. Every failure is one of the kernel's.
+The previous root is on a btrfs (a subvolume, or the layer of an overlay), the store on a separate
+filesystem: an ext4, which supports neither files of 17 TiB nor attributes of 9 kB, or a btrfs with
+a quota. Every failure comes from the kernel.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ UID = 4242
 LIMIT = 1 << 20
 
 WIPERS = ("btrfs", "overlay", "unmarked", "kept")
-"""A rotation; layers on a volume; a wiper that cannot mark an old root, as a rollback of ZFS; and
-no wipe at all, by the kernel command line."""
+"""A rotation; layers on a volume; a wiper that cannot mark an old root, such as a rollback of ZFS;
+and no wipe, by the kernel command line.
+"""
 
 WHOLE = ("full", "read-only", "quota", "unreadable")
 SINGLE = ("size", "attribute", "bound", "depth")
@@ -48,7 +49,7 @@ DEADLINE = ("deadline",)
 
 
 class Unmarked(Btrfs):
-    """A wiper that cannot mark the old root: nothing may be wiped that cannot be seeded."""
+    """A wiper that cannot mark the old root: if a path cannot be seeded, nothing may be wiped."""
 
     __slots__ = ()
 
@@ -58,7 +59,7 @@ class Unmarked(Btrfs):
 
 
 class Interrupted(Btrfs):
-    """A wiper that ends after the hand-over, as if the power went."""
+    """A wiper that ends after seeding, as after a power cut."""
 
     __slots__ = ()
 
@@ -74,7 +75,9 @@ class Interrupted(Btrfs):
 
 
 class SeedingMachine:
-    """*kind* of entry (``directory``, ``bind``, ``copy``), of root's or of a user's (*users*)."""
+    """*kind* of entry (``directory``, ``bind``, ``copy``), belonging to root or to a user
+    (*users*).
+    """
 
     def __init__(self, base: Path, wiper: str, loop: str, top: Path, installed: str, store: str,
                  store_type: str, *, kind: str, users: bool) -> None:  # fmt: skip
@@ -108,7 +111,7 @@ class SeedingMachine:
         marker = {"version": 1, "id": IDENTITY, "path": STORE}
         (self.store / ".ephemeroot-store").write_text(json.dumps(marker))
 
-    # A machine in the middle of its life
+    # A machine in use
 
     def mount_store(self, options: str = "rw") -> None:
         words = ["-t", self.store_type, "-o", options, self.store_device]
@@ -124,7 +127,7 @@ class SeedingMachine:
         os.chown(root / "home/u", UID, UID)
 
     def first_boot(self) -> Path:
-        """A root that a wipe has made and that is going to live, mounted at ``target``."""
+        """A root that a wipe has made and whose boot will be complete, mounted at ``target``."""
         if self.wiper != "overlay":
             btrfsutil.create_subvolume(str(self.top / "base"))
             self.fill_root(self.top / "base")
@@ -150,7 +153,7 @@ class SeedingMachine:
             subprocess.run(["mount", *words, self.target], check=True)
 
     def live(self) -> None:
-        """This boot was complete; the machine is switched off."""
+        """Complete this boot, and switch the machine off."""
         assert mark_boot_complete(self.load(), self.target)
         self.switch_off()
 
@@ -163,7 +166,7 @@ class SeedingMachine:
         self.run = self.base / f"run{self.boots}/ephemeroot"
         self.run.mkdir(parents=True)
 
-    # What is declared
+    # The declarations
 
     def operations(self) -> list[Operation]:
         source = self.path[1:]
@@ -240,7 +243,7 @@ class SeedingMachine:
         assert isinstance(problems, list)
         return "\n".join(f"{one['problem']} [{one['hint']}]" for one in problems)
 
-    # What is there
+    # The results
 
     @property
     def history(self) -> Path:
@@ -249,12 +252,12 @@ class SeedingMachine:
         return self.top / "old_roots"
 
     def old(self) -> list[str]:
-        """The old roots that have the declared path: not the one that an installer made."""
+        """The old roots that have the declared path, without the one that an installer made."""
         found = sorted(os.listdir(self.history)) if self.history.is_dir() else []
         return [name for name in found if os.path.lexists(self.history / name / self.path[1:])]
 
     def previous(self) -> Path:
-        """The path in the root that had it, where that is now."""
+        """The path in its former root, at its present place."""
         old = self.old()
         if old:
             return self.history / old[0] / self.path[1:]
@@ -265,10 +268,12 @@ class SeedingMachine:
     def stored(self) -> Path:
         return self.store / self.path[1:]
 
-    # What goes wrong
+    # The failures
 
     def content(self) -> Path:
-        """Make the paths declared in the present root; the name of what will fail."""
+        """Create the declared paths in the present root; return the name of the file that will
+        fail.
+        """
         path = self.target / self.path[1:]
         if self.kind == "directory":
             path.mkdir(parents=True)
@@ -283,7 +288,7 @@ class SeedingMachine:
         return bad
 
     def spoil(self, failure: str, bad: Path) -> None:
-        """Make *bad* everything that cannot be seeded; root's own file stays root's."""
+        """Make *bad* fail to be seeded; root's own file stays root's."""
         if failure == "size":
             os.truncate(bad, 17 << 40)
         elif failure == "attribute":
@@ -299,7 +304,7 @@ class SeedingMachine:
                 top = deeper
             os.close(top)
         elif failure in ("full", "quota"):
-            # More than is left, and less than the limit.
+            # More than the free space, and less than the limit.
             bad.write_bytes(os.urandom(LIMIT - (64 << 10)))
         elif failure == "unreadable":
             bad.write_bytes(b"this very file " * 5000)
@@ -308,7 +313,7 @@ class SeedingMachine:
                            check=True)  # fmt: skip
 
     def strike(self, failure: str) -> None:
-        """What goes wrong while the machine is off."""
+        """The failure that happens while the machine is off."""
         if failure == "full":
             with (self.store / "ballast").open("wb", buffering=0) as file:
                 left = os.statvfs(self.store)
@@ -325,7 +330,7 @@ class SeedingMachine:
             self._corrupt()
 
     def _corrupt(self) -> None:
-        """Change bytes of the file on the disk: its checksum does not match from now on (EIO)."""
+        """Change bytes of the file on the disk: its checksum no longer matches (EIO)."""
         subprocess.run(["umount", self.top], check=True)
         with (self.base / "image").open("r+b") as disk:
             raw = disk.read()

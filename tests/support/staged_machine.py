@@ -1,4 +1,4 @@
-"""A disk as an installer left it, booted by the real stages: a process for each of them."""
+"""A disk as an installer left it, booted by the real stages, with one process for each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ IDENTITY = "5b0f7c3e-6c4b-4f5e-8f06-0c9f5f0a2c11"
 MACHINE_ID = "00112233445546778899aabbccddeeff"
 
 ENTRY = ("-m", "ephemeroot.hooks")
-"""What an interpreter that is started for a stage is told to run."""
+"""The code that an interpreter runs for a stage."""
 
 
 class Machine:
-    """A disk as an installer left it, and what it takes to boot it."""
+    """A disk as an installer left it, and everything needed to boot it."""
 
     def __init__(self, base: Path, loop: str, top: Path) -> None:
         self.base = base
@@ -113,7 +113,7 @@ class Machine:
         return self.base / f"run{self.boots}"
 
     def mount_root(self) -> Path:
-        """What the initramfs does between the stages."""
+        """The work of the initramfs between the stages."""
         root = self.base / "sysroot"
         options = "subvol=root,ro"
         subprocess.run(["mount", "-t", "btrfs", "-o", options, self.loop, root], check=True)

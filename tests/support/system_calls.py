@@ -1,10 +1,10 @@
-"""Stopping a process, and all that it starts, at chosen system calls (ptrace(2), seccomp(2)).
+"""Stopping a process, and all processes that it starts, at chosen system calls (ptrace(2),
+seccomp(2)).
 
-strace can inject a signal at a call too, but counts the calls of each process by itself: what
-happens when the third of four processes is killed cannot be asked of it. Here a seccomp filter
-stops a process at the calls of `CALLS` only, so that a traced program is as fast as another. It
-is used by `machine_init`, which has the standard library only. Numbers and registers are those
-of x86-64.
+strace can inject a signal at a call, too, but it counts the calls of each process separately, so it
+cannot kill the third of four processes. Here a seccomp filter stops a process only at the calls of
+`CALLS`, so that a traced program is as fast as any other. `machine_init` uses this module, which
+therefore needs only the standard library. Numbers and registers are those of x86-64.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _RET_TRACE, _RET_ALLOW = 0x7FF00000, 0x7FFF0000
 
 @dataclass(frozen=True)
 class Event:
-    """The *count*-th (from 1) of these calls that the *process*-th (from 0) process made."""
+    """The *count*-th (from 1) of these calls by the *process*-th (from 0) process."""
 
     process: int
     call: str
@@ -81,8 +81,8 @@ class Event:
 class Moment:
     """Where a signal is sent: instead of the call of ``event``, or after it.
 
-    At ``entry`` the call is not made: it fails with EINTR, and the signal's handler runs.
-    ``to`` is the process that makes the call (``caller``), the first one (``first``), or the
+    At ``entry`` the call is not made: it fails with EINTR, and the signal's handler runs. ``to`` is
+    the process that makes the call (``caller``), the first process (``first``), or the process
     group of the first one (``group``), as a terminal sends it.
     """
 
@@ -93,13 +93,14 @@ class Moment:
 
 
 def filter_calls() -> None:
-    """Let the kernel stop this process, and what it starts, at each of `CALLS`."""
+    """Let the kernel stop this process, and its descendants, at each of `CALLS`."""
     if os.uname().machine != "x86_64":
         raise OSError(errno.ENOSYS, "the system calls of this processor are not in the table")
     requests = list(REQUESTS)
     numbers = list(_NAMES)
     code = [(_LOAD, 0, 0, 0)]
-    # Jumps are counted from the next instruction; the end is: load, requests, allow, trace.
+    # Jumps are counted from the next instruction; the program ends with: load, requests, allow,
+    # trace.
     end = len(numbers) + 1
     for index, number in enumerate(numbers):
         code.append((_EQUAL, end - index + len(requests) + 2 - 1, 0, number))
@@ -111,7 +112,8 @@ def filter_calls() -> None:
     program = b"".join(struct.pack("HBBI", *one) for one in code)
     held = ctypes.create_string_buffer(program, len(program))
     sock = struct.pack("HxxxxxxP", len(code), ctypes.addressof(held))
-    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER; root needs no NO_NEW_PRIVS, which setuid programs mind
+    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER; root needs no NO_NEW_PRIVS, with which setuid programs
+    # would not work
     if LIBC.prctl(22, 2, sock, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")
 
@@ -125,10 +127,10 @@ def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
 
 
 class Trace:
-    """Follows the process *first*, which waits to be seized, and everything that it starts.
+    """Follows the process *first*, which waits to be seized, and all its descendants.
 
-    ``events`` has what was called, each with its string arguments; ``met`` is whether *moment*
-    came. Every stop that waitpid(2) reports must be given to ``stopped``.
+    ``events`` has the calls, each with its string arguments; ``met`` says whether *moment*
+    occurred. Every stop that waitpid(2) reports must be passed to ``stopped``.
     """
 
     def __init__(self, first: int, moment: Moment | None) -> None:
@@ -142,7 +144,7 @@ class Trace:
         _ptrace(_SEIZE, first, 0, _OPTIONS)
 
     def stopped(self, pid: int, status: int) -> None:
-        """What waitpid(2) said of *pid*: note it, and let it continue."""
+        """Handle a stop of *pid* that waitpid(2) reported: record it, and continue the process."""
         number, event = os.WSTOPSIG(status), status >> 16
         try:
             if event == _EVENT_SECCOMP:
@@ -150,7 +152,7 @@ class Trace:
             elif number == _TRAP:
                 self._returned(pid)
             elif event == _EVENT_STOP:
-                # Stopped like the rest of its group, or new.
+                # Stopped with the rest of its group, or new.
                 stops = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
                 _ptrace(_LISTEN if number in stops else _CONT, pid)
             else:
@@ -203,7 +205,7 @@ class Trace:
 
 
 def ignore(pid: int, status: int) -> None:
-    """Let *pid*, of an earlier trace, continue: waitpid(2) said that it stopped."""
+    """Continue *pid*, which an earlier trace followed: waitpid(2) reported that it stopped."""
     number, event = os.WSTOPSIG(status), status >> 16
     passed = 0 if event or number == _TRAP else number
     try:

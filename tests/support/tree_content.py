@@ -1,4 +1,4 @@
-"""What a tree is, as far as seeding keeps it."""
+"""The content of a tree, as far as seeding preserves it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def tree(top: Path) -> dict[str, tuple[object, ...]]:
-    """Everything at *top* and below it that a copy must have, without what no copy has."""
+    """Every property of *top* and the entries below it that a copy must have."""
     found: dict[str, tuple[object, ...]] = {}
     for path in (top, *sorted(top.rglob("*"))):
         status = path.lstat()

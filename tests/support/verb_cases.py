@@ -1,7 +1,7 @@
 """How each verb is called on the machine of `verb_machine`, and what it may change there.
 
-The verbs are those of the parser: `test_verb_cases` fails for one that has no case here. Tests
-that must hold for every verb go through this table.
+The verbs are those of the parser: `test_verb_cases` fails for a verb without a case. Tests that
+must hold for every verb use this table.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from verb_machine import HOME, NEWEST, OLD_BASE, OLDEST, RECIPE, USER, VerbMachi
 class Case:
     """``verb`` (all its words, ``roots list``), called with ``words`` after it.
 
-    ``changes`` are patterns (fnmatch, ``*`` matches ``/`` too) of the names in
-    `VerbMachine.state` that it may change: none for a verb that only reads. ``mounts`` are the
-    mount points that it adds or removes. ``prepare`` is done to the machine before, ``start`` to
-    every copy of it, for what ends with it. ``code`` is the exit code, ``again`` that of a second
-    run, with nothing left to do. ``user`` is the user who runs it, ``daemons`` are programs that
-    continue running, by their names in /proc. Not ``booted``: it runs in a boot that bound nothing.
-    Not ``armed``: the next boot wipes nothing. What matches ``varies`` has a time in it, or
-    chance; ``may_stay`` are empty directories that are removed after the record of who made them.
-    ``own``: only what the program itself calls is interrupted, for it starts another that takes its
-    own way with signals.
+    ``changes`` are patterns (fnmatch, ``*`` matches ``/`` too) of the names in `VerbMachine.state`
+    that it may change: none for a verb that only reads. ``mounts`` are the mount points that it
+    adds or removes. ``prepare`` changes the machine once, ``start`` changes every copy of it, for
+    states that end with the copy. ``code`` is the exit code, ``again`` that of a second run, which
+    has nothing left to do. ``user`` is the user who runs it, ``daemons`` are programs that continue
+    to run, by their names in /proc. Not ``booted``: it runs in a boot without binds. Not ``armed``:
+    the next boot does not wipe. Names that match ``varies`` contain a time or random values;
+    ``may_stay`` are empty directories that are removed after the record of the run that made them.
+    ``own``: only the program's own calls are interrupted, because it starts another program that
+    handles signals in its own way.
     """
 
     verb: str
@@ -59,12 +59,12 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The name of the case: the verb, and what is special."""
+        """The name of the case: the verb, and its variant."""
         return f"{self.verb} {self.name}".strip().replace(" ", "-")
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """What stands after the name of the program."""
+        """The arguments after the name of the program."""
         return (*self.verb.split(), *self.words)
 
 
@@ -75,7 +75,7 @@ def _declare_more(machine: VerbMachine) -> None:
 
 
 def _change_copy(machine: VerbMachine) -> None:
-    """A file with ``method = "copy"`` is not in the store as it is."""
+    """A file with ``method = "copy"`` that differs from the store's."""
     machine.inside("/etc/adjtime").write_text("1.0 0 0.0\n")
 
 
@@ -89,7 +89,9 @@ def _no_base(machine: VerbMachine) -> None:
 
 
 def _packages(machine: VerbMachine) -> None:
-    """A system of packages: ``tool`` is installed and has a newer version, ``other`` is not."""
+    """A system with packages: ``tool`` is installed and has a newer version, ``other`` is not
+    installed.
+    """
     base = machine.top / "root-base"
     for root in (base, machine.inside("/")):
         package_repository.configure(root, "/opt/packages")
@@ -97,7 +99,7 @@ def _packages(machine: VerbMachine) -> None:
         repository = Repository(base / "opt/packages", Path(folder))
         repository.publish("tool", "1", {"opt/tool": "one\n"})
         btrfsutil.sync(str(machine.top))
-        machine.must("install", "--yes", "tool")  # what follows is in the new base
+        machine.must("install", "--yes", "tool")  # later files are in the new base
         repository.publish("tool", "2", {"opt/tool": "two\n"})
         repository.publish("other", "1", {"opt/other": "one\n"})
     for old in os.listdir(machine.top / "old_bases"):  # a folder of the test
@@ -111,7 +113,7 @@ def _keep(machine: VerbMachine) -> None:
 
 
 def _anothers(machine: VerbMachine) -> None:
-    """The old roots are those of a system that was installed here before."""
+    """The old roots belong to a system that was installed here before."""
     fd = os.open(machine.top / "old_roots", os.O_RDONLY)
     try:
         marks.set_system(fd, "f" * 32)
@@ -121,7 +123,7 @@ def _anothers(machine: VerbMachine) -> None:
 
 
 def _change_after_leaving(machine: VerbMachine) -> None:
-    """Left, and changed between then and the reboot."""
+    """`leave` has run, and the root was changed before the reboot."""
     machine.must("leave", "--yes", "--no-images")
     store = machine.inside("/persistent")
     (store / "srv/data/last-minute").write_text("important\n")
@@ -148,7 +150,7 @@ def _install_dracut(machine: VerbMachine) -> None:
 
 
 def _home_applied(machine: VerbMachine) -> None:
-    """Applied in an earlier boot: the links are there, and nothing is mounted."""
+    """Applied in an earlier boot: the links exist, but nothing is mounted."""
     machine.must("home", "apply", user=USER, daemons=("bindfs",))
 
 
@@ -158,7 +160,7 @@ def _home_enabled(machine: VerbMachine) -> None:
 
 ROOT, STORE, OLD = "disk/root", "disk/persistent", "disk/old_roots"
 BASE = ("disk/root-base*", "disk/old_bases*", "boot/*")
-"""What a change of the base may change."""
+"""The names that a change of the base may change."""
 PACKAGE_LOGS = (
     f"{STORE}/var/log/apt*",
     f"{STORE}/var/log/dpkg.log",
@@ -340,7 +342,7 @@ CASES = (
 
 
 def verbs() -> list[str]:
-    """Every verb of the parser with the actions it has, as ``roots list``."""
+    """Every verb of the parser with its actions, as ``roots list``."""
     parser: argparse.ArgumentParser = arguments.parser(cli.VERBS)
     return sorted(_leaves(parser, ()))
 

@@ -1,7 +1,6 @@
-"""Everything that must be true of a machine after a verb was interrupted, and after it was run
-again.
+"""Everything that must be true of a machine after a verb was interrupted, and after a second run.
 
-Nothing here asks the product: it compares states that `verb_machine` read from the disk.
+This module asks the product nothing: it compares states that `verb_machine` read from the disk.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _IN_PLACE = ("disk/root", "disk/persistent")
 
 @dataclass(frozen=True)
 class Seen:
-    """A machine at one moment."""
+    """The state of a machine at one moment."""
 
     state: State
     mounts: frozenset[str]
@@ -35,8 +34,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Course:
-    """What one case does when nothing interrupts it: ``before``, ``done``, and ``again``, after
-    a second run.
+    """The states of one case without interruption: ``before``, ``done``, and ``again``, after a
+    second run.
     """
 
     case: Case
@@ -47,7 +46,7 @@ class Course:
     # Undisturbed
 
     def judge_itself(self) -> list[str]:
-        """What the verb changed, and may not."""
+        """Forbidden changes that the verb made."""
         found = []
         for seen, run in ((self.done, ""), (self.again, " by a second run")):
             for name in sorted(self.before.state.keys() | seen.state.keys()):
@@ -64,11 +63,11 @@ class Course:
     # Interrupted
 
     def judge_interrupted(self, seen: Seen) -> list[str]:
-        """What was lost, or is half done where it must not be."""
+        """Names that were lost, or changed only in part where that is not allowed."""
         return [*self._lost(seen.state), *self._trees(seen.state), *self._mounts(seen)]
 
     def _lost(self, state: State) -> list[str]:
-        """Each name has what it had, or what it gets."""
+        """Each name has its previous or its new content."""
         before, after = self.before.state, _renamed(self.done.state, self.before.state)
         found = []
         state = _renamed(state, before)
@@ -84,7 +83,7 @@ class Course:
         return found
 
     def _trees(self, state: State) -> list[str]:
-        """No subvolume is lost under any name, and those that are replaced are so as a whole."""
+        """No subvolume is lost under any name, and subvolumes are only replaced as a whole."""
         before, after, now = (_trees(s) for s in (self.before.state, self.done.state, state))
         found = [
             f"the content of {name} is lost"
@@ -108,10 +107,10 @@ class Course:
             for line in sorted((seen.mounts ^ self.before.mounts) - mine)
         ]
 
-    # Run again
+    # After a second run
 
     def judge_completed(self, seen: Seen, code: int) -> list[str]:
-        """Whether the second run completed what was interrupted."""
+        """Whether the second run completed the interrupted one."""
         found = []
         if code not in (self.case.code, self.case.again):
             found.append(f"run again, its exit code is {code}")
@@ -141,7 +140,7 @@ class Course:
 
 
 def left_over(problems: list[str]) -> list[str]:
-    """The names among *problems* that are only left over: the next boot may clear them."""
+    """The names among *problems* that are mere leftovers: the next boot may remove them."""
     return [line.removesuffix(" is left over") for line in problems if line.endswith("left over")]
 
 
@@ -150,14 +149,14 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _alike(one: Entry | None, other: Entry | None) -> bool:
-    """The same but for the time: what a run writes now it wrote at another time before."""
+    """Equal except for times: two runs write at different times."""
     if one is None or other is None:
         return one is other
     return one.alike == other.alike
 
 
 def _is_temporary(name: str) -> bool:
-    """Whether it is, or is in, something that only the program has a use for."""
+    """Whether it is, or is in, a file that only the program uses."""
     return "/.ephemeroot/" in name or any(
         ".ephemeroot" in part[1:]
         or part.startswith(".ephemeroot-")
@@ -167,7 +166,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _renamed(state: State, before: State) -> State:
-    """*state* with what got its name from the clock since *before* numbered instead."""
+    """*state*, in which names made from the clock since *before* are replaced by numbers."""
     known = {m for name in before for m in _STAMP.findall(name)}
     found = {m for name in state for m in _STAMP.findall(name)} - known
     new = sorted(stamp for stamp in found if not stamp.endswith(".unused"))
@@ -180,8 +179,8 @@ def _renamed(state: State, before: State) -> State:
 
 
 def _trees(state: State) -> dict[str, str]:
-    """Each subvolume's name, and a digest of all that is in it but for other subvolumes and what
-    an interrupted run will remove.
+    """Each subvolume's name, and a digest of its content without other subvolumes and without files
+    that an interrupted run will remove.
     """
     tops = [name for name, entry in state.items() if entry.kind == "subvolume"]
     tops = [name for name in tops if name != "disk"]

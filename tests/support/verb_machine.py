@@ -1,10 +1,10 @@
-"""A small machine in the middle of its life, made ready once and copied for each case.
+"""A small machine in use, prepared once and copied for each case.
 
 It is a btrfs on a loop device with a root that a boot made, two old roots and one of another
-program, a base and an old base, and a store whose paths are bound over the root: all of it by the
-real programs, with content of the test's own in each. A case gets a copy of the image and a
+program, a base and an old base, and a store whose paths are bound over the root. The real programs
+made all of them, and the test adds different content to each. A case gets a copy of the image and a
 process 1 (`machine_init`) for which the root on it is the root directory, so that every verb runs
-as on a machine that was booted, and everything ends with that process.
+as on a booted machine, and everything ends with that process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PROGRAM = str(Path(sys.executable).parent / "ephemeroot")
 RUNNING = os.uname().release
 
 HANGS = 300
-"""Seconds after which a program is taken to hang."""
+"""Seconds after which a program is considered to hang."""
 
 USER = 4242
 HOME = "/home/talyz"
@@ -103,7 +103,7 @@ BOOT_FILES = {f"vmlinuz-{RUNNING}": f"kernel {RUNNING}", "loader.conf": f"defaul
 
 
 def sh(*words: str | Path) -> str:
-    """Run a program of the host that must succeed; what it wrote."""
+    """Run a program of the host that must succeed; return its output."""
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -113,8 +113,8 @@ def sh(*words: str | Path) -> str:
 class Ended:
     """A program that ended: its exit ``code`` (negative: the signal that killed it).
 
-    If it was traced: the ``calls`` of `system_calls.CALLS` it made, each with its paths, and
-    whether the moment was ``met`` at which it was to get a signal.
+    If it was traced: its ``calls`` of `system_calls.CALLS`, each with its paths, and whether the
+    moment of the signal was ``met``.
     """
 
     code: int
@@ -127,8 +127,8 @@ class Ended:
 class VerbMachine:
     """The machine whose image and files are in *folder*, running until ``close``.
 
-    *subvolume* is what is mounted as its root directory, nothing for an initramfs. With *booted*
-    the store is mounted and bound as the persistence stage of the last boot did it.
+    *subvolume* is mounted as its root directory; without one it is an initramfs. With *booted* the
+    store is mounted and bound as by the persistence stage of the last boot.
     """
 
     def __init__(self, folder: Path, *, subvolume: str = "root", booted: bool = True) -> None:
@@ -185,9 +185,9 @@ class VerbMachine:
         moment: Moment | None = None,
         forked: bool = False,
     ) -> Ended:
-        """Run a program in the machine, as root or as *user*, until it and all that it started
-        have ended, but for *daemons*. With *forked* the program is ours, and not a new process of
-        the interpreter but a fork of one that has imported it.
+        """Run a program in the machine, as root or as *user*, until it and all processes that it
+        started have ended, except *daemons*. With *forked* the program is ours, and runs as a fork
+        of a process that has imported it instead of starting an interpreter.
         """
         home = HOME if user else "/root"
         variables = {
@@ -225,15 +225,15 @@ class VerbMachine:
         return self.run(PROGRAM, *words, forked=True, **options)
 
     def must(self, *words: str, **options: Any) -> str:
-        """Run the program, which must succeed; its output."""
+        """Run the program, which must succeed; return its output."""
         done = self.ephemeroot(*words, **options)
         assert done.code == 0, f"{words}: {done.out}{done.err}"
         return done.out
 
     def mounts(self) -> list[str]:
-        """Any mount in the machine: a line with root, point and type each, sorted.
+        """All mounts in the machine: a line with root, point and type for each, sorted.
 
-        Without the subtypes of FUSE: libfuse mounts without one if fusermount fails with it
+        Without the subtypes of FUSE: libfuse mounts without a subtype if fusermount fails with it
         (lib/mount.c, fuse_kern_mount).
         """
         lines = Path(f"/proc/{self.first}/mountinfo").read_text().splitlines()
@@ -246,7 +246,9 @@ class VerbMachine:
         )
 
     def state(self) -> dict[str, Entry]:
-        """Everything that lasts, see ``state_of``; ``/run`` too, for it tells what a boot did."""
+        """Everything that lasts, see ``state_of``; also ``/run``, which has the records of the
+        boot.
+        """
         return state_of({
             "disk": self.top,
             "boot": self.folder / "boot",
@@ -267,7 +269,7 @@ class VerbMachine:
     def close(self) -> None:
         """End every process of the machine, and with them its mounts; free the device.
 
-        Raises ``AssertionError`` if something else still has the filesystem mounted.
+        Raises ``AssertionError`` if another process still has the filesystem mounted.
         """
         if self._init is not None:
             self._init.communicate()  # it ends when there is nothing to read
@@ -275,7 +277,7 @@ class VerbMachine:
         subprocess.run(["umount", self.top], capture_output=True, check=False)
         self._device.close()
         backing = Path(f"/sys/block/{os.path.basename(self.loop)}/loop/backing_file")
-        deadline = time.monotonic() + 20  # the kernel takes a dead namespace apart by itself
+        deadline = time.monotonic() + 20  # the kernel destroys a dead namespace by itself
         while (held := _read(backing)) and held.startswith(str(self.folder)):
             assert time.monotonic() < deadline, f"{self.loop} is still in use"
             time.sleep(0.002)
@@ -292,17 +294,17 @@ def _read(path: Path) -> str:
 
 
 def folder_binds(folder: Path) -> list[list[str]]:
-    """What the last boot's persistence stage bound, as source and target in the root."""
+    """The binds of the last boot's persistence stage, as source and target in the root."""
     binds: list[list[str]] = json.loads((folder / "binds.json").read_text())
     return binds
 
 
-# What is on the disk
+# The content of the disk
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name: what it is, whose, and a digest of its content. ``time`` is a file's mtime."""
+    """One name: its type, its owner, and a digest of its content. ``time`` is a file's mtime."""
 
     kind: str
     mode: int
@@ -313,7 +315,7 @@ class Entry:
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """All of it but times and identities, which two runs of one verb do not share."""
+        """Everything except times and identities, which differ between two runs of one verb."""
         attributes = tuple(
             (name, bytes.fromhex(value).split()[0] if name == "trusted.ephemeroot.state" else value)
             for name, value in self.attributes
@@ -327,7 +329,9 @@ class Entry:
 
 
 def state_of(trees: dict[str, Path]) -> dict[str, Entry]:
-    """Every name below each of *trees*, by ``TREE/path``, with all that a restore would need."""
+    """Every name below each of *trees*, by ``TREE/path``, with all properties that a
+    restore needs.
+    """
     found = {}
     todo = [(name, path) for name, path in trees.items() if path.exists()]
     while todo:
@@ -353,7 +357,7 @@ def _entry(path: Path, *, on_btrfs: bool) -> Entry:
     attributes = tuple(
         (name, os.getxattr(path, name, follow_symlinks=False).hex())
         for name in sorted(os.listxattr(path, follow_symlinks=False))
-        if not name.startswith("trusted.overlay.")  # of the layer in which it is
+        if not name.startswith("trusted.overlay.")  # of the layer that contains it
     )
     mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
     return Entry(kind, mode, owner, content, attributes, when)
@@ -363,13 +367,13 @@ def _entry(path: Path, *, on_btrfs: bool) -> Entry:
 
 
 class Image:
-    """The machine as every case finds it, below *folder*, and variants that some need."""
+    """The machine as every case finds it, below *folder*, and the variants that some cases need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._variants: dict[str, Path] = {}
         self._copies = 0
-        # Some thousand runs of the program, none of which may write this itself.
+        # For some thousand runs of the program, none of which may write this file itself.
         compileall.compile_dir(str(Path(ephemeroot.__file__).parent), quiet=2)
         ready = folder / "ready"
         (ready / "run").mkdir(parents=True)
@@ -383,8 +387,8 @@ class Image:
         self, name: str = "", prepare: Callable[[VerbMachine], None] | None = None,
         *, booted: bool = True,
     ) -> Iterator[VerbMachine]:  # fmt: skip
-        """A copy of the machine, running; *prepare* has been done to it, and is done once for
-        all that give the same *name*.
+        """A running copy of the machine; *prepare* has changed it, once for all calls with the same
+        *name*.
         """
         if name not in self._variants:
             assert prepare is not None
@@ -414,7 +418,7 @@ def _build(folder: Path) -> None:
     image = folder / "image"
     with image.open("wb") as file:
         file.truncate(256 << 20)
-    # Of its own: tests in other processes have one mounted at the same time.
+    # A separate one: tests in other processes have one mounted at the same time.
     identity = str(uuid.uuid4())
     (folder / "uuid").write_text(identity)
     sh("mkfs.btrfs", "-q", "-U", identity, image)
@@ -429,7 +433,7 @@ def _build(folder: Path) -> None:
     _install(folder, identity)
     machine = VerbMachine(folder)
     try:
-        # The base is made of a root to which the plan has been applied, and `apply` wants a base.
+        # The base is made from a root to which the plan has been applied, and `apply` needs a base.
         btrfsutil.create_subvolume(str(machine.top / "root-base"))
         machine.must("apply", "--yes", "--no-images")
         btrfsutil.delete_subvolume(str(machine.top / "root-base"))
@@ -448,7 +452,7 @@ def _build(folder: Path) -> None:
 
 
 def _install(folder: Path, identity: str) -> None:
-    """What an installer leaves, and an administrator before the first boot."""
+    """The files of an installer, and of an administrator before the first boot."""
     top = folder / "top"
     top.mkdir()
     sh("mount", "-t", "btrfs", "-o", "loop,subvolid=5", folder / "image", top)
@@ -459,7 +463,7 @@ def _install(folder: Path, identity: str) -> None:
         for name in ("boot", "dev", "persistent", "proc", "root", "run", "sys", "tmp", "usr",
                      "mnt", "opt"):  # fmt: skip
             (root / name).mkdir(parents=True)
-        # Empty but for the mount there: an overlay over content is taken for an extension.
+        # Empty except for the mount: an overlay over content is considered an extension.
         for name in ("bin", "lib64"):
             (root / name).symlink_to(f"usr/{name}")
         (root / "etc").mkdir()
@@ -500,7 +504,7 @@ def _own(top: Path) -> None:
 
 
 def _boot(folder: Path) -> None:
-    """A boot by the real stages, each a process, in what stands for an initramfs."""
+    """A boot by the real stages, each in a process, in a directory that represents an initramfs."""
     shutil.rmtree(folder / "run")
     (folder / "run").mkdir()
     machine = VerbMachine(folder, subvolume="", booted=False)
@@ -531,7 +535,9 @@ def _boot(folder: Path) -> None:
 
 
 def _forget_mount(run: Path) -> None:
-    """Take which mount the root is out of the records: each copy of the machine has another one."""
+    """Remove the identity of the root's mount from the records: each copy of the machine has
+    another one.
+    """
     (run / ownership.MOUNTED).unlink(missing_ok=True)
     copies = run / "copies"
     if copies.exists():
@@ -540,7 +546,7 @@ def _forget_mount(run: Path) -> None:
 
 
 def _live(machine: VerbMachine, number: int) -> None:
-    """What users and programs do in a boot; then it was complete."""
+    """Users and programs write during a boot; then the boot is complete."""
     root = machine.inside("/")
     for name, text in {
         "etc/note": f"of boot {number}\n",
@@ -555,7 +561,7 @@ def _live(machine: VerbMachine, number: int) -> None:
 
 
 def _name(folder: Path) -> None:
-    """Names that a test can write down, for what was named by the clock."""
+    """Replace names made from the clock with names that a test can contain."""
     top = folder / "top"
     sh("mount", "-t", "btrfs", "-o", "loop,subvolid=5", folder / "image", top)
     try:

@@ -1,4 +1,4 @@
-"""A history has one owner: another system's is neither filed into nor pruned."""
+"""A history has one owner: no other system adds roots to it or prunes it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 class System:
-    """One of two systems with ``init``'s proposal of the first version: one old-roots for both."""
+    """One of two systems with the proposal of the first version of ``init``: one old-roots for
+    both.
+    """
 
     def __init__(self, site: Site, name: str, system: str) -> None:
         self.site = Site(site.disk, site.name)
@@ -64,7 +66,7 @@ def test_two_systems_cannot_share_their_old_roots(disk: Disk) -> None:
     assert site.strays() == []
 
 
-def test_two_systems_with_places_of_their_own_get_on(disk: Disk) -> None:
+def test_two_systems_with_separate_old_roots_both_work(disk: Disk) -> None:
     site = disk.site()
     first, second = System(site, "debian", OURS), System(site, "arch", THEIRS)
     second.site.settings["old-roots"] = f"{site.name}/arch-old_roots"
@@ -80,7 +82,7 @@ def test_two_systems_with_places_of_their_own_get_on(disk: Disk) -> None:
 
 @pytest.mark.parametrize("place", ["beside the root", "in old-roots"])
 @pytest.mark.parametrize("whose", ["ours", "theirs", "nobody's"])
-def test_leftovers_of_another_system_are_not_recovered(disk: Disk, whose: str, place: str) -> None:
+def test_does_not_recover_leftovers_of_another_system(disk: Disk, whose: str, place: str) -> None:
     """An earlier installation had a root of the same name, and a power cut."""
     ours, theirs = "0a" * 16, "0b" * 16
     system = {"ours": ours, "theirs": theirs}.get(whose, "")
@@ -100,7 +102,7 @@ def test_leftovers_of_another_system_are_not_recovered(disk: Disk, whose: str, p
     assert left.exists() == (whose == "theirs")
 
 
-def test_a_dry_run_takes_nothing(disk: Disk) -> None:
+def test_a_dry_run_claims_nothing(disk: Disk) -> None:
     site = disk.site().with_root()
     site.retire("2026-11-01T00-00-00Z")
     boot = site.boot(dry_run=True)
@@ -204,7 +206,7 @@ def set_owner(directory: Path, system: str) -> None:
 
 
 def applied(machine: LivingMachine, system: str) -> None:
-    """The applied plan of this root, with an id."""
+    """The applied plan of this root, with an ID."""
     plan = machine.plan()
     plan.system = system
     (machine.root / "etc/ephemeroot/plan.json").write_bytes(plan.dump())

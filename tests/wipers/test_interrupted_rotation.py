@@ -1,4 +1,4 @@
-"""Ctrl-C at every step of what puts a new root in its place: nothing is lost."""
+"""Ctrl-C at every step of making a new root loses nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def everything(site: Site) -> dict[str, Path]:
     return found
 
 
-def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) -> None:
+def test_an_interruption_at_any_step_of_a_rotation_loses_nothing(disk: Disk) -> None:
     site = disk.site().with_root().with_base()
     site.settings["keep-last"] = 1 << 20
     interrupter = Interrupter(CODE, EXCHANGE)
@@ -63,7 +63,7 @@ def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) ->
         after = everything(site)
         assert before.keys() <= after.keys(), where
         assert (after[root] / "file").read_text() == content, where
-        # Whatever has the root's name is whole.
+        # The subvolume with the root's name is complete.
         assert (site.root / "file").exists() or (site.root / "origin").exists(), where
         site.live()
         site.rotate(now)
@@ -76,7 +76,7 @@ def test_a_rotation_that_is_interrupted_at_any_step_loses_nothing(disk: Disk) ->
     proof.record("interruption at a step: btrfs rotation", interrupted)
 
 
-def test_a_layer_that_is_interrupted_at_any_step_takes_no_other_with_it(disk: Disk) -> None:
+def test_an_interruption_at_any_step_of_a_layer_loses_no_other_layer(disk: Disk) -> None:
     site = disk.site("layers")
     interrupter = Interrupter((uppers, retire, paths), ("make", "retire", "into_history", "rename"))
     now = float(NOON)

@@ -1,4 +1,4 @@
-"""The names of retired roots: one spelling each, and everything else is foreign."""
+"""The names of retired roots: each has one spelling, and all other names are foreign."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UUID = "3c2a1b00-0000-4000-8000-00000000002a"
 
 
 @given(NAMES)
-def test_a_name_is_read_as_it_was_written(name: Name) -> None:
+def test_a_written_name_reads_back(name: Name) -> None:
     assert names.parse(str(name)) == name
 
 
@@ -47,7 +47,7 @@ def test_the_time_is_utc(when: int) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_every_clock_gives_a_name(when: float) -> None:
+def test_every_clock_gives_a_valid_name(when: float) -> None:
     assert names.parse(str(Name(when))) is not None
 
 
@@ -80,30 +80,30 @@ def test_the_suffixes_have_one_order() -> None:
         "2024-03-7_09:05:01",
     ],
 )
-def test_a_name_written_differently_is_foreign(text: str) -> None:
+def test_a_different_spelling_is_foreign(text: str) -> None:
     assert names.parse(text) is None
 
 
 @given(st.text())
-def test_no_text_is_read_as_another(text: str) -> None:
+def test_no_text_is_read_as_another_name(text: str) -> None:
     name = names.parse(text)
     assert name is None or str(name) == text
 
 
 @pytest.mark.parametrize("text", ["2024-3-7_09:05:01", "2024-03-7_09:05:01", "2024-12-31_23:59:59"])
-def test_names_of_the_recipe_are_recognised(text: str) -> None:
+def test_recognises_names_of_the_shell_recipe(text: str) -> None:
     assert names.parse_recipe(text) is not None
 
 
 @pytest.mark.parametrize(
     "text", ["2024-3-7", "2024-3-32_00:00:00", "2024-3-7_9:05:01", "2024-3-7_09:05", "_", "a_b"]
 )
-def test_names_that_only_resemble_the_recipes_are_not(text: str) -> None:
+def test_names_that_only_resemble_the_recipes_are_foreign(text: str) -> None:
     assert names.parse_recipe(text) is None
 
 
 @given(NAMES, st.sets(st.integers(1, 5)))
-def test_a_free_name_is_free_and_otherwise_the_same(name: Name, numbers: set[int]) -> None:
+def test_a_free_name_is_unused_and_otherwise_equal(name: Name, numbers: set[int]) -> None:
     taken = {(name.time, number) for number in numbers}
     found = names.free(name, taken)
     assert found.identity not in taken
@@ -117,11 +117,11 @@ def test_a_free_name_is_free_and_otherwise_the_same(name: Name, numbers: set[int
     st.lists(st.tuples(st.integers(0, 2), st.sets(st.integers(0, 20)), st.booleans()), max_size=30),
     st.integers(1, 4),
 )
-def test_a_name_is_never_used_again_whatever_was_pruned(
+def test_a_name_is_never_reused_after_pruning(
     retirements: list[tuple[int, set[int], bool]], keep: int
 ) -> None:
-    """Roots are retired within a few seconds, and of those that are there any but the newest
-    *keep* are pruned in between: the order of the names stays the order of retirement.
+    """Roots are retired within a few seconds, and all but the newest *keep* are pruned in between:
+    the order of the names stays the order of retirement.
     """
     present: list[Name] = []
     given_away: set[tuple[int, int]] = set()
@@ -143,7 +143,7 @@ SYSTEMS = st.sampled_from(["", "0a1b2c3d4e5f60718293a4b5c6d7e8f9", "2026" * 8])
 
 @given(FILE_NAMES, NAMES, st.sampled_from([UUID, None]), st.booleans(), SYSTEMS)
 @example("x" * 135 + "\u20ac" * 10, Name(0), UUID, False, "")  # cut within a character
-def test_a_temporary_name_is_read_as_it_was_written(
+def test_a_written_temporary_name_reads_back(
     root: str, name: Name, uuid: str | None, read_only: bool, system: str
 ) -> None:
     text = Leftover(root, name, uuid, read_only=read_only, system=system).text
@@ -157,12 +157,12 @@ def test_a_temporary_name_is_read_as_it_was_written(
 
 
 @given(FILE_NAMES, FILE_NAMES, NAMES)
-def test_the_leftovers_of_one_root_are_not_anothers(one: str, other: str, name: Name) -> None:
+def test_leftovers_of_one_root_do_not_belong_to_another(one: str, other: str, name: Name) -> None:
     if one != other:
         text = Leftover(one, name, UUID, read_only=False).text
         assert leftovers.parse(other, text) is None
 
 
 @pytest.mark.parametrize("rest", ["", "x", "2026-11-23T02-15-00Z", "2026-11-23T02-15-00Z.none.x"])
-def test_names_that_only_begin_like_a_temporary_one_are_not(rest: str) -> None:
+def test_names_that_only_begin_like_a_temporary_one_are_not_leftovers(rest: str) -> None:
     assert leftovers.parse("root", f".root.ephemeroot.{rest}") is None

@@ -1,4 +1,4 @@
-"""Retention against a plain model: any set of names, any clock, any policy."""
+"""Retention compared with a plain model: any set of names, any clock, any policy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CANDIDATES = st.lists(
 MOST = st.one_of(st.none(), st.integers(0, 20))
 POLICIES = st.builds(Policy, st.integers(0, 60), st.integers(0, 6), MOST)
 BY_AGE = st.builds(Policy, st.integers(0, 60), st.integers(0, 6), st.just(1000))
-"""Policies whose limit no history of these tests reaches: only ages decide."""
+"""Policies whose limit no history of these tests reaches, so that only ages decide."""
 
 
 def due(candidates: list[Candidate], policy: Policy, now: int) -> list[Candidate]:
@@ -39,7 +39,7 @@ def due(candidates: list[Candidate], policy: Policy, now: int) -> list[Candidate
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_every_candidate_gets_one_verdict(
+def test_every_candidate_gets_one_decision(
     candidates: list[Candidate], policy: Policy, now: int
 ) -> None:
     verdicts = retention.judge(candidates, policy, now)
@@ -48,7 +48,7 @@ def test_every_candidate_gets_one_verdict(
 
 
 @given(CANDIDATES, BY_AGE, TIMES)
-def test_never_a_young_one(candidates: list[Candidate], policy: Policy, now: int) -> None:
+def test_never_deletes_a_recent_root(candidates: list[Candidate], policy: Policy, now: int) -> None:
     assume(policy.keep_days > 0)
     for gone in due(candidates, policy, now):
         assert now - gone.name.time > policy.keep_days * DAY
@@ -56,7 +56,7 @@ def test_never_a_young_one(candidates: list[Candidate], policy: Policy, now: int
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_never_one_that_is_kept_or_pinned(
+def test_never_deletes_a_kept_or_pinned_root(
     candidates: list[Candidate], policy: Policy, now: int
 ) -> None:
     for verdict in retention.judge(candidates, policy, now):
@@ -66,8 +66,12 @@ def test_never_one_that_is_kept_or_pinned(
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_never_fewer_than_keep_last(candidates: list[Candidate], policy: Policy, now: int) -> None:
-    """Even if all that may go early goes, and counting only boot-complete roots."""
+def test_never_leaves_fewer_than_keep_last(
+    candidates: list[Candidate], policy: Policy, now: int
+) -> None:
+    """Not even if all roots that may be deleted early are deleted; only boot-complete roots are
+    counted.
+    """
     complete = [c for c in candidates if not c.name.unused]
     left = [
         v.candidate
@@ -78,7 +82,7 @@ def test_never_fewer_than_keep_last(candidates: list[Candidate], policy: Policy,
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_the_newest_stay_by_either_order(
+def test_keeps_the_newest_by_either_order(
     candidates: list[Candidate], policy: Policy, now: int
 ) -> None:
     complete = [c for c in candidates if not c.name.unused]
@@ -93,8 +97,8 @@ def test_the_newest_stay_by_either_order(
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_the_model_agrees(candidates: list[Candidate], policy: Policy, now: int) -> None:
-    """The whole rule again, written down as it is said."""
+def test_agrees_with_the_model(candidates: list[Candidate], policy: Policy, now: int) -> None:
+    """The whole rule, written as in the documentation."""
     complete = [c for c in candidates if not c.name.unused and not c.name.keep]
     newest: set[int] = set()
     for order in (lambda c: c.serial, lambda c: c.name.identity):
@@ -124,7 +128,7 @@ def test_the_model_agrees(candidates: list[Candidate], policy: Policy, now: int)
 
 
 @given(CANDIDATES, POLICIES, TIMES, st.integers(0, 100 * DAY))
-def test_more_goes_as_time_goes_by_and_never_less(
+def test_more_time_never_means_fewer_deletions(
     candidates: list[Candidate], policy: Policy, now: int, later: int
 ) -> None:
     before = {id(c) for c in due(candidates, policy, now)}
@@ -133,15 +137,13 @@ def test_more_goes_as_time_goes_by_and_never_less(
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_due_roots_come_in_the_order_of_age(
-    candidates: list[Candidate], policy: Policy, now: int
-) -> None:
+def test_due_roots_are_sorted_by_age(candidates: list[Candidate], policy: Policy, now: int) -> None:
     serials = [c.serial for c in due(candidates, policy, now) if not c.name.unused]
     assert serials == sorted(serials)
 
 
 @given(st.lists(NAMES), TIMES, TIMES, st.integers(0, 60))
-def test_a_clock_that_is_not_synchronised_is_believed_only_so_far(
+def test_an_unsynchronised_clock_is_trusted_only_within_a_limit(
     found: list[Name], now: int, seen: int, keep_days: int
 ) -> None:
     measured = retention.measure(found, now, synchronised=False, seen=seen, keep_days=keep_days)
@@ -151,17 +153,17 @@ def test_a_clock_that_is_not_synchronised_is_believed_only_so_far(
 
 
 @given(st.lists(NAMES), TIMES, TIMES, st.integers(0, 60))
-def test_a_synchronised_clock_is_believed(
+def test_a_synchronised_clock_is_trusted(
     found: list[Name], now: int, seen: int, keep_days: int
 ) -> None:
     assert retention.measure(found, now, synchronised=True, seen=seen, keep_days=keep_days) == now
 
 
 @given(CANDIDATES, st.integers(1, 60), st.integers(0, 6))
-def test_without_any_trusted_time_only_those_beyond_the_limit_are_due(
+def test_without_a_trusted_time_only_roots_beyond_the_limit_are_due(
     candidates: list[Candidate], keep_days: int, keep_last: int
 ) -> None:
-    """All names are .unsynced and no clock was ever right: 2099 makes nothing old."""
+    """All names are .unsynced and no clock was ever right: 2099 does not make a root old."""
     names = [c.name.changed(unsynced=True) for c in candidates]
     nameless = [Candidate(n, c.serial) for n, c in zip(names, candidates, strict=True)]
     now = retention.measure(names, 4070908800, synchronised=False, seen=0, keep_days=keep_days)
@@ -173,8 +175,12 @@ def test_without_any_trusted_time_only_those_beyond_the_limit_are_due(
 
 
 @given(CANDIDATES, POLICIES, TIMES)
-def test_no_more_stay_than_the_limit(candidates: list[Candidate], policy: Policy, now: int) -> None:
-    """``keep-last`` may protect others by name than by serial number where a clock was wrong."""
+def test_never_keeps_more_than_the_limit(
+    candidates: list[Candidate], policy: Policy, now: int
+) -> None:
+    """Where a clock was wrong, ``keep-last`` may protect other roots by name than by
+    serial number.
+    """
     assume(policy.keep_at_most is not None)
     counted = [c for c in candidates if not c.name.keep and not c.pinned]
     left = len(counted) - len(due(candidates, policy, now))
@@ -192,9 +198,7 @@ def test_boots_with_a_good_clock_are_never_unsynced(gaps: list[int], keep_days: 
 
 
 @given(st.lists(NAMES, min_size=1), st.integers(0, 60))
-def test_a_name_that_is_not_unsynced_lies_near_the_others(
-    found: list[Name], keep_days: int
-) -> None:
+def test_a_name_that_is_not_unsynced_is_near_the_others(found: list[Name], keep_days: int) -> None:
     latest = max((n.time for n in found if not n.unsynced), default=0)
     assume(latest > 2 * DAY)
 
@@ -207,7 +211,7 @@ def test_a_name_that_is_not_unsynced_lies_near_the_others(
     assert not plausible(latest + keep_days * DAY + 1)
 
 
-def test_the_first_boot_needs_a_year_that_can_be() -> None:
+def test_the_first_boot_needs_a_plausible_year() -> None:
     def plausible(now: int) -> bool:
         return retention.is_plausible([], now, synchronised=False, seen=0, keep_days=30)
 
@@ -220,11 +224,11 @@ def test_the_first_boot_needs_a_year_that_can_be() -> None:
     st.integers(1, 10),
     st.integers(0, 3),
 )
-def test_a_clock_that_repeats_itself_fills_no_disk(
+def test_a_clock_that_repeats_itself_does_not_fill_the_disk(
     steps: list[int], keep_days: int, keep_last: int
 ) -> None:
-    """It stands still, jumps to and fro, or starts at the same times again and again: whatever is
-    pruned at each boot, no more than so many stay.
+    """The clock stands still, jumps, or starts at the same times again: whatever is pruned at each
+    boot, the number of old roots has a limit.
     """
     policy = Policy(keep_days, keep_last)
     history: list[Candidate] = []

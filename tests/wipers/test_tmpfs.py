@@ -1,4 +1,6 @@
-"""The tmpfs wiper on real mounts, and both stages of a boot with it, as the entry runs them."""
+"""The tmpfs wiper on real mounts, and both stages of a boot with it, as the entry point
+runs them.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ ROOT = '[root]\nwiper = "tmpfs"\n'
 
 @pytest.fixture
 def places(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """The wiper's private directory and the place of the root."""
+    """The wiper's private directory and the mount point of the root."""
     private, sysroot = tmp_path / "private", tmp_path / "sysroot"
     private.mkdir()
     sysroot.mkdir()
@@ -66,7 +68,7 @@ def boot(places: tuple[Path, Path], **values: object) -> Boot:
 
 
 @pytest.mark.requires_root
-def test_a_root_with_all_its_options(places: tuple[Path, Path]) -> None:
+def test_mounts_a_root_with_all_its_options(places: tuple[Path, Path]) -> None:
     seen = []
     settings = DEFAULTS | {
         "size": str(8 << 20), "mode": 0o750, "nr-inodes": 1000,
@@ -99,7 +101,7 @@ def test_a_root_with_all_its_options(places: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.requires_root
-def test_another_tmpfs_is_not_the_fresh_one(places: tuple[Path, Path]) -> None:
+def test_another_tmpfs_is_not_the_fresh_root(places: tuple[Path, Path]) -> None:
     outcome = Tmpfs(DEFAULTS).wipe(boot(places))
     subprocess.run(["mount", "-t", "tmpfs", "none", places[1]], check=True)
     assert not Tmpfs(DEFAULTS).is_fresh(str(places[1]), outcome.fresh)
@@ -109,7 +111,7 @@ def test_another_tmpfs_is_not_the_fresh_one(places: tuple[Path, Path]) -> None:
 
 @pytest.mark.requires_root
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_nothing_is_mounted_unless_proven(places: tuple[Path, Path], dry_run: bool) -> None:
+def test_mounts_nothing_before_the_proof(places: tuple[Path, Path], dry_run: bool) -> None:
     def prove(path: str) -> None:
         assert os.path.ismount(path)
         if not dry_run:
@@ -126,7 +128,7 @@ def test_nothing_is_mounted_unless_proven(places: tuple[Path, Path], dry_run: bo
 
 
 @pytest.mark.requires_root
-def test_a_mount_there_is_not_covered(places: tuple[Path, Path]) -> None:
+def test_does_not_cover_an_existing_mount(places: tuple[Path, Path]) -> None:
     Tmpfs(DEFAULTS).wipe(boot(places))
     (places[1] / "precious").touch()
     with pytest.raises(EphemerootError, match=r"already mounted at"):
@@ -135,13 +137,13 @@ def test_a_mount_there_is_not_covered(places: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.requires_root
-def test_an_option_that_the_kernel_refuses(places: tuple[Path, Path]) -> None:
+def test_reports_an_option_that_the_kernel_refuses(places: tuple[Path, Path]) -> None:
     with pytest.raises(OSError, match="frobnicate"):
         Tmpfs(DEFAULTS | {"mount-options": ["frobnicate"]}).wipe(boot(places))
     assert not os.path.ismount(places[1])
 
 
-def test_there_is_no_old_root(places: tuple[Path, Path]) -> None:
+def test_has_no_old_roots(places: tuple[Path, Path]) -> None:
     with pytest.raises(Refused, match="keeps no old root"):
         Tmpfs(DEFAULTS).wipe(boot(places, request="2026-11-23T02-15-00Z"))
 
@@ -160,7 +162,7 @@ def configure(tree: MachineTree, lines: str) -> None:
     )
 
 
-def test_its_settings_go_into_the_plan(tree: MachineTree) -> None:
+def test_the_plan_has_its_settings(tree: MachineTree) -> None:
     configure(tree, 'size = "1G"\nmode = "0711"\nnr-inodes = "100K"\nmount-options = ["noswap"]')
     wipe = next(o for o in tree.plan().wipe if isinstance(o, Wipe))
     assert wipe.describe() == (
@@ -194,7 +196,7 @@ def test_its_settings_go_into_the_plan(tree: MachineTree) -> None:
         ('device = "/dev/sda"', "unknown key `device`"),
     ],
 )
-def test_mistakes(tree: MachineTree, lines: str, complaint: str) -> None:
+def test_reports_mistakes_in_the_tmpfs_table(tree: MachineTree, lines: str, complaint: str) -> None:
     configure(tree, lines)
     assert complaint in tree.complaint()
 
@@ -203,13 +205,13 @@ def warnings(tree: MachineTree) -> str:
     return "\n".join(f"{p.key}: {p.reason}" for p in tree.problems() if p.warning)
 
 
-def test_an_unknown_option_is_only_doubted(tree: MachineTree) -> None:
+def test_warns_of_an_unknown_option(tree: MachineTree) -> None:
     configure(tree, 'mount-options = ["frobnicate", "mpol=bind:0,1"]')
     assert "'frobnicate' is not a known option of tmpfs" in warnings(tree)
     assert "mpol" not in warnings(tree)
 
 
-def test_a_size_beyond_the_memory(tree: MachineTree) -> None:
+def test_warns_of_a_size_beyond_the_memory(tree: MachineTree) -> None:
     configure(tree, 'size = "2G"')
     for memory, said in ((1 << 30, True), (4 << 30, False), (0, False)):
         machine = replace(tree.machine, memory=memory)
@@ -219,7 +221,7 @@ def test_a_size_beyond_the_memory(tree: MachineTree) -> None:
         assert all(p.warning and p.key == "root.tmpfs.size" for p in found)
 
 
-def test_logs_that_nothing_keeps(tree: MachineTree) -> None:
+def test_warns_of_logs_that_do_not_persist(tree: MachineTree) -> None:
     assert "/var/log does not persist" not in warnings(tree)
     text = (ROOT + USR + VOLUME + STORE).replace('"/var/log"', '"/srv"')
     tree.write("etc/ephemeroot/ephemeroot.toml", text)
@@ -231,21 +233,21 @@ def test_usr_must_be_a_volume(tree: MachineTree) -> None:
     assert "/usr is not a volume needed for boot" in tree.complaint()
 
 
-def test_another_root_on_the_command_line(tree: MachineTree) -> None:
+def test_reports_another_root_on_the_command_line(tree: MachineTree) -> None:
     tree.write("etc/kernel/cmdline", "root=UUID=x ro\n")
     assert "root=UUID=x is booted: a root on a tmpfs is booted with root=tmpfs" in warnings(tree)
     tree.write("etc/kernel/cmdline", "root=tmpfs\n")
     assert "is booted" not in warnings(tree)
 
 
-def test_a_volume_cannot_be_made_a_tmpfs(tree: MachineTree) -> None:
+def test_a_volume_cannot_be_wiped_with_tmpfs(tree: MachineTree) -> None:
     volume = USR.replace("usr", "home") + 'wipe = { wiper = "tmpfs" }\n'
     tree.write("etc/ephemeroot/ephemeroot.toml", ROOT + USR + volume + VOLUME + STORE)
     assert "the wiper tmpfs makes only roots fresh" in tree.complaint()
 
 
-def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
-    """Without btrfs's library, and with the order not to mount a second root."""
+def test_contents_of_the_image_for_tmpfs(tree: MachineTree, tmp_path: Path) -> None:
+    """Without the library for btrfs, and with the instruction not to mount a second root."""
     contents = put_together(tmp_path / "image", tree.plan().dump(), DracutTarget())
     assert contents.reason is None
     assert contents.armed
@@ -255,8 +257,8 @@ def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
     assert not [name for name in names if "btrfsutil" in name]
 
 
-def test_the_documented_configurations(tmp_path: Path) -> None:
-    """docs/roots.md: each is sound on a machine whose root is what it says."""
+def test_the_documented_configurations_are_valid(tmp_path: Path) -> None:
+    """docs/roots.md: each is valid on a machine with that kind of root."""
     text = (CHECKOUT / "docs/roots.md").read_text()
     blocks = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 2
@@ -270,7 +272,7 @@ def test_the_documented_configurations(tmp_path: Path) -> None:
 
 
 class Machine:
-    """Boots of a machine with /usr and a store on directories' worth of tmpfs."""
+    """Boots of a machine with /usr and a store on tmpfs."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -319,8 +321,8 @@ class Machine:
         plan = self.base / "plan.json"
         plan.write_bytes(self.plan().dump())
         for name in ("usr", "persistent"):
-            # What a disk would be: the same content at every boot. Mounted as the stage finds
-            # volumes that the initramfs's own units have mounted.
+            # They represent disks: the same content at every boot. Mounted as by the units of the
+            # initramfs.
             place = self.run / "volumes" / name
             if not place.exists():
                 place.mkdir(parents=True)
@@ -348,8 +350,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.mark.requires_root
 @pytest.mark.parametrize("words", ["root=tmpfs", "root=tmpfs ephemeroot.wipe=no"])
-def test_both_stages(machine: Machine, words: str) -> None:
-    """There is no root that could be kept: the fresh one is made even if no wipe is wanted."""
+def test_both_stages_run(machine: Machine, words: str) -> None:
+    """No root can be kept, so the fresh one is made even if no wipe is wanted."""
     wiped = machine.stage("wipe", words)
     assert wiped.returncode == 0, wiped.stderr
     assert machine.stage("wipe", words).stderr.count("already done") == 1
@@ -380,8 +382,8 @@ def test_both_stages(machine: Machine, words: str) -> None:
 def test_a_root_that_could_not_boot_ends_in_an_emergency(
     machine: Machine, break_it: Callable[[Path], None], said: str
 ) -> None:
-    """Proven with the volumes in it. on-failure.wipe is keep, but of a root in memory nothing can
-    be kept.
+    """Its proof includes the volumes. on-failure.wipe is keep, but a root in memory
+    cannot be kept.
     """
     break_it(machine.disk / "usr")
     wiped = machine.stage("wipe", "root=tmpfs")
@@ -392,8 +394,8 @@ def test_a_root_that_could_not_boot_ends_in_an_emergency(
 
 
 @pytest.mark.requires_root
-def test_a_home_that_cannot_be_made_fresh_is_kept(machine: Machine) -> None:
-    """The root is there by then: that is not a reason not to boot."""
+def test_a_home_that_cannot_be_wiped_is_kept(machine: Machine) -> None:
+    """The root is already mounted: the machine can boot."""
     home = Wipe(
         target="/home",
         wiper="btrfs",
@@ -419,7 +421,7 @@ def test_boots_another_root_untouched(machine: Machine) -> None:
 
 
 @pytest.mark.requires_root
-def test_an_old_image_boots_as_well(machine: Machine) -> None:
+def test_an_old_image_boots(machine: Machine) -> None:
     state = machine.disk / "persistent/.ephemeroot"
     state.mkdir(mode=0o700)
     (state / "generation").write_text("5")
@@ -429,7 +431,7 @@ def test_an_old_image_boots_as_well(machine: Machine) -> None:
 
 
 @pytest.mark.requires_root
-def test_a_mount_over_the_fresh_root_is_noticed(machine: Machine) -> None:
+def test_detects_a_mount_over_the_fresh_root(machine: Machine) -> None:
     assert machine.stage("wipe", "root=tmpfs").returncode == 0
     subprocess.run(["mount", "-t", "tmpfs", "none", machine.sysroot], check=True)
     persisted = machine.stage("persist", "root=tmpfs")

@@ -1,4 +1,4 @@
-"""A volume that is made fresh like the root: an ephemeral /home, both stages, a real btrfs."""
+"""A volume that is wiped like the root: an ephemeral /home, with both stages, on a real btrfs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.requires_loop
 
 
 class WithHome(Machine):
-    """A machine whose /home is a subvolume of its own, made fresh at every boot too."""
+    """A machine whose /home is a separate subvolume, also wiped at every boot."""
 
     def __init__(self, base: Path, loop: str, top: Path) -> None:
         super().__init__(base, loop, top)
@@ -84,7 +84,7 @@ def machine(tmp_path: Path) -> Iterator[WithHome]:
         machine.next_boot()
 
 
-def test_both_are_fresh_at_every_boot(machine: WithHome) -> None:
+def test_root_and_home_are_fresh_at_every_boot(machine: WithHome) -> None:
     for number in range(3):
         root = machine.boot()
         assert (root / "home").is_mount()
@@ -101,14 +101,14 @@ def test_both_are_fresh_at_every_boot(machine: WithHome) -> None:
     assert [name for name in os.listdir(machine.top) if name.startswith(".")] == []
 
 
-def test_content_hidden_below_the_mount_is_not_the_visible_content(machine: WithHome) -> None:
+def test_content_below_the_mount_is_not_the_visible_content(machine: WithHome) -> None:
     (machine.top / "root/home/kept").mkdir(parents=True)
     (machine.top / "root/home/kept/letter").write_text("hidden below the mount")
     root = machine.boot()
     assert (root / "home/kept/letter").read_text() == "declared just now"
 
 
-def test_one_that_cannot_be_made_fresh_stays_and_the_root_is_not_forgotten(
+def test_a_home_that_cannot_be_wiped_stays_and_the_root_is_still_wiped(
     machine: WithHome,
 ) -> None:
     (machine.top / "old_homes").write_text("a file where the old ones should go")
@@ -124,7 +124,7 @@ def test_one_that_cannot_be_made_fresh_stays_and_the_root_is_not_forgotten(
     assert '"kept": ' in record
 
 
-def test_a_step_that_failed_half_way_is_tried_again(machine: WithHome) -> None:
+def test_a_step_that_failed_half_way_is_repeated(machine: WithHome) -> None:
     """From an emergency shell, or by an init that calls its hooks until there is a root."""
     machine.policy = "emergency"
     in_the_way = machine.top / "old_homes"
@@ -140,7 +140,7 @@ def test_a_step_that_failed_half_way_is_tried_again(machine: WithHome) -> None:
     assert len(os.listdir(machine.top / "old_roots")) == 1, "the root was made fresh once"
 
 
-def test_keeping_the_root_keeps_all(machine: WithHome) -> None:
+def test_keeping_the_root_keeps_all_volumes(machine: WithHome) -> None:
     root = machine.boot("ephemeroot.wipe=no")
     assert (root / "stray").exists()
     assert (root / "home/stray").exists()
@@ -174,7 +174,7 @@ sys.exit(code)
 """
 
 
-def test_one_mount_serves_all_that_is_on_one_filesystem(machine: WithHome, tmp_path: Path) -> None:
+def test_one_mount_serves_all_subvolumes_of_a_filesystem(machine: WithHome, tmp_path: Path) -> None:
     script = tmp_path / "counted.py"
     script.write_text(COUNTED)
     done = machine.stage("wipe", entry=(str(script),))
@@ -186,7 +186,7 @@ def test_one_mount_serves_all_that_is_on_one_filesystem(machine: WithHome, tmp_p
 
 
 class Elsewhere(WithHome):
-    """A machine with a volume at *point* instead, made fresh at every boot."""
+    """A machine with a volume at *point* instead, wiped at every boot."""
 
     def __init__(self, base: Path, loop: str, top: Path, point: str) -> None:
         super().__init__(base, loop, top)
@@ -207,10 +207,12 @@ class Elsewhere(WithHome):
     ("point", "boots"),
     [("/usr", False), ("/sbin", False), ("/usr/lib", False), ("/opt", True), ("/usr/local", True)],
 )
-def test_root_is_proven_with_the_volumes_that_are_made_fresh(
+def test_the_proof_of_the_root_includes_wiped_volumes(
     tmp_path: Path, point: str, boots: bool
 ) -> None:
-    """A new, empty one must not hide what the proof has found below it, and `check` refuses it."""
+    """A new, empty volume must not hide files that the proof found below it, and `check` refuses
+    such a volume.
+    """
     with fresh_disk(tmp_path) as disk:
         machine = Elsewhere(tmp_path, disk.loop, disk.top, point)
         (disk.top / "root-base" / point[1:]).mkdir(parents=True, exist_ok=True)
@@ -269,7 +271,7 @@ def _directory_of_the_volume(place: Path, root: Path) -> None:
 def test_only_the_new_root_at_its_own_path_is_marked_boot_complete(
     machine: WithHome, tmp_path: Path, change: Callable[[Path, Path], None]
 ) -> None:
-    """The user whose directory leads to a volume cannot have another new root marked."""
+    """A user whose directory leads to a volume cannot cause another new root to be marked."""
     root = machine.boot()
     place = tmp_path.resolve() / "user/volume"
     place.mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""What a new root takes from the previous one or the base, and what goes with an old root."""
+"""What a new root inherits from the previous one or the base, and what is deleted with an
+old root.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def test_odd_names_of_roots(disk: Disk, name: str) -> None:
     assert site.strays() == []
 
 
-def test_a_volume_other_than_the_root_gets_no_skeleton(site: Site) -> None:
+def test_only_the_root_volume_gets_a_skeleton(site: Site) -> None:
     os.chown(site.root, 3, 4)
     site.root.chmod(0o1711)
     os.setxattr(site.root, "security.selinux", b"system_u:object_r:home_root_t:s0\0")
@@ -59,7 +61,7 @@ def test_a_volume_other_than_the_root_gets_no_skeleton(site: Site) -> None:
     assert os.getxattr(site.root, "security.selinux").startswith(b"system_u:object_r:home_root_t")
 
 
-def test_labels_of_an_empty_root_come_from_the_previous(site: Site) -> None:
+def test_an_empty_root_inherits_the_labels_of_the_previous_root(site: Site) -> None:
     (site.root / "etc").mkdir()
     os.setxattr(site.root / "etc", "security.selinux", b"system_u:object_r:etc_t:s0\0")
     (site.root / "var").symlink_to("/etc")
@@ -69,7 +71,7 @@ def test_labels_of_an_empty_root_come_from_the_previous(site: Site) -> None:
 
 
 @pytest.mark.parametrize("with_base", [False, True])
-def test_compression_is_copied(site: Site, with_base: bool) -> None:
+def test_copies_compression(site: Site, with_base: bool) -> None:
     if with_base:
         site.with_base()
     os.setxattr(site.root, "btrfs.compression", b"zstd")
@@ -78,7 +80,7 @@ def test_compression_is_copied(site: Site, with_base: bool) -> None:
         assert os.getxattr(site.root, "btrfs.compression") == b"zstd"
 
 
-def test_the_compression_of_the_base_wins(site: Site) -> None:
+def test_the_compression_of_the_base_takes_precedence(site: Site) -> None:
     site.with_base()
     os.setxattr(site.root, "btrfs.compression", b"zstd")
     os.setxattr(site.path / "base", "btrfs.compression", b"lzo")
@@ -87,7 +89,7 @@ def test_the_compression_of_the_base_wins(site: Site) -> None:
 
 
 @pytest.mark.parametrize("with_base", [False, True])
-def test_quotas_are_copied(tmp_path: Path, with_base: bool) -> None:
+def test_copies_quotas(tmp_path: Path, with_base: bool) -> None:
     with fresh_disk(tmp_path) as disk:
         top = str(disk.top)
         site = disk.site().with_root()
@@ -113,8 +115,10 @@ def test_quotas_are_copied(tmp_path: Path, with_base: bool) -> None:
             write_megabytes(site.root / "big", 40)
 
 
-def test_simple_quotas_are_copied(tmp_path: Path) -> None:
-    """They count extents by who made them, and the kernel refuses to count them again."""
+def test_copies_simple_quotas(tmp_path: Path) -> None:
+    """They count extents by the subvolume that created them, and the kernel refuses to count them
+    again.
+    """
     quota_ctl, enable_simple = 0xC0109428, 4  # include/uapi/linux/btrfs.h, since Linux 6.7
     with fresh_disk(tmp_path) as disk:
         top = str(disk.top)
@@ -149,7 +153,7 @@ def write_megabytes(path: Path, megabytes: int) -> None:
         os.close(fd)
 
 
-def test_nested_subvolumes_go_with_the_root(site: Site) -> None:
+def test_nested_subvolumes_are_deleted_with_the_old_root(site: Site) -> None:
     machines = site.root / "machines"
     btrfsutil.create_subvolume(str(machines))
     (machines / "disk").write_text("data")
@@ -158,7 +162,7 @@ def test_nested_subvolumes_go_with_the_root(site: Site) -> None:
     assert (site.old_roots / outcome.retired / "machines/disk").read_text() == "data"
 
 
-def test_nested_subvolumes_of_a_live_root_are_reported(site: Site, tmp_path: Path) -> None:
+def test_reports_nested_subvolumes_of_a_live_root(site: Site, tmp_path: Path) -> None:
     btrfsutil.create_subvolume(str(site.root / "machines"))
     (site.root / "var").mkdir()
     btrfsutil.create_subvolume(str(site.root / "var/portables"))
@@ -202,7 +206,7 @@ def test_nested_subvolumes_of_the_base_become_plain_directories(site: Site) -> N
 
 
 @pytest.mark.requires_program("setfacl")
-def test_the_acl_of_a_nested_subvolume_is_kept(site: Site) -> None:
+def test_keeps_the_acl_of_a_nested_subvolume(site: Site) -> None:
     site.with_base()
     nested = site.path / "base/nested"
     btrfsutil.create_subvolume(str(nested))
@@ -213,14 +217,14 @@ def test_the_acl_of_a_nested_subvolume_is_kept(site: Site) -> None:
     assert "default:user:8:r-x" in acl
 
 
-def test_an_old_root_with_nested_subvolumes_can_be_booted(site: Site) -> None:
+def test_boots_an_old_root_with_nested_subvolumes(site: Site) -> None:
     btrfsutil.create_subvolume(str(site.root / "nested"))
     site.boots([NOON])
     site.rotate(NOON + 1, request="2026-11-23T12-00-00Z.keep")
     (site.root / "nested/new").mkdir()
 
 
-def test_a_read_only_root_is_read_only_in_the_history(site: Site) -> None:
+def test_a_read_only_root_stays_read_only_in_the_history(site: Site) -> None:
     btrfsutil.set_subvolume_read_only(str(site.root), True)
     outcome = site.rotate()
     assert outcome.retired == "2026-11-23T12-00-00Z.keep"
@@ -256,7 +260,7 @@ def test_a_received_root_is_never_made_writable(disk: Disk) -> None:
         (entry,) = history.entries()
         assert (entry.label, entry.kind) == ("2026-11-23T12-00-00Z.keep", "retired")
 
-    # It stays where it is, and is not a leftover to recover each time.
+    # It stays in its place, and is not a leftover that each wipe would recover.
     site.live()
     outcome = site.rotate(NOON + DAY)
     assert (outcome.recovered, outcome.problems) == ([], [])

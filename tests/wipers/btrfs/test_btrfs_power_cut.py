@@ -1,9 +1,9 @@
-"""A rotation cut between any two steps, and the recovery from that cut again.
+"""A rotation interrupted between any two steps, and the recovery from it, interrupted in turn.
 
-A child process runs the real wipe and dies right before its n-th change to the disk,
-for each n. Two kinds of death: the process is gone and the disk has everything it did
-(a kill, or a cut after a commit); or the power is gone, and the disk has only what was
-committed, which is what the image file holds at that instant.
+A child process runs the real wipe and dies right before its n-th change to the disk, for each n.
+There are two kinds of death: only the process dies, and the disk has all its writes (a kill, or a
+power cut after a commit); or the power fails, and the disk has only the committed state, which is
+the content of the image file at that instant.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ CHANGES = frozenset((
 
 
 def run_and_cut(site: Site, now: float, at: int, last_words: Callable[[], None]) -> bool:
-    """Rotate in a child that dies before its change number *at*; whether it came that far."""
+    """Rotate in a child that dies before its change number *at*; return whether it came
+    that far.
+    """
     return cutting.run_and_cut(lambda: site.rotate(now), CHANGES, at, last_words)
 
 
 class Scenario:
-    """A machine before the cut, and what must hold after it."""
+    """A machine before the interruption, and what must hold after it."""
 
     def __init__(self, name: str, *, base: bool, root: bool, read_only: bool = False) -> None:
         self.name = name
@@ -45,7 +47,7 @@ class Scenario:
         self.root = root
         self.read_only = read_only
         self.default = name == "default"
-        # Most changes of an empty root make its skeleton: every few of them will do.
+        # Most changes of an empty root make its skeleton: a few of them are enough.
         self.stride = 1 if base else 4
         self.previous = ""
 
@@ -68,7 +70,7 @@ class Scenario:
         return site
 
     def judge_the_cut(self, site: Site) -> None:
-        """Before anything recovers: the name has the previous root or a complete fresh one."""
+        """Before a recovery: the name leads to the previous root or to a complete fresh one."""
         if not site.root.exists():
             assert not self.root
         elif uuid(site.root) == self.previous:
@@ -79,7 +81,9 @@ class Scenario:
             self._find_previous(site)
 
     def judge_the_recovery(self, site: Site) -> None:
-        """After a later wipe: fresh, the previous root in the history once, nothing astray."""
+        """After a later wipe: the root is fresh, the previous root is once in the history, and no
+        temporary name is left.
+        """
         self._judge_fresh(site)
         assert site.strays() == []
         assert all(names.parse(name) for name in site.old())
@@ -127,7 +131,7 @@ each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.n
 
 
 def start(scenario: Scenario) -> int:
-    """The first step at which it is cut: each of the five has other steps in its sample."""
+    """The first step at which it is interrupted: each of the five scenarios samples other steps."""
     return 0 if proof.is_whole() else SCENARIOS.index(scenario)
 
 
@@ -156,7 +160,7 @@ def test_a_kill_between_any_two_steps(disk: Disk, scenario: Scenario) -> None:
 
 @each_scenario
 def test_a_kill_during_the_recovery_from_a_kill(disk: Disk, scenario: Scenario) -> None:
-    """Any number of leftovers: every pair of cuts, then three in a row."""
+    """Any number of leftovers: every pair of interruptions, then three in a row."""
     pairs = 0
     for first in range(2, 200, proof.stride(10, 4) * scenario.stride):
         cut = True
@@ -180,7 +184,7 @@ def test_a_kill_during_the_recovery_from_a_kill(disk: Disk, scenario: Scenario) 
 
 
 def remove(site: Site) -> None:
-    """Free what the site holds: hundreds of them share a disk."""
+    """Free the space of the site: hundreds of them share a disk."""
     btrfsutil.set_default_subvolume(str(site.disk.top), 5)
     with os.scandir(site.path) as entries:
         held = [Path(entry.path) for entry in entries]
@@ -198,7 +202,7 @@ def remove(site: Site) -> None:
 def test_a_power_cut_between_any_two_steps(
     tmp_path: Path, scenario: Scenario, committed: bool
 ) -> None:
-    """The image as it is at that instant, mounted again: all that a disk would have."""
+    """The image as it is at that instant is mounted again: a disk would have the same content."""
     cuts = 0
     for at in range(start(scenario), 200, proof.stride(5) * scenario.stride):
         copy = tmp_path / "copy"
@@ -242,14 +246,14 @@ def test_a_boot_complete_root_stays_so(tmp_path: Path) -> None:
         assert survivor.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z"
 
 
-# Leftovers that no rotation of Ephemeroot's has left like that
+# Leftovers in a state that no rotation of Ephemeroot leaves
 
 
 def temporary(site: Site, owner: str, number: int = 0) -> Path:
     return site.path / f".root.ephemeroot.2026-11-20T00-00-{number:02}Z.{owner}"
 
 
-def test_any_number_of_leftovers(disk: Disk) -> None:
+def test_recovers_any_number_of_leftovers(disk: Disk) -> None:
     site = disk.site().with_root()
     for number in range(7):
         path = site.path / f"made{number}"
@@ -263,8 +267,8 @@ def test_any_number_of_leftovers(disk: Disk) -> None:
     ]
 
 
-def test_a_fresh_root_with_later_changes_is_not_deleted(disk: Disk) -> None:
-    """It was never marked, or has subvolumes in it: retired as unused."""
+def test_does_not_delete_a_fresh_root_with_later_changes(disk: Disk) -> None:
+    """It was never marked, or has subvolumes in it: it is retired as unused."""
     site = disk.site().with_root()
     site.rotate()
     for number, marked in enumerate((False, True)):
@@ -282,7 +286,7 @@ def test_a_fresh_root_with_later_changes_is_not_deleted(disk: Disk) -> None:
         assert place.name.endswith(".unused")
 
 
-def test_an_unused_one_is_not_read_only_because_the_previous_root_is(disk: Disk) -> None:
+def test_an_unused_root_does_not_inherit_read_only_from_the_previous_root(disk: Disk) -> None:
     site = disk.site().with_root()
     path = site.path / f".root.ephemeroot.2026-11-20T00-00-00Z.ro.{uuid(site.root)}"
     btrfsutil.create_subvolume(str(path))
@@ -291,7 +295,7 @@ def test_an_unused_one_is_not_read_only_because_the_previous_root_is(disk: Disk)
     assert not btrfsutil.get_subvolume_read_only(str(place))
 
 
-def test_a_fresh_root_that_never_got_its_place_is_deleted(disk: Disk) -> None:
+def test_deletes_a_fresh_root_that_never_got_its_name(disk: Disk) -> None:
     site = disk.site().with_root()
     path = temporary(site, "3c2a1b00-0000-4000-8000-00000000002a")
     btrfsutil.create_subvolume(str(path))
@@ -301,7 +305,7 @@ def test_a_fresh_root_that_never_got_its_place_is_deleted(disk: Disk) -> None:
     assert site.strays() == []
 
 
-def test_a_similar_name_that_is_not_a_leftover_is_left_alone_and_reported(disk: Disk) -> None:
+def test_reports_a_similar_name_that_is_not_a_leftover_and_leaves_it(disk: Disk) -> None:
     site = disk.site().with_root()
     directory, link = temporary(site, "none", 1), temporary(site, "none", 2)
     directory.mkdir()
@@ -314,7 +318,7 @@ def test_a_similar_name_that_is_not_a_leftover_is_left_alone_and_reported(disk: 
     assert outcome.retired == "2026-11-23T12-00-00Z.keep"
 
 
-def test_a_mounted_leftover_is_left_alone_and_told(disk: Disk, tmp_path: Path) -> None:
+def test_reports_a_mounted_leftover_and_leaves_it(disk: Disk, tmp_path: Path) -> None:
     site = disk.site().with_root()
     path = site.path / "made"
     btrfsutil.create_subvolume(str(path))
@@ -327,7 +331,7 @@ def test_a_mounted_leftover_is_left_alone_and_told(disk: Disk, tmp_path: Path) -
     assert len(site.rotate(NOON + 1).recovered) == 1
 
 
-def test_leftovers_of_another_root_are_not_touched(disk: Disk) -> None:
+def test_does_not_change_leftovers_of_another_root(disk: Disk) -> None:
     site = disk.site().with_root()
     other = site.path / ".home.ephemeroot.2026-11-20T00-00-00Z.none"
     btrfsutil.create_subvolume(str(other))
@@ -335,7 +339,7 @@ def test_leftovers_of_another_root_are_not_touched(disk: Disk) -> None:
     assert other.exists()
 
 
-def test_a_name_taken_meanwhile_gets_a_number(disk: Disk) -> None:
+def test_a_name_that_is_taken_meanwhile_gets_a_number(disk: Disk) -> None:
     site = disk.site().with_root()
     path = site.path / "made"
     btrfsutil.create_subvolume(str(path))
@@ -345,8 +349,10 @@ def test_a_name_taken_meanwhile_gets_a_number(disk: Disk) -> None:
     assert (site.old_roots / "2026-11-20T00-00-00Z.2").exists()
 
 
-def test_a_failure_after_the_exchange_is_a_problem_and_no_error(disk: Disk) -> None:
-    """Somebody takes old-roots away at the worst moment: the fresh root is in its place."""
+def test_a_failure_after_the_exchange_is_a_problem_but_not_an_error(disk: Disk) -> None:
+    """Another process removes old-roots at the worst moment: the fresh root already has
+    its name.
+    """
     site = disk.site().with_root()
     site.settings["old-roots"] = f"{site.name}/old_roots"
 

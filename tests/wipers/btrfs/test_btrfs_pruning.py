@@ -1,4 +1,4 @@
-"""Pruning on a real btrfs: what is due goes, what is not proven stays."""
+"""Pruning on a real btrfs: due roots are deleted, and everything that is not proven stays."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def site(disk: Disk) -> Site:
 YOUNG = {"2026-11-21T12-00-00Z.keep", "2026-11-22T12-00-00Z", "2026-11-23T12-00-00Z"}
 
 
-def test_due_roots_are_deleted_the_oldest_first(site: Site) -> None:
+def test_deletes_due_roots_oldest_first(site: Site) -> None:
     outcome = site.rotate()
     assert outcome.pruned == OLD[:4]
     assert outcome.problems == []
@@ -58,20 +58,20 @@ def test_keep_last_takes_precedence_over_age(site: Site) -> None:
     site.settings["keep-last"] = 5
     outcome = site.rotate()
     left = set(site.old())
-    # The newest by name are two young ones and three old ones; by creation, others too.
+    # By name the newest are two recent and three old roots; by creation other ones.
     assert set(OLD[1:4]) <= left
     assert left >= YOUNG
     assert outcome.pruned == []
 
 
-def test_keep_days_and_keep_last_of_nothing_leave_nothing(site: Site) -> None:
-    """A kiosk: only the first root, the copy of what was forgotten, stays."""
+def test_keep_days_and_keep_last_of_zero_delete_every_old_root(site: Site) -> None:
+    """A kiosk: only the first root stays, as the copy of the original system."""
     site.settings |= {"keep-days": 0}
     site.rotate()
     assert site.old() == ["2026-11-21T12-00-00Z.keep"]
 
 
-def test_unused_roots_go_by_age_and_never_count(disk: Disk) -> None:
+def test_unused_roots_are_deleted_by_age_and_take_no_place_in_keep_last(disk: Disk) -> None:
     site = disk.site().with_root()
     site.settings["keep-last"] = 2
     site.boots([NOON - 40 * DAY])
@@ -90,7 +90,7 @@ def test_pinned_roots_stay(site: Site) -> None:
     assert site.rotate(NOON + 1, pinned=()).pruned == [OLD[1]]
 
 
-def test_nested_subvolumes_go_first_at_any_depth(site: Site) -> None:
+def test_deletes_nested_subvolumes_first_at_any_depth(site: Site) -> None:
     victim = site.old_roots / OLD[0]
     path = victim
     for name in ("a b", "new\nline", "*", "-rf", "x" * 255, os.fsdecode(b"\xff\xfe")):
@@ -107,11 +107,11 @@ def test_nested_subvolumes_go_first_at_any_depth(site: Site) -> None:
     assert set(site.old()) == YOUNG
 
 
-# What is never deleted
+# Never deleted
 
 
-def test_only_proven_old_roots_are_deleted(site: Site) -> None:
-    """Everything that is not a subvolume of Ephemeroot's stays as it is, however old."""
+def test_deletes_only_proven_old_roots(site: Site) -> None:
+    """Anything that is not a subvolume of Ephemeroot stays unchanged, however old."""
     old = site.old_roots
     (old / "2020-01-01T00-00-00Z").mkdir()
     (old / "2020-01-01T00-00-00Z/file").write_text("a plain directory")
@@ -144,8 +144,8 @@ def test_only_proven_old_roots_are_deleted(site: Site) -> None:
     assert kinds["2026-11-22T12-00-00Z"] == "retired"
 
 
-def test_a_directory_with_the_number_of_a_subvolume_is_not_a_subvolume(tmp_path: Path) -> None:
-    """A subvolume's id is its inode number in a listing, and inodes are numbered alike."""
+def test_a_directory_with_the_inode_number_of_a_subvolume_is_not_deleted(tmp_path: Path) -> None:
+    """The number of a subvolume in a listing is its ID, and inodes have the same numbers."""
     with fresh_disk(tmp_path, 128) as disk:
         site = disk.site()
         site.old_roots.mkdir()
@@ -170,7 +170,7 @@ def test_a_plain_directory_takes_no_place_in_keep_last(site: Site) -> None:
 
 
 @pytest.mark.parametrize("what", ["root", "nested", "directory", "mount point", "elsewhere"])
-def test_a_mounted_root_is_never_touched(site: Site, tmp_path: Path, what: str) -> None:
+def test_never_deletes_a_mounted_root(site: Site, tmp_path: Path, what: str) -> None:
     victim = site.old_roots / OLD[1]
     btrfsutil.create_subvolume(str(victim / "nested"))
     (victim / "dir").mkdir()
@@ -200,12 +200,12 @@ def test_a_mounted_root_is_never_touched(site: Site, tmp_path: Path, what: str) 
     assert OLD[1] in problem
     assert outcome.pruned == [OLD[0], *OLD[2:4]]
     assert (victim / "nested").exists()
-    # And next time it goes.
+    # The next run deletes it.
     assert site.rotate(NOON + 1).pruned == [OLD[1]]
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_the_default_subvolume_is_never_deleted(site: Site, nested: bool) -> None:
+def test_never_deletes_the_default_subvolume(site: Site, nested: bool) -> None:
     victim = site.old_roots / OLD[1]
     btrfsutil.create_subvolume(str(victim / "nested"))
     btrfsutil.create_subvolume(str(victim / "other"))
@@ -220,8 +220,8 @@ def test_the_default_subvolume_is_never_deleted(site: Site, nested: bool) -> Non
     assert site.rotate(NOON + 1).pruned == [OLD[1]]
 
 
-def test_what_cannot_be_deleted_does_not_stop_the_rest(site: Site) -> None:
-    """An active swap file keeps its subvolume from being deleted."""
+def test_a_root_that_cannot_be_deleted_does_not_stop_the_others(site: Site) -> None:
+    """An active swap file prevents the deletion of its subvolume."""
     victim = site.old_roots / OLD[0]
     swap = victim / "swap"
     swap.touch(0o600)
@@ -240,7 +240,7 @@ def test_what_cannot_be_deleted_does_not_stop_the_rest(site: Site) -> None:
     assert site.rotate(NOON + 1).pruned == [OLD[0]]
 
 
-def test_a_name_that_means_another_subvolume_by_then_is_left_alone(site: Site) -> None:
+def test_does_not_delete_a_name_that_now_means_another_subvolume(site: Site) -> None:
     with site.history() as history:
         deletion = changes.delete(history, OLD[0])
         (site.old_roots / OLD[0]).rename(site.path / "away")
@@ -251,7 +251,7 @@ def test_a_name_that_means_another_subvolume_by_then_is_left_alone(site: Site) -
     assert (site.path / "away").exists()
 
 
-def test_a_symlink_in_place_of_a_victim_is_not_followed(site: Site) -> None:
+def test_does_not_follow_a_symlink_in_place_of_a_due_root(site: Site) -> None:
     btrfsutil.create_subvolume(str(site.path / "precious"))
     with site.history() as history:
         deletion = changes.delete(history, OLD[0])
@@ -271,7 +271,7 @@ def prune(site: Site, now: float, *, synchronised: bool) -> list[str]:
         return pruning.by_settings(history, clock).run(log=site.log.append).pruned
 
 
-def test_a_clock_that_is_not_trusted_prunes_nothing_and_marks_the_name(site: Site) -> None:
+def test_an_untrusted_clock_prunes_nothing_and_marks_the_name(site: Site) -> None:
     for now in (12.0, NOON + 365 * DAY, 4070908800.0):
         outcome = site.rotate(now)
         assert outcome.pruned == []
@@ -279,12 +279,12 @@ def test_a_clock_that_is_not_trusted_prunes_nothing_and_marks_the_name(site: Sit
         assert ".unsynced" in outcome.retired
 
 
-def test_a_synchronised_clock_prunes_whatever_the_gap(site: Site) -> None:
+def test_a_synchronised_clock_prunes_after_any_gap(site: Site) -> None:
     gone = prune(site, NOON + 365 * DAY, synchronised=True)
     assert sorted(gone) == [*OLD[:4], "2026-11-22T12-00-00Z"]
 
 
-def test_what_a_synchronised_clock_has_seen_counts_at_the_next_boot(site: Site) -> None:
+def test_the_time_of_a_synchronised_clock_is_trusted_at_the_next_boot(site: Site) -> None:
     site.settings["keep-last"] = 9
     assert prune(site, NOON + 50 * DAY, synchronised=True) == []
     site.settings["keep-last"] = 0
@@ -293,7 +293,7 @@ def test_what_a_synchronised_clock_has_seen_counts_at_the_next_boot(site: Site) 
 
 
 def test_wrong_names_are_dated_once_a_clock_is_right(site: Site) -> None:
-    """From then on they age like any other; and their order stays."""
+    """Then they age like any other name, and their order stays."""
     site.settings["keep-last"] = 0
     site.boots([12.0, 13.0])
     site.retire("2099-01-01T00-00-00Z")
@@ -318,14 +318,14 @@ def test_without_a_synchronised_clock_no_name_changes(site: Site) -> None:
 # Time and space
 
 
-def test_the_budget_is_kept_and_the_rest_goes_later(disk: Disk) -> None:
+def test_pruning_stops_after_its_time_and_continues_later(disk: Disk) -> None:
     site = disk.site().with_root()
     site.settings["keep-last"] = 0
     site.boots([NOON - DAY])
     names = [f"2026-08-01T0{n // 60}-{n % 60:02}-00Z" for n in range(300)]
     site.retire(*names, nested=1)
-    # How much that is depends on the machine: the clock continues with what is deleted, by so many
-    # lines of the log.
+    # How much is deleted depends on the machine: the clock advances with each deletion, by lines of
+    # the log.
     lines = 0
 
     def clock() -> float:
@@ -362,7 +362,7 @@ def write_for_ever(file: FileIO) -> None:
 
 
 def create(path: Path, count: int) -> None:
-    """Create files that take 4 KB each of the metadata."""
+    """Create files that use 4 KB of metadata each."""
     for number in range(count):
         fd = os.open(path / f"{number}", os.O_WRONLY | os.O_CREAT)
         try:
@@ -378,7 +378,7 @@ def big_root(site: Site, name: str, megabytes: int) -> None:
             file.write(os.urandom(1 << 20))
 
 
-def test_min_free_takes_the_oldest_early_and_no_more_than_needed(tmp_path: Path) -> None:
+def test_min_free_deletes_the_oldest_early_and_no_more_than_needed(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 256) as disk:
         site = disk.site().with_root()
         site.boots([NOON - DAY])
@@ -406,7 +406,7 @@ def test_min_free_never_deletes_roots_that_must_stay(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
-def test_a_full_disk_makes_room_by_deleting_due_roots(tmp_path: Path) -> None:
+def test_a_full_disk_gets_room_by_deleting_due_roots(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 128) as disk:
         site = disk.site().with_root().with_base()
         site.boots([NOON - DAY])
@@ -421,7 +421,7 @@ def test_a_full_disk_makes_room_by_deleting_due_roots(tmp_path: Path) -> None:
         assert (site.root / "origin").exists()
 
 
-def test_a_full_disk_with_nothing_due_keeps_the_root(tmp_path: Path) -> None:
+def test_a_full_disk_without_due_roots_keeps_the_root(tmp_path: Path) -> None:
     with fresh_disk(tmp_path, 128) as disk:
         site = disk.site().with_root().with_base()
         site.boots([NOON - DAY])
@@ -434,10 +434,10 @@ def test_a_full_disk_with_nothing_due_keeps_the_root(tmp_path: Path) -> None:
         assert site.strays() == []
 
 
-# By hand
+# On request of the administrator
 
 
-def test_keep_and_unkeep(site: Site) -> None:
+def test_keeps_and_unkeeps_an_old_root_on_request(site: Site) -> None:
     with site.history() as history:
         change = changes.keep(history, OLD[0])
         assert change is not None
@@ -452,7 +452,7 @@ def test_keep_and_unkeep(site: Site) -> None:
     assert site.rotate(NOON + 1).pruned == [OLD[0]]
 
 
-def test_delete_by_hand(site: Site) -> None:
+def test_deletes_an_old_root_on_request(site: Site) -> None:
     with site.history() as history:
         deletion = changes.delete(history, OLD[0])
         assert deletion.describe() == f"delete old root {OLD[0]} (by hand)"
@@ -467,7 +467,7 @@ def test_delete_by_hand(site: Site) -> None:
             changes.delete(history, "2026-11-21T12-00-00Z").execute()
 
 
-def test_foreign_names_cannot_be_deleted_or_kept_by_hand(site: Site) -> None:
+def test_refuses_to_delete_or_keep_foreign_names(site: Site) -> None:
     btrfsutil.create_subvolume(str(site.old_roots / "notes"))
     with site.history() as history:
         with pytest.raises(EphemerootError, match="not retired by ephemeroot"):
@@ -477,7 +477,7 @@ def test_foreign_names_cannot_be_deleted_or_kept_by_hand(site: Site) -> None:
     assert (site.old_roots / "notes").exists()
 
 
-def test_old_roots_of_the_recipe_go_only_by_hand(site: Site) -> None:
+def test_deletes_roots_of_the_shell_recipe_only_on_request(site: Site) -> None:
     recipe = ["2024-3-7_09:05:01", "2024-11-30_23:59:59"]
     for name in recipe:
         btrfsutil.create_subvolume(str(site.old_roots / name))
@@ -492,7 +492,7 @@ def test_old_roots_of_the_recipe_go_only_by_hand(site: Site) -> None:
     assert "2024-3-8_09:05:01" in site.old()
 
 
-def test_the_history_tells_states_and_places(site: Site) -> None:
+def test_the_history_has_states_and_places(site: Site) -> None:
     site.rotate()
     site.rotate(NOON + 1)
     with site.history() as history:
@@ -513,8 +513,8 @@ def test_a_history_without_old_roots_is_empty(disk: Disk) -> None:
     assert not site.old_roots.exists()
 
 
-def test_a_root_that_was_retired_in_place_is_pruned_too(tmp_path: Path) -> None:
-    """``btrfs receive`` made it, so it never moved."""
+def test_prunes_a_root_that_was_retired_in_place(tmp_path: Path) -> None:
+    """``btrfs receive`` made it, so it was never moved."""
     with fresh_disk(tmp_path, 128) as disk:
         site = disk.site().with_root()
         site.settings["keep-last"] = 0
@@ -536,20 +536,20 @@ def test_a_root_that_was_retired_in_place_is_pruned_too(tmp_path: Path) -> None:
         assert site.strays() == []
 
 
-def test_a_loop_device_is_detached(tmp_path: Path) -> None:
-    """After a run the filesystem can be unmounted: no descriptor and no mount is left."""
+def test_the_loop_device_can_be_detached_afterwards(tmp_path: Path) -> None:
+    """After a run the filesystem can be unmounted: no descriptor and no mount remains."""
     with loop_device(tmp_path / "image", 128) as loop:
         subprocess.run(["mkfs.btrfs", "-q", loop], check=True, capture_output=True)
         private = tmp_path / "private"
         private.mkdir()
         with mounted(loop, tmp_path / "top") as top:
             Site(Disk(loop, top, private), "").with_root().rotate()
-        # An exclusive open fails while anything has the device mounted.
+        # An exclusive open fails while the device is mounted anywhere.
         os.close(os.open(loop, os.O_RDWR | os.O_EXCL))
 
 
 @pytest.mark.parametrize("most", [None, 5])
-def test_bounds_the_old_roots_of_a_machine_whose_clock_always_says_1970(
+def test_limits_the_old_roots_of_a_machine_whose_clock_is_always_1970(
     site: Site, most: int | None
 ) -> None:
     site.settings |= {"keep-days": 8, "keep-last": 2, "keep-at-most": most}
@@ -558,7 +558,7 @@ def test_bounds_the_old_roots_of_a_machine_whose_clock_always_says_1970(
     assert len(left) == (most or 8)
 
 
-def test_bounds_the_old_roots_of_a_machine_whose_clock_jumps_to_and_fro(site: Site) -> None:
+def test_limits_the_old_roots_of_a_machine_whose_clock_jumps(site: Site) -> None:
 
     site.settings |= {"keep-days": 30, "keep-last": 2, "keep-at-most": 6}
     site.boots([NOON + (n % 2) * 400 * DAY for n in range(16)])

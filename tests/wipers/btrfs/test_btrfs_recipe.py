@@ -1,7 +1,7 @@
-"""Every way in which the shell recipe is known to lose data, or to stop wiping.
+"""Every known way in which the shell recipe loses data, or stops wiping.
 
-Each scenario runs twice on a new filesystem: the recipe (bench/recipe.sh) must fail it,
-or the scenario shows nothing, and our wiper must not.
+Each scenario runs twice on a new filesystem: the recipe (bench/recipe.sh) must fail it, or the
+scenario shows nothing, and our wiper must pass it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOW = time.time()
 
 
 class Machine:
-    """A machine whose root is ``root`` on a disk that also holds somebody's data."""
+    """A machine whose root is ``root`` on a disk that also has the data of others."""
 
     def __init__(self, disk: Disk, runner: str) -> None:
         self.site = Site(disk, "").with_root("this boot")
@@ -44,7 +44,7 @@ class Machine:
         return self.runner == "recipe"
 
     def boot(self, now: float = NOW, *, synchronised: bool = True) -> None:
-        """Wipe. The recipe knows no other clock than the machine's."""
+        """Wipe. The recipe knows only the machine's clock."""
         if not self.is_recipe:
             assert self.site.rotate(now, synchronised=synchronised).fresh
             return
@@ -52,7 +52,7 @@ class Machine:
         subprocess.run(command, check=False, capture_output=True)
 
     def old_root(self, name: str, *, age: float = 0) -> Path:
-        """An old root that lies there; its content was last changed *age* days ago."""
+        """An old root whose content was last changed *age* days ago."""
         self.site.retire(name)
         path = self.site.old_roots / name
         (path / "file").write_text(name)
@@ -71,7 +71,7 @@ class Machine:
         return self.site.root.exists() and not (self.site.root / "file").exists()
 
     def copies(self, content: str) -> int:
-        """In how many old roots the file has this *content*."""
+        """The number of old roots in which the file has this *content*."""
         found = self.site.old_roots.glob("*/file") if self.site.old_roots.exists() else []
         return sum(path.read_text() == content for path in found)
 
@@ -86,7 +86,9 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]
 
 
 def test_a_plain_old_directory_in_old_roots(machine: Machine) -> None:
-    """``btrfs subvolume list -o`` of it lists the subvolumes of the whole top level."""
+    """For a plain directory, ``btrfs subvolume list -o`` lists the subvolumes of the whole top
+    level.
+    """
     machine.site.old_roots.mkdir()
     (machine.site.old_roots / "notes").mkdir()
     machine.touch(machine.site.old_roots / "notes", 31.5)
@@ -95,7 +97,7 @@ def test_a_plain_old_directory_in_old_roots(machine: Machine) -> None:
 
 
 def test_old_old_roots_and_no_root(machine: Machine) -> None:
-    """``find -maxdepth 1`` finds the directory itself, and then everything goes."""
+    """``find -maxdepth 1`` finds the directory itself, and then everything is deleted."""
     btrfsutil.delete_subvolume(str(machine.site.root))
     machine.site.old_roots.mkdir()
     machine.touch(machine.site.old_roots, 31.5)
@@ -105,7 +107,7 @@ def test_old_old_roots_and_no_root(machine: Machine) -> None:
 
 @pytest.mark.parametrize("days", [40, 20000], ids=["40 days of uptime", "no clock at that boot"])
 def test_a_root_whose_date_is_old_when_it_is_retired(machine: Machine, days: int) -> None:
-    """Its age is taken from its content, so it goes the moment it is retired."""
+    """The recipe takes its age from its content, so it is deleted the moment it is retired."""
     machine.touch(machine.site.root, days)
     machine.boot()
     assert machine.is_fresh()
@@ -114,9 +116,9 @@ def test_a_root_whose_date_is_old_when_it_is_retired(machine: Machine, days: int
 
 @pytest.mark.parametrize("days", [365, 73 * 365], ids=["a year ahead", "2099"])
 def test_a_clock_that_is_ahead(machine: Machine, days: int) -> None:
-    """All that was retired by the right clock looks old.
+    """Roots retired by the right clock look old.
 
-    For the recipe, whose clock is this machine's, everything else is as much older.
+    The recipe uses this machine's clock, so for it everything else is older by the same amount.
     """
     shift = days if machine.is_recipe else 0
     names = [machine.site.boot(NOW - n * DAY).now for n in (3, 2, 1)]
@@ -129,7 +131,9 @@ def test_a_clock_that_is_ahead(machine: Machine, days: int) -> None:
 
 
 def test_equal_timestamps_over_three_boots(machine: Machine) -> None:
-    """``mv`` moves the second root *into* the first; the third stays, and so for ever."""
+    """``mv`` moves the second root *into* the first; the third is not moved, nor is any
+    later one.
+    """
     for number in range(3):
         (machine.site.root / "file").write_text(f"boot {number}")
         machine.touch(machine.site.root, 0)
@@ -156,7 +160,7 @@ def test_a_read_only_old_root_with_nested_subvolumes(machine: Machine) -> None:
 
 
 def test_another_default_subvolume(machine: Machine) -> None:
-    """A mount without ``subvolid=5`` shows that one, and the root is never found."""
+    """A mount without ``subvolid=5`` shows the default subvolume, and the root is never found."""
     btrfsutil.set_default_subvolume(str(machine.site.disk.top / "data"))
     machine.boot()
     btrfsutil.set_default_subvolume(str(machine.site.disk.top), 5)
@@ -182,7 +186,7 @@ def test_an_old_symlink_in_old_roots(machine: Machine) -> None:
 
 
 def test_an_old_root_that_is_mounted(machine: Machine, tmp_path: Path) -> None:
-    """A mounted subvolume can be deleted; whoever works in it sees it empty."""
+    """A mounted subvolume can be deleted; its users then see it empty."""
     old = machine.old_root("2020-01-01T00-00-00Z", age=31.5)
     with mounted(machine.site.disk.loop, tmp_path / "m", f"subvolid={subvolume_id(old)}") as m:
         machine.boot()
@@ -190,7 +194,7 @@ def test_an_old_root_that_is_mounted(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_the_root_mounted_by_its_id(machine: Machine, tmp_path: Path) -> None:
-    """It is moved away under whoever runs from it."""
+    """It is moved away from under running programs."""
     before = subvolume_id(machine.site.root)
     with mounted(machine.site.disk.loop, tmp_path / "m", f"subvolid={before}"):
         if machine.is_recipe:

@@ -1,5 +1,5 @@
-"""Whatever is wrong with the root, the base or the old roots: the wipe is refused, with a hint, and
-nothing on the disk has changed. When it is right again, the wipe works.
+"""For any fault of the root, the base or the old roots, the wipe is refused, with a hint, and
+nothing on the disk changes. After the repair, the wipe succeeds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from btrfs_image import (
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
 Fault = Callable[[Site, Path], AbstractContextManager[dict[str, object] | None]]
-"""Makes something wrong, and right again at its end; returns other attributes of the ``Boot``."""
+"""Makes a fault, and repairs it at its end; returns other attributes of the ``Boot``."""
 
 
 @contextmanager
@@ -205,7 +205,9 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_refuses_to_wipe_while_it_is_so(disk: Disk, tmp_path: Path, fault: str) -> None:
+def test_refuses_to_wipe_until_the_fault_is_repaired(
+    disk: Disk, tmp_path: Path, fault: str
+) -> None:
     make, message = FAULTS[fault]
     site = disk.site().with_root()
     with make(site, tmp_path) as values:

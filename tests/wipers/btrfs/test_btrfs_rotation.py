@@ -1,4 +1,4 @@
-"""Rotation on a real btrfs: what a wipe makes, keeps, and refuses to touch."""
+"""Rotation on a real btrfs: what a wipe creates, keeps, and refuses to change."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_fresh_root_is_a_writable_snapshot_of_the_base(site: Site) -> None:
     assert (site.path / "base/origin").read_text() == "from the base"
 
 
-def test_the_outcome_identifies_the_mounted_root(site: Site, tmp_path: Path) -> None:
+def test_the_result_identifies_the_mounted_root(site: Site, tmp_path: Path) -> None:
     wiper = Btrfs(site.settings)
     before = site.rotate().fresh
     after = site.rotate().fresh
@@ -77,7 +77,7 @@ def test_the_outcome_identifies_the_mounted_root(site: Site, tmp_path: Path) -> 
     assert not wiper.is_fresh("/proc", after)
 
 
-def test_the_fresh_root_is_proven_before_it_takes_its_place(site: Site) -> None:
+def test_the_fresh_root_is_proven_before_it_gets_its_name(site: Site) -> None:
     site.with_base()
     seen: list[tuple[str, bool, str]] = []
 
@@ -91,7 +91,7 @@ def test_the_fresh_root_is_proven_before_it_takes_its_place(site: Site) -> None:
     assert name.startswith(".root.ephemeroot.2026-11-23T12-00-00Z")
 
 
-def test_a_fresh_root_that_is_not_proven_leaves_nothing(site: Site) -> None:
+def test_a_fresh_root_that_fails_its_proof_leaves_nothing(site: Site) -> None:
     site.with_base()
 
     def prove(path: str) -> None:
@@ -102,7 +102,7 @@ def test_a_fresh_root_that_is_not_proven_leaves_nothing(site: Site) -> None:
     assert (site.root / "file").read_text() == "hello"
 
 
-def test_the_previous_root_is_shown_before_it_goes(site: Site) -> None:
+def test_the_previous_root_is_available_for_seeding_before_it_is_moved(site: Site) -> None:
     shown: list[tuple[str, str, bool]] = []
 
     def previous(path: str, complete: bool) -> None:
@@ -112,7 +112,7 @@ def test_the_previous_root_is_shown_before_it_goes(site: Site) -> None:
     assert shown == [("hello", "hello", True)]
 
 
-def test_of_a_root_without_a_complete_boot_the_one_before_is_shown(site: Site) -> None:
+def test_the_last_boot_complete_root_is_available_for_seeding(site: Site) -> None:
     shown: list[tuple[str, bool]] = []
     site.boots([NOON])
     site.rotate(NOON + 60)
@@ -123,7 +123,7 @@ def test_of_a_root_without_a_complete_boot_the_one_before_is_shown(site: Site) -
     assert shown == [(f"made by the boot at {NOON}", True)]
 
 
-def test_what_the_previous_root_refuses_stops_the_wipe(site: Site) -> None:
+def test_an_error_while_seeding_stops_the_wipe(site: Site) -> None:
     def previous(path: str, complete: bool) -> None:
         raise Refused("too much to carry over", "ephemeroot adopt")
 
@@ -131,7 +131,7 @@ def test_what_the_previous_root_refuses_stops_the_wipe(site: Site) -> None:
     assert site.strays() == []
 
 
-def test_no_root_yet(disk: Disk) -> None:
+def test_creates_a_root_where_there_is_none(disk: Disk) -> None:
     site = disk.site().with_base()
     outcome = site.rotate()
     assert (site.root / "origin").exists()
@@ -141,7 +141,7 @@ def test_no_root_yet(disk: Disk) -> None:
     assert site.rotate().retired == "2026-11-23T12-00-00Z.keep"
 
 
-def test_only_the_first_boot_complete_root_is_kept_for_ever(disk: Disk) -> None:
+def test_only_the_first_boot_complete_root_is_kept_without_limit(disk: Disk) -> None:
     site = disk.site().with_root()
     site.rotate(NOON)
     site.rotate(NOON + 1)
@@ -154,13 +154,13 @@ def test_only_the_first_boot_complete_root_is_kept_for_ever(disk: Disk) -> None:
     ]
 
 
-def test_the_first_stays_the_first_after_its_deletion(site: Site) -> None:
+def test_no_later_root_replaces_a_deleted_first_root(site: Site) -> None:
     site.boots([NOON])
     btrfsutil.delete_subvolume(str(site.old_roots / "2026-11-23T12-00-00Z.keep"))
     assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z"
 
 
-def test_a_root_without_a_complete_boot_is_not_history(disk: Disk) -> None:
+def test_a_root_without_a_complete_boot_is_unused(disk: Disk) -> None:
     site = disk.site().with_root()
     assert site.rotate(NOON).retired == "2026-11-23T12-00-00Z.keep"
     assert site.rotate(NOON + 1).retired == "2026-11-23T12-00-01Z.unused"
@@ -168,8 +168,8 @@ def test_a_root_without_a_complete_boot_is_not_history(disk: Disk) -> None:
     assert site.rotate(NOON + 2).retired == "2026-11-23T12-00-02Z"
 
 
-def test_a_mark_of_the_first_version_is_read(disk: Disk) -> None:
-    """Its word for a root that was booted to the end was ``lived``."""
+def test_reads_a_mark_of_the_first_version(disk: Disk) -> None:
+    """That version wrote ``lived`` for a root whose boot was complete."""
     site = disk.site().with_root()
     site.rotate(NOON)
     site.live()
@@ -181,7 +181,7 @@ def test_a_mark_of_the_first_version_is_read(disk: Disk) -> None:
 
 
 def test_a_snapshot_does_not_inherit_the_mark(site: Site) -> None:
-    """A base made from a fresh root: what was copied with it says nothing about the copy."""
+    """For a base made from a fresh root: the mark that was copied says nothing about the copy."""
     site.rotate()
     btrfsutil.create_snapshot(str(site.root), str(site.path / "copy"))
     site.root.rename(site.path / "away")
@@ -207,13 +207,13 @@ def test_two_rotations_within_a_second_get_two_names(site: Site) -> None:
 
 
 @pytest.mark.parametrize("mtime", [0, NOON, 4070908800], ids=["1970", "unchanged", "2099"])
-def test_the_date_of_a_root_means_nothing(site: Site, mtime: int) -> None:
+def test_the_mtime_of_a_root_is_ignored(site: Site, mtime: int) -> None:
     os.utime(site.root, (mtime, mtime))
     assert site.rotate().retired == "2026-11-23T12-00-00Z.keep"
     assert not (site.root / "file").exists()
 
 
-def test_a_root_replaced_by_hand_rotates_like_any_other(site: Site) -> None:
+def test_a_root_replaced_by_the_administrator_is_rotated(site: Site) -> None:
     site.boots([NOON])
     site.root.rename(site.path / "away")
     site.with_root("restored from a backup")
@@ -239,7 +239,7 @@ def default_restored(disk: Disk) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("default_restored")
-def test_the_default_moves_along_if_told_to(site: Site) -> None:
+def test_the_default_subvolume_follows_the_root_on_request(site: Site) -> None:
     site.settings["set-default"] = True
     btrfsutil.set_default_subvolume(str(site.root))
     for now in (NOON, NOON + 1):
@@ -266,14 +266,14 @@ def test_old_roots_may_be_a_subvolume(site: Site) -> None:
         assert [entry.kind for entry in history.entries()] == ["retired", "retired"]
 
 
-def test_new_old_roots_are_roots_alone(site: Site) -> None:
+def test_creates_old_roots_for_root_only(site: Site) -> None:
     site.settings["old-roots"] = f"{site.name}/deep/er/old"
     site.rotate()
     for path in ("deep", "deep/er", "deep/er/old"):
         assert stat.S_IMODE((site.path / path).stat().st_mode) == 0o700
 
 
-def test_two_runs_at_once_are_not_possible(site: Site) -> None:
+def test_refuses_two_runs_at_once(site: Site) -> None:
     site.rotate()
     with site.history():
         before = listing(site.path)
@@ -286,7 +286,7 @@ def test_two_runs_at_once_are_not_possible(site: Site) -> None:
 # Requests
 
 
-def test_an_old_root_is_booted_on_request(site: Site) -> None:
+def test_boots_an_old_root_on_request(site: Site) -> None:
     site.with_base()
     site.boots([NOON, NOON + 1])
     outcome = site.rotate(NOON + 2, request="2026-11-23T12-00-00Z.keep")
@@ -294,11 +294,11 @@ def test_an_old_root_is_booted_on_request(site: Site) -> None:
     assert not (site.root / "origin").exists()
     assert outcome.retired == "2026-11-23T12-00-02Z"
     assert (site.old_roots / "2026-11-23T12-00-00Z.keep/file").read_text() == "hello"
-    # The copy is a fresh root like any other.
+    # The copy is an ordinary fresh root.
     assert site.rotate(NOON + 3).retired == "2026-11-23T12-00-03Z.unused"
 
 
-def test_a_request_need_not_name_the_flags(site: Site) -> None:
+def test_a_request_may_omit_the_flags_of_a_name(site: Site) -> None:
     site.boots([NOON])
     site.rotate(NOON + 1, request="2026-11-23T12-00-00Z")
     assert (site.root / "file").read_text() == "hello"
@@ -307,20 +307,20 @@ def test_a_request_need_not_name_the_flags(site: Site) -> None:
 @pytest.mark.parametrize(
     "request_", ["2020-01-01T00-00-00Z", "nonsense", "", "..", "../root", "plain", "link"]
 )
-def test_an_unknown_request_changes_nothing(site: Site, request_: str) -> None:
+def test_a_request_for_an_unknown_root_changes_nothing(site: Site, request_: str) -> None:
     site.boots([NOON])
     (site.old_roots / "plain").mkdir()
     (site.old_roots / "link").symlink_to("2026-11-23T12-00-00Z.keep")
     refused(site, "cannot boot the old root", request=request_)
 
 
-# Names, and what is inherited
+# Names and inheritance
 
 
-def test_a_disk_that_fails_once_the_fresh_root_is_in_its_place(
+def test_a_disk_that_fails_after_the_exchange_does_not_fail_the_wipe(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wipe has not failed then: who heard that would say that the root was kept."""
+    """The wipe has succeeded: a failure would be reported as a kept root."""
 
     def broken(self: SubvolumeHistory) -> list[OldRoot]:
         if (site.root / "file").exists():
@@ -357,7 +357,7 @@ def test_a_filesystem_on_several_devices(tmp_path: Path) -> None:
             assert outcome.problems == []
 
 
-def test_mount_options_are_used_and_their_mistakes_told(site: Site) -> None:
+def test_uses_mount_options_and_reports_wrong_ones(site: Site) -> None:
     site.settings["mount-options"] = ["noatime", "nonsense=1"]
     with pytest.raises(Refused, match="nonsense"):
         site.rotate()
@@ -365,7 +365,9 @@ def test_mount_options_are_used_and_their_mistakes_told(site: Site) -> None:
     site.rotate()
 
 
-def test_a_root_mounted_read_only_beside_does_not_hinder(site: Site, tmp_path: Path) -> None:
+def test_a_read_only_mount_of_the_same_filesystem_does_not_prevent_the_wipe(
+    site: Site, tmp_path: Path
+) -> None:
     """The store may be on the same filesystem, mounted before the wipe."""
     btrfsutil.create_subvolume(str(site.path / "store"))
     with mounted(site.disk.loop, tmp_path / "store", f"ro,subvol={site.name}/store"):
@@ -380,7 +382,7 @@ def test_nothing_stays_mounted(site: Site) -> None:
     assert len(mountinfo.mounts()) == before
 
 
-def test_what_a_killed_run_left_mounted_is_unmounted(site: Site) -> None:
+def test_unmounts_what_a_killed_run_left_mounted(site: Site) -> None:
     top = site.disk.private / "top"
     top.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", top], check=True)
@@ -407,12 +409,12 @@ def test_a_dry_run_prints_the_steps_and_does_nothing(site: Site) -> None:
     assert [line for line in site.log if line != "write the changes to the disk"] == said
 
 
-def test_a_dry_run_does_not_even_make_old_roots(site: Site) -> None:
+def test_a_dry_run_does_not_create_old_roots(site: Site) -> None:
     site.rotate(dry_run=True)
     assert not site.old_roots.exists()
 
 
-def test_the_description_names_what_matters(site: Site) -> None:
+def test_the_description_names_root_base_and_old_roots(site: Site) -> None:
     site.settings |= {"base": "root-base", "keep-days": 12}
     line = Btrfs(site.settings).describe("/", "UUID=1-2", "@")
     for word in ("/", "UUID=1-2", "@", "root-base", "old_roots", "12", "3"):
@@ -420,7 +422,7 @@ def test_the_description_names_what_matters(site: Site) -> None:
     assert "\n" not in line
 
 
-def test_settings_that_cannot_work_are_found() -> None:
+def test_finds_settings_that_cannot_work() -> None:
     settings: dict[str, object] = {
         "base": "old/base",
         "old-roots": "old",
@@ -436,5 +438,5 @@ def test_settings_that_cannot_work_are_found() -> None:
     [(None, 0), ("10%", 100), (512, 512), ("512", 512), ("2K", 2048), ("1.5KiB", 1536),
      ("1G", 1 << 30)],
 )  # fmt: skip
-def test_amounts(value: object, expected: int) -> None:
+def test_validates_amounts(value: object, expected: int) -> None:
     assert retention.amount(value, 1000) == expected

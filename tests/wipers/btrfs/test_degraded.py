@@ -1,5 +1,5 @@
-"""A mirror of two devices that lacks one: what `rootflags=` says of the filesystem is said of all
-its mounts, and without that the message names what is missing.
+"""A mirror of two devices of which one is missing: the options in `rootflags=` apply to all mounts
+of the filesystem, and without them the message names the missing device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.requires_loop
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["subvol=", "default subvolume"])
-def test_a_root_that_lacks_a_mirror_is_wiped_and_its_store_mounted(
+def test_wipes_a_root_with_a_missing_mirror_and_mounts_its_store(
     tmp_path: Path, named: bool
 ) -> None:
     with loop_device(tmp_path / "one", 384) as one:
@@ -32,7 +32,7 @@ def test_a_root_that_lacks_a_mirror_is_wiped_and_its_store_mounted(
                     disk.settings["set-default"] = True
             subprocess.run(["btrfs", "device", "scan", "--forget", one, two], check=True)
         flags = "subvol=@" if named else "noatime"
-        # Without a name the default subvolume is looked for before the stores are.
+        # Without a name, the wiper looks for the default subvolume before the stores are mounted.
         code = 73 if named else 10
         assert disk.stage("wipe", f"root={one} rootflags={flags}") == code
         assert f"device 2 of 2 is missing, found: {one}" in disk.problems("wipe")

@@ -1,4 +1,4 @@
-"""How much only one old root holds, against what btrfs-progs says, on a real btrfs."""
+"""The exclusive size of each old root, compared with btrfs-progs, on a real btrfs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def machine(tmp_path: Path) -> Iterator[LivingMachine]:
 
 
 def change(machine: LivingMachine, chance: random.Random) -> None:
-    """Something that programs do to a root, with data that is shared with others or is not."""
+    """A change that programs make to a root, with shared or with new data."""
     root, name = machine.root, f"f{chance.randrange(1 << 30)}"
     store = machine.root / "persistent"
     what = chance.randrange(7)
@@ -66,7 +66,7 @@ def by_btrfs_progs(path: Path) -> int:
 
 
 def measured(machine: LivingMachine, path: Path) -> tuple[int | None, bool]:
-    """The size, and whether the tree told what can differ."""
+    """The size, and whether the tree named the entries that can differ."""
     top, fd = os.open(machine.disk.top, os.O_RDONLY), os.open(path, os.O_RDONLY)
     try:
         quick = exclusive._written(top, fd) is not None
@@ -77,9 +77,7 @@ def measured(machine: LivingMachine, path: Path) -> tuple[int | None, bool]:
 
 
 @pytest.mark.parametrize("base_changes", [False, True])
-def test_old_roots_are_measured_as_btrfs_progs_does(
-    machine: LivingMachine, base_changes: bool
-) -> None:
+def test_measures_old_roots_like_btrfs_progs(machine: LivingMachine, base_changes: bool) -> None:
     chance = random.Random(22)
     machine.boot()
     for number in range(1, 5):
@@ -100,7 +98,7 @@ def test_old_roots_are_measured_as_btrfs_progs_does(
         assert machine.json("roots", "show", name)["exclusive"] == expected
 
 
-def test_the_list_has_sizes_for_people(machine: LivingMachine) -> None:
+def test_the_list_shows_sizes_to_people(machine: LivingMachine) -> None:
     machine.boot()
     (machine.root / "etc/large").write_bytes(os.urandom(3 << 20))
     machine.boot(NOON + DAY)
@@ -111,7 +109,7 @@ def test_the_list_has_sizes_for_people(machine: LivingMachine) -> None:
     assert "exclusive data    3.0 MiB" in machine.call("roots", "show", *machine.old()).stdout
 
 
-def test_what_takes_too_long_has_no_size(machine: LivingMachine) -> None:
+def test_shows_no_size_if_measuring_takes_too_long(machine: LivingMachine) -> None:
     machine.boot()
     machine.boot(NOON + DAY)
     top = os.open(machine.disk.top, os.O_RDONLY)
@@ -131,7 +129,7 @@ def test_what_takes_too_long_has_no_size(machine: LivingMachine) -> None:
         (NOON, NOON - 60, "", None),
     ],
 )
-def test_only_a_set_clock_says_how_long_it_was_the_root(
+def test_only_a_trusted_clock_gives_the_duration_of_a_root(
     made: float, retired: int, flags: str, age: float | None
 ) -> None:
     from ephemeroot.cli.roots import look

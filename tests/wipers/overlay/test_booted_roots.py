@@ -1,7 +1,7 @@
-"""Which root the boot before used: its layer, an older one, or the installed root that was kept.
+"""Which root the previous boot used: its layer, an older one, or the installed root that was kept.
 
-Boots of an overlay root alternate between layers and the installed root. What is seeded and what is
-copied back comes from the root of the last complete boot, whatever the clock says.
+Boots of an overlay root alternate between layers and the installed root. Seeding and copying back
+use the root of the last complete boot, whatever the clock says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def declared(number: int) -> Operation:
     return File(path=f"/etc/new{number}", store=STORE, source=f"etc/new{number}")
 
 
-def test_path_declared_in_kept_boot_is_seeded_from_installed_root(tmp_path: Path) -> None:
+def test_a_path_declared_in_a_kept_boot_is_seeded_from_the_installed_root(tmp_path: Path) -> None:
     with layered_machine(tmp_path) as machine:
         with InstalledRoot(machine.disks) as top:
             (top / "etc/app.conf").write_text("by the installer")
@@ -54,7 +54,7 @@ def test_path_declared_in_kept_boot_is_seeded_from_installed_root(tmp_path: Path
         assert (machine.root / "opt/app/data").read_text() == "installed in the kept boot"
 
 
-def test_second_kept_boot_seeds_from_the_installed_root_itself(tmp_path: Path) -> None:
+def test_the_second_kept_boot_seeds_from_the_installed_root_itself(tmp_path: Path) -> None:
     with layered_machine(tmp_path) as machine:
         machine.boot()
         machine.boot(KEPT)
@@ -65,8 +65,8 @@ def test_second_kept_boot_seeds_from_the_installed_root_itself(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("before", proof.sample([1, 2, 12], 1))
-def test_kept_boot_of_a_full_store_is_the_previous_one(tmp_path: Path, before: int) -> None:
-    """The record of it is written over the last one, whose blocks the store has."""
+def test_a_kept_boot_with_a_full_store_is_the_previous_one(tmp_path: Path, before: int) -> None:
+    """Its record replaces the last one in place, whose blocks the store already has."""
     with layered_machine(tmp_path) as machine:
         for number in range(before):
             machine.boot(complete=number == 0)
@@ -83,7 +83,9 @@ def test_kept_boot_of_a_full_store_is_the_previous_one(tmp_path: Path, before: i
 
 
 BOOTS = {"layer": "", "kept": KEPT, "cut": ""}
-"""Kinds of boot: over the installed root, of the installed root itself, one never complete."""
+"""Kinds of boots: over the installed root, of the installed root itself, and one that never
+completes.
+"""
 
 SEQUENCES = [
     (*kinds, "layer")
@@ -97,8 +99,8 @@ SEQUENCES = [
 def test_boots_in_any_order_seed_from_the_last_complete_one(
     tmp_path: Path, kinds: tuple[str, ...], memory: bool
 ) -> None:
-    """Each boot leaves a file that the next boots declare, and edits one with ``method = "copy"``
-    of which the power cut leaves nothing in the store.
+    """Each boot creates a file that the next boots declare, and changes one with ``method =
+    "copy"``; the power fails before it is copied back.
     """
     with layered_machine(tmp_path, memory=memory) as machine:
         machine.persist = [ETC, Copy(path="/etc/diary", store=STORE, source="etc/diary")]
@@ -113,7 +115,7 @@ def test_boots_in_any_order_seed_from_the_last_complete_one(
             assert codes[0] == 0
             assert (machine.root / "etc/diary").read_text() == diary, number
             if kind == "cut" or (memory and kind == "layer"):
-                continue  # what such a boot wrote is gone, or was never seen
+                continue  # files of such a boot are lost, or were never seen
             diary = f"boot {number}"
             (machine.root / "etc/diary").write_text(diary)
             (machine.root / f"etc/new{number}").write_text(diary)
@@ -130,8 +132,8 @@ def shadow(name: str) -> str:
     return f"root:{name}:19000:0:99999:7:::\n"
 
 
-def test_layer_over_another_root_is_foreign(tmp_path: Path) -> None:
-    """Two roots without an id, or one root that was installed again, with one volume for layers."""
+def test_a_layer_over_another_root_is_foreign(tmp_path: Path) -> None:
+    """Two roots without an ID, or one root that was installed again, with one volume for layers."""
     with (
         two_disks(tmp_path / "one") as (first, layers),
         two_disks(tmp_path / "two") as (second, store),
@@ -155,7 +157,7 @@ def test_layer_over_another_root_is_foreign(tmp_path: Path) -> None:
             assert (two.store / "etc/shadow").read_text() == shadow("two")
             assert not (two.store / "etc/lost").exists()
             two.power_off()
-        # The other root's layers stay, and so does what the first one is seeded from.
+        # The other root's layers stay, and so does the source for seeding the first one.
         assert len(one.disks.old()) >= len(before) + 1
         one.persist, one.generation = (
             [ETC, File(path="/etc/lost", store=STORE, source="etc/lost")],
@@ -165,8 +167,8 @@ def test_layer_over_another_root_is_foreign(tmp_path: Path) -> None:
         assert (one.store / "etc/lost").read_text() == "of one"
 
 
-def test_clock_that_went_back_does_not_make_the_oldest_layer_the_newest(tmp_path: Path) -> None:
-    """A machine without a battery: 1970 again at each boot."""
+def test_a_clock_that_goes_back_does_not_make_the_oldest_layer_the_newest(tmp_path: Path) -> None:
+    """A machine without a battery, whose clock starts in 1970 at each boot."""
     seen: list[str] = []
     # 1970, 2099, backwards within a minute, and twice in one second.
     times = [NOON, NOON + DAY, 0, 7, 3, 3, 130 * 365 * DAY, NOON, NOON - 1, NOON - 1, NOON]
@@ -179,7 +181,7 @@ def test_clock_that_went_back_does_not_make_the_oldest_layer_the_newest(tmp_path
             machine.wipe(now, synchronised=now > DAY, previous=previous)
             (machine.sysroot / "etc/word").write_text(str(number))
             machine.live()
-        machine.wipe(5, synchronised=False, previous=previous)  # is never complete
+        machine.wipe(5, synchronised=False, previous=previous)  # never completes
         machine.wipe(4, synchronised=False, previous=previous)
         last = str(len(times) - 1)
         assert seen == [*map(str, range(len(times))), last]
@@ -190,7 +192,7 @@ def test_clock_that_went_back_does_not_make_the_oldest_layer_the_newest(tmp_path
             assert word.read_text() == last
 
 
-def test_number_of_a_layer_is_never_given_twice(tmp_path: Path) -> None:
+def test_the_number_of_a_layer_is_never_reused(tmp_path: Path) -> None:
     with overlay_machine(tmp_path) as machine:
         machine.settings |= {"keep-days": 0, "keep-last": 0}
         given = [machine.wipe(NOON + number).fresh["layer"] for number in range(4)]
@@ -202,7 +204,7 @@ def test_number_of_a_layer_is_never_given_twice(tmp_path: Path) -> None:
 DAMAGE = (b"", b"[]", b'{"version": 1, "systems": {"": [{"x": 1}]}}', b'{"version": 2}')
 
 
-def test_damaged_record_stops_no_boot(tmp_path: Path) -> None:
+def test_a_damaged_record_does_not_stop_a_boot(tmp_path: Path) -> None:
     with layered_machine(tmp_path) as machine:
         machine.persist = [ETC]
         for number, damage in enumerate(DAMAGE):
@@ -219,9 +221,9 @@ def test_damaged_record_stops_no_boot(tmp_path: Path) -> None:
             assert (machine.store / f"etc/new{number}").read_text() == "of the newest layer"
 
 
-def test_record_of_links_is_about_the_root_that_has_them(tmp_path: Path) -> None:
-    """A boot that is never complete makes a link, and a service writes through it. The root of the
-    boot before has a file there, which no program has put instead of a link.
+def test_the_record_of_links_belongs_to_the_root_that_has_them(tmp_path: Path) -> None:
+    """A boot that never completes makes a link, and a service writes through it. The root of the
+    previous boot has a file there, with which no program replaced a link.
     """
     with layered_machine(tmp_path) as machine:
         machine.boot()
@@ -235,7 +237,7 @@ def test_record_of_links_is_about_the_root_that_has_them(tmp_path: Path) -> None
             assert machine.boot() == [0, 0]
             assert (machine.store / "etc/app").read_text() == "by the service"
             assert not (machine.store / "etc/app.ephemeroot-previous").exists()
-        # In the root that has the link, what a program puts in its place is stored.
+        # In the root that has the link, a file that replaces it is stored.
         (machine.root / "etc/app").unlink()
         (machine.root / "etc/app").write_text("by a program")
         machine.boot()

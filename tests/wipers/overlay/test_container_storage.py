@@ -1,8 +1,7 @@
 """A container's storage in the installed root, below an overlay root.
 
-What the overlay shows of whiteouts and opaque directories is not what is there. Seeded, such a tree
-must be what it would be without an overlay; edits are generated, and made in the overlay and in a
-plain copy of the tree.
+The overlay hides whiteouts and opaque directories. A seeded tree must be the same as without an
+overlay; edits are generated, and made both in the overlay and in a plain copy of the tree.
 """
 
 from __future__ import annotations
@@ -35,11 +34,13 @@ ATTRIBUTES = (
     ("trusted.overlay.impure", b"y"), ("trusted.overlay.overlay.opaque", b"y"),
     ("user.overlay.opaque", b"y"),
 )  # fmt: skip
-"""What engines leave on directories: of their overlays, of nested and of unprivileged ones."""
+"""The attributes that engines set on directories: for their overlays, for nested and for
+unprivileged ones.
+"""
 
 
 def fill(top: Path) -> None:
-    """Two containers: what is deleted and replaced in their layers."""
+    """Two containers with deleted and replaced files in their layers."""
     for name in ("one", "two"):
         diff = top / f"overlay2/{name}/diff"
         (diff / "etc").mkdir(parents=True)
@@ -56,8 +57,8 @@ def fill(top: Path) -> None:
     os.link(top / "overlay2/one/diff/etc/conf", top / "overlay2/one/diff/etc/linked")
     os.link(top / "overlay2/one/diff/etc/conf", top / "overlay2/two/diff/of-another")
     (top / "engine.db").write_text("db")
-    # The kernel lets no program read or remove these in an overlay above: a whiteout without a
-    # device (Linux 6.7), and a file of which only attributes were changed.
+    # In an overlay above them, the kernel allows no program to read or remove these: a whiteout
+    # without a device (Linux 6.7), and a file of which only attributes were changed.
     unseen = top / "overlay2/unseen/diff"
     unseen.mkdir(parents=True)
     os.setxattr(unseen, OPAQUE, b"x")
@@ -82,7 +83,7 @@ def _remove(top: Path) -> None:
 
 
 def _again(top: Path) -> None:
-    """The engine removes a container and makes one of the same name."""
+    """The engine removes a container and makes one with the same name."""
     subprocess.run(["rm", "-r", "-f", top / "overlay2/two"], check=False)
     (top / "overlay2/two").mkdir()
     (top / "overlay2/two/link").write_text("new")
@@ -123,7 +124,7 @@ def ids(edits: tuple[Callable[[Path], None], ...]) -> str:
 
 
 @pytest.mark.parametrize("edits", proof.sample(SETS, 3, seed=6), ids=ids)
-def test_seeded_storage_is_as_without_an_overlay(
+def test_seeded_storage_is_the_same_as_without_an_overlay(
     tmp_path: Path, edits: tuple[Callable[[Path], None], ...]
 ) -> None:
     with layered_machine(tmp_path) as machine:
@@ -144,7 +145,7 @@ def test_seeded_storage_is_as_without_an_overlay(
 
 
 @pytest.mark.parametrize("memory", [False, True], ids=["volume", "memory"])
-def test_storage_declared_at_the_first_boot(tmp_path: Path, memory: bool) -> None:
+def test_seeds_storage_declared_at_the_first_boot(tmp_path: Path, memory: bool) -> None:
     with layered_machine(tmp_path, memory=memory) as machine:
         model = tmp_path / "model"
         model.mkdir()
@@ -165,7 +166,7 @@ def declare(machine: LayeredMachine) -> None:
     ]
 
 
-def test_restore_reports_what_an_old_layer_does_not_show(tmp_path: Path) -> None:
+def test_restore_reports_entries_that_an_old_layer_does_not_show(tmp_path: Path) -> None:
     with layered_machine(tmp_path) as machine:
         with InstalledRoot(machine.disks) as top:
             (top / PATH).mkdir(parents=True)

@@ -1,6 +1,7 @@
-"""Where no layer can be made above an installed root, one in memory is: the root is not written to.
+"""If no layer can be made on the volume, the layer is in memory, and the installed root is not
+changed.
 
-The causes are generated; each is followed by a boot in which nothing is wrong.
+The causes are generated; each is followed by a boot without a fault.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def full(machine: LayeredMachine) -> Cure:
 
 
 def without_inodes(machine: LayeredMachine) -> Cure:
-    """There is room for content, and for no further file."""
+    """There is room for content, but not for another file."""
     made = machine.disks.volume / "many"
     made.mkdir()
     with contextlib.suppress(OSError):
@@ -91,7 +92,7 @@ def in_the_way(machine: LayeredMachine) -> Cure:
 
 
 def unbootable(machine: LayeredMachine) -> Cure:
-    """The proof of what is below fails: with ``keep`` it is booted anyway."""
+    """The check of the installed root fails: with ``keep`` it boots anyway."""
     with InstalledRoot(machine.disks) as top:
         (top / "sbin/init").chmod(0o644)
 
@@ -109,7 +110,7 @@ def of_an_old_image(machine: LayeredMachine) -> Cure:
 
 
 def nothing(machine: LayeredMachine) -> Cure:
-    """The kernel command line is at fault."""
+    """The kernel command line has a mistake."""
     return lambda: None
 
 
@@ -124,7 +125,7 @@ WORDS = {"unknown word": "ephemeroot.nonsense=1"}
 
 @contextmanager
 def prepared(base: Path) -> Iterator[LayeredMachine]:
-    """Two layers ago a file was made that the failing boot declares."""
+    """The layer before the last has a file that the failing boot declares."""
     with layered_machine(base) as machine:
         machine.persist = [ETC, Copy(path="/etc/diary", store=STORE, source="etc/diary")]
         with InstalledRoot(machine.disks) as top:
@@ -165,7 +166,7 @@ def test_a_boot_that_cannot_make_a_layer_writes_to_memory(tmp_path: Path, cause:
         assert (machine.root / "etc/diary").read_text() == "not copied back yet"
 
 
-def test_root_is_not_booted_without_any_layer(tmp_path: Path) -> None:
+def test_the_root_is_not_booted_without_a_layer(tmp_path: Path) -> None:
     with layered_machine(tmp_path) as machine:
         machine.boot()
         machine.power_off()
@@ -180,7 +181,7 @@ def test_root_is_not_booted_without_any_layer(tmp_path: Path) -> None:
         assert content(machine) == before
 
 
-def test_administrator_boots_the_installed_root_by_name(tmp_path: Path) -> None:
+def test_the_administrator_boots_the_installed_root_by_name(tmp_path: Path) -> None:
     with layered_machine(tmp_path) as machine:
         cure = full(machine)
         assert machine.boot(KEPT)[0] == 0
@@ -189,7 +190,9 @@ def test_administrator_boots_the_installed_root_by_name(tmp_path: Path) -> None:
 
 
 def test_two_systems_on_one_layer_volume_both_boot(tmp_path: Path) -> None:
-    """The first one that made a layer there owns the place; the other has its layer in memory."""
+    """The first system that made a layer there owns the directory; the other one has its layer in
+    memory.
+    """
     with (
         two_disks(tmp_path / "one") as (first, layers),
         two_disks(tmp_path / "two") as (second, store),

@@ -1,7 +1,7 @@
-"""A layer volume with a quota, and one whose filesystem turns read-only in the middle of a wipe.
+"""A layer volume with a quota, and one whose filesystem becomes read-only during a wipe.
 
-Neither is full. The boot has a new layer there or one in memory, and the installed root is never
-written to; after the cause is gone, the next boot has its layer on the volume again.
+Neither is full. The boot has a new layer on the volume or one in memory, and never writes to the
+installed root; after the repair, the next boot has its layer on the volume again.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ pytestmark = [
 
 DONE, PROBLEMS, IN_MEMORY = 0, 10, 12
 CHANGES = frozenset(("mkdir", "rename", "setxattr", "fchown", "fchmod", "fsync", "rmdir"))
-"""The functions before which the volume may take its last write."""
+"""The functions before which the volume may stop accepting writes."""
 
 
 @contextmanager
 def on_a_volume(
     base: Path, kind: str, *options: str
 ) -> Iterator[tuple[LayeredMachine, FailingDisk]]:
-    """A machine whose layers are on a disk of its own, a filesystem of that *kind*."""
+    """A machine whose layers are on a separate disk, a filesystem of that *kind*."""
     with failing_disk(kind) as disk, two_disks(base) as (disks, store):
         if kind == "btrfs":
             with disk.mounted(base / "top") as top:
@@ -51,8 +51,8 @@ def said(machine: LayeredMachine) -> str:
 
 
 def judge(machine: LayeredMachine, code: int) -> None:
-    """An overlay is the root. One whose layer is in memory takes what is written, and says so; the
-    other may be on a volume that has turned read-only after its mount.
+    """An overlay is the root. If its layer is in memory, it accepts writes, and the report says so;
+    otherwise the volume may have become read-only after its mount.
     """
     assert code in (DONE, PROBLEMS, IN_MEMORY), machine.report("wipe")
     assert machine.type_of_root() == "overlay"
@@ -88,7 +88,7 @@ def fill(top: Path) -> int | None:
 
 
 @pytest.mark.parametrize("limit", proof.sample([qgroup_of_content, qgroup_of_own_blocks], 1))
-def test_quota_that_is_reached_gives_a_layer_in_memory(
+def test_a_reached_quota_gives_a_layer_in_memory(
     tmp_path: Path, limit: Callable[[Path, str], None]
 ) -> None:
     with on_a_volume(tmp_path, "btrfs", "subvol=layers") as (machine, disk):
@@ -117,7 +117,7 @@ def test_quota_that_is_reached_gives_a_layer_in_memory(
 # A device that is read-only
 
 
-def test_boot_stops_when_the_device_of_the_layers_is_read_only(tmp_path: Path) -> None:
+def test_the_boot_stops_when_the_device_of_the_layers_is_read_only(tmp_path: Path) -> None:
     with on_a_volume(tmp_path, "ext4") as (machine, disk):
         assert machine.boot()[0] == DONE
         machine.power_off()
@@ -134,16 +134,16 @@ def test_boot_stops_when_the_device_of_the_layers_is_read_only(tmp_path: Path) -
         assert content(machine) == before
 
 
-# A filesystem that turns read-only
+# A filesystem that becomes read-only
 
 
 def died(disk: FailingDisk) -> None:
-    """The device takes no more writes."""
+    """The device accepts no more writes."""
     disk.refuse_writes()
 
 
 def aborted(disk: FailingDisk) -> None:
-    """What an ext4 does with errors=remount-ro when it finds one."""
+    """What an ext4 with errors=remount-ro does when it finds an error."""
     name = Path(disk.path).name
     Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("by a test")
 
@@ -153,8 +153,8 @@ WAYS = proof.sample([("btrfs", died), ("ext4", died), ("xfs", died), ("ext4", ab
 
 @contextmanager
 def last_write(at: int, mounted: Path, end: Callable[[], None]) -> Iterator[list[int]]:
-    """Call *end* before the change number *at* of those that follow the mount at *mounted*, never
-    if that is -1; the one element of what is given counts the changes.
+    """Call *end* before change number *at* after the mount at *mounted*, never if that is -1; the
+    yielded list has one element, the number of changes.
     """
     count = [0]
 
@@ -174,7 +174,7 @@ def last_write(at: int, mounted: Path, end: Callable[[], None]) -> Iterator[list
 
 
 @pytest.mark.parametrize(("kind", "way"), WAYS, ids=[f"{k}-{w.__name__}" for k, w in WAYS])
-def test_filesystem_that_turns_read_only_never_exposes_the_installed_root(
+def test_a_filesystem_that_becomes_read_only_never_exposes_the_installed_root(
     tmp_path: Path, kind: str, way: Callable[[FailingDisk], None]
 ) -> None:
     options = {"btrfs": ("subvol=layers",), "ext4": ("errors=remount-ro",), "xfs": ()}[kind]

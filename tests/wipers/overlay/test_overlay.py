@@ -42,7 +42,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         yield made
 
 
-def test_a_layer_in_memory(machine: Machine) -> None:
+def test_boots_with_a_layer_in_memory(machine: Machine) -> None:
     machine.settings = DEFAULTS | {"size": str(4 << 20)}
     for _ in range(3):
         machine.wipe()
@@ -60,7 +60,7 @@ def test_a_layer_in_memory(machine: Machine) -> None:
         assert not (top / "large").exists()
 
 
-def test_layers_on_a_volume(machine: Machine) -> None:
+def test_boots_with_layers_on_a_volume(machine: Machine) -> None:
     retired = []
     for day in range(3):
         outcome = machine.wipe(NOON + day * DAY)
@@ -81,8 +81,10 @@ def test_layers_on_a_volume(machine: Machine) -> None:
         assert sorted(os.listdir(top / "etc")) == ["installed"]
 
 
-def test_what_is_carried_over(machine: Machine) -> None:
-    """The whole of the newest boot-complete root: what is below, without what was deleted."""
+def test_seeds_from_the_newest_boot_complete_root(machine: Machine) -> None:
+    """The whole root is the source: the installed root, without files that the layer has
+    deleted.
+    """
     seen = []
 
     def previous(path: str, complete: bool) -> None:
@@ -95,14 +97,14 @@ def test_what_is_carried_over(machine: Machine) -> None:
     (machine.sysroot / "etc/declared").touch()
     (machine.sysroot / "etc/installed").unlink()
     machine.live()
-    machine.wipe(NOON + 1, previous=previous)  # a boot that is never complete
+    machine.wipe(NOON + 1, previous=previous)  # a boot that never completes
     (machine.sysroot / "etc/rubbish").touch()
     outcome = machine.wipe(NOON + 2, previous=previous)
     assert outcome.retired == "2026-11-23T12-00-02Z.unused"
     assert seen == [(["declared"], True), (["declared"], True)]
 
 
-def test_nothing_is_changed_unless_proven(machine: Machine) -> None:
+def test_changes_nothing_before_the_proof(machine: Machine) -> None:
     machine.wipe()
     machine.live()
     (machine.sysroot / "etc/precious").touch()
@@ -125,8 +127,8 @@ def test_nothing_is_changed_unless_proven(machine: Machine) -> None:
     assert machine.old() == []
 
 
-def test_a_power_cut(machine: Machine) -> None:
-    """After each step the next boot has a fresh root, and the complete one is in old-uppers."""
+def test_a_power_cut_after_each_step(machine: Machine) -> None:
+    """The next boot has a fresh root, and the boot-complete one is in old-uppers."""
     machine.wipe()
     (machine.sysroot / "etc/lost").touch()
     machine.live()
@@ -146,7 +148,7 @@ def test_a_power_cut(machine: Machine) -> None:
     assert not [name for name in machine.old() if name.startswith(".")]
 
 
-def test_leftovers_of_another_system_are_not_removed(machine: Machine) -> None:
+def test_does_not_remove_leftovers_of_another_system(machine: Machine) -> None:
     """A removal that its boot did not finish, overlayfs's own folder, and the present layer."""
     machine.wipe(system="0b" * 16)
     machine.live()
@@ -162,8 +164,8 @@ def test_leftovers_of_another_system_are_not_removed(machine: Machine) -> None:
     assert not [name for name in machine.old() if name.startswith(".")]
 
 
-def test_retention(machine: Machine) -> None:
-    """As btrfs's: by age, never the last ones, never one marked .keep, never a foreign name."""
+def test_retention_of_layers(machine: Machine) -> None:
+    """As with btrfs: by age, never the last ones, never one marked .keep, never a foreign name."""
     machine.settings |= {"keep-days": 30, "keep-last": 1}
     machine.wipe()
     machine.live()
@@ -182,8 +184,10 @@ def test_retention(machine: Machine) -> None:
     }  # fmt: skip
 
 
-def test_little_space(machine: Machine) -> None:
-    """As with btrfs: below min-free the oldest go early, one after the other, until it is free."""
+def test_little_space_deletes_the_oldest_layers_early(machine: Machine) -> None:
+    """As with btrfs: below min-free the oldest are deleted one after the other, until enough is
+    free.
+    """
     machine.wipe()
     machine.live()
     old = machine.folder / "old-uppers"
@@ -203,14 +207,16 @@ def test_little_space(machine: Machine) -> None:
     ]
     machine.settings |= {"min-free": "100%"}
     machine.live()
-    # The last two boot-complete ones stay, whatever the space.
+    # The last two boot-complete ones stay, however little space there is.
     assert machine.wipe(NOON + 1).pruned == names[2:]
     assert machine.old() == [STAMP, "2026-11-23T12-00-01Z"]
 
 
 @pytest.mark.parametrize("rest", [0, 1, 2])
-def test_no_space_for_a_new_layer(machine: Machine, rest: int) -> None:
-    """What is due makes room; without any that is, it is said, and no root is read-only."""
+def test_a_volume_without_space_for_a_new_layer(machine: Machine, rest: int) -> None:
+    """Due layers are deleted to make room; if none is due, this is reported, and the root is still
+    writable.
+    """
     machine.settings |= {"keep-last": 0}
     machine.wipe()
     machine.live()
@@ -233,7 +239,7 @@ def test_no_space_for_a_new_layer(machine: Machine, rest: int) -> None:
     machine.assert_nothing_mounted()
 
 
-def test_a_wrong_clock_removes_nothing(machine: Machine) -> None:
+def test_an_untrusted_clock_removes_nothing(machine: Machine) -> None:
     machine.settings |= {"keep-days": 30, "keep-last": 0}
     machine.wipe()
     machine.live()
@@ -246,7 +252,7 @@ def test_a_wrong_clock_removes_nothing(machine: Machine) -> None:
     assert "2026-11-20T00-00-00Z" in machine.old()
 
 
-def test_without_time_pruning_is_left_to_the_next_boot(machine: Machine) -> None:
+def test_leaves_pruning_to_the_next_boot_without_time(machine: Machine) -> None:
     machine.settings |= {"keep-days": 30, "keep-last": 0}
     machine.wipe()
     (machine.folder / "old-uppers/2026-01-01T00-00-00Z").mkdir()
@@ -255,9 +261,9 @@ def test_without_time_pruning_is_left_to_the_next_boot(machine: Machine) -> None
     assert machine.wipe(NOON + 1).pruned == ["2026-01-01T00-00-00Z"]
 
 
-def test_files_that_cannot_be_removed_are_not_a_failure(machine: Machine) -> None:
-    """The fresh root is mounted by then. The clock of a machine without a battery gives the
-    same names at each boot, also to what is still being removed.
+def test_files_that_cannot_be_removed_do_not_fail_the_wipe(machine: Machine) -> None:
+    """The fresh root is already mounted. The clock of a machine without a battery gives the same
+    names at each boot, also to layers that are still being removed.
     """
     machine.settings |= {"keep-days": 0, "keep-last": 0}
     machine.wipe()
@@ -277,7 +283,7 @@ def test_files_that_cannot_be_removed_are_not_a_failure(machine: Machine) -> Non
     assert machine.old() == []
 
 
-def test_the_budget_holds_deep_in_a_layer(machine: Machine) -> None:
+def test_the_time_limit_applies_deep_in_a_layer(machine: Machine) -> None:
     machine.settings |= {"keep-days": 0, "keep-last": 0}
     machine.wipe()
     many = machine.folder / "old-uppers/.removing-2026-01-01T00-00-00Z/var/lib/many"
@@ -291,7 +297,7 @@ def test_the_budget_holds_deep_in_a_layer(machine: Machine) -> None:
     assert not many.exists()
 
 
-def test_two_at_once(machine: Machine) -> None:
+def test_refuses_two_wipes_at_once(machine: Machine) -> None:
     layers = Uppers(str(machine.volume))
     try:
         with pytest.raises(Locked):
@@ -301,7 +307,7 @@ def test_two_at_once(machine: Machine) -> None:
     machine.wipe()
 
 
-def test_a_folder_of_another_owner(machine: Machine) -> None:
+def test_refuses_a_folder_of_another_owner(machine: Machine) -> None:
     elsewhere = machine.base / "elsewhere"
     elsewhere.mkdir()
     machine.folder.symlink_to(elsewhere)
@@ -316,8 +322,8 @@ def test_a_folder_of_another_owner(machine: Machine) -> None:
     machine.assert_nothing_mounted()
 
 
-def test_the_stage(machine: Machine) -> None:
-    """By the entry that a boot runs; and /etc/fstab's line for / is not applied to it later."""
+def test_the_stage_mounts_the_overlay(machine: Machine) -> None:
+    """With the entry point of a boot; the line of /etc/fstab for / is not applied to it later."""
     run = machine.base / "run/ephemeroot"
     wipe = Wipe(
         target="/",
@@ -380,7 +386,7 @@ def configure(tree: MachineTree, lines: str, volume: str = VOLUME) -> None:
     tree.write("etc/ephemeroot/ephemeroot.toml", ROOT + lines + "\n" + volume + STORE)
 
 
-def test_it_needs_no_volume_for_usr(tree: MachineTree) -> None:
+def test_needs_no_volume_for_usr(tree: MachineTree) -> None:
     configure(tree, 'keep-last = 5\nvolume = "/persistent"')
     assert tree.errors() == []
     wipe = next(o for o in tree.plan().wipe if isinstance(o, Wipe))
@@ -405,18 +411,20 @@ def test_it_needs_no_volume_for_usr(tree: MachineTree) -> None:
         ('volume = "/persistent"\nsize = "1G"', VOLUME, "for a layer in memory"),
     ],
 )  # fmt: skip
-def test_mistakes(tree: MachineTree, lines: str, volume: str, complaint: str) -> None:
+def test_reports_mistakes_in_the_table(
+    tree: MachineTree, lines: str, volume: str, complaint: str
+) -> None:
     configure(tree, lines, volume)
     assert complaint in tree.complaint()
 
 
-def test_a_volume_that_comes_too_late(tree: MachineTree) -> None:
+def test_refuses_a_volume_that_is_mounted_too_late(tree: MachineTree) -> None:
     late = '[[volumes]]\nmount-point = "/late"\ndevice = "LABEL=x"\ntype = "ext4"\n'
     configure(tree, 'volume = "/late"', VOLUME + late + "needed-for-boot = false\n")
     assert "/late is not needed for boot" in tree.complaint()
 
 
-def test_its_image(tree: MachineTree, tmp_path: Path) -> None:
+def test_contents_of_the_image(tree: MachineTree, tmp_path: Path) -> None:
     tree.write("etc/fstab", "LABEL=root / xfs defaults 0 0\n")
     configure(tree, 'type = "xfs"\nvolume = "/persistent"')
     contents = put_together(tmp_path / "image", tree.plan().dump(), DracutTarget())

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.requires_loop, pytest.mark.requires_program("mkfs.ext4
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LayeredMachine]:
-    """One that declares /srv/data, /opt/over with an overlay, and a bound file."""
+    """A machine that declares /srv/data, /opt/over with an overlay, and a bound file."""
     with layered_machine(tmp_path_factory.mktemp("renames")) as made:
         with InstalledRoot(made.disks) as top:
             for name in ("usr/of-the-base/deep", "usr/changed", "usr/again", "srv/data/inside",
@@ -86,7 +86,9 @@ CASES: dict[str, tuple[Callable[[Path], Path], str, int]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rename_on_an_overlay_root(machine: LayeredMachine, name: str) -> None:
+def test_renames_on_an_overlay_root_agree_with_the_table(
+    machine: LayeredMachine, name: str
+) -> None:
     make, target, expected = CASES[name]
     source = make(machine.root)
     found = 0

@@ -29,7 +29,7 @@ SECOND = "2026-11-25T12-00-00Z"
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """One with two old uppers, and a present one."""
+    """A machine with two old uppers and a present one."""
     with overlay_machine(tmp_path) as made:
         for day in range(3):
             made.wipe(NOON + day * DAY)
@@ -50,7 +50,7 @@ def mounted(history: UpperHistory, name: str, where: Path) -> Iterator[Path]:
         unmount(where)
 
 
-def test_what_is_there(machine: Machine) -> None:
+def test_lists_the_old_uppers(machine: Machine) -> None:
     old = machine.folder / "old-uppers"
     (old / "notes").touch()
     (old / "2026-01-01T00-00-00Z").symlink_to(FIRST)
@@ -73,7 +73,7 @@ def test_what_is_there(machine: Machine) -> None:
             machine.history().__enter__()
 
 
-def test_an_old_upper_is_seen_over_the_installed_root(machine: Machine, tmp_path: Path) -> None:
+def test_an_old_upper_is_shown_over_the_installed_root(machine: Machine, tmp_path: Path) -> None:
     with machine.history() as history, mounted(history, FIRST, tmp_path / "old") as old:
         history.close()
         assert sorted(os.listdir(old / "etc")) == ["lost"], "what was deleted is not there"
@@ -86,7 +86,9 @@ def test_an_old_upper_is_seen_over_the_installed_root(machine: Machine, tmp_path
     assert f" {machine.private}" not in machine_mounts
 
 
-def test_with_the_installed_root_mounted_writable(machine: Machine, tmp_path: Path) -> None:
+def test_shows_an_old_upper_over_a_writable_installed_root(
+    machine: Machine, tmp_path: Path
+) -> None:
     """A boot with ``ephemeroot.wipe=no``."""
     unmount(machine.sysroot)
     with InstalledRoot(machine) as top:
@@ -96,7 +98,7 @@ def test_with_the_installed_root_mounted_writable(machine: Machine, tmp_path: Pa
         (top / "still-writable").touch()
 
 
-def test_one_that_is_mounted_is_not_deleted(machine: Machine, tmp_path: Path) -> None:
+def test_does_not_delete_a_mounted_old_upper(machine: Machine, tmp_path: Path) -> None:
     with machine.history() as history:
         with mounted(history, FIRST, tmp_path / "old"):
             assert changes.keep(history, FIRST).execute() == f"{FIRST}.keep"  # type: ignore[union-attr]
@@ -113,7 +115,7 @@ def test_one_that_is_mounted_is_not_deleted(machine: Machine, tmp_path: Path) ->
     assert machine.old() == []
 
 
-def test_pruning_by_the_same_rules(machine: Machine) -> None:
+def test_prunes_by_the_same_rules(machine: Machine) -> None:
     machine.settings = machine.settings | {"keep-last": 1}
     with machine.history() as history:
         clock = Clock(NOON + 33 * DAY, synchronised=True)
@@ -124,7 +126,7 @@ def test_pruning_by_the_same_rules(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("flag", ["i", "a"])
-def test_immutable_roots_are_pruned_and_retired(machine: Machine, flag: str) -> None:
+def test_prunes_and_retires_layers_with_immutable_files(machine: Machine, flag: str) -> None:
     old = machine.folder / "old-uppers" / FIRST
     for upper in (old, machine.folder / "upper"):
         places = [upper / "etc/lost", upper / "etc", upper]
@@ -142,7 +144,7 @@ def test_immutable_roots_are_pruned_and_retired(machine: Machine, flag: str) -> 
     subprocess.run(["chattr", f"-{flag}", *places], check=True)
 
 
-def test_what_has_changed_since(machine: Machine) -> None:
+def test_finds_paths_that_changed_since_the_boot(machine: Machine) -> None:
     with machine.history() as history:
         changed_since = history.changed_since()
         assert changed_since is not None
@@ -153,7 +155,7 @@ def test_what_has_changed_since(machine: Machine) -> None:
         assert history.changed_since() is None, "the present upper is not that of what is mounted"
 
 
-def test_nothing_is_made_by_looking(machine: Machine) -> None:
+def test_looking_creates_nothing(machine: Machine) -> None:
     unmount(machine.sysroot)
     os.rename(machine.folder, machine.volume / "elsewhere")
     with machine.history() as history:
@@ -162,7 +164,7 @@ def test_nothing_is_made_by_looking(machine: Machine) -> None:
     assert FOLDER not in os.listdir(machine.volume)
 
 
-def test_a_layer_in_memory_has_a_base_and_no_past(machine: Machine) -> None:
+def test_a_layer_in_memory_has_a_base_but_no_history(machine: Machine) -> None:
     machine.settings = machine.settings | {"volume": None}
     assert not Overlay(machine.settings).keeps
     with machine.history() as history:
@@ -172,7 +174,7 @@ def test_a_layer_in_memory_has_a_base_and_no_past(machine: Machine) -> None:
         os.close(mount)
 
 
-def test_locked_by_a_boot(machine: Machine) -> None:
+def test_refuses_while_a_boot_holds_the_lock(machine: Machine) -> None:
     fd = os.open(machine.folder, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -182,7 +184,7 @@ def test_locked_by_a_boot(machine: Machine) -> None:
         os.close(fd)
 
 
-def test_the_layers_of_another_system_are_foreign_and_stay(machine: Machine) -> None:
+def test_layers_of_another_system_are_foreign_and_stay(machine: Machine) -> None:
     machine.wipe(NOON + 3 * DAY, system="one")
     with machine.history("one") as history:
         assert {entry.label for entry in history.retired()} >= {FIRST, SECOND}

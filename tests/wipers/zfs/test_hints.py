@@ -1,4 +1,4 @@
-"""Each command that the ZFS code proposes is run to the letter, by a case on a real pool.
+"""Each command in a hint of the ZFS code is run unchanged, by a case on a real pool.
 
 `vm-tests/zfs_pools/hints.py` has the table of those hints with their cases. The hints are read from
 the code, so that a new one without a case fails here.
@@ -29,7 +29,7 @@ COMMAND = re.compile(r"(^|['(&] ?|\$\()(zfs|zpool|modprobe|umount|ephemeroot) |'
 
 
 def texts(node: ast.expr) -> list[str]:
-    """The texts that the expression of a hint can be, with {} for what is filled in."""
+    """The texts that the expression of a hint can have, with {} for inserted values."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
@@ -41,7 +41,7 @@ def texts(node: ast.expr) -> list[str]:
 
 
 def hints(file: Path) -> Iterator[str]:
-    """The second argument of each error in *file*, and what functions named for hints return."""
+    """The second argument of each error in *file*, and the results of functions named for hints."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id in ERRORS:
@@ -65,14 +65,14 @@ def table() -> dict[str, str]:
     raise AssertionError
 
 
-def test_every_command_of_a_hint_is_in_the_table_and_no_other() -> None:
+def test_the_table_has_exactly_the_commands_of_the_hints() -> None:
     found = {hint for file in CODE for hint in hints(file) if COMMAND.search(hint)}
     assert len(found) > 20
     assert found == set(table())
 
 
 @pytest.mark.parametrize("where", sorted(set(table().values())))
-def test_case_of_the_table_follows_a_hint(where: str) -> None:
+def test_each_case_of_the_table_follows_a_hint(where: str) -> None:
     module, _, name = where.partition(".")
     tree = ast.parse((POOLS / f"{module}.py").read_text())
     (case,) = [node for node in tree.body

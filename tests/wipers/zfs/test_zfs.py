@@ -1,6 +1,6 @@
-"""The ZFS wiper as far as it needs no ZFS: configuration, plan, image, names, refusals.
+"""The parts of the ZFS wiper that need no ZFS: configuration, plan, image, names, refusals.
 
-What it does to real pools is tried in virtual machines: vm-tests/test_zfs.py.
+vm-tests/test_zfs.py tests its effect on real pools in virtual machines.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def tree(tmp_path: Path) -> MachineTree:
 
 
 @pytest.mark.parametrize("text", [SOUND, ROTATED])
-def test_a_sound_configuration(tree: MachineTree, text: str) -> None:
+def test_accepts_a_valid_configuration(tree: MachineTree, text: str) -> None:
     tree.write(MAIN, text)
     assert tree.problems() == []
     wipe = next(o for o in tree.plan().wipe if isinstance(o, Wipe))
@@ -90,12 +90,12 @@ def test_a_sound_configuration(tree: MachineTree, text: str) -> None:
         ('mode = "rotate"\nbase = "/tank/base"', "is not a dataset"),
     ],
 )
-def test_a_mistake_in_the_table(tree: MachineTree, line: str, said: str) -> None:
+def test_reports_a_mistake_in_the_table(tree: MachineTree, line: str, said: str) -> None:
     tree.write(MAIN, SOUND.replace("[root.zfs]", f"[root.zfs]\n{line}"))
     assert said in tree.complaint()
 
 
-def test_a_root_that_is_a_pool_cannot_be_rotated(tree: MachineTree) -> None:
+def test_refuses_to_rotate_a_root_that_is_a_pool(tree: MachineTree) -> None:
     tree.write(MAIN, ROTATED.replace('"tank/ROOT/debian"', '"tank"'))
     assert any("the root tank is a pool" in problem.reason for problem in tree.errors())
     tree.write(MAIN, SOUND.replace('"tank/ROOT/debian"', '"tank"'))
@@ -116,7 +116,7 @@ def test_a_root_that_is_a_pool_cannot_be_rotated(tree: MachineTree) -> None:
         ),
     ],
 )
-def test_a_store_that_would_go_with_the_root(
+def test_refuses_a_store_that_would_be_wiped_with_the_root(
     tree: MachineTree, text: str, device: str, refused: str
 ) -> None:
     tree.write(MAIN, text.replace('"tank/persistent"', f'"{device}"'))
@@ -126,7 +126,7 @@ def test_a_store_that_would_go_with_the_root(
         assert tree.errors() == []
 
 
-def test_a_root_that_only_the_command_line_names(tree: MachineTree) -> None:
+def test_finds_a_root_that_only_the_command_line_names(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace('dataset = "tank/ROOT/debian"\n', ""))
     tree.write("etc/kernel/cmdline", "root=zfs:tank/persistent ro\n")
     assert "tank/persistent is the dataset that is made fresh" in tree.complaint()
@@ -140,7 +140,7 @@ def test_a_volume_is_rolled_back_by_its_own_name(tree: MachineTree) -> None:
     assert (wipe.target, wipe.device, wipe.settings["dataset"]) == ("/home", None, "tank/home")
 
 
-def test_the_kind_dataset() -> None:
+def test_validates_names_of_datasets() -> None:
     kind = kinds.Dataset()
     for name in ("tank", "tank/ROOT/the root", "tank/a:b_c.d-e", "tank/" + "x" * 250):
         assert kind.parse(name) == name
@@ -149,7 +149,7 @@ def test_the_kind_dataset() -> None:
             kind.parse(name)
 
 
-def test_names_must_leave_room_for_the_names_of_old_roots(tree: MachineTree) -> None:
+def test_refuses_names_without_room_for_the_names_of_old_roots(tree: MachineTree) -> None:
     longest = "tank/" + "x" * (255 - 80 - 5)
     tree.write(MAIN, ROTATED.replace("mode =", f'old-roots = "{longest}"\nmode ='))
     assert tree.errors() == []
@@ -163,7 +163,7 @@ def test_names_must_leave_room_for_the_names_of_old_roots(tree: MachineTree) -> 
 
 @settings(max_examples=20)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
-def test_a_word_of_a_hint_is_one_word_to_a_shell(word: str) -> None:
+def test_an_inserted_name_is_one_word_to_a_shell(word: str) -> None:
     """The tag of a hold is any text, and a user with the permission `hold` chooses it."""
     done = subprocess.run(
         ["sh", "-c", f"printf %s {shell.quoted(word)}"], capture_output=True, check=True
@@ -193,11 +193,11 @@ def test_a_word_of_a_hint_is_one_word_to_a_shell(word: str) -> None:
         ("tmpfs", ""),
     ],
 )
-def test_which_dataset_root_names(root: str | None, dataset: str) -> None:
+def test_finds_the_dataset_that_root_names(root: str | None, dataset: str) -> None:
     assert datasets.of_root(root) == dataset
 
 
-def test_what_root_does_not_fit() -> None:
+def test_refuses_a_root_that_does_not_fit() -> None:
     named = DEFAULTS | {"dataset": "tank/ROOT/debian"}
     assert Zfs.mismatch(named, "zfs:tank/ROOT/debian") == ""
     assert Zfs.mismatch(DEFAULTS, "zfs:tank/ROOT/debian") == ""
@@ -213,7 +213,7 @@ def test_what_root_does_not_fit() -> None:
 
 
 def test_describing_and_checking_need_no_library() -> None:
-    """In a process where nobody could load it, nor anything beyond the boot code's budget."""
+    """In a process that cannot load the library, nor any module beyond the boot code's budget."""
     program = """
 import sys
 for name in ("libzfs_core", "cffi", "typing", "subprocess"):
@@ -244,7 +244,9 @@ for mode in ("rollback", "rotate"):
 
 @WITHOUT_ZFS
 @pytest.mark.parametrize("settings", [DEFAULTS, ROTATE])
-def test_no_kernel_module(settings: dict[str, object], tmp_path: Path) -> None:
+def test_reports_a_missing_kernel_module_of_zfs(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
     boot = Boot(
         device="", subvolume=None, target="/", private=str(tmp_path), boot_id="boot", now=0.0,
         synchronised=False, prove=lambda path: None, log=lambda line: None,
@@ -255,7 +257,7 @@ def test_no_kernel_module(settings: dict[str, object], tmp_path: Path) -> None:
 
 
 @WITHOUT_ZFS
-def test_a_store_on_zfs_that_cannot_be_mounted(tmp_path: Path) -> None:
+def test_reports_a_store_on_zfs_that_cannot_be_mounted(tmp_path: Path) -> None:
     plan = Plan(
         wipe=[MountVolume(mount_point="/p", name="p", device="tank/p", type="zfs")], persist=[]
     )
@@ -274,14 +276,14 @@ def test_a_store_on_zfs_that_cannot_be_mounted(tmp_path: Path) -> None:
     assert "cannot mount tank/p (zfs) for /p" in said, (done.stderr, report)
 
 
-def test_a_dataset_that_another_program_mounted() -> None:
+def test_refuses_a_dataset_that_another_program_mounted() -> None:
     line = "36 35 0:40 / /run/p rw - zfs tank/the\\040other rw"
     volume = MountVolume(mount_point="/p", name="p", device="tank/p", type="zfs")
     with pytest.raises(StoreMissing, match="is the dataset tank/the other, but tank/p"):
         volume._require_same(mountinfo.Mount(line))
 
 
-def test_an_init_that_imports_the_pool_with_the_root(tmp_path: Path) -> None:
+def test_refuses_an_init_that_imports_the_pool_with_the_root(tmp_path: Path) -> None:
     wipe = Wipe(
         target="/", wiper="zfs", attribute="ephemeroot.wipers.zfs:Zfs", settings=dict(DEFAULTS)
     )
@@ -293,10 +295,10 @@ def test_an_init_that_imports_the_pool_with_the_root(tmp_path: Path) -> None:
         assert "a pool is imported only when the root is mounted" in made.reason
 
 
-# Small things
+# Helper functions
 
 
-def test_a_lua_array_comes_in_order() -> None:
+def test_a_lua_array_is_read_in_order() -> None:
     assert channel.listed({"2": "b", "10": "j", "1": "a"}) == ["a", "b", "j"]
     assert channel.listed(None) == []
 
@@ -308,7 +310,7 @@ def test_names_contain_each_other_by_whole_components() -> None:
     assert datasets.pool("tank/a@b") == datasets.pool("tank@b") == "tank"
 
 
-def test_the_kernels_error_for_a_root_that_is_not_a_dataset() -> None:
+def test_reports_the_kernels_error_for_a_root_that_is_not_a_dataset() -> None:
     with pytest.raises(Refused, match=r"the dataset tank/x does not exist.*zfs list -r tank"):
         rollback.require_root(None, "tank/x")
     with pytest.raises(Refused, match="tank/x is a volume, not a filesystem"):
@@ -318,13 +320,13 @@ def test_the_kernels_error_for_a_root_that_is_not_a_dataset() -> None:
         rollback.require_root(datasets.Dataset("tank/x", locked), "tank/x")
 
 
-def test_an_inherited_or_invalid_mark_is_ignored() -> None:
+def test_ignores_an_inherited_or_invalid_mark() -> None:
     assert datasets.Dataset("tank/x", {"own": {datasets.STATE: "new"}}).state == "new"
     assert datasets.Dataset("tank/x", {"own": {}}).state == ""
     assert datasets.Dataset("tank/x", {"own": {datasets.STATE: "old"}}).state == ""
 
 
-def test_a_program_is_run_and_heard() -> None:
+def test_runs_a_program_and_reads_its_output() -> None:
     assert programs.run("sh", "-c", "echo out; echo err >&2") == "out\n"
     with pytest.raises(EphemerootError, match=r"^the last line$"):
         programs.run("sh", "-c", "echo first >&2; echo the last line >&2; exit 3")
@@ -332,12 +334,12 @@ def test_a_program_is_run_and_heard() -> None:
         programs.run("sh", "-c", "exit 4")
     with pytest.raises(EphemerootError, match="the program no-such-program is not installed"):
         programs.run("no-such-program")
-    # More than a pipe holds.
+    # More than the buffer of a pipe.
     assert len(programs.run("sh", "-c", "head -c 300000 /dev/zero | tr '\\0' x")) == 300000
 
 
 @pytest.mark.parametrize("word", ["bootfs.snapshot", "bootfs.rollback=yesterday"])
-def test_a_root_that_another_program_rolls_back_is_kept(tmp_path: Path, word: str) -> None:
+def test_keeps_a_root_that_another_program_rolls_back(tmp_path: Path, word: str) -> None:
     """OpenZFS's dracut module has these words (zfs-rollback-bootfs.service)."""
     wipe = Wipe(
         target="/", wiper="zfs", attribute="ephemeroot.wipers.zfs:Zfs", settings=dict(DEFAULTS)

@@ -1,9 +1,9 @@
 #!/usr/bin/python3 -ISB
-"""The harness's hand inside the machine: answers JSON lines on the virtio-serial port named `vm`.
+"""The harness's agent in the machine: answers JSON lines on the virtio-serial port named `vm`.
 
-A request is `{"id": n, "op": …}`, its answer carries the same id. The port is found by name in
-sysfs and opened again whenever it fails, so that the agent lives through hibernation and a host
-that goes away and comes back.
+A request is `{"id": n, "op": …}`; its answer has the same ID. The agent finds the port by name in
+sysfs and opens it again whenever it fails, so that it survives hibernation and a host that
+disconnects.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def read_text(path: str) -> str:
 
 
 def stages() -> float:
-    """Seconds that the stages of this boot took, by their own report."""
+    """Seconds that the stages of this boot took, from their own report."""
     try:
         with open("/run/ephemeroot/boot.json", encoding="utf-8") as file:
             report = json.load(file)
         return float(sum(report[name]["seconds"] for name in ("wipe", "persist") if name in report))
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0  # none ran, or a test made the report unreadable
+        return 0.0  # no stage ran, or a test made the report unreadable
 
 
 def op_ping(request: Message) -> Message:
@@ -94,8 +94,11 @@ def op_write(request: Message) -> Message:
 
 
 def op_start(request: Message) -> Message:
-    """Start a command that ends or freezes this system: the answer goes out before it can."""
-    # What the shutdown says must reach the console, whatever loglevel= was booted with.
+    """Start a command that ends or freezes this system: the answer is sent before it
+    takes effect.
+    """
+    # The messages of the shutdown must reach the console, whatever loglevel= the machine was booted
+    # with.
     with open("/proc/sys/kernel/printk", "w", encoding="ascii") as file:
         file.write("7")
     return {"then": request["command"]}
@@ -124,7 +127,7 @@ def serve(port: int) -> None:
     pending = b""
     while True:
         chunk = os.read(port, 1 << 16)
-        if not chunk:  # nobody at the other end
+        if not chunk:  # the host is not connected
             time.sleep(0.2)
             continue
         *lines, pending = (pending + chunk).split(b"\n")
