@@ -1,9 +1,9 @@
-"""What tests may need of the machine, for `tests/` and `vm-tests/` alike.
+"""Requirements of tests, for `tests/` and `vm-tests/` alike.
 
-A test says what it needs with a marker: ``requires_root``, ``requires_loop``,
-``requires_program("NAME")``. Where that is missing it skips and says what to provide. Under
-``EPHEMEROOT_REQUIRE_ALL=1`` (CI) a skip is a failure, whatever its reason: a test that
-silently did not run proves nothing.
+A test names its requirements with markers: ``requires_root``, ``requires_loop``,
+``requires_program("NAME")``. If one is not met, the test is skipped with a message that says what
+to provide. Under ``EPHEMEROOT_REQUIRE_ALL=1`` (CI) a skip is a failure, whatever its reason: a test
+that did not run proves nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ OPTIONAL_PROGRAMS = {
     "mkinitcpio-nfs-utils": "it is not in Debian's archive: install its hook 'net' beside "
     "mkinitcpio's hooks",
 }
-"""Programs whose absence never fails a run, and what to provide. There are no other exceptions."""
+"""Programs that may be missing in every run, with a message that says what to provide. There are no
+other exceptions.
+"""
 
 CAP_SYS_ADMIN = 21
 
 
 def missing_root() -> str | None:
-    """What to provide if this process may not mount, else ``None``."""
+    """The requirement that is not met if this process may not mount, otherwise ``None``."""
     if os.geteuid() != 0:
         return "needs root: run it with sudo, or as root"
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -43,18 +45,20 @@ def missing_root() -> str | None:
 
 
 def missing_program(name: str) -> str | None:
-    """What to provide if the program *name* is not in PATH, else ``None``."""
+    """The requirement that is not met if the program *name* is not in PATH, otherwise ``None``."""
     return None if shutil.which(name) else _needs_program(name)
 
 
 def missing_loop() -> str | None:
-    """What to provide if no btrfs can be mounted from an image file, else ``None``."""
+    """The requirement that is not met if no btrfs can be mounted from an image file, otherwise
+    ``None``.
+    """
     if missing := missing_root() or missing_program("mkfs.btrfs") or missing_program("losetup"):
         return missing
     if not Path("/dev/loop-control").exists():
         return "needs loop devices: load the module loop, give the container /dev/loop*"
     if "\tbtrfs\n" not in Path("/proc/filesystems").read_text():
-        # A kernel with modules shows the filesystem only once its module is loaded.
+        # A kernel with modules lists the filesystem only after its module is loaded.
         if shutil.which("modprobe") is None or subprocess.run(["modprobe", "btrfs"]).returncode:
             return "needs a kernel that knows btrfs: load its module"
     return None
@@ -66,14 +70,14 @@ def _needs_program(name: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to test half a package: `python -m pytest` puts the checkout on the path."""
+    """Refuse to test an incomplete package: `python -m pytest` puts the checkout on the path."""
     if Path(ephemeroot.__file__).parent == CHECKOUT / "ephemeroot":
         raise pytest.UsageError(
             "this imports the checkout's folder ephemeroot, which lacks hooks and wipers; run "
             ".venv/bin/pytest, or set PYTHONSAFEPATH=1 (tools/setup test installs both)"
         )
-    # A shell makes what it starts in the background ignore it, and so would all programs that
-    # tests interrupt.
+    # A shell makes its background jobs ignore SIGINT, and then all programs that tests interrupt
+    # would ignore it, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -110,7 +114,7 @@ def pytest_make_collect_report(
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip into a failure where everything is required."""
+    """Turn a skip into a failure if every requirement must be met."""
     if os.environ.get("EPHEMEROOT_REQUIRE_ALL", "0") in ("", "0"):
         return
     if not report.skipped or hasattr(report, "wasxfail"):

@@ -1,11 +1,11 @@
-"""Time `ephemeroot diff` of a root with 200,000 files against what people do with find and diff,
-and against a C program that makes only the calls that a walk of both trees needs.
+"""Time `ephemeroot diff` of a root with 200,000 files, compared with find and diff, and with a C
+program that makes only the system calls of a walk over both trees.
 
-`quick` is what `ephemeroot diff` does on btrfs: it asks the tree what was written since the
-snapshot. `walk` is the same verb without that (`--against base`), as on every other filesystem.
-Both are whole processes that also mount, group and print. The recipe is `find -printf` of both
-roots, sorted and compared. Needs root; takes about a minute, most of it to make the files.
-`--quick` makes a tenth of them.
+`quick` is the way of `ephemeroot diff` on btrfs: it asks the filesystem tree which files were
+written since the snapshot. `walk` is the same verb without that (`--against base`), as on every
+other filesystem. Both are whole processes that also mount, group and print. The recipe is `find
+-printf` of both roots, sorted and compared. Needs root; takes about a minute, most of it to make
+the files. `--quick` makes a tenth of them.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def change(root: Path, changes: int, files: int) -> None:
 
 
 def reboot(machine: LivingMachine) -> None:
-    """What was made so far is older than the next root, and on the disk."""
+    """Existing files are older than the next root, and on the disk."""
     machine.disk.sync()
-    time.sleep(1.1)  # btrfsutil tells when a subvolume was made to the second
+    time.sleep(1.1)  # btrfsutil gives the creation time of a subvolume in seconds
     machine.boot()
 
 
 def timed(command: list[str | Path], cold: bool) -> float:
-    """Seconds that *command* takes, with nothing in the caches if *cold*."""
+    """Seconds that *command* takes, with empty caches if *cold*."""
     if cold:
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
     started = time.perf_counter()
@@ -105,7 +105,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench/diff.py needs root: it makes and mounts filesystems")
-    # A process that has a copy of these mounts would stop the wipes.
+    # A process with a copy of these mounts would stop the wipes.
     with Namespace():
         compare(arguments)
 

@@ -1,11 +1,11 @@
-"""How much space old roots take over the days, and what a wipe costs beside them.
+"""The space of old roots over the days, and the cost of a wipe in their presence.
 
-A machine boots once a day and writes as many new bytes to its root each day. *Space* is measured
-with a root that is never wiped, and with old roots that are kept for 7 and for 30 days. *Wipe* is
-measured beside more and more old roots, none of which is due: processor time of the wiper alone,
-without the start of the interpreter and the proofs of a stage. The clock is the benchmark's own,
-the filesystem is a real btrfs on a loop device. Needs root; takes some minutes. `--json FILE` keeps
-the figures for docs/performance.md.
+A machine boots once a day and writes the same number of new bytes to its root each day. *Space* is
+measured with a root that is never wiped, and with old roots that are kept for 7 and for 30 days.
+*Wipe* is measured with a growing number of old roots, none of which is due: processor time of the
+wiper alone, without the start of the interpreter and the proofs of a stage. The clock is the
+benchmark's own, the filesystem is a real btrfs on a loop device. Needs root; takes some minutes.
+`--json FILE` writes the figures for docs/performance.md.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ DAYS = 60
 MEGABYTES_A_DAY = 8
 MEGABYTE = 1 << 20
 KEEP_DAYS = (None, 30, 7)
-"""For how long old roots are kept; with ``None`` the root is never wiped."""
+"""How long old roots are kept; with ``None`` the root is never wiped."""
 
 OLD_ROOTS = 300
 ROUNDS = 10
-"""So many wipes in a row give one median."""
+"""One median is taken from so many consecutive wipes."""
 
 
 @dataclass
 class Growth:
-    """What is kept in docs/growth.json."""
+    """The content of docs/growth.json."""
 
     megabytes_a_day: int = MEGABYTES_A_DAY
     space: list[dict[str, object]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Growth:
 
 
 def used(disk: Disk) -> int:
-    """Bytes that the filesystem does not have free, once deleted subvolumes are gone."""
+    """Bytes in use on the filesystem after all deleted subvolumes are gone."""
     disk.sync()
     subprocess.run(["btrfs", "subvolume", "sync", disk.top], check=True, capture_output=True)
     disk.sync()
@@ -80,7 +80,7 @@ def space(folder: Path, keep_days: int | None) -> dict[str, object]:
 
 
 def wipe(folder: Path) -> list[list[float]]:
-    """For a number of old roots that are kept, the milliseconds of a wipe."""
+    """The milliseconds of a wipe for each number of kept old roots."""
     found = []
     with fresh_disk(folder, 1024) as disk:
         site = machine(disk, 2 * OLD_ROOTS)

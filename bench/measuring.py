@@ -1,4 +1,4 @@
-"""Whole processes, measured: the time that passes, and the time on a processor."""
+"""Measuring whole processes: elapsed time and processor time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds that a process and its children took: on the clock, and on a processor."""
+    """Seconds of a process and its children: elapsed, and on a processor."""
 
     clock: float
     processor: float
@@ -28,7 +28,7 @@ def process(
     accept: Sequence[int] = (0,),
     environment: dict[str, str] | None = None,
 ) -> Taken:
-    """Run *command*, in *root* if one is given, with its output thrown away.
+    """Run *command*, in *root* if given, and discard its output.
 
     Raises ``RuntimeError`` unless it ends with one of the statuses *accept*.
     """
@@ -55,7 +55,7 @@ def process(
 
 
 def interleaved(rounds: int, kinds: dict[str, Callable[[], Taken]]) -> dict[str, Taken]:
-    """The median of so many *rounds* of each of *kinds*, which take turns."""
+    """The median of so many *rounds* of each of *kinds*, which alternate."""
     found: dict[str, list[Taken]] = {name: [] for name in kinds}
     for _ in range(rounds):
         for name, run in kinds.items():

@@ -1,8 +1,8 @@
-"""What an image gains, compressed, for each wiper and feature.
+"""How much each wiper and feature adds to an image, compressed.
 
 Each is packed as for dracut with systemd and compressed as a tar archive with zstd -15. The
-interpreter with the libraries that it needs is counted apart: what the program adds to an image
-that has Python is the second column. `--json FILE` keeps the figures.
+interpreter with its libraries is counted separately: the second column is the size that the program
+adds to an image that already has Python. `--json FILE` writes the figures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ANYWAY = ("libc.so.6", "libm.so.6", "ld-linux*")
 
 
 def plans() -> dict[str, tuple[Plan, str]]:
-    """What is packed, with the init it is packed for."""
+    """The packed plans, with the init for which each is packed."""
     tmpfs = Wipe(target="/", wiper="tmpfs", attribute="ephemeroot.wipers.tmpfs:Tmpfs", settings={})
     overlay = Wipe(
         target="/", wiper="overlay", attribute="ephemeroot.wipers.overlay:Overlay",
@@ -77,7 +77,7 @@ def compressed(top: Path, names: list[Path] | None = None) -> int:
 
 
 def measured(folder: Path, made: Plan, init: str) -> tuple[int, int, int]:
-    """Bytes of everything, of what is not the interpreter, and of the bundle; compressed."""
+    """Compressed bytes of everything, of everything except the interpreter, and of the bundle."""
     contents = assembly.put_together(folder, made.dump(), DracutTarget(init))
     if contents.reason:
         raise Broken(contents.reason)

@@ -1,15 +1,15 @@
-"""Time the two stages of a boot against what people write in shell, and against C programs.
+"""Time the two stages of a boot, compared with shell scripts and with C programs.
 
-What is measured are the stages that a boot runs: the packed closure as the root directory, its
-entry, its plan; each a process of its own. `recipe` is the shell recipe that rotates the root
-(recipe.sh) and a script with `mkdir -p` and `mount --bind` for each directory (binds.sh). `floor`
-are C programs that make the same hardened calls (rotation.c, binds.c), and prove and report
-nothing. `start` is the bare interpreter that imports ctypes.
+The measured stages are those of a boot: the packed files as the root directory, with entry point
+and plan; each is a process. `recipe` is the shell recipe that rotates the root (recipe.sh) and a
+script with `mkdir -p` and `mount --bind` for each directory (binds.sh). `floor` are C programs that
+make the same hardened calls (rotation.c, binds.c), and prove and report nothing. `start` is the
+bare interpreter that imports ctypes.
 
-Every round starts from a copy of the same filesystem, and the kinds take turns. The figures are
-medians in milliseconds, first of the clock, then of the processor; on a busy machine only the
-processor's tell something. Needs root; takes some minutes. `--quick` makes fewer rounds and leaves
-out the large cases; `--json FILE` keeps the figures for docs/performance.md.
+Every round starts from a copy of the same filesystem, and the kinds alternate. The figures are
+medians in milliseconds, first elapsed, then on the processor; on a busy machine only the latter is
+meaningful. Needs root; takes some minutes. `--quick` makes fewer rounds and leaves out the large
+cases; `--json FILE` writes the figures for docs/performance.md.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ KINDS = ("stages", "recipe", "floor")
 
 @dataclass(frozen=True)
 class Case:
-    """So many declared directories, so many old roots that are due with *nested* subvolumes."""
+    """A number of declared directories, and a number of due old roots with *nested* subvolumes."""
 
     directories: int
     old_roots: int = 0
@@ -124,7 +124,7 @@ def prepared(folder: Path, case: Case, kind: str) -> Path:
 
 
 class Machine:
-    """Where the stages run: the packed tree as a root directory, with one disk at ``DEVICE``."""
+    """Runs the stages: the packed tree as a root directory, with one disk at ``DEVICE``."""
 
     def __init__(self, folder: Path, top: Path, floor: Path) -> None:
         self.folder = folder
@@ -150,7 +150,7 @@ class Machine:
         mount("-t", "tmpfs", "none", self.top / "run")
         with loop_device(copy) as loop:
             os.mknod(self.top / DEVICE[1:], 0o600 | 0o060000, os.stat(loop).st_rdev)
-            # The wipe looks for a hibernated system on each disk: here, too, it is the only one.
+            # The wipe looks for a hibernated system on each disk; here it is the only one, too.
             disks = self.top / "sys/class/block"
             mount("-t", "tmpfs", "none", disks)
             (disks / Path(loop).name).symlink_to(f"../../devices/virtual/block/{Path(loop).name}")
@@ -188,7 +188,7 @@ class Machine:
         return [wipe, persist]
 
     def others(self, image: Path, case: Case, commands: tuple[Path, Path]) -> list[Taken]:
-        """The same with two programs of the host's: one rotates the root, one binds."""
+        """The same with two programs of the host: one rotates the root, one binds."""
         store = self.folder / "store"
         store.mkdir(exist_ok=True)
         with self.disk(image) as loop:
@@ -203,7 +203,7 @@ class Machine:
         return [wipe, bind]
 
     def measure(self, case: Case, images: dict[str, Path]) -> dict[str, list[Taken]]:
-        """Both stages, or what does the same, of each of ``KINDS``, and a bare start."""
+        """Both stages, or the equivalent programs, of each of ``KINDS``, and a bare start."""
         recipe = HERE / "recipe.sh", HERE / "binds.sh"
         floor = self.floor / "rotation", self.floor / "binds"
         runs: dict[str, Callable[[], list[Taken]]] = {
@@ -214,7 +214,7 @@ class Machine:
         parts: dict[str, Taken] = {}
 
         def part(kind: str, number: int) -> Callable[[], Taken]:
-            """The first part runs both and leaves the second one's time."""
+            """The first part runs both and subtracts the second one's time."""
 
             def run() -> Taken:
                 if number == 0:
@@ -240,7 +240,7 @@ def mount(*words: str | Path) -> None:
 
 
 def require_bound(root: Path, case: Case) -> None:
-    """All have done the same: the last directory is mounted."""
+    """All have the same result: the last directory is mounted."""
     last = root / f"srv/d{case.directories - 1}"
     if not last.is_mount():
         raise RuntimeError(f"{last} is not mounted")
@@ -260,7 +260,7 @@ def filesystem_of(image: Path) -> str:
 
 
 def row(case: Case, found: dict[str, list[Taken]]) -> dict[str, object]:
-    """What is kept of a case, in milliseconds."""
+    """The figures of a case, in milliseconds."""
     kept: dict[str, object] = {
         "directories": case.directories, "old_roots": case.old_roots, "nested": case.nested,
     }  # fmt: skip
@@ -296,7 +296,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("bench/stages.py needs root: it makes and mounts filesystems")
     if os.getpid() != 1:
-        # As few processes as in an initramfs: the wipe looks at the mounts of each.
+        # As few processes as in an initramfs: the wipe inspects the mounts of each.
         alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
         os.execvp(alone[0], [*alone, sys.executable, "-P", *sys.argv])
     rows = []

@@ -1,8 +1,8 @@
-"""Time the command line as whole processes, in times of the bare interpreter.
+"""Time the command line as whole processes, in multiples of the bare interpreter.
 
-`bare` is the same interpreter with nothing to do. One configuration is ordinary, the other one has
-1,000 declarations, 200 drop-ins and 100 users. The kinds take turns; the figures are medians, by
-the clock and by the processor. `--quick` makes fewer rounds; `--json FILE` keeps the figures.
+`bare` is the same interpreter without a program. One configuration is ordinary, the other one has
+1,000 declarations, 200 drop-ins and 100 users. The kinds alternate; the figures are medians,
+elapsed and on the processor. `--quick` makes fewer rounds; `--json FILE` writes the figures.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
 
 def measured(commands: dict[str, list[str | Path]], rounds: int) -> dict[str, Taken]:
     def runs(command: list[str | Path]) -> Callable[[], Taken]:
-        # `check` and `status` end with 10 where something is to be said.
+        # `check` and `status` exit with 10 if they report a problem.
         return lambda: process(command, accept=(0, 10))
 
     kinds = {name: runs(command) for name, command in commands.items()}

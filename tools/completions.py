@@ -23,7 +23,7 @@ TOP = Path(__file__).resolve().parent.parent
 FOLDER = TOP / "completions"
 
 FILE, DIRECTORY, COMMAND, OLD_ROOT, NOTHING = "file", "directory", "command", "old-root", "nothing"
-"""Everything that can be completed, besides words."""
+"""Everything that can be completed, except words."""
 
 _KINDS = {
     "FILE": FILE, "PATH": FILE, "DIR": DIRECTORY, "MOUNT-POINT": DIRECTORY, "-- COMMAND": COMMAND,
@@ -32,7 +32,7 @@ _KINDS = {
 _NO_OLD_ROOT = ("host", "machine_id")
 
 NAMES = "/run/ephemeroot/boot.json"
-"""What the boot recorded, which names the old roots: readable without root, and at once."""
+"""The record of the boot, which names the old roots: readable without root, and fast."""
 PATTERN = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}Z(\\.[0-9]+)?(\\.[a-z]+)*"
 
 HEAD = "# Made by tools/completions.py from the parser: do not edit."
@@ -40,7 +40,9 @@ HEAD = "# Made by tools/completions.py from the parser: do not edit."
 
 @dataclass(frozen=True)
 class Value:
-    """A value that is asked for: ``words``, if only these are allowed, else of that ``kind``."""
+    """A value of an argument: ``words`` if only these are allowed, otherwise a value of that
+    ``kind``.
+    """
 
     kind: str = NOTHING
     words: tuple[str, ...] = ()
@@ -57,8 +59,8 @@ class Option:
 
 @dataclass
 class Node:
-    """The words that lead to a parser (``roots list``), and what can follow them. ``repeats``: the
-    last of ``positionals`` can be given several times.
+    """The words that lead to a parser (``roots list``), and the words that can follow them.
+    ``repeats``: the last of ``positionals`` can be given several times.
     """
 
     path: str
@@ -69,7 +71,7 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """The whole command line, without what the help does not list."""
+    """The whole command line, without hidden verbs and options."""
     shown = [verb for verb in verbs.VERBS if verb not in verbs.PLUMBING]
     found = list(_nodes(arguments.parser(shown), ""))
     found[0].below["help"] = "show the help of a verb"
@@ -112,7 +114,7 @@ def _text(help: str | None) -> str:
 
 
 def valued(found: list[Node]) -> list[str]:
-    """The options that take a value, whatever the verb: one name never means both."""
+    """The options that take a value, whatever the verb: no name is used for both kinds."""
     taking = {name for n in found for o in n.options if o.value for name in o.names}
     alone = {name for n in found for o in n.options if not o.value for name in o.names}
     if taking & alone:
@@ -222,7 +224,7 @@ def _offers(value: Value) -> str:
 
 
 def _function(name: str, key: str, table: dict[str, str], missing: str = "") -> str:
-    """A function that puts what *table* has for its arguments into REPLY."""
+    """A function that stores the entry of *table* for its arguments in REPLY."""
     groups: dict[str, list[str]] = {}
     for path, words in table.items():
         if words:
@@ -424,7 +426,7 @@ def _fish_value(value: Value) -> str:
         return f"-xa '{' '.join(value.words)} (__ephemeroot_old_roots)'"
     if value.words:
         return f"-xa '{' '.join(value.words)}'"
-    # Files need it said that the option has a value.
+    # Only a marked option with a value gets completion of files.
     return f"-r{_FISH_ACTIONS[value.kind][1:]}" if value.kind == FILE else _FISH_ACTIONS[value.kind]
 
 

@@ -83,7 +83,7 @@ Found = tuple[int, str]
 
 
 def of_module(path: Path) -> tuple[list[Found], list[Found], list[Found]]:
-    """The messages of a module, its docstrings and comments, and the names of its tests; each with
+    """The messages of a module, its docstrings and comments, and the names of its tests, each with
     its line.
     """
     text = path.read_text(encoding="utf-8")
@@ -125,7 +125,7 @@ def comments(text: str) -> Iterator[Found]:
 
 
 def paragraphs(path: Path) -> Iterator[tuple[int, str]]:
-    """The paragraphs of a document as one line each: a phrase may go over the end of a line."""
+    """The paragraphs of a document as one line each: a phrase may continue on the next line."""
     start, lines = 1, list[str]()
     for number, line in enumerate([*path.read_text(encoding="utf-8").splitlines(), ""], 1):
         begins = not line.strip() or re.match(_BREAK, line)
@@ -137,7 +137,7 @@ def paragraphs(path: Path) -> Iterator[tuple[int, str]]:
             lines.append(line.strip())
 
 
-# What people read, and where; the names are those of the ceilings.
+# The text that people read, by place; the names are those of the ceilings.
 PROGRAM = ("ephemeroot", "hooks", "wipers")
 TESTS = ("tests", "vm-tests", "bench", "demo", "tools")
 GLUE = ("systemd", "dracut", "mkinitcpio", "packaging")
@@ -181,7 +181,7 @@ def places() -> Iterator[tuple[str, Path, int, str]]:
 
 
 def shell(path: Path) -> Iterator[Found]:
-    """Comments, and the lines that are not."""
+    """Comments, and the other lines."""
     text = path.read_text(encoding="utf-8")
     yield from comments(text)
     for number, line in enumerate(text.splitlines(), 1):

@@ -125,7 +125,9 @@ def test_contents_of_the_debian_package(cache: Cache, built: Path) -> None:
     assert tops == {"/", "/bin", "/etc", "/lib", "/share"}
 
 
-def test_the_package_in_the_life_of_a_machine(cache: Cache, image: System, package: Path) -> None:
+def test_the_package_during_the_life_of_a_machine(
+    cache: Cache, image: System, package: Path
+) -> None:
     """Without a boot: dpkg and dracut run in a chroot."""
     if package.suffix != ".deb":
         pytest.skip("EPHEMEROOT_PACKAGE is no .deb")
@@ -142,7 +144,8 @@ def test_the_package_in_the_life_of_a_machine(cache: Cache, image: System, packa
     parts = re.split(r"^== (\w+)\n", said, flags=re.MULTILINE)
     told = dict(zip(parts[1::2], parts[2::2], strict=True))
 
-    # Installed, it changes nothing: no image, no unit, and images that are built then are the same.
+    # Its installation changes nothing: no image, no unit, and images that are built afterwards are
+    # the same.
     assert told["installed"].splitlines()[-3:] == [
         "the image is as it was",
         "/etc/ephemeroot",
@@ -151,12 +154,13 @@ def test_the_package_in_the_life_of_a_machine(cache: Cache, image: System, packa
     assert set(found["unconfigured"].names) == set(found["without"].names)
     assert not any(SIGNS.search(name) for name in found["unconfigured"].names)
 
-    # Once a configuration is applied, an update of the kernel or of the package brings it along.
+    # Once a configuration is applied, an update of the kernel or of the package rebuilds the images
+    # with it.
     for name in ("applied", "upgraded"):
         assert list(found[name].files.values()) == [plan], name
         assert any(n.endswith("/ephemeroot-wipe.service") for n in found[name].names)
 
-    # As long as it is, the package cannot be removed by mistake.
+    # While it is applied, the package cannot be removed by mistake.
     assert "THIS MACHINE'S ROOT IS MADE FRESH AT EVERY BOOT" in told["refused"]
     assert "ephemeroot leave" in told["refused"]
     assert told["refused"].splitlines()[-2:] == [
@@ -165,7 +169,7 @@ def test_the_package_in_the_life_of_a_machine(cache: Cache, image: System, packa
     ]
     assert "reboot, then remove the package again" in told["leaving"]
 
-    # Removed, it leaves the administrator's configuration and nothing else.
+    # After its removal, only the administrator's configuration remains.
     assert told["removed"].splitlines() == [
         "dpkg-query: no packages found matching ephemeroot",
         "/etc/ephemeroot",

@@ -19,8 +19,8 @@ SUITES = (
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_the_package_is_built_by_other_releases_of_debian(cache: Cache, suite: str) -> None:
-    """Without a boot: the machines' own is built by Debian 13 (test_package.py)."""
+def test_other_releases_of_debian_build_the_package(cache: Cache, suite: str) -> None:
+    """Without a boot: Debian 13 builds the package for the machines (test_package.py)."""
     selection = replace(package.BUILDER, suite=suite, stale=suite == "sid")
     try:
         built = package.binary_of(cache, selection)
@@ -30,7 +30,9 @@ def test_the_package_is_built_by_other_releases_of_debian(cache: Cache, suite: s
 
 
 def _files(package: Path) -> set[str]:
-    """Its content; byte code and the metadata's folder have names of their own."""
+    """The content of the package, without byte code and without the version in the metadata's
+    folder.
+    """
     done = subprocess.run(
         ["sh", "-ec", 'dpkg-deb --fsys-tarfile "$0" | tar -t', package],
         check=True, capture_output=True, text=True,

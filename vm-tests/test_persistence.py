@@ -1,7 +1,7 @@
-"""What programs do to persisted paths, in two boots of one disk: one ends by a power cut.
+"""How programs use persistent paths, in two boots of one disk, of which one ends with a power cut.
 
 The first is systemd's first boot and has `ro` on the kernel command line, the second `rw`. The
-machine has all that the test suites of impermanence and preservation declare (`others`), and
+machine declares all paths of the test suites of impermanence and preservation (`others`), and has
 services that replace, generate and link persistent paths.
 """
 
@@ -32,11 +32,11 @@ from vm.tools import Tools
 
 DiskFactory = Callable[..., Disk]
 
-# The harness's own, which keeps the journal in memory.
+# The harness's own file, which keeps the journal in memory.
 JOURNALD = "etc/systemd/journald.conf.d/volatile.conf"
 
 ACCOUNTS = ("passwd", "shadow", "group", "gshadow")
-# Those that Debian's sshd-keygen.service makes on a first boot; the image has an RSA key, which
+# Keys that Debian's sshd-keygen.service makes on a first boot; the image has an RSA key, which
 # takes long to make.
 KEYS = tuple(
     f"ssh/ssh_host_{kind}_key{end}" for kind in ("ecdsa", "ed25519") for end in ("", ".pub")
@@ -77,7 +77,7 @@ PREPARE = f"set -e\n{others.PREPARE}rm /etc/ssh/ssh_host_e*_key*\n"
 
 @dataclass(frozen=True)
 class Ext4Store:
-    """A store alone on an ext4, with the `files` that `apply` wrote."""
+    """An ext4 that contains only a store, with the `files` that `apply` wrote."""
 
     uuid: str
     files: Mapping[str, Content] = field(repr=True)
@@ -103,7 +103,9 @@ def services(cache: Cache) -> System:
 
 
 def disks(made: machines.Ephemeral, disk: DiskFactory) -> tuple[Disk, Disk]:
-    """One with the root, the main store and those of impermanence, one with preservation's."""
+    """One with the root, the main store and those of impermanence, and one with preservation's
+    store.
+    """
     applied = made.system.layers[-1]
     first = made.layout()
     beside = Subvolume("others", files=machines.files_below(applied / "others"))
@@ -128,7 +130,7 @@ def require_well(machine: Machine) -> None:
 
 
 def check_first_boot(machine: Machine) -> bytes:
-    """systemd's own: it makes the machine-id, and units wait for it. Returns the id."""
+    """systemd's first boot: it makes the machine ID, and units wait for it. Return the ID."""
     machine.run("systemctl is-active first-boot-complete.target sshd-keygen.service ssh.service")
     identity = machine.read("/etc/machine-id")
     assert re.fullmatch(rb"[0-9a-f]{32}\n", identity)
@@ -149,7 +151,7 @@ def change_accounts(machine: Machine) -> None:
 
 
 def make_keys(machine: Machine) -> None:
-    """Through links that dangle, by root; and by a user, in a directory that is bound."""
+    """Root makes keys through dangling links, and a user in a bound directory."""
     machine.run("ssh-keygen -q -t ed25519 -N '' -f /etc/own_key")
     machine.run("su talyz -c \"ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519\"")
     machine.run("test -L /etc/own_key && ssh-keygen -y -f /persistent/etc/own_key")
@@ -182,7 +184,7 @@ def check_connection(machine: Machine) -> None:
 
 
 def check_keys(machine: Machine, made: Made) -> None:
-    """The server has the keys of the first boot, and so has everybody else."""
+    """The server has the keys of the first boot, and so have all users."""
     assert tuple(machine.read(f"/etc/{name}") for name in PUBLIC) == made.keys
     machine.run("systemctl is-active ssh.service")
     seen = machine.run("ssh-keyscan -t ed25519 localhost 2>/dev/null | grep -v ^#").out.split()
@@ -196,7 +198,9 @@ def check_keys(machine: Machine, made: Made) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """What the machine made in its first boot: its machine-id, hashes of passwords, host keys."""
+    """The files that the machine made in its first boot: its machine ID, hashes of passwords, host
+    keys.
+    """
 
     identity: bytes
     passwords: str
@@ -215,7 +219,7 @@ def first_boot(machine: Machine) -> Made:
     machine.run("mkdir -p /opt/app; echo mine > /opt/app/file; rm /opt/of-the-base")
     passwords = machine.run("getent shadow eve talyz").out
     made = Made(identity, passwords, tuple(machine.read(f"/etc/{name}") for name in PUBLIC))
-    # Whoever would store it waits for a lock, and then the power goes.
+    # The program that would store it waits for a lock, and then the power fails.
     held = "flock /run/ephemeroot/copy.lock sh -c 'touch /run/held; sleep 600'"
     machine.run(f"setsid {held} > /dev/null 2>&1 &")
     until(machine, "test -e /run/held")
@@ -226,8 +230,8 @@ def first_boot(machine: Machine) -> Made:
 
 
 def meanwhile(top: Path) -> None:
-    """An upgrade of the base brings a service with its user; somebody gets an owner wrong, whose
-    business it is to repair that.
+    """An upgrade of the base adds a service with its user; and a directory gets a wrong owner,
+    which only the administrator may repair.
     """
     for file, line in (("passwd", "sql:x:990:990::/:/bin/false"), ("group", "sql:x:990:"),
                        ("shadow", "sql:!:20000::::::"), ("gshadow", "sql:!::")):  # fmt: skip
@@ -263,9 +267,9 @@ def second_boot(machine: Machine, made: Made) -> None:
     boots = machine.run("journalctl --list-boots --no-pager -q").out
     assert len(boots.splitlines()) == 2, boots
     machine.run("journalctl --boot=-1 -q --no-pager -t first-boot | grep persisted")
-    # systemd breaks a circle by dropping a job of its choice: a check of a store, the wipe.
+    # systemd breaks a cycle by removing a job of its choice: a check of a store, or the wipe.
     assert "ordering cycle" not in machine.journal()
-    # Nothing notices this one but the shutdown.
+    # Only the shutdown reports this one.
     machine.run("systemctl stop ephemeroot-copy.path && useradd last")
     end = machine.poweroff()
     assert end.complaints == ()
@@ -273,19 +277,17 @@ def second_boot(machine: Machine, made: Made) -> None:
         assert words not in end.console
 
 
-def test_programs_at_work(
+def test_services_that_replace_generate_and_lock_their_files(
     bench: Bench, cache: Cache, services: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows services that replace, generate and lock their files, a power cut and a
-    shutdown.
-    """
+    """Only a boot shows running services, a power cut and a shutdown."""
     stores = ("/persistent", *others.STORES)
     made = machines.make(cache, services, package, CONFIGURATION, stores=stores)
     boot = Boot(
         made.system,
         made.initrd(cache),
         disks(made, disk),
-        hardware=Hardware(cpus=2),  # real concurrency of programs
+        hardware=Hardware(cpus=2),  # programs really run concurrently
         sessions=True,
     )
     before = first_boot(bench.up(boot, name))
@@ -301,9 +303,9 @@ def test_programs_at_work(
 def test_a_machine_id_that_never_persists(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Each boot is another machine then, and systemd has nothing to complain of.
+    """Each boot is then another machine, and systemd reports no problem.
 
-    Only a boot shows what systemd does with a machine-id that is new.
+    Only a boot shows how systemd treats a new machine ID.
     """
     configuration = machines.CONFIGURATION.replace('  "/etc/machine-id",\n', "")
     made = machines.make(cache, image, package, configuration)

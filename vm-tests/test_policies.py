@@ -62,7 +62,7 @@ NONE = "usr/bin/python3.13"
         ),
     ],
 )
-def test_the_policies_are_obeyed(
+def test_follows_each_policy(
     bench: Bench,
     cache: Cache,
     ephemeral: Ephemeral,

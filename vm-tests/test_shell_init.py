@@ -1,4 +1,4 @@
-"""dracut with its own init instead of systemd: the same job, by hooks that it sources."""
+"""dracut with its own init instead of systemd: the same work, in hooks that the init sources."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def test_a_missing_store_is_an_emergency(bench: Bench, boot: Boot, name: str) ->
     assert emergency.stage == "initramfs"
     for words in (f"cannot mount UUID={UUID}", "append ephemeroot=no to the kernel command line"):
         assert words in emergency.journal, str(emergency)
-    # The order was: nothing mounted, and no second try behind dracut's back.
+    # The stage's order was followed: nothing is mounted, and dracut did not try again.
     assert " /sysroot " not in emergency.mounts
     assert_nothing_wiped(boot)

@@ -1,4 +1,4 @@
-"""A root in memory: boots of Debian whose /usr is a read-only subvolume, by both of dracut's
+"""A root in memory: boots of a Debian whose /usr is a read-only subvolume, with both of dracut's
 inits.
 """
 
@@ -39,7 +39,7 @@ def check_mounts(machine: Machine) -> None:
     assert machine.run("touch /usr/x", check=False).rc != 0
     for name in PERSISTENT:
         assert found(f"/{name}")[:2] == ["btrfs", f"/persistent/{name}"]
-    # One tmpfs, not a second one that systemd has mounted below or above it.
+    # One tmpfs, and no second one that systemd has mounted below or above it.
     assert machine.run("findmnt -rno TARGET | grep -cx /").out.strip() == "1"
 
 
@@ -58,7 +58,7 @@ def check_report(machine: Machine) -> None:
     [((), proof.rounds(2, 3)), ((*WITHOUT_SYSTEMD, *GENERIC), 2)],
     ids=["systemd", "shell"],
 )
-def test_boot_after_boot(
+def test_boots_repeatedly_with_a_root_in_memory(
     bench: Bench,
     cache: Cache,
     image: System,

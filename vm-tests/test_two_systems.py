@@ -1,4 +1,4 @@
-"""Two systems on one disk: neither files into the other's old roots, nor prunes them."""
+"""Two systems on one disk: neither adds to the other's old roots, nor prunes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST, SECOND = "root", "second"
 
 
 def configuration(root: str, old_roots: str) -> str:
-    """One boot a day, by the clock of the machine, is too much: what is older than 0 days goes."""
+    """A short retention for several boots a day: roots older than 0 days are pruned."""
     text = CONFIGURATION.replace('base = "root-base"', f'base = "{root}-base"\nkeep-days = 0\n'
                                  f'keep-last = 1\nold-roots = "{old_roots}"')  # fmt: skip
     return text.replace("subvol=persistent", f"subvol={root}-persistent")
@@ -30,7 +30,7 @@ def configuration(root: str, old_roots: str) -> str:
 
 @dataclass
 class Installed:
-    """One of the two, and what boots it."""
+    """One of the two systems, and the means to boot it."""
 
     bench: Bench
     boot: Boot
@@ -86,7 +86,9 @@ def installed(
 
 
 def _own(machine: Ephemeral) -> dict[str, Content]:
-    """What of the second system differs from the first: its configuration and its plan."""
+    """The files in which the second system differs from the first: its configuration and
+    its plan.
+    """
     found: dict[str, Content] = {}
     for layer in machine.system.layers:
         for path in sorted((layer / "etc/ephemeroot").rglob("*")):
@@ -102,7 +104,7 @@ def old(disk: Disk, place: str) -> dict[str, str]:
                 for path in (top / place).iterdir() if (path / "etc/trace").exists()}  # fmt: skip
 
 
-def test_keeps_its_root_where_the_old_roots_are_another_systems(
+def test_keeps_the_root_if_the_old_roots_belong_to_another_system(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
     """Only a boot shows the units of two images on one disk, and the service that prunes."""
@@ -122,10 +124,10 @@ def test_keeps_its_root_where_the_old_roots_are_another_systems(
 
 
 @pytest.mark.proof
-def test_five_boots_of_each_leave_the_others_old_roots_alone(
+def test_five_boots_of_each_system_leave_the_others_old_roots_alone(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
-    """Only a boot shows two systems that take turns on one disk, each with its own pruning."""
+    """Only a boot shows two systems that alternate on one disk, each with its own pruning."""
     places = {FIRST: "old_roots", SECOND: f"{SECOND}-old_roots"}
     pair = installed(bench, cache, image, package, disk, name, places)
     (device,) = pair[0].boot.disks

@@ -1,6 +1,7 @@
-"""Debian unstable, whatever it has today: the newest dracut, systemd and kernel that there are.
+"""The present Debian unstable: the newest dracut, systemd and kernel.
 
-Not among what every change must pass, for it changes every day: `make vm-test BOOTS=unstable`.
+This is not one of the tests that every change must pass, because unstable changes every day: `make
+vm-test BOOTS=unstable`.
 """
 
 from __future__ import annotations

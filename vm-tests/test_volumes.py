@@ -35,17 +35,17 @@ from vm.wiped import require_wiped_once
 # systemd's agent on the console and cryptsetup itself
 QUESTION = "assphrase for"
 
-# Which module an array needs dracut learns from the machine that it runs on.
+# dracut finds out on the machine where it runs which module an array needs.
 MIRROR = ("--add-drivers", "raid1")
 
-# Seconds to the first word: decryption without the processor's help, and somebody who types.
+# Seconds to the first answer: decryption without the processor's help, and a typed passphrase.
 PATIENCE = 360.0
 
 OTHERS = ("vault", "left", "pool_a", "pool_b", "books")
 
 
-# A machine's devices as udev would have made them: the store's name leads to what is encrypted,
-# since nothing can be unlocked here.
+# The links that udev would have made for the machine's devices: the store's name leads to an
+# encrypted device, because nothing can be unlocked here.
 HOST_ONLY = f"""\
 device=$1 number=$2
 mount -t tmpfs tmpfs /dev
@@ -65,7 +65,7 @@ dracut --hostonly --print-cmdline 2> /dev/null
 def test_a_host_only_image_has_the_devices_below_the_stores(
     cache: Cache, storage: Storage, scratch: Path
 ) -> None:
-    """By the real dracut, which knows nothing of this machine's root.
+    """With the real dracut, which does not know this machine's root.
 
     Without a boot: dracut runs in a chroot.
     """
@@ -89,11 +89,11 @@ def laptop(storage: Storage, cache: Cache, scratch: Path) -> Boot:
     return Boot(storage.laptop.system, initrd, disks, root=root, arguments=words, timeout=PATIENCE)
 
 
-def test_the_readmes_layout_inside_luks(
+def test_the_layout_of_the_readme_on_lvm_inside_luks(
     bench: Bench, laptop: Boot, name: str, scratch: Path
 ) -> None:
     """Only a boot shows LUKS and LVM opened by dracut, and a passphrase that is typed."""
-    # Longer than the volume is waited for: 5 seconds.
+    # Longer than the timeout of the volume, which is 5 seconds.
     typed = Typed(QUESTION, PASSPHRASE, after=15)
     machine = bench.up(replace(laptop, typed=(typed,)), name)
     require_wiped_once(machine)
@@ -101,7 +101,7 @@ def test_the_readmes_layout_inside_luks(
     assert machine.run("ls /etc/lost", check=False).rc != 0
     source = machine.run("readlink -f $(findmnt -vno SOURCE /persistent) /dev/root_vg/root").out
     assert len(set(source.split())) == 1, source
-    # The line in fstab has been followed already, in the initramfs; nobody mounts it again.
+    # The initramfs has already followed the line in fstab; no program mounts it again.
     assert machine.run("findmnt -rno TARGET | grep -cx /persistent").out.strip() == "1"
     machine.run("echo lost > /etc/lost; echo day 1 >> /var/log/diary")
     identity = machine.read("/etc/machine-id")
@@ -122,18 +122,20 @@ def test_the_readmes_layout_inside_luks(
 
 
 def require_all_unmounted(machine: Machine) -> None:
-    """The root's own device cannot be detached from inside: that is not a complaint about us."""
+    """The root's own device cannot be detached from inside: that message is not about us."""
     complaints = machine.poweroff().complaints
     assert [line for line in complaints if " DM " not in line] == []
 
 
 def snapshots(machine: Machine) -> None:
-    """What a real udev says of LVM's snapshots, mappings and mirrors, in the running system."""
+    """The records of a real udev for LVM's snapshots, mappings and mirrors, in the
+    running system.
+    """
     machine.write("/root/duplicates", DUPLICATES)
     machine.run("sh -eu /root/duplicates", timeout=120)
 
 
-# Each question is asked of the installed program's own code.
+# The installed program's own code answers each question.
 DUPLICATES = """\
 ask() {
     udevadm settle
@@ -183,7 +185,7 @@ print("appeared")
 
 
 def check_stores(machine: Machine) -> None:
-    """Everything is mounted once, in the right order and by the right one."""
+    """Everything is mounted once, in the right order and by the right program."""
     require_wiped_once(machine)
     assert machine.run("ls /etc/lost", check=False).rc != 0
     # The root is in one LUKS, its store in another.
@@ -203,7 +205,7 @@ def check_stores(machine: Machine) -> None:
         assert (real(machine, device), *found) == expected, place
     for place in ("/srv/data/pool", "/var/lib/data/inner"):
         assert machine.run(f"findmnt -rno FSTYPE {place}").out == "btrfs\n", place
-    # A store on a store: what is below was mounted first.
+    # A store on a store: the lower one was mounted first.
     machine.run("echo kept | tee /var/lib/data/outside /var/lib/data/inner/inside")
     assert machine.read("/srv/data/var/lib/data/outside") == b"kept\n"
     assert machine.read("/srv/data/pool/var/lib/data/inner/inside") == b"kept\n"
@@ -212,19 +214,19 @@ def check_stores(machine: Machine) -> None:
     mounted = [o["line"] for o in said["wipe"]["operations"] if o["line"].startswith("mount ")]
     assert len(mounted) == 4, "what is not needed for boot is not the initramfs's"
     assert machine.run("findmnt -rno FSROOT /srv/later").out == "/later\n"
-    # The fresh root had no such directory: it was writable before anything was mounted.
+    # The fresh root lacked this directory: it was writable before any volume was mounted.
     units = "systemd-remount-fs.service local-fs-pre.target"
     begun = machine.run(f"systemctl show -P ActiveEnterTimestampMonotonic {units}").out.split()
     assert int(begun[0]) <= int(begun[1])
 
 
 def real(machine: Machine, path: str) -> str:
-    """The path without links, as the kernel calls the device."""
+    """The path without links, which is the kernel's name of the device."""
     return machine.run(f"readlink -f {path}").out.strip()
 
 
 def luks_of(machine: Machine, filesystem: str) -> str:
-    """The UUID of the LUKS that the filesystem of that UUID is in."""
+    """The UUID of the LUKS that contains the filesystem with that UUID."""
     name = Path(real(machine, f"/dev/disk/by-uuid/{filesystem}")).name
     kind, _, rest = machine.run(f"cat /sys/block/{name}/dm/uuid").out.partition("-LUKS1-")
     assert kind == "CRYPT"
@@ -244,7 +246,8 @@ def test_stores_on_luks_md_and_two_disks(
     machine = bench.up(boot, name)
     check_stores(machine)
     assert "[2/1]" in machine.run("cat /proc/mdstat").out
-    # Its 40 mounts without a check were too many: it has been checked, once and before.
+    # It was due for a check after 40 mounts without one: it has been checked once, before the
+    # mount.
     counted = machine.run("dumpe2fs -h /dev/vdf 2> /dev/null | grep 'Mount count'").out
     assert counted.split()[-1] == "1"
     if init == "systemd":
@@ -253,8 +256,9 @@ def test_stores_on_luks_md_and_two_disks(
         machine.run("truncate -s 40M /root/late; mkfs.ext4 -q -L late /root/late")
         machine.write("/root/wait.py", WAIT)
         assert machine.run("python3 /root/wait.py").out == "appeared\n"
-        machine.run("losetup --detach-all; rm /root/late")  # it is on the root, and kept busy
-        # A host-only image built on this machine has what is below the stores, not only the root.
+        machine.run("losetup --detach-all; rm /root/late")  # it is on the root, and in use
+        # A host-only image built on this machine has the devices below the stores, not only the
+        # root's.
         said = machine.run("dracut --hostonly --print-cmdline 2> /dev/null", timeout=300).out
         assert f"rd.luks.uuid=luks-{VAULT_LUKS}" in said
         assert f"rd.md.uuid={ARRAY}" in said
@@ -268,26 +272,26 @@ def server(
     storage: Storage, cache: Cache, scratch: Path, init: str, *, sealed: bool = True
 ) -> Boot:
     """The server's boot. With systemd the root opens by a passphrase and the store by a key file;
-    without, each by a passphrase of its own. Or the root is on a plain disk.
+    without, each by its own passphrase. Or the root is on a plain disk.
 
-    Typing takes longer than anything is waited for: 5 seconds.
+    Typing takes longer than the timeout of the volumes, which is 5 seconds.
     """
     disks = storage.copies(scratch, "sealed" if sealed else "root", *OTHERS)
     root = (f"root=UUID={ROOT}", "rootflags=subvol=root", "ro")
     if init == "systemd":
-        # crypttab's line says x-initrd.attach, so dracut takes it along.
+        # The line in crypttab has x-initrd.attach, so dracut includes it.
         added = ("--add", "crypt mdraid systemd-cryptsetup", "--install", "/etc/keys/vault")
         initrd = storage.server.initrd(cache, (*added, *MIRROR))
         words: tuple[str, ...] = (f"rd.md.uuid={ARRAY}",)
         typed: tuple[Typed, ...] = ()
         if sealed:
-            # Where one LUKS is named so, systemd opens no other, also if it is in crypttab.
+            # If one LUKS is named like this, systemd opens no other, even if it is in crypttab.
             words += tuple(f"rd.luks.uuid=luks-{uuid}" for uuid in (ROOT_LUKS, VAULT_LUKS))
             typed = (Typed(f"{QUESTION} [^:]*{ROOT_LUKS}", ROOT_PASSPHRASE, after=15),)
     else:
         initrd = storage.server.initrd(cache, (*WITHOUT_SYSTEMD, "--add", "crypt mdraid", *MIRROR))
-        # All that there is; nothing names the store's LUKS or its array, nor waits for them but us.
-        # Neither dracut nor, later, systemd follows crypttab's line, which has a key.
+        # These are all devices; only we name the store's LUKS and its array, and wait for them.
+        # Neither dracut nor, later, systemd follows the line in crypttab, which has a key.
         words = ("rd.auto=1", "rd.luks.crypttab=0", "luks.crypttab=no")
         typed = (
             Typed(f"{QUESTION} /dev/vda", ROOT_PASSPHRASE, after=15),
@@ -304,12 +308,12 @@ def server(
     )
 
 
-def test_a_copy_of_a_disk(
+def test_reports_a_copy_of_a_disk(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str
 ) -> None:
-    """Left in the machine after it was copied with dd: nobody can know which one is meant.
+    """The copy was made with dd and left in the machine: it is unknown which of the two is meant.
 
-    Only a boot shows which of two equal devices udev's links lead to.
+    Only a boot shows to which of two equal devices udev's links lead.
     """
     boot = server(storage, cache, scratch, "systemd", sealed=False)
     disks = (*boot.disks, *storage.copies(scratch, "right", "books"))

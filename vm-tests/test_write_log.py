@@ -1,9 +1,9 @@
 """A power cut at every single write of a rotation, and between flushes in any order.
 
-No machine boots: the real wiper rotates a real btrfs whose writes are logged; from the log come
-the disks that a cut could have left, and on each the next boot's rotation must find the previous
-root or a fresh one under the root's name, lose neither, and leave nothing behind.
-`EPHEMEROOT_CRASH_SECONDS` is how long random orders are tried after all prefixes (20).
+No machine boots: the real wiper rotates a real btrfs whose writes are logged; the log gives the
+disks that a cut could have left. On each, the next boot's rotation must find the previous root or a
+fresh one under the root's name, lose neither, and leave nothing behind. `EPHEMEROOT_CRASH_SECONDS`
+is the time for random orders after all prefixes (20).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SETTINGS: dict[str, object] = {option.name: option.default for option in Btrfs.O
 
 
 class Laboratory:
-    """A disk before its rotation, `base`, and room for what becomes of it."""
+    """A disk before its rotation, `base`, and room for the results."""
 
     def __init__(self, scratch: Path) -> None:
         self.base = scratch / "base.raw"
@@ -56,7 +56,7 @@ class Laboratory:
         assert outcome.problems == []
 
     def judge(self, writes: list[Write]) -> str:
-        """Cut after these writes, look, boot again; returns what stood under the root's name."""
+        """Cut after these writes, inspect, boot again; return which root had the root's name."""
         writelog.replay(self.base, writes, self.disk)
         with attached(self.disk) as device:
             with self._top(device) as top:
@@ -87,7 +87,7 @@ class Laboratory:
             run(["umount", folder])
 
 
-def test_a_cut_at_every_write(bench: Bench, scratch: Path) -> None:
+def test_a_power_cut_at_every_write(bench: Bench, scratch: Path) -> None:
     """Without a boot: the writes of a rotation are recorded and replayed on this host."""
     laboratory = Laboratory(scratch)
     run(["cp", laboratory.base, laboratory.disk])

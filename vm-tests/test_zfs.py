@@ -1,4 +1,4 @@
-"""A root on ZFS: boots of Debian of each kind. What needs no boot: test_zfs_pools.py."""
+"""A root on ZFS: boots of Debian of each kind. Tests without a boot are in test_zfs_pools.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEPT = ("/var/log/diary", "/home/talyz/diary")
 HARDWARE = Hardware(memory=1536)
 QUESTION = "ZFS password for"
 
-# Of the rollback, which is one channel program, and of each step of a rotation.
+# The changes of a rollback, which is one channel program, and of each step of a rotation.
 ROLLBACK = [Point(("change", ROLLED, "do"), delay) for delay in (0.02, 0, 0.05, None)]
 RETIRES, PLACES = ("rename", "tank/ROOT/old-roots/"), ("rename", f"{ROTATED}.ephemeroot-new")
 ROTATION = [
@@ -44,7 +44,7 @@ def pool(bench: Bench, zfs_debian: System, wheel: Path) -> Pool:
 
 
 def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
-    """A root made fresh once, before it was mounted; returns what the wipe reported."""
+    """The root was wiped once, before it was mounted; return the report of the wipe."""
     assert machine.settle() == "running", (machine.failed_units(), machine.journal("-p warning"))
     said = json.loads(machine.read("/run/ephemeroot/boot.json"))
     assert [said[stage]["problems"] for stage in ("wipe", "persist")] == [[], []], said
@@ -56,7 +56,7 @@ def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
     assert machine.run("findmnt -rno FSTYPE,FSROOT /var/log").out.split() == ["zfs", "/var/log"]
     assert machine.run("findmnt -rno TARGET | grep -cx /").out.strip() == "1"
     expected = "".join(f"day {day}\n" for day in range(1, days)).encode()
-    # Carried over from the root unchanged, before that went.
+    # Seeded from the previous root before that was wiped.
     assert machine.read("/home/talyz/seeded") == b"of the first root\n"
     for path in KEPT if days > 1 else ():
         assert machine.read(path) == expected, path
@@ -71,7 +71,7 @@ def check(machine: Machine, dataset: str, days: int) -> dict[str, Any]:
 
 
 def cut(bench: Bench, boot: Boot, point: Point, scratch: Path, name: str) -> None:
-    """Boot until the wipe stage is at that point, where the power goes."""
+    """Boot until the wipe stage reaches that point, where the power fails."""
     initrd = powercut.initrd(boot.initrd, point, scratch / "cut.img")
     stopped = bench.boot(replace(boot, initrd=initrd), name)
     assert isinstance(stopped, Stopped), (point, stopped)
@@ -82,8 +82,8 @@ def lost(machine: Machine) -> list[str]:
     return machine.run(f"ls -d {' '.join(LOST)}", check=False).out.split()
 
 
-def test_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
-    """With a store whose passphrase is typed: it has a key, and the root has none.
+def test_rollbacks_of_a_root_on_zfs(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
+    """The passphrase of the store is typed: it has a key, and the root has none.
 
     Only a boot shows a ZFS root that dracut's module imports and mounts.
     """
@@ -101,7 +101,7 @@ def test_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
         assert lost(machine) == []
         check(machine, ROLLED, number)
         identities.add(machine.read("/etc/machine-id"))
-        # A snapshot of what was written goes with what was written.
+        # A later snapshot is destroyed with the content that was written.
         snapshots = machine.run(f"zfs list -Ho name -t snapshot -r {ROLLED}").out.split()
         assert snapshots == [f"{ROLLED}@blank"]
         machine.run(f"zfs snapshot {ROLLED}@day-{number}")
@@ -122,7 +122,7 @@ def test_rollbacks(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
 
 
 def foresee(machine: Machine, snapshot: str) -> None:
-    """`ephemeroot check` warns of what the next boot would refuse, and of nothing else."""
+    """`ephemeroot check` warns exactly of the refusals of the next boot."""
     said = machine.run("ephemeroot check")
     assert "is held" not in said.out + said.err, said
     machine.run(f"zfs hold mine {snapshot}")
@@ -132,7 +132,7 @@ def foresee(machine: Machine, snapshot: str) -> None:
 
 
 def another_host(bench: Bench, boot: Boot, name: str) -> None:
-    """A pool that is in use by another host, as far as ZFS can know: nothing is wiped."""
+    """A pool that another host uses, as far as ZFS can know: nothing is wiped."""
     root = (*boot.root, "spl.spl_hostid=0x11223344")
     emergency = bench.emergency(replace(boot, root=root), name)
     problems = json.dumps((emergency.report or {}).get("wipe", {}).get("problems"))
@@ -141,7 +141,7 @@ def another_host(bench: Bench, boot: Boot, name: str) -> None:
 
 
 def rotating(pool: Pool, scratch: Path) -> Boot:
-    """The encrypted root that is rotated, with its passphrase, on a disk of its own."""
+    """The encrypted root that is rotated, with its passphrase, on a separate disk."""
     return Boot(
         pool.rotate.system,
         pool.initrds[0],
@@ -153,8 +153,10 @@ def rotating(pool: Pool, scratch: Path) -> Boot:
 
 
 @pytest.mark.proof
-def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
-    """Of an encrypted root, whose passphrase is typed; at first a wrong one.
+def test_three_rotations_of_an_encrypted_root(
+    pool: Pool, bench: Bench, scratch: Path, name: str
+) -> None:
+    """Its passphrase is typed, the first time incorrectly.
 
     Only a boot shows a ZFS root whose key is asked for, rotated before it is mounted.
     """
@@ -183,7 +185,7 @@ def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
     assert machine.poweroff().complaints == ()
 
     machine = bench.up(boot, name)
-    # The root of the first day again, with what was lost; that of the second day is retired.
+    # The root of the first day again, with its lost files; that of the second day is retired.
     assert lost(machine) == list(LOST)
     said = check(machine, ROTATED, 3)
     assert said["kept"] == [*retired, said["retired"]]
@@ -197,8 +199,8 @@ def test_three_rotations(pool: Pool, bench: Bench, scratch: Path, name: str) -> 
 
 
 @pytest.mark.proof
-def test_cuts_within_a_rotation(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
-    """The next boot completes each, or the one after it; nothing is lost.
+def test_power_cuts_during_a_rotation(pool: Pool, bench: Bench, scratch: Path, name: str) -> None:
+    """One of the next two boots completes each rotation; nothing is lost.
 
     Only a boot shows a power cut that the pool survives without having been exported.
     """
@@ -218,7 +220,7 @@ def test_cuts_within_a_rotation(pool: Pool, bench: Bench, scratch: Path, name: s
         assert f"{ROTATED}.ephemeroot-new" not in found
         complete = [one for one in said["kept"] if not one.endswith(".unused")]
         assert len(complete) == number, said
-        # That of each day is there, with what that day has written.
+        # The root of each day exists, with the files of that day.
         machine.run("mkdir -p /tmp/old")
         for old in complete[1:]:
             machine.run(f"ephemeroot roots mount {old} /tmp/old")
@@ -228,7 +230,7 @@ def test_cuts_within_a_rotation(pool: Pool, bench: Bench, scratch: Path, name: s
 
 
 def look_into_old_roots(machine: Machine, retired: list[str]) -> None:
-    """On the second day: what the first one has lost comes back, of its root."""
+    """On the second day: restore files that the first day lost, from its root."""
     first = retired[1]
     (listed,) = json.loads(machine.run("ephemeroot roots list --json").out)["histories"]
     assert listed["old-roots"] == "tank/ROOT/old-roots"
@@ -239,7 +241,7 @@ def look_into_old_roots(machine: Machine, retired: list[str]) -> None:
     machine.run(f"rm {LOST[1]}")
     told = json.loads(machine.run(f"ephemeroot roots diff {first} --json", timeout=180).out)
     changes = {one["path"]: one["change"] for one in told["differences"]}
-    # Both days have lost the same, but for one.
+    # Both days have lost the same, except for one file.
     assert changes.get(LOST[1]) == "deleted", changes
     assert not {LOST[0], LOST[2]} & set(changes), changes
     machine.run(f"mkdir /tmp/old; ephemeroot roots mount {first} /tmp/old")

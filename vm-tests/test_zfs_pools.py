@@ -36,7 +36,9 @@ LIMIT = 3600.0  # seconds for a case in `make proof`; one of CI takes a few
 
 
 def cases() -> Iterator[object]:
-    """The modules are imported here as well: they name what they need of a pool, and use none."""
+    """The modules are imported here as well: they name their requirements of a pool, but
+    use none.
+    """
     for module in MODULES:
         for name, case in vars(importlib.import_module(f"zfs_pools.{module}")).items():
             if name.startswith("case_"):
@@ -49,7 +51,7 @@ def cases() -> Iterator[object]:
 def machine(
     lasting_bench: Bench, cache: Cache, zfs_debian: System, wheel: Path
 ) -> Iterator[Machine]:
-    """Up until the last case has run, with the cases in it."""
+    """Runs until the last case has ended, with the cases in it."""
     ready = project.installed(cache, zfs_debian, wheel, {})
     prepared = disks.prepared(cache, disks.Btrfs(), lasting_bench.tools, ready)
     with cache.scratch("zfs-pools") as scratch:
@@ -67,6 +69,6 @@ def machine(
 
 @pytest.mark.parametrize(("module", "case"), list(cases()))
 def test_on_a_real_pool(machine: Machine, module: str, case: str) -> None:
-    """Only a boot shows ZFS at all: this host's kernel has no module for it."""
+    """Only a boot shows ZFS: this host's kernel has no module for it."""
     whole = f"EPHEMEROOT_PROOF={os.environ.get('EPHEMEROOT_PROOF', '')}"
     machine.run(f"cd /run && {whole} python3 -m zfs_pools {module} {case}", timeout=LIMIT)

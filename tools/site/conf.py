@@ -11,7 +11,7 @@ extensions = ["myst_parser", "navigation"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = [".*", "build", "**/__pycache__"]
-# README.md is the front page where the source is read; the site has the index.
+# README.md is the front page of the repository; the site has the index.
 exclude_patterns += ["README.md"]
 
 myst_heading_anchors = 4

@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 # Pixels: a line of text, the average width of a character, the space inside of a box.
 LINE, CHARACTER, PADDING = 21, 7.9, 11
 
-# The reader's browser says whether it is dark; the site sets the three variables by its own switch.
+# The reader's browser reports whether it is dark; the site sets the three variables with its own
+# switch.
 STYLE = """\
 .picture { --ink: #1f2328; --muted: #59636e; --paper: #ffffff }
 @media (prefers-color-scheme: dark) {
@@ -36,7 +37,7 @@ STYLE = """\
 
 @dataclass
 class Drawing:
-    """A picture with a *title* for people who do not see it; pixels from its upper left corner."""
+    """A picture with a *title* for screen readers; in pixels from its upper left corner."""
 
     title: str
     width: int
@@ -44,7 +45,7 @@ class Drawing:
     bottom: int = 0
 
     def text(self, x: float, y: float, words: str, kind: str = "") -> None:
-        """One line whose base line is at *y*; what is in back quotes is code."""
+        """One line whose base line is at *y*; text in back quotes is code."""
         spans = "".join(
             f'<tspan class="code">{escape(part)}</tspan>' if number % 2 else escape(part)
             for number, part in enumerate(words.split("`"))
@@ -124,5 +125,5 @@ def wrap(words: str, width: float) -> list[str]:
 
 
 def high(words: str, width: float) -> float:
-    """How high a box of that *width* with the text is."""
+    """The height of a box of that *width* with the text."""
     return len(wrap(words, width)) * LINE + 2 * PADDING - 2

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     pictures.write(CHECKOUT / "docs")
     manual.write(CHECKOUT / "man", CHECKOUT / "docs/man")
     here, doctrees = str(CHECKOUT / "tools/site"), str(CHECKOUT / "build/doctrees")
-    # Strict: a link or an anchor that leads nowhere fails the build.
+    # Strict: a link or an anchor that does not resolve fails the build.
     options = ["--fail-on-warning", "--keep-going", "--quiet", "--fresh-env"]
     status = int(sphinx([*options, "-c", here, "-d", doctrees, str(CHECKOUT), str(OUTPUT)]))
     if status == 0:

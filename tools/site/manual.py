@@ -17,7 +17,7 @@ _SECTION_OF = re.compile(
 _SECTION = re.compile(r'<a class="Sx" href="#[^"]*">(.*?)</a>', re.DOTALL)
 
 
-# Rules of a page that is read by itself, in light and dark.
+# The style of a page that is read without the site, in light and dark.
 STYLE = """\
 :root { color-scheme: light dark }
 body { max-width: 48rem; margin: auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif }

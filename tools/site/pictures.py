@@ -10,7 +10,7 @@ from typing import Any
 
 from drawing import LINE, PADDING, Drawing, high
 
-# Who does what at which moment of a boot, with each generator and init. One text is for all three.
+# The steps of a boot by program, with each generator and init. A single text applies to all three.
 GENERATORS = (
     "both, with systemd", "dracut, its own init", "mkinitcpio, its own init",
 )  # fmt: skip
@@ -79,7 +79,7 @@ def boot() -> Drawing:
     return drawing
 
 
-# The subvolumes of a disk: before a boot, in the moment of the exchange, and after it.
+# The subvolumes of a disk: before a boot, at the moment of the exchange, and after it.
 ROTATION: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
     ("before the boot", "", (
         ("root", "blue", "the root of the last boot"),
@@ -129,7 +129,7 @@ def rotation() -> Drawing:
     return drawing
 
 
-# Where the paths of a running example machine come from: path, how, source, kind.
+# The source of each path on a running example machine: path, method, source, kind.
 BINDS: tuple[tuple[str, str, str, str], ...] = (
     ("/usr, /bin, /lib …", "snapshot of the base", "packages", "red"),
     ("/etc", "snapshot of the base", "changes last until the next boot", "red"),
@@ -169,7 +169,7 @@ def binds() -> Drawing:
     return drawing
 
 
-# Which verb is for which task.
+# The verb for each task.
 VERBS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Set it up", "blue", (
         ("init", "propose a configuration"),
@@ -208,7 +208,7 @@ VERBS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def verbs() -> Drawing:
-    """Which verb for which task."""
+    """The verb for each task."""
     drawing = Drawing("Which command is for which task", 960)
     width, gap = 460, 20
     edges = [14.0, 14.0]
@@ -225,7 +225,7 @@ def verbs() -> Drawing:
     return drawing
 
 
-# What `bench/stages.py --json` has measured.
+# Measured by `bench/stages.py --json`.
 MEASURED = Path(__file__).resolve().parent.parent.parent / "docs/performance.json"
 KINDS = (
     ("stages", "blue", "both stages of a boot"),
@@ -235,7 +235,7 @@ KINDS = (
 
 
 def performance() -> Drawing:
-    """How long a boot's stages take, beside what people write and what C needs."""
+    """The time of a boot's stages, compared with shell scripts and C programs."""
     drawing = Drawing("Processor time of both stages of a boot", 960)
     left, scale, y = 284.0, 150.0, 30.0
     for number, (_, kind, words) in enumerate(KINDS):
@@ -273,13 +273,13 @@ def _case(case: dict[str, Any]) -> str:
     return f"{case['directories']} directories, {case['old_roots']:,} {roots}{nested}"
 
 
-# What `bench/growth.py --json` has measured.
+# Measured by `bench/growth.py --json`.
 GROWN = MEASURED.with_name("growth.json")
 CURVES = ("red", "blue", "green")
 
 
 def growth() -> Drawing:
-    """The space that old roots take over the days, and what a wipe costs beside them."""
+    """The space of old roots over the days, and the cost of a wipe in their presence."""
     drawing = Drawing("Space of old roots over the days, and processor time of a wipe", 960)
     grown = json.loads(GROWN.read_text(encoding="utf-8"))
     days = len(grown["space"][0]["megabytes"])
@@ -308,7 +308,7 @@ class Axes:
     width: float
     height: float
 
-    # Pixels of each diagram: below the title, and as wide as half of a picture.
+    # Pixels of each diagram: below the title, half as wide as a picture.
     TOP, BOTTOM, ACROSS = 62.0, 302.0, 380.0
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -317,7 +317,7 @@ class Axes:
         return self.left + x / self.width * self.ACROSS, down
 
     def draw(self, title: str, across: tuple[int, ...], unit: str, upward: tuple[int, ...]) -> None:
-        """The axes with their values; *unit* is what the horizontal one counts."""
+        """Draw the axes with their values; *unit* is that of the horizontal axis."""
         self.drawing.text(self.left - 50, 26, title, "title")
         for value in upward:
             x, y = self.at(0, value)

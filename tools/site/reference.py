@@ -1,6 +1,6 @@
 """The reference of the plan's operations and of an entry's keys, from the tables that declare them.
 
-The site has it in docs/design.md, instead of the comment `MARK`.
+The site inserts it into docs/design.md, in place of the comment `MARK`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _operation(kind: type[Operation]) -> str:
 
 
 def _sorted(fields: Iterable[Option]) -> list[Option]:
-    """Those that a plan must have first."""
+    """The required fields first."""
     return sorted(fields, key=lambda one: one.default is not REQUIRED)
 
 

@@ -1,7 +1,7 @@
-"""Boots real Debian machines under QEMU and asks them, from inside, how it went.
+"""Boots real Debian machines under QEMU and inspects them from inside.
 
-The parts, from the ground up: `command` and `sandbox` run programs, `cache` and `lock` keep
-expensive things and expensive machines apart, `debian` bootstraps, `tools` holds QEMU, `image` and
-`system` are the trees that boot, `initramfs` and `disk` what they boot from, `machine` a running
-one.
+The parts, from the lowest layer up: `command` and `sandbox` run programs, `cache` and `lock` share
+expensive results and limit the number of machines, `debian` bootstraps, `tools` provides QEMU,
+`image` and `system` are the trees that boot, `initramfs` and `disk` the files from which they boot,
+`machine` is a running machine.
 """

@@ -30,7 +30,7 @@ from vm.times import BOOTING, STAGES, WAITING, times
 from vm.tools import Tools
 from vm.verdict import BootFailed, Emergency, MachineLost, Stopped, ending
 
-# Seconds without a word after which the agent is asked again.
+# Seconds without an answer after which the agent is asked again.
 _AGAIN = 2.0
 
 ROOT = ("root=/dev/vda", "rootflags=subvol=root", "ro")
@@ -42,9 +42,10 @@ Outcome = Machine | Emergency | Stopped
 class Boot:
     """One way to boot.
 
-    `arguments` go on the kernel command line after the harness's own (for most, the last one wins),
-    `timeout` is seconds to the first word, `typed` what somebody types on the console meanwhile.
-    Without `sessions` no user can log in, and there is no D-Bus: they cost seconds of each boot.
+    `arguments` follow the harness's own on the kernel command line (for most, the last one takes
+    effect), `timeout` is the number of seconds to the first answer, `typed` is input for the
+    console during that time. Without `sessions` no user can log in, and there is no D-Bus: they
+    cost seconds of each boot.
     """
 
     system: System
@@ -63,12 +64,12 @@ class Boot:
         return ["console=ttyS0", *QUIET, *LEAN, *UNATTENDED, *masked, *self.root, *self.arguments]
 
     def start(self, tools: Tools) -> list[str]:
-        """QEMU's words for it."""
+        """QEMU's arguments for it."""
         return kernel_words(self.system.kernel, self.initrd, self.append())
 
 
 class Start(Protocol):
-    """A way to boot a machine: `Boot`, or `vm.firmware.FirmwareBoot`."""
+    """A way to start a machine: `Boot`, or `vm.firmware.FirmwareBoot`."""
 
     @property
     def disks(self) -> tuple[Disk, ...]:
@@ -76,24 +77,24 @@ class Start(Protocol):
 
     @property
     def hardware(self) -> Hardware:
-        """What the machine is made of."""
+        """The hardware of the machine."""
 
     @property
     def timeout(self) -> float:
-        """Seconds to the first word."""
+        """Seconds to the first answer."""
 
     @property
     def typed(self) -> tuple[Typed, ...]:
-        """What somebody types on the console meanwhile."""
+        """Input for the console during the boot."""
 
     def start(self, tools: Tools) -> list[str]:
-        """QEMU's words that start it."""
+        """QEMU's arguments that start it."""
 
 
 class Bench:
-    """Where machines run: the tools, the cache and the folder for their console logs.
+    """Runs machines: has the tools, the cache and the folder for console logs.
 
-    `boots` is how many machines were started, `seconds` for how long they were up.
+    `boots` is the number of started machines, `seconds` the time for which they ran.
     """
 
     def __init__(self, cache: Cache, tools: Tools, logs: Path) -> None:
@@ -107,9 +108,9 @@ class Bench:
         logs.mkdir(parents=True, exist_ok=True)
 
     def boot(self, boot: Start, name: str) -> Outcome:
-        """Boot to a Machine that is up, an Emergency, or a machine that Stopped by itself.
+        """Boot to a Machine that runs, an Emergency, or a machine that Stopped by itself.
 
-        `name` names the console log. Raises MachineLost.
+        `name` is the name of the console log. Raises MachineLost.
         """
         console = self._console(name)
         typist = Console(boot.typed) if boot.typed else None
@@ -131,7 +132,8 @@ class Bench:
                 outcome = self._first_word(qemu, console, boot.timeout)
             if isinstance(outcome, Emergency | Stopped):
                 return outcome
-            lasting = stack.pop_all()  # the machine lives on, and so do its lock and its wires
+            # the machine continues to run, and so its lock and its connections stay
+            lasting = stack.pop_all()
             if outcome["boot_id"] not in self._seen:  # one that resumes has run no stage
                 self._seen.add(outcome["boot_id"])
                 times.move(BOOTING, STAGES, outcome["stages"])
@@ -140,14 +142,14 @@ class Bench:
             return machine
 
     def up(self, boot: Start, name: str) -> Machine:
-        """As `boot`, if it comes up. Raises BootFailed with what the machine said instead."""
+        """As `boot`, if it succeeds. Raises BootFailed with the machine's messages otherwise."""
         outcome = self.boot(boot, name)
         if not isinstance(outcome, Machine):
             raise BootFailed(str(outcome))
         return outcome
 
     def emergency(self, boot: Start, name: str) -> Emergency:
-        """As `boot`, if it ends in an emergency. Raises BootFailed if it does not."""
+        """As `boot`, if it ends in an emergency. Raises BootFailed otherwise."""
         outcome = self.boot(boot, name)
         if isinstance(outcome, Machine):
             outcome.close()
@@ -157,7 +159,7 @@ class Bench:
         return outcome
 
     def close(self) -> None:
-        """Cut the power of what still runs."""
+        """Cut the power of machines that still run."""
         for machine in self._machines:
             machine.close()
         self._machines.clear()
@@ -174,12 +176,12 @@ class Bench:
         self, qemu: Qemu, console: Path, timeout: float
     ) -> Message | Emergency | Stopped:
         try:
-            # Waits in the wire until the agent opens the port, be it a fresh one or one that was
-            # hibernated. UEFI reads what is in the wire before that: it takes the port for a
-            # console (VirtioSerialDxe of EDK II). So it is sent again until it is answered.
+            # The request waits in the connection until the agent opens the port, after a boot or a
+            # resume. UEFI reads input before that, because it uses the port as a console
+            # (VirtioSerialDxe of EDK II). So the request is sent again until there is an answer.
             deadline = time.monotonic() + timeout
             while True:
-                with suppress(Closed):  # a last word of the machine may be there to be read
+                with suppress(Closed):  # a final message of the machine may be available
                     qemu.port.send({"id": 0, "op": "ping"})
                 try:
                     message = qemu.port.receive(min(deadline, time.monotonic() + _AGAIN))
@@ -202,7 +204,7 @@ class Bench:
             raise MachineLost(how, console) from closed
 
     def _last_word(self, qemu: Qemu, emergency: Emergency) -> Emergency:
-        # It powers off by itself; its word is known, so nothing is lost if it does not.
+        # It powers off by itself; its report has arrived, so nothing is lost if it does not.
         deadline = time.monotonic() + 15
         try:
             while True:

@@ -1,4 +1,4 @@
-"""A machine that has its kernels on a partition of its own, and another kernel for it."""
+"""A machine that has its kernels on a separate partition, and another kernel for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vm.layer import Content, File
 from vm.system import System
 from vm.tools import Tools
 
-# Of the kernel: what this machine's image needs, and one that no image has.
+# The drivers of the kernel: those that this machine's image needs, and one that no image has.
 ODD_MODULE = "dummy"
 DRIVERS = (
     "kernel/arch/", "kernel/crypto/", "kernel/lib/", "kernel/fs/btrfs/", "kernel/fs/ext4/",
@@ -35,7 +35,7 @@ DRACUT = (
 
 @dataclass(frozen=True)
 class BootDisk:
-    """An ext4 for /boot, with the kernel and the image that the machine has so far."""
+    """An ext4 for /boot, with the present kernel and image of the machine."""
 
     files: Mapping[str, Content] = field(default_factory=dict)
     size: str = "512M"
@@ -49,7 +49,7 @@ class BootDisk:
 
 
 def kernel_package(cache: Cache, system: System, drivers: Sequence[str] = DRIVERS) -> Path:
-    """A kernel that is not the system's, with those drivers: the smallest of Debian 13 and its
+    """A kernel other than the system's, with those drivers: the smallest of Debian 13 and its
     backports.
     """
     found = [
@@ -60,7 +60,7 @@ def kernel_package(cache: Cache, system: System, drivers: Sequence[str] = DRIVER
         and package.name.endswith("-cloud-amd64")
         and package.name[12].isdigit()
         and package.name != f"linux-image-{system.release}"
-        and package.size > 1 << 20  # those without content only depend on another
+        and package.size > 1 << 20  # those without content only depend on another one
     ]
     deb = packages.download(cache, min(found, key=lambda package: package.size))
 
@@ -96,8 +96,8 @@ def layout(made: Ephemeral, debs: Sequence[Path]) -> Btrfs:
 
 
 def booted_from(boot: Boot, partition: Disk, kernel: str, release: str, scratch: Path) -> Boot:
-    """*boot* with the file *kernel* of the partition and the image of that *release* beside, as a
-    boot loader would.
+    """*boot* with the file *kernel* of the partition and the image of that *release*, as a boot
+    loader would start it.
     """
     with partition.mounted("ext4", "ro") as top:
         linux, initrd = scratch / "vmlinuz", scratch / "initrd"

@@ -1,7 +1,7 @@
-"""Disks that only a machine can make: device mapper, MD and ZFS are not in every host's kernel.
+"""Disks that only a machine can make: not every host's kernel has device mapper, MD and ZFS.
 
-A machine is booted with blank disks and a script, once; what it leaves on them is kept in the
-cache, keyed by all that it was made of. One boot makes the disks of several tests.
+A machine is booted once with blank disks and a script; the resulting disks are kept in the cache,
+under a key of all inputs. One boot makes the disks of several tests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILES = "/run/builder"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is made: `disks` maps a name to a size as truncate(1) takes it.
+    """The inputs: `disks` maps a name to a size in the format of truncate(1).
 
     `script` runs as root under `sh -eux`, with a variable for each disk and each source whose value
     is its device (`$name`), and with `files` below `FILES`.
@@ -42,7 +42,7 @@ def built(
     recipe: Recipe,
     sources: Mapping[str, Disk] | None = None,
 ) -> dict[str, Disk]:
-    """The recipe's disks by their names, from the cache. Not for use: `copy` them.
+    """The recipe's disks by name, from the cache. Do not use them directly: `copy` them.
 
     `sources` are prepared disks (`vm.disk.prepared`) that the script copies from; it gets copies.
     """
@@ -72,7 +72,7 @@ def _make(bench: Bench, boot: Boot, recipe: Recipe, disks: Mapping[str, Disk]) -
         machine.run(f"mkdir -p {FILES}")
         for name, content in recipe.files.items():
             machine.write(f"{FILES}/{name}", content)
-        # vda is the machine's own.
+        # vda is the disk of the machine itself.
         names = [f"{name}=/dev/vd{chr(ord('b') + n)}" for n, name in enumerate(disks)]
         machine.write(f"{FILES}/script", "\n".join([*names, recipe.script, ""]))
         machine.run(f"sh -eux {FILES}/script", timeout=recipe.timeout)

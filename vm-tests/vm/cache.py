@@ -1,4 +1,4 @@
-"""The cache: folders keyed by what they are made of, built once, kept outside the source tree."""
+"""The cache: folders with a key of their inputs, built once, outside of the source tree."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _KEEP = 6
 
 
 def digest(*parts: object) -> str:
-    """A key for what `parts` say.
+    """A key for the content of `parts`.
 
-    Text, numbers and nested sequences count by value, a `Path` by the content below it.
+    Text, numbers and nested sequences are compared by value, a `Path` by the content below it.
 
     Owners and times are left out: a fresh clone of the same sources must find the same entry.
     """
@@ -59,20 +59,21 @@ def _files(top: Path) -> list[Path]:
 
 
 def build_of(entry: Path) -> str:
-    """Which building of an entry this is: what `apply` makes has new identifiers each time, so what
-    is made of an entry that was pruned and built again must not be taken for the new one's.
+    """Identifies one building of an entry. `apply` creates new identifiers each time, so results
+    that were made from an entry which was pruned and built again must not be combined with the new
+    one.
     """
     locks = entry.parent.parent / "locks"
     try:
         return (locks / f"{entry.parent.name}-{entry.name}").read_text()
-    except FileNotFoundError:  # no entry of a cache
+    except FileNotFoundError:  # not an entry of a cache
         return ""
 
 
 class Cache:
     """A folder of entries `<kind>/<key>`.
 
-    An entry that exists is complete, for it was renamed into place.
+    An existing entry is complete, because it is renamed into place.
     """
 
     def __init__(self, root: Path) -> None:
@@ -94,7 +95,7 @@ class Cache:
         """The folder of that kind and key, made by `build(folder)` if it does not exist yet.
 
         The entry stays locked (shared) until this process ends, so that no other run prunes it. The
-        newest `keep` entries of the kind survive.
+        newest `keep` entries of the kind are kept.
         """
         path = self.root / kind / key
         if path in self._in_use:
@@ -104,15 +105,16 @@ class Cache:
         with times.spent(WAITING):
             self._own(lock, path)
         if not path.is_dir():
-            # Only the holder of the lock builds this key, so a leftover with its name is a dead
-            # run's.
+            # Only the holder of the lock builds this key, so a leftover of that name belongs to a
+            # run that has ended.
             for leftover in path.parent.glob(f".{key}.*"):
                 folders.remove(leftover)
             begun = time.monotonic()
             note(f"building {kind} {key[:8]} …")
             fresh = folders.make(f".{key}.", path.parent)
             try:
-                fresh.chmod(0o755)  # trees in it are run by users other than root (apt's, for one)
+                # users other than root run programs in these trees (apt's, for one)
+                fresh.chmod(0o755)
                 with times.spent(BUILDING):
                     build(fresh)
                 os.ftruncate(lock, 0)
@@ -130,30 +132,32 @@ class Cache:
         return path
 
     def _own(self, lock: int, path: Path) -> None:
-        """Lock an entry: shared if it is there, else exclusively, to build it."""
+        """Lock an entry: shared if it exists, otherwise exclusively, to build it."""
         while True:
-            # Shared first, for an entry that exists already must not wait for the runs that stand
-            # on it; and one that is being built is waited for until its builder shares it.
+            # Try shared first: an existing entry must be available although other runs use it, and
+            # an entry that is being built becomes available when its builder changes to a shared
+            # lock.
             fcntl.flock(lock, fcntl.LOCK_SH)
             if path.is_dir():
                 return
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            except BlockingIOError:  # another run has come as far as this: one must step back
+            # another run is in the same state: one of the two must release its lock
+            except BlockingIOError:
                 fcntl.flock(lock, fcntl.LOCK_UN)
                 time.sleep(random.uniform(0.01, 0.1))
 
     @contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:
-        """A folder on the cache's filesystem that goes away at the end."""
+        """A folder on the cache's filesystem that is removed at the end."""
         base = self.root / "scratch"
         base.mkdir(parents=True, exist_ok=True)
         with folders.temporary(f"{purpose}-", base) as folder:
             yield folder
 
     def folder(self, name: str) -> Path:
-        """A folder that is kept and never pruned (a person's own disk, say)."""
+        """A folder that is kept and never pruned (for example the disk of a developer)."""
         path = self.root / name
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -175,7 +179,7 @@ class Cache:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue  # another run stands on it
+                continue  # another run uses it
             else:
                 folders.remove(old)
             finally:

@@ -1,4 +1,4 @@
-"""Running other programs: everything checked, every failure carrying what the program said."""
+"""Running other programs: every status is checked, and every failure has the program's output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# A fixed environment: what the person running the tests has set must not change what is built, and
-# the tools tree's programs must not meet the host's LD_LIBRARY_PATH or PYTHONPATH.
+# A fixed environment: the developer's own variables must not change the result, and programs of the
+# tools tree must not use the host's LD_LIBRARY_PATH or PYTHONPATH.
 _BASE_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -35,12 +35,12 @@ class CommandFailed(RuntimeError):
 
 
 class Unavailable(RuntimeError):
-    """Something the harness needs of this host is missing; the message says what to provide."""
+    """A requirement of the harness is missing on this host; the message says what to provide."""
 
 
 @dataclass(frozen=True)
 class Completed:
-    """A finished program. `rc` is 124 if it was ended for taking too long, as timeout(1) has it."""
+    """A finished program. `rc` is 124 if it was killed at its timeout, as with timeout(1)."""
 
     rc: int
     out: str
@@ -90,5 +90,5 @@ def run(
 
 
 def note(text: str) -> None:
-    """Say on stderr what takes long, for a person who waits."""
+    """Print a message about a long operation to stderr."""
     print(f"vm: {text}", file=sys.stderr, flush=True)

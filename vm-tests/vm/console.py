@@ -1,4 +1,4 @@
-"""A serial console that somebody sits at: types an answer once a question appears on it."""
+"""A serial console with a simulated user: types an answer once a question appears on it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _REMEMBERED = 4096
 
 @dataclass(frozen=True)
 class Typed:
-    """`answer` is typed `after` seconds after something that matches `question` (a regular
-    expression) was printed; each time it is printed again."""
+    """`answer` is typed `after` seconds after text that matches `question` (a regular expression)
+    was printed, each time it is printed.
+    """
 
     question: str
     answer: str
@@ -24,9 +25,9 @@ class Typed:
 
 
 class Console:
-    """The other end of QEMU's serial line, for as long as QEMU runs.
+    """The other end of QEMU's serial line, while QEMU runs.
 
-    `end` is QEMU's end, to be handed to it and then closed by `close_end`.
+    `end` is QEMU's end, to be passed to it and then closed by `close_end`.
     """
 
     def __init__(self, typed: Sequence[Typed]) -> None:
@@ -36,13 +37,13 @@ class Console:
         self._thread.start()
 
     def words(self, log: Path) -> list[str]:
-        """QEMU's options for a serial line that leads here and is written to `log` as well."""
+        """QEMU's options for a serial line that leads here and is also written to `log`."""
         name = str(log).replace(",", ",,")
         wire = f"socket,id=console,fd={self.end.fileno()},logfile={name},logappend=off"
         return ["-chardev", wire, "-serial", "chardev:console"]
 
     def close_end(self) -> None:
-        """QEMU has its end now."""
+        """QEMU now has its end."""
         self.end.close()
 
     def _sit(self) -> None:
@@ -53,8 +54,8 @@ class Console:
                 while asked := self._asked(seen):
                     end, typed = asked
                     seen = seen[end:]
-                    # Nothing that is printed meanwhile may block the guest: the wire holds
-                    # 200 KB, which is more than a quiet boot says.
+                    # Output must never block the guest: the buffer holds 200 KB, which is more than
+                    # a quiet boot prints.
                     time.sleep(typed.after)
                     try:
                         self._ours.sendall(typed.answer.encode() + b"\r")
@@ -62,7 +63,7 @@ class Console:
                         return
 
     def _asked(self, seen: bytes) -> tuple[int, Typed] | None:
-        """The first question in what was `seen`: where it ends, and what is typed then."""
+        """The first question in the text that was `seen`: where it ends, and the answer to type."""
         found = [
             (match.start(), match.end(), typed)
             for question, typed in self._questions

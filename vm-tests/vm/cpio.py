@@ -1,5 +1,6 @@
-"""cpio archives in the kernel's newc format, to lay changed files over an initramfs without making
-it again."""
+"""cpio archives in the kernel's newc format, to lay changed files over an initramfs without
+rebuilding it.
+"""
 
 from __future__ import annotations
 

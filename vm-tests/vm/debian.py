@@ -1,4 +1,4 @@
-"""Debian trees in folders, by mmdebstrap, from the mirror this host itself uses."""
+"""Debian trees in folders, by mmdebstrap, from the mirror that this host uses."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class Selection:
-    """What a Debian tree is made of.
+    """The suite and packages of a Debian tree.
 
-    `stale` is for suites that change daily, whose index a mirror may well have from last month: its
-    signature counts anyway.
+    `stale` is for suites that change daily, of which a mirror may have an index of last month: its
+    signature is accepted anyway.
     """
 
     packages: tuple[str, ...]
@@ -65,8 +65,7 @@ def mirror() -> str:
         for site, origin, label, component in fields
         if (origin, label, component) == ("Debian", "Debian", "main")
     ]
-    # Without downloaded lists apt knows no origin yet; the archive's usual path is then all there
-    # is to go by.
+    # Without downloaded lists apt knows no origin yet; only the archive's usual path is known then.
     guessed = [
         site
         for site, _, _, component in fields

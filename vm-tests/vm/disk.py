@@ -1,4 +1,4 @@
-"""Disks for machines: described as data, made once, handed out as cheap copies."""
+"""Disks for machines: described as data, made once, copied cheaply."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _ROOT_FSTAB = "/dev/vda / btrfs subvol=root 0 0\n"
 
 
 class Layout(Protocol):
-    """A way to fill a disk. Layouts are dataclasses, so that `repr` says all they are made of."""
+    """A way to fill a disk. Layouts are dataclasses, so that `repr` has all their inputs."""
 
     @property
     def size(self) -> str:
-        """Of the whole disk, as truncate(1) takes it."""
+        """The size of the whole disk, in the format of truncate(1)."""
 
     def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:
-        """Write the disk into the raw image, which has its size already."""
+        """Write the disk into the raw image, which already has its size."""
 
 
 @dataclass(frozen=True)
 class Subvolume:
     """A btrfs subvolume at `path`, as seen from the top level.
 
-    It is empty, or has the system's tree, or is a snapshot of one that stands before it; `files`
-    are written into it last, named relative to it.
+    It is empty, or has the system's tree, or is a snapshot of an earlier one; `files` are written
+    into it last, named relative to it.
     """
 
     path: str
@@ -115,7 +115,8 @@ class Disk:
     def mounted(
         self, kind: str = "btrfs", options: str = "subvolid=5", offset: int = 0
     ) -> AbstractContextManager[Path]:
-        """`with disk.mounted() as top:` the filesystem on this host, to look at or to change.
+        """`with disk.mounted() as top:` mounts the filesystem on this host, for inspection or
+        changes.
 
         It begins `offset` bytes into the disk. No machine may be using it.
         """
@@ -128,9 +129,10 @@ class Disk:
 
 
 def copy_extents(source: Path, target: Path, start: int = 0) -> None:
-    """Write all that was ever written to `source` into `target`, `start` bytes after its begin.
+    """Write all extents that were ever written to `source` into `target`, `start` bytes after its
+    begin.
 
-    Zeros among it are written, too: where what was never written is noise, they count.
+    Zeros among them are written, too: the target's unwritten blocks may have other content.
     """
     with source.open("rb") as inner, target.open("r+b") as outer:
         end = 0
@@ -155,7 +157,9 @@ def _data_after(fd: int, place: int) -> int | None:
 
 
 def prepared(cache: Cache, layout: Layout, tools: Tools, system: System) -> Disk:
-    """The disk of that layout with that system, from the cache. Not for use: `copy` it."""
+    """The disk of that layout with that system, from the cache. Do not use it directly:
+    `copy` it.
+    """
 
     def build(folder: Path) -> None:
         image = folder / "disk.raw"

@@ -49,9 +49,9 @@ directories = ["Downloads", {{ directory = ".ssh", mode = "0700" }}]
 files = [".screenrc"]
 """
 
-# An administrator's steps, in a root that is not the running one. `apply` does not mark a store
-# that is not mounted, and here none is: the first arguments, up to `--`, are stores that have
-# their marker already, as one that another installation made.
+# The steps of an administrator, in a root that is not the running one. `apply` does not mark a
+# store that is not mounted, and here none is mounted: the first arguments, up to `--`, are stores
+# that already have their marker, as if another installation had made them.
 _APPLY = """\
 set -e
 useradd --create-home --uid 1000 talyz
@@ -68,8 +68,8 @@ shift
 ephemeroot --root /run/machine apply --yes --no-images
 """
 
-# The store is on a filesystem of its own everywhere but here, where its directories belong to the
-# layers below and cannot be renamed (EXDEV).
+# Elsewhere the store is on a separate filesystem; here its directories belong to the layers below
+# and cannot be renamed (EXDEV).
 _APPLY_AGAIN = """\
 set -e
 {change}
@@ -84,7 +84,7 @@ ephemeroot --root /run/machine apply --yes --no-images
 
 @dataclass(frozen=True)
 class Ephemeral:
-    """A system with the project applied; `store` has what `apply` wrote into its store.
+    """A system with the project applied; `store` has the files that `apply` wrote into its store.
 
     `stores` has the same for each store by its path.
     """
@@ -116,7 +116,7 @@ class Ephemeral:
         )
 
     def store_disk(self) -> Btrfs:
-        """A disk that has only the store."""
+        """A disk with only the store."""
         return Btrfs(
             subvolumes=(Subvolume("persistent", files=self.store),),
             uuid=STORE_UUID,
@@ -137,9 +137,9 @@ def make(
 ) -> Ephemeral:
     """The Debian `image` with that package and configuration, applied.
 
-    `adopted` are directories that the first store has already, for a root from which nothing can
-    be taken over; `others` are further files of the system (`etc/fstab`), `stores` the paths of
-    the stores.
+    `adopted` are directories that the first store already has, for a root that cannot be a source
+    for seeding; `others` are further files of the system (`etc/fstab`), `stores` the paths of the
+    stores.
     """
     files = {"etc/ephemeroot/ephemeroot.toml": configuration, **(others or {})}
     installed = project.installed(cache, image, package, files)

@@ -1,4 +1,4 @@
-"""What a machine that has fallen silent still knows: its journal is in its memory."""
+"""The journal of a machine that no longer answers, from its memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from vm.port import Closed, Silence
 from vm.qemu import Qemu
 
-# q35 has no more than that below the hole for devices, and the first bytes there are at 0.
+# On q35, memory below the hole for devices is limited to this size, and starts at address 0.
 _LOW = 2 << 30
-# A journal's data object, as long as it is not compressed (systemd, docs/JOURNAL_FILE_FORMAT.md).
+# A journal's data object, if it is not compressed (systemd, docs/JOURNAL_FILE_FORMAT.md).
 _MESSAGE = re.compile(rb"MESSAGE=([\t -~]{4,400})")
 
 
 def save(qemu: Qemu, console: Path) -> Path | None:
-    """Write the journal's messages that are in the machine's memory, in the order in which they lie
-    there, beside the log of its *console*; None if QEMU does not answer. It stands still meanwhile.
+    """Write the journal's messages in the machine's memory, in their order in memory, beside the
+    log of its *console*; None if QEMU does not answer. The machine is stopped meanwhile.
     """
     image = console.with_suffix(".memory")
     try:
@@ -40,7 +40,7 @@ def _messages(image: Path, text: Path) -> Path:
         image.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory,
     ):
-        # The same page may lie there twice, in a buffer and in the journal's file.
+        # The same page may be in memory twice, in a buffer and in the journal's file.
         found = dict.fromkeys(match.group(1) for match in _MESSAGE.finditer(memory))
     text.write_bytes(b"\n".join(found) + b"\n")
     return text

@@ -1,4 +1,4 @@
-"""What `qemu-storage-daemon` exports by FUSE: a mount in the daemon's own namespace."""
+"""Files that `qemu-storage-daemon` exports by FUSE, mounted in the daemon's own namespace."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _PATIENCE = 30.0
 
 
 def exported(daemon: subprocess.Popen[bytes], export: Path, size: int) -> Path:
-    """A name for the file of `size` bytes that the daemon exports at `export`, once it is there.
+    """The path of the file of `size` bytes that the daemon exports at `export`, once it exists.
 
-    It is good for as long as the daemon runs. Raises TimeoutError.
+    It is valid while the daemon runs. Raises TimeoutError.
     """
     inside = Path(f"/proc/{daemon.pid}/root{export.absolute()}")
     deadline = time.monotonic() + _PATIENCE

@@ -1,4 +1,4 @@
-"""Disks with one filesystem and files in it, made where the kernel need not know its type."""
+"""Disks with one filesystem and files in it, made without the kernel's support for its type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vm.tools import Tools
 
 @dataclass(frozen=True)
 class Ext4Files:
-    """An ext4 over the whole disk with those files. `tuned` are words for tune2fs(8)."""
+    """An ext4 over the whole disk with those files. `tuned` are arguments for tune2fs(8)."""
 
     label: str
     files: Mapping[str, Content] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class XfsFiles:
     size: str = "384M"
 
     def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:
-        """See `vm.disk.Layout`. A prototype (mkfs.xfs(8)) has no names with blanks."""
+        """See `vm.disk.Layout`. A prototype (mkfs.xfs(8)) cannot have names with spaces."""
         files = {f"srv/content/{name}": content for name, content in self.files.items()}
         prototype = "boot\n0 0\nd--755 0 0\n" + _prototype(self.files, PurePosixPath()) + "$\n$\n"
         given = system.on_top(layer.make(cache, files={**files, "srv/prototype": prototype}))
@@ -70,7 +70,9 @@ def _prototype(files: Mapping[str, Content], folder: PurePosixPath) -> str:
 def btrfs_on_two(
     cache: Cache, tools: Tools, label: str, size: str, files: Mapping[str, Content]
 ) -> tuple[Disk, Disk]:
-    """One btrfs over two disks with those files, from the cache. Not for use: `copy` them."""
+    """One btrfs over two disks with those files, from the cache. Do not use them directly: `copy`
+    them.
+    """
 
     def build(folder: Path) -> None:
         images = [folder / "0.raw", folder / "1.raw"]

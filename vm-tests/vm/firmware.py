@@ -1,4 +1,4 @@
-"""Machines that start as real ones do: firmware, a boot loader on a partitioned disk, its menu."""
+"""Machines that start like real ones: firmware, a boot loader on a partitioned disk, its menu."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FirmwareBoot:
     typed: tuple[Typed, ...] = ()
 
     def start(self, tools: Tools) -> list[str]:
-        """QEMU's words for the firmware. Without any it takes the BIOS."""
+        """QEMU's arguments for the firmware. Without any it uses the BIOS."""
         if self.variables is None:
             return []
         folder = tools.tree / _OVMF

@@ -1,6 +1,6 @@
-"""Folders that go away, and nothing that is mounted in them.
+"""Temporary folders, removed without any mount in them.
 
-A run that is interrupted can leave a disk mounted in one. The program's own removal stops there.
+An interrupted run can leave a disk mounted in one. The program's own removal stops there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ephemeroot.linux import removal
 
 
 def remove(folder: Path) -> None:
-    """Remove *folder* and everything in it; one that is missing is fine.
+    """Remove *folder* and its content; a missing one is accepted.
 
-    Raises OSError: EXDEV or EBUSY where something is mounted in it, which is left as it is.
+    Raises OSError: EXDEV or EBUSY if it contains a mount, which is left unchanged.
     """
     parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -33,10 +33,10 @@ def make(prefix: str, parent: Path | None = None) -> Path:
 
 @contextmanager
 def temporary(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A new empty folder for as long as a `with` lasts.
+    """A new empty folder for the duration of a `with`.
 
-    Everything that cannot be removed afterwards is an error only where the `with` itself went well:
-    the first error is the one to read.
+    A failed removal is an error only if the `with` itself succeeded: otherwise the first error is
+    the important one.
     """
     folder = make(prefix, parent)
     try:

@@ -1,4 +1,4 @@
-"""The Debians that the machines run: small real ones, with the harness's own agent in them."""
+"""The Debian systems of the machines: small real ones, with the harness's own agent."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ PACKAGES = debian.Selection(
     )
 )
 DEBIAN_12 = replace(PACKAGES, suite="bookworm")
-# Its dracut wants a switch_root that no package depends on.
+# Its dracut needs a switch_root that no package depends on.
 UNSTABLE = replace(
     PACKAGES, suite="sid", stale=True, packages=(*PACKAGES.packages, "util-linux-extra")
 )
 _ENCRYPTED_AND_LOGICAL = ("cryptsetup", "systemd-cryptsetup", "dmsetup", "lvm2")
-# What devices can be made of, and the filesystems on them: Debian's own dracut modules and units.
+# Programs for devices and the filesystems on them: Debian's own dracut modules and units.
 VOLUMES = replace(
     PACKAGES,
     packages=(*PACKAGES.packages, *_ENCRYPTED_AND_LOGICAL, "mdadm", "e2fsprogs", "xfsprogs"),
 )
-# Services that replace, generate and link the files of theirs that persist.
+# Services that replace, generate and link their persistent files.
 WITH_SERVICES = replace(
     PACKAGES, packages=(*PACKAGES.packages, "network-manager", "openssh-server", "acl")
 )
-# What an mkinitcpio of somewhere else needs to run on a Debian.
+# The packages that a foreign mkinitcpio needs on Debian.
 FOR_MKINITCPIO = replace(
     PACKAGES, packages=(*PACKAGES.packages, "busybox", "libarchive-tools", "gawk")
 )
@@ -58,7 +58,7 @@ ENCRYPTED_FOR_MKINITCPIO = replace(
     packages=(*FOR_MKINITCPIO.packages, *_ENCRYPTED_AND_LOGICAL, "thin-provisioning-tools"),
 )
 
-# Not wrong, but slow: each costs a process start, and a process start costs 0.1-0.5 s under TCG.
+# Disabled because they are slow: each costs a process start, which takes 0.1-0.5 s under TCG.
 _MASKED = (
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -88,10 +88,10 @@ _MASKED = (
     "systemd-update-done.service",
 )
 
-# Each is a process of two starts, in a tree for which it generates nothing.
+# Each is a process with two starts, in a tree for which it generates nothing.
 _GENERATORS = ("gpt-auto", "rc-local", "run", "ssh", "system-update", "sysv", "tpm2")
 
-# What every boot loads; the kernel needs a second under TCG to unpack them.
+# Loaded by every boot; the kernel needs a second under TCG to unpack them.
 _UNPACKED = ("btrfs", "xor", "raid6_pq", "libcrc32c", "virtio_blk", "virtio-rng", "blake2b_generic")
 
 _ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878
@@ -102,9 +102,9 @@ _FILES: dict[str, Content] = {
     "etc/hostname": "debian\n",
     "etc/hosts": "127.0.0.1 localhost debian\n",
     "etc/resolv.conf": "",
-    # The console log tells enough of a machine that is gone; flushing to disk costs a second.
+    # The console log has enough about a lost machine; flushing to disk costs a second.
     "etc/systemd/journald.conf.d/volatile.conf": "[Journal]\nStorage=volatile\n",
-    # Update tasks (ConditionNeedsUpdate=) have nothing to do: everything is newly made.
+    # Update tasks (ConditionNeedsUpdate=) have nothing to do: everything is new.
     "etc/.updated": "TIMESTAMP_NSEC=4102444800000000000\n",
     "var/.updated": "TIMESTAMP_NSEC=4102444800000000000\n",
 }
@@ -112,7 +112,7 @@ _FILES: dict[str, Content] = {
 
 def debian_system(cache: Cache, selection: debian.Selection = PACKAGES) -> System:
     """The system without the project, bootstrapped if the cache has none (16 s, 290 MB)."""
-    # Only what decides on the tree: a changed comment must not cost everybody a bootstrap.
+    # Only the parts that decide on the tree: a changed comment must not cause a bootstrap.
     sources = [inspect.getsource(part) for part in (_build, _kernel, _without_signature)]
     key = digest(repr(selection), _UNPACKED, debian.RECIPE, sources)
     entry = cache.entry("debian", key, lambda folder: _build(folder, selection), keep=12)
@@ -148,7 +148,7 @@ def _build(folder: Path, selection: debian.Selection) -> None:
             module.with_suffix("").write_bytes(_without_signature(code))
             module.unlink()
     run(["chroot", tree, "depmod", "--all", modules.name])
-    # Present but empty: not a first boot, and each new root gets an identity of its own.
+    # Existing but empty: not a first boot, and each new root gets its own identity.
     (tree / "etc/machine-id").write_text("")
     shadow = tree / "etc/shadow"
     shadow.write_text(re.sub(r"^root:[^:]*:", "root::", shadow.read_text(), flags=re.MULTILINE))
@@ -157,8 +157,9 @@ def _build(folder: Path, selection: debian.Selection) -> None:
 def _without_signature(module: bytes) -> bytes:
     """A kernel module without the signature that is appended to it.
 
-    The kernel of a test asks for none, and checking one is slow without the processor's help. It
-    ends with 12 bytes, of which the last four are the signature's length, and a fixed text.
+    The kernel of a test requires no signature, and checking one is slow without the processor's
+    help. The module ends with 12 bytes, of which the last four are the signature's length, and a
+    fixed text.
     """
     if not module.endswith(_SIGNED):
         return module
@@ -170,9 +171,9 @@ def _without_signature(module: bytes) -> bytes:
 def _kernel(image: bytes) -> bytes:
     """The uncompressed kernel inside a bzImage.
 
-    QEMU starts it directly (PVH), which saves what firmware and unpacking take: 1.5 s. Offsets: the
-    kernel's Documentation/arch/x86/boot.rst (setup_sects, payload_offset and _length). What is not
-    compressed by zstd (Debian 12: lz4) stays as it is; QEMU boots that as well.
+    QEMU starts it directly (PVH), which saves the 1.5 s of firmware and unpacking. Offsets: the
+    kernel's Documentation/arch/x86/boot.rst (setup_sects, payload_offset and _length). An image
+    that is not compressed by zstd (Debian 12: lz4) stays unchanged; QEMU boots it as well.
     """
     setup = (image[0x1F1] or 4) + 1
     offset, length = struct.unpack_from("<II", image, 0x248)

@@ -1,4 +1,6 @@
-"""Initramfs images: made by the system's own dracut in a chroot of it, or varied without dracut."""
+"""Initramfs images: made by the system's own dracut in a chroot of it, or changed without
+dracut.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from vm.command import CommandFailed
 from vm.layer import Content
 from vm.system import System
 
-# Made for this machine's disk and filesystem rather than for any: half the size, and udev has less
-# to do. Not compressed: QEMU hands it over for nothing, while unpacking costs the guest seconds.
+# Made for this machine's disk and filesystem only: half the size, and less work for udev. Not
+# compressed: QEMU loads it in no time, while unpacking costs the guest seconds.
 DRACUT = (
     "--hostonly",
     "--no-hostonly-cmdline",
@@ -31,9 +33,10 @@ DRACUT = (
 def make(
     cache: Cache, system: System, arguments: Sequence[str] = (), options: Sequence[str] = DRACUT
 ) -> Path:
-    """The image that the system's dracut makes with `options` and `arguments`, if not in the cache.
+    """The image that the system's dracut makes with `options` and `arguments`, if it is not in the
+    cache.
 
-    What dracut said is beside it in `dracut.log`. Raises CommandFailed.
+    dracut's output is beside it in `dracut.log`. Raises CommandFailed.
     """
     words = [*options, *arguments]
 
@@ -54,9 +57,9 @@ def make(
 
 
 def overlay(initrd: Path, members: Mapping[str, Content | cpio.Link], target: Path) -> Path:
-    """Write to `target` the image `initrd` with those files added or replaced; returns `target`.
+    """Write to `target` the image `initrd` with those files added or replaced; return `target`.
 
-    No dracut runs, so this takes no time. Names are real ones (`usr/lib/x`, not `lib/x`).
+    No dracut runs, so this takes no time. Names must not contain links (`usr/lib/x`, not `lib/x`).
     """
     base = initrd.read_bytes()
     # Archives start at multiples of 4, the kernel skips zeros between them.

@@ -1,7 +1,7 @@
-"""An installation on a disk, run on this host: what an administrator does before a reboot.
+"""An installation on a disk, run on this host: the work of an administrator before a reboot.
 
-Its own programs run in a chroot on the real filesystem, with mounts of their own and a device of
-that UUID: they see what they would see in the machine, ten times as fast.
+Its own programs run in a chroot on the real filesystem, with private mounts and a device of that
+UUID: the same view as in the machine, ten times as fast.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Installed:
         self.root = root
 
     def run(self, command: str, *, check: bool = True) -> str:
-        """Run a shell command as root in it; returns what it printed.
+        """Run a shell command as root in it; return its output.
 
-        Raises AssertionError with all of it if it fails and `check` is not False.
+        Raises AssertionError with the output if it fails and `check` is not False.
         """
         done = subprocess.run(
             ["chroot", self.root, "sh", "-ec", command],
@@ -98,7 +98,7 @@ def _furnish(
     ):  # fmt: skip
         (dev / name).symlink_to(target)
     (dev / "shm").mkdir()
-    # What udev would make of the devices.
+    # Links that udev would make for the devices.
     (dev / "disk/by-uuid").mkdir(parents=True)
     for uuid, device in devices.items():
         (dev / f"disk/by-uuid/{uuid}").symlink_to(f"../../{device.name}")

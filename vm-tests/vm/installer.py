@@ -28,7 +28,7 @@ ESP_UUID = "C0DE-4321"
 MACHINE_ID = "7a3c5b1d9e2f4a6b8c0d2e4f6a8b0c1d"
 
 KERNEL = " ".join(("console=ttyS0", *QUIET, *LEAN, *UNATTENDED, *WITHOUT_SESSIONS))
-"""What the harness needs on the kernel command line, as the administrator's own words."""
+"""The harness's words for the kernel command line, set by the administrator."""
 
 _GRUB = f"""\
 GRUB_DEFAULT=0
@@ -65,8 +65,8 @@ _PACKAGES = replace(
 
 @dataclass(frozen=True)
 class Loader:
-    """A boot loader: the partition table for it, where the ESP is mounted (empty: there is none),
-    and the installer's commands, in which {disk}, {release} and {line} stand for those.
+    """A boot loader: the partition table for it, the mount point of the ESP (empty if there is
+    none), and the installer's commands, with the placeholders {disk}, {release} and {line}.
     """
 
     table: str
@@ -77,7 +77,7 @@ class Loader:
 GRUB_EFI = Loader(
     "label: gpt\nsize=64M, type=U\ntype=L\n",
     "/boot/efi",
-    # The firmware has no variables yet: it takes the path of a removable medium.
+    # The firmware has no variables yet: it uses the path for removable media.
     ("grub-install --target=x86_64-efi --no-nvram --force-extra-removable", "update-grub"),
 )
 GRUB_PC = Loader(
@@ -112,17 +112,17 @@ class Installation:
 
     @property
     def top_options(self) -> str:
-        """How the filesystem is mounted as a whole."""
+        """The mount options of the whole filesystem."""
         return "subvolid=5" if self.subvolume else "rw"
 
     def start(self, tools: Tools, disk: Disk) -> int:
-        """Where the filesystem begins on the disk, in bytes."""
+        """The start of the filesystem on the disk, in bytes."""
         words = tools.run("partx", "--show", "--noheadings", "--output", "START", disk.image)
         return int(words.split()[-1]) * 512
 
     @property
     def subvolume(self) -> str:
-        """The root's, empty for a filesystem without."""
+        """The root's subvolume, empty for a filesystem without subvolumes."""
         return "@rootfs" if self.filesystem == "btrfs" else ""
 
     @property
@@ -132,11 +132,11 @@ class Installation:
 
     @property
     def command_line(self) -> str:
-        """Of the installed system."""
+        """The command line of the installed system."""
         return " ".join((f"root=UUID={UUID}", "ro", *self.flags, KERNEL))
 
     def files(self) -> dict[str, Content]:
-        """What the installer writes."""
+        """The files that the installer writes."""
         options = f"subvol={self.subvolume}" if self.subvolume else "errors=remount-ro"
         fstab = f"UUID={UUID} / {self.filesystem} {options} 0 0\n"
         if self.loader.esp:
@@ -170,7 +170,7 @@ class Installation:
                     run(["umount", top])
         with self.installed(cache, Disk(image), system.release) as machine:
             machine.run(f"dracut --force /boot/initrd.img-{system.release} {system.release}")
-            # Until the first boot this host's kernel runs it.
+            # Until the first boot, this host's kernel runs the system.
             machine.run(
                 "mkdir /usr/lib/modules/$(uname -r) && printf 'kernel/fs/%s.ko\\n' btrfs/btrfs "
                 "ext4/ext4 overlayfs/overlay > /usr/lib/modules/$(uname -r)/modules.builtin"
@@ -181,7 +181,7 @@ class Installation:
                     machine.run(command)
 
     def commands(self, system: System, disk: str) -> list[str]:
-        """The installer's, for the boot loader on that disk."""
+        """The installer's commands for the boot loader on that disk."""
         return [
             one.format(disk=disk, release=system.release, line=self.command_line)
             for one in self.loader.install
@@ -199,7 +199,7 @@ class Installation:
         self, cache: Cache, disk: Disk, release: str
     ) -> AbstractContextManager[Installed]:
         """The installation, run on this host as if it had booted that kernel (see `vm.installed`);
-        not its ESP, for this host's kernel may know no vfat.
+        without its ESP, because this host's kernel may not support vfat.
         """
         image = f"BOOT_IMAGE=/{self.subvolume}/boot/vmlinuz-{release}".replace("//", "/")
         line = f"{image} {self.command_line}"
@@ -209,8 +209,8 @@ class Installation:
 def disk(
     bench: Bench, kind: Installation, system: System, more: Mapping[str, Path] | None = None
 ) -> Disk:
-    """The installed machine's disk, from the cache, with those files of this host as well. Not for
-    use: `copy` it.
+    """The installed machine's disk, from the cache, with those files of this host. Do not use it
+    directly: `copy` it.
     """
     kind = replace(kind, more=tuple((more or {}).items()))
     plain = disks.prepared(bench.cache, kind, bench.tools, system)
@@ -238,26 +238,26 @@ def disk(
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's package, and the release that it is."""
+    """A kernel's package, and its release."""
 
     deb: Path
     release: str
 
 
 def another_kernel(cache: Cache, system: System) -> Kernel:
-    """One that is not the *system*'s, with the drivers for this machine."""
+    """A kernel other than the *system*'s, with the drivers for this machine."""
     more = ("kernel/fs/fat/", "kernel/fs/nls/", "kernel/fs/efivarfs/")
     deb = kernel_package(cache, system, (*DRIVERS, *more))
     return Kernel(deb, deb.name.partition("_")[0].removeprefix("linux-image-"))
 
 
 def debian_with_boot_loaders(cache: Cache) -> System:
-    """Debian with the packages of the boot loaders, and the kernel as its package has it."""
+    """Debian with the packages of the boot loaders, and the kernel as in its package."""
     return with_kernel(cache, debian_system(cache, _PACKAGES))
 
 
 def with_kernel(cache: Cache, system: System) -> System:
-    """The *system* with the files of its kernel's package that are in /boot."""
+    """The *system* with the files of its kernel's package in /boot."""
     name = f"linux-image-{system.release}"
     (package,) = [p for p in packages.index("trixie") if p.name == name]
     deb = packages.download(cache, package)

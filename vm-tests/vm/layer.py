@@ -24,7 +24,7 @@ sys.exit({function}())
 
 @dataclass(frozen=True)
 class File:
-    """A file with everything it is: `content`, permission bits, numeric owner and group."""
+    """A file with all its properties: `content`, permission bits, numeric owner and group."""
 
     content: bytes
     mode: int = 0o644
@@ -36,7 +36,7 @@ Content = str | bytes | File
 
 
 def file(content: Content) -> File:
-    """The plain root-owned file with that content; a File as it is."""
+    """A plain file of root with that content; a File stays unchanged."""
     if isinstance(content, File):
         return content
     return File(content.encode() if isinstance(content, str) else content)
@@ -52,11 +52,11 @@ def make(
 ) -> Path:
     """A layer with all of these.
 
-    Names are relative to `/` and must be real ones (`usr/bin/x`, not `bin/x`).
+    Names are relative to `/` and must not contain links (`usr/bin/x`, not `bin/x`).
 
-    `folders` maps where in the tree to a folder of the source tree whose content goes there; modes
-    are kept, owners become root. `wheel` is installed for Debian's python3, its console scripts in
-    /usr/bin.
+    `folders` maps a path in the tree to a folder of the source tree whose content is copied there;
+    modes are kept, owners become root. `wheel` is installed for Debian's python3, its console
+    scripts in /usr/bin.
     """
     members = _members(wheel) if wheel is not None else {}
     made = {name: file(content) for name, content in {**members, **(files or {})}.items()}
@@ -81,7 +81,9 @@ def make(
 
 
 def write(root: Path, name: str, content: Content) -> None:
-    """Write one file below `root`, replacing what is there, making parents as root's 0755."""
+    """Write one file below `root`, replacing an existing one, with missing parents created as
+    root's 0755.
+    """
     one = file(content)
     path = root / _relative(name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +109,13 @@ def _copy(source: Path, target: Path) -> None:
         here.mkdir(exist_ok=True)
         for name in names:
             shutil.copy(Path(top, name), here / name, follow_symlinks=False)
-            # A clone may have been made under any umask; git itself knows only one bit.
+            # A clone may have been made under any umask; git itself records only one bit.
             if not (here / name).is_symlink():
                 (here / name).chmod(0o755 if os.access(Path(top, name), os.X_OK) else 0o644)
 
 
 def _members(wheel: Path) -> dict[str, Content]:
-    """Where each file of a wheel goes in a Debian tree; times inside the archive do not matter."""
+    """The path of each file of a wheel in a Debian tree; times inside the archive do not matter."""
     members: dict[str, Content] = {}
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():

@@ -1,7 +1,7 @@
-"""Two machines of one processor each at a time, or one of several by itself.
+"""Two machines with one processor each at a time, or one with several processors alone.
 
-Two machines with two virtual processors each take longer than one after the other, and their
-time-outs begin to lie. The two slots are locks in the cache, so that all runs on this host share
+Two machines with two virtual processors each take longer in parallel than one after the other, and
+their timeouts expire. The two slots are locks in the cache, so that all runs on this host share
 them.
 """
 
@@ -25,7 +25,9 @@ _POLL = 0.1  # seconds: flock(2) cannot wait for the first of two locks
 
 @dataclass
 class _Turn:
-    """What this process holds: every slot if `alone`, else one; `machine` says whether one runs."""
+    """The slots of this process: every slot if `alone`, otherwise one; `machine` says whether a
+    machine runs.
+    """
 
     alone: bool
     machine: bool = field(default=False)
@@ -37,10 +39,10 @@ _turns: dict[Path, _Turn] = {}
 @contextmanager
 def one_turn(cache: Cache, *, alone: bool = False) -> Iterator[None]:
     """Hold the right to run machines for several short boots one after the other; waits for other
-    processes. With `alone` no other machine runs meanwhile.
+    processes. With `alone`, no other machine runs during that time.
 
-    Raises RuntimeError if this process has a turn that is not `alone` but `alone` is asked for:
-    waiting for ourselves would never end.
+    Raises RuntimeError if this process has a turn that is not `alone` but `alone` is requested: it
+    would wait for itself without end.
     """
     held = _turns.get(cache.root)
     if held is not None:
@@ -77,8 +79,8 @@ def one_machine(cache: Cache, *, alone: bool = False) -> Iterator[None]:
 
 
 def _acquire(root: Path, stack: ExitStack, *, alone: bool) -> None:
-    # Who waits for slots holds the gate: those who come later wait behind it, so that a machine
-    # that needs every slot is not overtaken for ever.
+    # A process that waits for slots holds the gate: later ones wait behind it, so that a machine
+    # that needs every slot gets its turn.
     gate = _open(root / "machine.gate")
     try:
         if not _try(gate):

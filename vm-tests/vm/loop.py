@@ -1,4 +1,4 @@
-"""Image files as block devices of this host, and mounts of them, for as long as a `with` lasts."""
+"""Image files as block devices of this host, and mounts of them, for the duration of a `with`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vm.command import Unavailable, run
 
 
 def require() -> None:
-    """Raises Unavailable if this host cannot make loop devices for us."""
+    """Raises Unavailable if this host cannot make loop devices."""
     if os.geteuid() != 0:
         raise Unavailable("loop devices need root: run as root")
     if not Path("/dev/loop-control").exists():
@@ -26,8 +26,8 @@ def require() -> None:
 
 @contextmanager
 def attached(image: Path, offset: int = 0, *, partitions: bool = False) -> Iterator[Path]:
-    """The loop device over `image` from that byte on; detached at the end, and never another's.
-    With `partitions` its partitions are devices, too (/dev/loop0p1).
+    """The loop device over `image` from that byte on; it is detached at the end, and never belongs
+    to another process. With `partitions` its partitions are devices, too (/dev/loop0p1).
     """
     require()
     with loop_device.attached(image, offset, partitions=partitions) as path:
@@ -38,8 +38,8 @@ def attached(image: Path, offset: int = 0, *, partitions: bool = False) -> Itera
 
 @contextmanager
 def _one_mount() -> Iterator[None]:
-    """One process of this host at a time. The disks of many machines have one UUID, and while one
-    is being mounted another can be refused (fs/btrfs/volumes.c, device_list_add).
+    """Only one process of this host mounts at a time. The disks of many machines have one UUID, and
+    while one is being mounted another can be refused (fs/btrfs/volumes.c, device_list_add).
     """
     root = Cache.from_environment().root
     root.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def mounted(
     with folders.temporary("vm-disk-") as folder:
         with attached(image, offset) as device:
             mount(device, folder, kind, options)
-            # From here on the device lives as long as the mount does, which ends with the mount
+            # The device now exists until it is unmounted, which happens with the end of the mount
             # namespace of this run even if the run is killed.
         try:
             yield folder

@@ -1,4 +1,4 @@
-"""A network that nobody else has: a loopback, and machines that reach nothing but it."""
+"""A private network: a loopback, and machines that reach only that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 from vm.command import Unavailable
 from vm.tools import Tools
 
-# QEMU's user network gives the guest's connections to this address to the host's 127.0.0.1.
+# QEMU's user network forwards the guest's connections to this address to the host's 127.0.0.1.
 HOST = "10.0.2.2"
 MAC = "52:54:00:12:34:56"
 CARD = (
@@ -20,10 +20,10 @@ CARD = (
 
 
 class Loopback:
-    """A network namespace with nothing in it but a loopback. A context manager."""
+    """A network namespace with only a loopback. A context manager."""
 
     def __init__(self) -> None:
-        # It lives until its input is closed, and so does not outlive us.
+        # It runs until its input is closed, and so does not outlive this process.
         script = "ip link set lo up && echo ready && read -r line"
         self._holder = subprocess.Popen(
             ["unshare", "--net", "--", "sh", "-c", script],
@@ -48,7 +48,7 @@ class Loopback:
 
 
 class ToolsOnLoopback(Tools):
-    """The tools, started in that namespace: a guest reaches nothing but the server in it."""
+    """The tools, started in that namespace: a guest reaches only the server in it."""
 
     def __init__(self, tools: Tools, loopback: Loopback) -> None:
         super().__init__(tools.tree)

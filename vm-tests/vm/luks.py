@@ -1,4 +1,4 @@
-"""Encrypted disks: the header by cryptsetup, what is inside by QEMU; no device mapper."""
+"""Encrypted disks: the header by cryptsetup, the content by QEMU, without device mapper."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from vm.system import System
 from vm.tools import Tools
 
 _HEADER = 2
-"""MiB: what cryptsetup leaves for a header of this version."""
+"""MiB that cryptsetup reserves for a header of this version."""
 
-# LUKS 1: QEMU knows no other. Few iterations and the smaller key, which cost the guest less.
+# LUKS 1, the only version that QEMU knows. Few iterations and the smaller key cost the guest less
+# time.
 _SCRIPT = """\
 printf %s "$3" > /run/passphrase
 printf %s "$4" > /run/key
@@ -58,7 +59,7 @@ class Luks:
 
     @contextmanager
     def _opened(self, image: Path, size: int, tools: Tools) -> Iterator[Path]:
-        """What is inside, as a file."""
+        """The decrypted content, as a file."""
         export = image.with_suffix(".export")
         export.write_bytes(b"")
         words = [

@@ -16,7 +16,7 @@ START = 1 << 20
 """Bytes from the start of a physical volume to its first extent; LVM's default."""
 _EXTENT = 4  # MiB
 
-# No udev is asked, and of all the loop devices there are only this one is LVM's business.
+# No udev is asked, and LVM must ignore all loop devices except this one.
 _SCRIPT = """\
 device=$1 group=$2; shift 2
 lvm() { "$@" --quiet --driverloaded n --devices "$device" --config "$config" >&2; }
@@ -32,7 +32,8 @@ done
 @dataclass(frozen=True)
 class Lvm:
     """A physical volume over the whole disk with one group; `volumes` are its logical volumes by
-    their names, one after the other without gaps. What is there of LVM, the system must have."""
+    name, one after the other without gaps. The system must have these programs of LVM.
+    """
 
     group: str
     volumes: tuple[tuple[str, Layout], ...]

@@ -1,4 +1,4 @@
-"""A machine whose agent has spoken: run things in it, and end it in one of several ways."""
+"""A machine whose agent has answered: run commands in it, and end it in one of several ways."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vm.qemu import Qemu
 from vm.times import COMMANDS, WAITING, times
 from vm.verdict import BootFailed, Emergency, MachineLost, ending
 
-# Seconds between the guest's own time-out and ours, for a machine that is slow but alive.
+# Seconds between the guest's own timeout and ours, for a machine that is slow but running.
 _GRACE = 30.0
 _UNCLEAN = (
     "Failed to unmount",
@@ -29,15 +29,15 @@ _UNCLEAN = (
 
 
 class CommandInMachineFailed(AssertionError):
-    """A command in the machine did not end with status 0; the message has what it printed."""
+    """A command in the machine did not end with status 0; the message has its output."""
 
 
 @dataclass(frozen=True)
 class Shutdown:
     """An orderly end.
 
-    `how` is poweroff or reboot, `console` what was printed, `complaints` the lines that speak of
-    something that could not be unmounted.
+    `how` is poweroff or reboot, `console` the printed text, `complaints` the lines about
+    filesystems or devices that could not be unmounted.
     """
 
     how: str
@@ -46,13 +46,13 @@ class Shutdown:
 
 
 class Machine:
-    """An up and running machine.
+    """A running machine.
 
-    Every method raises MachineLost if it dies or falls silent, and BootFailed if it reports an
+    Every method raises MachineLost if it dies or stops answering, and BootFailed if it reports an
     emergency after all.
 
-    `hello` is what the agent said first: boot_id, uptime in seconds. `boot_time` is seconds from
-    the start of QEMU to that word.
+    `hello` is the agent's first answer: boot_id, uptime in seconds. `boot_time` is the number of
+    seconds from the start of QEMU to that answer.
     """
 
     def __init__(
@@ -71,10 +71,11 @@ class Machine:
         self.boot_time = boot_time
 
     def run(self, command: str, *, timeout: float = 60, check: bool = True) -> Completed:
-        """Run a shell command as root. What takes longer than `timeout` seconds is killed: rc 124.
+        """Run a shell command as root. A command that takes longer than `timeout` seconds is
+        killed: rc 124.
 
         Raises CommandInMachineFailed if it fails and `check` is not False. A command that continues
-        in the background must give up its stdout and stderr.
+        in the background must close its stdout and stderr.
         """
         with times.spent(COMMANDS):
             done = self._run(command, timeout)
@@ -87,7 +88,9 @@ class Machine:
         return Completed(reply["rc"], reply["out"], reply["err"])
 
     def read(self, path: str) -> bytes:
-        """The content of a file. Raises FileNotFoundError with the agent's words if it cannot."""
+        """The content of a file. Raises FileNotFoundError with the agent's message if it cannot be
+        read.
+        """
         return base64.b64decode(self._ask(60, op="read", path=path)["data"])
 
     def write(self, path: str, content: bytes | str, mode: int | None = None) -> None:
@@ -96,10 +99,10 @@ class Machine:
         self._ask(60, op="write", path=path, data=base64.b64encode(data).decode(), mode=mode)
 
     def settle(self, timeout: float = 120) -> str:
-        """Wait until the boot is finished; returns systemd's word for it.
+        """Wait until the boot is finished; return systemd's state.
 
         That is `running`, or `degraded` if a unit failed. After `timeout` seconds it is a line that
-        names the jobs that systemd still waits for.
+        names the jobs for which systemd still waits.
         """
         with times.spent(WAITING):
             said = self._run("systemctl is-system-running --wait", timeout).out.strip()
@@ -122,7 +125,7 @@ class Machine:
     def hibernate(self, timeout: float = 120) -> Shutdown:
         """Suspend to swap and wait for the power to go off; booted again, the disks resume.
 
-        There must be active swap, and `resume=` on the command line of both boots.
+        This needs active swap, and `resume=` on the command line of both boots.
         """
         return self.leave("systemctl --no-block hibernate", timeout)
 
@@ -142,16 +145,16 @@ class Machine:
         return Shutdown(how, text, complaints)
 
     def remember(self) -> Path | None:
-        """Save what its memory has of the journal, beside the console's log: `evidence.save`."""
+        """Save the journal in its memory, beside the console's log: `evidence.save`."""
         return evidence.save(self._qemu, self.console)
 
     def cut(self) -> None:
-        """Cut the power: what the guest has not written to its disk is gone."""
+        """Cut the power: data that the guest has not written to its disk is lost."""
         self._qemu.kill()
         self._close()
 
     def close(self) -> None:
-        """Make sure that nothing runs any more; for the end of a test."""
+        """End the machine if it still runs; for the end of a test."""
         if self._qemu.process.poll() is None:
             self.cut()
         self._close()

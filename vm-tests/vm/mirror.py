@@ -1,4 +1,4 @@
-"""Members of an MD mirror, as mdadm would have made them: it makes none without the kernel's MD.
+"""Members of an MD mirror, as mdadm would have made them: mdadm needs the kernel's MD.
 
 The superblock is version 1.2 (linux/raid/md_p.h, struct mdp_superblock_1), 4 KiB from the start.
 """
@@ -41,7 +41,7 @@ class Member:
 
     def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:
         """See Layout."""
-        # Both members have the very same content.
+        # Both members have the same content.
         content = prepared(cache, self.inner, tools, system).image
         copy_extents(content, image, _DATA << 20)
         with image.open("r+b") as disk:

@@ -1,7 +1,7 @@
-"""Images made by a real mkinitcpio, where there is one: it is in no Debian archive.
+"""Images made by a real mkinitcpio, if there is one: no Debian archive has it.
 
-`MKINITCPIO_PREFIX` names the folder that has `bin/mkinitcpio` and `lib/initcpio` of one that was
-built for /usr; else the one in PATH is taken. Version 40 or newer.
+`MKINITCPIO_PREFIX` names the folder with `bin/mkinitcpio` and `lib/initcpio` of one that was built
+for /usr; otherwise the one in PATH is used. Version 40 or newer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOOKS = {
     "sd-encrypt": "base systemd modconf block sd-encrypt lvm2 ephemeroot filesystems vm-harness",
 }
 
-# The words of conftest.py, which lets these skips through.
+# The words of conftest.py, which allows these skips.
 _MKINITCPIO = (
     "needs the program mkinitcpio: it is not in Debian's archive: put version 40 or newer in PATH, "
     "or name the prefix of one in MKINITCPIO_PREFIX"
@@ -33,8 +33,8 @@ _NETWORK = (
     "beside mkinitcpio's hooks"
 )
 
-# Where mkinitcpio comes from, /usr/sbin is /usr/bin (copies here: in its images, links to /usr/sbin
-# would lead back to themselves) and libraries that are opened at run time are in /usr/lib; and it
+# On the distributions of mkinitcpio, /usr/sbin is /usr/bin (copies here: in its images, links to
+# /usr/sbin would lead back to themselves) and libraries opened at run time are in /usr/lib; and it
 # looks for busybox in its own folder.
 _MERGE = """\
 set -e
@@ -52,8 +52,8 @@ done
 cp /usr/bin/busybox /usr/lib/initcpio/busybox
 """
 
-# It builds for a foreign distribution here: a file that Debian lacks is an error it continues
-# after. The rules of the device mapper and of LVM are there, under names of Debian's.
+# It builds for a foreign distribution here: a file that Debian lacks is an error after which it
+# continues. Debian has the rules of the device mapper and of LVM under other names.
 _BUILD = """\
 cd /usr/lib/udev/rules.d
 for names in 55-dm:10-dm 56-lvm:11-dm-lvm 60-persistent-storage-dm:13-dm-disk 69-lvm:69-dm-lvm; do
@@ -68,7 +68,7 @@ mkinitcpio -c /tmp/mkinitcpio.conf -k "$2" -g /run/results/initrd $3
 
 
 def prefix() -> Path:
-    """Where it is installed. Raises Unavailable."""
+    """The folder of its installation. Raises Unavailable."""
     named = os.environ.get("MKINITCPIO_PREFIX")
     found = shutil.which("mkinitcpio")
     if named or found:
@@ -77,7 +77,7 @@ def prefix() -> Path:
 
 
 def require_network() -> None:
-    """Raises Unavailable if that mkinitcpio has no hook `net`, which is in a package of its own."""
+    """Raises Unavailable if that mkinitcpio has no hook `net`, which is in a separate package."""
     if not (prefix() / "lib/initcpio/hooks/net").exists():
         raise Unavailable(_NETWORK)
 
@@ -95,9 +95,9 @@ def installed(cache: Cache, system: System) -> System:
 
 
 def make(cache: Cache, system: System, hooks: str, options: str = "") -> Path:
-    """The image that the system's mkinitcpio makes with those HOOKS, if not in the cache.
+    """The image that the system's mkinitcpio makes with those HOOKS, if it is not in the cache.
 
-    `options` are more words for mkinitcpio. What it said is beside the image in `log`. Raises
+    `options` are more words for mkinitcpio. Its output is beside the image in `log`. Raises
     CommandFailed.
     """
 

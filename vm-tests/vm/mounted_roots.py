@@ -69,7 +69,7 @@ files = ["/etc/machine-id"]
 
 OVERLAY_ROOT = ("root=/dev/vda", "rootfstype=ext4", "ro")
 
-# The same on a stock Debian's LVM, all on one disk; as its grub-mkconfig writes the command line.
+# The same on a stock Debian's LVM, all on one disk; the command line is that of its grub-mkconfig.
 STOCK = """\
 [root]
 wiper = "overlay"
@@ -99,13 +99,13 @@ def stock_disk(ready: Ephemeral) -> Lvm:
 
 
 def tmpfs_layout(ready: Ephemeral) -> Btrfs:
-    """A disk with the system and the store; `install` makes of it what boots."""
+    """A disk with the system and the store; `install` prepares it for booting."""
     store = Subvolume("persistent", files=ready.store)
     return Btrfs(subvolumes=(Subvolume("system", tree=True), store), uuid=UUID)
 
 
 def install(disk: Disk) -> None:
-    """What an administrator does: /usr gets a subvolume, and the store what is declared."""
+    """The work of an administrator: /usr gets a subvolume, and the store the declared paths."""
     with disk.mounted() as top:
         btrfsutil.create_subvolume(str(top / "usr"))
         copy = ["cp", "--archive", "--reflink=auto"]

@@ -10,8 +10,8 @@ from vm.loopback import Loopback
 
 PACKAGES = debian.Selection(packages=("nfs-ganesha", "nfs-ganesha-vfs", "util-linux"))
 
-# NFS 4 alone: one port, no port mapper. Where it listens is left to the namespace: it knows of no
-# address in one that has only a loopback (AI_ADDRCONFIG).
+# NFS 4 only: one port, no port mapper. The namespace decides on which address it listens: the
+# server sees none in a namespace that has only a loopback (AI_ADDRCONFIG).
 _CONFIGURATION = """\
 NFS_CORE_PARAM {{
     Protocols = 4; NFS_Port = 2049;

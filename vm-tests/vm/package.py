@@ -1,4 +1,4 @@
-"""The project's Debian package, built from this checkout in a Debian of its own.
+"""The project's Debian package, built from this checkout in a separate Debian.
 
 `python -m vm.package FOLDER` puts the source package and the binary one into that folder.
 """
@@ -27,21 +27,21 @@ BUILDER = debian.Selection(
         "pybuild-plugin-pyproject",
         "python3-setuptools",
         "lintian",
-        # debhelper wants libtool, which wants a C compiler, and gcc is 200 MB of it
+        # debhelper depends on libtool, which depends on a C compiler, and gcc is 200 MB of it
         "tcc",
     )
 )
-# Every other tree goes without lintian's tables.
+# Only this tree has lintian's tables.
 _WITH_TABLES = ("--dpkgopt=path-include=/usr/share/lintian/*",)
 
-# What makes another package for a machine when it changes; and what for readers alone.
+# The files whose change makes another package for a machine, without documents for readers.
 _PROGRAM = (
     *("LICENSE", "pyproject.toml", "packaging"),
     *("dracut", "ephemeroot", "hooks", "mkinitcpio", "systemd", "wipers"),
 )
 _DOCUMENTS = ("CHANGELOG.md", "README.md", "completions", "docs", "man")
 
-# Not all of build-essential is there: nothing is compiled.
+# build-essential is incomplete: nothing is compiled.
 _BUILD = """\
 set -e
 build() { dpkg-buildpackage --no-sign --no-check-builddeps "$@" >> /run/log 2>&1; }
@@ -65,7 +65,7 @@ cp -r . /run/results
 
 
 def binary(cache: Cache) -> Path:
-    """The .deb, if not in the cache. Other documents alone do not make another one."""
+    """The .deb, if not in the cache. A change of documents alone does not rebuild it."""
     parts = [CHECKOUT / name for name in _PROGRAM]
     key = digest(Path(__file__), BUILDER.packages, parts)
     entry = cache.entry("package", key, lambda folder: _build(cache, folder, "binary"), keep=40)
@@ -73,7 +73,7 @@ def binary(cache: Cache) -> Path:
 
 
 def everything(cache: Cache) -> Path:
-    """A folder with the source package, and what was built from it: `.dsc`, `.deb`, `.changes`."""
+    """A folder with the source package and its results: `.dsc`, `.deb`, `.changes`."""
     parts = [CHECKOUT / name for name in (*_PROGRAM, *_DOCUMENTS)]
     key = digest(Path(__file__), BUILDER.packages, parts)
     return cache.entry("source-package", key, lambda folder: _build(cache, folder, "full"), keep=4)
@@ -91,7 +91,9 @@ def binary_of(cache: Cache, selection: debian.Selection) -> Path:
 
 
 def installed(cache: Cache, system: System, package: Path) -> System:
-    """The system after apt has installed that .deb in it. What it depends on must be there."""
+    """The system after apt has installed that .deb in it. Its dependencies must be installed
+    already.
+    """
     name = "var/cache/ephemeroot.deb"
     with_file = system.on_top(layer.make(cache, files={name: package.read_bytes()}))
     words = ("apt-get", "--quiet", "--yes", "--no-install-recommends", "install", f"/{name}")

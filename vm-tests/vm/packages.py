@@ -16,7 +16,7 @@ from vm.command import Unavailable, run
 
 @dataclass(frozen=True)
 class Package:
-    """What an archive's index says of one package; `suite` is where it was found."""
+    """The entry of one package in an archive's index; `suite` is where it was found."""
 
     name: str
     version: str
@@ -48,7 +48,7 @@ def index(suite: str) -> list[Package]:
 
 
 def download(cache: Cache, package: Package) -> Path:
-    """The package's file, from the cache if it is there."""
+    """The package's file, from the cache if possible."""
 
     def build(folder: Path) -> None:
         content = _get(package.file)
@@ -63,9 +63,9 @@ def download(cache: Cache, package: Package) -> Path:
 def repacked(
     cache: Cache, deb: Path, wanted: Callable[[str], bool], recipe: Sequence[object]
 ) -> Path:
-    """The same package with only those files that are *wanted* by their path, hardly compressed.
+    """The same package with only the files that are *wanted* by path, hardly compressed.
 
-    Its scripts are unchanged. `recipe` says what `wanted` wants, for the cache.
+    Its scripts are unchanged. `recipe` describes `wanted` for the key of the cache.
     """
 
     def build(folder: Path) -> None:

@@ -34,7 +34,7 @@ class Partitioned:
 
     @property
     def partuuid(self) -> str:
-        """As the kernel and udev spell that of the first partition of a DOS table."""
+        """The spelling of the kernel and udev for the first partition of a DOS table."""
         return f"{self.identifier:08x}-01"
 
     def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:

@@ -1,4 +1,4 @@
-"""What `on-failure` says is done: boots that cannot wipe, one under each policy."""
+"""The policies of `on-failure`: boots that cannot wipe, one under each policy."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def require_obeyed(
     `ephemeroot.on-failure=`; or, if `python` is the interpreter's name in the image, a machine
     whose interpreter does not start.
 
-    Raises AssertionError unless each time what the policy says is done, its reason is on the
-    console, and nothing was wiped.
+    Raises AssertionError unless each boot follows the policy, prints its reason on the console, and
+    wipes nothing.
     """
     failures = []
     with one_turn(bench.cache):
@@ -74,7 +74,7 @@ def _require(bench: Bench, boot: Boot, name: str, initrd: Path, policy: str, pyt
     elif isinstance(outcome, Emergency):
         assert policy == "emergency", str(outcome)
         # Not by its `stage`: an mkinitcpio with systemd has the installed system's
-        # emergency.service, which says "system".
+        # emergency.service, which reports "system".
         mounted = _mounted(outcome.mounts)
         assert mounted.get("/") == "rootfs", outcome.mounts
         assert not {"/sysroot", "/new_root"} & mounted.keys(), outcome.mounts
@@ -92,6 +92,6 @@ def _require(bench: Bench, boot: Boot, name: str, initrd: Path, policy: str, pyt
 
 
 def _mounted(mountinfo: str) -> dict[str, str]:
-    """What type of filesystem is mounted where, the last one on each place."""
+    """The type of the topmost filesystem on each mount point."""
     lines = [line.split() for line in mountinfo.splitlines()]
     return {words[4]: words[words.index("-") + 1] for words in lines}

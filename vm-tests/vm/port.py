@@ -1,4 +1,6 @@
-"""The wire to the agent: JSON lines over a socket that QEMU hands on as a virtio-serial port."""
+"""The connection to the agent: JSON lines over a socket that QEMU presents as a
+virtio-serial port.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ Message = dict[str, Any]
 
 
 class Closed(Exception):
-    """QEMU ended, and with it the wire."""
+    """QEMU ended, and with it the connection."""
 
 
 class Silence(Exception):
@@ -20,8 +22,9 @@ class Silence(Exception):
 
 
 class Lines:
-    """JSON objects, one a line, both ways. What is no JSON object is dropped: a dying guest may
-    send half a line."""
+    """JSON objects, one a line, in both directions. Other lines are dropped: a dying guest may send
+    half a line.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end

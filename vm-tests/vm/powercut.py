@@ -12,7 +12,7 @@ from vm.layer import Content
 _FOLDER = "usr/lib/ephemeroot"
 _ENTRY = '"$folder/boot.pyc"'
 
-# Runs instead of boot.pyc. What it replaces is called by all through the module.
+# Runs instead of boot.pyc. The functions that it replaces are always called through the module.
 _SCRIPT = '''\
 import os
 import sys
@@ -64,9 +64,9 @@ sys.exit(main(sys.argv[1:]))
 
 @dataclass(frozen=True)
 class Point:
-    """When the power goes: `delay` seconds after the first change whose arguments contain each of
-    `words` has begun; without a delay, when it is done. The first word is `rename`, `change` (a
-    channel program) or `run` (a program).
+    """When the power fails: `delay` seconds after the start of the first change whose arguments
+    contain each of `words`; without a delay, when that change is complete. The first word is
+    `rename`, `change` (a channel program) or `run` (a program).
     """
 
     words: tuple[str, ...]
@@ -74,7 +74,7 @@ class Point:
 
 
 def initrd(base: Path, point: Point, target: Path) -> Path:
-    """The image `base`, with that cut in its wipe stage, at `target`."""
+    """The image `base`, with that power cut in its wipe stage, at `target`."""
     script = Path(__file__).parents[2] / "ephemeroot/image/boot.sh"
     boot = script.read_text()
     assert _ENTRY in boot

@@ -1,5 +1,5 @@
-"""Verbs that mount, run in a machine: its kernel shows that they work there, and that what they
-mount is never seen outside of them.
+"""Verbs that mount, run in a machine: they work with its kernel, and their mounts are never visible
+outside.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from vm.machine import Machine
 
 POINT = "/run/ephemeroot.mounts"
 
-# TMPDIR leads through a link, which once led a removal into the filesystem.
+# TMPDIR leads through a link, which once caused a removal on the filesystem.
 _SETUP = "mkdir -p /tmp/real && ln -sfn real /tmp/link"
 
-# Everything that process 1 has mounted, as long as the verb runs.
+# All mounts of process 1 while the verb runs.
 _WATCHED = """\
 touch /run/watching
 while [ -e /run/watching ]; do cat /proc/1/mountinfo; done 2> /dev/null | grep {point} > /run/seen &
@@ -26,8 +26,8 @@ exit $code
 
 
 def require_private(machine: Machine) -> None:
-    """Run each of the verbs and assert that it succeeds, that the caller has the same mounts
-    afterwards, that process 1 saw none of the verb's at any time, and that no file is left.
+    """Run each of the verbs and assert that it succeeds, that the caller's mounts are unchanged,
+    that process 1 never saw a mount of the verb, and that no file is left.
 
     The root must be on btrfs and have an old root.
     """

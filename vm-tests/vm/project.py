@@ -1,6 +1,6 @@
 """The project in a system: this checkout's package, and an administrator's configuration.
 
-Machines get the Debian package, as a user would. The wheel is for what is asked of that alone.
+Machines get the Debian package, like users. The wheel is only for tests of the wheel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vm.layer import Content
 from vm.system import System
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
-# Not part of the program, some of it large.
+# Not part of the program, and partly large.
 _LEFT_OUT = (
     ".*",
     "build",
@@ -33,7 +33,7 @@ _LEFT_OUT = (
 
 
 def debian_package(cache: Cache) -> Path:
-    """`$EPHEMEROOT_PACKAGE` (a .deb or a .whl), else the .deb of this checkout.
+    """`$EPHEMEROOT_PACKAGE` (a .deb or a .whl), otherwise the .deb of this checkout.
 
     Raises Unavailable if it cannot be built here.
     """
@@ -42,7 +42,7 @@ def debian_package(cache: Cache) -> Path:
 
 
 def wheel(cache: Cache, target: Path) -> Path:
-    """`$EPHEMEROOT_WHEEL`, else the wheel of this checkout, built into the folder `target`.
+    """`$EPHEMEROOT_WHEEL`, otherwise the wheel of this checkout, built into the folder `target`.
 
     Nothing is downloaded: this Python must have pip and setuptools. Raises Unavailable if not.
     """
@@ -50,7 +50,7 @@ def wheel(cache: Cache, target: Path) -> Path:
     if named:
         return Path(named).absolute()
     with cache.scratch("sources") as scratch:
-        # A copy: setuptools leaves a folder behind that later builds believe.
+        # A copy: setuptools leaves a folder that later builds would use.
         sources = shutil.copytree(
             _CHECKOUT, scratch / "copy", ignore=shutil.ignore_patterns(*_LEFT_OUT)
         )

@@ -1,4 +1,4 @@
-"""QEMU itself: its command line, its monitor, and why it ended."""
+"""QEMU itself: its command line, its monitor, and the reason of its end."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from vm.tools import Tools
 
 PORT = "vm"  # the guest's agent and reporter look for this name
 
-# A panic must end the machine at once, and printing on a serial console costs seconds.
-# TERM=dumb: systemd asks other terminals for their size, and waits for an answer.
+# A panic must end the machine at once, and printing on a serial console costs seconds. TERM=dumb:
+# systemd asks other terminals for their size, and waits for an answer.
 QUIET = (
     *("panic=-1", "oops=panic", "audit=0", "quiet", "loglevel=3", "systemd.show_status=0"),
     *("TERM=dumb", "8250.nr_uarts=1", "mitigations=off"),
 )
-# What the kernel does for its own safety or tests of itself at each start; without KVM all of it
-# together is a tenth of a boot.
+# Mitigations and self-tests of the kernel at each start; without KVM they take a tenth of a boot.
 LEAN = (
     *("cryptomgr.notests", "init_on_alloc=0", "hardened_usercopy=off"),
     *("randomize_kstack_offset=off", "kfence.sample_interval=0"),
 )
-# A failed initramfs reports and powers off instead of asking nobody for a root password.
+# A failed initramfs reports and powers off instead of prompting for a root password.
 UNATTENDED = ("rd.shell=0", "rd.emergency=poweroff", "rd.retry=20")
 
 WITHOUT_SESSIONS = tuple(
@@ -47,9 +46,9 @@ _KVM_CREATE_VM = 0xAE01  # linux/kvm.h
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the machine is made of. `memory` in MiB.
+    """The hardware of the machine. `memory` in MiB.
 
-    One with several `cpus` runs alone on this host: for what only real concurrency shows.
+    A machine with several `cpus` runs alone on this host: for tests that need real concurrency.
     """
 
     memory: int = 1024
@@ -63,9 +62,9 @@ class Hardware:
 
 
 def accelerator() -> str:
-    """`$EPHEMEROOT_VM_ACCEL`: tcg, kvm, or auto, which is kvm where that can be opened.
+    """`$EPHEMEROOT_VM_ACCEL`: tcg, kvm, or auto, which is kvm if that can be opened.
 
-    The default is tcg, which works everywhere; /dev/kvm can be there, and open, and of no use.
+    The default is tcg, which works everywhere; /dev/kvm can exist and open, and still not work.
     """
     wanted = os.environ.get("EPHEMEROOT_VM_ACCEL", "tcg")
     if wanted not in ("tcg", "kvm", "auto"):
@@ -90,19 +89,20 @@ def _kvm_opens() -> bool:
 
 
 def kernel_words(kernel: Path, initrd: Path, append: Sequence[str]) -> list[str]:
-    """What starts that kernel at once, without firmware and boot loader."""
+    """Arguments that start that kernel directly, without firmware and boot loader."""
     return ["-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join(append)]
 
 
 def command_line(
     start: Sequence[str], disks: Sequence[Path], hardware: Hardware, console: Sequence[str]
 ) -> list[str]:
-    """QEMU's command line without the wires; disks appear as /dev/vda, /dev/vdb, …
+    """QEMU's command line without the connections; disks appear as /dev/vda, /dev/vdb, …
 
-    `start` is what starts the machine: `kernel_words`, or firmware.
+    `start` are the arguments that start the machine: `kernel_words`, or firmware.
     """
-    # Without KVM each feature of the processor and each device costs the guest's kernel time: the
-    # plainest processor boots a fifth faster than `max`, a controller less is a driver less.
+    # Without KVM, each feature of the processor and each device costs the guest's kernel time: the
+    # plainest processor boots a fifth faster than `max`, and each omitted controller saves a
+    # driver.
     kvm = accelerator() == "kvm"
     words = [
         *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"),
@@ -114,7 +114,7 @@ def command_line(
     ]
     for number, disk in enumerate(disks):
         name = str(disk).replace(",", ",,")
-        # cache=unsafe: what the guest has written is in this host's page cache, which outlives a
+        # cache=unsafe: data written by the guest is in this host's page cache, which outlives a
         # killed QEMU; only a crash of this host could lose it.
         drive = f"file={name},format=raw,if=none,id=disk{number},cache=unsafe,discard=unmap"
         words += ["-drive", drive]
@@ -123,9 +123,10 @@ def command_line(
 
 
 def _prefer(pid: int) -> None:
-    """Let the machine go before what is built meanwhile, where we may: time-outs are about it.
+    """Give the machine priority over builds, if permitted, because it has timeouts.
 
-    Sessions share the processors evenly, however nice their processes are (sched(7), autogroup).
+    The kernel divides the processors evenly between sessions, however nice their processes are
+    (sched(7), autogroup).
     """
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, -10)
@@ -133,9 +134,9 @@ def _prefer(pid: int) -> None:
 
 
 class Qemu:
-    """A running QEMU: `port` is the wire to the guest, `monitor` the one to QEMU.
+    """A running QEMU: `port` is the connection to the guest, `monitor` the one to QEMU.
 
-    `descriptors` are what `words` speak of besides.
+    `descriptors` are further ones that `words` refer to.
     """
 
     def __init__(self, tools: Tools, words: Sequence[str], descriptors: Sequence[int] = ()) -> None:
@@ -168,7 +169,7 @@ class Qemu:
         return message
 
     def wait(self, timeout: float) -> str | None:
-        """Wait for its end; returns QEMU's reason (guest-shutdown, guest-reset, …), if it gave one.
+        """Wait for its end; return QEMU's reason (guest-shutdown, guest-reset, …), if it gave one.
 
         Raises subprocess.TimeoutExpired.
         """
@@ -187,7 +188,7 @@ class Qemu:
         self.process.wait()
 
     def close(self) -> None:
-        """End it if it still runs, and close the wires."""
+        """End it if it still runs, and close the connections."""
         if self.process.poll() is None:
             self.kill()
         self.port.close()

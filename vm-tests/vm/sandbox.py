@@ -13,7 +13,7 @@ _MS_PRIVATE = 1 << 18
 
 # Everything below /usr comes from the tree, everything else is the host's, so that paths, devices
 # and file descriptors mean the same inside and outside (mkosi runs its tools this way). The
-# linker's cache has to match the libraries it speaks of.
+# linker's cache has to match the libraries that it lists.
 _WITH_USR = """
 set -e
 mount --bind "$0/usr" /usr
@@ -21,8 +21,8 @@ if [ -e /etc/ld.so.cache ]; then mount --bind "$0/etc/ld.so.cache" /etc/ld.so.ca
 exec "$@"
 """
 
-# A writable view of stacked read-only trees, as a root of its own. $1: scratch folder with lower
-# folders in `lower`, named so that overlayfs needs no escaping whatever the cache's path is.
+# A writable view of stacked read-only trees, used as a root. $1: scratch folder with lower folders
+# in `lower`, named so that overlayfs needs no escaping whatever the cache's path is.
 _CHROOT = """
 set -e
 cd "$1"; shift
@@ -51,9 +51,9 @@ cp --archive root/upper changes
 
 
 def enter_private_mounts() -> None:
-    """Give this process a mount namespace of its own.
+    """Move this process into a private mount namespace.
 
-    Whatever it mounts ends with it, even if it is killed.
+    Its mounts end with it, even if it is killed.
 
     Raises PermissionError without CAP_SYS_ADMIN.
     """
@@ -80,8 +80,7 @@ def _private(script: str) -> list[str]:
 def with_usr(tree: Path, argv: Sequence[str | Path]) -> list[str]:
     """The command line that runs `argv` on this host but with the `/usr` of `tree`.
 
-    The process that starts is, after three execs, the program itself: its pid is the one to wait
-    for.
+    The process that starts becomes, after three execs, the program itself: wait for its PID.
     """
     return [*_private(_WITH_USR), str(tree), *(str(word) for word in argv)]
 
@@ -89,8 +88,8 @@ def with_usr(tree: Path, argv: Sequence[str | Path]) -> list[str]:
 def in_layers(scratch: Path, layers: Sequence[Path], argv: Sequence[str | Path]) -> list[str]:
     """The command line that runs `argv` with a writable root made of `layers`, the last on top.
 
-    What it writes to `/run/results` is found in `scratch/results`, what else it changed in
-    `scratch/changes`, as overlayfs keeps it: a layer in its turn.
+    Files written to `/run/results` are in `scratch/results`, other changes in `scratch/changes`, as
+    overlayfs stores them, which is again a layer.
     """
     stacked = [str(layer) for layer in layers]
     words = [*_private(_CHROOT), "chroot", str(scratch), *stacked, "--"]

@@ -1,4 +1,4 @@
-"""A server for machines: a real one in user space, on a loopback that nobody else has."""
+"""A server for machines: a real one in user space, on a private loopback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vm.tools import tree
 class Server:
     """A program of `packages` that runs in the foreground. A context manager.
 
-    `export` is the folder that it exports, `log` the file that it writes to. To be implemented:
+    `export` is the folder that it exports, `log` the file that it writes to. Subclasses implement
     `words`, its command line, and `is_ready`.
     """
 
@@ -37,11 +37,11 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def words(self) -> list[str]:
-        """What starts it."""
+        """Its command line."""
         raise NotImplementedError
 
     def is_ready(self) -> bool:
-        """Whether it answers by now."""
+        """Whether it answers."""
         raise NotImplementedError
 
     def argv(self, words: Sequence[str]) -> list[str]:
@@ -53,7 +53,7 @@ class Server:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def __enter__(self) -> Self:
-        # pdeathsig: a test run that is killed must not leave a server
+        # pdeathsig: a killed test run must not leave a server
         words = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv(self.words())]
         self._process = subprocess.Popen(self.loopback.inside(words), start_new_session=True)
         deadline = time.monotonic() + 60

@@ -1,7 +1,8 @@
-"""A machine to play with: Debian with Ephemeroot applied, its serial console on this terminal.
+"""A machine for experiments: Debian with Ephemeroot applied, its serial console on this terminal.
 
-Its root is fresh at every boot; `ephemeroot plan` inside says what stays. Turn it off and start
-it again to see: the disk stays between runs, until this checkout changes.
+Its root is fresh at every boot; `ephemeroot plan` inside lists the persistent paths. The disk stays
+between runs until this checkout changes, so turn the machine off and start it again to see the
+effect.
 
 Leave with `poweroff` in the machine, or with Ctrl-A X (cuts the power). Ctrl-A C opens QEMU's
 monitor.
@@ -40,8 +41,11 @@ def open_shell(
     fresh: bool,
     arguments: list[str],
 ) -> int:
-    """Boot that system on a disk of that layout that stays between runs; QEMU's exit status."""
-    # A disk goes with the system it was made for: the store has the id that its plan asks for.
+    """Boot that system on a disk of that layout that stays between runs; return QEMU's
+    exit status.
+    """
+    # A disk belongs to the system for which it was made: the store has the ID that its plan
+    # requires.
     folder = cache.folder("shell")
     own = disk.Disk(folder / f"{system.key}.raw")
     for other in folder.iterdir():
@@ -60,7 +64,7 @@ def open_shell(
         "-mon",
         "chardev=console",
     ]
-    # -nodefaults takes the port away too; the agent waits for one in vain, which harms nothing
+    # -nodefaults removes the port, too; the agent waits for one in vain, which does no harm
     start = kernel_words(system.kernel, initrd, append)
     words = command_line(start, [own.image], replace(Hardware(), memory=2048), serial)
     with one_machine(cache):

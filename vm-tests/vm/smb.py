@@ -16,10 +16,10 @@ PACKAGES = debian.Selection(packages=("samba", "util-linux"))
 USER = "root"
 PASSWORD = "a, comma"
 
-# A row of /proc/net/tcp (proc_net_tcp(5)): 127.0.0.1:445, to nobody, TCP_LISTEN.
+# A row of /proc/net/tcp (proc_net_tcp(5)): 127.0.0.1:445, without a peer, TCP_LISTEN.
 _LISTENING = " 0100007F:01BD 00000000:0000 0A "
 
-# All of its files are the folder's. Where unix accounts are asked for, they are this host's.
+# All its files belong to the folder. Unix accounts are those of this host.
 _CONFIGURATION = """\
 [global]
     server role = standalone

@@ -1,4 +1,4 @@
-"""Machines whose filesystems are not on plain disks, and the disks.
+"""Machines whose filesystems are not on plain disks, and their disks.
 
 Two machines: the layout of impermanence's README, btrfs on LVM, inside LUKS here; and stores on
 everything else.
@@ -50,13 +50,13 @@ directories = ["/var/log", "/home"]
 files = ["/etc/machine-id"]
 """
 )
-# What is typed takes longer than the volume is waited for.
+# Typing takes longer than the timeout of the volume.
 LAPTOP_FSTAB = """\
 /dev/root_vg/root / btrfs subvol=root 0 0
 /dev/root_vg/root /persistent btrfs subvol=persistent,x-initrd.mount,x-systemd.device-timeout=5s 0 0
 """
 
-# The array is waited for more briefly than dracut waits before it starts it without a disk.
+# The timeout of the array is shorter than the time after which dracut starts it without a disk.
 SERVER = (
     _ROOT.format(wiper="btrfs")
     + f"""
@@ -111,8 +111,9 @@ SERVER_STORES = ("/persistent", "/srv/data", "/srv/data/pool", "/srv/books")
 
 @dataclass(frozen=True)
 class Storage:
-    """The machines, and all disks by their names; `root` is the server's, `sealed` the same in a
-    LUKS of its own."""
+    """The machines, and all disks by name; `root` is the server's, `sealed` the same in a separate
+    LUKS.
+    """
 
     laptop: Ephemeral
     server: Ephemeral
@@ -128,7 +129,7 @@ class Storage:
 
 
 def storage(bench: Bench, package: Path) -> Storage:
-    """All of it, from the cache or made."""
+    """All of it, from the cache or newly made."""
     cache, tools = bench.cache, bench.tools
     plain = debian_system(cache, VOLUMES)
     laptop, laptop_disk = readme(bench, package, plain)
@@ -175,7 +176,7 @@ def readme(bench: Bench, package: Path, plain: System) -> tuple[Ephemeral, Disk]
 
 
 def _btrfs(fstab: str, store: Mapping[str, Content] | None, uuid: str | None = None) -> Btrfs:
-    """Base, root, and the store or what nobody needs for booting."""
+    """Base, root, and the store or a volume that is not needed for booting."""
     other = Subvolume("later") if store is None else Subvolume("persistent", files=store)
     return Btrfs(
         subvolumes=(

@@ -1,4 +1,4 @@
-"""Systems: trees stacked on each other, and the kernel that fits them; what a machine runs."""
+"""Systems: trees stacked on each other, and the matching kernel; a machine runs one of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vm.sandbox import in_layers
 class System:
     """A system: `layers` (the last one on top), its `kernel`, and that one's version as `release`.
 
-    `key` says what all of it is made of.
+    `key` identifies all inputs.
     """
 
     layers: tuple[Path, ...]
@@ -28,10 +28,10 @@ class System:
         return System((*self.layers, folder), self.kernel, self.release, key)
 
     def run(self, cache: Cache, *argv: str | Path, results: Path | None = None) -> str:
-        """Run a program in a throw-away chroot of the system; returns its stdout.
+        """Run a program in a throw-away chroot of the system; return its stdout.
 
-        What it writes to `/run/results` is moved into the folder `results`. /proc, /sys and /dev
-        are there, and /sys is read-only. Raises CommandFailed, but moves the results first.
+        Files that it writes to `/run/results` are moved into the folder `results`. /proc, /sys and
+        /dev are mounted, and /sys is read-only. Raises CommandFailed, but moves the results first.
         """
         with cache.scratch("chroot") as scratch:
             try:
@@ -44,8 +44,8 @@ class System:
     def changed_by(self, cache: Cache, *argv: str | Path) -> System:
         """The system after a program has changed it, run in a chroot (or taken from the cache).
 
-        For what an administrator does: `changed_by(cache, "useradd", "talyz")`.
-        Raises CommandFailed.
+        For the work of an administrator: `changed_by(cache, "useradd", "talyz")`. Raises
+        CommandFailed.
         """
 
         def build(folder: Path) -> None:
@@ -61,8 +61,8 @@ class System:
     def copy_to(self, cache: Cache, target: Path) -> None:
         """Put the whole tree, with owners, modes and extended attributes, into the folder
         `target`."""
-        # From the stack rather than layer by layer, so that what an upper layer removed is not
-        # there.
+        # From the stack rather than layer by layer, so that files removed by an upper layer are
+        # missing.
         with cache.scratch("copy") as scratch:
             (scratch / "results").symlink_to(target)
             words = ["cp", "--archive", "--one-file-system", "/.", "/run/results/"]

@@ -1,6 +1,6 @@
-"""Where the time of a run goes: building, booting, the stages, waiting, commands.
+"""The time of a run by activity: building, booting, the stages, waiting, commands.
 
-Every second is counted once, in the innermost kind that it was spent for.
+Every second is counted once, for the innermost activity.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from contextlib import contextmanager
 BUILDING = "building"
 """Making trees, packages, images and disks that the cache lacked."""
 BOOTING = "booting"
-"""From the start of QEMU to the machine's first word, without the stages."""
+"""From the start of QEMU to the machine's first answer, without the stages."""
 STAGES = "stages"
-"""What the stages' own report says that they took."""
+"""The time of the stages in their own report."""
 COMMANDS = "commands"
-"""What tests ran in machines."""
+"""The commands of tests in machines."""
 WAITING = "waiting"
-"""For the end of a boot or of a machine, for another run's machine, for what another run builds."""
+"""Waiting for the end of a boot or of a machine, for another run's machine, or for another run's
+builds.
+"""
 
 KINDS = (BUILDING, BOOTING, STAGES, COMMANDS, WAITING)
 
@@ -33,7 +35,7 @@ class Times:
 
     @contextmanager
     def spent(self, kind: str) -> Iterator[None]:
-        """Count what runs within as *kind*, without what an inner one counts."""
+        """Count the time of the `with` as *kind*, without the time that an inner one counts."""
         begun = time.monotonic()
         self._open.append(0.0)
         try:
@@ -46,17 +48,17 @@ class Times:
                 self._open[-1] += whole
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Count *seconds* that were counted as *source* as *target*."""
+        """Count *seconds* as *target* instead of *source*."""
         self.seconds[source] -= seconds
         self.seconds[target] += seconds
 
     def add(self, others: Mapping[str, float]) -> None:
-        """Add what another process has spent."""
+        """Add the time of another process."""
         for kind, seconds in others.items():
             self.seconds[kind] += seconds
 
     def record(self) -> None:
-        """Append them to `$EPHEMEROOT_MINUTES`, which `tools/minutes` prints; if it is set."""
+        """Append the times to `$EPHEMEROOT_MINUTES`, if set, which `tools/minutes` prints."""
         path = os.environ.get("EPHEMEROOT_MINUTES")
         if path:
             with open(path, "a", encoding="utf-8") as record:
@@ -64,4 +66,4 @@ class Times:
 
 
 times = Times()
-"""This process's."""
+"""Those of this process."""

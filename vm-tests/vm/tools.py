@@ -11,10 +11,11 @@ from vm.cache import Cache, digest
 from vm.command import run
 from vm.sandbox import with_usr
 
-# Debian 12's QEMU 7.2 ends this guest with a double fault in half the boots, and is twice as slow.
+# Debian 12's QEMU 7.2 ends this guest with a double fault in half of the boots, and is twice as
+# slow.
 PACKAGES = debian.Selection(
     packages=(
-        "qemu-system-x86",  # brings seabios and qemu-system-data
+        "qemu-system-x86",  # depends on seabios and qemu-system-data
         "qemu-utils",  # qemu-img, qemu-storage-daemon
         "ovmf",
         "btrfs-progs",
@@ -27,7 +28,7 @@ PACKAGES = debian.Selection(
 
 
 class Tools:
-    """Runs programs of the tools tree; paths mean what they mean on the host."""
+    """Runs programs of the tools tree; paths mean the same as on the host."""
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
@@ -42,7 +43,8 @@ class Tools:
 
     def popen(self, argv: Sequence[str | Path], pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
         """Start a program of the tree that ends at the latest when this process does."""
-        # pdeathsig, since a killed test run must not leave a machine that holds two cores for ever
+        # pdeathsig, because a killed test run must not leave a machine that uses two cores without
+        # end
         words = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv(argv)]
         return subprocess.Popen(words, pass_fds=tuple(pass_fds), start_new_session=True)
 

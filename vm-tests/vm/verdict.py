@@ -1,4 +1,4 @@
-"""How a boot can end: a small set of outcomes, each with the evidence."""
+"""The possible ends of a boot: a small set of outcomes, each with the evidence."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from vm.port import Message
 
 
 class MachineLost(Exception):
-    """The machine is gone, or silent, without having said why: nothing is known about what was
-    tested.
+    """The machine ended or stopped answering without giving a reason: the test has no result.
 
-    Distinct from a failed test: it is counted at the end of a run, where it must be 0. No boot is
-    tried again, for a race of the product looks just like this.
+    It differs from a failed test: it is counted at the end of a run, where the count must be 0. No
+    boot is repeated, because a race of the product looks exactly like this.
     """
 
     def __init__(self, reason: str, console: Path) -> None:
@@ -29,15 +28,15 @@ class MachineLost(Exception):
 
 
 class BootFailed(AssertionError):
-    """The boot ended otherwise than the test wanted; the message carries what the machine said."""
+    """The boot ended otherwise than expected; the message has the machine's messages."""
 
 
 @dataclass(frozen=True)
 class Emergency:
-    """The machine itself said that its boot failed, then powered off.
+    """The machine itself reported that its boot failed, then powered off.
 
-    `stage` is initramfs or system, `report` the content of /run/ephemeroot/boot.json (None: there
-    was none), `journal` its last lines, `mounts` mountinfo, `failed` the names of failed units.
+    `stage` is initramfs or system, `report` the content of /run/ephemeroot/boot.json (None if it is
+    missing), `journal` its last lines, `mounts` mountinfo, `failed` the names of failed units.
     """
 
     stage: str
@@ -57,7 +56,7 @@ class Emergency:
         failed = tuple(line.split()[0] for line in texts["failed"].splitlines() if line.strip())
         report = None
         if texts["boot"]:
-            with suppress(ValueError):  # what is there may have been cut off
+            with suppress(ValueError):  # the report may be incomplete
                 report = json.loads(texts["boot"])
         return cls(
             str(message.get("stage")), report, texts["journal"], texts["mounts"], failed, console
@@ -77,7 +76,7 @@ _TEXTS = ("boot", "journal", "mounts", "failed")
 
 @dataclass(frozen=True)
 class Stopped:
-    """The machine ended by itself, silently of the agent or the reporter.
+    """The machine ended by itself, without a message of the agent or the reporter.
 
     `how` is poweroff or reboot.
     """
@@ -97,11 +96,11 @@ def tail(console: Path, lines: int = 60) -> str:
 
 
 def ending(reason: str | None, console: Path) -> str:
-    """poweroff, reboot, or why the machine counts as lost.
+    """poweroff, reboot, or why the machine is lost.
 
-    QEMU says `guest-reset` for a restart, a panic and a triple fault alike; the kernel's last words
-    (printed at the highest level whatever `quiet` says) tell them apart. After a panic those may be
-    a crash kernel's.
+    QEMU reports `guest-reset` for a restart, a panic and a triple fault alike; the kernel's last
+    messages (printed at the highest level in spite of `quiet`) distinguish them. After a panic
+    those may be a crash kernel's.
     """
     text = console.read_text(errors="replace") if console.exists() else ""
     *before, text = text.split("Kernel panic")
@@ -109,7 +108,7 @@ def ending(reason: str | None, console: Path) -> str:
         return "the guest's kernel panicked"
     if reason == "guest-shutdown":
         return "poweroff"
-    # The second is a power cut that a test asked for (`vm.powercut`).
+    # The second is a power cut that a test requested (`vm.powercut`).
     if reason == "guest-reset" and any(
         word in text for word in ("reboot: Restarting system", "sysrq: Resetting")
     ):

@@ -1,4 +1,4 @@
-"""What every boot that has wiped must show, whatever its initramfs."""
+"""Requirements for every boot that has wiped, whatever its initramfs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Every write that reached a disk, in order, and the disks that a power cut could have left.
 
 `qemu-storage-daemon` puts its driver blklogwrites over a raw image and exports it by FUSE as a
-file, over which a loop device lies: all that a filesystem on it writes, flushes and discards lands
-in a log. Its format is that of the kernel's dm-log-writes
+file, over which there is a loop device: every write, flush and discard of a filesystem on it is
+logged. The format is that of the kernel's dm-log-writes
 (Documentation/admin-guide/device-mapper/log-writes.rst).
 """
 
@@ -30,7 +30,9 @@ _FLUSH, _DISCARD = 1, 4
 
 @dataclass(frozen=True)
 class Write:
-    """One entry: `data` at byte `offset`; `durable` says that all before it was on the disk."""
+    """One entry: `data` at byte `offset`; `durable` means that all earlier writes were on
+    the disk.
+    """
 
     offset: int
     data: bytes
@@ -39,7 +41,9 @@ class Write:
 
 @contextmanager
 def logged(tools: Tools, image: Path, log: Path) -> Iterator[Path]:
-    """A loop device over `image` whose writes go into `log`, complete when this has ended."""
+    """A loop device over `image` whose writes are logged in `log`, which is complete when this has
+    ended.
+    """
     log.write_bytes(b"")
     export = image.with_suffix(".export")
     export.write_bytes(b"")
@@ -69,7 +73,9 @@ def logged(tools: Tools, image: Path, log: Path) -> Iterator[Path]:
 
 
 def _attach(daemon: subprocess.Popen[bytes], export: Path, size: int) -> LoopDevice:
-    """The export is a mount in the daemon's own namespace; a loop device is in all of them."""
+    """The export is a mount in the daemon's own namespace; a loop device is visible in all
+    namespaces.
+    """
     inside = Path(f"/proc/{daemon.pid}/root{export}")
     deadline = time.monotonic() + 30
     while True:
@@ -85,7 +91,7 @@ def _attach(daemon: subprocess.Popen[bytes], export: Path, size: int) -> LoopDev
 
 
 def _settle(backing: Path, file: str) -> None:
-    """Wait until the loop device has let go of its *file*: the log ends with the last write."""
+    """Wait until the loop device has released its *file*: the log ends with the last write."""
     deadline = time.monotonic() + 60
     while _read(backing) == file:
         if time.monotonic() > deadline:
@@ -121,16 +127,16 @@ def read(log: Path) -> list[Write]:
 
 
 def prefixes(writes: list[Write]) -> Iterator[list[Write]]:
-    """What is on the disk if everything arrives in order: one more write each time."""
+    """The disk if all writes arrive in order: one more write each time."""
     for number in range(len(writes) + 1):
         if number == 0 or writes[number - 1].data:
             yield writes[:number]
 
 
 def subsets(writes: list[Write], chance: random.Random) -> Iterator[list[Write]]:
-    """Without end: all up to a flush, and of what came between it and the next one any part, in
-    any order, for until a flush a disk may keep what it likes. (A FUA write counts as any other:
-    that only makes more states.)
+    """Without end: all writes up to a flush, and any part of those between it and the next flush,
+    in any order, because until a flush a disk may keep any of them. (A FUA write is treated like
+    any other: that only adds states.)
     """
     flushes = [0, *(n + 1 for n, write in enumerate(writes) if write.durable), len(writes)]
     spans = [(a, b) for a, b in pairwise(flushes) if b - a > 1]
@@ -138,7 +144,7 @@ def subsets(writes: list[Write], chance: random.Random) -> Iterator[list[Write]]
         start, end = chance.choice(spans)
         between = [write for write in writes[start:end] if write.data]
         some = chance.sample(between, chance.randint(0, len(between)))
-        # The disk may write one place twice only in the order in which it was told to.
+        # The disk may write one place twice only in the order of the requests.
         ordered = sorted(some, key=writes.index) if _overlap(some) else some
         yield [*writes[:start], *ordered]
 
@@ -149,7 +155,7 @@ def _overlap(writes: list[Write]) -> bool:
 
 
 def replay(base: Path, writes: list[Write], target: Path) -> None:
-    """Make `target` the disk `base` with those writes."""
+    """Write the disk `base` with those writes to `target`."""
     run(["cp", "--reflink=auto", "--sparse=always", base, target])
     with target.open("r+b") as disk:
         for write in writes:

@@ -1,6 +1,6 @@
-"""ZFS for the machines: Debian's contrib has it as source, so its modules are built once.
+"""ZFS for the machines: Debian's contrib has its source, so its modules are built once.
 
-`python -m vm.zfs` does that ahead of the tests.
+`python -m vm.zfs` does that before the tests.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def zfs_system(cache: Cache) -> System:
 
 
 def modules(cache: Cache, release: str) -> Path:
-    """A layer with OpenZFS's kernel modules for the kernel *release* (some minutes).
+    """A layer with OpenZFS's kernel modules for the kernel *release* (takes some minutes).
 
-    The compiler and the headers that it takes are not kept.
+    The compiler and the headers are not kept.
     """
 
     def build(folder: Path) -> None:
@@ -45,7 +45,7 @@ def modules(cache: Cache, release: str) -> Path:
         selection = debian.Selection(needed, components=ZFS.components)
         with cache.scratch("zfs") as scratch:
             tree = scratch / "tree"
-            # The headers' own script has mostly done it already.
+            # The headers' own script has usually done it already.
             compile_it = f'--customize-hook=chroot "$1" dkms autoinstall -k {release}'
             debian.bootstrap(tree, selection, [compile_it])
             for name in _MODULES:
@@ -63,7 +63,7 @@ def modules(cache: Cache, release: str) -> Path:
 
 
 if __name__ == "__main__":
-    # Ended in the middle it leaves nothing behind, as when it fails.
+    # If it is interrupted it leaves nothing behind, as when it fails.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         enter_private_mounts()

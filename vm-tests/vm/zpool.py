@@ -66,7 +66,7 @@ directories = ["/var/log", "/home"]
 files = ["/etc/machine-id"]
 """
 
-# The machine and the one that makes its pool must be one to ZFS (spl_hostid).
+# The machine and the one that makes its pool must be the same host for ZFS (spl_hostid).
 _HOST_ID = File(b"\x78\x56\x34\x12")
 
 # CCM with a short key: without the processor's help it is the least slow of ZFS's ciphers.
@@ -123,7 +123,7 @@ class Pool:
 
 
 def make_pool(bench: Bench, system: System, wheel: Path) -> Pool:
-    """All of it, from the cache if that has it; else a machine is up for a while."""
+    """All of it, from the cache if possible; otherwise a machine runs for a while."""
     cache = bench.cache
     system = system.on_top(layer.make(cache, files={"etc/hostid": _HOST_ID}))
     rotate = make(cache, system, wheel, _ROTATE)
@@ -145,15 +145,17 @@ def make_pool(bench: Bench, system: System, wheel: Path) -> Pool:
 
 
 def zfs_initrd(cache: Cache, system: System) -> Path:
-    """An initramfs that can do both: a root on btrfs, and one on ZFS."""
+    """An initramfs that supports both: a root on btrfs, and one on ZFS."""
     words = ("--filesystems", "btrfs zfs", "--add", "zfs", "--add-drivers", "zfs")
     return initramfs.make(cache, system, words)
 
 
 def _packed(cache: Cache, system: System, folder: str, *names: str) -> bytes:
-    """What `apply` wrote into the store, or an administrator into the root, as an archive."""
+    """The files that `apply` wrote into the store, or an administrator into the root, as an
+    archive.
+    """
     with cache.scratch("packed") as results:
-        # Without times: what is the same must be the same recipe.
+        # Without times: the same content must give the same recipe.
         plain = ["tar", "--sort=name", "--mtime=@0", "--numeric-owner", "-C", folder]
         words = [*plain, "-cf", "/run/results/packed.tar", *(names or ["."])]
         system.run(cache, *words, results=results)

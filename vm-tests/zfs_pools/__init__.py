@@ -1,1 +1,1 @@
-"""What the ZFS wiper does with real pools, case by case; test_zfs_pools.py runs them."""
+"""The effects of the ZFS wiper on real pools, case by case; test_zfs_pools.py runs them."""

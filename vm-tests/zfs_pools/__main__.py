@@ -1,4 +1,4 @@
-"""Run the case that is named, of the module that is named; `test_zfs_pools.py` does."""
+"""Run the named case of the named module; `test_zfs_pools.py` calls this."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zfs_pools import pool
 
 
 def main(module: str, case: str) -> None:
-    """Run it; a case that fails leaves no pool."""
+    """Run the case; a case that fails leaves no pool."""
     pool.make()
     try:
         getattr(importlib.import_module(f"zfs_pools.{module}"), f"case_{case}")()

@@ -1,8 +1,8 @@
 """`check` and the two stages agree for a root on a real pool.
 
-The natively tested corpus (tests/hooks/test_agreement.py) for a rollback and a rotation: kinds of
-stores and methods, configurations that are wrong, and states of the pool of which `check` warns.
-Each is a case of this module; a sample of them runs in CI.
+The configurations of tests/hooks/test_agreement.py for a rollback and a rotation: kinds of stores
+and methods, wrong configurations, and states of the pool of which `check` warns. Each is a case of
+this module; a sample of them runs in CI.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PoolSite(Site):
         mounts.attach_at(mounts.create("zfs", ROOT, ["ro"]), str(self.sysroot))
 
     def objections(self) -> list[str]:
-        """What `check` refuses, and what it says of the pool."""
+        """The errors of `check`, and its warnings about the pool."""
         found = super().objections()
         if found:
             return found
@@ -125,7 +125,7 @@ ODD = [
 
 
 def nothing() -> None:
-    """A pool as it should be."""
+    """A pool without faults."""
 
 
 def no_snapshot_of_the_root() -> None:
@@ -183,7 +183,7 @@ WITH_ZFSUTIL = Case("zfs", "zfs", options="zfsutil")
 OF_PROPERTIES = [
     (case, _state(name, commands))
     for case, name, commands in (
-        # Nothing is wrong with these.
+        # Without faults.
         (WITH_ZFSUTIL, "store_with_a_mountpoint", "zfs set -u mountpoint=/x canmount=noauto $K"),
         (Case("zfs-rotated", "zfs", volumes=HOME_ROTATES), "home_rotates", _COPY_HOME),
         (ROTATED, "base_is_held", "zfs hold mine $B@blank"),

@@ -1,4 +1,4 @@
-"""Hints of refusals, followed to the letter in a shell."""
+"""Hints of refusals, run unchanged in a shell."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ HINTS: dict[str, str] = {
     "zpool set {} {}":
         "hints.hints_make_a_pool_usable",
 }  # fmt: skip
-"""The hints with commands, as they are in the code ({} for what is filled in), and the case that
-follows each; `tests/wipers/zfs/test_hints.py` finds one that is missing.
+"""The hints with commands, as in the code ({} for inserted values), and the case that follows each;
+`tests/wipers/zfs/test_hints.py` finds a missing one.
 """
 
 
@@ -145,7 +145,7 @@ def case_hints_of_a_rollback_keep_the_blank_snapshot() -> None:
     run("zfs", "bookmark", f"{ROOT}@marked", f"{ROOT}#mark")
     done = []
     while said := complaint(Refused, lambda: wipe("rollback")):
-        # A boot names all bookmarks first, and nothing else; a check names everything.
+        # A boot names all bookmarks first, and nothing else; `check` names everything.
         reasons = said.partition(HINT)[0].partition("@blank: ")[2].split("; ")
         (check,) = foreseen("rollback")
         assert all(reason in check for reason in reasons), (said, check)
@@ -162,7 +162,7 @@ def case_hints_of_a_rollback_keep_the_blank_snapshot() -> None:
 
 
 def case_hint_moves_a_promoted_blank_snapshot_back() -> None:
-    """By promoting that; a snapshot of the used root must not take its name."""
+    """By promoting the clone; a snapshot of the used root must not take its name."""
     start()
     run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
     snapshot(f"{ROOT}@later")
@@ -179,7 +179,7 @@ def case_hint_moves_a_promoted_blank_snapshot_back() -> None:
     follow(said)
     said = complaint(Refused, lambda: wipe("rollback"))
     assert f"{ROOT}@later has the clone" in said, said
-    # The base's, likewise.
+    # The same for the base.
     start()
     clone(f"{BASE}@blank", f"{TOP}/copy", "none")
     run("zfs", "promote", f"{TOP}/copy")
@@ -229,7 +229,7 @@ def case_hints_of_a_leftover_clone_make_room_for_a_new_one() -> None:
             destroy(f"{TOP}/left")
     assert wipe("rotate").recovered == []
     live()
-    # The fresh root waits, and the root whose place it takes has another name.
+    # The fresh root waits, and the root that it replaces has another name.
     for command, fresh in ((0, False), (1, True)):
         clone(f"{BASE}@blank", NEW, "legacy")
         datasets.mark(NEW, "ephemeroot:of", value(ROOT, "guid"))
@@ -365,7 +365,7 @@ def case_hint_loads_the_kernel_module() -> None:
 
 
 def case_quota_of_old_roots_is_kept_by_pruning() -> None:
-    """The previous root does not fit: old roots that are due go, or the hint frees space."""
+    """The previous root does not fit: due old roots are deleted, or the hint frees space."""
     start()
     few: dict[str, Any] = {"keep-days": 0, "keep-last": 0}
     for number in range(2):
@@ -389,14 +389,14 @@ def case_quota_of_old_roots_is_kept_by_pruning() -> None:
 
 
 def refusal(mode: str, **arguments: Any) -> str:
-    """What a wipe says that is refused; with an empty text the case fails."""
+    """The message of a refused wipe; with an empty text the case fails."""
     said = complaint(EphemerootError, lambda: wipe(mode, **arguments))
     assert said
     return said
 
 
 def mistake(action: Callable[[], None]) -> str:
-    """What `check` says of a volume; with an empty text the case fails."""
+    """The message of `check` about a volume; with an empty text the case fails."""
     try:
         action()
     except Mistake as error:
@@ -405,14 +405,14 @@ def mistake(action: Callable[[], None]) -> str:
 
 
 def foreseen_refusal() -> str:
-    """The same of a rotation, which `ephemeroot check` reports as well."""
+    """The same for a rotation, which `ephemeroot check` reports as well."""
     said = refusal("rotate")
     assert foreseen("rotate") == [said]
     return said
 
 
 def deletion(old: str) -> str:
-    """What forbids the deletion of an old root; empty once it is deleted."""
+    """The reason that prevents the deletion of an old root; empty once it is deleted."""
     with history() as opened:
         entry = opened.find(old)
         return complaint(EphemerootError, lambda: opened.delete(entry))

@@ -1,4 +1,4 @@
-"""Old roots: how long they are kept, and what reads them."""
+"""Old roots: their retention, and the verbs that read them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from zfs_pools.pool import (
 
 
 def case_root_that_cannot_be_seeded_is_kept() -> None:
-    """The old root that has it is marked; a rollback has none that could be."""
+    """The old root that has the path is marked; after a rollback there is no old root to mark."""
     assert Zfs({"mode": "rotate"}).marks_kept
     assert not Zfs({"mode": "rollback"}).marks_kept
     start()
@@ -59,13 +59,14 @@ def case_root_that_cannot_be_seeded_is_kept() -> None:
     live()
     complete = wipe("rotate", now=NOW + 120).retired
     assert complete == "2027-01-15T08-02-00Z"
-    # No boot of the retired root was complete: the one before it is shown, and is the one to keep.
+    # No boot of the retired root was complete: the previous one is the source, and is the one to
+    # keep.
     outcome = wipe("rotate", now=NOW + 180, keep=True)
     assert outcome.retired == "2027-01-15T08-03-00Z.unused"
     assert outcome.kept == [
         first, "2027-01-15T08-01-00Z.keep", f"{complete}.keep", "2027-01-15T08-03-00Z.unused",
     ]  # fmt: skip
-    # A mark for another reason makes no root the first one.
+    # A mark for another reason does not make a root the first one.
     found = datasets.look(OLD)[OLD]
     assert found.own["ephemeroot:first"] == first
 
@@ -81,7 +82,7 @@ def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
     assert len(texts) == 3, texts
     first = "2027-01-15T08-00-00Z.keep"
     assert texts == [first, "2027-01-19T08-00-00Z", "2027-01-20T08-00-00Z"]
-    # What has something in it, is used, or is not ours stays, and the boot says so.
+    # Old roots with content in them, in use, or of another owner stay, and the boot reports them.
     create(f"{OLD}/foreign", "none")
     snapshot(f"{OLD}/{texts[1]}@mine")
     with mounted(f"{OLD}/{texts[2]}"):
@@ -93,7 +94,7 @@ def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
     assert any("is mounted" in line for line in outcome.problems)
     live()
     destroy(f"{OLD}/{texts[1]}@mine")
-    # In the same second: another one is not a day older than it may be.
+    # In the same second: another one is not a day older than allowed.
     outcome = wipe("rotate", now=NOW + 21 * DAY, **keep)
     assert outcome.problems == []
     assert outcome.pruned == texts[1:], outcome.pruned
@@ -110,7 +111,8 @@ def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
         entry = next(e for e in opened.entries() if e.name == names.Name(NOW, keep=True))
         assert opened.facts(entry).size
         assert [e.kind for e in opened.entries()].count("foreign") == 1
-        # Kept by hand, and let go again: one rename each, of what was listed and is still there.
+        # Kept and released by the administrator: one rename each, of a root that was listed and
+        # still exists.
         for wanted in (False, True):
             change = changes.keep(opened, first, wanted=wanted)
             assert change is not None
@@ -161,7 +163,8 @@ def case_requested_old_root_is_cloned_and_booted() -> None:
     assert content(ROOT) == {"release": "base", "wanted": "x"}
     assert value(ROOT, "origin").startswith(f"{OLD}/{first}@ephemeroot-")
     live()
-    # The old root stays as long as something is made of it, and then it can go, and its snapshot.
+    # The old root stays while there is a clone of it, and then it can be deleted, with its
+    # snapshot.
     with history() as opened:
         entry = opened.find(str(first))
         said = complaint(EphemerootError, lambda: opened.delete(entry))

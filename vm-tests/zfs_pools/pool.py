@@ -1,4 +1,4 @@
-"""A pool on a file, wipes of datasets in it, and what cases ask of both."""
+"""A pool on a file, wipes of datasets in it, and the functions that cases need for both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ephemeroot.wipers.zfs import Zfs, channel, datasets
 
 POOL = "cases"
 TOP = f"{POOL}/ROOT"
-ROOT = f"{TOP}/the root"  # a blank is allowed
+ROOT = f"{TOP}/the root"  # a space is allowed
 BASE = f"{TOP}/base"
 OLD = f"{TOP}/old-roots"
 NEW = f"{ROOT}.ephemeroot-new"
@@ -31,7 +31,7 @@ DAY = 86400
 MIB = 1 << 20
 HINT = "\nhint: "
 KEY = Path("/run/cases.key")
-IMAGE = Path("/dev/shm/cases.img")  # of a file on a disk every change would wait for that
+IMAGE = Path("/dev/shm/cases.img")  # on a disk, every change would wait for that
 WHOLE = os.environ.get("EPHEMEROOT_PROOF") == "1"
 NOAUTO = 2  # ZFS_CANMOUNT_NOAUTO, include/sys/fs/zfs.h
 
@@ -41,7 +41,7 @@ Previous = Callable[[str, bool], None]
 
 Case = TypeVar("Case", bound=Callable[[], None])
 PROOF: set[Callable[[], None]] = set()
-"""Cases of which CI runs what is close to them: they run in `make proof` alone."""
+"""Cases that resemble those of CI: they run only in `make proof`."""
 
 
 def only_in_proof(case: Case) -> Case:
@@ -60,7 +60,7 @@ def make() -> None:
 
 
 def remove() -> None:
-    """Destroy the pool: the case after one that failed gets a new one."""
+    """Destroy the pool: after a failed case the next one gets a new pool."""
     subprocess.run(["zpool", "destroy", "-f", POOL], capture_output=True)
     IMAGE.unlink(missing_ok=True)
 
@@ -83,7 +83,7 @@ def another_pool(*options: str, size: int = 128 * MIB) -> Iterator[None]:
     run("zpool", "import", "-N", "-d", str(IMAGE.parent), POOL)
 
 
-# Programs start slowly in a machine without KVM: everything that can be done without one, is.
+# Programs start slowly in a machine without KVM, so they are used only where necessary.
 
 _GET = """
 local argv = (...)["argv"]
@@ -170,14 +170,14 @@ def clone(origin: str, name: str, mountpoint: str) -> None:
 
 
 def destroy(name: str) -> None:
-    """One dataset or snapshot, with nothing in it."""
+    """Destroy one dataset or snapshot without children."""
     code = channel.change(POOL, 'return zfs.sync.destroy((...)["argv"][1])', name)
     assert code == 0, (name, code)
 
 
 @contextmanager
 def mounted(name: str) -> Iterator[Path]:
-    """It mounts by the system call, to which all mount points are legacy ones."""
+    """Mount by the system call, for which all mount points are legacy ones."""
     with tempfile.TemporaryDirectory() as folder:
         mounts.attach_at(mounts.create("zfs", name, ["ro"] if "@" in name else []), folder)
         try:
@@ -192,7 +192,7 @@ def write(name: str, file: str, text: str) -> None:
 
 
 def content(name: str) -> dict[str, str]:
-    """The files of it; with snapdir=visible there is the folder of its snapshots as well."""
+    """Its files; with snapdir=visible there is the folder of its snapshots as well."""
     with mounted(name) as top:
         return {path.name: path.read_text() for path in top.iterdir() if path.name != ".zfs"}
 
@@ -201,7 +201,7 @@ def start(
     *, mountpoint: str = "legacy", at: str = TOP, fill: Callable[[Path], None] | None = None
 ) -> None:
     """A base with a blank snapshot, and a root that is a clone of it, with a blank one too. The
-    base has the file `release`, or what *fill* puts into it.
+    base has the file `release`, or the content that *fill* creates.
     """
     for name in (TOP, f"{POOL}/locked"):
         if exists(name):
@@ -224,7 +224,7 @@ def start(
 
 
 class Told:
-    """What a wipe said and showed."""
+    """The messages and results of a wipe."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -278,7 +278,7 @@ def wipe(
 
 
 def refused(mode: str, *words: str, **arguments: Any) -> None:
-    """The wipe is refused in these words, and nothing has changed."""
+    """The wipe is refused with this message, and nothing has changed."""
     before = state()
     said = complaint(Refused, lambda: wipe(mode, **arguments))
     assert all(word in said for word in words), (words, said)
@@ -286,7 +286,7 @@ def refused(mode: str, *words: str, **arguments: Any) -> None:
 
 
 def foreseen(mode: str) -> list[str]:
-    """What `ephemeroot check` says that the next boot would refuse."""
+    """The refusals of the next boot that `ephemeroot check` predicts."""
     settings: dict[str, object] = {"mode": mode, "dataset": ROOT}
     wiper = Zfs(settings | ({"base": BASE} if mode == "rotate" else {}))
     history = wiper.history(Installed(device="", private="/run/cases", live="/"))
@@ -299,7 +299,7 @@ def foreseen(mode: str) -> list[str]:
 
 
 def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
-    """What *action* says when it fails; empty if it does not."""
+    """The message of *action* when it fails; empty if it does not."""
     try:
         action()
     except kind as error:
@@ -308,19 +308,19 @@ def complaint(kind: type[EphemerootError], action: Callable[[], object]) -> str:
 
 
 def state() -> list[str]:
-    """All that there is in the pool."""
+    """All datasets, snapshots and properties in the pool."""
     return channel.listed(channel.read(POOL, _STATE, POOL))
 
 
 def live(root: str = ROOT) -> None:
-    """What a boot to the end does: it is mounted, and marked."""
+    """Complete a boot: the root is mounted, and marked."""
     with mounted(root) as top:
         assert mark_boot_complete(Zfs({"mode": "rotate"}), top)
     assert datasets.look(root)[root].state == "boot-complete"
 
 
 def cut_at(step: int, **arguments: Any) -> bool:
-    """End a process that rotates before its *step*; whether it came that far."""
+    """End a process that rotates before its *step*; return whether it came that far."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -367,9 +367,9 @@ def commands(said: str) -> list[str]:
 
 
 def follow(said: str, number: int = 0, *, where: Path = IMAGE.parent, **names: str) -> str:
-    """Run a command of the hint, the first one or that *number*, as a reader would, in a shell; a
-    word in capitals that stands for a name is in *names*. Pools are looked for in the folder
-    *where*. Returns the command.
+    """Run a command of the hint, the first one or that *number*, as a reader would, in a shell;
+    *names* has the values for words in capitals. Pools are searched in the folder *where*. Return
+    the command.
     """
     command = commands(said)[number]
     for word, name in names.items():

@@ -63,7 +63,7 @@ def three_large_old_roots() -> list[str]:
 
 
 def refused_by_both(*words: str) -> None:
-    """A rollback and a rotation; whether anything changed cannot be asked of such a pool."""
+    """A rollback and a rotation; it is not possible to check whether such a pool has changed."""
     said = complaint(Refused, lambda: wipe("rollback"))
     said_too = complaint(Refused, lambda: wipe("rotate"))
     assert all(word in said and word in said_too for word in words), (said, said_too)
@@ -71,7 +71,7 @@ def refused_by_both(*words: str) -> None:
 
 @contextmanager
 def declared() -> Iterator[tuple[Path, Any]]:
-    """A machine whose root is the mounted one, and what calls `ephemeroot` for it."""
+    """A machine whose root is the mounted one, and a function that calls `ephemeroot` for it."""
     with tempfile.TemporaryDirectory() as place:
         top = Path(place)
         for folder in ("etc/ephemeroot", "etc/kernel"):
@@ -85,8 +85,8 @@ def declared() -> Iterator[tuple[Path, Any]]:
 
 
 def case_min_free_respects_quotas_checkpoints_and_reservations() -> None:
-    """A quota above the old roots leaves less than the pool has. What a checkpoint keeps, and what
-    a reservation takes, does not get free.
+    """A quota above the old roots leaves less than the pool has. Space that a checkpoint or a
+    reservation holds does not become free.
     """
     start()
     kept = three_large_old_roots()
@@ -159,7 +159,7 @@ def _read_verbs(call: Any, old: str) -> None:
 
 
 def case_suspended_pool_is_refused() -> None:
-    """By a disk that takes no writes: its file is on a tmpfs that is full."""
+    """By a disk that accepts no writes: its file is on a full tmpfs."""
     run("zpool", "export", POOL)
     SMALL.mkdir(exist_ok=True)
     run("mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", str(SMALL))
@@ -189,7 +189,7 @@ def case_suspended_pool_is_refused() -> None:
 
 @only_in_proof
 def case_pool_of_another_host_is_refused_until_imported_by_force() -> None:
-    """It was not exported there: nothing imports it without being told to."""
+    """It was not exported there: nothing imports it without force."""
     start()
     run("zpool", "sync", POOL)
     own = HOST_ID.read_text()

@@ -1,4 +1,4 @@
-"""Power cuts within a wipe: the pool as each transaction group has left it."""
+"""Power cuts during a wipe: the pool as each transaction group has left it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from zfs_pools.pool import (
     write,
 )
 
-CUT = Path("/dev/shm/cut")  # the folder of the pool that is cut off
+CUT = Path("/dev/shm/cut")  # the folder of the interrupted pool
 
 
 class Replay:
     """A pool as it was after each transaction group of *action*: a power cut leaves one of these.
 
-    The pool is imported at that transaction group again (zpool-import(8), -T), as often as asked.
+    The pool is imported again at that transaction group (zpool-import(8), -T), as often as needed.
     """
 
     def __init__(self, prepare: Callable[[], None], action: Callable[[], object]) -> None:
@@ -114,7 +114,7 @@ def case_rotation_completes_after_a_cut_in_each_transaction_group() -> None:
         run("zpool", "export", POOL)
     replay.close()
     wanted = {"bare clone", "bare old-roots", (False, True, True), (True, False, True)}
-    # Which of them a transaction group ends with depends on how fast the machine is.
+    # The transaction group that ends with each of them depends on the speed of the machine.
     assert len(wanted & seen) >= 2, seen
 
 

@@ -1,4 +1,4 @@
-"""What `init` proposes and docs/zfs.md describes, command by command."""
+"""The proposals of `init` and the text of docs/zfs.md, command by command."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def init(root: str) -> subprocess.CompletedProcess[str]:
 
 
 def follow_init(root: str) -> list[str]:
-    """Run the commands for datasets that it proposes; those for files are not for this machine."""
+    """Run the proposed commands for datasets; those for files do not apply to this machine."""
     done = init(root)
     assert done.returncode == 0, done
     steps = json.loads(done.stdout)["steps"]
@@ -80,7 +80,7 @@ def case_recipe_of_init_makes_roots_that_rotate() -> None:
         write(root, "more", "x")
         wipe("rotate", root=root, now=NOW + 60)
         assert "more" not in _names(root)
-        # Nothing of the recipe keeps the first root from being deleted.
+        # The commands of the recipe do not prevent the first root from being deleted.
         old = f"{parent}/old-roots/{outcome.retired}"
         assert names_of("snapshot", old) == []
         destroy(old)
@@ -129,7 +129,7 @@ def case_init_makes_no_plain_copy_of_an_encrypted_root() -> None:
     assert init(f"{TOP}/plain").returncode == 0
     run("zfs", "release", "ephemeroot", f"{POOL}/locked/base@blank")
     run("zfs", "destroy", "-R", f"{POOL}/locked")
-    # A rollback of a root with a key of its own.
+    # A rollback of a root with its own key.
     install(root, *ENCRYPTED)
     snapshot(f"{root}@blank")
     write(root, "more", "x")
@@ -144,7 +144,7 @@ def _names(root: str) -> list[str]:
 
 @only_in_proof
 def case_rotated_root_is_sent_as_a_difference_to_its_base() -> None:
-    """docs/zfs.md: as a difference to the snapshot of the base, whichever root it is."""
+    """docs/zfs.md: as a difference to the snapshot of the base, for any root."""
     start()
     base, root, copies = f"{TOP}/base", f"{TOP}/the root", f"{TOP}/copies"
     run("zfs", "create", "-o", "mountpoint=none", copies)
@@ -163,7 +163,7 @@ def case_rotated_root_is_sent_as_a_difference_to_its_base() -> None:
 
 
 def case_volume_with_its_own_key_is_loaded_and_rolled_back() -> None:
-    """It is made fresh and mounted in the initramfs, where only the root's key is loaded."""
+    """It is wiped and mounted in the initramfs, where only the root's key is loaded."""
     start()
     home = f"{POOL}/home"
     run("zfs", "create", *ENCRYPTED, "-o", "mountpoint=legacy", home)
@@ -180,7 +180,7 @@ def case_volume_with_its_own_key_is_loaded_and_rolled_back() -> None:
     moved.rename(KEY)
     wipe("rollback", root=home, target="/home")
     assert content(home) == {"file": "x"}
-    # The root's own key is loaded by the distribution's module, or the boot says so.
+    # The distribution's module loads the root's own key, or the boot reports that it is missing.
     run("zfs", "unload-key", home)
     assert "zfs load-key" in complaint(Refused, lambda: wipe("rollback", root=home))
     run("zfs", "destroy", "-r", home)
@@ -188,7 +188,7 @@ def case_volume_with_its_own_key_is_loaded_and_rolled_back() -> None:
 
 @only_in_proof
 def case_root_that_was_received_raw_rolls_back_and_rotates() -> None:
-    """`zfs send --raw` makes it its own encryption root, with a key and properties of its own."""
+    """`zfs send --raw` makes it its own encryption root, with its own key and properties."""
     start(at=f"{POOL}/locked")
     origin, root = f"{POOL}/locked/the root", f"{TOP}/raw"
     run("zfs", "set", "compression=gzip-3", origin)

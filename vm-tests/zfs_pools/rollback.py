@@ -55,7 +55,7 @@ def case_rollback_restores_the_blank_snapshot_and_destroys_later_ones() -> None:
         assert not wiper.is_fresh("/", outcome.fresh)
     with mounted(BASE) as top:
         assert not wiper.is_fresh(str(top), outcome.fresh)
-    # No boot of it was complete: nothing of it is worth carrying over.
+    # None of its boots was complete: it is not a source for seeding.
     told = Told()
     wipe("rollback", told=told)
     assert told.previous == [(["release"], False)]
@@ -71,7 +71,7 @@ def case_rollback_is_refused_with_holds_clones_bookmarks_and_mounts() -> None:
     start()
     write(ROOT, "lost", "x")
     run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
-    # One that could go is not gone when another cannot.
+    # No snapshot is destroyed if another one cannot be.
     snapshot(f"{ROOT}@first", f"{ROOT}@held", f"{ROOT}@last")
     run("zfs", "hold", "mine", f"{ROOT}@held")
     refused("rollback", f"{ROOT}@held is held (mine)", "zfs release")
@@ -130,7 +130,7 @@ def case_missing_datasets_and_pools_are_named() -> None:
     refused("rollback", "pool nowhere is not imported", "zpool import -N nowhere", root="nowhere/x")
     run("zfs", "create", "-V", "8M", f"{TOP}/volume")
     refused("rollback", "is a volume", root=f"{TOP}/volume")
-    # The pool's bootfs is what is booted, so it has to be the one.
+    # The pool's bootfs is the booted root, so it must be the dataset of the plan.
     refused("rollback", "bootfs", f'zpool set "bootfs={ROOT}" {POOL}', line="zfs:AUTO")
     run("zpool", "set", f"bootfs={ROOT}", POOL)
     wipe("rollback", line="zfs:AUTO")
@@ -147,7 +147,7 @@ def case_first_rollback_refuses_to_destroy_snapshots() -> None:
     follow(complaint(Refused, lambda: wipe("rollback")))
     assert names_of("snapshot", ROOT) == [f"{ROOT}@blank"]
     wipe("rollback")
-    # From the first rollback on it is known that they go.
+    # After the first rollback it is known that later snapshots are destroyed.
     snapshot(*names)
     wipe("rollback")
     assert names_of("snapshot", ROOT) == [f"{ROOT}@blank"]
@@ -155,11 +155,11 @@ def case_first_rollback_refuses_to_destroy_snapshots() -> None:
 
 @only_in_proof
 def case_rollback_destroys_thousands_of_snapshots_at_once() -> None:
-    """They go in one transaction group: a program must not run out of what the kernel allows.
+    """They are destroyed in one transaction group: a program must not exceed the kernel's limits.
 
     From version 26 of the pool on, each snapshot has a list with an entry for every earlier one
-    (SPA_VERSION_DEADLISTS): ZFS takes a time that grows with their square to destroy them, in a
-    machine without KVM 25 seconds for 600 and 236 for 2,000.
+    (SPA_VERSION_DEADLISTS): the time for destroying them grows with the square of their number, in
+    a machine without KVM 25 seconds for 600 and 236 for 2,000.
     """
     with another_pool("-o", "version=25", size=256 * MIB):
         _destroy(5000 if WHOLE else 40)

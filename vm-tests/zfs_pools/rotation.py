@@ -69,7 +69,8 @@ def case_rotation_replaces_the_root_and_keeps_the_previous_one() -> None:
     assert bootfs() == ROOT
     with mounted(ROOT) as top:
         assert Zfs({}).is_fresh(str(top), outcome.fresh)
-    # No boot of it was complete: it is no history, and the one before is what is shown.
+    # None of its boots was complete: it is not part of the history, and the previous one is the
+    # source.
     told = Told()
     outcome = wipe("rotate", told=told, now=NOW + 60)
     assert outcome.retired == "2027-01-15T08-01-00Z.unused"
@@ -189,7 +190,7 @@ def case_failure_after_placement_is_a_problem_and_the_new_root_boots() -> None:
 
 
 def case_clone_made_by_another_program_is_kept() -> None:
-    """The mark of a rotation that failed is gone, and a clone with other properties is kept."""
+    """The mark of a failed rotation is missing, and a clone with other properties is kept."""
     start()
     refused("rotate", "could not boot", fail="prove")
     clone(f"{BASE}@blank", NEW, "legacy")
@@ -242,7 +243,8 @@ _GENERIC = {
     "<size>": "64M", "<count>": "50", "<path>": "/cases", "512 to 1M, power of 2": "4096",
     "zero or 512 to 1M, power of 2": "8192", "NFS share options": "ro", "SMB share options": "on",
 }  # fmt: skip
-# Of volumes, of another device; set by the wipe; not for a mount in the machine that tests.
+# Of volumes, of another device; set by the wipe; not for a mount on the machine that runs the
+# tests.
 _NOT_OF_A_ROOT = (
     "canmount", "keylocation", "mlslabel", "special_small_blocks", "version", "volsize",
     "volthreading", "zoned",
@@ -266,14 +268,14 @@ def _settable() -> dict[str, list[str]]:
 
 
 def case_each_property_of_the_root_follows_it() -> None:
-    """Whatever zfs(8) can set, to each of its values; in CI to the first two."""
+    """Every property that zfs(8) can set, with each of its values; in CI with the first two."""
     table = _settable()
     most = max(len(words) for words in table.values())
     for number in range(most if WHOLE else 2):
         start()
         chosen = {key: words[min(number, len(words) - 1)] for key, words in table.items()}
         if chosen["quota"] != "none":
-            chosen |= {"quota": "256M", "refquota": "128M"}  # more than what is reserved
+            chosen |= {"quota": "256M", "refquota": "128M"}  # more than the reserved space
         run("zfs", "set", "-u", *(f"{key}={word}" for key, word in chosen.items()), ROOT)
         words = ("zfs", "get", "-Hpo", "property,value", ",".join(table), ROOT)
         before = run(*words).splitlines()
@@ -284,7 +286,7 @@ def case_each_property_of_the_root_follows_it() -> None:
 
 
 def case_names_of_every_kind_are_wiped() -> None:
-    """With all that zfsconcepts(7) allows, up to the longest."""
+    """With every name that zfsconcepts(7) allows, up to the longest."""
     longest = 255 - len(f"{TOP}/.ephemeroot-new")
     names = ["a b:c d", "n" * longest, "a:b", "-x.y_z", " "]
     for name in names if WHOLE else names[:2]:
