@@ -312,7 +312,7 @@ def test_resolves_a_name_in_an_address_option_like_the_servers(
 
 @pytest.mark.parametrize("where", ["device", "option", "hosts"])
 def test_a_link_local_server_keeps_its_interface(tree: MachineTree, where: str) -> None:
-    def test_a_link_local_server_keeps_its_interface(address: str) -> MachineTree:
+    def declared(address: str) -> MachineTree:
         table = NETWORK.replace("10.9.0.7/24", "fe80::5/64")
         if where == "device":
             return with_volume(tree, nfs(f"[{address}]:/srv"), table)
@@ -321,13 +321,10 @@ def test_a_link_local_server_keeps_its_interface(tree: MachineTree, where: str) 
         tree.write("etc/hosts", f"{address} nas\n")
         return with_volume(tree, nfs("nas:/srv"), table)
 
-    assert test_a_link_local_server_keeps_its_interface("fe80::1%enp1s0").errors() == []
+    assert declared("fe80::1%enp1s0").errors() == []
     operation = next(o for o in tree.plan().wipe if isinstance(o, MountVolume))
     assert operation.options[-1] == "addr=fe80::1%enp1s0"
-    assert (
-        "valid on one link only"
-        in test_a_link_local_server_keeps_its_interface("fe80::1").complaint()
-    )
+    assert "valid on one link only" in declared("fe80::1").complaint()
 
 
 def test_refuses_a_link_local_server_of_a_share(tree: MachineTree) -> None:
