@@ -188,7 +188,7 @@ _ephemeroot_offer() {
 
 
 def bash() -> str:
-    """The completion for bash, which needs nothing of the package bash-completion."""
+    """The completion for bash, which does not need the package bash-completion."""
     found = nodes()
     below = {n.path: " ".join(n.below) for n in found if n.below}
     options = {n.path: " ".join(name for o in n.options for name in o.names) for n in found}

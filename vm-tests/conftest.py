@@ -65,7 +65,7 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print how many machines were lost, which must be none, and the time of all machines, which
+    """Print the number of lost machines, which must be 0, and the time of all machines, which
     has a limit.
     """
     if config.option.collectonly or hasattr(config, "workerinput"):

@@ -67,7 +67,7 @@ def up(bench: Bench, boot: Boot, name: str, kind: str = "overlay") -> Machine:
 
 
 def in_memory(machine: Machine, reason: str) -> None:
-    """Check the messages of a boot that could make no layer on a disk; leave a file in it."""
+    """Check the messages of a boot that failed to make a layer on a disk; leave a file in it."""
     shown = machine.run("ephemeroot status --json", check=False)
     assert shown.rc == 10
     status = json.loads(shown.out)

@@ -128,7 +128,7 @@ def test_the_device_of_the_store_is_missing(
 
 
 def test_the_device_of_the_root_is_missing(ready: Case) -> None:
-    """dracut's loop gives up; before its shell, the stage says why, and lists the existing devices.
+    """dracut's loop gives up; before its shell, a message gives the reason and lists the devices.
 
     Only a boot shows dracut's loop for the root device together with our units.
     """

@@ -1,4 +1,4 @@
-"""``ephemeroot base`` in its own mount namespace: what may replace a base, and what is refused."""
+"""``ephemeroot base`` in its own mount namespace: accepted and refused results."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Machine(LivingMachine):
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[LivingMachine]:
-    """After a boot that could seed neither a file of root's directory nor a user's file."""
+    """After a boot that could seed neither a file in a directory of root nor a file of a user."""
     with living_machine(tmp_path) as made:
         made.__class__ = Machine
         assert isinstance(made, Machine)

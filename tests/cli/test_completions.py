@@ -82,7 +82,7 @@ PROMPT=; unsetopt zle_bracketed_paste 2>/dev/null
 exec 3>@ANSWERS@
 fpath=(@SCRIPTS@ $fpath)
 autoload -Uz compinit; compinit -u -D
-# What is offered is what the completion adds: it is written down instead of shown.
+# The completion adds its offers with compadd: print them instead of showing them.
 compadd() {
     if [[ ${@[1,(i)(-|--)]} == *-(O|A|D)\ * ]]; then builtin compadd "$@"; return; fi
     local -a hits

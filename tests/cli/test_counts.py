@@ -1,4 +1,4 @@
-"""How much work a start and a boot do, as counts: times on a shared machine say nothing."""
+"""How much work a start and a boot do, counted: times on a shared machine say nothing."""
 
 from __future__ import annotations
 

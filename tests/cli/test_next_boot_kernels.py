@@ -63,7 +63,7 @@ def ask(machine: LivingMachine, *words: str) -> subprocess.CompletedProcess[str]
         )
     ],
 )
-def test_warns_of_kernels_without_modules_and_refuses_if_none_is_left(
+def test_warns_of_kernels_without_modules_and_refuses_without_any_kernel(
     machine: LivingMachine, have: set[str], boots: set[str], words: tuple[str, ...]
 ) -> None:
     (name,) = machine.old()

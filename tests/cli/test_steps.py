@@ -85,7 +85,7 @@ def test_an_interruption_names_the_interrupted_step() -> None:
 
 
 def test_every_class_that_describes_and_executes_is_a_step_or_an_operation() -> None:
-    bases: dict[str, set[str]] = {}  # by name, for all classes of that name
+    bases: dict[str, set[str]] = {}  # by name, including all classes of that name
     both = set()
     for folder in ("ephemeroot", "hooks", "wipers"):
         for file in (CHECKOUT / folder).rglob("*.py"):

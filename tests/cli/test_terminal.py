@@ -49,7 +49,7 @@ def test_shows_no_bar_without_a_terminal() -> None:
 
 
 def all_of(terminal: int) -> bytes:
-    """Read until everything is there: one read may return a part."""
+    """Read all output: one read may return a part."""
     seen = b""
     try:
         while part := os.read(terminal, 4096):

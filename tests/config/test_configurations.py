@@ -207,7 +207,7 @@ def test_every_configuration_gives_its_mounts(name: str, disk: Disk, tmp_path: P
         site.boot()
         for line in lines:
             check_first_boot(site, line)
-        for line in lines:  # files that were written since the first boot
+        for line in lines:  # written since the first boot
             if line.owner is None and line.how != "copy":
                 site.in_store(line.store, line.path).write_text(line.path)
         site.boot()

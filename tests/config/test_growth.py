@@ -78,7 +78,7 @@ def test_reading_compares_no_pair_of_declarations(
 
 
 class Counted(str):
-    """A string that counts how many of its characters were searched for line breaks."""
+    """A string with a counter of the characters that were searched for line breaks."""
 
     __slots__ = ("searched",)
 

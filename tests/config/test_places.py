@@ -59,8 +59,8 @@ directories = ["/srv"]
 
 
 def problems(tree: MachineTree, layout: Layout) -> list[Problem]:
-    """The problems that `check` finds in the layout. It has one warning, for a directory that may
-    also be a subvolume.
+    """The problems that `check` finds in the layout. The only warning concerns a directory that
+    may also be a subvolume.
     """
     (tree.path / "etc/ephemeroot/ephemeroot.toml").write_text(configuration(layout))
     (tree.path / "etc/fstab").write_text(f"{DEVICE} / btrfs subvol={layout[0]} 0 0\n")

@@ -123,7 +123,7 @@ def test_links_and_anchors_resolve(document: Path) -> None:
 def test_finds_a_link_to_an_anchor_that_is_missing(tmp_path: Path) -> None:
     document = tmp_path / "a.md"
     document.write_text(
-        "# One\n\n## Two: 3, four\n\n    # no heading\n\n```sh\n# none either\n```\n"
+        "# One\n\n## Two: 3, four\n\n    # no heading\n\n```sh\n# no heading here\n```\n"
     )
     assert anchors(document) == {"one", "two-3-four"}
 

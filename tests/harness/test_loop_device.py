@@ -84,7 +84,7 @@ def mounted(device: Path, point: Path) -> Iterator[None]:
     subprocess.run(["umount", point], check=True)
 
 
-def test_a_reused_number_keeps_nothing_of_an_earlier_btrfs(tmp_path: Path) -> None:
+def test_a_reused_number_is_not_taken_for_an_earlier_btrfs(tmp_path: Path) -> None:
     """The kernel remembers the devices of a btrfs with several, and would mistake the next
     filesystem on such a number for the earlier one as soon as that one's UUID is mounted elsewhere.
     """

@@ -42,7 +42,7 @@ class Home:
     precious: dict[str, str] = field(default_factory=dict)
 
     def declare(self, entries: dict[str, tuple[str, str]]) -> Application:
-        """Apply these entries (path: store and kind); none are applied if they conflict."""
+        """Apply these entries (path: store and kind); if they conflict, no entry is applied."""
         text = ""
         for store in STORES:
             listed: dict[str, list[str]] = {"directories": [], "files": []}

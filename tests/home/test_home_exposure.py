@@ -103,7 +103,7 @@ def test_the_mask_of_an_acl_is_not_granted_to_the_group(user: OrdinaryUser) -> N
     user.declare('[persistence."STORE"]\nfiles = [".cred/token"]\n')
     user.sh(f"umask 022; {PROGRAM} home apply")
     assert modes(user, f"{STORE}/.cred") == ["0700"]
-    # The user whom the ACL names cannot enter the store either.
+    # The user in the ACL cannot enter the store either.
     assert exposed(user) == {f"{HOME}/.cred": "0700"}
     user.sh(f"setfacl -m u:4343:rwx {STORE}/.cred")
     assert exposed(user) == {}, "both grant the same"

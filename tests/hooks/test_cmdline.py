@@ -46,7 +46,7 @@ def test_refuses_and_reports_a_value_that_is_not_boolean() -> None:
     assert len(line.problems()) == 1
 
 
-def test_reports_misspelt_words_of_ours_and_ignores_others() -> None:
+def test_reports_misspelt_own_words_and_ignores_others() -> None:
     line = CommandLine("ephemeroot.wip=no ephemeroot.on-failure=explode quiet ephemeral=1")
     assert line.unknown() == ["ephemeroot.wip=no"]
     assert len(line.problems()) == 2

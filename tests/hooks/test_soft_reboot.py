@@ -1,7 +1,7 @@
 """A soft reboot into /run/nextroot: the boot is the same, but the root is another one.
 
 The records of the persistence stage in /run are about the root that it prepared. Other roots are
-generated: nothing of them is copied to a store, marked or pruned.
+generated: they are not copied to a store, marked or pruned.
 """
 
 from __future__ import annotations

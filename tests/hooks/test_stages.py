@@ -1,7 +1,7 @@
 """Both stages as a boot runs them: the real entry point, a real btrfs, one process for each stage.
 
 ``Machine`` is what a boot finds: a disk with a base, a root and a store. Each test makes one fault,
-and checks what must then not happen.
+and checks that the boot does not do harm.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def test_an_initramfs_without_emergency_shell_is_inert(tmp_path: Path) -> None:
     assert "emergency shell" in broken(tmp_path, plan().dump(), "none")
 
 
-def test_mkinitcpios_init_is_told_whether_a_wiper_mounts_the_root(tmp_path: Path) -> None:
+def test_mkinitcpios_init_knows_whether_a_wiper_mounts_the_root(tmp_path: Path) -> None:
     """This applies to its own init only: with systemd, a condition of a unit has the same effect
     (test_image_units).
     """

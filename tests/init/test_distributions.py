@@ -28,8 +28,8 @@ GUIDE = CHECKOUT / "docs/converting-debian.md"
 
 
 def follow(machine: LiveMachine) -> list[str]:
-    """Execute the commands that `init` prints, boot after boot, until it reports that nothing is
-    left to do; return all commands.
+    """Execute the commands that `init` prints, boot after boot, until it reports that no step
+    remains; return all commands.
     """
     typed: list[str] = []
     for _ in range(_BOOTS):

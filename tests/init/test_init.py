@@ -209,7 +209,7 @@ def test_moves_a_swap_file_into_its_own_subvolume(
     assert "Swap off the root" not in installation.init(capsys)
 
 
-def test_init_can_be_run_again_when_nothing_is_left_to_do(
+def test_init_can_be_run_again_when_no_step_remains(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     debian(installation)

@@ -293,7 +293,7 @@ def test_names_an_entry_that_cannot_be_copied_and_continues(trees: Trees) -> Non
 def test_replaces_a_directory_of_another_owner_where_a_user_could_exchange_it(
     trees: Trees,
 ) -> None:
-    """The name may lead to another directory of root's, which must not be chowned."""
+    """The name may lead to another directory that belongs to root and must not be chowned."""
     (trees.source / "work").mkdir()
     os.chown(trees.source / "work", EVE, EVE)
     for top in (trees.source, trees.target):

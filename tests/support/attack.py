@@ -1,4 +1,4 @@
-"""Which verbs the attacker attacks, in which directories, and what must not happen.
+"""Which verbs the attacker attacks, in which directories, and the forbidden effects.
 
 Each verb that writes (its case in `verb_cases` has changes) is in `ATTACKS`, or in `ELSEWHERE` with
 the reason why it writes to no directory of a user.
@@ -104,7 +104,7 @@ def canary_of(machine: VerbMachine, place: Path) -> Path:
 
 
 def canaries(machine: VerbMachine) -> dict[str, tuple[object, ...]]:
-    """All properties of root's own files."""
+    """All properties of the files that belong to root."""
     found: dict[str, tuple[object, ...]] = {}
     for top in ("/", STORE):
         canary = machine.inside(top) / CANARY

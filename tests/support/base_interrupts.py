@@ -1,7 +1,7 @@
 """``base run`` and ``base rollback``, interrupted at many steps one after the other.
 
 Runs as root in the machine of ``base_machine``. Prints JSON: the number of steps and of
-interruptions, and the bases that they lost, which must be none.
+interruptions, and the lost bases, which must be an empty list.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The user has a private mount and PID namespace: /etc (with the user in passwd), /home, /mnt and a
 /dev/fuse that every user may open are private, everything else is the machine's: its kernel, FUSE,
-bindfs and setuid fusermount3. When the namespace ends, so do the user's processes and mounts. The
+bindfs and setuid fusermount3. The user's processes and mounts end with the namespace. The
 user has no capability, no group, no password.
 """
 

@@ -1,7 +1,7 @@
 """Seeds a store from a previous root, both of them directories, between two marks in a trace.
 
 Its arguments: the folder with ``store``, ``previous``, ``run`` and ``target`` in it, the kind of
-entry (``directory``, ``bind``) and the user (a number) to whom the entry belongs. It prints JSON:
+entry (``directory``, ``bind``) and the user (a number) who owns the entry. It prints JSON:
 whether the root must be ``kept`` unchanged (``refused``) or get the mark ``.keep`` (``marked``),
 the ``problems``, and the entries that were left out.
 """

@@ -1,7 +1,7 @@
 """Stopping a process, and all processes that it starts, at chosen system calls (ptrace(2),
 seccomp(2)).
 
-strace can inject a signal at a call, too, but it counts the calls of each process separately, so it
+strace can inject a signal at a call, too, but with a separate count for each process, so it
 cannot kill the third of four processes. Here a seccomp filter stops a process only at the calls of
 `CALLS`, so that a traced program is as fast as any other. `machine_init` uses this module, which
 therefore needs only the standard library. Numbers and registers are those of x86-64.

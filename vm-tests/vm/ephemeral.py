@@ -50,8 +50,8 @@ files = [".screenrc"]
 """
 
 # The steps of an administrator, in a root that is not the running one. `apply` does not mark a
-# store that is not mounted, and here none is mounted: the first arguments, up to `--`, are stores
-# that already have their marker, as if another installation had made them.
+# store that is not mounted, and no store is mounted here: the first arguments, up to `--`, are
+# stores that already have their marker, as if another installation had made them.
 _APPLY = """\
 set -e
 useradd --create-home --uid 1000 talyz
@@ -137,8 +137,8 @@ def make(
 ) -> Ephemeral:
     """The Debian `image` with that package and configuration, applied.
 
-    `adopted` are directories that the first store already has, for a root that cannot be a source
-    for seeding; `others` are further files of the system (`etc/fstab`), `stores` the paths of the
+    `adopted` are directories that the first store already has, if the root cannot be a source for
+    seeding; `others` are further files of the system (`etc/fstab`), `stores` the paths of the
     stores.
     """
     files = {"etc/ephemeroot/ephemeroot.toml": configuration, **(others or {})}

@@ -17,7 +17,7 @@ from vm.qemu import Qemu
 from vm.times import COMMANDS, WAITING, times
 from vm.verdict import BootFailed, Emergency, MachineLost, ending
 
-# Seconds between the guest's own timeout and ours, for a machine that is slow but running.
+# Seconds between the guest's own timeout and ours, because a machine may be slow but running.
 _GRACE = 30.0
 _UNCLEAN = (
     "Failed to unmount",

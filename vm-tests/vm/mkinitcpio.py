@@ -1,7 +1,7 @@
 """Images made by a real mkinitcpio, if there is one: no Debian archive has it.
 
-`MKINITCPIO_PREFIX` names the folder with `bin/mkinitcpio` and `lib/initcpio` of one that was built
-for /usr; otherwise the one in PATH is used. Version 40 or newer.
+`MKINITCPIO_PREFIX` names the folder with `bin/mkinitcpio` and `lib/initcpio` of an installation
+built for /usr; otherwise the one in PATH is used. Version 40 or newer.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ _MS_REC = 0x4000  # linux/mount.h
 _MS_PRIVATE = 1 << 18
 
 # Everything below /usr comes from the tree, everything else is the host's, so that paths, devices
-# and file descriptors mean the same inside and outside (mkosi runs its tools this way). The
+# and file descriptors are equal inside and outside (mkosi runs its tools this way). The
 # linker's cache has to match the libraries that it lists.
 _WITH_USR = """
 set -e
@@ -35,7 +35,7 @@ shift
 mkdir -p root results
 mount -t tmpfs -o mode=0755 tmpfs root
 mkdir root/upper root/work root/new
-# index and its kin off: a stack made of other folders than yesterday's must mount all the same
+# index, metacopy and redirect_dir off: a stack of other folders than in an earlier run must mount, too
 off=index=off,metacopy=off,redirect_dir=off
 mount -t overlay -o "lowerdir=$layers,upperdir=root/upper,workdir=root/work,$off" overlay root/new
 mount -t proc proc root/new/proc

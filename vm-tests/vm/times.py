@@ -35,7 +35,7 @@ class Times:
 
     @contextmanager
     def spent(self, kind: str) -> Iterator[None]:
-        """Count the time of the `with` as *kind*, without the time that an inner one counts."""
+        """Count the time of the `with` as *kind*, without the time of an inner one."""
         begun = time.monotonic()
         self._open.append(0.0)
         try:

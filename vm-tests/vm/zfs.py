@@ -45,7 +45,7 @@ def modules(cache: Cache, release: str) -> Path:
         selection = debian.Selection(needed, components=ZFS.components)
         with cache.scratch("zfs") as scratch:
             tree = scratch / "tree"
-            # The headers' own script has usually done it already.
+            # The headers' own script has usually done this before.
             compile_it = f'--customize-hook=chroot "$1" dkms autoinstall -k {release}'
             debian.bootstrap(tree, selection, [compile_it])
             for name in _MODULES:

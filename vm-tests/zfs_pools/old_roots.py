@@ -178,7 +178,7 @@ def case_requested_old_root_is_cloned_and_booted() -> None:
 
 
 def case_roots_and_diff_read_and_restore_from_old_roots() -> None:
-    """`ephemeroot roots` and `diff`, for a root on ZFS that is mounted somewhere."""
+    """`ephemeroot roots` and `diff`, with a root on ZFS at another mount point."""
     start()
     destroy(f"{ROOT}@blank")  # an old root with a snapshot of another owner's stays
     run("zfs", "set", "snapdir=visible", TOP)

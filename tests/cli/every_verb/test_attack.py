@@ -1,5 +1,5 @@
-"""A user replaces paths while root works on them: nothing of root's is created, read, chowned or
-linked.
+"""A user replaces paths while root works on them: no file that belongs to root is created, read,
+chowned or linked.
 """
 
 from __future__ import annotations

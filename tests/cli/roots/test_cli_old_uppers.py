@@ -160,8 +160,8 @@ def test_prunes_old_uppers(booted: Booted) -> None:
 def test_lists_foreign_layers_and_never_changes_them(
     booted: Booted, by: str, tmp_path: Path
 ) -> None:
-    """Layers of another installed root, or of another system; for every verb that takes the name of
-    an old root.
+    """Layers of another installed root, or of another system, with every verb that takes the name
+    of an old root.
     """
     settings = booted.machine.settings | {"keep-days": 0, "keep-last": 0, "min-free": "99%"}
     booted.machine.settings = settings

@@ -112,5 +112,5 @@ def test_suggests_a_similar_value(word: str) -> None:
     assert clean.meant(word, ["directories", "hide-mounts"]) == "did you mean `hide-mounts`?"
 
 
-def test_lists_the_values_if_none_is_similar() -> None:
+def test_lists_all_values_if_no_value_is_similar() -> None:
     assert clean.meant("xyz", ["directories", "files"]) == "known: directories, files"

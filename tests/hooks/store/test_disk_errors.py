@@ -73,7 +73,7 @@ def last_write(disk: FailingDisk, at: int) -> Iterator[list[int]]:
 
 
 def at_each_change(run: Callable[[int], int], sample: int) -> None:
-    """Execute *run* with a sound disk, which counts the changes it makes, then with a disk that
+    """Execute *run* with a sound disk, to count its changes, then with a disk that
     fails before each of them, or before *sample* of them.
     """
     count = run(-1)

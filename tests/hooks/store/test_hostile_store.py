@@ -274,8 +274,8 @@ def test_components_exchanged_during_the_stage(boot: Boot, victim: Victim) -> No
 
 
 class Exchanger(threading.Thread):
-    """Puts one of root's directories in place of a new entry that root creates among this user's
-    files.
+    """Puts a directory that belongs to root in place of a new entry that root creates among this
+    user's files.
     """
 
     def __init__(self, home: Path) -> None:

@@ -1,5 +1,5 @@
 """A program replaces a link of Ephemeroot with a file or a directory: the next boot stores the new
-content. With the real stages, for each method that makes links, and after failed boots.
+content. With the real stages, with each method that makes links, and after failed boots.
 """
 
 from __future__ import annotations

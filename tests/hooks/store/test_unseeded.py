@@ -51,7 +51,7 @@ def prepare(machine: SeedingMachine, failure: str) -> None:
 
 def expected(wiper: str, failure: str, kind: str, users: bool) -> str:
     """``kept``: nothing is wiped. ``rest``: seeded except for the failed entries. ``nothing``:
-    wiped, and the store has nothing of the path.
+    wiped, and the store lacks the whole path.
     """
     if wiper in ("unmarked", "kept") or failure in WHOLE:
         return "kept"

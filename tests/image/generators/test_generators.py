@@ -229,7 +229,7 @@ def test_an_inert_image_says_why_under_each_init(
     options: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With units under systemd; for an init of its own, the generator is told to add a script."""
+    """With units under systemd; an init of its own gets a script that the generator adds."""
     (tmp_path / "etc/ephemeroot").mkdir(parents=True)
     (tmp_path / "etc/ephemeroot/plan.json").write_text("{}")
     words = ["image", "--generator", name, "--root", str(tmp_path), *options]

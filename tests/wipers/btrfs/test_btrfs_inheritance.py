@@ -1,5 +1,5 @@
-"""What a new root inherits from the previous one or the base, and what is deleted with an
-old root.
+"""What a new root inherits from the previous one or the base, and the subvolumes that are
+deleted with an old root.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A rotation interrupted between any two steps, and the recovery from it, interrupted in turn.
 
-A child process runs the real wipe and dies right before its n-th change to the disk, for each n.
-There are two kinds of death: only the process dies, and the disk has all its writes (a kill, or a
-power cut after a commit); or the power fails, and the disk has only the committed state, which is
+A child process runs the real wipe and dies right before its n-th change to the disk, with every
+n. There are two kinds of death: only the process dies, and the disk has all its writes (a kill, or
+a power cut after a commit); or the power fails, and the disk has only the committed state, which is
 the content of the image file at that instant.
 """
 
@@ -39,7 +39,7 @@ def run_and_cut(site: Site, now: float, at: int, last_words: Callable[[], None])
 
 
 class Scenario:
-    """A machine before the interruption, and what must hold after it."""
+    """A machine before the interruption, and the conditions after it."""
 
     def __init__(self, name: str, *, base: bool, root: bool, read_only: bool = False) -> None:
         self.name = name

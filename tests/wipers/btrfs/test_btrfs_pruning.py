@@ -34,7 +34,7 @@ OLD = [f"2026-09-0{day}T12-00-00Z" for day in range(1, 10)]
 
 @pytest.fixture
 def site(disk: Disk) -> Site:
-    """Some very old roots, a first one that is kept, and a root that was made yesterday."""
+    """Some very old roots, a first one that is kept, and a root from yesterday."""
     site = disk.site().with_root()
     site.settings["keep-last"] = 0
     site.boots([NOON - 2 * DAY, NOON - DAY])

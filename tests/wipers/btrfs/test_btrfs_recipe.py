@@ -131,8 +131,8 @@ def test_a_clock_that_is_ahead(machine: Machine, days: int) -> None:
 
 
 def test_equal_timestamps_over_three_boots(machine: Machine) -> None:
-    """``mv`` moves the second root *into* the first; the third is not moved, nor is any
-    later one.
+    """``mv`` moves the second root *into* the first; the third and all later ones are
+    not moved.
     """
     for number in range(3):
         (machine.site.root / "file").write_text(f"boot {number}")

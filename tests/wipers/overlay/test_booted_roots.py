@@ -1,4 +1,4 @@
-"""Which root the previous boot used: its layer, an older one, or the installed root that was kept.
+"""Which root the previous boot used: its layer, an older one, or the kept installed root.
 
 Boots of an overlay root alternate between layers and the installed root. Seeding and copying back
 use the root of the last complete boot, whatever the clock says.

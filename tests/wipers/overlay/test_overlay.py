@@ -214,8 +214,8 @@ def test_little_space_deletes_the_oldest_layers_early(machine: Machine) -> None:
 
 @pytest.mark.parametrize("rest", [0, 1, 2])
 def test_a_volume_without_space_for_a_new_layer(machine: Machine, rest: int) -> None:
-    """Due layers are deleted to make room; if none is due, this is reported, and the root is still
-    writable.
+    """Due layers are deleted to make room; if no layer is due, this is reported, and the root is
+    still writable.
     """
     machine.settings |= {"keep-last": 0}
     machine.wipe()
