@@ -35,7 +35,7 @@ shift
 mkdir -p root results
 mount -t tmpfs -o mode=0755 tmpfs root
 mkdir root/upper root/work root/new
-# index, metacopy and redirect_dir off: a stack of other folders than in an earlier run must mount, too
+# index, metacopy and redirect_dir off: a stack of other folders than in an earlier run must mount
 off=index=off,metacopy=off,redirect_dir=off
 mount -t overlay -o "lowerdir=$layers,upperdir=root/upper,workdir=root/work,$off" overlay root/new
 mount -t proc proc root/new/proc
