@@ -129,7 +129,7 @@ class Application:
 
     def is_applied(self) -> bool:
         """Whether the applied plan says the same already."""
-        return self.old is not None and applied.say_the_same(self.old, self.compilation.plan)
+        return self.old is not None and applied.are_equivalent(self.old, self.compilation.plan)
 
     @property
     def since(self) -> str:

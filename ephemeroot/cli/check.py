@@ -160,7 +160,7 @@ def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:
         return [Problem(file, "", f"the applied plan cannot be read: {reason}", hint, warning=True)]
     if plan is None:
         return []
-    if compiled is not None and not applied.say_the_same(plan, compiled):
+    if compiled is not None and not applied.are_equivalent(plan, compiled):
         lines.insert(0, f"the applied generation {plan.generation} differs")
     return [Problem(file, "", line, hint, warning=True) for line in lines]
 

@@ -34,7 +34,7 @@ def _print_json(proposed: Proposal) -> None:
         "wiper": proposed.layout.wiper,
         "store": proposed.layout.store,
         "configuration": proposed.configuration,
-        "again-after-reboot": steps.goes_on(proposed.steps),
+        "again-after-reboot": steps.continues_after_reboot(proposed.steps),
         "steps": [{"title": s.title, "commands": list(s.commands)} for s in proposed.steps],
     }
     output.print_json("init", content)

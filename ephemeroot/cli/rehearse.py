@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     stage = _prepare(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     with Namespace() as private:
-        result = processes.play(
+        result = processes.simulate(
             lambda: _play(stage, verbose=arguments.verbose),
             lambda: _tidy(stage, private),
         )

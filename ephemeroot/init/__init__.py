@@ -1,1 +1,1 @@
-"""A configuration for this machine, proposed by what the machine is and has."""
+"""``ephemeroot init``: propose a configuration for this machine."""

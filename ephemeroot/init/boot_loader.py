@@ -1,8 +1,8 @@
-"""Whether the boot loader starts what ``apply`` writes: by the traces of the boot loader itself.
+"""Whether the boot loader starts the images that ``apply`` writes, judged by its own files.
 
-An image that is rebuilt below /boot boots only if the boot loader reads that /boot. After /boot has
-moved to a filesystem or subvolume of its own, GRUB's first stage, or its menu, may still name the
-directory on the root: the machine boots old kernels from there for ever, and never wipes.
+An image that is rebuilt under /boot boots only if the boot loader reads that /boot. After /boot has
+moved to a filesystem or subvolume of its own, GRUB's first stage or its menu may still name the
+directory on the root: the machine then keeps booting old kernels from there, and never wipes.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ _TRIES = re.compile(r"\+\d+(?:-\d+)?(?=\.)")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``text`` is the fault, ``hint`` what to do, ``commands`` those that repair it, if there
-    are some.
-    """
+    """A fault (``text``), its ``hint``, and the ``commands`` that repair it, if they are known."""
 
     text: str
     hint: str
@@ -50,33 +48,33 @@ class Finding:
 
     @classmethod
     def repaired_by(cls, text: str, commands: Sequence[str]) -> Finding:
-        """With a hint that says to run them."""
+        """A finding whose hint is to run *commands*."""
         typed = " && ".join(commands)
-        return cls(text, f"run '{typed}'" if commands else "install the boot loader again",
-                   tuple(commands))  # fmt: skip
+        hint = f"run '{typed}'" if commands else "reinstall GRUB, then rebuild its menu"
+        return cls(text, hint, tuple(commands))
 
 
 def findings(machine: Machine) -> list[Finding]:
-    """What of the boot loader of the running *machine* starts something else than is written below
-    /boot; empty for another machine, and where its traces cannot be read or tell nothing.
+    """The reasons why the boot loader of the running *machine* does not start the images that are
+    written under /boot. Empty for another machine, and where its files cannot be read.
     """
     if not machine.live:
         return []
     boot, root = mountinfo.mounted_at("/boot"), mountinfo.mounted_at("/")
     found = list(_entry(machine))
     if boot is None or root is None or boot.fstype in ("autofs", "zfs") or root.fstype == "zfs":
-        return found  # on the root itself, which is another check's; ZFS has names of its own
+        return found  # another check covers /boot on the root; GRUB names ZFS datasets differently
     if (boot.major_minor, boot.root) == (root.major_minor, root.root):
         return found
     if loader_interface.is_systemd_boot():
-        return found  # files of GRUB are left over
+        return found  # GRUB's files are unused
     wrong = _Wrong(boot)
     return [*found, *_grub(machine, wrong)]
 
 
 class _Wrong:
-    """Which paths, from the top of their filesystem, are of a directory /boot of some root, and not
-    of the filesystem or subvolume that is mounted at /boot.
+    """Tells paths, relative to the top of their filesystem, in the directory /boot of a root from
+    paths in the filesystem or subvolume that is mounted at /boot.
     """
 
     def __init__(self, boot: Mount) -> None:
@@ -85,7 +83,7 @@ class _Wrong:
     def __call__(self, path: str) -> bool:
         if not path.startswith(self.right):
             return "/boot/" in path
-        # All paths begin with that of a whole filesystem.
+        # For a whole filesystem, ``right`` is "/", with which every path begins.
         return self.right == "/" and path[:6] == "/boot/" and not os.path.exists(f"/boot{path}")
 
 
@@ -95,25 +93,25 @@ def _grub(machine: Machine, wrong: _Wrong) -> Iterator[Finding]:
         first = _booted(machine, wrong) if not _installed_since() else ""
     if first:
         yield Finding.repaired_by(
-            f"{first}: the boot loader reads the directory /boot of the root, and images are "
-            "written to the filesystem that is mounted there",
+            f"the boot loader reads the directory /boot of the root ({first}), but images are "
+            "written to the filesystem mounted at /boot",
             _repair(machine, first_stage=True),
         )
         return
     for directory in _DIRECTORIES:
         kernels = _KERNEL.findall(_text(f"/boot/{directory}/grub.cfg"))
-        # Entries of other systems are among them.
+        # The menu may also have entries of other systems.
         if kernels and all(wrong(path) for path in kernels):
             yield Finding.repaired_by(
-                f"/boot/{directory}/grub.cfg starts {kernels[0]}, which is in the directory /boot "
-                "of the root, below the filesystem that is mounted there",
+                f"/boot/{directory}/grub.cfg starts {kernels[0]} from the directory /boot of the "
+                "root, but images are written to the filesystem mounted at /boot",
                 _repair(machine, first_stage=False),
             )
 
 
 def _first_stage(wrong: _Wrong) -> str | None:
-    """The fault in GRUB's stubs on the ESP: empty if one of this /boot is right, ``None``
-    if there is none of this machine's filesystems.
+    """The fault in GRUB's stubs on the ESP: empty if a stub names this /boot, ``None`` if no stub
+    names a filesystem of this machine.
     """
     uuids = {uuid for point in ("/boot", "/") if (uuid := _uuid(point))}
     mine = []
@@ -136,7 +134,7 @@ def _first_stage(wrong: _Wrong) -> str | None:
 
 
 def _booted(machine: Machine, wrong: _Wrong) -> str:
-    """The fault in the kernel that runs, by BOOT_IMAGE=, which GRUB adds; else empty."""
+    """The fault in the path of the running kernel (BOOT_IMAGE=, which GRUB adds), else empty."""
     for file, text in machine.command_lines:
         if file != "/proc/cmdline":
             continue
@@ -147,8 +145,8 @@ def _booted(machine: Machine, wrong: _Wrong) -> str:
 
 
 def _installed_since() -> bool:
-    """Whether `grub-install` has run for this /boot since the machine was started: what it
-    installs is there too (util/grub-install.c, "core_name"), also where the ESP has no file that
+    """Whether `grub-install` has run for this /boot since the machine started. It writes its core
+    image to /boot as well (util/grub-install.c, "core_name"), even where the ESP has no file that
     names the directory.
     """
     cores = [
@@ -169,7 +167,7 @@ def _installed_since() -> bool:
 
 
 def _entry(machine: Machine) -> Iterator[Finding]:
-    """The entry that systemd-boot has started, on one of the filesystems that are mounted here."""
+    """Findings on the entry that systemd-boot started, if its filesystem is mounted."""
     name = loader_interface.selected_entry()
     if not name or name.startswith("auto-"):
         return
@@ -185,21 +183,22 @@ def _entry(machine: Machine) -> Iterator[Finding]:
                 path = os.path.normpath(f"{top}/{image.lstrip('/')}")
                 if files and path not in files and not _is_microcode(path):
                     yield Finding(
-                        f"{place}, which has booted, starts {path}, and no generator rebuilds that",
-                        f"name an image that is rebuilt: {amounts.listed(sorted(files))}",
+                        f"the booted entry {place} loads {path}, which no initramfs generator "
+                        "rebuilds",
+                        f"change its initrd line to an image that is rebuilt: "
+                        f"{amounts.listed(sorted(files))}",
                     )
             return
         if os.path.exists(f"{top}/EFI/Linux/{name}"):
             return
     yield Finding(
-        f"the entry {name} has booted, and it is on no filesystem that is mounted at "
-        f"{', '.join(_ESP)}",
-        "mount the filesystem of the boot loader before images are written",
+        f"the booted entry {name} is not on a filesystem mounted at {', '.join(_ESP)}",
+        "mount the boot loader's filesystem, then run 'ephemeroot apply'",
     )
 
 
 def _named(folder: str, name: str) -> str | None:
-    """The entry's file: its name without the counters of automatic boot assessment."""
+    """The entry's file, whatever counters of automatic boot assessment its name has."""
     wanted = name if name.endswith(".conf") else f"{name}.conf"
     try:
         found = [n for n in paths.names(folder) if _TRIES.sub("", n) == _TRIES.sub("", wanted)]
@@ -213,8 +212,8 @@ def _is_microcode(path: str) -> bool:
 
 
 def _repair(machine: Machine, *, first_stage: bool) -> list[str]:
-    """The commands, for this machine; empty if nothing tells which."""
-    from ephemeroot.backends import commands, survey  # only a finding costs their imports
+    """The commands that repair it on this machine; empty if they are not known."""
+    from ephemeroot.backends import commands, survey  # imported only if there is a finding
 
     try:
         here = survey.of(machine.root)

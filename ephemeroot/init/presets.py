@@ -1,10 +1,11 @@
-"""Presets: what usually persists, by what is on the machine. Data files, read in their order.
+"""Presets: paths that usually persist, chosen by the files of the machine.
 
-A ``[[preset]]`` has a ``title``, perhaps a ``why``, a condition and paths. ``directories`` and
-``copies`` (files and links that are copied, glob patterns) count if they exist, directories also if
-systemd will make them for a service with DynamicUser=; ``filled`` if something is in them,
-``files`` if they exist or the preset is ``always``. Of ``paths``, ``programs`` and ``units`` one
-must be there, if any is named.
+The data files are read in the order of their names. A ``[[preset]]`` has a ``title``, optionally
+a ``why``, a condition, and paths. ``directories`` and ``copies`` (files and links that are copied,
+glob patterns) are proposed if they exist, directories also if systemd will create them for a
+service with DynamicUser=; ``filled`` are proposed if they are not empty, ``files`` if they exist or
+the preset is ``always``. If the preset names ``paths``, ``programs`` or ``units``, at least one of
+them must exist.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ KEYS = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one preset gives on one machine: paths of the machine, parents before children."""
+    """The paths of the machine that one preset proposes, parents before children."""
 
     title: str
     why: str
@@ -56,7 +57,7 @@ def load() -> list[dict[str, Any]]:
 
 
 def found(root: str, presets: Iterable[dict[str, Any]]) -> list[Found]:
-    """What of *presets* fits the machine whose root is the directory *root*; each path once."""
+    """The paths that *presets* propose for the machine at the directory *root*; each path once."""
     taken: set[str] = set()
     results = []
     dynamic = _dynamic(root)
@@ -93,7 +94,7 @@ def _dynamic(root: str) -> dict[str, DynamicDirectory]:
 
 
 def _new(paths: list[str], taken: set[str]) -> tuple[str, ...]:
-    """Those that no directory proposed so far holds already."""
+    """The *paths* that are not inside a directory proposed before; they are added to *taken*."""
     kept = []
     for path in sorted(set(paths)):
         parents = {path[:n] for n, c in enumerate(path) if c == "/" and n} | {path}
@@ -113,7 +114,7 @@ def _fits(root: str, preset: dict[str, Any]) -> bool:
 
 
 def _is(root: str, path: str, kind: Any) -> bool:
-    """Whether the machine has that itself: what a link leads to persists where it lies."""
+    """Whether *path* itself, not the target of a link, is of that *kind*."""
     try:
         return bool(kind(os.lstat(os.path.join(root, path.lstrip("/"))).st_mode))
     except OSError:
@@ -121,7 +122,7 @@ def _is(root: str, path: str, kind: Any) -> bool:
 
 
 def _is_filled(root: str, path: str) -> bool:
-    """Whether a file is anywhere below the directory; empty ones come with packages."""
+    """Whether the directory contains a file at any depth; packages bring empty directories."""
     if not _is(root, path, stat.S_ISDIR):
         return False
     try:
@@ -131,7 +132,7 @@ def _is_filled(root: str, path: str) -> bool:
     try:
         inside = walk.below(top, ".", Meter(bounds.attended()))
         return any(not stat.S_ISDIR(status.st_mode) for _, status in inside)
-    except (OSError, OutOfBounds):  # not ours to read
+    except (OSError, OutOfBounds):  # unreadable or too large: do not propose it
         return False
     finally:
         os.close(top)

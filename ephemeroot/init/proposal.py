@@ -1,4 +1,4 @@
-"""A configuration for one machine, with comments, and what is left to do before it counts."""
+"""A commented configuration for one machine, and the steps until it takes effect."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ephemeroot.init.presets import Found
 _WIDTH = 94
 
 _VOLATILE = ("tmpfs", "ramfs", "overlay", "squashfs", "erofs", "iso9660", "nfs", "nfs4")
-"""Filesystems of roots that nobody has installed anything on."""
+"""Filesystems of live and network roots, which are not an installation to convert."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """``configuration`` is the text of ephemeroot.toml, ``steps`` what has to be done."""
+    """``configuration`` is the text of ephemeroot.toml, ``steps`` are the remaining steps."""
 
     layout: Layout
     configuration: str
     steps: tuple[Step, ...]
 
     def text(self) -> str:
-        """Both: the steps are comments, so that all of it can be the file."""
+        """Configuration and steps. The steps are comments, so the text can be saved as the file."""
         return f"{self.configuration}\n{_comment(_left_to_do(self.steps))}"
 
 
 def of(survey: Survey) -> Proposal:
-    """The proposal for the machine that was looked at. Raises ``Refused``."""
+    """The proposal for the surveyed machine. Raises ``Refused``."""
     layout = _layout(survey)
     found = [
         _off_volumes(one, survey) for one in presets.found(survey.machine.root, presets.load())
@@ -45,18 +45,21 @@ def of(survey: Survey) -> Proposal:
 
 
 def _layout(survey: Survey) -> Layout:
-    """What the first backend proposes that has a proposal for the machine. Raises ``Refused``."""
+    """The layout from the first backend that supports the machine. Raises ``Refused``."""
     line = next((line for line in survey.lines if line.mount_point == STORE), None)
     if survey.type in _VOLATILE:
         raise Refused(
-            f"the root is a {survey.type}: there is no installation to convert",
-            "if it is already ephemeral, see 'ephemeroot status'",
+            f"cannot propose a configuration for a root on {survey.type}: not an installed system",
+            "if the root is already ephemeral, run 'ephemeroot status'",
         )
     for backend in backends.installed():
         layout = backend.proposal(survey, line)
         if layout is not None:
             return layout
-    raise Refused(f"no installed wiper has a proposal for a root on {survey.type}")
+    raise Refused(
+        f"cannot propose a configuration: no installed wiper supports a root on {survey.type}",
+        "see 'man 5 ephemeroot.toml' for the wipers",
+    )
 
 
 def _off_volumes(one: Found, survey: Survey) -> Found:
@@ -73,7 +76,7 @@ def _header(survey: Survey, layout: Layout) -> str:
         f"Proposed by `ephemeroot init` for {survey.machine.host_name or 'this machine'}: its root "
         f"is {layout.root}, its initramfs is made by {maker}. "
         "Review it, and add or remove paths. It takes effect "
-        "with `ephemeroot apply`, which shows its steps first.\n\n"
+        "when you run `ephemeroot apply`, which shows its steps first.\n\n"
         f"{layout.explanation}"
     )
 
@@ -99,7 +102,7 @@ def _store(layout: Layout, found: list[Found]) -> str:
 
 
 def _grouped(items: list[tuple[Found, str]]) -> str:
-    """An array with the titles of what its items belong to as comments."""
+    """A TOML array with the titles of the presets as comments."""
     if not items:
         return array([])
     lines = ["[\n"]
@@ -118,7 +121,7 @@ def _left_to_do(todo: tuple[Step, ...]) -> str:
     for number, step in enumerate(todo, 1):
         lines += textwrap.wrap(f"{number}. {step.title}", _WIDTH, subsequent_indent="   ")
         lines += [f"     {command}" for command in step.commands]
-    if steps.goes_on(todo):
+    if steps.continues_after_reboot(todo):
         lines += ["", "After the reboot run `ephemeroot init` again: it prints the next steps."]
     return "\n".join(lines)
 
@@ -126,7 +129,7 @@ def _left_to_do(todo: tuple[Step, ...]) -> str:
 def _comment(text: str) -> str:
     out = []
     for line in text.split("\n"):
-        # A command is never broken: it would be another one.
+        # Commands are not wrapped: a wrapped one could not be pasted.
         is_command = line.startswith("     ")
         parts = [line] if is_command else textwrap.wrap(line, _WIDTH) or [""]
         out += [f"# {part}".rstrip() for part in parts]

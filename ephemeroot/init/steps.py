@@ -1,4 +1,4 @@
-"""What is left to do before a proposed configuration holds, with the exact commands."""
+"""The steps until a proposed configuration takes effect, with the exact commands."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _FILE = "/etc/ephemeroot/ephemeroot.toml"
 
 
 def of(survey: Survey, layout: Layout) -> list[Step]:
-    """The steps, in the order in which they must be taken, as far as the first reboot. After it the
-    machine is another one: see ``goes_on``.
+    """The steps in their order, up to the first reboot. ``init`` finds the later ones after that
+    reboot, see ``continues_after_reboot``.
     """
     found = [
         _modules(survey, layout),
@@ -36,19 +36,19 @@ def of(survey: Survey, layout: Layout) -> list[Step]:
     steps = [step for step in found if step is not None]
     for number, step in enumerate(steps[:-1], 1):
         if REBOOT in step.commands:
-            return steps[:number]  # what comes then is seen in the boot after it
+            return steps[:number]
     return steps
 
 
-def goes_on(steps: Sequence[Step]) -> bool:
-    """Whether ``init`` has more to say after the reboot that these *steps* end with."""
+def continues_after_reboot(steps: Sequence[Step]) -> bool:
+    """Whether ``init`` has further steps after the reboot with which these *steps* end."""
     return APPLY not in steps[-1].commands
 
 
 def _boot_loader(survey: Survey) -> list[Step]:
-    """For who was interrupted after /boot had moved: the boot loader must follow."""
+    """Repair of the boot loader, if a conversion was interrupted after /boot had moved."""
     return [
-        Step(f"The boot loader still starts something else ({found.text}):", found.commands)
+        Step(f"Install the boot loader for the new /boot ({found.text}):", found.commands)
         for found in boot_loader.findings(survey.machine)
         if found.commands
     ]
@@ -59,33 +59,36 @@ def _generator(survey: Survey) -> Step | None:
         return None
     wanted = installed.recommended()
     made = (
-        f"{survey.unsupported} does not support it"
+        f"{survey.unsupported} is not supported"
         if survey.unsupported
-        else f"this machine lacks {' and '.join(installed.names())}"
+        else "no supported initramfs generator is installed"
     )
-    title = f"An initramfs made by {wanted.NAME} ({made}):"
+    title = f"Install {wanted.NAME} to make the initramfs ({made}):"
     return Step(title, (wanted.installation(survey.has),))
 
 
 def _parts(survey: Survey) -> Step | None:
-    """What the images need of other packages to mount the root."""
+    """Packages that the images need to mount the root."""
     generator = survey.generator or installed.recommended()
     found = generator.missing(survey.machine.root, {survey.type}, None)
     if not found:
         return None
     commands = tuple(one.command for one in found)
-    return Step(f"What {generator.NAME} needs to mount a root on {survey.type}:", commands)
+    return Step(
+        f"Install the packages with which {generator.NAME} mounts a root on {survey.type}:",
+        commands,
+    )
 
 
 def _modules(survey: Survey, layout: Layout) -> Step | None:
-    """What the wiper's own Python modules come with, where this interpreter lacks them."""
+    """The packages of Python modules that the wiper needs and this interpreter lacks."""
     wiper = plugins.find(layout.wiper).wiper
     missing = [m for m in python_modules.of_wiper(wiper) if python_modules.is_missing(m)]
     if not missing:
         return None
     root = survey.machine.root
     return Step(
-        f"The Python module that the wiper {layout.wiper} uses:",
+        f"Install the Python module that the wiper {layout.wiper} uses:",
         tuple(python_modules.command(name, root) for name in missing),
     )
 
@@ -101,4 +104,4 @@ def _module(survey: Survey) -> Step | None:
     generator = survey.generator or installed.recommended()
     install = () if survey.has_module else (f"ephemeroot setup {generator.NAME}",)
     commands = (*install, *generator.enabling(Path(survey.machine.root)))
-    return Step(f"The module for {generator.NAME}:", commands) if commands else None
+    return Step(f"Set up Ephemeroot's module for {generator.NAME}:", commands) if commands else None

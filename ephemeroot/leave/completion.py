@@ -1,4 +1,4 @@
-"""The first boot after leaving: every change in the stores until the machine went down."""
+"""The first boot after leaving: copy the last changes in the stores into the root."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ephemeroot.leave.leaving import (
     open_stores,
     reason,
 )
-from ephemeroot.leave.returning import Taken
+from ephemeroot.leave.returning import Bound
 from ephemeroot.linux import bounds, devices, documents, kernel, mounts, subvolume, udev, workshop
 from ephemeroot.linux.bounds import Budget, OutOfBounds
 from ephemeroot.linux.copying import Copier
@@ -38,11 +38,11 @@ from ephemeroot.plan import applied
 
 @dataclass(slots=True)
 class Finish:
-    """What the record in the root at ``root`` asks of the first boot after leaving.
+    """Completes ``ephemeroot leave`` from its record in the root at ``root``.
 
-    ``private`` is an empty directory for mounts of our own. ``kept`` lists paths that
-    were changed in the root since and not overwritten, ``problems`` those that could not be copied
-    back: one path that fails, or exceeds the bounds, does not stop the others.
+    ``private`` is an empty directory for private mounts. ``kept`` lists paths that have changed in
+    the root since then and are not overwritten, ``problems`` paths that could not be copied: a path
+    that fails, or exceeds the bounds, does not stop the others.
     """
 
     root: Path
@@ -52,10 +52,10 @@ class Finish:
     changed: int = 0
 
     def run(self, log: Callable[[str], None]) -> bool:
-        """Copy back the files that only the stores have; whether there was a record.
+        """Copy files that are newer in the stores into the root; return whether there was a record.
 
-        A failure of the whole is raised, and not tried again: the next boot would copy outdated
-        files. A run that is interrupted keeps the record, and the next one completes it: later
+        An error that concerns all paths is raised and not retried: the next boot would copy
+        outdated files. An interrupted run keeps the record, and the next run completes it; later
         changes in the root are kept.
         """
         record = read(self.root)
@@ -65,10 +65,12 @@ class Finish:
         booted = applied.booted() if self.root == Path("/") else None
         if booted is not None and booted.declared():
             raise Refused(
-                "this boot bound the declared paths: it is not a boot after 'ephemeroot leave'"
+                "cannot complete 'ephemeroot leave': this boot has bound the declared paths, so "
+                "another image has booted",
+                "run 'ephemeroot leave' again",
             )
         try:
-            self._bring_all(plan, since, log)
+            self._copy_all(plan, since, log)
         except Exception:
             os.rename(self.root / RECORD, self.root / FAILED)
             raise
@@ -84,7 +86,7 @@ class Finish:
             os.close(root)
         return True
 
-    def _bring_all(self, plan: Plan, since: int, log: Callable[[str], None]) -> None:
+    def _copy_all(self, plan: Plan, since: int, log: Callable[[str], None]) -> None:
         leaving = Leaving(self.root, plan)
         with_places = _find_stores(self.root, plan, self.private)
         opened = open_stores(self.root, plan, with_places)
@@ -93,13 +95,13 @@ class Finish:
             budget = Budget(bounds.unattended_in_all())
             groups = leaving.grouped(opened)
             for number, group in enumerate(groups):
-                # Root's own may use all of it; then each user has an equal share of the rest.
+                # Root's own paths may use all of it; each user has an equal share of the rest.
                 share = Budget(budget.share(len(groups) - number if number else 1))
                 for item in group:
                     copier = Copier(share.within(bounds.unattended()))
                     mirror = Mirror(excluded=leaving.below(item), since=since, copier=copier)
                     try:
-                        self._bring(mirror, item.operation, opened[item.operation.store], root)
+                        self._copy(mirror, item.operation, opened[item.operation.store], root)
                     except (OSError, OutOfBounds, EphemerootError) as error:
                         self.problems.append(f"{item.path}: {reason(error)}")
                     self._note(item.path, mirror, log)
@@ -111,11 +113,11 @@ class Finish:
             for fd in (root, *opened.values()):
                 os.close(fd)
 
-    def _bring(self, mirror: Mirror, operation: Taken, store: int, root: int) -> None:
+    def _copy(self, mirror: Mirror, operation: Bound, store: int, root: int) -> None:
         if isinstance(operation, Overlay):
             _merge(mirror, operation, store, root, self.private)
-        elif not _is_ours_by_now(operation):
-            returning.bring(mirror, operation, store, root, operation.path)
+        elif not _is_link(operation):
+            returning.copy(mirror, operation, store, root, operation.path)
 
     def _note(self, path: str, mirror: Mirror, log: Callable[[str], None]) -> None:
         count = len(mirror.changed) + len(mirror.removed)
@@ -123,34 +125,41 @@ class Finish:
         self.kept += [inside(path, kept) for kept in mirror.kept]
         self.problems += [f"{inside(path, name)}: {why}" for name, why in mirror.skipped]
         if count:
-            log(f"{path}: {count} change{'' if count == 1 else 's'} copied back")
+            log(f"{path}: {count} change{'' if count == 1 else 's'} copied into the root")
         if mirror.flattened:
             log(subvolume.flattened(mirror.flattened, path))
 
 
 def read(root: Path) -> tuple[Plan, int] | None:
-    """The plan that is being left and the time up to which the root was filled (nanoseconds),
+    """The plan that ``leave`` has disarmed, and the time of its copy into the root (nanoseconds);
     ``None`` if the root at *root* has no such record. Raises ``Damaged``.
     """
     path = root / RECORD
     try:
         content = documents.parse(documents.read(str(path)))
         if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise Damaged(f"{path} is not a supported record of 'ephemeroot leave'")
+            raise Damaged(
+                f"{path} is not a supported record of 'ephemeroot leave'",
+                "compare the stores with the root by hand",
+            )
         return plans.parse(content["plan"].encode("ascii"), str(path)), int(content["since"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
-        raise Damaged(f"{path} is damaged: {error}", "compare the store by hand") from None
+        raise Damaged(
+            f"{path} is damaged: {error}", "compare the stores with the root by hand"
+        ) from None
 
 
-def _is_ours_by_now(operation: Operation) -> bool:
-    """A link into the store became a copy when leaving: since then the root's is the right one."""
+def _is_link(operation: Operation) -> bool:
+    """Whether the root had a link into the store. ``leave`` replaced it with a copy, and programs
+    have used that copy since.
+    """
     return getattr(operation, "method", "") == "symlink"
 
 
 def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
-    """Where each store is mounted; one that nothing has mounted is mounted below *private*."""
+    """Where each store is mounted; a store that is not mounted is mounted under *private*."""
     found: dict[str, Path] = {}
     volumes = {volume.name: volume for volume in plan.volumes()}
     for store in plan.stores():
@@ -162,7 +171,7 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
         if not os.path.ismount(point):
             point.mkdir(parents=True, exist_ok=True)
             mount = mounts.create(volume.type, _device(volume), volume.options)
-            # Nothing is written to a store: its changes are copied to the root.
+            # Read-only: changes are only copied from the store to the root.
             mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=str(point))
             mounts.attach_at(mount, str(point))
         found[store.path] = point / store.below
@@ -170,18 +179,18 @@ def _find_stores(root: Path, plan: Plan, private: Path) -> dict[str, Path]:
 
 
 def _device(volume: MountVolume) -> str:
-    """The device's path, waited for: early in a boot it may be yet to come."""
+    """The device's path; waits for the device, which may appear late in the boot."""
     try:
         path = devices.link(volume.device)
     except ValueError:
-        return volume.device  # a dataset, a share
+        return volume.device  # a dataset or a network share
     if not os.path.exists(path):
         udev.wait_for(path, volume.timeout)
     return path
 
 
 def _merge(mirror: Mirror, operation: Overlay, store: int, root: int, private: Path) -> None:
-    """Mount the overlay again, in private, and make the root's directory like it."""
+    """Mount the overlay privately, and make the root's directory like it."""
     place = tree.resolve(root, operation.path)
     if not tree.is_directory(store, operation.source):
         return

@@ -1,11 +1,11 @@
-"""Off: the declared paths go back into the root, and no image wipes any more.
+"""``ephemeroot leave``: copy the declared paths into the root, and disarm all images.
 
-The order is the safety. First everything is copied into the root under the binds, while the
-machine is armed as usual: a power cut then boots a fresh root, and all data is in the
-stores. Then the root gets a record of what is under way, and the stores a plan that does nothing,
-of a newer generation: from that moment on no older image wipes or binds, whatever becomes of the
-images. What programs have changed in the stores meanwhile is brought over by the first boot
-(``finish``), before anything reads it; changes made in the root since are never overwritten.
+The order makes a power cut safe. First everything is copied into the root under the binds while the
+machine is still armed: a power cut then boots a new root, and all data is in the stores. Then the
+root gets a record (``RECORD``), and the stores get an empty plan of a newer generation: no older
+image wipes or binds after that, even if an image is not rebuilt. The first boot (``completion``)
+copies changes that programs have made in the stores meanwhile, before anything reads the files. It
+never overwrites later changes in the root.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.config import sources
 from ephemeroot.errors import EphemerootError, Refused, StoreMissing
 from ephemeroot.hooks import records
@@ -24,7 +25,7 @@ from ephemeroot.hooks.operations.overlays import Overlay
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.leave import returning
-from ephemeroot.leave.returning import Taken
+from ephemeroot.leave.returning import Bound
 from ephemeroot.linux import bounds, kernel, mountinfo, paths, subvolume
 from ephemeroot.linux.bounds import Meter, OutOfBounds
 from ephemeroot.linux.copying import Copier
@@ -33,7 +34,7 @@ from ephemeroot.plan import applied, stores
 from ephemeroot.step import Step
 
 RECORD = ".ephemeroot/leaving.json"
-"""In the root, from the moment on at which everything is in it until the first boot after."""
+"""In the root, between the copy and the first boot that completes it."""
 
 FAILED = ".ephemeroot/leaving-failed.json"
 
@@ -42,24 +43,24 @@ VERSION = 1
 
 
 class Item(Step):
-    """One declared path on its way back: ``path`` in the root, from ``source`` in ``store``."""
+    """The copy of one declared path from the store into the root."""
 
     __slots__ = ("leaving", "operation")
 
-    def __init__(self, leaving: Leaving, operation: Taken) -> None:
+    def __init__(self, leaving: Leaving, operation: Bound) -> None:
         self.leaving = leaving
         self.operation = operation
 
     @property
     def path(self) -> str:
-        """Where the machine has it."""
+        """The declared path."""
         return self.operation.path
 
     def describe(self) -> str:
         where = f"{self.operation.store.rstrip('/')}/{self.operation.source}"
         if isinstance(self.operation, Overlay):
-            return f"merge {where} into {self.path}, at the next boot"
-        return f"copy {where} back to {self.path} in the root"
+            return f"merge {where} into {self.path} at the next boot"
+        return f"copy {where} to {self.path} in the root"
 
     def execute(self) -> str:
         return self.leaving.copy(self)
@@ -67,12 +68,12 @@ class Item(Step):
 
 @dataclass(slots=True)
 class Leaving:
-    """What leaving comes to on the machine whose root is mounted at ``root``.
+    """``ephemeroot leave`` on the machine whose root is mounted at ``root``.
 
-    ``plan`` is the applied one. ``problems`` collects everything that could not be copied: with one
-    of them nothing is disarmed. ``left_out`` collects the entries with which a user may not stop
-    the machine from leaving: single entries that cannot be copied, and users' paths that exceed the
-    bounds.
+    ``plan`` is the applied plan. ``problems`` collects paths that could not be copied; if there is
+    one, nothing is disarmed. ``left_out`` collects omissions that do not stop the machine from
+    leaving, because a user can cause them: single entries that cannot be copied, and users' paths
+    that exceed the bounds.
     """
 
     root: Path
@@ -82,14 +83,14 @@ class Leaving:
     copier: Copier = field(default_factory=Copier)
 
     def items(self) -> list[Item]:
-        """The declared paths that have to be copied, parents first. Paths that every boot
-        copies (``method = "copy"``, machine-id) are already in the root.
+        """The declared paths that must be copied, parents first. Paths that every boot copies
+        (``method = "copy"``, machine-id) are already in the root.
         """
-        return [Item(self, o) for o in self.plan.persist if isinstance(o, Taken)]
+        return [Item(self, o) for o in self.plan.persist if isinstance(o, Bound)]
 
     def grouped(self, stores: dict[str, int]) -> list[list[Item]]:
-        """The same in the order of ``leave --finish``: root's own first, then each user's
-        paths, with their content. Parents stay before children.
+        """The items in the order of ``leave --finish``: root's own paths first, then each user's
+        paths with everything in them. Parents stay before children.
         """
         users: dict[str, int] = {}
         groups: dict[int, list[Item]] = {0: []}
@@ -105,48 +106,57 @@ class Leaving:
         return list(groups.values())
 
     def prove(self) -> None:
-        """Raise ``Refused`` or ``StoreMissing`` if this root cannot be left into, or a store
-        is missing.
+        """Raise ``Refused`` if the paths cannot be copied into this root, and ``StoreMissing`` if a
+        store is missing.
         """
         mount = mountinfo.mounted_at(os.path.realpath(self.root))
         if mount is None:
-            raise Refused(f"{self.root} is not a mount point: it is not the root of a machine")
+            raise Refused(
+                f"{self.root} is not a mount point, so it is not the root of a machine",
+                "name the mounted root with --root",
+            )
         if mount.fstype == "overlay":
             raise Refused(
-                "the root is an overlay: files copied into it would be lost at the boot",
-                "run 'ephemeroot next-boot keep', reboot, and leave from there",
+                "the root is an overlay: files copied into it would be lost at the next boot",
+                "run 'ephemeroot next-boot keep', reboot, then run 'ephemeroot leave'",
             )
         if mount.fstype in ("tmpfs", "ramfs"):
             raise Refused(
-                "the root is in memory: there is no root on a disk to copy back to",
-                "boot an installed root (root= on the kernel command line), and leave from there",
+                f"the root is a {mount.fstype}: there is no root on a disk to copy files into",
+                "boot an installed root (root= on the kernel command line), then run "
+                "'ephemeroot leave'",
             )
         if "ro" in mount.options:
-            raise Refused("the root is mounted read-only", f"mount -o remount,rw {self.root}")
+            raise Refused(
+                f"the root at {self.root} is mounted read-only",
+                f"run 'mount -o remount,rw {self.root}'",
+            )
         for path, fd in self._open_stores().items():
             os.close(fd)
             if os.path.realpath(self.root / path.lstrip("/")) == os.path.realpath(self.root):
-                raise Refused(f"the store {path} is the root itself")
+                raise Refused(
+                    f"the store {path} is the root filesystem itself",
+                    "check that the volume of the store is mounted there",
+                )
 
     def _open_stores(self) -> dict[str, int]:
-        """The stores of the plan, open, each proven by its marker."""
+        """Open the stores of the plan; checks the marker of each."""
         return open_stores(self.root, self.plan)
 
     def copy(self, item: Item) -> str:
-        """Copy one path into the root, under its bind; say how much had to be done.
+        """Copy one path into the root, under its bind; return the result in words.
 
-        Equal files are not touched. A failure is a problem and does not
-        stop the others.
+        Equal files are left alone. A failure is added to ``problems`` and does not stop the others.
         """
         if isinstance(item.operation, Overlay):
-            return "waits for the next boot"
+            return "done by the next boot"
         opened = self._open_stores()
         root = returning.bare_root(self.root, writable=True)
         self.copier.meter = Meter(bounds.attended())
         mirror = Mirror(excluded=self.below(item), copier=self.copier)
         store = opened[item.operation.store]
         try:
-            returning.bring(mirror, item.operation, store, root, item.path, self.root)
+            returning.copy(mirror, item.operation, store, root, item.path, self.root)
         except (OSError, OutOfBounds, EphemerootError) as error:
             is_users = _owner(store, item.operation.source) != 0
             which = self.left_out if is_users and isinstance(error, OutOfBounds) else self.problems
@@ -166,18 +176,17 @@ class Leaving:
         return result
 
     def below(self, item: Item) -> list[str]:
-        """What other declarations have below that path, relative to it."""
+        """The declared paths under that path, relative to it."""
         prefix = item.path.rstrip("/") + "/"
-        below = (o.path for o in self.plan.persist if isinstance(o, Taken))
+        below = (o.path for o in self.plan.persist if isinstance(o, Bound))
         return [path[len(prefix) :] for path in below if path.startswith(prefix)]
 
     def disarm(self) -> str:
-        """From here on no image of this plan wipes or binds. Everything is in the root."""
+        """Disarm all images of this plan: none of them wipes or binds after that."""
         if self.problems:
             raise EphemerootError(
-                "the copy back failed, so nothing was disarmed and the machine boots as before: "
-                f"{self.problems[0]}",
-                "repair it and run 'ephemeroot leave' again",
+                f"cannot disarm the boot: failed to {amounts.listed(self.problems, 1)}",
+                "the machine boots as before; repair the path, then run 'ephemeroot leave' again",
             )
         root = returning.bare_root(self.root, writable=True)
         try:
@@ -193,11 +202,11 @@ class Leaving:
         live = applied.path(self.root)
         live.unlink(missing_ok=True)
         paths.sync_directory(str(live.parent))
-        return f"generation {nothing.generation} does nothing"
+        return f"the plan of generation {nothing.generation} is empty"
 
     def _nothing(self, places: list[Path]) -> Plan:
-        """The plan that does nothing. An interrupted run may have recorded it in some of the stores
-        at *places*: it keeps its generation then.
+        """The empty plan. If an interrupted run has recorded it in some of the stores at *places*,
+        it keeps its generation.
         """
         known = {place: stores.generation(place) for place in places}
         newest = max(self.plan.generation, *known.values())
@@ -224,7 +233,7 @@ class Leaving:
 
 
 def _owner(store: int, source: str) -> int:
-    """Who owns what the open *store* has; root if it has nothing, for then there is no work."""
+    """The owner of *source* in the open *store*; root if it does not exist."""
     try:
         fd = paths.open_beneath(store, source)
     except OSError:
@@ -236,17 +245,17 @@ def _owner(store: int, source: str) -> int:
 
 
 def with_adopted(root: Path, plan: Plan, configured: Plan) -> Plan:
-    """*plan* with what *configured* has beside it and this machine has bound already: adopted,
-    and not applied yet. A path that is not bound is the root's own content.
+    """*plan* with the paths that *configured* has in addition and that are bound on this machine:
+    adopted, but not applied yet. A path that is not bound is the root's own content.
     """
     known = plan.declared()
-    there = {store.path for store in plan.stores()}
+    stores_of_plan = {store.path for store in plan.stores()}
     adopted = [
         o
         for o in configured.persist
         if isinstance(o, Linkable)
         and o.path not in known
-        and o.store in there
+        and o.store in stores_of_plan
         and _is_bound(root, o)
     ]
     return plan.changed(persist=[*plan.persist, *adopted])
@@ -261,9 +270,9 @@ def _is_bound(root: Path, operation: Linkable) -> bool:
 
 
 def open_stores(root: Path, plan: Plan, where: dict[str, Path] | None = None) -> dict[str, int]:
-    """The stores of *plan* on the machine below *root*, open, each proven by its marker.
+    """Open the stores of *plan* on the machine at *root*; checks the marker of each.
 
-    *where* says where one is mounted if not at its own place. Raises ``StoreMissing``.
+    *where* maps stores that are mounted elsewhere to their places. Raises ``StoreMissing``.
     """
     opened: dict[str, int] = {}
     try:
@@ -273,12 +282,16 @@ def open_stores(root: Path, plan: Plan, where: dict[str, Path] | None = None) ->
                 fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
                 raise StoreMissing(
-                    f"the store {store.path} is missing: {error.strerror}", "mount its volume"
+                    f"cannot open the store {store.path}: {error.strerror}",
+                    "mount its volume, then run the command again",
                 ) from error
             opened[store.path] = fd
             found = records.read_marker(fd, store.path)
             if found != store.id:
-                raise StoreMissing(f"{place} is another store ({found})", "mount the right one")
+                raise StoreMissing(
+                    f"{place} has the marker of another store ({found} instead of {store.id})",
+                    "mount the volume of the store, then run the command again",
+                )
     except BaseException:
         for fd in opened.values():
             os.close(fd)
@@ -292,7 +305,7 @@ def inside(path: str, name: str) -> str:
 
 
 def reason(error: OSError | OutOfBounds | EphemerootError) -> str:
-    """The failure, in one line."""
+    """The failure in one line."""
     if isinstance(error, OutOfBounds):
         return str(error)
     if isinstance(error, EphemerootError):

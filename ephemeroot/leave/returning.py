@@ -1,4 +1,4 @@
-"""Bringing persistent paths back into the root: from the store to the place that its bind hides."""
+"""Copying a persistent path from the store into the root, where its bind hides it."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from ephemeroot.mirror.likeness import lstat
 from ephemeroot.mirror.run import COPY
 from ephemeroot.mirror.tree import Mirror, open_directory
 
-Taken = Directory | File | Overlay
-"""Operations whose paths the root does not have as its own."""
+Bound = Directory | File | Overlay
+"""Operations whose paths are in the store and not in the root."""
 
 
 def bare_root(root: Path, *, writable: bool = False) -> int:
-    """The root, open, without anything that is mounted in it: what the binds hide. Nothing can be
-    written through it unless *writable*.
+    """Open the root without the mounts in it, so that paths under binds are visible. The
+    descriptor is read-only unless *writable*.
     """
     clone = mounts.clone_at(str(root), read_only=not writable)
     try:
-        # The descriptor of a mount is O_PATH; reading it needs another one.
+        # The descriptor of a mount is O_PATH, which cannot be read from.
         return os.open(mounts.fd_path(clone), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(clone)
 
 
-def bring(
-    mirror: Mirror, operation: Taken, store: int, root: int, path: str, live: Path | None = None
+def copy(
+    mirror: Mirror, operation: Bound, store: int, root: int, path: str, live: Path | None = None
 ) -> None:
-    """Make what *root* has at *path* like what the store has, a link into the store too.
+    """Make *path* in the open *root* like its source in the store. A link into the store is
+    replaced.
 
-    *live* is where the root is mounted if *root* is that without its mounts.
+    *live* is where the root is mounted, if *root* is from ``bare_root``.
     """
     place = tree.resolve(root, os.path.dirname(path)).rstrip("/") + "/" + os.path.basename(path)
     parent, name = tree.open_parent(root, place)
     try:
         workshop.sweep(parent)
-        there = lstat(parent, name)
-        if there is None or not stat.S_ISLNK(there.st_mode):
+        present = lstat(parent, name)
+        if present is None or not stat.S_ISLNK(present.st_mode):
             _fill(mirror, operation, store, parent, name, pinned=_is_pinned(parent, place, live))
         elif os.readlink(name, dir_fd=parent) == _in_store(operation):
-            _replace_link(mirror, operation, store, parent, name, there)
+            _replace_link(mirror, operation, store, parent, name, present)
         else:
-            # The administrator's own link, such as /var/run: it leads somewhere in the root.
+            # Another link, such as /var/run: its target is in the root.
             os.close(parent)
             place = tree.resolve(root, path)
             parent, name = tree.open_parent(root, place)
@@ -60,8 +61,8 @@ def bring(
 
 
 def _is_pinned(parent: int, place: str, live: Path | None) -> bool:
-    """Whether no user can rename the entry *place*, which is in the open *parent* of the root
-    without its mounts: it is a mount point in the *live* root, or *parent* is hidden by a mount.
+    """Whether no user can rename the entry *place*: it is a mount point in the *live* root, or its
+    directory, open as *parent*, is hidden by a mount.
     """
     if live is None:
         return False
@@ -80,24 +81,24 @@ def _is_pinned(parent: int, place: str, live: Path | None) -> bool:
         os.close(seen)
 
 
-def _in_store(operation: Taken) -> str:
+def _in_store(operation: Bound) -> str:
     return f"{operation.store.rstrip('/')}/{operation.source}"
 
 
 def _replace_link(
-    mirror: Mirror, operation: Taken, store: int, parent: int, name: str, link: os.stat_result
+    mirror: Mirror, operation: Bound, store: int, parent: int, name: str, link: os.stat_result
 ) -> None:
-    """Instead of a link into the store put what it leads to, at once and whole."""
+    """Replace a link into the store atomically with a copy of its target."""
     with Workshop(parent) as shop:
         _fill(mirror, operation, store, shop.fd, COPY, pinned=True)
         if lstat(shop.fd, COPY) is None:
-            shop.take(name, link)  # it led nowhere: the machine had no such file
+            shop.take(name, link)  # a dangling link: the file did not exist
         else:
             mirror.arrive(shop, name, operation.path, link)
 
 
 def _fill(
-    mirror: Mirror, operation: Taken, store: int, parent: int, name: str, *, pinned: bool
+    mirror: Mirror, operation: Bound, store: int, parent: int, name: str, *, pinned: bool
 ) -> None:
     try:
         if isinstance(operation, File):
@@ -116,7 +117,7 @@ def _fill(
 
 
 def remove(root: int, path: str) -> None:
-    """Remove the file *path* of the open *root*; one that is missing is fine."""
+    """Remove the file *path* of the open *root*, if it exists."""
     try:
         parent, name = tree.open_parent(root, tree.resolve(root, "/" + path))
     except OSError:

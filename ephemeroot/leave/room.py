@@ -1,4 +1,4 @@
-"""Whether the root has room for what goes back into it."""
+"""Whether the root has space for the persistent paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ephemeroot.plan import seeds
 
 
 def require(leaving: Leaving, root: Path) -> None:
-    """Raise ``Refused`` if the root could not hold it all, for what it cannot share."""
+    """Raise ``Refused`` if the root lacks space for the files that are copied without sharing
+    their extents.
+    """
     wanted = 0
     bare = returning.bare_root(root)
     try:
@@ -31,14 +33,13 @@ def require(leaving: Leaving, root: Path) -> None:
     free = shutil.disk_usage(root).free
     if wanted > free:
         raise Refused(
-            f"{amounts.size(wanted)} must be copied back into the root, but it has space only for "
-            f"{amounts.size(free)}",
+            f"cannot copy {amounts.size(wanted)} into the root: only {amounts.size(free)} are free",
             "free space in the root, or move large files out of the stores",
         )
 
 
 def _copied(store: Path, bare: int, path: str, below: set[str]) -> int:
-    """Bytes below *store* that an earlier run has brought to *path* in the *bare* root already."""
+    """Bytes under *store* that an earlier run has copied to *path* in the *bare* root."""
     size = 0
     seen: set[tuple[int, int]] = set()
     inside = {os.path.relpath(one, store) for one in below}
@@ -49,7 +50,7 @@ def _copied(store: Path, bare: int, path: str, below: set[str]) -> int:
         for name, one in walk.below(top, ".", Meter(bounds.attended()), inside):
             if stat.S_ISREG(one.st_mode) and _is_copied(there, name, one):
                 size += seeds.disk_size(one, seen)
-    except (OSError, OutOfBounds):  # a file, or nothing yet, or more than can be looked at
+    except (OSError, OutOfBounds):  # a file, not copied yet, or beyond the bounds
         pass
     finally:
         for fd in (top, there):

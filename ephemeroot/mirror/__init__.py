@@ -1,1 +1,1 @@
-"""Making one tree like another, for data that programs use meanwhile."""
+"""Making one tree like another while programs use both."""

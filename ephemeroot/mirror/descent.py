@@ -1,4 +1,4 @@
-"""The walk through a source and a target, side by side, however deep they are."""
+"""The parallel walk through a source and a target tree of any depth."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ephemeroot.mirror.run import COPY, MirrorRun
 
 @dataclass(slots=True)
 class _Level:
-    """One directory on the way down. ``certain`` is whether its attributes may be changed in
-    place, see ``workshop.is_certain``. ``lifted`` are the flags that the target's had.
+    """One directory of the walk. ``certain``: its attributes may be changed in place, see
+    ``workshop.is_certain``. ``lifted`` are the inode flags that were cleared on the target.
     """
 
     names: frozenset[str]
@@ -36,9 +36,9 @@ class _Level:
 
 
 class Descent:
-    """Makes the open directory *target* like the open *source*, as *mirror* is set up.
+    """Makes the open directory *target* like the open *source*, with the settings of *mirror*.
 
-    *certain*: *target* is beyond doubt the directory that is meant. Use it in a ``with`` statement.
+    *certain*: no user can have exchanged *target*. Use it in a ``with`` statement.
     """
 
     def __init__(self, mirror: MirrorRun, source: int, target: int, *, certain: bool) -> None:
@@ -65,7 +65,7 @@ class Descent:
         self.there.close()
 
     def run(self) -> None:
-        """Do it; raises as ``MirrorRun`` says."""
+        """Walk both trees. Raises the errors of ``MirrorRun``."""
         self.levels.append(self._level(certain=self._certain))
         while True:
             level = self.levels[-1]
@@ -78,7 +78,7 @@ class Descent:
             self._leave()
 
     def _path(self, name: str = "") -> str:
-        """The path from the top of the walk, without the dot with which it begins."""
+        """The path relative to the top of the walk, without the leading ``./``."""
         inside = self.here.path.partition("/")[2]
         return f"{inside}/{name}".strip("/") if name else inside
 
@@ -106,7 +106,7 @@ class Descent:
             if not compare.same(self.here.fd, self.there.fd, name, path):
                 self._replace(level, name)
         except FileNotFoundError:
-            return  # gone since it was listed; the next run sees it
+            return  # deleted since it was listed
         except OutOfBounds as reason:
             if reason.bound not in ("file_bytes", "depth"):
                 raise
@@ -165,18 +165,18 @@ class Descent:
                 self._remove(level, name, self._path(name))
         level.close()
         old, new = self.here.fd, self.there.fd
-        if likeness.same_facts(old, new):
+        if likeness.same_metadata(old, new):
             return
         if level.certain:
-            likeness.give(old, new, lambda _, error: self.mirror.skip(path, error))
+            likeness.copy_metadata(old, new, lambda _, error: self.mirror.skip(path, error))
             return
         inode_flags.set_last(new, level.lifted & inode_flags.LAST)
         if not likeness.same_owner(old, new):
-            reason = "its owner was not changed: a user could replace it"
+            reason = "owner not changed: a user could replace the directory"
             self.mirror.skipped.append((path, reason))
 
     def _extra(self, level: _Level) -> list[str]:
-        """What the target has and the source does not, each counted."""
+        """Entries of the target that the source lacks; counts each of them."""
         names = []
         os.lseek(self.there.fd, 0, os.SEEK_SET)  # see paths.names
         with paths.entries(self.there.fd) as found:
@@ -187,7 +187,7 @@ class Descent:
         return sorted(names)
 
     def _leave(self) -> None:
-        """Go up on both sides, as far as other processes have moved directories on either."""
+        """Go up on both sides, further if another process has moved directories on one of them."""
         path = self._path()
         depths = []
         for walk in (self.here, self.there):
@@ -198,12 +198,12 @@ class Descent:
         while self.there.depth > min(depths):
             self.there.climb()
         if len(self.levels) - min(depths) > 1:
-            self.mirror.skipped.append((path, "moved away while it was copied"))
+            self.mirror.skipped.append((path, "moved by another process during the copy"))
         while len(self.levels) > min(depths):
             self.levels.pop().close()
 
     def _replace(self, level: _Level, name: str) -> None:
-        """Finish a copy in the workshop, and give it the name: there is never half of it."""
+        """Finish a copy in the workshop, then rename it: the name never has half a copy."""
         path = self._path(name)
         present = lstat(self.there.fd, name)
         if present is not None and self.mirror.is_newer(present):

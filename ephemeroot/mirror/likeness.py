@@ -1,4 +1,4 @@
-"""Whether a target is like its source already."""
+"""Whether a target is already like its source."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ephemeroot.linux.mounts import fd_path
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Compares entries of the same name in two open directories; with ``content`` what is in files
-    as well, else only size and time.
+    """Compares entries of the same name in two open directories: files by their content with
+    ``content``, else by size and time.
     """
 
     meter: Meter
     content: bool
 
     def same(self, source: int, target: int, name: str, path: str) -> bool:
-        """Whether the target has the same under that name, which is not a directory. Raises
-        ``FileNotFoundError`` if the source has none, and ``OutOfBounds``.
+        """Whether the target has an equal entry of that name. The entry must not be a directory.
+        Raises ``FileNotFoundError`` if the source lacks it, and ``OutOfBounds``.
         """
         old = paths.open_entry(source, name, os.O_PATH | os.O_NOFOLLOW)
         new = -1
@@ -61,7 +61,7 @@ def same_file(source: int, target: int, meter: Meter, path: str, *, content: boo
     one, other = os.fstat(source), os.fstat(target)
     if (one.st_size, one.st_mtime_ns) != (other.st_size, other.st_mtime_ns):
         return False
-    if not same_facts(source, target):
+    if not same_metadata(source, target):
         return False
     return not content or comparison.same_content(source, target, one.st_size, meter, path)
 
@@ -72,7 +72,7 @@ def same_owner(source: int, target: int) -> bool:
     return (one.st_uid, one.st_gid) == (other.st_uid, other.st_gid)
 
 
-def same_facts(source: int, target: int) -> bool:
+def same_metadata(source: int, target: int) -> bool:
     """Whether mode, owner, attributes, flags and, of directories, the time are the same."""
     one, other = os.fstat(source), os.fstat(target)
     if one.st_mode != other.st_mode or not same_owner(source, target):
@@ -83,8 +83,8 @@ def same_facts(source: int, target: int) -> bool:
 
 
 def _same_flags(source: int, target: int) -> bool:
-    """Of directories those as well that new files inherit from them, on a filesystem of the same
-    kind.
+    """Whether the inode flags are the same; of directories on one filesystem also the flags that
+    new files inherit.
     """
     if not inode_flags.same(source, target):
         return False
@@ -95,8 +95,10 @@ def _same_flags(source: int, target: int) -> bool:
     )
 
 
-def give(source: int, target: int, failed: Callable[[str, OSError], None] | None = None) -> None:
-    """Make them so; *failed* is told of an extended attribute that cannot be set."""
+def copy_metadata(
+    source: int, target: int, failed: Callable[[str, OSError], None] | None = None
+) -> None:
+    """Copy the metadata; calls *failed* for an extended attribute that cannot be set."""
     inode_flags.clear_last(target)
     for name in set(_attributes(target)) - set(_attributes(source)):
         os.removexattr(target, name)
@@ -107,14 +109,14 @@ def give(source: int, target: int, failed: Callable[[str, OSError], None] | None
 
 
 def _attributes(fd: int) -> dict[str, bytes]:
-    # The label is the policy's: the target's own is as good.
+    # SELinux's policy sets the label: the target's own is right.
     found = attributes.extended(fd)
     found.pop("security.selinux", None)
     return found
 
 
 def lstat(directory: int, name: str) -> os.stat_result | None:
-    """The status of an entry itself; ``None`` if there is none."""
+    """The status of an entry itself; ``None`` if it does not exist."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One run of a mirror: how it goes, what it has done, and what may be done to one entry."""
+"""One run of a mirror: its settings, its results, and operations on one entry."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ COPY = "copy"
 
 
 class MirrorRun:
-    """What a ``Mirror`` and its descents share.
+    """Settings and results that a ``Mirror`` and its descents share.
 
-    ``excluded`` are paths, relative to what is mirrored, that are left alone with everything below
-    them, as are the directories that lead to them, except for what else is in those. With
-    ``delete`` what the source does not have is removed. With ``content`` files that look alike
-    (size, time, owner, mode, attributes) are compared byte by byte. Every change in the target
-    after ``since`` (nanoseconds, 0: no such time) is newer than any source: it stays and is listed
-    in ``kept``.
+    ``excluded`` are paths relative to the mirrored tree. They are left alone with everything under
+    them; the directories that lead to them are kept, too, but their other entries are mirrored.
+    With ``delete``, entries that the source lacks are removed. With ``content``, files that look
+    alike (size, time, owner, mode, attributes) are compared byte by byte. An entry of the target
+    that has changed after ``since`` (nanoseconds; 0 for no limit) is newer than any source: it
+    stays and is listed in ``kept``.
 
-    ``changed`` and ``removed`` list paths as they are done, ``copier`` counts bytes. ``skipped``
-    has the path and the reason of each entry that could not be copied; the others are copied.
-    ``flattened`` are subvolumes that became directories.
-    Raises ``OutOfBounds`` for more than the bounds of ``copier`` allow, and ``OSError`` for what
-    concerns the whole (no space, read-only).
+    ``changed`` and ``removed`` list paths, ``copier`` counts bytes. ``skipped`` has path and reason
+    of each entry that could not be copied; the others are copied. ``flattened`` are subvolumes that
+    became directories.
+    Raises ``OutOfBounds`` beyond the bounds of ``copier``, and ``OSError`` for errors that concern
+    the whole tree (no space, read-only).
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class MirrorRun:
     def arrive(
         self, workshop: Workshop, name: str, path: str, present: os.stat_result | None
     ) -> None:
-        """Give the copy in the *workshop* its *name*, instead of *present*."""
+        """Rename the copy in the *workshop* to *name*, instead of *present*."""
         if lstat(workshop.fd, COPY) is None:
-            return  # it was a socket by then, or a mount point
+            return  # the source became a socket or a mount point, which are not copied
         if present is None:
             try:
                 workshop.deliver(COPY, name)
             except FileExistsError:
-                pass  # made meanwhile; the next run compares it
+                pass  # created by another process; the next run compares it
         elif self.is_protected(present) or not workshop.replace(COPY, name, present):
-            pass  # replaced meanwhile; the next run compares it
+            pass  # replaced by another process; the next run compares it
         self.changed.append(path)
 
     def is_protected(self, status: os.stat_result) -> bool:
-        """Whether it is one of the excluded entries, under whatever name."""
+        """Whether it is one of the excluded entries, also under another name."""
         return (status.st_dev, status.st_ino) in self._protected
 
     def is_newer(self, status: os.stat_result) -> bool:
@@ -93,6 +93,6 @@ class MirrorRun:
     def skip(self, path: str, error: OSError) -> None:
         """Note that an entry could not be copied."""
         if error.errno == errno.EXDEV:
-            self.skipped.append((path, "it is a mount point"))
+            self.skipped.append((path, "is a mount point"))
         else:
             self.skipped.append((path, error.strerror or str(error)))

@@ -1,8 +1,8 @@
-"""Making one tree like another, where both may change meanwhile and users may have made them.
+"""Making one tree like another, while both may change and users may own parts of them.
 
-Everything goes through open directories and nothing is followed. What is alike already is not
-touched, so that a second run costs a walk: it is how a copy is verified, caught up with, and
-completed after an interruption. What is new is finished in a workshop and arrives by one rename.
+Every access goes through open directories, and no link is followed. Equal entries are left alone,
+so a second run costs no more than a walk: it verifies a copy, copies later changes, and completes
+an interrupted run. A new entry is finished in a workshop and put in place by one rename.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from ephemeroot.mirror.run import COPY, MirrorRun
 
 
 class Mirror(MirrorRun):
-    """Makes targets like their sources, as ``MirrorRun`` is told."""
+    """Makes targets like their sources, with the settings of ``MirrorRun``."""
 
     def directory(self, source: int, parent: int, name: str, *, pinned: bool = False) -> None:
-        """Make what the open *parent* has as *name* like the open directory *source*.
+        """Make the entry *name* of the open *parent* like the open directory *source*.
 
-        *pinned*: the entry cannot have been exchanged, whoever can write to *parent*.
+        *pinned*: no user can have exchanged the entry, even one who can write to *parent*.
         """
-        there = lstat(parent, name)
-        if there is None or not (
-            pinned or self.excluded or is_certain(parent, there, os.fstat(source).st_uid)
+        found = lstat(parent, name)
+        if found is None or not (
+            pinned or self.excluded or is_certain(parent, found, os.fstat(source).st_uid)
         ):
-            self._make_directory(source, parent, name, there)
+            self._make_directory(source, parent, name, found)
             if not self.excluded:
                 return
         target = open_directory(parent, name)
         try:
             present = os.fstat(target)
             certain = pinned or is_certain(parent, present, os.fstat(source).st_uid)
-            if there is not None and not certain:
+            if found is not None and not certain:
                 raise OSError(
-                    errno.EPERM, "has another owner than its source, and a user could replace it"
+                    errno.EPERM, "its owner differs from its source's, and a user could replace it"
                 )
             self._tree(source, target, certain=certain)
         finally:
             os.close(target)
 
     def _make_directory(
-        self, source: int, parent: int, name: str, there: os.stat_result | None
+        self, source: int, parent: int, name: str, present: os.stat_result | None
     ) -> None:
         with Workshop(parent) as workshop:
             if self.excluded:
@@ -61,20 +61,19 @@ class Mirror(MirrorRun):
                     os.close(made)
             else:
                 self.copy(source, ".", workshop, "")
-            self.arrive(workshop, name, "", there)
+            self.arrive(workshop, name, "", present)
 
     def tree(self, source: int, target: int) -> None:
         """Make the open directory *target*, which only root can reach, like the open *source*."""
         self._tree(source, target, certain=True)
 
     def file(self, source: int, parent: int, name: str, path: str) -> None:
-        """Make what the open *parent* has as *name* like the open file *source*.
+        """Make the entry *name* of the open *parent* like the open file *source*.
 
-        In place where it is certain which file that is: it may be bound elsewhere, or a mount
-        point. *path* is for the lists.
+        The file is written in place where no user can have exchanged it: it may be bound elsewhere,
+        or be a mount point. The lists of results name it *path*.
         """
-        there = lstat(parent, name)
-        if there is None:
+        if lstat(parent, name) is None:
             self._make_file(source, parent, name, path, None)
             return
         target = paths.open_regular(parent, name)
@@ -92,7 +91,7 @@ class Mirror(MirrorRun):
             try:
                 self._make_file(source, parent, name, path, present)
             except OSError as error:
-                # A mount point is never renamed, so it cannot have been exchanged.
+                # A mount point cannot be renamed, so no user can have exchanged it.
                 if error.errno != errno.EBUSY or os.fstat(target).st_nlink != 1:
                     raise
                 self._fill(source, target, parent, path)
@@ -109,11 +108,11 @@ class Mirror(MirrorRun):
                 contents.copy(source, new, self.copier, path)
             finally:
                 os.close(new)
-        likeness.give(source, target)
+        likeness.copy_metadata(source, target)
         self.changed.append(path)
 
     def _make_file(
-        self, source: int, parent: int, name: str, path: str, there: os.stat_result | None
+        self, source: int, parent: int, name: str, path: str, present: os.stat_result | None
     ) -> None:
         with Workshop(parent) as workshop:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -124,11 +123,11 @@ class Mirror(MirrorRun):
                 os.fsync(new)
             finally:
                 os.close(new)
-            self.arrive(workshop, name, path, there)
+            self.arrive(workshop, name, path, present)
 
     def _tree(self, source: int, target: int, *, certain: bool) -> None:
         for path in (*self.excluded, *self.leading):
-            # What a user renames must not be removed under its new name.
+            # An excluded entry that a user renames must not be removed under its new name.
             try:
                 fd = paths.open_beneath(target, path or ".")
             except OSError:
@@ -141,8 +140,8 @@ class Mirror(MirrorRun):
 
 
 def settle(run: Callable[[], Mirror], passes: int = 3) -> Mirror:
-    """Run until a pass changes nothing, at most *passes* times, and return the last one: what it
-    has changed is what another process keeps writing to.
+    """Run until a pass changes nothing, at most *passes* times, and return the last pass. Its
+    changes are paths to which another process keeps writing.
     """
     done = run()
     for _ in range(passes - 1):
@@ -153,5 +152,5 @@ def settle(run: Callable[[], Mirror], passes: int = 3) -> Mirror:
 
 
 def open_directory(directory: int, path: str) -> int:
-    """Open the directory *path* below *directory* for reading, never by a symlink."""
+    """Open the directory *path* under *directory* for reading; symlinks are refused."""
     return paths.open_beneath(directory, path, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,1 +1,1 @@
-"""From a checked configuration to the applied plan, and what the stores have of it."""
+"""The compiled plan, the applied plan, and their records in the stores."""

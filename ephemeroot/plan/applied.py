@@ -1,7 +1,7 @@
-"""The applied plan: what images are made of, nothing else.
+"""The applied plan, from which images are built.
 
-A configuration may be edited and checked for weeks; it reaches the boot only by
-``ephemeroot apply``, which writes this one file. Kernel updates rebuild images from it.
+An edited configuration takes effect only with ``ephemeroot apply``, which writes this one file.
+Kernel updates rebuild images from it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ephemeroot.linux import documents
 
 
 def path(root: Path) -> Path:
-    """Where the system below *root* keeps its applied plan."""
+    """The file with the applied plan of the system at *root*."""
     return root / sources.PLAN.lstrip("/")
 
 
 def read(root: Path) -> bytes | None:
-    """The applied plan as it was written, or ``None`` if nothing was ever applied.
+    """The bytes of the applied plan; ``None`` if no plan is applied.
 
-    Raises ``OSError`` if it is there and cannot be read.
+    Raises ``OSError`` if it cannot be read.
     """
     try:
         return documents.read(str(path(root)))
@@ -46,16 +46,16 @@ def load(root: Path) -> Plan | None:
 
 
 def booted() -> Plan | None:
-    """The plan that this boot followed; ``None`` if it followed none, or not this program's."""
+    """The plan that this boot followed; ``None`` if it followed no plan that can be read."""
     try:
         return plans.load(f"{RUN}/{plans.FOLLOWED}")
     except Damaged:
         return None
 
 
-def say_the_same(one: Plan, other: Plan) -> bool:
-    """Whether the boot would do the same by both. Generation and host are for people, and the
-    system's id is only known to `apply`.
+def are_equivalent(one: Plan, other: Plan) -> bool:
+    """Whether both plans make a boot do the same. Generation and host do not change a boot, and
+    only `apply` knows the system's id.
     """
     first, second = one.to_json(), other.to_json()
     for key in ("generation", "host", "system"):
@@ -64,7 +64,7 @@ def say_the_same(one: Plan, other: Plan) -> bool:
 
 
 def generation(root: Path) -> int:
-    """The applied plan's generation; 0 if there is none that can be read."""
+    """The applied plan's generation; 0 if there is no plan that can be read."""
     try:
         plan = load(root)
     except (Damaged, OSError):

@@ -1,4 +1,4 @@
-"""Configuration and machine in, plan out: the same input gives the same bytes."""
+"""Compiling configuration and machine into a plan: equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ Made = TypeVar("Made", bound=Operation)
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """A plan with the places that its operations come from, in the same order.
+    """A plan with the places in the configuration that its operations come from, in the same order.
 
-    ``unmarked`` are the stores that have no marker yet: with one of them, the plan is
-    only good for looking at. ``warnings`` are the configuration's.
+    ``unmarked`` are the stores that have no marker yet; a plan with one of them can be shown, but
+    not applied. ``warnings`` are those of the configuration.
     """
 
     plan: Plan
@@ -70,7 +70,7 @@ def compile_plan(config: Configuration, machine: Machine) -> Plan:
 
 
 def compile_machine(config: Configuration, machine: Machine) -> Compilation:
-    """The plan of *machine* with what is worth showing beside it.
+    """The plan of *machine* with its places and warnings.
 
     Raises ``InvalidConfiguration`` with every mistake in the configuration.
     """
@@ -78,7 +78,7 @@ def compile_machine(config: Configuration, machine: Machine) -> Compilation:
 
 
 def compile_examination(examination: Examination) -> Compilation:
-    """The plan of what has been examined. Raises ``InvalidConfiguration``."""
+    """The plan of an examined configuration. Raises ``InvalidConfiguration``."""
     if examination.errors:
         raise InvalidConfiguration(examination.problems)
     config, machine = examination.config, examination.machine
@@ -105,7 +105,7 @@ def compile_examination(examination: Examination) -> Compilation:
 
 @dataclass(slots=True)
 class _Stage:
-    """Operations as they are collected, with their places."""
+    """The operations of a stage, with their places."""
 
     operations: list[Operation] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
@@ -120,7 +120,7 @@ def _needed(examination: Examination) -> list[Volume]:
 
 
 def _wipe_stage(examination: Examination) -> _Stage:
-    """Persistent paths are mounted and proven first; what is made fresh is mounted only after."""
+    """Mount and check the stores, then wipe; wiped volumes are mounted after their wipe."""
     stage = _Stage()
     needed = _needed(examination)
     _set_up_network(examination, needed, stage)
@@ -156,7 +156,7 @@ def _set_up_network(examination: Examination, needed: list[Volume], stage: _Stag
 def _store(path: str, examination: Examination) -> Store:
     volume = volumes.covering(path, examination.volumes)
     if volume is None:  # examine() refuses such a store
-        raise EphemerootError(f"the store {path} is on no volume")
+        raise EphemerootError(f"the store {path} is not on a volume", "run 'ephemeroot check'")
     return Store(
         path=path,
         volume=volume.name,
@@ -167,7 +167,9 @@ def _store(path: str, examination: Examination) -> Store:
 
 def _wipe(target: str, wiping: Wiping, known: Mapping[str, str] = _NOT_A_ROOT) -> Wipe:
     if wiping.plugin is None:  # examine() refuses a wiper that is missing
-        raise EphemerootError(f"there is no wiper {wiping.wiper}")
+        raise EphemerootError(
+            f"the wiper {wiping.wiper} is not installed", "run 'ephemeroot check'"
+        )
     return Wipe(
         target=target,
         wiper=wiping.wiper,
@@ -180,7 +182,7 @@ def _wipe(target: str, wiping: Wiping, known: Mapping[str, str] = _NOT_A_ROOT) -
 
 
 def _persist_stage(examination: Examination) -> _Stage:
-    """Volumes, then declared paths and what leads to them, parents before children."""
+    """Attach the volumes, then provide declared paths and their parents, parents first."""
     stage = _Stage()
     for volume in _needed(examination):
         stage.add(Attach(mount_point=volume.mount_point, volume=volume.name), volume.place)
@@ -190,7 +192,7 @@ def _persist_stage(examination: Examination) -> _Stage:
     ]
     parents = _Parents(examination)
     steps += [(o.path, 0, o, place) for o, place in parents.operations()]
-    # Stable: parents of one path in two stores stay in the order that _Parents gave them.
+    # The sort is stable: parents of one path in two stores stay in the order of _Parents.
     for _, _, operation, place in sorted(steps, key=lambda s: (clean.components(s[0]), s[1])):
         stage.add(operation, place)
     _hide(examination, stage)
@@ -201,7 +203,7 @@ def _persist_stage(examination: Examination) -> _Stage:
 
 
 def _entry(entry: Declared, labels: Labels) -> Operation:
-    """The operation of the path, with those of the entry's options that it has fields for."""
+    """The operation of the path, with those options of the entry that it has fields for."""
     kind: type[Operation] = _METHODS.get(entry.options.method, File)
     if entry.path == MACHINE_ID:
         kind = MachineId
@@ -213,8 +215,8 @@ def _entry(entry: Declared, labels: Labels) -> Operation:
 
 
 def _operation(kind: type[Made], *sources: object, **known: object) -> Made:
-    """An operation whose fields are those *known*, else attributes of the first of *sources* that
-    has one of that name.
+    """An operation. Its fields come from *known*, else from the first of *sources* that has an
+    attribute of that name.
     """
     found = {}
     for option in kind.FIELDS:
@@ -234,9 +236,9 @@ _MISSING = object()
 class _Parents:
     """The directories that lead to the declared paths, in every store that needs them.
 
-    Owner and mode of a directory in the root come from one store alone: the one whose
-    declared directory it is in, else the first one that has something below it. In
-    the others it only has to exist.
+    Owner and mode of a directory in the root come from one store: the store whose declared
+    directory contains it, else the first store with a path under it. In the other stores the
+    directory only has to exist.
     """
 
     def __init__(self, examination: Examination) -> None:
@@ -259,11 +261,11 @@ class _Parents:
                 continue
             declared = self.directories.get(path)
             if declared is not None and declared.store == store:
-                continue  # the declaration itself makes it
+                continue  # the operation of the declared path creates it
             self.needed.setdefault((path, store), entry.place)
 
     def _keeper(self, path: str) -> str | None:
-        """The store in whose declared directory *path* is (or which it is)."""
+        """The store of the innermost declared directory that is *path* or contains it."""
         for above in (path, *reversed(clean.parents(path))):
             if above in self.directories:
                 return self.directories[above].store
@@ -291,7 +293,7 @@ class _Parents:
             )
 
     def _owner(self, path: str) -> Owner:
-        """What was asked for, else the user's in a home, else root's."""
+        """The configured owner, else the user in a home directory, else root."""
         default = Owner(0, 0, WELL_KNOWN.get(path, 0o755))
         declared = self.directories.get(path)
         if declared is not None:
@@ -305,7 +307,7 @@ class _Parents:
 
 
 def _hide(examination: Examination, stage: _Stage) -> None:
-    """One operation for each set of marks, for all the binds that get it."""
+    """Add one operation for each set of mount options, with all binds that get it."""
     marked: dict[tuple[str, ...], list[Declared]] = {}
     for entry in sorted(examination.declared, key=lambda d: clean.components(d.path)):
         marks = [o for o in entry.options.mount_options if o not in mounts.MOUNT_FLAGS]

@@ -1,4 +1,4 @@
-"""Verbs that must do nothing in a boot of another root than the plan's, or in a crash kernel."""
+"""Refusals of verbs in a boot of a root other than the plan's, or in a crash kernel."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _FORM = {"boot-id": str, "kind": str, "reason": str, "hint": str, "identity": st
 
 
 def of_boot(root: Path) -> ForeignRoot | None:
-    """What the initramfs of this boot has found to be foreign in the root at *root*; ``None`` if
-    it boots the plan's own root.
+    """Why the root at *root* is foreign to the plan, as the initramfs of this boot has found;
+    ``None`` if this boot is of the plan's own root.
     """
     if root == Path("/"):
         try:
@@ -40,7 +40,7 @@ def of_boot(root: Path) -> ForeignRoot | None:
 
 
 def _recorded(root: Path, name: str) -> dict[str, str]:
-    """A record of this boot; empty without one."""
+    """A record of this boot; empty if it is missing."""
     try:
         record = documents.parse(documents.read(str(root / RUN.lstrip("/") / name)))
     except (OSError, ValueError):
@@ -53,7 +53,9 @@ def _recorded(root: Path, name: str) -> dict[str, str]:
 
 
 def require_own(root: Path, what: str) -> None:
-    """Raise ``Refused`` if this boot is of another root: *what* belongs to the plan's own."""
+    """Raise ``Refused``, with *what* at the start of the message, if this boot is of another root
+    than the plan's.
+    """
     found = of_boot(root)
     if found is not None:
         raise Refused(f"{what}: {found.message}", found.hint)

@@ -1,4 +1,4 @@
-"""Which root the plan is for, in words that no reboot changes: what ``apply`` writes into it."""
+"""The identity of the plan's root, which ``apply`` writes into the plan and no reboot changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BY_LABEL = ("LABEL=", "PARTLABEL=")
 
 
 def of_root(wiping: Wiping, machine: Machine) -> dict[str, str]:
-    """What ``Wiper.identify`` says of the root of *machine*, as far as that can be told from here:
-    of a tree that is not a mounted filesystem, only what is written in it.
+    """The result of ``Wiper.identify`` for the root of *machine*. For a tree that is not a mounted
+    filesystem, it has only the parts that are written in the tree.
 
-    A root whose ``device`` is configured by a label is every filesystem with that label, on any
-    number of machines with one image.
+    If ``device`` is configured by a label, every filesystem with that label is the root, so that
+    machines can share an image.
     """
     if wiping.plugin is None:
         return {}
@@ -44,14 +44,14 @@ def _identify(
         return wiper.identify(written)
     try:
         return wiper.identify(Named(device=device, root=root, subvolume=subvolume, reads=True))
-    except (EphemerootError, OSError):  # a user may not read it
+    except (EphemerootError, OSError):  # not readable without root's privileges
         return wiper.identify(written)
 
 
 def _device(machine: Machine, spec: str, subvolume: str | None) -> str:
-    """The root's block device; empty if it cannot be looked at. The mounted root tells it, unless
-    something is mounted over it (an overlay). A tree in a directory of this machine's own disk,
-    bound to where it is built, is on no device of its own.
+    """The root's block device; empty if it is not known. It is the device of the mounted root,
+    unless that is an overlay. A bind mount of a tree in a directory of this machine's disk has no
+    device of its own.
     """
     mount = machine.root_mount
     if mount is not None and mount.source.startswith("/") and mount.fstype != "overlay":

@@ -1,4 +1,4 @@
-"""The SELinux labels of all that a boot may make, from the policy of the machine."""
+"""The SELinux labels of all files that a boot may create, from the machine's policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ephemeroot.wipers import skeleton
 
 
 def operation(examination: Examination) -> Label | None:
-    """The operation that labels what the boot made; ``None`` without a policy."""
+    """The operation that labels the files that the boot has created; ``None`` without a policy."""
     labels = examination.machine.labels
     records = labels.of_path(f"/{STATE}", stat.S_IFDIR)
     declared = examination.declared

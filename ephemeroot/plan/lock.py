@@ -1,5 +1,5 @@
-"""One program at a time changes what the next boot does: the applied plan, the stores it names,
-the images, and the boot loader's files, which a failed ``base run`` puts back.
+"""The lock on everything that determines the next boot: the applied plan, its stores, the images,
+and the boot loader's files, which a failed ``base run`` restores.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from ephemeroot.errors import Locked
 
 LOCK = "/run/ephemeroot.lock"
-"""Of the running system. In /run: a command of ``base run`` sees the same one."""
+"""The running system's lock. It is in /run, which commands of ``base run`` share."""
 
 
 @contextmanager
 def hold(
     root: Path, verb: str, *, wait: Callable[[str], None] | None = None, dry_run: bool = False
 ) -> Iterator[None]:
-    """Hold the lock of the machine below *root* for *verb*; a *dry_run* needs none.
+    """Hold the lock of the machine at *root* for *verb*; a *dry_run* does not take it.
 
-    Where another run has it, raises ``Locked`` (exit code 3), which names that run; with *wait*
-    says so to it and waits for the end of that run. The kernel releases the lock of a process that
-    ends, however it ends.
+    If another run holds it, raises ``Locked`` (exit code 3) with the name of that run; with *wait*,
+    calls it with the message and waits for the end of that run. The kernel releases the lock when
+    the process ends, also after a crash.
     """
     if dry_run:
         yield
@@ -48,8 +48,8 @@ def hold(
 
 
 def _open(root: Path) -> int:
-    """The open lock. Another root, an image that is being built for instance, is locked itself:
-    nothing is left in it.
+    """Open the lock file. For another root, such as an image under construction, it is the root
+    directory itself, so that no file remains in the root.
     """
     if not os.path.samestat(os.stat(root), os.stat("/")):
         return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -58,7 +58,7 @@ def _open(root: Path) -> int:
 
 
 def _holder(fd: int) -> str:
-    """What the run that has the lock says of itself."""
+    """The verb and process of the run that holds the lock, from the lock file."""
     if os.path.isdir(fd):
         return ""
     text = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()

@@ -1,7 +1,7 @@
-"""Whether what is mounted somewhere is the volume that was declared for it.
+"""Whether the mount at a mount point is the volume that is declared for it.
 
-A marker written into the wrong place (the ephemeral root itself, because the volume was
-not mounted) would be gone at the next boot, and the store with it.
+If the volume is not mounted, a marker would be written to the ephemeral root and lost at the next
+boot, and the store with it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _CORRECT = "mount the declared volume there, or correct the declaration"
 
 
 def require(volume: Volume, root: str = "/") -> None:
-    """Raise ``Refused`` unless *volume* is the mount at its mount point now, in the machine
-    whose root directory is *root*.
+    """Raise ``Refused`` unless *volume* is mounted at its mount point in the machine whose root
+    directory is *root*.
 
-    Devices have other names on the machine that builds an image: below another root than ``/`` only
-    a btrfs that is declared by its UUID is compared.
+    A machine that builds an image has other device names: under a root other than ``/``, only a
+    btrfs that is declared by its UUID is compared.
     """
     point = volume.mount_point
     if root != "/":
@@ -30,8 +30,8 @@ def require(volume: Volume, root: str = "/") -> None:
         mount = _holder(volume, point)
     if mount is None:
         raise Refused(
-            f"the volume {point} is not mounted: cannot write to it",
-            f"mount {volume.device} at {point} first",
+            f"cannot write to the volume {point}: not mounted",
+            f"mount {volume.device} at {point}, then run the command again",
         )
     if mount.fstype != volume.type and volume.type != "auto":
         raise Refused(
@@ -51,8 +51,8 @@ def require(volume: Volume, root: str = "/") -> None:
 
 
 def _holder(volume: Volume, point: str) -> mountinfo.Mount | None:
-    """The mount that has the directory of *volume* at *point* already, as the root has it where no
-    layer is above it; ``None`` if that is another directory.
+    """The mount that contains the directory of *volume* at *point*, as in a boot of the installed
+    root without a layer; ``None`` if the directory is another one.
     """
     real = os.path.realpath(point)
     if not os.path.isdir(real):
@@ -65,7 +65,7 @@ def _holder(volume: Volume, point: str) -> mountinfo.Mount | None:
 
 
 def _may_be_same_device(source: str, declared: str) -> bool:
-    """Whether *source* is what another machine calls *declared*, as far as can be known here."""
+    """Whether *source* may be the device that another machine calls *declared*."""
     tag, _, value = declared.partition("=")
     if tag != "UUID" or not source.startswith("/"):
         return True
@@ -80,17 +80,17 @@ def _is_same_device(source: str, declared: str) -> bool:
     try:
         path = devices.link(declared)
     except ValueError:
-        return source == declared  # a dataset, a share
+        return source == declared  # a dataset or a network share
     if not source.startswith("/"):
         return source == declared
     try:
         if devices.number(source) == devices.number(path):
             return True
-        # Another device of one btrfs is as good.
+        # Any device of a btrfs stands for the filesystem.
         uuid = devices.btrfs_uuid(source)
         return uuid is not None and uuid == devices.btrfs_uuid(path)
     except OSError as error:
         raise Refused(
-            f"the declared device {declared} cannot be used: {error.strerror}",
+            f"cannot open the declared device {declared}: {error.strerror}",
             "check that the declaration names this filesystem",
         ) from error

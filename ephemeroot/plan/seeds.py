@@ -1,7 +1,7 @@
-"""What the next boot would have to copy into the stores, and whether it can.
+"""The paths that the next boot would seed into the stores, and whether it can.
 
-The boot itself decides by what it finds (``hooks/store/seed.py``); this is the look ahead, so that
-nobody learns at boot that the root was kept because something is too large.
+The boot itself decides by the files it finds (``hooks/store/seed.py``). This module predicts that,
+so that the administrator learns of paths that are too large before the boot keeps the root.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _ONLY_PARENT = (
 class Seed:
     """A declared path that the store lacks and the present root has.
 
-    ``size`` is in bytes; ``shared`` whether the store can share them (reflink), which costs
-    nothing. ``refusal`` says why the boot could not take it over, empty if it can.
+    ``size`` is in bytes; ``shared``: the store can share the extents (reflink). ``refusal`` is the
+    reason why the boot could not seed the path, empty if it can.
     """
 
     path: str
@@ -49,20 +49,21 @@ class Seed:
         """One line."""
         if self.refusal:
             return f"{self.path}: {self.refusal}"
-        how = "shared with the root" if self.shared else "copied"
-        return f"{self.path}: {amounts.size(self.size)}, {how} into {self.store} by the next boot"
+        how = ", shared with the root" if self.shared else ""
+        return f"{self.path}: the next boot seeds {amounts.size(self.size)} into {self.store}{how}"
 
 
 def adopt_line(seeds: list[Seed]) -> str:
-    """The command that takes over now what the boot cannot."""
+    """The command that copies the paths into the store now, if the boot cannot seed them."""
     return "ephemeroot adopt " + " ".join(shlex.quote(seed.path) for seed in seeds)
 
 
 def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
-    """The seeds of the next boot of *plan* on the machine whose root is *root*, as it is now.
+    """The seeds of the next boot of *plan* on the machine whose root is *root*, in its present
+    state.
 
-    *before* are the paths that persist already: of a directory that the store has only
-    because one of those is in it, nothing else would be taken over.
+    *before* are the paths that persist already. A directory that the store has only as the parent
+    of one of them would not be seeded.
     """
     mounts = mountinfo.mounts()
     bare = _keeps_nothing(plan)
@@ -87,16 +88,16 @@ def foresee(plan: Plan, root: Path, before: Collection[str] = ()) -> list[Seed]:
         if bare and (entries or size):
             refusal = "a root in memory is lost at shutdown, so it cannot be the source"
         elif entries > limits.ENTRIES:
-            refusal = f"{entries:,} names are more than a boot may copy ({limits.ENTRIES:,})"
+            refusal = f"has {entries:,} entries, and a boot copies at most {limits.ENTRIES:,}"
         elif not shared and size > plan.seed_limit:
             limit = amounts.size(plan.seed_limit)
-            refusal = f"{amounts.size(size)} are more than a boot may copy (seed-limit is {limit})"
+            refusal = f"has {amounts.size(size)}, and a boot copies at most {limit} (seed-limit)"
         found.append(Seed(operation.path, operation.store, size, entries, shared, refusal))
     return found
 
 
 def _is_parent(store: Path, source: str) -> bool:
-    """Whether the store has *source* only because it leads to something: it is seeded."""
+    """Whether the store has *source* only as the parent of another path, so that it is seeded."""
     try:
         fd = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -108,8 +109,8 @@ def _is_parent(store: Path, source: str) -> bool:
 
 
 def _hides(operation: Operation, live: Path, store: Path, before: Collection[str]) -> bool:
-    """Whether the store has the directory only as the way to what persisted so far, and the
-    root has more in it.
+    """Whether the store has the directory only as the parent of persistent paths, and the root has
+    further entries in it.
     """
     if not isinstance(operation, Directory):
         return False
@@ -129,7 +130,7 @@ def _is(path: Path, wanted: object) -> bool:
 
 
 def _keeps_nothing(plan: Plan) -> bool:
-    """Whether the wiper has no previous root to take anything over from."""
+    """Whether the wiper keeps no previous root to seed from."""
     wipe = plan.root_wipe()
     try:
         return wipe is not None and wipe.load().EPHEMERAL
@@ -138,10 +139,10 @@ def _keeps_nothing(plan: Plan) -> bool:
 
 
 def measure(path: Path, without: Collection[str] = frozenset()) -> tuple[int, int]:
-    """Bytes that a copy of *path* would write, and the names below it; holes and the paths in
-    *without* do not count, nor does the mount there; a file of several names counts once.
+    """Bytes that a copy of *path* would write, and the number of entries under it. Holes, the paths
+    in *without* and other mounts are left out; a file with several names is added once.
 
-    Of a tree that exceeds the bounds of a verb (``bounds.attended``) what was seen until then.
+    If the tree exceeds the bounds of a verb (``bounds.attended``), the sums up to that point.
     """
     size = entries = 0
     seen: set[tuple[int, int]] = set()
@@ -151,7 +152,7 @@ def measure(path: Path, without: Collection[str] = frozenset()) -> tuple[int, in
     inside = {os.path.relpath(one, path) for one in without if one.startswith(f"{path}/")}
     try:
         top = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # gone meanwhile
+    except OSError:  # deleted meanwhile
         return 0, 0
     try:
         for _, status in walk.below(top, ".", Meter(bounds.attended()), inside):
@@ -166,7 +167,7 @@ def measure(path: Path, without: Collection[str] = frozenset()) -> tuple[int, in
 
 
 def disk_size(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
-    """Bytes of a file without its holes; zero if it is in *seen*, by another of its names."""
+    """Bytes of a file without its holes; zero if it is in *seen* under another name."""
     if status.st_nlink > 1:
         if (status.st_dev, status.st_ino) in seen:
             return 0
@@ -175,7 +176,7 @@ def disk_size(status: os.stat_result, seen: set[tuple[int, int]]) -> int:
 
 
 def share(live: Path, store: Path, mounts: list[Mount] | None = None) -> bool:
-    """Whether both are on one btrfs: then contents are shared, and nothing is copied."""
+    """Whether both are on one btrfs, where extents are shared instead of copied."""
     mounts = mountinfo.mounts() if mounts is None else mounts
     one, other = covering(live, mounts), covering(store, mounts)
     if one is None or other is None:

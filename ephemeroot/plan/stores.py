@@ -1,7 +1,7 @@
-"""What ``apply`` leaves in the stores: the marker, and the plan that counts.
+"""The records that ``apply`` writes into the stores: the marker, the plan and its generation.
 
-A store is recognised at boot by its marker alone, so a marker is only ever written on the
-installed system, once, and never replaced.
+The boot recognises a store by its marker alone. Only the installed system writes a marker, once,
+and never replaces it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ PLAN = "plan.json"
 GENERATION = "generation"
 
 REPLACED = "replaced"
-"""Below a store's own records: what was taken out of the way there. Never deleted by Ephemeroot."""
+"""Under a store's records: replaced files. Ephemeroot never deletes them."""
 
 CONFIGURATION = "etc/ephemeroot"
 _NEW, _OLD = ".ephemeroot.new", ".ephemeroot.old"
 
 
 def write_marker(store: Path, name: str) -> str:
-    """Make the directory *store*, called *name* on the machine, a store; return its new id.
+    """Make the directory *store*, which the machine has as *name*, a store; return its new id.
 
-    Raises ``FileExistsError`` if it has a marker already.
+    Raises ``FileExistsError`` if it already has a marker.
     """
     identity = str(uuid.uuid4())
     content = {"version": VERSION, "id": identity, "path": name}
     encoded = json.dumps(content, sort_keys=True).encode() + b"\n"
     marker = store / MARKER
-    # Written beside and linked: there is never half a marker, and never a second one.
+    # Written under another name and linked: the marker is never incomplete, and never replaced.
     temporary = store / f"{MARKER}.{identity}"
     paths.write_atomically(str(temporary), encoded, 0o644)
     try:
@@ -53,10 +53,10 @@ def write_marker(store: Path, name: str) -> str:
 
 
 def generation(store: Path) -> int:
-    """The newest generation that was applied with this store; 0 if none was.
+    """The newest generation that was applied with this store; 0 without a record.
 
-    Raises ``PermissionError``, and ``Damaged`` for a record that cannot be read: guessing a lower
-    one would let old images wipe.
+    Raises ``PermissionError``, and ``Damaged`` for a record that cannot be read: with a lower
+    number, old images would wipe.
     """
     record = store / STATE / GENERATION
     try:
@@ -64,15 +64,16 @@ def generation(store: Path) -> int:
     except FileNotFoundError:
         return 0
     except PermissionError:
-        raise  # whoever may not read it shall repair nothing
+        raise  # the hint of ``Damaged`` is for root only
     except (OSError, ValueError) as error:
         raise Damaged(
-            f"cannot read {record}: {error}", "write the number of the newest generation into it"
+            f"cannot read the generation in {record}: {error}",
+            "write the number of the newest generation into it, see 'ephemeroot status'",
         ) from error
 
 
 def plan(store: Path) -> Plan | None:
-    """The plan that was applied last with this store; ``None`` if none can be read."""
+    """The plan that was applied last with this store; ``None`` if it cannot be read."""
     try:
         record = store / STATE / PLAN
         return plans.parse(documents.read(str(record)), str(record))
@@ -81,7 +82,7 @@ def plan(store: Path) -> Plan | None:
 
 
 def record(store: Path, plan: bytes, number: int) -> None:
-    """Keep the plan and its generation in the store; from now on older images do not wipe."""
+    """Record the plan and its generation in the store, after which older images do not wipe."""
     folder = _own_folder(store)
     paths.write_atomically(str(folder / PLAN), plan, 0o600)
     paths.write_atomically(str(folder / GENERATION), f"{number}\n".encode(), 0o600)
@@ -89,7 +90,7 @@ def record(store: Path, plan: bytes, number: int) -> None:
 
 
 def recorded(store: Path) -> bytes:
-    """The plan that the store keeps; empty if it has none that can be read."""
+    """The bytes of the plan in the store; empty if it cannot be read."""
     try:
         return documents.read(str(store / STATE / PLAN))
     except OSError:
@@ -97,20 +98,23 @@ def recorded(store: Path) -> bytes:
 
 
 def _own_folder(store: Path) -> Path:
-    """Where the store has our records: root's alone."""
+    """The directory of Ephemeroot's records in the store, created if missing. Only root can write
+    to it.
+    """
     folder = store / STATE
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if folder.is_symlink() or not folder.is_dir() or status.st_uid != os.geteuid():
         raise EphemerootError(
-            f"{folder} is not a directory that only root can write to", "remove it"
+            f"cannot write records to {folder}: not a directory that belongs to root",
+            "move it away, then run the command again",
         )
     folder.chmod(0o700)
     return folder
 
 
 def keeps_configuration(store: Path, root: Path) -> bool:
-    """Whether /etc/ephemeroot of the system below *root* is the store's own copy already."""
+    """Whether /etc/ephemeroot of the system at *root* is bound from the store."""
     live, kept = root / CONFIGURATION, store / CONFIGURATION
     try:
         return live.samefile(kept)
@@ -119,10 +123,10 @@ def keeps_configuration(store: Path, root: Path) -> bool:
 
 
 def copy_configuration(store: Path, root: Path) -> Path | None:
-    """Copy /etc/ephemeroot into the store, as a whole: it is bound from there at boot.
+    """Replace /etc/ephemeroot in the store, from where the boot binds it, with the root's.
 
-    If the store had another configuration, as after a boot that has bound nothing, that is
-    kept; returns where.
+    If the store has a different configuration, as after a boot without binds, that is kept under
+    ``REPLACED``; returns its path.
     """
     kept = store / CONFIGURATION
     _make_parent(store, kept.parent)
@@ -142,7 +146,7 @@ def copy_configuration(store: Path, root: Path) -> Path | None:
 
 
 def _make_parent(store: Path, parent: Path) -> None:
-    """Make the directory that the configuration is in. It is not content: see ``Parents``."""
+    """Create the parent directory of the configuration and record it as such, see ``Parents``."""
     if parent.is_dir():
         return
     fd = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -154,9 +158,9 @@ def _make_parent(store: Path, parent: Path) -> None:
 
 
 def _keep_aside(fresh: Path, kept: Path, folder: Path) -> Path:
-    """Give *fresh* the name of *kept*, which is kept in *folder*; return where.
+    """Rename *fresh* to *kept*, and *kept* into *folder*; return its new path.
 
-    *fresh* is moved there before: so *kept* is at no moment under a name that the next run clears.
+    *fresh* is moved into *folder* first, so that *kept* never has a name that the next run removes.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     name = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
@@ -173,7 +177,7 @@ def _keep_aside(fresh: Path, kept: Path, folder: Path) -> Path:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # NFS cannot: for a moment there is none, and the next `apply` would write it again.
+        # NFS cannot exchange. Between the renames the file is missing; `apply` writes it again.
         new = aside.with_name(f"{aside.name}.new")
         aside.rename(new)
         kept.rename(aside)
@@ -182,19 +186,19 @@ def _keep_aside(fresh: Path, kept: Path, folder: Path) -> Path:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """What somebody wrote in a configuration, by its path; the plan is made of it."""
+    """The files of a configuration by their paths, without the plan, which is generated."""
     found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
     return {name: path.read_bytes() for name, path in found.items() if name != PLAN}
 
 
 def _exchange(fresh: Path, kept: Path) -> Path:
-    """Give *fresh* the name of *kept*; return where the latter is now."""
+    """Rename *fresh* to *kept*; return the new path of the old *kept*."""
     try:
         paths.rename(-1, str(fresh), -1, str(kept), flags=paths.RENAME_EXCHANGE)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # NFS cannot: for a moment there is none, and the next `apply` would write it again.
+        # NFS cannot exchange. Between the renames the file is missing; `apply` writes it again.
         old = kept.with_name(_OLD)
         _remove(old)
         kept.rename(old)
@@ -204,9 +208,7 @@ def _exchange(fresh: Path, kept: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Remove a copy of the configuration, if it is there. The store may have had it as a subvolume:
-    its content is the new one's.
-    """
+    """Remove a copy of the configuration, if it exists. It may be a subvolume."""
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         removal.remove(parent, path.name, subvolumes=True)

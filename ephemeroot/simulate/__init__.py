@@ -1,1 +1,1 @@
-"""A boot without booting: the real stages on a throw-away root, with the stores read-only."""
+"""Simulated boots: the real stages on a temporary root, with the stores read-only."""

@@ -1,4 +1,4 @@
-"""The rehearsed boot itself: the wipe stage, the mount that the distribution makes, persistence."""
+"""The simulated boot: wipe stage, the distribution's mount of the root, persistence stage."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ephemeroot.simulate.environment import Environment
 
 @dataclass(slots=True)
 class SimulatedBoot:
-    """One rehearsal of *plan* on the machine whose root is at ``root``.
+    """One simulated boot of *plan* on the machine whose root is at ``root``.
 
-    ``line`` is the kernel command line of the boot that is rehearsed. ``oversized`` are paths
-    that the boot would share with the root, which the layer in memory cannot: they stay empty.
+    ``line`` is the kernel command line of the simulated boot. ``oversized`` are paths whose extents
+    a real boot would share with the root. The layer in memory cannot share them: they stay empty.
     """
 
     environment: Environment
@@ -36,7 +36,7 @@ class SimulatedBoot:
     reports: list[Report] = field(default_factory=list)
 
     def run(self) -> None:
-        """Both stages. Raises what they raise; the new root is at ``environment.target``."""
+        """Run both stages. Raises their errors; the new root is at ``environment.target``."""
         volumes = self.environment.volumes(self.plan)
         self._note_volumes()
         wipe = self.rehearsal.prepare(str(self.environment.private))
@@ -56,11 +56,11 @@ class SimulatedBoot:
             persist.run(stage)
 
     def _note_volumes(self) -> None:
-        """Volumes that are made fresh take part as they are, in a layer."""
+        """Wiped volumes are not wiped here: they have their present content, under a layer."""
         for wipe in self.plan.wipes():
             if wipe.target != "/":
                 self.environment.notes.append(
-                    f"{wipe.target} is made fresh at boot, but not in the rehearsal"
+                    f"{wipe.target} is not made fresh in the simulation, unlike in a boot"
                 )
 
     def _persisted(self, operation: Operation) -> Operation:
@@ -69,7 +69,7 @@ class SimulatedBoot:
         return operation
 
     def _command_line(self, wipe: Wipe) -> str:
-        """The real one, but for what names the root, and what is asked of one boot alone."""
+        """The real command line, except for words that name the root or concern one boot only."""
         ours = ("root=", "rootflags=", "ephemeroot", "subvol=")
         words = [word for word in self.line.split() if not word.startswith(ours)]
         return " ".join([*words, *self.rehearsal.words(wipe)])
@@ -93,9 +93,9 @@ class SimulatedBoot:
             stage.close()
 
     def _mount_root(self, wipe: Wipe, line: CommandLine) -> None:
-        """What the distribution does between the stages."""
+        """Mount the root as the distribution does between the stages."""
         if mountinfo.mounted_at(str(self.environment.target)) is not None:
-            return  # the wiper has
+            return  # mounted by the wiper
         mount = self.rehearsal.mount(wipe)
         if not line.has("rw"):
             mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, name="the fresh root")

@@ -1,5 +1,5 @@
-"""What every new root is given, again and again, by what it is a copy of: jobs for one boot, empty
-directories instead of subvolumes, swap files, and not the modules that were built since.
+"""Faults that every new root inherits from its base: jobs for one boot, empty directories instead
+of subvolumes, swap files, and missing modules that were built later.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def inspect(live: Path, fresh: Path, plan: Plan) -> list[Finding]:
-    """The fault in the rehearsed root *fresh* that is wrong with every new root, beside the
-    present one, *live*. Raises ``OSError``.
+    """The faults in the simulated root *fresh* that every new root has, compared with the present
+    root *live*. Raises ``OSError``.
     """
     here, there = os.open(live, _DIRECTORY), os.open(fresh, _DIRECTORY)
     try:
@@ -41,8 +41,8 @@ def inspect(live: Path, fresh: Path, plan: Plan) -> list[Finding]:
 
 
 def boot_kernels_of(live: Path) -> Iterator[Kernel]:
-    """The kernels that the boot loader of the machine below *live* can start, as far as their
-    filesystems are mounted. Raises ``OSError``.
+    """The kernels on mounted filesystems that the boot loader of the machine at *live* can start.
+    Raises ``OSError``.
     """
     points = set(boot_places.USUAL)
     if live == Path("/"):
@@ -62,7 +62,7 @@ def _omitted(live: int, plan: Plan) -> list[str]:
 
 
 def _emptied(omitted: list[str], fresh: Path, kept: frozenset[str]) -> Iterator[Fault]:
-    """Those of the present root's *omitted* places that *fresh* has nothing of."""
+    """Faults for the *omitted* places of the present root that are empty in *fresh*."""
     for fault in inspection.nested(omitted, kept):
         place = fresh / fault.path.lstrip("/")
         if not place.is_dir() or not paths.names(place):
@@ -70,7 +70,7 @@ def _emptied(omitted: list[str], fresh: Path, kept: frozenset[str]) -> Iterator[
 
 
 def _kept(root: int, plan: Plan) -> frozenset[str]:
-    """What a new root does not take from the base: declared paths, and any mount in it."""
+    """Paths that a new root does not take from the base: declared paths and mount points."""
     found = set(plan.declared()) | {volume.mount_point for volume in plan.volumes()}
     found |= {line.mount_point for line in fstab.parse(text_of(root, "/etc/fstab"))}
     return frozenset(found - {"/"})

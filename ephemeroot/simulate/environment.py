@@ -1,7 +1,7 @@
-"""Where a boot is simulated: a run directory in memory, volumes that nothing can write to.
+"""The environment of a simulated boot: a run directory in memory, and read-only volumes.
 
-Each volume is mounted read-only; above one with a store lies a layer in memory, so that the stages
-can write what they would write, and it is gone afterwards.
+A volume with a store gets an overlay with an upper layer in memory, so that the stages can write as
+in a real boot, and the changes are discarded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ephemeroot.hooks.store import request
 from ephemeroot.linux import devices, mountinfo, mounts
 
 GENERATION = 1 << 40
-"""Newer than any that a store has recorded: the rehearsed image is the newest."""
+"""Newer than any generation in a store, so that the simulated image is the newest."""
 
 
 @dataclass(slots=True)
 class Environment:
-    """``folder`` is an empty directory, which gets a filesystem in memory. ``root`` is the
-    machine's; ``notes`` says what is done otherwise than at boot.
+    """``folder`` is an empty directory, on which a filesystem in memory is mounted. ``root`` is the
+    machine's root; ``notes`` are the differences from a real boot.
     """
 
     folder: Path
@@ -37,17 +37,17 @@ class Environment:
 
     @property
     def run(self) -> Path:
-        """The run directory of the rehearsed boot."""
+        """The run directory of the simulated boot."""
         return self.folder / "run/ephemeroot"
 
     @property
     def private(self) -> Path:
-        """An empty directory for what is thrown away."""
+        """An empty directory for temporary data."""
         return self.folder / "private"
 
     @property
     def target(self) -> Path:
-        """Where the rehearsed root is mounted."""
+        """The mount point of the simulated root."""
         return self.folder / "sysroot"
 
     def set_up(self) -> None:
@@ -57,8 +57,8 @@ class Environment:
             folder.mkdir(parents=True)
 
     def volumes(self, plan: Plan) -> list[Operation]:
-        """Mount what *plan* mounts before the wipe, and return its operations changed so that
-        they find it. Raises ``StoreMissing`` as the boot would.
+        """Mount the volumes that *plan* mounts before the wipe, and return its operations, changed
+        to use these mounts. Raises ``StoreMissing`` as a boot would.
         """
         with_store = {store.volume for store in plan.stores()}
         fresh = {wipe.target for wipe in plan.wipes()}
@@ -91,24 +91,25 @@ class Environment:
         return volume.changed(type="overlay", options=[])
 
     def _mount_read_only(self, volume: MountVolume) -> int:
-        """A mount of the volume that cannot be written to: a copy of the one that is there,
-        else a new one.
-        """
+        """A read-only mount of the volume: a copy of its present mount, else a new mount."""
         live = os.path.realpath(self.root / volume.mount_point.lstrip("/"))
-        there = mountinfo.mounted_at(live)
+        present = mountinfo.mounted_at(live)
         wanted = (volume.type, volume.inside or None)
-        if there is not None:
-            found = there.root.strip("/") if volume.inside else None
-            if (there.fstype, found) != wanted:
+        if present is not None:
+            found = present.root.strip("/") if volume.inside else None
+            if (present.fstype, found) != wanted:
+                declared = f"{volume.type} {volume.inside}".rstrip()
                 raise StoreMissing(
-                    f"{volume.mount_point} is mounted as {there.fstype} {there.root}, but "
-                    f"{volume.type} is declared {volume.inside}".rstrip(),
-                    "the boot mounts the declared filesystem",
+                    f"{present.fstype} {present.root} is mounted at {volume.mount_point}, but "
+                    f"{declared} is declared",
+                    f"run 'umount {live}' and mount the declared filesystem, as the boot does",
                 )
             return mounts.clone_at(live, read_only=True)
         if volume.directory:
             if not os.path.isdir(live):
-                raise StoreMissing(f"{volume.mount_point} is missing", f"mkdir {live}")
+                raise StoreMissing(
+                    f"the directory {volume.mount_point} is missing", f"run 'mkdir {live}'"
+                )
             return mounts.clone_at(live, read_only=True)
         mount = self._new_mount(volume)
         mounts.set_flags(mount, set_=mounts.MOUNT_ATTR_RDONLY, private=True, name=live)
@@ -120,25 +121,29 @@ class Environment:
         except ValueError:
             source = volume.device
         if source.startswith("/dev/") and not os.path.exists(source):
-            raise StoreMissing(f"the device {volume.device} of {volume.mount_point} is missing")
+            raise StoreMissing(
+                f"the device {volume.device} of {volume.mount_point} is missing",
+                "attach the device, or correct the declaration of the volume",
+            )
         options = [o for o in volume.options if o not in ("rw", "ro")]
         in_use = {os.path.realpath(m.source) for m in mountinfo.mounts() if m.source[:1] == "/"}
         if os.path.realpath(source) not in in_use:
-            options.append("ro")  # not even the filesystem itself is to change
+            options.append("ro")  # the filesystem's own metadata must not change either
         try:
             return mounts.create(volume.type, source, options)
         except OSError as error:
             raise StoreMissing(
                 f"cannot mount {volume.device} ({volume.type}) for {volume.mount_point}: "
-                f"{error.strerror}"
+                f"{error.strerror}",
+                "check type and options of the volume, see 'dmesg' for details",
             ) from error
 
     def _store(self, store: Store) -> Store:
-        """The store, in its layer: one without a marker gets one there, a request goes."""
+        """Prepare the store in its layer: write a missing marker, remove a request."""
         place = self.run / "volumes" / store.volume / store.below
         if not place.is_dir():
             raise StoreMissing(
-                f"the store {store.path} is not on its volume", f"mkdir {store.path}"
+                f"the store {store.path} is missing on its volume", f"run 'mkdir {store.path}'"
             )
         identity = store.id
         if identity == NO_MARKER:
@@ -149,7 +154,7 @@ class Environment:
         try:
             if request.remove(fd):
                 self.notes.append(
-                    "the request for the next boot ('ephemeroot next-boot') is not rehearsed"
+                    "the request for the next boot ('ephemeroot next-boot') is not simulated"
                 )
         finally:
             os.close(fd)

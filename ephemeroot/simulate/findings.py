@@ -1,7 +1,6 @@
-"""What the rehearsed root lacks, looked for where the real system will look.
+"""Faults of the simulated root, found where the real system looks.
 
-Nothing is guessed: a finding names a file, a line or a unit that is there, and what it needs that
-is not.
+A finding names an existing file, line or unit, and the missing thing that it needs.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ _MOST = 5000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``severity`` is ``ERROR`` (the boot would fail or stop, or every new root would have the same
-    fault), ``WARNING`` (something would be missing) or ``NOTE``.
+    """One fault. ``severity`` is ``ERROR`` (the boot would fail or stop, or every new root would
+    have the fault), ``WARNING`` (data or a service would be missing) or ``NOTE``.
     """
 
     severity: str
@@ -44,10 +43,10 @@ class Finding:
 
 
 class Inspection:
-    """Looks at the rehearsed root ``fresh`` beside the present one, ``live``.
+    """Compares the simulated root ``fresh`` with the present root ``live``.
 
-    Both are directories where those roots are mounted with all that belongs in them. ``bootable``
-    are the releases of the kernels that the boot loader can start.
+    Both are directories where the roots are mounted, with all mounts in them. ``bootable`` are the
+    releases of the kernels that the boot loader can start.
     """
 
     def __init__(
@@ -62,11 +61,11 @@ class Inspection:
         self.services = Services(live, fresh)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the descriptor of the root."""
         os.close(self.root)
 
     def all(self) -> list[Finding]:
-        """Everything, the worst first."""
+        """All findings, sorted by severity."""
         found = [
             *self.kernel_modules(),
             *self.mounts(),
@@ -82,7 +81,7 @@ class Inspection:
     # Kernels
 
     def kernel_modules(self) -> list[Finding]:
-        """Modules that the boot needs, for each kernel that can be booted here."""
+        """Missing modules that the boot needs, for each kernel that this machine can boot."""
         wanted = {volume.type for volume in self.plan.volumes()}
         for wipe in self.plan.wipes():
             wanted |= set(wipe.load().needs(wipe.settings).kernel_modules)
@@ -95,8 +94,8 @@ class Inspection:
                 if kernel != running or self._exists("/usr/lib/modules"):
                     found.append(Finding(
                         ERROR if kernel == running else WARNING,
-                        f"the fresh root has no modules for the kernel {kernel}",
-                        "install that kernel in the base, or remove its image",
+                        f"the fresh root lacks the modules of the kernel {kernel}",
+                        "install that kernel with 'ephemeroot base run', or remove its image",
                     ))  # fmt: skip
                 continue
             missing = sorted(name for name in wanted if name.replace("-", "_") not in known
@@ -104,15 +103,17 @@ class Inspection:
             missing = [name for name in missing if not (kernel == running and _is_built_in(name))]
             if missing:
                 found.append(Finding(
-                    ERROR, f"the kernel {kernel} has no module {amounts.listed(missing)}",
-                    "install its package in the base",
+                    ERROR,
+                    f"the kernel {kernel} lacks the module{'s' if len(missing) > 1 else ''} "
+                    f"{amounts.listed(missing)}",
+                    "install the package with 'ephemeroot base run'",
                 ))  # fmt: skip
         return found
 
     # fstab and crypttab
 
     def mounts(self) -> list[Finding]:
-        """Lines of the fresh root's fstab that would fail."""
+        """Lines of the fresh root's fstab that cannot be mounted."""
         found = []
         own = {volume.mount_point for volume in self.plan.volumes()}
         for line in fstab.parse(self._text("/etc/fstab")):
@@ -121,23 +122,25 @@ class Inspection:
             reason = self._line(line)
             if reason:
                 bad = ERROR if "nofail" not in line.options else WARNING
-                what = "the boot stops in emergency mode" if bad == ERROR else "it is not mounted"
+                then = "; the boot stops in emergency mode" if bad == ERROR else ""
                 found.append(Finding(
-                    bad, f"/etc/fstab, line {line.number}, {line.mount_point}: {reason}: {what}",
-                    "correct or remove the line in the base, or add nofail",
+                    bad,
+                    f"/etc/fstab, line {line.number}: cannot mount {line.mount_point}: "
+                    f"{reason}{then}",
+                    "correct or remove the line with 'ephemeroot base run', or add nofail",
                 ))  # fmt: skip
         return found + self._swap()
 
     def _line(self, line: fstab.FstabLine) -> str:
         if "bind" in line.options or "rbind" in line.options:
-            there = self._exists(line.device)
-            return "" if there else f"{line.device} is not in the fresh root"
+            exists = self._exists(line.device)
+            return "" if exists else f"{line.device} does not exist in the fresh root"
         if line.type in _VIRTUAL or line.type in _NETWORK or line.type.startswith("fuse"):
             return ""
         try:
             path = devices.link(line.device)
         except ValueError:
-            return ""  # a dataset, a label of a filesystem of its own
+            return ""  # a dataset, or another name that only the filesystem knows
         if not os.path.exists(path):
             return f"the device {line.device} is missing"
         if line.type in ("auto", "zfs") or not stat.S_ISBLK(os.stat(path).st_mode):
@@ -153,14 +156,16 @@ class Inspection:
             if fields[0].startswith("/") and not fields[0].startswith("/dev/"):
                 if not self._exists(fields[0]):
                     found.append(Finding(
-                        WARNING, f"/etc/fstab, line {number}: the swap file {fields[0]} is not in "
-                        "the fresh root", "put it on a volume that persists",
+                        WARNING, f"/etc/fstab, line {number}: the swap file {fields[0]} does not "
+                        "exist in the fresh root", "move it to a persistent volume",
                     ))  # fmt: skip
             elif fields[0].startswith(("/dev/", "UUID=", "LABEL=", "PARTUUID=")):
                 if not os.path.exists(devices.link(fields[0])):
                     found.append(Finding(
-                        WARNING, f"/etc/fstab, line {number}: the device {fields[0]} is missing",
-                        "the boot waits 90 s for it",
+                        WARNING,
+                        f"/etc/fstab, line {number}: the swap device {fields[0]} is missing; the "
+                        "boot waits 90 s for it",
+                        "correct or remove the line with 'ephemeroot base run', or add nofail",
                     ))  # fmt: skip
         return found
 
@@ -175,15 +180,15 @@ class Inspection:
             if key.startswith("/") and not key.startswith(("/dev/", "/run/")):
                 if not self._exists(key):
                     found.append(Finding(
-                        WARNING, f"/etc/crypttab, line {number}: the key file {key} is not in the "
-                        "fresh root", "declare it, or its directory",
+                        WARNING, f"/etc/crypttab, line {number}: the key file {key} does not exist "
+                        "in the fresh root", "declare the file, or its directory",
                     ))  # fmt: skip
         return found
 
     # Users
 
     def owners(self) -> list[Finding]:
-        """Owners of persistent paths that the fresh root does not know, and users of services."""
+        """Owners of persistent paths that do not exist in the fresh root, and users of services."""
         users = {user.uid for user in self.accounts.users.values()}
         groups = set(self.accounts.groups.values())
         found = []
@@ -200,7 +205,7 @@ class Inspection:
                         f"{path} belongs to the {kind} {number}, which does not exist in the fresh "
                         "root",
                         "declare /etc/passwd, /etc/shadow, /etc/group and /etc/gshadow with "
-                        'method = "copy", or create the user in the base',
+                        'method = "copy", or create the user with \'ephemeroot base run\'',
                     ))  # fmt: skip
         live = os.open(self.live, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -210,20 +215,20 @@ class Inspection:
         return [*found, *(Finding(WARNING, *one) for one in moved)]
 
     def reach(self) -> list[Finding]:
-        """Users' paths that they cannot use."""
+        """Declared paths that their users cannot reach."""
         found = reach.look(self.root, self.plan, self.accounts)
         return [Finding(WARNING, one.text, one.hint) for one in found]
 
     # Units
 
     def units(self) -> list[Finding]:
-        """Services that are enabled now and would not be, and users that units ask for."""
+        """Services that are enabled only in the present root, and missing users of services."""
         now, then = self.services.enabled(self.live), self.services.enabled(self.fresh)
         found = [
             Finding(
                 WARNING,
                 f"{name} is enabled on this root but not on the fresh root",
-                "enable it in the base",
+                f"run 'ephemeroot base run -- systemctl enable {name}'",
             )
             for name in sorted(now - then)
         ]
@@ -235,12 +240,12 @@ class Inspection:
             if user not in self.accounts.users and not self.services.is_dynamic(name):
                 found.append(Finding(
                     WARNING, f"{name} runs as {user}, which does not exist in the fresh root",
-                    "install the package that creates the user in the base",
+                    "install the package that creates the user with 'ephemeroot base run'",
                 ))  # fmt: skip
         return found
 
     def states(self) -> list[Finding]:
-        """What services and well-known programs keep, and would find no more."""
+        """State of services and well-known programs that would be lost."""
         found: dict[str, Finding] = {}
         for name in sorted(self.services.enabled(self.live)):
             for path in self.services.state_paths(name):
@@ -258,7 +263,7 @@ class Inspection:
         return list(found.values())
 
     def _would_lose(self, path: str) -> bool:
-        """Whether something is there now that the fresh root has not."""
+        """Whether the present root has files at *path* that the fresh root lacks."""
         live, fresh = self.live / path.lstrip("/"), self.fresh / path.lstrip("/")
         if path in self.plan.declared() or self._is_mounted_later(path):
             return False
@@ -268,10 +273,10 @@ class Inspection:
         return bool(before) and bool(before - _listing(fresh))
 
     def _is_mounted_later(self, path: str) -> bool:
-        """Whether a line of the fresh root's fstab mounts what *path* is on, and it persists."""
+        """Whether *path* is on a persistent filesystem in the fresh root's fstab."""
         return fstab.keeper(fstab.parse(self._text("/etc/fstab")), path) is not None
 
-    # The fresh root, with links resolved as the machine itself will
+    # Files of the fresh root, with links resolved inside that root
 
     def _exists(self, path: str) -> bool:
         try:
@@ -290,16 +295,18 @@ class Inspection:
 
 
 def _try_to_mount(device: str, line: fstab.FstabLine) -> str:
-    """Why the line cannot be mounted, tried read-only, attached nowhere; empty if it can be."""
+    """The error when the line is mounted read-only, without attaching the mount; empty if there is
+    none.
+    """
     live = {os.path.realpath(m.source): m for m in mountinfo.mounts() if m.source[:1] == "/"}
-    there = live.get(os.path.realpath(device))
+    present = live.get(os.path.realpath(device))
     options = [o for o in line.options if o not in ("rw", "ro") and not o.startswith("pri=")]
-    if there is None:
+    if present is None:
         options.append("ro")
-    elif there.fstype != line.type:
-        return f"{line.device} is {there.fstype}, not {line.type}"
+    elif present.fstype != line.type:
+        return f"{line.device} is {present.fstype}, not {line.type}"
     elif line.type != "btrfs":
-        return ""  # mounted already, as what it is said to be
+        return ""  # already mounted with that type
     try:
         os.close(mounts.create(line.type, device, options))
     except OSError as error:
@@ -308,7 +315,7 @@ def _try_to_mount(device: str, line: fstab.FstabLine) -> str:
 
 
 def _is_built_in(name: str) -> bool:
-    """Whether the running kernel has the filesystem, as a module or not."""
+    """Whether the running kernel supports the filesystem, built in or by a loaded module."""
     try:
         known = Path("/proc/filesystems").read_text().split()
     except OSError:
@@ -317,7 +324,7 @@ def _is_built_in(name: str) -> bool:
 
 
 def _listing(path: Path) -> set[tuple[str, int, int]]:
-    """Files below *path* with size and time, as far as that is cheap; a file is its own."""
+    """The first ``_MOST`` files under *path* with size and time; for a file, the file itself."""
     found: set[tuple[str, int, int]] = set()
     try:
         if not path.is_dir():

@@ -1,9 +1,9 @@
-"""Two processes: one simulates the boot and tidies up, the other waits, and tidies up if need be.
+"""Two processes: the child simulates the boot and cleans up, the parent waits, and cleans up if the
+child could not.
 
-Everything that is made is made by the first, after the second is there to see its end. If the one
-that waits is killed, the kernel tells the other (PR_SET_PDEATHSIG, prctl(2)): at no moment does
-killing one of them leave anything. If both are, the next rehearsal tidies up. What is mounted goes
-with the mount namespace of the process that mounted it.
+The child creates everything. If the parent is killed, the kernel signals the child
+(PR_SET_PDEATHSIG, prctl(2)), so killing one of them leaves nothing behind. If both are killed, the
+next simulation cleans up. Mounts end with the mount namespace of their process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ class Ended(BaseException):
     """The process was asked to end."""
 
 
-def play(action: Callable[[], dict[str, Any]], tidy: Callable[[], bool]) -> dict[str, Any] | None:
-    """Run *action* in a process of its own and return what it returned; ``None`` if it ended
-    without. An ``EphemerootError`` of *action* is raised here.
+def simulate(
+    action: Callable[[], dict[str, Any]], clean_up: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """Run *action* in a child process and return its result; ``None`` if the child ended without a
+    result. An ``EphemerootError`` of *action* is raised here.
 
-    *tidy*, which returns whether nothing is left, is called afterwards in that process, and in this
-    one unless it returned true there.
+    *clean_up*, which returns whether it has removed everything, is called afterwards in the child,
+    and in this process unless it returned true there.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -41,18 +43,18 @@ def play(action: Callable[[], dict[str, Any]], tidy: Callable[[], bool]) -> dict
     child = os.fork()
     if child == 0:
         os.close(read)
-        _child(action, tidy, write, parent)
+        _child(action, clean_up, write, parent)
     os.close(write)
     try:
         with open(read, "rb") as pipe:
             raw = pipe.read()
     except BaseException:
-        # Interrupted: the other one has the signal as well, or gets it now.
+        # Interrupted: the child may not have received the signal.
         os.kill(child, signal.SIGTERM)
         raise
     finally:
         if not _wait(child):
-            tidy()
+            clean_up()
     if not raw:
         return None
     answer = json.loads(raw)
@@ -63,7 +65,7 @@ def play(action: Callable[[], dict[str, Any]], tidy: Callable[[], bool]) -> dict
 
 
 def _wait(child: int) -> bool:
-    """Whether *child* has ended, with nothing left of it."""
+    """Wait for the end of *child*; return whether it has cleaned up."""
     while True:
         try:
             return os.waitpid(child, 0)[1] == 0
@@ -74,7 +76,7 @@ def _wait(child: int) -> bool:
 
 
 def _child(
-    action: Callable[[], dict[str, Any]], tidy: Callable[[], bool], write: int, parent: int
+    action: Callable[[], dict[str, Any]], clean_up: Callable[[], bool], write: int, parent: int
 ) -> None:
     code = 1
     signals = _Signals()
@@ -89,21 +91,21 @@ def _child(
             signals.block()
     except Ended:
         pass
-    except BaseException:  # noqa: BLE001  # whatever it is, two processes must not continue
+    except BaseException:  # noqa: BLE001  # the child must never continue with the parent's code
         sys.excepthook(*sys.exc_info())
     finally:
         try:
-            code = 0 if tidy() else 1
-        except BaseException:  # noqa: BLE001  # the other one tries again, and reports it
+            code = 0 if clean_up() else 1
+        except BaseException:  # noqa: BLE001  # the parent tries again, and reports the error
             code = 1
         os._exit(code)
 
 
 class _Signals:
-    """The first of several signals ends the action; none disturbs what tidies up.
+    """Lets the first signal end the action; later signals do not interrupt the cleaning up.
 
-    Ctrl-C is followed by the signal of the process that waits. Python has then noted both, and
-    would complain of the second one if it were ignored from the first one on.
+    After Ctrl-C the parent signals the child as well. Python has recorded both signals by then, and
+    would print an error for the second one if its handler were SIG_IGN.
     """
 
     def __init__(self) -> None:

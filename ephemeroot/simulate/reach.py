@@ -1,5 +1,5 @@
-"""Whether users reach what the rehearsed boot has put in place for them: each directory on the way
-to a declared path, and on the way to what a link into a store leads to, lets them through.
+"""Whether users can reach their declared paths in the simulated root: they must be able to search
+each directory above the path, and above the target of a link into a store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ephemeroot.machine.accounts import Accounts
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """*user* (a number) cannot search ``directory``, which is on the way to ``path``."""
+    """``user`` (a number) cannot search ``directory``, which is above ``path`` or its target."""
 
     user: int
     path: str
@@ -28,19 +28,22 @@ class Closed:
 
     @property
     def text(self) -> str:
-        """For people."""
-        way = ", and it is a link through it" if self.is_link else ""
-        return f"the user {self.user} cannot use {self.path}: {self.directory} is closed{way}"
+        """The message."""
+        link = f", and {self.path} is a link through it" if self.is_link else ""
+        return (
+            f"the user {self.user} cannot reach {self.path}: the user cannot search "
+            f"{self.directory}{link}"
+        )
 
     @property
     def hint(self) -> str:
-        """What to do."""
+        """The command that repairs it."""
         bind = ', or set method = "bind"' if self.is_link else ""
         return f"run 'chmod o+x {self.directory}'{bind}"
 
 
 def look(root: int, plan: Plan, accounts: Accounts) -> Iterator[Closed]:
-    """One for each declared path of a user that the user does not reach in the open *root*."""
+    """A finding for each declared path of a user that the user cannot reach in the open *root*."""
     groups = {user.uid: user.gid for user in accounts.users.values()}
     for operation in plan.persist:
         if not isinstance(operation, Linkable):
@@ -62,7 +65,7 @@ def look(root: int, plan: Plan, accounts: Accounts) -> Iterator[Closed]:
 
 
 def _closed(root: int, path: str, user: int, group: int) -> str:
-    """The first directory on the way to *path* that *user* cannot search; empty without one."""
+    """The first directory above *path* that *user* cannot search; empty if there is none."""
     for directory in clean.parents(path):
         try:
             fd = paths.open_in_root(root, directory)

@@ -1,4 +1,4 @@
-"""Services of two roots: what is enabled, as whom it runs, where it keeps its state."""
+"""Services of two roots: which are enabled, their users, and their state directories."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _STATE = {"StateDirectory": "/var/lib", "LogsDirectory": "/var/log",
 
 
 class Services:
-    """The units of the present root, ``live``, and of the ``fresh`` one."""
+    """The units of the present root ``live`` and of the ``fresh`` root."""
 
     def __init__(self, live: Path, fresh: Path) -> None:
         self.live = live
         self.fresh = fresh
 
     def enabled(self, root: Path) -> set[str]:
-        """The services that something wants on the *root*."""
+        """The services that a unit on *root* wants or requires."""
         names: set[str] = set()
         folder = root / _FOLDERS[0]
         try:
@@ -42,7 +42,7 @@ class Services:
         return ""
 
     def user(self, name: str) -> str:
-        """As whom the service runs; empty for root, or for nobody that it names."""
+        """The value of ``User=``; empty if the service has none."""
         return (self._settings(name).get("User") or [""])[-1]
 
     def _settings(self, name: str) -> dict[str, list[str]]:
@@ -54,13 +54,13 @@ class Services:
         return settings
 
     def is_dynamic(self, name: str) -> bool:
-        """Whether the service gets a user of its own at each start (``DynamicUser=``)."""
+        """Whether the service has ``DynamicUser=`` set."""
         return (self._settings(name).get("DynamicUser") or ["no"])[-1].lower() in (
             "1", "yes", "true", "on",
         )  # fmt: skip
 
     def state_paths(self, name: str) -> Iterable[str]:
-        """Where the service keeps what it wants to find again (systemd.exec(5))."""
+        """The service's state, log and configuration directories (systemd.exec(5))."""
         settings = self._settings(name)
         for key, top in _STATE.items():
             for value in settings.get(key, ()):
@@ -75,7 +75,7 @@ class Services:
                         yield f"{top}/{folder}"
 
     def made_users(self) -> set[str]:
-        """Users that systemd-sysusers makes at every boot (sysusers.d(5))."""
+        """Users that systemd-sysusers creates at each boot (sysusers.d(5))."""
         made: set[str] = set()
         for folder in ("usr/lib/sysusers.d", "etc/sysusers.d"):
             for file in sorted((self.fresh / folder).glob("*.conf")):

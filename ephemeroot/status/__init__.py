@@ -1,1 +1,1 @@
-"""What this boot did, what the next boot forgets, and what would stop it."""
+"""``ephemeroot status``: the results of this boot, files that the next boot forgets, obstacles."""

@@ -1,4 +1,4 @@
-"""The report that a boot left in /run/ephemeroot, read back and put in order."""
+"""The report that the boot has written to /run/ephemeroot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ephemeroot.plan import foreign
 
 REPORT = "boot.json"
 STAGES = ("wipe", "persist")
+_REBOOT = "reboot: each boot writes a new report"
 
-# What became of declared paths, by the words that the operations use for it.
+# Outcomes of declared paths, by the words in the operations' results.
 _PATHS = ("directory", "file", "copy", "overlay", "machine-id")
 _BECAME = (
     ("failed", "failed"), ("mounted", "overlaid"), ("copied", "copied"), ("linked", "linked"),
@@ -43,12 +44,11 @@ _RECORD = {"boot-id": str, "kept": str}
 
 @dataclass
 class BootReport:
-    """One boot. ``state`` is ``ephemeral`` (``/`` was made fresh), ``in-memory`` (so it was, with a
-    layer in memory, for ``reason``), ``kept`` (for ``reason``),
-    ``foreign`` (another root than the plan's, for ``reason``), ``failed``, or ``none`` (no stage
-    ran, for ``reason``). ``stages`` has the report's own tables; ``wiped`` what was made fresh, by
-    target; ``outcomes`` the declared paths' lines by what became of them, ``seeded`` and
-    ``hiding`` beside that.
+    """One boot. ``state`` is ``ephemeral`` (``/`` was made fresh), ``in-memory`` (the same, with a
+    layer in memory), ``kept``, ``foreign`` (another root than the plan's), ``failed``, or ``none``
+    (no stage ran); ``reason`` explains all states but ``ephemeral``. ``stages`` has the tables of
+    the report, ``wiped`` the results of the wipes by target, ``outcomes`` the lines of declared
+    paths by outcome. A path is also listed as ``seeded`` or ``hiding`` if it is.
     """
 
     state: str
@@ -59,11 +59,11 @@ class BootReport:
 
     @property
     def problems(self) -> list[dict[str, str]]:
-        """What failed, each with a hint."""
+        """The problems of all stages, each with a hint."""
         return [p for stage in self.stages.values() for p in stage.get("problems", [])]
 
     def began(self, stage: str) -> float | None:
-        """When *stage* began, in seconds since 1970."""
+        """The time when *stage* began, in seconds since 1970."""
         started = self.stages.get(stage, {}).get("started")
         if not isinstance(started, (int, float)) or not 0 <= started < 1 << 32:
             return None
@@ -71,10 +71,9 @@ class BootReport:
 
 
 def read(root: Path) -> BootReport:
-    """The report of the running boot of the machine below *root*.
+    """The report of the running boot of the machine at *root*.
 
-    Raises ``Damaged`` for one that cannot be understood, ``OSError`` for one that cannot be
-    read.
+    Raises ``Damaged`` if it is not valid, and ``OSError`` if it cannot be read.
     """
     folder = root / RUN.lstrip("/")
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -91,16 +90,16 @@ def read(root: Path) -> BootReport:
     stages = {name: document[name] for name in STAGES if name in document}
     for stage in stages.values():
         if not documents.fits(stage, _STAGE) or not _are_wiped(stage, "wiped "):
-            raise Damaged(f"{folder / REPORT} is damaged: a stage is not valid")
+            raise Damaged(f"{folder / REPORT} is damaged: a stage is not valid", _REBOOT)
     stages = {name: s for name, s in stages.items() if s.get("boot-id") == boot_id}
     if not stages:
         return BootReport("none", f"{folder / REPORT} belongs to another boot")
     try:
         record = _load(folder / WIPED) or {}
     except PermissionError:
-        record = {}  # root's; the report has most of it
+        record = {}  # readable only by root; the report has most of its content
     if not documents.fits(record, _RECORD) or not _are_wiped(record, "/"):
-        raise Damaged(f"{folder / WIPED} is damaged: its structure is not valid")
+        raise Damaged(f"{folder / WIPED} is damaged: its structure is not valid", _REBOOT)
     if record.get("boot-id") != boot_id:
         record = {}
     report = BootReport("none", stages=stages, outcomes=_outcomes(stages))
@@ -135,7 +134,7 @@ def read(root: Path) -> BootReport:
 
 
 def _are_wiped(facts: dict[str, Any], prefix: str) -> bool:
-    """Whether the entries of *facts* whose names begin so are what a wipe leaves."""
+    """Whether the entries of *facts* whose names start with *prefix* are results of wipes."""
     found = {key: value for key, value in facts.items() if key.startswith(prefix)}
     return documents.fits(found, {str: _WIPED})
 
@@ -146,16 +145,16 @@ def _load(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise Damaged(f"{path} is damaged: {error}") from None
+        raise Damaged(f"{path} is damaged: {error}", _REBOOT) from None
     if not isinstance(content, dict):
-        raise Damaged(f"{path} is damaged: it is not an object")
+        raise Damaged(f"{path} is damaged: not a JSON object", _REBOOT)
     return content
 
 
 def _outcomes(stages: dict[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    # What was taken over by this boot hides nothing that anybody would miss.
-    taken_over = {
+    # A path that this boot has seeded hides only the files that it was seeded from.
+    seeded = {
         entry.get("line")
         for stage in stages.values()
         for entry in stage.get("operations", [])
@@ -169,7 +168,7 @@ def _outcomes(stages: dict[str, Any]) -> dict[str, list[str]]:
             line = f"{entry.get('line', '')}: {result}"
             if "seeded" in result or stage is stages.get("wipe"):
                 found.setdefault("seeded", []).append(line)
-            if "hiding" in result and entry.get("line") not in taken_over:
+            if "hiding" in result and entry.get("line") not in seeded:
                 found.setdefault("hiding", []).append(line)
             if stage is stages.get("wipe"):
                 continue

@@ -19,8 +19,8 @@ from ephemeroot.status.boot_report import BootReport
 
 
 def look(root: Path, boot: BootReport | None = None) -> list[NotInEffect]:
-    """What this boot of the machine at *root* has put in place and is not in effect now, and what
-    it could not put there. Raises ``PermissionError``.
+    """Declared paths of the machine at *root* that this boot has provided and that are no longer in
+    effect, and those that it could not provide. Raises ``PermissionError``.
     """
     try:
         boot = boot_report.read(root) if boot is None else boot
@@ -45,13 +45,13 @@ def look(root: Path, boot: BootReport | None = None) -> list[NotInEffect]:
 
 
 def line(one: NotInEffect) -> str:
-    """One line for people."""
+    """The warning as one line."""
     when = f" since {terminal.moment(one.since)}" if one.since is not None else ""
     return f"{one.path} is declared but not in effect{when}: {one.reason}"
 
 
 def show(found: Sequence[NotInEffect]) -> None:
-    """Print them as a section of their own."""
+    """Print the paths as a section."""
     if not found:
         return
     sys.stdout.write(terminal.heading("declared but not in effect") + "\n")
@@ -63,7 +63,7 @@ def show(found: Sequence[NotInEffect]) -> None:
 
 
 def to_json(found: Sequence[NotInEffect]) -> list[dict[str, Any]]:
-    """The same for programs; ``since`` in seconds since 1970."""
+    """The paths for JSON output; ``since`` is in seconds since 1970."""
     return [
         {
             "path": one.path,
@@ -77,6 +77,6 @@ def to_json(found: Sequence[NotInEffect]) -> list[dict[str, Any]]:
 
 
 def warn(found: Sequence[NotInEffect]) -> None:
-    """Warn of each."""
+    """Print a warning for each path."""
     for one in found:
         terminal.warning(line(one), one.hint)

@@ -1,4 +1,4 @@
-"""What can fill a filesystem: old roots, old bases, files of this root, paths in the stores."""
+"""Users of disk space: old roots, old bases, files of this root, paths in the stores."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from ephemeroot.status import forgotten
 
 _Found = TypeVar("_Found")
 
-_SECONDS = 10  # to find out what fills it
+_SECONDS = 10  # time limit for all measurements
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Something that fills a filesystem: ``size`` in bytes, ``hint`` a command or empty."""
+    """One user of disk space: ``size`` in bytes, ``hint`` a command or empty."""
 
     name: str
     size: int
     hint: str
 
     def describe(self) -> str:
-        """One phrase."""
+        """Name, size and hint as one phrase."""
         return f"{self.name} ({amounts.size(self.size)}{': ' + self.hint if self.hint else ''})"
 
 
 def look(root: str, plan: Plan) -> Iterator[tuple[Holder, str]]:
-    """What can fill a filesystem, each with a path on it. Everything that cannot be looked at is
-    left out: this is the explanation of a problem, not the problem.
+    """The users of disk space, each with a path on its filesystem. Those that cannot be measured
+    are left out: the list only explains a problem that is reported anyway.
     """
     deadline = time.monotonic() + _SECONDS
     for keeper in _keepers(root, plan):
@@ -103,7 +103,7 @@ def _several(sizes: list[int | None], one: str, many: str, hint: str) -> Holder 
 
 
 def _unsaved(root: str) -> Holder | None:
-    """What was added to this root since it was made."""
+    """Files that were added to this root since it was made."""
     found = [one for one in forgotten.look(root, everything=True) if one.change != DELETED]
     if not found:
         return None

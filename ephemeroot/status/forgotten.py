@@ -1,4 +1,4 @@
-"""What on this root the next boot forgets: compared with the root as this boot has made it."""
+"""Changes on this root that the next boot forgets: its differences from the fresh root."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ephemeroot.status import declared_paths
 
 
 def look(root: str, *, everything: bool) -> list[Difference]:
-    """The differences that ``ephemeroot diff`` shows, caches and the like included if *everything*.
+    """The differences that ``ephemeroot diff`` shows, with caches and the like if *everything*.
 
-    Raises ``EphemerootError`` or ``OSError``; only root may look.
+    Needs root's privileges. Raises ``EphemerootError`` or ``OSError``.
     """
     keeper = histories.fresh_at(root, "/")
     with Namespace() as private:
@@ -37,7 +37,7 @@ def look(root: str, *, everything: bool) -> list[Difference]:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was compared with ``which``; ``instead`` says why it is not the fresh root."""
+    """The differences from ``which``; ``instead`` is the reason if that is not the fresh root."""
 
     which: str
     differences: list[Difference]
@@ -55,8 +55,8 @@ def compare(
     against: str | None = None,
     content: bool = False,
 ) -> Compared:
-    """Compare the present root of *keeper* with *against*, else with the fresh one. *lost* are the
-    declared paths that are not in effect, *patterns* what is left out.
+    """Compare the present root of *keeper* with *against*, by default with the fresh root. *lost*
+    are the declared paths that are not in effect; paths that match *patterns* are left out.
     """
     which = against or FRESH
     instead = ""
@@ -89,6 +89,6 @@ def compare(
 
 
 def _of_the_root(lost: Sequence[NotInEffect], keeper: Keeper) -> frozenset[str]:
-    """The declared paths that are not in effect, as seen from what is made fresh."""
+    """The declared paths that are not in effect, relative to the target of *keeper*."""
     inside = (persisted.below(one.path, keeper.target) for one in lost)
     return frozenset(path for path in inside if path is not None)

@@ -1,4 +1,4 @@
-"""Filesystems of the root and the stores that are nearly full, and what fills them."""
+"""Filesystems of the root and the stores that are nearly full, and their largest users."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from ephemeroot.status.disk_holders import Holder
 
 PART, BYTES = 20, 5 << 30
-"""Full is a filesystem of which less than a twentieth is free, and less than 5 GiB."""
+"""A filesystem is nearly full if less than a twentieth of it is free, and less than 5 GiB."""
 
-_MOST = 3  # holders that are worth naming
+_MOST = 3  # holders in the message
 
 
 @dataclass(slots=True)
 class Full:
-    """A filesystem that is nearly full, by the ``paths`` on it that this program uses. ``size`` and
-    ``free`` are in bytes; ``holders`` are the largest that could be found, the largest first.
+    """A filesystem that is nearly full, with the ``paths`` on it that this program uses. ``size``
+    and ``free`` are in bytes; ``holders`` are its largest users, the largest first.
     """
 
     paths: list[str]
@@ -34,7 +34,7 @@ class Full:
 
     @property
     def line(self) -> str:
-        """The fault, and what fills it."""
+        """The warning as one line."""
         where = " and ".join(self.paths)
         line = (
             f"the filesystem of {where} is nearly full: {amounts.size(self.free)} of "
@@ -45,9 +45,9 @@ class Full:
 
 
 def look(root: str, plan: Plan) -> list[Full]:
-    """The filesystems of what *plan* makes fresh, and of its stores, that are nearly full.
+    """The nearly full filesystems among those that *plan* wipes and those of its stores.
 
-    Unless root looks they have no holders.
+    Without root's privileges they have no holders.
     """
     mounts = mountinfo.mounts()
     found: dict[str, Full] = {}
@@ -62,7 +62,7 @@ def look(root: str, plan: Plan) -> list[Full]:
         if path not in full.paths:
             full.paths.append(path)
     if found and os.geteuid() == 0:
-        from ephemeroot.status import disk_holders  # only a full disk costs their imports
+        from ephemeroot.status import disk_holders  # imported only if a disk is full
 
         for holder, where in disk_holders.look(root, plan):
             mount = _mount(root, where, mounts)

@@ -1,7 +1,7 @@
-"""Content of the root that a declared path hides without having anything in its place.
+"""Content of the root that is hidden by a declared path whose source in the store is empty.
 
-A bind over a directory of the base is ordinary: the store has its own content for it. One from an
-empty directory or file is not: the content of the base is not seen by any program.
+A bind usually hides a directory of the base and shows the store's content instead. If the source is
+empty, no program sees any content.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ephemeroot.status.boot_report import BootReport
 
 
 def look(root: Path, boot: BootReport) -> list[str]:
-    """A line for each such path of this boot of the machine at *root*, as far as this user may
-    look into the stores.
+    """A line for each such path in this boot of the machine at *root*, as far as this user can read
+    the stores.
     """
     hiding = boot.outcomes.get("hiding", [])
     if not hiding:
@@ -37,7 +37,9 @@ def look(root: Path, boot: BootReport) -> list[str]:
             place = root / operation.store.lstrip("/") / operation.source
             if result and _is_empty(place):
                 what = result.partition("hiding ")[2]
-                found.append(f"{operation.path} hides {what}; {operation.store} has nothing there")
+                found.append(
+                    f"{operation.path} hides {what} of the root, but is empty in {operation.store}"
+                )
     return found
 
 

@@ -1,4 +1,4 @@
-"""What would keep the next boot from making something fresh, as the wipers can know it now."""
+"""Obstacles that would prevent a wipe at the next boot, as far as the wipers can predict them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ephemeroot.wipers.history import History
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """``target`` is not made fresh, for that ``reason``; ``is_base``: its base is missing."""
+    """``target`` would not be made fresh, for ``reason``; ``is_base``: its base is missing."""
 
     target: str
     reason: str
@@ -23,7 +23,7 @@ class Obstacle:
 
 
 def look(root: str, plan: Plan) -> list[Obstacle]:
-    """What there is for *plan* on the machine below *root*, as far as ``histories.ask`` looks."""
+    """The obstacles for *plan* on the machine at *root*, in the histories that can be opened."""
     return [one for _, found in histories.ask(root, plan, _find) for one in found]
 
 

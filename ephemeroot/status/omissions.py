@@ -1,4 +1,4 @@
-"""What boots could not seed, as the records in the stores have it (``hooks/store/unseeded``)."""
+"""Paths that boots could not seed, from the records in the stores (``hooks/store/unseeded``)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ephemeroot.wipers import names
 
 
 def read(root: Path, plan: Plan, problems: list[str]) -> list[Omission]:
-    """What is recorded in the stores of *plan*, mounted below *root*. A store that is missing has
-    no record; the fault in another one is added to *problems*.
+    """The records in the stores of *plan*, mounted under *root*. A missing store is skipped; errors
+    in other stores are added to *problems*.
 
     Raises ``PermissionError``.
     """
@@ -31,32 +31,34 @@ def read(root: Path, plan: Plan, problems: list[str]) -> list[Omission]:
         except PermissionError:
             raise
         except (EphemerootError, OSError) as error:
-            problems.append(f"cannot read the record of unseeded paths in {path}: {error}")
+            problems.append(
+                f"cannot read the record of unseeded paths in the store {path}: {error}"
+            )
     return found
 
 
 def of_root(found: list[Omission], target: str, label: str) -> list[Omission]:
-    """Those for which the old root *label* of *target* is kept."""
+    """The omissions for which the old root *label* of *target* is kept."""
     name = names.parse(label)
     text = name.text if name is not None else label
     return [one for one in found if one.target == target and one.root == text]
 
 
 def is_missing(root: Path, omission: Omission) -> bool:
-    """Whether the store has nothing of the path, so that it is not in effect."""
+    """Whether the store lacks the path altogether, so that it is not in effect."""
     with _opened(root, omission.store) as store:
         return store >= 0 and unseeded.is_missing(store, omission)
 
 
 def forget(root: Path, store: str, source: str) -> None:
-    """What *store* lacked of *source* is there, or was decided about: nothing is reported."""
+    """Remove the record of *source* in *store*: the omission was repaired or accepted."""
     with _opened(root, store) as fd:
         if fd >= 0:
             unseeded.forget(fd, store, source=source)
 
 
 class Forgetting(Step):
-    """Stop reporting what of *omission* could not be seeded: its old root is not kept for it."""
+    """Removes the record of *omission*, for which its old root is no longer kept."""
 
     GOES_ON = True
     __slots__ = ("omission", "root")
@@ -72,7 +74,10 @@ class Forgetting(Step):
         one = self.omission
         with _opened(self.root, one.store) as store:
             if store < 0:
-                raise EphemerootError(f"the store {one.store} is missing", "mount its volume")
+                raise EphemerootError(
+                    f"cannot remove the record in the store {one.store}: the store is missing",
+                    "mount its volume, then run the command again",
+                )
             unseeded.forget(store, one.store, target=one.target, root=one.root)
         return one.root
 

@@ -1,4 +1,4 @@
-"""What ``ephemeroot status`` knows: for people by ``status_listing``, for programs as JSON."""
+"""The data of ``ephemeroot status``, which ``status_listing`` and ``to_json`` show."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class StoreStatus:
 
 @dataclass
 class Unseeded:
-    """What a boot could not seed. ``missing``: the store has nothing of it, so that the path is not
-    in effect.
+    """A path that was not seeded. ``missing``: the store lacks it altogether, so that it is not in
+    effect.
     """
 
     omission: Omission
@@ -38,12 +38,12 @@ class Unseeded:
 
     @property
     def line(self) -> str:
-        """What is missing, and what that means."""
+        """The omission and its consequence."""
         end = ": it is not in effect" if self.missing else ""
         return f"{self.omission.describe()}{end}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same for programs, see ``output.print_json``."""
+        """The data for ``output.print_json``."""
         one = self.omission
         return {
             "path": one.path,
@@ -59,8 +59,8 @@ class Unseeded:
 
 @dataclass
 class Status:
-    """Everything that ``status`` knows. ``unknown`` has what this user may not read, ``damage``
-    what nobody can: the rest is shown anyway.
+    """All results of ``status``. ``unknown`` lists data that this user cannot read, ``damage`` data
+    that is damaged; both leave the rest valid.
     """
 
     boot: BootReport
@@ -80,7 +80,7 @@ class Status:
     packages: Packages = field(default_factory=dict)
 
     def complaints(self) -> list[str]:
-        """What is not as it should be, a line each."""
+        """The faults, one line each."""
         lines = [*self.damage, *(p.get("problem", "") for p in self.boot.problems)]
         if self.boot.state == "failed" or (self.boot.state == "none" and self.plan is not None):
             lines.append(f"this root is not ephemeral: {self.boot.reason}")
@@ -90,7 +90,7 @@ class Status:
                 f"({self.boot.reason})"
             )
         if self.boot.state == "foreign":
-            return [*lines, *self.images]  # no store is mounted, and none is missed
+            return [*lines, *self.images]  # such a boot mounts no store
         lines += [f"the store {s.path}: {s.state}" for s in self.stores if s.state != "ok"]
         lines += [*(one.line for one in self.full), *self.unapplied.complaints]
         lines += [f"{one.line} ({missing_bases.HINT})" for one in self.missing_bases]
@@ -98,7 +98,7 @@ class Status:
         return [*lines, *(one.line for one in self.unseeded), *self.images]
 
     def to_json(self) -> dict[str, Any]:
-        """The same for programs, see ``output.print_json``."""
+        """The data for ``output.print_json``."""
         return {
             "root": self.boot.state,
             "reason": self.boot.reason or None,

@@ -1,4 +1,4 @@
-"""Ordinary tasks, and what each needs on a machine whose root is new at every boot.
+"""Ordinary tasks, and the verbs that they need on a machine with an ephemeral root.
 
 ``status --help``, the manual and the guide have the same table (``tests/status/test_tasks.py``).
 """

@@ -1,4 +1,4 @@
-"""What the configuration declares and the applied plan does not: no boot follows it yet."""
+"""Differences between the configuration and the applied plan, which no boot follows yet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ HINT = "run 'ephemeroot apply'"
 
 @dataclass(slots=True)
 class Unapplied:
-    """``added`` are declared paths that the next boot does not know, ``stored`` those of them whose
-    store has content already, ``removed`` those that it still puts in place. ``errors`` is how many
-    keep the configuration from being applied; ``differs``: something was changed.
+    """``added`` are declared paths that are not in the applied plan, ``stored`` those of them that
+    exist in their store, ``removed`` paths that only the applied plan has. ``errors`` is the number
+    of errors that prevent an ``apply``; ``differs``: the plan would change.
     """
 
     added: list[str] = field(default_factory=list)
@@ -30,13 +30,13 @@ class Unapplied:
     differs: bool = False
 
     def lines(self) -> list[str]:
-        """One line for each."""
+        """One line for each difference."""
         lines = [
             f"{path} is declared but not applied: {self._consequence(path)} ({HINT})"
             for path in self.added
         ]
         lines += [
-            f"{path} is no longer declared, but the next boot still binds it ({HINT})"
+            f"{path} is not declared any more, but the next boot binds it ({HINT})"
             for path in self.removed
         ]
         if self.errors:
@@ -55,15 +55,15 @@ class Unapplied:
 
     @property
     def complaints(self) -> list[str]:
-        """The lines about what is lost."""
+        """The lines about content that would be lost."""
         return self.lines()[: len(self.added)]
 
 
 def look(root: Path, plan: Plan) -> Unapplied:
-    """Compare the configuration of the machine below *root* with its applied *plan*.
+    """Compare the configuration of the machine at *root* with its applied *plan*.
 
-    Raises ``PermissionError`` if this user may not read it. Without a configuration nothing is
-    unapplied.
+    Raises ``PermissionError`` if this user cannot read it. Without a configuration there are no
+    differences.
     """
     machine = Machine.of(str(root))
     try:
@@ -85,7 +85,7 @@ def look(root: Path, plan: Plan) -> Unapplied:
         added=added,
         stored=frozenset(path for path in added if _exists(root, sources.get(path))),
         removed=[path for path in before if path not in after],
-        differs=not applied.say_the_same(plan, compiled),
+        differs=not applied.are_equivalent(plan, compiled),
     )
 
 

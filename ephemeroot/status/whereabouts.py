@@ -1,8 +1,8 @@
-"""Whether a path persists: the configuration, the applied plan and the mounts, asked in one order.
+"""Whether a path persists, by the configuration, the applied plan and the mounts.
 
-What is mounted by the kernel or in memory never persists; a declared path does if the applied plan
-knows it; a volume of its own does; everything else is the root's, and is what the base has after
-the next boot.
+Kernel filesystems and filesystems in memory never persist. A declared path persists if the applied
+plan has it, and a path on a volume of its own persists. Every other path belongs to the root, and
+has the content of the base after the next boot.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _APPLY = "ephemeroot apply"
 
 @dataclass(slots=True)
 class Whereabouts:
-    """The answer for ``path``. ``reason`` is one word for programs: ``declared``, ``volume``,
+    """The result for ``path``. ``reason`` is a keyword for programs: ``declared``, ``volume``,
     ``store``, ``memory``, ``kernel``, ``root``, ``not-applied`` or ``not-wiped``.
     """
 
@@ -45,12 +45,12 @@ class Whereabouts:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def decide(self, reason: str, verdict: str, *, persists: bool, hint: str = "") -> Whereabouts:
-        """Set the answer; returns itself."""
+        """Set the result; returns ``self``."""
         self.reason, self.verdict, self.persists, self.hint = reason, verdict, persists, hint
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """The data for JSON output."""
         return {
             "path": self.path,
             "persists": self.persists,
@@ -62,7 +62,7 @@ class Whereabouts:
 
 
 def find(root: Path, path: str, configuration: str | None = None) -> Whereabouts:
-    """Look at *path* on the machine below *root*. Raises ``EphemerootError`` or ``OSError``."""
+    """Examine *path* on the machine at *root*. Raises ``EphemerootError`` or ``OSError``."""
     machine = Machine.of(str(root))
     examination = examine(read(machine, configuration), machine)
     found = Whereabouts(path)
@@ -75,7 +75,7 @@ def find(root: Path, path: str, configuration: str | None = None) -> Whereabouts
 
 
 class _Search:
-    """One question: *live* is the path without links."""
+    """The search for one path; *live* is the path with its links resolved."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class _Search:
         return self._undeclared()
 
     def _declared(self) -> Declared | None:
-        """The innermost declared path that is this one or above it."""
+        """The innermost declared path that is this path or contains it."""
         fitting = [
             one
             for one in self.examination.declared
@@ -120,9 +120,9 @@ class _Search:
         if declared is not None:
             self._describe(declared)
         if declared is None:
-            found.rows.append(("applied", f"{planned}, according to the plan of this machine"))
+            found.rows.append(("applied", f"{planned}, in the plan of this machine"))
             return found.decide(
-                "not-applied", "is no longer declared, and persists until the next apply",
+                "not-applied", f"is not declared any more, and persists until '{_APPLY}'",
                 persists=True, hint=f"declare it, or run '{_APPLY}' to forget it",
             )  # fmt: skip
         if planned is None:
@@ -138,7 +138,7 @@ class _Search:
             found.facts["in-effect"] = False
             return found.decide(
                 "declared", "is declared but not in effect in this boot", persists=False,
-                hint="see 'ephemeroot status'",
+                hint="run 'ephemeroot status'",
             )  # fmt: skip
         return found.decide("declared", "persists", persists=True)
 
@@ -203,7 +203,7 @@ class _Search:
         )  # fmt: skip
 
     def _in_base(self, target: str) -> str:
-        """What the next root has there, as far as this user may look."""
+        """The content of the path in the next root; empty if it is not known."""
         if os.geteuid() != 0:
             return ""
         inside = _below(self.live, target) or "/"
@@ -230,13 +230,13 @@ def _exists(mount: int, path: str) -> bool:
 
 
 def _covering(places: dict[str, str], paths: Iterable[str]) -> str | None:
-    """The innermost of *places* that is one of *paths* or above it."""
+    """The innermost of *places* that is one of *paths* or contains one."""
     above = [place for place in places for path in paths if clean.is_below(path, place)]
     return max(above, key=len, default=None)
 
 
 def _below(path: str, top: str) -> str | None:
-    """The part of *path* after *top*, empty for *top* itself; ``None`` if it is not below."""
+    """The part of *path* after *top*, empty for *top* itself; ``None`` if it is not under *top*."""
     if path == top:
         return ""
     if top == "/":

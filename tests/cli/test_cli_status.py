@@ -65,7 +65,7 @@ def test_status_of_an_ephemeral_root(machine: LivingMachine) -> None:
     assert f"the previous root is old root {facts['retired']}" in shown
     assert any(line.startswith("  wipe     wiped in ") for line in lines), shown
     assert "  paths    2 bound, 2 copied, 1 linked" in lines
-    assert "/var/log hides 1 entry of the root; /persistent has nothing there" in shown
+    assert "/var/log hides 1 entry of the root, but is empty in /persistent" in shown
     assert "% full" in shown
     steps = machine.call("status", "--long").stdout
     assert "attach the volume /persistent" in steps

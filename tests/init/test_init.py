@@ -399,7 +399,7 @@ def test_refuses_a_directory_that_is_not_an_installation(
     assert "not a mount point" in capsys.readouterr().err
     (tmp_path / "etc/fstab").write_text("none / tmpfs defaults 0 0\n")
     assert cli.main(["init", "--root", str(tmp_path)]) == 1
-    assert "no installation to convert" in capsys.readouterr().err
+    assert "tmpfs: not an installed system" in capsys.readouterr().err
 
 
 def test_every_preset_is_valid() -> None:

@@ -264,7 +264,7 @@ def test_a_path_that_cannot_be_restored_keeps_the_machine_armed(
     (machine.top / "persistent/etc/hostname").mkdir()
     assert leave(root, "--yes") == 1
     said = capsys.readouterr()
-    assert "nothing was disarmed" in said.err
+    assert "cannot disarm the boot" in said.err
     assert "/etc/hostname" in said.err
     assert stores.generation(machine.top / "persistent") == generation
     assert applied.load(root) is not None
@@ -353,13 +353,13 @@ def test_a_users_path_that_exceeds_its_limits_does_not_stop_others(
     root = machine.reboot_plain()
     monkeypatch.setattr(bounds, "unattended", lambda: Bounds(entries=50))
     seen: list[str] = []
-    bring = returning.bring
+    copy = returning.copy
 
     def noted(*words: object) -> None:
         seen.append(str(words[4]))
-        bring(*words)  # type: ignore[arg-type]
+        copy(*words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(returning, "bring", noted)
+    monkeypatch.setattr(returning, "copy", noted)
     finish = machine.finish(root)
     assert [p for p in finish.problems if p.startswith("/srv: ")] == finish.problems
     assert "more than 50 entries" in finish.problems[0]

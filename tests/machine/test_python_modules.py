@@ -84,7 +84,7 @@ def test_check_and_init_name_the_module_of_the_wiper(
         return
     assert cli.main(["init", "--root", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert ("The Python module that the wiper" in said) == bool(wanted)
+    assert ("Install the Python module that the wiper" in said) == bool(wanted)
     for module in wanted:
         assert python_modules.command(module, str(tmp_path)) in said
 
